@@ -1,1 +1,15 @@
-//! placeholder
+//! The network half of a migration: tunnel, flows, steering, hold and isolation.
+//!
+//! Everything here talks to the kernel by netlink and knows nothing of containers' engines or of
+//! the agents' protocol.
+
+pub mod flow;
+pub mod hold;
+pub mod isolation;
+pub mod netns;
+pub mod peer;
+pub mod routing;
+pub mod sandbox;
+pub mod sockets;
+pub mod table;
+pub mod tunnel;
