@@ -1,0 +1,230 @@
+//! CRIU's options for one dump or one restore, and how they reach CRIU.
+
+use std::ffi::{CStr, CString};
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{fs, io};
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use super::Error;
+
+/// Where CRIU and the runtimes look for configuration files.
+const SYSTEM_DIR: &CStr = c"/etc/criu";
+/// The files that are read from there: CRIU's own, crun's and runc's.
+const FILES: [&str; 3] = ["default.conf", "crun.conf", "runc.conf"];
+/// CRIU reads one more file, named by this variable, before the runtime's request.
+const ENV_FILE: &str = "CRIU_CONFIG_FILE";
+
+/// CRIU's options for one operation. Start from [`Options::dump`] or [`Options::restore`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "options do nothing until they are written with ConfigDir::create"]
+pub struct Options {
+    /// Dump and restore established TCP connections.
+    pub tcp_established: bool,
+    /// Leave out connections that are not yet accepted (SYN received) instead of failing.
+    pub skip_in_flight: bool,
+    /// Dump and restore `flock` and `fcntl` locks.
+    pub file_locks: bool,
+    /// Allow unix sockets whose other end is outside the container.
+    pub external_unix: bool,
+    /// Allow a terminal and a session that were opened outside the container.
+    pub shell_job: bool,
+    /// Largest deleted but still open file that goes into the images, in bytes.
+    pub ghost_limit: u64,
+    /// How long CRIU may take to collect the tasks, in seconds.
+    pub timeout: u32,
+    /// CRIU's log level: 1 errors, 2 warnings, 3 information and timestamps, 4 everything. The
+    /// runtimes ask for 4 themselves and win.
+    pub verbosity: u8,
+}
+
+impl Options {
+    /// For a dump whose network is held and whose cgroup is frozen by us.
+    pub fn dump() -> Self {
+        Self {
+            tcp_established: true,
+            skip_in_flight: false,
+            file_locks: true,
+            external_unix: false,
+            shell_job: false,
+            // CRIU's default is 1 MiB; the images are in memory and counted there anyway.
+            ghost_limit: 256 << 20,
+            timeout: 10,
+            verbosity: 4,
+        }
+    }
+
+    /// For a restore into a network namespace that is blocked by us.
+    pub fn restore() -> Self {
+        Self::dump()
+    }
+
+    /// The text of a configuration file: one option a line, as on CRIU's command line but
+    /// without the dashes.
+    ///
+    /// `network-lock skip`: the hold and the veth block are ours, and CRIU's own lock costs two
+    /// runs of iptables-restore. `manage-cgroups ignore`: the runtime makes the cgroup.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::from("network-lock skip\nmanage-cgroups=ignore\n");
+        for (wanted, option) in [
+            (self.tcp_established, "tcp-established"),
+            (self.skip_in_flight, "skip-in-flight"),
+            (self.file_locks, "file-locks"),
+            (self.external_unix, "ext-unix-sk"),
+            (self.shell_job, "shell-job"),
+        ] {
+            if wanted {
+                text.push_str(option);
+                text.push('\n');
+            }
+        }
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "ghost-limit {}", self.ghost_limit);
+        let _ = writeln!(text, "timeout {}", self.timeout);
+        let _ = writeln!(text, "verbosity={}", self.verbosity);
+        text
+    }
+}
+
+/// A directory that stands in for `/etc/criu` in one process.
+///
+/// It is ours alone (mode 0700) and holds the same options under each name that crun, runc and
+/// CRIU look for. [`ConfigDir::attach`] may be called for any number of commands.
+#[derive(Debug, Clone)]
+pub struct ConfigDir {
+    path: PathBuf,
+    raw: CString,
+}
+
+impl ConfigDir {
+    /// Makes `path` (its parent must exist) and writes the options; an existing directory is
+    /// used again.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a file cannot be written or the path contains a NUL byte.
+    pub fn create(path: &Path, options: &Options) -> Result<Self, Error> {
+        let fail = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| Error::Config { path, source }
+        };
+        match fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other.map_err(fail(path))?,
+        }
+        let text = options.text();
+        for name in FILES {
+            let file = path.join(name);
+            fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&file)
+                .and_then(|mut f| io::Write::write_all(&mut f, text.as_bytes()))
+                .map_err(fail(&file))?;
+        }
+        Self::open(path)
+    }
+
+    /// Uses a directory that [`ConfigDir::create`] made, perhaps in another process.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it is not there.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let fail = |source| Error::Config { path: path.to_path_buf(), source };
+        let path = path.canonicalize().map_err(fail)?;
+        let raw = CString::new(path.as_os_str().as_bytes())
+            .map_err(|_| fail(io::ErrorKind::InvalidInput.into()))?;
+        Ok(Self { path, raw })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes `command` (an OCI runtime) run with these options, in a mount namespace of its own.
+    ///
+    /// Where the host has no `/etc/criu` there is nothing to hide, and `CRIU_CONFIG_FILE` names
+    /// our file instead. A failure shows up as the error of the spawn.
+    pub fn attach(&self, command: &mut Command) {
+        command.env(ENV_FILE, self.path.join(FILES[0]));
+        let raw = self.raw.clone();
+        // SAFETY: between fork and exec the closure makes three system calls on strings that
+        // were prepared before the fork; it neither allocates nor takes a lock.
+        unsafe {
+            command.pre_exec(move || mount_config(&raw).map_err(io::Error::from));
+        }
+    }
+}
+
+/// Gives the calling process (single-threaded: a child between fork and exec) a mount namespace
+/// of its own in which `dir` lies over `/etc/criu`. Prefer [`ConfigDir::attach`].
+///
+/// The new namespace is a *slave* of the host's, not private: what the runtime mounts never
+/// leaks out, yet what the host unmounts meanwhile is not kept busy here, and a volume with
+/// `rslave` propagation that CRIU restores from here goes on following the host.
+///
+/// Where `/etc/criu` does not exist nothing is mounted, and `CRIU_CONFIG_FILE` must name the
+/// options; then no `crun.conf` or `runc.conf` can exist that would override it.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN, ENOENT when `dir` is not there although `/etc/criu` is.
+pub fn mount_config(dir: &CStr) -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&CStr>, c"/", None::<&CStr>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&CStr>)?;
+    match mount(Some(dir), SYSTEM_DIR, None::<&CStr>, MsFlags::MS_BIND, None::<&CStr>) {
+        Err(Errno::ENOENT) if !is_there(SYSTEM_DIR) => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether a path exists; no allocation.
+fn is_there(path: &CStr) -> bool {
+    nix::sys::stat::stat(path).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn text_names_every_option_that_is_on() {
+        let text = Options { skip_in_flight: true, ghost_limit: 77, ..Options::dump() }.text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.contains(&"network-lock skip"));
+        assert!(lines.contains(&"manage-cgroups=ignore"));
+        assert!(lines.contains(&"tcp-established"));
+        assert!(lines.contains(&"skip-in-flight"));
+        assert!(lines.contains(&"ghost-limit 77"));
+        assert!(!lines.contains(&"shell-job"));
+        assert!(!text.contains("--"));
+    }
+
+    #[test]
+    fn directory_is_private_holds_all_names_and_can_be_made_twice() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("criu");
+        ConfigDir::create(&path, &Options::restore()).unwrap();
+        let dir = ConfigDir::create(&path, &Options::dump()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        for name in FILES {
+            assert_eq!(
+                fs::read_to_string(dir.path().join(name)).unwrap(),
+                Options::dump().text(),
+                "{name}"
+            );
+        }
+        assert!(ConfigDir::open(&parent.path().join("absent")).is_err());
+    }
+}
