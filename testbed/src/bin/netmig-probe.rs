@@ -1,0 +1,198 @@
+//! Traffic that checks itself: servers for containers, clients for lab hosts. Clients print one JSON
+//! report on standard output, and `ready` on standard error once traffic flows both ways.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+use testbed::traffic::bulk::{self, BulkPlan};
+use testbed::traffic::echo::{self, EchoPlan, SIZE_MIN};
+use testbed::traffic::report::Direction;
+use testbed::traffic::serve::{self, ServePlan};
+use testbed::traffic::stop::Stop;
+use testbed::traffic::{BULK_PORT, ECHO_PORT};
+
+/// Traffic that checks itself
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Serve TCP and UDP echo, bulk transfers and a control line
+    Serve(Serve),
+    /// Send numbered messages over TCP and check the replies
+    TcpEcho(Echo),
+    /// Send numbered messages over UDP and check the replies
+    UdpEcho(Echo),
+    /// Transfer bytes over TCP and check every one of them
+    Bulk(Bulk),
+    /// Print the counters of a server, and a check of its memory
+    Stats {
+        /// Address of the bulk and control port
+        server: SocketAddr,
+    },
+}
+
+#[derive(Args)]
+struct Serve {
+    /// TCP port of the echo service
+    #[arg(long, default_value_t = ECHO_PORT)]
+    port: u16,
+    /// UDP port of the echo service [default: that of TCP]
+    #[arg(long)]
+    udp_port: Option<u16>,
+    /// TCP port of bulk transfers and control
+    #[arg(long, default_value_t = BULK_PORT)]
+    bulk_port: u16,
+    /// Receive buffer of the UDP socket in bytes [default: the kernel's]
+    #[arg(long)]
+    udp_buffer: Option<usize>,
+    /// Mebibytes of memory to fill with a pattern
+    #[arg(long, default_value_t = 0)]
+    memory: usize,
+    /// File to append a numbered line to at every interval
+    #[arg(long)]
+    log: Option<PathBuf>,
+    /// Milliseconds between two lines of the log
+    #[arg(long, default_value_t = 10)]
+    log_interval: u64,
+}
+
+#[derive(Args)]
+struct Until {
+    /// End after this many seconds
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// End when standard input is closed
+    #[arg(long)]
+    until_stdin_closes: bool,
+}
+
+#[derive(Args)]
+struct Echo {
+    /// Address of the echo service
+    server: SocketAddr,
+    /// Messages a second, over all connections together
+    #[arg(long, default_value_t = 1000.0)]
+    rate: f64,
+    /// Connections (TCP) or source ports (UDP) that share the rate
+    #[arg(long, default_value_t = 1)]
+    connections: u32,
+    /// Further TCP connections, idle until one echo at the end
+    #[arg(long, default_value_t = 0)]
+    idle: u32,
+    /// Bytes of a message
+    #[arg(long, default_value_t = SIZE_MIN, value_parser = message_size)]
+    size: usize,
+    /// Seconds to wait at the end for missing replies
+    #[arg(long, default_value_t = 5.0)]
+    drain: f64,
+    #[command(flatten)]
+    until: Until,
+}
+
+#[derive(Args)]
+struct Bulk {
+    /// Address of the bulk service
+    server: SocketAddr,
+    /// Which way the bytes go
+    #[arg(long, value_enum)]
+    direction: Direction,
+    /// Bytes to transfer; 0: until told to end
+    #[arg(long, default_value_t = 0)]
+    bytes: u64,
+    /// Bytes a second; 0: as fast as it goes
+    #[arg(long, default_value_t = 0)]
+    rate_limit: u64,
+    /// Seconds without any progress after which to give up
+    #[arg(long, default_value_t = 20)]
+    patience: u64,
+    #[command(flatten)]
+    until: Until,
+}
+
+fn message_size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(size @ SIZE_MIN..=1400) => Ok(size),
+        _ => Err(format!("from {SIZE_MIN} to 1400")),
+    }
+}
+
+fn main() -> ExitCode {
+    match act(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("netmig-probe: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(action: Action) -> io::Result<()> {
+    match action {
+        Action::Serve(args) => serve::serve(
+            &ServePlan {
+                port: args.port,
+                udp_port: args.udp_port.unwrap_or(args.port),
+                bulk_port: args.bulk_port,
+                udp_buffer: args.udp_buffer,
+                memory_mib: args.memory,
+                log: args.log,
+                log_interval: Duration::from_millis(args.log_interval.max(1)),
+            },
+            || println!("ready"),
+        ),
+        Action::TcpEcho(args) => {
+            let (plan, stop) = args.plan()?;
+            print(&echo::tcp(&plan, &stop, ready)?)
+        }
+        Action::UdpEcho(args) => {
+            let (plan, stop) = args.plan()?;
+            print(&echo::udp(&plan, &stop, ready)?)
+        }
+        Action::Bulk(args) => {
+            let stop = Stop::new(args.until.seconds, args.until.until_stdin_closes)?;
+            let plan = BulkPlan {
+                server: args.server,
+                direction: args.direction,
+                bytes: args.bytes,
+                rate_limit: args.rate_limit,
+                patience: Duration::from_secs(args.patience),
+            };
+            print(&bulk::run(&plan, &stop, ready)?)
+        }
+        Action::Stats { server } => print(&bulk::stats(server)?),
+    }
+}
+
+impl Echo {
+    fn plan(self) -> io::Result<(EchoPlan, Stop)> {
+        let stop = Stop::new(self.until.seconds, self.until.until_stdin_closes)?;
+        let plan = EchoPlan {
+            server: self.server,
+            rate: self.rate,
+            connections: self.connections,
+            idle: self.idle,
+            size: self.size,
+            drain: Duration::from_secs_f64(self.drain.max(0.0)),
+        };
+        Ok((plan, stop))
+    }
+}
+
+fn ready() {
+    eprintln!("ready");
+}
+
+fn print(report: &impl Serialize) -> io::Result<()> {
+    println!("{}", serde_json::to_string(report)?);
+    Ok(())
+}

@@ -1,0 +1,2 @@
+//! A lab of hosts on one machine, and traffic that checks itself.
+pub mod traffic;

@@ -1,0 +1,65 @@
+//! Echo clients: numbered, checked messages at a steady rate, every reply accounted for.
+
+mod client;
+mod idle;
+mod message;
+mod pacer;
+mod tally;
+mod tcp;
+mod udp;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use message::{Message, SIZE_MIN};
+
+use super::report::EchoReport;
+use super::stop::Stop;
+
+/// What an echo client is to do.
+#[derive(Debug, Clone)]
+pub struct EchoPlan {
+    /// The echo server.
+    pub server: SocketAddr,
+    /// Messages a second, over all connections together; 0 sends none.
+    pub rate: f64,
+    /// TCP connections or UDP flows (source ports) that share the rate.
+    pub connections: u32,
+    /// Further TCP connections that stay idle until the end.
+    pub idle: u32,
+    /// Bytes of a message, at least [`SIZE_MIN`].
+    pub size: usize,
+    /// How long to wait at the end for replies that are still missing.
+    pub drain: Duration,
+}
+
+/// Runs a TCP echo client to its end. `ready` is called once every connection is established and
+/// the first reply is in (at once if the rate is 0).
+///
+/// # Errors
+/// A connection could not be established at the start, or the kernel refused a descriptor. What
+/// goes wrong later is in the report.
+pub fn tcp(plan: &EchoPlan, stop: &Stop, ready: impl FnOnce()) -> io::Result<EchoReport> {
+    let idle = idle::IdleConnections::open(plan.server, plan.idle)?;
+    let mut channels = Vec::with_capacity(plan.connections as usize);
+    for _ in 0..plan.connections {
+        channels.push(tcp::TcpChannel::connect(plan.server, plan.size)?);
+    }
+    let mut report = client::run(plan, channels, stop, ready)?;
+    report.idle = u64::from(plan.idle);
+    report.idle_alive = idle.check(plan.drain);
+    Ok(report)
+}
+
+/// Runs a UDP echo client to its end. `ready` is called when the first reply is in.
+///
+/// # Errors
+/// A socket could not be opened. What goes wrong later is in the report.
+pub fn udp(plan: &EchoPlan, stop: &Stop, ready: impl FnOnce()) -> io::Result<EchoReport> {
+    let mut channels = Vec::with_capacity(plan.connections as usize);
+    for _ in 0..plan.connections {
+        channels.push(udp::UdpChannel::open(plan.server, plan.size)?);
+    }
+    client::run(plan, channels, stop, ready)
+}

@@ -1,0 +1,118 @@
+//! One UDP flow of an echo client.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use socket2::SockRef;
+
+use super::client::Channel;
+use super::message::Message;
+use super::tally::{Ended, Tally};
+
+/// Receive buffer that a client asks for (the kernel caps it at `net.core.rmem_max`), so that
+/// replies released in a burst are not lost in the client itself.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// A flow and which of its replies have come.
+#[derive(Debug)]
+pub(super) struct UdpChannel {
+    socket: UdpSocket,
+    size: usize,
+    seen: Vec<u64>,
+    highest: Option<u64>,
+}
+
+impl UdpChannel {
+    pub(super) fn open(server: SocketAddr, size: usize) -> io::Result<Self> {
+        let any: SocketAddr = if server.is_ipv4() {
+            (Ipv4Addr::UNSPECIFIED, 0).into()
+        } else {
+            (Ipv6Addr::UNSPECIFIED, 0).into()
+        };
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(server)?;
+        socket.set_nonblocking(true)?;
+        SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
+        Ok(Self { socket, size, seen: Vec::new(), highest: None })
+    }
+
+    /// Marks a sequence number as seen; false if it had been seen before.
+    fn mark_seen(&mut self, sequence: u64) -> bool {
+        let (word, bit) = ((sequence / 64) as usize, 1u64 << (sequence % 64));
+        if word >= self.seen.len() {
+            self.seen.resize(word + 1, 0);
+        }
+        let new = self.seen[word] & bit == 0;
+        self.seen[word] |= bit;
+        new
+    }
+}
+
+impl Channel for UdpChannel {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn send(&mut self, message: &Message, tally: &mut Tally) -> Result<(), Ended> {
+        let mut bytes = vec![0; self.size];
+        message.encode(&mut bytes);
+        tally.sent();
+        // A datagram that could not be sent shows as lost; an ICMP error of an earlier one as well
+        // as a full send buffer is told apart by the error count.
+        if let Err(error) = self.socket.send(&bytes) {
+            tally.error(&error);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Ended> {
+        Ok(())
+    }
+
+    fn wants_to_write(&self) -> bool {
+        false
+    }
+
+    fn receive(&mut self, id: (u32, u32), tally: &mut Tally) -> Result<(), Ended> {
+        let mut buffer = [0; 65_536];
+        loop {
+            match self.socket.recv(&mut buffer) {
+                Ok(length) => {
+                    let known = Message::decode(&buffer[..length])
+                        .filter(|message| (message.connection, message.run) == id)
+                        .filter(|_| length == self.size);
+                    let Some(message) = known else {
+                        tally.corrupt();
+                        continue;
+                    };
+                    if !self.mark_seen(message.sequence) {
+                        tally.duplicated();
+                        continue;
+                    }
+                    if self.highest.is_some_and(|highest| message.sequence < highest) {
+                        tally.reordered();
+                    }
+                    self.highest = self.highest.max(Some(message.sequence));
+                    tally.received(&message);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => tally.error(&error),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_number_is_new_once() {
+        let mut channel = UdpChannel::open(([127, 0, 0, 1], 9).into(), 32).unwrap();
+        for sequence in [0, 63, 64, 100_000] {
+            assert!(channel.mark_seen(sequence));
+            assert!(!channel.mark_seen(sequence));
+        }
+    }
+}

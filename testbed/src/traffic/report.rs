@@ -1,0 +1,170 @@
+//! What the traffic clients report, as JSON on their standard output.
+
+use serde::{Deserialize, Serialize};
+
+/// A time without replies.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Its beginning, in nanoseconds since the Unix epoch.
+    pub at_unix_ns: u64,
+    /// Its length in milliseconds.
+    pub ms: f64,
+}
+
+/// What an echo client saw, over all of its connections or flows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EchoReport {
+    /// Connections (TCP) or flows (UDP) that carried the messages.
+    pub connections: u64,
+    /// Messages sent.
+    pub sent: u64,
+    /// Distinct messages that came back intact.
+    pub received: u64,
+    /// Messages sent and not received: `sent - received`.
+    pub lost: u64,
+    /// Replies that had been received before.
+    pub duplicated: u64,
+    /// Replies that came after a later one of the same connection.
+    pub reordered: u64,
+    /// Replies that are not what was sent.
+    pub corrupt: u64,
+    /// Connections that ended with a reset.
+    pub resets: u64,
+    /// Connections that the server closed.
+    pub eof: u64,
+    /// Other errors of sending and receiving (for UDP: ICMP errors, too).
+    pub errors: u64,
+    /// The first few of those errors in words.
+    pub error_messages: Vec<String>,
+    /// Longest time between two successive replies on any connection, in milliseconds. The time
+    /// at the end in which a missing reply was waited for counts.
+    pub max_gap_ms: f64,
+    /// When that gap began, in nanoseconds since the Unix epoch.
+    pub max_gap_at_unix_ns: u64,
+    /// The longest gaps, longest first.
+    pub gaps: Vec<Gap>,
+    /// Longest round trip of a message, in milliseconds.
+    pub max_rtt_ms: f64,
+    /// Mean round trip, in milliseconds.
+    pub mean_rtt_ms: f64,
+    /// Time in which messages were sent, in seconds.
+    pub seconds: f64,
+    /// Connections that were opened and left idle.
+    pub idle: u64,
+    /// Idle connections whose one echo at the end came back intact.
+    pub idle_alive: u64,
+}
+
+impl EchoReport {
+    /// Why this is not the report of an undisturbed conversation, if it is not. Reordering and
+    /// gaps are not judged.
+    pub fn fault(&self) -> Option<String> {
+        let mut faults = Vec::new();
+        let mut note = |count: u64, what: &str| {
+            if count > 0 {
+                faults.push(format!("{count} {what}"));
+            }
+        };
+        note(self.lost, "messages lost");
+        note(self.duplicated, "duplicated");
+        note(self.corrupt, "corrupt");
+        note(self.resets, "resets");
+        note(self.eof, "closed by the server");
+        note(self.errors, "errors");
+        note(self.idle - self.idle_alive.min(self.idle), "idle connections dead");
+        if self.sent == 0 && self.connections > 0 {
+            faults.push("nothing sent".to_owned());
+        }
+        if faults.is_empty() {
+            return None;
+        }
+        let mut text = faults.join(", ");
+        if let Some(first) = self.error_messages.first() {
+            text = format!("{text} (first: {first})");
+        }
+        Some(text)
+    }
+}
+
+/// Direction of a bulk transfer, seen from the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Client to server.
+    Up,
+    /// Server to client.
+    Down,
+}
+
+/// What a bulk transfer saw.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BulkReport {
+    /// Direction of the transfer.
+    pub direction: Direction,
+    /// Bytes that arrived, as counted by the receiver.
+    pub bytes: u64,
+    /// Bytes that were handed to the sending socket, where the client is the sender.
+    pub sent: u64,
+    /// Bytes that differ from what belongs at their position.
+    pub bad_bytes: u64,
+    /// Position of the first of them.
+    pub first_bad: Option<u64>,
+    /// The transfer ended in the agreed way: everything sent has arrived.
+    pub complete: bool,
+    /// The connection was reset.
+    pub reset: bool,
+    /// Another error, in words.
+    pub error: Option<String>,
+    /// Times longer than 200 ms without progress.
+    pub stalls: u64,
+    /// Longest time without progress, in milliseconds.
+    pub max_gap_ms: f64,
+    /// When that gap began, in nanoseconds since the Unix epoch.
+    pub max_gap_at_unix_ns: u64,
+    /// Duration of the transfer in seconds.
+    pub seconds: f64,
+    /// Mean throughput in megabits (10^6 bits) a second.
+    pub mbit_s: f64,
+}
+
+impl BulkReport {
+    /// Why this is not the report of a whole and intact transfer, if it is not.
+    pub fn fault(&self) -> Option<String> {
+        if self.reset {
+            return Some(format!("connection reset after {} bytes", self.bytes));
+        }
+        if let Some(error) = &self.error {
+            return Some(format!("{error} after {} bytes", self.bytes));
+        }
+        if self.bad_bytes > 0 {
+            return Some(format!(
+                "{} of {} bytes wrong, the first at {}",
+                self.bad_bytes,
+                self.bytes,
+                self.first_bad.unwrap_or_default()
+            ));
+        }
+        (!self.complete).then(|| format!("incomplete after {} bytes", self.bytes))
+    }
+}
+
+/// What a `serve` process says of itself on its control connection.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServerStats {
+    /// TCP connections accepted since its start.
+    pub accepted: u64,
+    /// TCP connections open now.
+    pub open: u64,
+    /// Bytes echoed over TCP.
+    pub tcp_bytes: u64,
+    /// Datagrams received.
+    pub udp_received: u64,
+    /// Datagrams sent back.
+    pub udp_sent: u64,
+    /// Bytes of filled memory.
+    pub memory_bytes: u64,
+    /// Bytes of it that no longer hold what was written.
+    pub memory_bad: u64,
+    /// Lines appended to the log file.
+    pub log_lines: u64,
+}
