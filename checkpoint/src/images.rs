@@ -1,1 +1,87 @@
-//! (being written)
+//! CRIU's images: kept in memory, and carried to another host while they are being written.
+//!
+//! [`ImageDir`] is a file system in memory with a limit. [`Follower`] reads a growing directory
+//! on the source, [`Writer`] builds it up on the destination; what travels between them are
+//! [`Chunk`]s and at the end a [`Manifest`]. Neither knows how they travel.
+
+mod follow;
+mod manifest;
+mod memory;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use follow::Follower;
+pub use manifest::{CHUNK, Chunk, FileSum, Limits, Manifest, Stats};
+pub use memory::ImageDir;
+pub use write::Writer;
+
+use std::io;
+use std::path::PathBuf;
+
+/// What can go wrong with images.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory could not be used.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried: "read", "mount", …
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory that is to hold memory images can be entered by others.
+    #[error("{path} is open to other users or owned by one; images go only where its mode is 0700")]
+    NotPrivate {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Something else is mounted where the images are expected.
+    #[error("{path} is a mount that is not ours; it is left alone")]
+    Foreign {
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// More than the limits allow.
+    #[error("images are too large: {what} is above the limit of {limit}")]
+    TooLarge {
+        /// What was counted: "number of files", "bytes", …
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// A name that is no plain file name.
+    #[error("{0:?} is not the name of an image file")]
+    BadName(String),
+    /// A chunk that does not continue its file.
+    #[error("image {name}: got bytes at {offset} where {expected} was next")]
+    OutOfOrder {
+        /// The file.
+        name: String,
+        /// Where the chunk starts.
+        offset: u64,
+        /// What was expected.
+        expected: u64,
+    },
+    /// What arrived is not what was sent.
+    #[error("image {name} did not arrive whole: {problem}")]
+    Differs {
+        /// The file.
+        name: String,
+        /// "missing", "length", "hash", …
+        problem: &'static str,
+    },
+    /// Something in the directory is not a regular file.
+    #[error("{path} is not a regular file, which no image is")]
+    NotAFile {
+        /// The entry.
+        path: PathBuf,
+    },
+    /// The receiver of the chunks is gone.
+    #[error("nobody takes the images any more")]
+    Closed,
+}

@@ -1,0 +1,169 @@
+//! The destination's side: builds the directory up from what a peer sends.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::manifest::{Progress, is_plain};
+use super::memory::io_error;
+use super::{CHUNK, Chunk, Error, Limits, Manifest, Stats};
+
+/// How many times all bytes may be sent at most, counting files that are started over.
+const RESEND: u64 = 2;
+
+/// Writes image files. All input is a peer's and is checked.
+#[derive(Debug)]
+pub struct Writer {
+    path: PathBuf,
+    dir: OwnedFd,
+    limits: Limits,
+    files: BTreeMap<String, Progress>,
+    /// The file that the last chunk went to: chunks of one file come in a row.
+    current: Option<(String, File)>,
+    /// Bytes in all files.
+    total: u64,
+    /// Bytes that came in, those that were replaced included.
+    received: u64,
+}
+
+impl Writer {
+    /// Prepares to write into `dir`. Files of the same names that are there are replaced.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it is no directory.
+    pub fn new(dir: &Path, limits: Limits) -> Result<Self, Error> {
+        let fd = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW)
+            .open(dir)
+            .map_err(io_error("open", dir))?;
+        Ok(Self {
+            path: dir.into(),
+            dir: fd.into(),
+            limits,
+            files: BTreeMap::new(),
+            current: None,
+            total: 0,
+            received: 0,
+        })
+    }
+
+    /// Takes a piece of a file.
+    ///
+    /// # Errors
+    /// [`Error::BadName`], [`Error::OutOfOrder`], [`Error::TooLarge`] for what no honest sender
+    /// sends; [`Error::Io`] when it cannot be written. The images are of no use then.
+    pub fn write(&mut self, chunk: &Chunk) -> Result<(), Error> {
+        let Chunk { name, offset, bytes } = chunk;
+        if !is_plain(name) {
+            return Err(Error::BadName(name.chars().take(64).collect()));
+        }
+        let limit = self.limits.bytes.saturating_mul(RESEND);
+        self.received = self.received.saturating_add(bytes.len() as u64);
+        if bytes.len() > CHUNK {
+            return Err(Error::TooLarge { what: "bytes in one piece", limit: CHUNK as u64 });
+        }
+        if self.received > limit {
+            return Err(Error::TooLarge { what: "bytes sent", limit });
+        }
+        if *offset == 0 {
+            self.start(name)?;
+        }
+        let expected = self.files.get(name).map_or(0, |p| p.length);
+        if !self.files.contains_key(name) || *offset != expected {
+            return Err(Error::OutOfOrder { name: name.clone(), offset: *offset, expected });
+        }
+        if self.total + bytes.len() as u64 > self.limits.bytes {
+            return Err(Error::TooLarge { what: "bytes", limit: self.limits.bytes });
+        }
+        if !matches!(&self.current, Some((current, _)) if current == name) {
+            self.current = None;
+            let file = self.open(name, OFlag::O_APPEND)?;
+            self.current = Some((name.clone(), file));
+        }
+        if let Some((_, file)) = &mut self.current {
+            file.write_all(bytes).map_err(io_error("write", &self.path.join(name)))?;
+        }
+        if let Some(progress) = self.files.get_mut(name) {
+            progress.add(bytes);
+            self.total += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Compares everything with the sender's list.
+    ///
+    /// # Errors
+    /// [`Error::Differs`] naming the first file that is missing, too many, of another length or
+    /// with another hash. The images must not be restored then.
+    pub fn finish(self, manifest: &Manifest) -> Result<Stats, Error> {
+        let differs = |name: &str, problem| {
+            Err(Error::Differs { name: name.chars().take(64).collect(), problem })
+        };
+        let mut named = BTreeMap::new();
+        for sum in &manifest.files {
+            if named.insert(sum.name.as_str(), sum).is_some() {
+                return differs(&sum.name, "named twice");
+            }
+            let Some(progress) = self.files.get(&sum.name) else {
+                return differs(&sum.name, "missing");
+            };
+            if progress.length != sum.length {
+                return differs(&sum.name, "length");
+            }
+            if progress.sum(&sum.name) != *sum {
+                return differs(&sum.name, "hash");
+            }
+        }
+        let mut stats = Stats::default();
+        for (name, progress) in &self.files {
+            if !named.contains_key(name.as_str()) {
+                // Nothing but what CRIU removed again for being empty.
+                if progress.length != 0 {
+                    return differs(name, "not in the list");
+                }
+                self.unlink(name)?;
+                continue;
+            }
+            stats.files += 1;
+            stats.bytes += progress.length;
+        }
+        Ok(stats)
+    }
+
+    /// Makes a file anew.
+    fn start(&mut self, name: &str) -> Result<(), Error> {
+        if !self.files.contains_key(name) && self.files.len() as u64 >= self.limits.files {
+            return Err(Error::TooLarge { what: "number of files", limit: self.limits.files });
+        }
+        self.unlink(name)?;
+        let file = self.open(name, OFlag::O_CREAT | OFlag::O_EXCL)?;
+        let before = self.files.insert(name.to_owned(), Progress::new());
+        self.total -= before.map_or(0, |progress| progress.length);
+        self.current = Some((name.to_owned(), file));
+        Ok(())
+    }
+
+    fn open(&self, name: &str, how: OFlag) -> Result<File, Error> {
+        let flags = how | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(&self.dir, OsStr::new(name), flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map(File::from)
+            .map_err(|e| io_error("open", &self.path.join(name))(e.into()))
+    }
+
+    fn unlink(&self, name: &str) -> Result<(), Error> {
+        match unlinkat(&self.dir, OsStr::new(name), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(e) => Err(io_error("remove", &self.path.join(name))(e.into())),
+        }
+    }
+}
