@@ -1,2 +1,95 @@
-//! placeholder
-fn main() {}
+//! `agent-client`: moves a container of this host to another host.
+//!
+//! ```text
+//! cli → ask → migrate (steps) → agent-core, checkpoint, netmig → kernel
+//! ```
+
+mod ask;
+mod cli;
+mod exit;
+mod migrate;
+mod report;
+mod summary;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use agent_core::cause::chain;
+use agent_core::directories::Directories;
+use checkpoint::podman::Podman;
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command, Migrate, Options};
+use crate::exit::Exit;
+use crate::migrate::{Context, Failure};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Quiet unless asked: what the user has to know is printed by the commands themselves.
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_env("NETMIG_LOG").unwrap_or_else(|_| "error".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    run(cli).into()
+}
+
+fn run(cli: Cli) -> Exit {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return complain(Exit::Failed, &format!("cannot start: {e}")),
+    };
+    if !nix::unistd::geteuid().is_root() {
+        return complain(Exit::Refused, "agent-client has to run as root: it freezes processes and changes routes");
+    }
+    let directories = Directories { state: cli.state_dir, run: cli.run_dir };
+    let request = match cli.command {
+        Some(Command::Migrate(request)) => request,
+        None => match interactive(&runtime) {
+            Ok(request) => request,
+            Err(exit) => return exit,
+        },
+    };
+    let json = request.options.json;
+    let destination = request.destination.clone();
+    let outcome = runtime.block_on(async {
+        let context = Context::open(directories)?;
+        migrate::run(&context, &request).await
+    });
+    // A step that was given up may still sit in a blocking call; its process may not wait for it.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(summary) => summary.print(json),
+        Err(failure) => fail(&failure, &destination.to_string(), json),
+    }
+}
+
+/// Asks for what the command line left out.
+fn interactive(runtime: &tokio::runtime::Runtime) -> Result<Migrate, Exit> {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Err(complain(
+            Exit::Usage,
+            "no command given and no terminal to ask on; see agent-client --help",
+        ));
+    }
+    let answers = || -> Result<Migrate, Box<dyn std::error::Error>> {
+        let destination = ask::destination()?;
+        let running = runtime.block_on(Podman::new().list_running())?;
+        let container = ask::container(running)?;
+        Ok(Migrate { container, destination, options: Options::default() })
+    };
+    answers().map_err(|e| complain(Exit::Refused, &chain(e.as_ref())))
+}
+
+fn fail(failure: &Failure, destination: &str, json: bool) -> Exit {
+    let exit = failure.exit();
+    if json {
+        summary::print_failure(failure, destination);
+    }
+    complain(exit, &failure.explain())
+}
+
+fn complain(exit: Exit, message: &str) -> Exit {
+    eprintln!("agent-client: {message}");
+    exit
+}

@@ -1,1 +1,15 @@
-//! placeholder
+//! What both agents share: the wire protocol, identities, the journal and the directories.
+//!
+//! ```text
+//! preamble ─▶ frame ─▶ message          (wire, message)
+//! host ID, peer numbers                 (identity)
+//! phases of a migration, on disk        (journal)
+//! ```
+
+pub mod cause;
+pub mod deadline;
+pub mod directories;
+pub mod identity;
+pub mod journal;
+pub mod message;
+pub mod wire;

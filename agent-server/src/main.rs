@@ -1,2 +1,86 @@
-//! placeholder
-fn main() {}
+//! `agent-server`: receives containers from other hosts.
+//!
+//! ```text
+//! cli → serve → session → arrival (steps) → agent-core, checkpoint, netmig → kernel
+//! ```
+
+mod arrival;
+mod cli;
+mod lease;
+mod serve;
+mod session;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+
+use agent_core::cause::chain;
+use agent_core::directories::Directories;
+use clap::Parser;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::Cli;
+use crate::session::Host;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_env("NETMIG_LOG").unwrap_or_else(|_| "info".into()))
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return complain(&format!("cannot start: {e}")),
+    };
+    let outcome = runtime.block_on(run(cli));
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => complain(&message),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err("agent-server has to run as root: it restores processes and changes routes".into());
+    }
+    let host = Host::open(Directories { state: cli.state_dir, run: cli.run_dir })
+        .map_err(|e| chain(e.as_ref()))?;
+    let listener = bind(cli.listen, cli.port).await?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+    let stop = async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    serve::run(listener, host, stop).await;
+    Ok(())
+}
+
+/// Binds the listening socket. The unspecified IPv6 address takes IPv4, too; where the kernel has no
+/// IPv6 the default falls back to IPv4 alone.
+async fn bind(address: IpAddr, port: u16) -> Result<TcpListener, String> {
+    let first = SocketAddr::new(address, port);
+    let outcome = match TcpListener::bind(first).await {
+        Err(e) if e.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) && address.is_unspecified() => {
+            TcpListener::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)).await
+        }
+        other => other,
+    };
+    let listener = outcome.map_err(|e| {
+        format!("cannot listen on {first}: {e}; is another agent-server running, or the port taken?")
+    })?;
+    if let Ok(bound) = listener.local_addr() {
+        tracing::info!("listening on {bound}");
+    }
+    Ok(listener)
+}
+
+fn complain(message: &str) -> ExitCode {
+    eprintln!("agent-server: {message}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,38 @@
+//! The command line. Parsing it has no side effects.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
+
+use agent_core::directories;
+use agent_core::wire::DEFAULT_PORT;
+use clap::Parser;
+
+/// Receives running containers from other hosts, until told to stop.
+///
+/// SIGTERM or Ctrl-C stop it: no new migration begins, and those under way finish or turn back.
+#[derive(Debug, Parser)]
+#[command(name = "agent-server", version)]
+pub struct Cli {
+    /// Address to listen on; all addresses, IPv4 and IPv6, unless given.
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V6(Ipv6Addr::UNSPECIFIED))]
+    pub listen: IpAddr,
+    /// TCP port to listen on.
+    #[arg(long, default_value_t = DEFAULT_PORT)]
+    pub port: u16,
+    /// Directory of identity, peers and journals.
+    #[arg(long, value_name = "DIR", default_value = directories::STATE)]
+    pub state_dir: PathBuf,
+    /// Directory of sockets and images in memory.
+    #[arg(long, value_name = "DIR", default_value = directories::RUN)]
+    pub run_dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

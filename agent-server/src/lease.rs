@@ -1,0 +1,127 @@
+//! Prepared copies that wait for their source's decision.
+//!
+//! A copy is put here before its source hears of it, so that any later conversation can decide about
+//! it. Presumed abort: a copy whose lease runs out without a decision is removed, and a source that
+//! asks afterwards hears that no copy exists — but only once it really is gone.
+//!
+//! ```text
+//!            insert                take                activated
+//!  (unknown) ─────▶ Waiting ──────────────▶ Deciding ───────────▶ Activated
+//!      ▲                                        │
+//!      └────────────────────────────────────────┘ removed
+//! ```
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use agent_core::message::MigrationId;
+
+use crate::arrival::Copy;
+
+/// Ended migrations that are remembered, for sources whose acknowledgement was lost.
+const REMEMBERED: usize = 1024;
+
+/// Copies by migration.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    table: Mutex<HashMap<MigrationId, Entry>>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Waiting(Box<Copy>, Instant),
+    Deciding,
+    Activated(Instant),
+}
+
+/// What is known of a migration.
+#[derive(Debug)]
+pub enum Decision {
+    /// Its copy, taken out of the table: the caller decides its fate and says so.
+    Take(Box<Copy>),
+    /// Another conversation is deciding at this moment: ask again.
+    Busy,
+    /// It was activated before.
+    Activated,
+    /// No copy exists.
+    Unknown,
+}
+
+impl Prepared {
+    /// Keeps a copy until `expires`.
+    pub fn insert(&self, migration: MigrationId, copy: Copy, expires: Instant) {
+        self.table().insert(migration, Entry::Waiting(Box::new(copy), expires));
+    }
+
+    /// Whether a copy waits here, is being decided about, or was activated.
+    pub fn knows(&self, migration: MigrationId) -> bool {
+        self.table().contains_key(&migration)
+    }
+
+    /// Takes a copy out to activate or to remove it.
+    pub fn take(&self, migration: MigrationId) -> Decision {
+        let mut table = self.table();
+        match table.get_mut(&migration) {
+            None => Decision::Unknown,
+            Some(Entry::Activated(_)) => Decision::Activated,
+            Some(entry) => match std::mem::replace(entry, Entry::Deciding) {
+                Entry::Waiting(copy, _) => Decision::Take(copy),
+                _ => Decision::Busy,
+            },
+        }
+    }
+
+    /// A copy that was taken out is the container now.
+    pub fn activated(&self, migration: MigrationId) {
+        let mut table = self.table();
+        table.insert(migration, Entry::Activated(Instant::now()));
+        let ended = |entry: &Entry| match entry {
+            Entry::Activated(at) => Some(*at),
+            _ => None,
+        };
+        if table.values().filter_map(ended).count() > REMEMBERED {
+            let oldest =
+                table.iter().filter_map(|(id, e)| Some((ended(e)?, *id))).min_by_key(|(at, _)| *at);
+            oldest.and_then(|(_, id)| table.remove(&id));
+        }
+    }
+
+    /// A copy that was taken out no longer exists.
+    pub fn removed(&self, migration: MigrationId) {
+        self.table().remove(&migration);
+    }
+
+    /// Removes the copy of a migration whose lease has run out; a copy that was decided about in
+    /// the meantime is left alone.
+    pub async fn expire(&self, migration: MigrationId) {
+        let due = match self.table().get(&migration) {
+            Some(Entry::Waiting(_, expires)) => *expires <= Instant::now(),
+            _ => false,
+        };
+        if due {
+            self.remove(migration, "the source did not decide").await;
+        }
+    }
+
+    /// Removes every copy: the agent is stopping.
+    pub async fn drop_all(&self) {
+        let all: Vec<MigrationId> = self.table().keys().copied().collect();
+        for migration in all {
+            self.remove(migration, "undecided while the agent stops").await;
+        }
+    }
+
+    async fn remove(&self, migration: MigrationId, why: &str) {
+        if let Decision::Take(copy) = self.take(migration) {
+            tracing::warn!("migration {migration}: {why}; removing the copy");
+            copy.remove().await;
+            self.removed(migration);
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<MigrationId, Entry>> {
+        // The table is whole between any two statements of this file.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

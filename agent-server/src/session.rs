@@ -1,0 +1,104 @@
+//! One conversation: introduction, then a new migration or the rest of an interrupted one.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use agent_core::cause::Cause;
+use agent_core::directories::Directories;
+use agent_core::identity::{self, HostId};
+use agent_core::message::{Failure, FailureCode, Hello, Message, MigrationId};
+use agent_core::wire::Connection;
+use agent_core::{deadline, expect};
+use checkpoint::podman::Podman;
+use tokio::net::TcpStream;
+
+use crate::arrival;
+use crate::lease::Prepared;
+
+/// This host, as every conversation sees it.
+#[derive(Debug)]
+pub struct Host {
+    /// Where state is kept.
+    pub directories: Directories,
+    /// Its identity.
+    pub id: HostId,
+    /// Its name, for people.
+    pub name: String,
+    /// The engine.
+    pub podman: Podman,
+    /// Copies that wait for their source's decision.
+    pub prepared: Prepared,
+    stopping: AtomicBool,
+}
+
+impl Host {
+    /// Makes the directories and reads this host's identity.
+    pub fn open(directories: Directories) -> Result<Self, Cause> {
+        directories.create()?;
+        let id = identity::host_id(&directories.state)?;
+        let name = nix::unistd::gethostname()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        Ok(Self {
+            directories,
+            id,
+            name,
+            podman: Podman::new(),
+            prepared: Prepared::default(),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// Lets no new migration begin.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Holds one conversation from its preamble to its end.
+pub async fn converse(host: &Host, stream: TcpStream) -> Result<(), Cause> {
+    let mut connection = Connection::open(stream).await?;
+    let hello = expect!(connection, deadline::CONNECT, Hello)?;
+    let ours = Hello {
+        host: host.id,
+        name: host.name.clone(),
+        software: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    connection.send(&Message::Hello(ours)).await?;
+    match connection.receive(deadline::ANSWER).await? {
+        Message::Offer(_) if host.stopping.load(Ordering::Relaxed) => {
+            let failure = Failure {
+                code: FailureCode::Stopping,
+                message: format!("agent-server on {} is stopping; try again later", host.name),
+            };
+            Ok(connection.send(&Message::Failure(failure)).await?)
+        }
+        Message::Offer(offer) => {
+            tracing::info!("{} offers container {} ({})", hello.name, offer.name, offer.migration);
+            arrival::receive(host, &mut connection, hello.host, *offer).await
+        }
+        Message::Resume(migration) => resume(host, &mut connection, migration).await,
+        other => Err(connection.unexpected(&other, "Offer").into()),
+    }
+}
+
+/// Picks up a migration whose source lost its connection after the copy was prepared.
+async fn resume(
+    host: &Host,
+    connection: &mut Connection,
+    migration: MigrationId,
+) -> Result<(), Cause> {
+    if !host.prepared.knows(migration) {
+        connection.send(&Message::Failure(unknown(migration))).await?;
+        return Ok(());
+    }
+    connection.send(&Message::Resumed(())).await?;
+    arrival::decide(host, connection, migration).await
+}
+
+/// The answer that allows a source to go back even after its commit record.
+pub fn unknown(migration: MigrationId) -> Failure {
+    Failure {
+        code: FailureCode::Unknown,
+        message: format!("this host holds no copy of migration {migration}: it was undone or never came"),
+    }
+}
