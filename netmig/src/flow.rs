@@ -1,1 +1,212 @@
-//! (being written)
+//! Flows: the container's entries in conntrack.
+//!
+//! The source reads them ([`Conntrack::dump`]), marks them in place so that their packets leave
+//! through the tunnel ([`Conntrack::set_mark`] with [`Flow::mark_at_source`]), and sends them to
+//! the destination, which creates what it needs to carry them on ([`Flow::at_destination`],
+//! [`Conntrack::create`]).
+//!
+//! | flow | at the source | at the destination |
+//! | --- | --- | --- |
+//! | inbound: client → host:port, translated to container:port | reply next hop stays local, original next hop becomes the destination | client → container:port, reply next hop becomes the source |
+//! | outbound: container:port → server, masqueraded | reply next hop becomes the destination | container:port → server untranslated, original next hop becomes the source |
+//!
+//! The source keeps its entry, with NAT, window state and timeouts; only the mark changes. The
+//! NAT of an existing entry cannot be changed, and deleting and creating it again would lose the
+//! window state and race with packets.
+
+mod build;
+mod conntrack;
+mod parse;
+mod place;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+pub use conntrack::{Conntrack, FlowError, Outcome, Refusal};
+pub use parse::parse;
+
+/// Conntrack status bit: a packet was seen in the reply direction (`IPS_SEEN_REPLY`).
+pub const STATUS_SEEN_REPLY: u32 = 1 << 1;
+/// Conntrack status bit: not to be dropped early when the table is full (`IPS_ASSURED`).
+pub const STATUS_ASSURED: u32 = 1 << 2;
+/// Conntrack status bit: the entry is in the table (`IPS_CONFIRMED`).
+pub const STATUS_CONFIRMED: u32 = 1 << 3;
+/// Per-direction TCP flag: packets outside the window are not invalid
+/// (`IP_CT_TCP_FLAG_BE_LIBERAL`).
+pub const TCP_BE_LIBERAL: u8 = 0x08;
+
+/// A transport protocol whose flows are moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// The number in the IP header.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+
+    /// `None` for protocols that are not moved.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// Addresses and ports of one direction of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Tuple {
+    /// Who sends in this direction.
+    pub source: IpAddr,
+    /// Who receives in this direction.
+    pub destination: IpAddr,
+    /// The sender's port.
+    pub source_port: u16,
+    /// The receiver's port.
+    pub destination_port: u16,
+}
+
+impl Tuple {
+    /// The same packet's way back, without any translation.
+    #[must_use]
+    pub const fn inverse(self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+        }
+    }
+}
+
+impl fmt::Display for Tuple {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = |address, port| std::net::SocketAddr::new(address, port);
+        let source = side(self.source, self.source_port);
+        write!(f, "{source} > {}", side(self.destination, self.destination_port))
+    }
+}
+
+/// What conntrack knows of a TCP connection, first of the original, then of the reply direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TcpState {
+    /// Conntrack's state number (`enum tcp_conntrack`): 3 is established.
+    pub state: u8,
+    /// Window scales.
+    pub scales: [u8; 2],
+    /// Flags (`IP_CT_TCP_FLAG_*`).
+    pub flags: [u8; 2],
+}
+
+/// Which directions of a flow a conntrack zone applies to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ZoneScope {
+    /// Both directions: the ordinary case.
+    Both,
+    /// The original direction only.
+    Original,
+    /// The reply direction only.
+    Reply,
+}
+
+/// A conntrack zone, which keeps apart flows with identical tuples. Zone 0 is the default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Zone {
+    /// The number.
+    pub id: u16,
+    /// Which directions it applies to.
+    pub scope: ZoneScope,
+}
+
+impl Default for Zone {
+    fn default() -> Self {
+        Self { id: 0, scope: ZoneScope::Both }
+    }
+}
+
+/// One entry of conntrack.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Flow {
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// Packets of whoever opened the flow, as they arrive: before translation.
+    pub original: Tuple,
+    /// Packets of the other side, as they arrive. The plain inverse of `original` unless the
+    /// flow is translated.
+    pub reply: Tuple,
+    /// Status bits (`enum ip_conntrack_status`).
+    pub status: u32,
+    /// Seconds until the entry is forgotten if no packet comes.
+    pub timeout: u32,
+    /// The connmark.
+    pub mark: u32,
+    /// The zone.
+    pub zone: Zone,
+    /// Present for TCP only.
+    pub tcp: Option<TcpState>,
+}
+
+/// Who opened a flow, seen from the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Direction {
+    /// Others, to a port of the container.
+    Inbound,
+    /// The container.
+    Outbound,
+}
+
+impl Flow {
+    /// Who opened the flow, or `None` if it is not the container's.
+    ///
+    /// A flow that the container opened to its own published port through the host is both; it
+    /// counts as inbound.
+    #[must_use]
+    pub fn direction(&self, container: &[IpAddr]) -> Option<Direction> {
+        if container.contains(&self.reply.source) {
+            Some(Direction::Inbound)
+        } else if container.contains(&self.original.source) {
+            Some(Direction::Outbound)
+        } else {
+            None
+        }
+    }
+
+    /// Whether addresses or ports are translated on the way.
+    #[must_use]
+    pub fn is_translated(&self) -> bool {
+        self.reply != self.original.inverse()
+    }
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.protocol, self.original)?;
+        if self.is_translated() {
+            write!(f, " (reply {})", self.reply)?;
+        }
+        Ok(())
+    }
+}

@@ -1,1 +1,342 @@
-//! (being written)
+//! The hold: packets for a container wait in an NFQUEUE while the container is on its way.
+//!
+//! A [`PreparedHold`] has its queue, thread, buffers and rules ready; [`PreparedHold::engage`]
+//! is one nftables transaction. From then on every packet towards the container waits in the
+//! kernel, in order, without being copied to this process. [`Hold::release`] lets them go on
+//! from where they stood: with the mark that their flow has *then*, so that the steering chain,
+//! which comes next, sends them wherever the container is.
+//!
+//! # Not one packet out of order
+//!
+//! The order of events at the release is what keeps the packets in order:
+//!
+//! 1. Packets are accepted from the front of the queue, a few at a time ([`Pace`]), while new
+//!    ones still join at the back. One thread, kept on one processor, does all of it, and the
+//!    kernel has handed each packet on when the call that accepts it returns.
+//! 2. When the queue is as good as empty, one datagram makes the kernel do, back to back:
+//!    accept all, set the queue's length limit to zero with the fail-open flag on, accept all.
+//!    From the moment of the middle step, packets that reach the queue are passed on in the
+//!    very context in which they arrive, since a full queue that fails open accepts
+//!    (`__nfqnl_enqueue_packet`). The limit is checked under the queue's lock, so there is no
+//!    moment at which a packet is neither queued nor passed. A packet can be overtaken only if
+//!    it comes within the microseconds between the first two steps *and* the next one of its
+//!    flow before the third.
+//! 3. Only then are the rules removed: whether a packet takes the way through the open queue or
+//!    no longer matches any rule makes no difference to its order.
+//!
+//! Removing the rules first, or with packets still queued, reorders: those that find no rule
+//! overtake those that wait.
+//!
+//! # When something goes wrong
+//!
+//! * The process dies, or a [`Hold`] is dropped unreleased: the kernel destroys the queue and
+//!   **drops the packets that were held** (`instance_destroy_rcu`). The rules stay;
+//!   packets that come later are accepted or dropped as [`OnHolderLoss`] says, until
+//!   [`Table::sweep_holds`](crate::table::Table::sweep_holds) removes the rules.
+//! * Somebody registers or unregisters a netfilter base chain in this network namespace, or the
+//!   interface by which packets came goes down: the kernel drops all packets held, or those of
+//!   the interface. New ones are held as before.
+//! * More packets than [`MAX_HELD`] are waiting: further ones are dropped, and counted.
+
+mod queue;
+mod release;
+mod statistics;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+pub use crate::table::{HoldRules, HoldTag, OnHolderLoss, Queueing};
+pub use queue::packet_id;
+pub use release::Pace;
+
+use crate::nfnetlink::SocketError;
+use crate::table::{Table, TableError, Transaction};
+use queue::{ACCEPT, DROP, Queue};
+use statistics::Statistics;
+
+/// Queue numbers that holds take: 27904–28159, far from those that people choose by hand.
+pub const QUEUE_NUMBERS: std::ops::RangeInclusive<u16> = 0x6d00..=0x6dff;
+/// Most packets held at a time; the kernel allows no more by default either.
+pub const MAX_HELD: u32 = 65_535;
+
+/// How long the rules may still be looked at by a processor that has begun to evaluate them.
+/// The evaluation takes microseconds and cannot be preempted.
+const GRACE: Duration = Duration::from_millis(2);
+
+/// Why packets could not be held or released.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HoldError {
+    /// The kernel refused to make or change the queue.
+    #[error("cannot {act} packet queue {number} of hold {tag}")]
+    Queue {
+        /// What was to be done.
+        act: &'static str,
+        /// The queue's number.
+        number: u16,
+        /// The hold.
+        tag: HoldTag,
+        /// The reason.
+        #[source]
+        source: SocketError,
+    },
+    /// All queue numbers of the range are in use.
+    #[error(
+        "all packet queues from {} to {} are in use (/proc/net/netfilter/nfnetlink_queue); \
+         end what holds them",
+        QUEUE_NUMBERS.start(), QUEUE_NUMBERS.end()
+    )]
+    NoFreeQueue,
+    /// The rules could not be made or removed.
+    #[error("cannot change the rules of hold {tag}")]
+    Rules {
+        /// The hold.
+        tag: HoldTag,
+        /// The reason.
+        #[source]
+        source: TableError,
+    },
+    /// A thread could not be started, or the queue's statistics could not be read.
+    #[error("cannot {act} for hold {tag}")]
+    Host {
+        /// What was to be done.
+        act: &'static str,
+        /// The hold.
+        tag: HoldTag,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What a hold counted so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets that have been put into the queue.
+    pub held: u64,
+    /// Packets that are waiting in it.
+    pub waiting: u64,
+    /// Most packets that were waiting at a time, as seen by the reading thread.
+    pub peak: u64,
+    /// Packets that the kernel dropped because the queue was full or could not be read in time.
+    pub dropped_by_kernel: u64,
+}
+
+/// What a hold did, once it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldReport {
+    /// Final counts; nothing is waiting any more.
+    pub counters: Counters,
+    /// Packets accepted by the closing datagram: an upper limit of those that can have been
+    /// overtaken.
+    pub closing: u64,
+    /// From the rules' being in force to their removal.
+    pub span: Duration,
+    /// From the order to release to the moment at which packets passed without waiting.
+    pub release: Duration,
+    /// Which form of queueing was used.
+    pub queueing: Queueing,
+}
+
+/// A hold that is ready but takes no packets yet.
+pub struct PreparedHold {
+    hold: Hold,
+    rules: Transaction,
+}
+
+impl PreparedHold {
+    /// Makes everything ready that a hold needs. The table must be installed.
+    ///
+    /// Opens sockets in the network namespace of the calling thread; they stay there.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN, without NFQUEUE in the kernel, with more addresses and ports than
+    /// a hold may have.
+    pub fn new(tag: HoldTag, rules: &HoldRules) -> Result<Self, HoldError> {
+        let of_rules = |source| HoldError::Rules { tag: tag.clone(), source };
+        let mut table = Table::open().map_err(of_rules)?;
+        let queueing = table.queueing().map_err(of_rules)?;
+        let queue = Arc::new(bind_free(&tag)?);
+        let transaction =
+            Table::prepare_hold(rules, &tag, queue.number(), queueing).map_err(of_rules)?;
+        let of_host = |act| {
+            let tag = tag.clone();
+            move |source| HoldError::Host { act, tag, source }
+        };
+        let statistics =
+            Statistics::open(queue.number()).map_err(of_host("read the packet queues"))?;
+        let reader = std::thread::Builder::new()
+            .name("netmig-hold".into())
+            .spawn({
+                let queue = Arc::clone(&queue);
+                move || queue.read_until_unbound()
+            })
+            .map_err(of_host("start a thread"))?;
+        let engaged = None;
+        let hold =
+            Hold { tag, table, queue, statistics, reader: Some(reader), engaged, queueing };
+        Ok(Self { hold, rules: transaction })
+    }
+
+    /// Which form of queueing the kernel has.
+    #[must_use]
+    pub fn queueing(&self) -> Queueing {
+        self.hold.queueing
+    }
+
+    /// Puts the rules in force: the next packet towards the container waits.
+    ///
+    /// # Errors
+    /// When nftables refuses; nothing is held then.
+    pub fn engage(mut self) -> Result<Hold, HoldError> {
+        let act = format!("add the rules of hold {}", self.hold.tag);
+        let applied = self.hold.table.apply(&self.rules, &act);
+        applied.map_err(|source| HoldError::Rules { tag: self.hold.tag.clone(), source })?;
+        self.hold.engaged = Some(Instant::now());
+        Ok(self.hold)
+    }
+}
+
+/// Packets are being held.
+///
+/// To be ended by [`Hold::release`] or [`Hold::drop_all`]; both block for milliseconds. If it is
+/// dropped instead, the packets held are lost and the rules stay (see the module).
+#[must_use = "packets are lost when a hold is dropped instead of released"]
+pub struct Hold {
+    tag: HoldTag,
+    table: Table,
+    queue: Arc<Queue>,
+    statistics: Statistics,
+    reader: Option<JoinHandle<()>>,
+    engaged: Option<Instant>,
+    queueing: Queueing,
+}
+
+impl Hold {
+    /// What was counted so far.
+    ///
+    /// # Errors
+    /// When the kernel's statistics cannot be read.
+    pub fn counters(&self) -> Result<Counters, HoldError> {
+        let kernel = self.statistics.read().map_err(|source| HoldError::Host {
+            act: "read the packet queues",
+            tag: self.tag.clone(),
+            source,
+        })?;
+        Ok(Counters {
+            held: kernel.sequence,
+            waiting: kernel.waiting,
+            peak: self.queue.peak().max(kernel.waiting),
+            dropped_by_kernel: kernel.dropped,
+        })
+    }
+
+    /// Which form of queueing is used.
+    #[must_use]
+    pub fn queueing(&self) -> Queueing {
+        self.queueing
+    }
+
+    /// Accepts everything in order and ends the hold.
+    ///
+    /// # Errors
+    /// When the kernel refuses; as much of the rest as possible is done nevertheless.
+    pub fn release(mut self, pace: Pace) -> Result<HoldReport, HoldError> {
+        let start = Instant::now();
+        let closed = release::run(&self.queue, pace);
+        let release = start.elapsed();
+        let closing_from = closed.as_ref().copied().unwrap_or_default();
+        let mut report = self.finish(ACCEPT, closed.map(drop))?;
+        report.release = release;
+        report.closing = report.counters.held.saturating_sub(u64::from(closing_from));
+        Ok(report)
+    }
+
+    /// Drops everything held and ends the hold: for packets that nobody may get any more.
+    ///
+    /// # Errors
+    /// As [`Hold::release`].
+    pub fn drop_all(mut self) -> Result<HoldReport, HoldError> {
+        let dropped = self.queue.verdict_all(DROP);
+        self.finish(DROP, dropped)
+    }
+
+    /// Removes the rules, decides on what came meanwhile, and gives the queue back.
+    fn finish(
+        &mut self,
+        verdict: u32,
+        earlier: Result<(), SocketError>,
+    ) -> Result<HoldReport, HoldError> {
+        let removed = self.table.remove_hold(&self.tag);
+        // After the grace time no processor can be on its way into the queue any more, where it
+        // would find it gone.
+        std::thread::sleep(GRACE);
+        let last = self.queue.verdict_all(verdict);
+        let counters = self.counters();
+        let engaged = self.engaged.take();
+        let unbound = self.queue.unbind();
+        if let Some(reader) = self.reader.take() {
+            // The reader only ends by itself; it cannot panic on what it reads.
+            let _ = reader.join();
+        }
+        for (act, result) in
+            [("release", earlier), ("empty", last), ("give back", unbound)]
+        {
+            self.of_queue(act, result)?;
+        }
+        removed.map_err(|source| HoldError::Rules { tag: self.tag.clone(), source })?;
+        Ok(HoldReport {
+            counters: counters?,
+            closing: 0,
+            span: engaged.map_or(Duration::ZERO, |engaged| engaged.elapsed()),
+            release: Duration::ZERO,
+            queueing: self.queueing,
+        })
+    }
+
+    fn of_queue<T>(
+        &self,
+        act: &'static str,
+        result: Result<T, SocketError>,
+    ) -> Result<T, HoldError> {
+        result.map_err(|source| HoldError::Queue {
+            act,
+            number: self.queue.number(),
+            tag: self.tag.clone(),
+            source,
+        })
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.engaged.is_some() {
+            tracing::warn!(hold = %self.tag, "a hold was dropped unreleased: its packets are lost");
+        }
+        if self.reader.is_some() {
+            // Ends the reader, too, which is left to itself here.
+            let _ = self.queue.unbind();
+        }
+    }
+}
+
+/// Binds the first free queue of the range, beginning at a place of this process's own.
+fn bind_free(tag: &HoldTag) -> Result<Queue, HoldError> {
+    let count = u32::from(*QUEUE_NUMBERS.end() - *QUEUE_NUMBERS.start()) + 1;
+    let offset = (std::process::id() % count) as usize;
+    for number in QUEUE_NUMBERS.skip(offset).chain(QUEUE_NUMBERS.take(offset)) {
+        match Queue::bind(number) {
+            Ok(queue) => return Ok(queue),
+            // EPERM: bound by another socket; EBUSY: bound by this one.
+            Err(error) if matches!(error.refusal(), Some(Errno::EPERM | Errno::EBUSY)) => {}
+            Err(source) => {
+                return Err(HoldError::Queue { act: "bind", number, tag: tag.clone(), source });
+            }
+        }
+    }
+    Err(HoldError::NoFreeQueue)
+}

@@ -7,6 +7,7 @@ pub mod flow;
 pub mod hold;
 pub mod isolation;
 pub mod netns;
+pub mod nfnetlink;
 pub mod peer;
 pub mod routing;
 pub mod sandbox;

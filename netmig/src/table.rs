@@ -1,1 +1,345 @@
-//! (being written)
+//! The one nftables table of netmig: `inet netmig`.
+//!
+//! | chain | hook | priority | its rules |
+//! | --- | --- | --- | --- |
+//! | `hold` | prerouting | mangle − 1 (−151) | queue the packets towards a container ([`crate::hold`]) |
+//! | `steer` | prerouting | mangle (−150) | connmark → skb mark, per peer |
+//! | `steer-output` | output, type route | mangle (−150) | the same for this host's own packets |
+//!
+//! Both prerouting chains come after conntrack (−200) and before destination translation
+//! (−100). A packet that was held is therefore steered by the mark that its flow has when it is
+//! released, not when it arrived.
+//!
+//! The chains are fixed: [`Table::install`] makes those that are missing and never touches one
+//! that is there, because the kernel drops *every* queued packet of the network namespace when a
+//! base chain is registered or unregistered (`nf_queue_nf_hook_drop`). For the same reason
+//! [`Table::remove`] must not be called while anything in the namespace is held. Rules come and
+//! go without harm. A chain for packets that the host itself sends to a held container can join
+//! the list of chains; nothing else depends on their number.
+//!
+//! Every rule carries its [`Owner`] as a comment, so that any later process can tell whose it is:
+//! `nft -a list table inet netmig` shows them. Tables of others are neither read nor changed. If
+//! someone flushes the whole ruleset, [`Table::install`] and [`Table::steer`] put everything
+//! back; they change nothing where nothing is missing. One process at a time may change the
+//! table.
+
+mod contents;
+mod expression;
+mod owner;
+mod rules;
+mod transaction;
+
+use nftnl::{Batch, ChainType, Hook, MsgType, Policy, ProtoFamily};
+use nix::errno::Errno;
+
+pub use contents::{Contents, InstalledRule};
+pub use owner::{HoldTag, InvalidTag, Owner};
+pub use rules::{HoldRules, OnHolderLoss, Queueing};
+pub(crate) use transaction::Transaction;
+
+use crate::nfnetlink::{Options, Socket, SocketError};
+use crate::peer::PeerNumber;
+
+/// Name of the table, in family `inet`.
+pub const TABLE: &str = "netmig";
+/// Chain whose rules queue packets.
+pub const CHAIN_HOLD: &str = "hold";
+/// Chain that steers forwarded packets.
+pub const CHAIN_STEER: &str = "steer";
+/// Chain that steers this host's own packets.
+pub const CHAIN_STEER_OUTPUT: &str = "steer-output";
+
+/// `NF_IP_PRI_MANGLE`.
+const PRIORITY_MANGLE: i32 = -150;
+
+/// A base chain of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct BaseChain {
+    name: &'static str,
+    hook: Hook,
+    kind: ChainType,
+    priority: i32,
+}
+
+const CHAINS: [BaseChain; 3] = [
+    BaseChain {
+        name: CHAIN_HOLD,
+        hook: Hook::PreRouting,
+        kind: ChainType::Filter,
+        priority: PRIORITY_MANGLE - 1,
+    },
+    BaseChain {
+        name: CHAIN_STEER,
+        hook: Hook::PreRouting,
+        kind: ChainType::Filter,
+        priority: PRIORITY_MANGLE,
+    },
+    BaseChain {
+        name: CHAIN_STEER_OUTPUT,
+        hook: Hook::Out,
+        kind: ChainType::Route,
+        priority: PRIORITY_MANGLE,
+    },
+];
+
+/// Why the table could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TableError {
+    /// nftables could not be reached.
+    #[error("cannot reach nftables")]
+    Open(#[source] SocketError),
+    /// The table could not be read.
+    #[error("cannot read the nftables table inet {TABLE}")]
+    Read(#[source] SocketError),
+    /// A change was refused; nothing of it was applied.
+    #[error("nftables refused to {act}; nothing was changed")]
+    Refused {
+        /// What was to be done.
+        act: String,
+        /// The kernel's answer.
+        #[source]
+        source: SocketError,
+    },
+    /// A chain of our name hooks in elsewhere.
+    #[error(
+        "chain {chain} of the nftables table inet {TABLE} is not the one this version makes; \
+         remove the table (nft delete table inet {TABLE}) when nothing is being moved"
+    )]
+    ForeignChain {
+        /// The chain.
+        chain: &'static str,
+    },
+    /// Neither form of queueing is there.
+    #[error(
+        "this kernel's nftables cannot queue packets: it has neither nft_queue nor the xtables \
+         target NFQUEUE; load the module nft_queue"
+    )]
+    NoQueueing(#[source] SocketError),
+    /// A hold with too many addresses and ports.
+    #[error("a hold of {asked} rules is more than the {most} allowed; publish fewer port ranges")]
+    TooManyRules {
+        /// Rules needed.
+        asked: usize,
+        /// Rules allowed.
+        most: usize,
+    },
+    /// A value that nftables' library cannot carry.
+    #[error("an nftables name holds a NUL byte")]
+    Name(#[from] std::ffi::NulError),
+}
+
+impl From<SocketError> for TableError {
+    fn from(error: SocketError) -> Self {
+        Self::Read(error)
+    }
+}
+
+/// The table in the network namespace in which this was opened.
+///
+/// All calls block for a fraction of a millisecond each, and are transactions: all or nothing.
+pub struct Table {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl Table {
+    /// Opens a connection to nftables; changes nothing.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN, or on a kernel without nfnetlink.
+    pub fn open() -> Result<Self, TableError> {
+        let socket = Socket::open(Options::default()).map_err(TableError::Open)?;
+        Ok(Self { socket, buffer: Socket::buffer() })
+    }
+
+    /// Makes the table and those of its chains that are missing.
+    ///
+    /// # Errors
+    /// [`TableError::ForeignChain`] when a chain of our name is hooked in otherwise.
+    pub fn install(&mut self) -> Result<(), TableError> {
+        let mut missing = Vec::new();
+        for chain in &CHAINS {
+            match contents::read_chain(&self.socket, &mut self.buffer, chain.name)? {
+                None => missing.push(chain),
+                Some(found) if found.is(chain) => {}
+                Some(_) => return Err(TableError::ForeignChain { chain: chain.name }),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let table = handle()?;
+        let mut batch = Batch::new();
+        batch.add(&table, MsgType::Add);
+        for chain in missing {
+            let mut new = nftnl::Chain::new(std::ffi::CString::new(chain.name)?, &table);
+            new.set_hook(chain.hook, chain.priority);
+            new.set_type(chain.kind);
+            new.set_policy(Policy::Accept);
+            batch.add(&new, MsgType::Add);
+        }
+        self.commit(batch, "create its table and chains")
+    }
+
+    /// Makes the rules that send packets of flows marked for `peer` to its routing table.
+    ///
+    /// # Errors
+    /// When the table is not installed, or nftables refuses.
+    pub fn steer(&mut self, peer: PeerNumber) -> Result<(), TableError> {
+        let owner = Owner::Peer(peer);
+        let contents = self.read()?;
+        let wanted = rules::steering(peer);
+        let installed: Vec<_> = contents.owned_by(&owner).collect();
+        let complete = installed.len() == wanted.len()
+            && wanted.iter().all(|rule| {
+                let of_chain = |chain| installed.iter().filter(|r| r.chain == chain).count();
+                of_chain(rule.chain) == wanted.iter().filter(|w| w.chain == rule.chain).count()
+            });
+        if complete {
+            return Ok(());
+        }
+        let table = handle()?;
+        let mut batch = Batch::new();
+        for rule in installed {
+            rules::delete(&mut batch, &table, rule)?;
+        }
+        for rule in &wanted {
+            rules::add(&mut batch, &table, rule, &owner)?;
+        }
+        self.commit(batch, &format!("steer flows to peer {peer}"))
+    }
+
+    /// Removes the rules of a peer; absent means done.
+    ///
+    /// # Errors
+    /// When the table cannot be read or changed.
+    pub fn unsteer(&mut self, peer: PeerNumber) -> Result<(), TableError> {
+        self.remove_rules(|owner| *owner == Owner::Peer(peer))
+    }
+
+    /// Removes the rules of one hold; absent means done.
+    ///
+    /// # Errors
+    /// When the table cannot be read or changed.
+    pub fn remove_hold(&mut self, tag: &HoldTag) -> Result<(), TableError> {
+        self.remove_rules(|owner| matches!(owner, Owner::Hold(of) if of == tag))
+    }
+
+    /// Removes the rules of all holds but those in `keep`: to be called by whoever finds the
+    /// table after a crash, before the first new hold, since a queue number may be given anew.
+    ///
+    /// # Errors
+    /// When the table cannot be read or changed.
+    pub fn sweep_holds(&mut self, keep: &[HoldTag]) -> Result<(), TableError> {
+        self.remove_rules(|owner| matches!(owner, Owner::Hold(tag) if !keep.contains(tag)))
+    }
+
+    fn remove_rules(&mut self, which: impl Fn(&Owner) -> bool) -> Result<(), TableError> {
+        let contents = self.read()?;
+        let table = handle()?;
+        let mut batch = Batch::new();
+        let mut any = false;
+        for rule in &contents.rules {
+            if rule.owner.as_ref().is_some_and(&which) {
+                rules::delete(&mut batch, &table, rule)?;
+                any = true;
+            }
+        }
+        if !any {
+            return Ok(());
+        }
+        self.commit(batch, "remove rules of its table")
+    }
+
+    /// Removes the table with everything in it; absent means done.
+    ///
+    /// Not while packets are held by anyone in this network namespace: they would all be dropped.
+    ///
+    /// # Errors
+    /// When nftables refuses.
+    pub fn remove(&mut self) -> Result<(), TableError> {
+        let table = handle()?;
+        let mut batch = Batch::new();
+        // Adding first makes the removal of an absent table succeed.
+        batch.add(&table, MsgType::Add);
+        batch.add(&table, MsgType::Del);
+        self.commit(batch, "remove its table")
+    }
+
+    /// What the table holds now; empty if there is no table.
+    ///
+    /// # Errors
+    /// When nftables cannot be read.
+    pub fn read(&mut self) -> Result<Contents, TableError> {
+        contents::read(&self.socket, &mut self.buffer)
+    }
+
+    /// Finds out which form of queueing this kernel has, by transactions that are bound to be
+    /// refused as a whole: nothing changes.
+    ///
+    /// # Errors
+    /// [`TableError::NoQueueing`] when it has none; others when the table is not installed.
+    pub fn queueing(&mut self) -> Result<Queueing, TableError> {
+        let mut refusal = None;
+        for queueing in [Queueing::Native, Queueing::Compat] {
+            let table = handle()?;
+            let absent = nftnl::Table::new(c"netmig-absent", ProtoFamily::Inet);
+            let mut batch = Batch::new();
+            rules::add_probe(&mut batch, &table, queueing)?;
+            batch.add(&absent, MsgType::Del);
+            let transaction = Transaction::new(batch);
+            let refusals = transaction.refusals(&self.socket, &mut self.buffer)?;
+            // The first message of the batch is the rule, the second the deliberate failure.
+            let rule = transaction.message(0);
+            match refusals.into_iter().find(|(sequence, _)| *sequence == rule) {
+                None => return Ok(queueing),
+                Some((_, refused)) => refusal = Some(refused),
+            }
+        }
+        let refused = refusal.map_or(SocketError::Overrun, SocketError::from);
+        Err(TableError::NoQueueing(refused))
+    }
+
+    /// Makes the transaction that adds a hold's rules, to be committed by [`Table::apply`] when
+    /// its moment comes.
+    pub(crate) fn prepare_hold(
+        rules: &HoldRules,
+        tag: &HoldTag,
+        queue: u16,
+        queueing: Queueing,
+    ) -> Result<Transaction, TableError> {
+        let table = handle()?;
+        let owner = Owner::Hold(tag.clone());
+        let mut batch = Batch::new();
+        for rule in rules::holding(rules, queue, queueing)? {
+            rules::add(&mut batch, &table, &rule, &owner)?;
+        }
+        Ok(Transaction::new(batch))
+    }
+
+    /// Commits a prepared transaction.
+    pub(crate) fn apply(&mut self, transaction: &Transaction, act: &str) -> Result<(), TableError> {
+        let refusals = transaction.refusals(&self.socket, &mut self.buffer)?;
+        // Where one message fails, the others may be refused in its wake: the first tells why.
+        match refusals.into_iter().next() {
+            None => Ok(()),
+            Some((_, refused)) => {
+                Err(TableError::Refused { act: act.to_owned(), source: refused.into() })
+            }
+        }
+    }
+
+    fn commit(&mut self, batch: Batch, act: &str) -> Result<(), TableError> {
+        self.apply(&Transaction::new(batch), act)
+    }
+}
+
+fn handle() -> Result<nftnl::Table, TableError> {
+    Ok(nftnl::Table::new(std::ffi::CString::new(TABLE)?, ProtoFamily::Inet))
+}
+
+/// Whether a refusal says that the object is not there.
+fn is_absent(error: &SocketError) -> bool {
+    error.refusal() == Some(Errno::ENOENT)
+}

@@ -1,0 +1,146 @@
+//! What becomes of a flow when its container moves: marks at the source, entries at the
+//! destination.
+
+use std::net::IpAddr;
+
+use super::{
+    Direction, Flow, STATUS_ASSURED, STATUS_CONFIRMED, STATUS_SEEN_REPLY, TCP_BE_LIBERAL, Zone,
+};
+use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
+
+impl Flow {
+    /// Connmark value and mask that lead the packets towards the container to `peer`, on the
+    /// host that stays the anchor.
+    ///
+    /// The byte of the other direction stays as it is: those packets leave this host as before.
+    #[must_use]
+    pub fn mark_at_source(direction: Direction, peer: PeerNumber) -> (u32, u32) {
+        match direction {
+            Direction::Inbound => (peer.original_mark(), ORIGINAL_MASK),
+            Direction::Outbound => (peer.reply_mark(), REPLY_MASK),
+        }
+    }
+
+    /// The entry that the destination has to create for this entry of the source, or `None` if
+    /// the flow is not the container's. `anchor` is the source's number on the destination.
+    ///
+    /// Inside the tunnel packets carry the container's own address, as between the source and
+    /// its container: the tuples are what the container sees, without the source's translation.
+    /// The entry counts as established and answered, since firewalls on the destination would
+    /// judge the next packet as the first of a new flow otherwise; and it takes any window, since
+    /// the windows seen so far are unknown to it.
+    #[must_use]
+    pub fn at_destination(&self, container: &[IpAddr], anchor: PeerNumber) -> Option<Self> {
+        let (original, mark) = match self.direction(container)? {
+            Direction::Inbound => (self.reply.inverse(), anchor.reply_mark()),
+            Direction::Outbound => (self.original, anchor.original_mark()),
+        };
+        let tcp = self.tcp.map(|mut tcp| {
+            tcp.flags = tcp.flags.map(|flags| flags | TCP_BE_LIBERAL);
+            tcp
+        });
+        Some(Self {
+            protocol: self.protocol,
+            original,
+            reply: original.inverse(),
+            status: STATUS_CONFIRMED | STATUS_SEEN_REPLY | STATUS_ASSURED,
+            timeout: self.timeout,
+            mark,
+            zone: Zone::default(),
+            tcp,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Protocol, TcpState, Tuple, ZoneScope};
+
+    fn tuple(source: &str, source_port: u16, destination: &str, destination_port: u16) -> Tuple {
+        Tuple {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            source_port,
+            destination_port,
+        }
+    }
+
+    fn flow(original: Tuple, reply: Tuple) -> Flow {
+        Flow {
+            protocol: Protocol::Tcp,
+            original,
+            reply,
+            status: 0x1ce,
+            timeout: 431_999,
+            mark: 0x0500_0007,
+            zone: Zone { id: 4, scope: ZoneScope::Both },
+            tcp: Some(TcpState { state: 3, scales: [7, 9], flags: [0x23, 0x03] }),
+        }
+    }
+
+    const CONTAINER: [IpAddr; 1] = [IpAddr::V4(std::net::Ipv4Addr::new(10, 88, 0, 2))];
+
+    #[test]
+    fn an_inbound_flow_loses_the_sources_translation() {
+        let at_source = flow(
+            tuple("192.0.2.3", 41000, "192.0.2.1", 8080),
+            tuple("10.88.0.2", 80, "192.0.2.3", 41000),
+        );
+        assert_eq!(at_source.direction(&CONTAINER), Some(Direction::Inbound));
+        let anchor = PeerNumber::new(9).unwrap();
+        let there = at_source.at_destination(&CONTAINER, anchor).unwrap();
+        assert_eq!(there.original, tuple("192.0.2.3", 41000, "10.88.0.2", 80));
+        assert_eq!(there.reply, there.original.inverse());
+        assert_eq!(there.mark, 9 << 24, "replies go back to the anchor, no other bit is set");
+        assert_eq!(there.tcp.unwrap().flags, [0x2b, 0x0b], "liberal in both directions");
+        assert_eq!((there.status, there.zone), (0x0e, Zone::default()));
+        assert_eq!(Flow::mark_at_source(Direction::Inbound, anchor), (9 << 16, 0x00ff_0000));
+    }
+
+    #[test]
+    fn an_inbound_flow_that_the_source_masqueraded_shows_the_gateway_as_its_client() {
+        let at_source = flow(
+            tuple("192.0.2.1", 41000, "192.0.2.1", 8080),
+            tuple("10.88.0.2", 80, "10.88.0.1", 41000),
+        );
+        let there = at_source.at_destination(&CONTAINER, PeerNumber::new(1).unwrap()).unwrap();
+        assert_eq!(there.original, tuple("10.88.0.1", 41000, "10.88.0.2", 80));
+    }
+
+    #[test]
+    fn an_outbound_flow_keeps_the_containers_view() {
+        let at_source = flow(
+            tuple("10.88.0.2", 50000, "192.0.2.4", 443),
+            tuple("192.0.2.4", 443, "192.0.2.1", 61000),
+        );
+        assert_eq!(at_source.direction(&CONTAINER), Some(Direction::Outbound));
+        let anchor = PeerNumber::new(255).unwrap();
+        let there = at_source.at_destination(&CONTAINER, anchor).unwrap();
+        assert_eq!(there.original, at_source.original);
+        assert!(!there.is_translated());
+        assert_eq!(there.mark, 255 << 16);
+        assert_eq!(Flow::mark_at_source(Direction::Outbound, anchor), (255 << 24, 0xff00_0000));
+    }
+
+    #[test]
+    fn other_flows_are_left_alone() {
+        let other = flow(
+            tuple("192.0.2.3", 1, "192.0.2.1", 2),
+            tuple("10.88.0.3", 2, "192.0.2.3", 1),
+        );
+        assert_eq!(other.direction(&CONTAINER), None);
+        assert_eq!(other.at_destination(&CONTAINER, PeerNumber::new(1).unwrap()), None);
+    }
+
+    #[test]
+    fn an_ipv6_flow_is_found_by_either_address() {
+        let both = ["10.88.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        let at_source = flow(
+            tuple("2001:db8::3", 41000, "2001:db8::1", 8080),
+            tuple("fd00::2", 80, "2001:db8::3", 41000),
+        );
+        let there = at_source.at_destination(&both, PeerNumber::new(2).unwrap()).unwrap();
+        assert_eq!(there.original, tuple("2001:db8::3", 41000, "fd00::2", 80));
+    }
+}

@@ -1,0 +1,277 @@
+//! One kernel packet queue (NFQUEUE, `net/netfilter/nfnetlink_queue.c`) and its messages.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::MAX_HELD;
+use crate::nfnetlink::attribute::{Attributes, put};
+use crate::nfnetlink::message::{ACK, Head, Message, NFGENMSG, append, kind};
+use crate::nfnetlink::{Malformed, Options, Socket, SocketError, subsystem};
+
+/// Verdicts (`NF_DROP`, `NF_ACCEPT`).
+pub(super) const DROP: u32 = 0;
+/// See [`DROP`].
+pub(super) const ACCEPT: u32 = 1;
+
+/// Bytes of notifications that may wait to be read: one takes about 800 with the kernel's own
+/// bookkeeping, and there are at most as many as packets held.
+const RECEIVE_BUFFER: usize = 64 << 20;
+/// How soon the reading thread notices an order to end that it did not hear by a message.
+const READ_TIMEOUT: Duration = Duration::from_millis(200);
+/// An id behind that of every packet held: a batch verdict takes all ids up to the one given,
+/// which are compared with wrap-around, and are counted from 1 for each queue.
+const ALL: u32 = i32::MAX as u32;
+/// How often the closing datagram accepts all before it opens the queue. Each round only finds
+/// the packets that came during the one before.
+const CLOSING_ROUNDS: usize = 3;
+
+/// Sequence numbers of what is answered.
+const SETTING_UP: u32 = 1;
+const UNBINDING: u32 = 2;
+const UNANSWERED: u32 = 3;
+
+/// A bound queue, shared by the thread that reads its notifications and the one that decides.
+pub(super) struct Queue {
+    socket: Socket,
+    number: u16,
+    /// Id of the newest packet of which the kernel told.
+    newest: AtomicU32,
+    /// Id up to which packets were decided on.
+    decided: AtomicU32,
+    peak: AtomicU64,
+    ended: AtomicBool,
+}
+
+impl Queue {
+    /// Binds a queue and sets it up: metadata only, large packets whole, the longest queue.
+    ///
+    /// Refused with EPERM or EBUSY if the number is taken.
+    pub(super) fn bind(number: u16) -> Result<Self, SocketError> {
+        let socket = Socket::open(Options {
+            receive_buffer: RECEIVE_BUFFER,
+            timeout: READ_TIMEOUT,
+            no_enobufs: true,
+        })?;
+        let config = |fill: &dyn Fn(&mut Vec<u8>)| {
+            let mut request = Vec::new();
+            append_config(&mut request, number, ACK, SETTING_UP, fill);
+            socket.request(&request, SETTING_UP)
+        };
+        config(&|body| put_command(body, libc::NFQNL_CFG_CMD_BIND))?;
+        config(&|body| {
+            put(body, attribute(libc::NFQA_CFG_PARAMS), &[0, 0, 0, 0, mode_metadata()]);
+            put(body, attribute(libc::NFQA_CFG_QUEUE_MAXLEN), &MAX_HELD.to_be_bytes());
+            put_flags(body, libc::NFQA_CFG_F_GSO, libc::NFQA_CFG_F_GSO);
+        })?;
+        // What the release depends on is tried now, while a refusal does no harm.
+        config(&|body| put_flags(body, libc::NFQA_CFG_F_FAIL_OPEN, libc::NFQA_CFG_F_FAIL_OPEN))?;
+        config(&|body| put_flags(body, 0, libc::NFQA_CFG_F_FAIL_OPEN))?;
+        Ok(Self {
+            socket,
+            number,
+            newest: AtomicU32::new(0),
+            decided: AtomicU32::new(0),
+            peak: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// Id of the newest packet; ids are given one by one from 1.
+    pub(super) fn newest(&self) -> u32 {
+        self.newest.load(Ordering::Acquire)
+    }
+
+    /// Most packets that were seen waiting at a time.
+    pub(super) fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    /// Decides on all packets up to an id; they have gone on when this returns.
+    pub(super) fn verdict(&self, verdict: u32, up_to: u32) -> Result<(), SocketError> {
+        let mut request = Vec::with_capacity(32);
+        append_verdict(&mut request, self.number, verdict, up_to);
+        self.socket.send(&request)?;
+        self.decided.store(up_to.min(self.newest()), Ordering::Release);
+        Ok(())
+    }
+
+    /// Decides on all packets that are in the queue.
+    pub(super) fn verdict_all(&self, verdict: u32) -> Result<(), SocketError> {
+        self.verdict(verdict, ALL)
+    }
+
+    /// Lets packets pass without waiting from now on, those that wait going first.
+    pub(super) fn open_up(&self) -> Result<(), SocketError> {
+        let mut request = Vec::with_capacity(256);
+        append_config(&mut request, self.number, 0, UNANSWERED, &|body| {
+            put_flags(body, libc::NFQA_CFG_F_FAIL_OPEN, libc::NFQA_CFG_F_FAIL_OPEN);
+        });
+        for _ in 0..CLOSING_ROUNDS {
+            append_verdict(&mut request, self.number, ACCEPT, ALL);
+        }
+        append_config(&mut request, self.number, 0, UNANSWERED, &|body| {
+            put(body, attribute(libc::NFQA_CFG_QUEUE_MAXLEN), &[0; 4]);
+        });
+        append_verdict(&mut request, self.number, ACCEPT, ALL);
+        self.socket.send(&request)
+    }
+
+    /// Gives the queue back. What is still in it is dropped by the kernel.
+    pub(super) fn unbind(&self) -> Result<(), SocketError> {
+        let mut request = Vec::new();
+        append_config(&mut request, self.number, ACK, UNBINDING, &|body| {
+            put_command(body, libc::NFQNL_CFG_CMD_UNBIND);
+        });
+        self.ended.store(true, Ordering::Release);
+        self.socket.send(&request)
+    }
+
+    /// Reads notifications until the queue is unbound: the work of a thread of its own.
+    pub(super) fn read_until_unbound(&self) {
+        let mut buffer = Socket::buffer();
+        loop {
+            match self.socket.receive(&mut buffer) {
+                Ok(messages) => {
+                    for message in messages.map_while(Result::ok) {
+                        if self.note(&message) {
+                            return;
+                        }
+                    }
+                }
+                Err(SocketError::Receive(errno)) => {
+                    tracing::error!(queue = self.number, %errno, "a packet queue cannot be read");
+                    return;
+                }
+                Err(_) if self.ended.load(Ordering::Acquire) => return,
+                // Timeouts are quiet times; what else there is concerns single notifications,
+                // without which packets are released all the same.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Takes note of a message; true if it is the last one.
+    fn note(&self, message: &Message<'_>) -> bool {
+        match message {
+            Message::Data { kind, payload, .. } if *kind == queue_kind(libc::NFQNL_MSG_PACKET) => {
+                if let Ok(id) = packet_id(payload) {
+                    self.newest.store(id, Ordering::Release);
+                    let waiting = id.saturating_sub(self.decided.load(Ordering::Acquire));
+                    self.peak.fetch_max(waiting.into(), Ordering::Relaxed);
+                }
+                false
+            }
+            Message::Ack { sequence } | Message::Refused { sequence, .. } => {
+                *sequence == UNBINDING
+            }
+            // Verdicts on an empty queue are refused with ENOENT, which is no news.
+            _ => false,
+        }
+    }
+}
+
+/// Reads a packet's id from the payload of a queue's notification, nfnetlink header included.
+///
+/// # Errors
+/// [`Malformed`] if there is none.
+pub fn packet_id(payload: &[u8]) -> Result<u32, Malformed> {
+    let attributes = payload.get(NFGENMSG..).ok_or(Malformed("a message without its header"))?;
+    for found in Attributes::new(attributes) {
+        let found = found?;
+        if found.kind == attribute(libc::NFQA_PACKET_HDR) {
+            // struct nfqnl_msg_packet_hdr: be32 id, be16 protocol, u8 hook, packed.
+            let [a, b, c, d, ..] = found.bytes::<7>()?;
+            return Ok(u32::from_be_bytes([a, b, c, d]));
+        }
+    }
+    Err(Malformed("a queued packet without an id"))
+}
+
+/// libc gives these constants as `int`; all are small.
+const fn attribute(constant: i32) -> u16 {
+    constant as u16
+}
+
+fn mode_metadata() -> u8 {
+    libc::NFQNL_COPY_META.to_le_bytes()[0]
+}
+
+fn queue_kind(message: i32) -> u16 {
+    kind(subsystem::QUEUE, message.to_le_bytes()[0])
+}
+
+fn append_config(
+    request: &mut Vec<u8>,
+    number: u16,
+    flags: u16,
+    sequence: u32,
+    fill: &dyn Fn(&mut Vec<u8>),
+) {
+    let kind = queue_kind(libc::NFQNL_MSG_CONFIG);
+    append(request, Head { kind, flags, sequence, family: 0, resource: number }, fill);
+}
+
+fn append_verdict(request: &mut Vec<u8>, number: u16, verdict: u32, up_to: u32) {
+    let kind = queue_kind(libc::NFQNL_MSG_VERDICT_BATCH);
+    let head = Head { kind, flags: 0, sequence: UNANSWERED, family: 0, resource: number };
+    append(request, head, |body| {
+        let header = [verdict.to_be_bytes(), up_to.to_be_bytes()].concat();
+        put(body, attribute(libc::NFQA_VERDICT_HDR), &header);
+    });
+}
+
+fn put_command(body: &mut Vec<u8>, command: i32) {
+    // struct nfqnl_msg_config_cmd: u8 command, u8 padding, be16 family (unused since 3.8).
+    put(body, attribute(libc::NFQA_CFG_CMD), &[command.to_le_bytes()[0], 0, 0, 0]);
+}
+
+fn put_flags(body: &mut Vec<u8>, flags: i32, mask: i32) {
+    put(body, attribute(libc::NFQA_CFG_MASK), &mask.to_be_bytes());
+    put(body, attribute(libc::NFQA_CFG_FLAGS), &flags.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nfnetlink::message::Messages;
+
+    fn notification(id: u32) -> Vec<u8> {
+        let mut bytes = vec![2, 0, 0x6d, 0x00];
+        put(&mut bytes, 3, &[0, 0, 0, 1]);
+        let header = [&id.to_be_bytes()[..], &[8, 0, 0]].concat();
+        put(&mut bytes, attribute(libc::NFQA_PACKET_HDR), &header);
+        bytes
+    }
+
+    #[test]
+    fn the_id_is_found_among_other_attributes() {
+        assert_eq!(packet_id(&notification(0x0102_0304)), Ok(0x0102_0304));
+    }
+
+    #[test]
+    fn broken_notifications_are_refused() {
+        let whole = notification(7);
+        for end in 0..whole.len() - 1 {
+            assert!(packet_id(&whole[..end]).is_err(), "cut at {end}");
+        }
+        let mut short = vec![0; NFGENMSG];
+        put(&mut short, attribute(libc::NFQA_PACKET_HDR), &[0, 0, 0, 1]);
+        assert!(packet_id(&short).is_err());
+    }
+
+    #[test]
+    fn a_verdict_names_queue_verdict_and_last_id() {
+        let mut bytes = Vec::new();
+        append_verdict(&mut bytes, 0x6d01, ACCEPT, 99);
+        let Some(Ok(Message::Data { kind, payload, .. })) = Messages::new(&bytes).next() else {
+            panic!("no message")
+        };
+        assert_eq!(kind, 0x0303);
+        assert_eq!(payload[..4], [0, 0, 0x6d, 0x01]);
+        assert_eq!(payload[8..], [0, 0, 0, 1, 0, 0, 0, 99]);
+    }
+}

@@ -1,0 +1,256 @@
+//! Reading the table back.
+
+use nftnl::ProtoFamily;
+
+use super::{BaseChain, Owner, TABLE, TableError, is_absent};
+use crate::nfnetlink::attribute::{Attribute, Attributes, put};
+use crate::nfnetlink::message::{ACK, DUMP, Head, Message, NFGENMSG, append, kind};
+use crate::nfnetlink::{Malformed, Socket, SocketError, subsystem};
+
+/// Attribute numbers (`include/uapi/linux/netfilter/nf_tables.h`).
+mod nfta {
+    pub(super) const RULE_TABLE: u16 = 1;
+    pub(super) const RULE_CHAIN: u16 = 2;
+    pub(super) const RULE_HANDLE: u16 = 3;
+    pub(super) const RULE_USERDATA: u16 = 7;
+    pub(super) const CHAIN_TABLE: u16 = 1;
+    pub(super) const CHAIN_NAME: u16 = 3;
+    pub(super) const CHAIN_HOOK: u16 = 4;
+    pub(super) const CHAIN_TYPE: u16 = 7;
+    pub(super) const HOOK_HOOKNUM: u16 = 1;
+    pub(super) const HOOK_PRIORITY: u16 = 2;
+}
+
+/// `NFTNL_UDATA_RULE_COMMENT`: the first type of a rule's user data (libnftnl's `udata.h`).
+const UDATA_COMMENT: u8 = 0;
+const SEQUENCE: u32 = 1;
+/// How often a reading is repeated when the table changes under it.
+const READ_ATTEMPTS: usize = 5;
+
+/// What the table holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Its rules, in the order in which they are evaluated within each chain.
+    pub rules: Vec<InstalledRule>,
+}
+
+impl Contents {
+    /// The rules of one owner.
+    pub fn owned_by(&self, owner: &Owner) -> impl Iterator<Item = &InstalledRule> {
+        self.rules.iter().filter(move |rule| rule.owner.as_ref() == Some(owner))
+    }
+}
+
+/// A rule as found in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstalledRule {
+    /// The chain it is in.
+    pub chain: String,
+    /// The kernel's number for it.
+    pub handle: u64,
+    /// Whose it is; `None` for a rule that someone else put into the table.
+    pub owner: Option<Owner>,
+}
+
+/// A base chain as found in the kernel.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FoundChain {
+    hook: u32,
+    priority: i32,
+    kind: String,
+}
+
+impl FoundChain {
+    pub(super) fn is(&self, chain: &BaseChain) -> bool {
+        let kind = match chain.kind {
+            nftnl::ChainType::Filter => "filter",
+            nftnl::ChainType::Route => "route",
+            nftnl::ChainType::Nat => "nat",
+        };
+        self.hook == u32::from(chain.hook as u16)
+            && self.priority == chain.priority
+            && self.kind == kind
+    }
+}
+
+fn head(message: i32, flags: u16) -> Head {
+    Head {
+        kind: kind(subsystem::NFTABLES, message.to_le_bytes()[0]),
+        flags,
+        sequence: SEQUENCE,
+        family: (ProtoFamily::Inet as u16).to_le_bytes()[0],
+        resource: 0,
+    }
+}
+
+fn put_name(message: &mut Vec<u8>, kind: u16, name: &str) {
+    put(message, kind, &[name.as_bytes(), &[0]].concat());
+}
+
+/// Reads the rules of our table; none if there is no table.
+pub(super) fn read(socket: &Socket, buffer: &mut [u8]) -> Result<Contents, TableError> {
+    let mut request = Vec::new();
+    append(&mut request, head(libc::NFT_MSG_GETRULE, DUMP), |body| {
+        put_name(body, nfta::RULE_TABLE, TABLE);
+    });
+    for _ in 0..READ_ATTEMPTS {
+        let mut contents = Contents::default();
+        let dumped = socket.dump(&request, SEQUENCE, buffer, |payload| {
+            if let Some(rule) = rule(payload)? {
+                contents.rules.push(rule);
+            }
+            Ok::<_, SocketError>(())
+        });
+        match dumped {
+            Ok(true) => return Ok(contents),
+            Ok(false) => {}
+            Err(error) if is_absent(&error) => return Ok(Contents::default()),
+            Err(error) if error.refusal() == Some(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(TableError::Read(error)),
+        }
+    }
+    Err(TableError::Read(SocketError::from(Malformed("the table changed during each reading"))))
+}
+
+/// Reads one chain of our table; `None` if there is none of that name.
+pub(super) fn read_chain(
+    socket: &Socket,
+    buffer: &mut [u8],
+    name: &str,
+) -> Result<Option<FoundChain>, TableError> {
+    let mut request = Vec::new();
+    append(&mut request, head(libc::NFT_MSG_GETCHAIN, ACK), |body| {
+        put_name(body, nfta::CHAIN_TABLE, TABLE);
+        put_name(body, nfta::CHAIN_NAME, name);
+    });
+    socket.send(&request)?;
+    let mut found = None;
+    loop {
+        for message in socket.receive(buffer)? {
+            match message.map_err(SocketError::from)? {
+                Message::Data { sequence: SEQUENCE, payload, .. } => {
+                    found = Some(chain(payload).map_err(SocketError::from)?);
+                }
+                Message::Ack { sequence: SEQUENCE } => return Ok(found),
+                Message::Refused { sequence: SEQUENCE, refused } => {
+                    let error = SocketError::from(refused);
+                    return if is_absent(&error) { Ok(None) } else { Err(TableError::Read(error)) };
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn attributes(payload: &[u8]) -> Result<Attributes<'_>, Malformed> {
+    payload.get(NFGENMSG..).map(Attributes::new).ok_or(Malformed("a message without its header"))
+}
+
+/// A rule of a dump; `None` if it is of another table (kernels that do not filter).
+fn rule(payload: &[u8]) -> Result<Option<InstalledRule>, Malformed> {
+    let (mut table, mut chain, mut handle, mut owner) = (None, None, None, None);
+    for attribute in attributes(payload)? {
+        let attribute = attribute?;
+        match attribute.kind {
+            nfta::RULE_TABLE => table = Some(attribute.text()?),
+            nfta::RULE_CHAIN => chain = Some(attribute.text()?.to_owned()),
+            nfta::RULE_HANDLE => handle = Some(attribute.be64()?),
+            nfta::RULE_USERDATA => owner = comment(attribute).and_then(Owner::from_comment),
+            _ => {}
+        }
+    }
+    if table != Some(TABLE) {
+        return Ok(None);
+    }
+    match (chain, handle) {
+        (Some(chain), Some(handle)) => Ok(Some(InstalledRule { chain, handle, owner })),
+        _ => Err(Malformed("a rule without chain or handle")),
+    }
+}
+
+/// The comment in a rule's user data: a sequence of type, length, value of one byte each. Others
+/// may put anything there, so that what cannot be read is no comment rather than an error.
+fn comment<'a>(attribute: Attribute<'a>) -> Option<&'a str> {
+    let mut rest = attribute.value;
+    while let [kind, length, tail @ ..] = rest {
+        let (value, next) = tail.split_at_checked(usize::from(*length))?;
+        if *kind == UDATA_COMMENT {
+            return std::ffi::CStr::from_bytes_with_nul(value).ok()?.to_str().ok();
+        }
+        rest = next;
+    }
+    None
+}
+
+fn chain(payload: &[u8]) -> Result<FoundChain, Malformed> {
+    // A chain without hook or type is not a base chain, and so not ours.
+    let mut found = FoundChain { hook: u32::MAX, priority: 0, kind: String::new() };
+    for attribute in attributes(payload)? {
+        let attribute = attribute?;
+        match attribute.kind {
+            nfta::CHAIN_TYPE => attribute.text()?.clone_into(&mut found.kind),
+            nfta::CHAIN_HOOK => {
+                for part in attribute.nested() {
+                    let part = part?;
+                    match part.kind {
+                        nfta::HOOK_HOOKNUM => found.hook = part.be32()?,
+                        nfta::HOOK_PRIORITY => found.priority = part.be32()? as i32,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule_bytes(table: &str, userdata: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![1, 0, 0, 0];
+        put_name(&mut bytes, nfta::RULE_TABLE, table);
+        put_name(&mut bytes, nfta::RULE_CHAIN, "hold");
+        put(&mut bytes, nfta::RULE_HANDLE, &42u64.to_be_bytes());
+        put(&mut bytes, nfta::RULE_USERDATA, userdata);
+        bytes
+    }
+
+    fn comment_bytes(text: &str) -> Vec<u8> {
+        [&[UDATA_COMMENT, text.len() as u8 + 1], text.as_bytes(), &[0]].concat()
+    }
+
+    #[test]
+    fn a_rule_is_read_with_its_owner() {
+        let read = rule(&rule_bytes("netmig", &comment_bytes("netmig hold web"))).unwrap();
+        let owner = Some(Owner::Hold("web".parse().unwrap()));
+        assert_eq!(read, Some(InstalledRule { chain: "hold".into(), handle: 42, owner }));
+    }
+
+    #[test]
+    fn rules_of_other_tables_and_owners_are_not_ours() {
+        assert_eq!(rule(&rule_bytes("filter", &comment_bytes("netmig peer 1"))), Ok(None));
+        for userdata in [&b""[..], b"\x00", b"\x00\xff", b"\x07\x01x\x00\x03hi", b"\x00\x03abc"] {
+            let read = rule(&rule_bytes("netmig", userdata)).unwrap().unwrap();
+            assert_eq!(read.owner, None, "{userdata:?}");
+        }
+    }
+
+    #[test]
+    fn another_first_record_does_not_hide_the_comment() {
+        let userdata = [&[7, 2, 0xaa, 0xbb], &comment_bytes("netmig peer 3")[..]].concat();
+        let read = rule(&rule_bytes("netmig", &userdata)).unwrap().unwrap();
+        assert_eq!(read.owner.unwrap().to_string(), "netmig peer 3");
+    }
+
+    #[test]
+    fn cut_messages_are_refused_or_less_but_never_a_panic() {
+        let whole = rule_bytes("netmig", &comment_bytes("netmig peer 3"));
+        for end in 0..whole.len() {
+            let _ = rule(&whole[..end]);
+            let _ = chain(&whole[..end]);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Whose a rule is, written into the rule's comment.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::peer::PeerNumber;
+
+/// Longest tag: comments hold 128 bytes with their prefix and NUL.
+const TAG_LENGTH: usize = 64;
+
+/// Name of one hold, unique on its host: 1–64 bytes of `A–Z a–z 0–9 . _ -`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HoldTag(String);
+
+/// A text that is no tag.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no name for a hold: 1 to {TAG_LENGTH} letters, digits, dots, dashes, underscores")]
+pub struct InvalidTag(String);
+
+impl HoldTag {
+    /// The bare text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for HoldTag {
+    type Error = InvalidTag;
+
+    fn try_from(tag: String) -> Result<Self, InvalidTag> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if (1..=TAG_LENGTH).contains(&tag.len()) && tag.bytes().all(allowed) {
+            Ok(Self(tag))
+        } else {
+            Err(InvalidTag(tag.chars().take(TAG_LENGTH + 1).collect()))
+        }
+    }
+}
+
+impl From<HoldTag> for String {
+    fn from(tag: HoldTag) -> Self {
+        tag.0
+    }
+}
+
+impl FromStr for HoldTag {
+    type Err = InvalidTag;
+
+    fn from_str(tag: &str) -> Result<Self, InvalidTag> {
+        Self::try_from(tag.to_owned())
+    }
+}
+
+impl fmt::Display for HoldTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a rule is there for. Its text form is the rule's comment.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Owner {
+    /// Steers flows to a peer: `netmig peer 3`.
+    Peer(PeerNumber),
+    /// Holds packets: `netmig hold TAG`.
+    Hold(HoldTag),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peer(peer) => write!(f, "netmig peer {peer}"),
+            Self::Hold(tag) => write!(f, "netmig hold {tag}"),
+        }
+    }
+}
+
+impl Owner {
+    /// Reads a rule's comment; `None` if it is none of ours.
+    #[must_use]
+    pub fn from_comment(comment: &str) -> Option<Self> {
+        let owner = comment.strip_prefix("netmig ")?;
+        if let Some(number) = owner.strip_prefix("peer ") {
+            let peer = number.parse().ok().and_then(PeerNumber::new).map(Self::Peer)?;
+            // Only the one way of writing a number, so that every owner has one text.
+            return (peer.to_string() == comment).then_some(peer);
+        }
+        owner.strip_prefix("hold ")?.parse().ok().map(Self::Hold)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_survive_their_text_form() {
+        let tag: HoldTag = "web-1.2_X".parse().unwrap();
+        for owner in [Owner::Peer(PeerNumber::new(255).unwrap()), Owner::Hold(tag)] {
+            assert_eq!(Owner::from_comment(&owner.to_string()), Some(owner));
+        }
+    }
+
+    #[test]
+    fn other_comments_are_nobodys() {
+        for comment in
+            ["", "netmig", "netmig peer 0", "netmig peer 256", "netmig peer +3", "netmig peer 03"]
+        {
+            assert_eq!(Owner::from_comment(comment), None, "{comment}");
+        }
+        for comment in ["netmig hold ", "netmig hold a b", "peer 3", "netmig zone 3"] {
+            assert_eq!(Owner::from_comment(comment), None, "{comment}");
+        }
+    }
+
+    #[test]
+    fn tags_are_bounded_and_plain() {
+        assert!("x".repeat(64).parse::<HoldTag>().is_ok());
+        for bad in [String::new(), "x".repeat(65), "a/b".into(), "a\0".into(), "é".into()] {
+            assert!(bad.parse::<HoldTag>().is_err(), "{bad:?}");
+        }
+    }
+}

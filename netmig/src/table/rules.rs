@@ -1,0 +1,314 @@
+//! The rules as data, and their translation into a batch.
+
+use std::ffi::CString;
+use std::net::IpAddr;
+
+use nftnl::expr::{Bitwise, Cmp, CmpOp};
+use nftnl::{Batch, Chain, MsgType, Rule, nft_expr};
+use serde::{Deserialize, Serialize};
+
+use super::expression::Raw;
+use super::{CHAIN_HOLD, CHAIN_STEER, CHAIN_STEER_OUTPUT, InstalledRule, Owner, TableError};
+use crate::flow::Protocol;
+use crate::peer::{FWMARK_MASK, ORIGINAL_MASK, PeerNumber, REPLY_MASK};
+
+/// Most rules of one hold: each is a comparison for every packet of the host.
+const MOST_HOLD_RULES: usize = 256;
+/// `IP_CT_DIR_ORIGINAL` and `IP_CT_DIR_REPLY`.
+const ORIGINAL: u8 = 0;
+const REPLY: u8 = 1;
+/// `ct state new` as a bit (`NF_CT_STATE_BIT(IP_CT_NEW)`).
+const STATE_NEW: u32 = 1 << 3;
+/// `RTN_LOCAL`: an address of this host.
+const ADDRESS_LOCAL: u32 = 2;
+
+/// Which expression queues packets on this kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Queueing {
+    /// nftables' own `queue` (`nft_queue`).
+    Native,
+    /// The xtables target NFQUEUE through `nft_compat`, where `nft_queue` is missing.
+    Compat,
+}
+
+/// What happens to packets that arrive while a hold's rules are there but its holder is not
+/// (it was killed). Packets that it was holding are dropped by the kernel either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum OnHolderLoss {
+    /// They pass as if there were no hold (the queue's bypass flag).
+    Accept,
+    /// They are dropped; TCP will send them again.
+    Drop,
+}
+
+/// Which packets a hold takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldRules {
+    /// The container's addresses: packets *towards* them of any flow, whoever opened it.
+    pub addresses: Vec<IpAddr>,
+    /// Ports of this host that are published by the container: packets of new flows to them,
+    /// which are not translated yet and so do not show the container's address.
+    pub published: Vec<(Protocol, u16)>,
+    /// What the kernel does when the holder is gone.
+    pub on_loss: OnHolderLoss,
+}
+
+/// One comparison or action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Direction(u8),
+    /// The source address of the flow's packets in one direction.
+    FlowSource(u8, IpAddr),
+    StateNew,
+    /// Protocol, and first and last destination port.
+    Ports(Protocol, u16, u16),
+    ToThisHost,
+    Connmark { mask: u32, value: u32 },
+    SetMark { mask: u32, value: u32 },
+    Queue { number: u16, bypass: bool, queueing: Queueing },
+}
+
+/// A rule to be added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NewRule {
+    pub(super) chain: &'static str,
+    steps: Vec<Step>,
+}
+
+/// The rules that turn the connmark's byte of a packet's direction into the skb mark.
+pub(super) fn steering(peer: PeerNumber) -> Vec<NewRule> {
+    let set = Step::SetMark { mask: FWMARK_MASK, value: peer.fwmark() };
+    let directions = [
+        (ORIGINAL, ORIGINAL_MASK, peer.original_mark()),
+        (REPLY, REPLY_MASK, peer.reply_mark()),
+    ];
+    let mut rules = Vec::new();
+    for chain in [CHAIN_STEER, CHAIN_STEER_OUTPUT] {
+        for (direction, mask, value) in directions {
+            let connmark = Step::Connmark { mask, value };
+            let steps = vec![Step::Direction(direction), connmark, set.clone()];
+            rules.push(NewRule { chain, steps });
+        }
+    }
+    rules
+}
+
+/// The rules of a hold.
+///
+/// Only packets towards the container are taken: what it sent before it was frozen reaches its
+/// peers at once.
+pub(super) fn holding(
+    rules: &HoldRules,
+    number: u16,
+    queueing: Queueing,
+) -> Result<Vec<NewRule>, TableError> {
+    let bypass = rules.on_loss == OnHolderLoss::Accept;
+    let queue = Step::Queue { number, bypass, queueing };
+    let mut all = Vec::new();
+    let mut addresses = rules.addresses.clone();
+    addresses.sort_unstable();
+    addresses.dedup();
+    for address in addresses {
+        // Towards the container goes the original direction of flows whose replies come from it,
+        // and the reply direction of flows that it opened.
+        for (direction, source_of) in [(ORIGINAL, REPLY), (REPLY, ORIGINAL)] {
+            let from = Step::FlowSource(source_of, address);
+            all.push(vec![Step::Direction(direction), from, queue.clone()]);
+        }
+    }
+    for (protocol, first, last) in port_ranges(&rules.published) {
+        let ports = Step::Ports(protocol, first, last);
+        all.push(vec![Step::StateNew, ports, Step::ToThisHost, queue.clone()]);
+    }
+    if all.len() > MOST_HOLD_RULES {
+        return Err(TableError::TooManyRules { asked: all.len(), most: MOST_HOLD_RULES });
+    }
+    Ok(all.into_iter().map(|steps| NewRule { chain: CHAIN_HOLD, steps }).collect())
+}
+
+/// Ports as ranges, in order.
+fn port_ranges(ports: &[(Protocol, u16)]) -> Vec<(Protocol, u16, u16)> {
+    let mut ports = ports.to_vec();
+    ports.sort_unstable();
+    ports.dedup();
+    let mut ranges: Vec<(Protocol, u16, u16)> = Vec::new();
+    for (protocol, port) in ports {
+        match ranges.last_mut() {
+            Some((of, _, last)) if *of == protocol && last.checked_add(1) == Some(port) => {
+                *last = port;
+            }
+            _ => ranges.push((protocol, port, port)),
+        }
+    }
+    ranges
+}
+
+/// Appends a rule to a batch.
+pub(super) fn add(
+    batch: &mut Batch,
+    table: &nftnl::Table,
+    rule: &NewRule,
+    owner: &Owner,
+) -> Result<(), TableError> {
+    let chain = Chain::new(CString::new(rule.chain)?, table);
+    let mut new = Rule::new(&chain);
+    for step in &rule.steps {
+        add_step(&mut new, step);
+    }
+    // Owners are shorter than a comment may be: tags hold 64 bytes, comments 128.
+    let _ = new.set_comment(CString::new(owner.to_string())?);
+    batch.add(&new, MsgType::Add);
+    Ok(())
+}
+
+/// Appends a rule that does nothing but need a form of queueing.
+pub(super) fn add_probe(
+    batch: &mut Batch,
+    table: &nftnl::Table,
+    queueing: Queueing,
+) -> Result<(), TableError> {
+    let chain = Chain::new(CString::new(CHAIN_HOLD)?, table);
+    let mut rule = Rule::new(&chain);
+    add_step(&mut rule, &Step::Queue { number: 0, bypass: true, queueing });
+    batch.add(&rule, MsgType::Add);
+    Ok(())
+}
+
+/// Appends the removal of a rule to a batch.
+pub(super) fn delete(
+    batch: &mut Batch,
+    table: &nftnl::Table,
+    rule: &InstalledRule,
+) -> Result<(), TableError> {
+    let chain = Chain::new(CString::new(rule.chain.as_str())?, table);
+    let mut old = Rule::new(&chain);
+    old.set_handle(rule.handle);
+    batch.add(&old, MsgType::Del);
+    Ok(())
+}
+
+fn add_step(rule: &mut Rule<'_>, step: &Step) {
+    match *step {
+        Step::Direction(direction) => {
+            rule.add_expr(&Raw::conntrack(libc::NFT_CT_DIRECTION));
+            rule.add_expr(&nft_expr!(cmp == direction));
+        }
+        Step::FlowSource(direction, address) => {
+            // These keys match only flows of their own family.
+            let key = match address {
+                IpAddr::V4(_) => libc::NFT_CT_SRC_IP,
+                IpAddr::V6(_) => libc::NFT_CT_SRC_IP6,
+            };
+            rule.add_expr(&Raw::conntrack_of(key, direction));
+            rule.add_expr(&nft_expr!(cmp == address));
+        }
+        Step::StateNew => {
+            rule.add_expr(&nft_expr!(ct state));
+            rule.add_expr(&Bitwise::new(STATE_NEW, 0u32));
+            rule.add_expr(&nft_expr!(cmp != 0u32));
+        }
+        Step::Ports(protocol, first, last) => {
+            rule.add_expr(&nft_expr!(meta l4proto));
+            rule.add_expr(&nft_expr!(cmp == protocol.number()));
+            // The port stands at the same place in both headers. Registers hold it in network
+            // byte order, in which the bytes compare as the number does.
+            rule.add_expr(&nft_expr!(payload tcp dport));
+            if first == last {
+                rule.add_expr(&nft_expr!(cmp == first.to_be()));
+            } else {
+                rule.add_expr(&Cmp::new(CmpOp::Gte, first.to_be()));
+                rule.add_expr(&Cmp::new(CmpOp::Lte, last.to_be()));
+            }
+        }
+        Step::ToThisHost => {
+            rule.add_expr(&Raw::destination_type());
+            rule.add_expr(&nft_expr!(cmp == ADDRESS_LOCAL));
+        }
+        Step::Connmark { mask, value } => {
+            rule.add_expr(&nft_expr!(ct mark));
+            rule.add_expr(&Bitwise::new(mask, 0u32));
+            rule.add_expr(&nft_expr!(cmp == value));
+        }
+        Step::SetMark { mask, value } => {
+            rule.add_expr(&nft_expr!(meta mark));
+            rule.add_expr(&Bitwise::new(!mask, value));
+            rule.add_expr(&nft_expr!(meta mark set));
+        }
+        Step::Queue { number, bypass, queueing } => {
+            rule.add_expr(&match queueing {
+                Queueing::Native => Raw::queue(number, bypass),
+                Queueing::Compat => Raw::xt_nfqueue(number, bypass),
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steering_covers_both_directions_in_both_chains() {
+        let rules = steering(PeerNumber::new(2).unwrap());
+        assert_eq!(rules.len(), 4);
+        for chain in [CHAIN_STEER, CHAIN_STEER_OUTPUT] {
+            let connmarks: Vec<_> = rules
+                .iter()
+                .filter(|rule| rule.chain == chain)
+                .map(|rule| rule.steps[..2].to_vec())
+                .collect();
+            assert_eq!(
+                connmarks,
+                [
+                    vec![
+                        Step::Direction(ORIGINAL),
+                        Step::Connmark { mask: 0x00ff_0000, value: 0x0002_0000 }
+                    ],
+                    vec![
+                        Step::Direction(REPLY),
+                        Step::Connmark { mask: 0xff00_0000, value: 0x0200_0000 }
+                    ],
+                ]
+            );
+        }
+        let set = Step::SetMark { mask: 0x00ff_0000, value: 0x0002_0000 };
+        assert!(rules.iter().all(|rule| rule.steps[2] == set));
+    }
+
+    fn hold(published: Vec<(Protocol, u16)>) -> HoldRules {
+        HoldRules {
+            addresses: vec!["10.88.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+            published,
+            on_loss: OnHolderLoss::Drop,
+        }
+    }
+
+    #[test]
+    fn a_hold_takes_packets_towards_the_container_only() {
+        let rules = holding(&hold(vec![]), 7, Queueing::Native).unwrap();
+        assert_eq!(rules.len(), 4);
+        for rule in rules {
+            let [Step::Direction(packet), Step::FlowSource(source, _), Step::Queue { bypass, .. }] =
+                rule.steps[..]
+            else {
+                panic!("{rule:?}")
+            };
+            assert_ne!(packet, source, "the container is the other direction's source");
+            assert!(!bypass);
+        }
+    }
+
+    #[test]
+    fn neighbouring_ports_become_one_rule() {
+        use Protocol::{Tcp, Udp};
+        let ports = [(Udp, 53), (Tcp, 81), (Tcp, 80), (Tcp, 80), (Tcp, 82), (Udp, 65535)];
+        assert_eq!(port_ranges(&ports), [(Tcp, 80, 82), (Udp, 53, 53), (Udp, 65535, 65535)]);
+    }
+
+    #[test]
+    fn too_many_rules_are_refused() {
+        let scattered = (0..300).map(|n| (Protocol::Tcp, n * 2)).collect();
+        let refused = holding(&hold(scattered), 7, Queueing::Compat);
+        assert!(matches!(refused, Err(TableError::TooManyRules { asked: 304, .. })));
+    }
+}

@@ -1,0 +1,79 @@
+//! One nf_tables batch: sent in one piece, every answer accounted for.
+
+use std::ops::Range;
+
+use nftnl::Batch;
+
+use super::TableError;
+use crate::nfnetlink::message::{Message, Refused};
+use crate::nfnetlink::{Socket, SocketError};
+
+/// A finished batch, ready to be sent.
+pub(crate) struct Transaction {
+    bytes: Vec<u8>,
+    /// Sequence numbers that are answered. Kernels before 6.10 do not answer the messages that
+    /// begin and end a batch; nftnl leaves those out of the range there.
+    answered: Range<u32>,
+    /// Sequence number of the first message between begin and end.
+    first: u32,
+}
+
+impl Transaction {
+    pub(crate) fn new(batch: Batch) -> Self {
+        let batch = batch.finalize();
+        // The kernel takes a batch in one datagram only; nftnl gives it in pages.
+        let bytes = batch.iter().flatten().copied().collect();
+        let answered = batch.sequence_numbers();
+        let first = answered.start + u32::from(begin_is_answered(&batch));
+        Self { bytes, answered, first }
+    }
+
+    /// Sequence number of the `index`th message.
+    pub(crate) fn message(&self, index: u32) -> u32 {
+        self.first + index
+    }
+
+    /// Sends the batch and returns what was refused, with the sequence numbers; nothing means
+    /// that it is in force.
+    ///
+    /// The kernel has worked through the batch and put all its answers into the socket when the
+    /// call that sends it returns, so there is nothing to wait for.
+    pub(crate) fn refusals(
+        &self,
+        socket: &Socket,
+        buffer: &mut [u8],
+    ) -> Result<Vec<(u32, Refused)>, TableError> {
+        let answers_lost = || TableError::Read(SocketError::Overrun);
+        while socket.poll(buffer)?.is_some() {}
+        socket.send(&self.bytes)?;
+        let mut answers = 0;
+        let mut refusals = Vec::new();
+        while let Some(messages) = socket.poll(buffer)? {
+            for message in messages {
+                match message.map_err(SocketError::from)? {
+                    Message::Ack { sequence } if self.answered.contains(&sequence) => answers += 1,
+                    Message::Refused { sequence, refused } => {
+                        answers += 1;
+                        refusals.push((sequence, refused));
+                    }
+                    Message::Overrun => return Err(answers_lost()),
+                    _ => {}
+                }
+            }
+        }
+        if refusals.is_empty() && answers < self.answered.len() {
+            return Err(answers_lost());
+        }
+        Ok(refusals)
+    }
+}
+
+/// Whether the batch's begin message has a sequence number of its own in the answered range.
+fn begin_is_answered(batch: &nftnl::FinalizedBatch) -> bool {
+    // The begin message stands first; its sequence number is 0 where it is not answered.
+    batch
+        .iter()
+        .next()
+        .and_then(|page| page.get(8..12))
+        .is_some_and(|sequence| sequence != [0; 4])
+}
