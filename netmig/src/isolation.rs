@@ -1,1 +1,330 @@
-//! (being written)
+//! Cutting a container off from the network, in both directions and at once.
+//!
+//! The host's end of the container's veth pair is a port of a bridge, and a port that is not
+//! *forwarding* neither takes frames in (`br_handle_frame`) nor sends any out (`should_deliver`).
+//! Setting the port's state is one netlink message (`RTM_SETLINK` in family `AF_BRIDGE` with
+//! `IFLA_PROTINFO`/`IFLA_BRPORT_STATE`; `net/bridge/br_netlink.c`, `br_set_port_state`). The link
+//! stays up, so addresses, routes and the bridge's forwarding table stay too. A packet filter would
+//! do the same, but adding or removing a base chain drops every packet that waits in an NFQUEUE of
+//! that namespace.
+//!
+//! Two of the kernel's port states block, and each has one thing that ends it without us:
+//!
+//! | state | ends by itself when |
+//! | --- | --- |
+//! | listening | the port's forward-delay timer, started when it joined the bridge, fires twice (2 × 15 s) |
+//! | disabled | the host's veth end reports a change (`NETDEV_CHANGE`: `ip link set` on it, the container's end going down and up), `br_port_carrier_check` |
+//!
+//! So [`Port::block`] takes *listening*, unless it finds that timer running: then *disabled*.
+//! Calling it again later changes over. Setting the bridge down and up, or taking the port out of
+//! it and back, ends both.
+//!
+//! When no port of a bridge forwards any more the bridge loses its carrier, and with it the host's
+//! neighbour entries on the bridge that are not permanent (`neigh_carrier_down`). They are learnt
+//! again on first use, or put there beforehand by `Sandbox::seed_neighbours`.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use thiserror::Error;
+
+use crate::netns::link::{self, LINK_HEADER, Link, addresses, link_request, links, port_number};
+use crate::netns::message::{Message, u32_attribute};
+use crate::netns::socket::{KernelSocket, Protocol};
+use crate::netns::{self, Namespace};
+
+const RTM_SETLINK: u16 = 19;
+const RTM_GETNSID: u16 = 90;
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
+const IFLA_PROTINFO: u16 = 12;
+const IFLA_BRPORT_STATE: u16 = 1;
+const IFLA_BRPORT_FORWARD_DELAY_TIMER: u16 = 22;
+/// Bridge port states, `include/uapi/linux/if_bridge.h`.
+const STATE_DISABLED: u8 = 0;
+const STATE_LISTENING: u8 = 1;
+const STATE_FORWARDING: u8 = 3;
+
+/// Why a container could not be cut off, or connected again.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A network namespace cannot be used.
+    #[error("cannot find the host's end of a container's interface")]
+    Namespace(#[from] netns::Error),
+    /// The kernel refused to list interfaces or addresses.
+    #[error("cannot read the interfaces of {name}")]
+    Read {
+        /// Whose interfaces.
+        name: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The container has no interface of that name.
+    #[error("{container} has no interface {interface}")]
+    NoInterface {
+        /// What the network namespace belongs to.
+        container: String,
+        /// Name looked for.
+        interface: String,
+    },
+    /// The container's interface is not one end of a veth pair whose other end is on this host:
+    /// host networking, macvlan, pasta.
+    #[error(
+        "interface {interface} of {container} has no other end on this host; only containers on a \
+         bridge network can be moved"
+    )]
+    NoHostEnd {
+        /// What the network namespace belongs to.
+        container: String,
+        /// The container's interface.
+        interface: String,
+    },
+    /// The host's end is no port of a bridge.
+    #[error(
+        "interface {port} is no port of a bridge; only containers on a bridge network can be moved"
+    )]
+    NoBridge {
+        /// Name of the host's end.
+        port: String,
+    },
+    /// The bridge runs the spanning tree protocol, so the state of its ports is not ours to set.
+    #[error("bridge of {port} runs the spanning tree protocol; switch it off (stp_state 0)")]
+    SpanningTree {
+        /// Name of the port.
+        port: String,
+    },
+    /// The kernel refused the port's new state.
+    #[error("cannot {action} port {port}; does the container still exist?")]
+    State {
+        /// `block` or `unblock`.
+        action: &'static str,
+        /// Name of the port.
+        port: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The bridge that a container is attached to.
+#[derive(Clone, Debug)]
+pub struct Bridge {
+    /// Interface index on the host.
+    pub index: u32,
+    /// Interface name on the host.
+    pub name: String,
+    /// Its Ethernet address: what the container sends to for its gateway.
+    pub mac: [u8; 6],
+    /// Its addresses, those of the link included: the container's gateways.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The bridge port by which a container is connected to its host.
+#[derive(Debug)]
+pub struct Port {
+    socket: Mutex<KernelSocket>,
+    index: u32,
+    name: String,
+    bridge: Bridge,
+}
+
+impl Port {
+    /// Finds the host's end of `container_interface` in the network namespace `container`, looking
+    /// in the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// One variant of [`Error`] for each way in which the container is not on a bridge.
+    pub fn of_container(container: &Namespace, container_interface: &str) -> Result<Self, Error> {
+        let read = |name: &str, source| Error::Read { name: name.to_owned(), source };
+        let host = Namespace::current()?;
+        let inside = links(&mut container.socket(Protocol::Route)?)
+            .map_err(|source| read(container.name(), source))?
+            .into_iter()
+            .find(|link| link.name == container_interface)
+            .ok_or_else(|| Error::NoInterface {
+                container: container.name().to_owned(),
+                interface: container_interface.to_owned(),
+            })?;
+
+        let mut socket = host.socket(Protocol::Route)?;
+        let on_host = |source| read(host.name(), source);
+        let outside = match (inside.peer, inside.kind.as_deref()) {
+            (Some(peer), Some("veth")) => link::link(&mut socket, peer).map_err(on_host)?,
+            _ => None,
+        };
+        let number = namespace_number(&mut socket, container).map_err(on_host)?;
+        // Indexes repeat between namespaces, so the pair must point at each other.
+        let outside = outside
+            .filter(|link| link.peer == Some(inside.index) && link.peer_namespace == number)
+            .ok_or_else(|| Error::NoHostEnd {
+                container: container.name().to_owned(),
+                interface: container_interface.to_owned(),
+            })?;
+        let bridge = bridge_of(&mut socket, &outside).map_err(on_host)?;
+        let bridge = bridge.ok_or_else(|| Error::NoBridge { port: outside.name.clone() })?;
+        Ok(Self { socket: Mutex::new(socket), index: outside.index, name: outside.name, bridge })
+    }
+
+    /// The port's interface index on the host.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The port's interface name on the host.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The bridge it belongs to.
+    #[must_use]
+    pub fn bridge(&self) -> &Bridge {
+        &self.bridge
+    }
+
+    /// Stops all frames from and to the container. What was on its way at this moment still
+    /// arrives within microseconds. Blocking a blocked port is no error, and makes the block proof
+    /// against interface events once the port is old enough (see the module's documentation).
+    ///
+    /// # Errors
+    /// [`Error::State`], [`Error::SpanningTree`].
+    pub fn block(&self) -> Result<(), Error> {
+        let mut batch = set_state(self.index, STATE_LISTENING);
+        // Asking for the link also lets pending carrier events of the port happen now, rather than
+        // after a change to *disabled*, which they would undo.
+        batch.extend(link_request(self.index));
+        let mut timer_runs = false;
+        self.send("block", &mut batch, |link| timer_runs = timer_left(&link.port_data) > 0)?;
+        if timer_runs {
+            self.send("block", &mut set_state(self.index, STATE_DISABLED), |_| ())?;
+        }
+        Ok(())
+    }
+
+    /// Lets frames pass again. When this returns the bridge can carry them.
+    ///
+    /// # Errors
+    /// [`Error::State`], [`Error::SpanningTree`].
+    pub fn unblock(&self) -> Result<(), Error> {
+        let mut batch = set_state(self.index, STATE_FORWARDING);
+        // A bridge whose only port was blocked has no carrier, and drops what is sent through it
+        // until the kernel's link watch has run; asking for the link makes it run now
+        // (rtnl_getlink, net/core/rtnetlink.c).
+        batch.extend(link_request(self.bridge.index));
+        self.send("unblock", &mut batch, |_| ())
+    }
+
+    /// Whether frames are stopped, as the kernel says now.
+    ///
+    /// # Errors
+    /// [`Error::Read`]; a port that is gone counts as blocked.
+    pub fn is_blocked(&self) -> Result<bool, Error> {
+        let link = link::link(&mut self.socket(), self.index)
+            .map_err(|source| Error::Read { name: self.name.clone(), source })?;
+        let state = link.and_then(|link| port_number(&link.port_data, IFLA_BRPORT_STATE));
+        Ok(state != Some(u64::from(STATE_FORWARDING)))
+    }
+
+    fn send(
+        &self,
+        action: &'static str,
+        batch: &mut [u8],
+        mut each: impl FnMut(Link),
+    ) -> Result<(), Error> {
+        let answered = self.socket().answer(batch, |answer| {
+            if let Some(link) = Link::parse(answer.payload) {
+                each(link);
+            }
+        });
+        answered.map_err(|refused| match refused.source.raw_os_error() {
+            Some(libc::EBUSY) => Error::SpanningTree { port: self.name.clone() },
+            _ => Error::State { action, port: self.name.clone(), source: refused.source },
+        })
+    }
+
+    /// The socket on the host; a panic elsewhere cannot have left it half-used.
+    pub(crate) fn socket(&self) -> MutexGuard<'_, KernelSocket> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn set_state(port: u32, state: u8) -> Vec<u8> {
+    let mut payload = [0; LINK_HEADER];
+    payload[0] = u8::try_from(libc::AF_BRIDGE).unwrap_or(0);
+    payload[4..8].copy_from_slice(&port.to_ne_bytes());
+    let mut message = Message::new(RTM_SETLINK, 0, &payload);
+    message.nested(IFLA_PROTINFO, |port| {
+        port.attribute(IFLA_BRPORT_STATE, &[state]);
+    });
+    message.finish()
+}
+
+/// What is left of the forward-delay timer, in hundredths of a second; 0 when it does not run.
+fn timer_left(port_data: &[u8]) -> u64 {
+    port_number(port_data, IFLA_BRPORT_FORWARD_DELAY_TIMER).unwrap_or(0)
+}
+
+fn bridge_of(socket: &mut KernelSocket, port: &Link) -> io::Result<Option<Bridge>> {
+    let Some(master) = port.master.filter(|_| port.port_kind.as_deref() == Some("bridge")) else {
+        return Ok(None);
+    };
+    let Some(link) = link::link(socket, master)? else { return Ok(None) };
+    let Some(mac) = link.mac else { return Ok(None) };
+    let addresses = addresses(socket)?
+        .into_iter()
+        .filter(|address| address.interface == master)
+        .map(|address| address.address)
+        .collect();
+    Ok(Some(Bridge { index: master, name: link.name, mac, addresses }))
+}
+
+/// The number that the socket's namespace has for `other`, `None` when it has given it none.
+fn namespace_number(socket: &mut KernelSocket, other: &Namespace) -> io::Result<Option<u32>> {
+    let mut message = Message::new(RTM_GETNSID, 0, &[0; 4]);
+    message.attribute(NETNSA_FD, &other.as_fd().as_raw_fd().to_ne_bytes());
+    let mut number = None;
+    socket
+        .answer(&mut message.finish(), |answer| {
+            number = answer.payload.get(4..).and_then(|rest| u32_attribute(rest, NETNSA_NSID));
+        })
+        .map_err(|refused| refused.source)?;
+    // NETNSA_NSID_NOT_ASSIGNED is -1.
+    Ok(number.filter(|number| *number != u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netns::message::{attribute, messages};
+
+    #[test]
+    fn a_state_is_nested_in_the_bridge_family() {
+        let bytes = set_state(7, STATE_LISTENING);
+        let message = messages(&bytes).next().unwrap();
+        assert_eq!(message.kind, RTM_SETLINK);
+        assert_eq!(message.payload[0], 7, "AF_BRIDGE");
+        assert_eq!(message.payload[4], 7, "index");
+        let nest = attribute(&message.payload[LINK_HEADER..], IFLA_PROTINFO).unwrap();
+        assert_eq!(attribute(nest, IFLA_BRPORT_STATE), Some(&[STATE_LISTENING][..]));
+    }
+
+    #[test]
+    fn a_running_timer_is_seen() {
+        let mut data = Message::new(0, 0, &[]);
+        data.attribute(IFLA_BRPORT_STATE, &[STATE_FORWARDING]);
+        data.attribute(IFLA_BRPORT_FORWARD_DELAY_TIMER, &1499_u64.to_ne_bytes());
+        assert_eq!(timer_left(&data.finish()[16..]), 1499);
+        assert_eq!(timer_left(&[]), 0);
+    }
+
+    #[test]
+    fn a_namespace_without_such_an_interface_is_refused() {
+        let error = Port::of_container(&Namespace::current().unwrap(), "nosuch0");
+        // Entering a namespace takes root; either way nothing is found.
+        assert!(matches!(error, Err(Error::NoInterface { .. } | Error::Namespace(_))));
+    }
+}

@@ -1,1 +1,404 @@
-//! (being written)
+//! Policy routing towards peers: what carries a peer's mark goes into its tunnel, or nowhere.
+//!
+//! For peer *P*, over IPv4 and IPv6 (see [`crate::peer`] for the numbers):
+//!
+//! ```text
+//! rule  pref 3000+P  fwmark P<<16/0x00ff0000  lookup 3000+P
+//! table 3000+P       default dev netmigP metric 1
+//!                    blackhole default metric 4294967295
+//! ```
+//!
+//! The blackhole holds the place when the tunnel's interface goes away, as its route does then.
+//! Without it packets would fall through to the main table, and far ends would get resets.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use futures::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType,
+};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use thiserror::Error;
+
+use crate::netns::rtnl;
+use crate::peer::{FWMARK_MASK, PeerNumber};
+
+/// Protocol number of netmig's rules and routes (`RTA_PROTOCOL`, `FRA_PROTOCOL`): it tells them
+/// from anybody else's. `ip route show proto 78` lists them.
+pub const PROTOCOL: u8 = 78;
+/// Metric of the route into the tunnel.
+const TUNNEL_METRIC: u32 = 1;
+/// Metric of the blackhole: the highest, so any other route comes first.
+const BLACKHOLE_METRIC: u32 = u32::MAX;
+
+/// Why policy routing could not be set up, read or removed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A netlink socket could not be opened.
+    #[error("cannot open a netlink socket for routes")]
+    Socket(#[source] io::Error),
+    /// A rule or route was refused.
+    #[error("cannot {action} the {object} of peer {peer}")]
+    Refused {
+        /// `add`, `remove` or `list`.
+        action: &'static str,
+        /// What was to be changed.
+        object: &'static str,
+        /// Whose.
+        peer: PeerNumber,
+        /// The kernel's answer.
+        #[source]
+        source: rtnetlink::Error,
+    },
+    /// The tunnel to the peer does not exist.
+    #[error("peer {peer} has no tunnel interface {interface}; connect to the peer first")]
+    NoTunnel {
+        /// Which peer.
+        peer: PeerNumber,
+        /// The interface that is missing.
+        interface: String,
+    },
+    /// There is no way to that address.
+    #[error("no route to {destination}; check this host's routes")]
+    NoRoute {
+        /// The address.
+        destination: IpAddr,
+        /// The kernel's answer, if it was an error.
+        #[source]
+        source: Option<rtnetlink::Error>,
+    },
+    /// A setting of the kernel could not be read.
+    #[error("cannot read {}", path.display())]
+    Setting {
+        /// The file under `/proc/sys`.
+        path: PathBuf,
+        /// The file system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Whether this host forwards packets between its interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forwarding {
+    /// `net.ipv4.ip_forward`.
+    pub v4: bool,
+    /// `net.ipv6.conf.all.forwarding`; false too when there is no IPv6.
+    pub v6: bool,
+}
+
+/// Leads packets that carry the peer's mark into the tunnel to it. Doing it twice changes nothing.
+///
+/// A host (or interface) without IPv6 gets IPv4 alone.
+///
+/// # Errors
+/// [`Error::NoTunnel`], [`Error::Refused`].
+pub async fn install(peer: PeerNumber) -> Result<(), Error> {
+    let handle = rtnl::connect().map_err(Error::Socket)?;
+    let interface = peer.interface();
+    let link = rtnl::link_by_name(&handle, &interface)
+        .await
+        .map_err(|source| refused("list", "interface", peer)(source))?
+        .ok_or_else(|| Error::NoTunnel { peer, interface: interface.clone() })?;
+    install_family(&handle, peer, IpVersion::V4, link.header.index).await?;
+    if ipv6_enabled(&interface) {
+        install_family(&handle, peer, IpVersion::V6, link.header.index).await?;
+    } else {
+        tracing::debug!(%peer, interface, "IPv6 is off here, no IPv6 routes to the peer");
+    }
+    Ok(())
+}
+
+/// Takes the peer's rules and routes away, also if there are several of a kind. What is not there
+/// is no error; what others put into the same table stays.
+///
+/// # Errors
+/// [`Error::Refused`], the first; everything else is removed nevertheless.
+pub async fn remove(peer: PeerNumber) -> Result<(), Error> {
+    let handle = rtnl::connect().map_err(Error::Socket)?;
+    let mut outcome = Ok(());
+    for version in [IpVersion::V4, IpVersion::V6] {
+        let rules = remove_rules(&handle, peer, version.clone()).await;
+        let routes = remove_routes(&handle, peer, version).await;
+        outcome = outcome.and(rules).and(routes);
+    }
+    outcome
+}
+
+/// Whether this host forwards packets, as it must to serve moved containers.
+///
+/// # Errors
+/// [`Error::Setting`].
+pub fn forwarding() -> Result<Forwarding, Error> {
+    let v6 = Path::new("/proc/sys/net/ipv6/conf/all/forwarding");
+    Ok(Forwarding {
+        v4: is_set(Path::new("/proc/sys/net/ipv4/ip_forward"))?,
+        v6: v6.exists() && is_set(v6)?,
+    })
+}
+
+/// The MTU, in bytes, of the interface by which packets to `destination` leave this host, or that
+/// of the route if somebody configured a smaller one.
+///
+/// # Errors
+/// [`Error::NoRoute`], [`Error::Socket`].
+pub async fn route_mtu(destination: IpAddr) -> Result<u32, Error> {
+    let handle = rtnl::connect().map_err(Error::Socket)?;
+    let no_route = |source| Error::NoRoute { destination, source };
+    let request = match destination {
+        IpAddr::V4(address) => {
+            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build()
+        }
+        IpAddr::V6(address) => {
+            RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, 128).build()
+        }
+    };
+    let answer: Option<RouteMessage> = handle
+        .route()
+        .get(request)
+        .execute()
+        .try_next()
+        .await
+        .map_err(|source| no_route(Some(source)))?;
+    let answer = answer.ok_or_else(|| no_route(None))?;
+    let output = answer.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    });
+    let link = rtnl::link_by_index(&handle, output.ok_or_else(|| no_route(None))?)
+        .await
+        .map_err(|source| no_route(Some(source)))?;
+    let device = link.and_then(|link| {
+        link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        })
+    });
+    let device = device.ok_or_else(|| no_route(None))?;
+    Ok(configured_mtu(&answer).map_or(device, |mtu| mtu.min(device)))
+}
+
+/// The MTU metric of a looked-up route. One with an expiry was learnt from ICMP, not configured.
+fn configured_mtu(route: &RouteMessage) -> Option<u32> {
+    let learnt = route
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, RouteAttribute::CacheInfo(info) if info.expires != 0));
+    let metrics = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) if !learnt => Some(metrics),
+        _ => None,
+    })?;
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+        _ => None,
+    })
+}
+
+/// False where the kernel has no IPv6 or it is switched off for the interface.
+pub(crate) fn ipv6_enabled(interface: &str) -> bool {
+    let disabled = Path::new("/proc/sys/net/ipv6/conf").join(interface).join("disable_ipv6");
+    disabled.exists() && is_set(&disabled).is_ok_and(|disabled| !disabled)
+}
+
+fn is_set(path: &Path) -> Result<bool, Error> {
+    std::fs::read_to_string(path)
+        .map(|value| value.trim() != "0")
+        .map_err(|source| Error::Setting { path: path.to_owned(), source })
+}
+
+fn refused(
+    action: &'static str,
+    object: &'static str,
+    peer: PeerNumber,
+) -> impl Fn(rtnetlink::Error) -> Error {
+    move |source| Error::Refused { action, object, peer, source }
+}
+
+async fn install_family(
+    handle: &Handle,
+    peer: PeerNumber,
+    version: IpVersion,
+    interface: u32,
+) -> Result<(), Error> {
+    for (object, route) in [
+        ("blackhole route", default_route(peer, &version, None)),
+        ("tunnel route", default_route(peer, &version, Some(interface))),
+    ] {
+        // Replacing one that is equal changes nothing; one that leads to an interface of the past
+        // is corrected.
+        let added = handle.route().add(route).replace().execute().await;
+        added.map_err(refused("add", object, peer))?;
+    }
+    let mut request = handle.rule().add();
+    *request.message_mut() = rule(peer, &version);
+    match request.execute().await {
+        Err(error) if rtnl::errno(&error) == Some(libc::EEXIST) => Ok(()),
+        other => other.map_err(refused("add", "rule", peer)),
+    }
+}
+
+fn address_family(version: &IpVersion) -> AddressFamily {
+    match version {
+        IpVersion::V4 => AddressFamily::Inet,
+        IpVersion::V6 => AddressFamily::Inet6,
+    }
+}
+
+fn rule(peer: PeerNumber, version: &IpVersion) -> RuleMessage {
+    let mut rule = RuleMessage::default();
+    rule.header.family = address_family(version);
+    rule.header.action = RuleAction::ToTable;
+    rule.attributes = vec![
+        RuleAttribute::Priority(peer.table()),
+        RuleAttribute::FwMark(peer.fwmark()),
+        RuleAttribute::FwMask(FWMARK_MASK),
+        RuleAttribute::Table(peer.table()),
+        RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
+    ];
+    rule
+}
+
+/// The peer's default route: through `interface`, or the blackhole.
+fn default_route(peer: PeerNumber, version: &IpVersion, interface: Option<u32>) -> RouteMessage {
+    let mut route = RouteMessage::default();
+    route.header.address_family = address_family(version);
+    route.header.table = RouteHeader::RT_TABLE_UNSPEC;
+    route.header.protocol = RouteProtocol::from(PROTOCOL);
+    route.attributes = vec![RouteAttribute::Table(peer.table())];
+    if let Some(index) = interface {
+        route.header.kind = RouteType::Unicast;
+        route.attributes.push(RouteAttribute::Priority(TUNNEL_METRIC));
+        route.attributes.push(RouteAttribute::Oif(index));
+    } else {
+        route.header.kind = RouteType::BlackHole;
+        route.attributes.push(RouteAttribute::Priority(BLACKHOLE_METRIC));
+    }
+    route
+}
+
+/// Whether a listed rule is the one that [`rule`] makes.
+fn is_rule_of(peer: PeerNumber, listed: &RuleMessage) -> bool {
+    listed.header.action == RuleAction::ToTable
+        && rule(peer, &IpVersion::V4)
+            .attributes
+            .iter()
+            .all(|attribute| listed.attributes.contains(attribute))
+}
+
+/// Whether a listed route is one that [`default_route`] makes.
+fn is_route_of(peer: PeerNumber, listed: &RouteMessage) -> bool {
+    listed.header.protocol == RouteProtocol::from(PROTOCOL)
+        && listed.header.destination_prefix_length == 0
+        && listed.attributes.contains(&RouteAttribute::Table(peer.table()))
+}
+
+async fn remove_rules(handle: &Handle, peer: PeerNumber, version: IpVersion) -> Result<(), Error> {
+    let family = address_family(&version);
+    let listed: Vec<RuleMessage> = match handle.rule().get(version).execute().try_collect().await {
+        // A kernel without this family has no rules of it.
+        Err(error) if rtnl::is_no_family(&error) => return Ok(()),
+        other => other.map_err(refused("list", "rules", peer))?,
+    };
+    for rule in listed {
+        if rule.header.family == family && is_rule_of(peer, &rule) {
+            match handle.rule().del(rule).execute().await {
+                Err(error) if rtnl::errno(&error) == Some(libc::ENOENT) => {}
+                other => other.map_err(refused("remove", "rule", peer))?,
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn remove_routes(handle: &Handle, peer: PeerNumber, version: IpVersion) -> Result<(), Error> {
+    for route in list_routes(handle, peer, address_family(&version)).await? {
+        if !is_route_of(peer, &route) {
+            continue;
+        }
+        // Only what identifies the route: state that a dump adds is not wanted in a request.
+        let mut identity = default_route(peer, &version, None);
+        identity.header.kind = route.header.kind;
+        identity.attributes.retain(|own| matches!(own, RouteAttribute::Table(_)));
+        identity.attributes.extend(route.attributes.into_iter().filter(|attribute| {
+            matches!(attribute, RouteAttribute::Priority(_) | RouteAttribute::Oif(_))
+        }));
+        match handle.route().del(identity).execute().await {
+            Err(error) if rtnl::errno(&error) == Some(libc::ESRCH) => {}
+            other => other.map_err(refused("remove", "route", peer))?,
+        }
+    }
+    Ok(())
+}
+
+/// All routes of a family, of all tables.
+async fn list_routes(
+    handle: &Handle,
+    peer: PeerNumber,
+    family: AddressFamily,
+) -> Result<Vec<RouteMessage>, Error> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = family;
+    match handle.route().get(request).execute().try_collect::<Vec<_>>().await {
+        Err(error) if rtnl::is_no_family(&error) => Ok(Vec::new()),
+        // A kernel without the family answers with the routes of all families.
+        Ok(mut routes) => {
+            routes.retain(|route| route.header.address_family == family);
+            Ok(routes)
+        }
+        Err(error) => Err(refused("list", "routes", peer)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtnetlink::packet_route::route::RouteCacheInfo;
+
+    fn peer(number: u8) -> PeerNumber {
+        PeerNumber::new(number).unwrap()
+    }
+
+    #[test]
+    fn a_peers_rule_is_recognised_among_others() {
+        let mut listed = rule(peer(3), &IpVersion::V6);
+        listed.attributes.push(RuleAttribute::SuppressPrefixLen(u32::MAX));
+        assert!(is_rule_of(peer(3), &listed));
+        assert!(!is_rule_of(peer(4), &listed));
+        for index in 0..5 {
+            let mut foreign = listed.clone();
+            foreign.attributes.remove(index);
+            assert!(!is_rule_of(peer(3), &foreign), "without {:?}", listed.attributes[index]);
+        }
+        listed.header.action = RuleAction::Goto;
+        assert!(!is_rule_of(peer(3), &listed));
+    }
+
+    #[test]
+    fn a_peers_routes_are_recognised_among_others() {
+        for interface in [None, Some(7)] {
+            let route = default_route(peer(3), &IpVersion::V4, interface);
+            assert!(is_route_of(peer(3), &route));
+            assert!(!is_route_of(peer(30), &route));
+            let mut foreign = route.clone();
+            foreign.header.protocol = RouteProtocol::Static;
+            assert!(!is_route_of(peer(3), &foreign), "somebody else's in the same table");
+        }
+    }
+
+    #[test]
+    fn a_learnt_mtu_is_not_a_configured_one() {
+        let mut route = RouteMessage::default();
+        assert_eq!(configured_mtu(&route), None);
+        route.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]));
+        assert_eq!(configured_mtu(&route), Some(1400));
+        let mut info = RouteCacheInfo::parse(&[0; 32]).unwrap();
+        info.expires = 500;
+        route.attributes.push(RouteAttribute::CacheInfo(info));
+        assert_eq!(configured_mtu(&route), None);
+    }
+}

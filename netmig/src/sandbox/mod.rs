@@ -1,0 +1,244 @@
+//! The container's own network namespace: interfaces, gateways, route MTU, neighbours.
+//!
+//! A [`Sandbox`] is opened while there is time, and holds what the moments around the restore need:
+//! a socket inside the namespace and the messages that set the MTU of its routes.
+
+mod routes;
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+
+use thiserror::Error;
+
+use self::routes::Routes;
+use crate::isolation::Port;
+use crate::netns::link::{InterfaceAddress, addresses, family, ip_bytes, link_request, links};
+use crate::netns::message::Message;
+use crate::netns::socket::{KernelSocket, Protocol, Refused};
+use crate::netns::{self, Namespace};
+
+const RTM_NEWNEIGH: u16 = 28;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NUD_REACHABLE: u16 = 0x02;
+const NLM_F_REPLACE: u16 = 0x100;
+const NLM_F_CREATE: u16 = 0x400;
+/// `RT_SCOPE_UNIVERSE`: an address valid everywhere.
+const SCOPE_GLOBAL: u8 = 0;
+
+/// Why a container's network namespace could not be read or changed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The namespace cannot be used.
+    #[error("cannot look into the network of a container")]
+    Namespace(#[from] netns::Error),
+    /// Interfaces, addresses or routes could not be listed.
+    #[error("cannot read the network of {container}")]
+    Read {
+        /// What the network namespace belongs to.
+        container: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A route would not take the MTU. It may have changed since the sandbox was opened; opening it
+    /// again reads it anew.
+    #[error("cannot set the MTU of route {route} of {container}")]
+    RouteMtu {
+        /// Destination and device of the route.
+        route: String,
+        /// What the network namespace belongs to.
+        container: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// No interface of the container ends at this bridge port.
+    #[error("{container} is not connected to port {port}; was its network changed?")]
+    NotConnected {
+        /// What the network namespace belongs to.
+        container: String,
+        /// Name of the port.
+        port: String,
+    },
+    /// A neighbour entry was refused.
+    #[error("cannot set the neighbour entries of {place}")]
+    Neighbour {
+        /// The container or the bridge.
+        place: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// An interface of the container, other than loopback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Name inside of the container.
+    pub name: String,
+    /// Index inside of the container.
+    pub index: u32,
+    /// Ethernet address, where the interface has one.
+    pub mac: Option<[u8; 6]>,
+    /// Index of the veth pair's other end, in its namespace.
+    pub peer_index: Option<u32>,
+    /// Largest packet, in bytes.
+    pub mtu: u32,
+    /// Global addresses with their prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Addresses valid on the link only.
+    pub link_addresses: Vec<IpAddr>,
+}
+
+/// A default gateway of the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its address.
+    pub address: IpAddr,
+    /// Index of the container's interface that leads to it.
+    pub interface: u32,
+}
+
+/// A container's network namespace, ready to be changed quickly.
+#[derive(Debug)]
+pub struct Sandbox {
+    name: String,
+    interfaces: Vec<Interface>,
+    gateways: Vec<Gateway>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    socket: KernelSocket,
+    routes: Routes,
+}
+
+impl Sandbox {
+    /// Reads the interfaces, addresses and routes in `namespace` and prepares for changing them.
+    ///
+    /// # Errors
+    /// [`Error::Namespace`], [`Error::Read`].
+    pub fn open(namespace: &Namespace) -> Result<Self, Error> {
+        let name = namespace.name().to_owned();
+        let mut socket = namespace.socket(Protocol::Route)?;
+        let read = |source| Error::Read { container: name.clone(), source };
+        let interfaces = read_interfaces(&mut socket).map_err(read)?;
+        let routes = Routes::read(&mut socket, &interfaces).map_err(read)?;
+        let gateways = routes.gateways().to_vec();
+        Ok(Self { name, interfaces, gateways, inner: Mutex::new(Inner { socket, routes }) })
+    }
+
+    /// The container's interfaces as they were when the sandbox was opened, without loopback.
+    #[must_use]
+    pub fn interfaces(&self) -> &[Interface] {
+        &self.interfaces
+    }
+
+    /// The container's default gateways as they were when the sandbox was opened.
+    #[must_use]
+    pub fn gateways(&self) -> &[Gateway] {
+        &self.gateways
+    }
+
+    /// Sets the `mtu` metric, in bytes, of every unicast route that leaves through an interface of
+    /// the container, and changes nothing else of them. 0 takes the metric away.
+    ///
+    /// A socket restored with `TCP_REPAIR` keeps a segment size of 524 bytes until the MTU of its
+    /// route *changes*, so a restore wants two calls with different values: one before and one
+    /// after.
+    ///
+    /// # Errors
+    /// [`Error::RouteMtu`] for the first route refused; the others are set.
+    pub fn set_route_mtu(&self, mtu: u32) -> Result<(), Error> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let Inner { socket, routes } = &mut *inner;
+        socket.execute(routes.with_mtu(mtu)).map_err(|Refused { index, source }| Error::RouteMtu {
+            route: routes.name(index).to_owned(),
+            container: self.name.clone(),
+            source,
+        })
+    }
+
+    /// Tells the container the Ethernet addresses of its gateways on the bridge, and the bridge
+    /// that of the container, so that no question need be asked (and be lost, which costs a second)
+    /// in the first moments. The entries age like learnt ones.
+    ///
+    /// Gateways that are not the bridge itself are left out: their addresses are not known here.
+    ///
+    /// # Errors
+    /// [`Error::NotConnected`], [`Error::Neighbour`].
+    pub fn seed_neighbours(&self, port: &Port) -> Result<(), Error> {
+        let interface = self
+            .interfaces
+            .iter()
+            .find(|interface| interface.peer_index == Some(port.index()))
+            .ok_or_else(|| Error::NotConnected {
+                container: self.name.clone(),
+                port: port.name().to_owned(),
+            })?;
+        let bridge = port.bridge();
+        let neighbour = |place: &str, refused: Refused| Error::Neighbour {
+            place: place.to_owned(),
+            source: refused.source,
+        };
+
+        let mut inside = Vec::new();
+        for gateway in self.gateways.iter().filter(|gateway| gateway.interface == interface.index) {
+            if bridge.addresses.contains(&gateway.address) {
+                inside.extend(reachable(interface.index, gateway.address, bridge.mac));
+            }
+        }
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.socket.execute(&mut inside).map_err(|refused| neighbour(&self.name, refused))?;
+
+        // A bridge that just lost its carrier forgets its neighbours when the kernel's link watch
+        // comes round to it; asking for the link makes that happen before, not after.
+        let mut outside = link_request(bridge.index);
+        let addresses = interface.addresses.iter().map(|(address, _)| address);
+        for address in addresses.chain(&interface.link_addresses) {
+            if let Some(mac) = interface.mac {
+                outside.extend(reachable(bridge.index, *address, mac));
+            }
+        }
+        port.socket().execute(&mut outside).map_err(|refused| neighbour(&bridge.name, refused))
+    }
+}
+
+fn read_interfaces(socket: &mut KernelSocket) -> io::Result<Vec<Interface>> {
+    let addresses = addresses(socket)?;
+    let loopback = u32::try_from(libc::IFF_LOOPBACK).unwrap_or(0);
+    let links = links(socket)?.into_iter().filter(|link| link.flags & loopback == 0);
+    Ok(links
+        .map(|link| {
+            let own = |global| {
+                addresses.iter().filter(move |address: &&InterfaceAddress| {
+                    address.interface == link.index && (address.scope == SCOPE_GLOBAL) == global
+                })
+            };
+            Interface {
+                addresses: own(true).map(|own| (own.address, own.prefix)).collect(),
+                link_addresses: own(false).map(|own| own.address).collect(),
+                name: link.name,
+                index: link.index,
+                mac: link.mac,
+                peer_index: link.peer,
+                mtu: link.mtu,
+            }
+        })
+        .collect())
+}
+
+/// A neighbour entry as if just confirmed: it needs no question for some 15 to 45 seconds.
+fn reachable(interface: u32, address: IpAddr, mac: [u8; 6]) -> Vec<u8> {
+    let mut payload = [0; 12];
+    payload[0] = family(address);
+    payload[4..8].copy_from_slice(&interface.to_ne_bytes());
+    payload[8..10].copy_from_slice(&NUD_REACHABLE.to_ne_bytes());
+    let mut message = Message::new(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, &payload);
+    message.attribute(NDA_DST, &ip_bytes(address));
+    message.attribute(NDA_LLADDR, &mac);
+    message.finish()
+}

@@ -1,0 +1,209 @@
+//! The tunnel's interface: creation, address, MTU, kernel settings, removal.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use futures::TryStreamExt;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::{Handle, LinkUnspec, LinkWireguard};
+
+use super::{Error, Kind, SourceCheck, lookup, refused, userspace};
+use crate::netns::rtnl;
+use crate::peer::{INTERFACE_PREFIX, PeerNumber};
+
+/// What IPv6 asks of every link (RFC 8200, section 5).
+pub(super) const MTU_MIN: u32 = 1280;
+/// What is left of the largest IP packet after outer headers and WireGuard's own (80 bytes), in
+/// WireGuard's steps of 16.
+pub(super) const MTU_MAX: u32 = 65_440;
+
+/// The tunnel's interface as found.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) kind: Kind,
+    /// False when it was made just now.
+    pub(super) existed: bool,
+    name: String,
+    index: u32,
+    mtu: u32,
+    up: bool,
+}
+
+/// Finds the interface; an error if there is another kind of interface by its name.
+pub(super) async fn find(handle: &Handle, interface: &str) -> Result<Option<Device>, Error> {
+    let Some(link) = lookup(handle, interface).await? else { return Ok(None) };
+    let mtu = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    let info = kind_of(&link);
+    let kind = tunnel_kind(info).ok_or_else(|| Error::NotOurs {
+        interface: interface.to_owned(),
+        kind: info.map_or_else(|| "a device".to_owned(), |kind| format!("{kind:?}")),
+    })?;
+    Ok(Some(Device {
+        kind,
+        existed: true,
+        name: interface.to_owned(),
+        index: link.header.index,
+        mtu: mtu.unwrap_or(0),
+        up: link.header.flags.contains(LinkFlags::Up),
+    }))
+}
+
+fn kind_of(link: &LinkMessage) -> Option<&InfoKind> {
+    let infos = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    })?;
+    infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    })
+}
+
+fn tunnel_kind(kind: Option<&InfoKind>) -> Option<Kind> {
+    match kind? {
+        InfoKind::Wireguard => Some(Kind::Kernel),
+        InfoKind::Tun => Some(Kind::Userspace),
+        _ => None,
+    }
+}
+
+/// Finds the interface or makes it: the kernel's if it can, else with `wireguard-go`.
+pub(super) async fn ensure(handle: &Handle, interface: &str) -> Result<Device, Error> {
+    if let Some(device) = find(handle, interface).await? {
+        return Ok(device);
+    }
+    match handle.link().add(LinkWireguard::new(interface).build()).execute().await {
+        Ok(()) => {}
+        Err(error) if rtnl::errno(&error) == Some(libc::EOPNOTSUPP) => {
+            tracing::debug!(interface, "no WireGuard in this kernel, starting wireguard-go");
+            userspace::start(interface).await?;
+        }
+        // Somebody else was quicker; what it is will be seen.
+        Err(error) if rtnl::errno(&error) == Some(libc::EEXIST) => {}
+        Err(error) => return Err(refused("create", interface)(error)),
+    }
+    let device = find(handle, interface).await?;
+    let device = device.ok_or_else(|| Error::NotKept { interface: interface.to_owned() })?;
+    Ok(Device { existed: false, ..device })
+}
+
+/// Brings the interface up, with that MTU if one is given. True when that was a change.
+pub(super) async fn bring_up(
+    handle: &Handle,
+    device: &Device,
+    mtu: Option<u32>,
+) -> Result<bool, Error> {
+    let mtu = mtu.filter(|mtu| *mtu != device.mtu);
+    if device.up && mtu.is_none() {
+        return Ok(false);
+    }
+    let mut message = LinkUnspec::new_with_index(device.index).up();
+    if let Some(mtu) = mtu {
+        message = message.mtu(mtu);
+    }
+    let set = handle.link().set(message.build()).execute().await;
+    set.map(|()| true).map_err(refused("configure", &device.name))
+}
+
+/// Gives the interface an address of the link. True when that was a change.
+pub(super) async fn add_link_address(
+    handle: &Handle,
+    device: &Device,
+    address: IpAddr,
+) -> Result<bool, Error> {
+    let mut request = handle.address().add(device.index, address, 32);
+    let message = request.message_mut();
+    message.header.scope = AddressScope::Link;
+    message.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Broadcast(_)));
+    match request.execute().await {
+        Ok(()) => Ok(true),
+        Err(error) if rtnl::errno(&error) == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(refused("add an address to", &device.name)(error)),
+    }
+}
+
+/// Keeps IPv6 from giving the interface an address of its own, whose router solicitations would go
+/// through the tunnel. The kernel's WireGuard does the same (`wg_open`).
+pub(super) fn set_quiet(interface: &str) -> Result<(), Error> {
+    const NONE: &str = "1";
+    let path = setting("ipv6", interface, "addr_gen_mode");
+    if path.exists() { write(&path, NONE) } else { Ok(()) }
+}
+
+/// Switches reverse path filtering off for the interface, as far as the host's own setting allows:
+/// the kernel takes the larger of `all` and the interface's (ip-sysctl.rst, `rp_filter`).
+pub(super) fn relax_source_check(interface: &str) -> Result<SourceCheck, Error> {
+    let all = setting("ipv4", "all", "rp_filter");
+    let all = std::fs::read_to_string(&all)
+        .map_err(|source| Error::Setting { path: all.clone(), source })?;
+    let (value, check) = match all.trim() {
+        "0" => ("0", SourceCheck::Off),
+        _ => ("2", SourceCheck::Loose),
+    };
+    write(&setting("ipv4", interface, "rp_filter"), value)?;
+    Ok(check)
+}
+
+fn setting(family: &str, interface: &str, name: &str) -> PathBuf {
+    Path::new("/proc/sys/net").join(family).join("conf").join(interface).join(name)
+}
+
+fn write(path: &Path, value: &str) -> Result<(), Error> {
+    let written: io::Result<()> = std::fs::write(path, value);
+    written.map_err(|source| Error::Setting { path: path.to_owned(), source })
+}
+
+/// Removes the interface; one that is not there is no error.
+pub(super) async fn remove(handle: &Handle, interface: &str) -> Result<(), Error> {
+    let Some(device) = find(handle, interface).await? else { return Ok(()) };
+    match handle.link().del(device.index).execute().await {
+        Err(error) if rtnl::errno(&error) == Some(libc::ENODEV) => Ok(()),
+        other => other.map_err(refused("remove", interface)),
+    }
+}
+
+/// The peers whose tunnel interfaces exist.
+pub(super) async fn list(handle: &Handle) -> Result<Vec<PeerNumber>, Error> {
+    let links: Vec<LinkMessage> = handle
+        .link()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(refused("look up", INTERFACE_PREFIX))?;
+    let mut peers: Vec<_> = links
+        .iter()
+        .filter(|link| tunnel_kind(kind_of(link)).is_some())
+        .flat_map(|link| &link.attributes)
+        .filter_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => peer_of(name),
+            _ => None,
+        })
+        .collect();
+    peers.sort_unstable();
+    Ok(peers)
+}
+
+/// The peer whose tunnel has that name.
+fn peer_of(interface: &str) -> Option<PeerNumber> {
+    let number = interface.strip_prefix(INTERFACE_PREFIX)?.parse().ok()?;
+    PeerNumber::new(number).filter(|peer| peer.interface() == interface)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_canonical_names_are_tunnels() {
+        assert_eq!(peer_of("netmig255"), PeerNumber::new(255));
+        for foreign in ["netmig", "netmig0", "netmig256", "netmig03", "netmig+3", "eth0", "wg3"] {
+            assert_eq!(peer_of(foreign), None, "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! The WireGuard tunnel to a peer: one interface with one peer on it, `netmigP`.
+//!
+//! The kernel's WireGuard is used where there is one, else `wireguard-go`, a process that drives a
+//! TUN interface and outlives the agent. Both are configured by `wireguard-control`.
+//!
+//! Two hosts build a tunnel in two steps each: [`prepare`] makes the interface with its key pair and
+//! its port, which travel to the other host over the agents' own, authenticated connection; then
+//! [`connect`] with what came from there. Both may be repeated at any time.
+//!
+//! - Allowed addresses are all: what enters the tunnel is decided by marks and [`routing`] alone.
+//! - The interface takes the MTU of the underlay. Flows that moved agreed on their segment sizes
+//!   for it, and a far end may never hear an ICMP error; so it is the outer packets that are cut
+//!   into fragments.
+//! - It has an IPv4 address of the link (169.254.77.P): without any, loose reverse path filtering
+//!   drops all IPv4 packets that come out of it (`__fib_validate_source`, `net/ipv4/fib_frontend.c`).
+
+mod config;
+mod device;
+mod userspace;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use rtnetlink::Handle;
+use thiserror::Error;
+
+use crate::netns::rtnl;
+use crate::peer::PeerNumber;
+use crate::routing;
+
+/// [`prepare`], [`connect`], [`remove`] and [`status`] end after this time at the latest.
+pub const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Why a tunnel could not be built, read or removed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A netlink socket could not be opened.
+    #[error("cannot open a netlink socket for interfaces")]
+    Socket(#[source] io::Error),
+    /// An interface was refused.
+    #[error("cannot {action} interface {interface}")]
+    Interface {
+        /// `look up`, `create`, `configure`, `remove`.
+        action: &'static str,
+        /// Name of the interface.
+        interface: String,
+        /// The kernel's answer.
+        #[source]
+        source: rtnetlink::Error,
+    },
+    /// An interface with the tunnel's name exists, and is something else.
+    #[error("interface {interface} is not a tunnel of netmig's ({kind}); rename or remove it")]
+    NotOurs {
+        /// Name of the interface.
+        interface: String,
+        /// What it is.
+        kind: String,
+    },
+    /// The tunnel does not exist.
+    #[error("there is no tunnel {interface}; prepare it first")]
+    NotPrepared {
+        /// Name of the interface.
+        interface: String,
+    },
+    /// Neither the kernel nor `wireguard-go` makes a WireGuard interface.
+    #[error(
+        "cannot run wireguard-go for {interface}, and the kernel has no WireGuard; load the \
+         wireguard module or install wireguard-go"
+    )]
+    NoWireGuard {
+        /// Name of the interface.
+        interface: String,
+        /// Why `wireguard-go` did not start.
+        #[source]
+        source: io::Error,
+    },
+    /// `wireguard-go` gave up.
+    #[error("wireguard-go could not make {interface} ({status}): {said}")]
+    Userspace {
+        /// Name of the interface.
+        interface: String,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// The end of what it printed.
+        said: String,
+    },
+    /// `wireguard-go` is still there though its interface is gone.
+    #[error("process {pid} (wireguard-go of {interface}) does not end; kill it")]
+    Lingers {
+        /// Name of the interface.
+        interface: String,
+        /// The process.
+        pid: i32,
+    },
+    /// Keys, port or peer could not be set or read.
+    #[error("cannot {action} the WireGuard settings of {interface}")]
+    Settings {
+        /// `read` or `change`.
+        action: &'static str,
+        /// Name of the interface.
+        interface: String,
+        /// The answer of the kernel or of `wireguard-go`.
+        #[source]
+        source: io::Error,
+    },
+    /// Settings were taken and are not there.
+    #[error("{interface} did not keep its WireGuard settings; is something else changing it?")]
+    NotKept {
+        /// Name of the interface.
+        interface: String,
+    },
+    /// What the other host sent cannot be a tunnel's end.
+    #[error("the other end of {interface} is not usable: {reason}")]
+    BadRemote {
+        /// Name of the interface.
+        interface: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A kernel setting of the interface could not be changed.
+    #[error("cannot write {}", path.display())]
+    Setting {
+        /// The file under `/proc/sys`.
+        path: PathBuf,
+        /// The file system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Routing towards the peer failed.
+    #[error("cannot route packets into {interface}")]
+    Routing {
+        /// Name of the interface.
+        interface: String,
+        /// What went wrong.
+        #[source]
+        source: routing::Error,
+    },
+    /// Something did not happen in time.
+    #[error("{interface} took longer than {} s to {action}", DEADLINE.as_secs())]
+    Deadline {
+        /// What was to be done.
+        action: &'static str,
+        /// Name of the interface.
+        interface: String,
+    },
+}
+
+/// Who does the cryptography.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The kernel's WireGuard.
+    Kernel,
+    /// `wireguard-go`, on a TUN interface.
+    Userspace,
+}
+
+/// This host's end of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalEnd {
+    /// Public key; the private one never leaves the interface.
+    pub public_key: [u8; 32],
+    /// UDP port it listens on, on all addresses.
+    pub port: u16,
+    /// Who does the cryptography.
+    pub kind: Kind,
+    /// Whether it existed before, with that key.
+    pub reused: bool,
+}
+
+/// The other host's end of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteEnd {
+    /// Its public key.
+    pub public_key: [u8; 32],
+    /// Where it listens.
+    pub endpoint: SocketAddr,
+}
+
+/// How the host checks that a packet's source is reachable the way it came, per RFC 3704.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceCheck {
+    /// Not at all on the tunnel.
+    Off,
+    /// Loosely: `net.ipv4.conf.all.rp_filter` forbids less. Every IPv4 source that arrives by the
+    /// tunnel needs some route on this host, or its packets are dropped.
+    Loose,
+}
+
+/// A tunnel as [`connect`] left it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connected {
+    /// Largest packet that enters the tunnel, in bytes.
+    pub mtu: u32,
+    /// What happens to IPv4 sources without a route.
+    pub source_check: SourceCheck,
+    /// Whether anything had to be changed.
+    pub changed: bool,
+}
+
+/// A tunnel as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Who does the cryptography.
+    pub kind: Kind,
+    /// UDP port it listens on; 0 when it is down.
+    pub port: u16,
+    /// Public key of this end, all zero when it has none.
+    pub public_key: [u8; 32],
+    /// The other end, once connected.
+    pub remote: Option<RemoteEnd>,
+    /// When the two ends last agreed on a session. They do so when a packet is to be sent, and
+    /// about every two minutes while packets flow.
+    pub last_handshake: Option<SystemTime>,
+    /// Bytes received from the other end.
+    pub rx_bytes: u64,
+    /// Bytes sent to the other end.
+    pub tx_bytes: u64,
+}
+
+/// Makes this host's end of the tunnel to `peer`, or takes the one that is there.
+///
+/// A new one gets a new key pair; both listen on a port that the kernel chose.
+///
+/// # Errors
+/// Any but [`Error::BadRemote`] and [`Error::Routing`].
+pub async fn prepare(peer: PeerNumber) -> Result<LocalEnd, Error> {
+    in_time("prepare", peer, async {
+        let handle = rtnl::connect().map_err(Error::Socket)?;
+        let interface = peer.interface();
+        let device = device::ensure(&handle, &interface).await?;
+        let (public_key, had_key) = config::ensure_key(&interface, device.kind).await?;
+        // Only an interface that is up has a port.
+        device::set_quiet(&interface)?;
+        device::bring_up(&handle, &device, None).await?;
+        let port = config::wait_for_port(&interface, device.kind).await?;
+        Ok(LocalEnd { public_key, port, kind: device.kind, reused: device.existed && had_key })
+    })
+    .await
+}
+
+/// Connects the prepared tunnel to the other host, and leads the peer's marked packets into it.
+/// With equal parameters it changes nothing, and a running session goes on.
+///
+/// # Errors
+/// [`Error::NotPrepared`], [`Error::BadRemote`], or whatever was refused.
+pub async fn connect(peer: PeerNumber, remote: &RemoteEnd) -> Result<Connected, Error> {
+    in_time("connect", peer, async {
+        let interface = peer.interface();
+        let remote = config::checked(&interface, remote)?;
+        let handle = rtnl::connect().map_err(Error::Socket)?;
+        let device = device::find(&handle, &interface)
+            .await?
+            .ok_or_else(|| Error::NotPrepared { interface: interface.clone() })?;
+        let routing_failed = |source| Error::Routing { interface: interface.clone(), source };
+        let underlay = routing::route_mtu(remote.endpoint.ip()).await.map_err(routing_failed)?;
+        let mtu = underlay.clamp(device::MTU_MIN, device::MTU_MAX);
+
+        let mut changed = config::set_remote(&interface, device.kind, &remote).await?;
+        changed |= device::add_link_address(&handle, &device, link_address(peer)).await?;
+        changed |= device::bring_up(&handle, &device, Some(mtu)).await?;
+        let source_check = device::relax_source_check(&interface)?;
+        routing::install(peer).await.map_err(routing_failed)?;
+        Ok(Connected { mtu, source_check, changed })
+    })
+    .await
+}
+
+/// Takes the tunnel to `peer` away, with its rules, its table and, if there is one, its process.
+/// What is not there is no error.
+///
+/// # Errors
+/// The first that occurs; everything else is removed nevertheless.
+pub async fn remove(peer: PeerNumber) -> Result<(), Error> {
+    in_time("remove", peer, async {
+        let interface = peer.interface();
+        let routes = routing::remove(peer).await;
+        let routes =
+            routes.map_err(|source| Error::Routing { interface: interface.clone(), source });
+        let handle = rtnl::connect().map_err(Error::Socket)?;
+        let link = device::remove(&handle, &interface).await;
+        let process = match link {
+            Ok(()) => userspace::cease(&interface).await,
+            Err(_) => Ok(()), // it would go on for the interface that is still there
+        };
+        routes.and(link).and(process)
+    })
+    .await
+}
+
+/// The peers to which this host has a tunnel, in order of their numbers.
+///
+/// # Errors
+/// [`Error::Socket`], [`Error::Interface`].
+pub async fn list() -> Result<Vec<PeerNumber>, Error> {
+    let handle = rtnl::connect().map_err(Error::Socket)?;
+    device::list(&handle).await
+}
+
+/// How the tunnel to `peer` is doing, `None` when there is none.
+///
+/// # Errors
+/// [`Error::Interface`], [`Error::Settings`], [`Error::NotOurs`].
+pub async fn status(peer: PeerNumber) -> Result<Option<Status>, Error> {
+    in_time("tell its status", peer, async {
+        let handle = rtnl::connect().map_err(Error::Socket)?;
+        let interface = peer.interface();
+        match device::find(&handle, &interface).await? {
+            Some(device) => config::status(&interface, device.kind).await.map(Some),
+            None => Ok(None),
+        }
+    })
+    .await
+}
+
+/// The address of the tunnel's interface. It is never used to talk to anybody, so that both hosts
+/// may choose the same does no harm.
+fn link_address(peer: PeerNumber) -> IpAddr {
+    Ipv4Addr::new(169, 254, 77, peer.get()).into()
+}
+
+async fn in_time<T>(
+    action: &'static str,
+    peer: PeerNumber,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::time::timeout(DEADLINE, work)
+        .await
+        .unwrap_or_else(|_| Err(Error::Deadline { action, interface: peer.interface() }))
+}
+
+/// Maps the kernel's refusal of an operation on an interface.
+fn refused(action: &'static str, interface: &str) -> impl Fn(rtnetlink::Error) -> Error {
+    move |source| Error::Interface { action, interface: interface.to_owned(), source }
+}
+
+/// Looks an interface up by name.
+async fn lookup(
+    handle: &Handle,
+    interface: &str,
+) -> Result<Option<rtnetlink::packet_route::link::LinkMessage>, Error> {
+    rtnl::link_by_name(handle, interface).await.map_err(refused("look up", interface))
+}

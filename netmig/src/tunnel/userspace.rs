@@ -1,0 +1,136 @@
+//! `wireguard-go`, for kernels without WireGuard: start, and making sure that it is gone.
+//!
+//! Started plainly it makes its TUN interface and its control socket, continues in a process of its
+//! own and returns 0, so its return is the sign that it is ready; otherwise it says why. It ends by
+//! itself when its interface is removed.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, setsid};
+use tokio::process::Command;
+
+use super::Error;
+
+const PROGRAM: &str = "wireguard-go";
+/// Where it keeps its control sockets (wireguard-go, `ipc/uapi_unix.go`).
+const SOCKETS: &str = "/var/run/wireguard";
+/// Where it is looked for when this process has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How long it may take to end by itself, and then by force.
+const FAREWELL: Duration = Duration::from_secs(3);
+const FORCED: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(5);
+/// So much of its complaint is kept, from the end.
+const SAID_MAX: usize = 500;
+
+/// Starts it in a session of its own, so that nothing which ends this process ends it too.
+pub(super) async fn start(interface: &str) -> Result<(), Error> {
+    let mut command = Command::new(PROGRAM);
+    command
+        .arg(interface)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        // The process that stays opens /dev/null instead, unless LOG_LEVEL is set.
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    // SAFETY: between fork and exec only setsid(2) is called, which is async-signal-safe, and an
+    // error number is turned into an error without allocating.
+    unsafe {
+        command.pre_exec(|| setsid().map(drop).map_err(io::Error::from));
+    }
+    let output = command
+        .output()
+        .await
+        .map_err(|source| Error::NoWireGuard { interface: interface.to_owned(), source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let start = output.stderr.len().saturating_sub(SAID_MAX);
+    Err(Error::Userspace {
+        interface: interface.to_owned(),
+        status: output.status,
+        said: String::from_utf8_lossy(&output.stderr[start..]).trim().to_owned(),
+    })
+}
+
+/// Waits until the process of a removed interface is gone, ends it if it stays, and removes the
+/// control socket that a killed one leaves behind.
+pub(super) async fn cease(interface: &str) -> Result<(), Error> {
+    if let Some(pid) = gone_within(FAREWELL, interface).await {
+        tracing::warn!(interface, pid, "wireguard-go did not end by itself, killing it");
+        // It ended meanwhile: all the better.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        if let Some(pid) = gone_within(FORCED, interface).await {
+            return Err(Error::Lingers { interface: interface.to_owned(), pid });
+        }
+    }
+    let socket = control_socket(interface);
+    let abandoned = UnixStream::connect(&socket)
+        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if abandoned && let Err(source) = std::fs::remove_file(&socket) {
+        return Err(Error::Setting { path: socket, source });
+    }
+    Ok(())
+}
+
+fn control_socket(interface: &str) -> PathBuf {
+    Path::new(SOCKETS).join(format!("{interface}.sock"))
+}
+
+/// Waits for the end of the interface's process; the process if it is still there.
+async fn gone_within(time: Duration, interface: &str) -> Option<i32> {
+    let waited = tokio::time::timeout(time, async {
+        while process_of(interface).is_some() {
+            tokio::time::sleep(POLL).await;
+        }
+    });
+    if waited.await.is_ok() { None } else { process_of(interface) }
+}
+
+/// The `wireguard-go` of that interface in this network namespace.
+fn process_of(interface: &str) -> Option<i32> {
+    let own = std::fs::read_link("/proc/self/ns/net").ok()?;
+    std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        // Ended but not yet waited for, it has no command line.
+        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let here = || std::fs::read_link(entry.path().join("ns/net")).is_ok_and(|net| net == own);
+        (is_command_of(interface, &command) && here()).then_some(pid)
+    })
+}
+
+/// Whether a command line, with its arguments ended by zeros, is `wireguard-go INTERFACE`.
+fn is_command_of(interface: &str, command: &[u8]) -> bool {
+    let mut arguments = command.split(|byte| *byte == 0);
+    let program = arguments.next().unwrap_or_default();
+    program.rsplit(|byte| *byte == b'/').next() == Some(PROGRAM.as_bytes())
+        && arguments.next() == Some(interface.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_by_its_whole_interface_name() {
+        assert!(is_command_of("netmig1", b"wireguard-go\0netmig1\0"));
+        assert!(is_command_of("netmig1", b"/usr/bin/wireguard-go\0netmig1\0"));
+        for other in [
+            &b"wireguard-go\0netmig12\0"[..],
+            b"vim\0netmig1\0",
+            b"grep\0wireguard-go\0netmig1\0",
+            b"wireguard-go\0",
+            b"",
+        ] {
+            assert!(!is_command_of("netmig1", other), "{}", String::from_utf8_lossy(other));
+        }
+    }
+}
