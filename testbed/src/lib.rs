@@ -1,2 +1,23 @@
-//! A lab of hosts on one machine, and traffic that checks itself.
+//! A lab of hosts on one machine, traffic that checks itself, and the tests, the demo and the
+//! benchmarks that drive the product in it as a user would.
+//!
+//! A host is a process 1 in namespaces of its own on an overlay of a small Debian, with podman, CRIU
+//! and the workspace's programs. [`lab::Lab`] starts hosts and ends them without a trace.
+//! Everything needs root.
+
+pub mod build;
+pub mod cache;
+pub mod command;
+pub mod error;
+pub mod host;
+pub mod image;
+pub mod install;
+pub mod lab;
+pub mod network;
+pub mod prepare;
+pub mod rootfs;
 pub mod traffic;
+
+pub use error::{Error, Result};
+pub use host::Host;
+pub use lab::{Lab, LabBuilder, Runtime};

@@ -124,7 +124,10 @@ impl Transfer<'_> {
         let ["up", bytes, bad, first] = words[..] else { return Err(bad_answer()) };
         Ok(Received {
             bytes: bytes.parse().map_err(|_| bad_answer())?,
-            found: Mismatch { bad: bad.parse().map_err(|_| bad_answer())?, first: first.parse().ok() },
+            found: Mismatch {
+                bad: bad.parse().map_err(|_| bad_answer())?,
+                first: first.parse().ok(),
+            },
             complete: false,
         })
     }

@@ -56,8 +56,7 @@ impl Stop {
             return Ok(true);
         }
         let Some(stdin) = &self.stdin else { return Ok(false) };
-        let mut polled =
-            [nix::poll::PollFd::new(stdin.as_fd(), nix::poll::PollFlags::POLLIN)];
+        let mut polled = [nix::poll::PollFd::new(stdin.as_fd(), nix::poll::PollFlags::POLLIN)];
         if nix::poll::poll(&mut polled, nix::poll::PollTimeout::ZERO)? == 0 {
             return Ok(false);
         }

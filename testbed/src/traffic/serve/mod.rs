@@ -189,9 +189,8 @@ fn send_datagram(udp: &UdpSocket, bytes: &[u8], to: SocketAddr) -> io::Result<bo
 
 /// A listening socket for both IP versions, or for IPv4 where the kernel has no IPv6.
 fn listen(port: u16) -> io::Result<TcpListener> {
-    let socket = open_any(Type::STREAM, Protocol::TCP, port, |socket| {
-        socket.set_reuse_address(true)
-    })?;
+    let socket =
+        open_any(Type::STREAM, Protocol::TCP, port, |socket| socket.set_reuse_address(true))?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

@@ -1,0 +1,100 @@
+//! Builds the workspace's programs and collects them for the hosts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::cache::{self, Key};
+use crate::command;
+use crate::error::{Context, Result};
+
+/// The product's programs: package and name.
+const PRODUCT: &[(&str, &str)] = &[
+    ("agent-client", "agent-client"),
+    ("agent-server", "agent-server"),
+    ("checkpoint", "netmig-shim"),
+];
+
+/// The traffic program.
+pub const PROBE: &str = "netmig-probe";
+
+/// Longest time for building everything from nothing.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// The directory of the workspace that this testbed was built from.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
+}
+
+/// Where cargo puts the programs.
+fn release_directory() -> PathBuf {
+    workspace().join("target/release")
+}
+
+/// A `cargo` command in the workspace, by the cargo that runs this program if one does.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace());
+    cargo
+}
+
+/// Which of the programs to build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Everything.
+    All,
+    /// Nothing: what is there is used, and what is not there is left out (but for the probe).
+    Nothing,
+}
+
+/// The programs for the hosts.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// Files to be put on the hosts' path.
+    pub files: Vec<PathBuf>,
+    /// The traffic program, linked statically so that it runs in any container.
+    pub probe: PathBuf,
+}
+
+/// Builds the programs.
+///
+/// # Errors
+/// The build failed, with the compiler's messages.
+pub fn ensure(what: What) -> Result<Programs> {
+    let probe = probe()?;
+    if what == What::All {
+        let mut cargo = cargo();
+        cargo.args(["build", "--release", "--quiet"]);
+        for (package, program) in PRODUCT {
+            cargo.args(["--package", package, "--bin", program]);
+        }
+        cargo.arg("--target-dir").arg(workspace().join("target"));
+        command::run(&mut cargo, LIMIT)?;
+    }
+    let mut files: Vec<PathBuf> =
+        PRODUCT.iter().map(|(_, program)| release_directory().join(program)).collect();
+    if what == What::Nothing {
+        files.retain(|file| file.exists());
+    }
+    files.push(probe.clone());
+    Ok(Programs { files, probe })
+}
+
+/// Builds the traffic program with a static C library. The copy in the cache is not overwritten by
+/// an ordinary build of the workspace.
+fn probe() -> Result<PathBuf> {
+    let mut cargo = cargo();
+    cargo.args(["rustc", "--release", "--quiet", "--package", "testbed", "--bin", PROBE]);
+    cargo.arg("--target-dir").arg(workspace().join("target"));
+    cargo.args(["--", "-C", "target-feature=+crt-static"]);
+    command::run(&mut cargo, LIMIT)?;
+    let built = release_directory().join(PROBE);
+    let key = Key::default().with_file(&built)?.finish();
+    let directory = cache::entry("probe", &key, |target| {
+        cache::create_private(target)?;
+        fs::copy(&built, target.join(PROBE)).context(|| "copying the probe")?;
+        Ok(())
+    })?;
+    Ok(directory.join(PROBE))
+}

@@ -1,0 +1,194 @@
+//! Where the testbed keeps things: a cache that outlives runs, and the directories of running labs.
+
+use std::fs::{self, File, OpenOptions};
+use std::hash::Hasher;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context, Error, Result};
+
+/// Names the directory for everything large, instead of `/var/cache/netmig-testbed`. It must be on
+/// a disk file system that can carry an overlay (ext4, xfs, btrfs).
+pub const DIRECTORY_VARIABLE: &str = "NETMIG_TESTBED_DIR";
+
+/// The cache directory.
+pub fn directory() -> PathBuf {
+    std::env::var_os(DIRECTORY_VARIABLE)
+        .map_or_else(|| PathBuf::from("/var/cache/netmig-testbed"), PathBuf::from)
+}
+
+/// Disk directories of labs, one each.
+pub fn lab_directories() -> PathBuf {
+    directory().join("labs")
+}
+
+/// Run-time directories of labs (locks and state), one each.
+pub fn run_directories() -> PathBuf {
+    PathBuf::from("/run/netmig-testbed")
+}
+
+/// Creates a directory for root alone, with those above it.
+///
+/// # Errors
+/// The file system refused.
+pub fn create_private(path: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .context(|| format!("creating the directory {}", path.display()))
+}
+
+/// Waits for the lock of `path` and holds it until the file is dropped.
+///
+/// # Errors
+/// The lock file cannot be created or locked.
+pub fn lock(path: &Path) -> Result<File> {
+    let file = open_lock(path)?;
+    file.lock().context(|| format!("locking {}", path.display()))?;
+    Ok(file)
+}
+
+/// Opens a lock file without locking it.
+pub(crate) fn open_lock(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)
+        .context(|| format!("opening the lock file {}", path.display()))
+}
+
+/// An entry of the cache that is made once: `make` fills a temporary path, which becomes
+/// `NAME-KEY` when it is whole. Entries of the same name under other keys are removed, unless a lab
+/// is running that may use them. Concurrent callers wait for one another.
+///
+/// # Errors
+/// `make` failed, or the file system refused.
+pub fn entry(name: &str, key: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let root = directory();
+    create_private(&root)?;
+    let path = root.join(format!("{name}-{key}"));
+    let _lock = lock(&root.join(format!("{name}.lock")))?;
+    if path.exists() {
+        return Ok(path);
+    }
+    let unfinished = root.join(format!("{name}.tmp"));
+    remove(&unfinished)?;
+    make(&unfinished)?;
+    if is_empty(&lab_directories()) {
+        remove_older(&root, name)?;
+    }
+    fs::rename(&unfinished, &path).context(|| format!("putting {} in place", path.display()))?;
+    Ok(path)
+}
+
+fn is_empty(directory: &Path) -> bool {
+    fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none())
+}
+
+/// Removes entries of `name` under any key.
+fn remove_older(root: &Path, name: &str) -> Result<()> {
+    let list = || format!("listing {}", root.display());
+    for entry in fs::read_dir(root).context(list)? {
+        let entry = entry.context(list)?;
+        let is_older = entry
+            .file_name()
+            .to_str()
+            .and_then(|other| other.strip_prefix(name)?.strip_prefix('-'))
+            .is_some_and(|key| key.len() == KEY_LENGTH && !key.contains('-'));
+        if is_older {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file or a directory with all it holds; nothing there is fine.
+///
+/// # Errors
+/// The file system refused.
+pub fn remove(path: &Path) -> Result<()> {
+    let outcome = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.context(|| format!("removing {}", path.display())),
+    }
+}
+
+const KEY_LENGTH: usize = 16;
+
+/// A short key for whatever a cached thing is made from.
+#[derive(Default)]
+pub struct Key(std::hash::DefaultHasher);
+
+impl Key {
+    /// Adds an ingredient.
+    #[must_use]
+    pub fn with(mut self, ingredient: impl AsRef<[u8]>) -> Self {
+        let bytes = ingredient.as_ref();
+        self.0.write_usize(bytes.len());
+        self.0.write(bytes);
+        self
+    }
+
+    /// Adds the contents of a file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn with_file(self, path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).context(|| format!("reading {}", path.display()))?;
+        Ok(self.with(bytes))
+    }
+
+    /// The key in hexadecimal.
+    pub fn finish(&self) -> String {
+        format!("{:0KEY_LENGTH$x}", self.0.finish())
+    }
+}
+
+/// Checks that the cache is on a file system that hosts can use.
+///
+/// # Errors
+/// It is on one on which neither overlays nor containers work.
+pub fn check_file_system() -> Result<()> {
+    const OVERLAYFS: i64 = 0x794c_7630;
+    const TMPFS: i64 = 0x0102_1994;
+    let root = directory();
+    create_private(&root)?;
+    let statistics = nix::sys::statfs::statfs(&root)
+        .context(|| format!("asking for the file system of {}", root.display()))?;
+    let found = match statistics.filesystem_type().0 {
+        OVERLAYFS => "an overlay",
+        TMPFS => "tmpfs",
+        _ => return Ok(()),
+    };
+    Err(Error::Refused(format!(
+        "{} is on {found}, where containers of the lab cannot be stored; set {DIRECTORY_VARIABLE} \
+         to a directory on ext4, xfs or btrfs",
+        root.display()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_tell_ingredients_apart() {
+        let key = |parts: &[&str]| parts.iter().fold(Key::default(), |key, part| key.with(part));
+        assert_eq!(key(&["a", "b"]).finish(), key(&["a", "b"]).finish());
+        assert_ne!(key(&["a", "b"]).finish(), key(&["ab"]).finish());
+        assert_eq!(key(&[]).finish().len(), KEY_LENGTH);
+    }
+
+    #[test]
+    fn removing_nothing_is_fine() {
+        remove(Path::new("/nonexistent/netmig-testbed")).unwrap();
+    }
+}

@@ -1,0 +1,115 @@
+//! Installs what the machine lacks, from its own package sources.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::command;
+use crate::error::{Error, Result};
+
+/// How a need is recognised as met.
+enum Test {
+    /// A program of this name is on the path.
+    Program(&'static str),
+    /// `pkg-config` knows this library.
+    Library(&'static str),
+}
+
+/// What the testbed and the build of the product need, and the Debian package that has it.
+const NEEDS: &[(Test, &str)] = &[
+    (Test::Program("ip"), "iproute2"),
+    (Test::Program("mmdebstrap"), "mmdebstrap"),
+    (Test::Program("tar"), "tar"),
+    (Test::Program("cc"), "gcc"),
+    (Test::Program("pkg-config"), "pkg-config"),
+    (Test::Library("libmnl"), "libmnl-dev"),
+    (Test::Library("libnftnl"), "libnftnl-dev"),
+];
+
+/// Longest time for fetching and installing packages.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Refuses to go on without root, which namespaces of all kinds need.
+///
+/// # Errors
+/// The caller is not root.
+pub fn require_root() -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Error::Refused(
+        "the testbed needs root: it makes network, mount and PID namespaces and installs packages"
+            .to_owned(),
+    ))
+}
+
+/// Installs the packages that are missing; says on standard error which.
+///
+/// # Errors
+/// There is no `apt-get`, or it failed.
+pub fn ensure() -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !on_path("apt-get") {
+        return Err(Error::Refused(format!(
+            "this machine lacks what the Debian packages {} hold, and has no apt-get to install \
+             them with; install them by other means",
+            missing.join(", ")
+        )));
+    }
+    eprintln!("installing {}", missing.join(", "));
+    command::run(&mut apt(&["update", "--quiet"]), LIMIT)?;
+    let mut install = apt(&["install", "--yes", "--quiet", "--no-install-recommends"]);
+    command::run(install.args(&missing), LIMIT)?;
+    let still = self::missing();
+    if still.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "installed, but not found on the path afterwards: {}",
+        still.join(", ")
+    )))
+}
+
+fn apt(arguments: &[&str]) -> Command {
+    let mut apt = Command::new("apt-get");
+    apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    apt
+}
+
+fn missing() -> Vec<&'static str> {
+    NEEDS.iter().filter(|(test, _)| !test.is_met()).map(|(_, package)| *package).collect()
+}
+
+impl Test {
+    fn is_met(&self) -> bool {
+        match self {
+            Self::Program(name) => on_path(name),
+            Self::Library(name) => Command::new("pkg-config")
+                .args(["--exists", name])
+                .status()
+                .is_ok_and(|status| status.success()),
+        }
+    }
+}
+
+/// Whether a program of this name is on the path.
+fn on_path(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(|directory| Path::new(directory).to_path_buf()))
+        .any(|directory| directory.join(name).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_exists_is_found_and_another_is_not() {
+        assert!(on_path("ls"));
+        assert!(!on_path("netmig-no-such-program"));
+    }
+}

@@ -1,0 +1,216 @@
+//! A lab: several hosts on one network, with the product's programs, podman and test images.
+
+pub(crate) mod cgroup;
+pub(crate) mod claim;
+mod start;
+pub mod storage;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Result};
+use crate::host::Host;
+use crate::host::namespaces::Namespaces;
+use crate::network;
+use claim::{Claim, Places};
+
+pub use start::LabBuilder;
+
+/// The name of the lab that `testbed up` leaves running.
+pub const STANDING: &str = "standing";
+
+/// An OCI runtime for the hosts' podman.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Runtime {
+    /// crun.
+    #[default]
+    Crun,
+    /// runc.
+    Runc,
+}
+
+impl Runtime {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Crun, Self::Runc];
+
+    /// Its name, which is its program's, too.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Crun => "crun",
+            Self::Runc => "runc",
+        }
+    }
+}
+
+/// What is written down about a running lab, for other programs to find it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct State {
+    hosts: Vec<(String, i32)>,
+    switch: i32,
+    runtime: Runtime,
+}
+
+/// Who ends the lab.
+#[derive(Debug)]
+enum Owner {
+    /// This value, when it is dropped.
+    Us { claim: Claim, children: Mutex<Vec<Child>> },
+    /// Nobody but an explicit order.
+    Standing(Places),
+}
+
+/// A running lab. A lab that this program started goes when this is dropped.
+#[derive(Debug)]
+pub struct Lab {
+    owner: Owner,
+    hosts: Vec<Host>,
+    switch: Namespaces,
+    runtime: Runtime,
+}
+
+impl Lab {
+    /// Starts a lab of the named hosts with the usual settings; the first has 192.0.2.1.
+    ///
+    /// # Errors
+    /// See [`LabBuilder::start`].
+    pub fn start<S: AsRef<str>>(hosts: &[S]) -> Result<Self> {
+        LabBuilder::new(hosts).start()
+    }
+
+    /// The lab that `testbed up` left running.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn standing() -> Result<Self> {
+        let places = Places::of(STANDING)?;
+        if !claim::is_alive(&places)? {
+            return Err(Error::Refused(
+                "no lab is up; start one with: cargo testbed up".to_owned(),
+            ));
+        }
+        let path = places.run.join("lab.json");
+        let state: State = fs::read(&path)
+            .and_then(|text| serde_json::from_slice(&text).map_err(Into::into))
+            .context(|| format!("reading {}", path.display()))?;
+        let mut hosts = Vec::new();
+        for (number, (name, init)) in (1..).zip(&state.hosts) {
+            let cgroup = places.cgroup.join(name);
+            // A process number alone might by now be another's.
+            if !cgroup::processes(&cgroup).contains(init) {
+                return Err(Error::Refused(format!(
+                    "host {name} of the lab has died; end it with: cargo testbed down"
+                )));
+            }
+            hosts.push(Host::new(name, number, *init, &cgroup, &places.disk.join(LOGS))?);
+        }
+        let switch = switch_namespaces(state.switch, &places.cgroup)?;
+        Ok(Self { owner: Owner::Standing(places), hosts, switch, runtime: state.runtime })
+    }
+
+    /// The host of that name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn host(&self, name: &str) -> Result<&Host> {
+        self.hosts.iter().find(|host| host.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = self.hosts.iter().map(Host::name).collect();
+            Error::Refused(format!("no host {name} in the lab (there are: {})", names.join(", ")))
+        })
+    }
+
+    /// All hosts.
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// The runtime of the hosts' podman.
+    pub fn runtime(&self) -> Runtime {
+        self.runtime
+    }
+
+    /// A name that no other running lab has.
+    pub fn id(&self) -> &str {
+        &self.places().id
+    }
+
+    fn places(&self) -> &Places {
+        match &self.owner {
+            Owner::Us { claim, .. } => &claim.places,
+            Owner::Standing(places) => places,
+        }
+    }
+
+    /// The directory that every host has at `/lab`.
+    pub fn share(&self) -> PathBuf {
+        self.places().disk.join(SHARE)
+    }
+
+    /// The directory with the logs of background programs.
+    pub fn logs(&self) -> PathBuf {
+        self.places().disk.join(LOGS)
+    }
+
+    /// Pulls a host's network cable or plugs it in again; its link loses or regains its carrier.
+    ///
+    /// # Errors
+    /// There is no such host, or the kernel refused.
+    pub fn set_cable(&self, host: &str, plugged: bool) -> Result<()> {
+        network::set_cable(&self.switch, self.host(host)?, plugged)
+    }
+
+    /// Ends every process of the lab and removes every trace of it.
+    ///
+    /// # Errors
+    /// Something could not be removed; the next lab's start tries again.
+    pub fn down(self) -> Result<()> {
+        self.clear()
+    }
+
+    fn clear(&self) -> Result<()> {
+        let outcome = self.places().clear();
+        if let Owner::Us { children, .. } = &self.owner {
+            let mut children = children.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            for mut child in children.drain(..) {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+        outcome
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if matches!(self.owner, Owner::Us { .. })
+            && let Err(error) = self.clear()
+        {
+            eprintln!("the lab {} is not quite gone: {}", self.id(), crate::error::chain(&error));
+        }
+    }
+}
+
+/// Removes labs whose owners are gone, and returns their names.
+///
+/// # Errors
+/// Something could not be removed.
+pub fn sweep() -> Result<Vec<String>> {
+    claim::sweep_all()
+}
+
+/// Directory below a lab's own with what every host has at `/lab`.
+const SHARE: &str = "share";
+/// Directory below a lab's own with the logs of background programs.
+const LOGS: &str = "logs";
+/// Name of the switch's cgroup; no host may be called so.
+const SWITCH: &str = "switch-";
+
+fn switch_namespaces(pid: i32, cgroup: &Path) -> Result<Namespaces> {
+    Namespaces::of(pid, &cgroup.join(SWITCH)).context(|| "opening the switch's network namespace")
+}

@@ -1,0 +1,280 @@
+//! Starts a lab.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+
+use nix::sched::{CloneFlags, unshare};
+
+use super::claim::Claim;
+use super::storage::{self, Storage};
+use super::{LOGS, Lab, Owner, Runtime, SHARE, STANDING, SWITCH, State, cgroup, switch_namespaces};
+use crate::build::Programs;
+use crate::error::{Context, Error, Result};
+use crate::host::init::{HOST_ARGUMENT, InitPlan, LEAF, READY, SWITCH_ARGUMENT};
+use crate::host::{self, Host};
+use crate::{network, prepare};
+
+/// Where a host has the product's programs and the testbed's own: the rootfs leaves it empty.
+const PROGRAMS: &str = "/usr/local/bin";
+
+/// A lab to be started.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is started until start is called"]
+pub struct LabBuilder {
+    hosts: Vec<String>,
+    runtime: Runtime,
+    standing: bool,
+    empty_storage: bool,
+}
+
+impl LabBuilder {
+    /// A lab of the named hosts; the first gets the address 192.0.2.1.
+    pub fn new<S: AsRef<str>>(hosts: &[S]) -> Self {
+        Self {
+            hosts: hosts.iter().map(|name| name.as_ref().to_owned()).collect(),
+            runtime: Runtime::default(),
+            standing: false,
+            empty_storage: false,
+        }
+    }
+
+    /// Sets the OCI runtime of the hosts' podman.
+    pub fn runtime(mut self, runtime: Runtime) -> Self {
+        self.runtime = runtime;
+        self
+    }
+
+    /// Lets the lab live on when this program ends.
+    pub fn standing(mut self) -> Self {
+        self.standing = true;
+        self
+    }
+
+    /// Leaves the hosts without any image.
+    pub fn empty_storage(mut self) -> Self {
+        self.empty_storage = true;
+        self
+    }
+
+    /// Starts the lab, after making whatever it needs and the caches do not have.
+    ///
+    /// # Errors
+    /// Names are bad or doubled, something needed could not be made, or the kernel refused.
+    pub fn start(&self) -> Result<Lab> {
+        let needed = prepare::for_labs()?;
+        let storage = if self.empty_storage {
+            Storage::Empty
+        } else {
+            Storage::Copy(storage::template(&needed)?)
+        };
+        self.start_with(&needed.rootfs, &needed.programs, &storage)
+    }
+
+    /// Starts the lab from what is given.
+    pub(crate) fn start_with(
+        &self,
+        rootfs: &Path,
+        programs: &Programs,
+        storage: &Storage,
+    ) -> Result<Lab> {
+        self.check()?;
+        let claim = Claim::new(self.standing.then_some(STANDING))?;
+        let outcome = self.fill(&claim, rootfs, programs, storage);
+        match outcome {
+            Ok((hosts, switch, children)) => {
+                let owner = if self.standing {
+                    Owner::Standing(claim.places)
+                } else {
+                    Owner::Us { claim, children: Mutex::new(children) }
+                };
+                Ok(Lab { owner, hosts, switch, runtime: self.runtime })
+            }
+            Err(error) => {
+                if let Err(second) = claim.places.clear() {
+                    eprintln!("{}", crate::error::chain(&second));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        for (index, name) in self.hosts.iter().enumerate() {
+            host::check_name(name)?;
+            if self.hosts[..index].contains(name) {
+                return Err(Error::Refused(format!("the host name {name} is given twice")));
+            }
+        }
+        if !(1..=200).contains(&self.hosts.len()) {
+            return Err(Error::Refused("a lab has from 1 to 200 hosts".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn fill(
+        &self,
+        claim: &Claim,
+        rootfs: &Path,
+        programs: &Programs,
+        storage: &Storage,
+    ) -> Result<(Vec<Host>, crate::host::namespaces::Namespaces, Vec<Child>)> {
+        let disk = &claim.places.disk;
+        let directory = |name: &str| -> Result<PathBuf> {
+            let path = disk.join(name);
+            fs::create_dir_all(&path).context(|| format!("creating {}", path.display()))?;
+            Ok(path)
+        };
+        let (bin, share, logs) = (directory("bin")?, directory(SHARE)?, directory(LOGS)?);
+        for file in &programs.files {
+            // A copy, so that a build during the lab's life does not change it.
+            fs::copy(file, bin.join(file.file_name().unwrap_or_default()))
+                .context(|| format!("copying {}", file.display()))?;
+        }
+
+        let switch_cgroup = claim.places.cgroup.join(SWITCH);
+        cgroup::create(&switch_cgroup)?;
+        let keep = self.standing.then(|| claim.lock().as_raw_fd());
+        let mut children =
+            vec![spawn_init(SWITCH_ARGUMENT, &switch_cgroup.to_string_lossy(), &logs, keep)?];
+        for name in &self.hosts {
+            let base = directory(&format!("hosts/{name}"))?;
+            let plan = InitPlan {
+                name: name.clone(),
+                cgroup: claim.places.cgroup.join(name),
+                root: base.join("root"),
+                lower: rootfs.to_owned(),
+                upper: base.join("upper"),
+                work: base.join("work"),
+                binds: vec![
+                    (base.join("storage"), "/var/lib/containers".into()),
+                    (bin.clone(), PROGRAMS.into()),
+                    (share.clone(), "/lab".into()),
+                ],
+            };
+            for path in [&plan.root, &plan.upper, &plan.work] {
+                fs::create_dir_all(path).context(|| format!("creating {}", path.display()))?;
+            }
+            storage.provide(&base.join("storage"))?;
+            self.configure(name, &plan.upper)?;
+            cgroup::create(&plan.cgroup.join(LEAF))?;
+            let text = serde_json::to_string(&plan)
+                .map_err(std::io::Error::from)
+                .context(|| "writing the plan of a host")?;
+            children.push(spawn_init(HOST_ARGUMENT, &text, &logs, keep)?);
+        }
+        for (child, name) in
+            children.iter_mut().zip(std::iter::once("the switch").chain(self.names()))
+        {
+            await_ready(child, name, &logs)?;
+        }
+        let switch = switch_namespaces(children[0].id() as i32, &claim.places.cgroup)?;
+        let mut hosts = Vec::new();
+        for ((number, name), child) in (1..).zip(self.names()).zip(&children[1..]) {
+            let cgroup = claim.places.cgroup.join(name);
+            hosts.push(Host::new(name, number, child.id() as i32, &cgroup, &logs)?);
+        }
+        network::connect(&switch, &hosts)?;
+        let state = State {
+            hosts: hosts.iter().map(|host| (host.name().to_owned(), host.init())).collect(),
+            switch: children[0].id() as i32,
+            runtime: self.runtime,
+        };
+        let path = claim.places.run.join("lab.json");
+        serde_json::to_vec(&state)
+            .map_err(Into::into)
+            .and_then(|text| fs::write(&path, text))
+            .context(|| format!("writing {}", path.display()))?;
+        Ok((hosts, switch, children))
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().map(String::as_str)
+    }
+
+    /// Writes the host's configuration into the upper layer of its root.
+    fn configure(&self, name: &str, upper: &Path) -> Result<()> {
+        let mut table = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost\n");
+        for (number, other) in (1..).zip(self.names()) {
+            table.push_str(&format!("{} {other}\n", host::address(number)));
+            table.push_str(&format!("{} {other}\n", host::address6(number)));
+        }
+        // No pids controller and no systemd in the hosts; journald is not there for events either.
+        let containers = format!(
+            "[containers]\npids_limit=0\n[engine]\ncgroup_manager=\"cgroupfs\"\n\
+             events_logger=\"file\"\nruntime=\"{}\"\n",
+            self.runtime.name()
+        );
+        let files = [
+            ("etc/hosts", table),
+            ("etc/hostname", format!("{name}\n")),
+            ("etc/resolv.conf", String::new()),
+            ("etc/containers/containers.conf", containers),
+        ];
+        for (file, contents) in files {
+            let path = upper.join(file);
+            let what = || format!("writing {}", path.display());
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent).context(what)?;
+            }
+            fs::write(&path, contents).context(what)?;
+        }
+        Ok(())
+    }
+}
+
+/// Executes this program again as a process 1 or as a switch. `keep` is a descriptor that stays
+/// open in it: the lock of a lab that outlives us.
+fn spawn_init(role: &str, argument: &str, logs: &Path, keep: Option<i32>) -> Result<Child> {
+    let path = logs.join("init.err");
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .context(|| format!("opening {}", path.display()))?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("testbed").args([role, argument]);
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    if let Some(descriptor) = keep {
+        // SAFETY: fcntl(2) on a number, in the child between fork and exec; nothing is allocated.
+        unsafe {
+            command.pre_exec(move || {
+                if libc::fcntl(descriptor, libc::F_SETFD, 0) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+    }
+    let is_host = role == HOST_ARGUMENT;
+    // The first child of a thread that asked for a new PID namespace is its process 1.
+    std::thread::scope(|scope| {
+        let spawner = scope.spawn(|| {
+            if is_host {
+                unshare(CloneFlags::CLONE_NEWPID)?;
+            }
+            command.spawn()
+        });
+        spawner.join().unwrap_or_else(|_| Err(std::io::Error::other("the spawning thread died")))
+    })
+    .context(|| "starting a process 1")
+}
+
+fn await_ready(child: &mut Child, name: &str, logs: &Path) -> Result<()> {
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .context(|| format!("waiting for host {name}"))?;
+    }
+    if line.trim() == READY {
+        return Ok(());
+    }
+    let _ = child.wait();
+    let reason = fs::read_to_string(logs.join("init.err")).unwrap_or_default();
+    Err(Error::Refused(format!("host {name} did not start: {}", reason.trim())))
+}

@@ -1,0 +1,43 @@
+//! Makes everything that labs need, once per run of the program.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use crate::build::{self, Programs, What};
+use crate::error::Result;
+use crate::{cache, install, rootfs};
+
+/// What labs are made from.
+#[derive(Debug, Clone)]
+pub struct Needed {
+    /// The root file system of the hosts.
+    pub rootfs: PathBuf,
+    /// The programs of the hosts.
+    pub programs: Programs,
+}
+
+static WHAT: Mutex<What> = Mutex::new(What::All);
+static MADE: Mutex<Option<Needed>> = Mutex::new(None);
+
+/// Chooses what is built before the first lab starts.
+pub fn choose(what: What) {
+    *WHAT.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = what;
+}
+
+/// Installs, builds and makes what labs need, or returns what an earlier call made.
+///
+/// # Errors
+/// Not root, or a step failed.
+pub fn for_labs() -> Result<Needed> {
+    let mut made = MADE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some(needed) = &*made {
+        return Ok(needed.clone());
+    }
+    install::require_root()?;
+    cache::check_file_system()?;
+    install::ensure()?;
+    let what = *WHAT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let needed = Needed { rootfs: rootfs::ensure()?, programs: build::ensure(what)? };
+    *made = Some(needed.clone());
+    Ok(needed)
+}

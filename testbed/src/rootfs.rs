@@ -1,0 +1,124 @@
+//! The root file system of the hosts: a small Debian with podman, CRIU and what the tests use.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::cache::{self, Key};
+use crate::command;
+use crate::error::{Context, Error, Result};
+
+/// The first Debian suite whose CRIU (4.2) dumps sockets on kernels from 6.16 on.
+const SUITE: &str = "forky";
+
+/// `libcriu2` is not a dependency of crun's package, but crun's checkpoint needs it.
+const PACKAGES: &[&str] = &[
+    "busybox-static",
+    "ca-certificates",
+    "conntrack",
+    "criu",
+    "crun",
+    "curl",
+    "iperf3",
+    "iproute2",
+    "iptables",
+    "iputils-ping",
+    "libcriu2",
+    "netcat-openbsd",
+    "nftables",
+    "nginx-light",
+    "podman",
+    "procps",
+    "python3-minimal",
+    "redis-server",
+    "redis-tools",
+    "runc",
+    "socat",
+    "strace",
+    "tcpdump",
+    "wireguard-go",
+    "wireguard-tools",
+];
+
+/// Names the Debian mirror to use, instead of the one in the machine's apt configuration.
+pub const MIRROR_VARIABLE: &str = "NETMIG_TESTBED_MIRROR";
+
+/// Longest time for fetching and unpacking the packages.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// The root file system, made if the cache does not have it (about a minute and 450 MB).
+///
+/// # Errors
+/// No mirror is known, or mmdebstrap failed.
+pub fn ensure() -> Result<PathBuf> {
+    let key = PACKAGES.iter().fold(Key::default().with(SUITE), |key, package| key.with(package));
+    cache::entry("rootfs", &key.finish(), make)
+}
+
+fn make(target: &Path) -> Result<()> {
+    let mirror = mirror()?;
+    eprintln!("making the root file system of the hosts: {SUITE} from {mirror}");
+    let log_path = cache::directory().join("rootfs.log");
+    let log = File::create(&log_path).context(|| format!("creating {}", log_path.display()))?;
+    let log_too = log.try_clone().context(|| "duplicating a descriptor")?;
+    let mut mmdebstrap = Command::new("mmdebstrap");
+    mmdebstrap
+        .args(["--mode=root", "--variant=minbase"])
+        // A mirror may lag behind a suite that is still in the making.
+        .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
+        .arg(format!("--include={}", PACKAGES.join(",")))
+        .args([SUITE.as_ref(), target.as_os_str()])
+        .arg(&mirror)
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(log_too);
+    let mut child = mmdebstrap.spawn().context(|| "starting mmdebstrap")?;
+    let status = command::wait(&mut child, LIMIT).context(|| "waiting for mmdebstrap")?;
+    if status.is_none_or(|status| !status.success()) {
+        let text = fs::read_to_string(&log_path).unwrap_or_default();
+        return Err(Error::Program {
+            program: format!("mmdebstrap (log: {})", log_path.display()),
+            status: status.map_or("out of time".to_owned(), |status| status.to_string()),
+            stderr: command::tail(text.trim()),
+        });
+    }
+    Ok(())
+}
+
+/// The Debian mirror of this machine's own apt configuration.
+fn mirror() -> Result<String> {
+    if let Ok(mirror) = std::env::var(MIRROR_VARIABLE) {
+        return Ok(mirror);
+    }
+    let mut query = Command::new("apt-get");
+    query.args(["indextargets", "--no-release-info", "--format", "$(REPO_URI)"]);
+    query.arg("Created-By: Packages");
+    let listed = command::run(&mut query, command::LIMIT)?.text();
+    main_archive(&listed).ok_or_else(|| {
+        Error::Refused(format!(
+            "no Debian mirror in this machine's apt configuration; name one in {MIRROR_VARIABLE}"
+        ))
+    })
+}
+
+/// The first address that looks like a Debian main archive.
+fn main_archive(addresses: &str) -> Option<String> {
+    addresses
+        .lines()
+        .map(str::trim)
+        .find(|address| address.trim_end_matches('/').ends_with("/debian"))
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_main_archive_is_chosen() {
+        let listed = "http://a.example/debian-security/\nhttp://a.example/debian/\n";
+        assert_eq!(main_archive(listed).as_deref(), Some("http://a.example/debian/"));
+        assert_eq!(main_archive("http://a.example/ubuntu\n"), None);
+    }
+}
