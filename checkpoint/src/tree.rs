@@ -1,1 +1,75 @@
-//! (being written)
+//! Carries a container's changed files to another host: the upper directory of its root file
+//! system, `/dev/shm`, later volumes.
+//!
+//! [`Source`] walks the files and hands on [`Record`]s; [`Applier`] on the destination applies
+//! them to the mounted root of the staged container. Neither knows how records travel. A first
+//! pass runs while the container does; [`Source::changes_since`] sends what changed after that
+//! and must run once more after the freeze, else an append-only log comes back stale.
+//!
+//! Records and not a tar archive, because a receiver can bound each record before it keeps it
+//! (a tar's extended header may be of any size), because removals and single changed blocks of
+//! a large file have no place in a tar, and because the channel frames messages anyway.
+
+mod apply;
+mod beneath;
+mod blocks;
+mod path;
+mod record;
+mod scan;
+
+#[cfg(test)]
+mod tests;
+
+pub use apply::Applier;
+pub use record::{BLOCK, CHUNK, Kind, Limits, Meta, Record, Stats, Xattr};
+pub use scan::{Snapshot, Source, Tasks};
+
+use std::io;
+use std::path::PathBuf;
+
+/// What can go wrong with files.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory could not be used.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried: "read", "create", …
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A path that could lead out of the tree, or is too long or too deep.
+    #[error("path {0:?} cannot be that of a file in the tree")]
+    BadPath(String),
+    /// Something that no honest source sends.
+    #[error("{path:?} cannot be applied: {problem}")]
+    Refused {
+        /// The path.
+        path: String,
+        /// Why not.
+        problem: &'static str,
+    },
+    /// More than the limits allow.
+    #[error("too much to carry over: {what} is above the limit of {limit}")]
+    TooMuch {
+        /// What was counted: "files", "bytes", …
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// The receiver of the records is gone.
+    #[error("nobody takes the files any more")]
+    Closed,
+}
+
+/// An error of the operating system, with what was tried on which path.
+fn io_error(
+    action: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(nix::errno::Errno) -> Error {
+    let path = path.into();
+    move |errno| Error::Io { action, path, source: errno.into() }
+}
