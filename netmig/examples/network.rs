@@ -43,7 +43,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
             let sandbox = Sandbox::open(&container)?;
             println!("{:#?} {:#?}", sandbox.interfaces(), sandbox.gateways());
             let mut queues = UdpQueues::open(&container)?;
-            timed("pending", || queues.pending().map(|bytes| println!("{bytes} bytes wait")))?;
+            for _ in 0..5 {
+                let bytes = timed("pending", || queues.pending())?;
+                println!("{bytes} bytes wait");
+            }
         }
         ["block", pid, interface, milliseconds] => {
             let port = Port::of_container(&Namespace::of_pid(pid.parse()?)?, interface)?;

@@ -8,20 +8,22 @@
 //! do the same, but adding or removing a base chain drops every packet that waits in an NFQUEUE of
 //! that namespace.
 //!
-//! Two of the kernel's port states block, and each has one thing that ends it without us:
+//! Two of the kernel's port states block, and each has one thing that ends it behind our back:
 //!
 //! | state | ends by itself when |
 //! | --- | --- |
-//! | listening | the port's forward-delay timer, started when it joined the bridge, fires twice (2 × 15 s) |
-//! | disabled | the host's veth end reports a change (`NETDEV_CHANGE`: `ip link set` on it, the container's end going down and up), `br_port_carrier_check` |
+//! | listening | the port's forward-delay timer, started when it joined the bridge, fires twice (2 × 15 s): `br_forward_delay_timer_expired` |
+//! | disabled | somebody changes the flags of the host's end, as `ip link set … multicast off`: any `NETDEV_CHANGE`, `br_port_carrier_check` |
 //!
 //! So [`Port::block`] takes *listening*, unless it finds that timer running: then *disabled*.
-//! Calling it again later changes over. Setting the bridge down and up, or taking the port out of
-//! it and back, ends both.
+//! Calling it again later changes over. Both states end when the link itself goes down and up
+//! again, at either end of the pair (a frozen container cannot do so), when the bridge does, and
+//! when the port leaves the bridge and comes back.
 //!
 //! When no port of a bridge forwards any more the bridge loses its carrier, and with it the host's
-//! neighbour entries on the bridge that are not permanent (`neigh_carrier_down`). They are learnt
-//! again on first use, or put there beforehand by `Sandbox::seed_neighbours`.
+//! neighbour entries on the bridge (`neigh_carrier_down`, `net/core/neighbour.c`). A question asked
+//! while the port is blocked is lost and only repeated after a second, so [`Port::unblock`] puts the
+//! container's entries back.
 
 use std::io;
 use std::net::IpAddr;
@@ -30,9 +32,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
 
-use crate::netns::link::{self, LINK_HEADER, Link, addresses, link_request, links, port_number};
+use crate::netns::link::{
+    self, InterfaceAddress, LINK_HEADER, Link, addresses, link_request, links, port_number,
+    reachable,
+};
 use crate::netns::message::{Message, u32_attribute};
-use crate::netns::socket::{KernelSocket, Protocol};
+use crate::netns::socket::{KernelSocket, Protocol, Refused};
 use crate::netns::{self, Namespace};
 
 const RTM_SETLINK: u16 = 19;
@@ -129,6 +134,8 @@ pub struct Port {
     index: u32,
     name: String,
     bridge: Bridge,
+    /// Requests that let the bridge know the container's Ethernet address.
+    introduction: Vec<u8>,
 }
 
 impl Port {
@@ -140,8 +147,11 @@ impl Port {
     pub fn of_container(container: &Namespace, container_interface: &str) -> Result<Self, Error> {
         let read = |name: &str, source| Error::Read { name: name.to_owned(), source };
         let host = Namespace::current()?;
-        let inside = links(&mut container.socket(Protocol::Route)?)
-            .map_err(|source| read(container.name(), source))?
+        let mut visit = container.socket(Protocol::Route)?;
+        let in_container = |source| read(container.name(), source);
+        let container_addresses = addresses(&mut visit).map_err(in_container)?;
+        let inside = links(&mut visit)
+            .map_err(in_container)?
             .into_iter()
             .find(|link| link.name == container_interface)
             .ok_or_else(|| Error::NoInterface {
@@ -165,7 +175,13 @@ impl Port {
             })?;
         let bridge = bridge_of(&mut socket, &outside).map_err(on_host)?;
         let bridge = bridge.ok_or_else(|| Error::NoBridge { port: outside.name.clone() })?;
-        Ok(Self { socket: Mutex::new(socket), index: outside.index, name: outside.name, bridge })
+        Ok(Self {
+            introduction: introduction(&bridge, &inside, &container_addresses),
+            socket: Mutex::new(socket),
+            index: outside.index,
+            name: outside.name,
+            bridge,
+        })
     }
 
     /// The port's interface index on the host.
@@ -205,17 +221,30 @@ impl Port {
         Ok(())
     }
 
-    /// Lets frames pass again. When this returns the bridge can carry them.
+    /// Lets frames pass again. When this returns the bridge can carry them, and knows the
+    /// container's Ethernet address.
     ///
     /// # Errors
     /// [`Error::State`], [`Error::SpanningTree`].
     pub fn unblock(&self) -> Result<(), Error> {
         let mut batch = set_state(self.index, STATE_FORWARDING);
+        self.send("unblock", &mut batch, |_| ())?;
+        if let Err(refused) = self.introduce() {
+            // Frames pass; the first may have to wait for an answer.
+            tracing::debug!(port = self.name, error = %refused.source, "no neighbour entries");
+        }
+        Ok(())
+    }
+
+    /// Makes the bridge know the container's Ethernet address.
+    pub(crate) fn introduce(&self) -> Result<(), Refused> {
         // A bridge whose only port was blocked has no carrier, and drops what is sent through it
-        // until the kernel's link watch has run; asking for the link makes it run now
-        // (rtnl_getlink, net/core/rtnetlink.c).
-        batch.extend(link_request(self.bridge.index));
-        self.send("unblock", &mut batch, |_| ())
+        // until the kernel's link watch has run. When that runs after the port was blocked it takes
+        // the neighbour entries along. Asking for the link makes it run now (rtnl_getlink,
+        // net/core/rtnetlink.c).
+        let mut batch = link_request(self.bridge.index);
+        batch.extend(&self.introduction);
+        self.socket().execute(&mut batch)
     }
 
     /// Whether frames are stopped, as the kernel says now.
@@ -247,7 +276,7 @@ impl Port {
     }
 
     /// The socket on the host; a panic elsewhere cannot have left it half-used.
-    pub(crate) fn socket(&self) -> MutexGuard<'_, KernelSocket> {
+    fn socket(&self) -> MutexGuard<'_, KernelSocket> {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -266,6 +295,15 @@ fn set_state(port: u32, state: u8) -> Vec<u8> {
 /// What is left of the forward-delay timer, in hundredths of a second; 0 when it does not run.
 fn timer_left(port_data: &[u8]) -> u64 {
     port_number(port_data, IFLA_BRPORT_FORWARD_DELAY_TIMER).unwrap_or(0)
+}
+
+/// Neighbour entries for the container's addresses, of the families that the bridge has.
+fn introduction(bridge: &Bridge, inside: &Link, addresses: &[InterfaceAddress]) -> Vec<u8> {
+    let own = addresses.iter().filter(|own| own.interface == inside.index);
+    own.filter(|own| bridge.addresses.iter().any(|host| host.is_ipv4() == own.address.is_ipv4()))
+        .filter_map(|own| Some(reachable(bridge.index, own.address, inside.mac?)))
+        .flatten()
+        .collect()
 }
 
 fn bridge_of(socket: &mut KernelSocket, port: &Link) -> io::Result<Option<Bridge>> {

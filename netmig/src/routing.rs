@@ -53,7 +53,7 @@ pub enum Error {
         peer: PeerNumber,
         /// The kernel's answer.
         #[source]
-        source: rtnetlink::Error,
+        source: io::Error,
     },
     /// The tunnel to the peer does not exist.
     #[error("peer {peer} has no tunnel interface {interface}; connect to the peer first")]
@@ -70,7 +70,7 @@ pub enum Error {
         destination: IpAddr,
         /// The kernel's answer, if it was an error.
         #[source]
-        source: Option<rtnetlink::Error>,
+        source: Option<io::Error>,
     },
     /// A setting of the kernel could not be read.
     #[error("cannot read {}", path.display())]
@@ -164,7 +164,7 @@ pub async fn route_mtu(destination: IpAddr) -> Result<u32, Error> {
         .execute()
         .try_next()
         .await
-        .map_err(|source| no_route(Some(source)))?;
+        .map_err(|source| no_route(Some(rtnl::answer(source))))?;
     let answer = answer.ok_or_else(|| no_route(None))?;
     let output = answer.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
@@ -215,7 +215,7 @@ fn refused(
     action: &'static str,
     object: &'static str,
     peer: PeerNumber,
-) -> impl Fn(rtnetlink::Error) -> Error {
+) -> impl Fn(io::Error) -> Error {
     move |source| Error::Refused { action, object, peer, source }
 }
 
@@ -232,14 +232,13 @@ async fn install_family(
         // Replacing one that is equal changes nothing; one that leads to an interface of the past
         // is corrected.
         let added = handle.route().add(route).replace().execute().await;
-        added.map_err(refused("add", object, peer))?;
+        added.map_err(rtnl::answer).map_err(refused("add", object, peer))?;
     }
     let mut request = handle.rule().add();
     *request.message_mut() = rule(peer, &version);
-    match request.execute().await {
-        Err(error) if rtnl::errno(&error) == Some(libc::EEXIST) => Ok(()),
-        other => other.map_err(refused("add", "rule", peer)),
-    }
+    rtnl::unless(request.execute().await, libc::EEXIST)
+        .map(drop)
+        .map_err(refused("add", "rule", peer))
 }
 
 fn address_family(version: &IpVersion) -> AddressFamily {
@@ -299,17 +298,16 @@ fn is_route_of(peer: PeerNumber, listed: &RouteMessage) -> bool {
 
 async fn remove_rules(handle: &Handle, peer: PeerNumber, version: IpVersion) -> Result<(), Error> {
     let family = address_family(&version);
-    let listed: Vec<RuleMessage> = match handle.rule().get(version).execute().try_collect().await {
+    let listed = handle.rule().get(version).execute().try_collect().await;
+    let listed: Vec<RuleMessage> = match listed.map_err(rtnl::answer) {
         // A kernel without this family has no rules of it.
         Err(error) if rtnl::is_no_family(&error) => return Ok(()),
         other => other.map_err(refused("list", "rules", peer))?,
     };
     for rule in listed {
         if rule.header.family == family && is_rule_of(peer, &rule) {
-            match handle.rule().del(rule).execute().await {
-                Err(error) if rtnl::errno(&error) == Some(libc::ENOENT) => {}
-                other => other.map_err(refused("remove", "rule", peer))?,
-            }
+            rtnl::unless(handle.rule().del(rule).execute().await, libc::ENOENT)
+                .map_err(refused("remove", "rule", peer))?;
         }
     }
     Ok(())
@@ -327,10 +325,8 @@ async fn remove_routes(handle: &Handle, peer: PeerNumber, version: IpVersion) ->
         identity.attributes.extend(route.attributes.into_iter().filter(|attribute| {
             matches!(attribute, RouteAttribute::Priority(_) | RouteAttribute::Oif(_))
         }));
-        match handle.route().del(identity).execute().await {
-            Err(error) if rtnl::errno(&error) == Some(libc::ESRCH) => {}
-            other => other.map_err(refused("remove", "route", peer))?,
-        }
+        rtnl::unless(handle.route().del(identity).execute().await, libc::ESRCH)
+            .map_err(refused("remove", "route", peer))?;
     }
     Ok(())
 }
@@ -343,7 +339,8 @@ async fn list_routes(
 ) -> Result<Vec<RouteMessage>, Error> {
     let mut request = RouteMessage::default();
     request.header.address_family = family;
-    match handle.route().get(request).execute().try_collect::<Vec<_>>().await {
+    let listed = handle.route().get(request).execute().try_collect::<Vec<_>>().await;
+    match listed.map_err(rtnl::answer) {
         Err(error) if rtnl::is_no_family(&error) => Ok(Vec::new()),
         // A kernel without the family answers with the routes of all families.
         Ok(mut routes) => {

@@ -26,6 +26,13 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
+const RTM_NEWNEIGH: u16 = 28;
+const NLM_F_REPLACE: u16 = 0x100;
+const NLM_F_CREATE: u16 = 0x400;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NUD_REACHABLE: u16 = 0x02;
+
 /// Bytes of `struct ifinfomsg` and `struct ifaddrmsg`.
 pub(crate) const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
@@ -105,7 +112,7 @@ pub(crate) fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// The bytes of an address, as an attribute holds them.
-pub(crate) fn ip_bytes(address: IpAddr) -> Vec<u8> {
+fn ip_bytes(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -113,7 +120,7 @@ pub(crate) fn ip_bytes(address: IpAddr) -> Vec<u8> {
 }
 
 /// The address family's number.
-pub(crate) fn family(address: IpAddr) -> u8 {
+fn family(address: IpAddr) -> u8 {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     u8::try_from(family).unwrap_or(0)
 }
@@ -157,4 +164,17 @@ pub(crate) fn port_number(port_data: &[u8], kind: u16) -> Option<u64> {
         8 => value.try_into().ok().map(u64::from_ne_bytes),
         _ => None,
     }
+}
+
+/// The request for a neighbour entry as if just confirmed: it needs no question for some 15 to 45
+/// seconds, and then ages like any other.
+pub(crate) fn reachable(interface: u32, address: IpAddr, mac: [u8; 6]) -> Vec<u8> {
+    let mut payload = [0; 12];
+    payload[0] = family(address);
+    payload[4..8].copy_from_slice(&interface.to_ne_bytes());
+    payload[8..10].copy_from_slice(&NUD_REACHABLE.to_ne_bytes());
+    let mut message = Message::new(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, &payload);
+    message.attribute(NDA_DST, &ip_bytes(address));
+    message.attribute(NDA_LLADDR, &mac);
+    message.finish()
 }

@@ -13,17 +13,10 @@ use thiserror::Error;
 
 use self::routes::Routes;
 use crate::isolation::Port;
-use crate::netns::link::{InterfaceAddress, addresses, family, ip_bytes, link_request, links};
-use crate::netns::message::Message;
+use crate::netns::link::{InterfaceAddress, addresses, links, reachable};
 use crate::netns::socket::{KernelSocket, Protocol, Refused};
 use crate::netns::{self, Namespace};
 
-const RTM_NEWNEIGH: u16 = 28;
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-const NUD_REACHABLE: u16 = 0x02;
-const NLM_F_REPLACE: u16 = 0x100;
-const NLM_F_CREATE: u16 = 0x400;
 /// `RT_SCOPE_UNIVERSE`: an address valid everywhere.
 const SCOPE_GLOBAL: u8 = 0;
 
@@ -194,16 +187,7 @@ impl Sandbox {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.socket.execute(&mut inside).map_err(|refused| neighbour(&self.name, refused))?;
 
-        // A bridge that just lost its carrier forgets its neighbours when the kernel's link watch
-        // comes round to it; asking for the link makes that happen before, not after.
-        let mut outside = link_request(bridge.index);
-        let addresses = interface.addresses.iter().map(|(address, _)| address);
-        for address in addresses.chain(&interface.link_addresses) {
-            if let Some(mac) = interface.mac {
-                outside.extend(reachable(bridge.index, *address, mac));
-            }
-        }
-        port.socket().execute(&mut outside).map_err(|refused| neighbour(&bridge.name, refused))
+        port.introduce().map_err(|refused| neighbour(&bridge.name, refused))
     }
 }
 
@@ -229,16 +213,4 @@ fn read_interfaces(socket: &mut KernelSocket) -> io::Result<Vec<Interface>> {
             }
         })
         .collect())
-}
-
-/// A neighbour entry as if just confirmed: it needs no question for some 15 to 45 seconds.
-fn reachable(interface: u32, address: IpAddr, mac: [u8; 6]) -> Vec<u8> {
-    let mut payload = [0; 12];
-    payload[0] = family(address);
-    payload[4..8].copy_from_slice(&interface.to_ne_bytes());
-    payload[8..10].copy_from_slice(&NUD_REACHABLE.to_ne_bytes());
-    let mut message = Message::new(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, &payload);
-    message.attribute(NDA_DST, &ip_bytes(address));
-    message.attribute(NDA_LLADDR, &mac);
-    message.finish()
 }

@@ -1,7 +1,7 @@
 //! Keys, port and peer of a tunnel, through `wireguard-control`.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use wireguard_control::{
@@ -21,17 +21,23 @@ fn backend(kind: Kind) -> Backend {
     }
 }
 
-/// Runs a call of the library, which blocks, where blocking does no harm.
+/// Runs a call of the library on a thread of its own. It blocks, for ever if `wireguard-go` hangs;
+/// the caller has a deadline, and a plain thread, unlike the runtime's, does not keep a process
+/// from ending.
 async fn blocking<T: Send + 'static>(
     action: &'static str,
     interface: &str,
     call: impl FnOnce(&InterfaceName) -> io::Result<T> + Send + 'static,
 ) -> Result<T, Error> {
-    let name = interface.to_owned();
-    tokio::task::spawn_blocking(move || call(&name.parse::<InterfaceName>()?))
-        .await
-        .unwrap_or_else(|gone| Err(io::Error::other(gone)))
-        .map_err(|source| Error::Settings { action, interface: interface.to_owned(), source })
+    let failed = |source| Error::Settings { action, interface: interface.to_owned(), source };
+    let name: InterfaceName = interface.parse().map_err(io::Error::from).map_err(failed)?;
+    let (sender, result) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("wireguard".to_owned())
+        // Nobody listens any more when the deadline has passed.
+        .spawn(move || drop(sender.send(call(&name))))
+        .map_err(failed)?;
+    result.await.unwrap_or_else(|gone| Err(io::Error::other(gone))).map_err(failed)
 }
 
 async fn read(interface: &str, kind: Kind) -> Result<Device, Error> {
@@ -81,14 +87,16 @@ pub(super) fn checked(interface: &str, remote: &RemoteEnd) -> Result<RemoteEnd, 
     if remote.endpoint.port() == 0 {
         return bad("it has no port");
     }
-    let broadcast = matches!(ip, std::net::IpAddr::V4(v4) if v4.is_broadcast());
+    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
     if ip.is_unspecified() || ip.is_multicast() || broadcast {
         return bad("its address is not that of a host");
     }
-    let endpoint = match remote.endpoint {
-        SocketAddr::V6(v6) if ip.is_ipv6() => SocketAddr::V6(v6), // with its scope
-        other => SocketAddr::new(ip, other.port()),
-    };
+    // Such an address needs an interface beside it, which wireguard-go and wireguard-control write
+    // differently.
+    if matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        return bad("its address is valid on one link only");
+    }
+    let endpoint = SocketAddr::new(ip, remote.endpoint.port());
     Ok(RemoteEnd { endpoint, ..remote.clone() })
 }
 
@@ -178,6 +186,7 @@ mod tests {
     fn hostile_ends_are_refused() {
         for endpoint in [
             "192.0.2.1:0",
+            "[fe80::1]:1",
             "0.0.0.0:1",
             "[::]:1",
             "224.0.0.1:1",

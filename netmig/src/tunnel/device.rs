@@ -77,14 +77,15 @@ pub(super) async fn ensure(handle: &Handle, interface: &str) -> Result<Device, E
     if let Some(device) = find(handle, interface).await? {
         return Ok(device);
     }
-    match handle.link().add(LinkWireguard::new(interface).build()).execute().await {
+    let added = handle.link().add(LinkWireguard::new(interface).build()).execute().await;
+    match added.map_err(rtnl::answer) {
         Ok(()) => {}
-        Err(error) if rtnl::errno(&error) == Some(libc::EOPNOTSUPP) => {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
             tracing::debug!(interface, "no WireGuard in this kernel, starting wireguard-go");
             userspace::start(interface).await?;
         }
         // Somebody else was quicker; what it is will be seen.
-        Err(error) if rtnl::errno(&error) == Some(libc::EEXIST) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
         Err(error) => return Err(refused("create", interface)(error)),
     }
     let device = find(handle, interface).await?;
@@ -107,7 +108,7 @@ pub(super) async fn bring_up(
         message = message.mtu(mtu);
     }
     let set = handle.link().set(message.build()).execute().await;
-    set.map(|()| true).map_err(refused("configure", &device.name))
+    set.map(|()| true).map_err(rtnl::answer).map_err(refused("configure", &device.name))
 }
 
 /// Gives the interface an address of the link. True when that was a change.
@@ -120,11 +121,8 @@ pub(super) async fn add_link_address(
     let message = request.message_mut();
     message.header.scope = AddressScope::Link;
     message.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Broadcast(_)));
-    match request.execute().await {
-        Ok(()) => Ok(true),
-        Err(error) if rtnl::errno(&error) == Some(libc::EEXIST) => Ok(false),
-        Err(error) => Err(refused("add an address to", &device.name)(error)),
-    }
+    rtnl::unless(request.execute().await, libc::EEXIST)
+        .map_err(refused("add an address to", &device.name))
 }
 
 /// Keeps IPv6 from giving the interface an address of its own, whose router solicitations would go
@@ -161,10 +159,9 @@ fn write(path: &Path, value: &str) -> Result<(), Error> {
 /// Removes the interface; one that is not there is no error.
 pub(super) async fn remove(handle: &Handle, interface: &str) -> Result<(), Error> {
     let Some(device) = find(handle, interface).await? else { return Ok(()) };
-    match handle.link().del(device.index).execute().await {
-        Err(error) if rtnl::errno(&error) == Some(libc::ENODEV) => Ok(()),
-        other => other.map_err(refused("remove", interface)),
-    }
+    rtnl::unless(handle.link().del(device.index).execute().await, libc::ENODEV)
+        .map(drop)
+        .map_err(refused("remove", interface))
 }
 
 /// The peers whose tunnel interfaces exist.
@@ -175,6 +172,7 @@ pub(super) async fn list(handle: &Handle) -> Result<Vec<PeerNumber>, Error> {
         .execute()
         .try_collect()
         .await
+        .map_err(rtnl::answer)
         .map_err(refused("look up", INTERFACE_PREFIX))?;
     let mut peers: Vec<_> = links
         .iter()

@@ -48,7 +48,7 @@ pub enum Error {
         interface: String,
         /// The kernel's answer.
         #[source]
-        source: rtnetlink::Error,
+        source: io::Error,
     },
     /// An interface with the tunnel's name exists, and is something else.
     #[error("interface {interface} is not a tunnel of netmig's ({kind}); rename or remove it")]
@@ -154,6 +154,15 @@ pub enum Kind {
     Kernel,
     /// `wireguard-go`, on a TUN interface.
     Userspace,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Kernel => "kernel",
+            Self::Userspace => "wireguard-go",
+        })
+    }
 }
 
 /// This host's end of a tunnel.
@@ -331,7 +340,7 @@ async fn in_time<T>(
 }
 
 /// Maps the kernel's refusal of an operation on an interface.
-fn refused(action: &'static str, interface: &str) -> impl Fn(rtnetlink::Error) -> Error {
+fn refused(action: &'static str, interface: &str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Interface { action, interface: interface.to_owned(), source }
 }
 

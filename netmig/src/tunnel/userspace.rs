@@ -25,6 +25,8 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 const FAREWELL: Duration = Duration::from_secs(3);
 const FORCED: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(5);
+/// So often a control socket is tried that is served though its process seems gone.
+const SOCKET_ATTEMPTS: usize = 100;
 /// So much of its complaint is kept, from the end.
 const SAID_MAX: usize = 500;
 
@@ -37,9 +39,10 @@ pub(super) async fn start(interface: &str) -> Result<(), Error> {
         .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()))
         .current_dir("/")
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        // The process that stays opens /dev/null instead, unless LOG_LEVEL is set.
-        .stderr(Stdio::piped())
+        // Errors; the process that stays opens /dev/null instead, unless LOG_LEVEL is set.
+        .stdout(Stdio::piped())
+        // Nothing but advice to use a kernel with WireGuard.
+        .stderr(Stdio::null())
         .kill_on_drop(true);
     // SAFETY: between fork and exec only setsid(2) is called, which is async-signal-safe, and an
     // error number is turned into an error without allocating.
@@ -53,11 +56,11 @@ pub(super) async fn start(interface: &str) -> Result<(), Error> {
     if output.status.success() {
         return Ok(());
     }
-    let start = output.stderr.len().saturating_sub(SAID_MAX);
+    let start = output.stdout.len().saturating_sub(SAID_MAX);
     Err(Error::Userspace {
         interface: interface.to_owned(),
         status: output.status,
-        said: String::from_utf8_lossy(&output.stderr[start..]).trim().to_owned(),
+        said: String::from_utf8_lossy(&output.stdout[start..]).trim().to_owned(),
     })
 }
 
@@ -72,11 +75,26 @@ pub(super) async fn cease(interface: &str) -> Result<(), Error> {
             return Err(Error::Lingers { interface: interface.to_owned(), pid });
         }
     }
-    let socket = control_socket(interface);
-    let abandoned = UnixStream::connect(&socket)
-        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-    if abandoned && let Err(source) = std::fs::remove_file(&socket) {
-        return Err(Error::Setting { path: socket, source });
+    remove_abandoned(&control_socket(interface)).await
+}
+
+/// Removes a control socket that nobody serves any more. One that somebody does serve belongs to
+/// another network namespace that shares our files, and stays.
+async fn remove_abandoned(socket: &Path) -> Result<(), Error> {
+    // A killed process loses its command line somewhat before its sockets.
+    for _ in 0..SOCKET_ATTEMPTS {
+        match UnixStream::connect(socket).map_err(|error| error.kind()) {
+            Ok(_) => tokio::time::sleep(POLL).await,
+            Err(io::ErrorKind::ConnectionRefused) => {
+                return match std::fs::remove_file(socket) {
+                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                        Err(Error::Setting { path: socket.to_owned(), source })
+                    }
+                    _ => Ok(()),
+                };
+            }
+            Err(_) => break,
+        }
     }
     Ok(())
 }
