@@ -1,6 +1,6 @@
 //! The questions of an interactive run.
 
-use checkpoint::podman::Summary;
+use checkpoint::container::Summary;
 use inquire::validator::Validation;
 use inquire::{CustomType, InquireError, Select, Text};
 
@@ -66,7 +66,14 @@ pub fn container(running: Vec<Summary>) -> Result<String, Error> {
     let widest = running.iter().map(|c| c.name.len()).max().unwrap_or(0);
     let lines: Vec<String> = running
         .iter()
-        .map(|c| format!("{:<widest$}  {}  {}", c.name, c.image, c.ports.join(", ")))
+        .map(|c| {
+            let ports: Vec<String> = c
+                .ports
+                .iter()
+                .map(|p| format!("{}->{}/{}", p.host_port, p.container_port, p.protocol))
+                .collect();
+            format!("{:<widest$}  {}  {}", c.name, c.image, ports.join(", "))
+        })
         .collect();
     let picked = Select::new("Container to move:", lines).raw_prompt()?;
     Ok(running.into_iter().nth(picked.index).map(|c| c.id).unwrap_or_default())

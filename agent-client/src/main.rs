@@ -74,7 +74,7 @@ fn interactive(runtime: &tokio::runtime::Runtime) -> Result<Migrate, Exit> {
     }
     let answers = || -> Result<Migrate, Box<dyn std::error::Error>> {
         let destination = ask::destination()?;
-        let running = runtime.block_on(Podman::new().list_running())?;
+        let running = runtime.block_on(Podman::default().list_running())?;
         let container = ask::container(running)?;
         Ok(Migrate { container, destination, options: Options::default() })
     };

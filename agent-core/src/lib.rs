@@ -9,7 +9,9 @@
 pub mod cause;
 pub mod deadline;
 pub mod directories;
+pub mod host;
 pub mod identity;
 pub mod journal;
 pub mod message;
+pub mod peers;
 pub mod wire;

@@ -17,10 +17,10 @@
 //!         ◀───────────────────────────────── ImageStored]
 //!   Stage ─────────────────────────────────▶           podman waits in the shim
 //!         ◀───────────────────────────────── Staged
-//!   (TreeData* TreeEnd) per tree ──────────▶
+//!   (TreeChange* TreeEnd) per tree ──────────▶
 //!         ◀───────────────────────────────── TreeApplied
 //!   ── interruption begins ──
-//!   Chunk* Flows* (TreeData* TreeEnd)* ────▶
+//!   Chunk* Flows* (TreeChange* TreeEnd)* ────▶
 //!   Restore ───────────────────────────────▶           prepared, isolated copy
 //!         ◀───────────────────────────────── Prepared
 //!   ── commit record on the source's disk ──
@@ -39,6 +39,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use checkpoint::images::{Chunk, Manifest};
+use checkpoint::tree::Record;
 use netmig::flow::{Flow, Protocol};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -164,11 +165,11 @@ messages! {
     11 => Stage(Box<StageRequest>),
     /// The container is staged.
     12 => Staged(()),
-    /// A piece of a tree's archive.
-    13 => TreeData(TreeData),
-    /// A tree's archive is complete.
+    /// A change of a tree.
+    13 => TreeChange(TreeChange),
+    /// All changes of a tree have been sent.
     14 => TreeEnd(Tree),
-    /// The archive of the tree's first pass is applied.
+    /// The changes of the tree's first pass are applied.
     15 => TreeApplied(Tree),
     /// A piece of a checkpoint image.
     16 => Chunk(Chunk),
@@ -329,14 +330,20 @@ pub struct TunnelEnd {
 pub struct Data(#[serde(with = "serde_bytes")] pub Vec<u8>);
 
 /// What podman needs to build the container anew.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct StageRequest {
     /// podman's own configuration of the container, JSON.
-    pub config: String,
+    #[serde(with = "serde_bytes")]
+    pub config: Vec<u8>,
     /// The OCI runtime specification, JSON.
-    pub spec: String,
+    #[serde(with = "serde_bytes")]
+    pub spec: Vec<u8>,
     /// The network status, JSON: it keeps addresses and MACs.
-    pub network_status: String,
+    #[serde(with = "serde_bytes")]
+    pub network_status: Vec<u8>,
+    /// The container's log so far.
+    #[serde(with = "serde_bytes")]
+    pub log: Vec<u8>,
     /// Room for checkpoint images, in bytes.
     pub images: u64,
 }
@@ -350,14 +357,13 @@ pub enum Tree {
     SharedMemory,
 }
 
-/// A piece of a tree's archive.
+/// A change of a tree.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct TreeData {
+pub struct TreeChange {
     /// Which tree.
     pub tree: Tree,
-    /// The bytes.
-    #[serde(with = "serde_bytes")]
-    pub bytes: Vec<u8>,
+    /// What changed.
+    pub record: Record,
 }
 
 /// The destination's part of the interruption, in microseconds.

@@ -255,6 +255,20 @@ impl Connection {
         Message::decode(&frame).map_err(|source| Error::Codec { peer, source })
     }
 
+    /// Waits until the far end says that it has undone everything, whatever else it still sends.
+    pub async fn receive_aborted(&mut self, limit: Duration) -> Result<(), Error> {
+        let late = Error::Deadline { peer: self.peer, what: "go back", limit };
+        let all = async {
+            loop {
+                match self.read_frame().await? {
+                    Message::Aborted(()) | Message::Failure(_) => return Ok(()),
+                    _ => {}
+                }
+            }
+        };
+        timeout(limit, all).await.unwrap_or(Err(late))
+    }
+
     /// The error for a message that does not belong where it came.
     #[must_use]
     pub fn unexpected(&self, got: &Message, wanted: &'static str) -> Error {

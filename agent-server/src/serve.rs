@@ -18,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Serves conversations until `stop` is ready; then lets those under way come to their end.
 pub async fn run(listener: TcpListener, host: Host, stop: impl Future<Output = ()>) {
-    let host = Arc::new(host);
+    // Leases outlive the conversations that made them, so this lives as long as the process.
+    let host: &'static Host = Box::leak(Box::new(host));
     let places = Arc::new(Semaphore::new(SESSIONS));
     let mut sessions = JoinSet::new();
     tokio::pin!(stop);
@@ -34,10 +35,9 @@ pub async fn run(listener: TcpListener, host: Host, stop: impl Future<Output = (
         };
         match accepted {
             Ok((stream, peer)) => {
-                let host = Arc::clone(&host);
                 sessions.spawn(async move {
                     let _place = place;
-                    if let Err(e) = session::converse(&host, stream).await {
+                    if let Err(e) = session::converse(host, stream).await {
                         tracing::warn!("{peer}: {}", chain(e.as_ref()));
                     }
                 });

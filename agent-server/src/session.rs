@@ -1,5 +1,6 @@
 //! One conversation: introduction, then a new migration or the rest of an interrupted one.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use agent_core::cause::Cause;
@@ -25,6 +26,8 @@ pub struct Host {
     pub name: String,
     /// The engine.
     pub podman: Podman,
+    /// The program that stands in for the OCI runtime while a container is staged.
+    pub shim: PathBuf,
     /// Copies that wait for their source's decision.
     pub prepared: Prepared,
     stopping: AtomicBool,
@@ -42,7 +45,8 @@ impl Host {
             directories,
             id,
             name,
-            podman: Podman::new(),
+            podman: Podman::default(),
+            shim: find_shim()?,
             prepared: Prepared::default(),
             stopping: AtomicBool::new(false),
         })
@@ -54,8 +58,14 @@ impl Host {
     }
 }
 
+/// `netmig-shim` is installed beside this program.
+fn find_shim() -> Result<PathBuf, Cause> {
+    let beside = std::env::current_exe()?.with_file_name("netmig-shim");
+    if beside.is_file() { Ok(beside) } else { Ok(agent_core::host::find_program("netmig-shim")?) }
+}
+
 /// Holds one conversation from its preamble to its end.
-pub async fn converse(host: &Host, stream: TcpStream) -> Result<(), Cause> {
+pub async fn converse(host: &'static Host, stream: TcpStream) -> Result<(), Cause> {
     let mut connection = Connection::open(stream).await?;
     let hello = expect!(connection, deadline::CONNECT, Hello)?;
     let ours = Hello {
@@ -83,7 +93,7 @@ pub async fn converse(host: &Host, stream: TcpStream) -> Result<(), Cause> {
 
 /// Picks up a migration whose source lost its connection after the copy was prepared.
 async fn resume(
-    host: &Host,
+    host: &'static Host,
     connection: &mut Connection,
     migration: MigrationId,
 ) -> Result<(), Cause> {

@@ -19,7 +19,6 @@ use crate::summary::Summary;
 const RETRY: Duration = Duration::from_millis(500);
 
 /// A migration whose commit record is on disk.
-#[derive(Debug)]
 pub struct Committed<'a> {
     pause: Pause<'a>,
     since: Instant,

@@ -15,6 +15,7 @@ mod outbox;
 mod pause;
 mod plan;
 mod retire;
+mod trees;
 
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::Directories;
@@ -47,7 +48,7 @@ impl Context {
         let open = || -> Result<Self, Cause> {
             directories.create()?;
             let host = identity::host_id(&directories.state)?;
-            Ok(Self { directories: directories.clone(), host, podman: Podman::new() })
+            Ok(Self { directories: directories.clone(), host, podman: Podman::default() })
         };
         open().map_err(Failure::Setup)
     }

@@ -1,0 +1,277 @@
+//! Steps 3 to 5: everything slow, while the container runs. What is changed here is undone here.
+
+use std::path::{Path, PathBuf};
+
+use agent_core::cause::{Cause, chain};
+use agent_core::directories::create_private;
+use agent_core::journal::{Journal, Record};
+use agent_core::message::{Data, Message, Tree, TunnelEnd};
+use agent_core::peers::{self, PeerLock};
+use agent_core::wire::PIECE;
+use agent_core::{deadline, expect};
+use checkpoint::criu::{ConfigDir, Options};
+use checkpoint::images::ImageDir;
+use checkpoint::tree::{Source, Tasks};
+use netmig::flow::Conntrack;
+use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
+use netmig::sockets::UdpQueues;
+use netmig::table::{HoldTag, Table};
+use netmig::tunnel;
+use tokio::io::AsyncReadExt;
+use tokio::task::spawn_blocking;
+
+use super::outbox::{outbox, post};
+use super::pause::{Pause, Tools};
+use super::plan::Plan;
+use super::trees::{self, CarriedTree};
+use super::{Context, Failure};
+use crate::report::Steps;
+
+/// A migration that has begun to change this host.
+pub struct Departure<'a> {
+    context: &'a Context,
+    plan: Plan,
+    journal: Journal,
+    work: PathBuf,
+    ready: Ready,
+}
+
+/// What `prepare` has made ready so far.
+#[derive(Default)]
+struct Ready {
+    tunnel_kind: String,
+    hold: Option<PreparedHold>,
+    images: Option<ImageDir>,
+    criu_config: Option<ConfigDir>,
+    queues: Option<UdpQueues>,
+    conntrack: Option<Conntrack>,
+    trees: Vec<CarriedTree>,
+}
+
+/// Something that the interruption needs was not made ready.
+#[derive(Debug, thiserror::Error)]
+#[error("the migration was not prepared")]
+struct NotPrepared;
+
+impl<'a> Departure<'a> {
+    /// Writes the journal's first record.
+    pub fn begin(context: &'a Context, plan: Plan) -> Result<Self, Cause> {
+        let migration = plan.offer.migration;
+        let record = Record::Departure {
+            migration,
+            container: plan.container.id.clone(),
+            name: plan.container.name.clone(),
+            addresses: plan.addresses.clone(),
+            destination: plan.link.destination.to_string(),
+            peer: plan.link.host,
+        };
+        let journal = Journal::begin(&context.directories.state, migration, &record)?;
+        let work = context.directories.migration(migration);
+        Ok(Self { context, plan, journal, work, ready: Ready::default() })
+    }
+
+    /// Runs the steps.
+    pub async fn prepare(&mut self, steps: &mut Steps) -> Result<(), Cause> {
+        steps.begin("tunnel");
+        self.connect_tunnel().await?;
+        if self.plan.image_missing {
+            steps.begin("image");
+            self.ship_image(steps).await?;
+        }
+        steps.begin("stage");
+        self.prepare_hold()?;
+        let runtime = self.plan.runtime.clone();
+        let criu = self.plan.criu.clone();
+        // The far end's engine works for a third of a second; the first dump on a host takes twice
+        // as long as later ones, so the programs are run once in that time.
+        let (staged, warmed) = tokio::join!(self.stage(), async { runtime.warm(&criu).await });
+        staged?;
+        warmed?;
+        steps.begin("files, first pass");
+        self.send_files(steps).await?;
+        steps.end();
+        Ok(())
+    }
+
+    async fn connect_tunnel(&mut self) -> Result<(), Cause> {
+        let peer = self.plan.link.peer;
+        let _lock = PeerLock::take(&self.context.directories.run).await?;
+        let local = tunnel::prepare(peer).await?;
+        self.ready.tunnel_kind = local.kind.to_string();
+        let offer = TunnelEnd {
+            public_key: local.public_key,
+            port: local.port,
+            kind: local.kind.to_string(),
+        };
+        let connection = &mut self.plan.link.connection;
+        connection.send(&Message::TunnelOffer(offer)).await?;
+        let answer = expect!(connection, deadline::ANSWER, TunnelAnswer)?;
+        let endpoint = std::net::SocketAddr::new(connection.peer().ip(), answer.port);
+        tunnel::connect(peer, &tunnel::RemoteEnd { public_key: answer.public_key, endpoint }).await?;
+        let mut table = Table::open()?;
+        table.install()?;
+        table.steer(peer)?;
+        Ok(())
+    }
+
+    async fn ship_image(&mut self, steps: &mut Steps) -> Result<(), Cause> {
+        let image = self.plan.offer.image.clone();
+        let connection = &mut self.plan.link.connection;
+        connection.send(&Message::ImageBegin(image.clone())).await?;
+        let mut save = self.context.podman.save(&image.name)?;
+        loop {
+            let mut piece = Vec::with_capacity(PIECE);
+            let read = (&mut save.stdout).take(PIECE as u64).read_to_end(&mut piece).await?;
+            if read == 0 {
+                break;
+            }
+            connection.send(&Message::ImageData(Data(piece))).await?;
+            steps.add_bytes(read as u64);
+        }
+        save.finish(&self.context.podman).await?;
+        connection.send(&Message::ImageEnd(())).await?;
+        expect!(connection, deadline::IMAGE, ImageStored)?;
+        Ok(())
+    }
+
+    /// Sockets, buffers, directories: nothing of them is made inside the interruption.
+    fn prepare_hold(&mut self) -> Result<(), Cause> {
+        create_private(&self.work)?;
+        let images = self.work.join("images");
+        self.ready.images = Some(ImageDir::create(&images, self.plan.stage.images)?);
+        self.ready.criu_config =
+            Some(ConfigDir::create(&self.work.join("criu"), &Options::dump())?);
+        let rules = HoldRules {
+            addresses: self.plan.addresses.clone(),
+            published: self.plan.offer.ports.iter().map(|p| (p.protocol, p.host_port)).collect(),
+            on_loss: OnHolderLoss::Accept,
+        };
+        self.ready.hold = Some(PreparedHold::new(self.hold_tag()?, &rules)?);
+        self.ready.queues = Some(UdpQueues::open(&self.plan.namespace)?);
+        self.ready.conntrack = Some(Conntrack::open()?);
+        Ok(())
+    }
+
+    async fn stage(&mut self) -> Result<(), Cause> {
+        let request = std::mem::take(&mut self.plan.stage);
+        let connection = &mut self.plan.link.connection;
+        connection.send(&Message::Stage(Box::new(request))).await?;
+        expect!(connection, deadline::STAGE, Staged)?;
+        Ok(())
+    }
+
+    async fn send_files(&mut self, steps: &mut Steps) -> Result<(), Cause> {
+        let container = &self.plan.container;
+        let mut sources = Vec::new();
+        if let (Some(upper), Some(merged)) = (&container.upper, &container.merged) {
+            sources.push((Tree::Root, Source::overlay(upper, merged)?));
+        }
+        if let Some(shm) = container.shm.as_deref().filter(|path| path.is_dir()) {
+            sources.push((Tree::SharedMemory, Source::plain(shm)?));
+        }
+        for (tree, source) in sources {
+            let (outbox, mut messages) = outbox();
+            let pass = spawn_blocking(move || {
+                let mut sink = trees::sink(tree, &outbox);
+                let (snapshot, stats) = source.first_pass(Tasks::Running, &mut sink)?;
+                drop(sink);
+                post(&outbox, Message::TreeEnd(tree))?;
+                Ok::<_, Cause>((CarriedTree { tree, source, snapshot }, stats))
+            });
+            let connection = &mut self.plan.link.connection;
+            while let Some(message) = messages.recv().await {
+                connection.send(&message).await?;
+            }
+            let (carried, stats) = pass.await??;
+            expect!(connection, deadline::TREE, TreeApplied)?;
+            steps.add_bytes(stats.bytes);
+            self.ready.trees.push(carried);
+        }
+        Ok(())
+    }
+
+    /// Hands everything to the interruption. Nothing has been interrupted yet.
+    pub fn pause(mut self) -> Result<Pause<'a>, (Self, Cause)> {
+        let ready = &mut self.ready;
+        let (Some(hold), Some(images), Some(criu_config), Some(queues), Some(conntrack)) = (
+            ready.hold.take(),
+            ready.images.take(),
+            ready.criu_config.take(),
+            ready.queues.take(),
+            ready.conntrack.take(),
+        ) else {
+            return Err((self, NotPrepared.into()));
+        };
+        let trees = std::mem::take(&mut ready.trees);
+        Ok(Pause::new(self, Tools { hold, images, criu_config, queues, conntrack, trees }))
+    }
+
+    /// Undoes everything: the far end drops its part, this host's kernel is as it was.
+    pub async fn go_back(mut self, cause: Cause) -> Failure {
+        let mut leftovers = Vec::new();
+        let migration = self.plan.offer.migration;
+        let connection = &mut self.plan.link.connection;
+        // A far end that failed has undone its part; one that cannot be reached will.
+        if connection.send(&Message::Abort(migration)).await.is_ok() {
+            let _ = connection.receive_aborted(deadline::ANSWER).await;
+        }
+        drop(self.ready.hold.take());
+        leftovers.extend(self.tidy().err().map(|e| chain(e.as_ref())));
+        let peer = self.plan.link.peer;
+        let unused = peers::release(&self.context.directories, peer, migration).await;
+        leftovers.extend(unused.err().map(|e| chain(e.as_ref())));
+        if leftovers.is_empty() {
+            leftovers.extend(self.journal.end().err().map(|e| chain(&e)));
+        }
+        Failure::RolledBack { cause, leftovers }
+    }
+
+    /// Removes the migration's volatile directory.
+    pub fn tidy(&mut self) -> Result<(), Cause> {
+        ImageDir::remove_at(&self.work.join("images"))?;
+        match std::fs::remove_dir_all(&self.work) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The plan, to talk to the destination.
+    pub fn plan_mut(&mut self) -> &mut Plan {
+        &mut self.plan
+    }
+
+    /// The journal.
+    pub fn journal_mut(&mut self) -> &mut Journal {
+        &mut self.journal
+    }
+
+    /// What every migration of this host needs.
+    pub fn context(&self) -> &'a Context {
+        self.context
+    }
+
+    /// The migration's volatile directory.
+    pub fn work(&self) -> &Path {
+        &self.work
+    }
+
+    /// How the tunnel is made, for people.
+    pub fn tunnel_kind(&self) -> &str {
+        &self.ready.tunnel_kind
+    }
+
+    /// The tag of the hold's rules.
+    pub fn hold_tag(&self) -> Result<HoldTag, Cause> {
+        Ok(self.plan.offer.migration.to_string().parse()?)
+    }
+
+    /// The journal's end: nothing of the migration is left here.
+    pub fn end(self) -> Result<(), agent_core::journal::Error> {
+        self.journal.end()
+    }
+}

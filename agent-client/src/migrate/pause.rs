@@ -1,0 +1,421 @@
+//! Steps 6 to 10: the interruption, up to the commit point.
+//!
+//! A [`Pause`] owns a container that may be held, frozen and cut off. Whatever of that has happened,
+//! [`Pause::go_back`] undoes; nothing else in this program thaws a container.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use agent_core::cause::{Cause, chain};
+use agent_core::journal::Record;
+use agent_core::message::{Message, MigrationId};
+use agent_core::wire::{Connection, FLOWS_PER_FRAME};
+use agent_core::{deadline, expect};
+use checkpoint::criu::ConfigDir;
+use checkpoint::images::{Follower, ImageDir, Manifest};
+use checkpoint::runtime::{Checkpoint, Dumped};
+use checkpoint::tree::Tasks;
+use netmig::flow::{Conntrack, Direction, Flow};
+use netmig::hold::{Hold, Pace, PreparedHold};
+use netmig::sockets::UdpQueues;
+use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
+
+use super::commit::Committed;
+use super::departure::Departure;
+use super::outbox::{Outbox, outbox, post};
+use super::trees::{self, CarriedTree};
+use super::{Context, Failure};
+use crate::cli::Destination;
+use crate::summary::{FlowCount, Parts, from_micros, span};
+
+/// Between two looks at the datagram queues.
+const DRAIN_PAUSE: Duration = Duration::from_micros(200);
+/// Between two looks at the growing images.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(1);
+/// How long a dump that is at work may take to end by itself when the migration turns back.
+const DUMP_END: Duration = Duration::from_secs(60);
+
+/// The interruption took too long.
+#[derive(Debug, thiserror::Error)]
+#[error("the interruption would have lasted longer than {:.2} s (see --max-interruption)", .0.as_secs_f64())]
+pub struct TooLong(Duration);
+
+/// What the interruption uses, made ready before it.
+pub struct Tools {
+    /// The hold.
+    pub hold: PreparedHold,
+    /// The directory that the dump goes into.
+    pub images: ImageDir,
+    /// CRIU's options.
+    pub criu_config: ConfigDir,
+    /// The container's datagram queues.
+    pub queues: UdpQueues,
+    /// This host's conntrack table.
+    pub conntrack: Conntrack,
+    /// Trees whose first pass has been sent.
+    pub trees: Vec<CarriedTree>,
+}
+
+/// A container whose interruption is about to begin, or has begun.
+pub struct Pause<'a> {
+    departure: Departure<'a>,
+    ready: Option<PreparedHold>,
+    hold: Option<Hold>,
+    images: ImageDir,
+    criu_config: ConfigDir,
+    queues: UdpQueues,
+    conntrack: Option<Conntrack>,
+    trees: Vec<CarriedTree>,
+    frozen: bool,
+    blocked: bool,
+    dump: Option<JoinHandle<Result<(Dumped, Instant), checkpoint::runtime::Error>>>,
+    flows: Vec<Flow>,
+    marked: bool,
+    progress: Progress,
+}
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// When the hold's rule went in.
+    pub began: Instant,
+    /// The parts so far.
+    pub parts: Parts,
+    /// Bytes of images.
+    pub checkpoint_bytes: u64,
+    /// Datagram bytes that were still unread when the container was frozen; they are lost.
+    pub undrained: u64,
+    /// Which queue expression the kernel has.
+    pub queue: &'static str,
+}
+
+impl<'a> Pause<'a> {
+    /// Takes over a prepared departure. Nothing is interrupted yet.
+    pub fn new(departure: Departure<'a>, tools: Tools) -> Self {
+        let queue = match tools.hold.queueing() {
+            netmig::hold::Queueing::Native => "native",
+            netmig::hold::Queueing::Compat => "compat",
+        };
+        Self {
+            departure,
+            ready: Some(tools.hold),
+            hold: None,
+            images: tools.images,
+            criu_config: tools.criu_config,
+            queues: tools.queues,
+            conntrack: Some(tools.conntrack),
+            trees: tools.trees,
+            frozen: false,
+            blocked: false,
+            dump: None,
+            flows: Vec::new(),
+            marked: false,
+            progress: Progress {
+                began: Instant::now(),
+                parts: Parts::default(),
+                checkpoint_bytes: 0,
+                undrained: 0,
+                queue,
+            },
+        }
+    }
+
+    /// Holds, drains, freezes, cuts off, dumps, sends, and waits for the isolated copy.
+    pub async fn run(&mut self, limit: Duration) -> Result<(), Cause> {
+        let plan = self.departure.plan();
+        let record = Record::Interruption {
+            cgroup: plan.cgroup.path().to_owned(),
+            port: plan.port.name().to_owned(),
+        };
+        block_in_place(|| self.departure.journal_mut().append(&record))?;
+        match tokio::time::timeout(limit, self.interrupt()).await {
+            Ok(result) => result,
+            Err(_) => Err(TooLong(limit).into()),
+        }
+    }
+
+    async fn interrupt(&mut self) -> Result<(), Cause> {
+        let began = Instant::now();
+        self.progress.began = began;
+        if let Some(ready) = self.ready.take() {
+            self.hold = Some(block_in_place(|| ready.engage())?);
+        }
+        let held = Instant::now();
+        self.drain().await?;
+        let drained = Instant::now();
+        // Freezing comes before cutting off: what the container sends until its last instruction
+        // still gets out, and nothing new gets in since the hold took effect.
+        let plan = self.departure.plan();
+        self.frozen = true;
+        block_in_place(|| plan.cgroup.freeze(Instant::now() + deadline::FREEZE))?;
+        let frozen = Instant::now();
+        self.blocked = true;
+        plan.port.block()?;
+        let blocked = Instant::now();
+        let (manifest, dumped) = self.dump_and_send().await?;
+        let sent = Instant::now();
+        let prepared = self.restore(manifest).await?;
+        let answered = Instant::now();
+
+        let parts = &mut self.progress.parts;
+        parts.hold = span(began, held);
+        parts.drain = span(held, drained);
+        parts.freeze = span(drained, frozen);
+        parts.block = span(frozen, blocked);
+        parts.dump = span(blocked, dumped);
+        parts.entries = from_micros(prepared.entries_us);
+        parts.restore = from_micros(prepared.restore_us);
+        // Whatever of the far end's turn it did not measure itself was spent on the way.
+        let far = span(sent, answered) - parts.entries - parts.restore;
+        parts.transfer = span(dumped, sent) + far.max(0.0);
+        Ok(())
+    }
+
+    /// Waits until the container has read the datagrams that it had received.
+    async fn drain(&mut self) -> Result<(), Cause> {
+        let until = Instant::now() + deadline::DRAIN;
+        loop {
+            self.progress.undrained = self.queues.pending()?;
+            if self.progress.undrained == 0 || Instant::now() >= until {
+                return Ok(());
+            }
+            tokio::time::sleep(DRAIN_PAUSE).await;
+        }
+    }
+
+    /// Dumps, and sends everything as it comes: images while CRIU writes them, flows, and changed
+    /// files.
+    async fn dump_and_send(&mut self) -> Result<(Manifest, Instant), Cause> {
+        let (outbox, mut messages) = outbox();
+        let done = Arc::new(AtomicBool::new(false));
+        let follower = Follower::new(self.images.path())?;
+        self.dump = Some(self.start_dump(Arc::clone(&done)));
+        let images = follow(follower, done, outbox.clone());
+        let flows = self.collect_flows(outbox.clone());
+        let trees = self.send_changes(outbox);
+
+        let connection = &mut self.departure.plan_mut().link.connection;
+        while let Some(message) = messages.recv().await {
+            connection.send(&message).await?;
+        }
+        let dumped = match &mut self.dump {
+            Some(dump) => dump.await??.1,
+            None => Instant::now(),
+        };
+        self.dump = None;
+        let (conntrack, flows) = flows.await??;
+        self.conntrack = Some(conntrack);
+        self.flows = flows;
+        trees.await??;
+        let manifest = images.await??;
+        self.progress.checkpoint_bytes = manifest.files.iter().map(|file| file.length).sum();
+        Ok((manifest, dumped))
+    }
+
+    /// The dump runs as a task of its own: when this migration turns back it must be waited for,
+    /// never ended.
+    fn start_dump(
+        &self,
+        done: Arc<AtomicBool>,
+    ) -> JoinHandle<Result<(Dumped, Instant), checkpoint::runtime::Error>> {
+        let plan = self.departure.plan();
+        let runtime = plan.runtime.clone();
+        let id = plan.container.id.clone();
+        let cgroup = Arc::clone(&plan.cgroup);
+        let images = self.images.path().to_owned();
+        let work = self.departure.work().to_owned();
+        let config = self.criu_config.clone();
+        tokio::spawn(async move {
+            let request = Checkpoint {
+                id: &id,
+                images: &images,
+                work: &work,
+                config: &config,
+                frozen: Some(&cgroup),
+                external_unix: false,
+                shell_job: false,
+            };
+            let result = runtime.checkpoint(request, Instant::now() + DUMP_END).await;
+            done.store(true, Ordering::Release);
+            result.map(|dumped| (dumped, Instant::now()))
+        })
+    }
+
+    fn collect_flows(
+        &mut self,
+        outbox: Outbox,
+    ) -> JoinHandle<Result<(Conntrack, Vec<Flow>), Cause>> {
+        let conntrack = self.conntrack.take();
+        let addresses = self.departure.plan().addresses.clone();
+        spawn_blocking(move || {
+            let mut conntrack = match conntrack {
+                Some(conntrack) => conntrack,
+                None => Conntrack::open()?,
+            };
+            let flows = conntrack.dump(&addresses)?;
+            for batch in flows.chunks(FLOWS_PER_FRAME) {
+                post(&outbox, Message::Flows(batch.to_vec()))?;
+            }
+            Ok((conntrack, flows))
+        })
+    }
+
+    /// Sends what changed in the trees since their first pass.
+    fn send_changes(&mut self, outbox: Outbox) -> JoinHandle<Result<(), Cause>> {
+        let trees = std::mem::take(&mut self.trees);
+        spawn_blocking(move || {
+            for CarriedTree { tree, source, snapshot } in trees {
+                let mut sink = trees::sink(tree, &outbox);
+                source.changes_since(snapshot, Tasks::Frozen, &mut sink)?;
+                drop(sink);
+                post(&outbox, Message::TreeEnd(tree))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Orders the restore, and marks this host's flows while the far end works.
+    async fn restore(
+        &mut self,
+        manifest: Manifest,
+    ) -> Result<agent_core::message::Prepared, Cause> {
+        self.departure.plan_mut().link.connection.send(&Message::Restore(manifest)).await?;
+        self.marked = true;
+        block_in_place(|| self.set_marks(true))?;
+        let connection = &mut self.departure.plan_mut().link.connection;
+        Ok(expect!(connection, deadline::STAGE, Prepared)?)
+    }
+
+    /// Leads the container's flows to the peer, or back to this host.
+    fn set_marks(&mut self, away: bool) -> Result<(), Cause> {
+        let plan = self.departure.plan();
+        let Some(conntrack) = &mut self.conntrack else { return Ok(()) };
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let flows: Vec<Flow> = self
+                .flows
+                .iter()
+                .filter(|flow| flow.direction(&plan.addresses) == Some(direction))
+                .cloned()
+                .collect();
+            let (value, mask) = Flow::mark_at_source(direction, plan.link.peer);
+            if !flows.is_empty() {
+                conntrack.set_mark(&flows, if away { value } else { 0 }, mask)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// **The commit point.** Once the record is on disk the original never runs again.
+    pub fn commit(mut self) -> Result<Committed<'a>, (Self, Cause)> {
+        let since = Instant::now();
+        match block_in_place(|| self.departure.journal_mut().append(&Record::Committed)) {
+            Ok(()) => Ok(Committed::new(self, since)),
+            Err(e) => Err((self, e.into())),
+        }
+    }
+
+    /// Lets the original run on, as if nothing had happened.
+    pub async fn go_back(mut self, cause: Cause) -> Failure {
+        let mut leftovers = Vec::new();
+        if let Some(dump) = self.dump.take() {
+            // CRIU is never signalled at work: it would leave its code in the tasks.
+            if tokio::time::timeout(DUMP_END, dump).await.is_err() {
+                leftovers.push("CRIU is still at work; the container was thawed around it".to_owned());
+            }
+        }
+        let mut note = |result: Result<(), Cause>| {
+            leftovers.extend(result.err().map(|e| chain(e.as_ref())));
+        };
+        if self.marked {
+            note(self.set_marks(false));
+        }
+        let plan = self.departure.plan();
+        if self.blocked {
+            note(plan.port.unblock().map_err(Into::into));
+        }
+        if self.frozen {
+            note(plan.cgroup.thaw().map_err(Into::into));
+        }
+        note(self.release_hold().await.map(drop));
+        match self.departure.go_back(cause).await {
+            Failure::RolledBack { cause, leftovers: more } => {
+                leftovers.extend(more);
+                Failure::RolledBack { cause, leftovers }
+            }
+            other => other,
+        }
+    }
+
+    /// Lets the held packets go, in order; gives how many there were.
+    pub async fn release_hold(&mut self) -> Result<u64, Cause> {
+        let Some(hold) = self.hold.take() else { return Ok(0) };
+        let report = spawn_blocking(move || hold.release(Pace::default())).await??;
+        Ok(report.counters.held)
+    }
+
+    /// Flows by protocol.
+    pub fn flow_count(&self) -> FlowCount {
+        let tcp = self.flows.iter().filter(|flow| flow.tcp.is_some()).count();
+        FlowCount { tcp, udp: self.flows.len() - tcp }
+    }
+
+    /// What was measured so far.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The migration.
+    pub fn migration(&self) -> MigrationId {
+        self.departure.plan().offer.migration
+    }
+
+    /// The container's name.
+    pub fn container_name(&self) -> &str {
+        &self.departure.plan().container.name
+    }
+
+    /// Where the container goes.
+    pub fn destination(&self) -> &Destination {
+        &self.departure.plan().link.destination
+    }
+
+    /// What every migration of this host needs.
+    pub fn context(&self) -> &'a Context {
+        self.departure.context()
+    }
+
+    /// The conversation with the destination.
+    pub fn connection(&mut self) -> &mut Connection {
+        &mut self.departure.plan_mut().link.connection
+    }
+
+    /// Goes on over a connection that was dialled anew.
+    pub fn replace_connection(&mut self, connection: Connection) {
+        self.departure.plan_mut().link.connection = connection;
+    }
+
+    /// What is left to be ended once the container is gone from here.
+    pub fn departure(&mut self) -> &mut Departure<'a> {
+        &mut self.departure
+    }
+
+    /// The same, for good.
+    pub fn into_departure(self) -> Departure<'a> {
+        self.departure
+    }
+}
+
+/// Follows the images in a thread of its own and sends them as they grow.
+fn follow(
+    follower: Follower,
+    done: Arc<AtomicBool>,
+    outbox: Outbox,
+) -> JoinHandle<Result<Manifest, Cause>> {
+    spawn_blocking(move || {
+        let mut sink = |chunk| {
+            post(&outbox, Message::Chunk(chunk)).map_err(|_| checkpoint::images::Error::Closed)
+        };
+        Ok(follower.run(&done, FOLLOW_PAUSE, &mut sink)?)
+    })
+}

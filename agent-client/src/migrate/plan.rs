@@ -1,0 +1,187 @@
+//! Step 2: everything that could be in the way is looked at on both hosts, and named at once.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use agent_core::cause::Cause;
+use agent_core::expect;
+use agent_core::message::{
+    Blocker, ImageRef, Message, MigrationId, Network, Offer, Port, StageRequest,
+};
+use agent_core::{deadline, host};
+use checkpoint::container::Container;
+use checkpoint::criu::{self, Version};
+use checkpoint::podman::Metadata;
+use checkpoint::runtime::Runtime;
+use checkpoint::{blockers, cgroup::Cgroup};
+use netmig::flow::Protocol;
+use netmig::isolation;
+use netmig::netns::Namespace;
+
+use super::connect::Link;
+use super::{Context, Failure};
+use crate::cli::{ImagePolicy, Migrate};
+
+/// Images may need more room than the memory in use: page tables, sockets, files.
+const IMAGE_ROOM: u64 = 64 * 1024 * 1024;
+
+/// A migration that both hosts agree to. Nothing has been changed.
+#[derive(Debug)]
+pub struct Plan {
+    /// The conversation with the destination.
+    pub link: Link,
+    /// The container.
+    pub container: Container,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// What the destination needs to build it.
+    pub stage: StageRequest,
+    /// What was offered.
+    pub offer: Offer,
+    /// Whether the destination lacks the image.
+    pub image_missing: bool,
+    /// The OCI runtime.
+    pub runtime: Runtime,
+    /// The `criu` program.
+    pub criu: PathBuf,
+    /// Its network namespace.
+    pub namespace: Namespace,
+    /// Its end of the host's bridge.
+    pub port: isolation::Port,
+    /// Its cgroup.
+    pub cgroup: Arc<Cgroup>,
+    /// What will differ afterwards, for people.
+    pub warnings: Vec<String>,
+}
+
+/// Looks at the container, offers it to the destination, and comes back with all that is in the way.
+pub async fn agree(
+    context: &Context,
+    request: &Migrate,
+    mut link: Link,
+) -> Result<Plan, Failure> {
+    let refused = Failure::Refused;
+    let info = context.podman.info().await.map_err(|e| refused(e.into()))?;
+    let container =
+        context.podman.inspect(&info, &request.container).await.map_err(|e| refused(e.into()))?;
+    let findings = blockers::blockers(&container);
+    if !findings.is_empty() {
+        let own = findings.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
+        return Err(Failure::Blocked(own.collect()));
+    }
+    let warnings = blockers::warnings(&container).into_iter().map(|f| f.message).collect();
+    let local = look(context, &info, &container).await.map_err(refused)?;
+    let ship = request.options.image == ImagePolicy::Send;
+    let offer = offer(&container, &local, ship).map_err(refused)?;
+
+    let exchange = async {
+        link.connection.send(&Message::Offer(Box::new(offer.clone()))).await?;
+        expect!(link.connection, deadline::ANSWER, Verdict)
+    };
+    let verdict = exchange.await.map_err(|e| refused(e.into()))?;
+    if !verdict.blockers.is_empty() {
+        return Err(Failure::Blocked(verdict.blockers));
+    }
+    let Local { metadata, runtime, criu, namespace, port, cgroup, .. } = local;
+    let stage = StageRequest {
+        config: metadata.config,
+        spec: metadata.spec,
+        network_status: metadata.network_status,
+        log: Vec::new(),
+        images: offer.memory * 2 + IMAGE_ROOM,
+    };
+    Ok(Plan {
+        addresses: addresses(&container),
+        image_missing: verdict.image_missing,
+        link,
+        container,
+        stage,
+        offer,
+        runtime,
+        criu,
+        namespace,
+        port,
+        cgroup,
+        warnings,
+    })
+}
+
+/// What only this host can tell of the container.
+struct Local {
+    metadata: Metadata,
+    runtime: Runtime,
+    criu: PathBuf,
+    criu_version: Version,
+    namespace: Namespace,
+    port: isolation::Port,
+    cgroup: Arc<Cgroup>,
+}
+
+async fn look(
+    context: &Context,
+    info: &checkpoint::podman::Info,
+    container: &Container,
+) -> Result<Local, Cause> {
+    let metadata = context.podman.metadata(info, &container.id).await?;
+    let path = match &container.runtime.path {
+        Some(path) => path.clone(),
+        None => host::find_program(&container.runtime.name)?,
+    };
+    let runtime = Runtime::new(&path, None)?;
+    let criu = host::find_program("criu")?;
+    let criu_version = criu::version(&criu).await?;
+    criu::check_kernel(criu_version, &host::kernel_release()?)?;
+    let namespace = match &container.netns {
+        Some(path) => Namespace::at_path(path)?,
+        None => Namespace::of_pid(container.pid)?,
+    };
+    let interface = container
+        .networks
+        .first()
+        .and_then(|network| network.interface.clone())
+        .unwrap_or_else(|| "eth0".to_owned());
+    let port = isolation::Port::of_container(&namespace, &interface)?;
+    let cgroup = Arc::new(Cgroup::of_pid(container.pid, &container.id)?);
+    Ok(Local { metadata, runtime, criu, criu_version, namespace, port, cgroup })
+}
+
+fn offer(container: &Container, local: &Local, image_shipped: bool) -> Result<Offer, Cause> {
+    let published = container.ports.iter().filter_map(|port| {
+        Some(Port {
+            protocol: match port.protocol.as_str() {
+                "tcp" => Protocol::Tcp,
+                "udp" => Protocol::Udp,
+                _ => return None,
+            },
+            host_address: port.host_ip,
+            host_port: port.host_port,
+            container_port: port.container_port,
+        })
+    });
+    let network = |network: &checkpoint::container::Network| Network {
+        name: network.name.clone(),
+        addresses: network.addresses.iter().map(|(address, _)| *address).collect(),
+    };
+    let Version { major, minor, patch } = local.criu_version;
+    Ok(Offer {
+        migration: MigrationId::random()?,
+        id: container.id.clone(),
+        name: container.name.clone(),
+        image: ImageRef { id: container.image.id.clone(), name: container.image.name.clone() },
+        image_shipped,
+        runtime: local.runtime.kind.name().to_owned(),
+        networks: container.networks.iter().map(network).collect(),
+        ports: published.collect(),
+        memory: container.memory_in_use,
+        criu: (major, minor, patch),
+        architecture: std::env::consts::ARCH.to_owned(),
+        cpu_flags: host::cpu_flags(&fs::read_to_string(Path::new("/proc/cpuinfo"))?),
+    })
+}
+
+/// All addresses of a container.
+fn addresses(container: &Container) -> Vec<IpAddr> {
+    container.networks.iter().flat_map(|n| &n.addresses).map(|(address, _)| *address).collect()
+}

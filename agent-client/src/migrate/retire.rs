@@ -1,0 +1,118 @@
+//! Step 12: the copy is the container. Packets go on, the original goes.
+
+use std::time::Instant;
+
+use agent_core::cause::{Cause, chain};
+use agent_core::expect;
+use agent_core::journal::Record;
+use agent_core::message::Message;
+use agent_core::deadline;
+
+use super::pause::Pause;
+use crate::exit::Exit;
+use crate::report::{Steps, milliseconds};
+use crate::summary::{ContainerName, Parts, Summary, span};
+
+/// An original that will never run again.
+pub struct Retirement<'a> {
+    pause: Pause<'a>,
+    parts: Parts,
+    interruption_ms: f64,
+    held_packets: u64,
+    warnings: Vec<String>,
+    leftovers: Vec<String>,
+}
+
+impl<'a> Retirement<'a> {
+    /// Lets the held packets go. `since` is when the commit began.
+    pub async fn begin(mut pause: Pause<'a>, since: Instant) -> Self {
+        let acknowledged = Instant::now();
+        let began = pause.progress().began;
+        let mut parts = pause.progress().parts.clone();
+        let mut leftovers = Vec::new();
+        let held = pause.release_hold().await;
+        parts.commit = span(since, acknowledged);
+        let interruption_ms = span(began, acknowledged);
+        let held_packets = held.unwrap_or_else(|e| {
+            leftovers.push(chain(e.as_ref()));
+            0
+        });
+        let mut warnings = pause.departure().plan().warnings.clone();
+        if pause.progress().undrained > 0 {
+            warnings.push(format!(
+                "the container had not read {} bytes of datagrams when it was frozen; they are lost",
+                pause.progress().undrained
+            ));
+        }
+        Self { pause, parts, interruption_ms, held_packets, warnings, leftovers }
+    }
+
+    /// Removes the original, which is still cut off, and everything else of the migration.
+    pub async fn complete(mut self, steps: &mut Steps) -> Self {
+        steps.begin("hand-over");
+        let handed = self.hand_over().await;
+        self.note(handed);
+        steps.begin("remove original");
+        let removed = self.remove_original().await;
+        self.note(removed);
+        steps.end();
+        self
+    }
+
+    async fn hand_over(&mut self) -> Result<(), Cause> {
+        let connection = self.pause.connection();
+        connection.send(&Message::Finish(())).await?;
+        expect!(connection, deadline::STAGE, Finished)?;
+        Ok(())
+    }
+
+    async fn remove_original(&mut self) -> Result<(), Cause> {
+        let context = self.pause.context();
+        let departure = self.pause.departure();
+        departure.journal_mut().append(&Record::Acknowledged)?;
+        let id = departure.plan().container.id.clone();
+        context.podman.remove(&id).await?;
+        departure.tidy()
+    }
+
+    fn note(&mut self, result: Result<(), Cause>) {
+        self.leftovers.extend(result.err().map(|e| chain(e.as_ref())));
+    }
+
+    /// Ends the journal and tells what happened.
+    #[must_use]
+    pub fn summary(mut self, steps: Steps) -> Summary {
+        let flows = self.pause.flow_count();
+        let progress = self.pause.progress().clone();
+        let departure = self.pause.into_departure();
+        let plan = departure.plan();
+        let migration = plan.offer.migration.to_string();
+        let container =
+            ContainerName { id: plan.container.id.clone(), name: plan.container.name.clone() };
+        let destination = plan.link.destination.host.clone();
+        let tunnel = departure.tunnel_kind().to_owned();
+        if self.leftovers.is_empty() {
+            self.leftovers.extend(departure.end().err().map(|e| chain(&e)));
+        }
+        let clean = self.leftovers.is_empty();
+        let exit = if clean { Exit::Moved } else { Exit::MovedWithLeftovers };
+        let (steps, total) = steps.finish();
+        self.warnings.extend(self.leftovers);
+        Summary {
+            outcome: exit.outcome(),
+            migration,
+            container,
+            destination,
+            total_ms: milliseconds(total),
+            interruption_ms: self.interruption_ms,
+            steps,
+            parts_ms: self.parts,
+            flows,
+            checkpoint_bytes: progress.checkpoint_bytes,
+            held_packets: self.held_packets,
+            tunnel,
+            queue: progress.queue,
+            warnings: self.warnings,
+        }
+    }
+}

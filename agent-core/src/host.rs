@@ -1,0 +1,65 @@
+//! What an agent has to know of the machine that it runs on.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Where programs are looked for, whatever `PATH` the agent was started with.
+const PROGRAM_DIRECTORIES: [&str; 6] =
+    ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/bin", "/sbin"];
+
+/// More flags than any processor has; a peer may not send more.
+pub const CPU_FLAGS_LIMIT: usize = 1024;
+
+/// A program that is not installed.
+#[derive(Debug, thiserror::Error)]
+#[error("{program} is not installed on this host; install it and try again")]
+pub struct MissingProgram {
+    /// Its name.
+    pub program: String,
+}
+
+/// Finds a program by its name.
+pub fn find_program(name: &str) -> Result<PathBuf, MissingProgram> {
+    PROGRAM_DIRECTORIES
+        .iter()
+        .map(|directory| PathBuf::from(directory).join(name))
+        .find(|path| path.is_file())
+        .ok_or_else(|| MissingProgram { program: name.to_owned() })
+}
+
+/// Release of the running kernel, as `uname -r` prints it.
+pub fn kernel_release() -> io::Result<String> {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned())
+}
+
+/// Processor features out of the text of `/proc/cpuinfo`, of the first processor.
+#[must_use]
+pub fn cpu_flags(cpuinfo: &str) -> Vec<String> {
+    cpuinfo
+        .lines()
+        .find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            matches!(key.trim(), "flags" | "Features").then_some(value)
+        })
+        .map(|flags| flags.split_whitespace().take(CPU_FLAGS_LIMIT).map(str::to_owned).collect())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_both_architectures() {
+        let x86 = "processor\t: 0\nflags\t\t: fpu sse2 avx\nbugs\t\t: spectre_v1\n";
+        assert_eq!(cpu_flags(x86), ["fpu", "sse2", "avx"]);
+        assert_eq!(cpu_flags("processor : 0\nFeatures : fp asimd\n"), ["fp", "asimd"]);
+        assert!(cpu_flags("").is_empty());
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let error = find_program("no-such-program-here").unwrap_err();
+        assert!(error.to_string().contains("no-such-program-here"));
+    }
+}

@@ -1,0 +1,192 @@
+//! Whether an offered container can come. Looks, and changes nothing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+
+use agent_core::cause::Cause;
+use agent_core::host;
+use agent_core::identity::HostId;
+use agent_core::message::{Blocker, Offer, Port, Verdict};
+use checkpoint::container::{is_full_id, is_name};
+use checkpoint::criu;
+use netmig::flow::Protocol;
+
+use crate::session::Host;
+
+/// More than any container has; an offer may not hold more.
+const LIMIT: usize = 4096;
+/// Longest name in an offer.
+const NAME_LIMIT: usize = 255;
+
+/// An offer that no source makes.
+#[derive(Debug, thiserror::Error)]
+#[error("the offer is not well-formed: {0}")]
+struct Malformed(&'static str);
+
+/// Looks at everything and names all that is in the way.
+pub async fn look(host: &Host, source: HostId, offer: &Offer) -> Result<Verdict, Cause> {
+    well_formed(offer)?;
+    let mut blockers = Vec::new();
+    let mut block = |code: &str, message: String| {
+        blockers.push(Blocker { code: code.to_owned(), message });
+    };
+    let here = &host.name;
+    if source == host.id {
+        block("same-host", format!("{here} is the host that the container runs on"));
+    }
+    if offer.architecture != std::env::consts::ARCH {
+        block(
+            "architecture",
+            format!("{here} is {}, the source is {}", std::env::consts::ARCH, offer.architecture),
+        );
+    }
+    let missing = missing_cpu_flags(&offer.cpu_flags)?;
+    if !missing.is_empty() {
+        block("cpu", format!("the processor of {here} lacks {}", missing.join(", ")));
+    }
+    if let Err(e) = host::find_program(&offer.runtime) {
+        block("runtime-missing", format!("{here}: {e}"));
+    }
+    check_criu(here, offer, &mut block).await?;
+    if let Some(free) = available_memory(&fs::read_to_string("/proc/meminfo")?)
+        && free < offer.memory * 2
+    {
+        let mib = |bytes: u64| bytes.div_ceil(1024 * 1024);
+        block(
+            "memory",
+            format!(
+                "{here} has {} MiB of memory available; the container and its images need {} MiB",
+                mib(free),
+                mib(offer.memory * 2)
+            ),
+        );
+    }
+    let (name_taken, id_taken, image) = tokio::try_join!(
+        host.podman.exists(&offer.name),
+        host.podman.exists(&offer.id),
+        host.podman.image_id(&offer.image.name),
+    )?;
+    if name_taken {
+        block("name-taken", format!("{here} has a container named {} already", offer.name));
+    }
+    if id_taken && !name_taken {
+        block("id-taken", format!("{here} has a container with the ID {} already", offer.id));
+    }
+    let image_missing = image.as_deref() != Some(offer.image.id.as_str());
+    if image_missing && !offer.image_shipped {
+        block(
+            "image-missing",
+            format!("{here} has no image {} with the ID {}", offer.image.name, offer.image.id),
+        );
+    }
+    for port in &offer.ports {
+        if let Some(reason) = port_taken(port) {
+            block(
+                "port-taken",
+                format!("{} port {} of {here} is taken: {reason}", port.protocol, port.host_port),
+            );
+        }
+    }
+    Ok(Verdict { blockers, image_missing })
+}
+
+fn well_formed(offer: &Offer) -> Result<(), Malformed> {
+    let short = |text: &str| text.len() <= NAME_LIMIT && !text.contains(char::is_control);
+    let rules = [
+        (is_full_id(&offer.id), "the container's ID"),
+        (is_name(&offer.name) && short(&offer.name), "the container's name"),
+        (is_full_id(&offer.image.id), "the image's ID"),
+        (short(&offer.image.name) && !offer.image.name.starts_with('-'), "the image's name"),
+        (matches!(offer.runtime.as_str(), "crun" | "runc"), "the runtime"),
+        (short(&offer.architecture), "the architecture"),
+        (offer.ports.len() <= LIMIT, "the number of ports"),
+        (offer.networks.len() <= LIMIT, "the number of networks"),
+        (offer.cpu_flags.len() <= host::CPU_FLAGS_LIMIT, "the number of processor flags"),
+        (offer.cpu_flags.iter().all(|flag| short(flag)), "the processor flags"),
+        (offer.memory < 1 << 50, "the memory"),
+    ];
+    match rules.iter().find(|(holds, _)| !holds) {
+        Some((_, what)) => Err(Malformed(what)),
+        None => Ok(()),
+    }
+}
+
+async fn check_criu(
+    here: &str,
+    offer: &Offer,
+    block: &mut impl FnMut(&str, String),
+) -> Result<(), Cause> {
+    let program = match host::find_program("criu") {
+        Ok(program) => program,
+        Err(e) => {
+            block("criu-missing", format!("{here}: {e}"));
+            return Ok(());
+        }
+    };
+    let found = criu::version(&program).await?;
+    if let Err(e) = criu::check_kernel(found, &host::kernel_release()?) {
+        block("criu-version", format!("{here}: {e}"));
+    } else if (found.major, found.minor) < (offer.criu.0, offer.criu.1) {
+        block(
+            "criu-version",
+            format!(
+                "{here} has CRIU {}.{}, which cannot be relied on to read images of {}.{}",
+                found.major, found.minor, offer.criu.0, offer.criu.1
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// Flags that the source's processor has and this one lacks: code that was running there may use
+/// any of them.
+fn missing_cpu_flags(offered: &[String]) -> Result<Vec<String>, Cause> {
+    let ours: BTreeSet<String> =
+        host::cpu_flags(&fs::read_to_string("/proc/cpuinfo")?).into_iter().collect();
+    Ok(offered.iter().filter(|flag| !ours.contains(*flag)).cloned().collect())
+}
+
+/// `MemAvailable` of `/proc/meminfo`, in bytes.
+fn available_memory(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Why a port cannot be published here, if it cannot. Binding it for a moment asks the kernel
+/// itself; a port that podman forwards is bound by conmon or podman, too.
+fn port_taken(port: &Port) -> Option<String> {
+    let address = port.host_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let socket = SocketAddr::new(address, port.host_port);
+    let bound = match port.protocol {
+        Protocol::Tcp => TcpListener::bind(socket).map(drop),
+        Protocol::Udp => UdpSocket::bind(socket).map(drop),
+    };
+    bound.err().map(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory_is_read() {
+        let text = "MemTotal:       24000000 kB\nMemAvailable:   1000 kB\n";
+        assert_eq!(available_memory(text), Some(1_024_000));
+        assert_eq!(available_memory("MemTotal: 5 kB\n"), None);
+    }
+
+    #[test]
+    fn a_bound_port_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = Port {
+            protocol: Protocol::Tcp,
+            host_address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            host_port: listener.local_addr().unwrap().port(),
+            container_port: 80,
+        };
+        assert!(port_taken(&port).is_some());
+        drop(listener);
+        assert!(port_taken(&port).is_none());
+    }
+}

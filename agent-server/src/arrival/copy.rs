@@ -1,0 +1,68 @@
+//! A prepared copy: restored, whole, and cut off from every network.
+
+use agent_core::cause::{Cause, chain};
+use agent_core::journal::{Journal, Record};
+use agent_core::message::Finished;
+use checkpoint::stage::Staged;
+use tokio::task::block_in_place;
+
+use super::progress::{Arrival, Network};
+
+/// A copy that waits for its source's decision. Either [`Copy::activate`] makes it the container,
+/// or [`Copy::remove`] removes it.
+#[derive(Debug)]
+pub struct Copy {
+    arrival: Arrival,
+    staged: Staged,
+    network: Network,
+    journal: Journal,
+    mtu: u32,
+}
+
+impl Copy {
+    /// Takes over what an arrival has made.
+    pub fn new(
+        arrival: Arrival,
+        staged: Staged,
+        network: Network,
+        journal: Journal,
+        mtu: u32,
+    ) -> Self {
+        // A socket that was restored stays at its smallest segment size until the MTU of its route
+        // changes; and no packet that the container sends may be too large for the tunnel.
+        if let Err(e) = network.sandbox.set_route_mtu(mtu) {
+            tracing::warn!("{}: {}", arrival.offer().migration, chain(&e));
+        }
+        Self { arrival, staged, network, journal, mtu }
+    }
+
+    /// Makes the copy audible: it is the container from here on.
+    pub fn activate(&mut self) -> Result<(), Cause> {
+        block_in_place(|| self.journal.append(&Record::Activated))?;
+        self.network.port.unblock()?;
+        tracing::info!(
+            "{}: container {} runs here now (route MTU {})",
+            self.arrival.offer().migration,
+            self.arrival.offer().name,
+            self.mtu
+        );
+        Ok(())
+    }
+
+    /// Hands the container over to podman and removes what the migration needed.
+    pub async fn finish(self) -> Result<Finished, Cause> {
+        let restored = self.staged.commit().await?;
+        self.arrival.tidy()?;
+        self.journal.end()?;
+        Ok(Finished { pid: restored.pid })
+    }
+
+    /// Removes the copy and everything made for it.
+    pub async fn remove(mut self) {
+        if self.arrival.clean(Some(self.staged)).await
+            && let Err(e) = self.journal.end()
+        {
+            tracing::warn!("{}: {}", self.arrival.offer().migration, chain(&e));
+        }
+    }
+}

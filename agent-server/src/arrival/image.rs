@@ -1,0 +1,50 @@
+//! An image that comes from the source.
+
+use agent_core::cause::Cause;
+use agent_core::deadline;
+use agent_core::message::{ImageRef, Message};
+use agent_core::wire::Connection;
+use tokio::io::AsyncWriteExt;
+
+use crate::session::Host;
+
+/// Bytes that may wait between the connection and podman.
+const BUFFER: usize = 1024 * 1024;
+
+/// The archive did not hold the image that was announced.
+#[derive(Debug, thiserror::Error)]
+#[error("the archive that came does not hold image {name} with the ID {id}")]
+struct WrongImage {
+    name: String,
+    id: String,
+}
+
+/// Loads the image that follows, and makes sure that it has the ID and the name it should have.
+pub async fn store(
+    host: &Host,
+    connection: &mut Connection,
+    image: &ImageRef,
+) -> Result<(), Cause> {
+    let (mut writer, mut reader) = tokio::io::duplex(BUFFER);
+    let receive = async {
+        loop {
+            match connection.receive(deadline::NEXT_MESSAGE).await? {
+                Message::ImageData(data) => writer.write_all(&data.0).await?,
+                Message::ImageEnd(()) => break,
+                other => return Err(connection.unexpected(&other, "ImageData").into()),
+            }
+        }
+        writer.shutdown().await?;
+        drop(writer);
+        Ok::<_, Cause>(())
+    };
+    let load = async { Ok::<_, Cause>(host.podman.load(&mut reader).await?) };
+    tokio::try_join!(receive, load)?;
+    if !host.podman.image_exists(&image.id).await? {
+        return Err(WrongImage { name: image.name.clone(), id: image.id.clone() }.into());
+    }
+    if host.podman.image_id(&image.name).await?.as_deref() != Some(image.id.as_str()) {
+        host.podman.tag(&image.id, &image.name).await?;
+    }
+    Ok(connection.send(&Message::ImageStored(())).await?)
+}

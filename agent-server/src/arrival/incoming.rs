@@ -1,0 +1,128 @@
+//! What streams in during the interruption: images, files and flows.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use agent_core::cause::Cause;
+use agent_core::message::{Tree, TreeChange};
+use checkpoint::images::{self, Chunk, Manifest};
+use checkpoint::tree::{self, Applier};
+use netmig::flow::{Conntrack, Flow};
+use netmig::peer::PeerNumber;
+
+/// Flows of one container; more than a host's conntrack table holds by default.
+const FLOW_LIMIT: usize = 1_000_000;
+
+/// A peer sent more than a container can have.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Too many flows.
+    #[error("the source sent more than {FLOW_LIMIT} flows")]
+    TooManyFlows,
+    /// A change of a tree that the container does not have.
+    #[error("the source sent files of a tree that the staged container does not have")]
+    NoSuchTree,
+    /// Entries that the kernel refused.
+    #[error("the kernel refused {count} flows, the first one ({flow}) with: {reason}")]
+    Refused {
+        /// How many.
+        count: usize,
+        /// The first.
+        flow: String,
+        /// The kernel's words.
+        reason: String,
+    },
+}
+
+/// Everything that has come so far.
+pub struct Incoming {
+    images: images::Writer,
+    roots: HashMap<Tree, PathBuf>,
+    passes: HashMap<Tree, Applier>,
+    carried: HashSet<Tree>,
+    conntrack: Conntrack,
+    /// Entries that were made here, to be unmade if the migration fails.
+    pub created: Vec<Flow>,
+}
+
+impl Incoming {
+    /// Opens the places where everything goes.
+    pub fn open(
+        images: &Path,
+        limit: u64,
+        trees: &[(Tree, &Path)],
+    ) -> Result<Self, Cause> {
+        let limits = images::Limits { bytes: limit, ..images::Limits::default() };
+        Ok(Self {
+            images: images::Writer::new(images, limits)?,
+            roots: trees.iter().map(|(tree, root)| (*tree, root.to_path_buf())).collect(),
+            passes: HashMap::new(),
+            carried: HashSet::new(),
+            conntrack: Conntrack::open()?,
+            created: Vec::new(),
+        })
+    }
+
+    /// Takes a piece of an image.
+    pub fn chunk(&mut self, chunk: &Chunk) -> Result<(), Cause> {
+        Ok(self.images.write(chunk)?)
+    }
+
+    /// Takes a change of a tree.
+    pub fn change(&mut self, change: TreeChange) -> Result<(), Cause> {
+        Ok(self.pass(change.tree)?.apply(change.record)?)
+    }
+
+    /// Ends a pass over a tree; `true` if it was the first one.
+    pub fn end_pass(&mut self, tree: Tree) -> Result<bool, Cause> {
+        // A pass that changed nothing was never begun.
+        if let Some(applier) = self.passes.remove(&tree) {
+            applier.finish()?;
+        }
+        Ok(self.carried.insert(tree))
+    }
+
+    fn pass(&mut self, tree: Tree) -> Result<&mut Applier, Cause> {
+        match self.passes.entry(tree) {
+            Entry::Occupied(pass) => Ok(pass.into_mut()),
+            Entry::Vacant(place) => {
+                let root = self.roots.get(&tree).ok_or(Error::NoSuchTree)?;
+                Ok(place.insert(Applier::new(root, tree::Limits::default())?))
+            }
+        }
+    }
+
+    /// Makes the entries that lead the flows' packets between the container and the anchor.
+    pub fn flows(
+        &mut self,
+        flows: &[Flow],
+        container: &[IpAddr],
+        anchor: PeerNumber,
+    ) -> Result<(), Cause> {
+        if self.created.len() + flows.len() > FLOW_LIMIT {
+            return Err(Error::TooManyFlows.into());
+        }
+        let entries: Vec<Flow> =
+            flows.iter().filter_map(|flow| flow.at_destination(container, anchor)).collect();
+        let outcome = self.conntrack.create(&entries)?;
+        if let Some(first) = outcome.refused.first() {
+            let flow = entries.get(first.flow).map(ToString::to_string).unwrap_or_default();
+            let reason = format!("{} {}", first.errno.desc(), first.reason);
+            let count = outcome.refused.len();
+            self.created.extend(entries);
+            return Err(Error::Refused { count, flow, reason }.into());
+        }
+        self.created.extend(entries);
+        Ok(())
+    }
+
+    /// Compares the images with what was announced; gives the entries that were made.
+    pub fn complete(self, manifest: &Manifest) -> Result<Vec<Flow>, (Vec<Flow>, Cause)> {
+        match self.images.finish(manifest) {
+            Ok(_) => Ok(self.created),
+            Err(e) => Err((self.created, e.into())),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! One migration, seen from the destination. Each file is one stretch of it.
+//!
+//! ```text
+//! Offer ─▶ check ─▶ Arrival (tunnel, image, stage, receive) ─▶ Copy ─▶ the container
+//!          │        │                                           │
+//!          refused  undone                                      removed by Abort or lease
+//! ```
+
+mod check;
+mod copy;
+mod image;
+mod incoming;
+mod progress;
+
+use std::time::{Duration, Instant};
+
+use agent_core::cause::{Cause, chain};
+use agent_core::identity::HostId;
+use agent_core::message::{Failure, FailureCode, Message, MigrationId, Offer, Prepared};
+use agent_core::wire::{self, Connection};
+use agent_core::{deadline, expect};
+
+use crate::lease::Decision;
+use crate::session::{Host, unknown};
+
+pub use copy::Copy;
+use progress::Arrival;
+
+/// Between two looks at a copy that another conversation is deciding about.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Takes a migration from its offer to its end.
+pub async fn receive(
+    host: &'static Host,
+    connection: &mut Connection,
+    source: HostId,
+    offer: Offer,
+) -> Result<(), Cause> {
+    let migration = offer.migration;
+    let verdict = check::look(host, source, &offer).await?;
+    let refused = !verdict.blockers.is_empty();
+    connection.send(&Message::Verdict(verdict)).await?;
+    if refused {
+        return Ok(());
+    }
+    // Until the source goes on, nothing is to be undone.
+    let tunnel = expect!(connection, deadline::NEXT_MESSAGE, TunnelOffer)?;
+    let mut arrival = match Arrival::begin(host, source, offer) {
+        Ok(arrival) => arrival,
+        Err(cause) => return give_up(connection, cause).await,
+    };
+    let (copy, prepared) = match arrival.proceed(connection, tunnel).await {
+        Ok(prepared) => (arrival.into_copy(), prepared),
+        Err(cause) => {
+            arrival.undo().await;
+            return give_up(connection, cause).await;
+        }
+    };
+    let Some(copy) = copy else {
+        return give_up(connection, "the copy was lost before it was complete".into()).await;
+    };
+    keep(host, migration, copy);
+    connection.send(&Message::Prepared(prepared)).await?;
+    decide(host, connection, migration).await
+}
+
+/// Keeps a copy until its source decides, for as long as its lease.
+fn keep(host: &'static Host, migration: MigrationId, copy: Copy) {
+    host.prepared.insert(migration, copy, Instant::now() + deadline::LEASE);
+    tokio::spawn(async move {
+        tokio::time::sleep(deadline::LEASE + Duration::from_millis(10)).await;
+        host.prepared.expire(migration).await;
+    });
+}
+
+/// Waits for the source's decision about a prepared copy and carries it out. A connection that is
+/// lost here decides nothing: the copy keeps its lease.
+pub async fn decide(
+    host: &'static Host,
+    connection: &mut Connection,
+    migration: MigrationId,
+) -> Result<(), Cause> {
+    match connection.receive(deadline::LEASE).await? {
+        Message::Commit(id) if id == migration => commit(host, connection, migration).await,
+        Message::Abort(id) if id == migration => {
+            if let Decision::Take(copy) = host.prepared.take(migration) {
+                tracing::info!("{migration}: the source goes back; removing the copy");
+                copy.remove().await;
+                host.prepared.removed(migration);
+            }
+            Ok(connection.send(&Message::Aborted(())).await?)
+        }
+        other => Err(connection.unexpected(&other, "Commit").into()),
+    }
+}
+
+async fn commit(
+    host: &'static Host,
+    connection: &mut Connection,
+    migration: MigrationId,
+) -> Result<(), Cause> {
+    let mut copy = loop {
+        match host.prepared.take(migration) {
+            Decision::Take(copy) => break *copy,
+            Decision::Busy => tokio::time::sleep(BUSY_PAUSE).await,
+            Decision::Activated => return Ok(connection.send(&Message::Committed(())).await?),
+            Decision::Unknown => {
+                return Ok(connection.send(&Message::Failure(unknown(migration))).await?);
+            }
+        }
+    };
+    if let Err(cause) = copy.activate() {
+        // The copy is still whole and isolated: the source may ask again.
+        keep(host, migration, copy);
+        return give_up(connection, cause).await;
+    }
+    host.prepared.activated(migration);
+    // From here on the container is finished whether or not its source is still there to hear of it.
+    let told = connection.send(&Message::Committed(())).await;
+    let asked = match told {
+        // Handing over costs processor time that the source's held packets need first.
+        Ok(()) => expect!(connection, deadline::ANSWER, Finish),
+        Err(e) => Err(e),
+    };
+    let finished = copy.finish().await?;
+    asked?;
+    Ok(connection.send(&Message::Finished(finished)).await?)
+}
+
+/// Tells the source why, and the log as well.
+async fn give_up(connection: &mut Connection, cause: Cause) -> Result<(), Cause> {
+    let failure = Failure { code: code(&cause), message: chain(cause.as_ref()) };
+    // The source may be the reason; then there is nobody to tell.
+    let _ = connection.send(&Message::Failure(failure)).await;
+    Err(cause)
+}
+
+/// The class of a failure.
+fn code(cause: &Cause) -> FailureCode {
+    use checkpoint::stage;
+    if matches!(cause.downcast_ref(), Some(stage::Error::Conflict { .. })) {
+        FailureCode::Conflict
+    } else if let Some(error) = cause.downcast_ref::<wire::Error>() {
+        match error {
+            wire::Error::Deadline { .. } => FailureCode::Deadline,
+            _ => FailureCode::Protocol,
+        }
+    } else {
+        FailureCode::Step
+    }
+}
+
+/// The times of a restore in the protocol's unit.
+fn prepared(entries: Duration, restore: Duration) -> Prepared {
+    let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+    Prepared { entries_us: micros(entries), restore_us: micros(restore) }
+}

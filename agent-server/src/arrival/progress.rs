@@ -1,0 +1,320 @@
+//! From the tunnel to a prepared, isolated copy. Whatever of it has been made, [`Arrival::undo`]
+//! removes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use agent_core::cause::{Cause, chain};
+use agent_core::deadline;
+use agent_core::directories::create_private;
+use agent_core::identity::{self, HostId};
+use agent_core::journal::{Journal, Record};
+use agent_core::message::{Message, Offer, Prepared, StageRequest, Tree, TunnelEnd};
+use agent_core::peers::{self, PeerLock};
+use agent_core::wire::Connection;
+use checkpoint::criu::{ConfigDir, Options};
+use checkpoint::images::ImageDir;
+use checkpoint::podman::Metadata;
+use checkpoint::stage::{Stage, Staged};
+use netmig::flow::{Conntrack, Flow};
+use netmig::isolation::Port;
+use netmig::netns::Namespace;
+use netmig::peer::PeerNumber;
+use netmig::sandbox::Sandbox;
+use netmig::table::Table;
+use netmig::tunnel;
+use tokio::task::block_in_place;
+
+use super::copy::Copy;
+use super::incoming::Incoming;
+use super::{image, prepared};
+use crate::session::Host;
+
+/// Bytes that WireGuard puts around a packet, over IPv6 and with padding (wg(8), MTU).
+const TUNNEL_OVERHEAD: u32 = 80;
+
+/// The source wants to go back.
+#[derive(Debug, thiserror::Error)]
+#[error("the source went back")]
+struct SourceWentBack;
+
+/// podman made a container without something that every container has.
+#[derive(Debug, thiserror::Error)]
+#[error("podman staged the container without {0}")]
+struct Incomplete(&'static str);
+
+/// The source offered one container and staged another.
+#[derive(Debug, thiserror::Error)]
+#[error("the container to be staged is not the one that was offered")]
+struct NotOffered;
+
+/// A migration that has begun to change this host.
+#[derive(Debug)]
+pub struct Arrival {
+    host: &'static Host,
+    offer: Offer,
+    anchor: PeerNumber,
+    work: PathBuf,
+    journal: Option<Journal>,
+    mtu: u32,
+    staged: Option<Staged>,
+    network: Option<Network>,
+    created: Vec<Flow>,
+}
+
+/// The staged container's network.
+#[derive(Debug)]
+pub struct Network {
+    /// Its port of the host's bridge.
+    pub port: Port,
+    /// Its own side.
+    pub sandbox: Sandbox,
+}
+
+impl Arrival {
+    /// Writes the journal's first record.
+    pub fn begin(host: &'static Host, source: HostId, offer: Offer) -> Result<Self, Cause> {
+        let state = &host.directories.state;
+        let anchor = identity::peer_number(state, source)?;
+        let record = Record::Arrival {
+            migration: offer.migration,
+            container: offer.id.clone(),
+            name: offer.name.clone(),
+            peer: source,
+        };
+        let journal = Journal::begin(state, offer.migration, &record)?;
+        let work = host.directories.migration(offer.migration);
+        Ok(Self {
+            host,
+            offer,
+            anchor,
+            work,
+            journal: Some(journal),
+            mtu: 0,
+            staged: None,
+            network: None,
+            created: Vec::new(),
+        })
+    }
+
+    /// Runs the steps up to the restored, isolated copy.
+    pub async fn proceed(
+        &mut self,
+        connection: &mut Connection,
+        tunnel: TunnelEnd,
+    ) -> Result<Prepared, Cause> {
+        self.answer_tunnel(connection, tunnel).await?;
+        let mut next = self.next(connection).await?;
+        if let Message::ImageBegin(announced) = &next {
+            if *announced != self.offer.image {
+                return Err(NotOffered.into());
+            }
+            image::store(self.host, connection, announced).await?;
+            next = self.next(connection).await?;
+        }
+        let request = match next {
+            Message::Stage(request) => *request,
+            other => return Err(connection.unexpected(&other, "Stage").into()),
+        };
+        let images = self.stage(request).await?;
+        connection.send(&Message::Staged(())).await?;
+        self.take_in(connection, images).await
+    }
+
+    async fn next(&self, connection: &mut Connection) -> Result<Message, Cause> {
+        match connection.receive(deadline::NEXT_MESSAGE).await? {
+            Message::Abort(id) if id == self.offer.migration => Err(SourceWentBack.into()),
+            other => Ok(other),
+        }
+    }
+
+    async fn answer_tunnel(
+        &mut self,
+        connection: &mut Connection,
+        offer: TunnelEnd,
+    ) -> Result<(), Cause> {
+        let _lock = PeerLock::take(&self.host.directories.run).await?;
+        let local = tunnel::prepare(self.anchor).await?;
+        let endpoint = SocketAddr::new(connection.peer().ip(), offer.port);
+        let remote = tunnel::RemoteEnd { public_key: offer.public_key, endpoint };
+        let connected = tunnel::connect(self.anchor, &remote).await?;
+        self.mtu = connected.mtu;
+        let mut table = Table::open()?;
+        table.install()?;
+        table.steer(self.anchor)?;
+        let answer = TunnelEnd {
+            public_key: local.public_key,
+            port: local.port,
+            kind: local.kind.to_string(),
+        };
+        Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
+    }
+
+    /// Builds everything around the container and cuts its network off.
+    async fn stage(&mut self, request: StageRequest) -> Result<ImageDir, Cause> {
+        create_private(&self.work)?;
+        let metadata = Metadata {
+            config: request.config,
+            spec: request.spec,
+            network_status: request.network_status,
+        };
+        let identity = metadata.identity()?;
+        if identity.id != self.offer.id || identity.name != self.offer.name {
+            return Err(NotOffered.into());
+        }
+        let stage = Stage {
+            podman: self.host.podman.clone(),
+            info: self.host.podman.info().await?,
+            metadata,
+            log: request.log,
+            work: self.stage_directory(),
+            shim: self.host.shim.clone(),
+            lease: deadline::LEASE,
+            deadline: deadline::STAGE,
+        };
+        let staged = self.staged.insert(stage.begin().await?);
+        let path = staged.bundle.netns.clone().ok_or(Incomplete("a network namespace"))?;
+        let namespace = Namespace::at_path(&path)?;
+        let sandbox = Sandbox::open(&namespace)?;
+        let interface = sandbox.interfaces().first().ok_or(Incomplete("an interface"))?;
+        let port = Port::of_container(&namespace, &interface.name)?;
+        sandbox.seed_neighbours(&port)?;
+        // Isolated from birth: nobody hears the copy before the commit.
+        port.block()?;
+        self.network = Some(Network { port, sandbox });
+        Ok(ImageDir::create(&self.images(), request.images)?)
+    }
+
+    /// Takes images, files and flows until the order to restore comes, and restores.
+    async fn take_in(
+        &mut self,
+        connection: &mut Connection,
+        images: ImageDir,
+    ) -> Result<Prepared, Cause> {
+        let staged = self.staged.as_ref().ok_or(Incomplete("itself"))?;
+        let mut trees: Vec<(Tree, &Path)> = vec![(Tree::Root, &staged.bundle.root)];
+        trees.extend(staged.bundle.shm.as_deref().map(|shm| (Tree::SharedMemory, shm)));
+        let criu_config = ConfigDir::create(&self.work.join("criu"), &Options::restore())?;
+        let mut incoming = Incoming::open(images.path(), self.offer.memory * 2 + (64 << 20), &trees)?;
+        let addresses = self.addresses();
+        let manifest = loop {
+            let step = match self.next(connection).await {
+                Ok(Message::Chunk(chunk)) => incoming.chunk(&chunk),
+                Ok(Message::TreeChange(change)) => block_in_place(|| incoming.change(change)),
+                Ok(Message::TreeEnd(tree)) => match block_in_place(|| incoming.end_pass(tree)) {
+                    Ok(true) => {
+                        connection.send(&Message::TreeApplied(tree)).await.map_err(Into::into)
+                    }
+                    other => other.map(drop),
+                },
+                Ok(Message::Flows(flows)) => {
+                    block_in_place(|| incoming.flows(&flows, &addresses, self.anchor))
+                }
+                Ok(Message::Restore(manifest)) => break manifest,
+                Ok(other) => Err(connection.unexpected(&other, "Restore").into()),
+                Err(e) => Err(e),
+            };
+            if let Err(cause) = step {
+                self.created = incoming.created;
+                return Err(cause);
+            }
+        };
+        let ordered = Instant::now();
+        match incoming.complete(&manifest) {
+            Ok(created) => self.created = created,
+            Err((created, cause)) => {
+                self.created = created;
+                return Err(cause);
+            }
+        }
+        self.restore(&images, &criu_config, ordered).await
+    }
+
+    async fn restore(
+        &mut self,
+        images: &ImageDir,
+        criu_config: &ConfigDir,
+        ordered: Instant,
+    ) -> Result<Prepared, Cause> {
+        let staged = self.staged.as_mut().ok_or(Incomplete("itself"))?;
+        let go = Instant::now();
+        staged.restore(images.path(), criu_config.path(), deadline::STAGE).await?;
+        Ok(prepared(go - ordered, go.elapsed()))
+    }
+
+    /// The copy, once it is prepared; `None` before.
+    pub fn into_copy(mut self) -> Option<Copy> {
+        let (staged, network, journal) =
+            (self.staged.take()?, self.network.take()?, self.journal.take()?);
+        let mtu = self.mtu.saturating_sub(TUNNEL_OVERHEAD);
+        Some(Copy::new(self, staged, network, journal, mtu))
+    }
+
+    /// Removes everything that was made for this migration; what cannot be removed is logged and
+    /// stays in the journal.
+    pub async fn undo(mut self) {
+        let journal = self.journal.take();
+        let staged = self.staged.take();
+        let clean = self.clean(staged).await;
+        if let (true, Some(journal)) = (clean, journal)
+            && let Err(e) = journal.end()
+        {
+            tracing::warn!("{}: {}", self.offer.migration, chain(&e));
+        }
+    }
+
+    /// The same for a copy that owns the stage and the journal.
+    pub async fn clean(&mut self, staged: Option<Staged>) -> bool {
+        let mut clean = true;
+        let migration = self.offer.migration;
+        let mut note = |result: Result<(), Cause>| {
+            if let Err(e) = result {
+                tracing::warn!("{migration}: {}", chain(e.as_ref()));
+                clean = false;
+            }
+        };
+        if let Some(staged) = staged {
+            note(staged.abort().await.map_err(Into::into));
+        }
+        note(self.forget_flows());
+        note(self.tidy());
+        note(peers::release(&self.host.directories, self.anchor, migration).await);
+        clean
+    }
+
+    fn forget_flows(&mut self) -> Result<(), Cause> {
+        if self.created.is_empty() {
+            return Ok(());
+        }
+        Conntrack::open()?.delete(&self.created)?;
+        self.created.clear();
+        Ok(())
+    }
+
+    /// Removes images and the volatile directory.
+    pub fn tidy(&self) -> Result<(), Cause> {
+        ImageDir::remove_at(&self.images())?;
+        match std::fs::remove_dir_all(&self.work) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The offer.
+    pub fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        self.offer.networks.iter().flat_map(|network| network.addresses.clone()).collect()
+    }
+
+    fn images(&self) -> PathBuf {
+        self.work.join("images")
+    }
+
+    fn stage_directory(&self) -> PathBuf {
+        self.work.join("stage")
+    }
+}
