@@ -44,7 +44,8 @@ pub fn cargo() -> Command {
 pub enum What {
     /// Everything.
     All,
-    /// Nothing: what is there is used, and what is not there is left out (but for the probe).
+    /// Nothing: what is there is used, and what is not there is left out (but for the probe, which
+    /// is built if an earlier run has not).
     Nothing,
 }
 
@@ -62,7 +63,10 @@ pub struct Programs {
 /// # Errors
 /// The build failed, with the compiler's messages.
 pub fn ensure(what: What) -> Result<Programs> {
-    let probe = probe()?;
+    let probe = match (what, cached_probe()) {
+        (What::Nothing, Some(probe)) => probe,
+        _ => probe()?,
+    };
     if what == What::All {
         let mut cargo = cargo();
         cargo.args(["build", "--release", "--quiet"]);
@@ -79,6 +83,17 @@ pub fn ensure(what: What) -> Result<Programs> {
     }
     files.push(probe.clone());
     Ok(Programs { files, probe })
+}
+
+/// The traffic program that an earlier run has built.
+fn cached_probe() -> Option<PathBuf> {
+    fs::read_dir(cache::directory())
+        .ok()?
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("probe-"))
+        .map(|entry| entry.path().join(PROBE))
+        .filter(|path| path.is_file())
+        .max_by_key(|path| path.metadata().and_then(|metadata| metadata.modified()).ok())
 }
 
 /// Builds the traffic program with a static C library. The copy in the cache is not overwritten by

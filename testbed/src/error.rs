@@ -49,6 +49,12 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// A test's condition does not hold.
+    #[error("{0}")]
+    Check(String),
+    /// A test cannot be run here, and why.
+    #[error("{0}")]
+    Skip(String),
     /// Everything else, with what to do about it.
     #[error("{0}")]
     Refused(String),
@@ -56,6 +62,16 @@ pub enum Error {
 
 fn quoted(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!(": {stderr}") }
+}
+
+/// Ends a test with an error unless the condition holds.
+#[macro_export]
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err($crate::Error::Check(format!($($message)+)));
+        }
+    };
 }
 
 /// Adds the name of what was attempted to an error of the operating system.

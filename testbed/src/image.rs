@@ -49,8 +49,8 @@ http {
 ";
 
 const ACCOUNTS: &[(&str, &str)] = &[
-    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/srv:/bin/false\n"),
-    ("etc/group", "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n"),
+    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"),
+    ("etc/group", "root:x:0:\nnobody:x:65534:\nnogroup:x:65534:\n"),
 ];
 
 impl Image {

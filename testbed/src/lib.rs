@@ -5,17 +5,24 @@
 //! and the workspace's programs. [`lab::Lab`] starts hosts and ends them without a trace.
 //! Everything needs root.
 
+pub mod bench;
 pub mod build;
 pub mod cache;
+pub mod cases;
 pub mod command;
+pub mod demo;
 pub mod error;
 pub mod host;
 pub mod image;
 pub mod install;
+pub mod interrupt;
 pub mod lab;
 pub mod network;
 pub mod prepare;
+pub mod probe;
 pub mod rootfs;
+pub mod runner;
+pub mod snapshot;
 pub mod traffic;
 
 pub use error::{Error, Result};

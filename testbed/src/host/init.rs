@@ -1,9 +1,10 @@
 //! Process 1 of a host, and the holder of the switch's network namespace. Both are this program
 //! executed again with a hidden first argument: a program with threads cannot do this after a fork.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -61,12 +62,11 @@ pub(crate) struct InitPlan {
 /// Becomes a process 1 or the holder of a switch if the arguments say so. Every program that starts
 /// a lab calls this first of all in its `main`, and ends with the code that is returned.
 pub fn become_init_if_asked() -> Option<ExitCode> {
-    let mut arguments = std::env::args_os().skip(1);
-    let role = arguments.next()?;
+    let role = std::env::args_os().nth(1)?;
     let outcome = if role == HOST_ARGUMENT {
-        run_host(arguments.next())
+        read_plan().and_then(|plan| run_host(&plan))
     } else if role == SWITCH_ARGUMENT {
-        run_switch(arguments.next())
+        read_plan().and_then(|cgroup| run_switch(Path::new(OsStr::from_bytes(&cgroup))))
     } else {
         return None;
     };
@@ -76,9 +76,15 @@ pub fn become_init_if_asked() -> Option<ExitCode> {
     Some(ExitCode::FAILURE)
 }
 
-fn run_host(plan: Option<OsString>) -> Result<()> {
-    let text = plan.unwrap_or_default();
-    let plan: InitPlan = serde_json::from_slice(text.as_encoded_bytes())
+/// Reads standard input, where whoever started us has put a file with the plan.
+fn read_plan() -> Result<Vec<u8>> {
+    let mut plan = Vec::new();
+    io::stdin().read_to_end(&mut plan).context(|| "reading the plan of a process 1")?;
+    Ok(plan)
+}
+
+fn run_host(plan: &[u8]) -> Result<()> {
+    let plan: InitPlan = serde_json::from_slice(plan)
         .map_err(io::Error::from)
         .context(|| "reading the plan of a host")?;
     // Without this a zombie's parent could miss the signal between its check and its wait.
@@ -91,8 +97,8 @@ fn run_host(plan: Option<OsString>) -> Result<()> {
     reap()
 }
 
-fn run_switch(cgroup: Option<OsString>) -> Result<()> {
-    join_cgroup(Path::new(&cgroup.unwrap_or_default()))?;
+fn run_switch(cgroup: &Path) -> Result<()> {
+    join_cgroup(cgroup)?;
     block_child_signal()?;
     unshare(CloneFlags::CLONE_NEWNET).context(|| "making a network namespace")?;
     say_ready()?;

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Context, Error, Result};
+use crate::probe::Prober;
+use crate::snapshot::Snapshot;
 use namespaces::Namespaces;
 use process::HostCommand;
 
@@ -130,6 +132,19 @@ impl Host {
     /// As for [`Host::run`].
     pub fn podman<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<String> {
         Ok(self.command("podman").args(arguments).run()?.text())
+    }
+
+    /// Traffic clients on this host.
+    pub fn probe(&self) -> Prober<'_> {
+        Prober::new(self)
+    }
+
+    /// The state of this host's kernel tables, files, processes and containers.
+    ///
+    /// # Errors
+    /// Something could not be read.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::take(self)
     }
 
     /// A path for the log of a program that is about to be started.

@@ -4,6 +4,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::cache;
 use crate::error::{Context, Error, Result};
@@ -43,6 +44,11 @@ impl Places {
         killed.and(disk).and(run)
     }
 
+    /// Whether any trace of the lab is left.
+    pub(crate) fn any_trace(&self) -> bool {
+        [&self.run, &self.disk, &self.cgroup].into_iter().any(|path| path.exists())
+    }
+
     fn lock_path(&self) -> PathBuf {
         self.run.join("lock")
     }
@@ -75,12 +81,32 @@ impl Claim {
         lock.lock().context(|| format!("locking {}", places.lock_path().display()))?;
         cache::create_private(&places.disk)?;
         cgroup::create(&places.cgroup)?;
+        if name.is_none() {
+            ours().push(places.clone());
+        }
         Ok(Self { places, lock })
     }
 
     /// The lock, to be handed to processes that keep the lab alive without this program.
     pub(crate) fn lock(&self) -> &File {
         &self.lock
+    }
+}
+
+/// Labs that end with this program.
+static OURS: Mutex<Vec<Places>> = Mutex::new(Vec::new());
+
+fn ours() -> MutexGuard<'static, Vec<Places>> {
+    OURS.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Removes every lab of this program that is not gone yet.
+pub(crate) fn clear_ours() {
+    let all = std::mem::take(&mut *ours());
+    for places in all.iter().filter(|places| places.any_trace()) {
+        if let Err(error) = places.clear() {
+            eprintln!("{}", crate::error::chain(&error));
+        }
     }
 }
 

@@ -2,9 +2,12 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod claim;
+mod diagnosis;
+mod migrate;
 mod start;
 pub mod storage;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -15,9 +18,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::host::namespaces::Namespaces;
+use crate::host::process::HostProcess;
 use crate::network;
 use claim::{Claim, Places};
 
+pub use migrate::{Attempt, FlowCount, MigrationReport, Step};
 pub use start::LabBuilder;
 
 /// The name of the lab that `testbed up` leaves running.
@@ -73,6 +78,7 @@ pub struct Lab {
     hosts: Vec<Host>,
     switch: Namespaces,
     runtime: Runtime,
+    servers: Mutex<BTreeMap<String, HostProcess>>,
 }
 
 impl Lab {
@@ -111,7 +117,13 @@ impl Lab {
             hosts.push(Host::new(name, number, *init, &cgroup, &places.disk.join(LOGS))?);
         }
         let switch = switch_namespaces(state.switch, &places.cgroup)?;
-        Ok(Self { owner: Owner::Standing(places), hosts, switch, runtime: state.runtime })
+        Ok(Self {
+            owner: Owner::Standing(places),
+            hosts,
+            switch,
+            runtime: state.runtime,
+            servers: Mutex::default(),
+        })
     }
 
     /// The host of that name.
@@ -147,6 +159,21 @@ impl Lab {
         }
     }
 
+    /// Processes of the lab, as this machine numbers them.
+    pub fn processes(&self) -> Vec<i32> {
+        cgroup::processes(&self.places().cgroup)
+    }
+
+    /// The lab's cgroup on this machine.
+    pub fn cgroup(&self) -> &Path {
+        &self.places().cgroup
+    }
+
+    /// The lab's directory on disk.
+    pub fn disk(&self) -> &Path {
+        &self.places().disk
+    }
+
     /// The directory that every host has at `/lab`.
     pub fn share(&self) -> PathBuf {
         self.places().disk.join(SHARE)
@@ -173,7 +200,12 @@ impl Lab {
         self.clear()
     }
 
-    fn clear(&self) -> Result<()> {
+    /// Ends every process of the lab and removes its traces while others still refer to it: what
+    /// they do next fails.
+    ///
+    /// # Errors
+    /// As for [`Lab::down`].
+    pub fn clear(&self) -> Result<()> {
         let outcome = self.places().clear();
         if let Owner::Us { children, .. } = &self.owner {
             let mut children = children.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -202,6 +234,11 @@ impl Drop for Lab {
 /// Something could not be removed.
 pub fn sweep() -> Result<Vec<String>> {
     claim::sweep_all()
+}
+
+/// Ends every lab of this program; for a program that is being ended itself.
+pub fn clear_all() {
+    claim::clear_ours();
 }
 
 /// Directory below a lab's own with what every host has at `/lab`.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +15,7 @@ use super::claim::Claim;
 use super::storage::{self, Storage};
 use super::{LOGS, Lab, Owner, Runtime, SHARE, STANDING, SWITCH, State, cgroup, switch_namespaces};
 use crate::build::Programs;
+use crate::command;
 use crate::error::{Context, Error, Result};
 use crate::host::init::{HOST_ARGUMENT, InitPlan, LEAF, READY, SWITCH_ARGUMENT};
 use crate::host::{self, Host};
@@ -92,7 +94,7 @@ impl LabBuilder {
                 } else {
                     Owner::Us { claim, children: Mutex::new(children) }
                 };
-                Ok(Lab { owner, hosts, switch, runtime: self.runtime })
+                Ok(Lab { owner, hosts, switch, runtime: self.runtime, servers: Mutex::default() })
             }
             Err(error) => {
                 if let Err(second) = claim.places.clear() {
@@ -140,7 +142,7 @@ impl LabBuilder {
         cgroup::create(&switch_cgroup)?;
         let keep = self.standing.then(|| claim.lock().as_raw_fd());
         let mut children =
-            vec![spawn_init(SWITCH_ARGUMENT, &switch_cgroup.to_string_lossy(), &logs, keep)?];
+            vec![spawn_init(SWITCH_ARGUMENT, switch_cgroup.as_os_str().as_bytes(), &logs, keep)?];
         for name in &self.hosts {
             let base = directory(&format!("hosts/{name}"))?;
             let plan = InitPlan {
@@ -162,7 +164,7 @@ impl LabBuilder {
             storage.provide(&base.join("storage"))?;
             self.configure(name, &plan.upper)?;
             cgroup::create(&plan.cgroup.join(LEAF))?;
-            let text = serde_json::to_string(&plan)
+            let text = serde_json::to_vec(&plan)
                 .map_err(std::io::Error::from)
                 .context(|| "writing the plan of a host")?;
             children.push(spawn_init(HOST_ARGUMENT, &text, &logs, keep)?);
@@ -227,9 +229,9 @@ impl LabBuilder {
     }
 }
 
-/// Executes this program again as a process 1 or as a switch. `keep` is a descriptor that stays
-/// open in it: the lock of a lab that outlives us.
-fn spawn_init(role: &str, argument: &str, logs: &Path, keep: Option<i32>) -> Result<Child> {
+/// Executes this program again as a process 1 or as a switch, with its plan on standard input.
+/// `keep` is a descriptor that stays open in it: the lock of a lab that outlives us.
+fn spawn_init(role: &str, plan: &[u8], logs: &Path, keep: Option<i32>) -> Result<Child> {
     let path = logs.join("init.err");
     let log = fs::OpenOptions::new()
         .create(true)
@@ -237,8 +239,8 @@ fn spawn_init(role: &str, argument: &str, logs: &Path, keep: Option<i32>) -> Res
         .open(&path)
         .context(|| format!("opening {}", path.display()))?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("testbed").args([role, argument]);
-    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    command.arg0("testbed").arg(role).current_dir("/");
+    command.stdin(command::input_file(plan)?).stdout(Stdio::piped()).stderr(log);
     if let Some(descriptor) = keep {
         // SAFETY: fcntl(2) on a number, in the child between fork and exec; nothing is allocated.
         unsafe {

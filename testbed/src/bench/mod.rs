@@ -1,0 +1,55 @@
+//! Benchmarks: named measurements with figures for people and JSON for programs.
+
+mod lab;
+pub mod statistics;
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::error::{Context, Error, Result};
+
+/// How a benchmark is to be run.
+#[derive(Debug, Clone)]
+pub struct BenchPlan {
+    /// How often each measurement is repeated; `None`: as the benchmark finds right.
+    pub runs: Option<u32>,
+    /// Where to write the figures as JSON.
+    pub json: Option<PathBuf>,
+}
+
+/// A benchmark.
+#[derive(Debug, Clone, Copy)]
+pub struct Bench {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it measures, in one line.
+    pub about: &'static str,
+    /// Measures, prints figures for people on standard output, and returns them as JSON.
+    pub run: fn(&BenchPlan) -> Result<Value>,
+}
+
+/// All benchmarks.
+pub const ALL: &[Bench] = &[lab::BENCH];
+
+/// Runs a benchmark.
+///
+/// # Errors
+/// There is none of that name, it failed, or its JSON could not be written.
+pub fn run(name: &str, plan: &BenchPlan) -> Result<()> {
+    let Some(bench) = ALL.iter().find(|bench| bench.name == name) else {
+        let known: Vec<String> =
+            ALL.iter().map(|bench| format!("{} ({})", bench.name, bench.about)).collect();
+        return Err(Error::Refused(format!(
+            "no benchmark is called {name:?}; there are: {}",
+            known.join(", ")
+        )));
+    };
+    let figures = (bench.run)(plan)?;
+    if let Some(path) = &plan.json {
+        fs::write(path, format!("{figures}\n"))
+            .context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}

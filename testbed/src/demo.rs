@@ -1,0 +1,141 @@
+//! The demo: a container with clients over TCP and UDP moves from host `a` to host `b`.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::lab::{LabBuilder, MigrationReport, Runtime};
+use crate::traffic::report::EchoReport;
+
+/// Messages a second of each client.
+const RATE: f64 = 1000.0;
+/// How long the clients talk before the move, and again after it.
+const AROUND: Duration = Duration::from_secs(1);
+/// How long the container may take to answer at first.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the demo saw.
+#[derive(Debug, Serialize)]
+pub struct Demo {
+    /// The hosts' OCI runtime.
+    pub runtime: Runtime,
+    /// What the migration says of itself.
+    #[serde(flatten)]
+    pub migration: MigrationReport,
+    /// The TCP client's figures.
+    pub tcp: EchoReport,
+    /// The UDP client's figures.
+    pub udp: EchoReport,
+    /// The containers on the source afterwards.
+    pub source_containers: Vec<String>,
+    /// The containers on the destination afterwards.
+    pub destination_containers: Vec<String>,
+}
+
+impl Demo {
+    /// Why the demo has failed, if it has: TCP must be whole, and the container must have moved.
+    pub fn fault(&self) -> Option<String> {
+        if let Some(fault) = self.tcp.fault() {
+            return Some(format!("TCP: {fault}"));
+        }
+        if self.udp.received == 0 {
+            return Some("UDP: not one reply".to_owned());
+        }
+        if !self.source_containers.is_empty() {
+            return Some(format!("the source still has {}", self.source_containers.join(", ")));
+        }
+        if self.destination_containers != ["web"] {
+            return Some(format!("the destination has {:?}", self.destination_containers));
+        }
+        None
+    }
+
+    /// The figures as lines for people.
+    pub fn table(&self) -> String {
+        let mut lines = vec!["step                              ms".to_owned()];
+        let row = |name: &str, ms: f64| format!("{name:<26}{ms:>10.1}");
+        lines.extend(self.migration.steps.iter().map(|step| row(&step.name, step.ms)));
+        lines.push(row("total", self.migration.total_ms));
+        lines.push(row("interruption", self.migration.interruption_ms));
+        lines.push(String::new());
+        lines.push(format!(
+            "{:8}{:>9}{:>10}{:>7}{:>11}{:>10}{:>8}{:>13}{:>13}",
+            "client",
+            "sent",
+            "received",
+            "lost",
+            "duplicated",
+            "reordered",
+            "resets",
+            "longest gap",
+            "longest rtt"
+        ));
+        for (name, seen) in [("TCP", &self.tcp), ("UDP", &self.udp)] {
+            lines.push(format!(
+                "{name:8}{:>9}{:>10}{:>7}{:>11}{:>10}{:>8}{:>10.1} ms{:>10.1} ms",
+                seen.sent,
+                seen.received,
+                seen.lost,
+                seen.duplicated,
+                seen.reordered,
+                seen.resets,
+                seen.max_gap_ms,
+                seen.max_rtt_ms
+            ));
+        }
+        lines.push(String::new());
+        lines.push(format!(
+            "runtime {}, tunnel {}, packet queue {}",
+            self.runtime.name(),
+            self.migration.tunnel,
+            self.migration.queue
+        ));
+        lines.join("\n")
+    }
+}
+
+/// Runs the demo. What happens is told on standard error.
+///
+/// # Errors
+/// The lab could not be made, or the migration failed.
+pub fn run(runtime: Runtime) -> Result<Demo> {
+    let lab = LabBuilder::new(&["a", "b", "c"]).runtime(runtime).start()?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    eprintln!("lab up: a {}, b {}, c {}", a.address(), b.address(), c.address());
+    a.podman(
+        "run --detach --name web --publish 7000:7000/tcp --publish 7000:7000/udp probe:1"
+            .split(' '),
+    )?;
+    let server = a.port(7000);
+    c.probe().wait_for_echo(server, START_LIMIT)?;
+    lab.serve("b")?;
+    let tcp = c.probe().tcp_echo(server).rate(RATE).start()?;
+    let udp = c.probe().udp_echo(server).rate(RATE).start()?;
+    eprintln!("container web runs on a; TCP and UDP clients on c, {RATE} messages a second each");
+    std::thread::sleep(AROUND);
+    let migration = match lab.migrate("web", "a", "b") {
+        Ok(migration) => migration,
+        Err(error) => {
+            eprint!("{}", lab.diagnosis());
+            return Err(error);
+        }
+    };
+    eprintln!("container web moved to b");
+    let (tcp, udp) = (tcp.stop_after(AROUND)?, udp.stop_after(Duration::ZERO)?);
+    let names = |listed: String| listed.lines().map(str::to_owned).collect();
+    let list = ["ps", "--format", "{{.Names}}"];
+    let demo = Demo {
+        runtime,
+        migration,
+        tcp,
+        udp,
+        source_containers: names(a.podman(list)?),
+        destination_containers: names(b.podman(list)?),
+    };
+    if demo.fault().is_some() {
+        eprint!("{}", lab.diagnosis());
+    }
+    lab.down()?;
+    Ok(demo)
+}

@@ -1,0 +1,42 @@
+//! What one wants to see of a lab after a test in it has failed.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::time::Duration;
+
+use super::Lab;
+use crate::command::tail;
+
+/// How long each question to a host may take.
+const LIMIT: Duration = Duration::from_secs(10);
+
+impl Lab {
+    /// The containers of each host and the ends of the logs of programs that ran in the background.
+    pub fn diagnosis(&self) -> String {
+        let mut text = String::new();
+        for host in self.hosts() {
+            let listed = host
+                .command("podman")
+                .args(["ps", "--all", "--no-trunc", "--format"])
+                .args(["{{.Names}} {{.Image}} {{.Status}}"])
+                .limit(LIMIT)
+                .output()
+                .map_or_else(|error| error.to_string(), |output| output.text());
+            if !listed.is_empty() {
+                let _ = writeln!(text, "containers on {}:\n{listed}", host.name());
+            }
+        }
+        let mut logs: Vec<_> =
+            fs::read_dir(self.logs()).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        logs.sort();
+        for path in logs.iter().filter(|path| path.extension().is_some_and(|kind| kind == "err")) {
+            let contents = fs::read_to_string(path).unwrap_or_default();
+            // A client that says no more than that it is ready is of no interest.
+            if !matches!(contents.trim(), "" | "ready") {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let _ = writeln!(text, "{name}:\n{}", tail(contents.trim()));
+            }
+        }
+        text
+    }
+}

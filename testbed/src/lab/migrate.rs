@@ -1,0 +1,215 @@
+//! Migrations in the lab, by the product's programs as a user runs them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::Lab;
+use crate::command::Output;
+use crate::error::{Error, Result};
+use crate::host::process::HostProcess;
+
+/// How long a server may take to open its port.
+const SERVER_LIMIT: Duration = Duration::from_secs(10);
+/// How long a server may take to end when it is told to.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// How long a migration may take.
+const LIMIT: Duration = Duration::from_secs(90);
+/// What a server writes to its log when its port is open.
+const LISTENING: &str = "listening on";
+
+/// A step of a migration and how long it took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Its name.
+    pub name: String,
+    /// Milliseconds.
+    pub ms: f64,
+}
+
+/// Flows that were moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowCount {
+    /// TCP connections.
+    pub tcp: u64,
+    /// UDP flows.
+    pub udp: u64,
+}
+
+/// What `agent-client migrate --json` says of a migration that succeeded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MigrationReport {
+    /// `moved`, or `moved-with-leftovers`.
+    #[serde(default)]
+    pub outcome: String,
+    /// From the start to the end, in milliseconds.
+    pub total_ms: f64,
+    /// From the first held packet to the first released one, in milliseconds.
+    #[serde(default)]
+    pub interruption_ms: f64,
+    /// The steps in order.
+    pub steps: Vec<Step>,
+    /// The parts of the interruption, in milliseconds.
+    #[serde(default)]
+    pub parts_ms: BTreeMap<String, f64>,
+    /// Flows that were moved.
+    #[serde(default)]
+    pub flows: FlowCount,
+    /// Kind of the tunnel.
+    #[serde(default)]
+    pub tunnel: String,
+    /// Kind of the packet queue.
+    #[serde(default)]
+    pub queue: String,
+    /// What was not kept or is left to do.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// A migration that was tried, however it ended.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The exit code of `agent-client`; `None` after a signal.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+    /// How long it ran.
+    pub elapsed: Duration,
+    output: Output,
+}
+
+impl Attempt {
+    fn new(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: output.text(),
+            stderr: output.error_text(),
+            elapsed: output.elapsed,
+            output,
+        }
+    }
+
+    /// The report of a migration that must have succeeded.
+    ///
+    /// # Errors
+    /// It failed, or its output is not such a report.
+    pub fn success(self) -> Result<MigrationReport> {
+        self.output.success()?.json()
+    }
+
+    /// What it printed as JSON, whatever that is.
+    ///
+    /// # Errors
+    /// It is not JSON.
+    pub fn json(&self) -> Result<serde_json::Value> {
+        self.output.json()
+    }
+}
+
+impl Lab {
+    /// Moves a container; the server on the destination is started if it is not running.
+    ///
+    /// # Errors
+    /// The migration failed in any way.
+    pub fn migrate(&self, container: &str, from: &str, to: &str) -> Result<MigrationReport> {
+        self.serve(to)?;
+        self.attempt(container, from, to, &[])?.success()
+    }
+
+    /// Runs `agent-client migrate CONTAINER DESTINATION --json ARGUMENTS…` on host `from`, whatever
+    /// comes of it. `destination` may be anything; no server is started.
+    ///
+    /// # Errors
+    /// The program could not be started or did not end.
+    pub fn attempt(
+        &self,
+        container: &str,
+        from: &str,
+        destination: &str,
+        arguments: &[&str],
+    ) -> Result<Attempt> {
+        let output = self
+            .host(from)?
+            .command("agent-client")
+            .args(["migrate", container, destination, "--json"])
+            .args(arguments)
+            .env("NETMIG_LOG", "debug")
+            .limit(LIMIT)
+            .output()?;
+        let log = self.host(from)?.log_path("agent-client", "err");
+        // The log is for the diagnosis of a failure; a missing one only makes that poorer.
+        let _ = std::fs::write(log, &output.stderr);
+        Ok(Attempt::new(output))
+    }
+
+    /// Starts `agent-server` on a host unless this lab has it running there.
+    ///
+    /// # Errors
+    /// It did not open its port.
+    pub fn serve(&self, host: &str) -> Result<()> {
+        self.serve_with(host, &[])
+    }
+
+    /// Starts `agent-server` with arguments on a host unless this lab has it running there.
+    ///
+    /// # Errors
+    /// It did not open its port.
+    pub fn serve_with(&self, host: &str, arguments: &[&str]) -> Result<()> {
+        let mut servers = self.servers();
+        if servers.get_mut(host).is_some_and(HostProcess::is_running) {
+            return Ok(());
+        }
+        let mut server = self
+            .host(host)?
+            .command("agent-server")
+            .args(arguments)
+            .env("NETMIG_LOG", "debug")
+            .spawn()?;
+        server.wait_for(LISTENING, SERVER_LIMIT)?;
+        servers.insert(host.to_owned(), server);
+        Ok(())
+    }
+
+    /// Ends the server of a host by a signal and returns what it wrote to its log.
+    ///
+    /// # Errors
+    /// None was started there, or it did not end.
+    pub fn stop_server(&self, host: &str, signal: Signal) -> Result<String> {
+        let Some(mut server) = self.servers().remove(host) else {
+            return Err(Error::Refused(format!("no agent-server was started on host {host}")));
+        };
+        server.signal(signal)?;
+        Ok(server.wait(STOP_LIMIT)?.error_text())
+    }
+
+    /// What the server of a host wrote to its log so far.
+    pub fn server_log(&self, host: &str) -> String {
+        self.servers().get(host).map(HostProcess::stderr).unwrap_or_default()
+    }
+
+    /// The process number of a host's server on this machine.
+    pub fn server_pid(&self, host: &str) -> Option<i32> {
+        self.servers().get(host).map(HostProcess::pid)
+    }
+
+    fn servers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, HostProcess>> {
+        self.servers.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_needs_only_times_and_steps_and_may_have_more() {
+        let text = r#"{"total_ms":1.5,"steps":[{"name":"dump","ms":1.0,"bytes":7}],"more":true}"#;
+        let report: MigrationReport = serde_json::from_str(text).unwrap();
+        assert_eq!(report.steps, [Step { name: "dump".to_owned(), ms: 1.0 }]);
+        assert!(serde_json::from_str::<MigrationReport>(r#"{"outcome":"refused"}"#).is_err());
+    }
+}

@@ -1,0 +1,248 @@
+//! Traffic clients on lab hosts: started, left running while something happens, stopped, judged.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::build::PROBE;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::host::process::HostProcess;
+use crate::traffic::report::{BulkReport, Direction, EchoReport, ServerStats};
+
+/// How long the first reply may take to come.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+/// How long a client goes on after it was asked to stop, unless told otherwise, so that what
+/// happened before shows.
+const TAIL: Duration = Duration::from_secs(1);
+/// How long a client may take to end: it waits for missing replies.
+const END_LIMIT: Duration = Duration::from_secs(60);
+
+/// Starts traffic clients on one host.
+#[derive(Debug, Clone, Copy)]
+pub struct Prober<'a> {
+    host: &'a Host,
+}
+
+impl<'a> Prober<'a> {
+    pub(crate) fn new(host: &'a Host) -> Self {
+        Self { host }
+    }
+
+    /// A TCP echo client.
+    pub fn tcp_echo(self, server: SocketAddr) -> EchoClient<'a> {
+        EchoClient::new(self.host, "tcp-echo", server)
+    }
+
+    /// A UDP echo client.
+    pub fn udp_echo(self, server: SocketAddr) -> EchoClient<'a> {
+        EchoClient::new(self.host, "udp-echo", server)
+    }
+
+    /// A bulk transfer.
+    pub fn bulk(self, server: SocketAddr, direction: Direction) -> BulkClient<'a> {
+        BulkClient { host: self.host, server, direction, bytes: 0, rate_limit: 0 }
+    }
+
+    /// The counters of a server, by way of its control port.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn stats(self, control: SocketAddr) -> Result<ServerStats> {
+        self.host.command(PROBE).args(["stats", &control.to_string()]).run()?.json()
+    }
+
+    /// Waits until a TCP echo server answers a new connection.
+    ///
+    /// # Errors
+    /// It does not within `limit`.
+    pub fn wait_for_echo(self, server: SocketAddr, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let once = ["--seconds", "0", "--rate", "1000", "--drain", "1"];
+            let output = self
+                .host
+                .command(PROBE)
+                .args(["tcp-echo", &server.to_string()])
+                .args(once)
+                .output()?;
+            if output.json::<EchoReport>().is_ok_and(|report| report.fault().is_none()) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::Check(format!(
+                    "no echo from {server} to host {}: {}{}",
+                    self.host.name(),
+                    output.error_text(),
+                    output.text()
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// An echo client that is to be started.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is sent until start is called"]
+pub struct EchoClient<'a> {
+    host: &'a Host,
+    action: &'static str,
+    server: SocketAddr,
+    rate: f64,
+    connections: u32,
+    idle: u32,
+    size: Option<u32>,
+}
+
+impl<'a> EchoClient<'a> {
+    fn new(host: &'a Host, action: &'static str, server: SocketAddr) -> Self {
+        Self { host, action, server, rate: 1000.0, connections: 1, idle: 0, size: None }
+    }
+
+    /// Messages a second over all connections together; 1,000 unless set.
+    pub fn rate(mut self, rate: f64) -> Self {
+        self.rate = rate;
+        self
+    }
+
+    /// Connections or flows that share the rate; one unless set.
+    pub fn connections(mut self, connections: u32) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// Further TCP connections that are idle until the end.
+    pub fn idle(mut self, idle: u32) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// Bytes of a message.
+    pub fn size(mut self, size: u32) -> Self {
+        self.size = Some(size);
+        self
+    }
+
+    /// Starts it, and returns when all connections are open and the first reply is in.
+    ///
+    /// # Errors
+    /// That did not happen.
+    pub fn start(self) -> Result<EchoRun> {
+        let mut command = self
+            .host
+            .command(PROBE)
+            .args([self.action, &self.server.to_string(), "--until-stdin-closes"])
+            .args(["--rate", &self.rate.to_string()])
+            .args(["--connections", &self.connections.to_string()])
+            .args(["--idle", &self.idle.to_string()]);
+        if let Some(size) = self.size {
+            command = command.args(["--size", &size.to_string()]);
+        }
+        let mut process = command.spawn()?;
+        process.wait_for("ready", READY_LIMIT)?;
+        Ok(EchoRun { process })
+    }
+}
+
+/// An echo client that is running.
+#[derive(Debug)]
+pub struct EchoRun {
+    process: HostProcess,
+}
+
+impl EchoRun {
+    /// Lets it go on for another second, then stops it and returns its report.
+    ///
+    /// # Errors
+    /// It died, or said something that is no report.
+    pub fn stop(self) -> Result<EchoReport> {
+        self.stop_after(TAIL)
+    }
+
+    /// Lets it go on for `tail`, then stops it and returns its report.
+    ///
+    /// # Errors
+    /// As for [`EchoRun::stop`].
+    pub fn stop_after(mut self, tail: Duration) -> Result<EchoReport> {
+        std::thread::sleep(tail);
+        self.process.close_stdin();
+        self.process.wait(END_LIMIT)?.success()?.json()
+    }
+
+    /// Whether it still runs; it ends by itself when all connections are gone.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+}
+
+/// A bulk transfer that is to be started.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is sent until start is called"]
+pub struct BulkClient<'a> {
+    host: &'a Host,
+    server: SocketAddr,
+    direction: Direction,
+    bytes: u64,
+    rate_limit: u64,
+}
+
+impl BulkClient<'_> {
+    /// Bytes to transfer; until stopped unless set.
+    pub fn bytes(mut self, bytes: u64) -> Self {
+        self.bytes = bytes;
+        self
+    }
+
+    /// Bytes a second; unlimited unless set.
+    pub fn rate_limit(mut self, rate_limit: u64) -> Self {
+        self.rate_limit = rate_limit;
+        self
+    }
+
+    /// Starts it, and returns when the first bytes have moved.
+    ///
+    /// # Errors
+    /// That did not happen.
+    pub fn start(self) -> Result<BulkRun> {
+        let direction = match self.direction {
+            Direction::Up => "up",
+            Direction::Down => "down",
+        };
+        let mut process = self
+            .host
+            .command(PROBE)
+            .args(["bulk", &self.server.to_string(), "--until-stdin-closes"])
+            .args(["--direction", direction])
+            .args(["--bytes", &self.bytes.to_string()])
+            .args(["--rate-limit", &self.rate_limit.to_string()])
+            .spawn()?;
+        process.wait_for("ready", READY_LIMIT)?;
+        Ok(BulkRun { process })
+    }
+}
+
+/// A bulk transfer under way.
+#[derive(Debug)]
+pub struct BulkRun {
+    process: HostProcess,
+}
+
+impl BulkRun {
+    /// Lets it go on for another second, then stops it and returns its report.
+    ///
+    /// # Errors
+    /// It died, or said something that is no report.
+    pub fn stop(mut self) -> Result<BulkReport> {
+        std::thread::sleep(TAIL);
+        self.process.close_stdin();
+        self.finish(END_LIMIT)
+    }
+
+    /// Waits until all bytes are through and returns its report.
+    ///
+    /// # Errors
+    /// It did not end within `limit`, died, or said something that is no report.
+    pub fn finish(self, limit: Duration) -> Result<BulkReport> {
+        self.process.wait(limit)?.success()?.json()
+    }
+}
