@@ -177,8 +177,7 @@ impl PreparedHold {
             })
             .map_err(of_host("start a thread"))?;
         let engaged = None;
-        let hold =
-            Hold { tag, table, queue, statistics, reader: Some(reader), engaged, queueing };
+        let hold = Hold { tag, table, queue, statistics, reader: Some(reader), engaged, queueing };
         Ok(Self { hold, rules: transaction })
     }
 
@@ -247,12 +246,12 @@ impl Hold {
     /// When the kernel refuses; as much of the rest as possible is done nevertheless.
     pub fn release(mut self, pace: Pace) -> Result<HoldReport, HoldError> {
         let start = Instant::now();
-        let closed = release::run(&self.queue, pace);
+        let closed = release::run(&self.queue, &self.statistics, pace);
         let release = start.elapsed();
-        let closing_from = closed.as_ref().copied().unwrap_or_default();
+        let before = closed.as_ref().ok().copied().flatten();
         let mut report = self.finish(ACCEPT, closed.map(drop))?;
         report.release = release;
-        report.closing = report.counters.held.saturating_sub(u64::from(closing_from));
+        report.closing = before.map_or(0, |before| report.counters.held.saturating_sub(before));
         Ok(report)
     }
 
@@ -283,9 +282,7 @@ impl Hold {
             // The reader only ends by itself; it cannot panic on what it reads.
             let _ = reader.join();
         }
-        for (act, result) in
-            [("release", earlier), ("empty", last), ("give back", unbound)]
-        {
+        for (act, result) in [("release", earlier), ("empty", last), ("give back", unbound)] {
             self.of_queue(act, result)?;
         }
         removed.map_err(|source| HoldError::Rules { tag: self.tag.clone(), source })?;

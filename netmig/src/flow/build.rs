@@ -1,6 +1,6 @@
 //! Writing conntrack requests.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
     Flow, Protocol, STATUS_ASSURED, STATUS_CONFIRMED, STATUS_SEEN_REPLY, TCP_BE_LIBERAL, Tuple,
@@ -113,30 +113,53 @@ pub(super) fn create(message: &mut Vec<u8>, flow: &Flow) {
     }
 }
 
-/// Attributes of a dump request that gives only entries whose original (or reply) source is
-/// `address` (kernel 5.8 and later; older ones ignore it and give everything).
-pub(super) fn filter(message: &mut Vec<u8>, address: IpAddr, reply: bool) {
-    let (kind, flags) = match reply {
-        true => (cta::TUPLE_REPLY, cta::FILTER_REPLY_FLAGS),
-        false => (cta::TUPLE_ORIG, cta::FILTER_ORIG_FLAGS),
+/// Which entries a dump is to give.
+///
+/// There is no filter for an IPv6 address: the kernel gives exactly the entries that do *not*
+/// have it (`ctnetlink_filter_match_tuple` takes the result of `ipv6_addr_cmp` the wrong way
+/// round, seen up to 6.18).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filter {
+    /// All.
+    None,
+    /// All of IPv6.
+    V6,
+    /// Those whose original direction comes from an address.
+    OriginalSource(Ipv4Addr),
+    /// Those whose reply direction comes from an address.
+    ReplySource(Ipv4Addr),
+}
+
+/// The address family to ask for; 0 for any.
+pub(super) fn filter_family(filter: Filter) -> u8 {
+    match filter {
+        Filter::None => 0,
+        Filter::V6 => family(Ipv6Addr::UNSPECIFIED.into()),
+        Filter::OriginalSource(address) | Filter::ReplySource(address) => family(address.into()),
+    }
+}
+
+/// Attributes of a dump request with a filter (kernel 5.8 and later; older ones ignore them).
+pub(super) fn filter(message: &mut Vec<u8>, filter: Filter) {
+    let (kind, flags, address) = match filter {
+        Filter::None | Filter::V6 => return,
+        Filter::OriginalSource(address) => (cta::TUPLE_ORIG, cta::FILTER_ORIG_FLAGS, address),
+        Filter::ReplySource(address) => (cta::TUPLE_REPLY, cta::FILTER_REPLY_FLAGS, address),
     };
     nest(message, kind, |message| {
-        nest(message, cta::TUPLE_IP, |message| match address {
-            IpAddr::V4(address) => put(message, cta::IP_V4_SRC, &address.octets()),
-            IpAddr::V6(address) => put(message, cta::IP_V6_SRC, &address.octets()),
-        });
+        nest(message, cta::TUPLE_IP, |message| put(message, cta::IP_V4_SRC, &address.octets()));
     });
     nest(message, cta::FILTER, |message| {
-        // These two are in host byte order, unlike all else.
+        // These flags are in host byte order, unlike all else.
         put(message, flags, &cta::FILTER_IP_SRC.to_ne_bytes());
     });
 }
 
 fn tuple(message: &mut Vec<u8>, kind: u16, tuple: Tuple, protocol: Protocol, zone: Zone) {
-    let own_zone = match (kind, zone.scope) {
-        (cta::TUPLE_ORIG, ZoneScope::Original) | (cta::TUPLE_REPLY, ZoneScope::Reply) => true,
-        _ => false,
-    };
+    let own_zone = matches!(
+        (kind, zone.scope),
+        (cta::TUPLE_ORIG, ZoneScope::Original) | (cta::TUPLE_REPLY, ZoneScope::Reply)
+    );
     nest(message, kind, |message| {
         nest(message, cta::TUPLE_IP, |message| match (tuple.source, tuple.destination) {
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
@@ -144,9 +167,7 @@ fn tuple(message: &mut Vec<u8>, kind: u16, tuple: Tuple, protocol: Protocol, zon
                 put(message, cta::IP_V6_DST, &destination.octets());
             }
             (source, destination) => {
-                for (kind, address) in
-                    [(cta::IP_V4_SRC, source), (cta::IP_V4_DST, destination)]
-                {
+                for (kind, address) in [(cta::IP_V4_SRC, source), (cta::IP_V4_DST, destination)] {
                     if let IpAddr::V4(address) = address {
                         put(message, kind, &address.octets());
                     }

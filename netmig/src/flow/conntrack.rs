@@ -1,14 +1,17 @@
 //! The kernel's conntrack table by ctnetlink.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use nix::errno::Errno;
 
+use super::build::Filter;
 use super::{Flow, build, parse};
+use crate::nfnetlink::attribute::Attributes;
 use crate::nfnetlink::message::{
-    CREATE, DUMP, EXCLUSIVE, Head, Message, append, kind, request_ack,
+    ACK, CREATE, DUMP, EXCLUSIVE, Head, Message, NFGENMSG, append, kind, request_ack,
 };
 use crate::nfnetlink::{Malformed, Options, Socket, SocketError, subsystem};
+use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
 /// Messages of ctnetlink (`enum cntl_msg_types`).
 const NEW: u8 = 0;
@@ -16,6 +19,13 @@ const GET: u8 = 1;
 const DELETE: u8 = 2;
 /// Requests are sent in datagrams of about this many bytes.
 const CHUNK: usize = 60 << 10;
+/// Asks for figures of the whole table.
+const GET_STATS: u8 = 5;
+/// `CTA_STATS_GLOBAL_ENTRIES`: entries of this network namespace.
+const STATS_ENTRIES: u16 = 1;
+/// A pass over the table costs about as much as this many entries that are given and thrown away
+/// (10 ms and 2.6 µs on the reference machine, whose table has 262,144 buckets).
+const ENTRIES_PER_PASS: usize = 4_000;
 /// How often a dump is repeated when the table was resized under it.
 const DUMP_ATTEMPTS: usize = 5;
 
@@ -100,53 +110,102 @@ impl Conntrack {
         Ok(Self { socket, buffer: Socket::buffer(), requests, sequence: 0 })
     }
 
+    /// How many entries the table has, of any kind.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn count(&mut self) -> Result<usize, FlowError> {
+        let sequence = self.next_request(GET_STATS, ACK, 0, |_| {});
+        self.socket.send(&self.requests).map_err(FlowError::Dump)?;
+        let mut entries = None;
+        loop {
+            for message in self.socket.receive(&mut self.buffer)? {
+                match message.map_err(SocketError::from)? {
+                    Message::Data { sequence: of, payload, .. } if of == sequence => {
+                        entries = entry_count(payload).map_err(FlowError::Entry)?;
+                    }
+                    Message::Ack { sequence: of } if of == sequence => {
+                        let missing = FlowError::Entry(Malformed("figures without a count"));
+                        return entries.ok_or(missing);
+                    }
+                    Message::Refused { sequence: of, refused } if of == sequence => {
+                        return Err(FlowError::Dump(refused.into()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// The TCP and UDP flows that have one of the addresses as original or reply source.
     ///
-    /// The kernel filters where it can (from 5.8 on); the answer is the same where it cannot.
+    /// Of a large table the kernel gives only those over IPv4 (from 5.8 on), in two passes for
+    /// each address; a small one is read whole in one pass. The answer is the same.
     ///
     /// # Errors
     /// When the table cannot be read, or not without interruption in several attempts.
     pub fn dump(&mut self, addresses: &[IpAddr]) -> Result<Vec<Flow>, FlowError> {
         let mut flows = Vec::new();
-        for (index, &address) in addresses.iter().enumerate() {
-            let earlier = &addresses[..index];
-            if earlier.contains(&address) {
-                continue;
+        let mut v4: Vec<Ipv4Addr> = Vec::new();
+        let mut any_v6 = false;
+        for address in addresses {
+            match address {
+                IpAddr::V4(address) if !v4.contains(address) => v4.push(*address),
+                IpAddr::V4(_) => {}
+                IpAddr::V6(_) => any_v6 = true,
             }
-            // Every flow is wanted once: those of earlier addresses are there already, and of
-            // those that match both ways the second pass leaves out what the first one gave.
-            let seen = |flow: &Flow| flow.direction(earlier).is_some();
-            self.dump_by_source(address, true, &mut flows, |flow| {
+        }
+        let passes_saved = (2 * v4.len() + usize::from(any_v6)).saturating_sub(1);
+        let of_container = |flow: &Flow| flow.direction(addresses).is_some();
+        if self.count()? <= ENTRIES_PER_PASS * passes_saved {
+            self.pass(Filter::None, &mut flows, of_container)?;
+            return Ok(flows);
+        }
+        for (index, &address) in v4.iter().enumerate() {
+            // Every flow is wanted once: not those that an earlier pass gave already.
+            let earlier: Vec<IpAddr> = v4[..index].iter().map(|&address| address.into()).collect();
+            let seen = |flow: &Flow| flow.direction(&earlier).is_some();
+            self.pass(Filter::ReplySource(address), &mut flows, |flow| {
                 flow.reply.source == address && !seen(flow)
             })?;
-            self.dump_by_source(address, false, &mut flows, |flow| {
+            self.pass(Filter::OriginalSource(address), &mut flows, |flow| {
                 flow.original.source == address && flow.reply.source != address && !seen(flow)
+            })?;
+        }
+        if any_v6 {
+            self.pass(Filter::V6, &mut flows, |flow| {
+                flow.original.source.is_ipv6() && of_container(flow)
             })?;
         }
         Ok(flows)
     }
 
-    fn dump_by_source(
+    /// Whether any flow's connmark leads one of its directions to `peer`.
+    ///
+    /// # Errors
+    /// As [`Conntrack::dump`].
+    pub fn is_marked_for(&mut self, peer: PeerNumber) -> Result<bool, FlowError> {
+        let mut marked = Vec::new();
+        self.pass(Filter::None, &mut marked, |flow| {
+            flow.mark & ORIGINAL_MASK == peer.original_mark()
+                || flow.mark & REPLY_MASK == peer.reply_mark()
+        })?;
+        Ok(!marked.is_empty())
+    }
+
+    /// One pass over the table. Older kernels may give more than was asked for.
+    fn pass(
         &mut self,
-        address: IpAddr,
-        reply: bool,
+        filter: Filter,
         flows: &mut Vec<Flow>,
         wanted: impl Fn(&Flow) -> bool,
     ) -> Result<(), FlowError> {
         let before = flows.len();
         for _ in 0..DUMP_ATTEMPTS {
             flows.truncate(before);
-            self.sequence = self.sequence.wrapping_add(1);
-            let sequence = self.sequence;
-            self.requests.clear();
-            let head = Head {
-                kind: kind(subsystem::CONNTRACK, GET),
-                flags: DUMP,
-                sequence,
-                family: build::family(address),
-                resource: 0,
-            };
-            append(&mut self.requests, head, |body| build::filter(body, address, reply));
+            let sequence = self.next_request(GET, DUMP, build::filter_family(filter), |body| {
+                build::filter(body, filter);
+            });
             let dumped = self.socket.dump(&self.requests, sequence, &mut self.buffer, |entry| {
                 match parse(entry).map_err(FlowError::Entry)? {
                     Some(flow) if wanted(&flow) => flows.push(flow),
@@ -162,6 +221,22 @@ impl Conntrack {
             }
         }
         Err(FlowError::Unstable)
+    }
+
+    /// Makes `requests` hold one request, and returns its sequence number.
+    fn next_request(
+        &mut self,
+        message: u8,
+        flags: u16,
+        family: u8,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        let kind = kind(subsystem::CONNTRACK, message);
+        let head = Head { kind, flags, sequence: self.sequence, family, resource: 0 };
+        self.requests.clear();
+        append(&mut self.requests, head, fill);
+        self.sequence
     }
 
     /// Changes the bits of the flows' marks in which `mask` is set, in place: nothing else of
@@ -224,8 +299,11 @@ impl Conntrack {
             // Refusals are always told; one acknowledgement at the end shows that all is done.
             request_ack(&mut self.requests, last_start);
             let chunk = Chunk { first, first_sequence, last_sequence: self.sequence };
-            self.exchange(&chunk, &mut outcome)
-                .map_err(|source| FlowError::Change { act, count: flows.len(), source })?;
+            self.exchange(&chunk, &mut outcome).map_err(|source| FlowError::Change {
+                act,
+                count: flows.len(),
+                source,
+            })?;
         }
         let failed = outcome.gone.len() + outcome.existing.len() + outcome.refused.len();
         outcome.done = flows.len() - failed;
@@ -258,6 +336,17 @@ impl Conntrack {
             }
         }
     }
+}
+
+fn entry_count(payload: &[u8]) -> Result<Option<usize>, Malformed> {
+    let attributes = payload.get(NFGENMSG..).ok_or(Malformed("a message without its header"))?;
+    for attribute in Attributes::new(attributes) {
+        let attribute = attribute?;
+        if attribute.kind == STATS_ENTRIES {
+            return attribute.be32().map(|entries| Some(entries as usize));
+        }
+    }
+    Ok(None)
 }
 
 /// The flows of one datagram and the sequence numbers of their requests.

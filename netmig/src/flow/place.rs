@@ -125,10 +125,8 @@ mod tests {
 
     #[test]
     fn other_flows_are_left_alone() {
-        let other = flow(
-            tuple("192.0.2.3", 1, "192.0.2.1", 2),
-            tuple("10.88.0.3", 2, "192.0.2.3", 1),
-        );
+        let other =
+            flow(tuple("192.0.2.3", 1, "192.0.2.1", 2), tuple("10.88.0.3", 2, "192.0.2.3", 1));
         assert_eq!(other.direction(&CONTAINER), None);
         assert_eq!(other.at_destination(&CONTAINER, PeerNumber::new(1).unwrap()), None);
     }

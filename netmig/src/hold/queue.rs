@@ -165,9 +165,7 @@ impl Queue {
                 }
                 false
             }
-            Message::Ack { sequence } | Message::Refused { sequence, .. } => {
-                *sequence == UNBINDING
-            }
+            Message::Ack { sequence } | Message::Refused { sequence, .. } => *sequence == UNBINDING,
             // Verdicts on an empty queue are refused with ENOENT, which is no news.
             _ => false,
         }

@@ -1,19 +1,27 @@
 //! Letting held packets go, in order.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::queue::{ACCEPT, Queue};
+use super::statistics::Statistics;
 use crate::nfnetlink::SocketError;
 
 /// Longest time that a paced release takes; what is left then goes at once.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// How fast held packets are let go: as fast as the receiver can take them. A UDP socket's
-/// buffer holds some hundred small packets; what comes faster than the program reads is lost.
+/// How fast held packets are let go: as fast as the receivers can take them.
+///
+/// A UDP socket of default size holds 277 small packets, and what comes while it is full is
+/// lost. A receiver that the scheduler leaves waiting for 3 ms, an ordinary time slice, gets 240
+/// packets meanwhile at the default pace. Under an equal stream of 10,000 packets a second, a
+/// receiver on a machine of two busy processors lost none so, and 300 to 800 of 1,600 held at
+/// four times the pace.
+///
+/// Where packets come in faster than that, they are also let go faster: in each interval at
+/// least twice as many as came in the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
     /// Packets at a time; at least one.
@@ -23,22 +31,39 @@ pub struct Pace {
 }
 
 impl Default for Pace {
-    /// 64 packets each 200 µs.
+    /// 16 packets each 200 µs: 80,000 a second.
     fn default() -> Self {
-        Self { packets: 64, interval: Duration::from_micros(200) }
+        Self { packets: 16, interval: Duration::from_micros(200) }
     }
 }
 
-/// Accepts all packets of the queue and then lets new ones pass; returns the id up to which
-/// packets were accepted before the closing datagram.
+impl Pace {
+    /// How many packets to let go when `arrived` have come since the last time.
+    fn group(self, arrived: u32) -> u32 {
+        self.packets.max(1).max(arrived.saturating_mul(2))
+    }
+}
+
+/// Accepts all packets of the queue and then lets new ones pass; returns how many packets there
+/// had been when the closing datagram was sent.
 ///
 /// In a thread of its own, which stays on one processor: packets that are handed on enter the
 /// receive backlog of the processor on which that happens, and two backlogs keep no order.
-pub(super) fn run(queue: &Arc<Queue>, pace: Pace) -> Result<u32, SocketError> {
+pub(super) fn run(
+    queue: &Queue,
+    statistics: &Statistics,
+    pace: Pace,
+) -> Result<Option<u64>, SocketError> {
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
             stay_on_this_processor();
-            accept_paced(queue, pace).and_then(|released| queue.open_up().map(|()| released))
+            sleep_precisely();
+            accept_paced(queue, pace)?;
+            // What the reading thread has not seen yet, so that the closing finds next to none.
+            queue.verdict_all(ACCEPT)?;
+            let before = statistics.read().ok().map(|line| line.sequence);
+            queue.open_up()?;
+            Ok(before)
         });
         match worker.join() {
             Ok(released) => released,
@@ -47,19 +72,25 @@ pub(super) fn run(queue: &Arc<Queue>, pace: Pace) -> Result<u32, SocketError> {
     })
 }
 
-fn accept_paced(queue: &Queue, pace: Pace) -> Result<u32, SocketError> {
+fn accept_paced(queue: &Queue, pace: Pace) -> Result<(), SocketError> {
     let deadline = Instant::now() + LONGEST;
-    let mut next = Instant::now();
     let mut released = 0_u32;
-    loop {
-        let newest = queue.newest();
-        if released >= newest || Instant::now() >= deadline {
-            return Ok(released);
-        }
-        released = newest.min(released.saturating_add(pace.packets.max(1)));
+    let mut newest = queue.newest();
+    while released < newest && Instant::now() < deadline {
+        let before = std::mem::replace(&mut newest, queue.newest());
+        let group = pace.group(newest.saturating_sub(before));
+        released = newest.min(released.saturating_add(group));
         queue.verdict(ACCEPT, released)?;
-        next += pace.interval;
-        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        // Late groups are not made up for: two at a time are what fills a socket's buffer.
+        std::thread::sleep(pace.interval);
+    }
+    Ok(())
+}
+
+/// Sleeps of 200 µs are to last no longer than that; by default the kernel may add 50.
+fn sleep_precisely() {
+    if let Err(errno) = nix::sys::prctl::set_timerslack(1) {
+        tracing::debug!(%errno, "the releasing thread keeps its timer slack");
     }
 }
 
@@ -71,5 +102,19 @@ fn stay_on_this_processor() {
     if let Err(errno) = pinned {
         // Only a migration between two processors at a bad moment could reorder packets.
         tracing::debug!(%errno, "the releasing thread is not bound to one processor");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_shrinks_whatever_arrives() {
+        let pace = Pace { packets: 16, interval: Duration::ZERO };
+        assert_eq!(pace.group(0), 16);
+        assert_eq!(pace.group(4), 16);
+        assert_eq!(pace.group(100), 200);
+        assert_eq!(Pace { packets: 0, ..pace }.group(0), 1, "a release always goes on");
     }
 }

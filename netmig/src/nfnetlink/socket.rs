@@ -127,8 +127,7 @@ impl Socket {
         );
         set(
             "SO_RCVBUFFORCE",
-            setsockopt(&fd, sockopt::RcvBufForce, &options.receive_buffer)
-                .map_err(io::Error::from),
+            setsockopt(&fd, sockopt::RcvBufForce, &options.receive_buffer).map_err(io::Error::from),
         )?;
         set(
             "SO_SNDBUFFORCE",

@@ -17,7 +17,9 @@ pub struct HoldTag(String);
 
 /// A text that is no tag.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no name for a hold: 1 to {TAG_LENGTH} letters, digits, dots, dashes, underscores")]
+#[error(
+    "{0:?} is no name for a hold: 1 to {TAG_LENGTH} letters, digits, dots, dashes, underscores"
+)]
 pub struct InvalidTag(String);
 
 impl HoldTag {

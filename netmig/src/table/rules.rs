@@ -63,9 +63,19 @@ enum Step {
     /// Protocol, and first and last destination port.
     Ports(Protocol, u16, u16),
     ToThisHost,
-    Connmark { mask: u32, value: u32 },
-    SetMark { mask: u32, value: u32 },
-    Queue { number: u16, bypass: bool, queueing: Queueing },
+    Connmark {
+        mask: u32,
+        value: u32,
+    },
+    SetMark {
+        mask: u32,
+        value: u32,
+    },
+    Queue {
+        number: u16,
+        bypass: bool,
+        queueing: Queueing,
+    },
 }
 
 /// A rule to be added.
@@ -78,10 +88,8 @@ pub(super) struct NewRule {
 /// The rules that turn the connmark's byte of a packet's direction into the skb mark.
 pub(super) fn steering(peer: PeerNumber) -> Vec<NewRule> {
     let set = Step::SetMark { mask: FWMARK_MASK, value: peer.fwmark() };
-    let directions = [
-        (ORIGINAL, ORIGINAL_MASK, peer.original_mark()),
-        (REPLY, REPLY_MASK, peer.reply_mark()),
-    ];
+    let directions =
+        [(ORIGINAL, ORIGINAL_MASK, peer.original_mark()), (REPLY, REPLY_MASK, peer.reply_mark())];
     let mut rules = Vec::new();
     for chain in [CHAIN_STEER, CHAIN_STEER_OUTPUT] {
         for (direction, mask, value) in directions {

@@ -71,9 +71,5 @@ impl Transaction {
 /// Whether the batch's begin message has a sequence number of its own in the answered range.
 fn begin_is_answered(batch: &nftnl::FinalizedBatch) -> bool {
     // The begin message stands first; its sequence number is 0 where it is not answered.
-    batch
-        .iter()
-        .next()
-        .and_then(|page| page.get(8..12))
-        .is_some_and(|sequence| sequence != [0; 4])
+    batch.iter().next().and_then(|page| page.get(8..12)).is_some_and(|sequence| sequence != [0; 4])
 }
