@@ -3,7 +3,8 @@
 //! ```text
 //! network prepare PEER                      tunnel: make this end, print its key and port
 //! network connect PEER KEY ADDRESS:PORT     tunnel: connect to the other end
-//! network status | list | remove PEER
+//! network establish | status | remove PEER
+//! network list
 //! network sandbox PID                       the container's interfaces, gateways, UDP queues
 //! network block PID INTERFACE MILLISECONDS  cut a container off for a while
 //! network mtu PID BYTES                     set the MTU of the container's routes
@@ -35,6 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             let remote = RemoteEnd { public_key: unhex(key)?, endpoint: endpoint.parse()? };
             println!("{:?}", tunnel::connect(number(peer)?, &remote).await?);
         }
+        ["establish", peer] => tunnel::establish(number(peer)?).await?,
         ["remove", peer] => tunnel::remove(number(peer)?).await?,
         ["status", peer] => println!("{:#?}", tunnel::status(number(peer)?).await?),
         ["list"] => println!("{:?} {:?}", tunnel::list().await?, routing::forwarding()?),

@@ -5,7 +5,8 @@
 //!
 //! Two hosts build a tunnel in two steps each: [`prepare`] makes the interface with its key pair and
 //! its port, which travel to the other host over the agents' own, authenticated connection; then
-//! [`connect`] with what came from there. Both may be repeated at any time.
+//! [`connect`] with what came from there. Both may be repeated at any time. [`establish`] then tries
+//! whether they hear each other.
 //!
 //! - Allowed addresses are all: what enters the tunnel is decided by marks and [`routing`] alone.
 //! - The interface takes the MTU of the underlay. Flows that moved agreed on their segment sizes
@@ -16,6 +17,7 @@
 
 mod config;
 mod device;
+mod session;
 mod userspace;
 
 use std::io;
@@ -27,10 +29,10 @@ use rtnetlink::Handle;
 use thiserror::Error;
 
 use crate::netns::rtnl;
-use crate::peer::PeerNumber;
+use crate::peer::{INTERFACE_PREFIX, PeerNumber};
 use crate::routing;
 
-/// [`prepare`], [`connect`], [`remove`] and [`status`] end after this time at the latest.
+/// Everything here ends after this time at the latest.
 pub const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Why a tunnel could not be built, read or removed.
@@ -97,7 +99,7 @@ pub enum Error {
     /// Keys, port or peer could not be set or read.
     #[error("cannot {action} the WireGuard settings of {interface}")]
     Settings {
-        /// `read` or `change`.
+        /// What was to be done with them.
         action: &'static str,
         /// Name of the interface.
         interface: String,
@@ -118,6 +120,15 @@ pub enum Error {
         interface: String,
         /// What is wrong with it.
         reason: &'static str,
+    },
+    /// The other end is silent.
+    #[error(
+        "no answer through {interface}; does a firewall between the hosts drop UDP to the port that \
+         either end chose?"
+    )]
+    NoAnswer {
+        /// Name of the interface.
+        interface: String,
     },
     /// A kernel setting of the interface could not be changed.
     #[error("cannot write {}", path.display())]
@@ -204,7 +215,7 @@ pub struct Connected {
     pub mtu: u32,
     /// What happens to IPv4 sources without a route.
     pub source_check: SourceCheck,
-    /// Whether anything had to be changed.
+    /// Whether the interface had to be changed.
     pub changed: bool,
 }
 
@@ -235,7 +246,7 @@ pub struct Status {
 /// # Errors
 /// Any but [`Error::BadRemote`] and [`Error::Routing`].
 pub async fn prepare(peer: PeerNumber) -> Result<LocalEnd, Error> {
-    in_time("prepare", peer, async {
+    in_time("prepare", peer.interface(), async {
         let handle = rtnl::connect().map_err(Error::Socket)?;
         let interface = peer.interface();
         let device = device::ensure(&handle, &interface).await?;
@@ -255,7 +266,7 @@ pub async fn prepare(peer: PeerNumber) -> Result<LocalEnd, Error> {
 /// # Errors
 /// [`Error::NotPrepared`], [`Error::BadRemote`], or whatever was refused.
 pub async fn connect(peer: PeerNumber, remote: &RemoteEnd) -> Result<Connected, Error> {
-    in_time("connect", peer, async {
+    in_time("connect", peer.interface(), async {
         let interface = peer.interface();
         let remote = config::checked(&interface, remote)?;
         let handle = rtnl::connect().map_err(Error::Socket)?;
@@ -276,13 +287,31 @@ pub async fn connect(peer: PeerNumber, remote: &RemoteEnd) -> Result<Connected, 
     .await
 }
 
+/// Makes sure that the connected ends hear each other: returns when there is a session, which takes
+/// some milliseconds unless there is one already. Both ends must be connected, or become so
+/// meanwhile.
+///
+/// # Errors
+/// [`Error::NoAnswer`], [`Error::NotPrepared`], [`Error::Settings`].
+pub async fn establish(peer: PeerNumber) -> Result<(), Error> {
+    in_time("establish a session", peer.interface(), async {
+        let interface = peer.interface();
+        let handle = rtnl::connect().map_err(Error::Socket)?;
+        let device = device::find(&handle, &interface)
+            .await?
+            .ok_or_else(|| Error::NotPrepared { interface: interface.clone() })?;
+        session::establish(&device, &interface).await
+    })
+    .await
+}
+
 /// Takes the tunnel to `peer` away, with its rules, its table and, if there is one, its process.
 /// What is not there is no error.
 ///
 /// # Errors
 /// The first that occurs; everything else is removed nevertheless.
 pub async fn remove(peer: PeerNumber) -> Result<(), Error> {
-    in_time("remove", peer, async {
+    in_time("remove", peer.interface(), async {
         let interface = peer.interface();
         let routes = routing::remove(peer).await;
         let routes =
@@ -303,8 +332,11 @@ pub async fn remove(peer: PeerNumber) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Socket`], [`Error::Interface`].
 pub async fn list() -> Result<Vec<PeerNumber>, Error> {
-    let handle = rtnl::connect().map_err(Error::Socket)?;
-    device::list(&handle).await
+    in_time("list", format!("{INTERFACE_PREFIX}*"), async {
+        let handle = rtnl::connect().map_err(Error::Socket)?;
+        device::list(&handle).await
+    })
+    .await
 }
 
 /// How the tunnel to `peer` is doing, `None` when there is none.
@@ -312,7 +344,7 @@ pub async fn list() -> Result<Vec<PeerNumber>, Error> {
 /// # Errors
 /// [`Error::Interface`], [`Error::Settings`], [`Error::NotOurs`].
 pub async fn status(peer: PeerNumber) -> Result<Option<Status>, Error> {
-    in_time("tell its status", peer, async {
+    in_time("tell its status", peer.interface(), async {
         let handle = rtnl::connect().map_err(Error::Socket)?;
         let interface = peer.interface();
         match device::find(&handle, &interface).await? {
@@ -331,12 +363,12 @@ fn link_address(peer: PeerNumber) -> IpAddr {
 
 async fn in_time<T>(
     action: &'static str,
-    peer: PeerNumber,
+    interface: String,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     tokio::time::timeout(DEADLINE, work)
         .await
-        .unwrap_or_else(|_| Err(Error::Deadline { action, interface: peer.interface() }))
+        .unwrap_or_else(|_| Err(Error::Deadline { action, interface }))
 }
 
 /// Maps the kernel's refusal of an operation on an interface.

@@ -1,0 +1,73 @@
+//! Making sure that the two ends of a tunnel hear each other.
+//!
+//! WireGuard says nothing until there is a packet to send, so a firewall between the hosts shows
+//! only then: too late, if that packet is a client's.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::{Duration, SystemTime};
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::{Error, config, device};
+
+/// A session is younger than this, or being renewed (WireGuard's REKEY_AFTER_TIME).
+const SESSION_AGE: Duration = Duration::from_secs(120);
+/// WireGuard repeats a lost greeting after 5 s (REKEY_TIMEOUT), with up to a third of a second
+/// added; this covers two of them.
+const ANSWER: Duration = Duration::from_secs(11);
+const POLL: Duration = Duration::from_millis(2);
+/// All hosts of a link, which every host drops quietly when nobody listens, and never forwards.
+const DESTINATION: (Ipv4Addr, u16) = (Ipv4Addr::new(224, 0, 0, 1), 9);
+
+/// Waits for a session on the interface, with a packet that makes WireGuard begin one if needed.
+pub(super) async fn establish(device: &device::Device, interface: &str) -> Result<(), Error> {
+    let mut sent = false;
+    let wait = async {
+        loop {
+            let status = config::status(interface, device.kind).await?;
+            if status.last_handshake.is_some_and(|time| is_current(time, SystemTime::now())) {
+                return Ok(());
+            }
+            if !sent {
+                send_through(interface).map_err(|source| Error::Settings {
+                    action: "send a packet to try",
+                    interface: interface.to_owned(),
+                    source,
+                })?;
+                sent = true;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(ANSWER, wait)
+        .await
+        .unwrap_or_else(|_| Err(Error::NoAnswer { interface: interface.to_owned() }))
+}
+
+/// A clock set back makes a handshake of the future; that is no proof of anything.
+fn is_current(handshake: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(handshake).is_ok_and(|age| age < SESSION_AGE)
+}
+
+/// Sends one packet through the interface, without any route.
+fn send_through(interface: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    setsockopt(&socket, sockopt::BindToDevice, &OsString::from(interface))?;
+    socket.send_to(&[0], DESTINATION)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_and_future_handshakes_are_no_session() {
+        let now = SystemTime::now();
+        assert!(is_current(now - Duration::from_secs(1), now));
+        assert!(!is_current(now - SESSION_AGE, now));
+        assert!(!is_current(now + Duration::from_secs(1), now));
+    }
+}
