@@ -80,10 +80,11 @@ impl Reason {
 }
 
 /// Words in an error line of CRIU 4.x and what they mean; the first match counts.
-const WORDS: [(&str, Reason); 27] = [
+const WORDS: [(&str, Reason); 26] = [
+    ("No space left on device", Reason::NoSpace),
+    ("Cannot allocate memory", Reason::NoSpace),
     ("io_uring", Reason::IoUring),
     ("Can't dump ghost file", Reason::GhostFile),
-    ("ghost", Reason::GhostFile),
     ("--file-locks", Reason::FileLock),
     ("Dump file lock", Reason::FileLock),
     ("Unresolved lock", Reason::FileLock),
@@ -94,8 +95,6 @@ const WORDS: [(&str, Reason); 27] = [
     ("--ext-unix-sk", Reason::ExternalUnixSocket),
     ("External socket is used", Reason::ExternalUnixSocket),
     ("unreachable peer", Reason::ExternalUnixSocket),
-    ("No space left on device", Reason::NoSpace),
-    ("Cannot allocate memory", Reason::NoSpace),
     ("Unable to freeze", Reason::CannotFreeze),
     ("Timeout reached", Reason::CannotFreeze),
     ("--shell-job", Reason::ExternalTerminal),
@@ -256,6 +255,8 @@ mod tests {
     fn tail_of_a_log_without_errors_is_its_end() {
         let log = file("one\ntwo\nthree\n");
         assert_eq!(log_tail(log.path(), 2).unwrap(), ["two", "three"]);
+        let full = "(0.1) Error (a:1): Can't send ghost to image: No space left on device";
+        assert_eq!(reason(&[full]), Reason::NoSpace);
         assert_eq!(reason(&["(00.1) External socket is used"]), Reason::Other);
     }
 

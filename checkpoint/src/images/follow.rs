@@ -31,7 +31,6 @@ pub struct Follower {
 struct Followed {
     inode: u64,
     sent: Progress,
-    announced: bool,
 }
 
 impl Follower {
@@ -70,7 +69,7 @@ impl Follower {
             if followed.inode != meta.ino() || meta.len() < followed.sent.length {
                 *followed = Followed::new(&meta);
             }
-            if meta.len() > followed.sent.length || !followed.announced {
+            if meta.len() > followed.sent.length {
                 bytes += followed.send(&path, &name, &mut self.buffer, sink)?;
             }
         }
@@ -90,9 +89,16 @@ impl Follower {
         let mut manifest = Manifest::default();
         for (name, mut followed) in std::mem::take(&mut self.files) {
             let path = self.dir.join(&name);
-            if followed.sent.length <= RECHECK {
+            if followed.sent.length == 0 {
+                // Files that stayed empty were not told of until now.
+                if path.exists() {
+                    sink(Chunk { name: name.clone(), offset: 0, bytes: Bytes::new() })?;
+                } else {
+                    continue;
+                }
+            } else if followed.sent.length <= RECHECK {
                 let bytes = match fs::read(&path) {
-                    // CRIU removes images that stayed empty.
+                    // What is gone is left out of the list; the receiver refuses it then.
                     Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                     other => other.map_err(io_error("read", &path))?,
                 };
@@ -130,7 +136,7 @@ impl Follower {
 
 impl Followed {
     fn new(meta: &fs::Metadata) -> Self {
-        Self { inode: meta.ino(), sent: Progress::new(), announced: false }
+        Self { inode: meta.ino(), sent: Progress::new() }
     }
 
     /// Sends what lies beyond what was sent.
@@ -153,11 +159,10 @@ impl Followed {
         loop {
             let offset = self.sent.length;
             let bytes = read_at(&file, offset, buffer).map_err(io_error("read", path))?;
-            if bytes.is_empty() && self.announced {
+            if bytes.is_empty() {
                 return Ok(offset - start);
             }
             self.sent.add(&bytes);
-            self.announced = true;
             sink(Chunk { name: name.to_owned(), offset, bytes })?;
         }
     }

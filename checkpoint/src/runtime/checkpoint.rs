@@ -170,13 +170,14 @@ impl Running<'_> {
     fn failure(&self, status: ExitStatus, frozen: Option<bool>) -> Error {
         let tail = |name| criu::log_tail(&self.request.work.join(name), TAIL).unwrap_or_default();
         let mut log: Vec<String> = tail(LOG);
-        let reason = criu::reason(&log);
         let words = tail(OUTPUT);
-        let reason = match reason {
+        let reason = match criu::reason(&log) {
             Reason::Other => criu::reason(&words),
             known => known,
         };
-        log.extend(words);
+        // Both runtimes repeat CRIU's errors.
+        let told = !log.is_empty();
+        log.extend(words.into_iter().filter(|line| !told || !line.contains("Error (")));
         log.push(format!("{} ended with {status}", self.kind));
         Error::Failed { runtime: self.kind, id: self.request.id.to_owned(), reason, log, frozen }
     }
