@@ -143,7 +143,7 @@ impl Port {
     /// in the namespace of the calling thread.
     ///
     /// # Errors
-    /// One variant of [`Error`] for each way in which the container is not on a bridge.
+    /// A variant of its own for each way in which the container is not on a bridge.
     pub fn of_container(container: &Namespace, container_interface: &str) -> Result<Self, Error> {
         let read = |name: &str, source| Error::Read { name: name.to_owned(), source };
         let host = Namespace::current()?;
