@@ -1,7 +1,7 @@
 //! The hold: packets for a container wait in an NFQUEUE while the container is on its way.
 //!
 //! A [`PreparedHold`] has its queue, thread, buffers and rules ready; [`PreparedHold::engage`]
-//! is one nftables transaction. From then on every packet towards the container waits in the
+//! is one nftables transaction of one rule. From then on every packet towards the container waits in the
 //! kernel, in order, without being copied to this process. [`Hold::release`] lets them go on
 //! from where they stood: with the mark that their flow has *then*, so that the steering chain,
 //! which comes next, sends them wherever the container is.
@@ -162,7 +162,7 @@ impl PreparedHold {
         let queueing = table.queueing().map_err(of_rules)?;
         let queue = Arc::new(bind_free(&tag)?);
         let transaction =
-            Table::prepare_hold(rules, &tag, queue.number(), queueing).map_err(of_rules)?;
+            table.prepare_hold(rules, &tag, queue.number(), queueing).map_err(of_rules)?;
         let of_host = |act| {
             let tag = tag.clone();
             move |source| HoldError::Host { act, tag, source }
@@ -311,13 +311,16 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        if self.reader.is_none() {
+            return;
+        }
         if self.engaged.is_some() {
             tracing::warn!(hold = %self.tag, "a hold was dropped unreleased: its packets are lost");
+        } else if let Err(error) = self.table.remove_hold(&self.tag) {
+            tracing::warn!(hold = %self.tag, %error, "the rules of a hold could not be removed");
         }
-        if self.reader.is_some() {
-            // Ends the reader, too, which is left to itself here.
-            let _ = self.queue.unbind();
-        }
+        // Ends the reader, too, which is left to itself here.
+        let _ = self.queue.unbind();
     }
 }
 

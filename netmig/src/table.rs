@@ -17,6 +17,9 @@
 //! go without harm. A chain for packets that the host itself sends to a held container can join
 //! the list of chains; nothing else depends on their number.
 //!
+//! A hold has its rules in a regular chain of its own, `hold-TAG`, which is made beforehand; a
+//! rule in `hold` that jumps there puts it in force.
+//!
 //! Every rule carries its [`Owner`] as a comment, so that any later process can tell whose it is:
 //! `nft -a list table inet netmig` shows them. Tables of others are neither read nor changed. If
 //! someone flushes the whole ruleset, [`Table::install`] and [`Table::steer`] put everything
@@ -28,6 +31,9 @@ mod expression;
 mod owner;
 mod rules;
 mod transaction;
+
+use std::ffi::CString;
+use std::sync::OnceLock;
 
 use nftnl::{Batch, ChainType, Hook, MsgType, Policy, ProtoFamily};
 use nix::errno::Errno;
@@ -116,14 +122,17 @@ pub enum TableError {
          target NFQUEUE; load the module nft_queue"
     )]
     NoQueueing(#[source] SocketError),
-    /// A hold with too many addresses and ports.
-    #[error("a hold of {asked} rules is more than the {most} allowed; publish fewer port ranges")]
-    TooManyRules {
+    /// A hold with no or too many addresses and ports.
+    #[error("a hold needs 1 to {most} rules, not {asked}; see the container's published ports")]
+    NumberOfRules {
         /// Rules needed.
         asked: usize,
         /// Rules allowed.
         most: usize,
     },
+    /// The table is not there.
+    #[error("the nftables table inet {TABLE} is not installed, or was removed by someone else")]
+    NotInstalled,
     /// A value that nftables' library cannot carry.
     #[error("an nftables name holds a NUL byte")]
     Name(#[from] std::ffi::NulError),
@@ -173,7 +182,7 @@ impl Table {
         let mut batch = Batch::new();
         batch.add(&table, MsgType::Add);
         for chain in missing {
-            let mut new = nftnl::Chain::new(std::ffi::CString::new(chain.name)?, &table);
+            let mut new = nftnl::Chain::new(CString::new(chain.name)?, &table);
             new.set_hook(chain.hook, chain.priority);
             new.set_type(chain.kind);
             new.set_policy(Policy::Accept);
@@ -193,8 +202,8 @@ impl Table {
         let installed: Vec<_> = contents.owned_by(&owner).collect();
         let complete = installed.len() == wanted.len()
             && wanted.iter().all(|rule| {
-                let of_chain = |chain| installed.iter().filter(|r| r.chain == chain).count();
-                of_chain(rule.chain) == wanted.iter().filter(|w| w.chain == rule.chain).count()
+                let there = installed.iter().filter(|other| other.chain == rule.chain).count();
+                there == wanted.iter().filter(|other| other.chain == rule.chain).count()
             });
         if complete {
             return Ok(());
@@ -239,15 +248,21 @@ impl Table {
         let contents = self.read()?;
         let table = handle()?;
         let mut batch = Batch::new();
-        let mut any = false;
-        for rule in &contents.rules {
-            if rule.owner.as_ref().is_some_and(&which) {
-                rules::delete(&mut batch, &table, rule)?;
-                any = true;
-            }
-        }
-        if !any {
+        let owned: Vec<_> =
+            contents.rules.iter().filter(|rule| rule.owner.as_ref().is_some_and(&which)).collect();
+        if owned.is_empty() {
             return Ok(());
+        }
+        // A hold's own chain goes with its rules, once no rule leads to it.
+        let mut chains: Vec<&str> = owned.iter().map(|rule| rule.chain.as_str()).collect();
+        chains.retain(|chain| CHAINS.iter().all(|base| base.name != *chain));
+        chains.sort_unstable();
+        chains.dedup();
+        for rule in owned {
+            rules::delete(&mut batch, &table, rule)?;
+        }
+        for chain in chains {
+            batch.add(&nftnl::Chain::new(CString::new(chain)?, &table), MsgType::Del);
         }
         self.commit(batch, "remove rules of its table")
     }
@@ -275,12 +290,22 @@ impl Table {
         contents::read(&self.socket, &mut self.buffer)
     }
 
-    /// Finds out which form of queueing this kernel has, by transactions that are bound to be
-    /// refused as a whole: nothing changes.
+    /// Which form of queueing this kernel has; found out once in the life of a process.
+    ///
+    /// It is tried by transactions that are bound to be refused as a whole, so that nothing
+    /// changes; each takes some 20 ms, since the kernel waits for its processors when it takes a
+    /// transaction back.
     ///
     /// # Errors
-    /// [`TableError::NoQueueing`] when it has none; others when the table is not installed.
+    /// [`TableError::NoQueueing`] when it has none, [`TableError::NotInstalled`].
     pub fn queueing(&mut self) -> Result<Queueing, TableError> {
+        static FOUND: OnceLock<Queueing> = OnceLock::new();
+        if let Some(queueing) = FOUND.get() {
+            return Ok(*queueing);
+        }
+        if contents::read_chain(&self.socket, &mut self.buffer, CHAIN_HOLD)?.is_none() {
+            return Err(TableError::NotInstalled);
+        }
         let mut refusal = None;
         for queueing in [Queueing::Native, Queueing::Compat] {
             let table = handle()?;
@@ -293,7 +318,7 @@ impl Table {
             // The first message of the batch is the rule, the second the deliberate failure.
             let rule = transaction.message(0);
             match refusals.into_iter().find(|(sequence, _)| *sequence == rule) {
-                None => return Ok(queueing),
+                None => return Ok(*FOUND.get_or_init(|| queueing)),
                 Some((_, refused)) => refusal = Some(refused),
             }
         }
@@ -301,20 +326,32 @@ impl Table {
         Err(TableError::NoQueueing(refused))
     }
 
-    /// Makes the transaction that adds a hold's rules, to be committed by [`Table::apply`] when
-    /// its moment comes.
+    /// Makes a hold's rules, in a chain of its own to which nothing leads, and returns the
+    /// transaction that puts them in force: one rule more, to be committed by [`Table::apply`].
+    ///
+    /// The rules themselves are not left to that moment because the kernel may take 20 ms to add
+    /// one with an xtables target: it first waits until all that was removed lately is destroyed
+    /// (`nft_compat_wait_for_destructors`).
     pub(crate) fn prepare_hold(
+        &mut self,
         rules: &HoldRules,
         tag: &HoldTag,
         queue: u16,
         queueing: Queueing,
     ) -> Result<Transaction, TableError> {
+        let rules = rules::holding(tag, rules, queue, queueing)?;
+        self.remove_hold(tag)?;
         let table = handle()?;
         let owner = Owner::Hold(tag.clone());
         let mut batch = Batch::new();
-        for rule in rules::holding(rules, queue, queueing)? {
-            rules::add(&mut batch, &table, &rule, &owner)?;
+        let chain = nftnl::Chain::new(CString::new(rules::hold_chain(tag))?, &table);
+        batch.add(&chain, MsgType::Add);
+        for rule in &rules {
+            rules::add(&mut batch, &table, rule, &owner)?;
         }
+        self.commit(batch, &format!("prepare hold {tag}"))?;
+        let mut batch = Batch::new();
+        rules::add(&mut batch, &table, &rules::engaging(tag), &owner)?;
         Ok(Transaction::new(batch))
     }
 
@@ -336,7 +373,7 @@ impl Table {
 }
 
 fn handle() -> Result<nftnl::Table, TableError> {
-    Ok(nftnl::Table::new(std::ffi::CString::new(TABLE)?, ProtoFamily::Inet))
+    Ok(nftnl::Table::new(CString::new(TABLE)?, ProtoFamily::Inet))
 }
 
 /// Whether a refusal says that the object is not there.

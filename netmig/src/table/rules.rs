@@ -3,12 +3,14 @@
 use std::ffi::CString;
 use std::net::IpAddr;
 
-use nftnl::expr::{Bitwise, Cmp, CmpOp};
+use nftnl::expr::{Bitwise, Cmp, CmpOp, Verdict};
 use nftnl::{Batch, Chain, MsgType, Rule, nft_expr};
 use serde::{Deserialize, Serialize};
 
 use super::expression::Raw;
-use super::{CHAIN_HOLD, CHAIN_STEER, CHAIN_STEER_OUTPUT, InstalledRule, Owner, TableError};
+use super::{
+    CHAIN_HOLD, CHAIN_STEER, CHAIN_STEER_OUTPUT, HoldTag, InstalledRule, Owner, TableError,
+};
 use crate::flow::Protocol;
 use crate::peer::{FWMARK_MASK, ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
@@ -76,12 +78,15 @@ enum Step {
         bypass: bool,
         queueing: Queueing,
     },
+    Jump {
+        chain: String,
+    },
 }
 
 /// A rule to be added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NewRule {
-    pub(super) chain: &'static str,
+    pub(super) chain: String,
     steps: Vec<Step>,
 }
 
@@ -95,17 +100,29 @@ pub(super) fn steering(peer: PeerNumber) -> Vec<NewRule> {
         for (direction, mask, value) in directions {
             let connmark = Step::Connmark { mask, value };
             let steps = vec![Step::Direction(direction), connmark, set.clone()];
-            rules.push(NewRule { chain, steps });
+            rules.push(NewRule { chain: chain.to_owned(), steps });
         }
     }
     rules
 }
 
-/// The rules of a hold.
+/// Name of the chain that has a hold's rules.
+pub(super) fn hold_chain(tag: &HoldTag) -> String {
+    format!("{CHAIN_HOLD}-{tag}")
+}
+
+/// The rule that puts a hold in force.
+pub(super) fn engaging(tag: &HoldTag) -> NewRule {
+    let steps = vec![Step::Jump { chain: hold_chain(tag) }];
+    NewRule { chain: CHAIN_HOLD.to_owned(), steps }
+}
+
+/// The rules of a hold, in a chain of its own to which nothing leads yet.
 ///
 /// Only packets towards the container are taken: what it sent before it was frozen reaches its
 /// peers at once.
 pub(super) fn holding(
+    tag: &HoldTag,
     rules: &HoldRules,
     number: u16,
     queueing: Queueing,
@@ -128,10 +145,11 @@ pub(super) fn holding(
         let ports = Step::Ports(protocol, first, last);
         all.push(vec![Step::StateNew, ports, Step::ToThisHost, queue.clone()]);
     }
-    if all.len() > MOST_HOLD_RULES {
-        return Err(TableError::TooManyRules { asked: all.len(), most: MOST_HOLD_RULES });
+    if !(1..=MOST_HOLD_RULES).contains(&all.len()) {
+        return Err(TableError::NumberOfRules { asked: all.len(), most: MOST_HOLD_RULES });
     }
-    Ok(all.into_iter().map(|steps| NewRule { chain: CHAIN_HOLD, steps }).collect())
+    let chain = hold_chain(tag);
+    Ok(all.into_iter().map(|steps| NewRule { chain: chain.clone(), steps }).collect())
 }
 
 /// Ports as ranges, in order.
@@ -158,10 +176,10 @@ pub(super) fn add(
     rule: &NewRule,
     owner: &Owner,
 ) -> Result<(), TableError> {
-    let chain = Chain::new(CString::new(rule.chain)?, table);
+    let chain = Chain::new(CString::new(rule.chain.as_str())?, table);
     let mut new = Rule::new(&chain);
     for step in &rule.steps {
-        add_step(&mut new, step);
+        add_step(&mut new, step)?;
     }
     // Owners are shorter than a comment may be: tags hold 64 bytes, comments 128.
     let _ = new.set_comment(CString::new(owner.to_string())?);
@@ -177,7 +195,7 @@ pub(super) fn add_probe(
 ) -> Result<(), TableError> {
     let chain = Chain::new(CString::new(CHAIN_HOLD)?, table);
     let mut rule = Rule::new(&chain);
-    add_step(&mut rule, &Step::Queue { number: 0, bypass: true, queueing });
+    add_step(&mut rule, &Step::Queue { number: 0, bypass: true, queueing })?;
     batch.add(&rule, MsgType::Add);
     Ok(())
 }
@@ -195,7 +213,7 @@ pub(super) fn delete(
     Ok(())
 }
 
-fn add_step(rule: &mut Rule<'_>, step: &Step) {
+fn add_step(rule: &mut Rule<'_>, step: &Step) -> Result<(), TableError> {
     match *step {
         Step::Direction(direction) => {
             rule.add_expr(&Raw::conntrack(libc::NFT_CT_DIRECTION));
@@ -248,7 +266,11 @@ fn add_step(rule: &mut Rule<'_>, step: &Step) {
                 Queueing::Compat => Raw::xt_nfqueue(number, bypass),
             });
         }
+        Step::Jump { ref chain } => {
+            rule.add_expr(&Verdict::Jump { chain: CString::new(chain.as_str())? });
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -283,6 +305,10 @@ mod tests {
         assert!(rules.iter().all(|rule| rule.steps[2] == set));
     }
 
+    fn tag() -> HoldTag {
+        "web".parse().unwrap()
+    }
+
     fn hold(published: Vec<(Protocol, u16)>) -> HoldRules {
         HoldRules {
             addresses: vec!["10.88.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
@@ -293,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_hold_takes_packets_towards_the_container_only() {
-        let rules = holding(&hold(vec![]), 7, Queueing::Native).unwrap();
+        let rules = holding(&tag(), &hold(vec![]), 7, Queueing::Native).unwrap();
         assert_eq!(rules.len(), 4);
         for rule in rules {
             let [Step::Direction(packet), Step::FlowSource(source, _), Step::Queue { bypass, .. }] =
@@ -316,7 +342,7 @@ mod tests {
     #[test]
     fn too_many_rules_are_refused() {
         let scattered = (0..300).map(|n| (Protocol::Tcp, n * 2)).collect();
-        let refused = holding(&hold(scattered), 7, Queueing::Compat);
-        assert!(matches!(refused, Err(TableError::TooManyRules { asked: 304, .. })));
+        let refused = holding(&tag(), &hold(scattered), 7, Queueing::Compat);
+        assert!(matches!(refused, Err(TableError::NumberOfRules { asked: 304, .. })));
     }
 }
