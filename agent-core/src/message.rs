@@ -17,10 +17,10 @@
 //!         ◀───────────────────────────────── ImageStored]
 //!   Stage ─────────────────────────────────▶           podman waits in the shim
 //!         ◀───────────────────────────────── Staged
-//!   (TreeChange* TreeEnd) per tree ──────────▶
+//!   LogData* (TreeChange* TreeEnd) per tree ─▶
 //!         ◀───────────────────────────────── TreeApplied
 //!   ── interruption begins ──
-//!   Chunk* Flows* (TreeChange* TreeEnd)* ────▶
+//!   Chunk* Flows* LogData* (TreeChange* TreeEnd)* ▶
 //!   Restore ───────────────────────────────▶           prepared, isolated copy
 //!         ◀───────────────────────────────── Prepared
 //!   ── commit record on the source's disk ──
@@ -195,6 +195,8 @@ messages! {
     26 => Resume(MigrationId),
     /// The prepared copy is still there.
     27 => Resumed(()),
+    /// The next bytes of the container's log.
+    28 => LogData(Data),
 }
 
 /// Introduction of an agent.
@@ -341,9 +343,6 @@ pub struct StageRequest {
     /// The network status, JSON: it keeps addresses and MACs.
     #[serde(with = "serde_bytes")]
     pub network_status: Vec<u8>,
-    /// The container's log so far.
-    #[serde(with = "serde_bytes")]
-    pub log: Vec<u8>,
     /// Room for checkpoint images, in bytes.
     pub images: u64,
 }
@@ -423,7 +422,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_refused() {
-        for number in [0, 28, 200, 255] {
+        for number in [0, 29, 200, 255] {
             let refused = Message::decode(&[number, 0, 0]);
             assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
         }

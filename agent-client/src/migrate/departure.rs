@@ -20,6 +20,7 @@ use netmig::tunnel;
 use tokio::io::AsyncReadExt;
 use tokio::task::spawn_blocking;
 
+use super::log::CarriedLog;
 use super::outbox::{outbox, post};
 use super::pause::{Pause, Tools};
 use super::plan::Plan;
@@ -46,6 +47,7 @@ struct Ready {
     queues: Option<UdpQueues>,
     conntrack: Option<Conntrack>,
     trees: Vec<CarriedTree>,
+    log: Option<CarriedLog>,
 }
 
 /// Something that the interruption needs was not made ready.
@@ -111,6 +113,8 @@ impl<'a> Departure<'a> {
         let mut table = Table::open()?;
         table.install()?;
         table.steer(peer)?;
+        // The first packet through a tunnel waits for its handshake: not inside the interruption.
+        tunnel::establish(peer).await?;
         Ok(())
     }
 
@@ -169,6 +173,21 @@ impl<'a> Departure<'a> {
         if let Some(shm) = container.shm.as_deref().filter(|path| path.is_dir()) {
             sources.push((Tree::SharedMemory, Source::plain(shm)?));
         }
+        if let Some(path) = container.log.as_deref().filter(|path| path.is_file()) {
+            let mut log = CarriedLog::open(path)?;
+            let (outbox, mut messages) = outbox();
+            let pass = spawn_blocking(move || {
+                let bytes = log.pass(&outbox)?;
+                Ok::<_, Cause>((log, bytes))
+            });
+            let connection = &mut self.plan.link.connection;
+            while let Some(message) = messages.recv().await {
+                connection.send(&message).await?;
+            }
+            let (log, bytes) = pass.await??;
+            steps.add_bytes(bytes);
+            self.ready.log = Some(log);
+        }
         for (tree, source) in sources {
             let (outbox, mut messages) = outbox();
             let pass = spawn_blocking(move || {
@@ -202,8 +221,8 @@ impl<'a> Departure<'a> {
         ) else {
             return Err((self, NotPrepared.into()));
         };
-        let trees = std::mem::take(&mut ready.trees);
-        Ok(Pause::new(self, Tools { hold, images, criu_config, queues, conntrack, trees }))
+        let (trees, log) = (std::mem::take(&mut ready.trees), ready.log.take());
+        Ok(Pause::new(self, Tools { hold, images, criu_config, queues, conntrack, trees, log }))
     }
 
     /// Undoes everything: the far end drops its part, this host's kernel is as it was.

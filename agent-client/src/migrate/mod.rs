@@ -11,6 +11,7 @@ mod cancel;
 mod commit;
 mod connect;
 mod departure;
+mod log;
 mod outbox;
 mod pause;
 mod plan;

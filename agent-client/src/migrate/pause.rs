@@ -23,6 +23,7 @@ use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 
 use super::commit::Committed;
 use super::departure::Departure;
+use super::log::CarriedLog;
 use super::outbox::{Outbox, outbox, post};
 use super::trees::{self, CarriedTree};
 use super::{Context, Failure};
@@ -55,6 +56,8 @@ pub struct Tools {
     pub conntrack: Conntrack,
     /// Trees whose first pass has been sent.
     pub trees: Vec<CarriedTree>,
+    /// The log, whose first pass has been sent.
+    pub log: Option<CarriedLog>,
 }
 
 /// A container whose interruption is about to begin, or has begun.
@@ -67,6 +70,7 @@ pub struct Pause<'a> {
     queues: UdpQueues,
     conntrack: Option<Conntrack>,
     trees: Vec<CarriedTree>,
+    log: Option<CarriedLog>,
     frozen: bool,
     blocked: bool,
     dump: Option<JoinHandle<Result<(Dumped, Instant), checkpoint::runtime::Error>>>,
@@ -106,6 +110,7 @@ impl<'a> Pause<'a> {
             queues: tools.queues,
             conntrack: Some(tools.conntrack),
             trees: tools.trees,
+            log: tools.log,
             frozen: false,
             blocked: false,
             dump: None,
@@ -261,10 +266,14 @@ impl<'a> Pause<'a> {
         })
     }
 
-    /// Sends what changed in the trees since their first pass.
+    /// Sends what changed in the trees and in the log since their first pass.
     fn send_changes(&mut self, outbox: Outbox) -> JoinHandle<Result<(), Cause>> {
         let trees = std::mem::take(&mut self.trees);
+        let log = self.log.take();
         spawn_blocking(move || {
+            if let Some(mut log) = log {
+                log.pass(&outbox)?;
+            }
             for CarriedTree { tree, source, snapshot } in trees {
                 let mut sink = trees::sink(tree, &outbox);
                 source.changes_since(snapshot, Tasks::Frozen, &mut sink)?;

@@ -89,7 +89,6 @@ pub async fn agree(
         config: metadata.config,
         spec: metadata.spec,
         network_status: metadata.network_status,
-        log: Vec::new(),
         images: offer.memory * 2 + IMAGE_ROOM,
     };
     Ok(Plan {

@@ -2,12 +2,15 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use agent_core::cause::Cause;
 use agent_core::message::{Tree, TreeChange};
-use checkpoint::images::{self, Chunk, Manifest};
+use checkpoint::images::{self, Chunk, ImageDir, Manifest};
 use checkpoint::tree::{self, Applier};
 use netmig::flow::{Conntrack, Flow};
 use netmig::peer::PeerNumber;
@@ -15,12 +18,18 @@ use netmig::peer::PeerNumber;
 /// Flows of one container; more than a host's conntrack table holds by default.
 const FLOW_LIMIT: usize = 1_000_000;
 
+/// Bytes of a container's log.
+const LOG_LIMIT: u64 = 16 << 30;
+
 /// A peer sent more than a container can have.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Too many flows.
     #[error("the source sent more than {FLOW_LIMIT} flows")]
     TooManyFlows,
+    /// Too long a log.
+    #[error("the container's log is larger than {} GiB; rotate it", LOG_LIMIT >> 30)]
+    LogTooLarge,
     /// A change of a tree that the container does not have.
     #[error("the source sent files of a tree that the staged container does not have")]
     NoSuchTree,
@@ -42,6 +51,8 @@ pub struct Incoming {
     roots: HashMap<Tree, PathBuf>,
     passes: HashMap<Tree, Applier>,
     carried: HashSet<Tree>,
+    log: File,
+    log_bytes: u64,
     conntrack: Conntrack,
     /// Entries that were made here, to be unmade if the migration fails.
     pub created: Vec<Flow>,
@@ -50,16 +61,20 @@ pub struct Incoming {
 impl Incoming {
     /// Opens the places where everything goes.
     pub fn open(
-        images: &Path,
+        images: &ImageDir,
         limit: u64,
         trees: &[(Tree, &Path)],
+        log: &Path,
     ) -> Result<Self, Cause> {
         let limits = images::Limits { bytes: limit, ..images::Limits::default() };
         Ok(Self {
-            images: images::Writer::new(images, limits)?,
+            images: images::Writer::new(images.path(), limits)?,
             roots: trees.iter().map(|(tree, root)| (*tree, root.to_path_buf())).collect(),
             passes: HashMap::new(),
             carried: HashSet::new(),
+            // conmon has it open in the same way: both append.
+            log: OpenOptions::new().append(true).create(true).mode(0o600).open(log)?,
+            log_bytes: 0,
             conntrack: Conntrack::open()?,
             created: Vec::new(),
         })
@@ -68,6 +83,15 @@ impl Incoming {
     /// Takes a piece of an image.
     pub fn chunk(&mut self, chunk: &Chunk) -> Result<(), Cause> {
         Ok(self.images.write(chunk)?)
+    }
+
+    /// Takes the next bytes of the container's log.
+    pub fn log(&mut self, bytes: &[u8]) -> Result<(), Cause> {
+        self.log_bytes += bytes.len() as u64;
+        if self.log_bytes > LOG_LIMIT {
+            return Err(Error::LogTooLarge.into());
+        }
+        Ok(self.log.write_all(bytes)?)
     }
 
     /// Takes a change of a tree.

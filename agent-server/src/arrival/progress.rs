@@ -58,6 +58,7 @@ pub struct Arrival {
     work: PathBuf,
     journal: Option<Journal>,
     mtu: u32,
+    image_limit: u64,
     staged: Option<Staged>,
     network: Option<Network>,
     created: Vec<Flow>,
@@ -92,6 +93,7 @@ impl Arrival {
             work,
             journal: Some(journal),
             mtu: 0,
+            image_limit: 0,
             staged: None,
             network: None,
             created: Vec::new(),
@@ -167,7 +169,7 @@ impl Arrival {
             podman: self.host.podman.clone(),
             info: self.host.podman.info().await?,
             metadata,
-            log: request.log,
+            log: Vec::new(),
             work: self.stage_directory(),
             shim: self.host.shim.clone(),
             lease: deadline::LEASE,
@@ -183,6 +185,7 @@ impl Arrival {
         // Isolated from birth: nobody hears the copy before the commit.
         port.block()?;
         self.network = Some(Network { port, sandbox });
+        self.image_limit = request.images;
         Ok(ImageDir::create(&self.images(), request.images)?)
     }
 
@@ -196,7 +199,7 @@ impl Arrival {
         let mut trees: Vec<(Tree, &Path)> = vec![(Tree::Root, &staged.bundle.root)];
         trees.extend(staged.bundle.shm.as_deref().map(|shm| (Tree::SharedMemory, shm)));
         let criu_config = ConfigDir::create(&self.work.join("criu"), &Options::restore())?;
-        let mut incoming = Incoming::open(images.path(), self.offer.memory * 2 + (64 << 20), &trees)?;
+        let mut incoming = Incoming::open(&images, self.image_limit, &trees, &staged.log)?;
         let addresses = self.addresses();
         let manifest = loop {
             let step = match self.next(connection).await {
@@ -208,6 +211,7 @@ impl Arrival {
                     }
                     other => other.map(drop),
                 },
+                Ok(Message::LogData(data)) => block_in_place(|| incoming.log(&data.0)),
                 Ok(Message::Flows(flows)) => {
                     block_in_place(|| incoming.flows(&flows, &addresses, self.anchor))
                 }
