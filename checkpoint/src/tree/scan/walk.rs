@@ -117,33 +117,72 @@ impl<'a> Walk<'a> {
         mut known: BTreeMap<OsString, Node>,
         same: bool,
     ) -> Result<BTreeMap<OsString, Node>, Error> {
-        let names = if same { known.keys().cloned().collect() } else { self.names(place.names)? };
-        let mut entries = BTreeMap::new();
-        for name in names {
-            let old = known.remove(&name);
-            let length = self.path.len();
-            if length > 0 {
-                self.path.push(b'/');
+        if same {
+            // Most of a large tree, most of the time: nothing moves but what changed.
+            let mut changed = Vec::new();
+            for (name, node) in &known {
+                if !self.is_unchanged(place.names, name, node)? {
+                    changed.push(name.clone());
+                }
             }
-            self.path.extend_from_slice(name.as_bytes());
-            let node = self.entry(place, &name, old)?;
-            self.path.truncate(length);
-            if let Some(node) = node {
+            for name in changed {
+                let old = known.remove(&name);
+                if let Some(node) = self.named(place, &name, old)? {
+                    known.insert(name, node);
+                }
+            }
+            return Ok(known);
+        }
+        let mut entries = BTreeMap::new();
+        for name in self.names(place.names)? {
+            let old = known.remove(&name);
+            if let Some(node) = self.named(place, &name, old)? {
                 entries.insert(name, node);
             }
         }
         for (name, node) in known {
             // A whiteout that is gone: its directory was replaced, and told so.
             if !matches!(node.what, What::Whiteout) {
-                let mut path = self.path.clone();
-                if !path.is_empty() {
-                    path.push(b'/');
-                }
-                path.extend_from_slice(name.as_bytes());
-                self.remove(path.into())?;
+                let length = self.enter(&name);
+                self.remove_current()?;
+                self.path.truncate(length);
             }
         }
         Ok(entries)
+    }
+
+    /// Whether one look is enough to know that nothing is to be done. Directories have entries,
+    /// and files with several names have to be known by the first.
+    fn is_unchanged(&self, dir: BorrowedFd<'_>, name: &OsStr, node: &Node) -> Result<bool, Error> {
+        let content = self.compare_content && matches!(node.what, What::File(_));
+        if node.unsure || content || matches!(node.what, What::Directory(..)) {
+            return Ok(false);
+        }
+        let stat = self.stat(dir, name)?;
+        Ok(stat.is_some_and(|stat| stat.st_nlink == 1 && Stamp::of(&stat) == node.stamp))
+    }
+
+    /// [`Walk::entry`] with the path set.
+    fn named(
+        &mut self,
+        place: Place<'_>,
+        name: &OsStr,
+        old: Option<Node>,
+    ) -> Result<Option<Node>, Error> {
+        let length = self.enter(name);
+        let node = self.entry(place, name, old)?;
+        self.path.truncate(length);
+        Ok(node)
+    }
+
+    /// Adds a name to the path and returns what to cut it to afterwards.
+    fn enter(&mut self, name: &OsStr) -> usize {
+        let length = self.path.len();
+        if length > 0 {
+            self.path.push(b'/');
+        }
+        self.path.extend_from_slice(name.as_bytes());
+        length
     }
 
     /// Looks at one entry, sends it if it changed, goes below. `None` when it is gone or of a
