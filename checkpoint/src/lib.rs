@@ -3,10 +3,14 @@
 //!
 //! Nothing here opens a socket to a peer host or touches its network.
 
+pub mod blockers;
+pub mod bundle;
 pub mod cgroup;
+pub mod container;
 pub mod criu;
 pub mod images;
 pub mod podman;
 pub mod runtime;
+pub mod shim;
 pub mod stage;
 pub mod tree;

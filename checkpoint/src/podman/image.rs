@@ -1,0 +1,167 @@
+//! Images: which are there, and the stream of one from host to host.
+//!
+//! An image's ID is the digest of its configuration, which `podman save` and `podman load` carry
+//! unchanged: what arrives under the same ID is the same image. Save by ID, so that a name that
+//! has moved on since the container was made does not matter, load, then [`Podman::tag`].
+
+use std::process::Stdio;
+
+use tokio::io::{AsyncRead, AsyncWriteExt};
+use tokio::process::{Child, ChildStdout};
+
+use super::command::{Overdue, kill_group, read};
+use super::{Error, Podman, shortened};
+use crate::container::is_full_id;
+
+/// podman's exit status for an image that it does not have (podman-image-exists(1)).
+const ABSENT: i32 = 1;
+/// Most bytes of error output that are kept.
+const MOST_ERRORS: usize = 64 << 10;
+
+/// A running `podman save`: read [`Save::stdout`] to its end, then call [`Save::finish`].
+/// Dropped before that, podman is killed.
+#[derive(Debug)]
+pub struct Save {
+    child: Child,
+    /// The image as a docker archive (a tar).
+    pub stdout: ChildStdout,
+    command: String,
+}
+
+impl Podman {
+    /// The ID of the image of that name; `None` when the name is not known here.
+    ///
+    /// # Errors
+    /// [`Error`] when podman cannot tell.
+    pub async fn image_id(&self, name: &str) -> Result<Option<String>, Error> {
+        if !self.has_image(name).await? {
+            return Ok(None);
+        }
+        let args = ["image", "inspect", "--format", "{{.Id}}", "--", name];
+        let text = self.run(&args, self.deadlines.query, Overdue::Kill).await?;
+        let id = String::from_utf8_lossy(&text).trim().to_owned();
+        if is_full_id(&id) { Ok(Some(id)) } else { Err(Error::BadId { id: shortened(&id) }) }
+    }
+
+    /// Whether the image of that ID is here.
+    ///
+    /// # Errors
+    /// [`Error::BadId`] unless `id` is a full ID; [`Error`] when podman cannot tell.
+    pub async fn image_exists(&self, id: &str) -> Result<bool, Error> {
+        if !is_full_id(id) {
+            return Err(Error::BadId { id: shortened(id) });
+        }
+        self.has_image(id).await
+    }
+
+    async fn has_image(&self, name: &str) -> Result<bool, Error> {
+        let args = ["image", "exists", "--", name];
+        let output = self.output(&args, self.deadlines.query, Overdue::Kill).await?;
+        match output.status {
+            0 => Ok(true),
+            ABSENT => Ok(false),
+            status => Err(self.failure(&args, status, &output.stderr)),
+        }
+    }
+
+    /// Starts to write an image to a stream.
+    ///
+    /// # Errors
+    /// [`Error::Spawn`].
+    pub fn save(&self, name_or_id: &str) -> Result<Save, Error> {
+        let args = ["save", "--format", "docker-archive", "--", name_or_id];
+        let command = self.shown(&args);
+        let mut child = self.spawn(&args, Stdio::null(), Stdio::piped())?;
+        match child.stdout.take() {
+            Some(stdout) => Ok(Save { child, stdout, command }),
+            None => Err(Error::Pipe { command, source: std::io::ErrorKind::BrokenPipe.into() }),
+        }
+    }
+
+    /// Reads an image from a stream. The caller checks with [`Podman::image_exists`] that it is
+    /// the one that was meant.
+    ///
+    /// # Errors
+    /// [`Error`] when the stream breaks or podman refuses it.
+    pub async fn load(&self, from: &mut (impl AsyncRead + Unpin)) -> Result<(), Error> {
+        let args = ["load", "--quiet"];
+        let mut child = self.spawn(&args, Stdio::piped(), Stdio::null())?;
+        let group = child.id();
+        let fail = |source| Error::Pipe { command: self.shown(&args), source };
+        let stdin = child.stdin.take();
+        let stderr = child.stderr.take();
+        let work = async {
+            let write = async {
+                if let Some(mut stdin) = stdin {
+                    tokio::io::copy(from, &mut stdin).await?;
+                    stdin.shutdown().await?;
+                }
+                std::io::Result::Ok(())
+            };
+            // podman that refuses the stream closes it: its own message matters, not ours.
+            let (written, errors) = tokio::join!(write, read(stderr, MOST_ERRORS));
+            if written.as_ref().is_err_and(|e| e.kind() != std::io::ErrorKind::BrokenPipe) {
+                written?;
+            }
+            std::io::Result::Ok((child.wait().await?, errors?))
+        };
+        let result = tokio::time::timeout(self.deadlines.image, work).await;
+        match result {
+            Ok(Ok((status, _))) if status.success() => Ok(()),
+            Ok(Ok((status, errors))) => {
+                let errors = String::from_utf8_lossy(&errors);
+                Err(self.failure(&args, status.code().unwrap_or(-1), &errors))
+            }
+            Ok(Err(source)) => {
+                kill_group(group);
+                Err(fail(source))
+            }
+            Err(_) => {
+                kill_group(group);
+                let seconds = self.deadlines.image.as_secs();
+                Err(Error::Timeout { command: self.shown(&args), seconds })
+            }
+        }
+    }
+
+    /// Gives an image one more name.
+    ///
+    /// # Errors
+    /// [`Error`] when podman fails.
+    pub async fn tag(&self, id: &str, name: &str) -> Result<(), Error> {
+        if !is_full_id(id) {
+            return Err(Error::BadId { id: shortened(id) });
+        }
+        self.run(&["tag", "--", id, name], self.deadlines.query, Overdue::Kill).await.map(drop)
+    }
+}
+
+impl Save {
+    /// Waits for podman's exit, after the stream has ended.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when podman failed: what was read is not a whole image.
+    pub async fn finish(mut self, podman: &Podman) -> Result<(), Error> {
+        drop(self.stdout);
+        let group = self.child.id();
+        let stderr = self.child.stderr.take();
+        let work = async {
+            let errors = read(stderr, MOST_ERRORS).await?;
+            std::io::Result::Ok((self.child.wait().await?, errors))
+        };
+        let command = self.command;
+        match tokio::time::timeout(podman.deadlines.query, work).await {
+            Ok(Ok((status, _))) if status.success() => Ok(()),
+            Ok(Ok((status, errors))) => Err(Error::Failed {
+                command,
+                status: status.code().unwrap_or(-1),
+                message: super::command::last_line(&String::from_utf8_lossy(&errors)),
+            }),
+            Ok(Err(source)) => Err(Error::Pipe { command, source }),
+            Err(_) => {
+                kill_group(group);
+                Err(Error::Timeout { command, seconds: podman.deadlines.query.as_secs() })
+            }
+        }
+    }
+}

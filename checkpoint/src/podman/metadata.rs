@@ -1,0 +1,225 @@
+//! The files from which podman makes the same container on another host.
+//!
+//! `ContainerConfig` and `ContainerState` are tables of podman's SQLite database
+//! (`libpod/sqlite_state.go`), each with a JSON column.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Error, Info, Podman, shortened};
+use crate::container::is_full_id;
+
+/// Largest of the three texts, in bytes.
+const MOST: u64 = 8 << 20;
+
+/// How long podman may hold the database.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// What podman knows of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metadata {
+    /// podman's configuration of it, JSON.
+    pub config: Vec<u8>,
+    /// The OCI configuration that it was started with, JSON.
+    pub spec: Vec<u8>,
+    /// Its addresses on each network, JSON.
+    pub network_status: Vec<u8>,
+}
+
+/// The fields of podman's configuration that staging looks at.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Identity {
+    /// The full ID.
+    pub id: String,
+    /// The name.
+    pub name: String,
+    /// The OCI runtime's name.
+    pub runtime: String,
+    /// The image's ID.
+    #[serde(rename = "rootfsImageID", default)]
+    pub image_id: String,
+    /// The image's name.
+    #[serde(rename = "rootfsImageName", default)]
+    pub image_name: String,
+}
+
+/// A container's configuration and state.
+type Records = (Vec<u8>, Vec<u8>);
+
+#[derive(Deserialize)]
+struct State<'a> {
+    #[serde(rename = "networkStatus", borrow)]
+    network_status: Option<&'a RawValue>,
+}
+
+impl Metadata {
+    /// Who the container is.
+    ///
+    /// # Errors
+    /// [`Error::Parse`] when the configuration is not podman's, [`Error::BadId`] for a wrong ID.
+    pub fn identity(&self) -> Result<Identity, Error> {
+        let identity: Identity = serde_json::from_slice(&self.config).map_err(|source| {
+            Error::Parse { what: "the container's configuration".into(), source }
+        })?;
+        if !is_full_id(&identity.id) {
+            return Err(Error::BadId { id: shortened(&identity.id) });
+        }
+        Ok(identity)
+    }
+}
+
+impl Podman {
+    /// Reads what podman on another host needs to make the same container.
+    ///
+    /// # Errors
+    /// [`Error`] when the database cannot be read or has no such container.
+    pub async fn metadata(&self, info: &Info, id: &str) -> Result<Metadata, Error> {
+        if !is_full_id(id) {
+            return Err(Error::BadId { id: shortened(id) });
+        }
+        if info.database != "sqlite" {
+            return Err(Error::DatabaseKind { kind: info.database.clone() });
+        }
+        // libpod/sqlite_state.go, NewSqliteState: the place depends on how podman is set up.
+        let places: Vec<PathBuf> = [&info.graph_root, &info.static_dir, &info.run_root]
+            .into_iter()
+            .map(|dir| dir.join("db.sql"))
+            .collect();
+        let bundles = info.graph_root.join(format!("{}-containers", info.storage_driver));
+        let spec = bundles.join(id).join("userdata/config.json");
+        let id = id.to_owned();
+        let read = tokio::task::spawn_blocking(move || {
+            let (config, state) = from_databases(&places, &id)?;
+            let state: State = serde_json::from_slice(&state)
+                .map_err(|source| Error::Parse { what: format!("the state of {id}"), source })?;
+            let network_status = state.network_status.map_or("{}", RawValue::get).into();
+            Ok(Metadata { config, spec: bounded(&spec)?, network_status })
+        });
+        read.await
+            .map_err(|e| Error::File { path: "db.sql".into(), source: io::Error::other(e) })?
+    }
+}
+
+fn from_databases(places: &[PathBuf], id: &str) -> Result<Records, Error> {
+    for path in places.iter().filter(|path| path.exists()) {
+        if let Some(found) = from_database(path, id)? {
+            return Ok(found);
+        }
+    }
+    Err(Error::NotInDatabase { id: id.to_owned(), tried: places.to_vec() })
+}
+
+fn from_database(path: &Path, id: &str) -> Result<Option<Records>, Error> {
+    let fail = |source| Error::Database { path: path.to_path_buf(), source };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let database = Connection::open_with_flags(path, flags).map_err(fail)?;
+    database.busy_timeout(BUSY).map_err(fail)?;
+    // podman writes the columns as BLOB or TEXT; both are read as bytes after the cast.
+    let query = "SELECT CAST(c.JSON AS BLOB), CAST(s.JSON AS BLOB) FROM ContainerConfig c \
+                 JOIN ContainerState s ON s.ID = c.ID WHERE c.ID = ?1";
+    let found: Option<Records> = database
+        .query_row(query, [id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()
+        .map_err(fail)?;
+    if let Some((config, state)) = &found
+        && config.len().max(state.len()) as u64 > MOST
+    {
+        return Err(Error::TooLarge { what: format!("podman's record of {id}"), limit: MOST });
+    }
+    Ok(found)
+}
+
+fn bounded(path: &Path) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MOST + 1).read_to_end(&mut bytes))
+        .map_err(|source| Error::File { path: path.to_path_buf(), source })?;
+    if bytes.len() as u64 > MOST {
+        return Err(Error::TooLarge { what: path.display().to_string(), limit: MOST });
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::podman::Version;
+
+    fn info(dir: &Path) -> Info {
+        Info {
+            version: Version { text: "5.8.6".into(), number: (5, 8) },
+            graph_root: dir.into(),
+            run_root: dir.join("run"),
+            static_dir: dir.join("libpod"),
+            storage_driver: "overlay".into(),
+            runtime: "crun".into(),
+            runtime_path: "/usr/bin/crun".into(),
+            conmon_path: "/usr/bin/conmon".into(),
+            cgroup_manager: "cgroupfs".into(),
+            cgroup_version: "v2".into(),
+            network_backend: "netavark".into(),
+            database: "sqlite".into(),
+            rootless: false,
+        }
+    }
+
+    fn database(path: &Path, id: &str, state: &str) {
+        let db = Connection::open(path).unwrap();
+        db.execute_batch(
+            "CREATE TABLE ContainerConfig(ID TEXT PRIMARY KEY, JSON TEXT);
+             CREATE TABLE ContainerState(ID TEXT PRIMARY KEY, JSON TEXT);",
+        )
+        .unwrap();
+        let config = format!(r#"{{"id":"{id}","name":"echo","runtime":"crun"}}"#).into_bytes();
+        db.execute("INSERT INTO ContainerConfig VALUES (?1, ?2)", (id, config)).unwrap();
+        db.execute("INSERT INTO ContainerState VALUES (?1, ?2)", (id, state)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_three_texts_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = "a7".repeat(32);
+        let userdata = dir.path().join(format!("overlay-containers/{id}/userdata"));
+        std::fs::create_dir_all(&userdata).unwrap();
+        std::fs::write(userdata.join("config.json"), "{\"root\":1}").unwrap();
+        std::fs::create_dir(dir.path().join("libpod")).unwrap();
+        let state = r#"{"state":3,"networkStatus":{"podman":{"interfaces":{}}},"pid":88}"#;
+        database(&dir.path().join("libpod/db.sql"), &id, state);
+
+        let podman = Podman::new("/nonexistent");
+        let metadata = podman.metadata(&info(dir.path()), &id).await.unwrap();
+        assert_eq!(metadata.network_status, br#"{"podman":{"interfaces":{}}}"#);
+        assert_eq!(metadata.spec, b"{\"root\":1}");
+        let identity = metadata.identity().unwrap();
+        assert_eq!((identity.id.as_str(), identity.runtime.as_str()), (id.as_str(), "crun"));
+
+        let other = podman.metadata(&info(dir.path()), &"b8".repeat(32)).await;
+        assert!(matches!(other, Err(Error::NotInDatabase { .. })));
+        let bolt = Info { database: "boltdb".into(), ..info(dir.path()) };
+        assert!(matches!(podman.metadata(&bolt, &id).await, Err(Error::DatabaseKind { .. })));
+        let short = podman.metadata(&info(dir.path()), "a7").await;
+        assert!(matches!(short, Err(Error::BadId { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_database_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("db.sql"), [7; 5000]).unwrap();
+        let read = Podman::new("x").metadata(&info(dir.path()), &"a7".repeat(32)).await;
+        assert!(matches!(read, Err(Error::Database { .. })));
+    }
+
+    #[test]
+    fn large_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        File::create(&path).unwrap().set_len(MOST + 1).unwrap();
+        assert!(matches!(bounded(&path), Err(Error::TooLarge { .. })));
+    }
+}

@@ -1,0 +1,203 @@
+//! podman, driven as a program: argument lists in, JSON out.
+//!
+//! Every command has a deadline and runs in a process group of its own, so that a Ctrl-C on the
+//! terminal does not reach it. A podman that waits for a container's lock (a container is locked
+//! while it is staged) looks like a hang; the deadline ends the wait.
+
+mod command;
+mod host;
+mod image;
+mod inspect;
+mod list;
+mod metadata;
+mod remove;
+
+pub use host::{Info, Version};
+pub use image::Save;
+pub use metadata::{Identity, Metadata};
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub(crate) use command::{environment, last_line};
+
+/// podman on this host.
+#[derive(Debug, Clone)]
+pub struct Podman {
+    /// The program, found in `PATH` when it has no slash.
+    pub program: PathBuf,
+    /// How long its commands may take.
+    pub deadlines: Deadlines,
+}
+
+/// How long podman's commands may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Those that only look; they are killed afterwards.
+    pub query: Duration,
+    /// Removal of a container; it is left to finish by itself afterwards.
+    pub remove: Duration,
+    /// Saving and loading an image; they are killed afterwards.
+    pub image: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            query: Duration::from_secs(20),
+            remove: Duration::from_secs(60),
+            image: Duration::from_secs(3600),
+        }
+    }
+}
+
+impl Default for Podman {
+    fn default() -> Self {
+        Self::new("podman")
+    }
+}
+
+impl Podman {
+    /// podman at that path, or by that name in `PATH`, with the usual deadlines.
+    #[must_use]
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into(), deadlines: Deadlines::default() }
+    }
+}
+
+/// What can go wrong with podman.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The program cannot be started.
+    #[error("cannot run {program}; install podman")]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Talking to the running program failed.
+    #[error("lost the connection to `{command}`")]
+    Pipe {
+        /// The command.
+        command: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The program ended with an error.
+    #[error("`{command}` failed: {message}")]
+    Failed {
+        /// The command.
+        command: String,
+        /// Its exit status.
+        status: i32,
+        /// The last line of its error output.
+        message: String,
+    },
+    /// The program took too long.
+    #[error(
+        "`{command}` did not end within {seconds} s; another podman may hold the container's lock"
+    )]
+    Timeout {
+        /// The command.
+        command: String,
+        /// The limit, in seconds.
+        seconds: u64,
+    },
+    /// The program printed more than is believable.
+    #[error("`{command}` printed more than {limit} bytes")]
+    TooMuch {
+        /// The command.
+        command: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// The program's output has another form than expected.
+    #[error("cannot understand {what}; is this version of podman supported?")]
+    Parse {
+        /// What was read.
+        what: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// No container of that name or ID.
+    #[error("no container {name:?} on this host; `podman ps` lists the running ones")]
+    NoSuchContainer {
+        /// What was asked for.
+        name: String,
+    },
+    /// The text cannot be a container's name.
+    #[error("{name:?} cannot be a container's name or ID")]
+    BadName {
+        /// What was asked for, shortened.
+        name: String,
+    },
+    /// Not an image's or a container's full ID.
+    #[error("{id:?} is not a full ID of 64 hexadecimal digits")]
+    BadId {
+        /// What was given, shortened.
+        id: String,
+    },
+    /// podman's database is of a kind that is not read here.
+    #[error("podman keeps its state in {kind}, not in SQLite; run `podman system migrate`")]
+    DatabaseKind {
+        /// The kind.
+        kind: String,
+    },
+    /// The database could not be read.
+    #[error("cannot read podman's database {path}")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// None of the places where podman may keep its database has the container.
+    #[error("container {id} is in none of podman's databases ({tried:?})")]
+    NotInDatabase {
+        /// The container.
+        id: String,
+        /// Files that were looked at.
+        tried: Vec<PathBuf>,
+    },
+    /// A file of the container could not be read.
+    #[error("cannot read {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of the container is larger than is believable.
+    #[error("{what} is larger than {limit} bytes")]
+    TooLarge {
+        /// What was read.
+        what: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// The container's OCI bundle cannot be read.
+    #[error("cannot read the bundle of container {name}")]
+    Bundle {
+        /// The container.
+        name: String,
+        /// Why.
+        #[source]
+        source: crate::bundle::Error,
+    },
+}
+
+/// The first bytes of a text from outside, for a message.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 80;
+    match text.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,84 @@
+//! Removing a container.
+
+use super::command::Overdue;
+use super::{Error, Podman, shortened};
+use crate::container::is_full_id;
+
+/// podman's exit status when there is no such container (podman-container-exists(1)).
+const ABSENT: i32 = 1;
+
+impl Podman {
+    /// Whether a container of that name or ID exists. Takes no container's lock.
+    ///
+    /// # Errors
+    /// [`Error`] when podman cannot tell.
+    pub async fn exists(&self, name_or_id: &str) -> Result<bool, Error> {
+        let args = ["container", "exists", "--", name_or_id];
+        let output = self.output(&args, self.deadlines.query, Overdue::Kill).await?;
+        match output.status {
+            0 => Ok(true),
+            ABSENT => Ok(false),
+            status => Err(self.failure(&args, status, &output.stderr)),
+        }
+    }
+
+    /// Whether a container exists and has never run: the state in which a broken-off restore
+    /// leaves it.
+    pub(crate) async fn never_started(&self, id: &str) -> Result<bool, Error> {
+        if !self.exists(id).await? {
+            return Ok(false);
+        }
+        let format = "{{.State.Status}} {{.State.StartedAt.Unix}} {{.State.RestoredAt.Unix}}";
+        let args = ["container", "inspect", "--format", format, "--", id];
+        let text = self.run(&args, self.deadlines.query, Overdue::Kill).await?;
+        Ok(is_never_started(&String::from_utf8_lossy(&text)))
+    }
+
+    /// Kills and removes a container, running, frozen or half-made. Absent means done.
+    ///
+    /// A container frozen in its cgroup dies as well: version 2 of cgroups lets SIGKILL through.
+    /// podman marks it as stopped by the user, so that `--restart=always` does not start it
+    /// again, and holds its lock from the kill to the removal. When this takes longer than the
+    /// deadline podman goes on by itself; calling again is safe.
+    ///
+    /// # Errors
+    /// [`Error::BadId`] unless `id` is a full ID; [`Error`] when podman fails.
+    pub async fn remove(&self, id: &str) -> Result<(), Error> {
+        if !is_full_id(id) {
+            return Err(Error::BadId { id: shortened(id) });
+        }
+        // --ignore: absent is fine; -t 0: SIGKILL at once.
+        let args = ["rm", "--force", "--ignore", "--time", "0", "--", id];
+        self.run(&args, self.deadlines.remove, Overdue::Leave).await.map(drop)
+    }
+}
+
+/// Go's zero time is long before the epoch.
+fn is_never_started(text: &str) -> bool {
+    let mut words = text.split_whitespace();
+    let status = words.next();
+    let mut zero = || words.next().and_then(|w| w.parse::<i64>().ok()).is_some_and(|t| t < 0);
+    matches!(status, Some("created" | "configured")) && zero() && zero()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_container_that_never_ran_counts() {
+        assert!(is_never_started("created -62135596800 -62135596800\n"));
+        assert!(!is_never_started("created 1795225026 -62135596800"));
+        assert!(!is_never_started("created -62135596800 1795225026"));
+        assert!(!is_never_started("exited -62135596800 -62135596800"));
+        for text in ["", "created", "created x y"] {
+            assert!(!is_never_started(text));
+        }
+    }
+
+    #[tokio::test]
+    async fn short_ids_are_not_removed() {
+        let removed = Podman::new("/nonexistent").remove("a7").await;
+        assert!(matches!(removed, Err(Error::BadId { .. })));
+    }
+}

@@ -1,0 +1,210 @@
+//! The stand-in for conmon and for the OCI runtime that lets a restore by podman stop half-way.
+//!
+//! podman's own restore does everything at once; we want all of it except the last step to be
+//! done before the container stops on the source. So podman is started with `--conmon` pointing
+//! to a link named `conmon` that leads here. As conmon this program replaces, in the arguments
+//! of a restore, the runtime by a link of the runtime's name that leads here too, and becomes
+//! the real conmon. conmon later calls that link to restore, and this program waits there for
+//! word on a socket. podman itself knows nothing of it: it records and uses the real runtime,
+//! and nothing of ours is left in the environment of the conmon that stays with the container.
+//!
+//! The directory of the links holds: `conmon` and, once known, the runtime's name (links to this
+//! program), `real-conmon` and `real-runtime` (links to the real ones), `persist`
+//! (link to conmon's directory for the container), `shim.sock`.
+//!
+//! If the connection breaks before [`wire::Go`] the shim exits with 1, podman gives up and cleans
+//! up. While the runtime is at work nothing disturbs it: a CRIU that is killed leaves broken
+//! tasks. If the connection breaks after the runtime has restored the container, the shim keeps
+//! it (blocked off from the network by its caller) and tries to connect anew for the length of
+//! the lease, so that a process that recovers the migration can still finish or abort it; then
+//! it presumes an abort: deletes the container and exits with 1.
+
+pub mod argv;
+pub mod wire;
+
+use std::ffi::OsString;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, fs, io, thread};
+
+use crate::criu::ConfigDir;
+use wire::{Ended, FromShim, Go, Hello, ToShim};
+
+/// The link that stands in for conmon.
+pub const CONMON: &str = "conmon";
+/// The link to the real conmon.
+pub const REAL_CONMON: &str = "real-conmon";
+/// The link to the real OCI runtime.
+pub const REAL_RUNTIME: &str = "real-runtime";
+/// The link to conmon's directory for the container.
+pub const PERSIST: &str = "persist";
+/// The socket on which the staging process listens.
+pub const SOCKET: &str = "shim.sock";
+/// Carries the value of `TMPDIR` that conmon is to have; without it conmon gets none.
+pub const TMPDIR_VARIABLE: &str = "NETMIG_TMPDIR";
+
+/// podman gives a container 240 s to be created (`define.ContainerCreateTimeout`), then it fails
+/// and removes the container from the runtime; the shim gives up a little earlier.
+pub const LIFETIME: Duration = Duration::from_secs(235);
+
+/// Pause between two attempts to connect anew.
+const RECONNECT_EVERY: Duration = Duration::from_millis(50);
+
+/// Runs the program with its arguments, name first. Does not return when it becomes another one.
+#[must_use]
+pub fn run(args: Vec<OsString>) -> ExitCode {
+    let started = Instant::now();
+    match Links::of(args.first()) {
+        Ok(links) => {
+            let argv = args.get(1..).unwrap_or_default();
+            let result = if links.as_conmon {
+                links.conmon(argv)
+            } else if argv::is_restore(argv) {
+                links.restore(argv, started)
+            } else {
+                links.real(REAL_RUNTIME).and_then(|mut c| Err(c.args(argv).exec()))
+            };
+            result.unwrap_or_else(|error| fail(&error))
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &io::Error) -> ExitCode {
+    eprintln!("netmig-shim: {error}");
+    ExitCode::FAILURE
+}
+
+/// The directory of links that this program was called through.
+struct Links {
+    dir: PathBuf,
+    as_conmon: bool,
+}
+
+impl Links {
+    fn of(program: Option<&OsString>) -> io::Result<Self> {
+        let program = program.map(Path::new).unwrap_or(Path::new(""));
+        let dir = program.parent().filter(|dir| dir.is_absolute()).ok_or_else(|| {
+            io::Error::other("started by hand; netmig starts it when it stages a container")
+        })?;
+        let as_conmon = program.file_name().is_some_and(|name| name == CONMON);
+        Ok(Self { dir: dir.to_path_buf(), as_conmon })
+    }
+
+    /// The program behind one of the links; by its own path, so that it has its own name.
+    fn real(&self, link: &str) -> io::Result<Command> {
+        fs::read_link(self.dir.join(link)).map(Command::new)
+    }
+
+    /// Becomes conmon.
+    fn conmon(&self, argv: &[OsString]) -> io::Result<ExitCode> {
+        let mut command = self.real(REAL_CONMON)?;
+        match argv::restoring_runtime(argv) {
+            Some(runtime) => {
+                let name = runtime.file_name().ok_or_else(|| io::Error::other("no runtime"))?;
+                let stand_in = self.dir.join(name);
+                symlink(&runtime, self.dir.join(REAL_RUNTIME))?;
+                symlink(fs::read_link(self.dir.join(CONMON))?, &stand_in)?;
+                if let Some(persist) = argv::persist_dir(argv) {
+                    symlink(persist, self.dir.join(PERSIST))?;
+                }
+                command.args(argv::with_runtime(argv, &stand_in));
+            }
+            None => {
+                command.args(argv);
+            }
+        }
+        // conmon lives as long as the container and hands its environment to the podman that
+        // cleans up after it.
+        match env::var_os(TMPDIR_VARIABLE) {
+            Some(value) => command.env("TMPDIR", value),
+            None => command.env_remove("TMPDIR"),
+        };
+        Err(command.env_remove(TMPDIR_VARIABLE).exec())
+    }
+
+    /// Waits for word, restores, waits again.
+    fn restore(&self, argv: &[OsString], started: Instant) -> io::Result<ExitCode> {
+        let mut socket = self.connect(argv, None)?;
+        socket.set_read_timeout(Some(LIFETIME))?;
+        let Some(ToShim::Go(go)) = ToShim::read(&mut socket)? else {
+            return Ok(ExitCode::FAILURE);
+        };
+        let ended = self.run_runtime(argv, &go)?;
+        // When nobody listens any more the lease decides, below.
+        let _ = wire::send(&mut socket, &FromShim::Ended(ended));
+        if ended.status != 0 {
+            return Ok(ExitCode::from(u8::try_from(ended.status).unwrap_or(1)));
+        }
+        let end = started + LIFETIME;
+        if self.verdict(socket, argv, ended, go.lease, end) {
+            return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(delete) = argv::delete(argv) {
+            // podman deletes it once more when we have failed, so the result is not needed.
+            let _ = self
+                .real(REAL_RUNTIME)?
+                .args(delete)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+        }
+        Ok(ExitCode::FAILURE)
+    }
+
+    fn connect(&self, argv: &[OsString], ended: Option<Ended>) -> io::Result<UnixStream> {
+        let mut socket = UnixStream::connect(self.dir.join(SOCKET))?;
+        let runtime = fs::read_link(self.dir.join(REAL_RUNTIME))?;
+        let hello = Hello { pid: std::process::id(), runtime, argv: argv.to_vec(), ended };
+        wire::send(&mut socket, &FromShim::Hello(hello))?;
+        Ok(socket)
+    }
+
+    /// Standard input and outputs are passed on untouched: CRIU connects the container's to them.
+    fn run_runtime(&self, argv: &[OsString], go: &Go) -> io::Result<Ended> {
+        let start = Instant::now();
+        let mut command = self.real(REAL_RUNTIME)?;
+        command.args(argv::redirect(argv, &go.images, &go.work));
+        ConfigDir::open(&go.criu_config).map_err(io::Error::other)?.attach(&mut command);
+        let status = command.status()?;
+        let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        Ok(Ended { status, elapsed: start.elapsed() })
+    }
+
+    /// Whether the restored container is to stay.
+    fn verdict(
+        &self,
+        mut socket: UnixStream,
+        argv: &[OsString],
+        ended: Ended,
+        lease: Duration,
+        end: Instant,
+    ) -> bool {
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || socket.set_read_timeout(Some(left)).is_err() {
+                return false;
+            }
+            match ToShim::read(&mut socket) {
+                Ok(Some(ToShim::Finish)) => return true,
+                Ok(Some(_)) => return false,
+                Ok(None) | Err(_) => {}
+            }
+            let lease_end = end.min(Instant::now() + lease);
+            socket = loop {
+                if Instant::now() >= lease_end {
+                    return false;
+                }
+                match self.connect(argv, Some(ended)) {
+                    Ok(socket) => break socket,
+                    Err(_) => thread::sleep(RECONNECT_EVERY),
+                }
+            };
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Undoing a staging, by the process that staged or by any later one.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+
+use super::link::{self, Link};
+use super::work::Work;
+use super::{Error, process};
+use crate::podman::Podman;
+use crate::shim::wire::ToShim;
+
+/// How long podman may take to give up by itself before it is killed.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a shim that waits for a verdict may take to connect.
+const CALL: Duration = Duration::from_millis(300);
+
+/// Removes a container that was staged with this working directory, restored or not, and
+/// everything that was made for it. Absent means done; calling again is safe.
+///
+/// Only a container that the working directory names is removed, or, when the directory is gone
+/// (a reboot empties `/run`), one that was made and never started: podman records a restored
+/// container as running only after the commit. So a container of the same ID that lives here
+/// rightfully stays.
+///
+/// # Errors
+/// [`Error::Remove`] when podman fails, [`Error::Work`] when the directory stays.
+pub async fn abort_by_id(podman: &Podman, id: &str, work: &Path) -> Result<(), Error> {
+    let work = Work { dir: work.to_path_buf() };
+    let ours = work.owns(id);
+    if ours {
+        end_podman(&work).await;
+    }
+    let remove = |source| Error::Remove { id: id.to_owned(), source };
+    if ours || (!work.dir.exists() && podman.never_started(id).await.map_err(remove)?) {
+        podman.remove(id).await.map_err(remove)?;
+    }
+    if ours {
+        work.remove_cgroup(id);
+        work.remove_persist(id);
+        work.remove_console();
+    }
+    work.remove()
+}
+
+/// Ends the shim and the podman above it. Neither is killed while it can end by itself: podman
+/// cleans up best itself, and below the shim CRIU may be at work.
+async fn end_podman(work: &Work) {
+    if work.podman().is_none() {
+        return;
+    }
+    if let Ok(listener) = link::listen(&work.socket())
+        && let Ok(Ok(mut link)) = tokio::time::timeout(CALL, Link::accept(&listener)).await
+    {
+        // Gone meanwhile is as good.
+        let _ = link.send(&ToShim::Abort).await;
+    }
+    let Some(pid) = work.podman() else { return };
+    if !process::wait_gone(pid, PATIENCE).await {
+        // podman leads a session of its own, so its group is its own too.
+        let _ = killpg(pid, Signal::SIGKILL);
+        process::wait_gone(pid, PATIENCE).await;
+    }
+}

@@ -1,0 +1,93 @@
+//! The podman that imports, and programs that are read into memory beforehand.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Pid, setsid};
+use tokio::process::{Child, Command};
+
+use super::Error;
+use super::work::{Work, is_gone};
+use crate::podman::{Podman, environment};
+use crate::shim::TMPDIR_VARIABLE;
+
+/// How long a program may take to print its version.
+const WARM: Duration = Duration::from_secs(2);
+/// Pause between two looks at a process.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Starts podman's import in a session of its own, with none of our files: conmon, which stays
+/// with the container, inherits all that podman has.
+pub(super) fn import(podman: &Podman, work: &Work) -> Result<Child, Error> {
+    let path = work.output();
+    let log = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(work.fail(&path))?;
+    let errors = log.try_clone().map_err(work.fail(&path))?;
+    let mut command = Command::new(&podman.program);
+    command
+        // The command line of later commands does not repeat it (CreateExitCommandArgs).
+        .arg("--conmon")
+        .arg(work.conmon())
+        .args(["container", "restore", "--tcp-established", "--ignore-volumes", "--import"])
+        .arg(work.archive())
+        .env_clear()
+        .envs(environment())
+        // podman unpacks there; killed, it would leave the pieces.
+        .env("TMPDIR", work.tmp())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(errors);
+    if let Some(dir) = std::env::var_os("TMPDIR") {
+        command.env(TMPDIR_VARIABLE, dir);
+    }
+    // SAFETY: setsid and close_range are single system calls that touch no memory of ours, and
+    // so are safe between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            setsid()?;
+            // Files that were opened without O_CLOEXEC, perhaps by whoever started us.
+            let flag = libc::CLOSE_RANGE_CLOEXEC;
+            if libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, flag) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    command.spawn().map_err(|source| Error::Query {
+        name: podman.program.display().to_string(),
+        source: crate::podman::Error::Spawn { program: podman.program.clone(), source },
+    })
+}
+
+/// Runs `PROGRAM --version`, so that it and its libraries are in memory. Failure is no matter.
+pub(super) async fn warm(program: PathBuf) {
+    let run = Command::new(program)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .status();
+    let _ = tokio::time::timeout(WARM, run).await;
+}
+
+/// Waits until a process that need not be our child is gone.
+pub(super) async fn wait_gone(pid: Pid, patience: Duration) -> bool {
+    let end = Instant::now() + patience;
+    while !is_gone(pid) {
+        if Instant::now() >= end {
+            return false;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    true
+}
