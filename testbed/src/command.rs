@@ -142,6 +142,12 @@ pub fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>
     Ok(None)
 }
 
+/// Waits for a process that has been killed already; whether it is gone within `limit`.
+pub(crate) fn ends_within(child: &mut Child, limit: Duration) -> bool {
+    let ended = pidfd(child.id() as i32).is_ok_and(|fd| ended_within(&fd, limit).unwrap_or(false));
+    ended && child.wait().is_ok()
+}
+
 /// Whether the process behind `pidfd` has ended within `limit`.
 pub(crate) fn ended_within(pidfd: &OwnedFd, limit: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + limit;

@@ -92,6 +92,11 @@ impl Image {
         ]
     }
 
+    /// All that it is made of, apart from the root file system and the probe.
+    pub(crate) fn recipe(&self) -> String {
+        format!("{self:?} {APPLETS:?} {ACCOUNTS:?}")
+    }
+
     /// Puts the image's files below `target`, which does not exist yet.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ impl<'a> Prober<'a> {
 
     /// A bulk transfer.
     pub fn bulk(self, server: SocketAddr, direction: Direction) -> BulkClient<'a> {
-        BulkClient { host: self.host, server, direction, bytes: 0, rate_limit: 0 }
+        BulkClient { host: self.host, server, direction, bytes: 0, rate_limit: 0, patience: 20 }
     }
 
     /// The counters of a server, by way of its control port.
@@ -184,6 +184,7 @@ pub struct BulkClient<'a> {
     direction: Direction,
     bytes: u64,
     rate_limit: u64,
+    patience: u64,
 }
 
 impl BulkClient<'_> {
@@ -196,6 +197,12 @@ impl BulkClient<'_> {
     /// Bytes a second; unlimited unless set.
     pub fn rate_limit(mut self, rate_limit: u64) -> Self {
         self.rate_limit = rate_limit;
+        self
+    }
+
+    /// Seconds without progress after which it gives up; 20 unless set.
+    pub fn patience(mut self, patience: u64) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -215,6 +222,7 @@ impl BulkClient<'_> {
             .args(["--direction", direction])
             .args(["--bytes", &self.bytes.to_string()])
             .args(["--rate-limit", &self.rate_limit.to_string()])
+            .args(["--patience", &self.patience.to_string()])
             .spawn()?;
         process.wait_for("ready", READY_LIMIT)?;
         Ok(BulkRun { process })

@@ -91,7 +91,8 @@ fn killed_server(context: &Context) -> Result<()> {
     let (a, c) = serve(&lab, &[])?;
     let tcp = c.probe().tcp_echo(a.port(7000)).connections(5).idle(3).start()?;
     let udp = c.probe().udp_echo(a.port(7000)).start()?;
-    let bulk = c.probe().bulk(a.port(7001), Direction::Down).rate_limit(1_000_000).start()?;
+    let bulk = c.probe().bulk(a.port(7001), Direction::Down).rate_limit(1_000_000).patience(2);
+    let bulk = bulk.start()?;
     a.podman(["kill", "web"])?;
     let (tcp, udp, bulk) = (tcp.stop()?, udp.stop()?, bulk.stop()?);
     ensure!(tcp.resets + tcp.eof == 5 && tcp.idle_alive == 0, "{tcp:?}");

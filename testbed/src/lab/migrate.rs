@@ -196,7 +196,7 @@ impl Lab {
         self.servers().get(host).map(HostProcess::pid)
     }
 
-    fn servers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, HostProcess>> {
+    pub(super) fn servers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, HostProcess>> {
         self.servers.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

@@ -12,9 +12,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::command;
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::host::namespaces::Namespaces;
@@ -61,6 +63,9 @@ pub(crate) struct State {
     switch: i32,
     runtime: Runtime,
 }
+
+/// How long a dead process 1 may take to be gone.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// Who ends the lab.
 #[derive(Debug)]
@@ -207,14 +212,23 @@ impl Lab {
     /// As for [`Lab::down`].
     pub fn clear(&self) -> Result<()> {
         let outcome = self.places().clear();
-        if let Owner::Us { children, .. } = &self.owner {
-            let mut children = children.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            for mut child in children.drain(..) {
-                let _ = child.kill();
-                let _ = child.wait();
+        // A process 1 is not gone before the last process of its namespace is reaped, and those
+        // that we have started there only we can reap.
+        self.servers().clear();
+        let Owner::Us { children, .. } = &self.owner else { return outcome };
+        let mut children = children.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut ended = Ok(());
+        for mut child in children.drain(..) {
+            if !command::ends_within(&mut child, END_LIMIT) {
+                ended = Err(Error::Refused(format!(
+                    "process {} of the lab {} is dead but not gone: a program on its host has not \
+                     been waited for",
+                    child.id(),
+                    self.id()
+                )));
             }
         }
-        outcome
+        outcome.and(ended)
     }
 }
 

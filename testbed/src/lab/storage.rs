@@ -39,7 +39,7 @@ pub fn template(needed: &Needed) -> Result<PathBuf> {
         .with(needed.rootfs.to_string_lossy().as_bytes())
         .with_file(&needed.programs.probe)?;
     for image in &images {
-        key = key.with(format!("{image:?}"));
+        key = key.with(image.recipe());
     }
     cache::entry("storage", &key.finish(), |target| {
         eprintln!("making the test images");
