@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::hash::Hasher;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use crate::error::{Context, Error, Result};
 
@@ -62,7 +63,7 @@ pub(crate) fn open_lock(path: &Path) -> Result<File> {
 
 /// An entry of the cache that is made once: `make` fills a temporary path, which becomes
 /// `NAME-KEY` when it is whole. Entries of the same name under other keys are removed, unless a lab
-/// is running that may use them. Concurrent callers wait for one another.
+/// or another run of a testbed may use them. Concurrent callers wait for one another.
 ///
 /// # Errors
 /// `make` failed, or the file system refused.
@@ -70,6 +71,11 @@ pub fn entry(name: &str, key: &str, make: impl FnOnce(&Path) -> Result<()>) -> R
     let root = directory();
     create_private(&root)?;
     let path = root.join(format!("{name}-{key}"));
+    let mut in_use = IN_USE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let in_use = match &mut *in_use {
+        Some(file) => file,
+        none => none.insert(share(&root.join("in-use.lock"))?),
+    };
     let _lock = lock(&root.join(format!("{name}.lock")))?;
     if path.exists() {
         return Ok(path);
@@ -77,11 +83,22 @@ pub fn entry(name: &str, key: &str, make: impl FnOnce(&Path) -> Result<()>) -> R
     let unfinished = root.join(format!("{name}.tmp"));
     remove(&unfinished)?;
     make(&unfinished)?;
-    if is_empty(&lab_directories()) {
+    if is_empty(&lab_directories()) && in_use.try_lock().is_ok() {
         remove_older(&root, name)?;
     }
+    // A failed attempt to make a lock exclusive may lose it (flock(2)).
+    in_use.lock_shared().context(|| "sharing the cache's lock")?;
     fs::rename(&unfinished, &path).context(|| format!("putting {} in place", path.display()))?;
     Ok(path)
+}
+
+/// Held shared by every program that has taken something from the cache, until it ends.
+static IN_USE: Mutex<Option<File>> = Mutex::new(None);
+
+fn share(path: &Path) -> Result<File> {
+    let file = open_lock(path)?;
+    file.lock_shared().context(|| format!("locking {}", path.display()))?;
+    Ok(file)
 }
 
 fn is_empty(directory: &Path) -> bool {

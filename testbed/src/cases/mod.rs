@@ -18,6 +18,7 @@
 
 mod lab;
 mod leftovers;
+mod migration;
 mod traffic;
 
 use crate::runner::Case;
@@ -26,7 +27,7 @@ pub use lab::{VICTIM_ARGUMENT, be_victim};
 
 /// All lab tests, in the order in which they run.
 pub fn all() -> Vec<Case> {
-    [lab::CASES, traffic::CASES].concat()
+    [lab::CASES, traffic::CASES, migration::CASES].concat()
 }
 
 #[cfg(test)]
