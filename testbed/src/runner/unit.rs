@@ -34,7 +34,7 @@ pub(super) fn run() -> Count {
 
 fn cargo_test() -> Result<Output> {
     let mut cargo = build::cargo();
-    cargo.args(["test", "--workspace", "--no-fail-fast", "--quiet"]).stdin(Stdio::null());
+    cargo.args(["test", "--workspace", "--no-fail-fast"]).stdin(Stdio::null());
     command::capture(&mut cargo, LIMIT, std::process::Command::spawn)
 }
 
@@ -42,11 +42,13 @@ fn judge(output: &Output) -> Count {
     let text = output.text();
     let mut count = count(&text);
     if !output.status.success() {
-        println!("{text}\n{}", output.error_text());
+        let uninteresting = |line: &&str| !line.ends_with("... ok");
+        let failures: Vec<&str> = text.lines().filter(uninteresting).collect();
+        println!("{}\n{}", failures.join("\n"), output.error_text());
         // A crate that does not compile, or a test program that died, leaves no line to count.
         count.failed = count.failed.max(1);
     }
-    for line in text.lines().filter(|line| line.ends_with("... ignored")) {
+    for line in text.lines().filter(|line| line.contains(" ... ignored")) {
         println!("SKIPPED  {line}");
     }
     count
