@@ -165,7 +165,7 @@ pub fn address6(number: u8) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(number))
 }
 
-/// Checks the name of a host.
+/// Checks the name of a host or of a lab.
 ///
 /// # Errors
 /// It is not one to twelve of `a-z`, `0-9` and inner `-`.
@@ -179,7 +179,7 @@ pub fn check_name(name: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::Refused(format!(
-        "the host name {name:?} is not 1 to {NAME_MAX} letters a-z, digits and inner hyphens"
+        "the name {name:?} is not 1 to {NAME_MAX} letters a-z, digits and inner hyphens"
     )))
 }
 

@@ -18,17 +18,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::command;
 use crate::error::{Context, Error, Result};
-use crate::host::Host;
 use crate::host::namespaces::Namespaces;
 use crate::host::process::HostProcess;
+use crate::host::{self, Host};
 use crate::network;
 use claim::{Claim, Places};
 
 pub use migrate::{Attempt, FlowCount, MigrationReport, Step};
 pub use start::LabBuilder;
 
-/// The name of the lab that `testbed up` leaves running.
-pub const STANDING: &str = "standing";
+/// Names the lab that `testbed up` leaves running, for those who want several; `standing` otherwise.
+pub const NAME_VARIABLE: &str = "NETMIG_TESTBED_LAB";
+
+/// The name of the standing lab.
+pub(crate) fn standing_name() -> Result<String> {
+    let name = std::env::var(NAME_VARIABLE).unwrap_or_else(|_| "standing".to_owned());
+    host::check_name(&name)?;
+    Ok(name)
+}
 
 /// An OCI runtime for the hosts' podman.
 #[derive(
@@ -100,7 +107,7 @@ impl Lab {
     /// # Errors
     /// There is none.
     pub fn standing() -> Result<Self> {
-        let places = Places::of(STANDING)?;
+        let places = Places::of(&standing_name()?)?;
         if !claim::is_alive(&places)? {
             return Err(Error::Refused(
                 "no lab is up; start one with: cargo testbed up".to_owned(),

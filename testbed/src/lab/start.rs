@@ -13,7 +13,9 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::claim::Claim;
 use super::storage::{self, Storage};
-use super::{LOGS, Lab, Owner, Runtime, SHARE, STANDING, SWITCH, State, cgroup, switch_namespaces};
+use super::{
+    LOGS, Lab, Owner, Runtime, SHARE, SWITCH, State, cgroup, standing_name, switch_namespaces,
+};
 use crate::build::Programs;
 use crate::command;
 use crate::error::{Context, Error, Result};
@@ -85,7 +87,7 @@ impl LabBuilder {
         storage: &Storage,
     ) -> Result<Lab> {
         self.check()?;
-        let claim = Claim::new(self.standing.then_some(STANDING))?;
+        let claim = Claim::new(self.standing.then(standing_name).transpose()?.as_deref())?;
         let outcome = self.fill(&claim, rootfs, programs, storage);
         match outcome {
             Ok((hosts, switch, children)) => {
