@@ -40,9 +40,6 @@ pub struct Options {
     pub ghost_limit: u64,
     /// How long CRIU may take to collect the tasks, in seconds.
     pub timeout: u32,
-    /// CRIU's log level: 1 errors, 2 warnings, 3 information and timestamps, 4 everything. The
-    /// runtimes ask for 4 themselves and win.
-    pub verbosity: u8,
 }
 
 impl Options {
@@ -57,7 +54,6 @@ impl Options {
             // CRIU's default is 1 MiB; the images are in memory and counted there anyway.
             ghost_limit: 256 << 20,
             timeout: 10,
-            verbosity: 4,
         }
     }
 
@@ -70,7 +66,9 @@ impl Options {
     /// without the dashes.
     ///
     /// `network-lock skip`: the hold and the veth block are ours, and CRIU's own lock costs two
-    /// runs of iptables-restore. `manage-cgroups ignore`: the runtime makes the cgroup.
+    /// runs of iptables-restore. `manage-cgroups ignore`: the runtime makes the cgroup. No log
+    /// level: the runtimes set one, and here it would put CRIU's first lines, which come before its
+    /// log file is open, into the container's own log.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::from("network-lock skip\nmanage-cgroups=ignore\n");
@@ -89,7 +87,6 @@ impl Options {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "ghost-limit {}", self.ghost_limit);
         let _ = writeln!(text, "timeout {}", self.timeout);
-        let _ = writeln!(text, "verbosity={}", self.verbosity);
         text
     }
 }

@@ -138,6 +138,17 @@ pub(super) async fn set_remote(
     }
 }
 
+/// Makes the interface forget what it knows of its peer's handshakes, and greet it anew.
+pub(super) async fn forget_session(
+    interface: &str,
+    kind: Kind,
+    remote: &RemoteEnd,
+) -> Result<(), Error> {
+    let gone = DeviceUpdate::new().remove_peer_by_key(&Key(remote.public_key));
+    change(interface, kind, gone).await?;
+    set_remote(interface, kind, remote).await.map(drop)
+}
+
 /// Whether the peers of an interface are `remote` alone, set up as we do it.
 fn is_only_peer(peers: &[PeerInfo], remote: &RemoteEnd) -> bool {
     let [peer] = peers else { return false };

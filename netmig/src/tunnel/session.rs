@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -17,26 +17,37 @@ const SESSION_AGE: Duration = Duration::from_secs(120);
 /// WireGuard repeats a lost greeting after 5 s (REKEY_TIMEOUT), with up to a third of a second
 /// added; this covers two of them.
 const ANSWER: Duration = Duration::from_secs(11);
+/// An answer takes a round trip and milliseconds of reckoning; after this, greetings have crossed or
+/// were lost.
+const CROSSED: Duration = Duration::from_millis(300);
 const POLL: Duration = Duration::from_millis(2);
 /// All hosts of a link, which every host drops quietly when nobody listens, and never forwards.
 const DESTINATION: (Ipv4Addr, u16) = (Ipv4Addr::new(224, 0, 0, 1), 9);
 
 /// Waits for a session on the interface, with a packet that makes WireGuard begin one if needed.
+///
+/// Greetings that cross each other on the way leave both ends waiting, and WireGuard repeats one
+/// only after seconds: where there never was a session, this end starts afresh long before.
 pub(super) async fn establish(device: &device::Device, interface: &str) -> Result<(), Error> {
-    let mut sent = false;
+    let mut greeted: Option<Instant> = None;
     let wait = async {
         loop {
             let status = config::status(interface, device.kind).await?;
             if status.last_handshake.is_some_and(|time| is_current(time, SystemTime::now())) {
                 return Ok(());
             }
-            if !sent {
+            let overdue = greeted.is_some_and(|at| at.elapsed() > CROSSED);
+            if let (true, None, Some(remote)) = (overdue, status.last_handshake, &status.remote) {
+                config::forget_session(interface, device.kind, remote).await?;
+                greeted = None;
+            }
+            if greeted.is_none() {
                 send_through(interface).map_err(|source| Error::Settings {
                     action: "send a packet to try",
                     interface: interface.to_owned(),
                     source,
                 })?;
-                sent = true;
+                greeted = Some(Instant::now());
             }
             tokio::time::sleep(POLL).await;
         }
