@@ -93,6 +93,22 @@ pub(super) async fn ensure(handle: &Handle, interface: &str) -> Result<Device, E
     Ok(Device { existed: false, ..device })
 }
 
+/// Makes the kernel cut large TCP packets into segments before they reach `wireguard-go`.
+///
+/// Given several segments at once, it sends them as one UDP packet to be cut on the way out
+/// (`UDP_SEGMENT`), and loses all of them where that is refused: seen as connections that stall
+/// until their retransmission timer sends a single segment. The kernel's own WireGuard cuts them
+/// itself.
+pub(super) async fn cut_segments(handle: &Handle, device: &Device) -> Result<(), Error> {
+    if device.kind == Kind::Kernel {
+        return Ok(());
+    }
+    let mut message = LinkUnspec::new_with_index(device.index).build();
+    message.attributes.push(LinkAttribute::GsoMaxSegs(1));
+    let set = handle.link().set(message).execute().await;
+    set.map_err(rtnl::answer).map_err(refused("configure", &device.name))
+}
+
 /// Brings the interface up, with that MTU if one is given. True when that was a change.
 pub(super) async fn bring_up(
     handle: &Handle,
