@@ -9,6 +9,7 @@ use agent_core::cause::{Cause, chain};
 use agent_core::deadline;
 use agent_core::directories::create_private;
 use agent_core::identity::{self, HostId};
+use agent_core::host;
 use agent_core::journal::{Journal, Record};
 use agent_core::message::{Message, Offer, Prepared, StageRequest, Tree, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
@@ -16,6 +17,7 @@ use agent_core::wire::Connection;
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
 use checkpoint::podman::Metadata;
+use checkpoint::runtime::Runtime;
 use checkpoint::stage::{Stage, Staged};
 use netmig::flow::{Conntrack, Flow};
 use netmig::isolation::Port;
@@ -175,7 +177,12 @@ impl Arrival {
             lease: deadline::LEASE,
             deadline: deadline::STAGE,
         };
-        let staged = self.staged.insert(stage.begin().await?);
+        let runtime = Runtime::new(&host::find_program(&self.offer.runtime)?, None)?;
+        let criu = host::find_program("criu")?;
+        // CRIU looks at a kernel once after a boot, for 30 ms; podman's work is long enough for it.
+        let (staged, warmed) = tokio::join!(stage.begin(), runtime.warm(&criu));
+        let staged = self.staged.insert(staged?);
+        warmed?;
         let path = staged.bundle.netns.clone().ok_or(Incomplete("a network namespace"))?;
         let namespace = Namespace::at_path(&path)?;
         let sandbox = Sandbox::open(&namespace)?;
