@@ -11,7 +11,7 @@ mod migrate;
 mod report;
 mod summary;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use agent_core::cause::chain;
@@ -90,6 +90,7 @@ fn fail(failure: &Failure, destination: &str, json: bool) -> Exit {
 }
 
 fn complain(exit: Exit, message: &str) -> Exit {
-    eprintln!("agent-client: {message}");
+    // Nobody may be there to read it; the exit code says it as well.
+    let _ = writeln!(std::io::stderr(), "agent-client: {message}");
     exit
 }

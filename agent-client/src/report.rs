@@ -1,6 +1,6 @@
 //! What a person sees while a migration runs, and what was measured.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
@@ -90,7 +90,8 @@ impl Steps {
         let line = format!("  {name:<28}{ms:>9.1} ms{size}");
         match &self.view {
             View::None => {}
-            View::Lines => eprintln!("{line}"),
+            // A reader that went away must not end a migration half-way, as `eprintln!` would.
+            View::Lines => drop(writeln!(std::io::stderr(), "{line}")),
             View::Terminal(bar) => bar.println(line),
         }
         self.done.push(Step { name, ms, bytes });

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: before the commit they turn the migration back, after it they wait.
+//! Ctrl-C, SIGTERM and a terminal that hangs up: before the commit they turn the migration back, after it they wait.
 
 use std::future::Future;
 use std::io;
@@ -20,14 +20,16 @@ pub struct Cancelled;
 pub struct Cancel {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 impl Cancel {
-    /// Takes over SIGINT and SIGTERM.
+    /// Takes over SIGINT, SIGTERM and SIGHUP.
     pub fn listen() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
@@ -43,6 +45,7 @@ impl Cancel {
             result = work => result,
             _ = self.interrupt.recv() => Err(Cancelled.into()),
             _ = self.terminate.recv() => Err(Cancelled.into()),
+            _ = self.hangup.recv() => Err(Cancelled.into()),
         }
     }
 
@@ -56,6 +59,7 @@ impl Cancel {
             result = work => result,
             _ = self.interrupt.recv() => Err(Failure::Refused(Cancelled.into())),
             _ = self.terminate.recv() => Err(Failure::Refused(Cancelled.into())),
+            _ = self.hangup.recv() => Err(Failure::Refused(Cancelled.into())),
         }
     }
 }

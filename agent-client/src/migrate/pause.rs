@@ -135,6 +135,8 @@ impl<'a> Pause<'a> {
         };
         block_in_place(|| self.departure.journal_mut().append(&record))?;
         match tokio::time::timeout(limit, self.interrupt()).await {
+            // This process may have been stopped meanwhile.
+            Ok(Ok(())) if self.progress.began.elapsed() > limit => Err(TooLong(limit).into()),
             Ok(result) => result,
             Err(_) => Err(TooLong(limit).into()),
         }
@@ -205,10 +207,14 @@ impl<'a> Pause<'a> {
             connection.send(&message).await?;
         }
         let dumped = match &mut self.dump {
-            Some(dump) => dump.await??.1,
+            Some(dump) => {
+                let ended = dump.await;
+                // A task that has ended must not be waited for again, whichever way it ended.
+                self.dump = None;
+                ended??.1
+            }
             None => Instant::now(),
         };
-        self.dump = None;
         let (conntrack, flows) = flows.await??;
         self.conntrack = Some(conntrack);
         self.flows = flows;

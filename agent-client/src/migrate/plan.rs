@@ -19,6 +19,7 @@ use checkpoint::{blockers, cgroup::Cgroup};
 use netmig::flow::Protocol;
 use netmig::isolation;
 use netmig::netns::Namespace;
+use netmig::sandbox::Sandbox;
 
 use super::connect::Link;
 use super::{Context, Failure};
@@ -56,6 +57,11 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
+/// A container that is connected to nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("the container has no network interface; connect it to a network of the engine")]
+struct NoInterface;
+
 /// Looks at the container, offers it to the destination, and comes back with all that is in the way.
 pub async fn agree(
     context: &Context,
@@ -63,9 +69,8 @@ pub async fn agree(
     mut link: Link,
 ) -> Result<Plan, Failure> {
     let refused = Failure::Refused;
-    let info = context.podman.info().await.map_err(|e| refused(e.into()))?;
-    let container =
-        context.podman.inspect(&info, &request.container).await.map_err(|e| refused(e.into()))?;
+    let (info, container) =
+        context.podman.inspect(&request.container).await.map_err(|e| refused(e.into()))?;
     let findings = blockers::blockers(&container);
     if !findings.is_empty() {
         let own = findings.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
@@ -136,12 +141,9 @@ async fn look(
         Some(path) => Namespace::at_path(path)?,
         None => Namespace::of_pid(container.pid)?,
     };
-    let interface = container
-        .networks
-        .first()
-        .and_then(|network| network.interface.clone())
-        .unwrap_or_else(|| "eth0".to_owned());
-    let port = isolation::Port::of_container(&namespace, &interface)?;
+    let sandbox = Sandbox::open(&namespace)?;
+    let interface = sandbox.interfaces().first().ok_or(NoInterface)?;
+    let port = isolation::Port::of_container(&namespace, &interface.name)?;
     let cgroup = Arc::new(Cgroup::of_pid(container.pid, &container.id)?);
     Ok(Local { metadata, runtime, criu, criu_version, namespace, port, cgroup })
 }

@@ -62,16 +62,10 @@ pub async fn look(host: &Host, source: HostId, offer: &Offer) -> Result<Verdict,
             ),
         );
     }
-    let (name_taken, id_taken, image) = tokio::try_join!(
-        host.podman.exists(&offer.name),
-        host.podman.exists(&offer.id),
-        host.podman.image_id(&offer.image.name),
-    )?;
+    let (name_taken, image) =
+        tokio::try_join!(host.podman.exists(&offer.name), host.podman.image_id(&offer.image.name))?;
     if name_taken {
         block("name-taken", format!("{here} has a container named {} already", offer.name));
-    }
-    if id_taken && !name_taken {
-        block("id-taken", format!("{here} has a container with the ID {} already", offer.id));
     }
     let image_missing = image.as_deref() != Some(offer.image.id.as_str());
     if image_missing && !offer.image_shipped {

@@ -34,11 +34,16 @@ impl Podman {
     /// # Errors
     /// [`Error`] when podman cannot tell.
     pub async fn image_id(&self, name: &str) -> Result<Option<String>, Error> {
-        if !self.has_image(name).await? {
-            return Ok(None);
-        }
         let args = ["image", "inspect", "--format", "{{.Id}}", "--", name];
-        let text = self.run(&args, self.deadlines.query, Overdue::Kill).await?;
+        let output = self.output(&args, self.deadlines.query, Overdue::Kill).await?;
+        if output.status != 0 {
+            // podman's message for an absent image is not meant for programs.
+            return match self.has_image(name).await? {
+                false => Ok(None),
+                true => Err(self.failure(&args, output.status, &output.stderr)),
+            };
+        }
+        let text = output.stdout;
         let id = String::from_utf8_lossy(&text).trim().to_owned();
         if is_full_id(&id) { Ok(Some(id)) } else { Err(Error::BadId { id: shortened(&id) }) }
     }

@@ -112,7 +112,7 @@ pub struct Restored {
 impl Stage {
     /// Lets podman make the container, and waits until only the restore is missing.
     ///
-    /// Refuses a name or ID that exists *before* anything is made, so that an abort never hits a
+    /// Refuses an ID that exists *before* anything is made, so that an abort never hits a
     /// container that is not ours. On any error what was made is removed again.
     ///
     /// # Errors
@@ -149,24 +149,14 @@ impl Stage {
         let conflict = |conflict| Err(Error::Conflict { name: name.to_owned(), conflict });
         let query = |source| Error::Query { name: name.to_owned(), source };
         let podman = &self.podman;
-        let image = async {
-            if image_id.is_empty() { Ok(true) } else { podman.image_exists(image_id).await }
-        };
-        // podman resolves the image by its name, and would go and pull it.
-        let (id_taken, name_taken, image, image_named) = tokio::try_join!(
-            podman.exists(id),
-            podman.exists(name),
-            image,
-            podman.image_id(image_name)
-        )
-        .map_err(query)?;
+        // podman resolves the image by its name, and would go and pull it. A name that is taken it
+        // finds by itself, before it makes anything.
+        let (id_taken, image) =
+            tokio::try_join!(podman.exists(id), podman.image_id(image_name)).map_err(query)?;
         if id_taken {
             return conflict(Conflict::Id(id.to_owned()));
         }
-        if name_taken {
-            return conflict(Conflict::Name(name.to_owned()));
-        }
-        if !image || image_named.is_none() {
+        if image.is_none_or(|found| !image_id.is_empty() && found != image_id) {
             return conflict(Conflict::Image(format!("{image_name}, ID {image_id}")));
         }
         Ok(())
@@ -178,7 +168,6 @@ impl Stage {
         archive::write(&archive, &self.metadata, &self.log).map_err(work.fail(&archive))?;
         work.link(&self.shim, &self.info.conmon_path)?;
         let listener = link::listen(&work.socket()).map_err(work.fail(&work.socket()))?;
-        let warm = tokio::spawn(process::warm("criu".into()));
         work.own(id)?;
         let mut child = process::import(&self.podman, work)?;
         if let Some(pid) = child.id() {
@@ -195,9 +184,6 @@ impl Stage {
                 seconds: self.deadline.as_secs(),
             }),
         };
-        process::warm(link.hello.runtime.clone()).await;
-        // It only reads programs into memory; its failure changes nothing.
-        let _ = warm.await;
         Staged::new(self.podman.clone(), work.clone(), link, Some(child), self.lease, started, name)
     }
 }

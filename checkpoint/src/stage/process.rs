@@ -3,7 +3,6 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -15,8 +14,6 @@ use super::work::{Work, is_gone};
 use crate::podman::{Podman, environment};
 use crate::shim::TMPDIR_VARIABLE;
 
-/// How long a program may take to print its version.
-const WARM: Duration = Duration::from_secs(2);
 /// Pause between two looks at a process.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -66,18 +63,6 @@ pub(super) fn import(podman: &Podman, work: &Work) -> Result<Child, Error> {
         name: podman.program.display().to_string(),
         source: crate::podman::Error::Spawn { program: podman.program.clone(), source },
     })
-}
-
-/// Runs `PROGRAM --version`, so that it and its libraries are in memory. Failure is no matter.
-pub(super) async fn warm(program: PathBuf) {
-    let run = Command::new(program)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .status();
-    let _ = tokio::time::timeout(WARM, run).await;
 }
 
 /// Waits until a process that need not be our child is gone.
