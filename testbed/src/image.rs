@@ -34,8 +34,10 @@ const APPLETS: &[&str] = &[
     "sleep", "sort", "stat", "sync", "tail", "touch", "true", "wc",
 ];
 
-/// Answers on port 80 with the files in `/srv`.
+/// Answers on port 80 with the files in `/srv`. Its worker stays root: where root lacks
+/// CAP_SYS_RESOURCE, CRIU cannot dump processes of another user.
 const NGINX: &str = "\
+user root;
 daemon off;
 worker_processes 1;
 error_log stderr;

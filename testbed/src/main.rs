@@ -74,6 +74,9 @@ fn main() -> ExitCode {
     if let Some(code) = testbed::host::init::become_init_if_asked() {
         return code;
     }
+    if let Some(code) = bench::floor::late::become_program_if_asked() {
+        return code;
+    }
     if std::env::args().nth(1).as_deref() == Some(VICTIM_ARGUMENT) {
         prepare::choose(What::Nothing);
         return exit(be_victim().map(|()| ExitCode::SUCCESS));

@@ -1,7 +1,11 @@
 //! Benchmarks: named measurements with figures for people and JSON for programs.
 
+mod downtime;
+pub mod floor;
 mod lab;
+mod scene;
 pub mod statistics;
+mod today;
 
 use std::fs;
 use std::path::PathBuf;
@@ -31,7 +35,7 @@ pub struct Bench {
 }
 
 /// All benchmarks.
-pub const ALL: &[Bench] = &[lab::BENCH];
+pub const ALL: &[Bench] = &[downtime::BENCH, lab::BENCH];
 
 /// Runs a benchmark.
 ///

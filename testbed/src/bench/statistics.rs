@@ -1,6 +1,7 @@
 //! Medians and the like.
 
 use std::fmt;
+use std::ops::Deref;
 
 use serde::Serialize;
 
@@ -18,6 +19,9 @@ pub struct Distribution {
 }
 
 impl Distribution {
+    /// What stands above the columns of [`Samples::row`].
+    pub const HEADINGS: &'static str = "    median       min       max       p95";
+
     /// The distribution of `values`; `None` of no values.
     pub fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
@@ -45,9 +49,67 @@ impl fmt::Display for Distribution {
     }
 }
 
+/// Measured values, in the order in which they were measured.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// Their distribution, rounded to a thousandth; all zero of no values.
+    pub fn distribution(&self) -> Distribution {
+        let zero = Distribution { p50: 0.0, p95: 0.0, min: 0.0, max: 0.0 };
+        let exact = Distribution::of(&self.0).unwrap_or(zero);
+        let round = |value: f64| (value * 1e3).round() / 1e3;
+        Distribution {
+            p50: round(exact.p50),
+            p95: round(exact.p95),
+            min: round(exact.min),
+            max: round(exact.max),
+        }
+    }
+
+    /// Their median, rounded to a thousandth; 0 of no values.
+    pub fn median(&self) -> f64 {
+        self.distribution().p50
+    }
+
+    /// A line of a table, below [`Distribution::HEADINGS`].
+    pub fn row(&self, name: &str) -> String {
+        let all = self.distribution();
+        let columns = [all.p50, all.min, all.max, all.p95];
+        // Ratios need more digits than milliseconds do.
+        let digits = if all.max < 30.0 { 2 } else { 1 };
+        columns
+            .iter()
+            .fold(format!("{name:28}"), |line, value| format!("{line}{value:>10.digits$}"))
+    }
+}
+
+impl Deref for Samples {
+    type Target = [f64];
+
+    fn deref(&self) -> &[f64] {
+        &self.0
+    }
+}
+
+impl FromIterator<f64> for Samples {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
+        Self(values.into_iter().collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_stands_below_its_headings() {
+        let samples: Samples = [1.0, 2.5, 4.0].into_iter().collect();
+        let row = samples.row("ratio");
+        assert_eq!(row.len(), 28 + Distribution::HEADINGS.len());
+        assert!(row.ends_with("      2.50      1.00      4.00      4.00"), "{row}");
+        assert_eq!(Samples::default().median(), 0.0);
+    }
 
     #[test]
     fn ranks_are_right() {

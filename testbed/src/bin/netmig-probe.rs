@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use testbed::traffic::bulk::{self, BulkPlan};
+use testbed::traffic::count::{self, CountPlan};
 use testbed::traffic::echo::{self, EchoPlan, SIZE_MIN};
 use testbed::traffic::report::Direction;
 use testbed::traffic::serve::{self, ServePlan};
@@ -34,6 +35,8 @@ enum Action {
     UdpEcho(Echo),
     /// Transfer bytes over TCP and check every one of them
     Bulk(Bulk),
+    /// Increment a counter in redis over one connection and check every answer
+    Count(Count),
     /// Print the counters of a server, and a check of its memory
     Stats {
         /// Address of the bulk and control port
@@ -119,6 +122,20 @@ struct Bulk {
     until: Until,
 }
 
+#[derive(Args)]
+struct Count {
+    /// Address of redis
+    server: SocketAddr,
+    /// Key of the counter
+    #[arg(long, default_value = "counter")]
+    key: String,
+    /// Seconds without an answer after which to give up
+    #[arg(long, default_value_t = 20)]
+    patience: u64,
+    #[command(flatten)]
+    until: Until,
+}
+
 fn message_size(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(size @ SIZE_MIN..=1400) => Ok(size),
@@ -168,6 +185,15 @@ fn act(action: Action) -> io::Result<()> {
                 patience: Duration::from_secs(args.patience),
             };
             print(&bulk::run(&plan, &stop, ready)?)
+        }
+        Action::Count(args) => {
+            let stop = Stop::new(args.until.seconds, args.until.until_stdin_closes)?;
+            let plan = CountPlan {
+                server: args.server,
+                key: args.key,
+                patience: Duration::from_secs(args.patience.max(1)),
+            };
+            print(&count::run(&plan, &stop, ready)?)
         }
         Action::Stats { server } => print(&bulk::stats(server)?),
     }

@@ -1,11 +1,11 @@
 //! Containers that move while clients talk to them.
 
-use std::time::Duration;
-
+use super::subject::{Clients, numbered_lines, serve};
 use crate::ensure;
 use crate::error::Result;
 use crate::lab::Runtime;
 use crate::runner::{Case, Context};
+use crate::traffic::report::Direction;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("migration-crun-keeps-tcp-and-udp", &["migration", "flows"], |context| {
@@ -14,34 +14,114 @@ pub(super) const CASES: &[Case] = &[
     Case::new("migration-runc-keeps-tcp-and-udp", &["migration", "flows"], |context| {
         keeps_tcp_and_udp(context, Runtime::Runc)
     }),
+    Case::new("migration-keeps-2000-connections", &["migration", "flows"], many_connections),
+    Case::new("migration-keeps-bulk-transfers", &["migration", "flows"], bulk),
+    Case::new("migration-of-a-second-container", &["migration"], second_container),
+    Case::new("migration-ships-a-missing-image", &["migration"], missing_image),
 ];
 
 fn keeps_tcp_and_udp(context: &Context, runtime: Runtime) -> Result<()> {
     let lab = context.lab_with(&["a", "b", "c"], runtime)?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
-    let start = "run --detach --name web --publish 7000-7001:7000-7001/tcp \
-                 --publish 7000:7000/udp probe:1 netmig-probe serve --memory 16 --log /tmp/log";
-    a.podman(start.split_whitespace())?;
-    c.probe().wait_for_echo(a.port(7000), Duration::from_secs(10))?;
-    let tcp = c.probe().tcp_echo(a.port(7000)).rate(1000.0).start()?;
-    let udp = c.probe().udp_echo(a.port(7000)).rate(1000.0).start()?;
+    serve(a, "web", 7000, &["--memory", "16", "--log", "/tmp/log"], c)?;
+    let clients = Clients::start(c, a.port(7000))?;
     let migration = lab.migrate("web", "a", "b")?;
-    let (tcp, udp) = (tcp.stop()?, udp.stop_after(Duration::ZERO)?);
-    for (name, seen) in [("TCP", &tcp), ("UDP", &udp)] {
-        ensure!(seen.fault().is_none(), "{name}: {:?} of {seen:?}", seen.fault());
-    }
+    let seen = clients.stop()?;
     let left = a.podman(["ps", "--all", "--format", "{{.Names}}"])?;
     ensure!(left.is_empty(), "the source still has {left}");
-    let log = b.podman(["exec", "web", "cat", "/tmp/log"])?;
-    let gap = (0..).zip(log.lines()).find(|(number, line)| {
-        line.split_once(' ').is_none_or(|(first, _)| first != format!("{number}"))
-    });
-    ensure!(gap.is_none() && log.lines().count() > 100, "the log goes wrong at {gap:?}");
+    let lines = numbered_lines(&b.podman(["exec", "web", "cat", "/tmp/log"])?)?;
+    ensure!(lines > 100, "the log has {lines} lines");
     let stats = b.probe().stats(b.port(7001))?;
     ensure!(stats.memory_bytes == 16 << 20 && stats.memory_bad == 0, "{stats:?}");
-    context.remark(format!(
-        "interruption {:.0} ms, gaps {:.0} and {:.0} ms",
-        migration.interruption_ms, tcp.max_gap_ms, udp.max_gap_ms
-    ));
+    ensure!((migration.flows.tcp, migration.flows.udp) >= (1, 1), "{:?}", migration.flows);
+    context.remark(format!("interruption {:.0} ms, {}", migration.interruption_ms, seen.gaps()));
+    Ok(())
+}
+
+fn many_connections(context: &Context) -> Result<()> {
+    const CONNECTIONS: u32 = 2000;
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, c) = (lab.host("a")?, lab.host("c")?);
+    serve(a, "web", 7000, &[], c)?;
+    let client = c.probe().tcp_echo(a.port(7000)).rate(4000.0).connections(CONNECTIONS);
+    let run = client.start()?;
+    let migration = lab.migrate("web", "a", "b")?;
+    let seen = run.stop()?;
+    ensure!(seen.fault().is_none(), "{:?} of {seen:?}", seen.fault());
+    ensure!(seen.connections == u64::from(CONNECTIONS), "{seen:?}");
+    // Every connection has spoken several times, before and after.
+    ensure!(seen.sent >= 4 * u64::from(CONNECTIONS), "only {} messages", seen.sent);
+    ensure!(migration.flows.tcp >= u64::from(CONNECTIONS), "{:?}", migration.flows);
+    let told = (migration.interruption_ms, seen.max_gap_ms);
+    context.remark(format!("interruption {:.0} ms, gap {:.0} ms", told.0, told.1));
+    Ok(())
+}
+
+fn bulk(context: &Context) -> Result<()> {
+    /// Bytes a second of each transfer.
+    const RATE: u64 = 20_000_000;
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, c) = (lab.host("a")?, lab.host("c")?);
+    serve(a, "web", 7000, &[], c)?;
+    let both = [Direction::Up, Direction::Down];
+    let start = |direction| c.probe().bulk(a.port(7001), direction).rate_limit(RATE).start();
+    let [up, down] = both.map(start);
+    let (up, down) = (up?, down?);
+    let migration = lab.migrate("web", "a", "b")?;
+    for (direction, run) in both.into_iter().zip([up, down]) {
+        let seen = run.stop()?;
+        ensure!(seen.fault().is_none(), "{direction:?}: {:?} of {seen:?}", seen.fault());
+        ensure!(seen.bytes > RATE, "{direction:?}: only {} bytes", seen.bytes);
+        context.remark(format!(
+            "{direction:?} {} MB, gap {:.0} ms",
+            seen.bytes / 1_000_000,
+            seen.max_gap_ms
+        ));
+    }
+    context.remark(format!("interruption {:.0} ms", migration.interruption_ms));
+    Ok(())
+}
+
+fn second_container(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    serve(a, "one", 7000, &[], c)?;
+    serve(a, "two", 7100, &[], c)?;
+    let clients = [Clients::start(c, a.port(7000))?, Clients::start(c, a.port(7100))?];
+    lab.migrate("one", "a", "b")?;
+    let tunnels = |host: &crate::host::Host| -> Result<(String, String)> {
+        let processes = host.run(["sh", "-c", "pgrep -x wireguard-go || true"])?;
+        Ok((host.run(["wg", "show", "all", "public-key"])?, processes))
+    };
+    let before = (tunnels(a)?, tunnels(b)?);
+    ensure!(!before.0.0.is_empty() && !before.1.0.is_empty(), "no tunnel: {before:?}");
+    lab.migrate("two", "a", "b")?;
+    let after = (tunnels(a)?, tunnels(b)?);
+    ensure!(before == after, "the tunnel was {before:?} and is {after:?}");
+    for running in clients {
+        context.remark(running.stop()?.gaps());
+    }
+    let names = b.podman(["ps", "--sort", "names", "--format", "{{.Names}}"])?;
+    ensure!(names == "one\ntwo", "the destination runs {names}");
+    Ok(())
+}
+
+fn missing_image(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    serve(a, "web", 7000, &[], c)?;
+    b.podman(["rmi", "probe:1"])?;
+    let image = |host: &crate::host::Host| -> Result<String> {
+        host.podman(["image", "inspect", "--format", "{{.Id}} {{.RepoTags}}", "probe:1"])
+    };
+    let original = image(a)?;
+    ensure!(image(b).is_err(), "the destination still has the image");
+    let clients = Clients::start(c, a.port(7000))?;
+    let migration = lab.migrate("web", "a", "b")?;
+    context.remark(clients.stop()?.gaps());
+    ensure!(image(b)? == original, "the image was {original} and is {}", image(b)?);
+    let used = b.podman(["inspect", "--format", "{{.ImageName}}", "web"])?;
+    ensure!(used.ends_with("probe:1"), "the container's image is {used}");
+    ensure!(migration.steps.iter().any(|step| step.name == "image"), "{:?}", migration.steps);
     Ok(())
 }

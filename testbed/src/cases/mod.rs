@@ -16,9 +16,12 @@
 //! }
 //! ```
 
+mod applications;
+mod hops;
 mod lab;
 mod leftovers;
 mod migration;
+mod subject;
 mod traffic;
 
 use crate::runner::Case;
@@ -27,7 +30,7 @@ pub use lab::{VICTIM_ARGUMENT, be_victim};
 
 /// All lab tests, in the order in which they run.
 pub fn all() -> Vec<Case> {
-    [lab::CASES, traffic::CASES, migration::CASES].concat()
+    [lab::CASES, traffic::CASES, migration::CASES, hops::CASES, applications::CASES].concat()
 }
 
 #[cfg(test)]

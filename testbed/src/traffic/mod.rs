@@ -3,6 +3,7 @@
 //! linked statically and runs in containers as well as on lab hosts.
 
 pub mod bulk;
+pub mod count;
 pub mod echo;
 pub mod gap;
 pub mod pattern;

@@ -148,6 +148,19 @@ impl BulkReport {
     }
 }
 
+/// What a client that increments a counter saw.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CountReport {
+    /// Answers received, which is how often it incremented.
+    pub increments: u64,
+    /// Answers that are not the number of increments so far.
+    pub wrong: u64,
+    /// Why it ended before it was asked to, in words.
+    pub error: Option<String>,
+    /// Longest time between two answers, in milliseconds.
+    pub max_gap_ms: f64,
+}
+
 /// What a `serve` process says of itself on its control connection.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServerStats {

@@ -1,0 +1,183 @@
+//! The headline figure: how long clients hear nothing, beside the floor and beside what people do
+//! today; all of them in turn, on the same hosts, with the same image, under the same clients.
+
+use std::fs;
+
+use serde_json::{Map, Value, json};
+
+use super::floor::{self, Floor};
+use super::scene::{self, Moved, PARTS};
+use super::statistics::{Distribution, Samples};
+use super::{Bench, BenchPlan, today};
+use crate::error::{Context, Result};
+use crate::lab::{Lab, Runtime};
+
+pub(super) const BENCH: Bench = Bench {
+    name: "downtime",
+    about: "silence that clients see: netmig, the floor, and podman's own checkpoint and restore",
+    run,
+};
+
+const RUNS: u32 = 15;
+
+/// What was measured with one runtime, move by move.
+#[derive(Default)]
+struct Measured {
+    moves: Vec<Moved>,
+    floors: Vec<Floor>,
+}
+
+impl Measured {
+    fn round(&mut self, lab: &Lab, runtime: Runtime) -> Result<()> {
+        self.moves.push(scene::move_once(lab, runtime)?);
+        self.floors.push(floor::measure(lab, runtime)?);
+        Ok(())
+    }
+
+    fn of_moves(&self, value: impl Fn(&Moved) -> f64) -> Samples {
+        self.moves.iter().map(value).collect()
+    }
+
+    fn of_floors(&self, value: impl Fn(&Floor) -> f64) -> Samples {
+        self.floors.iter().map(value).collect()
+    }
+
+    fn part(&self, part: &str) -> Samples {
+        self.of_moves(|moved| moved.report.parts_ms.get(part).copied().unwrap_or_default())
+    }
+
+    /// Silence over floor, pair by pair.
+    fn over_floor(&self) -> Samples {
+        self.moves.iter().zip(&self.floors).map(|(a, b)| a.tcp_gap / b.whole).collect()
+    }
+}
+
+fn run(plan: &BenchPlan) -> Result<Value> {
+    let runs = plan.runs.unwrap_or(RUNS).max(1);
+    let lab = scene::lab()?;
+    let load_before = load()?;
+    let (mut crun, mut runc, mut podman) = (Measured::default(), Measured::default(), Vec::new());
+    let outcome = (0..=runs).try_for_each(|round| {
+        eprintln!("round {round} of {runs}");
+        crun.round(&lab, Runtime::Crun)?;
+        runc.round(&lab, Runtime::Runc)?;
+        podman.push(today::measure(&lab, Runtime::Crun)?);
+        if round == 0 {
+            // The first of everything on a host reads programs from the disk.
+            (crun, runc, podman) = Default::default();
+        }
+        Ok(())
+    });
+    scene::diagnosed(&lab, outcome)?;
+    lab.down()?;
+    let podman: Samples = podman.into_iter().collect();
+    let podman_over: Samples =
+        podman.iter().zip(&crun.moves).map(|(podman, moved)| podman / moved.tcp_gap).collect();
+    let both = [("crun", &crun), ("runc", &runc)];
+    print(&both, &podman, &podman_over);
+    let udp: Vec<&Moved> = both.iter().flat_map(|(_, measured)| &measured.moves).collect();
+    let total = |value: fn(&Moved) -> u64| udp.iter().map(|moved| value(moved)).sum::<u64>();
+    Ok(json!({
+        "runs": runs,
+        "netmig": by_runtime(&both, |measured| json!({
+            "tcp_gap_ms": measured.of_moves(|moved| moved.tcp_gap).distribution(),
+            "udp_gap_ms": measured.of_moves(|moved| moved.udp_gap).distribution(),
+            "interruption_ms": interruption(measured).distribution(),
+            "total_ms": measured.of_moves(|moved| moved.report.total_ms).distribution(),
+            "parts_ms": PARTS
+                .map(|part| (part.to_owned(), json!(measured.part(part).median())))
+                .into_iter()
+                .collect::<Map<_, _>>(),
+        })),
+        "floor": by_runtime(&both, |measured| json!({
+            "ms": measured.of_floors(|floor| floor.whole).distribution(),
+            "parts_ms": {
+                "freeze": measured.of_floors(|floor| floor.freeze).median(),
+                "dump": measured.of_floors(|floor| floor.dump).median(),
+                "restore": measured.of_floors(|floor| floor.restore).median(),
+            },
+        })),
+        "podman": { "ms": podman.distribution() },
+        "ratios": {
+            "netmig_over_floor": by_runtime(&both, |measured| json!(measured.over_floor().median())),
+            "podman_over_netmig": podman_over.median(),
+        },
+        "ratio_spreads": {
+            "netmig_over_floor":
+                by_runtime(&both, |measured| json!(measured.over_floor().distribution())),
+            "podman_over_netmig": podman_over.distribution(),
+        },
+        "udp": {
+            "sent": total(|moved| moved.udp.sent),
+            "lost": total(|moved| moved.udp.lost),
+            "duplicated": total(|moved| moved.udp.duplicated),
+            "reordered": total(|moved| moved.udp.reordered),
+        },
+        "load_average": { "before": load_before, "after": load()? },
+    }))
+}
+
+fn interruption(measured: &Measured) -> Samples {
+    measured.of_moves(|moved| moved.report.interruption_ms)
+}
+
+fn by_runtime(both: &[(&str, &Measured)], value: impl Fn(&Measured) -> Value) -> Value {
+    both.iter().map(|(name, measured)| ((*name).to_owned(), value(measured))).collect()
+}
+
+/// How many tasks wanted a processor in the last minute: figures of a busy machine are worth less.
+fn load() -> Result<f64> {
+    let text = fs::read_to_string("/proc/loadavg").context(|| "reading /proc/loadavg")?;
+    Ok(text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default())
+}
+
+fn print(both: &[(&str, &Measured)], podman: &Samples, podman_over: &Samples) {
+    println!("{:28}{}", "ms", Distribution::HEADINGS);
+    for (name, measured) in both {
+        println!(
+            "{}",
+            measured.of_moves(|moved| moved.tcp_gap).row(&format!("netmig {name}, TCP"))
+        );
+        println!(
+            "{}",
+            measured.of_moves(|moved| moved.udp_gap).row(&format!("netmig {name}, UDP"))
+        );
+        println!("{}", interruption(measured).row(&format!("netmig {name}, by itself")));
+        println!("{}", measured.of_floors(|f| f.whole).row(&format!("floor {name}")));
+    }
+    println!("{}", podman.row("podman"));
+    println!("\n{:28}{}", "ratio, pair by pair", Distribution::HEADINGS);
+    for (name, measured) in both {
+        println!("{}", measured.over_floor().row(&format!("netmig / floor, {name}")));
+    }
+    println!("{}", podman_over.row("podman / netmig, crun"));
+    println!(
+        "\nparts, median ms{:>20}{:>16}{:>16}{:>16}",
+        "crun", "crun floor", "runc", "runc floor"
+    );
+    for part in PARTS {
+        let mut line = format!("{part:20}");
+        for (_, measured) in both {
+            let floor = match part {
+                "freeze" => Some(measured.of_floors(|floor| floor.freeze).median()),
+                "dump" => Some(measured.of_floors(|floor| floor.dump).median()),
+                "restore" => Some(measured.of_floors(|floor| floor.restore).median()),
+                _ => None,
+            };
+            let floor = floor.map(|ms| format!("{ms:.1}")).unwrap_or_default();
+            line.push_str(&format!("{:>16.1}{floor:>16}", measured.part(part).median()));
+        }
+        println!("{line}");
+    }
+    println!();
+    for (name, measured) in both {
+        let sum = |value: fn(&Moved) -> u64| measured.moves.iter().map(value).sum::<u64>();
+        println!(
+            "UDP, {name}: {} sent, {} lost, {} duplicated, {} out of order",
+            sum(|moved| moved.udp.sent),
+            sum(|moved| moved.udp.lost),
+            sum(|moved| moved.udp.duplicated),
+            sum(|moved| moved.udp.reordered),
+        );
+    }
+}
