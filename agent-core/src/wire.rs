@@ -31,6 +31,9 @@ pub const PIECE: usize = 256 * 1024;
 /// Flows that a sender puts into one frame.
 pub const FLOWS_PER_FRAME: usize = 4096;
 
+/// How long is looked for the reason of a connection that the far end closed: it has come already.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 const MAGIC: &[u8; 6] = b"NETMIG";
 
 /// The conversation broke.
@@ -132,6 +135,8 @@ pub struct Connection {
     peer: SocketAddr,
     local: SocketAddr,
     scratch: Vec<u8>,
+    /// A frame was begun and not finished: whoever sent it was cancelled or ran out of time.
+    torn: bool,
 }
 
 impl Connection {
@@ -169,7 +174,7 @@ impl Connection {
         // Every message is one write; waiting for more to send would only add latency.
         stream.set_nodelay(true).map_err(io_error)?;
         let stream = BufReader::with_capacity(PIECE, stream);
-        let mut connection = Self { stream, peer, local, scratch: Vec::with_capacity(PIECE) };
+        let mut connection = Self { stream, peer, local, scratch: Vec::with_capacity(PIECE), torn: false };
         let limit = deadline::CONNECT;
         timeout(limit, connection.exchange_preambles())
             .await
@@ -204,9 +209,13 @@ impl Connection {
         self.local
     }
 
-    /// Sends one message.
+    /// Sends one message. After a send that did not end, every other one fails: the far end would
+    /// take it for the rest of that frame.
     pub async fn send(&mut self, message: &Message) -> Result<(), Error> {
         let peer = self.peer;
+        if self.torn {
+            return Err(Error::Closed { peer });
+        }
         self.scratch.clear();
         self.scratch.extend([0; 4]);
         message
@@ -220,11 +229,29 @@ impl Connection {
         self.scratch[..4].copy_from_slice(&prefix);
         let limit = deadline::SEND;
         let write = self.stream.get_mut().write_all(&self.scratch);
+        self.torn = true;
         match timeout(limit, write).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(source)) => Err(self.broken(source)),
+            Ok(Ok(())) => {
+                self.torn = false;
+                Ok(())
+            }
+            Ok(Err(source)) => Err(self.last_words().await.unwrap_or_else(|| self.broken(source))),
             Err(_) => Err(Error::Deadline { peer, what: "take our data", limit }),
         }
+    }
+
+    /// Why the far end closed, if it said so before it did.
+    async fn last_words(&mut self) -> Option<Error> {
+        let words = async {
+            loop {
+                match self.read_frame().await {
+                    Ok(Message::Failure(failure)) => return Some(Error::Failure(failure)),
+                    Ok(_) => {}
+                    Err(_) => return None,
+                }
+            }
+        };
+        timeout(LAST_WORDS, words).await.unwrap_or(None)
     }
 
     /// Waits for the next message, whatever it is. A `Failure` comes back as an error.
@@ -353,6 +380,42 @@ mod tests {
         let mut a = Connection::open(a).await.unwrap();
         let late = a.receive(Duration::from_millis(20)).await;
         assert!(matches!(late, Err(Error::Deadline { .. })));
+    }
+
+    #[tokio::test]
+    async fn nothing_follows_a_frame_that_was_not_finished() {
+        let (a, b) = pair().await;
+        let (a, b) = tokio::join!(Connection::open(a), Connection::open(b));
+        let (mut a, mut b) = (a.unwrap(), b.unwrap());
+        let large = Message::ImageData(crate::message::Data(vec![0; FRAME_LIMIT - 16]));
+        // Nobody reads, so it is given up half-way, as by a cancellation.
+        while timeout(Duration::from_millis(50), a.send(&large)).await.is_ok() {}
+        let abort = Message::Abort(MigrationId([1; 16]));
+        assert!(matches!(a.send(&abort).await, Err(Error::Closed { .. })));
+        drop(a);
+        while let Ok(message) = b.receive(Duration::from_secs(1)).await {
+            assert_eq!(message.name(), "ImageData");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_connection_tells_why_if_the_far_end_did() {
+        let (a, b) = pair().await;
+        let (a, b) = tokio::join!(Connection::open(a), Connection::open(b));
+        let (mut a, mut b) = (a.unwrap(), b.unwrap());
+        let failure = Failure {
+            code: crate::message::FailureCode::Step,
+            message: "the disk is full".to_owned(),
+        };
+        b.send(&Message::Failure(failure)).await.unwrap();
+        drop(b);
+        let error = loop {
+            if let Err(e) = a.send(&Message::Commit(MigrationId([1; 16]))).await {
+                break e;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        assert_eq!(error.to_string(), "the disk is full");
     }
 
     #[tokio::test]
