@@ -47,6 +47,7 @@ async fn run(cli: Cli) -> Result<(), String> {
         return Err("agent-server has to run as root: it restores processes and changes routes".into());
     }
     let host = Host::open(Directories { state: cli.state_dir, run: cli.run_dir })
+        .await
         .map_err(|e| chain(e.as_ref()))?;
     let listener = bind(cli.listen, cli.port).await?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;

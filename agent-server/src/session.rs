@@ -9,7 +9,7 @@ use agent_core::identity::{self, HostId};
 use agent_core::message::{Failure, FailureCode, Hello, Message, MigrationId};
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect};
-use checkpoint::podman::Podman;
+use checkpoint::podman::{Info, Podman};
 use tokio::net::TcpStream;
 
 use crate::arrival;
@@ -26,6 +26,8 @@ pub struct Host {
     pub name: String,
     /// The engine.
     pub podman: Podman,
+    /// The engine's configuration, as it was when this agent started.
+    pub engine: Info,
     /// The program that stands in for the OCI runtime while a container is staged.
     pub shim: PathBuf,
     /// Copies that wait for their source's decision.
@@ -34,9 +36,11 @@ pub struct Host {
 }
 
 impl Host {
-    /// Makes the directories and reads this host's identity.
-    pub fn open(directories: Directories) -> Result<Self, Cause> {
+    /// Makes the directories, reads this host's identity and asks the engine for its configuration.
+    pub async fn open(directories: Directories) -> Result<Self, Cause> {
         directories.create()?;
+        let podman = Podman::default();
+        let engine = podman.info().await?;
         let id = identity::host_id(&directories.state)?;
         let name = nix::unistd::gethostname()
             .map(|name| name.to_string_lossy().into_owned())
@@ -45,7 +49,8 @@ impl Host {
             directories,
             id,
             name,
-            podman: Podman::default(),
+            podman,
+            engine,
             shim: find_shim()?,
             prepared: Prepared::default(),
             stopping: AtomicBool::new(false),

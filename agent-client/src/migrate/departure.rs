@@ -18,7 +18,7 @@ use netmig::sockets::UdpQueues;
 use netmig::table::{HoldTag, Table};
 use netmig::tunnel;
 use tokio::io::AsyncReadExt;
-use tokio::task::spawn_blocking;
+use tokio::task::{block_in_place, spawn_blocking};
 
 use super::log::CarriedLog;
 use super::outbox::{outbox, post};
@@ -81,14 +81,13 @@ impl<'a> Departure<'a> {
             self.ship_image(steps).await?;
         }
         steps.begin("stage");
-        self.prepare_hold()?;
-        let runtime = self.plan.runtime.clone();
-        let criu = self.plan.criu.clone();
-        // The far end's engine works for a third of a second; the first dump on a host takes twice
-        // as long as later ones, so the programs are run once in that time.
-        let (staged, warmed) = tokio::join!(self.stage(), async { runtime.warm(&criu).await });
-        staged?;
-        warmed?;
+        self.order_stage().await?;
+        // The far end's engine works for a third of a second. In that time this host makes the hold
+        // ready, and runs the programs once: the first dump on a host takes twice as long as later
+        // ones.
+        block_in_place(|| self.prepare_hold())?;
+        self.plan.runtime.warm(&self.plan.criu).await?;
+        expect!(self.plan.link.connection, deadline::STAGE, Staged)?;
         steps.begin("files, first pass");
         self.send_files(steps).await?;
         steps.end();
@@ -156,12 +155,9 @@ impl<'a> Departure<'a> {
         Ok(())
     }
 
-    async fn stage(&mut self) -> Result<(), Cause> {
+    async fn order_stage(&mut self) -> Result<(), Cause> {
         let request = std::mem::take(&mut self.plan.stage);
-        let connection = &mut self.plan.link.connection;
-        connection.send(&Message::Stage(Box::new(request))).await?;
-        expect!(connection, deadline::STAGE, Staged)?;
-        Ok(())
+        Ok(self.plan.link.connection.send(&Message::Stage(Box::new(request))).await?)
     }
 
     async fn send_files(&mut self, steps: &mut Steps) -> Result<(), Cause> {

@@ -169,7 +169,7 @@ impl Arrival {
         }
         let stage = Stage {
             podman: self.host.podman.clone(),
-            info: self.host.podman.info().await?,
+            info: self.host.engine.clone(),
             metadata,
             log: Vec::new(),
             work: self.stage_directory(),
