@@ -10,7 +10,8 @@ use agent_core::identity::HostId;
 use agent_core::message::{Blocker, Offer, Port, Verdict};
 use checkpoint::container::{is_full_id, is_name};
 use checkpoint::criu;
-use netmig::flow::Protocol;
+use netmig::flow::{Conntrack, Direction, Flow, Protocol};
+use netmig::peer::{ORIGINAL_MASK, REPLY_MASK};
 
 use crate::session::Host;
 
@@ -72,6 +73,20 @@ pub async fn look(host: &Host, source: HostId, offer: &Offer) -> Result<Verdict,
         block(
             "image-missing",
             format!("{here} has no image {} with the ID {}", offer.image.name, offer.image.id),
+        );
+    }
+    let addresses: Vec<IpAddr> =
+        offer.networks.iter().flat_map(|network| network.addresses.clone()).collect();
+    let flows = Conntrack::open()?.dump(&addresses)?;
+    let carried = flows.iter().filter(|flow| is_sent_on(flow, &addresses)).count();
+    if carried > 0 {
+        block(
+            "returning",
+            format!(
+                "{here} still carries {carried} connections of {} from when it ran there; it can \
+                 come back once they have ended",
+                offer.name
+            ),
         );
     }
     for port in &offer.ports {
@@ -139,6 +154,18 @@ fn missing_cpu_flags(offered: &[String]) -> Result<Vec<String>, Cause> {
     let ours: BTreeSet<String> =
         host::cpu_flags(&fs::read_to_string("/proc/cpuinfo")?).into_iter().collect();
     Ok(offered.iter().filter(|flag| !ours.contains(*flag)).cloned().collect())
+}
+
+/// Whether this host sends a living flow's packets on to where its container went.
+fn is_sent_on(flow: &Flow, container: &[IpAddr]) -> bool {
+    /// `TCP_CONNTRACK_TIME_WAIT`: from here on the connection is over.
+    const TIME_WAIT: u8 = 7;
+    let away = match flow.direction(container) {
+        Some(Direction::Inbound) => flow.mark & ORIGINAL_MASK,
+        Some(Direction::Outbound) => flow.mark & REPLY_MASK,
+        None => 0,
+    };
+    away != 0 && flow.tcp.is_none_or(|tcp| tcp.state < TIME_WAIT)
 }
 
 /// `MemAvailable` of `/proc/meminfo`, in bytes.

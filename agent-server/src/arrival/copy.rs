@@ -49,20 +49,27 @@ impl Copy {
         Ok(())
     }
 
-    /// Hands the container over to podman and removes what the migration needed.
-    pub async fn finish(self) -> Result<Finished, Cause> {
+    /// Hands the container over to podman and removes what the migration needed. The journal is
+    /// kept as the memory of it.
+    pub async fn finish(mut self) -> Result<Finished, Cause> {
         let restored = self.staged.commit().await?;
-        self.arrival.tidy()?;
-        self.journal.end()?;
-        Ok(Finished { pid: restored.pid })
+        let pid = restored.pid;
+        block_in_place(|| self.journal.append(&Record::HandedOver { pid }))?;
+        if let Err(e) = self.arrival.tidy() {
+            tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
+        }
+        self.journal.archive(&self.arrival.host().directories.state)?;
+        Ok(Finished { pid })
     }
 
-    /// Removes the copy and everything made for it.
-    pub async fn remove(mut self) {
-        if self.arrival.clean(Some(self.staged)).await
+    /// Removes the copy and everything made for it; `false` if it may still exist.
+    pub async fn remove(mut self) -> bool {
+        let cleaned = self.arrival.clean(Some(self.staged)).await;
+        if cleaned.all
             && let Err(e) = self.journal.end()
         {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(&e));
         }
+        cleaned.copy
     }
 }

@@ -130,16 +130,33 @@ impl Incoming {
         }
         let entries: Vec<Flow> =
             flows.iter().filter_map(|flow| flow.at_destination(container, anchor)).collect();
-        let outcome = self.conntrack.create(&entries)?;
-        if let Some(first) = outcome.refused.first() {
-            let flow = entries.get(first.flow).map(ToString::to_string).unwrap_or_default();
-            let reason = format!("{} {}", first.errno.desc(), first.reason);
-            let count = outcome.refused.len();
-            self.created.extend(entries);
-            return Err(Error::Refused { count, flow, reason }.into());
+        let mut outcome = self.conntrack.create(&entries)?;
+        if !outcome.existing.is_empty() {
+            // The address is the staged container's now: what an earlier holder of it left goes.
+            let stale: Vec<Flow> =
+                outcome.existing.iter().filter_map(|&index| entries.get(index).cloned()).collect();
+            self.conntrack.delete(&stale)?;
+            outcome = self.conntrack.create(&entries)?;
+            outcome.existing.retain(|index| {
+                entries.get(*index).is_some_and(|entry| stale.contains(entry))
+            });
         }
+        let problem = if let Some(first) = outcome.refused.first() {
+            let reason = format!("{} {}", first.errno.desc(), first.reason);
+            Some((outcome.refused.len(), first.flow, reason))
+        } else {
+            let reason = "this host carries that flow already".to_owned();
+            outcome.existing.first().map(|&index| (outcome.existing.len(), index, reason))
+        };
+        let problem = problem.map(|(count, index, reason)| {
+            let flow = entries.get(index).map(ToString::to_string).unwrap_or_default();
+            Error::Refused { count, flow, reason }
+        });
         self.created.extend(entries);
-        Ok(())
+        match problem {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
     }
 
     /// Compares the images with what was announced; gives the entries that were made.

@@ -29,6 +29,16 @@ use progress::Arrival;
 /// Between two looks at a copy that another conversation is deciding about.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
+/// A copy's fate hangs on something else than its source.
+#[derive(Debug, thiserror::Error)]
+#[error("the copy is neither activated nor removed yet; see the log of agent-server")]
+struct Undecided;
+
+/// The copy is audible, but podman does not run it.
+#[derive(Debug, thiserror::Error)]
+#[error("podman has not taken the container over yet; see the log of agent-server")]
+struct NotHandedOver;
+
 /// Takes a migration from its offer to its end.
 pub async fn receive(
     host: &'static Host,
@@ -85,8 +95,7 @@ pub async fn decide(
         Message::Abort(id) if id == migration => {
             if let Decision::Take(copy) = host.prepared.take(migration) {
                 tracing::info!("{migration}: the source goes back; removing the copy");
-                copy.remove().await;
-                host.prepared.removed(migration);
+                host.prepared.dispose(migration, *copy).await;
             }
             Ok(connection.send(&Message::Aborted(())).await?)
         }
@@ -99,11 +108,16 @@ async fn commit(
     connection: &mut Connection,
     migration: MigrationId,
 ) -> Result<(), Cause> {
+    let give_up_at = Instant::now() + deadline::ANSWER;
     let mut copy = loop {
         match host.prepared.take(migration) {
             Decision::Take(copy) => break *copy,
-            Decision::Busy => tokio::time::sleep(BUSY_PAUSE).await,
-            Decision::Activated => return Ok(connection.send(&Message::Committed(())).await?),
+            Decision::Busy if Instant::now() < give_up_at => tokio::time::sleep(BUSY_PAUSE).await,
+            Decision::Busy => return give_up(connection, Undecided.into()).await,
+            Decision::Activated => return confirm(host, connection, migration).await,
+            Decision::Unknown if host.handed_over(migration)?.is_some() => {
+                return confirm(host, connection, migration).await;
+            }
             Decision::Unknown => {
                 return Ok(connection.send(&Message::Failure(unknown(migration))).await?);
             }
@@ -122,9 +136,33 @@ async fn commit(
         Ok(()) => expect!(connection, deadline::ANSWER, Finish),
         Err(e) => Err(e),
     };
-    let finished = copy.finish().await?;
+    let finished = match copy.finish().await {
+        Ok(finished) => finished,
+        Err(cause) => return give_up(connection, cause).await,
+    };
+    host.prepared.ended(migration);
     asked?;
     Ok(connection.send(&Message::Finished(finished)).await?)
+}
+
+/// Says again what was said, or should have been, over a connection that was lost.
+async fn confirm(
+    host: &'static Host,
+    connection: &mut Connection,
+    migration: MigrationId,
+) -> Result<(), Cause> {
+    connection.send(&Message::Committed(())).await?;
+    expect!(connection, deadline::ANSWER, Finish)?;
+    let give_up_at = Instant::now() + deadline::STAGE;
+    loop {
+        if let Some(finished) = host.handed_over(migration)? {
+            return Ok(connection.send(&Message::Finished(finished)).await?);
+        }
+        if Instant::now() >= give_up_at {
+            return give_up(connection, NotHandedOver.into()).await;
+        }
+        tokio::time::sleep(BUSY_PAUSE).await;
+    }
 }
 
 /// Tells the source why, and the log as well.

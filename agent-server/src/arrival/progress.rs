@@ -36,6 +36,11 @@ use crate::session::Host;
 /// Bytes that WireGuard puts around a packet, over IPv6 and with padding (wg(8), MTU).
 const TUNNEL_OVERHEAD: u32 = 80;
 
+/// Where images go, below a migration's volatile directory.
+const IMAGES: &str = "images";
+/// The same for what staging needs.
+pub const STAGE: &str = "stage";
+
 /// The source wants to go back.
 #[derive(Debug, thiserror::Error)]
 #[error("the source went back")]
@@ -66,6 +71,15 @@ pub struct Arrival {
     created: Vec<Flow>,
 }
 
+/// What could be removed.
+#[derive(Clone, Copy, Debug)]
+pub struct Cleaned {
+    /// No copy of the container exists any more.
+    pub copy: bool,
+    /// Nothing else is left either.
+    pub all: bool,
+}
+
 /// The staged container's network.
 #[derive(Debug)]
 pub struct Network {
@@ -84,6 +98,7 @@ impl Arrival {
             migration: offer.migration,
             container: offer.id.clone(),
             name: offer.name.clone(),
+            addresses: addresses(&offer),
             peer: source,
         };
         let journal = Journal::begin(state, offer.migration, &record)?;
@@ -138,15 +153,17 @@ impl Arrival {
         connection: &mut Connection,
         offer: TunnelEnd,
     ) -> Result<(), Cause> {
-        let _lock = PeerLock::take(&self.host.directories.run).await?;
-        let local = tunnel::prepare(self.anchor).await?;
-        let endpoint = SocketAddr::new(connection.peer().ip(), offer.port);
-        let remote = tunnel::RemoteEnd { public_key: offer.public_key, endpoint };
-        let connected = tunnel::connect(self.anchor, &remote).await?;
-        self.mtu = connected.mtu;
-        let mut table = Table::open()?;
-        table.install()?;
-        table.steer(self.anchor)?;
+        let local = {
+            let _lock = PeerLock::take(&self.host.directories.run).await?;
+            let local = tunnel::prepare(self.anchor).await?;
+            let endpoint = SocketAddr::new(connection.peer().ip(), offer.port);
+            let remote = tunnel::RemoteEnd { public_key: offer.public_key, endpoint };
+            self.mtu = tunnel::connect(self.anchor, &remote).await?.mtu;
+            let mut table = Table::open()?;
+            table.install()?;
+            table.steer(self.anchor)?;
+            local
+        };
         let answer = TunnelEnd {
             public_key: local.public_key,
             port: local.port,
@@ -167,6 +184,7 @@ impl Arrival {
         if identity.id != self.offer.id || identity.name != self.offer.name {
             return Err(NotOffered.into());
         }
+        let room = request.images.min(self.offer.image_room());
         let stage = Stage {
             podman: self.host.podman.clone(),
             info: self.host.engine.clone(),
@@ -192,8 +210,8 @@ impl Arrival {
         // Isolated from birth: nobody hears the copy before the commit.
         port.block()?;
         self.network = Some(Network { port, sandbox });
-        self.image_limit = request.images;
-        Ok(ImageDir::create(&self.images(), request.images)?)
+        self.image_limit = room;
+        Ok(ImageDir::create(&self.images(), room)?)
     }
 
     /// Takes images, files and flows until the order to restore comes, and restores.
@@ -207,7 +225,7 @@ impl Arrival {
         trees.extend(staged.bundle.shm.as_deref().map(|shm| (Tree::SharedMemory, shm)));
         let criu_config = ConfigDir::create(&self.work.join("criu"), &Options::restore())?;
         let mut incoming = Incoming::open(&images, self.image_limit, &trees, &staged.log)?;
-        let addresses = self.addresses();
+        let addresses = addresses(&self.offer);
         let manifest = loop {
             let step = match self.next(connection).await {
                 Ok(Message::Chunk(chunk)) => incoming.chunk(&chunk),
@@ -267,8 +285,8 @@ impl Arrival {
     pub async fn undo(mut self) {
         let journal = self.journal.take();
         let staged = self.staged.take();
-        let clean = self.clean(staged).await;
-        if let (true, Some(journal)) = (clean, journal)
+        let cleaned = self.clean(staged).await;
+        if let (true, Some(journal)) = (cleaned.all, journal)
             && let Err(e) = journal.end()
         {
             tracing::warn!("{}: {}", self.offer.migration, chain(&e));
@@ -276,22 +294,27 @@ impl Arrival {
     }
 
     /// The same for a copy that owns the stage and the journal.
-    pub async fn clean(&mut self, staged: Option<Staged>) -> bool {
-        let mut clean = true;
+    pub async fn clean(&mut self, staged: Option<Staged>) -> Cleaned {
+        let mut cleaned = Cleaned { copy: true, all: true };
         let migration = self.offer.migration;
         let mut note = |result: Result<(), Cause>| {
-            if let Err(e) = result {
+            if let Err(e) = &result {
                 tracing::warn!("{migration}: {}", chain(e.as_ref()));
-                clean = false;
+                cleaned.all = false;
             }
+            result.is_ok()
         };
         if let Some(staged) = staged {
-            note(staged.abort().await.map_err(Into::into));
+            let gone = note(staged.abort().await.map_err(Into::into));
+            cleaned.copy = gone;
         }
         note(self.forget_flows());
-        note(self.tidy());
+        // The directory tells who may remove the container.
+        if cleaned.copy {
+            note(self.tidy());
+        }
         note(peers::release(&self.host.directories, self.anchor, migration).await);
-        clean
+        cleaned
     }
 
     fn forget_flows(&mut self) -> Result<(), Cause> {
@@ -305,11 +328,7 @@ impl Arrival {
 
     /// Removes images and the volatile directory.
     pub fn tidy(&self) -> Result<(), Cause> {
-        ImageDir::remove_at(&self.images())?;
-        match std::fs::remove_dir_all(&self.work) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
-            _ => Ok(()),
-        }
+        tidy(&self.work)
     }
 
     /// The offer.
@@ -317,15 +336,30 @@ impl Arrival {
         &self.offer
     }
 
-    fn addresses(&self) -> Vec<IpAddr> {
-        self.offer.networks.iter().flat_map(|network| network.addresses.clone()).collect()
+    /// This host, as every conversation sees it.
+    pub fn host(&self) -> &'static Host {
+        self.host
     }
 
     fn images(&self) -> PathBuf {
-        self.work.join("images")
+        self.work.join(IMAGES)
     }
 
     fn stage_directory(&self) -> PathBuf {
-        self.work.join("stage")
+        self.work.join(STAGE)
     }
+}
+
+/// Removes what is in a migration's volatile directory, and the directory. Absent means done.
+pub fn tidy(work: &Path) -> Result<(), Cause> {
+    ImageDir::remove_at(&work.join(IMAGES))?;
+    match std::fs::remove_dir_all(work) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+        _ => Ok(()),
+    }
+}
+
+/// All addresses of the offered container.
+fn addresses(offer: &Offer) -> Vec<IpAddr> {
+    offer.networks.iter().flat_map(|network| network.addresses.clone()).collect()
 }
