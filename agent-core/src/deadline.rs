@@ -4,6 +4,9 @@ use std::time::Duration;
 
 /// Resolving a name, opening the TCP connection, exchanging preambles.
 pub const CONNECT: Duration = Duration::from_secs(5);
+/// Other agents of this host that are changing tunnels or the table: longer than any of them may
+/// take for one of these.
+pub const LOCK: Duration = Duration::from_secs(40);
 /// The answer to a question that needs no slow work at the far end.
 pub const ANSWER: Duration = Duration::from_secs(20);
 /// One write of a frame into the connection: the far end must take data in this time.

@@ -4,15 +4,25 @@
 //! announces. Whoever finds the file after a crash knows how far the migration may have come and
 //! what it made. The file goes when the migration has ended, either way.
 //!
+//! The process at work keeps a lock on the file (flock(2)), which the kernel takes away with the
+//! process. Whoever gets the lock by [`claim`] owns the migration.
+//!
+//! A destination that has made its copy audible keeps the file in another directory
+//! ([`Journal::archive`]): however often a source asks that did not hear of it, and whatever was
+//! restarted meanwhile, it must not be told that no copy exists.
+//!
 //! A last line without its newline was being written when the machine stopped: its act never began,
 //! so it does not count. Anything else that cannot be read makes the whole file refused.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::directories::create_private;
@@ -22,6 +32,9 @@ use crate::message::MigrationId;
 const HEADER: &str = "netmig journal 1";
 /// A migration writes a handful of records of a few hundred bytes.
 const SIZE_LIMIT: u64 = 1024 * 1024;
+/// Arrivals that are remembered after their end. A source asks for 90 s, and when someone recovers
+/// it: long before another thousand containers have come.
+const ARCHIVED: usize = 1024;
 
 /// One step that is about to be taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,13 +75,18 @@ pub enum Record {
         container: String,
         /// The container's name, for people.
         name: String,
+        /// The container's addresses, by which the entries made for its flows are found.
+        addresses: Vec<IpAddr>,
         /// The source's identity.
         peer: HostId,
     },
-    /// The destination is about to restore an isolated copy.
-    Restoring,
     /// The destination is about to make the copy audible: it is the container now.
     Activated,
+    /// The engine of the destination runs the container; only memory of the migration is left.
+    HandedOver {
+        /// The container's first process.
+        pid: i32,
+    },
 }
 
 /// A journal could not be written or read.
@@ -102,40 +120,57 @@ pub enum Error {
     },
 }
 
-/// The journal of one migration, open for appending.
+/// The journal of one migration, open for appending, and ours as long as this lives.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    file: File,
+    file: Flock<File>,
 }
 
 impl Journal {
-    /// Starts the journal of `migration` below the state directory, with its first record.
+    /// Starts the journal of `migration` below the state directory, with its first record. It
+    /// appears there whole and locked, or not at all.
     pub fn begin(state: &Path, migration: MigrationId, first: &Record) -> Result<Self, Error> {
         let directory = directory(state);
         create_private(&directory)?;
         let path = directory.join(migration.to_string());
-        let open = || {
+        let fresh = directory.join(format!(".{migration}"));
+        let make = || {
+            let file =
+                OpenOptions::new().append(true).create_new(true).mode(0o600).open(&fresh)?;
             let mut file =
-                OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)?;
+                Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e)?;
             writeln!(file, "{HEADER}")?;
+            write_record(&file, first)?;
             file.sync_all()?;
-            File::open(&directory)?.sync_all()?;
+            // Unlike a renaming, this does not replace the journal of another process.
+            fs::hard_link(&fresh, &path)?;
             Ok(file)
         };
-        let file = open().map_err(|source| Error::File { path: path.clone(), source })?;
-        let mut journal = Self { path, file };
-        journal.append(first)?;
+        let made = make();
+        let removed = fs::remove_file(&fresh).and_then(|()| File::open(&directory)?.sync_all());
+        let file = made.map_err(|source| Error::File { path: path.clone(), source })?;
+        let journal = Self { path, file };
+        if let Err(source) = removed {
+            let path = journal.path.clone();
+            journal.end()?;
+            return Err(Error::File { path, source });
+        }
         Ok(journal)
     }
 
-    /// Writes a record and waits until it is on disk.
+    /// Writes a record and waits until it is on disk. On an error the record is not there.
     pub fn append(&mut self, record: &Record) -> Result<(), Error> {
-        let mut write = || {
-            let mut line = serde_json::to_vec(record)?;
-            line.push(b'\n');
-            self.file.write_all(&line)?;
-            self.file.sync_data()
+        let write = || {
+            let length = self.file.metadata()?.len();
+            let written =
+                write_record(&self.file, record).and_then(|()| self.file.sync_data());
+            if written.is_err() {
+                // Half a record, or one that may or may not survive, would spoil what follows.
+                self.file.set_len(length)?;
+                self.file.sync_data()?;
+            }
+            written
         };
         write().map_err(|source| Error::File { path: self.path.clone(), source })
     }
@@ -143,6 +178,77 @@ impl Journal {
     /// The migration has ended and left nothing behind: the journal goes.
     pub fn end(self) -> Result<(), Error> {
         fs::remove_file(&self.path).map_err(|source| Error::File { path: self.path, source })
+    }
+
+    /// The migration has ended here, and is remembered below the state directory.
+    pub fn archive(self, state: &Path) -> Result<(), Error> {
+        let directory = archive(state);
+        create_private(&directory)?;
+        let keep = || {
+            if let Some(name) = self.path.file_name() {
+                fs::rename(&self.path, directory.join(name))?;
+            }
+            File::open(&directory)?.sync_all()?;
+            prune(&directory)
+        };
+        keep().map_err(|source| Error::File { path: self.path.clone(), source })
+    }
+}
+
+fn write_record(mut file: &File, record: &Record) -> io::Result<()> {
+    let mut line = serde_json::to_vec(record)?;
+    line.push(b'\n');
+    file.write_all(&line)
+}
+
+/// Removes the oldest of too many.
+fn prune(directory: &Path) -> io::Result<()> {
+    let mut all = Vec::<(SystemTime, PathBuf)>::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        all.push((entry.metadata()?.modified()?, entry.path()));
+    }
+    all.sort();
+    let surplus = all.len().saturating_sub(ARCHIVED);
+    all.into_iter().take(surplus).try_for_each(|(_, path)| fs::remove_file(path))
+}
+
+/// Takes over a journal whose process has died, with its records; `None` if it is at work still, or
+/// has ended the journal in this moment. Nothing is taken over that is damaged.
+pub fn claim(path: &Path) -> Result<Option<(Journal, Vec<Record>)>, Error> {
+    let error = |source| Error::File { path: path.to_owned(), source };
+    let file = match OpenOptions::new().read(true).append(true).open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(error)?,
+    };
+    let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(file) => file,
+        Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+        Err((_, errno)) => return Err(error(errno.into())),
+    };
+    // Its owner may have removed it between our opening and our locking.
+    let ours = file.metadata().map_err(error)?.ino();
+    match fs::metadata(path) {
+        Ok(there) if there.ino() == ours => {}
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error(e)),
+        _ => return Ok(None),
+    }
+    let mut bytes = Vec::new();
+    (&mut *file).take(SIZE_LIMIT).read_to_end(&mut bytes).map_err(error)?;
+    let records = parse(&bytes).map_err(|line| refusal(path, line))?;
+    let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
+    if whole < bytes.len() {
+        file.set_len(whole as u64).map_err(error)?;
+    }
+    Ok(Some((Journal { path: path.to_owned(), file }, records)))
+}
+
+/// The records of an arrival that ended with a container here, if it is remembered.
+pub fn archived(state: &Path, migration: MigrationId) -> Result<Option<Vec<Record>>, Error> {
+    match read(&archive(state).join(migration.to_string())) {
+        Ok(records) => Ok(Some(records)),
+        Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
     }
 }
 
@@ -157,6 +263,8 @@ pub fn unfinished(state: &Path) -> Result<Vec<PathBuf>, Error> {
     };
     let mut found: Vec<PathBuf> =
         entries.map(|entry| entry.map(|e| e.path())).collect::<io::Result<_>>().map_err(file)?;
+    // What has a dot before its name was being made; nothing had been done yet.
+    found.retain(|path| !path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b".")));
     found.sort();
     Ok(found)
 }
@@ -166,10 +274,14 @@ pub fn read(path: &Path) -> Result<Vec<Record>, Error> {
     let file = |source| Error::File { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     File::open(path).and_then(|f| f.take(SIZE_LIMIT).read_to_end(&mut bytes)).map_err(file)?;
-    parse(&bytes).map_err(|line| match line {
+    parse(&bytes).map_err(|line| refusal(path, line))
+}
+
+fn refusal(path: &Path, line: usize) -> Error {
+    match line {
         1 => Error::Foreign { path: path.to_owned() },
         line => Error::Damaged { path: path.to_owned(), line },
-    })
+    }
 }
 
 /// Parses a journal's bytes; the error is the number of the line that is wrong.
@@ -188,6 +300,10 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Record>, usize> {
 
 fn directory(state: &Path) -> PathBuf {
     state.join("journal")
+}
+
+fn archive(state: &Path) -> PathBuf {
+    state.join("arrived")
 }
 
 #[cfg(test)]
@@ -215,6 +331,57 @@ mod tests {
         assert_eq!(read(&found[0]).unwrap(), [departure(), Record::Committed]);
         journal.end().unwrap();
         assert_eq!(unfinished(state.path()).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_living_owner_keeps_its_journal() {
+        let state = tempfile::tempdir().unwrap();
+        let mut journal =
+            Journal::begin(state.path(), MigrationId([3; 16]), &departure()).unwrap();
+        let path = unfinished(state.path()).unwrap().remove(0);
+        assert!(claim(&path).unwrap().is_none());
+        let again = Journal::begin(state.path(), MigrationId([3; 16]), &departure());
+        assert!(again.is_err());
+        journal.append(&Record::Committed).unwrap();
+        drop(journal);
+        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"rec").unwrap();
+        let (mut journal, records) = claim(&path).unwrap().unwrap();
+        assert_eq!(records, [departure(), Record::Committed]);
+        journal.append(&Record::Acknowledged).unwrap();
+        assert_eq!(read(&path).unwrap().len(), 3, "the torn record is gone");
+        journal.end().unwrap();
+        assert!(claim(&path).unwrap().is_none());
+        assert_eq!(fs::read_dir(directory(state.path())).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_arrived_is_remembered() {
+        let state = tempfile::tempdir().unwrap();
+        let id = MigrationId([3; 16]);
+        assert_eq!(archived(state.path(), id).unwrap(), None);
+        let journal = Journal::begin(state.path(), id, &departure()).unwrap();
+        journal.archive(state.path()).unwrap();
+        assert_eq!(archived(state.path(), id).unwrap(), Some(vec![departure()]));
+        assert_eq!(unfinished(state.path()).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn only_so_many_are_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..ARCHIVED + 3 {
+            fs::write(dir.path().join(n.to_string()), b"").unwrap();
+        }
+        prune(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), ARCHIVED);
+    }
+
+    #[test]
+    fn random_bytes_are_not_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j");
+        fs::write(&path, b"\x00\xffrubbish").unwrap();
+        assert!(matches!(claim(&path), Err(Error::Foreign { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"\x00\xffrubbish");
     }
 
     #[test]

@@ -298,6 +298,17 @@ pub struct Offer {
     pub cpu_flags: Vec<String>,
 }
 
+/// Images may need more room than the memory in use: page tables, sockets, files.
+const IMAGE_ROOM: u64 = 64 * 1024 * 1024;
+
+impl Offer {
+    /// Room for checkpoint images, in bytes: no source may ask for more.
+    #[must_use]
+    pub fn image_room(&self) -> u64 {
+        self.memory.saturating_mul(2).saturating_add(IMAGE_ROOM)
+    }
+}
+
 /// One reason against a migration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocker {

@@ -5,11 +5,14 @@
 //! asks afterwards hears that no copy exists — but only once it really is gone.
 //!
 //! ```text
-//!            insert                take                activated
-//!  (unknown) ─────▶ Waiting ──────────────▶ Deciding ───────────▶ Activated
+//!            insert                take                activated             ended
+//!  (unknown) ─────▶ Waiting ──────────────▶ Deciding ───────────▶ Activated ──────▶ (archive)
 //!      ▲                                        │
 //!      └────────────────────────────────────────┘ removed
 //! ```
+//!
+//! A copy that could not be removed stays as if it were being decided about: nobody hears that it
+//! does not exist.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,9 +21,6 @@ use std::time::Instant;
 use agent_core::message::MigrationId;
 
 use crate::arrival::Copy;
-
-/// Ended migrations that are remembered, for sources whose acknowledgement was lost.
-const REMEMBERED: usize = 1024;
 
 /// Copies by migration.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ pub struct Prepared {
 enum Entry {
     Waiting(Box<Copy>, Instant),
     Deciding,
-    Activated(Instant),
+    Activated,
 }
 
 /// What is known of a migration.
@@ -64,7 +64,7 @@ impl Prepared {
         let mut table = self.table();
         match table.get_mut(&migration) {
             None => Decision::Unknown,
-            Some(Entry::Activated(_)) => Decision::Activated,
+            Some(Entry::Activated) => Decision::Activated,
             Some(entry) => match std::mem::replace(entry, Entry::Deciding) {
                 Entry::Waiting(copy, _) => Decision::Take(copy),
                 _ => Decision::Busy,
@@ -72,24 +72,29 @@ impl Prepared {
         }
     }
 
-    /// A copy that was taken out is the container now.
+    /// A copy that was taken out is the container now, and podman has yet to take it over.
     pub fn activated(&self, migration: MigrationId) {
-        let mut table = self.table();
-        table.insert(migration, Entry::Activated(Instant::now()));
-        let ended = |entry: &Entry| match entry {
-            Entry::Activated(at) => Some(*at),
-            _ => None,
-        };
-        if table.values().filter_map(ended).count() > REMEMBERED {
-            let oldest =
-                table.iter().filter_map(|(id, e)| Some((ended(e)?, *id))).min_by_key(|(at, _)| *at);
-            oldest.and_then(|(_, id)| table.remove(&id));
-        }
+        self.table().insert(migration, Entry::Activated);
     }
 
-    /// A copy that was taken out no longer exists.
-    pub fn removed(&self, migration: MigrationId) {
+    /// A copy that was taken out no longer exists, or is an engine's container that the archive
+    /// remembers.
+    pub fn ended(&self, migration: MigrationId) {
         self.table().remove(&migration);
+    }
+
+    /// A copy may exist that nobody could remove.
+    pub fn stuck(&self, migration: MigrationId) {
+        self.table().insert(migration, Entry::Deciding);
+    }
+
+    /// Removes a copy that was taken out.
+    pub async fn dispose(&self, migration: MigrationId, copy: Copy) {
+        if copy.remove().await {
+            self.ended(migration);
+        } else {
+            tracing::error!("{migration}: the copy could not be removed; restart agent-server to try again");
+        }
     }
 
     /// Removes the copy of a migration whose lease has run out; a copy that was decided about in
@@ -115,8 +120,7 @@ impl Prepared {
     async fn remove(&self, migration: MigrationId, why: &str) {
         if let Decision::Take(copy) = self.take(migration) {
             tracing::warn!("migration {migration}: {why}; removing the copy");
-            copy.remove().await;
-            self.removed(migration);
+            self.dispose(migration, *copy).await;
         }
     }
 

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use agent_core::cause::Cause;
 use agent_core::directories::Directories;
 use agent_core::identity::{self, HostId};
-use agent_core::message::{Failure, FailureCode, Hello, Message, MigrationId};
+use agent_core::journal::{self, Record};
+use agent_core::message::{Failure, FailureCode, Finished, Hello, Message, MigrationId};
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect};
 use checkpoint::podman::{Info, Podman};
@@ -57,6 +58,15 @@ impl Host {
         })
     }
 
+    /// The end of an arrival, if podman runs its container.
+    pub fn handed_over(&self, migration: MigrationId) -> Result<Option<Finished>, journal::Error> {
+        let records = journal::archived(&self.directories.state, migration)?.unwrap_or_default();
+        Ok(records.iter().rev().find_map(|record| match record {
+            Record::HandedOver { pid } => Some(Finished { pid: *pid }),
+            _ => None,
+        }))
+    }
+
     /// Lets no new migration begin.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
@@ -102,7 +112,7 @@ async fn resume(
     connection: &mut Connection,
     migration: MigrationId,
 ) -> Result<(), Cause> {
-    if !host.prepared.knows(migration) {
+    if !host.prepared.knows(migration) && host.handed_over(migration)?.is_none() {
         connection.send(&Message::Failure(unknown(migration))).await?;
         return Ok(());
     }

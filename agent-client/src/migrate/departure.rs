@@ -96,8 +96,11 @@ impl<'a> Departure<'a> {
 
     async fn connect_tunnel(&mut self) -> Result<(), Cause> {
         let peer = self.plan.link.peer;
-        let _lock = PeerLock::take(&self.context.directories.run).await?;
+        let run = &self.context.directories.run;
+        let lock = PeerLock::take(run).await?;
         let local = tunnel::prepare(peer).await?;
+        // The journal keeps the tunnel from being removed meanwhile.
+        drop(lock);
         self.ready.tunnel_kind = local.kind.to_string();
         let offer = TunnelEnd {
             public_key: local.public_key,
@@ -108,10 +111,13 @@ impl<'a> Departure<'a> {
         connection.send(&Message::TunnelOffer(offer)).await?;
         let answer = expect!(connection, deadline::ANSWER, TunnelAnswer)?;
         let endpoint = std::net::SocketAddr::new(connection.peer().ip(), answer.port);
-        tunnel::connect(peer, &tunnel::RemoteEnd { public_key: answer.public_key, endpoint }).await?;
+        let remote = tunnel::RemoteEnd { public_key: answer.public_key, endpoint };
+        let lock = PeerLock::take(run).await?;
+        tunnel::connect(peer, &remote).await?;
         let mut table = Table::open()?;
         table.install()?;
         table.steer(peer)?;
+        drop(lock);
         // The first packet through a tunnel waits for its handshake: not inside the interruption.
         tunnel::establish(peer).await?;
         Ok(())

@@ -25,9 +25,6 @@ use super::connect::Link;
 use super::{Context, Failure};
 use crate::cli::{ImagePolicy, Migrate};
 
-/// Images may need more room than the memory in use: page tables, sockets, files.
-const IMAGE_ROOM: u64 = 64 * 1024 * 1024;
-
 /// A migration that both hosts agree to. Nothing has been changed.
 #[derive(Debug)]
 pub struct Plan {
@@ -94,7 +91,7 @@ pub async fn agree(
         config: metadata.config,
         spec: metadata.spec,
         network_status: metadata.network_status,
-        images: offer.memory * 2 + IMAGE_ROOM,
+        images: offer.image_room(),
     };
     Ok(Plan {
         addresses: addresses(&container),
