@@ -75,8 +75,8 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         podman.iter().zip(&crun.moves).map(|(podman, moved)| podman / moved.tcp_gap).collect();
     let both = [("crun", &crun), ("runc", &runc)];
     print(&both, &podman, &podman_over);
-    let udp: Vec<&Moved> = both.iter().flat_map(|(_, measured)| &measured.moves).collect();
-    let total = |value: fn(&Moved) -> u64| udp.iter().map(|moved| value(moved)).sum::<u64>();
+    let moves: Vec<&Moved> = both.iter().flat_map(|(_, measured)| &measured.moves).collect();
+    let total = |value: fn(&Moved) -> u64| moves.iter().map(|moved| value(moved)).sum::<u64>();
     Ok(json!({
         "runs": runs,
         "netmig": by_runtime(&both, |measured| json!({
@@ -112,6 +112,11 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             "lost": total(|moved| moved.udp.lost),
             "duplicated": total(|moved| moved.udp.duplicated),
             "reordered": total(|moved| moved.udp.reordered),
+        },
+        "tcp": {
+            "sent": total(|moved| moved.tcp.sent),
+            "lost": total(|moved| moved.tcp.lost),
+            "resets": total(|moved| moved.tcp.resets),
         },
         "load_average": { "before": load_before, "after": load()? },
     }))

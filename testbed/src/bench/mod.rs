@@ -1,5 +1,6 @@
 //! Benchmarks: named measurements with figures for people and JSON for programs.
 
+mod criu;
 mod downtime;
 pub mod floor;
 mod lab;

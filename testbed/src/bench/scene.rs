@@ -52,7 +52,6 @@ pub(super) fn start(
     let (tcp, bulk) = (format!("{port}:7000/tcp"), format!("{}:7001/tcp", port + 1));
     let udp = format!("{port}:7000/udp");
     let mut words = vec!["--runtime", runtime.name(), "run", "--detach", "--name", name];
-    words.extend(["--ulimit", "nofile=65536:65536"]);
     words.extend(["--publish", &tcp, "--publish", &bulk, "--publish", &udp]);
     words.extend(["probe:1", "netmig-probe", "serve"]);
     words.extend(serve);

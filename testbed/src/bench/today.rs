@@ -4,10 +4,15 @@
 use std::fs;
 use std::time::Instant;
 
+use super::criu;
 use super::scene::{self, Clients, NAME};
 use crate::error::{Context, Result};
 use crate::lab::{Lab, Runtime};
 
+/// CRIU would put the tasks into the cgroups of every hierarchy of the machine, which fails where
+/// some are of version 1; the runtime has made the cgroup already.
+const OPTIONS: &str = "manage-cgroups=ignore\n";
+/// Where the archive is, on both hosts.
 const ARCHIVE: &str = "/root/checkpoint.tar";
 
 /// Moves a fresh container that way under the usual clients, and removes it. Returns the time in
@@ -19,6 +24,7 @@ const ARCHIVE: &str = "/root/checkpoint.tar";
 pub(super) fn measure(lab: &Lab, runtime: Runtime) -> Result<f64> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     let server = scene::start(a, c, runtime, NAME, 7000, &[])?;
+    [a, b].into_iter().try_for_each(|host| criu::configure(host, OPTIONS))?;
     let clients = Clients::start(c, server)?;
     let began = Instant::now();
     let export = ["--tcp-established", "--compress", "none", "--export", ARCHIVE, NAME];
@@ -29,6 +35,7 @@ pub(super) fn measure(lab: &Lab, runtime: Runtime) -> Result<f64> {
     let took = began.elapsed().as_secs_f64() * 1e3;
     drop(clients);
     for host in [a, b] {
+        criu::forget(host)?;
         scene::remove(host, NAME)?;
         let archive = host.path(ARCHIVE);
         fs::remove_file(&archive).context(|| format!("removing {}", archive.display()))?;

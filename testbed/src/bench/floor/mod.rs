@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use late::Late;
 
+use super::criu;
 use super::scene::{self, Clients, NAME};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
@@ -28,9 +29,6 @@ use crate::lab::{Lab, Runtime};
 /// CRIU's options; the network lock is of no use where nothing is going to run on.
 const OPTIONS: &str = "network-lock skip\nmanage-cgroups=ignore\ntcp-established\nfile-locks\n\
                        ghost-limit 268435456\ntimeout 10\n";
-/// Where the runtimes look for them.
-const OPTION_FILES: [&str; 3] =
-    ["/etc/criu/default.conf", "/etc/criu/crun.conf", "/etc/criu/runc.conf"];
 /// How long a freeze may take.
 const FREEZE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -63,9 +61,7 @@ pub(super) fn measure_running<T>(
 ) -> Result<Floor> {
     let (a, b) = (lab.host("a")?, lab.host("b")?);
     memory::share(a, b)?;
-    for (host, file) in [a, b].into_iter().flat_map(|host| OPTION_FILES.map(|file| (host, file))) {
-        host.write(file, OPTIONS)?;
-    }
+    [a, b].into_iter().try_for_each(|host| criu::configure(host, OPTIONS))?;
     let id = a.podman(["inspect", "--format", "{{.Id}}", NAME])?;
     let cgroup = a.podman(["inspect", "--format", "{{.State.CgroupPath}}", NAME])?;
     let (target, bundle) = stage(a, b, runtime)?;
@@ -104,10 +100,7 @@ pub(super) fn measure_running<T>(
     });
     scene::remove(a, NAME)?;
     scene::remove(b, NAME)?;
-    for (host, file) in [a, b].into_iter().flat_map(|host| OPTION_FILES.map(|file| (host, file))) {
-        fs::remove_file(host.path(file))
-            .context(|| format!("removing {file} on host {}", host.name()))?;
-    }
+    [a, b].into_iter().try_for_each(criu::forget)?;
     outcome
 }
 
@@ -121,8 +114,8 @@ fn stage(a: &Host, b: &Host, runtime: Runtime) -> Result<(String, String)> {
         .map_err(std::io::Error::from)
         .context(|| "reading the command of a container")?;
     let mut words = vec!["--runtime", runtime.name(), "create", "--name", NAME, "--ip", &address];
-    words.extend(["--ulimit", "nofile=65536:65536", "--publish", "7000:7000/tcp"]);
-    words.extend(["--publish", "7001:7001/tcp", "--publish", "7000:7000/udp", "probe:1"]);
+    words.extend(["--publish", "7000:7000/tcp", "--publish", "7001:7001/tcp"]);
+    words.extend(["--publish", "7000:7000/udp", "probe:1"]);
     words.extend(command.iter().map(String::as_str));
     b.podman(words)?;
     b.podman(["init", NAME])?;
