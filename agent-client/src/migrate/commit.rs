@@ -3,15 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use agent_core::cause::Cause;
-use agent_core::message::{FailureCode, Message};
-use agent_core::wire::{self, Connection};
-use agent_core::{deadline, expect};
+use agent_core::cause::{Cause, chain};
+use agent_core::deadline;
 
-use super::connect;
+use super::order::{self, Error};
 use super::pause::Pause;
 use super::retire::Retirement;
-use super::{Context, Failure};
+use super::Failure;
 use crate::report::Steps;
 use crate::summary::Summary;
 
@@ -24,12 +22,13 @@ pub struct Committed<'a> {
     since: Instant,
 }
 
-/// What the destination said to the commit.
-enum Answer {
-    /// Its copy is the container now.
-    Acknowledged,
-    /// It holds no copy: its lease ran out and it undid everything.
-    NoCopy(wire::Error),
+/// The last thing that is wanted of the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Its copy is audible.
+    Committed,
+    /// Its engine runs the container.
+    Finished,
 }
 
 impl<'a> Committed<'a> {
@@ -40,61 +39,56 @@ impl<'a> Committed<'a> {
 
     /// Tells the destination until it acknowledges, lets the packets go and removes the original.
     pub async fn complete(mut self, mut steps: Steps) -> Result<Summary, Failure> {
-        match self.tell().await {
-            Ok(Answer::Acknowledged) => {}
-            Ok(Answer::NoCopy(error)) => return Err(self.pause.go_back(error.into()).await),
-            Err(cause) => {
-                let container = self.pause.container_name().to_owned();
-                return Err(Failure::InDoubt { container, cause });
-            }
+        let migration = self.pause.migration();
+        let told = order::commit(self.pause.connection(), migration).await;
+        match insist(&mut self.pause, told, Goal::Committed).await {
+            Ok(()) => {}
+            Err(error) if error.denies_copy() => return Err(self.pause.go_back(error.into()).await),
+            Err(error) => return Err(doubt(self.pause, error).await),
         }
         let retirement = Retirement::begin(self.pause, self.since).await;
-        Ok(retirement.complete(&mut steps).await.summary(steps))
+        Ok(retirement.complete(&mut steps).await?.summary(steps))
     }
+}
 
-    async fn tell(&mut self) -> Result<Answer, Cause> {
-        let give_up = Instant::now() + deadline::COMMIT;
-        let migration = self.pause.migration();
-        let mut error = match order(self.pause.connection(), migration).await {
-            Ok(()) => return Ok(Answer::Acknowledged),
-            Err(error) => error,
-        };
-        loop {
-            if denies_copy(&error) {
-                return Ok(Answer::NoCopy(error));
-            }
-            if Instant::now() >= give_up {
-                return Err(error.into());
-            }
-            tokio::time::sleep(RETRY).await;
-            error = match self.again(migration).await {
-                Ok(()) => return Ok(Answer::Acknowledged),
-                Err(error) => error,
-            };
+/// Asks again over new connections until the goal is reached, the destination denies that it holds
+/// a copy, or the time for it is over.
+pub async fn insist(
+    pause: &mut Pause<'_>,
+    told: Result<(), Error>,
+    goal: Goal,
+) -> Result<(), Error> {
+    let give_up = Instant::now() + deadline::COMMIT;
+    let mut told = told;
+    loop {
+        match told {
+            Ok(()) => return Ok(()),
+            Err(e) if e.denies_copy() || Instant::now() >= give_up => return Err(e),
+            Err(e) => tracing::warn!("{}", chain(&e)),
         }
-    }
-
-    /// Dials anew, picks the migration up and repeats the order.
-    async fn again(&mut self, migration: agent_core::message::MigrationId) -> Result<(), wire::Error> {
-        let context: &Context = self.pause.context();
-        let (mut connection, _) = connect::dial(context, self.pause.destination()).await?;
-        connection.send(&Message::Resume(migration)).await?;
-        expect!(connection, deadline::ANSWER, Resumed)?;
-        order(&mut connection, migration).await?;
-        self.pause.replace_connection(connection);
-        Ok(())
+        tokio::time::sleep(RETRY).await;
+        told = again(pause, goal).await;
     }
 }
 
-async fn order(
-    connection: &mut Connection,
-    migration: agent_core::message::MigrationId,
-) -> Result<(), wire::Error> {
-    connection.send(&Message::Commit(migration)).await?;
-    expect!(connection, deadline::ANSWER, Committed)
+/// Dials anew, picks the migration up and repeats the order.
+async fn again(pause: &mut Pause<'_>, goal: Goal) -> Result<(), Error> {
+    let mut connection = pause.peer().resume(pause.context()).await?;
+    order::commit(&mut connection, pause.migration()).await?;
+    if goal == Goal::Finished {
+        order::finish(&mut connection).await?;
+    }
+    pause.replace_connection(connection);
+    Ok(())
 }
 
-/// Only these words of the destination itself mean that no copy exists there.
-fn denies_copy(error: &wire::Error) -> bool {
-    matches!(error, wire::Error::Failure(failure) if failure.code == FailureCode::Unknown)
+/// Keeps the original as it is. Its packets go to where the copy may be heard or not, and so meet
+/// either the container or nothing; held ones would be dropped with this process.
+async fn doubt(mut pause: Pause<'_>, error: Error) -> Failure {
+    let container = pause.container_name().to_owned();
+    if let Err(e) = pause.release_hold().await {
+        tracing::warn!("{}", chain(e.as_ref()));
+    }
+    let cause: Cause = error.into();
+    Failure::InDoubt { container, cause }
 }

@@ -12,6 +12,7 @@ mod commit;
 mod connect;
 mod departure;
 mod log;
+pub mod order;
 mod outbox;
 mod pause;
 mod plan;

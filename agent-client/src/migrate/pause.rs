@@ -24,10 +24,10 @@ use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 use super::commit::Committed;
 use super::departure::Departure;
 use super::log::CarriedLog;
+use super::order::Peer;
 use super::outbox::{Outbox, outbox, post};
 use super::trees::{self, CarriedTree};
 use super::{Context, Failure};
-use crate::cli::Destination;
 use crate::summary::{FlowCount, Parts, from_micros, span};
 
 /// Between two looks at the datagram queues.
@@ -390,9 +390,11 @@ impl<'a> Pause<'a> {
         &self.departure.plan().container.name
     }
 
-    /// Where the container goes.
-    pub fn destination(&self) -> &Destination {
-        &self.departure.plan().link.destination
+    /// The far end, to be found again.
+    pub fn peer(&self) -> Peer {
+        let link = &self.departure.plan().link;
+        let (destination, host) = (link.destination.clone(), link.host);
+        Peer { destination, host, migration: self.migration() }
     }
 
     /// What every migration of this host needs.

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use agent_core::cause::{Cause, chain};
-use agent_core::expect;
 use agent_core::journal::Record;
-use agent_core::message::Message;
-use agent_core::deadline;
 
+use super::Failure;
+use super::commit::{Goal, insist};
+use super::order;
 use super::pause::Pause;
 use crate::exit::Exit;
 use crate::report::{Steps, milliseconds};
@@ -47,23 +47,30 @@ impl<'a> Retirement<'a> {
         Self { pause, parts, interruption_ms, held_packets, warnings, leftovers }
     }
 
-    /// Removes the original, which is still cut off, and everything else of the migration.
-    pub async fn complete(mut self, steps: &mut Steps) -> Self {
+    /// Removes the original, which is still cut off, and everything else of the migration. Not
+    /// before the destination's engine runs the container: until then the original is the only one
+    /// that a failure over there cannot take away.
+    pub async fn complete(mut self, steps: &mut Steps) -> Result<Self, Failure> {
         steps.begin("hand-over");
-        let handed = self.hand_over().await;
-        self.note(handed);
+        let told = order::finish(self.pause.connection()).await;
+        match insist(&mut self.pause, told, Goal::Finished).await {
+            Ok(()) => {}
+            Err(error) if error.denies_copy() => return Err(self.pause.go_back(error.into()).await),
+            Err(error) => {
+                self.leftovers.push(format!(
+                    "the destination has not confirmed that its engine runs the container; the \
+                     original is kept here, frozen and cut off, until agent-client recover can \
+                     ask: {}",
+                    chain(&error)
+                ));
+                return Ok(self);
+            }
+        }
         steps.begin("remove original");
         let removed = self.remove_original().await;
         self.note(removed);
         steps.end();
-        self
-    }
-
-    async fn hand_over(&mut self) -> Result<(), Cause> {
-        let connection = self.pause.connection();
-        connection.send(&Message::Finish(())).await?;
-        expect!(connection, deadline::STAGE, Finished)?;
-        Ok(())
+        Ok(self)
     }
 
     async fn remove_original(&mut self) -> Result<(), Cause> {

@@ -1,0 +1,87 @@
+//! What the destination is told once the decision is made, over the first connection or a new one.
+
+use agent_core::identity::HostId;
+use agent_core::message::{FailureCode, Message, MigrationId};
+use agent_core::wire::{self, Connection};
+use agent_core::{deadline, expect};
+
+use super::{Context, connect};
+use crate::cli::Destination;
+
+/// The far end of a migration, to be found again.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// As the user named it.
+    pub destination: Destination,
+    /// Its identity.
+    pub host: HostId,
+    /// The migration.
+    pub migration: MigrationId,
+}
+
+/// The destination did not do as it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The conversation broke, or the destination gave a reason.
+    #[error(transparent)]
+    Wire(#[from] wire::Error),
+    /// Whoever answers is somebody else: what it says about copies counts for nothing.
+    #[error("{0} is another host now than the one that the container was moved to")]
+    OtherHost(Destination),
+}
+
+impl Error {
+    /// Whether the destination itself says that it holds no copy. Only these words allow the
+    /// original to run again after the commit record.
+    #[must_use]
+    pub fn denies_copy(&self) -> bool {
+        matches!(self, Self::Wire(wire::Error::Failure(f)) if f.code == FailureCode::Unknown)
+    }
+}
+
+impl Peer {
+    /// Dials anew and picks the migration up.
+    pub async fn resume(&self, context: &Context) -> Result<Connection, Error> {
+        let (mut connection, host) = connect::dial(context, &self.destination).await?;
+        if host != self.host {
+            return Err(Error::OtherHost(self.destination.clone()));
+        }
+        connection.send(&Message::Resume(self.migration)).await?;
+        expect!(connection, deadline::ANSWER, Resumed)?;
+        Ok(connection)
+    }
+}
+
+/// Makes the copy audible.
+pub async fn commit(connection: &mut Connection, migration: MigrationId) -> Result<(), Error> {
+    connection.send(&Message::Commit(migration)).await?;
+    Ok(expect!(connection, deadline::ANSWER, Committed)?)
+}
+
+/// Lets the destination's engine take the container over.
+pub async fn finish(connection: &mut Connection) -> Result<(), Error> {
+    connection.send(&Message::Finish(())).await?;
+    expect!(connection, deadline::STAGE, Finished)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent_core::message::Failure;
+
+    #[test]
+    fn only_the_destinations_own_words_deny_a_copy() {
+        let said = |code| {
+            Error::Wire(wire::Error::Failure(Failure { code, message: String::new() }))
+        };
+        assert!(said(FailureCode::Unknown).denies_copy());
+        for code in [FailureCode::Step, FailureCode::Deadline, FailureCode::Stopping] {
+            assert!(!said(code).denies_copy());
+        }
+        let other = Destination { host: "b".to_owned(), port: 1 };
+        assert!(!Error::OtherHost(other).denies_copy());
+        let peer = "192.0.2.1:1".parse().unwrap();
+        assert!(!Error::Wire(wire::Error::Closed { peer }).denies_copy());
+    }
+}
