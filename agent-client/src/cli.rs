@@ -17,7 +17,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     version,
     after_help = "Exit codes: 0 moved, 1 failed outside of a migration, 2 bad usage, 3 refused \
                   before anything changed, 4 failed and rolled back, 5 in doubt (original kept \
-                  frozen), 6 moved but something is left to clean up here."
+                  frozen), 6 moved but something is left to clean up here. recover: 0 nothing is \
+                  left, 1 something is, 5 in doubt."
 )]
 pub struct Cli {
     /// What to do.
@@ -36,6 +37,11 @@ pub struct Cli {
 pub enum Command {
     /// Move a running container.
     Migrate(Migrate),
+    /// Finish or undo migrations whose agent-client has died.
+    ///
+    /// Before the decision to move the container is let run on here; after it the destination is
+    /// asked. If that cannot be reached nothing is changed, and the exit code is 5.
+    Recover,
 }
 
 /// Arguments of `migrate`.

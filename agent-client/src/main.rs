@@ -8,6 +8,7 @@ mod ask;
 mod cli;
 mod exit;
 mod migrate;
+mod recover;
 mod report;
 mod summary;
 
@@ -45,6 +46,14 @@ fn run(cli: Cli) -> Exit {
     let directories = Directories { state: cli.state_dir, run: cli.run_dir };
     let request = match cli.command {
         Some(Command::Migrate(request)) => request,
+        Some(Command::Recover) => {
+            return runtime.block_on(async {
+                match Context::open(directories) {
+                    Ok(context) => recover::run(&context).await,
+                    Err(failure) => complain(failure.exit(), &failure.explain()),
+                }
+            });
+        }
         None => match interactive(&runtime) {
             Ok(request) => request,
             Err(exit) => return exit,

@@ -1,0 +1,191 @@
+//! Undoing a migration on the source: the original runs on, this host's kernel is as it was.
+
+use std::time::{Duration, Instant};
+
+use agent_core::cause::{Cause, chain};
+use agent_core::message::Message;
+use agent_core::{deadline, peers};
+use checkpoint::cgroup::Cgroup;
+use checkpoint::images::ImageDir;
+use netmig::flow::{Conntrack, Direction, Flow};
+use netmig::isolation::Port;
+use netmig::netns::Namespace;
+use netmig::table::Table;
+
+use super::{Departed, Reached, say};
+use crate::migrate::Context;
+
+/// How long a dump that is at work may take to end by itself.
+const DUMP_END: Duration = Duration::from_secs(60);
+/// Between two looks at it.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// CRIU does not end.
+#[derive(Debug, thiserror::Error)]
+#[error("the dump is still at work; run recover again when it has ended")]
+struct StillDumping;
+
+/// Lets the destination drop its part at once, if it can be reached. It does so by itself otherwise:
+/// it has lost its connection, and a prepared copy has a lease.
+pub async fn abort(context: &Context, departed: &Departed) {
+    let told = async {
+        let mut connection = departed.peer.resume(context).await?;
+        connection.send(&Message::Abort(departed.migration())).await?;
+        connection.receive_aborted(deadline::ANSWER).await?;
+        Ok::<_, crate::migrate::order::Error>(())
+    };
+    match told.await {
+        Ok(()) => say("  the destination has removed its copy"),
+        Err(e) if e.denies_copy() => {}
+        Err(e) => say(&format!("  the destination will remove its part by itself ({})", chain(&e))),
+    }
+}
+
+/// Undoes everything on this host; gives what could not be undone.
+pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
+    let mut left = Vec::new();
+    let mut note = |what: &str, result: Result<bool, Cause>| match result {
+        Ok(true) => say(&format!("  {what}")),
+        Ok(false) => {}
+        Err(e) => left.push(format!("{what}: {}", chain(e.as_ref()))),
+    };
+    if departed.reached >= Reached::Interruption {
+        note("flows lead to this host", lead_back(departed));
+        note("the original runs on", run_on(context, departed).await);
+    }
+    note("nothing is held", unhold(departed));
+    note("images removed", tidy(context, departed));
+    if left.is_empty() {
+        let released =
+            peers::release(&context.directories, departed.number, departed.migration()).await;
+        left.extend(released.err().map(|e| chain(e.as_ref())));
+    }
+    left
+}
+
+/// Clears the marks that lead the container's flows to the peer.
+fn lead_back(departed: &Departed) -> Result<bool, Cause> {
+    let mut conntrack = Conntrack::open()?;
+    let flows = conntrack.dump(&departed.addresses)?;
+    let mut any = false;
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        let (value, mask) = Flow::mark_at_source(direction, departed.number);
+        let marked: Vec<Flow> = flows
+            .iter()
+            .filter(|flow| flow.direction(&departed.addresses) == Some(direction))
+            .filter(|flow| flow.mark & mask == value)
+            .cloned()
+            .collect();
+        if !marked.is_empty() {
+            conntrack.set_mark(&marked, 0, mask)?;
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
+/// Connects and thaws the original.
+async fn run_on(context: &Context, departed: &Departed) -> Result<bool, Cause> {
+    if !context.podman.exists(&departed.container).await? {
+        return Ok(false);
+    }
+    dump_ended(&context.directories.migration(departed.migration())).await?;
+    let (_, container) = context.podman.inspect(&departed.container).await?;
+    if container.pid <= 1 {
+        // It ended by itself, or the host has been restarted: nothing of it is frozen.
+        return Ok(false);
+    }
+    let namespace = match &container.netns {
+        Some(path) => Namespace::at_path(path)?,
+        None => Namespace::of_pid(container.pid)?,
+    };
+    let interface = container
+        .networks
+        .first()
+        .and_then(|network| network.interface.clone())
+        .unwrap_or_else(|| "eth0".to_owned());
+    let port = Port::of_container(&namespace, &interface)?;
+    let cgroup = Cgroup::of_pid(container.pid, &departed.container)?;
+    let changes = port.is_blocked()? || cgroup.is_told_to_freeze()?;
+    port.unblock()?;
+    cgroup.thaw()?;
+    Ok(changes)
+}
+
+/// Waits for the dump of the dead process, which goes on by itself and must not be disturbed: the
+/// runtime has the directory of the images among its arguments.
+async fn dump_ended(work: &std::path::Path) -> Result<(), Cause> {
+    let give_up = Instant::now() + DUMP_END;
+    while mentioned(work)? {
+        if Instant::now() >= give_up {
+            return Err(StillDumping.into());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// Whether any process has `path`, or something below it, among its arguments.
+fn mentioned(path: &std::path::Path) -> std::io::Result<bool> {
+    let wanted = path.as_os_str().as_encoded_bytes();
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?;
+        if !entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            continue;
+        }
+        // A process that ended meanwhile mentions nothing.
+        let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if arguments.split(|&b| b == 0).any(|argument| argument.starts_with(wanted)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Removes the hold's rules; its queue and the packets in it went with the process.
+pub fn unhold(departed: &Departed) -> Result<bool, Cause> {
+    let tag = departed.migration().to_string().parse()?;
+    Table::open()?.remove_hold(&tag)?;
+    Ok(false)
+}
+
+/// Unmounts the images and removes the migration's volatile directory.
+pub fn tidy(context: &Context, departed: &Departed) -> Result<bool, Cause> {
+    let work = context.directories.migration(departed.migration());
+    let there = work.exists();
+    ImageDir::remove_at(&work.join("images"))?;
+    match std::fs::remove_dir_all(&work) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+        _ => Ok(there),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_a_path_among_its_arguments_is_found() {
+        let path = std::env::temp_dir().join(format!("netmig-mentioned-{}", std::process::id()));
+        assert!(!mentioned(&path).unwrap());
+        // `sleep` refuses a second argument that is no number, so a shell that reads nothing.
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", "read line"])
+            .arg(path.join("images"))
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The child is there before its program is.
+        let end = Instant::now() + Duration::from_secs(5);
+        let found = loop {
+            let found = mentioned(&path).unwrap();
+            if found || Instant::now() > end {
+                break found;
+            }
+        };
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found);
+        assert!(!mentioned(&path).unwrap());
+    }
+}

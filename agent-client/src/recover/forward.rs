@@ -1,0 +1,50 @@
+//! Finishing a migration whose commit record is on disk.
+
+use agent_core::cause::{Cause, chain};
+use agent_core::journal::{Journal, Record};
+
+use super::back::{tidy, unhold};
+use super::{Departed, Error, Outcome, say};
+use crate::migrate::Context;
+use crate::migrate::order;
+
+/// Gets the destination to run the container, and notes that it does. Changes nothing here while
+/// the destination does not answer.
+pub async fn finish(
+    context: &Context,
+    departed: &Departed,
+    journal: &mut Journal,
+) -> Result<Outcome, Error> {
+    let told = async {
+        let mut connection = departed.peer.resume(context).await?;
+        order::commit(&mut connection, departed.migration()).await?;
+        order::finish(&mut connection).await
+    };
+    match told.await {
+        Ok(()) => {
+            say("  the destination runs the container");
+            journal.append(&Record::Acknowledged).map_err(|e| Error::Begin(e.into()))?;
+            Ok(Outcome::Moved)
+        }
+        Err(e) if e.denies_copy() => {
+            say("  the destination holds no copy; going back");
+            Ok(Outcome::Back)
+        }
+        Err(source) => {
+            Err(Error::InDoubt { destination: departed.peer.destination.clone(), source })
+        }
+    }
+}
+
+/// Removes the original, which is cut off still, and what the migration needed; gives what could not
+/// be removed.
+pub async fn remove_original(context: &Context, departed: &Departed) -> Vec<String> {
+    let mut left = Vec::new();
+    let mut note = |result: Result<(), Cause>| {
+        left.extend(result.err().map(|e| chain(e.as_ref())));
+    };
+    note(context.podman.remove(&departed.container).await.map_err(Into::into));
+    note(unhold(departed).map(drop));
+    note(tidy(context, departed).map(drop));
+    left
+}

@@ -1,0 +1,255 @@
+//! Finishing or undoing migrations whose process has died, from their journals.
+//!
+//! ```text
+//! last record          what is done
+//! Departure            undo: tunnel, files; nothing was interrupted
+//! Interruption         undo: marks, cut-off, freeze, hold; the original runs on
+//! Committed            ask the destination: finish there, then remove the original;
+//!                      it holds no copy: undo; no answer: in doubt, nothing is changed
+//! Acknowledged         remove the original
+//! ```
+//!
+//! Everything here may be repeated: what is done already is no error.
+
+mod back;
+mod forward;
+
+use std::path::Path;
+
+use agent_core::cause::{Cause, chain};
+use agent_core::identity;
+use agent_core::journal::{self, Journal, Record};
+use agent_core::message::MigrationId;
+use netmig::peer::PeerNumber;
+
+use crate::exit::Exit;
+use crate::migrate::Context;
+use crate::migrate::order::Peer;
+
+/// A migration as its journal tells of it.
+#[derive(Debug)]
+pub struct Departed {
+    /// The container's ID.
+    pub container: String,
+    /// Its name, for people.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<std::net::IpAddr>,
+    /// The far end.
+    pub peer: Peer,
+    /// Its number on this host.
+    pub number: PeerNumber,
+    /// How far the migration came.
+    pub reached: Reached,
+}
+
+/// How far a migration came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reached {
+    /// The container was never interrupted.
+    Departure,
+    /// It may be held, frozen and cut off.
+    Interruption,
+    /// The original may not run again, unless the destination denies its copy.
+    Committed,
+    /// The destination's engine runs the container.
+    Acknowledged,
+}
+
+/// How one recovery ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The original runs here as before.
+    Back,
+    /// The container runs at the destination; the original is gone.
+    Moved,
+}
+
+/// Why one recovery did not end.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// The destination has the decision and does not answer.
+    #[error("in doubt, nothing was changed: the move is decided, and {destination} does not confirm it; run recover again when it can be reached")]
+    InDoubt {
+        destination: crate::cli::Destination,
+        #[source]
+        source: crate::migrate::order::Error,
+    },
+    /// Some of it could not be done; the journal stays.
+    #[error("left to be done: {}", .0.join("; "))]
+    Incomplete(Vec<String>),
+    /// Nothing could be done.
+    #[error("cannot begin")]
+    Begin(#[source] Cause),
+}
+
+/// Recovers every migration of this host whose process has died; tells on standard error.
+pub async fn run(context: &Context) -> Exit {
+    let paths = match journal::unfinished(&context.directories.state) {
+        Ok(paths) => paths,
+        Err(e) => {
+            say(&chain(&e));
+            return Exit::Failed;
+        }
+    };
+    let mut exit = Exit::Moved;
+    let mut found = false;
+    for path in paths {
+        if let Some(one) = recover(context, &path).await {
+            found = true;
+            exit = worse(exit, one);
+        }
+    }
+    if !found {
+        say("nothing to recover");
+    }
+    exit
+}
+
+/// Recovers the migration of one journal; `None` if there is nothing to do about it.
+async fn recover(context: &Context, path: &Path) -> Option<Exit> {
+    let (journal, records) = match journal::claim(path) {
+        Ok(claimed) => claimed?,
+        Err(e) => {
+            say(&chain(&e));
+            return Some(Exit::Failed);
+        }
+    };
+    let departed = match Departed::read(&context.directories.state, &records) {
+        Ok(departed) => departed?,
+        Err(e) => {
+            say(&chain(e.as_ref()));
+            return Some(Exit::Failed);
+        }
+    };
+    let name = departed.name.clone();
+    say(&format!("{name}: its migration to {} was broken off", departed.peer.destination));
+    Some(match settle(context, &departed, journal).await {
+        Ok(Outcome::Back) => {
+            say(&format!("{name}: runs on this host as before"));
+            Exit::Moved
+        }
+        Ok(Outcome::Moved) => {
+            say(&format!("{name}: runs on {}", departed.peer.destination));
+            Exit::Moved
+        }
+        Err(e) => {
+            say(&format!("{name}: {}", chain(&e)));
+            if matches!(e, Error::InDoubt { .. }) { Exit::InDoubt } else { Exit::Failed }
+        }
+    })
+}
+
+async fn settle(
+    context: &Context,
+    departed: &Departed,
+    mut journal: Journal,
+) -> Result<Outcome, Error> {
+    let outcome = match departed.reached {
+        Reached::Departure | Reached::Interruption => {
+            back::abort(context, departed).await;
+            Outcome::Back
+        }
+        Reached::Committed => forward::finish(context, departed, &mut journal).await?,
+        Reached::Acknowledged => Outcome::Moved,
+    };
+    let left = match outcome {
+        Outcome::Back => back::undo(context, departed).await,
+        Outcome::Moved => forward::remove_original(context, departed).await,
+    };
+    if !left.is_empty() {
+        return Err(Error::Incomplete(left));
+    }
+    journal.end().map_err(|e| Error::Begin(e.into()))?;
+    Ok(outcome)
+}
+
+impl Departed {
+    /// What a journal says; `None` if it is that of an arrival, which agent-server recovers.
+    fn read(state: &Path, records: &[Record]) -> Result<Option<Self>, Cause> {
+        let Some(Record::Departure { migration, container, name, addresses, destination, peer }) =
+            records.first()
+        else {
+            return Ok(None);
+        };
+        let peer = Peer { destination: destination.parse()?, host: *peer, migration: *migration };
+        Ok(Some(Self {
+            container: container.clone(),
+            name: name.clone(),
+            addresses: addresses.clone(),
+            number: identity::peer_number(state, peer.host)?,
+            peer,
+            reached: reached(records),
+        }))
+    }
+
+    /// The migration.
+    fn migration(&self) -> MigrationId {
+        self.peer.migration
+    }
+}
+
+fn reached(records: &[Record]) -> Reached {
+    let of = |record: &Record| match record {
+        Record::Acknowledged => Reached::Acknowledged,
+        Record::Committed => Reached::Committed,
+        Record::Interruption { .. } => Reached::Interruption,
+        _ => Reached::Departure,
+    };
+    records.iter().map(of).max().unwrap_or(Reached::Departure)
+}
+
+/// Of several exit codes the one that matters most.
+fn worse(a: Exit, b: Exit) -> Exit {
+    let weight = |exit| match exit {
+        Exit::InDoubt => 2,
+        Exit::Moved => 0,
+        _ => 1,
+    };
+    if weight(b) > weight(a) { b } else { a }
+}
+
+fn say(line: &str) {
+    use std::io::Write;
+    // Nobody may be there to read it.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent_core::identity::HostId;
+
+    fn departure() -> Record {
+        Record::Departure {
+            migration: MigrationId([1; 16]),
+            container: "c".repeat(64),
+            name: "web".to_owned(),
+            addresses: vec![],
+            destination: "[2001:db8::2]:7472".to_owned(),
+            peer: HostId([2; 16]),
+        }
+    }
+
+    #[test]
+    fn the_furthest_record_decides() {
+        let interruption =
+            Record::Interruption { cgroup: "/c".into(), port: "veth0".to_owned() };
+        let mut records = vec![departure()];
+        assert_eq!(reached(&records), Reached::Departure);
+        records.push(interruption);
+        assert_eq!(reached(&records), Reached::Interruption);
+        records.push(Record::Committed);
+        assert_eq!(reached(&records), Reached::Committed);
+        records.push(Record::Acknowledged);
+        assert_eq!(reached(&records), Reached::Acknowledged);
+    }
+
+    #[test]
+    fn doubt_outweighs_everything() {
+        assert_eq!(worse(Exit::Failed, Exit::InDoubt), Exit::InDoubt);
+        assert_eq!(worse(Exit::InDoubt, Exit::Failed), Exit::InDoubt);
+        assert_eq!(worse(Exit::Moved, Exit::Failed), Exit::Failed);
+        assert_eq!(worse(Exit::Failed, Exit::Moved), Exit::Failed);
+    }
+}
