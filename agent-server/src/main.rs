@@ -7,6 +7,7 @@
 mod arrival;
 mod cli;
 mod lease;
+mod recover;
 mod serve;
 mod session;
 
@@ -49,7 +50,10 @@ async fn run(cli: Cli) -> Result<(), String> {
     let host = Host::open(Directories { state: cli.state_dir, run: cli.run_dir })
         .await
         .map_err(|e| chain(e.as_ref()))?;
+    // Bound first: of two agents on one host only one may settle what was left. Sources wait in the
+    // backlog meanwhile.
     let listener = bind(cli.listen, cli.port).await?;
+    recover::run(&host).await.map_err(|e| chain(&e))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let stop = async move {

@@ -25,6 +25,7 @@ use crate::session::{Host, unknown};
 
 pub use copy::Copy;
 use progress::Arrival;
+pub use progress::{STAGE, tidy};
 
 /// Between two looks at a copy that another conversation is deciding about.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
