@@ -1,12 +1,17 @@
 //! Benchmarks: named measurements with figures for people and JSON for programs.
 
+mod cold;
 mod criu;
 mod downtime;
 pub mod floor;
+mod flows;
+mod goodput;
 mod lab;
+mod parallel;
 mod scene;
 pub mod statistics;
 mod today;
+mod udp;
 
 use std::fs;
 use std::path::PathBuf;
@@ -36,7 +41,15 @@ pub struct Bench {
 }
 
 /// All benchmarks.
-pub const ALL: &[Bench] = &[downtime::BENCH, lab::BENCH];
+pub const ALL: &[Bench] = &[
+    downtime::BENCH,
+    udp::BENCH,
+    flows::BENCH,
+    cold::BENCH,
+    parallel::BENCH,
+    goodput::BENCH,
+    lab::BENCH,
+];
 
 /// Runs a benchmark.
 ///

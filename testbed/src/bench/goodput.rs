@@ -1,0 +1,133 @@
+//! Throughput of a connection that has moved, beside what the tunnel carries between the two hosts.
+
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::scene::{self, NAME};
+use super::statistics::{Distribution, Samples};
+use super::{Bench, BenchPlan};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::lab::{Lab, Runtime};
+use crate::traffic::report::Direction;
+
+pub(super) const BENCH: Bench = Bench {
+    name: "goodput",
+    about: "bulk transfer over a moved connection, beside iperf3 through the same tunnel",
+    run,
+};
+
+const RUNS: u32 = 5;
+/// How long each of the two is measured.
+const LENGTH: Duration = Duration::from_secs(3);
+/// How long a transfer may find its pace after the move.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Port of the bulk service.
+const BULK: u16 = 7001;
+
+fn run(plan: &BenchPlan) -> Result<Value> {
+    let runs = plan.runs.unwrap_or(RUNS).max(1);
+    let lab = scene::lab()?;
+    let directions = [("up", Direction::Up), ("down", Direction::Down)];
+    let mut all = directions.map(|_| (Vec::new(), Vec::new()));
+    let outcome = (0..runs).try_for_each(|round| {
+        directions.iter().zip(&mut all).try_for_each(|((name, direction), (moved, tunnel))| {
+            eprintln!("round {} of {runs}, {name}", round + 1);
+            moved.push(moved_connection(&lab, *direction)?);
+            tunnel.push(between_hosts(&lab, *direction)?);
+            Ok(())
+        })
+    });
+    scene::diagnosed(&lab, outcome)?;
+    lab.down()?;
+    println!("{:28}{}", "Mbit/s", Distribution::HEADINGS);
+    let mut figures = json!({ "runs": runs });
+    for ((name, _), (moved, tunnel)) in directions.iter().zip(all) {
+        let ratio: Samples = moved.iter().zip(&tunnel).map(|(a, b)| a / b).collect();
+        let [moved, tunnel]: [Samples; 2] = [moved, tunnel].map(|v| v.into_iter().collect());
+        println!("{}", moved.row(&format!("{name}, moved connection")));
+        println!("{}", tunnel.row(&format!("{name}, iperf3 in tunnel")));
+        println!("{}", ratio.row(&format!("{name}, ratio pair by pair")));
+        figures[*name] = json!({
+            "moved_mbit_s": moved.distribution(),
+            "tunnel_mbit_s": tunnel.distribution(),
+            "moved_over_tunnel": ratio.distribution(),
+        });
+    }
+    Ok(figures)
+}
+
+/// Moves a container in the middle of a transfer; the transfer's throughput after that.
+fn moved_connection(lab: &Lab, direction: Direction) -> Result<f64> {
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    scene::start(a, c, Runtime::Crun, NAME, BULK - 1, &[])?;
+    let transfer = c.probe().bulk(a.port(BULK), direction).start()?;
+    lab.attempt(NAME, "a", "b", &["--max-interruption", "30"])?.success()?;
+    std::thread::sleep(SETTLE);
+    let server = a.port(BULK).to_string();
+    let (before, from) = (transferred(c, &server, direction)?, Instant::now());
+    std::thread::sleep(LENGTH);
+    let (after, to) = (transferred(c, &server, direction)?, Instant::now());
+    let seen = transfer.stop()?;
+    scene::remove(b, NAME)?;
+    match seen.fault() {
+        Some(fault) => Err(Error::Check(format!("the transfer did not stay whole: {fault}"))),
+        None => Ok((after - before) as f64 * 8e-6 / (to - from).as_secs_f64()),
+    }
+}
+
+/// Bytes that the connection to `server` has carried, as the kernel of `host` counts them.
+fn transferred(host: &Host, server: &str, direction: Direction) -> Result<u64> {
+    let text = host.run(["ss", "-tinOH", "state", "established", "dst", server])?;
+    let name = match direction {
+        Direction::Up => "bytes_acked:",
+        Direction::Down => "bytes_received:",
+    };
+    text.split_whitespace()
+        .filter_map(|word| word.strip_prefix(name)?.parse().ok())
+        .max()
+        .ok_or_else(|| Error::Check(format!("no transfer to {server} in: {text}")))
+}
+
+/// What of an interface `ip -json address` tells.
+#[derive(Deserialize)]
+struct Interface {
+    ifname: String,
+    addr_info: Vec<Address>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    local: String,
+}
+
+/// The address of a host inside the tunnel, and the tunnel's interface.
+fn tunnel_address(host: &Host) -> Result<(String, String)> {
+    let all: Vec<Interface> = host.command("ip").args(["-json", "-4", "address"]).run()?.json()?;
+    all.into_iter()
+        .find(|interface| interface.ifname.starts_with("netmig"))
+        .and_then(|found| Some((found.addr_info.into_iter().next()?.local, found.ifname)))
+        .ok_or_else(|| Error::Check(format!("host {} has no tunnel", host.name())))
+}
+
+/// What one TCP connection between the hosts carries through the tunnel, the same way.
+fn between_hosts(lab: &Lab, direction: Direction) -> Result<f64> {
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    let ((near, device), (far, _)) = (tunnel_address(a)?, tunnel_address(b)?);
+    let serve = ["--server", "--one-off", "--forceflush", "--bind", &far];
+    let mut server = b.command("iperf3").args(serve).spawn()?;
+    server.wait_for("listening", Duration::from_secs(5))?;
+    let bind = format!("{near}%{device}");
+    let seconds = LENGTH.as_secs().to_string();
+    let mut words = vec!["--client", &far, "--bind", &bind, "--time", &seconds, "--json"];
+    if direction == Direction::Down {
+        words.push("--reverse");
+    }
+    let report: Value = a.command("iperf3").args(words).run()?.json()?;
+    report["end"]["sum_received"]["bits_per_second"]
+        .as_f64()
+        .map(|bits| bits / 1e6)
+        .ok_or_else(|| Error::Check(format!("iperf3 says: {}", report["error"])))
+}

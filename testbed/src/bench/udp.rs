@@ -1,0 +1,154 @@
+//! Datagrams lost and doubled by moves, at rates from leisurely to what the machine can take.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::scene::{self, AROUND, NAME, Window};
+use super::statistics::{Distribution, Samples};
+use super::{Bench, BenchPlan};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::lab::{Lab, Runtime};
+use crate::traffic::report::EchoReport;
+
+pub(super) const BENCH: Bench =
+    Bench { name: "udp", about: "datagrams lost and doubled by moves at four rates", run };
+
+const RUNS: u32 = 30;
+const RATES: [u32; 4] = [100, 1_000, 10_000, 20_000];
+/// How often the source container's counters are looked at: they vanish with it.
+const GLANCE: Duration = Duration::from_millis(10);
+
+/// One move at one rate.
+struct Seen {
+    client: EchoReport,
+    gap: f64,
+    /// Datagrams that found a full buffer at one of the sockets: the container's, before and after
+    /// the move, and the client's.
+    full: u64,
+}
+
+fn run(plan: &BenchPlan) -> Result<Value> {
+    let runs = plan.runs.unwrap_or(RUNS).max(1);
+    let lab = scene::lab()?;
+    let mut seen: Vec<Vec<Seen>> = RATES.iter().map(|_| Vec::new()).collect();
+    let outcome = (0..runs).try_for_each(|round| {
+        let runtime = Runtime::ALL[round as usize % Runtime::ALL.len()];
+        eprintln!("round {} of {runs}, {}", round + 1, runtime.name());
+        RATES.iter().zip(&mut seen).try_for_each(|(rate, seen)| {
+            seen.push(move_at(&lab, runtime, *rate)?);
+            Ok(())
+        })
+    });
+    scene::diagnosed(&lab, outcome)?;
+    lab.down()?;
+    println!(
+        "{:>8}{:>7}{:>10}{:>7}{:>13}{:>12}{:>14}{:>15}",
+        "rate/s",
+        "moves",
+        "sent",
+        "lost",
+        "full socket",
+        "duplicated",
+        "out of order",
+        "gap, median"
+    );
+    let mut rates = serde_json::Map::new();
+    for (rate, seen) in RATES.iter().zip(&seen) {
+        let total = |value: fn(&Seen) -> u64| seen.iter().map(value).sum::<u64>();
+        let gaps: Samples = seen.iter().map(|seen| seen.gap).collect();
+        let (sent, lost) = (total(|seen| seen.client.sent), total(|seen| seen.client.lost));
+        let (full, reordered) = (total(|seen| seen.full), total(|seen| seen.client.reordered));
+        let duplicated = total(|seen| seen.client.duplicated);
+        println!(
+            "{rate:>8}{:>7}{sent:>10}{lost:>7}{full:>13}{duplicated:>12}{reordered:>14}{:>12.1} ms",
+            seen.len(),
+            gaps.median()
+        );
+        let figures = json!({
+            "sent": sent,
+            "lost": lost,
+            "lost_at_full_sockets": full,
+            "duplicated": duplicated,
+            "reordered": reordered,
+            "moves_with_loss": seen.iter().filter(|seen| seen.client.lost > 0).count(),
+            "udp_gap_ms": gaps.distribution(),
+        });
+        rates.insert(rate.to_string(), figures);
+    }
+    println!("\ngap of all: {}", all_gaps(&seen));
+    Ok(json!({ "runs": runs, "rates": rates }))
+}
+
+fn all_gaps(seen: &[Vec<Seen>]) -> Distribution {
+    seen.iter().flatten().map(|seen| seen.gap).collect::<Samples>().distribution()
+}
+
+fn move_at(lab: &Lab, runtime: Runtime, rate: u32) -> Result<Seen> {
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    let server = scene::start(a, c, runtime, NAME, 7000, &[])?;
+    let client_before = full_buffers(&c.path("/proc/1/net/snmp")).unwrap_or_default();
+    let source = counters(a)?;
+    let client = c.probe().udp_echo(server).rate(rate.into()).start()?;
+    std::thread::sleep(AROUND);
+    let over = AtomicBool::new(false);
+    let (at_source, (window, moved)) = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut last = 0;
+            while !over.load(Ordering::Relaxed) {
+                let Some(now) = full_buffers(&source) else { break };
+                last = now;
+                std::thread::sleep(GLANCE);
+            }
+            last
+        });
+        let moved = Window::around(|| lab.migrate(NAME, "a", "b"));
+        over.store(true, Ordering::Relaxed);
+        (watch.join().unwrap_or_default(), moved)
+    });
+    moved?;
+    let client = client.stop_after(AROUND)?;
+    let at_destination = full_buffers(&counters(b)?).unwrap_or_default();
+    let client_after = full_buffers(&c.path("/proc/1/net/snmp")).unwrap_or_default();
+    scene::remove(b, NAME)?;
+    if client.received == 0 {
+        return Err(Error::Check(format!("not one datagram came back at {rate} a second")));
+    }
+    let gap = window.longest(&client.gaps);
+    let full = at_source + at_destination + (client_after - client_before);
+    Ok(Seen { client, gap, full })
+}
+
+/// The file with the counters of the container's network namespace, as this machine sees it.
+fn counters(host: &Host) -> Result<PathBuf> {
+    let pid = host.podman(["inspect", "--format", "{{.State.Pid}}", NAME])?;
+    Ok(host.path(format!("/proc/{pid}/net/snmp")))
+}
+
+/// Datagrams that were dropped for a full receive buffer; `None` when the namespace is gone.
+fn full_buffers(path: &std::path::Path) -> Option<u64> {
+    parse(&fs::read_to_string(path).ok()?)
+}
+
+fn parse(text: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let column = lines.next()?.split(' ').position(|name| name == "RcvbufErrors")?;
+    lines.next()?.split(' ').nth(column)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_buffers_are_found_in_the_kernels_table() {
+        let text = "Tcp: A\nTcp: 1\nUdp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors \
+                    SndbufErrors\nUdp: 5 0 9 5 7 0\nUdpLite: RcvbufErrors\nUdpLite: 3\n";
+        assert_eq!(parse(text), Some(7));
+        assert_eq!(parse("Udp: 1 2\n"), None);
+    }
+}
