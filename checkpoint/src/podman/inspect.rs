@@ -110,7 +110,9 @@ impl RawContainer {
         let settings = self.network_settings.unwrap_or_default();
         let layers = self.graph_driver.unwrap_or_default();
         let data = layers.data.unwrap_or_default();
-        let named = |name: &str| config.annotations.get(name).is_some_and(|v| v == "TRUE");
+        // A container that was never started has none, not even an empty map.
+        let annotations = config.annotations.unwrap_or_default();
+        let named = |name: &str| annotations.get(name).is_some_and(|v| v == "TRUE");
         let runtime = Runtime {
             path: (self.oci_runtime == info.runtime).then(|| info.runtime_path.clone()),
             name: self.oci_runtime,
@@ -192,7 +194,7 @@ impl RawContainer {
             rootless: info.rootless,
             cgroups: host.cgroups,
             labels: config.labels.unwrap_or_default(),
-            annotations: config.annotations,
+            annotations,
             shm: bundle.as_ref().and_then(|b| b.shm.clone()),
             hooks: bundle.as_ref().map(|b| b.hooks.clone()).unwrap_or_default(),
             bundle: bundle.map_or(self.static_dir, |b| b.dir),

@@ -126,8 +126,7 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) systemd_mode: bool,
     pub(super) labels: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    pub(super) annotations: BTreeMap<String, String>,
+    pub(super) annotations: Option<BTreeMap<String, String>>,
     pub(super) healthcheck: Option<RawHealthcheck>,
 }
 

@@ -76,7 +76,8 @@ fn a_runtime_that_is_not_the_default_has_no_path() {
 fn nulls_and_absent_fields() {
     let text = r#"[{"Id":"a","Name":"n","State":{},"ExecIDs":null,"Mounts":null,
       "GraphDriver":null,"NetworkSettings":{"Ports":{"1/tcp":null,"x":[],"99999/udp":[]},
-      "Networks":null},"Config":{"Labels":null},"HostConfig":{"Tmpfs":null,"Devices":null,
+      "Networks":null},"Config":{"Labels":null,"Annotations":null},"HostConfig":{"Tmpfs":null,
+      "Devices":null,
       "PidMode":"host","IpcMode":"container:x"}}]"#;
     let c = parse(text.as_bytes()).unwrap().into_container(None, &info());
     assert_eq!((c.state, c.pid, c.ports.len()), (State::Unknown, 0, 0));
