@@ -41,7 +41,7 @@ impl Snapshot {
     /// processes, containers, images.
     pub(crate) fn take(host: &Host) -> Result<Self> {
         let lines = |words: &[&str]| -> Result<Lines> {
-            Ok(host.run(words)?.lines().map(|line| line.trim().to_owned()).collect())
+            Ok(host.run(words)?.lines().filter_map(without_link_local).collect())
         };
         let mut parts = BTreeMap::from([
             ("nftables", nftables(host)?),
@@ -70,6 +70,16 @@ impl Snapshot {
     pub fn without(mut self, part: &str, text: &str) -> Self {
         if let Some((_, lines)) = self.parts.iter_mut().find(|(name, _)| **name == part) {
             lines.retain(|line| !line.contains(text));
+        }
+        self
+    }
+
+    /// The snapshot without the file or directory (with a `/` at its end) at `path`, whatever is in
+    /// the file; what is in the directory stays.
+    #[must_use]
+    pub fn without_file(mut self, path: &str) -> Self {
+        if let Some(files) = self.parts.get_mut("files") {
+            files.retain(|line| line != path && line.rsplitn(3, ' ').nth(2) != Some(path));
         }
         self
     }
@@ -117,6 +127,17 @@ impl Snapshot {
             std::thread::sleep(GLANCE);
         }
     }
+}
+
+/// A line of `ip` without link-local addresses, or none if it is about nothing else. The kernel
+/// makes them, up to two seconds after their interface, which is compared itself.
+fn without_link_local(line: &str) -> Option<String> {
+    let is_link_local =
+        |word: &&str| ["fe80::", "ff00::/8"].iter().any(|start| word.starts_with(start));
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let about = words.iter().take(2).any(|word| is_link_local(&word));
+    let kept = words.into_iter().filter(|word| !is_link_local(word)).collect::<Vec<_>>();
+    (!about).then(|| kept.join(" "))
 }
 
 /// Names of processes and how many there are of each.
@@ -222,6 +243,27 @@ mod tests {
     fn snapshot(lines: &[&str]) -> Snapshot {
         let lines = lines.iter().map(|line| (*line).to_owned()).collect();
         Snapshot { parts: BTreeMap::from([("rules", lines)]) }
+    }
+
+    #[test]
+    fn link_local_addresses_do_not_count() {
+        for line in
+            ["local fe80::1 dev eth0 table local", "multicast ff00::/8 dev eth0", "fe80::/64"]
+        {
+            assert_eq!(without_link_local(line), None);
+        }
+        let both =
+            without_link_local("eth0@if5 UP 192.0.2.1/24 2001:db8::1/64 fe80::1/64").unwrap();
+        assert_eq!(both, "eth0@if5 UP 192.0.2.1/24 2001:db8::1/64");
+    }
+
+    #[test]
+    fn a_file_is_left_out_by_its_whole_path() {
+        let files = ["/v/", "/v/lock 0 00", "/v/locked 0 00", "/v/journal/", "/v/journal/x 1 00"];
+        let lines = files.iter().map(|line| (*line).to_owned()).collect();
+        let snapshot = Snapshot { parts: BTreeMap::from([("files", lines)]) };
+        let left = snapshot.without_file("/v/").without_file("/v/lock").without_file("/v/journal/");
+        assert_eq!(left.part("files").collect::<Vec<_>>(), ["/v/journal/x 1 00", "/v/locked 0 00"]);
     }
 
     #[test]

@@ -21,8 +21,10 @@ mod hops;
 mod lab;
 mod leftovers;
 mod migration;
+mod refusal;
 mod subject;
 mod traffic;
+mod untouched;
 
 use crate::runner::Case;
 
@@ -30,7 +32,8 @@ pub use lab::{VICTIM_ARGUMENT, be_victim};
 
 /// All lab tests, in the order in which they run.
 pub fn all() -> Vec<Case> {
-    [lab::CASES, traffic::CASES, migration::CASES, hops::CASES, applications::CASES].concat()
+    [lab::CASES, traffic::CASES, migration::CASES, hops::CASES, applications::CASES, refusal::CASES]
+        .concat()
 }
 
 #[cfg(test)]

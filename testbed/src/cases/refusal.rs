@@ -1,0 +1,190 @@
+//! Migrations that cannot be: one clear message, and everything as before.
+
+use std::time::Duration;
+
+use super::subject::{Clients, serve};
+use super::untouched::Untouched;
+use crate::ensure;
+use crate::error::Result;
+use crate::host::Host;
+use crate::host::process::HostProcess;
+use crate::lab::{Attempt, Lab};
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("refusal-by-the-source", &["refusal"], by_the_source),
+    Case::new("refusal-of-a-far-end-that-is-none", &["refusal"], no_far_end),
+    Case::new("refusal-by-the-destination", &["refusal"], by_the_destination),
+    Case::new("refusal-of-bad-usage", &["refusal"], bad_usage),
+];
+
+/// Exit code of a wrong command line.
+const USAGE: i32 = 2;
+/// Exit code of a refusal before anything changed.
+const REFUSED: i32 = 3;
+/// Exit code of a migration that failed and went back.
+const ROLLED_BACK: i32 = 4;
+
+/// Listens on a port (first argument) and answers every connection with bytes (second, in hex),
+/// then reads until the far end is gone.
+const FAR_END: &str = r#"
+import socket, sys
+server = socket.create_server(("", int(sys.argv[1])))
+print("listening", flush=True)
+while True:
+    connection = server.accept()[0]
+    try:
+        connection.sendall(bytes.fromhex(sys.argv[2]))
+        while connection.recv(4096):
+            pass
+    except OSError:
+        pass
+    connection.close()
+"#;
+
+/// A container under traffic on host `a`, which is not to notice anything.
+struct Scene<'a> {
+    lab: &'a Lab,
+    clients: Clients,
+}
+
+impl<'a> Scene<'a> {
+    fn start(lab: &'a Lab) -> Result<Self> {
+        let (a, c) = (lab.host("a")?, lab.host("c")?);
+        serve(a, "web", 7000, &[], c)?;
+        a.podman(["create", "--name", "stopped", "probe:1"])?;
+        Ok(Self { lab, clients: Clients::start(c, a.port(7000))? })
+    }
+
+    /// Tries a migration that must end with this exit code and these words in its message.
+    fn refused(
+        &self,
+        code: i32,
+        words: &[&str],
+        container: &str,
+        destination: &str,
+        arguments: &[&str],
+    ) -> Result<()> {
+        let before = Untouched::look(self.lab, "a", "b", "web")?;
+        let attempt = self.lab.attempt(container, "a", destination, arguments)?;
+        explains(&attempt, code, words)?;
+        before.check()
+    }
+
+    fn over(self, context: &Context) -> Result<()> {
+        context.remark(self.clients.stop()?.gaps());
+        Ok(())
+    }
+}
+
+/// One message that names the reason, the same in JSON, and the right exit code.
+fn explains(attempt: &Attempt, code: i32, words: &[&str]) -> Result<()> {
+    ensure!(
+        attempt.code == Some(code),
+        "exit code {:?} instead of {code}: {attempt:?}",
+        attempt.code
+    );
+    let messages: Vec<&str> =
+        attempt.stderr.lines().filter(|line| line.starts_with("agent-client: ")).collect();
+    ensure!(messages.len() == 1, "{} messages: {}", messages.len(), attempt.stderr);
+    let json = attempt.json()?;
+    let outcome = if code == REFUSED { "refused" } else { "rolled-back" };
+    ensure!(json["outcome"] == outcome, "{json}");
+    for word in words {
+        ensure!(attempt.stderr.contains(word), "no {word:?} in {}", attempt.stderr);
+        ensure!(json["error"].to_string().contains(word), "no {word:?} in {json}");
+    }
+    Ok(())
+}
+
+fn by_the_source(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    lab.serve("b")?;
+    let scene = Scene::start(&lab)?;
+    scene.refused(REFUSED, &["nope", "podman ps"], "nope", "b", &[])?;
+    scene.refused(REFUSED, &["stopped"], "stopped", "b", &[])?;
+    scene.over(context)
+}
+
+/// A program on a host that is not an agent.
+fn far_end(host: &Host, port: u16, answer: &str) -> Result<HostProcess> {
+    let port = port.to_string();
+    let mut process = host.command("python3").args(["-c", FAR_END, &port, answer]).spawn()?;
+    process.wait_for("listening", Duration::from_secs(10))?;
+    Ok(process)
+}
+
+fn no_far_end(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let b = lab.host("b")?;
+    let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let _others = [
+        far_end(b, 8000, &hex("HTTP/1.1 400 Bad Request\r\n\r\n"))?,
+        far_end(b, 8001, &format!("{}0063", hex("NETMIG")))?,
+        far_end(b, 8002, "")?,
+    ];
+    let scene = Scene::start(&lab)?;
+    let refused =
+        |words: &[&str], destination: &str| scene.refused(REFUSED, words, "web", destination, &[]);
+    refused(&["cannot resolve no-such-host"], "no-such-host")?;
+    refused(&["cannot connect to 192.0.2.200:7472"], "192.0.2.200")?;
+    refused(&["cannot connect to", ":9", "Connection refused"], "b:9")?;
+    refused(&["does not speak netmig's protocol"], "b:8000")?;
+    refused(&["version 99", "this agent speaks 1"], "b:8001")?;
+    refused(&[":8002 did not", "within"], "b:8002")?;
+    scene.over(context)
+}
+
+fn by_the_destination(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    lab.serve("a")?;
+    lab.serve("b")?;
+    let scene = Scene::start(&lab)?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    scene.refused(REFUSED, &["this host itself"], "web", "a", &[])?;
+
+    b.podman(["create", "--name", "web", "probe:1"])?;
+    scene.refused(REFUSED, &["container named web", "name-taken"], "web", "b", &[])?;
+    b.podman(["rm", "web"])?;
+
+    b.podman(["run", "--detach", "--name", "other", "--publish", "7000:7000", "probe:1"])?;
+    scene.refused(REFUSED, &["tcp port 7000", "port-taken"], "web", "b", &[])?;
+    b.podman(["rm", "--force", "--time", "0", "other"])?;
+
+    let format = "{{.NetworkSettings.Networks.podman.IPAddress}}";
+    let address = a.podman(["inspect", "--format", format, "web"])?;
+    b.podman(["run", "--detach", "--name", "other", "--ip", &address, "probe:1"])?;
+    // Only podman knows its addresses; staging finds out, and that is undone.
+    scene.refused(ROLLED_BACK, &[&address, "address is taken"], "web", "b", &[])?;
+    b.podman(["rm", "--force", "--time", "0", "other"])?;
+
+    let image = b.podman(["image", "inspect", "--format", "{{.Id}}", "probe:1"])?;
+    b.podman(["untag", "probe:1"])?;
+    let require = ["--image", "require"];
+    scene.refused(REFUSED, &["no image", "probe:1", "image-missing"], "web", "b", &require)?;
+    b.podman(["tag", &image, "localhost/probe:1"])?;
+    scene.over(context)
+}
+
+fn bad_usage(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let scene = Scene::start(&lab)?;
+    let before = Untouched::look(&lab, "a", "b", "web")?;
+    let long = "a".repeat(4096);
+    let names = ["../x", "$(id)", "", "-x", "a b", "web;id", &long];
+    let places = ["", "b:0", "b:65536", "b:x", ":7472", "$(id)", "../x", "[::1", &long];
+    let lines = names.iter().map(|name| (*name, "b")).chain(places.iter().map(|to| ("web", *to)));
+    for (container, destination) in lines {
+        let attempt = lab.attempt(container, "a", destination, &[])?;
+        let what = format!("{container:.20} to {destination:.20}");
+        ensure!(attempt.code == Some(USAGE), "{what}: {attempt:?}");
+        ensure!(attempt.stderr.contains("error: "), "{what}: {}", attempt.stderr);
+        ensure!(!attempt.stderr.contains("uid="), "{what} was run: {}", attempt.stderr);
+    }
+    for option in [["--image", "never"], ["--max-interruption", "0"], ["--max-interruption", "x"]] {
+        let attempt = lab.attempt("web", "a", "b", &option)?;
+        ensure!(attempt.code == Some(USAGE), "{option:?}: {attempt:?}");
+    }
+    before.check()?;
+    scene.over(context)
+}

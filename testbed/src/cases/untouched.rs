@@ -1,0 +1,63 @@
+//! Hosts that must be as they were: nothing left behind, the container and its clients untouched.
+
+use std::time::Duration;
+
+use crate::ensure;
+use crate::error::Result;
+use crate::host::Host;
+use crate::lab::Lab;
+use crate::snapshot::Snapshot;
+
+/// How long a host may take until it is as before.
+const SETTLES: Duration = Duration::from_secs(10);
+/// What an agent that has run once keeps: its identity, its peers' numbers, and its locks.
+const OWN_STATE: &[&str] = &["host-id", "peers.json", "lock", "peers.lock", "journal/", ""];
+
+/// The state of the two hosts of a migration.
+pub(super) struct Untouched<'a> {
+    hosts: [(&'a Host, Snapshot); 2],
+    container: Option<(String, String)>,
+}
+
+impl<'a> Untouched<'a> {
+    /// Looks at both hosts, and at the container on the source if it is to go on running.
+    pub(super) fn look(
+        lab: &'a Lab,
+        source: &str,
+        destination: &str,
+        container: &str,
+    ) -> Result<Self> {
+        let (source, destination) = (lab.host(source)?, lab.host(destination)?);
+        Ok(Self {
+            hosts: [(source, source.snapshot()?), (destination, destination.snapshot()?)],
+            container: Some((container.to_owned(), process(source, container)?)),
+        })
+    }
+
+    /// Waits until both hosts are as they were, and checks that the container is the same process.
+    pub(super) fn check(&self) -> Result<()> {
+        for (host, before) in &self.hosts {
+            before.await_return(host, SETTLES, without_own_state)?;
+        }
+        if let Some((name, before)) = &self.container {
+            let now = process(self.hosts[0].0, name)?;
+            ensure!(*before == now, "the container was {before} and is {now}");
+        }
+        Ok(())
+    }
+}
+
+/// A container's state and process.
+fn process(host: &Host, container: &str) -> Result<String> {
+    host.podman(["inspect", "--format", "{{.State.Status}} {{.State.Pid}}", container])
+}
+
+/// Leaves out the files that every agent keeps from its first run on, and only those.
+fn without_own_state(mut snapshot: Snapshot) -> Snapshot {
+    for directory in ["/var/lib/netmig/", "/run/netmig/"] {
+        for name in OWN_STATE {
+            snapshot = snapshot.without_file(&format!("{directory}{name}"));
+        }
+    }
+    snapshot
+}
