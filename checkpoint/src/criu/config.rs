@@ -19,6 +19,8 @@ use super::Error;
 const SYSTEM_DIR: &CStr = c"/etc/criu";
 /// The files that are read from there: CRIU's own, crun's and runc's.
 const FILES: [&str; 3] = ["default.conf", "crun.conf", "runc.conf"];
+/// The most urgent niceness (setpriority(2)).
+const URGENT: i32 = -20;
 /// CRIU reads one more file, named by this variable, before the runtime's request.
 const ENV_FILE: &str = "CRIU_CONFIG_FILE";
 
@@ -149,17 +151,23 @@ impl ConfigDir {
         &self.path
     }
 
-    /// Makes `command` (an OCI runtime) run with these options, in a mount namespace of its own.
+    /// Makes `command` (an OCI runtime) run with these options, in a mount namespace of its own, and
+    /// ahead of others for the processor: connections wait for it. The container's own tasks keep
+    /// their priorities, which are part of the images.
     ///
     /// Where the host has no `/etc/criu` there is nothing to hide, and `CRIU_CONFIG_FILE` names
     /// our file instead. A failure shows up as the error of the spawn.
     pub fn attach(&self, command: &mut Command) {
         command.env(ENV_FILE, self.path.join(FILES[0]));
         let raw = self.raw.clone();
-        // SAFETY: between fork and exec the closure makes three system calls on strings that
+        // SAFETY: between fork and exec the closure makes four system calls on strings that
         // were prepared before the fork; it neither allocates nor takes a lock.
         unsafe {
-            command.pre_exec(move || mount_config(&raw).map_err(io::Error::from));
+            command.pre_exec(move || {
+                // Where it is not allowed it is only slower.
+                let _ = libc::setpriority(libc::PRIO_PROCESS, 0, URGENT);
+                mount_config(&raw).map_err(io::Error::from)
+            });
         }
     }
 }
