@@ -147,7 +147,7 @@ impl<'a> Departure<'a> {
     fn prepare_hold(&mut self) -> Result<(), Cause> {
         create_private(&self.work)?;
         let images = self.work.join("images");
-        self.ready.images = Some(ImageDir::create(&images, self.plan.stage.images)?);
+        self.ready.images = Some(ImageDir::create(&images, self.plan.offer.image_room())?);
         self.ready.criu_config =
             Some(ConfigDir::create(&self.work.join("criu"), &Options::dump())?);
         let rules = HoldRules {
