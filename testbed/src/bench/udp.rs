@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::scene::{self, AROUND, NAME, Window};
@@ -27,9 +28,35 @@ const GLANCE: Duration = Duration::from_millis(10);
 struct Seen {
     client: EchoReport,
     gap: f64,
-    /// Datagrams that found a full buffer at one of the sockets: the container's, before and after
-    /// the move, and the client's.
-    full: u64,
+    full: Full,
+}
+
+/// Datagrams that found a full receive buffer, by place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+struct Full {
+    /// The container's socket before the move.
+    source: u64,
+    /// The container's socket after the move.
+    destination: u64,
+    /// The client's socket.
+    client: u64,
+    /// The two hosts' own sockets: a tunnel in user space receives by them.
+    tunnel: u64,
+}
+
+impl Full {
+    fn sum(self) -> u64 {
+        self.source + self.destination + self.client + self.tunnel
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            source: self.source + other.source,
+            destination: self.destination + other.destination,
+            client: self.client + other.client,
+            tunnel: self.tunnel + other.tunnel,
+        }
+    }
 }
 
 fn run(plan: &BenchPlan) -> Result<Value> {
@@ -62,11 +89,13 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         let total = |value: fn(&Seen) -> u64| seen.iter().map(value).sum::<u64>();
         let gaps: Samples = seen.iter().map(|seen| seen.gap).collect();
         let (sent, lost) = (total(|seen| seen.client.sent), total(|seen| seen.client.lost));
-        let (full, reordered) = (total(|seen| seen.full), total(|seen| seen.client.reordered));
+        let full = seen.iter().map(|seen| seen.full).fold(Full::default(), Full::plus);
+        let reordered = total(|seen| seen.client.reordered);
         let duplicated = total(|seen| seen.client.duplicated);
         println!(
-            "{rate:>8}{:>7}{sent:>10}{lost:>7}{full:>13}{duplicated:>12}{reordered:>14}{:>12.1} ms",
+            "{rate:>8}{:>7}{sent:>10}{lost:>7}{:>13}{duplicated:>12}{reordered:>14}{:>12.1} ms",
             seen.len(),
+            full.sum(),
             gaps.median()
         );
         let figures = json!({
@@ -91,7 +120,7 @@ fn all_gaps(seen: &[Vec<Seen>]) -> Distribution {
 fn move_at(lab: &Lab, runtime: Runtime, rate: u32) -> Result<Seen> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     let server = scene::start(a, c, runtime, NAME, 7000, &[])?;
-    let client_before = full_buffers(&c.path("/proc/1/net/snmp")).unwrap_or_default();
+    let hosts_before = [a, b, c].map(at_host);
     let source = counters(a)?;
     let client = c.probe().udp_echo(server).rate(rate.into()).start()?;
     std::thread::sleep(AROUND);
@@ -113,13 +142,20 @@ fn move_at(lab: &Lab, runtime: Runtime, rate: u32) -> Result<Seen> {
     moved?;
     let client = client.stop_after(AROUND)?;
     let at_destination = full_buffers(&counters(b)?).unwrap_or_default();
-    let client_after = full_buffers(&c.path("/proc/1/net/snmp")).unwrap_or_default();
+    let hosts_after = [a, b, c].map(at_host);
     scene::remove(b, NAME)?;
     if client.received == 0 {
         return Err(Error::Check(format!("not one datagram came back at {rate} a second")));
     }
     let gap = window.longest(&client.gaps);
-    let full = at_source + at_destination + (client_after - client_before);
+    let [near, far, at_client] =
+        [0, 1, 2].map(|host| hosts_after[host].saturating_sub(hosts_before[host]));
+    let full = Full {
+        source: at_source,
+        destination: at_destination,
+        client: at_client,
+        tunnel: near + far,
+    };
     Ok(Seen { client, gap, full })
 }
 
@@ -127,6 +163,11 @@ fn move_at(lab: &Lab, runtime: Runtime, rate: u32) -> Result<Seen> {
 fn counters(host: &Host) -> Result<PathBuf> {
     let pid = host.podman(["inspect", "--format", "{{.State.Pid}}", NAME])?;
     Ok(host.path(format!("/proc/{pid}/net/snmp")))
+}
+
+/// The same of a host's own sockets.
+fn at_host(host: &Host) -> u64 {
+    full_buffers(&host.path("/proc/1/net/snmp")).unwrap_or_default()
 }
 
 /// Datagrams that were dropped for a full receive buffer; `None` when the namespace is gone.
