@@ -28,12 +28,12 @@ const GLANCE: Duration = Duration::from_millis(10);
 struct Seen {
     client: EchoReport,
     gap: f64,
-    full: Full,
+    drops: Drops,
 }
 
-/// Datagrams that found a full receive buffer, by place.
+/// Where datagrams were dropped, as far as the kernel counts it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-struct Full {
+struct Drops {
     /// The container's socket before the move.
     source: u64,
     /// The container's socket after the move.
@@ -42,11 +42,15 @@ struct Full {
     client: u64,
     /// The two hosts' own sockets: a tunnel in user space receives by them.
     tunnel: u64,
+    /// The queues of the tunnel's two devices.
+    device: u64,
+    /// The queue of the hold.
+    hold: u64,
 }
 
-impl Full {
+impl Drops {
     fn sum(self) -> u64 {
-        self.source + self.destination + self.client + self.tunnel
+        self.source + self.destination + self.client + self.tunnel + self.device + self.hold
     }
 
     fn plus(self, other: Self) -> Self {
@@ -55,6 +59,8 @@ impl Full {
             destination: self.destination + other.destination,
             client: self.client + other.client,
             tunnel: self.tunnel + other.tunnel,
+            device: self.device + other.device,
+            hold: self.hold + other.hold,
         }
     }
 }
@@ -79,7 +85,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         "moves",
         "sent",
         "lost",
-        "full socket",
+        "drops seen",
         "duplicated",
         "out of order",
         "gap, median"
@@ -89,19 +95,19 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         let total = |value: fn(&Seen) -> u64| seen.iter().map(value).sum::<u64>();
         let gaps: Samples = seen.iter().map(|seen| seen.gap).collect();
         let (sent, lost) = (total(|seen| seen.client.sent), total(|seen| seen.client.lost));
-        let full = seen.iter().map(|seen| seen.full).fold(Full::default(), Full::plus);
+        let drops = seen.iter().map(|seen| seen.drops).fold(Drops::default(), Drops::plus);
         let reordered = total(|seen| seen.client.reordered);
         let duplicated = total(|seen| seen.client.duplicated);
         println!(
             "{rate:>8}{:>7}{sent:>10}{lost:>7}{:>13}{duplicated:>12}{reordered:>14}{:>12.1} ms",
             seen.len(),
-            full.sum(),
+            drops.sum(),
             gaps.median()
         );
         let figures = json!({
             "sent": sent,
             "lost": lost,
-            "lost_at_full_sockets": full,
+            "dropped_at": drops,
             "duplicated": duplicated,
             "reordered": reordered,
             "moves_with_loss": seen.iter().filter(|seen| seen.client.lost > 0).count(),
@@ -120,20 +126,23 @@ fn all_gaps(seen: &[Vec<Seen>]) -> Distribution {
 fn move_at(lab: &Lab, runtime: Runtime, rate: u32) -> Result<Seen> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     let server = scene::start(a, c, runtime, NAME, 7000, &[])?;
+    let devices_before = at_devices([a, b]);
     let hosts_before = [a, b, c].map(at_host);
     let source = counters(a)?;
     let client = c.probe().udp_echo(server).rate(rate.into()).start()?;
     std::thread::sleep(AROUND);
     let over = AtomicBool::new(false);
-    let (at_source, (window, moved)) = std::thread::scope(|scope| {
+    let hold = a.path("/proc/1/net/netfilter/nfnetlink_queue");
+    let ((at_source, at_hold), (window, moved)) = std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
-            let mut last = 0;
+            let (mut at_source, mut at_hold) = (0, 0);
             while !over.load(Ordering::Relaxed) {
-                let Some(now) = full_buffers(&source) else { break };
-                last = now;
+                at_source = full_buffers(&source).unwrap_or(at_source);
+                let queues = fs::read_to_string(&hold).unwrap_or_default();
+                at_hold = at_hold.max(queue_drops(&queues));
                 std::thread::sleep(GLANCE);
             }
-            last
+            (at_source, at_hold)
         });
         let moved = Window::around(|| lab.migrate(NAME, "a", "b"));
         over.store(true, Ordering::Relaxed);
@@ -150,13 +159,15 @@ fn move_at(lab: &Lab, runtime: Runtime, rate: u32) -> Result<Seen> {
     let gap = window.longest(&client.gaps);
     let [near, far, at_client] =
         [0, 1, 2].map(|host| hosts_after[host].saturating_sub(hosts_before[host]));
-    let full = Full {
+    let drops = Drops {
         source: at_source,
         destination: at_destination,
         client: at_client,
         tunnel: near + far,
+        device: at_devices([a, b]).saturating_sub(devices_before),
+        hold: at_hold,
     };
-    Ok(Seen { client, gap, full })
+    Ok(Seen { client, gap, drops })
 }
 
 /// The file with the counters of the container's network namespace, as this machine sees it.
@@ -168,6 +179,27 @@ fn counters(host: &Host) -> Result<PathBuf> {
 /// The same of a host's own sockets.
 fn at_host(host: &Host) -> u64 {
     full_buffers(&host.path("/proc/1/net/snmp")).unwrap_or_default()
+}
+
+/// Packets that the devices of the tunnel between two hosts have dropped; 0 before there is one.
+fn at_devices(hosts: [&Host; 2]) -> u64 {
+    hosts
+        .into_iter()
+        .filter_map(|host| fs::read_dir(host.path("/sys/class/net")).ok())
+        .flat_map(Iterator::flatten)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("netmig"))
+        .flat_map(|entry| {
+            ["rx_dropped", "tx_dropped"].map(|name| entry.path().join("statistics").join(name))
+        })
+        .filter_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok())
+        .sum()
+}
+
+/// Packets that the kernel's packet queues have dropped: columns six and seven of
+/// `/proc/net/netfilter/nfnetlink_queue`, for a full queue and for a full socket.
+fn queue_drops(text: &str) -> u64 {
+    let drops = text.lines().flat_map(|line| line.split_whitespace().skip(5).take(2));
+    drops.filter_map(|word| word.parse::<u64>().ok()).sum()
 }
 
 /// Datagrams that were dropped for a full receive buffer; `None` when the namespace is gone.
@@ -191,5 +223,11 @@ mod tests {
                     SndbufErrors\nUdp: 5 0 9 5 7 0\nUdpLite: RcvbufErrors\nUdpLite: 3\n";
         assert_eq!(parse(text), Some(7));
         assert_eq!(parse("Udp: 1 2\n"), None);
+    }
+
+    #[test]
+    fn drops_of_queues_are_added_up() {
+        assert_eq!(queue_drops("    7  31 0 1 0 3 40 99 1\n    8  31 0 1 0 0 2 9 1\n"), 45);
+        assert_eq!(queue_drops(""), 0);
     }
 }
