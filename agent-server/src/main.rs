@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use agent_core::cause::chain;
 use agent_core::directories::Directories;
+use checkpoint::podman::Podman;
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,13 +48,16 @@ async fn run(cli: Cli) -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("agent-server has to run as root: it restores processes and changes routes".into());
     }
-    let host = Host::open(Directories { state: cli.state_dir, run: cli.run_dir })
-        .await
-        .map_err(|e| chain(e.as_ref()))?;
+    let directories = Directories { state: cli.state_dir, run: cli.run_dir };
+    directories.create().map_err(|e| chain(&e))?;
     // Bound first: of two agents on one host only one may settle what was left. Sources wait in the
     // backlog meanwhile.
     let listener = bind(cli.listen, cli.port).await?;
-    recover::run(&host).await.map_err(|e| chain(&e))?;
+    let unsettled =
+        recover::run(&directories, &Podman::default()).await.map_err(|e| chain(&e))?;
+    let host = Host::open(directories).await.map_err(|e| chain(e.as_ref()))?;
+    // Nobody hears that a copy does not exist which may.
+    unsettled.into_iter().for_each(|migration| host.prepared.stuck(migration));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let stop = async move {

@@ -5,21 +5,22 @@
 //! Arrival        undo: the copy is isolated, nobody hears it; its source hears that none exists
 //! Activated      it is the container: podman takes it over, while its shim still waits; a copy
 //!                that is gone is undone
-//! HandedOver     podman runs it: only memory is left
+//! HandedOver     the same: the journal goes to the archive
 //! ```
 //!
 //! A source that asks hears the truth afterwards, and nothing of a copy that could neither be
 //! removed nor handed over: such a migration stays in doubt.
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use agent_core::cause::{Cause, chain};
+use agent_core::directories::Directories;
 use agent_core::identity::{self, HostId};
 use agent_core::journal::{self, Journal, Record};
 use agent_core::message::MigrationId;
 use agent_core::peers;
+use checkpoint::podman::Podman;
 use checkpoint::stage::{self, Staged};
 use netmig::flow::{Conntrack, Direction, Flow};
 use netmig::isolation::Port;
@@ -27,7 +28,6 @@ use netmig::netns::Namespace;
 use netmig::sandbox::Sandbox;
 
 use crate::arrival::{STAGE, tidy};
-use crate::session::Host;
 
 /// How long the shim of a copy may take to find us: it tries every 50 ms.
 const TAKE_OVER: Duration = Duration::from_secs(2);
@@ -41,7 +41,6 @@ struct Arrived {
     addresses: Vec<IpAddr>,
     source: HostId,
     activated: bool,
-    pid: Option<i32>,
 }
 
 /// The container has no such thing.
@@ -49,36 +48,50 @@ struct Arrived {
 #[error("the copy has no {0}")]
 struct Lacking(&'static str);
 
-/// Settles every arrival that was left. What cannot be settled is logged, and tried again at the
-/// next start.
-pub async fn run(host: &Host) -> Result<(), journal::Error> {
-    for path in journal::unfinished(&host.directories.state)? {
-        if let Err(e) = settle(host, &path).await {
-            tracing::error!("cannot settle {}: {}", path.display(), chain(e.as_ref()));
-        }
-    }
-    Ok(())
+/// What is needed to settle arrivals. Not podman's configuration: to tell it podman would wait for
+/// the containers that are still staged.
+struct Scene<'a> {
+    directories: &'a Directories,
+    podman: &'a Podman,
 }
 
-async fn settle(host: &Host, path: &Path) -> Result<(), Cause> {
-    let Some((journal, records)) = journal::claim(path)? else { return Ok(()) };
-    let Some(arrived) = Arrived::read(&records) else { return Ok(()) };
-    let (migration, name) = (arrived.migration, arrived.name.clone());
-    // Until it is settled nobody hears that no copy exists.
-    host.prepared.stuck(migration);
-    if arrived.pid.is_some() {
-        tidy(&host.directories.migration(migration))?;
-        journal.archive(&host.directories.state)?;
-    } else if arrived.activated && arrived.is_here(host).await? {
-        arrived.hand_over(host, journal).await?;
-        tracing::info!("{migration}: container {name} came before this start and runs here");
-    } else {
-        tracing::info!("{migration}: removing what is left of container {name}");
-        arrived.undo(host).await?;
-        journal.end()?;
+/// Settles every arrival that was left; gives those that could not be settled. They are logged, and
+/// tried again at the next start.
+pub async fn run(
+    directories: &Directories,
+    podman: &Podman,
+) -> Result<Vec<MigrationId>, journal::Error> {
+    let scene = Scene { directories, podman };
+    let mut activated = Vec::new();
+    let mut others = Vec::new();
+    for path in journal::unfinished(&directories.state)? {
+        match journal::claim(&path) {
+            Ok(Some((journal, records))) => match Arrived::read(&records) {
+                Some(arrived) if arrived.activated => activated.push((arrived, journal)),
+                Some(arrived) => others.push((arrived, journal)),
+                None => {}
+            },
+            Ok(None) => {}
+            Err(e) => tracing::error!("{}", chain(&e)),
+        }
     }
-    host.prepared.ended(migration);
-    Ok(())
+    // The patience of a shim is short, so those that wait for their container to be taken over come
+    // first; podman can tell of the others once no container is staged any more.
+    let mut unsettled = Vec::new();
+    for (arrived, journal) in activated {
+        match arrived.take_over(&scene).await {
+            Ok(pid) => arrived.note(arrived.hand_over(&scene, journal, pid), &mut unsettled),
+            Err(e) => {
+                tracing::debug!("{}: {}", arrived.migration, chain(e.as_ref()));
+                others.push((arrived, journal));
+            }
+        }
+    }
+    others.sort_by_key(|(arrived, _)| arrived.activated);
+    for (arrived, journal) in others {
+        arrived.note(arrived.settle(&scene, journal).await, &mut unsettled);
+    }
+    Ok(unsettled)
 }
 
 impl Arrived {
@@ -95,38 +108,45 @@ impl Arrived {
             addresses: addresses.clone(),
             source: *peer,
             activated: records.contains(&Record::Activated),
-            pid: records.iter().find_map(|record| match record {
-                Record::HandedOver { pid } => Some(*pid),
-                _ => None,
-            }),
         })
     }
 
-    /// Whether the activated copy is alive: podman runs it, or its shim waits for us.
-    async fn is_here(&self, host: &Host) -> Result<bool, Cause> {
-        // First, since the shim's patience is short, and podman keeps a staged container locked.
-        let work = host.directories.migration(self.migration).join(STAGE);
-        let taken = Staged::resume(host.podman.clone(), &self.container, &self.name, &work, TAKE_OVER);
-        match taken.await {
-            Ok(staged) => {
-                self.connect(&staged)?;
-                staged.commit().await?;
-                Ok(true)
-            }
-            // It was handed over by a podman that was told before, or it is gone.
-            Err(e) => {
-                tracing::debug!("{}: {}", self.migration, chain(&e));
-                self.is_podmans(host).await
-            }
+    fn note(&self, result: Result<(), Cause>, unsettled: &mut Vec<MigrationId>) {
+        if let Err(e) = result {
+            tracing::error!("{}: container {}: {}", self.migration, self.name, chain(e.as_ref()));
+            unsettled.push(self.migration);
         }
     }
 
-    async fn is_podmans(&self, host: &Host) -> Result<bool, Cause> {
-        if !host.podman.exists(&self.container).await? {
-            return Ok(false);
+    /// Takes a copy that is still staged over, and lets podman have it; gives its first process.
+    async fn take_over(&self, scene: &Scene<'_>) -> Result<i32, Cause> {
+        let work = scene.directories.migration(self.migration).join(STAGE);
+        let podman = scene.podman.clone();
+        let staged =
+            Staged::resume(podman, &self.container, &self.name, &work, TAKE_OVER).await?;
+        self.connect(&staged)?;
+        Ok(staged.commit().await?.pid)
+    }
+
+    /// Finds out whether podman runs the copy, and undoes it otherwise.
+    async fn settle(&self, scene: &Scene<'_>, journal: Journal) -> Result<(), Cause> {
+        if self.activated
+            && let Some(pid) = self.runs(scene).await?
+        {
+            return self.hand_over(scene, journal, pid);
         }
-        let (_, container) = host.podman.inspect(&self.container).await?;
-        Ok(container.pid > 1)
+        tracing::info!("{}: removing what is left of container {}", self.migration, self.name);
+        self.undo(scene).await?;
+        Ok(journal.end()?)
+    }
+
+    /// The container's first process, if podman runs it.
+    async fn runs(&self, scene: &Scene<'_>) -> Result<Option<i32>, Cause> {
+        if !scene.podman.exists(&self.container).await? {
+            return Ok(None);
+        }
+        let (_, container) = scene.podman.inspect(&self.container).await?;
+        Ok(Some(container.pid).filter(|pid| *pid > 1))
     }
 
     /// Makes the copy audible, should that not have happened.
@@ -138,18 +158,24 @@ impl Arrived {
         Ok(Port::of_container(&namespace, &interface.name)?.unblock()?)
     }
 
-    async fn hand_over(&self, host: &Host, mut journal: Journal) -> Result<(), Cause> {
-        let (_, container) = host.podman.inspect(&self.container).await?;
-        journal.append(&Record::HandedOver { pid: container.pid })?;
-        tidy(&host.directories.migration(self.migration))?;
-        Ok(journal.archive(&host.directories.state)?)
+    fn hand_over(
+        &self,
+        scene: &Scene<'_>,
+        mut journal: Journal,
+        pid: i32,
+    ) -> Result<(), Cause> {
+        journal.append(&Record::HandedOver { pid })?;
+        tidy(&scene.directories.migration(self.migration))?;
+        journal.archive(&scene.directories.state)?;
+        tracing::info!("{}: container {} is podman's now", self.migration, self.name);
+        Ok(())
     }
 
     /// Removes the copy and everything made for it.
-    async fn undo(&self, host: &Host) -> Result<(), Cause> {
-        let work = host.directories.migration(self.migration);
-        stage::abort_by_id(&host.podman, &self.container, &work.join(STAGE)).await?;
-        let anchor = identity::peer_number(&host.directories.state, self.source)?;
+    async fn undo(&self, scene: &Scene<'_>) -> Result<(), Cause> {
+        let work = scene.directories.migration(self.migration);
+        stage::abort_by_id(scene.podman, &self.container, &work.join(STAGE)).await?;
+        let anchor = identity::peer_number(&scene.directories.state, self.source)?;
         let mut conntrack = Conntrack::open()?;
         let made: Vec<Flow> = conntrack
             .dump(&self.addresses)?
@@ -158,7 +184,7 @@ impl Arrived {
             .collect();
         conntrack.delete(&made)?;
         tidy(&work)?;
-        peers::release(&host.directories, anchor, self.migration).await
+        peers::release(scene.directories, anchor, self.migration).await
     }
 }
 
@@ -188,9 +214,6 @@ mod tests {
         assert!(!Arrived::read(&records).unwrap().activated);
         records.push(Record::Activated);
         assert!(Arrived::read(&records).unwrap().activated);
-        assert_eq!(Arrived::read(&records).unwrap().pid, None);
-        records.push(Record::HandedOver { pid: 7 });
-        assert_eq!(Arrived::read(&records).unwrap().pid, Some(7));
         assert!(Arrived::read(&records[1..]).is_none(), "a departure is not ours");
     }
 }

@@ -124,8 +124,8 @@ impl Failure {
             }
             Self::InDoubt { container, cause } => format!(
                 "in doubt: the decision to move {container} is recorded, but the destination has not \
-                 acknowledged it; the original is kept frozen and unreachable, and nothing of it is \
-                 lost. Look at the destination: {}",
+                 confirmed that it runs there; the original is kept frozen and unreachable, and \
+                 nothing of it is lost. Look at the destination, then run agent-client recover: {}",
                 chain(cause.as_ref())
             ),
         }

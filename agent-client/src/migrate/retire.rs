@@ -57,13 +57,8 @@ impl<'a> Retirement<'a> {
             Ok(()) => {}
             Err(error) if error.denies_copy() => return Err(self.pause.go_back(error.into()).await),
             Err(error) => {
-                self.leftovers.push(format!(
-                    "the destination has not confirmed that its engine runs the container; the \
-                     original is kept here, frozen and cut off, until agent-client recover can \
-                     ask: {}",
-                    chain(&error)
-                ));
-                return Ok(self);
+                let container = self.pause.container_name().to_owned();
+                return Err(Failure::InDoubt { container, cause: error.into() });
             }
         }
         steps.begin("remove original");
