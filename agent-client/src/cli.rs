@@ -41,7 +41,7 @@ pub enum Command {
     ///
     /// Before the decision to move the container is let run on here; after it the destination is
     /// asked. If that cannot be reached nothing is changed, and the exit code is 5.
-    Recover,
+    Recover(Recover),
 }
 
 /// Arguments of `migrate`.
@@ -56,6 +56,15 @@ pub struct Migrate {
     #[command(flatten)]
     /// How to go about it.
     pub options: Options,
+}
+
+/// Arguments of `recover`.
+#[derive(Clone, Debug, Args)]
+pub struct Recover {
+    /// Wait until the process that owns this journal has ended, and recover its migration alone.
+    /// Every migration has such a guardian.
+    #[arg(long, hide = true, value_name = "JOURNAL")]
+    pub watch: Option<PathBuf>,
 }
 
 /// How a migration goes about it.

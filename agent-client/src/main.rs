@@ -13,6 +13,7 @@ mod report;
 mod summary;
 
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agent_core::cause::chain;
@@ -21,7 +22,7 @@ use checkpoint::podman::Podman;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command, Migrate, Options};
+use crate::cli::{Cli, Command, Migrate, Options, Recover};
 use crate::exit::Exit;
 use crate::migrate::{Context, Failure};
 
@@ -36,6 +37,11 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Exit {
+    if let Some(Command::Recover(Recover { watch: Some(journal) })) = &cli.command
+        && let Err(e) = recover::guardian::wait_for_owner(journal)
+    {
+        return complain(Exit::Failed, &format!("cannot watch {}: {e}", journal.display()));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return complain(Exit::Failed, &format!("cannot start: {e}")),
@@ -46,14 +52,7 @@ fn run(cli: Cli) -> Exit {
     let directories = Directories { state: cli.state_dir, run: cli.run_dir };
     let request = match cli.command {
         Some(Command::Migrate(request)) => request,
-        Some(Command::Recover) => {
-            return runtime.block_on(async {
-                match Context::open(directories) {
-                    Ok(context) => recover::run(&context).await,
-                    Err(failure) => complain(failure.exit(), &failure.explain()),
-                }
-            });
-        }
+        Some(Command::Recover(request)) => return recover(&runtime, directories, request.watch),
         None => match interactive(&runtime) {
             Ok(request) => request,
             Err(exit) => return exit,
@@ -71,6 +70,24 @@ fn run(cli: Cli) -> Exit {
         Ok(summary) => summary.print(json),
         Err(failure) => fail(&failure, &destination.to_string(), json),
     }
+}
+
+/// Recovers the migration of one journal, or all whose process has died.
+fn recover(
+    runtime: &tokio::runtime::Runtime,
+    directories: Directories,
+    watched: Option<PathBuf>,
+) -> Exit {
+    runtime.block_on(async {
+        let context = match Context::open(directories) {
+            Ok(context) => context,
+            Err(failure) => return complain(failure.exit(), &failure.explain()),
+        };
+        match watched {
+            Some(journal) => recover::guardian::run(&context, journal).await,
+            None => recover::run(&context).await,
+        }
+    })
 }
 
 /// Asks for what the command line left out.

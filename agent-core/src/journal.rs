@@ -133,7 +133,7 @@ impl Journal {
     pub fn begin(state: &Path, migration: MigrationId, first: &Record) -> Result<Self, Error> {
         let directory = directory(state);
         create_private(&directory)?;
-        let path = directory.join(migration.to_string());
+        let path = path(state, migration);
         let fresh = directory.join(format!(".{migration}"));
         let make = || {
             let file =
@@ -296,6 +296,12 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Record>, usize> {
         .enumerate()
         .map(|(n, line)| serde_json::from_slice(line).map_err(|_| n + 2))
         .collect()
+}
+
+/// Where the journal of a migration is, below the state directory.
+#[must_use]
+pub fn path(state: &Path, migration: MigrationId) -> PathBuf {
+    directory(state).join(migration.to_string())
 }
 
 fn directory(state: &Path) -> PathBuf {

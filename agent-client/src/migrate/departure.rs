@@ -26,6 +26,7 @@ use super::pause::{Pause, Tools};
 use super::plan::Plan;
 use super::trees::{self, CarriedTree};
 use super::{Context, Failure};
+use crate::recover::guardian;
 use crate::report::Steps;
 
 /// A migration that has begun to change this host.
@@ -68,6 +69,10 @@ impl<'a> Departure<'a> {
             peer: plan.link.host,
         };
         let journal = Journal::begin(&context.directories.state, migration, &record)?;
+        if let Err(e) = guardian::start(&context.directories, migration) {
+            journal.end()?;
+            return Err(e.into());
+        }
         let work = context.directories.migration(migration);
         Ok(Self { context, plan, journal, work, ready: Ready::default() })
     }

@@ -13,6 +13,7 @@
 
 mod back;
 mod forward;
+pub mod guardian;
 
 use std::path::Path;
 
