@@ -9,7 +9,7 @@ use super::floor;
 use super::scene::{self, AROUND, NAME, RATE, START_LIMIT, Window};
 use super::statistics::Samples;
 use super::{Bench, BenchPlan};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
 use crate::probe::EchoRun;
@@ -35,6 +35,22 @@ struct Measured {
     interruption: Vec<f64>,
     gap: Vec<f64>,
     floor: Vec<f64>,
+    /// Why there are not more of them.
+    failure: Option<String>,
+}
+
+impl Measured {
+    /// Measures a move and then the floor, each with a fresh container.
+    fn round(&mut self, lab: &Lab, count: u32) -> Result<()> {
+        let (interruption, gap) = move_with(lab, count)?;
+        start(lab)?;
+        let talk = || talk(lab.host("c")?, lab.host("a")?, count);
+        let floor = floor::measure_running(lab, Runtime::Crun, talk)?;
+        self.interruption.push(interruption);
+        self.gap.push(gap);
+        self.floor.push(floor.whole);
+        Ok(())
+    }
 }
 
 fn run(plan: &BenchPlan) -> Result<Value> {
@@ -45,12 +61,15 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     let outcome = (0..runs).try_for_each(|round| {
         COUNTS.iter().zip(&mut all).try_for_each(|(count, measured)| {
             eprintln!("round {} of {runs}, {count} connections", round + 1);
-            let (interruption, gap) = move_with(&lab, *count)?;
-            measured.interruption.push(interruption);
-            measured.gap.push(gap);
-            start(&lab)?;
-            let talk = || talk(lab.host("c")?, lab.host("a")?, *count);
-            measured.floor.push(floor::measure_running(&lab, Runtime::Crun, talk)?.whole);
+            if measured.failure.is_some() {
+                return Ok(());
+            }
+            // The other counts are worth having even if one is too much.
+            if let Err(error) = measured.round(&lab, *count) {
+                measured.failure = Some(chain(&error));
+                scene::remove(lab.host("a")?, NAME)?;
+                scene::remove(lab.host("b")?, NAME)?;
+            }
             Ok(())
         })
     });
@@ -72,6 +91,13 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             measured.interruption.iter().zip(&measured.floor).map(|(a, b)| a - b).collect();
         let [interruption, gap, floor]: [Samples; 3] =
             [measured.interruption, measured.gap, measured.floor].map(|v| v.into_iter().collect());
+        if let Some(failure) = &measured.failure {
+            println!("{count:>12}  failed: {failure}");
+        }
+        if interruption.is_empty() {
+            counts.insert(count.to_string(), json!({ "failure": measured.failure }));
+            continue;
+        }
         let one = *first.get_or_insert(interruption.median());
         println!(
             "{count:>12}{:>17.1}{:>11.1}{:>11.1}{:>15.1}{:>22.1}",
@@ -86,6 +112,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             "tcp_gap_ms": gap.distribution(),
             "floor_ms": floor.distribution(),
             "above_floor_ms": above.distribution(),
+            "failure": measured.failure,
         });
         counts.insert(count.to_string(), figures);
     }
