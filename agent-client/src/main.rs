@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use agent_core::cause::chain;
 use agent_core::directories::Directories;
+use agent_core::guardian;
 use checkpoint::podman::Podman;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -37,10 +38,15 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Exit {
-    if let Some(Command::Recover(Recover { watch: Some(journal) })) = &cli.command
-        && let Err(e) = recover::guardian::wait_for_owner(journal)
-    {
-        return complain(Exit::Failed, &format!("cannot watch {}: {e}", journal.display()));
+    let directories = Directories { state: cli.state_dir, run: cli.run_dir };
+    if let Some(Command::Recover(Recover { watch: Some(journal) })) = &cli.command {
+        match guardian::wait(&directories, journal) {
+            Ok(true) => {}
+            Ok(false) => return Exit::Moved,
+            Err(e) => {
+                return complain(Exit::Failed, &format!("cannot watch {}: {e}", journal.display()));
+            }
+        }
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -49,7 +55,6 @@ fn run(cli: Cli) -> Exit {
     if !nix::unistd::geteuid().is_root() {
         return complain(Exit::Refused, "agent-client has to run as root: it freezes processes and changes routes");
     }
-    let directories = Directories { state: cli.state_dir, run: cli.run_dir };
     let request = match cli.command {
         Some(Command::Migrate(request)) => request,
         Some(Command::Recover(request)) => return recover(&runtime, directories, request.watch),

@@ -9,6 +9,7 @@
 pub mod cause;
 pub mod deadline;
 pub mod directories;
+pub mod guardian;
 pub mod host;
 pub mod identity;
 pub mod journal;

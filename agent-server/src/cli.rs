@@ -7,6 +7,9 @@ use agent_core::directories;
 use agent_core::wire::DEFAULT_PORT;
 use clap::Parser;
 
+/// The option by which the guardian of an arrival is started; its journal follows.
+pub const GUARDIAN: &str = "--watch";
+
 /// Receives running containers from other hosts, until told to stop.
 ///
 /// SIGTERM or Ctrl-C stop it: no new migration begins, and those under way finish or turn back.
@@ -25,14 +28,24 @@ pub struct Cli {
     /// Directory of sockets and images in memory.
     #[arg(long, value_name = "DIR", default_value = directories::RUN)]
     pub run_dir: PathBuf,
+    /// Wait until the process that owns this journal has ended, settle its arrival, and end. Every
+    /// arrival has such a guardian.
+    #[arg(long, hide = true, value_name = "JOURNAL")]
+    pub watch: Option<PathBuf>,
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_command_line_knows_the_guardian() {
+        let cli = super::Cli::parse_from(["agent-server", super::GUARDIAN, "/j"]);
+        assert_eq!(cli.watch, Some("/j".into()));
     }
 }

@@ -11,8 +11,8 @@
 //!      └────────────────────────────────────────┘ removed
 //! ```
 //!
-//! A copy that could not be removed stays as if it were being decided about: nobody hears that it
-//! does not exist.
+//! A migration that is not in the table may still have a journal: see
+//! [`Host::decision`](crate::session::Host::decision).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -83,18 +83,10 @@ impl Prepared {
         self.table().remove(&migration);
     }
 
-    /// A copy may exist that nobody could remove.
-    pub fn stuck(&self, migration: MigrationId) {
-        self.table().insert(migration, Entry::Deciding);
-    }
-
     /// Removes a copy that was taken out.
     pub async fn dispose(&self, migration: MigrationId, copy: Copy) {
-        if copy.remove().await {
-            self.ended(migration);
-        } else {
-            tracing::error!("{migration}: the copy could not be removed; restart agent-server to try again");
-        }
+        copy.remove().await;
+        self.ended(migration);
     }
 
     /// Removes the copy of a migration whose lease has run out; a copy that was decided about in

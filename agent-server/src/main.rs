@@ -11,11 +11,13 @@ mod recover;
 mod serve;
 mod session;
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
 use agent_core::cause::chain;
 use agent_core::directories::Directories;
+use agent_core::guardian;
 use checkpoint::podman::Podman;
 use clap::Parser;
 use tokio::net::TcpListener;
@@ -26,7 +28,17 @@ use crate::cli::Cli;
 use crate::session::Host;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    let watched = cli.watch.take();
+    if let Some(journal) = &watched {
+        let directories =
+            Directories { state: cli.state_dir.clone(), run: cli.run_dir.clone() };
+        match guardian::wait(&directories, journal) {
+            Ok(true) => {}
+            Ok(false) => return ExitCode::SUCCESS,
+            Err(e) => return complain(&format!("cannot watch {}: {e}", journal.display())),
+        }
+    }
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("NETMIG_LOG").unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
@@ -36,7 +48,16 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => return complain(&format!("cannot start: {e}")),
     };
-    let outcome = runtime.block_on(run(cli));
+    let outcome = runtime.block_on(async {
+        match watched {
+            Some(journal) => {
+                let directories = Directories { state: cli.state_dir, run: cli.run_dir };
+                recover::settle_all(&directories, &Podman::default(), vec![journal]).await;
+                Ok(())
+            }
+            None => run(cli).await,
+        }
+    });
     runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -53,11 +74,8 @@ async fn run(cli: Cli) -> Result<(), String> {
     // Bound first: of two agents on one host only one may settle what was left. Sources wait in the
     // backlog meanwhile.
     let listener = bind(cli.listen, cli.port).await?;
-    let unsettled =
-        recover::run(&directories, &Podman::default()).await.map_err(|e| chain(&e))?;
+    recover::run(&directories, &Podman::default()).await.map_err(|e| chain(&e))?;
     let host = Host::open(directories).await.map_err(|e| chain(e.as_ref()))?;
-    // Nobody hears that a copy does not exist which may.
-    unsettled.into_iter().for_each(|migration| host.prepared.stuck(migration));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let stop = async move {
@@ -90,6 +108,7 @@ async fn bind(address: IpAddr, port: u16) -> Result<TcpListener, String> {
 }
 
 fn complain(message: &str) -> ExitCode {
-    eprintln!("agent-server: {message}");
+    // Nobody may be there to read it.
+    let _ = writeln!(std::io::stderr(), "agent-server: {message}");
     ExitCode::FAILURE
 }

@@ -1,4 +1,5 @@
-//! What a former agent-server of this host left, settled before any source is listened to.
+//! What a former agent-server of this host left, settled by the guardian of each arrival, or at the
+//! next start before any source is listened to.
 //!
 //! ```text
 //! last record    what is done
@@ -12,6 +13,7 @@
 //! removed nor handed over: such a migration stays in doubt.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use agent_core::cause::{Cause, chain};
@@ -55,16 +57,19 @@ struct Scene<'a> {
     podman: &'a Podman,
 }
 
-/// Settles every arrival that was left; gives those that could not be settled. They are logged, and
-/// tried again at the next start.
-pub async fn run(
-    directories: &Directories,
-    podman: &Podman,
-) -> Result<Vec<MigrationId>, journal::Error> {
+/// Settles every arrival that was left. What cannot be settled is logged, and tried again at the next
+/// start.
+pub async fn run(directories: &Directories, podman: &Podman) -> Result<(), journal::Error> {
+    settle_all(directories, podman, journal::unfinished(&directories.state)?).await;
+    Ok(())
+}
+
+/// Settles the arrivals of some journals, as far as nobody is at work on them.
+pub async fn settle_all(directories: &Directories, podman: &Podman, journals: Vec<PathBuf>) {
     let scene = Scene { directories, podman };
     let mut activated = Vec::new();
     let mut others = Vec::new();
-    for path in journal::unfinished(&directories.state)? {
+    for path in journals {
         match journal::claim(&path) {
             Ok(Some((journal, records))) => match Arrived::read(&records) {
                 Some(arrived) if arrived.activated => activated.push((arrived, journal)),
@@ -77,10 +82,9 @@ pub async fn run(
     }
     // The patience of a shim is short, so those that wait for their container to be taken over come
     // first; podman can tell of the others once no container is staged any more.
-    let mut unsettled = Vec::new();
     for (arrived, journal) in activated {
         match arrived.take_over(&scene).await {
-            Ok(pid) => arrived.note(arrived.hand_over(&scene, journal, pid), &mut unsettled),
+            Ok(pid) => arrived.note(arrived.hand_over(&scene, journal, pid)),
             Err(e) => {
                 tracing::debug!("{}: {}", arrived.migration, chain(e.as_ref()));
                 others.push((arrived, journal));
@@ -89,9 +93,8 @@ pub async fn run(
     }
     others.sort_by_key(|(arrived, _)| arrived.activated);
     for (arrived, journal) in others {
-        arrived.note(arrived.settle(&scene, journal).await, &mut unsettled);
+        arrived.note(arrived.settle(&scene, journal).await);
     }
-    Ok(unsettled)
 }
 
 impl Arrived {
@@ -111,10 +114,9 @@ impl Arrived {
         })
     }
 
-    fn note(&self, result: Result<(), Cause>, unsettled: &mut Vec<MigrationId>) {
+    fn note(&self, result: Result<(), Cause>) {
         if let Err(e) = result {
             tracing::error!("{}: container {}: {}", self.migration, self.name, chain(e.as_ref()));
-            unsettled.push(self.migration);
         }
     }
 

@@ -14,7 +14,7 @@ use checkpoint::podman::{Info, Podman};
 use tokio::net::TcpStream;
 
 use crate::arrival;
-use crate::lease::Prepared;
+use crate::lease::{Decision, Prepared};
 
 /// This host, as every conversation sees it.
 #[derive(Debug)]
@@ -67,6 +67,18 @@ impl Host {
         }))
     }
 
+    /// What is known of a migration, its copy taken out if one waits. No copy is denied as long as
+    /// there is a journal: another process may be settling it, or nobody could.
+    pub fn decision(&self, migration: MigrationId) -> Result<Decision, journal::Error> {
+        let state = &self.directories.state;
+        Ok(match self.prepared.take(migration) {
+            Decision::Unknown if journal::path(state, migration).exists() => Decision::Busy,
+            // In this order: a journal goes to the archive in one step.
+            Decision::Unknown if self.handed_over(migration)?.is_some() => Decision::Activated,
+            known => known,
+        })
+    }
+
     /// Lets no new migration begin.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
@@ -112,7 +124,10 @@ async fn resume(
     connection: &mut Connection,
     migration: MigrationId,
 ) -> Result<(), Cause> {
-    if !host.prepared.knows(migration) && host.handed_over(migration)?.is_none() {
+    let known = host.prepared.knows(migration)
+        || journal::path(&host.directories.state, migration).exists()
+        || host.handed_over(migration)?.is_some();
+    if !known {
         connection.send(&Message::Failure(unknown(migration))).await?;
         return Ok(());
     }

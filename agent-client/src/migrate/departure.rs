@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::create_private;
-use agent_core::journal::{Journal, Record};
+use agent_core::journal::{self, Journal, Record};
 use agent_core::message::{Data, Message, Tree, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
 use agent_core::wire::PIECE;
@@ -69,7 +69,9 @@ impl<'a> Departure<'a> {
             peer: plan.link.host,
         };
         let journal = Journal::begin(&context.directories.state, migration, &record)?;
-        if let Err(e) = guardian::start(&context.directories, migration) {
+        let path = journal::path(&context.directories.state, migration);
+        if let Err(e) = agent_core::guardian::start(&context.directories, &guardian::COMMAND, &path)
+        {
             journal.end()?;
             return Err(e.into());
         }

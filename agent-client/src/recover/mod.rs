@@ -147,15 +147,17 @@ async fn settle(
     mut journal: Journal,
 ) -> Result<Outcome, Error> {
     let outcome = match departed.reached {
-        Reached::Departure | Reached::Interruption => {
-            back::abort(context, departed).await;
-            Outcome::Back
-        }
+        Reached::Departure | Reached::Interruption => Outcome::Back,
         Reached::Committed => forward::finish(context, departed, &mut journal).await?,
         Reached::Acknowledged => Outcome::Moved,
     };
     let left = match outcome {
-        Outcome::Back => back::undo(context, departed).await,
+        Outcome::Back => {
+            let left = back::undo(context, departed).await;
+            // Nothing here waits for the far end: its copy cannot be heard by anyone.
+            back::abort(context, departed).await;
+            left
+        }
         Outcome::Moved => forward::remove_original(context, departed).await,
     };
     if !left.is_empty() {

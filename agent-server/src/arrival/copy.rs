@@ -62,14 +62,13 @@ impl Copy {
         Ok(Finished { pid })
     }
 
-    /// Removes the copy and everything made for it; `false` if it may still exist.
-    pub async fn remove(mut self) -> bool {
-        let cleaned = self.arrival.clean(Some(self.staged)).await;
-        if cleaned.all
+    /// Removes the copy and everything made for it. What cannot be removed stays in the journal, to
+    /// be settled by its guardian.
+    pub async fn remove(mut self) {
+        if self.arrival.clean(Some(self.staged)).await
             && let Err(e) = self.journal.end()
         {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(&e));
         }
-        cleaned.copy
     }
 }

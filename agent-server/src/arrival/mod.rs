@@ -29,10 +29,12 @@ pub use progress::{STAGE, tidy};
 
 /// Between two looks at a copy that another conversation is deciding about.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
+/// How long is waited for that conversation: less than a source waits for an answer.
+const BUSY_LIMIT: Duration = Duration::from_secs(15);
 
 /// A copy's fate hangs on something else than its source.
 #[derive(Debug, thiserror::Error)]
-#[error("the copy is neither activated nor removed yet; see the log of agent-server")]
+#[error("the copy cannot be decided about now; see the log of agent-server")]
 struct Undecided;
 
 /// The copy is audible, but podman does not run it.
@@ -94,13 +96,30 @@ pub async fn decide(
     match connection.receive(deadline::LEASE).await? {
         Message::Commit(id) if id == migration => commit(host, connection, migration).await,
         Message::Abort(id) if id == migration => {
-            if let Decision::Take(copy) = host.prepared.take(migration) {
-                tracing::info!("{migration}: the source goes back; removing the copy");
-                host.prepared.dispose(migration, *copy).await;
+            match settled(host, migration).await? {
+                Decision::Take(copy) => {
+                    tracing::info!("{migration}: the source goes back; removing the copy");
+                    host.prepared.dispose(migration, *copy).await;
+                }
+                Decision::Unknown => {}
+                Decision::Busy | Decision::Activated => {
+                    return give_up(connection, Undecided.into()).await;
+                }
             }
             Ok(connection.send(&Message::Aborted(())).await?)
         }
         other => Err(connection.unexpected(&other, "Commit").into()),
+    }
+}
+
+/// What is known of a migration, once nobody else is busy with it; busy if that takes too long.
+async fn settled(host: &Host, migration: MigrationId) -> Result<Decision, Cause> {
+    let give_up_at = Instant::now() + BUSY_LIMIT;
+    loop {
+        match host.decision(migration)? {
+            Decision::Busy if Instant::now() < give_up_at => tokio::time::sleep(BUSY_PAUSE).await,
+            decision => return Ok(decision),
+        }
     }
 }
 
@@ -109,19 +128,12 @@ async fn commit(
     connection: &mut Connection,
     migration: MigrationId,
 ) -> Result<(), Cause> {
-    let give_up_at = Instant::now() + deadline::ANSWER;
-    let mut copy = loop {
-        match host.prepared.take(migration) {
-            Decision::Take(copy) => break *copy,
-            Decision::Busy if Instant::now() < give_up_at => tokio::time::sleep(BUSY_PAUSE).await,
-            Decision::Busy => return give_up(connection, Undecided.into()).await,
-            Decision::Activated => return confirm(host, connection, migration).await,
-            Decision::Unknown if host.handed_over(migration)?.is_some() => {
-                return confirm(host, connection, migration).await;
-            }
-            Decision::Unknown => {
-                return Ok(connection.send(&Message::Failure(unknown(migration))).await?);
-            }
+    let mut copy = match settled(host, migration).await? {
+        Decision::Take(copy) => *copy,
+        Decision::Busy => return give_up(connection, Undecided.into()).await,
+        Decision::Activated => return confirm(host, connection, migration).await,
+        Decision::Unknown => {
+            return Ok(connection.send(&Message::Failure(unknown(migration))).await?);
         }
     };
     if let Err(cause) = copy.activate() {
@@ -137,11 +149,13 @@ async fn commit(
         Ok(()) => expect!(connection, deadline::ANSWER, Finish),
         Err(e) => Err(e),
     };
-    let finished = match copy.finish().await {
+    let finished = copy.finish().await;
+    // In the archive now, or left to the journal's guardian.
+    host.prepared.ended(migration);
+    let finished = match finished {
         Ok(finished) => finished,
         Err(cause) => return give_up(connection, cause).await,
     };
-    host.prepared.ended(migration);
     asked?;
     Ok(connection.send(&Message::Finished(finished)).await?)
 }

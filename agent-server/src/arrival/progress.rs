@@ -8,9 +8,10 @@ use std::time::Instant;
 use agent_core::cause::{Cause, chain};
 use agent_core::deadline;
 use agent_core::directories::create_private;
+use agent_core::guardian;
 use agent_core::identity::{self, HostId};
 use agent_core::host;
-use agent_core::journal::{Journal, Record};
+use agent_core::journal::{self, Journal, Record};
 use agent_core::message::{Message, Offer, Prepared, StageRequest, Tree, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
 use agent_core::wire::Connection;
@@ -31,6 +32,7 @@ use tokio::task::block_in_place;
 use super::copy::Copy;
 use super::incoming::Incoming;
 use super::{image, prepared};
+use crate::cli::GUARDIAN;
 use crate::session::Host;
 
 /// Bytes that WireGuard puts around a packet, over IPv6 and with padding (wg(8), MTU).
@@ -71,15 +73,6 @@ pub struct Arrival {
     created: Vec<Flow>,
 }
 
-/// What could be removed.
-#[derive(Clone, Copy, Debug)]
-pub struct Cleaned {
-    /// No copy of the container exists any more.
-    pub copy: bool,
-    /// Nothing else is left either.
-    pub all: bool,
-}
-
 /// The staged container's network.
 #[derive(Debug)]
 pub struct Network {
@@ -102,6 +95,11 @@ impl Arrival {
             peer: source,
         };
         let journal = Journal::begin(state, offer.migration, &record)?;
+        let path = journal::path(state, offer.migration);
+        if let Err(e) = guardian::start(&host.directories, &[GUARDIAN], &path) {
+            journal.end()?;
+            return Err(e.into());
+        }
         let work = host.directories.migration(offer.migration);
         Ok(Self {
             host,
@@ -285,36 +283,35 @@ impl Arrival {
     pub async fn undo(mut self) {
         let journal = self.journal.take();
         let staged = self.staged.take();
-        let cleaned = self.clean(staged).await;
-        if let (true, Some(journal)) = (cleaned.all, journal)
+        if let (true, Some(journal)) = (self.clean(staged).await, journal)
             && let Err(e) = journal.end()
         {
             tracing::warn!("{}: {}", self.offer.migration, chain(&e));
         }
     }
 
-    /// The same for a copy that owns the stage and the journal.
-    pub async fn clean(&mut self, staged: Option<Staged>) -> Cleaned {
-        let mut cleaned = Cleaned { copy: true, all: true };
+    /// The same for a copy that owns the stage and the journal; `false` if something is left.
+    pub async fn clean(&mut self, staged: Option<Staged>) -> bool {
+        let mut clean = true;
         let migration = self.offer.migration;
         let mut note = |result: Result<(), Cause>| {
             if let Err(e) = &result {
                 tracing::warn!("{migration}: {}", chain(e.as_ref()));
-                cleaned.all = false;
+                clean = false;
             }
             result.is_ok()
         };
-        if let Some(staged) = staged {
-            let gone = note(staged.abort().await.map_err(Into::into));
-            cleaned.copy = gone;
-        }
+        let gone = match staged {
+            Some(staged) => note(staged.abort().await.map_err(Into::into)),
+            None => true,
+        };
         note(self.forget_flows());
         // The directory tells who may remove the container.
-        if cleaned.copy {
+        if gone {
             note(self.tidy());
         }
         note(peers::release(&self.host.directories, self.anchor, migration).await);
-        cleaned
+        clean
     }
 
     fn forget_flows(&mut self) -> Result<(), Cause> {
