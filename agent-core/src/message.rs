@@ -298,8 +298,10 @@ pub struct Offer {
     pub cpu_flags: Vec<String>,
 }
 
-/// Images may need more room than the memory in use: page tables, sockets, files.
-const IMAGE_ROOM: u64 = 64 * 1024 * 1024;
+/// Images need more room than the memory in use: the kernel's side of each socket takes some
+/// kilobytes and its queues up to megabytes. It is a limit on a file system in memory, which takes
+/// only what is written to it.
+const IMAGE_ROOM: u64 = 1024 * 1024 * 1024;
 
 impl Offer {
     /// Room for checkpoint images, in bytes: no source may ask for more.
