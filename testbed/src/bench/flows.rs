@@ -1,17 +1,18 @@
 //! What many open connections cost: the interruption, and the floor under it, in which CRIU takes
 //! its own time for every socket.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
 use super::floor;
-use super::scene::{self, AROUND, NAME, RATE, START_LIMIT, Window};
+use super::scene::{self, AROUND, NAME, PARTS, RATE, START_LIMIT, Window};
 use super::statistics::Samples;
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result, chain};
 use crate::host::Host;
-use crate::lab::{Lab, Runtime};
+use crate::lab::{Lab, MigrationReport, Runtime};
 use crate::probe::EchoRun;
 
 pub(super) const BENCH: Bench = Bench {
@@ -35,6 +36,7 @@ struct Measured {
     interruption: Vec<f64>,
     gap: Vec<f64>,
     floor: Vec<f64>,
+    parts: Vec<BTreeMap<String, f64>>,
     /// Why there are not more of them.
     failure: Option<String>,
 }
@@ -42,11 +44,12 @@ struct Measured {
 impl Measured {
     /// Measures a move and then the floor, each with a fresh container.
     fn round(&mut self, lab: &Lab, count: u32) -> Result<()> {
-        let (interruption, gap) = move_with(lab, count)?;
+        let (report, gap) = move_with(lab, count)?;
         start(lab)?;
         let talk = || talk(lab.host("c")?, lab.host("a")?, count);
         let floor = floor::measure_running(lab, Runtime::Crun, talk)?;
-        self.interruption.push(interruption);
+        self.interruption.push(report.interruption_ms);
+        self.parts.push(report.parts_ms);
         self.gap.push(gap);
         self.floor.push(floor.whole);
         Ok(())
@@ -111,12 +114,21 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             "interruption_ms": interruption.distribution(),
             "tcp_gap_ms": gap.distribution(),
             "floor_ms": floor.distribution(),
+            "parts_ms": medians(&measured.parts),
             "above_floor_ms": above.distribution(),
             "failure": measured.failure,
         });
         counts.insert(count.to_string(), figures);
     }
     Ok(json!({ "runs": runs, "connections": counts }))
+}
+
+/// The median of each part of the interruption.
+fn medians(moves: &[BTreeMap<String, f64>]) -> BTreeMap<&'static str, f64> {
+    let of = |part: &str| -> Samples {
+        moves.iter().map(|parts| parts.get(part).copied().unwrap_or_default()).collect()
+    };
+    PARTS.into_iter().map(|part| (part, of(part).median())).collect()
 }
 
 /// Starts the container with both servers on `a`. Connections of an earlier container whose end was
@@ -148,9 +160,9 @@ fn talk(far: &Host, host: &Host, count: u32) -> Result<Vec<EchoRun>> {
     Ok(runs)
 }
 
-/// Moves the container with that many connections; its interruption by itself and as the connection
-/// with messages saw it.
-fn move_with(lab: &Lab, count: u32) -> Result<(f64, f64)> {
+/// Moves the container with that many connections; what the product says of it, and the silence on
+/// the connection with messages.
+fn move_with(lab: &Lab, count: u32) -> Result<(MigrationReport, f64)> {
     start(lab)?;
     let runs = talk(lab.host("c")?, lab.host("a")?, count)?;
     let (window, attempt) =
@@ -165,5 +177,5 @@ fn move_with(lab: &Lab, count: u32) -> Result<(f64, f64)> {
         gap = window.longest(&seen.gaps);
     }
     scene::remove(lab.host("b")?, NAME)?;
-    Ok((report.interruption_ms, gap))
+    Ok((report, gap))
 }
