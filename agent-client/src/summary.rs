@@ -138,7 +138,7 @@ impl Summary {
             self.queue
         );
         let mut table = Table::new();
-        table.load_style(NOTHING.into());
+        table.load_style(NOTHING);
         for (name, ms) in self.parts_ms.rows() {
             table.add_row([format!("  {name}"), format!("{ms:.1} ms")]);
         }

@@ -219,7 +219,7 @@ impl<'a> Departure<'a> {
     }
 
     /// Hands everything to the interruption. Nothing has been interrupted yet.
-    pub fn pause(mut self) -> Result<Pause<'a>, (Self, Cause)> {
+    pub fn pause(mut self) -> Result<Pause<'a>, Box<(Self, Cause)>> {
         let ready = &mut self.ready;
         let (Some(hold), Some(images), Some(criu_config), Some(queues), Some(conntrack)) = (
             ready.hold.take(),
@@ -228,7 +228,7 @@ impl<'a> Departure<'a> {
             ready.queues.take(),
             ready.conntrack.take(),
         ) else {
-            return Err((self, NotPrepared.into()));
+            return Err(Box::new((self, NotPrepared.into())));
         };
         let (trees, log) = (std::mem::take(&mut ready.trees), ready.log.take());
         Ok(Pause::new(self, Tools { hold, images, criu_config, queues, conntrack, trees, log }))

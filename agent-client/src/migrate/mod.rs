@@ -154,7 +154,10 @@ pub async fn run(context: &Context, request: &Migrate) -> Result<Summary, Failur
     }
     let mut pause = match departure.pause() {
         Ok(pause) => pause,
-        Err((departure, cause)) => return Err(departure.go_back(cause).await),
+        Err(undone) => {
+            let (departure, cause) = *undone;
+            return Err(departure.go_back(cause).await);
+        }
     };
     steps.pause();
     let limit = request.options.max_interruption;
@@ -164,7 +167,10 @@ pub async fn run(context: &Context, request: &Migrate) -> Result<Summary, Failur
     // The commit point. A cancellation from here on waits until the move is finished.
     let committed = match pause.commit() {
         Ok(committed) => committed,
-        Err((pause, cause)) => return Err(pause.go_back(cause).await),
+        Err(undone) => {
+            let (pause, cause) = *undone;
+            return Err(pause.go_back(cause).await);
+        }
     };
     committed.complete(steps).await
 }

@@ -322,11 +322,11 @@ impl<'a> Pause<'a> {
     }
 
     /// **The commit point.** Once the record is on disk the original never runs again.
-    pub fn commit(mut self) -> Result<Committed<'a>, (Self, Cause)> {
+    pub fn commit(mut self) -> Result<Committed<'a>, Box<(Self, Cause)>> {
         let since = Instant::now();
         match block_in_place(|| self.departure.journal_mut().append(&Record::Committed)) {
             Ok(()) => Ok(Committed::new(self, since)),
-            Err(e) => Err((self, e.into())),
+            Err(e) => Err(Box::new((self, e.into()))),
         }
     }
 
