@@ -41,8 +41,9 @@ pub fn destination() -> Result<Destination, Error> {
             })
         })
         .prompt()?;
-    let mut destination: Destination =
-        host.parse().map_err(|reason: String| Error::Terminal(InquireError::Custom(reason.into())))?;
+    let mut destination: Destination = host
+        .parse()
+        .map_err(|reason: String| Error::Terminal(InquireError::Custom(reason.into())))?;
     // A port given with the host is the default of the next question.
     let offered = if destination.port == 0 { DEFAULT_PORT } else { destination.port };
     destination.port = CustomType::<u16>::new("Port of agent-server:")

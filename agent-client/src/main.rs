@@ -53,7 +53,10 @@ fn run(cli: Cli) -> Exit {
         Err(e) => return complain(Exit::Failed, &format!("cannot start: {e}")),
     };
     if !nix::unistd::geteuid().is_root() {
-        return complain(Exit::Refused, "agent-client has to run as root: it freezes processes and changes routes");
+        return complain(
+            Exit::Refused,
+            "agent-client has to run as root: it freezes processes and changes routes",
+        );
     }
     let request = match cli.command {
         Some(Command::Migrate(request)) => request,

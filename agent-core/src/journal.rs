@@ -105,7 +105,9 @@ pub enum Error {
     #[error(transparent)]
     Directory(#[from] crate::directories::Error),
     /// The file is not a journal of this version.
-    #[error("{path} is not a journal that this version of netmig can read; nothing was done about it")]
+    #[error(
+        "{path} is not a journal that this version of netmig can read; nothing was done about it"
+    )]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -136,8 +138,7 @@ impl Journal {
         let path = path(state, migration);
         let fresh = directory.join(format!(".{migration}"));
         let make = || {
-            let file =
-                OpenOptions::new().append(true).create_new(true).mode(0o600).open(&fresh)?;
+            let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&fresh)?;
             let mut file =
                 Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e)?;
             writeln!(file, "{HEADER}")?;
@@ -163,8 +164,7 @@ impl Journal {
     pub fn append(&mut self, record: &Record) -> Result<(), Error> {
         let write = || {
             let length = self.file.metadata()?.len();
-            let written =
-                write_record(&self.file, record).and_then(|()| self.file.sync_data());
+            let written = write_record(&self.file, record).and_then(|()| self.file.sync_data());
             if written.is_err() {
                 // Half a record, or one that may or may not survive, would spoil what follows.
                 self.file.set_len(length)?;
@@ -330,8 +330,7 @@ mod tests {
     #[test]
     fn records_are_read_back_and_the_end_leaves_nothing() {
         let state = tempfile::tempdir().unwrap();
-        let mut journal =
-            Journal::begin(state.path(), MigrationId([3; 16]), &departure()).unwrap();
+        let mut journal = Journal::begin(state.path(), MigrationId([3; 16]), &departure()).unwrap();
         journal.append(&Record::Committed).unwrap();
         let found = unfinished(state.path()).unwrap();
         assert_eq!(read(&found[0]).unwrap(), [departure(), Record::Committed]);
@@ -342,8 +341,7 @@ mod tests {
     #[test]
     fn a_living_owner_keeps_its_journal() {
         let state = tempfile::tempdir().unwrap();
-        let mut journal =
-            Journal::begin(state.path(), MigrationId([3; 16]), &departure()).unwrap();
+        let mut journal = Journal::begin(state.path(), MigrationId([3; 16]), &departure()).unwrap();
         let path = unfinished(state.path()).unwrap().remove(0);
         assert!(claim(&path).unwrap().is_none());
         let again = Journal::begin(state.path(), MigrationId([3; 16]), &departure());

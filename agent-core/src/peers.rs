@@ -45,12 +45,8 @@ impl PeerLock {
     pub async fn take(run: &Path) -> Result<Self, Cause> {
         let path = run.join("peers.lock");
         let give_up = Instant::now() + deadline::LOCK;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         loop {
             file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => return Ok(Self { _file: file }),
@@ -86,11 +82,7 @@ pub async fn release(
     Ok(())
 }
 
-fn needed_by_migration(
-    state: &Path,
-    peer: PeerNumber,
-    ended: MigrationId,
-) -> Result<bool, Cause> {
+fn needed_by_migration(state: &Path, peer: PeerNumber, ended: MigrationId) -> Result<bool, Cause> {
     for path in journal::unfinished(state)? {
         // A journal that cannot be read might need it.
         let Ok(records) = journal::read(&path) else { return Ok(true) };

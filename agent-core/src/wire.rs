@@ -64,7 +64,9 @@ pub enum Error {
         peer: SocketAddr,
     },
     /// The far end is an agent of another version.
-    #[error("{peer} speaks version {theirs} of the protocol, this agent speaks {VERSION}; install the same release of netmig on both hosts")]
+    #[error(
+        "{peer} speaks version {theirs} of the protocol, this agent speaks {VERSION}; install the same release of netmig on both hosts"
+    )]
     Version {
         /// Address and port.
         peer: SocketAddr,
@@ -174,11 +176,14 @@ impl Connection {
         // Every message is one write; waiting for more to send would only add latency.
         stream.set_nodelay(true).map_err(io_error)?;
         let stream = BufReader::with_capacity(PIECE, stream);
-        let mut connection = Self { stream, peer, local, scratch: Vec::with_capacity(PIECE), torn: false };
+        let mut connection =
+            Self { stream, peer, local, scratch: Vec::with_capacity(PIECE), torn: false };
         let limit = deadline::CONNECT;
-        timeout(limit, connection.exchange_preambles())
-            .await
-            .unwrap_or(Err(Error::Deadline { peer, what: "introduce itself", limit }))?;
+        timeout(limit, connection.exchange_preambles()).await.unwrap_or(Err(Error::Deadline {
+            peer,
+            what: "introduce itself",
+            limit,
+        }))?;
         Ok(connection)
     }
 
@@ -218,9 +223,7 @@ impl Connection {
         }
         self.scratch.clear();
         self.scratch.extend([0; 4]);
-        message
-            .encode(&mut self.scratch)
-            .map_err(|source| Error::Codec { peer, source })?;
+        message.encode(&mut self.scratch).map_err(|source| Error::Codec { peer, source })?;
         let length = self.scratch.len() - 4;
         if length > FRAME_LIMIT {
             return Err(Error::FrameLength { peer, length });

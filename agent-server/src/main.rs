@@ -31,8 +31,7 @@ fn main() -> ExitCode {
     let mut cli = Cli::parse();
     let watched = cli.watch.take();
     if let Some(journal) = &watched {
-        let directories =
-            Directories { state: cli.state_dir.clone(), run: cli.run_dir.clone() };
+        let directories = Directories { state: cli.state_dir.clone(), run: cli.run_dir.clone() };
         match guardian::wait(&directories, journal) {
             Ok(true) => {}
             Ok(false) => return ExitCode::SUCCESS,
@@ -67,7 +66,9 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
-        return Err("agent-server has to run as root: it restores processes and changes routes".into());
+        return Err(
+            "agent-server has to run as root: it restores processes and changes routes".into()
+        );
     }
     let directories = Directories { state: cli.state_dir, run: cli.run_dir };
     directories.create().map_err(|e| chain(&e))?;
@@ -99,7 +100,9 @@ async fn bind(address: IpAddr, port: u16) -> Result<TcpListener, String> {
         other => other,
     };
     let listener = outcome.map_err(|e| {
-        format!("cannot listen on {first}: {e}; is another agent-server running, or the port taken?")
+        format!(
+            "cannot listen on {first}: {e}; is another agent-server running, or the port taken?"
+        )
     })?;
     if let Ok(bound) = listener.local_addr() {
         tracing::info!("listening on {bound}");

@@ -124,8 +124,7 @@ impl Arrived {
     async fn take_over(&self, scene: &Scene<'_>) -> Result<i32, Cause> {
         let work = scene.directories.migration(self.migration).join(STAGE);
         let podman = scene.podman.clone();
-        let staged =
-            Staged::resume(podman, &self.container, &self.name, &work, TAKE_OVER).await?;
+        let staged = Staged::resume(podman, &self.container, &self.name, &work, TAKE_OVER).await?;
         self.connect(&staged)?;
         Ok(staged.commit().await?.pid)
     }
@@ -160,12 +159,7 @@ impl Arrived {
         Ok(Port::of_container(&namespace, &interface.name)?.unblock()?)
     }
 
-    fn hand_over(
-        &self,
-        scene: &Scene<'_>,
-        mut journal: Journal,
-        pid: i32,
-    ) -> Result<(), Cause> {
+    fn hand_over(&self, scene: &Scene<'_>, mut journal: Journal, pid: i32) -> Result<(), Cause> {
         journal.append(&Record::HandedOver { pid })?;
         tidy(&scene.directories.migration(self.migration))?;
         journal.archive(&scene.directories.state)?;

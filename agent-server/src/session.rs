@@ -139,6 +139,8 @@ async fn resume(
 pub fn unknown(migration: MigrationId) -> Failure {
     Failure {
         code: FailureCode::Unknown,
-        message: format!("this host holds no copy of migration {migration}: it was undone or never came"),
+        message: format!(
+            "this host holds no copy of migration {migration}: it was undone or never came"
+        ),
     }
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use agent_core::cause::{Cause, chain};
 use agent_core::deadline;
 
+use super::Failure;
 use super::order::{self, Error};
 use super::pause::Pause;
 use super::retire::Retirement;
-use super::Failure;
 use crate::report::Steps;
 use crate::summary::Summary;
 
@@ -43,7 +43,9 @@ impl<'a> Committed<'a> {
         let told = order::commit(self.pause.connection(), migration).await;
         match insist(&mut self.pause, told, Goal::Committed).await {
             Ok(()) => {}
-            Err(error) if error.denies_copy() => return Err(self.pause.go_back(error.into()).await),
+            Err(error) if error.denies_copy() => {
+                return Err(self.pause.go_back(error.into()).await);
+            }
             Err(error) => return Err(doubt(self.pause, error).await),
         }
         let retirement = Retirement::begin(self.pause, self.since).await;

@@ -104,7 +104,9 @@ impl Failure {
     pub fn explain(&self) -> String {
         match self {
             Self::Setup(cause) => chain(cause.as_ref()),
-            Self::Refused(cause) => format!("refused, nothing was changed: {}", chain(cause.as_ref())),
+            Self::Refused(cause) => {
+                format!("refused, nothing was changed: {}", chain(cause.as_ref()))
+            }
             Self::Blocked(blockers) => {
                 let mut text = String::from("refused, nothing was changed:");
                 for blocker in blockers {
@@ -143,8 +145,7 @@ pub async fn run(context: &Context, request: &Migrate) -> Result<Summary, Failur
         .await
         .map_err(Failure::Refused)?;
     steps.begin("preflight");
-    let plan =
-        cancel.guard_failure(plan::agree(context, request, connection)).await?;
+    let plan = cancel.guard_failure(plan::agree(context, request, connection)).await?;
 
     // From here on there is something to undo.
     let mut departure = Departure::begin(context, plan).map_err(Failure::Refused)?;
@@ -174,4 +175,3 @@ pub async fn run(context: &Context, request: &Migrate) -> Result<Summary, Failur
     };
     committed.complete(steps).await
 }
-

@@ -72,9 +72,8 @@ mod tests {
 
     #[test]
     fn only_the_destinations_own_words_deny_a_copy() {
-        let said = |code| {
-            Error::Wire(wire::Error::Failure(Failure { code, message: String::new() }))
-        };
+        let said =
+            |code| Error::Wire(wire::Error::Failure(Failure { code, message: String::new() }));
         assert!(said(FailureCode::Unknown).denies_copy());
         for code in [FailureCode::Step, FailureCode::Deadline, FailureCode::Stopping] {
             assert!(!said(code).denies_copy());

@@ -336,7 +336,8 @@ impl<'a> Pause<'a> {
         if let Some(dump) = self.dump.take() {
             // CRIU is never signalled at work: it would leave its code in the tasks.
             if tokio::time::timeout(DUMP_END, dump).await.is_err() {
-                leftovers.push("CRIU is still at work; the container was thawed around it".to_owned());
+                leftovers
+                    .push("CRIU is still at work; the container was thawed around it".to_owned());
             }
         }
         let mut note = |result: Result<(), Cause>| {

@@ -60,11 +60,7 @@ pub struct Plan {
 struct NoInterface;
 
 /// Looks at the container, offers it to the destination, and comes back with all that is in the way.
-pub async fn agree(
-    context: &Context,
-    request: &Migrate,
-    mut link: Link,
-) -> Result<Plan, Failure> {
+pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Result<Plan, Failure> {
     let refused = Failure::Refused;
     let (info, container) =
         context.podman.inspect(&request.container).await.map_err(|e| refused(e.into()))?;

@@ -55,7 +55,9 @@ impl<'a> Retirement<'a> {
         let told = order::finish(self.pause.connection()).await;
         match insist(&mut self.pause, told, Goal::Finished).await {
             Ok(()) => {}
-            Err(error) if error.denies_copy() => return Err(self.pause.go_back(error.into()).await),
+            Err(error) if error.denies_copy() => {
+                return Err(self.pause.go_back(error.into()).await);
+            }
             Err(error) => {
                 let container = self.pause.container_name().to_owned();
                 return Err(Failure::InDoubt { container, cause: error.into() });

@@ -70,7 +70,9 @@ enum Outcome {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// The destination has the decision and does not answer.
-    #[error("in doubt, nothing was changed: the move is decided, and {destination} does not confirm it; run recover again when it can be reached")]
+    #[error(
+        "in doubt, nothing was changed: the move is decided, and {destination} does not confirm it; run recover again when it can be reached"
+    )]
     InDoubt {
         destination: crate::cli::Destination,
         #[source]
@@ -236,8 +238,7 @@ mod tests {
 
     #[test]
     fn the_furthest_record_decides() {
-        let interruption =
-            Record::Interruption { cgroup: "/c".into(), port: "veth0".to_owned() };
+        let interruption = Record::Interruption { cgroup: "/c".into(), port: "veth0".to_owned() };
         let mut records = vec![departure()];
         assert_eq!(reached(&records), Reached::Departure);
         records.push(interruption);

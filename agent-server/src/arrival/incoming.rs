@@ -137,9 +137,9 @@ impl Incoming {
                 outcome.existing.iter().filter_map(|&index| entries.get(index).cloned()).collect();
             self.conntrack.delete(&stale)?;
             outcome = self.conntrack.create(&entries)?;
-            outcome.existing.retain(|index| {
-                entries.get(*index).is_some_and(|entry| stale.contains(entry))
-            });
+            outcome
+                .existing
+                .retain(|index| entries.get(*index).is_some_and(|entry| stale.contains(entry)));
         }
         let problem = if let Some(first) = outcome.refused.first() {
             let reason = format!("{} {}", first.errno.desc(), first.reason);
