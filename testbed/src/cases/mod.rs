@@ -17,12 +17,15 @@
 //! ```
 
 mod applications;
+mod cancel;
 mod hops;
 mod lab;
 mod leftovers;
 mod migration;
+mod operator;
 mod refusal;
 mod subject;
+mod terminal;
 mod traffic;
 mod untouched;
 
@@ -32,8 +35,17 @@ pub use lab::{VICTIM_ARGUMENT, be_victim};
 
 /// All lab tests, in the order in which they run.
 pub fn all() -> Vec<Case> {
-    [lab::CASES, traffic::CASES, migration::CASES, hops::CASES, applications::CASES, refusal::CASES]
-        .concat()
+    [
+        lab::CASES,
+        traffic::CASES,
+        migration::CASES,
+        hops::CASES,
+        applications::CASES,
+        refusal::CASES,
+        cancel::CASES,
+        operator::CASES,
+    ]
+    .concat()
 }
 
 #[cfg(test)]

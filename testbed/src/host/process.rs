@@ -1,6 +1,8 @@
 //! Programs on a host: run to their end, or in the background with their output in log files.
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -114,6 +116,39 @@ impl<'a> HostCommand<'a> {
             .spawn(&mut self.command)
             .context(|| format!("running {program}"))?;
         child.wait().context(|| format!("waiting for {program}"))
+    }
+
+    /// Starts it in the background on a terminal, which becomes its standard input, output and
+    /// error, and its controlling terminal in a session of its own.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn spawn_on(mut self, terminal: &OwnedFd) -> Result<HostProcess> {
+        let program = self.line();
+        let what = || format!("starting {program}");
+        let end = || terminal.try_clone().context(what);
+        self.command.stdin(end()?).stdout(end()?).stderr(end()?);
+        // SAFETY: the closure runs in the child between fork and exec and makes two system calls;
+        // its standard input is the terminal.
+        unsafe {
+            self.command.pre_exec(|| {
+                nix::unistd::setsid()?;
+                match libc::ioctl(0, libc::TIOCSCTTY, 0) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                }
+            });
+        }
+        let child = self.host.namespaces().spawn(&mut self.command).context(what)?;
+        // The command keeps the terminal's ends until it goes; then only the program has them.
+        let none = PathBuf::new();
+        Ok(HostProcess {
+            child,
+            stdin: None,
+            stdout_path: none.clone(),
+            stderr_path: none,
+            program,
+        })
     }
 
     /// Starts it in the background, with an open standard input and its output in log files.
