@@ -135,7 +135,7 @@ fn without_link_local(line: &str) -> Option<String> {
     let is_link_local =
         |word: &&str| ["fe80::", "ff00::/8"].iter().any(|start| word.starts_with(start));
     let words: Vec<&str> = line.split_whitespace().collect();
-    let about = words.iter().take(2).any(|word| is_link_local(word));
+    let about = words.iter().take(2).any(is_link_local);
     let kept = words.into_iter().filter(|word| !is_link_local(word)).collect::<Vec<_>>();
     (!about).then(|| kept.join(" "))
 }
