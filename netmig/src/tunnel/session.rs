@@ -34,6 +34,14 @@ pub(super) async fn establish(device: &device::Device, interface: &str) -> Resul
         loop {
             let status = config::status(interface, device.kind).await?;
             if status.last_handshake.is_some_and(|time| is_current(time, SystemTime::now())) {
+                // One more packet under the new key: the far end may use it only once it has seen one.
+                if greeted.is_some() {
+                    send_through(interface).map_err(|source| Error::Settings {
+                        action: "send a packet to try",
+                        interface: interface.to_owned(),
+                        source,
+                    })?;
+                }
                 return Ok(());
             }
             let overdue = greeted.is_some_and(|at| at.elapsed() > CROSSED);
