@@ -4,6 +4,7 @@
 //! preamble ─▶ frame ─▶ message          (wire, message)
 //! host ID, peer numbers                 (identity)
 //! phases of a migration, on disk        (journal)
+//! what a peer may do here              (permissions)
 //! ```
 
 pub mod cause;
@@ -15,4 +16,5 @@ pub mod identity;
 pub mod journal;
 pub mod message;
 pub mod peers;
+pub mod permissions;
 pub mod wire;

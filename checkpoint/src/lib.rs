@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod container;
 pub mod criu;
 pub mod images;
+pub mod needs;
 pub mod podman;
 pub mod runtime;
 pub mod shim;
