@@ -156,7 +156,9 @@ impl Arrived {
         let namespace = Namespace::at_path(path)?;
         let sandbox = Sandbox::open(&namespace)?;
         let interface = sandbox.interfaces().first().ok_or(Lacking("interface"))?;
-        Ok(Port::of_container(&namespace, &interface.name)?.unblock()?)
+        let port = Port::of_container(&namespace, &interface.name)?;
+        port.unblock()?;
+        Ok(sandbox.seed_neighbours(&port)?)
     }
 
     fn hand_over(&self, scene: &Scene<'_>, mut journal: Journal, pid: i32) -> Result<(), Cause> {

@@ -40,6 +40,11 @@ impl Copy {
     pub fn activate(&mut self) -> Result<(), Cause> {
         block_in_place(|| self.journal.append(&Record::Activated))?;
         self.network.port.unblock()?;
+        // What the copy has sent since it was restored waits for its gateway's address: it goes out
+        // now, in order. Without the address it goes out after the question that is asked each second.
+        if let Err(e) = self.network.sandbox.seed_neighbours(&self.network.port) {
+            tracing::warn!("{}: {}", self.arrival.offer().migration, chain(&e));
+        }
         tracing::info!(
             "{}: container {} runs here now (route MTU {})",
             self.arrival.offer().migration,

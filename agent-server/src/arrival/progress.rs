@@ -204,7 +204,6 @@ impl Arrival {
         let sandbox = Sandbox::open(&namespace)?;
         let interface = sandbox.interfaces().first().ok_or(Incomplete("an interface"))?;
         let port = Port::of_container(&namespace, &interface.name)?;
-        sandbox.seed_neighbours(&port)?;
         // Isolated from birth: nobody hears the copy before the commit.
         port.block()?;
         self.network = Some(Network { port, sandbox });

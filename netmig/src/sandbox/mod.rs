@@ -159,6 +159,11 @@ impl Sandbox {
     /// that of the container, so that no question need be asked (and be lost, which costs a second)
     /// in the first moments. The entries age like learnt ones.
     ///
+    /// Until then, in a namespace that is new, what the container sends waits in its kernel, up to
+    /// some hundred packets for each gateway (`neigh/…/unres_qlen_bytes`), and goes out in order by
+    /// this call. So a restored copy that is cut off loses nothing of what it sends, if this comes
+    /// after its port is unblocked.
+    ///
     /// Gateways that are not the bridge itself are left out: their addresses are not known here.
     ///
     /// # Errors

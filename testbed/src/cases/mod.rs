@@ -18,6 +18,7 @@
 
 mod applications;
 mod cancel;
+mod flows;
 mod hops;
 mod lab;
 mod leftovers;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Case> {
         traffic::CASES,
         migration::CASES,
         hops::CASES,
+        &flows::cases(),
         applications::CASES,
         refusal::CASES,
         cancel::CASES,

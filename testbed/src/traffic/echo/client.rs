@@ -56,8 +56,10 @@ pub(super) fn run<C: Channel>(
     let start = Instant::now();
     let mut pacer = Pacer::new(plan.rate, start);
     let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
-    let round = TimeSpec::from_duration(pacer.round());
-    timer.set(Expiration::Interval(round), TimerSetTimeFlags::empty())?;
+    // Set anew at every tick: CRIU restores an interval timer that has expired as one that never
+    // expires again.
+    let round = Expiration::OneShot(TimeSpec::from_duration(pacer.round()));
+    timer.set(round, TimerSetTimeFlags::empty())?;
 
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, TIMER))?;
@@ -87,7 +89,7 @@ pub(super) fn run<C: Channel>(
     loop {
         let (tick, asked) = client.wait(EpollTimeout::NONE)?;
         if tick {
-            let _ = timer.wait();
+            timer.set(round, TimerSetTimeFlags::empty())?;
             for _ in 0..pacer.due(Instant::now()) {
                 client.send_one();
             }

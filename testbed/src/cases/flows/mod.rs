@@ -1,0 +1,11 @@
+//! Every kind of flow that a container has: kept across a move, both directions checked.
+
+mod opener;
+mod outbound;
+
+use crate::runner::Case;
+
+/// All tests of flows.
+pub(super) fn cases() -> Vec<Case> {
+    [outbound::CASES].concat()
+}

@@ -1,0 +1,95 @@
+//! A container that is the one that opens connections: clients inside, the server elsewhere.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::ensure;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::host::process::HostProcess;
+use crate::traffic::report::{BulkReport, EchoReport};
+
+/// How long a client may take to get its first reply, and to end.
+const LIMIT: Duration = Duration::from_secs(40);
+/// Messages a second of each echo client.
+const RATE: &str = "500";
+/// Bytes a second of each bulk transfer.
+const BULK_RATE: &str = "2000000";
+/// The clients in the container: name, and action of the probe.
+const CLIENTS: [(&str, &str); 4] = [
+    ("tcp", "tcp-echo"),
+    ("udp", "udp-echo"),
+    ("up", "bulk"),
+    ("down", "bulk"),
+];
+
+/// Starts a server of echo and bulk transfers on a host itself.
+pub(super) fn server(host: &Host) -> Result<HostProcess> {
+    let mut server = host.command("netmig-probe").args(["serve"]).spawn()?;
+    server.wait_for("ready", LIMIT)?;
+    Ok(server)
+}
+
+/// Starts container `name` on `host`, whose clients talk to the server at `echo` and at the port
+/// after it over TCP and UDP, and waits until each has had a reply.
+pub(super) fn start(host: &Host, name: &str, echo: SocketAddr, options: &[&str]) -> Result<()> {
+    let bulk = SocketAddr::new(echo.ip(), echo.port() + 1);
+    let mut script = String::new();
+    for (client, action) in CLIENTS {
+        let arguments = match client {
+            "tcp" | "udp" => format!("{echo} --rate {RATE}"),
+            direction => format!("{bulk} --direction {direction} --rate-limit {BULK_RATE}"),
+        };
+        script.push_str(&format!(
+            "netmig-probe {action} {arguments} >/tmp/{client} 2>/tmp/{client}.err & "
+        ));
+    }
+    script.push_str("while :; do sleep 1000; done");
+    let run = ["run", "--detach", "--name", name];
+    host.podman([&run, options, &["probe:1", "sh", "-c", &script]].concat())?;
+    for (client, _) in CLIENTS {
+        wait_for(host, name, &format!("/tmp/{client}.err"), "ready")?;
+    }
+    Ok(())
+}
+
+/// Ends the clients, wherever the container is now, and checks that none of them noticed anything
+/// but a pause; gives the longest silence in milliseconds.
+pub(super) fn stop(host: &Host, name: &str) -> Result<f64> {
+    std::thread::sleep(Duration::from_secs(1));
+    host.podman(["exec", name, "sh", "-c", "kill -TERM -1"])?;
+    let mut longest = 0f64;
+    for (client, action) in CLIENTS {
+        let text = wait_for(host, name, &format!("/tmp/{client}"), "}")?;
+        let gap = if action == "bulk" {
+            let seen: BulkReport = parse(client, &text)?;
+            ensure!(seen.fault().is_none(), "{client}: {:?} of {seen:?}", seen.fault());
+            ensure!(seen.bytes > 1_000_000, "{client}: only {} bytes", seen.bytes);
+            seen.max_gap_ms
+        } else {
+            let seen: EchoReport = parse(client, &text)?;
+            ensure!(seen.fault().is_none(), "{client}: {:?} of {seen:?}", seen.fault());
+            ensure!(seen.sent > 400, "{client}: only {} messages", seen.sent);
+            seen.max_gap_ms
+        };
+        longest = longest.max(gap);
+    }
+    Ok(longest)
+}
+
+fn parse<T: serde::de::DeserializeOwned>(client: &str, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| Error::Check(format!("{client} said {text:?}: {e}")))
+}
+
+/// Waits until a file of the container contains `text`, and gives it all.
+fn wait_for(host: &Host, name: &str, file: &str, text: &str) -> Result<String> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let found = host.podman(["exec", name, "cat", file]).unwrap_or_default();
+        if found.contains(text) {
+            return Ok(found);
+        }
+        ensure!(Instant::now() < deadline, "{file} of {name} has no {text:?} but {found:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
