@@ -16,12 +16,8 @@ const RATE: &str = "500";
 /// Bytes a second of each bulk transfer.
 const BULK_RATE: &str = "2000000";
 /// The clients in the container: name, and action of the probe.
-const CLIENTS: [(&str, &str); 4] = [
-    ("tcp", "tcp-echo"),
-    ("udp", "udp-echo"),
-    ("up", "bulk"),
-    ("down", "bulk"),
-];
+const CLIENTS: [(&str, &str); 4] =
+    [("tcp", "tcp-echo"), ("udp", "udp-echo"), ("up", "bulk"), ("down", "bulk")];
 
 /// Starts a server of echo and bulk transfers on a host itself.
 pub(super) fn server(host: &Host) -> Result<HostProcess> {
