@@ -94,7 +94,7 @@ impl<'a> Departure<'a> {
         // ones.
         block_in_place(|| self.prepare_hold())?;
         self.plan.runtime.warm(&self.plan.criu).await?;
-        expect!(self.plan.link.connection, deadline::STAGE, Staged)?;
+        self.await_stage().await?;
         steps.begin("files, first pass");
         self.send_files(steps).await?;
         steps.end();
@@ -171,6 +171,18 @@ impl<'a> Departure<'a> {
     async fn order_stage(&mut self) -> Result<(), Cause> {
         let request = std::mem::take(&mut self.plan.stage);
         Ok(self.plan.link.connection.send(&Message::Stage(Box::new(request))).await?)
+    }
+
+    /// Waits for the stage, and meanwhile tries the tunnel together with the far end: what the far
+    /// end says of a failure counts more than its silence in the tunnel.
+    async fn await_stage(&mut self) -> Result<(), Cause> {
+        let link = &mut self.plan.link;
+        let staged = async {
+            expect!(link.connection, deadline::STAGE, Staged)?;
+            Ok::<(), Cause>(())
+        };
+        let heard = async { Ok(tunnel::confirm(link.peer).await?) };
+        tokio::try_join!(staged, heard).map(drop)
     }
 
     async fn send_files(&mut self, steps: &mut Steps) -> Result<(), Cause> {

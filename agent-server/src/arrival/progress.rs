@@ -196,9 +196,11 @@ impl Arrival {
         let runtime = Runtime::new(&host::find_program(&self.offer.runtime)?, None)?;
         let criu = host::find_program("criu")?;
         // CRIU looks at a kernel once after a boot, for 30 ms; podman's work is long enough for it.
-        let (staged, warmed) = tokio::join!(stage.begin(), runtime.warm(&criu));
+        let (staged, warmed, heard) =
+            tokio::join!(stage.begin(), runtime.warm(&criu), tunnel::confirm(self.anchor));
         let staged = self.staged.insert(staged?);
         warmed?;
+        heard?;
         let path = staged.bundle.netns.clone().ok_or(Incomplete("a network namespace"))?;
         let namespace = Namespace::at_path(&path)?;
         let sandbox = Sandbox::open(&namespace)?;

@@ -5,8 +5,8 @@
 //!
 //! Two hosts build a tunnel in two steps each: [`prepare`] makes the interface with its key pair and
 //! its port, which travel to the other host over the agents' own, authenticated connection; then
-//! [`connect`] with what came from there. Both may be repeated at any time. [`establish`] then tries
-//! whether they hear each other.
+//! [`connect`] with what came from there. Both may be repeated at any time. [`establish`] then begins
+//! a session, and [`confirm`] at both ends proves that they hear each other.
 //!
 //! - Allowed addresses are all: what enters the tunnel is decided by marks and [`routing`] alone.
 //! - The interface takes the MTU of the underlay. Flows that moved agreed on their segment sizes
@@ -297,13 +297,29 @@ pub async fn connect(peer: PeerNumber, remote: &RemoteEnd) -> Result<Connected, 
 pub async fn establish(peer: PeerNumber) -> Result<(), Error> {
     in_time("establish a session", peer.interface(), async {
         let interface = peer.interface();
-        let handle = rtnl::connect().map_err(Error::Socket)?;
-        let device = device::find(&handle, &interface)
-            .await?
-            .ok_or_else(|| Error::NotPrepared { interface: interface.clone() })?;
-        session::establish(&device, &interface).await
+        session::establish(&existing(&interface).await?, &interface).await
     })
     .await
+}
+
+/// Makes sure that packets come through the tunnel in both directions. Both ends do it at the same
+/// time, after one of them has [`establish`]ed a session; it takes some 100 ms.
+///
+/// # Errors
+/// [`Error::NoAnswer`], [`Error::NotPrepared`], [`Error::Settings`].
+pub async fn confirm(peer: PeerNumber) -> Result<(), Error> {
+    in_time("confirm the session", peer.interface(), async {
+        let interface = peer.interface();
+        session::confirm(&existing(&interface).await?, &interface).await
+    })
+    .await
+}
+
+async fn existing(interface: &str) -> Result<device::Device, Error> {
+    let handle = rtnl::connect().map_err(Error::Socket)?;
+    device::find(&handle, interface)
+        .await?
+        .ok_or_else(|| Error::NotPrepared { interface: interface.to_owned() })
 }
 
 /// Takes the tunnel to `peer` away, with its rules, its table and, if there is one, its process.

@@ -21,6 +21,10 @@ const ANSWER: Duration = Duration::from_secs(11);
 /// were lost.
 const CROSSED: Duration = Duration::from_millis(300);
 const POLL: Duration = Duration::from_millis(2);
+/// Between the packets of [`confirm`].
+const PULSE: Duration = Duration::from_millis(20);
+/// Packets that follow after the far end was heard, so that it hears this one though some are lost.
+const ECHOES: usize = 4;
 /// All hosts of a link, which every host drops quietly when nobody listens, and never forwards.
 const DESTINATION: (Ipv4Addr, u16) = (Ipv4Addr::new(224, 0, 0, 1), 9);
 
@@ -34,14 +38,6 @@ pub(super) async fn establish(device: &device::Device, interface: &str) -> Resul
         loop {
             let status = config::status(interface, device.kind).await?;
             if status.last_handshake.is_some_and(|time| is_current(time, SystemTime::now())) {
-                // One more packet under the new key: the far end may use it only once it has seen one.
-                if greeted.is_some() {
-                    send_through(interface).map_err(|source| Error::Settings {
-                        action: "send a packet to try",
-                        interface: interface.to_owned(),
-                        source,
-                    })?;
-                }
                 return Ok(());
             }
             let overdue = greeted.is_some_and(|at| at.elapsed() > CROSSED);
@@ -50,16 +46,47 @@ pub(super) async fn establish(device: &device::Device, interface: &str) -> Resul
                 greeted = None;
             }
             if greeted.is_none() {
-                send_through(interface).map_err(|source| Error::Settings {
-                    action: "send a packet to try",
-                    interface: interface.to_owned(),
-                    source,
-                })?;
+                greet(interface)?;
                 greeted = Some(Instant::now());
             }
             tokio::time::sleep(POLL).await;
         }
     };
+    answered(interface, wait).await
+}
+
+/// Waits until packets come out of the interface while the far end does the same.
+///
+/// A session at one end alone does not prove one at the other: the end that answered a greeting may
+/// use the new key only after a first packet under it (WireGuard's key confirmation), and if that is
+/// lost it greets by itself and tries again after seconds. So nothing is sent before there is a
+/// session, and then packets go both ways until each end has heard some.
+pub(super) async fn confirm(device: &device::Device, interface: &str) -> Result<(), Error> {
+    let wait = async {
+        let before = config::status(interface, device.kind).await?.rx_bytes;
+        loop {
+            let status = config::status(interface, device.kind).await?;
+            if status.last_handshake.is_some_and(|time| is_current(time, SystemTime::now())) {
+                greet(interface)?;
+                if status.rx_bytes > before {
+                    break;
+                }
+            }
+            tokio::time::sleep(PULSE).await;
+        }
+        for _ in 0..ECHOES {
+            tokio::time::sleep(PULSE).await;
+            greet(interface)?;
+        }
+        Ok(())
+    };
+    answered(interface, wait).await
+}
+
+async fn answered(
+    interface: &str,
+    wait: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
     tokio::time::timeout(ANSWER, wait)
         .await
         .unwrap_or_else(|_| Err(Error::NoAnswer { interface: interface.to_owned() }))
@@ -68,6 +95,14 @@ pub(super) async fn establish(device: &device::Device, interface: &str) -> Resul
 /// A clock set back makes a handshake of the future; that is no proof of anything.
 fn is_current(handshake: SystemTime, now: SystemTime) -> bool {
     now.duration_since(handshake).is_ok_and(|age| age < SESSION_AGE)
+}
+
+fn greet(interface: &str) -> Result<(), Error> {
+    send_through(interface).map_err(|source| Error::Settings {
+        action: "send a packet to try",
+        interface: interface.to_owned(),
+        source,
+    })
 }
 
 /// Sends one packet through the interface, without any route.

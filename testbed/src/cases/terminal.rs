@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::pty::{OpenptyResult, Winsize, openpty};
 
@@ -30,6 +31,11 @@ impl Terminal {
     pub(super) fn start(command: HostCommand<'_>) -> Result<Self> {
         let OpenptyResult { master, slave } =
             openpty(Some(&SIZE), None).context(|| "opening a pseudo-terminal")?;
+        // A daemon that the program leaves behind would keep them open.
+        for end in [&master, &slave] {
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
+                .context(|| "setting up a pseudo-terminal")?;
+        }
         let process = Some(command.spawn_on(&slave)?);
         Ok(Self { process, master: File::from(master), shown: String::new(), read: 0 })
     }
