@@ -18,8 +18,9 @@ const SESSION_AGE: Duration = Duration::from_secs(120);
 /// added; this covers two of them.
 const ANSWER: Duration = Duration::from_secs(11);
 /// An answer takes a round trip and milliseconds of reckoning; after this, greetings have crossed or
-/// were lost.
-const CROSSED: Duration = Duration::from_millis(300);
+/// were lost. Each next time it is twice as long: who starts afresh no longer takes an answer to what
+/// went before, and on a busy machine the answer may just be late.
+const CROSSED: Duration = Duration::from_millis(400);
 const POLL: Duration = Duration::from_millis(2);
 /// Between the packets of [`confirm`].
 const PULSE: Duration = Duration::from_millis(20);
@@ -34,16 +35,18 @@ const DESTINATION: (Ipv4Addr, u16) = (Ipv4Addr::new(224, 0, 0, 1), 9);
 /// only after seconds: where there never was a session, this end starts afresh long before.
 pub(super) async fn establish(device: &device::Device, interface: &str) -> Result<(), Error> {
     let mut greeted: Option<Instant> = None;
+    let mut patience = CROSSED;
     let wait = async {
         loop {
             let status = config::status(interface, device.kind).await?;
             if status.last_handshake.is_some_and(|time| is_current(time, SystemTime::now())) {
                 return Ok(());
             }
-            let overdue = greeted.is_some_and(|at| at.elapsed() > CROSSED);
+            let overdue = greeted.is_some_and(|at| at.elapsed() > patience);
             if let (true, None, Some(remote)) = (overdue, status.last_handshake, &status.remote) {
                 config::forget_session(interface, device.kind, remote).await?;
                 greeted = None;
+                patience *= 2;
             }
             if greeted.is_none() {
                 greet(interface)?;
