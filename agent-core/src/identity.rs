@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use netmig::peer::PeerNumber;
 use nix::fcntl::{Flock, FlockArg};
@@ -24,6 +25,27 @@ pub struct HostId(pub [u8; 16]);
 impl fmt::Display for HostId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A text that is no identity.
+#[derive(Debug, thiserror::Error)]
+#[error("not the identity of a host")]
+pub struct InvalidHostId;
+
+impl FromStr for HostId {
+    type Err = InvalidHostId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHostId> {
+        let mut id = [0; 16];
+        if text.len() != 2 * id.len() || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(InvalidHostId);
+        }
+        for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| InvalidHostId)?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| InvalidHostId)?;
+        }
+        Ok(Self(id))
     }
 }
 
@@ -84,21 +106,21 @@ pub fn host_id(state: &Path) -> Result<HostId, Error> {
     }
 }
 
+/// The peer that has a number on this host, if one has.
+pub fn peer_with_number(state: &Path, number: PeerNumber) -> Result<Option<HostId>, Error> {
+    let _lock = lock(state)?;
+    let peers = read_peers(&state.join("peers.json"))?;
+    let named = peers.iter().find(|(_, taken)| **taken == number);
+    Ok(named.and_then(|(name, _)| name.parse().ok()))
+}
+
 /// The number of `peer` on this host; a new peer gets the lowest free one.
 pub fn peer_number(state: &Path, peer: HostId) -> Result<PeerNumber, Error> {
     let path = state.join("peers.json");
     let file = |source| Error::File { path: path.clone(), source };
     let foreign = || Error::Foreign { path: path.clone() };
     let _lock = lock(state)?;
-    let mut peers: BTreeMap<String, PeerNumber> = match File::open(&path) {
-        Ok(f) => {
-            let mut text = String::new();
-            f.take(PEERS_LIMIT).read_to_string(&mut text).map_err(file)?;
-            serde_json::from_str(&text).map_err(|_| foreign())?
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-        Err(e) => return Err(file(e)),
-    };
+    let mut peers = read_peers(&path)?;
     if let Some(number) = peers.get(&peer.to_string()) {
         return Ok(*number);
     }
@@ -110,6 +132,20 @@ pub fn peer_number(state: &Path, peer: HostId) -> Result<PeerNumber, Error> {
     let text = serde_json::to_vec_pretty(&peers).map_err(|_| foreign())?;
     write_whole(&path, &text).map_err(file)?;
     Ok(number)
+}
+
+/// The file of peers; empty if there is none.
+fn read_peers(path: &Path) -> Result<BTreeMap<String, PeerNumber>, Error> {
+    let file = |source| Error::File { path: path.to_owned(), source };
+    match File::open(path) {
+        Ok(f) => {
+            let mut text = String::new();
+            f.take(PEERS_LIMIT).read_to_string(&mut text).map_err(file)?;
+            serde_json::from_str(&text).map_err(|_| Error::Foreign { path: path.to_owned() })
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(e) => Err(file(e)),
+    }
 }
 
 /// Replaces a file in one step, durably: either the old content is there or the new one.
@@ -157,6 +193,10 @@ mod tests {
         let second = peer_number(dir.path(), HostId([2; 16])).unwrap();
         assert_ne!(first, second);
         assert_eq!(first, peer_number(dir.path(), HostId([1; 16])).unwrap());
+        assert_eq!(peer_with_number(dir.path(), second).unwrap(), Some(HostId([2; 16])));
+        assert_eq!(peer_with_number(dir.path(), PeerNumber::new(9).unwrap()).unwrap(), None);
+        assert!("0".repeat(31).parse::<HostId>().is_err());
+        assert!("é".repeat(16).parse::<HostId>().is_err());
     }
 
     #[test]

@@ -80,6 +80,11 @@ pub enum Record {
         /// The source's identity.
         peer: HostId,
     },
+    /// The destination is about to make a tunnel to a third host, the anchor of some flows.
+    Anchor {
+        /// The third host's identity.
+        peer: HostId,
+    },
     /// The destination is about to make the copy audible: it is the container now.
     Activated,
     /// The engine of the destination runs the container; only memory of the migration is left.

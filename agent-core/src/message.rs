@@ -15,6 +15,8 @@
 //!         ◀───────────────────────────────── TunnelAnswer
 //!   [ImageBegin ImageData* ImageEnd ───────▶
 //!         ◀───────────────────────────────── ImageStored]
+//!   [Anchor ───────────────────────────────▶           a tunnel to each other anchor
+//!         ◀───────────────────────────────── TunnelAnswer]
 //!   Stage ─────────────────────────────────▶           podman waits in the shim
 //!         ◀───────────────────────────────── Staged
 //!   LogData* (TreeChange* TreeEnd) per tree ─▶
@@ -34,6 +36,20 @@
 //! In place of any answer the destination may send `Failure` and drop all it made; before `Commit`
 //! the source may send `Abort`. A source that lost its connection after the commit record dials
 //! again, says `Hello` and `Resume`, and goes on with `Commit`.
+//!
+//! Flows whose anchor is a third host are led from there to the destination without the source in
+//! between. The source talks to the agent-server of each such anchor:
+//!
+//! ```text
+//! source                                    anchor
+//!   Hello, AnchorOffer ────────────────────▶
+//!         ◀───────────────────────────────── Hello, TunnelAnswer
+//!   TunnelOffer (the destination's end) ───▶
+//!         ◀───────────────────────────────── AnchorReady
+//!   ── once the container runs at the destination, over this or a new connection ──
+//!   Rehome (or Abort) ─────────────────────▶           marks lead to the destination
+//!         ◀───────────────────────────────── Rehomed (or Aborted)
+//! ```
 
 use std::fmt;
 use std::net::IpAddr;
@@ -174,7 +190,7 @@ messages! {
     /// A piece of a checkpoint image.
     16 => Chunk(Chunk),
     /// Flows that the destination has to know before the container speaks.
-    17 => Flows(Vec<Flow>),
+    17 => Flows(FlowBatch),
     /// All is there: restore, and keep the copy isolated.
     18 => Restore(Manifest),
     /// The copy is restored and isolated.
@@ -197,6 +213,16 @@ messages! {
     27 => Resumed(()),
     /// The next bytes of the container's log.
     28 => LogData(Data),
+    /// The end of a tunnel at a third host, which is the anchor of flows.
+    29 => Anchor(AnchorTunnel),
+    /// To an anchor: a container whose flows it leads to this source is about to move on.
+    30 => AnchorOffer(AnchorOffer),
+    /// The anchor and the destination hear each other.
+    31 => AnchorReady(()),
+    /// To an anchor: the container has moved.
+    32 => Rehome(Rehome),
+    /// So many flows are led to the container's new host.
+    33 => Rehomed(u64),
 }
 
 /// Introduction of an agent.
@@ -288,6 +314,9 @@ pub struct Offer {
     pub networks: Vec<Network>,
     /// Its published ports.
     pub ports: Vec<Port>,
+    /// Hosts other than the source that are anchors of its flows. The destination may be among them:
+    /// then the container comes back.
+    pub anchors: Vec<HostId>,
     /// Memory in use, in bytes.
     pub memory: u64,
     /// CRIU's version at the source.
@@ -338,6 +367,56 @@ pub struct TunnelEnd {
     pub port: u16,
     /// `kernel` or `wireguard-go`, to show to people.
     pub kind: String,
+}
+
+impl From<netmig::tunnel::LocalEnd> for TunnelEnd {
+    fn from(end: netmig::tunnel::LocalEnd) -> Self {
+        Self { public_key: end.public_key, port: end.port, kind: end.kind.to_string() }
+    }
+}
+
+/// A third host's end of a tunnel to the destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnchorTunnel {
+    /// The third host.
+    pub host: HostId,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its end.
+    pub end: TunnelEnd,
+}
+
+/// A container that moves on, for the anchor of its flows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnchorOffer {
+    /// The migration.
+    pub migration: MigrationId,
+    /// The destination.
+    pub host: HostId,
+    /// The destination's address.
+    pub address: IpAddr,
+    /// The container's addresses.
+    pub container: Vec<IpAddr>,
+}
+
+/// A container that has moved on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rehome {
+    /// The migration.
+    pub migration: MigrationId,
+    /// The container's host now.
+    pub host: HostId,
+    /// The container's addresses.
+    pub container: Vec<IpAddr>,
+}
+
+/// Flows of one anchor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowBatch {
+    /// The anchor, or the next host on the way there; `None` for the source itself.
+    pub anchor: Option<HostId>,
+    /// The source's entries.
+    pub flows: Vec<Flow>,
 }
 
 /// Bytes of an archive.
@@ -435,7 +514,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_refused() {
-        for number in [0, 29, 200, 255] {
+        for number in [0, 34, 200, 255] {
             let refused = Message::decode(&[number, 0, 0]);
             assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
         }

@@ -1,9 +1,11 @@
 //! What several migrations with one peer share: its tunnel and its steering rules.
 //!
-//! They are made by the first migration that needs them and stay while flows are steered to the peer
-//! or another migration with it is under way.
+//! They are made by the first migration that needs them and stay while flows are steered to the peer,
+//! another migration with it is under way, or a [`Claim`] says that flows are about to be led to it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,14 +16,17 @@ use netmig::table::Table;
 use netmig::tunnel;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
 
 use crate::cause::Cause;
 use crate::deadline;
-use crate::directories::Directories;
+use crate::directories::{Directories, create_private};
 use crate::identity;
 use crate::journal::{self, Record};
-use crate::message::MigrationId;
+use crate::message::{MigrationId, TunnelEnd};
 
+/// Directory of claims, below that for volatile things.
+const CLAIMS: &str = "claims";
 /// Between two attempts to get the lock.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -59,18 +64,91 @@ impl PeerLock {
     }
 }
 
-/// Removes tunnel, rules and marks' steering of `peer` unless flows or migrations other than
+/// Makes this host's end of the tunnel to `peer`, whose end is known, with the rules that steer into
+/// it; gives this end and the tunnel's MTU. The caller holds the [`PeerLock`].
+pub async fn connect(
+    peer: PeerNumber,
+    address: IpAddr,
+    end: &TunnelEnd,
+) -> Result<(TunnelEnd, u32), Cause> {
+    let local = tunnel::prepare(peer).await?;
+    let mtu = complete(peer, address, end).await?;
+    Ok((TunnelEnd::from(local), mtu))
+}
+
+/// Connects this host's prepared end of the tunnel to `peer`, with the rules that steer into it;
+/// gives the tunnel's MTU. The caller holds the [`PeerLock`].
+pub async fn complete(
+    peer: PeerNumber,
+    address: IpAddr,
+    end: &TunnelEnd,
+) -> Result<u32, Cause> {
+    let endpoint = SocketAddr::new(address, end.port);
+    let remote = tunnel::RemoteEnd { public_key: end.public_key, endpoint };
+    let connected = tunnel::connect(peer, &remote).await?;
+    let mut table = Table::open()?;
+    table.install()?;
+    table.steer(peer)?;
+    Ok(connected.mtu)
+}
+
+/// An anchor's note that flows of a container, which it leads to one peer, are about to move on to
+/// another. It keeps the tunnel to the other one for as long as there are such flows: even if nobody
+/// says so any more, that peer may have become the container's host and answer by this tunnel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Where the flows lead now.
+    pub from: PeerNumber,
+    /// Where they will lead.
+    pub to: PeerNumber,
+    /// The container's addresses.
+    pub container: Vec<IpAddr>,
+}
+
+impl Claim {
+    /// Notes the claim of a migration.
+    pub fn write(&self, directories: &Directories, migration: MigrationId) -> Result<(), Cause> {
+        create_private(&directories.run.join(CLAIMS))?;
+        Ok(identity::write_whole(&Self::path(directories, migration), &serde_json::to_vec(self)?)?)
+    }
+
+    /// Takes the claim back; gives it if there was one.
+    pub fn remove(directories: &Directories, migration: MigrationId) -> Result<Option<Self>, Cause> {
+        let path = Self::path(directories, migration);
+        match fs::read(&path) {
+            Ok(text) => {
+                fs::remove_file(&path)?;
+                Ok(serde_json::from_slice(&text).ok())
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Whether the flows that it speaks of exist.
+    fn holds(&self, conntrack: &mut Conntrack) -> Result<bool, Cause> {
+        let flows = conntrack.dump(&self.container)?;
+        Ok(flows.iter().any(|flow| flow.leads_to(&self.container) == Some(self.from)))
+    }
+
+    fn path(directories: &Directories, migration: MigrationId) -> PathBuf {
+        directories.run.join(CLAIMS).join(format!("{migration}.json"))
+    }
+}
+
+/// Removes tunnel, rules and marks' steering of `peer` unless flows, claims or migrations other than
 /// `ended` need them; removes the table with the last peer. Absent means done.
 pub async fn release(
     directories: &Directories,
     peer: PeerNumber,
-    ended: MigrationId,
+    ended: Option<MigrationId>,
 ) -> Result<(), Cause> {
     let _lock = PeerLock::take(&directories.run).await?;
     if needed_by_migration(&directories.state, peer, ended)? {
         return Ok(());
     }
-    if Conntrack::open()?.is_marked_for(peer)? {
+    let mut conntrack = Conntrack::open()?;
+    if conntrack.is_marked_for(peer)? || claimed(directories, peer, &mut conntrack)? {
         return Ok(());
     }
     let mut table = Table::open()?;
@@ -82,19 +160,51 @@ pub async fn release(
     Ok(())
 }
 
-fn needed_by_migration(state: &Path, peer: PeerNumber, ended: MigrationId) -> Result<bool, Cause> {
+/// Whether a claim needs the peer; one whose flows have ended is forgotten.
+fn claimed(
+    directories: &Directories,
+    peer: PeerNumber,
+    conntrack: &mut Conntrack,
+) -> Result<bool, Cause> {
+    let entries = match fs::read_dir(directories.run.join(CLAIMS)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        let claim = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        match claim {
+            Some(Claim { to, .. }) if to != peer => {}
+            Some(claim) if claim.holds(conntrack)? => return Ok(true),
+            _ => fs::remove_file(&path)?,
+        }
+    }
+    Ok(false)
+}
+
+fn needed_by_migration(
+    state: &Path,
+    peer: PeerNumber,
+    ended: Option<MigrationId>,
+) -> Result<bool, Cause> {
     for path in journal::unfinished(state)? {
         // A journal that cannot be read might need it.
         let Ok(records) = journal::read(&path) else { return Ok(true) };
-        let other = records.iter().any(|record| match record {
-            Record::Departure { migration, peer: host, .. }
-            | Record::Arrival { migration, peer: host, .. } => {
-                *migration != ended
-                    && identity::peer_number(state, *host).is_ok_and(|number| number == peer)
+        let of_ended = records.iter().any(|record| match record {
+            Record::Departure { migration, .. } | Record::Arrival { migration, .. } => {
+                Some(*migration) == ended
             }
             _ => false,
         });
-        if other {
+        let names_peer = records.iter().any(|record| match record {
+            Record::Departure { peer: host, .. }
+            | Record::Arrival { peer: host, .. }
+            | Record::Anchor { peer: host } => {
+                identity::peer_number(state, *host).is_ok_and(|number| number == peer)
+            }
+            _ => false,
+        });
+        if names_peer && !of_ended {
             return Ok(true);
         }
     }

@@ -4,6 +4,7 @@
 //! cli → serve → session → arrival (steps) → agent-core, checkpoint, netmig → kernel
 //! ```
 
+mod anchor;
 mod arrival;
 mod cli;
 mod lease;

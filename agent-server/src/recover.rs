@@ -24,10 +24,12 @@ use agent_core::message::MigrationId;
 use agent_core::peers;
 use checkpoint::podman::Podman;
 use checkpoint::stage::{self, Staged};
-use netmig::flow::{Conntrack, Direction, Flow};
+use netmig::flow::{Conntrack, Flow};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
+use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
+use netmig::table::Table;
 
 use crate::arrival::{STAGE, tidy};
 
@@ -42,7 +44,12 @@ struct Arrived {
     name: String,
     addresses: Vec<IpAddr>,
     source: HostId,
+    anchors: Vec<HostId>,
     activated: bool,
+}
+
+fn anchor(record: &Record) -> Option<HostId> {
+    if let Record::Anchor { peer } = record { Some(*peer) } else { None }
 }
 
 /// The container has no such thing.
@@ -110,6 +117,7 @@ impl Arrived {
             name: name.clone(),
             addresses: addresses.clone(),
             source: *peer,
+            anchors: records.iter().filter_map(anchor).collect(),
             activated: records.contains(&Record::Activated),
         })
     }
@@ -163,6 +171,11 @@ impl Arrived {
 
     fn hand_over(&self, scene: &Scene<'_>, mut journal: Journal, pid: i32) -> Result<(), Cause> {
         journal.append(&Record::HandedOver { pid })?;
+        // Packets that the source's hold let go before are not waited for: it died with its process
+        // or has been released long ago.
+        let anchor = identity::peer_number(&scene.directories.state, self.source)?;
+        Conntrack::open()?.lead(&self.addresses, anchor, None)?;
+        Table::open()?.remove_late(&self.migration.to_string().parse()?)?;
         tidy(&scene.directories.migration(self.migration))?;
         journal.archive(&scene.directories.state)?;
         tracing::info!("{}: container {} is podman's now", self.migration, self.name);
@@ -173,26 +186,27 @@ impl Arrived {
     async fn undo(&self, scene: &Scene<'_>) -> Result<(), Cause> {
         let work = scene.directories.migration(self.migration);
         stage::abort_by_id(scene.podman, &self.container, &work.join(STAGE)).await?;
-        let anchor = identity::peer_number(&scene.directories.state, self.source)?;
+        let hops = self.hops(scene)?;
         let mut conntrack = Conntrack::open()?;
         let made: Vec<Flow> = conntrack
             .dump(&self.addresses)?
             .into_iter()
-            .filter(|flow| leads_to(flow, &self.addresses, anchor))
+            .filter(|flow| flow.anchor(&self.addresses).is_some_and(|peer| hops.contains(&peer)))
+            .filter(|flow| flow.leads_to(&self.addresses).is_none())
             .collect();
         conntrack.delete(&made)?;
+        Table::open()?.remove_late(&self.migration.to_string().parse()?)?;
         tidy(&work)?;
-        peers::release(scene.directories, anchor, self.migration).await
+        for peer in hops {
+            peers::release(scene.directories, peer, Some(self.migration)).await?;
+        }
+        Ok(())
     }
-}
 
-/// Whether an entry was made for a copy that came from `anchor`.
-fn leads_to(flow: &Flow, container: &[IpAddr], anchor: netmig::peer::PeerNumber) -> bool {
-    use netmig::peer::{ORIGINAL_MASK, REPLY_MASK};
-    match flow.direction(container) {
-        Some(Direction::Inbound) => flow.mark & REPLY_MASK == anchor.reply_mark(),
-        Some(Direction::Outbound) => flow.mark & ORIGINAL_MASK == anchor.original_mark(),
-        None => false,
+    /// The peers to which it made tunnels.
+    fn hops(&self, scene: &Scene<'_>) -> Result<Vec<PeerNumber>, identity::Error> {
+        let hosts = self.anchors.iter().chain([&self.source]);
+        hosts.map(|host| identity::peer_number(&scene.directories.state, *host)).collect()
     }
 }
 

@@ -13,7 +13,7 @@ use agent_core::{deadline, expect};
 use checkpoint::podman::{Info, Podman};
 use tokio::net::TcpStream;
 
-use crate::arrival;
+use crate::{anchor, arrival};
 use crate::lease::{Decision, Prepared};
 
 /// This host, as every conversation sees it.
@@ -114,6 +114,10 @@ pub async fn converse(host: &'static Host, stream: TcpStream) -> Result<(), Caus
             arrival::receive(host, &mut connection, hello.host, *offer).await
         }
         Message::Resume(migration) => resume(host, &mut connection, migration).await,
+        Message::AnchorOffer(offer) => {
+            anchor::agree(host, &mut connection, hello.host, offer).await
+        }
+        Message::Rehome(order) => anchor::rehome(host, &mut connection, hello.host, &order).await,
         other => Err(connection.unexpected(&other, "Offer").into()),
     }
 }

@@ -13,6 +13,10 @@
 //! The source keeps its entry, with NAT, window state and timeouts; only the mark changes. The
 //! NAT of an existing entry cannot be changed, and deleting and creating it again would lose the
 //! window state and race with packets.
+//!
+//! The host that has the translating entry is the flow's *anchor*: far ends talk to its address. It
+//! stays the anchor wherever the container goes. On the host of the container [`Flow::anchor`] tells
+//! which one it is, on the anchor [`Flow::leads_to`] where the container is.
 
 mod build;
 mod conntrack;
@@ -23,6 +27,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::peer::PeerNumber;
 
 pub use conntrack::{Conntrack, FlowError, Outcome, Refusal};
 pub use parse::parse;
@@ -192,6 +198,34 @@ impl Flow {
         } else {
             None
         }
+    }
+
+    /// The peer to which this host sends what the container says: the flow's anchor, or the next
+    /// host on the way there. `None` if this host is the anchor, or the flow is not the container's.
+    #[must_use]
+    pub fn anchor(&self, container: &[IpAddr]) -> Option<PeerNumber> {
+        match self.direction(container)? {
+            Direction::Inbound => PeerNumber::of_reply(self.mark),
+            Direction::Outbound => PeerNumber::of_original(self.mark),
+        }
+    }
+
+    /// The peer to which this host sends what is meant for the container. `None` if the container is
+    /// here, or the flow is not its.
+    #[must_use]
+    pub fn leads_to(&self, container: &[IpAddr]) -> Option<PeerNumber> {
+        match self.direction(container)? {
+            Direction::Inbound => PeerNumber::of_original(self.mark),
+            Direction::Outbound => PeerNumber::of_reply(self.mark),
+        }
+    }
+
+    /// Whether the connection goes on: not a TCP connection that both sides have closed.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        /// `TCP_CONNTRACK_TIME_WAIT`: from here on the connection is over.
+        const TIME_WAIT: u8 = 7;
+        self.tcp.is_none_or(|tcp| tcp.state < TIME_WAIT)
     }
 
     /// Whether addresses or ports are translated on the way.

@@ -58,6 +58,18 @@ impl PeerNumber {
         u32::from(self.get()) << 24
     }
 
+    /// The peer to which a connmark sends a flow's original direction; `None`: it stays here.
+    #[must_use]
+    pub fn of_original(mark: u32) -> Option<Self> {
+        Self::new(mark.to_be_bytes()[1])
+    }
+
+    /// The peer to which a connmark sends a flow's reply direction; `None`: it stays here.
+    #[must_use]
+    pub fn of_reply(mark: u32) -> Option<Self> {
+        Self::new(mark.to_be_bytes()[0])
+    }
+
     /// skb mark that leads a packet into this peer's routing table.
     #[must_use]
     pub fn fwmark(self) -> u32 {
@@ -98,6 +110,10 @@ mod tests {
             let peer = PeerNumber::new(n).unwrap();
             assert_eq!(peer.original_mark() & !ORIGINAL_MASK, 0);
             assert_eq!(peer.reply_mark() & !REPLY_MASK, 0);
+            let both = peer.original_mark() | 0xffff;
+            assert_eq!((PeerNumber::of_original(both), PeerNumber::of_reply(both)), (Some(peer), None));
+            let both = peer.reply_mark() | 0xffff;
+            assert_eq!((PeerNumber::of_original(both), PeerNumber::of_reply(both)), (None, Some(peer)));
             assert_eq!(peer.fwmark() & !FWMARK_MASK, 0);
             assert!(peer.interface().len() <= 15, "interface names hold 15 bytes");
         }

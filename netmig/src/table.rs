@@ -3,10 +3,11 @@
 //! | chain | hook | priority | its rules |
 //! | --- | --- | --- | --- |
 //! | `hold` | prerouting | mangle − 1 (−151) | queue the packets towards a container ([`crate::hold`]) |
+//! | `late` | prerouting | raw (−300) | packets of flows that have come home by way of a tunnel pass untracked |
 //! | `steer` | prerouting | mangle (−150) | connmark → skb mark, per peer |
 //! | `steer-output` | output, type route | mangle (−150) | the same for this host's own packets |
 //!
-//! Both prerouting chains come after conntrack (−200) and before destination translation
+//! `hold` and `steer` come after conntrack (−200) and before destination translation
 //! (−100). A packet that was held is therefore steered by the mark that its flow has when it is
 //! released, not when it arrived.
 //!
@@ -33,6 +34,7 @@ mod rules;
 mod transaction;
 
 use std::ffi::CString;
+use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use nftnl::{Batch, ChainType, Hook, MsgType, Policy, ProtoFamily};
@@ -50,11 +52,15 @@ use crate::peer::PeerNumber;
 pub const TABLE: &str = "netmig";
 /// Chain whose rules queue packets.
 pub const CHAIN_HOLD: &str = "hold";
+/// Chain that lets packets past conntrack.
+pub const CHAIN_LATE: &str = "late";
 /// Chain that steers forwarded packets.
 pub const CHAIN_STEER: &str = "steer";
 /// Chain that steers this host's own packets.
 pub const CHAIN_STEER_OUTPUT: &str = "steer-output";
 
+/// `NF_IP_PRI_RAW`: before conntrack.
+const PRIORITY_RAW: i32 = -300;
 /// `NF_IP_PRI_MANGLE`.
 const PRIORITY_MANGLE: i32 = -150;
 
@@ -67,7 +73,13 @@ struct BaseChain {
     priority: i32,
 }
 
-const CHAINS: [BaseChain; 3] = [
+const CHAINS: [BaseChain; 4] = [
+    BaseChain {
+        name: CHAIN_LATE,
+        hook: Hook::PreRouting,
+        kind: ChainType::Filter,
+        priority: PRIORITY_RAW,
+    },
     BaseChain {
         name: CHAIN_HOLD,
         hook: Hook::PreRouting,
@@ -217,6 +229,39 @@ impl Table {
             rules::add(&mut batch, &table, rule, &owner)?;
         }
         self.commit(batch, &format!("steer flows to peer {peer}"))
+    }
+
+    /// Lets packets that come from `peer` for one of the addresses past conntrack.
+    ///
+    /// For a container that returns to its anchor: its flows' packets went from here to the peer, and
+    /// those that were held there, or still on their way, come back. They have been translated here
+    /// already, so that to conntrack they would be a new flow whose replies are those of the old one,
+    /// which it refuses. To be removed by [`Table::remove_late`] when no more can come.
+    ///
+    /// # Errors
+    /// When the table is not installed, or nftables refuses.
+    pub fn pass_late(
+        &mut self,
+        tag: &HoldTag,
+        peer: PeerNumber,
+        addresses: &[IpAddr],
+    ) -> Result<(), TableError> {
+        self.remove_late(tag)?;
+        let table = handle()?;
+        let owner = Owner::Late(tag.clone());
+        let mut batch = Batch::new();
+        for rule in &rules::late(peer, addresses) {
+            rules::add(&mut batch, &table, rule, &owner)?;
+        }
+        self.commit(batch, &format!("let late packets of peer {peer} pass"))
+    }
+
+    /// Ends what [`Table::pass_late`] began; absent means done.
+    ///
+    /// # Errors
+    /// When the table cannot be read or changed.
+    pub fn remove_late(&mut self, tag: &HoldTag) -> Result<(), TableError> {
+        self.remove_rules(|owner| matches!(owner, Owner::Late(of) if of == tag))
     }
 
     /// Removes the rules of a peer; absent means done.

@@ -49,7 +49,7 @@ impl<'a> Committed<'a> {
             Err(error) => return Err(doubt(self.pause, error).await),
         }
         let retirement = Retirement::begin(self.pause, self.since).await;
-        Ok(retirement.complete(&mut steps).await?.summary(steps))
+        Ok(retirement.complete(&mut steps).await?.summary(steps).await)
     }
 }
 

@@ -15,11 +15,12 @@ use checkpoint::tree::{Source, Tasks};
 use netmig::flow::Conntrack;
 use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
 use netmig::sockets::UdpQueues;
-use netmig::table::{HoldTag, Table};
+use netmig::table::HoldTag;
 use netmig::tunnel;
 use tokio::io::AsyncReadExt;
 use tokio::task::{block_in_place, spawn_blocking};
 
+use super::anchors::Anchors;
 use super::log::CarriedLog;
 use super::outbox::{outbox, post};
 use super::pause::{Pause, Tools};
@@ -49,6 +50,7 @@ struct Ready {
     conntrack: Option<Conntrack>,
     trees: Vec<CarriedTree>,
     log: Option<CarriedLog>,
+    anchors: Anchors,
 }
 
 /// Something that the interruption needs was not made ready.
@@ -109,24 +111,15 @@ impl<'a> Departure<'a> {
         // The journal keeps the tunnel from being removed meanwhile.
         drop(lock);
         self.ready.tunnel_kind = local.kind.to_string();
-        let offer = TunnelEnd {
-            public_key: local.public_key,
-            port: local.port,
-            kind: local.kind.to_string(),
-        };
         let connection = &mut self.plan.link.connection;
-        connection.send(&Message::TunnelOffer(offer)).await?;
+        connection.send(&Message::TunnelOffer(TunnelEnd::from(local))).await?;
         let answer = expect!(connection, deadline::ANSWER, TunnelAnswer)?;
-        let endpoint = std::net::SocketAddr::new(connection.peer().ip(), answer.port);
-        let remote = tunnel::RemoteEnd { public_key: answer.public_key, endpoint };
         let lock = PeerLock::take(run).await?;
-        tunnel::connect(peer, &remote).await?;
-        let mut table = Table::open()?;
-        table.install()?;
-        table.steer(peer)?;
+        peers::complete(peer, connection.peer().ip(), &answer).await?;
         drop(lock);
         // The first packet through a tunnel waits for its handshake: not inside the interruption.
         tunnel::establish(peer).await?;
+        self.ready.anchors = Anchors::agree(self.context, &mut self.plan).await;
         Ok(())
     }
 
@@ -255,10 +248,11 @@ impl<'a> Departure<'a> {
         if connection.send(&Message::Abort(migration)).await.is_ok() {
             let _ = connection.receive_aborted(deadline::ANSWER).await;
         }
+        self.ready.anchors.withdraw().await;
         drop(self.ready.hold.take());
         leftovers.extend(self.tidy().err().map(|e| chain(e.as_ref())));
         let peer = self.plan.link.peer;
-        let unused = peers::release(&self.context.directories, peer, migration).await;
+        let unused = peers::release(&self.context.directories, peer, Some(migration)).await;
         leftovers.extend(unused.err().map(|e| chain(e.as_ref())));
         if leftovers.is_empty() {
             leftovers.extend(self.journal.end().err().map(|e| chain(&e)));
@@ -300,6 +294,11 @@ impl<'a> Departure<'a> {
         &self.work
     }
 
+    /// The third hosts that are anchors of flows.
+    pub fn anchors(&mut self) -> &mut Anchors {
+        &mut self.ready.anchors
+    }
+
     /// How the tunnel is made, for people.
     pub fn tunnel_kind(&self) -> &str {
         &self.ready.tunnel_kind
@@ -310,8 +309,13 @@ impl<'a> Departure<'a> {
         Ok(self.plan.offer.migration.to_string().parse()?)
     }
 
-    /// The journal's end: nothing of the migration is left here.
-    pub fn end(self) -> Result<(), agent_core::journal::Error> {
-        self.journal.end()
+    /// The journal's end: nothing of the migration is left here. Tunnels that carry no flow from here
+    /// go, too.
+    pub async fn end(self) -> Result<(), Cause> {
+        let migration = Some(self.plan.offer.migration);
+        for peer in self.plan.anchors.keys().copied().chain([self.plan.link.peer]) {
+            peers::release(&self.context.directories, peer, migration).await?;
+        }
+        Ok(self.journal.end()?)
     }
 }

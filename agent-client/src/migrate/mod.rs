@@ -7,6 +7,7 @@
 //!            refused  rolled back  rolled    in doubt: never back by itself
 //! ```
 
+pub mod anchors;
 mod cancel;
 mod commit;
 mod connect;

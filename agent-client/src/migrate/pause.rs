@@ -3,13 +3,15 @@
 //! A [`Pause`] owns a container that may be held, frozen and cut off. Whatever of that has happened,
 //! [`Pause::go_back`] undoes; nothing else in this program thaws a container.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
 use agent_core::journal::Record;
-use agent_core::message::{Message, MigrationId};
+use agent_core::identity::HostId;
+use agent_core::message::{FlowBatch, Message, MigrationId};
 use agent_core::wire::{Connection, FLOWS_PER_FRAME};
 use agent_core::{deadline, expect};
 use checkpoint::criu::ConfigDir;
@@ -259,14 +261,28 @@ impl<'a> Pause<'a> {
     ) -> JoinHandle<Result<(Conntrack, Vec<Flow>), Cause>> {
         let conntrack = self.conntrack.take();
         let addresses = self.departure.plan().addresses.clone();
+        let destination = self.departure.plan().link.peer;
+        let anchors = self.departure.anchors().hosts();
         spawn_blocking(move || {
             let mut conntrack = match conntrack {
                 Some(conntrack) => conntrack,
                 None => Conntrack::open()?,
             };
             let flows = conntrack.dump(&addresses)?;
-            for batch in flows.chunks(FLOWS_PER_FRAME) {
-                post(&outbox, Message::Flows(batch.to_vec()))?;
+            let mut by_anchor: BTreeMap<Option<HostId>, Vec<Flow>> = BTreeMap::new();
+            for flow in &flows {
+                let anchor = flow.anchor(&addresses);
+                // The destination has those whose anchor it is itself.
+                if anchor != Some(destination) {
+                    let host = anchor.and_then(|number| anchors.get(&number).copied());
+                    by_anchor.entry(host).or_default().push(flow.clone());
+                }
+            }
+            for (anchor, flows) in by_anchor {
+                for batch in flows.chunks(FLOWS_PER_FRAME) {
+                    let batch = FlowBatch { anchor, flows: batch.to_vec() };
+                    post(&outbox, Message::Flows(batch))?;
+                }
             }
             Ok((conntrack, flows))
         })

@@ -1,5 +1,6 @@
 //! Step 2: everything that could be in the way is looked at on both hosts, and named at once.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::sync::Arc;
 
 use agent_core::cause::Cause;
 use agent_core::expect;
+use agent_core::identity::{self, HostId};
 use agent_core::message::{
     Blocker, ImageRef, Message, MigrationId, Network, Offer, Port, StageRequest,
 };
@@ -16,9 +18,10 @@ use checkpoint::criu::{self, Version};
 use checkpoint::podman::Metadata;
 use checkpoint::runtime::Runtime;
 use checkpoint::{blockers, cgroup::Cgroup};
-use netmig::flow::Protocol;
+use netmig::flow::{Conntrack, Protocol};
 use netmig::isolation;
 use netmig::netns::Namespace;
+use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
 
 use super::connect::Link;
@@ -50,6 +53,8 @@ pub struct Plan {
     pub port: isolation::Port,
     /// Its cgroup.
     pub cgroup: Arc<Cgroup>,
+    /// Hosts that are the anchors of its flows, other than this one, by their numbers here.
+    pub anchors: BTreeMap<PeerNumber, HostId>,
     /// What will differ afterwards, for people.
     pub warnings: Vec<String>,
 }
@@ -82,7 +87,7 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     if !verdict.blockers.is_empty() {
         return Err(Failure::Blocked(verdict.blockers));
     }
-    let Local { metadata, runtime, criu, namespace, port, cgroup, .. } = local;
+    let Local { metadata, runtime, criu, namespace, port, cgroup, anchors, .. } = local;
     let stage = StageRequest {
         config: metadata.config,
         spec: metadata.spec,
@@ -101,6 +106,7 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
         namespace,
         port,
         cgroup,
+        anchors,
         warnings,
     })
 }
@@ -114,6 +120,7 @@ struct Local {
     namespace: Namespace,
     port: isolation::Port,
     cgroup: Arc<Cgroup>,
+    anchors: BTreeMap<PeerNumber, HostId>,
 }
 
 async fn look(
@@ -138,7 +145,8 @@ async fn look(
     let interface = sandbox.interfaces().first().ok_or(NoInterface)?;
     let port = isolation::Port::of_container(&namespace, &interface.name)?;
     let cgroup = Arc::new(Cgroup::of_pid(container.pid, &container.id)?);
-    Ok(Local { metadata, runtime, criu, criu_version, namespace, port, cgroup })
+    let anchors = anchors(&context.directories.state, &addresses(container))?;
+    Ok(Local { metadata, runtime, criu, criu_version, namespace, port, cgroup, anchors })
 }
 
 fn offer(container: &Container, local: &Local, image_shipped: bool) -> Result<Offer, Cause> {
@@ -168,11 +176,29 @@ fn offer(container: &Container, local: &Local, image_shipped: bool) -> Result<Of
         runtime: local.runtime.kind.name().to_owned(),
         networks: container.networks.iter().map(network).collect(),
         ports: published.collect(),
+        anchors: local.anchors.values().copied().collect(),
         memory: container.memory_in_use,
         criu: (major, minor, patch),
         architecture: std::env::consts::ARCH.to_owned(),
         cpu_flags: host::cpu_flags(&fs::read_to_string(Path::new("/proc/cpuinfo"))?),
     })
+}
+
+/// The hosts by which the container's flows come here, other than this one.
+fn anchors(
+    state: &Path,
+    addresses: &[IpAddr],
+) -> Result<BTreeMap<PeerNumber, HostId>, Cause> {
+    let flows = Conntrack::open()?.dump(addresses)?;
+    let numbers: BTreeSet<_> = flows.iter().filter_map(|flow| flow.anchor(addresses)).collect();
+    let mut anchors = BTreeMap::new();
+    for number in numbers {
+        // An unknown one is met on the way by this host, as it is now.
+        if let Some(host) = identity::peer_with_number(state, number)? {
+            anchors.insert(number, host);
+        }
+    }
+    Ok(anchors)
 }
 
 /// All addresses of a container.

@@ -5,6 +5,7 @@ use std::time::Instant;
 use agent_core::cause::{Cause, chain};
 use agent_core::journal::Record;
 
+use super::anchors;
 use super::Failure;
 use super::commit::{Goal, insist};
 use super::order;
@@ -63,9 +64,16 @@ impl<'a> Retirement<'a> {
                 return Err(Failure::InDoubt { container, cause: error.into() });
             }
         }
+        if !self.pause.departure().plan().anchors.is_empty() {
+            steps.begin("lead flows past this host");
+            let left = self.rehome().await;
+            self.warnings.extend(left);
+        }
         steps.begin("remove original");
         let removed = self.remove_original().await;
         self.note(removed);
+        let forgotten = self.forget_flows();
+        self.note(forgotten);
         steps.end();
         Ok(self)
     }
@@ -79,13 +87,31 @@ impl<'a> Retirement<'a> {
         departure.tidy()
     }
 
+    /// Has the other anchors lead their flows to the destination; tells what could not be done.
+    async fn rehome(&mut self) -> Vec<String> {
+        let departure = self.pause.departure();
+        let destination = departure.plan().link.host;
+        let container = departure.plan().addresses.clone();
+        departure.anchors().rehome(destination, &container).await
+    }
+
+    /// Forgets the flows that do not pass this host any more.
+    fn forget_flows(&mut self) -> Result<(), Cause> {
+        let departure = self.pause.departure();
+        let destination = departure.plan().link.peer;
+        let container = departure.plan().addresses.clone();
+        let mut past = departure.anchors().led().collect::<Vec<_>>();
+        past.push(destination);
+        anchors::forget(&container, &past)
+    }
+
     fn note(&mut self, result: Result<(), Cause>) {
         self.leftovers.extend(result.err().map(|e| chain(e.as_ref())));
     }
 
     /// Ends the journal and tells what happened.
     #[must_use]
-    pub fn summary(mut self, steps: Steps) -> Summary {
+    pub async fn summary(mut self, steps: Steps) -> Summary {
         let flows = self.pause.flow_count();
         let progress = self.pause.progress().clone();
         let departure = self.pause.into_departure();
@@ -96,7 +122,7 @@ impl<'a> Retirement<'a> {
         let destination = plan.link.destination.host.clone();
         let tunnel = departure.tunnel_kind().to_owned();
         if self.leftovers.is_empty() {
-            self.leftovers.extend(departure.end().err().map(|e| chain(&e)));
+            self.leftovers.extend(departure.end().await.err().map(|e| chain(e.as_ref())));
         }
         let clean = self.leftovers.is_empty();
         let exit = if clean { Exit::Moved } else { Exit::MovedWithLeftovers };

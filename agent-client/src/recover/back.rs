@@ -57,7 +57,7 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
     note("images removed", tidy(context, departed));
     if left.is_empty() {
         let released =
-            peers::release(&context.directories, departed.number, departed.migration()).await;
+            peers::release(&context.directories, departed.number, Some(departed.migration())).await;
         left.extend(released.err().map(|e| chain(e.as_ref())));
     }
     left

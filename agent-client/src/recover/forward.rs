@@ -6,7 +6,7 @@ use agent_core::journal::{Journal, Record};
 use super::back::{tidy, unhold};
 use super::{Departed, Error, Outcome, say};
 use crate::migrate::Context;
-use crate::migrate::order;
+use crate::migrate::{anchors, order};
 
 /// Gets the destination to run the container, and notes that it does. Changes nothing here while
 /// the destination does not answer.
@@ -43,6 +43,9 @@ pub async fn remove_original(context: &Context, departed: &Departed) -> Vec<Stri
     let mut note = |result: Result<(), Cause>| {
         left.extend(result.err().map(|e| chain(e.as_ref())));
     };
+    let destination = (departed.number, departed.peer.host);
+    let (migration, container) = (departed.migration(), &departed.addresses);
+    note(anchors::rehome_anew(context, migration, destination, container).await);
     note(context.podman.remove(&departed.container).await.map_err(Into::into));
     note(unhold(departed).map(drop));
     note(tidy(context, departed).map(drop));

@@ -6,17 +6,18 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use agent_core::cause::Cause;
 use agent_core::host;
-use agent_core::identity::HostId;
+use agent_core::identity::{self, HostId};
 use agent_core::message::{Blocker, Offer, Port, Verdict};
 use checkpoint::container::{is_full_id, is_name};
 use checkpoint::criu;
-use netmig::flow::{Conntrack, Direction, Flow, Protocol};
-use netmig::peer::{ORIGINAL_MASK, REPLY_MASK};
+use netmig::flow::{Conntrack, Flow, Protocol};
 
 use crate::session::Host;
 
 /// More than any container has; an offer may not hold more.
 const LIMIT: usize = 4096;
+/// As many as a host knows peers.
+const ANCHORS: usize = 255;
 /// Longest name in an offer.
 const NAME_LIMIT: usize = 255;
 
@@ -77,14 +78,13 @@ pub async fn look(host: &Host, source: HostId, offer: &Offer) -> Result<Verdict,
     }
     let addresses: Vec<IpAddr> =
         offer.networks.iter().flat_map(|network| network.addresses.clone()).collect();
-    let flows = Conntrack::open()?.dump(&addresses)?;
-    let carried = flows.iter().filter(|flow| is_sent_on(flow, &addresses)).count();
-    if carried > 0 {
+    let detour = on_a_detour(host, offer, &addresses)?;
+    if detour > 0 {
         block(
             "returning",
             format!(
-                "{here} still carries {carried} connections of {} from when it ran there; it can \
-                 come back once they have ended",
+                "{here} leads {detour} connections of {} to a host that sends them on to another \
+                 one, so they cannot come back here; they can once they have ended",
                 offer.name
             ),
         );
@@ -111,6 +111,7 @@ fn well_formed(offer: &Offer) -> Result<(), Malformed> {
         (short(&offer.architecture), "the architecture"),
         (offer.ports.len() <= LIMIT, "the number of ports"),
         (offer.networks.len() <= LIMIT, "the number of networks"),
+        (offer.anchors.len() <= ANCHORS, "the number of anchors"),
         (offer.cpu_flags.len() <= host::CPU_FLAGS_LIMIT, "the number of processor flags"),
         (offer.cpu_flags.iter().all(|flag| short(flag)), "the processor flags"),
         (offer.memory < 1 << 50, "the memory"),
@@ -156,16 +157,17 @@ fn missing_cpu_flags(offered: &[String]) -> Result<Vec<String>, Cause> {
     Ok(offered.iter().filter(|flag| !ours.contains(*flag)).cloned().collect())
 }
 
-/// Whether this host sends a living flow's packets on to where its container went.
-fn is_sent_on(flow: &Flow, container: &[IpAddr]) -> bool {
-    /// `TCP_CONNTRACK_TIME_WAIT`: from here on the connection is over.
-    const TIME_WAIT: u8 = 7;
-    let away = match flow.direction(container) {
-        Some(Direction::Inbound) => flow.mark & ORIGINAL_MASK,
-        Some(Direction::Outbound) => flow.mark & REPLY_MASK,
-        None => 0,
-    };
-    away != 0 && flow.tcp.is_none_or(|tcp| tcp.state < TIME_WAIT)
+/// How many living flows this host leads to another host than the source which the source names as
+/// the anchor: flows that took the way over both, since the last move could not shorten it.
+fn on_a_detour(host: &Host, offer: &Offer, container: &[IpAddr]) -> Result<usize, Cause> {
+    let state = &host.directories.state;
+    let mut between = BTreeSet::new();
+    for anchor in offer.anchors.iter().filter(|anchor| **anchor != host.id) {
+        between.insert(identity::peer_number(state, *anchor)?);
+    }
+    let flows = Conntrack::open()?.dump(container)?;
+    let led = |flow: &&Flow| flow.leads_to(container).is_some_and(|peer| between.contains(&peer));
+    Ok(flows.iter().filter(led).filter(|flow| flow.is_alive()).count())
 }
 
 /// `MemAvailable` of `/proc/meminfo`, in bytes.

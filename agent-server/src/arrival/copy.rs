@@ -57,10 +57,16 @@ impl Copy {
     /// Hands the container over to podman and removes what the migration needed. The journal is
     /// kept as the memory of it.
     pub async fn finish(mut self) -> Result<Finished, Cause> {
+        if let Err(e) = self.arrival.lead_home() {
+            tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
+        }
         let restored = self.staged.commit().await?;
         let pid = restored.pid;
         block_in_place(|| self.journal.append(&Record::HandedOver { pid }))?;
         if let Err(e) = self.arrival.tidy() {
+            tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
+        }
+        if let Err(e) = self.arrival.settle_network().await {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
         self.journal.archive(&self.arrival.host().directories.state)?;

@@ -181,7 +181,7 @@ async fn confirm(
 }
 
 /// Tells the source why, and the log as well.
-async fn give_up(connection: &mut Connection, cause: Cause) -> Result<(), Cause> {
+pub async fn give_up(connection: &mut Connection, cause: Cause) -> Result<(), Cause> {
     let failure = Failure { code: code(&cause), message: chain(cause.as_ref()) };
     // The source may be the reason; then there is nobody to tell.
     let _ = connection.send(&Message::Failure(failure)).await;

@@ -1,9 +1,10 @@
 //! From the tunnel to a prepared, isolated copy. Whatever of it has been made, [`Arrival::undo`]
 //! removes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
 use agent_core::deadline;
@@ -12,7 +13,9 @@ use agent_core::guardian;
 use agent_core::host;
 use agent_core::identity::{self, HostId};
 use agent_core::journal::{self, Journal, Record};
-use agent_core::message::{Message, Offer, Prepared, StageRequest, Tree, TunnelEnd};
+use agent_core::message::{
+    AnchorTunnel, Message, Offer, Prepared, StageRequest, Tree, TunnelEnd,
+};
 use agent_core::peers::{self, PeerLock};
 use agent_core::wire::Connection;
 use checkpoint::criu::{ConfigDir, Options};
@@ -25,8 +28,7 @@ use netmig::isolation::Port;
 use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
-use netmig::table::Table;
-use netmig::tunnel;
+use netmig::table::{HoldTag, Table};
 use tokio::task::block_in_place;
 
 use super::copy::Copy;
@@ -42,6 +44,9 @@ const TUNNEL_OVERHEAD: u32 = 80;
 const IMAGES: &str = "images";
 /// The same for what staging needs.
 pub const STAGE: &str = "stage";
+
+/// How long packets of flows that have come home may be on their way through the tunnel and back.
+const LATE: Duration = Duration::from_millis(250);
 
 /// The source wants to go back.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +69,7 @@ pub struct Arrival {
     host: &'static Host,
     offer: Offer,
     anchor: PeerNumber,
+    anchors: BTreeMap<HostId, PeerNumber>,
     work: PathBuf,
     journal: Option<Journal>,
     mtu: u32,
@@ -105,9 +111,10 @@ impl Arrival {
             host,
             offer,
             anchor,
+            anchors: BTreeMap::new(),
             work,
             journal: Some(journal),
-            mtu: 0,
+            mtu: u32::MAX,
             image_limit: 0,
             staged: None,
             network: None,
@@ -122,17 +129,18 @@ impl Arrival {
         tunnel: TunnelEnd,
     ) -> Result<Prepared, Cause> {
         self.answer_tunnel(connection, tunnel).await?;
-        let mut next = self.next(connection).await?;
-        if let Message::ImageBegin(announced) = &next {
-            if *announced != self.offer.image {
-                return Err(NotOffered.into());
+        let request = loop {
+            match self.next(connection).await? {
+                Message::Anchor(anchor) => self.meet_anchor(connection, anchor).await?,
+                Message::ImageBegin(announced) => {
+                    if announced != self.offer.image {
+                        return Err(NotOffered.into());
+                    }
+                    image::store(self.host, connection, &announced).await?;
+                }
+                Message::Stage(request) => break *request,
+                other => return Err(connection.unexpected(&other, "Stage").into()),
             }
-            image::store(self.host, connection, announced).await?;
-            next = self.next(connection).await?;
-        }
-        let request = match next {
-            Message::Stage(request) => *request,
-            other => return Err(connection.unexpected(&other, "Stage").into()),
         };
         let images = self.stage(request).await?;
         connection.send(&Message::Staged(())).await?;
@@ -151,23 +159,39 @@ impl Arrival {
         connection: &mut Connection,
         offer: TunnelEnd,
     ) -> Result<(), Cause> {
-        let local = {
-            let _lock = PeerLock::take(&self.host.directories.run).await?;
-            let local = tunnel::prepare(self.anchor).await?;
-            let endpoint = SocketAddr::new(connection.peer().ip(), offer.port);
-            let remote = tunnel::RemoteEnd { public_key: offer.public_key, endpoint };
-            self.mtu = tunnel::connect(self.anchor, &remote).await?.mtu;
-            let mut table = Table::open()?;
-            table.install()?;
-            table.steer(self.anchor)?;
-            local
-        };
-        let answer = TunnelEnd {
-            public_key: local.public_key,
-            port: local.port,
-            kind: local.kind.to_string(),
-        };
+        let answer = self.connect(self.anchor, connection.peer().ip(), &offer).await?;
         Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
+    }
+
+    /// Makes the tunnel to a third host by which some of the flows will come.
+    async fn meet_anchor(
+        &mut self,
+        connection: &mut Connection,
+        anchor: AnchorTunnel,
+    ) -> Result<(), Cause> {
+        if !self.offer.anchors.contains(&anchor.host) || anchor.host == self.host.id {
+            return Err(NotOffered.into());
+        }
+        let number = identity::peer_number(&self.host.directories.state, anchor.host)?;
+        if let Some(journal) = &mut self.journal {
+            block_in_place(|| journal.append(&Record::Anchor { peer: anchor.host }))?;
+        }
+        self.anchors.insert(anchor.host, number);
+        let answer = self.connect(number, anchor.address, &anchor.end).await?;
+        Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
+    }
+
+    /// Makes this host's end of the tunnel to a peer, and gives it.
+    async fn connect(
+        &mut self,
+        peer: PeerNumber,
+        address: IpAddr,
+        end: &TunnelEnd,
+    ) -> Result<TunnelEnd, Cause> {
+        let _lock = PeerLock::take(&self.host.directories.run).await?;
+        let (local, mtu) = peers::connect(peer, address, end).await?;
+        self.mtu = self.mtu.min(mtu);
+        Ok(local)
     }
 
     /// Builds everything around the container and cuts its network off.
@@ -208,6 +232,11 @@ impl Arrival {
         let port = Port::of_container(&namespace, &interface.name)?;
         // Isolated from birth: nobody hears the copy before the commit.
         port.block()?;
+        if self.is_return() {
+            let _lock = PeerLock::take(&self.host.directories.run).await?;
+            let addresses = self.addresses();
+            Table::open()?.pass_late(&self.late_tag()?, self.anchor, &addresses)?;
+        }
         self.network = Some(Network { port, sandbox });
         self.image_limit = room;
         Ok(ImageDir::create(&self.images(), room)?)
@@ -236,9 +265,10 @@ impl Arrival {
                     other => other.map(drop),
                 },
                 Ok(Message::LogData(data)) => block_in_place(|| incoming.log(&data.0)),
-                Ok(Message::Flows(flows)) => {
-                    block_in_place(|| incoming.flows(&flows, &addresses, self.anchor))
-                }
+                Ok(Message::Flows(batch)) => match self.next_hop(batch.anchor) {
+                    Ok(hop) => block_in_place(|| incoming.flows(&batch.flows, &addresses, hop)),
+                    Err(cause) => Err(cause),
+                },
                 Ok(Message::Restore(manifest)) => break manifest,
                 Ok(other) => Err(connection.unexpected(&other, "Restore").into()),
                 Err(e) => Err(e),
@@ -307,12 +337,69 @@ impl Arrival {
             None => true,
         };
         note(self.forget_flows());
+        note(self.end_late().await);
         // The directory tells who may remove the container.
         if gone {
             note(self.tidy());
         }
-        note(peers::release(&self.host.directories, self.anchor, migration).await);
+        for peer in self.anchors.values().copied().chain([self.anchor]) {
+            note(peers::release(&self.host.directories, peer, Some(migration)).await);
+        }
         clean
+    }
+
+    /// The peer by which an anchor's flows come here.
+    fn next_hop(&self, anchor: Option<HostId>) -> Result<PeerNumber, Cause> {
+        match anchor {
+            None => Ok(self.anchor),
+            Some(host) => self.anchors.get(&host).copied().ok_or_else(|| NotOffered.into()),
+        }
+    }
+
+    /// Whether this host is the anchor of flows: the container comes back.
+    fn is_return(&self) -> bool {
+        self.offer.anchors.contains(&self.host.id)
+    }
+
+    fn late_tag(&self) -> Result<HoldTag, Cause> {
+        Ok(self.offer.migration.to_string().parse()?)
+    }
+
+    async fn end_late(&self) -> Result<(), Cause> {
+        if !self.is_return() {
+            return Ok(());
+        }
+        let _lock = PeerLock::take(&self.host.directories.run).await?;
+        Ok(Table::open()?.remove_late(&self.late_tag()?)?)
+    }
+
+    /// Leads the flows whose anchor this host is to the container here. The source has let its
+    /// held packets go: they have come, or are about to.
+    pub fn lead_home(&self) -> Result<(), Cause> {
+        if self.is_return() {
+            let container = self.addresses();
+            let led = block_in_place(|| Conntrack::open()?.lead(&container, self.anchor, None))?;
+            tracing::info!("{}: {led} flows came home", self.offer.migration);
+        }
+        Ok(())
+    }
+
+    /// Ends what only the move itself needed of the network, once the journal has ended.
+    pub async fn settle_network(&self) -> Result<(), Cause> {
+        if self.is_return() {
+            tokio::time::sleep(LATE).await;
+        }
+        let mut outcome = self.end_late().await;
+        for peer in self.anchors.values().copied().chain([self.anchor]) {
+            let migration = Some(self.offer.migration);
+            let released = peers::release(&self.host.directories, peer, migration).await;
+            outcome = outcome.and(released);
+        }
+        outcome
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        addresses(&self.offer)
     }
 
     fn forget_flows(&mut self) -> Result<(), Cause> {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use nix::errno::Errno;
 
 use super::build::Filter;
-use super::{Flow, build, parse};
+use super::{Direction, Flow, build, parse};
 use crate::nfnetlink::attribute::Attributes;
 use crate::nfnetlink::message::{
     ACK, CREATE, DUMP, EXCLUSIVE, Head, Message, NFGENMSG, append, kind, request_ack,
@@ -237,6 +237,35 @@ impl Conntrack {
         self.requests.clear();
         append(&mut self.requests, head, fill);
         self.sequence
+    }
+
+    /// Leads those of the container's flows that go to `from` to another peer, or home (`None`); gives
+    /// how many they were.
+    ///
+    /// # Errors
+    /// When the table cannot be read or changed.
+    pub fn lead(
+        &mut self,
+        container: &[IpAddr],
+        from: PeerNumber,
+        to: Option<PeerNumber>,
+    ) -> Result<usize, FlowError> {
+        let flows = self.dump(container)?;
+        let mut led = 0;
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let flows: Vec<Flow> = flows
+                .iter()
+                .filter(|flow| flow.direction(container) == Some(direction))
+                .filter(|flow| flow.leads_to(container) == Some(from))
+                .cloned()
+                .collect();
+            let (mark, mask) = Flow::mark_at_source(direction, to.unwrap_or(from));
+            if !flows.is_empty() {
+                self.set_mark(&flows, if to.is_some() { mark } else { 0 }, mask)?;
+            }
+            led += flows.len();
+        }
+        Ok(led)
     }
 
     /// Changes the bits of the flows' marks in which `mask` is set, in place: nothing else of

@@ -96,6 +96,9 @@ mod tests {
         assert_eq!(there.tcp.unwrap().flags, [0x2b, 0x0b], "liberal in both directions");
         assert_eq!((there.status, there.zone), (0x0e, Zone::default()));
         assert_eq!(Flow::mark_at_source(Direction::Inbound, anchor), (9 << 16, 0x00ff_0000));
+        assert_eq!((there.anchor(&CONTAINER), there.leads_to(&CONTAINER)), (Some(anchor), None));
+        let left = Flow { mark: 9 << 16, ..at_source };
+        assert_eq!((left.anchor(&CONTAINER), left.leads_to(&CONTAINER)), (None, Some(anchor)));
     }
 
     #[test]
@@ -120,6 +123,7 @@ mod tests {
         assert_eq!(there.original, at_source.original);
         assert!(!there.is_translated());
         assert_eq!(there.mark, 255 << 16);
+        assert_eq!((there.anchor(&CONTAINER), there.leads_to(&CONTAINER)), (Some(anchor), None));
         assert_eq!(Flow::mark_at_source(Direction::Outbound, anchor), (255 << 24, 0xff00_0000));
     }
 

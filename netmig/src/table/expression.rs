@@ -54,6 +54,11 @@ impl Raw {
         Self { name: c"fib", settings }
     }
 
+    /// `notrack`.
+    pub(super) fn notrack() -> Self {
+        Self { name: c"notrack", settings: Vec::new() }
+    }
+
     /// `queue num N [bypass]` (`nft_queue`).
     pub(super) fn queue(number: u16, bypass: bool) -> Self {
         let settings = vec![
@@ -86,7 +91,7 @@ impl Expression for Raw {
         // SAFETY: the name is a NUL-terminated static string.
         let Some(expression) = NonNull::new(unsafe { sys::nftnl_expr_alloc(self.name.as_ptr()) })
         else {
-            // libnftnl knows all five names; what is left is a failed tiny allocation, which
+            // libnftnl knows all these names; what is left is a failed tiny allocation, which
             // nftnl and the standard library answer in the same way.
             std::process::abort();
         };

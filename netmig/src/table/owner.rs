@@ -71,6 +71,8 @@ pub enum Owner {
     Peer(PeerNumber),
     /// Holds packets: `netmig hold TAG`.
     Hold(HoldTag),
+    /// Lets late packets of a move pass: `netmig late TAG`.
+    Late(HoldTag),
 }
 
 impl fmt::Display for Owner {
@@ -78,6 +80,7 @@ impl fmt::Display for Owner {
         match self {
             Self::Peer(peer) => write!(f, "netmig peer {peer}"),
             Self::Hold(tag) => write!(f, "netmig hold {tag}"),
+            Self::Late(tag) => write!(f, "netmig late {tag}"),
         }
     }
 }
@@ -92,6 +95,9 @@ impl Owner {
             // Only the one way of writing a number, so that every owner has one text.
             return (peer.to_string() == comment).then_some(peer);
         }
+        if let Some(tag) = owner.strip_prefix("late ") {
+            return tag.parse().ok().map(Self::Late);
+        }
         owner.strip_prefix("hold ")?.parse().ok().map(Self::Hold)
     }
 }
@@ -103,7 +109,8 @@ mod tests {
     #[test]
     fn owners_survive_their_text_form() {
         let tag: HoldTag = "web-1.2_X".parse().unwrap();
-        for owner in [Owner::Peer(PeerNumber::new(255).unwrap()), Owner::Hold(tag)] {
+        let peer = Owner::Peer(PeerNumber::new(255).unwrap());
+        for owner in [peer, Owner::Hold(tag.clone()), Owner::Late(tag)] {
             assert_eq!(Owner::from_comment(&owner.to_string()), Some(owner));
         }
     }

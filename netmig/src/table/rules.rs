@@ -3,13 +3,13 @@
 use std::ffi::CString;
 use std::net::IpAddr;
 
-use nftnl::expr::{Bitwise, Cmp, CmpOp, Verdict};
+use nftnl::expr::{Bitwise, Cmp, CmpOp, InterfaceName, Verdict};
 use nftnl::{Batch, Chain, MsgType, Rule, nft_expr};
 use serde::{Deserialize, Serialize};
 
 use super::expression::Raw;
 use super::{
-    CHAIN_HOLD, CHAIN_STEER, CHAIN_STEER_OUTPUT, HoldTag, InstalledRule, Owner, TableError,
+    CHAIN_HOLD, CHAIN_LATE, CHAIN_STEER, CHAIN_STEER_OUTPUT, HoldTag, InstalledRule, Owner, TableError,
 };
 use crate::flow::Protocol;
 use crate::peer::{FWMARK_MASK, ORIGINAL_MASK, PeerNumber, REPLY_MASK};
@@ -81,6 +81,10 @@ enum Step {
     Jump {
         chain: String,
     },
+    /// The interface by which the packet came.
+    From(String),
+    To(IpAddr),
+    Untracked,
 }
 
 /// A rule to be added.
@@ -104,6 +108,15 @@ pub(super) fn steering(peer: PeerNumber) -> Vec<NewRule> {
         }
     }
     rules
+}
+
+/// The rules that let packets from a peer to one of the addresses past conntrack.
+pub(super) fn late(peer: PeerNumber, addresses: &[IpAddr]) -> Vec<NewRule> {
+    let rule = |address: &IpAddr| NewRule {
+        chain: CHAIN_LATE.to_owned(),
+        steps: vec![Step::From(peer.interface()), Step::To(*address), Step::Untracked],
+    };
+    addresses.iter().map(rule).collect()
 }
 
 /// Name of the chain that has a hold's rules.
@@ -269,6 +282,26 @@ fn add_step(rule: &mut Rule<'_>, step: &Step) -> Result<(), TableError> {
         Step::Jump { ref chain } => {
             rule.add_expr(&Verdict::Jump { chain: CString::new(chain.as_str())? });
         }
+        Step::From(ref interface) => {
+            let name = InterfaceName::Exact(CString::new(interface.as_str())?);
+            rule.add_expr(&nft_expr!(meta iifname));
+            rule.add_expr(&Cmp::new(CmpOp::Eq, name));
+        }
+        Step::To(address) => {
+            rule.add_expr(&nft_expr!(meta nfproto));
+            match address {
+                IpAddr::V4(_) => {
+                    rule.add_expr(&nft_expr!(cmp == libc::NFPROTO_IPV4 as u8));
+                    rule.add_expr(&nft_expr!(payload ipv4 daddr));
+                }
+                IpAddr::V6(_) => {
+                    rule.add_expr(&nft_expr!(cmp == libc::NFPROTO_IPV6 as u8));
+                    rule.add_expr(&nft_expr!(payload ipv6 daddr));
+                }
+            }
+            rule.add_expr(&nft_expr!(cmp == address));
+        }
+        Step::Untracked => rule.add_expr(&Raw::notrack()),
     }
     Ok(())
 }

@@ -2,10 +2,12 @@
 
 mod opener;
 mod outbound;
+mod returns;
+mod traces;
 
 use crate::runner::Case;
 
 /// All tests of flows.
 pub(super) fn cases() -> Vec<Case> {
-    [outbound::CASES].concat()
+    [outbound::CASES, returns::CASES].concat()
 }

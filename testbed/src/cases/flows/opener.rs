@@ -1,4 +1,5 @@
-//! A container that is the one that opens connections: clients inside, the server elsewhere.
+//! A container that opens connections, clients inside and their server elsewhere; beside them it
+//! serves itself.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use crate::traffic::report::{BulkReport, EchoReport};
 /// How long a client may take to get its first reply, and to end.
 const LIMIT: Duration = Duration::from_secs(40);
 /// Messages a second of each echo client.
-const RATE: &str = "500";
+const RATE: u32 = 100;
 /// Bytes a second of each bulk transfer.
 const BULK_RATE: &str = "2000000";
 /// The clients in the container: name, and action of the probe.
@@ -27,10 +28,11 @@ pub(super) fn server(host: &Host) -> Result<HostProcess> {
 }
 
 /// Starts container `name` on `host`, whose clients talk to the server at `echo` and at the port
-/// after it over TCP and UDP, and waits until each has had a reply.
+/// after it over TCP and UDP, and waits until each has had a reply. Its own server has the usual
+/// ports.
 pub(super) fn start(host: &Host, name: &str, echo: SocketAddr, options: &[&str]) -> Result<()> {
     let bulk = SocketAddr::new(echo.ip(), echo.port() + 1);
-    let mut script = String::new();
+    let mut script = String::from("netmig-probe serve >/dev/null 2>&1 & ");
     for (client, action) in CLIENTS {
         let arguments = match client {
             "tcp" | "udp" => format!("{echo} --rate {RATE}"),
@@ -65,7 +67,7 @@ pub(super) fn stop(host: &Host, name: &str) -> Result<f64> {
         } else {
             let seen: EchoReport = parse(client, &text)?;
             ensure!(seen.fault().is_none(), "{client}: {:?} of {seen:?}", seen.fault());
-            ensure!(seen.sent > 400, "{client}: only {} messages", seen.sent);
+            ensure!(seen.sent > u64::from(RATE), "{client}: only {} messages", seen.sent);
             seen.max_gap_ms
         };
         longest = longest.max(gap);

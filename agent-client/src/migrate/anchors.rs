@@ -1,0 +1,201 @@
+//! Flows whose anchor is a third host: it leads them to the destination, without this host in
+//! between. This host is the only one that knows both, so it carries what they have to tell each
+//! other.
+//!
+//! An anchor that cannot be asked goes on leading its flows here, and this host sends them on.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use agent_core::cause::{Cause, chain};
+use agent_core::identity::HostId;
+use agent_core::message::{AnchorOffer, AnchorTunnel, Message, MigrationId, Rehome};
+use agent_core::wire::{Connection, DEFAULT_PORT};
+use agent_core::{deadline, expect};
+use netmig::flow::{Conntrack, Flow};
+use netmig::peer::PeerNumber;
+use netmig::tunnel;
+
+use super::plan::Plan;
+use super::{Context, connect};
+use crate::cli::Destination;
+
+/// An anchor cannot be asked.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// The address of the host is not known any more.
+    #[error("the tunnel to it is gone")]
+    NoTunnel,
+    /// Somebody else answers.
+    #[error("another host answers at {0}")]
+    OtherHost(Destination),
+}
+
+/// The anchors that will lead their flows to the destination.
+#[derive(Debug, Default)]
+pub struct Anchors {
+    ready: Vec<Anchor>,
+    led: Vec<PeerNumber>,
+}
+
+#[derive(Debug)]
+struct Anchor {
+    host: HostId,
+    number: PeerNumber,
+    connection: Connection,
+    migration: MigrationId,
+}
+
+impl Anchors {
+    /// Asks every third host among the anchors. Those that cannot do it are named in the warnings.
+    pub async fn agree(context: &Context, plan: &mut Plan) -> Self {
+        let mut anchors = Self::default();
+        for (number, host) in plan.anchors.clone() {
+            if host == plan.link.host {
+                continue;
+            }
+            match Anchor::agree(context, plan, number, host).await {
+                Ok(anchor) => anchors.ready.push(anchor),
+                Err(e) => plan.warnings.push(detour(number, e.as_ref())),
+            }
+        }
+        anchors
+    }
+
+    /// The anchors that agreed, by their numbers.
+    #[must_use]
+    pub fn hosts(&self) -> BTreeMap<PeerNumber, HostId> {
+        self.ready.iter().map(|anchor| (anchor.number, anchor.host)).collect()
+    }
+
+    /// Has every anchor that agreed lead its flows to the destination, which is the container's host
+    /// now; tells which did not.
+    pub async fn rehome(&mut self, destination: HostId, container: &[IpAddr]) -> Vec<String> {
+        let mut left = Vec::new();
+        for mut anchor in self.ready.drain(..) {
+            let Anchor { connection, migration, .. } = &mut anchor;
+            match order(connection, *migration, destination, container).await {
+                Ok(()) => self.led.push(anchor.number),
+                Err(e) => left.push(detour(anchor.number, e.as_ref())),
+            }
+        }
+        left
+    }
+
+    /// The anchors whose flows do not pass this host any more.
+    pub fn led(&self) -> impl Iterator<Item = PeerNumber> {
+        self.led.iter().copied()
+    }
+
+    /// The container stays: the anchors need not lead anything elsewhere.
+    pub async fn withdraw(&mut self) {
+        for mut anchor in self.ready.drain(..) {
+            let Anchor { connection, migration, .. } = &mut anchor;
+            // One that does not hear it drops what it has when the flows have ended.
+            if connection.send(&Message::Abort(*migration)).await.is_ok() {
+                let _ = connection.receive_aborted(deadline::ANSWER).await;
+            }
+        }
+    }
+}
+
+impl Anchor {
+    async fn agree(
+        context: &Context,
+        plan: &mut Plan,
+        number: PeerNumber,
+        host: HostId,
+    ) -> Result<Self, Cause> {
+        let migration = plan.offer.migration;
+        let mut connection = dial(context, number, host).await?;
+        let destination = &mut plan.link.connection;
+        let offer = AnchorOffer {
+            migration,
+            host: plan.link.host,
+            address: destination.peer().ip(),
+            container: plan.addresses.clone(),
+        };
+        connection.send(&Message::AnchorOffer(offer)).await?;
+        let end = expect!(connection, deadline::ANSWER, TunnelAnswer)?;
+        let theirs = AnchorTunnel { host, address: connection.peer().ip(), end };
+        destination.send(&Message::Anchor(theirs)).await?;
+        let end = expect!(destination, deadline::ANSWER, TunnelAnswer)?;
+        connection.send(&Message::TunnelOffer(end)).await?;
+        expect!(connection, deadline::ANSWER, AnchorReady)?;
+        Ok(Self { host, number, connection, migration })
+    }
+}
+
+/// Dials the agent-server of a peer at the address that its tunnel has.
+async fn dial(context: &Context, number: PeerNumber, host: HostId) -> Result<Connection, Cause> {
+    let status = tunnel::status(number).await?.ok_or(Error::NoTunnel)?;
+    let endpoint = status.remote.ok_or(Error::NoTunnel)?.endpoint;
+    let address = endpoint.ip().to_canonical();
+    let destination = Destination { host: address.to_string(), port: DEFAULT_PORT };
+    let (connection, answered) = connect::dial(context, &destination).await?;
+    if answered != host {
+        return Err(Error::OtherHost(destination).into());
+    }
+    Ok(connection)
+}
+
+async fn order(
+    connection: &mut Connection,
+    migration: MigrationId,
+    host: HostId,
+    container: &[IpAddr],
+) -> Result<(), Cause> {
+    let order = Rehome { migration, host, container: container.to_vec() };
+    connection.send(&Message::Rehome(order)).await?;
+    expect!(connection, deadline::ANSWER, Rehomed)?;
+    Ok(())
+}
+
+/// The same as [`Anchors::rehome`] and [`forget`] for a migration whose own process is gone.
+pub async fn rehome_anew(
+    context: &Context,
+    migration: MigrationId,
+    destination: (PeerNumber, HostId),
+    container: &[IpAddr],
+) -> Result<(), Cause> {
+    let flows = Conntrack::open()?.dump(container)?;
+    let mut numbers: Vec<_> = flows.iter().filter_map(|flow| flow.anchor(container)).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let mut past = vec![destination.0];
+    for number in numbers.into_iter().filter(|number| *number != destination.0) {
+        let state = &context.directories.state;
+        let Some(host) = agent_core::identity::peer_with_number(state, number)? else { continue };
+        let led = async {
+            let mut connection = dial(context, number, host).await?;
+            order(&mut connection, migration, destination.1, container).await
+        };
+        match led.await {
+            Ok(()) => past.push(number),
+            Err(e) => tracing::warn!("{}", detour(number, e.as_ref())),
+        }
+    }
+    forget(container, &past)
+}
+
+/// Deletes the container's entries here whose anchor is one of these peers.
+pub fn forget(container: &[IpAddr], anchors: &[PeerNumber]) -> Result<(), Cause> {
+    let mut conntrack = Conntrack::open()?;
+    let past: Vec<Flow> = conntrack
+        .dump(container)?
+        .into_iter()
+        .filter(|flow| flow.anchor(container).is_some_and(|anchor| anchors.contains(&anchor)))
+        .collect();
+    if !past.is_empty() {
+        conntrack.delete(&past)?;
+    }
+    Ok(())
+}
+
+fn detour(number: PeerNumber, reason: &(dyn std::error::Error + 'static)) -> String {
+    format!(
+        "flows that came to the container by way of peer {number} go on passing this host, which has \
+         to stay up for them: {}",
+        chain(reason)
+    )
+}

@@ -1,0 +1,138 @@
+//! This host as the anchor of flows whose container moves from one other host to another.
+//!
+//! ```text
+//! AnchorOffer ─▶ claim, tunnel to the new host ─▶ AnchorReady ─▶ Rehome: marks lead to the new host
+//!                                                              └▶ Abort: claim and tunnel go
+//! ```
+//!
+//! A conversation that is lost decides nothing: the container may have become audible at its new
+//! host. The claim keeps the tunnel until the order comes by another conversation, or the flows end.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use agent_core::cause::Cause;
+use agent_core::identity::{self, HostId};
+use agent_core::message::{AnchorOffer, Message, Rehome, TunnelEnd};
+use agent_core::peers::{self, Claim, PeerLock};
+use agent_core::wire::Connection;
+use agent_core::{deadline, expect};
+use netmig::flow::Conntrack;
+use netmig::peer::PeerNumber;
+use netmig::tunnel;
+use tokio::task::block_in_place;
+
+use crate::arrival::give_up;
+use crate::session::Host;
+
+/// More addresses than any container has.
+const ADDRESSES: usize = 256;
+/// How long packets may still be on their way by the host that was left out.
+const LATE: Duration = Duration::from_millis(250);
+
+/// An offer that cannot be meant.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// Too many addresses, or a host that is no third one.
+    #[error("the offer to an anchor is not well-formed")]
+    Malformed,
+    /// There is no tunnel to the new host.
+    #[error("there is no tunnel from here to the container's new host")]
+    NoTunnel,
+}
+
+/// Makes ready for a container to move on, and waits for what becomes of it.
+pub async fn agree(
+    host: &Host,
+    connection: &mut Connection,
+    source: HostId,
+    offer: AnchorOffer,
+) -> Result<(), Cause> {
+    if let Err(cause) = prepare(host, connection, source, &offer).await {
+        withdraw(host, &offer).await?;
+        return give_up(connection, cause).await;
+    }
+    connection.send(&Message::AnchorReady(())).await?;
+    match connection.receive(deadline::NEXT_MESSAGE).await? {
+        Message::Rehome(order) => rehome(host, connection, source, &order).await,
+        Message::Abort(id) if id == offer.migration => {
+            withdraw(host, &offer).await?;
+            Ok(connection.send(&Message::Aborted(())).await?)
+        }
+        other => Err(connection.unexpected(&other, "Rehome").into()),
+    }
+}
+
+async fn prepare(
+    host: &Host,
+    connection: &mut Connection,
+    source: HostId,
+    offer: &AnchorOffer,
+) -> Result<(), Cause> {
+    let (from, to) = numbers(host, source, offer.host, &offer.container)?;
+    let run = &host.directories.run;
+    let local = {
+        let _lock = PeerLock::take(run).await?;
+        let claim = Claim { from, to, container: offer.container.clone() };
+        claim.write(&host.directories, offer.migration)?;
+        tunnel::prepare(to).await?
+    };
+    connection.send(&Message::TunnelAnswer(TunnelEnd::from(local))).await?;
+    let theirs = expect!(connection, deadline::NEXT_MESSAGE, TunnelOffer)?;
+    {
+        let _lock = PeerLock::take(run).await?;
+        peers::complete(to, offer.address, &theirs).await?;
+    }
+    Ok(tunnel::establish(to).await?)
+}
+
+/// Gives the claim back, and the tunnel if nothing else needs it.
+async fn withdraw(host: &Host, offer: &AnchorOffer) -> Result<(), Cause> {
+    match Claim::remove(&host.directories, offer.migration)? {
+        Some(claim) => peers::release(&host.directories, claim.to, None).await,
+        None => Ok(()),
+    }
+}
+
+/// Leads the container's flows to its new host.
+pub async fn rehome(
+    host: &Host,
+    connection: &mut Connection,
+    source: HostId,
+    order: &Rehome,
+) -> Result<(), Cause> {
+    let led = match lead(host, source, order).await {
+        Ok(led) => led,
+        Err(cause) => return give_up(connection, cause).await,
+    };
+    tracing::info!("{}: {led} flows lead to another host now", order.migration);
+    Claim::remove(&host.directories, order.migration)?;
+    connection.send(&Message::Rehomed(led)).await?;
+    let from = identity::peer_number(&host.directories.state, source)?;
+    tokio::time::sleep(LATE).await;
+    peers::release(&host.directories, from, None).await
+}
+
+async fn lead(host: &Host, source: HostId, order: &Rehome) -> Result<u64, Cause> {
+    let (from, to) = numbers(host, source, order.host, &order.container)?;
+    let connected = tunnel::status(to).await?.is_some_and(|status| status.remote.is_some());
+    if !connected {
+        return Err(Error::NoTunnel.into());
+    }
+    // Only flows that lead to whoever gives this order.
+    let led = block_in_place(|| Conntrack::open()?.lead(&order.container, from, Some(to)))?;
+    Ok(led as u64)
+}
+
+fn numbers(
+    host: &Host,
+    source: HostId,
+    destination: HostId,
+    container: &[IpAddr],
+) -> Result<(PeerNumber, PeerNumber), Cause> {
+    if container.len() > ADDRESSES || destination == host.id || destination == source {
+        return Err(Error::Malformed.into());
+    }
+    let state = &host.directories.state;
+    Ok((identity::peer_number(state, source)?, identity::peer_number(state, destination)?))
+}
