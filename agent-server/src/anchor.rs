@@ -28,7 +28,7 @@ use crate::session::Host;
 /// More addresses than any container has.
 const ADDRESSES: usize = 256;
 /// How long packets may still be on their way by the host that was left out.
-const LATE: Duration = Duration::from_millis(250);
+const LATE: Duration = Duration::from_secs(2);
 
 /// An offer that cannot be meant.
 #[derive(Debug, thiserror::Error)]

@@ -46,7 +46,7 @@ const IMAGES: &str = "images";
 pub const STAGE: &str = "stage";
 
 /// How long packets of flows that have come home may be on their way through the tunnel and back.
-const LATE: Duration = Duration::from_millis(250);
+const LATE: Duration = Duration::from_millis(400);
 
 /// The source wants to go back.
 #[derive(Debug, thiserror::Error)]

@@ -13,7 +13,7 @@ use crate::traffic::report::{BulkReport, EchoReport};
 /// How long a client may take to get its first reply, and to end.
 const LIMIT: Duration = Duration::from_secs(40);
 /// Messages a second of each echo client.
-const RATE: u32 = 100;
+const RATE: u32 = 50;
 /// Bytes a second of each bulk transfer.
 const BULK_RATE: &str = "2000000";
 /// The clients in the container: name, and action of the probe.
