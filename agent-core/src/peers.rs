@@ -78,11 +78,7 @@ pub async fn connect(
 
 /// Connects this host's prepared end of the tunnel to `peer`, with the rules that steer into it;
 /// gives the tunnel's MTU. The caller holds the [`PeerLock`].
-pub async fn complete(
-    peer: PeerNumber,
-    address: IpAddr,
-    end: &TunnelEnd,
-) -> Result<u32, Cause> {
+pub async fn complete(peer: PeerNumber, address: IpAddr, end: &TunnelEnd) -> Result<u32, Cause> {
     let endpoint = SocketAddr::new(address, end.port);
     let remote = tunnel::RemoteEnd { public_key: end.public_key, endpoint };
     let connected = tunnel::connect(peer, &remote).await?;
@@ -113,7 +109,10 @@ impl Claim {
     }
 
     /// Takes the claim back; gives it if there was one.
-    pub fn remove(directories: &Directories, migration: MigrationId) -> Result<Option<Self>, Cause> {
+    pub fn remove(
+        directories: &Directories,
+        migration: MigrationId,
+    ) -> Result<Option<Self>, Cause> {
         let path = Self::path(directories, migration);
         match fs::read(&path) {
             Ok(text) => {

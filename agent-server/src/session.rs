@@ -13,8 +13,8 @@ use agent_core::{deadline, expect};
 use checkpoint::podman::{Info, Podman};
 use tokio::net::TcpStream;
 
-use crate::{anchor, arrival};
 use crate::lease::{Decision, Prepared};
+use crate::{anchor, arrival};
 
 /// This host, as every conversation sees it.
 #[derive(Debug)]

@@ -111,9 +111,15 @@ mod tests {
             assert_eq!(peer.original_mark() & !ORIGINAL_MASK, 0);
             assert_eq!(peer.reply_mark() & !REPLY_MASK, 0);
             let both = peer.original_mark() | 0xffff;
-            assert_eq!((PeerNumber::of_original(both), PeerNumber::of_reply(both)), (Some(peer), None));
+            assert_eq!(
+                (PeerNumber::of_original(both), PeerNumber::of_reply(both)),
+                (Some(peer), None)
+            );
             let both = peer.reply_mark() | 0xffff;
-            assert_eq!((PeerNumber::of_original(both), PeerNumber::of_reply(both)), (None, Some(peer)));
+            assert_eq!(
+                (PeerNumber::of_original(both), PeerNumber::of_reply(both)),
+                (None, Some(peer))
+            );
             assert_eq!(peer.fwmark() & !FWMARK_MASK, 0);
             assert!(peer.interface().len() <= 15, "interface names hold 15 bytes");
         }

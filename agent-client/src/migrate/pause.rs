@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
-use agent_core::journal::Record;
 use agent_core::identity::HostId;
+use agent_core::journal::Record;
 use agent_core::message::{FlowBatch, Message, MigrationId};
 use agent_core::wire::{Connection, FLOWS_PER_FRAME};
 use agent_core::{deadline, expect};

@@ -185,10 +185,7 @@ fn offer(container: &Container, local: &Local, image_shipped: bool) -> Result<Of
 }
 
 /// The hosts by which the container's flows come here, other than this one.
-fn anchors(
-    state: &Path,
-    addresses: &[IpAddr],
-) -> Result<BTreeMap<PeerNumber, HostId>, Cause> {
+fn anchors(state: &Path, addresses: &[IpAddr]) -> Result<BTreeMap<PeerNumber, HostId>, Cause> {
     let flows = Conntrack::open()?.dump(addresses)?;
     let numbers: BTreeSet<_> = flows.iter().filter_map(|flow| flow.anchor(addresses)).collect();
     let mut anchors = BTreeMap::new();

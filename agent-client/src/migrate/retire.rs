@@ -5,8 +5,8 @@ use std::time::Instant;
 use agent_core::cause::{Cause, chain};
 use agent_core::journal::Record;
 
-use super::anchors;
 use super::Failure;
+use super::anchors;
 use super::commit::{Goal, insist};
 use super::order;
 use super::pause::Pause;

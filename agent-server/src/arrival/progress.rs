@@ -13,9 +13,7 @@ use agent_core::guardian;
 use agent_core::host;
 use agent_core::identity::{self, HostId};
 use agent_core::journal::{self, Journal, Record};
-use agent_core::message::{
-    AnchorTunnel, Message, Offer, Prepared, StageRequest, Tree, TunnelEnd,
-};
+use agent_core::message::{AnchorTunnel, Message, Offer, Prepared, StageRequest, Tree, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
 use agent_core::wire::Connection;
 use checkpoint::criu::{ConfigDir, Options};

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::expression::Raw;
 use super::{
-    CHAIN_HOLD, CHAIN_LATE, CHAIN_STEER, CHAIN_STEER_OUTPUT, HoldTag, InstalledRule, Owner, TableError,
+    CHAIN_HOLD, CHAIN_LATE, CHAIN_STEER, CHAIN_STEER_OUTPUT, HoldTag, InstalledRule, Owner,
+    TableError,
 };
 use crate::flow::Protocol;
 use crate::peer::{FWMARK_MASK, ORIGINAL_MASK, PeerNumber, REPLY_MASK};
