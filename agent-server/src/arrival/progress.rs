@@ -27,6 +27,7 @@ use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
 use netmig::table::{HoldTag, Table};
+use netmig::tunnel;
 use tokio::task::block_in_place;
 
 use super::copy::Copy;
