@@ -42,6 +42,21 @@ pub enum Command {
     /// Before the decision to move the container is let run on here; after it the destination is
     /// asked. If that cannot be reached nothing is changed, and the exit code is 5.
     Recover(Recover),
+    /// List the flows that this host carries for containers elsewhere, and those of containers here
+    /// that come by another host.
+    Flows(Flows),
+    /// Keep this host's flows: put rules back that were removed, and remove what no flow needs. Every
+    /// host with a tunnel has such a keeper.
+    #[command(hide = true)]
+    Keep,
+}
+
+/// Arguments of `flows`.
+#[derive(Clone, Debug, Args)]
+pub struct Flows {
+    /// Print one JSON object on standard output, and nothing else there.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `migrate`.
@@ -190,6 +205,12 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_command_line_knows_the_keeper() {
+        let cli = Cli::parse_from(["agent-client", agent_core::keeper::COMMAND]);
+        assert!(matches!(cli.command, Some(Command::Keep)));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod ask;
 mod cli;
 mod exit;
+mod flows;
 mod migrate;
 mod recover;
 mod report;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 
 use agent_core::cause::chain;
 use agent_core::directories::Directories;
-use agent_core::guardian;
+use agent_core::{guardian, keeper};
 use checkpoint::podman::Podman;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -61,6 +62,18 @@ fn run(cli: Cli) -> Exit {
     let request = match cli.command {
         Some(Command::Migrate(request)) => request,
         Some(Command::Recover(request)) => return recover(&runtime, directories, request.watch),
+        Some(Command::Flows(request)) => {
+            return match runtime.block_on(flows::run(&directories, request.json)) {
+                Ok(()) => Exit::Moved,
+                Err(e) => complain(Exit::Failed, &chain(e.as_ref())),
+            };
+        }
+        Some(Command::Keep) => {
+            return match runtime.block_on(keeper::run(&directories)) {
+                Ok(()) => Exit::Moved,
+                Err(e) => complain(Exit::Failed, &chain(e.as_ref())),
+            };
+        }
         None => match interactive(&runtime) {
             Ok(request) => request,
             Err(exit) => return exit,

@@ -5,8 +5,10 @@
 //! host ID, peer numbers                 (identity)
 //! phases of a migration, on disk        (journal)
 //! what a peer may do here              (permissions)
+//! flows while no agent is at work       (keeper, carried)
 //! ```
 
+pub mod carried;
 pub mod cause;
 pub mod deadline;
 pub mod directories;
@@ -14,6 +16,7 @@ pub mod guardian;
 pub mod host;
 pub mod identity;
 pub mod journal;
+pub mod keeper;
 pub mod message;
 pub mod peers;
 pub mod permissions;

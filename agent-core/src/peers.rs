@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use netmig::flow::Conntrack;
 use netmig::peer::PeerNumber;
-use netmig::table::Table;
+use netmig::table::{Guard, Table};
 use netmig::tunnel;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -23,6 +23,7 @@ use crate::deadline;
 use crate::directories::{Directories, create_private};
 use crate::identity;
 use crate::journal::{self, Record};
+use crate::keeper;
 use crate::message::{MigrationId, TunnelEnd};
 
 /// Directory of claims, below that for volatile things.
@@ -155,6 +156,10 @@ pub async fn release(
     tunnel::remove(peer).await?;
     if table.read()?.rules.is_empty() {
         table.remove()?;
+        // While the keeper lives it is its own, and goes with it.
+        if !keeper::is_at_work(directories)? {
+            Guard::open()?.remove()?;
+        }
     }
     Ok(())
 }

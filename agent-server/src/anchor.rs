@@ -11,18 +11,19 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use agent_core::cause::Cause;
+use agent_core::cause::{Cause, chain};
 use agent_core::identity::{self, HostId};
 use agent_core::message::{AnchorOffer, Message, Rehome, TunnelEnd};
 use agent_core::peers::{self, Claim, PeerLock};
 use agent_core::wire::Connection;
-use agent_core::{deadline, expect};
+use agent_core::{deadline, expect, keeper};
 use netmig::flow::Conntrack;
 use netmig::peer::PeerNumber;
 use netmig::tunnel;
 use tokio::task::block_in_place;
 
 use crate::arrival::give_up;
+use crate::cli::KEEPER;
 use crate::session::Host;
 
 /// More addresses than any container has.
@@ -53,7 +54,15 @@ pub async fn agree(
         return give_up(connection, cause).await;
     }
     connection.send(&Message::AnchorReady(())).await?;
-    match connection.receive(deadline::NEXT_MESSAGE).await? {
+    let to = identity::peer_number(&host.directories.state, offer.host)?;
+    // The destination does the same now. If nothing comes through, the flows still have the way by
+    // the source, which is told by nobody but the far ends: so it is said here at least.
+    let (next, heard) =
+        tokio::join!(connection.receive(deadline::NEXT_MESSAGE), tunnel::confirm(to));
+    if let Err(e) = heard {
+        tracing::warn!("{}: {}", offer.migration, chain(&e));
+    }
+    match next? {
         Message::Rehome(order) => rehome(host, connection, source, &order).await,
         Message::Abort(id) if id == offer.migration => {
             withdraw(host, &offer).await?;
@@ -77,6 +86,7 @@ async fn prepare(
         claim.write(&host.directories, offer.migration)?;
         tunnel::prepare(to).await?
     };
+    keeper::start(&host.directories, KEEPER)?;
     connection.send(&Message::TunnelAnswer(TunnelEnd::from(local))).await?;
     let theirs = expect!(connection, deadline::NEXT_MESSAGE, TunnelOffer)?;
     {

@@ -10,6 +10,9 @@ use clap::Parser;
 /// The option by which the guardian of an arrival is started; its journal follows.
 pub const GUARDIAN: &str = "--watch";
 
+/// The option that makes this program the keeper of the host's flows.
+pub const KEEPER: &str = "--keep";
+
 /// Receives running containers from other hosts, until told to stop.
 ///
 /// SIGTERM or Ctrl-C stop it: no new migration begins, and those under way finish or turn back.
@@ -32,6 +35,10 @@ pub struct Cli {
     /// arrival has such a guardian.
     #[arg(long, hide = true, value_name = "JOURNAL")]
     pub watch: Option<PathBuf>,
+    /// Keep the host's flows: put rules back that were removed, and remove what no flow needs. Every
+    /// host with a tunnel has such a keeper.
+    #[arg(long, hide = true)]
+    pub keep: bool,
 }
 
 #[cfg(test)]
@@ -47,5 +54,6 @@ mod tests {
     fn the_command_line_knows_the_guardian() {
         let cli = super::Cli::parse_from(["agent-server", super::GUARDIAN, "/j"]);
         assert_eq!(cli.watch, Some("/j".into()));
+        assert!(super::Cli::parse_from(["agent-server", super::KEEPER]).keep);
     }
 }

@@ -16,9 +16,10 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
-use agent_core::cause::chain;
+use agent_core::cause::{Cause, chain};
 use agent_core::directories::Directories;
 use agent_core::guardian;
+use agent_core::keeper;
 use checkpoint::podman::Podman;
 use clap::Parser;
 use tokio::net::TcpListener;
@@ -49,6 +50,10 @@ fn main() -> ExitCode {
         Err(e) => return complain(&format!("cannot start: {e}")),
     };
     let outcome = runtime.block_on(async {
+        if cli.keep {
+            let directories = Directories { state: cli.state_dir, run: cli.run_dir };
+            return keeper::run(&directories).await.map_err(|e| chain(e.as_ref()));
+        }
         match watched {
             Some(journal) => {
                 let directories = Directories { state: cli.state_dir, run: cli.run_dir };
@@ -77,6 +82,8 @@ async fn run(cli: Cli) -> Result<(), String> {
     // backlog meanwhile.
     let listener = bind(cli.listen, cli.port).await?;
     recover::run(&directories, &Podman::default()).await.map_err(|e| chain(&e))?;
+    let kept = keep(&directories).await;
+    kept.map_err(|e| format!("cannot start the keeper of flows: {}", chain(e.as_ref())))?;
     let host = Host::open(directories).await.map_err(|e| chain(e.as_ref()))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
@@ -87,6 +94,14 @@ async fn run(cli: Cli) -> Result<(), String> {
         }
     };
     serve::run(listener, host, stop).await;
+    Ok(())
+}
+
+/// Sees to it that flows which were moved before have their keeper.
+async fn keep(directories: &Directories) -> Result<(), Cause> {
+    if !netmig::tunnel::list().await?.is_empty() {
+        keeper::start(directories, cli::KEEPER)?;
+    }
     Ok(())
 }
 

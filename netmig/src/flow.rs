@@ -175,6 +175,16 @@ pub struct Flow {
     pub tcp: Option<TcpState>,
 }
 
+/// A flow and what went through it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// The flow.
+    pub flow: Flow,
+    /// Bytes of the original and of the reply direction, where the host counts them
+    /// (`net.netfilter.nf_conntrack_acct`).
+    pub bytes: Option<[u64; 2]>,
+}
+
 /// Who opened a flow, seen from the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Direction {

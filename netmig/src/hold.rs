@@ -324,6 +324,22 @@ impl Drop for Hold {
     }
 }
 
+/// Whether any process of this network namespace has a hold ready or in force.
+///
+/// # Errors
+/// When the kernel's list of queues cannot be read.
+pub fn any() -> io::Result<bool> {
+    match std::fs::read_to_string("/proc/thread-self/net/netfilter/nfnetlink_queue") {
+        Ok(list) => Ok(list
+            .lines()
+            .filter_map(|line| line.split_ascii_whitespace().next()?.parse().ok())
+            .any(|number| QUEUE_NUMBERS.contains(&number))),
+        // There is no list before anything uses a queue.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// Binds the first free queue of the range, beginning at a place of this process's own.
 fn bind_free(tag: &HoldTag) -> Result<Queue, HoldError> {
     let count = u32::from(*QUEUE_NUMBERS.end() - *QUEUE_NUMBERS.start()) + 1;

@@ -29,6 +29,7 @@
 
 mod contents;
 mod expression;
+mod guard;
 mod owner;
 mod rules;
 mod transaction;
@@ -41,6 +42,7 @@ use nftnl::{Batch, ChainType, Hook, MsgType, Policy, ProtoFamily};
 use nix::errno::Errno;
 
 pub use contents::{Contents, InstalledRule};
+pub use guard::{GUARD, Guard};
 pub use owner::{HoldTag, InvalidTag, Owner};
 pub use rules::{HoldRules, OnHolderLoss, Queueing};
 pub(crate) use transaction::Transaction;

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use agent_core::carried::Carried;
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::create_private;
 use agent_core::journal::{self, Journal, Record};
 use agent_core::message::{Data, Message, Tree, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
 use agent_core::wire::PIECE;
-use agent_core::{deadline, expect};
+use agent_core::{deadline, expect, keeper};
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
 use checkpoint::tree::{Source, Tasks};
@@ -117,6 +118,7 @@ impl<'a> Departure<'a> {
         let lock = PeerLock::take(run).await?;
         peers::complete(peer, connection.peer().ip(), &answer).await?;
         drop(lock);
+        keeper::start(&self.context.directories, keeper::COMMAND)?;
         // The first packet through a tunnel waits for its handshake: not inside the interruption.
         tunnel::establish(peer).await?;
         self.ready.anchors = Anchors::agree(self.context, &mut self.plan).await;
@@ -312,9 +314,12 @@ impl<'a> Departure<'a> {
     /// The journal's end: nothing of the migration is left here. Tunnels that carry no flow from here
     /// go, too.
     pub async fn end(self) -> Result<(), Cause> {
+        let container = &self.plan.container;
+        let directories = &self.context.directories;
+        Carried::note(directories, &container.id, &container.name, &self.plan.addresses)?;
         let migration = Some(self.plan.offer.migration);
         for peer in self.plan.anchors.keys().copied().chain([self.plan.link.peer]) {
-            peers::release(&self.context.directories, peer, migration).await?;
+            peers::release(directories, peer, migration).await?;
         }
         Ok(self.journal.end()?)
     }

@@ -57,7 +57,7 @@ impl Copy {
     /// Hands the container over to podman and removes what the migration needed. The journal is
     /// kept as the memory of it.
     pub async fn finish(mut self) -> Result<Finished, Cause> {
-        if let Err(e) = self.arrival.lead_home() {
+        if let Err(e) = self.arrival.note_container().and_then(|()| self.arrival.lead_home()) {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
         let restored = self.staged.commit().await?;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use agent_core::carried::Carried;
 use agent_core::cause::{Cause, chain};
 use agent_core::deadline;
 use agent_core::directories::create_private;
@@ -13,6 +14,7 @@ use agent_core::guardian;
 use agent_core::host;
 use agent_core::identity::{self, HostId};
 use agent_core::journal::{self, Journal, Record};
+use agent_core::keeper;
 use agent_core::message::{AnchorTunnel, Message, Offer, Prepared, StageRequest, Tree, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
 use agent_core::wire::Connection;
@@ -33,7 +35,7 @@ use tokio::task::block_in_place;
 use super::copy::Copy;
 use super::incoming::Incoming;
 use super::{image, prepared};
-use crate::cli::GUARDIAN;
+use crate::cli::{GUARDIAN, KEEPER};
 use crate::session::Host;
 
 /// Bytes that WireGuard puts around a packet, over IPv6 and with padding (wg(8), MTU).
@@ -189,6 +191,7 @@ impl Arrival {
     ) -> Result<TunnelEnd, Cause> {
         let _lock = PeerLock::take(&self.host.directories.run).await?;
         let (local, mtu) = peers::connect(peer, address, end).await?;
+        keeper::start(&self.host.directories, KEEPER)?;
         self.mtu = self.mtu.min(mtu);
         Ok(local)
     }
@@ -219,8 +222,12 @@ impl Arrival {
         let runtime = Runtime::new(&host::find_program(&self.offer.runtime)?, None)?;
         let criu = host::find_program("criu")?;
         // CRIU looks at a kernel once after a boot, for 30 ms; podman's work is long enough for it.
-        let (staged, warmed, heard) =
-            tokio::join!(stage.begin(), runtime.warm(&criu), tunnel::confirm(self.anchor));
+        let (staged, warmed, heard, ()) = tokio::join!(
+            stage.begin(),
+            runtime.warm(&criu),
+            tunnel::confirm(self.anchor),
+            self.hear_anchors()
+        );
         let staged = self.staged.insert(staged?);
         warmed?;
         heard?;
@@ -347,6 +354,15 @@ impl Arrival {
         clean
     }
 
+    /// Tries the tunnels to third hosts, which do the same.
+    async fn hear_anchors(&self) {
+        for peer in self.anchors.values() {
+            if let Err(e) = tunnel::confirm(*peer).await {
+                tracing::warn!("{}: {}", self.offer.migration, chain(&e));
+            }
+        }
+    }
+
     /// The peer by which an anchor's flows come here.
     fn next_hop(&self, anchor: Option<HostId>) -> Result<PeerNumber, Cause> {
         match anchor {
@@ -381,6 +397,12 @@ impl Arrival {
             tracing::info!("{}: {led} flows came home", self.offer.migration);
         }
         Ok(())
+    }
+
+    /// Notes whose the flows are that lead from here to other hosts.
+    pub fn note_container(&self) -> Result<(), Cause> {
+        let Offer { id, name, .. } = &self.offer;
+        Carried::note(&self.host.directories, id, name, &self.addresses())
     }
 
     /// Ends what only the move itself needed of the network, once the journal has ended.

@@ -17,6 +17,8 @@ pub(super) mod cta {
     pub(crate) const NAT_SRC: u16 = 6;
     pub(crate) const TIMEOUT: u16 = 7;
     pub(crate) const MARK: u16 = 8;
+    pub(crate) const COUNTERS_ORIG: u16 = 9;
+    pub(crate) const COUNTERS_REPLY: u16 = 10;
     pub(crate) const NAT_DST: u16 = 13;
     pub(crate) const ZONE: u16 = 18;
     pub(crate) const MARK_MASK: u16 = 21;
@@ -34,6 +36,8 @@ pub(super) mod cta {
     pub(crate) const PROTO_NUM: u16 = 1;
     pub(crate) const PROTO_SRC_PORT: u16 = 2;
     pub(crate) const PROTO_DST_PORT: u16 = 3;
+
+    pub(crate) const COUNTERS_BYTES: u16 = 2;
 
     pub(crate) const PROTOINFO_TCP: u16 = 1;
     pub(crate) const TCP_STATE: u16 = 1;

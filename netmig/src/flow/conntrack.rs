@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use nix::errno::Errno;
 
 use super::build::Filter;
-use super::{Direction, Flow, build, parse};
+use super::parse::byte_counts;
+use super::{Counted, Direction, Flow, build, parse};
 use crate::nfnetlink::attribute::Attributes;
 use crate::nfnetlink::message::{
     ACK, CREATE, DUMP, EXCLUSIVE, Head, Message, NFGENMSG, append, kind, request_ack,
@@ -191,6 +192,30 @@ impl Conntrack {
                 || flow.mark & REPLY_MASK == peer.reply_mark()
         })?;
         Ok(!marked.is_empty())
+    }
+
+    /// All flows that are led to or come from any peer.
+    ///
+    /// # Errors
+    /// As [`Conntrack::dump`].
+    pub fn marked(&mut self) -> Result<Vec<Counted>, FlowError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut marked = Vec::new();
+            let sequence = self.next_request(GET, DUMP, 0, |_| {});
+            let whole = self.socket.dump(&self.requests, sequence, &mut self.buffer, |entry| {
+                if let Some(flow) = parse(entry).map_err(FlowError::Entry)?
+                    && flow.mark & (ORIGINAL_MASK | REPLY_MASK) != 0
+                {
+                    let bytes = byte_counts(entry).map_err(FlowError::Entry)?;
+                    marked.push(Counted { flow, bytes });
+                }
+                Ok::<_, FlowError>(())
+            })?;
+            if whole {
+                return Ok(marked);
+            }
+        }
+        Err(FlowError::Unstable)
     }
 
     /// One pass over the table. Older kernels may give more than was asked for.

@@ -48,6 +48,27 @@ pub fn parse(payload: &[u8]) -> Result<Option<Flow>, Malformed> {
     Ok(Some(Flow { protocol, original, reply, status, timeout, mark, zone, tcp }))
 }
 
+/// Bytes of an entry's original and reply direction; `None` where they are not counted.
+pub(super) fn byte_counts(payload: &[u8]) -> Result<Option<[u64; 2]>, Malformed> {
+    let attributes = payload.get(NFGENMSG..).ok_or(Malformed("a message without its header"))?;
+    let mut counts = [None; 2];
+    for attribute in Attributes::new(attributes) {
+        let attribute = attribute?;
+        let direction = match attribute.kind {
+            cta::COUNTERS_ORIG => 0,
+            cta::COUNTERS_REPLY => 1,
+            _ => continue,
+        };
+        for part in attribute.nested() {
+            let part = part?;
+            if part.kind == cta::COUNTERS_BYTES {
+                counts[direction] = Some(u64::from_be_bytes(part.bytes()?));
+            }
+        }
+    }
+    Ok(counts[0].zip(counts[1]).map(<[u64; 2]>::from))
+}
+
 /// A tuple as read; ports are absent for protocols that have none.
 struct Side {
     source: IpAddr,

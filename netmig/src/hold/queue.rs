@@ -51,6 +51,7 @@ impl Queue {
             receive_buffer: RECEIVE_BUFFER,
             timeout: READ_TIMEOUT,
             no_enobufs: true,
+            ..Options::default()
         })?;
         let config = |fill: &dyn Fn(&mut Vec<u8>)| {
             let mut request = Vec::new();

@@ -93,11 +93,13 @@ pub(crate) struct Options {
     pub(crate) timeout: Duration,
     /// Lose messages silently rather than report an overrun (`NETLINK_NO_ENOBUFS`).
     pub(crate) no_enobufs: bool,
+    /// Multicast groups to listen to.
+    pub(crate) groups: &'static [u32],
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { receive_buffer: 8 << 20, timeout: ANSWER_TIMEOUT, no_enobufs: false }
+        Self { receive_buffer: 8 << 20, timeout: ANSWER_TIMEOUT, no_enobufs: false, groups: &[] }
     }
 }
 
@@ -119,6 +121,9 @@ impl Socket {
         set("NETLINK_CAP_ACK", inner.set_cap_ack(true))?;
         if options.no_enobufs {
             set("NETLINK_NO_ENOBUFS", inner.set_no_enobufs(true))?;
+        }
+        for group in options.groups {
+            set("NETLINK_ADD_MEMBERSHIP", inner.add_membership(*group))?;
         }
         let fd = inner.as_fd();
         let timeout = TimeVal::new(

@@ -1,5 +1,6 @@
 //! Every kind of flow that a container has: kept across a move, both directions checked.
 
+mod life;
 mod opener;
 mod outbound;
 mod returns;
@@ -9,5 +10,5 @@ use crate::runner::Case;
 
 /// All tests of flows.
 pub(super) fn cases() -> Vec<Case> {
-    [outbound::CASES, returns::CASES].concat()
+    [outbound::CASES, returns::CASES, life::CASES].concat()
 }

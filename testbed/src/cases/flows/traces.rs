@@ -11,7 +11,12 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Waits until nothing of netmig is left in the kernel of `host`.
 pub(super) fn none(host: &Host) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
+    none_within(host, LIMIT)
+}
+
+/// The same within a time of its own.
+pub(super) fn none_within(host: &Host, limit: Duration) -> Result<()> {
+    let deadline = Instant::now() + limit;
     loop {
         let left = all(host)?;
         if left.is_empty() {

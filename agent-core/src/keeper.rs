@@ -1,0 +1,198 @@
+//! The process that keeps a host's flows while no agent is at work.
+//!
+//! One for each host, started beside any agent that makes a tunnel. It listens to the kernel and
+//!
+//! * puts netmig's rules back at once when somebody has removed them (a reload of the firewall),
+//!   owning a table that makes flows live through it meanwhile ([`netmig::table::Guard`]);
+//! * removes the tunnel to a peer, with all that belongs to it, when the last flow led there has
+//!   ended; and the names of containers that no flow belongs to any more.
+//!
+//! It ends when this host has no tunnel any more. Flows do not need it: if it is killed they go on,
+//! and the next agent starts it again.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use netmig::events::Events;
+use netmig::peer::PeerNumber;
+use netmig::table::{Guard, Table};
+use netmig::{hold, routing, tunnel};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::setsid;
+use tokio::process::Command;
+
+use crate::carried;
+use crate::cause::{Cause, chain};
+use crate::directories::Directories;
+use crate::peers::{self, PeerLock};
+
+/// The command, or option, by which both agents' programs become the keeper.
+pub const COMMAND: &str = "keep";
+/// Locked by the one keeper, in the volatile directory.
+const LOCK: &str = "keeper.lock";
+/// What it has to say goes here.
+const LOG: &str = "keeper.log";
+/// How long it waits after a flow's end: several mostly end together.
+const SETTLE: Duration = Duration::from_millis(500);
+/// It looks at everything this often even if it hears nothing.
+const LOOK: Duration = Duration::from_secs(15);
+/// Looking for the flows of a peer may take this part of its time, where flows end all the time.
+const SHARE: u32 = 20;
+
+/// Starts this very program as the keeper, unless there is one. `argument` makes it one. The runtime,
+/// in which this has to be called, reaps it.
+pub fn start(directories: &Directories, argument: &str) -> io::Result<()> {
+    if is_at_work(directories)? {
+        return Ok(());
+    }
+    Command::new("/proc/self/exe")
+        .arg("--state-dir")
+        .arg(&directories.state)
+        .arg("--run-dir")
+        .arg(&directories.run)
+        .arg(argument)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map(drop)
+}
+
+/// Whether this host has a keeper.
+pub fn is_at_work(directories: &Directories) -> io::Result<bool> {
+    match File::open(directories.run.join(LOCK)) {
+        Ok(file) => match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_) => Ok(false),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(true),
+            Err((_, errno)) => Err(errno.into()),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Is the keeper until there is nothing to keep; ends at once if there is another one.
+///
+/// # Errors
+/// When the kernel cannot be listened to.
+pub async fn run(directories: &Directories) -> Result<(), Cause> {
+    // Of its own session: neither Ctrl-C nor the end of the terminal is meant for it.
+    setsid()?;
+    let Some(_alone) = lock(directories)? else { return Ok(()) };
+    let mut keeper = Keeper { directories, events: Events::open()?, guard: None };
+    keeper.keep().await
+}
+
+/// `None` if another process has it.
+fn lock(directories: &Directories) -> io::Result<Option<Flock<File>>> {
+    let path = directories.run.join(LOCK);
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
+
+struct Keeper<'a> {
+    directories: &'a Directories,
+    events: Events,
+    /// The table, and the peers that it has rules for.
+    guard: Option<(Guard, Vec<PeerNumber>)>,
+}
+
+impl Keeper<'_> {
+    async fn keep(&mut self) -> Result<(), Cause> {
+        let mut due = Instant::now() + LOOK;
+        // Not before, whatever ends: where flows end all the time, looking must not take all of it.
+        let mut rested = Instant::now();
+        loop {
+            match self.repair().await {
+                Ok(true) => {}
+                Ok(false) => due = Instant::now(),
+                Err(e) => self.note(&e),
+            }
+            let now = Instant::now();
+            if now >= due {
+                match self.sweep().await {
+                    Ok(true) => return Ok(()),
+                    Ok(false) => {}
+                    Err(e) => self.note(&e),
+                }
+                rested = Instant::now() + (now.elapsed() * SHARE).min(LOOK);
+                due = Instant::now() + LOOK;
+            }
+            let seen = self.events.wait(due.saturating_duration_since(Instant::now()))?;
+            if seen.flow_ended {
+                due = due.min((Instant::now() + SETTLE).max(rested));
+            }
+        }
+    }
+
+    /// Puts back what is missing for every peer to which there is a tunnel; `false` if there is none.
+    /// Changes nothing where nothing is missing.
+    async fn repair(&mut self) -> Result<bool, Cause> {
+        let _lock = PeerLock::take(&self.directories.run).await?;
+        let peers = tunnel::list().await?;
+        if peers.is_empty() {
+            return Ok(false);
+        }
+        let mut table = Table::open()?;
+        table.install()?;
+        for peer in &peers {
+            table.steer(*peer)?;
+            routing::install(*peer).await?;
+        }
+        self.protect(peers)?;
+        Ok(true)
+    }
+
+    /// Makes the guard table fit the peers.
+    fn protect(&mut self, peers: Vec<PeerNumber>) -> Result<(), Cause> {
+        let (guard, protected) = match &mut self.guard {
+            Some(guard) => guard,
+            // To register its chains would drop what is held.
+            None if hold::any()? => return Ok(()),
+            None => self.guard.insert((Guard::open()?, Vec::new())),
+        };
+        if *protected != peers {
+            // Where tables have no owners the rules are put back after a flush, and that is all.
+            guard.protect(&peers)?;
+            *protected = peers;
+        }
+        Ok(())
+    }
+
+    /// Removes what no flow needs any more; `true` if nothing is left to keep.
+    async fn sweep(&mut self) -> Result<bool, Cause> {
+        for peer in tunnel::list().await? {
+            peers::release(self.directories, peer, None).await?;
+        }
+        carried::forget_ended(self.directories)?;
+        // Whoever makes a tunnel now starts another keeper after this lock is free.
+        let _lock = PeerLock::take(&self.directories.run).await?;
+        if !tunnel::list().await?.is_empty() || hold::any()? {
+            return Ok(false);
+        }
+        if let Some((mut guard, _)) = self.guard.take() {
+            guard.remove()?;
+        }
+        // So that an agent which waits for the lock finds no keeper.
+        fs::remove_file(self.directories.run.join(LOCK))?;
+        Ok(true)
+    }
+
+    /// Tells whoever reads the log; what failed is tried again at the next look.
+    fn note(&self, error: &Cause) {
+        let path = self.directories.run.join(LOG);
+        let log = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+        // Nothing is left to be told if that fails as well.
+        let _ = log.and_then(|mut log| writeln!(log, "{}", chain(error.as_ref())));
+    }
+}

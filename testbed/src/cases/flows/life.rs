@@ -1,0 +1,170 @@
+//! What an anchor has for the flows that it carries: seen, put back when somebody removes it, gone
+//! with the last of them.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{opener, traces};
+use crate::cases::subject::{Clients, serve};
+use crate::ensure;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::lab::Lab;
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("flows-are-listed", &["flows"], listed),
+    Case::new("flows-survive-a-flush-of-all-rules", &["flows"], flushed),
+    Case::new("flows-live-without-any-process-of-ours", &["flows"], alone),
+    Case::new("flows-end-and-nothing-is-left", &["flows"], ended),
+];
+
+/// How long what was removed may take to be back.
+const REPAIR: Duration = Duration::from_secs(10);
+/// How long traces may take to go after the last flow.
+const END: Duration = Duration::from_secs(30);
+
+fn listed(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    a.run(["sysctl", "-q", "-w", "net.netfilter.nf_conntrack_acct=1"])?;
+    let _server = opener::server(c)?;
+    let ports = ["--publish", "7000-7001:7000-7001/tcp", "--publish", "7000:7000/udp"];
+    opener::start(a, "web", c.port(7000), &ports)?;
+    c.probe().wait_for_echo(a.port(7000), REPAIR)?;
+    let clients = Clients::gentle(c, a.port(7000))?;
+    ensure!(flows(a)?.is_empty(), "listed before anything moved");
+    lab.migrate("web", "a", "b")?;
+    let anchor = flows(a)?;
+    let host = flows(b)?;
+    for (list, role) in [(&anchor, "anchor"), (&host, "host")] {
+        for wanted in ["tcp inbound", "udp inbound", "tcp outbound", "udp outbound"] {
+            let found = list.iter().any(|flow| {
+                let text = |key: &str| flow[key].as_str().unwrap_or_default().to_lowercase();
+                format!("{} {}", text("protocol"), text("direction")) == wanted
+                    && (text("role").as_str(), text("container").as_str()) == (role, "web")
+            });
+            ensure!(found, "no {wanted} flow of web as {role} among {list:?}");
+        }
+    }
+    let counted = anchor.iter().all(|flow| flow["bytes"].as_array().is_some_and(|b| b.len() == 2));
+    ensure!(counted, "not all bytes are counted: {anchor:?}");
+    ensure!(anchor.iter().all(|flow| flow["age"].as_u64().is_some()), "{anchor:?}");
+    let addresses = (b.address().to_string(), b.address6().to_string());
+    ensure!(
+        anchor.iter().all(|flow| {
+            let peer = flow["peer_address"].as_str().unwrap_or_default();
+            peer == addresses.0 || peer == addresses.1
+        }),
+        "the peer is not {addresses:?}: {anchor:?}"
+    );
+    let people = a.run(["agent-client", "flows"])?;
+    ensure!(people.contains("web") && people.contains("outbound"), "{people}");
+    context.remark(format!("{} flows", anchor.len()));
+    clients.stop()?;
+    opener::stop(b, "web").map(drop)
+}
+
+fn flushed(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, clients) = moved(&lab)?;
+    for host in [a, b] {
+        await_guard(host)?;
+        host.run(["nft", "flush", "ruleset"])?;
+        let repaired = await_rules(host)?;
+        context.remark(format!("{}: back in {} ms", host.name(), repaired.as_millis()));
+    }
+    // Half of the rules are as bad as none.
+    a.run(["nft", "flush", "chain", "inet", "netmig", "steer"])?;
+    await_rules(a)?;
+    a.podman(["network", "reload", "--all"])?;
+    let seen = clients.stop()?;
+    context.remark(seen.gaps());
+    Ok(())
+}
+
+fn alone(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, clients) = moved(&lab)?;
+    lab.stop_server("b", nix::sys::signal::Signal::SIGKILL)?;
+    for host in [a, b] {
+        for line in host.run(["ps", "-eo", "pid,args"])?.lines().filter(|l| l.contains("agent-")) {
+            let pid = line.split_whitespace().next().unwrap_or_default();
+            host.command("kill").args(["-KILL", pid]).output()?;
+        }
+        let left = host.run(["ps", "-eo", "args"])?;
+        ensure!(!left.contains("agent-"), "host {} still runs {left}", host.name());
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let seen = clients.stop()?;
+    // The next agent on the host takes up what was left.
+    lab.serve("b")?;
+    await_guard(b)?;
+    context.remark(seen.gaps());
+    Ok(())
+}
+
+fn ended(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    for host in [lab.host("a")?, lab.host("b")?] {
+        for (of, seconds) in [
+            ("tcp_timeout_time_wait", "1"),
+            ("tcp_timeout_close", "1"),
+            ("udp_timeout", "3"),
+            ("udp_timeout_stream", "3"),
+        ] {
+            let setting = format!("net.netfilter.nf_conntrack_{of}={seconds}");
+            host.run(["sysctl", "-q", "-w", &setting])?;
+        }
+    }
+    let (a, b, clients) = moved(&lab)?;
+    ensure!(!traces::all(a)?.is_empty(), "nothing of netmig on the anchor");
+    clients.stop()?;
+    let began = Instant::now();
+    traces::none_within(a, END)?;
+    traces::none_within(b, END)?;
+    context.remark(format!("nothing left {} s after the last flow", began.elapsed().as_secs()));
+    let keepers = a.run(["ps", "-eo", "args"])?;
+    ensure!(!keepers.contains("keep"), "the keeper is still there: {keepers}");
+    Ok(())
+}
+
+/// A container that has moved from a to b, with clients on c.
+fn moved(lab: &Lab) -> Result<(&Host, &Host, Clients)> {
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    serve(a, "web", 7000, &[], c)?;
+    let clients = Clients::gentle(c, a.port(7000))?;
+    lab.migrate("web", "a", "b")?;
+    Ok((a, b, clients))
+}
+
+fn flows(host: &Host) -> Result<Vec<Value>> {
+    let list: Value = host.command("agent-client").args(["flows", "--json"]).run()?.json()?;
+    let flows = list["flows"].as_array();
+    flows.cloned().ok_or_else(|| Error::Check(format!("no list of flows: {list}")))
+}
+
+/// Waits until the table that survives a flush is there.
+fn await_guard(host: &Host) -> Result<()> {
+    let deadline = Instant::now() + REPAIR * 3;
+    while !host.run(["nft", "list", "tables"])?.contains("netmig-guard") {
+        ensure!(Instant::now() < deadline, "host {} has no guard", host.name());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// Waits until both steering chains have their rules again.
+fn await_rules(host: &Host) -> Result<Duration> {
+    let began = Instant::now();
+    loop {
+        let listed = host.command("nft").args(["list", "table", "inet", "netmig"]).output()?;
+        let rules = listed.text().matches("netmig peer").count();
+        if rules == 4 {
+            return Ok(began.elapsed());
+        }
+        ensure!(began.elapsed() < REPAIR, "host {} has {rules} rules", host.name());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
