@@ -55,6 +55,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use checkpoint::images::{Chunk, Manifest};
+use checkpoint::podman::Metadata;
 use checkpoint::tree::Record;
 use netmig::flow::{Flow, Protocol};
 use serde::de::DeserializeOwned;
@@ -177,14 +178,14 @@ messages! {
     9 => ImageEnd(()),
     /// The image is in the destination's store under its name.
     10 => ImageStored(()),
-    /// Build everything around the container, short of its processes.
-    11 => Stage(Box<StageRequest>),
+    /// Build everything around the offered container, short of its processes.
+    11 => Stage(()),
     /// The container is staged.
     12 => Staged(()),
     /// A change of a tree.
     13 => TreeChange(TreeChange),
     /// All changes of a tree have been sent.
-    14 => TreeEnd(Tree),
+    14 => TreeEnd(TreeEnd),
     /// The changes of the tree's first pass are applied.
     15 => TreeApplied(Tree),
     /// A piece of a checkpoint image.
@@ -295,6 +296,33 @@ pub struct Network {
     pub addresses: Vec<IpAddr>,
 }
 
+/// What podman needs to build the container anew. The destination judges by this, and builds
+/// nothing else.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Description {
+    /// podman's own configuration of the container, JSON.
+    #[serde(with = "serde_bytes")]
+    pub config: Vec<u8>,
+    /// The OCI runtime specification, JSON.
+    #[serde(with = "serde_bytes")]
+    pub spec: Vec<u8>,
+    /// The network status, JSON: it keeps addresses and MACs.
+    #[serde(with = "serde_bytes")]
+    pub network_status: Vec<u8>,
+}
+
+impl From<Description> for Metadata {
+    fn from(Description { config, spec, network_status }: Description) -> Self {
+        Self { config, spec, network_status }
+    }
+}
+
+impl From<Metadata> for Description {
+    fn from(Metadata { config, spec, network_status }: Metadata) -> Self {
+        Self { config, spec, network_status }
+    }
+}
+
 /// What is to be moved, and what it needs at the destination.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Offer {
@@ -319,6 +347,10 @@ pub struct Offer {
     pub anchors: Vec<HostId>,
     /// Memory in use, in bytes.
     pub memory: u64,
+    /// Bytes of the files that it changed.
+    pub disk: u64,
+    /// What podman builds it from.
+    pub description: Description,
     /// CRIU's version at the source.
     pub criu: (u32, u32, u32),
     /// Machine architecture, as `uname -m` prints it.
@@ -423,22 +455,6 @@ pub struct FlowBatch {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Data(#[serde(with = "serde_bytes")] pub Vec<u8>);
 
-/// What podman needs to build the container anew.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct StageRequest {
-    /// podman's own configuration of the container, JSON.
-    #[serde(with = "serde_bytes")]
-    pub config: Vec<u8>,
-    /// The OCI runtime specification, JSON.
-    #[serde(with = "serde_bytes")]
-    pub spec: Vec<u8>,
-    /// The network status, JSON: it keeps addresses and MACs.
-    #[serde(with = "serde_bytes")]
-    pub network_status: Vec<u8>,
-    /// Room for checkpoint images, in bytes.
-    pub images: u64,
-}
-
 /// A directory tree that is carried beside the checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Tree {
@@ -455,6 +471,15 @@ pub struct TreeChange {
     pub tree: Tree,
     /// What changed.
     pub record: Record,
+}
+
+/// The end of a pass over a tree.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TreeEnd {
+    /// Which tree.
+    pub tree: Tree,
+    /// [Hash](checkpoint::tree::Digest) of all changes of this pass.
+    pub digest: [u8; 16],
 }
 
 /// The destination's part of the interruption, in microseconds.

@@ -74,7 +74,7 @@ impl Needs {
         let config: Config = unambiguous(&metadata.config)?;
         let spec: Spec = unambiguous(&metadata.spec)?;
         let mut needs = Self::default();
-        needs.look_at_mounts(&config, &spec, &own_directories(info, &config.id));
+        needs.look_at_mounts(&config, &spec, &[info.userdata(&config.id), info.volatile_userdata(&config.id)]);
         needs.look_at_devices(&spec);
         needs.look_at_confinement(&config, &spec);
         needs.look_at_namespaces(&config, &spec);
@@ -200,12 +200,6 @@ fn unambiguous<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error>
     }
     // From the text again: a tree has lost what was there twice.
     serde_json::from_slice(text)
-}
-
-/// Where the engine on this host keeps the files that it mounts into a container.
-fn own_directories(info: &Info, id: &str) -> [PathBuf; 2] {
-    let containers = format!("{}-containers", info.storage_driver);
-    [&info.graph_root, &info.run_root].map(|root| root.join(&containers).join(id).join("userdata"))
 }
 
 fn is_bind(mount: &Mount) -> bool {

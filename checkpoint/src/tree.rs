@@ -13,6 +13,7 @@
 mod apply;
 mod beneath;
 mod blocks;
+mod digest;
 mod path;
 mod record;
 mod scan;
@@ -21,11 +22,43 @@ mod scan;
 mod tests;
 
 pub use apply::Applier;
+pub use digest::Digest;
 pub use record::{BLOCK, CHUNK, Kind, Limits, Meta, Record, Stats, Xattr};
 pub use scan::{Snapshot, Source, Tasks};
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// Bytes of all regular files below a directory that may change meanwhile.
+///
+/// # Errors
+/// [`Error::Io`] when the directory itself cannot be read; what vanishes counts nothing.
+pub fn size(root: &Path) -> Result<u64, Error> {
+    let read = |path: &Path| {
+        std::fs::read_dir(path).map_err(|source| Error::Io {
+            action: "read",
+            path: path.to_path_buf(),
+            source,
+        })
+    };
+    let mut open = vec![read(root)?];
+    let mut bytes = 0_u64;
+    while let Some(directory) = open.last_mut() {
+        let Some(entry) = directory.next() else {
+            open.pop();
+            continue;
+        };
+        let Ok(entry) = entry else { continue };
+        // Of the entry itself, wherever a link leads.
+        let Ok(meta) = entry.metadata() else { continue };
+        if meta.is_file() {
+            bytes = bytes.saturating_add(meta.len());
+        } else if meta.is_dir() && open.len() < path::DEPTH {
+            open.extend(read(&entry.path()));
+        }
+    }
+    Ok(bytes)
+}
 
 /// What can go wrong with files.
 #[derive(Debug, thiserror::Error)]

@@ -13,6 +13,17 @@ pub use attribute::Malformed;
 pub use socket::SocketError;
 pub(crate) use socket::{Options, Socket};
 
+/// Walks over a datagram as the sockets here do and hands on the payload of every message that is
+/// neither an answer nor an end. For tests with arbitrary bytes.
+#[doc(hidden)]
+pub fn walk(datagram: &[u8], mut each: impl FnMut(&[u8])) {
+    for message in message::Messages::new(datagram) {
+        if let Ok(message::Message::Data { payload, .. }) = message {
+            each(payload);
+        }
+    }
+}
+
 /// Subsystem numbers: the high byte of an nfnetlink message type
 /// (`include/uapi/linux/netfilter/nfnetlink.h`).
 pub(crate) mod subsystem {

@@ -23,7 +23,7 @@ use tokio::task::{block_in_place, spawn_blocking};
 
 use super::anchors::Anchors;
 use super::log::CarriedLog;
-use super::outbox::{outbox, post};
+use super::outbox::outbox;
 use super::pause::{Pause, Tools};
 use super::plan::Plan;
 use super::trees::{self, CarriedTree};
@@ -164,8 +164,7 @@ impl<'a> Departure<'a> {
     }
 
     async fn order_stage(&mut self) -> Result<(), Cause> {
-        let request = std::mem::take(&mut self.plan.stage);
-        Ok(self.plan.link.connection.send(&Message::Stage(Box::new(request))).await?)
+        Ok(self.plan.link.connection.send(&Message::Stage(())).await?)
     }
 
     /// Waits for the stage, and meanwhile tries the tunnel together with the far end: what the far
@@ -207,10 +206,9 @@ impl<'a> Departure<'a> {
         for (tree, source) in sources {
             let (outbox, mut messages) = outbox();
             let pass = spawn_blocking(move || {
-                let mut sink = trees::sink(tree, &outbox);
-                let (snapshot, stats) = source.first_pass(Tasks::Running, &mut sink)?;
-                drop(sink);
-                post(&outbox, Message::TreeEnd(tree))?;
+                let (snapshot, stats) = trees::send(tree, &outbox, |sink| {
+                    source.first_pass(Tasks::Running, sink)
+                })?;
                 Ok::<_, Cause>((CarriedTree { tree, source, snapshot }, stats))
             });
             let connection = &mut self.plan.link.connection;

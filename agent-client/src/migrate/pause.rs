@@ -297,10 +297,9 @@ impl<'a> Pause<'a> {
                 log.pass(&outbox)?;
             }
             for CarriedTree { tree, source, snapshot } in trees {
-                let mut sink = trees::sink(tree, &outbox);
-                source.changes_since(snapshot, Tasks::Frozen, &mut sink)?;
-                drop(sink);
-                post(&outbox, Message::TreeEnd(tree))?;
+                trees::send(tree, &outbox, |sink| {
+                    source.changes_since(snapshot, Tasks::Frozen, sink)
+                })?;
             }
             Ok(())
         })

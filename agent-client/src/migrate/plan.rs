@@ -10,14 +10,14 @@ use agent_core::cause::Cause;
 use agent_core::expect;
 use agent_core::identity::{self, HostId};
 use agent_core::message::{
-    Blocker, ImageRef, Message, MigrationId, Network, Offer, Port, StageRequest,
+    Blocker, ImageRef, Message, MigrationId, Network, Offer, Port,
 };
 use agent_core::{deadline, host};
 use checkpoint::container::Container;
 use checkpoint::criu::{self, Version};
 use checkpoint::podman::Metadata;
 use checkpoint::runtime::Runtime;
-use checkpoint::{blockers, cgroup::Cgroup};
+use checkpoint::{blockers, cgroup::Cgroup, tree};
 use netmig::flow::{Conntrack, Protocol};
 use netmig::isolation;
 use netmig::netns::Namespace;
@@ -37,8 +37,6 @@ pub struct Plan {
     pub container: Container,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// What the destination needs to build it.
-    pub stage: StageRequest,
     /// What was offered.
     pub offer: Offer,
     /// Whether the destination lacks the image.
@@ -87,19 +85,12 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     if !verdict.blockers.is_empty() {
         return Err(Failure::Blocked(verdict.blockers));
     }
-    let Local { metadata, runtime, criu, namespace, port, cgroup, anchors, .. } = local;
-    let stage = StageRequest {
-        config: metadata.config,
-        spec: metadata.spec,
-        network_status: metadata.network_status,
-        images: offer.image_room(),
-    };
+    let Local { runtime, criu, namespace, port, cgroup, anchors, .. } = local;
     Ok(Plan {
         addresses: addresses(&container),
         image_missing: verdict.image_missing,
         link,
         container,
-        stage,
         offer,
         runtime,
         criu,
@@ -178,6 +169,8 @@ fn offer(container: &Container, local: &Local, image_shipped: bool) -> Result<Of
         ports: published.collect(),
         anchors: local.anchors.values().copied().collect(),
         memory: container.memory_in_use,
+        disk: container.upper.as_deref().map_or(Ok(0), tree::size)?,
+        description: local.metadata.clone().into(),
         criu: (major, minor, patch),
         architecture: std::env::consts::ARCH.to_owned(),
         cpu_flags: host::cpu_flags(&fs::read_to_string(Path::new("/proc/cpuinfo"))?),

@@ -1,7 +1,8 @@
 //! Directory trees that are carried beside the checkpoint.
 
-use agent_core::message::{Message, Tree, TreeChange};
-use checkpoint::tree::{Error, Record, Snapshot, Source};
+use agent_core::cause::Cause;
+use agent_core::message::{Message, Tree, TreeChange, TreeEnd};
+use checkpoint::tree::{Digest, Error, Record, Snapshot, Source};
 
 use super::outbox::{Outbox, post};
 
@@ -16,9 +17,17 @@ pub struct CarriedTree {
     pub snapshot: Snapshot,
 }
 
-/// Where a pass over a tree puts what it finds. Only for blocking code.
-pub fn sink(tree: Tree, outbox: &Outbox) -> impl FnMut(Record) -> Result<(), Error> {
-    move |record| {
+/// Sends one pass over a tree: the changes that `walk` finds, and their end. Only for blocking code.
+pub fn send<T>(
+    tree: Tree,
+    outbox: &Outbox,
+    walk: impl FnOnce(&mut dyn FnMut(Record) -> Result<(), Error>) -> Result<T, Error>,
+) -> Result<T, Cause> {
+    let mut digest = Digest::default();
+    let found = walk(&mut |record| {
+        digest.add(&record);
         post(outbox, Message::TreeChange(TreeChange { tree, record })).map_err(|_| Error::Closed)
-    }
+    })?;
+    post(outbox, Message::TreeEnd(TreeEnd { tree, digest: digest.value() }))?;
+    Ok(found)
 }

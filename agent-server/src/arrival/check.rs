@@ -8,8 +8,11 @@ use agent_core::cause::Cause;
 use agent_core::host;
 use agent_core::identity::{self, HostId};
 use agent_core::message::{Blocker, Offer, Port, Verdict};
+use agent_core::permissions::{Asked, Denied, Permissions};
 use checkpoint::container::{is_full_id, is_name};
 use checkpoint::criu;
+use checkpoint::needs::Needs;
+use checkpoint::podman::Metadata;
 use netmig::flow::{Conntrack, Flow, Protocol};
 
 use crate::session::Host;
@@ -27,8 +30,18 @@ const NAME_LIMIT: usize = 255;
 struct Malformed(&'static str);
 
 /// Looks at everything and names all that is in the way.
-pub async fn look(host: &Host, source: HostId, offer: &Offer) -> Result<Verdict, Cause> {
+pub async fn look(
+    host: &Host,
+    source: HostId,
+    permissions: &Permissions,
+    offer: &Offer,
+) -> Result<Verdict, Cause> {
     well_formed(offer)?;
+    let denied = outside(host, permissions, offer)?;
+    if !denied.is_empty() {
+        // More is not told to whom may not come.
+        return Ok(Verdict { blockers: denied, image_missing: false });
+    }
     let mut blockers = Vec::new();
     let mut block = |code: &str, message: String| {
         blockers.push(Blocker { code: code.to_owned(), message });
@@ -120,6 +133,37 @@ fn well_formed(offer: &Offer) -> Result<(), Malformed> {
         Some((_, what)) => Err(Malformed(what)),
         None => Ok(()),
     }
+}
+
+/// What the peer may not move here, judged by what podman would build.
+fn outside(host: &Host, permissions: &Permissions, offer: &Offer) -> Result<Vec<Blocker>, Cause> {
+    let metadata = Metadata::from(offer.description.clone());
+    let described = metadata.identity()?;
+    let same = (&described.id, &described.name, &described.runtime)
+        == (&offer.id, &offer.name, &offer.runtime)
+        && (&described.image_id, &described.image_name) == (&offer.image.id, &offer.image.name);
+    if !same {
+        return Err(Malformed("its description is that of another container").into());
+    }
+    let needs = Needs::read(&metadata, &host.engine)?;
+    let asked = Asked {
+        name: &offer.name,
+        image: &offer.image.name,
+        image_id: &offer.image.id,
+        memory: offer.memory,
+        disk: offer.disk,
+        needs: &needs,
+    };
+    let denied = permissions.check(&asked);
+    Ok(denied.iter().map(|denied| refusal(&host.name, &offer.name, denied)).collect())
+}
+
+fn refusal(here: &str, container: &str, denied: &Denied) -> Blocker {
+    let mut message = format!("{here} does not take {container} from this host: {denied}");
+    if let Some(option) = denied.remedy() {
+        message += &format!("; `agent-server peers allow` on {here} can permit it ({option})");
+    }
+    Blocker { code: denied.code().to_owned(), message }
 }
 
 async fn check_criu(

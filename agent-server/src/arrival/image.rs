@@ -19,17 +19,31 @@ struct WrongImage {
     id: String,
 }
 
-/// Loads the image that follows, and makes sure that it has the ID and the name it should have.
+/// The archive is larger than the peer's permission.
+#[derive(Debug, thiserror::Error)]
+#[error("the image is larger than the {limit} bytes that are allowed")]
+struct TooLarge {
+    limit: u64,
+}
+
+/// Loads the image that follows, and makes sure that it has the ID and the name it should have;
+/// at most `limit` bytes.
 pub async fn store(
     host: &Host,
     connection: &mut Connection,
     image: &ImageRef,
+    limit: u64,
 ) -> Result<(), Cause> {
     let (mut writer, mut reader) = tokio::io::duplex(BUFFER);
     let receive = async {
+        let mut room = limit;
         loop {
             match connection.receive(deadline::NEXT_MESSAGE).await? {
-                Message::ImageData(data) => writer.write_all(&data.0).await?,
+                Message::ImageData(data) => {
+                    let left = room.checked_sub(data.0.len() as u64);
+                    room = left.ok_or(TooLarge { limit })?;
+                    writer.write_all(&data.0).await?;
+                }
                 Message::ImageEnd(()) => break,
                 other => return Err(connection.unexpected(&other, "ImageData").into()),
             }

@@ -9,9 +9,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use agent_core::cause::Cause;
-use agent_core::message::{Tree, TreeChange};
+use agent_core::message::{Tree, TreeChange, TreeEnd};
 use checkpoint::images::{self, Chunk, ImageDir, Manifest};
-use checkpoint::tree::{self, Applier};
+use checkpoint::tree::{self, Applier, Digest};
 use netmig::flow::{Conntrack, Flow};
 use netmig::peer::PeerNumber;
 
@@ -33,6 +33,9 @@ pub enum Error {
     /// A change of a tree that the container does not have.
     #[error("the source sent files of a tree that the staged container does not have")]
     NoSuchTree,
+    /// Changes that were not all there, or not as they were sent.
+    #[error("the files of {0:?} did not arrive whole; try again")]
+    Incomplete(Tree),
     /// Entries that the kernel refused.
     #[error("the kernel refused {count} flows, the first one ({flow}) with: {reason}")]
     Refused {
@@ -45,12 +48,29 @@ pub enum Error {
     },
 }
 
+/// How much may come.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of checkpoint images.
+    pub images: u64,
+    /// Bytes of files.
+    pub disk: u64,
+}
+
+/// A pass over a tree that has not ended.
+struct Pass {
+    applier: Applier,
+    digest: Digest,
+}
+
 /// Everything that has come so far.
 pub struct Incoming {
     images: images::Writer,
     roots: HashMap<Tree, PathBuf>,
-    passes: HashMap<Tree, Applier>,
+    passes: HashMap<Tree, Pass>,
     carried: HashSet<Tree>,
+    disk: u64,
+    tree_bytes: u64,
     log: File,
     log_bytes: u64,
     conntrack: Conntrack,
@@ -62,16 +82,18 @@ impl Incoming {
     /// Opens the places where everything goes.
     pub fn open(
         images: &ImageDir,
-        limit: u64,
+        limits: Limits,
         trees: &[(Tree, &Path)],
         log: &Path,
     ) -> Result<Self, Cause> {
-        let limits = images::Limits { bytes: limit, ..images::Limits::default() };
+        let room = images::Limits { bytes: limits.images, ..images::Limits::default() };
         Ok(Self {
-            images: images::Writer::new(images.path(), limits)?,
+            images: images::Writer::new(images.path(), room)?,
             roots: trees.iter().map(|(tree, root)| (*tree, root.to_path_buf())).collect(),
             passes: HashMap::new(),
             carried: HashSet::new(),
+            disk: limits.disk,
+            tree_bytes: 0,
             // conmon has it open in the same way: both append.
             log: OpenOptions::new().append(true).create(true).mode(0o600).open(log)?,
             log_bytes: 0,
@@ -96,24 +118,35 @@ impl Incoming {
 
     /// Takes a change of a tree.
     pub fn change(&mut self, change: TreeChange) -> Result<(), Cause> {
-        Ok(self.pass(change.tree)?.apply(change.record)?)
+        let pass = self.pass(change.tree)?;
+        pass.digest.add(&change.record);
+        Ok(pass.applier.apply(change.record)?)
     }
 
     /// Ends a pass over a tree; `true` if it was the first one.
-    pub fn end_pass(&mut self, tree: Tree) -> Result<bool, Cause> {
+    pub fn end_pass(&mut self, end: &TreeEnd) -> Result<bool, Cause> {
         // A pass that changed nothing was never begun.
-        if let Some(applier) = self.passes.remove(&tree) {
-            applier.finish()?;
+        let pass = self.passes.remove(&end.tree);
+        let digest = pass.as_ref().map(|pass| pass.digest.clone()).unwrap_or_default();
+        if digest.value() != end.digest {
+            return Err(Error::Incomplete(end.tree).into());
         }
-        Ok(self.carried.insert(tree))
+        if let Some(pass) = pass {
+            let bytes = pass.applier.finish()?.bytes;
+            self.tree_bytes = self.tree_bytes.saturating_add(bytes);
+        }
+        Ok(self.carried.insert(end.tree))
     }
 
-    fn pass(&mut self, tree: Tree) -> Result<&mut Applier, Cause> {
+    fn pass(&mut self, tree: Tree) -> Result<&mut Pass, Cause> {
         match self.passes.entry(tree) {
             Entry::Occupied(pass) => Ok(pass.into_mut()),
             Entry::Vacant(place) => {
                 let root = self.roots.get(&tree).ok_or(Error::NoSuchTree)?;
-                Ok(place.insert(Applier::new(root, tree::Limits::default())?))
+                let all = tree::Limits::default();
+                let bytes = all.bytes.min(self.disk.saturating_sub(self.tree_bytes));
+                let applier = Applier::new(root, tree::Limits { bytes, ..all })?;
+                Ok(place.insert(Pass { applier, digest: Digest::default() }))
             }
         }
     }
@@ -161,6 +194,9 @@ impl Incoming {
 
     /// Compares the images with what was announced; gives the entries that were made.
     pub fn complete(self, manifest: &Manifest) -> Result<Vec<Flow>, (Vec<Flow>, Cause)> {
+        if let Some(tree) = self.passes.keys().next() {
+            return Err((self.created, Error::Incomplete(*tree).into()));
+        }
         match self.images.finish(manifest) {
             Ok(_) => Ok(self.created),
             Err(e) => Err((self.created, e.into())),

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use agent_core::cause::{Cause, chain};
 use agent_core::identity::HostId;
 use agent_core::message::{Failure, FailureCode, Message, MigrationId, Offer, Prepared};
+use agent_core::permissions::Permissions;
 use agent_core::wire::{self, Connection};
 use agent_core::{deadline, expect};
 
@@ -50,15 +51,22 @@ pub async fn receive(
     offer: Offer,
 ) -> Result<(), Cause> {
     let migration = offer.migration;
-    let verdict = check::look(host, source, &offer).await?;
+    let permissions = Permissions::of_new_peer();
+    let verdict = match check::look(host, source, &permissions, &offer).await {
+        Ok(verdict) => verdict,
+        Err(cause) => return give_up(connection, cause).await,
+    };
     let refused = !verdict.blockers.is_empty();
+    for blocker in &verdict.blockers {
+        tracing::info!("{migration}: refused: {} ({})", blocker.message, blocker.code);
+    }
     connection.send(&Message::Verdict(verdict)).await?;
     if refused {
         return Ok(());
     }
     // Until the source goes on, nothing is to be undone.
     let tunnel = expect!(connection, deadline::NEXT_MESSAGE, TunnelOffer)?;
-    let mut arrival = match Arrival::begin(host, source, offer) {
+    let mut arrival = match Arrival::begin(host, source, &permissions, offer) {
         Ok(arrival) => arrival,
         Err(cause) => return give_up(connection, cause).await,
     };

@@ -15,12 +15,12 @@ use agent_core::host;
 use agent_core::identity::{self, HostId};
 use agent_core::journal::{self, Journal, Record};
 use agent_core::keeper;
-use agent_core::message::{AnchorTunnel, Message, Offer, Prepared, StageRequest, Tree, TunnelEnd};
+use agent_core::message::{AnchorTunnel, Message, Offer, Prepared, Tree, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
+use agent_core::permissions::Permissions;
 use agent_core::wire::Connection;
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
-use checkpoint::podman::Metadata;
 use checkpoint::runtime::Runtime;
 use checkpoint::stage::{Stage, Staged};
 use netmig::flow::{Conntrack, Flow};
@@ -33,7 +33,7 @@ use netmig::tunnel;
 use tokio::task::block_in_place;
 
 use super::copy::Copy;
-use super::incoming::Incoming;
+use super::incoming::{Incoming, Limits};
 use super::{image, prepared};
 use crate::cli::{GUARDIAN, KEEPER};
 use crate::session::Host;
@@ -59,10 +59,17 @@ struct SourceWentBack;
 #[error("podman staged the container without {0}")]
 struct Incomplete(&'static str);
 
-/// The source offered one container and staged another.
+/// The source offered one image and ships another.
 #[derive(Debug, thiserror::Error)]
-#[error("the container to be staged is not the one that was offered")]
+#[error("the image that comes is not the one that was offered")]
 struct NotOffered;
+
+/// The staged container is not where the offer says.
+#[derive(Debug, thiserror::Error)]
+#[error("the staged container does not have the address {address} that was offered")]
+struct OtherAddress {
+    address: IpAddr,
+}
 
 /// A migration that has begun to change this host.
 #[derive(Debug)]
@@ -74,7 +81,7 @@ pub struct Arrival {
     work: PathBuf,
     journal: Option<Journal>,
     mtu: u32,
-    image_limit: u64,
+    limits: Limits,
     staged: Option<Staged>,
     network: Option<Network>,
     created: Vec<Flow>,
@@ -91,7 +98,14 @@ pub struct Network {
 
 impl Arrival {
     /// Writes the journal's first record.
-    pub fn begin(host: &'static Host, source: HostId, offer: Offer) -> Result<Self, Cause> {
+    pub fn begin(
+        host: &'static Host,
+        source: HostId,
+        permissions: &Permissions,
+        offer: Offer,
+    ) -> Result<Self, Cause> {
+        let disk = permissions.disk.unwrap_or(u64::MAX);
+        let limits = Limits { images: offer.image_room(), disk };
         let state = &host.directories.state;
         let anchor = identity::peer_number(state, source)?;
         let record = Record::Arrival {
@@ -116,7 +130,7 @@ impl Arrival {
             work,
             journal: Some(journal),
             mtu: u32::MAX,
-            image_limit: 0,
+            limits,
             staged: None,
             network: None,
             created: Vec::new(),
@@ -130,20 +144,22 @@ impl Arrival {
         tunnel: TunnelEnd,
     ) -> Result<Prepared, Cause> {
         self.answer_tunnel(connection, tunnel).await?;
-        let request = loop {
+        let mut shipped = false;
+        loop {
             match self.next(connection).await? {
                 Message::Anchor(anchor) => self.meet_anchor(connection, anchor).await?,
-                Message::ImageBegin(announced) => {
+                Message::ImageBegin(announced) if !shipped => {
                     if announced != self.offer.image {
                         return Err(NotOffered.into());
                     }
-                    image::store(self.host, connection, &announced).await?;
+                    shipped = true;
+                    image::store(self.host, connection, &announced, self.limits.disk).await?;
                 }
-                Message::Stage(request) => break *request,
+                Message::Stage(()) => break,
                 other => return Err(connection.unexpected(&other, "Stage").into()),
             }
-        };
-        let images = self.stage(request).await?;
+        }
+        let images = self.stage().await?;
         connection.send(&Message::Staged(())).await?;
         self.take_in(connection, images).await
     }
@@ -197,18 +213,9 @@ impl Arrival {
     }
 
     /// Builds everything around the container and cuts its network off.
-    async fn stage(&mut self, request: StageRequest) -> Result<ImageDir, Cause> {
+    async fn stage(&mut self) -> Result<ImageDir, Cause> {
         create_private(&self.work)?;
-        let metadata = Metadata {
-            config: request.config,
-            spec: request.spec,
-            network_status: request.network_status,
-        };
-        let identity = metadata.identity()?;
-        if identity.id != self.offer.id || identity.name != self.offer.name {
-            return Err(NotOffered.into());
-        }
-        let room = request.images.min(self.offer.image_room());
+        let metadata = std::mem::take(&mut self.offer.description).into();
         let stage = Stage {
             podman: self.host.podman.clone(),
             info: self.host.engine.clone(),
@@ -244,8 +251,7 @@ impl Arrival {
             Table::open()?.pass_late(&self.late_tag()?, self.anchor, &addresses)?;
         }
         self.network = Some(Network { port, sandbox });
-        self.image_limit = room;
-        Ok(ImageDir::create(&self.images(), room)?)
+        Ok(ImageDir::create(&self.images(), self.limits.images)?)
     }
 
     /// Takes images, files and flows until the order to restore comes, and restores.
@@ -258,15 +264,15 @@ impl Arrival {
         let mut trees: Vec<(Tree, &Path)> = vec![(Tree::Root, &staged.bundle.root)];
         trees.extend(staged.bundle.shm.as_deref().map(|shm| (Tree::SharedMemory, shm)));
         let criu_config = ConfigDir::create(&self.work.join("criu"), &Options::restore())?;
-        let mut incoming = Incoming::open(&images, self.image_limit, &trees, &staged.log)?;
+        let mut incoming = Incoming::open(&images, self.limits, &trees, &staged.log)?;
         let addresses = addresses(&self.offer);
         let manifest = loop {
             let step = match self.next(connection).await {
                 Ok(Message::Chunk(chunk)) => incoming.chunk(&chunk),
                 Ok(Message::TreeChange(change)) => block_in_place(|| incoming.change(change)),
-                Ok(Message::TreeEnd(tree)) => match block_in_place(|| incoming.end_pass(tree)) {
+                Ok(Message::TreeEnd(end)) => match block_in_place(|| incoming.end_pass(&end)) {
                     Ok(true) => {
-                        connection.send(&Message::TreeApplied(tree)).await.map_err(Into::into)
+                        connection.send(&Message::TreeApplied(end.tree)).await.map_err(Into::into)
                     }
                     other => other.map(drop),
                 },

@@ -1,6 +1,6 @@
 //! What podman says of itself and of the host.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -8,7 +8,7 @@ use super::command::Overdue;
 use super::{Error, Podman};
 
 /// podman's version.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Version {
     /// As it is printed, such as `5.8.6`.
     pub text: String,
@@ -17,7 +17,7 @@ pub struct Version {
 }
 
 /// podman's configuration on this host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Info {
     /// podman's version.
     pub version: Version,
@@ -107,6 +107,24 @@ impl Version {
     }
 }
 
+impl Info {
+    /// Where podman keeps a container's lasting files, its OCI bundle among them.
+    #[must_use]
+    pub fn userdata(&self, id: &str) -> PathBuf {
+        self.userdata_below(&self.graph_root, id)
+    }
+
+    /// Where podman keeps a container's files until the next boot.
+    #[must_use]
+    pub fn volatile_userdata(&self, id: &str) -> PathBuf {
+        self.userdata_below(&self.run_root, id)
+    }
+
+    fn userdata_below(&self, root: &Path, id: &str) -> PathBuf {
+        root.join(format!("{}-containers", self.storage_driver)).join(id).join("userdata")
+    }
+}
+
 impl Podman {
     /// podman's version.
     ///
@@ -135,7 +153,7 @@ fn parse_version(text: &[u8]) -> Result<Version, Error> {
     Ok(Version::parse(raw.client.version))
 }
 
-fn parse_info(text: &[u8]) -> Result<Info, Error> {
+pub(super) fn parse_info(text: &[u8]) -> Result<Info, Error> {
     let RawInfo { host, store, version } = serde_json::from_slice(text)
         .map_err(|source| Error::Parse { what: "podman's information".into(), source })?;
     Ok(Info {

@@ -74,9 +74,14 @@ fn parse(text: &[u8]) -> Result<RawContainer, Error> {
     list.into_iter().next().ok_or_else(none)
 }
 
-fn parse_networks(text: &[u8]) -> Result<Vec<RawNetworkInspect>, Error> {
+pub(super) fn parse_networks(text: &[u8]) -> Result<Vec<RawNetworkInspect>, Error> {
     serde_json::from_slice(text)
         .map_err(|source| Error::Parse { what: "podman's description of networks".into(), source })
+}
+
+/// What podman says of a container, without the files that it points to.
+pub(super) fn describe(text: &[u8], info: &Info) -> Result<Container, Error> {
+    Ok(parse(text)?.into_container(None, info))
 }
 
 fn add_networks(container: &mut Container, described: Vec<RawNetworkInspect>) {

@@ -44,7 +44,7 @@ impl Podman {
     }
 }
 
-fn parse(text: &[u8]) -> Result<Vec<Summary>, Error> {
+pub(super) fn parse(text: &[u8]) -> Result<Vec<Summary>, Error> {
     let raw: Option<Vec<Raw>> = serde_json::from_slice(text)
         .map_err(|source| Error::Parse { what: "podman's list of containers".into(), source })?;
     let mut list: Vec<Summary> = raw

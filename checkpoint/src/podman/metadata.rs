@@ -91,8 +91,7 @@ impl Podman {
             .into_iter()
             .map(|dir| dir.join("db.sql"))
             .collect();
-        let bundles = info.graph_root.join(format!("{}-containers", info.storage_driver));
-        let spec = bundles.join(id).join("userdata/config.json");
+        let spec = info.userdata(id).join("config.json");
         let id = id.to_owned();
         let read = tokio::task::spawn_blocking(move || {
             let (config, state) = from_databases(&places, &id)?;

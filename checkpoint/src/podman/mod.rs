@@ -193,6 +193,28 @@ pub enum Error {
     },
 }
 
+/// Reads a text as each of podman's answers and files; tells how many it could be. A NUL ends the
+/// container's configuration, behind which its OCI configuration comes. For tests with arbitrary
+/// bytes.
+#[doc(hidden)]
+#[must_use]
+pub fn understood(text: &[u8]) -> usize {
+    let mut parts = text.splitn(2, |byte| *byte == 0);
+    let mut part = || parts.next().unwrap_or_default().to_vec();
+    let metadata = Metadata { config: part(), spec: part(), network_status: Vec::new() };
+    let info = Info::default();
+    let answers = [
+        crate::bundle::Bundle::parse(std::path::Path::new("/b"), text).is_ok(),
+        crate::needs::Needs::read(&metadata, &info).is_ok(),
+        metadata.identity().is_ok(),
+        host::parse_info(text).is_ok(),
+        inspect::describe(text, &info).is_ok(),
+        inspect::parse_networks(text).is_ok(),
+        list::parse(text).is_ok(),
+    ];
+    answers.into_iter().filter(|understood| *understood).count()
+}
+
 /// The first bytes of a text from outside, for a message.
 fn shortened(text: &str) -> String {
     const MOST: usize = 80;

@@ -7,20 +7,26 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
 use crate::podman::Metadata;
 
 /// Writes the archive, readable by root alone.
-pub(super) fn write(path: &Path, metadata: &Metadata, log: &[u8]) -> io::Result<()> {
+pub(super) fn write(
+    path: &Path,
+    metadata: &Metadata,
+    log: &[u8],
+    place: &Place,
+) -> io::Result<()> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    append(io::BufWriter::new(file), metadata, log)?.into_inner()?.sync_data()
+    append(io::BufWriter::new(file), metadata, log, place)?.into_inner()?.sync_data()
 }
 
-fn append<W: Write>(to: W, metadata: &Metadata, log: &[u8]) -> io::Result<W> {
+fn append<W: Write>(to: W, metadata: &Metadata, log: &[u8], place: &Place) -> io::Result<W> {
+    let config = place.adapt(&metadata.config)?;
     let mut archive = Builder::new(to);
     for dir in ["checkpoint", "artifacts"] {
         let mut header = Header::new_gnu();
@@ -31,7 +37,7 @@ fn append<W: Write>(to: W, metadata: &Metadata, log: &[u8]) -> io::Result<W> {
     }
     let spec = without_netns(&metadata.spec)?;
     let files: [(&str, &[u8]); 5] = [
-        ("config.dump", &metadata.config),
+        ("config.dump", &config),
         ("spec.dump", &spec),
         ("network.status", &metadata.network_status),
         ("ctr.log", log),
@@ -44,6 +50,52 @@ fn append<W: Write>(to: W, metadata: &Metadata, log: &[u8]) -> io::Result<W> {
         archive.append_data(&mut header, name, content)?;
     }
     archive.into_inner()
+}
+
+/// Where this host's engine keeps a container's files.
+pub(super) struct Place {
+    /// The container's own directory, below the engine's.
+    pub(super) userdata: PathBuf,
+    /// What conmon runs when the container has ended, where podman keeps that on record.
+    pub(super) cleanup: Vec<String>,
+}
+
+impl Place {
+    /// podman's configuration with this host's paths. podman and conmon mount on, write to, unmount
+    /// and run what stands there, as root: nothing of it may be the source's.
+    fn adapt(&self, config: &[u8]) -> io::Result<Vec<u8>> {
+        let mut config: Value = serde_json::from_slice(config)?;
+        let Some(map) = config.as_object_mut() else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        let shm = self.userdata.join("shm");
+        let mut cleanup = self.cleanup.clone();
+        let asked = map.get("exitCommand").and_then(Value::as_array);
+        if asked.is_some_and(|asked| asked.iter().any(|word| word == "--rm")) {
+            // podman wants the ID last.
+            cleanup.insert(cleanup.len().saturating_sub(1), "--rm".into());
+        }
+        let mut set = |name: &str, value: Value| {
+            // What is absent or empty stays so.
+            if let Some(old) = map.get_mut(name)
+                && !matches!(old, Value::Null)
+                && *old != json!("")
+                && *old != json!([])
+            {
+                *old = value;
+            }
+        };
+        set("staticDir", json!(self.userdata));
+        set("secretsPath", json!(self.userdata.join("secrets")));
+        set("ShmDir", json!(shm));
+        set("mounts", json!([shm]));
+        set("logPath", json!(self.userdata.join("ctr.log")));
+        set("exitCommand", json!(cleanup));
+        // podman fills these in.
+        set("conmonPidFile", json!(""));
+        set("pid_file", json!(""));
+        Ok(serde_json::to_vec(&config)?)
+    }
 }
 
 /// The OCI configuration without the path of the source's network namespace: podman puts its own
@@ -69,15 +121,22 @@ mod tests {
 
     use super::*;
 
+    fn place() -> Place {
+        Place { userdata: "/u".into(), cleanup: vec!["podman".into(), "a7".into()] }
+    }
+
     #[test]
     fn everything_podman_looks_for_is_there() {
+        let config = br#"{"id":"a7","staticDir":"/etc","ShmDir":"/etc","mounts":["/etc"],
+            "logPath":"/etc/cron.d/x","exitCommand":["/bin/sh","--rm","x"],"pid_file":"/etc/passwd",
+            "secretsPath":null,"conmonPidFile":"","shmSize":65536000}"#;
         let metadata = Metadata {
-            config: b"{\"id\":1}".to_vec(),
+            config: config.to_vec(),
             spec: br#"{"linux":{"namespaces":[{"path":"/n","type":"network"},{"path":"/p","type":"pid"}]}}"#
                 .to_vec(),
             network_status: b"{}".to_vec(),
         };
-        let bytes = append(Vec::new(), &metadata, b"a line\n").unwrap();
+        let bytes = append(Vec::new(), &metadata, b"a line\n", &place()).unwrap();
         let mut archive = tar::Archive::new(bytes.as_slice());
         let mut entries = BTreeMap::new();
         for entry in archive.entries().unwrap() {
@@ -101,7 +160,11 @@ mod tests {
             ]
         );
         assert!(entries["checkpoint"].0 && !entries["spec.dump"].0);
-        assert_eq!(entries["config.dump"].1, metadata.config);
+        let config: Value = serde_json::from_slice(&entries["config.dump"].1).unwrap();
+        let wanted = json!({"id": "a7", "staticDir": "/u", "ShmDir": "/u/shm",
+            "mounts": ["/u/shm"], "logPath": "/u/ctr.log", "exitCommand": ["podman", "--rm", "a7"],
+            "pid_file": "", "secretsPath": null, "conmonPidFile": "", "shmSize": 65_536_000});
+        assert_eq!(config, wanted, "nothing is where the source wants it");
         let spec = String::from_utf8(entries["spec.dump"].1.clone()).unwrap();
         assert!(!spec.contains("/n") && spec.contains("/p"), "{spec}");
         assert_eq!(entries["network.status"].1, metadata.network_status);

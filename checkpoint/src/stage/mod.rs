@@ -165,7 +165,11 @@ impl Stage {
     async fn start(&self, work: &Work, id: &str, name: &str) -> Result<Staged, Error> {
         let started = Instant::now();
         let archive = work.archive();
-        archive::write(&archive, &self.metadata, &self.log).map_err(work.fail(&archive))?;
+        let place = archive::Place {
+            userdata: self.info.userdata(id),
+            cleanup: process::cleanup(&self.podman, id),
+        };
+        archive::write(&archive, &self.metadata, &self.log, &place).map_err(work.fail(&archive))?;
         work.link(&self.shim, &self.info.conmon_path)?;
         let listener = link::listen(&work.socket()).map_err(work.fail(&work.socket()))?;
         work.own(id)?;

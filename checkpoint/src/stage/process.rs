@@ -17,6 +17,19 @@ use crate::shim::TMPDIR_VARIABLE;
 /// Pause between two looks at a process.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// What conmon runs when the container has ended (`podman-container-cleanup(1)`). Newer podman
+/// says so itself; older one takes it from the container's configuration, and wants the ID last.
+pub(super) fn cleanup(podman: &Podman, id: &str) -> Vec<String> {
+    let absolute = std::env::var_os("PATH")
+        .iter()
+        .flat_map(std::env::split_paths)
+        .map(|dir| dir.join(&podman.program))
+        .find(|path| path.is_file());
+    let program = absolute.unwrap_or_else(|| podman.program.clone());
+    let program = program.to_string_lossy().into_owned();
+    [&program, "container", "cleanup", "--stopped-only", id].map(str::to_owned).into()
+}
+
 /// Starts podman's import in a session of its own, with none of our files: conmon, which stays
 /// with the container, inherits all that podman has.
 pub(super) fn import(podman: &Podman, work: &Work) -> Result<Child, Error> {

@@ -10,7 +10,7 @@ pub const CHUNK: usize = 8 * BLOCK;
 
 /// One step of making a tree like another. Paths are relative to the tree's root, with `/`
 /// between names and no `.` or `..`; the root itself is the empty path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Record {
     /// Remove whatever is there, with all below it. Absent is done.
     Remove {
@@ -38,7 +38,7 @@ pub enum Record {
 }
 
 /// What an entry is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// A directory.
     Directory {
@@ -76,7 +76,7 @@ pub enum Kind {
 }
 
 /// Owner, mode, times and extended attributes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Meta {
     /// Permission bits with setuid, setgid and sticky: 0o7777.
     pub mode: u32,
@@ -94,7 +94,7 @@ pub struct Meta {
 }
 
 /// An extended attribute.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Xattr {
     /// Its full name.
     pub name: String,

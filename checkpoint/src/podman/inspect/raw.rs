@@ -194,7 +194,7 @@ pub(super) struct RawDevice {
 
 /// One network as `podman network inspect` prints it.
 #[derive(Deserialize)]
-pub(super) struct RawNetworkInspect {
+pub(in crate::podman) struct RawNetworkInspect {
     pub(super) name: String,
     #[serde(default)]
     pub(super) driver: String,

@@ -1,0 +1,253 @@
+//! Feeds the fuzz targets' stored corpus, and valid samples, through the same functions.
+//!
+//! `cargo test -p agent-core --test corpus -- --ignored` writes the samples into the corpus, where
+//! fuzzing starts from.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use agent_core::identity::HostId;
+use agent_core::journal::Record as Step;
+use agent_core::message::*;
+use checkpoint::images::{Chunk, Follower};
+use checkpoint::tree::{Kind, Meta, Record, Source, Tasks};
+
+#[path = "../../fuzz/src/lib.rs"]
+mod fuzz;
+
+type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
+
+const TARGETS: [Target; 6] = [
+    ("message", fuzz::message, messages),
+    ("tree", fuzz::tree, trees),
+    ("images", fuzz::images, images),
+    ("netlink", fuzz::netlink, netlink),
+    ("journal", fuzz::journal, journals),
+    ("podman", fuzz::podman, podman),
+];
+
+fn directory(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target)
+}
+
+#[test]
+fn the_corpus_is_survived() {
+    for (name, target, samples) in TARGETS {
+        let samples = samples();
+        assert!(!samples.is_empty(), "no sample for {name}");
+        samples.iter().for_each(|bytes| target(bytes));
+        let stored = fs::read_dir(directory(name)).unwrap();
+        let stored: Vec<_> = stored.map(|entry| entry.unwrap().path()).collect();
+        assert!(stored.len() > 10, "the corpus of {name} is missing");
+        stored.iter().for_each(|path| target(&fs::read(path).unwrap()));
+    }
+}
+
+#[test]
+fn every_cut_and_flip_of_a_sample_is_survived() {
+    for (_, target, samples) in TARGETS {
+        for sample in samples().iter().filter(|sample| sample.len() < 400) {
+            for at in 0..sample.len() {
+                target(&sample[..at]);
+                let mut flipped = sample.clone();
+                flipped[at] ^= 0xff;
+                target(&flipped);
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "writes into the repository"]
+fn write_the_samples() {
+    for (name, _, samples) in TARGETS {
+        let directory = directory(name);
+        fs::create_dir_all(&directory).unwrap();
+        for (number, bytes) in samples().iter().enumerate() {
+            fs::write(directory.join(format!("sample-{number:02}")), bytes).unwrap();
+        }
+    }
+}
+
+fn encoded<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap()
+}
+
+fn metadata() -> (Vec<u8>, Vec<u8>) {
+    let config = br#"{"id":"a7","name":"web","privileged":false,"createNetNS":true,
+        "networkMode":"bridge","namedVolumes":[{"volumeName":"v"}],"runtime":"crun",
+        "rootfsImageID":"70","rootfsImageName":"localhost/probe:1","timezone":"local"}"#;
+    let spec = br#"{"root":{"path":"/g/overlay/3f/merged"},"process":{"capabilities":
+        {"bounding":["CAP_CHOWN"]}},"mounts":[{"destination":"/dev/shm","type":"bind",
+        "source":"/g/overlay-containers/a7/userdata/shm","options":["bind"]}],
+        "hooks":{"prestart":[{"path":"/h"}]},"annotations":{"run.oci.handler":"x"},
+        "linux":{"cgroupsPath":"/libpod-a7","namespaces":[{"type":"network","path":"/n"}],
+        "devices":[{"path":"/dev/fuse","type":"c","major":10,"minor":229}],"resources":{"devices":
+        [{"allow":false,"access":"rwm"}],"memory":{"limit":5}},"maskedPaths":["/proc/kcore"],
+        "seccomp":{"defaultAction":"SCMP_ACT_ERRNO"}}}"#;
+    (config.to_vec(), spec.to_vec())
+}
+
+fn messages() -> Vec<Vec<u8>> {
+    let migration = MigrationId([7; 16]);
+    let hello = Hello { host: HostId([1; 16]), name: "a".into(), software: "1".into() };
+    let failure = Failure { code: FailureCode::Step, message: "the disk is full".into() };
+    let image = ImageRef { id: "70".repeat(32), name: "localhost/probe:1".into() };
+    let blocker = Blocker { code: "cpu".into(), message: "no avx".into() };
+    let end = TunnelEnd { public_key: [3; 32], port: 51820, kind: "kernel".into() };
+    let chunk = Chunk { name: "pages-1.img".into(), offset: 0, bytes: vec![1; 20].into() };
+    let record = Record::Data { offset: 4096, bytes: vec![2; 9].into() };
+    let all = [
+        Message::Hello(hello),
+        Message::Failure(failure),
+        Message::Verdict(Verdict { blockers: vec![blocker], image_missing: true }),
+        Message::TunnelOffer(end),
+        Message::ImageBegin(image),
+        Message::ImageData(Data(vec![1, 2, 3])),
+        Message::ImageEnd(()),
+        Message::Staged(()),
+        Message::TreeChange(TreeChange { tree: Tree::Root, record }),
+        Message::Chunk(chunk),
+        Message::Flows(vec![netmig::flow::parse(&entry()).unwrap().unwrap()]),
+        Message::Prepared(Prepared { entries_us: 5, restore_us: 100_000 }),
+        Message::Commit(migration),
+        Message::Finished(Finished { pid: 77 }),
+    ];
+    let encode = |message: &Message| {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes).unwrap();
+        bytes
+    };
+    all.iter().map(encode).collect()
+}
+
+fn trees() -> Vec<Vec<u8>> {
+    let made = tempfile::tempdir().unwrap();
+    fs::create_dir(made.path().join("sub")).unwrap();
+    fs::write(made.path().join("sub/file"), [9; 200]).unwrap();
+    fs::hard_link(made.path().join("sub/file"), made.path().join("other")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", made.path().join("link")).unwrap();
+    let mut honest = Vec::new();
+    let mut sink = |record: Record| {
+        honest.extend(encoded(&record));
+        Ok(())
+    };
+    Source::plain(made.path()).unwrap().first_pass(Tasks::Frozen, &mut sink).unwrap();
+    let meta = Meta { mode: 0o644, uid: 0, gid: 0, mtime: 1, mtime_ns: 2, xattrs: Vec::new() };
+    let path = |text: &str| text.as_bytes().to_vec().into();
+    let entry = |name: &str, kind| Record::Entry { path: path(name), meta: meta.clone(), kind };
+    let kinds = [
+        Kind::Directory { replace: true },
+        Kind::File { length: 10, patch: false },
+        Kind::File { length: 200, patch: true },
+        Kind::HardLink { target: path("d/file") },
+        Kind::HardLink { target: path("../beside") },
+        Kind::Symlink { target: path("../beside") },
+        Kind::Fifo,
+        Kind::Device { block: false, major: 1, minor: 3 },
+    ];
+    let names = ["new", "d/file", "link", "link/x", "../beside", "d"];
+    let pairs = kinds.iter().flat_map(|kind| names.iter().map(move |name| (kind, name)));
+    let data = Record::Data { offset: 0, bytes: vec![1; 10].into() };
+    let hostile = pairs.map(|(kind, name)| {
+        let removed = Record::Remove { path: path(name) };
+        [encoded(&entry(name, kind.clone())), encoded(&data), encoded(&removed)].concat()
+    });
+    hostile.chain([honest.clone()]).collect()
+}
+
+fn images() -> Vec<Vec<u8>> {
+    let made = tempfile::tempdir().unwrap();
+    fs::write(made.path().join("pages-1.img"), [5; 300]).unwrap();
+    fs::write(made.path().join("link.img"), b"").unwrap();
+    let mut follower = Follower::new(made.path()).unwrap();
+    let mut honest = Vec::new();
+    let mut sink = |chunk: Chunk| {
+        honest.extend(encoded(&chunk));
+        Ok(())
+    };
+    follower.poll(&mut sink).unwrap();
+    let manifest = follower.finish(&mut sink).unwrap();
+    honest.extend(encoded(&manifest));
+    let name = |name: &str| Chunk { name: name.into(), offset: 0, bytes: vec![1].into() };
+    let hostile = ["../beside", "/etc/x", "link.img", ".", "a/b"].map(|n| encoded(&name(n)));
+    hostile.into_iter().chain([honest]).collect()
+}
+
+/// A netlink attribute.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = (value.len() as u16 + 4).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// A conntrack entry as the kernel describes it (`linux/netfilter/nfnetlink_conntrack.h`).
+fn entry() -> Vec<u8> {
+    let tuple = |kind: u16, from: [u8; 4], to: [u8; 4], ports: (u16, u16)| {
+        let ip = [attribute(1, &from), attribute(2, &to)].concat();
+        let (from, to) = (ports.0.to_be_bytes(), ports.1.to_be_bytes());
+        let proto = [attribute(1, &[6]), attribute(2, &from), attribute(3, &to)].concat();
+        attribute(kind | 0x8000, &[attribute(1 | 0x8000, &ip), attribute(2 | 0x8000, &proto)].concat())
+    };
+    let tcp = [attribute(1, &[3]), attribute(2, &[7]), attribute(4, &[8, 8])].concat();
+    [
+        vec![2, 0, 0, 0],
+        tuple(1, [192, 0, 2, 3], [10, 88, 0, 2], (41000, 80)),
+        tuple(2, [10, 88, 0, 2], [192, 0, 2, 3], (80, 41000)),
+        attribute(3, &14u32.to_be_bytes()),
+        attribute(4 | 0x8000, &attribute(1 | 0x8000, &tcp)),
+        attribute(7, &300u32.to_be_bytes()),
+        attribute(8, &0x0900_0000_u32.to_be_bytes()),
+        attribute(18, &1u16.to_be_bytes()),
+    ]
+    .concat()
+}
+
+fn netlink() -> Vec<Vec<u8>> {
+    let packet = [vec![2, 0, 0x6d, 1], attribute(1, &[0, 0, 0, 9, 8, 0, 1])].concat();
+    let framed = |kind: u16, payload: &[u8]| {
+        let length = (payload.len() as u32 + 16).to_ne_bytes();
+        [&length[..], &kind.to_ne_bytes(), &[2, 0], &[1, 0, 0, 0, 0, 0, 0, 0], payload].concat()
+    };
+    let datagram = [framed(0x100, &entry()), framed(0x300, &packet), framed(2, &[0; 20])].concat();
+    vec![entry(), packet, datagram]
+}
+
+fn journals() -> Vec<Vec<u8>> {
+    let arrival = Step::Arrival {
+        migration: MigrationId([3; 16]),
+        container: "c".repeat(64),
+        name: "web".into(),
+        addresses: vec!["10.88.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+        peer: HostId([9; 16]),
+    };
+    let interruption = Step::Interruption { cgroup: "/sys/fs/cgroup/x".into(), port: "v0".into() };
+    let file = |steps: &[Step]| {
+        let lines = steps.iter().map(|step| serde_json::to_string(step).unwrap() + "\n");
+        format!("netmig journal 1\n{}", lines.collect::<String>()).into_bytes()
+    };
+    vec![
+        file(&[]),
+        file(&[arrival, Step::Activated, Step::HandedOver { pid: 7 }]),
+        file(&[interruption, Step::Committed, Step::Acknowledged]),
+    ]
+}
+
+fn podman() -> Vec<Vec<u8>> {
+    let (config, spec) = metadata();
+    let sample = include_bytes!("../../checkpoint/src/podman/inspect/sample.json");
+    let list = br#"[{"Id":"a7","Names":["web"],"Image":"i","Ports":[{"host_ip":"","container_port":
+        80,"host_port":8080,"range":2,"protocol":"tcp"}],"Networks":["podman"],"Status":"Up"}]"#;
+    let networks = br#"[{"name":"n6","driver":"bridge","network_interface":"podman1",
+        "containers":{"a7":{"interfaces":{"eth0":{}}}}}]"#;
+    let info = br#"{"host":{"ociRuntime":{"name":"crun","path":"/usr/bin/crun"},"conmon":{"path":
+        "/c"},"cgroupManager":"cgroupfs","cgroupVersion":"v2","networkBackend":"netavark",
+        "databaseBackend":"sqlite","security":{"rootless":false}},"store":{"graphDriverName":
+        "overlay","graphRoot":"/g","runRoot":"/r"},"version":{"Version":"5.8.6"}}"#;
+    let both = [config, vec![0], spec.clone()].concat();
+    [both, spec, sample.to_vec(), list.to_vec(), networks.to_vec(), info.to_vec()].into()
+}
