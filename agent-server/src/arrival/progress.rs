@@ -242,6 +242,12 @@ impl Arrival {
         let namespace = Namespace::at_path(&path)?;
         let sandbox = Sandbox::open(&namespace)?;
         let interface = sandbox.interfaces().first().ok_or(Incomplete("an interface"))?;
+        // Flows are taken over for these addresses, so they have to be the container's.
+        let there: Vec<IpAddr> =
+            sandbox.interfaces().iter().flat_map(|i| &i.addresses).map(|(ip, _)| *ip).collect();
+        if let Some(address) = addresses(&self.offer).into_iter().find(|ip| !there.contains(ip)) {
+            return Err(OtherAddress { address }.into());
+        }
         let port = Port::of_container(&namespace, &interface.name)?;
         // Isolated from birth: nobody hears the copy before the commit.
         port.block()?;
