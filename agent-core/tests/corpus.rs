@@ -191,7 +191,10 @@ fn entry() -> Vec<u8> {
         let ip = [attribute(1, &from), attribute(2, &to)].concat();
         let (from, to) = (ports.0.to_be_bytes(), ports.1.to_be_bytes());
         let proto = [attribute(1, &[6]), attribute(2, &from), attribute(3, &to)].concat();
-        attribute(kind | 0x8000, &[attribute(1 | 0x8000, &ip), attribute(2 | 0x8000, &proto)].concat())
+        attribute(
+            kind | 0x8000,
+            &[attribute(1 | 0x8000, &ip), attribute(2 | 0x8000, &proto)].concat(),
+        )
     };
     let tcp = [attribute(1, &[3]), attribute(2, &[7]), attribute(4, &[8, 8])].concat();
     [

@@ -74,7 +74,11 @@ impl Needs {
         let config: Config = unambiguous(&metadata.config)?;
         let spec: Spec = unambiguous(&metadata.spec)?;
         let mut needs = Self::default();
-        needs.look_at_mounts(&config, &spec, &[info.userdata(&config.id), info.volatile_userdata(&config.id)]);
+        needs.look_at_mounts(
+            &config,
+            &spec,
+            &[info.userdata(&config.id), info.volatile_userdata(&config.id)],
+        );
         needs.look_at_devices(&spec);
         needs.look_at_confinement(&config, &spec);
         needs.look_at_namespaces(&config, &spec);

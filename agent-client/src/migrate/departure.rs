@@ -206,9 +206,8 @@ impl<'a> Departure<'a> {
         for (tree, source) in sources {
             let (outbox, mut messages) = outbox();
             let pass = spawn_blocking(move || {
-                let (snapshot, stats) = trees::send(tree, &outbox, |sink| {
-                    source.first_pass(Tasks::Running, sink)
-                })?;
+                let (snapshot, stats) =
+                    trees::send(tree, &outbox, |sink| source.first_pass(Tasks::Running, sink))?;
                 Ok::<_, Cause>((CarriedTree { tree, source, snapshot }, stats))
             });
             let connection = &mut self.plan.link.connection;

@@ -9,9 +9,7 @@ use std::sync::Arc;
 use agent_core::cause::Cause;
 use agent_core::expect;
 use agent_core::identity::{self, HostId};
-use agent_core::message::{
-    Blocker, ImageRef, Message, MigrationId, Network, Offer, Port,
-};
+use agent_core::message::{Blocker, ImageRef, Message, MigrationId, Network, Offer, Port};
 use agent_core::{deadline, host};
 use checkpoint::container::Container;
 use checkpoint::criu::{self, Version};

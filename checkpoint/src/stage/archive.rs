@@ -15,12 +15,7 @@ use tar::{Builder, EntryType, Header};
 use crate::podman::Metadata;
 
 /// Writes the archive, readable by root alone.
-pub(super) fn write(
-    path: &Path,
-    metadata: &Metadata,
-    log: &[u8],
-    place: &Place,
-) -> io::Result<()> {
+pub(super) fn write(path: &Path, metadata: &Metadata, log: &[u8], place: &Place) -> io::Result<()> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     append(io::BufWriter::new(file), metadata, log, place)?.into_inner()?.sync_data()
 }
