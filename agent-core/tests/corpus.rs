@@ -99,6 +99,7 @@ fn messages() -> Vec<Vec<u8>> {
     let end = TunnelEnd { public_key: [3; 32], port: 51820, kind: "kernel".into() };
     let chunk = Chunk { name: "pages-1.img".into(), offset: 0, bytes: vec![1; 20].into() };
     let record = Record::Data { offset: 4096, bytes: vec![2; 9].into() };
+    let flows = vec![netmig::flow::parse(&entry()).unwrap().unwrap()];
     let all = [
         Message::Hello(hello),
         Message::Failure(failure),
@@ -110,7 +111,7 @@ fn messages() -> Vec<Vec<u8>> {
         Message::Staged(()),
         Message::TreeChange(TreeChange { tree: Tree::Root, record }),
         Message::Chunk(chunk),
-        Message::Flows(vec![netmig::flow::parse(&entry()).unwrap().unwrap()]),
+        Message::Flows(FlowBatch { anchor: Some(HostId([4; 16])), flows }),
         Message::Prepared(Prepared { entries_us: 5, restore_us: 100_000 }),
         Message::Commit(migration),
         Message::Finished(Finished { pid: 77 }),
