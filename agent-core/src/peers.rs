@@ -66,7 +66,7 @@ impl PeerLock {
 }
 
 /// Makes this host's end of the tunnel to `peer`, whose end is known, with the rules that steer into
-/// it; gives this end and the tunnel's MTU. The caller holds the [`PeerLock`].
+/// it; gives this end and the MTU between the hosts. The caller holds the [`PeerLock`].
 pub async fn connect(
     peer: PeerNumber,
     address: IpAddr,
@@ -78,7 +78,7 @@ pub async fn connect(
 }
 
 /// Connects this host's prepared end of the tunnel to `peer`, with the rules that steer into it;
-/// gives the tunnel's MTU. The caller holds the [`PeerLock`].
+/// gives the MTU between the hosts. The caller holds the [`PeerLock`].
 pub async fn complete(peer: PeerNumber, address: IpAddr, end: &TunnelEnd) -> Result<u32, Cause> {
     let endpoint = SocketAddr::new(address, end.port);
     let remote = tunnel::RemoteEnd { public_key: end.public_key, endpoint };
@@ -86,7 +86,7 @@ pub async fn complete(peer: PeerNumber, address: IpAddr, end: &TunnelEnd) -> Res
     let mut table = Table::open()?;
     table.install()?;
     table.steer(peer)?;
-    Ok(connected.mtu)
+    Ok(connected.underlay)
 }
 
 /// An anchor's note that flows of a container, which it leads to one peer, are about to move on to

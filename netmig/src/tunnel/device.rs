@@ -13,8 +13,8 @@ use super::{Error, Kind, SourceCheck, lookup, refused, userspace};
 use crate::netns::rtnl;
 use crate::peer::{INTERFACE_PREFIX, PeerNumber};
 
-/// What IPv6 asks of every link (RFC 8200, section 5).
-pub(super) const MTU_MIN: u32 = 1280;
+/// Ethernet's: what most flows have agreed on their segment sizes for.
+pub(super) const MTU_COMMON: u32 = 1500;
 /// What is left of the largest IP packet after outer headers and WireGuard's own (80 bytes), in
 /// WireGuard's steps of 16.
 pub(super) const MTU_MAX: u32 = 65_440;

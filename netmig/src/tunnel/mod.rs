@@ -9,7 +9,7 @@
 //! a session, and [`confirm`] at both ends proves that they hear each other.
 //!
 //! - Allowed addresses are all: what enters the tunnel is decided by marks and [`routing`] alone.
-//! - The interface takes the MTU of the underlay. Flows that moved agreed on their segment sizes
+//! - The interface takes the MTU of the underlay, but no less than Ethernet's. Flows that moved agreed on their segment sizes
 //!   for it, and a far end may never hear an ICMP error; so it is the outer packets that are cut
 //!   into fragments.
 //! - It has an IPv4 address of the link (169.254.77.P): without any, loose reverse path filtering
@@ -213,6 +213,8 @@ pub enum SourceCheck {
 pub struct Connected {
     /// Largest packet that enters the tunnel, in bytes.
     pub mtu: u32,
+    /// Largest packet of the tunnel itself that reaches the other host whole.
+    pub underlay: u32,
     /// What happens to IPv4 sources without a route.
     pub source_check: SourceCheck,
     /// Whether the interface had to be changed.
@@ -276,14 +278,15 @@ pub async fn connect(peer: PeerNumber, remote: &RemoteEnd) -> Result<Connected, 
             .ok_or_else(|| Error::NotPrepared { interface: interface.clone() })?;
         let routing_failed = |source| Error::Routing { interface: interface.clone(), source };
         let underlay = routing::route_mtu(remote.endpoint.ip()).await.map_err(routing_failed)?;
-        let mtu = underlay.clamp(device::MTU_MIN, device::MTU_MAX);
+        // Packets of flows whose far end knows nothing of a small underlay are as large as anywhere.
+        let mtu = underlay.clamp(device::MTU_COMMON, device::MTU_MAX);
 
         let mut changed = config::set_remote(&interface, device.kind, &remote).await?;
         changed |= device::add_link_address(&handle, &device, link_address(peer)).await?;
         changed |= device::bring_up(&handle, &device, Some(mtu)).await?;
         let source_check = device::relax_source_check(&interface)?;
         routing::install(peer).await.map_err(routing_failed)?;
-        Ok(Connected { mtu, source_check, changed })
+        Ok(Connected { mtu, underlay, source_check, changed })
     })
     .await
 }

@@ -15,7 +15,7 @@ const ANSWERS: Duration = Duration::from_secs(10);
 const RATE: u32 = 1000;
 /// The same of gentle ones, TCP and UDP: few enough for the kernel's default buffer of a socket to
 /// take what comes in an interruption of some seconds, as there are on a busy machine.
-const GENTLE: [u32; 2] = [300, 50];
+const GENTLE: [u32; 2] = [200, 20];
 
 /// Starts the probe server on `host` with its echo service at `port` (TCP and UDP) and its bulk
 /// service at the port after it, and waits until `client` gets an echo.

@@ -1,14 +1,18 @@
 //! Every kind of flow that a container has: kept across a move, both directions checked.
 
+mod families;
 mod life;
+mod mtu;
 mod opener;
 mod outbound;
 mod returns;
+mod states;
 mod traces;
 
 use crate::runner::Case;
 
 /// All tests of flows.
 pub(super) fn cases() -> Vec<Case> {
-    [outbound::CASES, returns::CASES, life::CASES].concat()
+    [outbound::CASES, returns::CASES, life::CASES, families::CASES, mtu::CASES, states::CASES]
+        .concat()
 }

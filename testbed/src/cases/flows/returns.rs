@@ -27,8 +27,10 @@ fn home(context: &Context) -> Result<()> {
     opener::start(a, "web", c.port(7000), &PUBLISHED)?;
     c.probe().wait_for_echo(a.port(7000), ANSWERS)?;
     let inbound = Clients::gentle(c, a.port(7000))?;
-    lab.migrate("web", "a", "b")?;
-    lab.migrate("web", "b", "a")?;
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        let migration = lab.migrate("web", from, to)?;
+        ensure!(migration.warnings.is_empty(), "{from} to {to}: {:?}", migration.warnings);
+    }
     // The connections are open, and nothing is needed for them any more.
     traces::none(a)?;
     traces::none(b)?;
@@ -55,9 +57,10 @@ fn middle(context: &Context) -> Result<()> {
     opener::start(a, "web", d.port(7000), &PUBLISHED)?;
     d.probe().wait_for_echo(a.port(7000), ANSWERS)?;
     let inbound = Clients::gentle(d, a.port(7000))?;
-    lab.migrate("web", "a", "b")?;
-    let second = lab.migrate("web", "b", "c")?;
-    ensure!(second.warnings.is_empty(), "{:?}", second.warnings);
+    for (from, to) in [("a", "b"), ("b", "c")] {
+        let migration = lab.migrate("web", from, to)?;
+        ensure!(migration.warnings.is_empty(), "{from} to {to}: {:?}", migration.warnings);
+    }
     traces::none(b)?;
     lab.set_cable("b", false)?;
     let seen = inbound.stop()?;
