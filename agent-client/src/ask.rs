@@ -6,7 +6,7 @@ use inquire::{CustomType, InquireError, Select, Text};
 
 use agent_core::wire::DEFAULT_PORT;
 
-use crate::cli::Destination;
+use agent_core::destination::Destination;
 
 /// The questions could not be asked or were not answered.
 #[derive(Debug, thiserror::Error)]

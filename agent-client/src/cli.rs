@@ -1,11 +1,12 @@
 //! The command line. Parsing it has no side effects.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
+use agent_core::destination::Destination;
 use agent_core::directories;
-use agent_core::wire::DEFAULT_PORT;
+use agent_core::trust::Token;
+use agent_core::trust::peers::Name;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Moves a running podman container to another host while its connections live on.
@@ -49,6 +50,13 @@ pub enum Command {
     /// host with a tunnel has such a keeper.
     #[command(hide = true)]
     Keep,
+    /// Pair with a destination, by the token that agent-server invite has printed there.
+    Join {
+        /// The token.
+        token: Token,
+    },
+    /// List the hosts that containers may be moved to.
+    Peers(Peers),
 }
 
 /// Arguments of `flows`.
@@ -59,13 +67,35 @@ pub struct Flows {
     pub json: bool,
 }
 
+/// Arguments of `peers`.
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Peers {
+    /// Something other than listing them.
+    #[command(subcommand)]
+    pub command: Option<PeersCommand>,
+    /// Print a JSON array.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What can be done with peers.
+#[derive(Clone, Debug, Subcommand)]
+pub enum PeersCommand {
+    /// Part with a destination. It still lets this host in until it is told otherwise there.
+    Remove {
+        /// Its name in the list.
+        name: Name,
+    },
+}
+
 /// Arguments of `migrate`.
 #[derive(Clone, Debug, Args)]
 pub struct Migrate {
     /// Name or ID of a running container on this host.
     #[arg(value_parser = container_name)]
     pub container: String,
-    /// Where agent-server runs.
+    /// Where agent-server runs: the name of a peer, or an address.
     #[arg(value_name = "HOST[:PORT]")]
     pub destination: Destination,
     #[command(flatten)]
@@ -115,63 +145,6 @@ pub enum ImagePolicy {
     Require,
 }
 
-/// A destination as the user writes it: `HOST`, `HOST:PORT`, `[V6]:PORT` or a bare IPv6 address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Destination {
-    /// Name or address.
-    pub host: String,
-    /// TCP port of agent-server.
-    pub port: u16,
-}
-
-impl FromStr for Destination {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (host, port) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let (host, tail) =
-                    rest.split_once(']').ok_or("the bracket of the IPv6 address is not closed")?;
-                match tail {
-                    "" => (host, None),
-                    tail => (host, Some(tail.strip_prefix(':').ok_or("a port follows a colon")?)),
-                }
-            }
-            // More than one colon without brackets: an IPv6 address and no port.
-            None if text.matches(':').count() > 1 => (text, None),
-            None => match text.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (text, None),
-            },
-        };
-        let port = match port {
-            None => DEFAULT_PORT,
-            Some(port) => port
-                .parse()
-                .ok()
-                .filter(|&p| p != 0)
-                .ok_or_else(|| format!("'{port}' is not a port from 1 to 65535"))?,
-        };
-        let valid = !host.is_empty()
-            && host.len() <= 253
-            && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-_:%".contains(c));
-        if !valid {
-            return Err("that is neither a host name nor an address".to_owned());
-        }
-        Ok(Self { host: host.to_owned(), port })
-    }
-}
-
-impl std::fmt::Display for Destination {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
 /// podman's rule for names, `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, with a bound on the length.
 fn container_name(text: &str) -> Result<String, String> {
     let mut chars = text.chars();
@@ -198,10 +171,6 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
-    fn parse(text: &str) -> Option<(String, u16)> {
-        text.parse::<Destination>().ok().map(|d| (d.host, d.port))
-    }
-
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
@@ -211,24 +180,6 @@ mod tests {
     fn the_command_line_knows_the_keeper() {
         let cli = Cli::parse_from(["agent-client", agent_core::keeper::COMMAND]);
         assert!(matches!(cli.command, Some(Command::Keep)));
-    }
-
-    #[test]
-    fn destinations_in_every_form() {
-        assert_eq!(parse("b"), Some(("b".into(), DEFAULT_PORT)));
-        assert_eq!(parse("b.example:99"), Some(("b.example".into(), 99)));
-        assert_eq!(parse("192.0.2.2:99"), Some(("192.0.2.2".into(), 99)));
-        assert_eq!(parse("[2001:db8::2]:99"), Some(("2001:db8::2".into(), 99)));
-        assert_eq!(parse("[2001:db8::2]"), Some(("2001:db8::2".into(), DEFAULT_PORT)));
-        assert_eq!(parse("2001:db8::2"), Some(("2001:db8::2".into(), DEFAULT_PORT)));
-    }
-
-    #[test]
-    fn nonsense_is_no_destination() {
-        for text in ["", ":99", "b:", "b:0", "b:65536", "b:x", "[::1", "[::1]99", "a b", "$(id)"] {
-            assert_eq!(parse(text), None, "{text}");
-        }
-        assert_eq!(parse(&"a".repeat(4096)), None);
     }
 
     #[test]

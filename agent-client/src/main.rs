@@ -9,15 +9,16 @@ mod cli;
 mod exit;
 mod flows;
 mod migrate;
+mod pair;
 mod recover;
 mod report;
 mod summary;
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use agent_core::cause::chain;
+use agent_core::cause::{Cause, chain};
 use agent_core::directories::Directories;
 use agent_core::{guardian, keeper};
 use checkpoint::podman::Podman;
@@ -74,6 +75,12 @@ fn run(cli: Cli) -> Exit {
                 Err(e) => complain(Exit::Failed, &chain(e.as_ref())),
             };
         }
+        Some(Command::Join { token }) => {
+            return paired(&directories, |state| runtime.block_on(pair::join(state, token)));
+        }
+        Some(Command::Peers(request)) => {
+            return paired(&directories, |state| pair::peers(state, &request));
+        }
         None => match interactive(&runtime) {
             Ok(request) => request,
             Err(exit) => return exit,
@@ -109,6 +116,19 @@ fn recover(
             None => recover::run(&context).await,
         }
     })
+}
+
+/// Does something about this host's peers and says what.
+fn paired(directories: &Directories, work: impl FnOnce(&Path) -> Result<String, Cause>) -> Exit {
+    match directories.create().map_err(Into::into).and_then(|()| work(&directories.state)) {
+        Ok(told) if told.is_empty() => Exit::Moved,
+        Ok(told) => {
+            // Nobody may be there to read it.
+            let _ = writeln!(std::io::stdout(), "{told}");
+            Exit::Moved
+        }
+        Err(e) => complain(Exit::Refused, &chain(e.as_ref())),
+    }
 }
 
 /// Asks for what the command line left out.

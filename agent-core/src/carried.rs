@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cause::Cause;
 use crate::directories::{Directories, create_private};
-use crate::identity;
+use crate::private;
 
 /// Directory of the notes, below that for volatile things.
 const DIRECTORY: &str = "carried";
@@ -46,7 +46,7 @@ impl Carried {
             moved: now(),
         };
         let path = directory.join(format!("{id}.json"));
-        Ok(identity::write_whole(&path, &serde_json::to_vec(&carried)?)?)
+        Ok(private::replace(&path, &serde_json::to_vec(&carried)?)?)
     }
 
     /// Seconds since it last moved.

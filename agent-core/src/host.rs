@@ -27,6 +27,12 @@ pub fn find_program(name: &str) -> Result<PathBuf, MissingProgram> {
         .ok_or_else(|| MissingProgram { program: name.to_owned() })
 }
 
+/// This host's name, to show to people.
+#[must_use]
+pub fn name() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 /// Release of the running kernel, as `uname -r` prints it.
 pub fn kernel_release() -> io::Result<String> {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned())

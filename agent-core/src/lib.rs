@@ -1,7 +1,8 @@
 //! What both agents share: the wire protocol, identities, the journal and the directories.
 //!
 //! ```text
-//! preamble ─▶ frame ─▶ message          (wire, message)
+//! TLS ─▶ preamble ─▶ frame ─▶ message   (wire, message)
+//! key, peers, join tokens               (trust)
 //! host ID, peer numbers                 (identity)
 //! phases of a migration, on disk        (journal)
 //! what a peer may do here              (permissions)
@@ -11,6 +12,7 @@
 pub mod carried;
 pub mod cause;
 pub mod deadline;
+pub mod destination;
 pub mod directories;
 pub mod guardian;
 pub mod host;
@@ -20,4 +22,6 @@ pub mod keeper;
 pub mod message;
 pub mod peers;
 pub mod permissions;
+pub mod private;
+pub mod trust;
 pub mod wire;

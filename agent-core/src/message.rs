@@ -62,6 +62,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::HostId;
+use crate::trust::Secret;
 
 /// Random identity of one migration.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -224,17 +225,37 @@ messages! {
     32 => Rehome(Rehome),
     /// So many flows are led to the container's new host.
     33 => Rehomed(u64),
+    /// Somebody who was invited wants to be paired.
+    34 => Join(Join),
+    /// The hosts are paired.
+    35 => Joined(Joined),
 }
 
 /// Introduction of an agent.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Hello {
-    /// Identity of the host.
-    pub host: HostId,
     /// Its host name, to show to people.
     pub name: String,
     /// Version of the software, to show to people.
     pub software: String,
+}
+
+/// What an invited host presents.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Join {
+    /// The token's secret.
+    pub secret: Secret,
+    /// The host's name, from which the server makes one for it.
+    pub name: String,
+}
+
+/// The answer to a valid [`Join`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Joined {
+    /// The server's host name, from which the client makes one for it.
+    pub name: String,
+    /// What the server calls the client.
+    pub called: String,
 }
 
 /// Classes of failures, for exit codes and for what the source does next.
@@ -254,6 +275,12 @@ pub enum FailureCode {
     Unknown,
     /// The agent is stopping.
     Stopping,
+    /// The agent has too much to do already.
+    Busy,
+    /// The far end is paired with this host, but may not do that.
+    NotAllowed,
+    /// The token is not, or no longer, one with which this host may join.
+    Token,
 }
 
 /// Why the far end gave up. Its copy of the container, if it had one, no longer exists.
@@ -539,7 +566,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_refused() {
-        for number in [0, 34, 200, 255] {
+        for number in [0, 36, 200, 255] {
             let refused = Message::decode(&[number, 0, 0]);
             assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
         }

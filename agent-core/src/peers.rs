@@ -25,6 +25,7 @@ use crate::identity;
 use crate::journal::{self, Record};
 use crate::keeper;
 use crate::message::{MigrationId, TunnelEnd};
+use crate::private;
 
 /// Directory of claims, below that for volatile things.
 const CLAIMS: &str = "claims";
@@ -106,7 +107,7 @@ impl Claim {
     /// Notes the claim of a migration.
     pub fn write(&self, directories: &Directories, migration: MigrationId) -> Result<(), Cause> {
         create_private(&directories.run.join(CLAIMS))?;
-        Ok(identity::write_whole(&Self::path(directories, migration), &serde_json::to_vec(self)?)?)
+        Ok(private::replace(&Self::path(directories, migration), &serde_json::to_vec(self)?)?)
     }
 
     /// Takes the claim back; gives it if there was one.

@@ -2,10 +2,14 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use agent_core::destination::Destination;
 use agent_core::directories;
+use agent_core::trust::invitation::USES_LIMIT;
+use agent_core::trust::peers::Name;
 use agent_core::wire::DEFAULT_PORT;
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 
 /// The option by which the guardian of an arrival is started; its journal follows.
 pub const GUARDIAN: &str = "--watch";
@@ -15,10 +19,14 @@ pub const KEEPER: &str = "--keep";
 
 /// Receives running containers from other hosts, until told to stop.
 ///
-/// SIGTERM or Ctrl-C stop it: no new migration begins, and those under way finish or turn back.
+/// Only hosts that were invited may send any: see the command invite. SIGTERM or Ctrl-C stop it: no new
+/// migration begins, and those under way finish or turn back.
 #[derive(Debug, Parser)]
 #[command(name = "agent-server", version)]
 pub struct Cli {
+    /// What to do instead of receiving containers.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Address to listen on; all addresses, IPv4 and IPv6, unless given.
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V6(Ipv6Addr::UNSPECIFIED))]
     pub listen: IpAddr,
@@ -26,10 +34,10 @@ pub struct Cli {
     #[arg(long, default_value_t = DEFAULT_PORT)]
     pub port: u16,
     /// Directory of identity, peers and journals.
-    #[arg(long, value_name = "DIR", default_value = directories::STATE)]
+    #[arg(long, global = true, value_name = "DIR", default_value = directories::STATE)]
     pub state_dir: PathBuf,
     /// Directory of sockets and images in memory.
-    #[arg(long, value_name = "DIR", default_value = directories::RUN)]
+    #[arg(long, global = true, value_name = "DIR", default_value = directories::RUN)]
     pub run_dir: PathBuf,
     /// Wait until the process that owns this journal has ended, settle its arrival, and end. Every
     /// arrival has such a guardian.
@@ -41,19 +49,93 @@ pub struct Cli {
     pub keep: bool,
 }
 
+/// The commands. All of them work beside a server that runs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print a join token, with which another host may become a source of containers for this one.
+    Invite(Invite),
+    /// List the hosts that may move containers here.
+    Peers(Peers),
+}
+
+/// Arguments of `invite`.
+#[derive(Debug, Args)]
+pub struct Invite {
+    /// How long the token may be used.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = lifetime)]
+    pub expires: Duration,
+    /// The token works for one host, which is the default.
+    #[arg(long, conflicts_with = "uses")]
+    pub once: bool,
+    /// How many hosts may join with the token.
+    #[arg(
+        long, value_name = "HOSTS", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(USES_LIMIT))
+    )]
+    pub uses: u32,
+    /// Where the other host reaches this one; the address of the default route unless given.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub address: Option<Destination>,
+}
+
+/// Arguments of `peers`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Peers {
+    /// Something other than listing them.
+    #[command(subcommand)]
+    pub command: Option<PeersCommand>,
+    /// Print a JSON array.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What can be done with peers.
+#[derive(Debug, Subcommand)]
+pub enum PeersCommand {
+    /// Let a host move no more containers here, from its next connection on.
+    Remove {
+        /// Its name in the list.
+        name: Name,
+    },
+}
+
+/// A time from a second to a year.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let year = Duration::from_secs(366 * 24 * 3600);
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|time| (Duration::from_secs(1)..=year).contains(time))
+        .ok_or_else(|| "a time such as 10m, 1h or 2days, at most a year".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, Parser};
+    use super::*;
+    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
     }
 
     #[test]
     fn the_command_line_knows_the_guardian() {
-        let cli = super::Cli::parse_from(["agent-server", super::GUARDIAN, "/j"]);
+        let cli = Cli::parse_from(["agent-server", GUARDIAN, "/j"]);
         assert_eq!(cli.watch, Some("/j".into()));
         assert!(super::Cli::parse_from(["agent-server", super::KEEPER]).keep);
+    }
+
+    #[test]
+    fn invitations_have_a_bound() {
+        assert_eq!(lifetime("90m"), Ok(Duration::from_secs(5400)));
+        for text in ["", "0s", "soon", "-1h", "1000years"] {
+            assert!(lifetime(text).is_err(), "{text}");
+        }
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("agent-server invite --once --expires 1h --state-dir /s").is_ok());
+        assert!(parse("agent-server invite --uses 0").is_err());
+        assert!(parse("agent-server invite --uses 3 --once").is_err());
+        assert!(parse("agent-server peers remove ../x").is_err());
     }
 }

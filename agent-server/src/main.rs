@@ -2,15 +2,19 @@
 //!
 //! ```text
 //! cli → serve → session → arrival (steps) → agent-core, checkpoint, netmig → kernel
+//!       serve → welcome, invite: pairing
 //! ```
 
 mod anchor;
 mod arrival;
 mod cli;
+mod invite;
 mod lease;
+mod reception;
 mod recover;
 mod serve;
 mod session;
+mod welcome;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,13 +24,14 @@ use agent_core::cause::{Cause, chain};
 use agent_core::directories::Directories;
 use agent_core::guardian;
 use agent_core::keeper;
+use agent_core::trust::{Servers, Trust};
 use checkpoint::podman::Podman;
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 use crate::session::Host;
 
 fn main() -> ExitCode {
@@ -78,13 +83,19 @@ async fn run(cli: Cli) -> Result<(), String> {
     }
     let directories = Directories { state: cli.state_dir, run: cli.run_dir };
     directories.create().map_err(|e| chain(&e))?;
+    if let Some(command) = cli.command {
+        return manage(&directories, &command);
+    }
+    let trust = Trust::open(&directories.state).map_err(|e| chain(&e))?;
+    let servers = Servers::new(&trust).map_err(|e| chain(&e))?;
+    tracing::info!("this host's fingerprint is {}", trust.identity.fingerprint());
     // Bound first: of two agents on one host only one may settle what was left. Sources wait in the
     // backlog meanwhile.
     let listener = bind(cli.listen, cli.port).await?;
     recover::run(&directories, &Podman::default()).await.map_err(|e| chain(&e))?;
     let kept = keep(&directories).await;
     kept.map_err(|e| format!("cannot start the keeper of flows: {}", chain(e.as_ref())))?;
-    let host = Host::open(directories).await.map_err(|e| chain(e.as_ref()))?;
+    let host = Host::open(directories, trust).await.map_err(|e| chain(e.as_ref()))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let stop = async move {
@@ -93,7 +104,28 @@ async fn run(cli: Cli) -> Result<(), String> {
             _ = terminate.recv() => {}
         }
     };
-    serve::run(listener, host, stop).await;
+    serve::run(listener, host, servers, stop).await;
+    Ok(())
+}
+
+/// What is done beside a server that runs.
+fn manage(directories: &Directories, command: &Command) -> Result<(), String> {
+    let state = &directories.state;
+    let (result, told) = match command {
+        Command::Invite(request) => {
+            invite::invite(state, request).map_err(|e| chain(e.as_ref()))?
+        }
+        Command::Peers(request) => {
+            (invite::peers(state, request).map_err(|e| chain(e.as_ref()))?, String::new())
+        }
+    };
+    // Nobody may be there to read it.
+    if !told.is_empty() {
+        let _ = writeln!(std::io::stderr(), "{told}");
+    }
+    if !result.is_empty() {
+        let _ = writeln!(std::io::stdout(), "{result}");
+    }
     Ok(())
 }
 

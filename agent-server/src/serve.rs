@@ -1,46 +1,60 @@
 //! The accept loop: bounded, and it ends when it is told to.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use agent_core::cause::chain;
-use tokio::net::TcpListener;
+use agent_core::cause::{Cause, chain};
+use agent_core::message::{Failure, FailureCode, Message};
+use agent_core::trust::{Purpose, Servers};
+use agent_core::wire::Connection;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::reception::{Reception, Ticket};
 use crate::session::{self, Host};
+use crate::welcome;
 
-/// Conversations at once. A source needs one, and another one to pick up a lost one.
+/// Conversations with paired hosts at once. A source needs one, and another one to pick up a lost one.
 const SESSIONS: usize = 64;
 /// How long conversations may go on once the agent was told to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What all connections share. It lives as long as the process: leases outlive the conversations that
+/// made them.
+struct Service {
+    host: Host,
+    servers: Servers,
+    reception: Reception,
+    places: Semaphore,
+}
+
 /// Serves conversations until `stop` is ready; then lets those under way come to their end.
-pub async fn run(listener: TcpListener, host: Host, stop: impl Future<Output = ()>) {
-    // Leases outlive the conversations that made them, so this lives as long as the process.
-    let host: &'static Host = Box::leak(Box::new(host));
-    let places = Arc::new(Semaphore::new(SESSIONS));
+pub async fn run(
+    listener: TcpListener,
+    host: Host,
+    servers: Servers,
+    stop: impl Future<Output = ()>,
+) {
+    let service: &'static Service = Box::leak(Box::new(Service {
+        host,
+        servers,
+        reception: Reception::default(),
+        places: Semaphore::new(SESSIONS),
+    }));
     let mut sessions = JoinSet::new();
     tokio::pin!(stop);
     loop {
-        // Taking the place first leaves further connections in the kernel's backlog.
-        let place = tokio::select! {
-            () = &mut stop => break,
-            place = Arc::clone(&places).acquire_owned() => place,
-        };
         let accepted = tokio::select! {
             () = &mut stop => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
-                sessions.spawn(async move {
-                    let _place = place;
-                    if let Err(e) = session::converse(host, stream).await {
-                        tracing::warn!("{peer}: {}", chain(e.as_ref()));
-                    }
-                });
+                let ticket = service.reception.enter(peer.ip());
+                let task = sessions.spawn(service.attend(stream, ticket));
+                service.reception.serve(ticket, task);
             }
             // Out of file descriptors, or the connection went before it was accepted.
             Err(e) => {
@@ -52,10 +66,50 @@ pub async fn run(listener: TcpListener, host: Host, stop: impl Future<Output = (
     }
     drop(listener);
     tracing::info!("stopping");
-    host.stop();
+    service.host.stop();
     let all = async { while sessions.join_next().await.is_some() {} };
     if tokio::time::timeout(PATIENCE, all).await.is_err() {
         tracing::warn!("a conversation did not end in time; its migration is left to its deadline");
     }
-    host.prepared.drop_all().await;
+    service.host.prepared.drop_all().await;
+}
+
+impl Service {
+    /// Learns who somebody is, serves him accordingly, and notes what went wrong.
+    async fn attend(&'static self, stream: TcpStream, ticket: Ticket) {
+        let accepted = Connection::accept(&self.servers, stream).await;
+        if let Ok((Purpose::Join, connection)) = accepted {
+            let peer = connection.peer();
+            let outcome = welcome::welcome(&self.host, connection).await;
+            self.reception.leave(ticket);
+            return note(peer, outcome);
+        }
+        if !self.reception.leave(ticket) {
+            return;
+        }
+        match accepted {
+            Ok((_, mut connection)) => {
+                let outcome = self.serve(&mut connection).await;
+                note(connection.peer(), outcome);
+            }
+            // It says whose connection it was.
+            Err(e) => tracing::warn!("{}", chain(&e)),
+        }
+    }
+
+    /// Converses with a paired host if there is a place for it.
+    async fn serve(&'static self, connection: &mut Connection) -> Result<(), Cause> {
+        let Ok(_place) = self.places.try_acquire() else {
+            let message = format!("agent-server on {} serves {SESSIONS} already", self.host.name);
+            let failure = Failure { code: FailureCode::Busy, message };
+            return Ok(connection.send(&Message::Failure(failure)).await?);
+        };
+        session::converse(&self.host, connection).await
+    }
+}
+
+fn note(peer: SocketAddr, outcome: Result<(), Cause>) {
+    if let Err(e) = outcome {
+        tracing::warn!("{peer}: {}", chain(e.as_ref()));
+    }
 }

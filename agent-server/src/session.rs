@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use agent_core::cause::Cause;
 use agent_core::directories::Directories;
-use agent_core::identity::{self, HostId};
+use agent_core::identity::HostId;
 use agent_core::journal::{self, Record};
-use agent_core::message::{Failure, FailureCode, Finished, Hello, Message, MigrationId};
+use agent_core::message::{Failure, FailureCode, Finished, Hello, Message, MigrationId, Offer};
+use agent_core::trust::{Peers, Trust};
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect};
 use checkpoint::podman::{Info, Podman};
-use tokio::net::TcpStream;
 
 use crate::lease::{Decision, Prepared};
 use crate::{anchor, arrival};
@@ -25,6 +25,8 @@ pub struct Host {
     pub id: HostId,
     /// Its name, for people.
     pub name: String,
+    /// Whom it is paired with.
+    pub peers: Peers,
     /// The engine.
     pub podman: Podman,
     /// The engine's configuration, as it was when this agent started.
@@ -37,19 +39,16 @@ pub struct Host {
 }
 
 impl Host {
-    /// Makes the directories, reads this host's identity and asks the engine for its configuration.
-    pub async fn open(directories: Directories) -> Result<Self, Cause> {
+    /// Makes the directories and asks the engine for its configuration.
+    pub async fn open(directories: Directories, trust: Trust) -> Result<Self, Cause> {
         directories.create()?;
         let podman = Podman::default();
         let engine = podman.info().await?;
-        let id = identity::host_id(&directories.state)?;
-        let name = nix::unistd::gethostname()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
         Ok(Self {
             directories,
-            id,
-            name,
+            id: trust.identity.fingerprint().host(),
+            peers: trust.peers,
+            name: agent_core::host::name(),
             podman,
             engine,
             shim: find_shim()?,
@@ -91,15 +90,10 @@ fn find_shim() -> Result<PathBuf, Cause> {
     if beside.is_file() { Ok(beside) } else { Ok(agent_core::host::find_program("netmig-shim")?) }
 }
 
-/// Holds one conversation from its preamble to its end.
-pub async fn converse(host: &'static Host, stream: TcpStream) -> Result<(), Cause> {
-    let mut connection = Connection::open(stream).await?;
-    let hello = expect!(connection, deadline::CONNECT, Hello)?;
-    let ours = Hello {
-        host: host.id,
-        name: host.name.clone(),
-        software: env!("CARGO_PKG_VERSION").to_owned(),
-    };
+/// Holds one conversation with a paired host to its end.
+pub async fn converse(host: &'static Host, connection: &mut Connection) -> Result<(), Cause> {
+    expect!(connection, deadline::CONNECT, Hello)?;
+    let ours = Hello { name: host.name.clone(), software: env!("CARGO_PKG_VERSION").to_owned() };
     connection.send(&Message::Hello(ours)).await?;
     match connection.receive(deadline::ANSWER).await? {
         Message::Offer(_) if host.stopping.load(Ordering::Relaxed) => {
@@ -109,17 +103,43 @@ pub async fn converse(host: &'static Host, stream: TcpStream) -> Result<(), Caus
             };
             Ok(connection.send(&Message::Failure(failure)).await?)
         }
-        Message::Offer(offer) => {
-            tracing::info!("{} offers container {} ({})", hello.name, offer.name, offer.migration);
-            arrival::receive(host, &mut connection, hello.host, *offer).await
-        }
-        Message::Resume(migration) => resume(host, &mut connection, migration).await,
+        Message::Offer(offer) => offered(host, connection, *offer).await,
+        Message::Resume(migration) => resume(host, connection, migration).await,
         Message::AnchorOffer(offer) => {
-            anchor::agree(host, &mut connection, hello.host, offer).await
+            anchor::agree(host, connection, connection.host(), offer).await
         }
-        Message::Rehome(order) => anchor::rehome(host, &mut connection, hello.host, &order).await,
+        Message::Rehome(order) => anchor::rehome(host, connection, connection.host(), &order).await,
         other => Err(connection.unexpected(&other, "Offer").into()),
     }
+}
+
+/// Somebody wants to move a container here who is paired with this host in the other role.
+#[derive(Debug, thiserror::Error)]
+#[error("refused: it may receive containers from this host, but not move any here")]
+struct NotASource;
+
+/// Hears an offer, within what its sender may do here as this host's user has it now.
+async fn offered(
+    host: &'static Host,
+    connection: &mut Connection,
+    offer: Offer,
+) -> Result<(), Cause> {
+    let peer = host.peers.find(connection.fingerprint())?;
+    let allowed = peer.and_then(|peer| Some((peer.name, peer.source?)));
+    let Some((name, permissions)) = allowed else {
+        let failure = Failure {
+            code: FailureCode::NotAllowed,
+            message: format!(
+                "{0} does not let this host move containers there: run agent-server invite on {0}, \
+                 and agent-client join TOKEN here",
+                host.name
+            ),
+        };
+        connection.send(&Message::Failure(failure)).await?;
+        return Err(NotASource.into());
+    };
+    tracing::info!("{name} offers container {} ({})", offer.name, offer.migration);
+    arrival::receive(host, connection, &permissions, offer).await
 }
 
 /// Picks up a migration whose source lost its connection after the copy was prepared.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use agent_core::cause::{Cause, chain};
+use agent_core::destination::Destination;
 use agent_core::identity::HostId;
 use agent_core::message::{AnchorOffer, AnchorTunnel, Message, MigrationId, Rehome};
 use agent_core::wire::{Connection, DEFAULT_PORT};
@@ -18,7 +19,6 @@ use netmig::tunnel;
 
 use super::plan::Plan;
 use super::{Context, connect};
-use crate::cli::Destination;
 
 /// An anchor cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +26,6 @@ enum Error {
     /// The address of the host is not known any more.
     #[error("the tunnel to it is gone")]
     NoTunnel,
-    /// Somebody else answers.
-    #[error("another host answers at {0}")]
-    OtherHost(Destination),
 }
 
 /// The anchors that will lead their flows to the destination.
@@ -132,11 +129,7 @@ async fn dial(context: &Context, number: PeerNumber, host: HostId) -> Result<Con
     let endpoint = status.remote.ok_or(Error::NoTunnel)?.endpoint;
     let address = endpoint.ip().to_canonical();
     let destination = Destination { host: address.to_string(), port: DEFAULT_PORT };
-    let (connection, answered) = connect::dial(context, &destination).await?;
-    if answered != host {
-        return Err(Error::OtherHost(destination).into());
-    }
-    Ok(connection)
+    Ok(connect::dial_host(context, &destination, host).await?)
 }
 
 async fn order(

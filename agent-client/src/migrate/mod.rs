@@ -22,8 +22,8 @@ mod trees;
 
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::Directories;
-use agent_core::identity::{self, HostId};
 use agent_core::message::Blocker;
+use agent_core::trust::Trust;
 use checkpoint::podman::Podman;
 
 use crate::cli::Migrate;
@@ -39,8 +39,8 @@ use self::departure::Departure;
 pub struct Context {
     /// Where state is kept.
     pub directories: Directories,
-    /// This host's identity.
-    pub host: HostId,
+    /// This host's identity and its peers.
+    pub trust: Trust,
     /// The engine.
     pub podman: Podman,
 }
@@ -50,8 +50,8 @@ impl Context {
     pub fn open(directories: Directories) -> Result<Self, Failure> {
         let open = || -> Result<Self, Cause> {
             directories.create()?;
-            let host = identity::host_id(&directories.state)?;
-            Ok(Self { directories: directories.clone(), host, podman: Podman::default() })
+            let trust = Trust::open(&directories.state)?;
+            Ok(Self { directories: directories.clone(), trust, podman: Podman::default() })
         };
         open().map_err(Failure::Setup)
     }

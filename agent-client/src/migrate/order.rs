@@ -1,12 +1,12 @@
 //! What the destination is told once the decision is made, over the first connection or a new one.
 
+use agent_core::destination::Destination;
 use agent_core::identity::HostId;
 use agent_core::message::{FailureCode, Message, MigrationId};
 use agent_core::wire::{self, Connection};
 use agent_core::{deadline, expect};
 
 use super::{Context, connect};
-use crate::cli::Destination;
 
 /// The far end of a migration, to be found again.
 #[derive(Clone, Debug)]
@@ -42,8 +42,8 @@ impl Error {
 impl Peer {
     /// Dials anew and picks the migration up.
     pub async fn resume(&self, context: &Context) -> Result<Connection, Error> {
-        let (mut connection, host) = connect::dial(context, &self.destination).await?;
-        if host != self.host {
+        let mut connection = connect::dial(context, &self.destination).await?;
+        if connection.host() != self.host {
             return Err(Error::OtherHost(self.destination.clone()));
         }
         connection.send(&Message::Resume(self.migration)).await?;

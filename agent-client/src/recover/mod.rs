@@ -74,7 +74,7 @@ enum Error {
         "in doubt, nothing was changed: the move is decided, and {destination} does not confirm it; run recover again when it can be reached"
     )]
     InDoubt {
-        destination: crate::cli::Destination,
+        destination: agent_core::destination::Destination,
         #[source]
         source: crate::migrate::order::Error,
     },

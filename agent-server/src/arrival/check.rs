@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use agent_core::cause::Cause;
 use agent_core::host;
-use agent_core::identity::{self, HostId};
+use agent_core::identity;
 use agent_core::message::{Blocker, Offer, Port, Verdict};
 use agent_core::permissions::{Asked, Denied, Permissions};
 use checkpoint::container::{is_full_id, is_name};
@@ -30,12 +30,7 @@ const NAME_LIMIT: usize = 255;
 struct Malformed(&'static str);
 
 /// Looks at everything and names all that is in the way.
-pub async fn look(
-    host: &Host,
-    source: HostId,
-    permissions: &Permissions,
-    offer: &Offer,
-) -> Result<Verdict, Cause> {
+pub async fn look(host: &Host, permissions: &Permissions, offer: &Offer) -> Result<Verdict, Cause> {
     well_formed(offer)?;
     let denied = outside(host, permissions, offer)?;
     if !denied.is_empty() {
@@ -47,9 +42,6 @@ pub async fn look(
         blockers.push(Blocker { code: code.to_owned(), message });
     };
     let here = &host.name;
-    if source == host.id {
-        block("same-host", format!("{here} is the host that the container runs on"));
-    }
     if offer.architecture != std::env::consts::ARCH {
         block(
             "architecture",

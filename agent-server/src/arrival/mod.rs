@@ -15,7 +15,6 @@ mod progress;
 use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
-use agent_core::identity::HostId;
 use agent_core::message::{Failure, FailureCode, Message, MigrationId, Offer, Prepared};
 use agent_core::permissions::Permissions;
 use agent_core::wire::{self, Connection};
@@ -47,12 +46,12 @@ struct NotHandedOver;
 pub async fn receive(
     host: &'static Host,
     connection: &mut Connection,
-    source: HostId,
+    permissions: &Permissions,
     offer: Offer,
 ) -> Result<(), Cause> {
+    let source = connection.host();
     let migration = offer.migration;
-    let permissions = Permissions::of_new_peer();
-    let verdict = match check::look(host, source, &permissions, &offer).await {
+    let verdict = match check::look(host, permissions, &offer).await {
         Ok(verdict) => verdict,
         Err(cause) => return give_up(connection, cause).await,
     };

@@ -88,6 +88,8 @@ fn asked(context: &Context) -> Result<()> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     let mut server = b.command("agent-server").args(["--port", "7500"]).spawn()?;
     server.wait_for("listening on", LIMIT)?;
+    let token = b.run(["agent-server", "invite", "--address", "b:7500"])?;
+    a.run(["agent-client", "join", &token])?;
     serve(a, "web", 7000, &[], c)?;
     let clients = Clients::start(c, a.port(7000))?;
     let mut terminal = Terminal::start(a.command("agent-client"))?;

@@ -120,7 +120,7 @@ fn no_far_end(context: &Context) -> Result<()> {
     let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
     let _others = [
         far_end(b, 8000, &hex("HTTP/1.1 400 Bad Request\r\n\r\n"))?,
-        far_end(b, 8001, &format!("{}0063", hex("NETMIG")))?,
+        far_end(b, 8001, &format!("{}0001", hex("NETMIG")))?,
         far_end(b, 8002, "")?,
     ];
     let scene = Scene::start(&lab)?;
@@ -130,7 +130,8 @@ fn no_far_end(context: &Context) -> Result<()> {
     refused(&["cannot connect to 192.0.2.200:7472"], "192.0.2.200")?;
     refused(&["cannot connect to", ":9", "Connection refused"], "b:9")?;
     refused(&["does not speak netmig's protocol"], "b:8000")?;
-    refused(&["version 99", "this agent speaks 1"], "b:8001")?;
+    // An agent of the first version, which did not speak TLS.
+    refused(&["does not speak netmig's protocol"], "b:8001")?;
     refused(&[":8002 did not", "within"], "b:8002")?;
     scene.over(context)
 }

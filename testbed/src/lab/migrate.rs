@@ -146,15 +146,23 @@ impl Lab {
         Ok(Attempt::new(output))
     }
 
-    /// Starts `agent-server` on a host unless this lab has it running there.
+    /// Starts `agent-server` on a host unless this lab has it running there, and lets every other
+    /// host of the lab move containers there.
     ///
     /// # Errors
-    /// It did not open its port.
+    /// It did not open its port, or hosts could not be paired.
     pub fn serve(&self, host: &str) -> Result<()> {
-        self.serve_with(host, &[])
+        self.serve_with(host, &[])?;
+        for other in self.hosts() {
+            if other.name() != host {
+                self.pair(other.name(), host)?;
+            }
+        }
+        Ok(())
     }
 
-    /// Starts `agent-server` with arguments on a host unless this lab has it running there.
+    /// Starts `agent-server` with arguments on a host unless this lab has it running there; for nobody
+    /// but those who are paired with it already.
     ///
     /// # Errors
     /// It did not open its port.
@@ -194,6 +202,22 @@ impl Lab {
     /// The process number of a host's server on this machine.
     pub fn server_pid(&self, host: &str) -> Option<i32> {
         self.servers().get(host).map(HostProcess::pid)
+    }
+
+    /// Pairs a source with a destination whose server runs, as their users do, once.
+    ///
+    /// # Errors
+    /// One of the commands failed.
+    pub fn pair(&self, source: &str, destination: &str) -> Result<()> {
+        let pair = (source.to_owned(), destination.to_owned());
+        let mut pairs = self.pairs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if pairs.contains(&pair) {
+            return Ok(());
+        }
+        let token = self.host(destination)?.run(["agent-server", "invite", "--once"])?;
+        self.host(source)?.run(["agent-client", "join", &token])?;
+        pairs.insert(pair);
+        Ok(())
     }
 
     pub(super) fn servers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, HostProcess>> {

@@ -7,7 +7,7 @@ mod migrate;
 mod start;
 pub mod storage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -91,6 +91,8 @@ pub struct Lab {
     switch: Namespaces,
     runtime: Runtime,
     servers: Mutex<BTreeMap<String, HostProcess>>,
+    /// Sources and destinations that have been paired.
+    pairs: Mutex<BTreeSet<(String, String)>>,
 }
 
 impl Lab {
@@ -135,6 +137,7 @@ impl Lab {
             switch,
             runtime: state.runtime,
             servers: Mutex::default(),
+            pairs: Mutex::default(),
         })
     }
 

@@ -96,7 +96,14 @@ impl LabBuilder {
                 } else {
                     Owner::Us { claim, children: Mutex::new(children) }
                 };
-                Ok(Lab { owner, hosts, switch, runtime: self.runtime, servers: Mutex::default() })
+                Ok(Lab {
+                    owner,
+                    hosts,
+                    switch,
+                    runtime: self.runtime,
+                    servers: Mutex::default(),
+                    pairs: Mutex::default(),
+                })
             }
             Err(error) => {
                 if let Err(second) = claim.places.clear() {

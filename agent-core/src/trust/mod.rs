@@ -1,0 +1,51 @@
+//! Who may speak to this host. There is no certificate authority: each host has a key and a
+//! self-signed certificate of its own, and knows its peers by their certificates' fingerprints.
+//!
+//! ```text
+//! STATE/identity.pem             this host's certificate and private key      (identity)
+//! STATE/peers/NAME.toml          one peer: fingerprint, what it may do        (peers)
+//! STATE/invitations/HASH.toml    a join token that was given out, hashed      (invitation)
+//! ```
+//!
+//! All of them have mode 0600 and are read anew for every handshake, so that a removed peer is
+//! refused by a server that has been running all the time. Two hosts come to know each other by a
+//! join [`Token`], which carries the server's fingerprint to the client and a secret back.
+
+mod fingerprint;
+mod identity;
+pub mod invitation;
+pub mod list;
+mod moment;
+pub mod peers;
+mod tls;
+mod token;
+mod verify;
+
+use std::path::Path;
+
+pub use fingerprint::Fingerprint;
+pub use identity::{Error as IdentityError, Identity};
+pub use moment::Moment;
+pub use peers::{Name, Peer, Peers};
+pub use tls::{Purpose, Servers, client};
+pub use token::{Secret, Token};
+pub use verify::{Expected, Refused};
+
+/// This host's identity and its peers.
+#[derive(Debug)]
+pub struct Trust {
+    /// Who this host is.
+    pub identity: Identity,
+    /// Whom it knows.
+    pub peers: Peers,
+}
+
+impl Trust {
+    /// Reads this host's identity from the state directory, making one on first use.
+    ///
+    /// # Errors
+    /// See [`Identity::open`].
+    pub fn open(state: &Path) -> Result<Self, IdentityError> {
+        Ok(Self { identity: Identity::open(state)?, peers: Peers::new(state) })
+    }
+}

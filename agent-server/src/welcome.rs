@@ -1,0 +1,37 @@
+//! Pairing: somebody who is not known yet presents the secret of an invitation.
+
+use agent_core::cause::{Cause, chain};
+use agent_core::message::{Failure, FailureCode, Joined, Message};
+use agent_core::trust::invitation;
+use agent_core::wire::Connection;
+use agent_core::{deadline, expect};
+
+use crate::session::Host;
+
+/// Hears the secret and lets its owner in, or says why not.
+pub async fn welcome(host: &Host, mut connection: Connection) -> Result<(), Cause> {
+    let join = expect!(connection, deadline::CONNECT, Join)?;
+    let (state, fingerprint) = (&host.directories.state, connection.fingerprint());
+    match invitation::redeem(state, &join.secret, fingerprint, &join.name) {
+        Ok(peer) => {
+            tracing::info!(
+                "{} joined as {}: it may move containers here; its fingerprint is {fingerprint}",
+                connection.peer(),
+                peer.name
+            );
+            let joined = Joined { name: host.name.clone(), called: peer.name.to_string() };
+            Ok(connection.send(&Message::Joined(joined)).await?)
+        }
+        Err(error) => {
+            let message = if error.is_about_the_token() {
+                error.to_string()
+            } else {
+                "this host cannot pair at the moment; its log says why".to_owned()
+            };
+            let failure = Failure { code: FailureCode::Token, message };
+            connection.send(&Message::Failure(failure)).await?;
+            let why = chain(&error);
+            Err(format!("not paired, its fingerprint is {fingerprint}: {why}").into())
+        }
+    }
+}
