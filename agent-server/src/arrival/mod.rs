@@ -65,7 +65,7 @@ pub async fn receive(
     }
     // Until the source goes on, nothing is to be undone.
     let tunnel = expect!(connection, deadline::NEXT_MESSAGE, TunnelOffer)?;
-    let mut arrival = match Arrival::begin(host, source, &permissions, offer) {
+    let mut arrival = match Arrival::begin(host, source, permissions, offer) {
         Ok(arrival) => arrival,
         Err(cause) => return give_up(connection, cause).await,
     };
