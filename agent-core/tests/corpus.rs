@@ -92,7 +92,7 @@ fn metadata() -> (Vec<u8>, Vec<u8>) {
 
 fn messages() -> Vec<Vec<u8>> {
     let migration = MigrationId([7; 16]);
-    let hello = Hello { host: HostId([1; 16]), name: "a".into(), software: "1".into() };
+    let hello = Hello { name: "a".into(), software: "1".into() };
     let failure = Failure { code: FailureCode::Step, message: "the disk is full".into() };
     let image = ImageRef { id: "70".repeat(32), name: "localhost/probe:1".into() };
     let blocker = Blocker { code: "cpu".into(), message: "no avx".into() };

@@ -374,7 +374,7 @@ mod tests {
         peers.add_source(&lock, print(1), "b").unwrap();
         let both = peers.add_destination(&lock, print(1), "other", address()).unwrap();
         assert_eq!((both.name.as_str(), both.source.is_some()), ("b", true));
-        assert_eq!(peers.all().unwrap(), [both.clone()]);
+        assert_eq!(peers.all().unwrap(), std::slice::from_ref(&both));
         assert_eq!(peers.find(print(1)).unwrap(), Some(both.clone()));
         assert_eq!(both.source, Some(Permissions::of_new_peer()));
         let more = Permissions { memory: Some(1 << 30), ..Permissions::of_new_peer() };
