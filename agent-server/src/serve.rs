@@ -7,7 +7,7 @@ use std::time::Duration;
 use agent_core::cause::{Cause, chain};
 use agent_core::message::{Failure, FailureCode, Message};
 use agent_core::trust::{Purpose, Servers};
-use agent_core::wire::Connection;
+use agent_core::wire::{self, Connection};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -91,6 +91,10 @@ impl Service {
             Ok((_, mut connection)) => {
                 let outcome = self.serve(&mut connection).await;
                 note(connection.peer(), outcome);
+            }
+            // A scan of the port, or a flood: not worth a line each.
+            Err(e @ (wire::Error::Closed { .. } | wire::Error::Deadline { .. })) => {
+                tracing::debug!("{}", chain(&e));
             }
             // It says whose connection it was.
             Err(e) => tracing::warn!("{}", chain(&e)),

@@ -7,7 +7,6 @@
 mod follow;
 mod manifest;
 mod memory;
-mod scale;
 mod write;
 
 #[cfg(test)]
@@ -16,7 +15,6 @@ mod tests;
 pub use follow::Follower;
 pub use manifest::{CHUNK, Chunk, FileSum, Limits, Manifest, Stats};
 pub use memory::ImageDir;
-pub use scale::settle_scales;
 pub use write::Writer;
 
 use std::io;

@@ -28,6 +28,8 @@ mod refusal;
 mod subject;
 mod terminal;
 mod traffic;
+mod trust;
+mod trust_wire;
 mod untouched;
 
 use crate::runner::Case;
@@ -46,6 +48,8 @@ pub fn all() -> Vec<Case> {
         refusal::CASES,
         cancel::CASES,
         operator::CASES,
+        trust::CASES,
+        trust_wire::CASES,
     ]
     .concat()
 }
