@@ -7,6 +7,7 @@
 mod follow;
 mod manifest;
 mod memory;
+mod scale;
 mod write;
 
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod tests;
 pub use follow::Follower;
 pub use manifest::{CHUNK, Chunk, FileSum, Limits, Manifest, Stats};
 pub use memory::ImageDir;
+pub use scale::settle_scales;
 pub use write::Writer;
 
 use std::io;

@@ -127,6 +127,14 @@ pub struct TcpState {
     pub flags: [u8; 2],
 }
 
+impl TcpState {
+    /// Whether both sides are known to have agreed on window scaling (`IP_CT_TCP_FLAG_WINDOW_SCALE`).
+    #[must_use]
+    pub fn is_scaled(&self) -> bool {
+        self.flags.iter().all(|flags| flags & 0x01 != 0)
+    }
+}
+
 /// Which directions of a flow a conntrack zone applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ZoneScope {

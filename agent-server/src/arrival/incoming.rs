@@ -74,6 +74,9 @@ pub struct Incoming {
     log: File,
     log_bytes: u64,
     conntrack: Conntrack,
+    image_directory: PathBuf,
+    /// Whether some connection may be without window scaling.
+    pub unscaled: bool,
     /// Entries that were made here, to be unmade if the migration fails.
     pub created: Vec<Flow>,
 }
@@ -98,6 +101,8 @@ impl Incoming {
             log: OpenOptions::new().append(true).create(true).mode(0o600).open(log)?,
             log_bytes: 0,
             conntrack: Conntrack::open()?,
+            image_directory: images.path().to_owned(),
+            unscaled: false,
             created: Vec::new(),
         })
     }
@@ -161,6 +166,7 @@ impl Incoming {
         if self.created.len() + flows.len() > FLOW_LIMIT {
             return Err(Error::TooManyFlows.into());
         }
+        self.unscaled |= flows.iter().any(|flow| flow.tcp.is_some_and(|tcp| !tcp.is_scaled()));
         let entries: Vec<Flow> =
             flows.iter().filter_map(|flow| flow.at_destination(container, anchor)).collect();
         let mut outcome = self.conntrack.create(&entries)?;
@@ -197,7 +203,11 @@ impl Incoming {
         if let Some(tree) = self.passes.keys().next() {
             return Err((self.created, Error::Incomplete(*tree).into()));
         }
-        match self.images.finish(manifest) {
+        let finished = self.images.finish(manifest).and_then(|_| match self.unscaled {
+            true => images::settle_scales(&self.image_directory),
+            false => Ok(0),
+        });
+        match finished {
             Ok(_) => Ok(self.created),
             Err(e) => Err((self.created, e.into())),
         }

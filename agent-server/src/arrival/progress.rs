@@ -271,6 +271,8 @@ impl Arrival {
         trees.extend(staged.bundle.shm.as_deref().map(|shm| (Tree::SharedMemory, shm)));
         let criu_config = ConfigDir::create(&self.work.join("criu"), &Options::restore())?;
         let mut incoming = Incoming::open(&images, self.limits, &trees, &staged.log)?;
+        // Of flows whose anchor this host is the source tells nothing.
+        incoming.unscaled = self.is_return();
         let addresses = addresses(&self.offer);
         let manifest = loop {
             let step = match self.next(connection).await {

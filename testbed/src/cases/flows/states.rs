@@ -11,7 +11,7 @@ use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("flows-tcp-unread-half-closed-idle", &["flows"], states),
-    Case::new("flows-tcp-without-timestamps", &["flows"], without_timestamps),
+    Case::new("flows-tcp-without-scaling-or-timestamps", &["flows"], plain_tcp),
     Case::new("flows-udp-one-way", &["flows"], one_way),
 ];
 
@@ -101,16 +101,26 @@ fn states(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn without_timestamps(context: &Context) -> Result<()> {
+fn plain_tcp(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
-    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    let (a, c) = (lab.host("a")?, lab.host("c")?);
     let _server = opener::server(c)?;
     serve(a, "web", 7000, &[], c)?;
-    c.run(["sysctl", "-q", "-w", "net.ipv4.tcp_timestamps=0"])?;
-    let clients = Clients::gentle(c, a.port(7000))?;
-    lab.migrate("web", "a", "b")?;
-    context.remark(clients.stop()?.gaps());
-    let stats = b.probe().stats(b.port(7001))?;
+    let mut clients = Vec::new();
+    for (setting, value) in
+        [("tcp_window_scaling", "0"), ("tcp_timestamps", "0"), ("tcp_window_scaling", "1")]
+    {
+        c.run(["sysctl", "-q", "-w", &format!("net.ipv4.{setting}={value}")])?;
+        clients.push(Clients::gentle(c, a.port(7000))?);
+    }
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        lab.migrate("web", from, to)?;
+    }
+    for (clients, which) in clients.into_iter().zip(["no scaling", "neither", "no timestamps"]) {
+        let seen = clients.stop()?;
+        context.remark(format!("{which}: {}", seen.gaps()));
+    }
+    let stats = a.probe().stats(a.port(7001))?;
     ensure!(stats.accepted > 0, "{stats:?}");
     Ok(())
 }
