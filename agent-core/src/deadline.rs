@@ -20,6 +20,8 @@ pub const TREE: Duration = Duration::from_secs(600);
 /// How long the destination waits for the next message while the source works through its steps.
 /// The longest of these is a transfer of an image out of a slow disk.
 pub const NEXT_MESSAGE: Duration = Duration::from_secs(600);
+/// Other migrations that are interrupted before this one. What is staged waits so long.
+pub const TURN: Duration = Duration::from_secs(120);
 /// The container's datagram queues running empty, once nothing more arrives.
 pub const DRAIN: Duration = Duration::from_millis(50);
 /// All tasks of the container frozen.

@@ -24,4 +24,5 @@ pub mod peers;
 pub mod permissions;
 pub mod private;
 pub mod trust;
+pub mod turn;
 pub mod wire;

@@ -21,6 +21,8 @@
 //!         ◀───────────────────────────────── Staged
 //!   LogData* (TreeChange* TreeEnd) per tree ─▶
 //!         ◀───────────────────────────────── TreeApplied
+//!   AskTurn ───────────────────────────────▶           until it is free
+//!         ◀───────────────────────────────── TurnAnswer
 //!   ── interruption begins ──
 //!   Chunk* Flows* LogData* (TreeChange* TreeEnd)* ▶
 //!   Restore ───────────────────────────────▶           prepared, isolated copy
@@ -229,6 +231,10 @@ messages! {
     34 => Join(Join),
     /// The hosts are paired.
     35 => Joined(Joined),
+    /// May this container be interrupted now, as far as the destination is concerned?
+    36 => AskTurn(()),
+    /// Whether it may; if so, the destination lets no further one be interrupted meanwhile.
+    37 => TurnAnswer(bool),
 }
 
 /// Introduction of an agent.
@@ -566,7 +572,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_refused() {
-        for number in [0, 36, 200, 255] {
+        for number in [0, 38, 200, 255] {
             let refused = Message::decode(&[number, 0, 0]);
             assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
         }

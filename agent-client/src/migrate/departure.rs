@@ -8,6 +8,7 @@ use agent_core::directories::create_private;
 use agent_core::journal::{self, Journal, Record};
 use agent_core::message::{Data, Message, Tree, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
+use agent_core::turn::Turn;
 use agent_core::wire::PIECE;
 use agent_core::{deadline, expect, keeper};
 use checkpoint::criu::{ConfigDir, Options};
@@ -27,7 +28,7 @@ use super::outbox::outbox;
 use super::pause::{Pause, Tools};
 use super::plan::Plan;
 use super::trees::{self, CarriedTree};
-use super::{Context, Failure};
+use super::{Context, Failure, turn};
 use crate::recover::guardian;
 use crate::report::Steps;
 
@@ -52,6 +53,7 @@ struct Ready {
     trees: Vec<CarriedTree>,
     log: Option<CarriedLog>,
     anchors: Anchors,
+    turn: Option<Turn>,
 }
 
 /// Something that the interruption needs was not made ready.
@@ -101,6 +103,7 @@ impl<'a> Departure<'a> {
         steps.begin("files, first pass");
         self.send_files(steps).await?;
         steps.end();
+        self.ready.turn = Some(turn::take(self.context, &mut self.plan, steps).await?);
         Ok(())
     }
 
@@ -225,17 +228,29 @@ impl<'a> Departure<'a> {
     /// Hands everything to the interruption. Nothing has been interrupted yet.
     pub fn pause(mut self) -> Result<Pause<'a>, Box<(Self, Cause)>> {
         let ready = &mut self.ready;
-        let (Some(hold), Some(images), Some(criu_config), Some(queues), Some(conntrack)) = (
+        let (
+            Some(turn),
+            Some(hold),
+            Some(images),
+            Some(criu_config),
+            Some(queues),
+            Some(conntrack),
+        ) = (
+            ready.turn.take(),
             ready.hold.take(),
             ready.images.take(),
             ready.criu_config.take(),
             ready.queues.take(),
             ready.conntrack.take(),
-        ) else {
+        )
+        else {
             return Err(Box::new((self, NotPrepared.into())));
         };
         let (trees, log) = (std::mem::take(&mut ready.trees), ready.log.take());
-        Ok(Pause::new(self, Tools { hold, images, criu_config, queues, conntrack, trees, log }))
+        Ok(Pause::new(
+            self,
+            Tools { turn, hold, images, criu_config, queues, conntrack, trees, log },
+        ))
     }
 
     /// Undoes everything: the far end drops its part, this host's kernel is as it was.

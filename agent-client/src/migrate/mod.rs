@@ -19,6 +19,7 @@ mod pause;
 mod plan;
 mod retire;
 mod trees;
+mod turn;
 
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::Directories;

@@ -12,6 +12,7 @@ use agent_core::cause::{Cause, chain};
 use agent_core::identity::HostId;
 use agent_core::journal::Record;
 use agent_core::message::{FlowBatch, Message, MigrationId};
+use agent_core::turn::Turn;
 use agent_core::wire::{Connection, FLOWS_PER_FRAME};
 use agent_core::{deadline, expect};
 use checkpoint::criu::ConfigDir;
@@ -46,6 +47,8 @@ pub struct TooLong(Duration);
 
 /// What the interruption uses, made ready before it.
 pub struct Tools {
+    /// The right to interrupt it now.
+    pub turn: Turn,
     /// The hold.
     pub hold: PreparedHold,
     /// The directory that the dump goes into.
@@ -65,6 +68,7 @@ pub struct Tools {
 /// A container whose interruption is about to begin, or has begun.
 pub struct Pause<'a> {
     departure: Departure<'a>,
+    turn: Option<Turn>,
     ready: Option<PreparedHold>,
     hold: Option<Hold>,
     images: ImageDir,
@@ -105,6 +109,7 @@ impl<'a> Pause<'a> {
         };
         Self {
             departure,
+            turn: Some(tools.turn),
             ready: Some(tools.hold),
             hold: None,
             images: tools.images,
@@ -383,6 +388,11 @@ impl<'a> Pause<'a> {
         let Some(hold) = self.hold.take() else { return Ok(0) };
         let report = spawn_blocking(move || hold.release(Pace::default())).await??;
         Ok(report.counters.held)
+    }
+
+    /// Lets the next container be interrupted.
+    pub fn end_turn(&mut self) {
+        self.turn = None;
     }
 
     /// Flows by protocol.

@@ -32,6 +32,7 @@ impl<'a> Retirement<'a> {
         let mut parts = pause.progress().parts.clone();
         let mut leftovers = Vec::new();
         let held = pause.release_hold().await;
+        pause.end_turn();
         parts.commit = span(since, acknowledged);
         let interruption_ms = span(began, acknowledged);
         let held_packets = held.unwrap_or_else(|e| {

@@ -45,6 +45,7 @@ impl Copy {
         if let Err(e) = self.network.sandbox.seed_neighbours(&self.network.port) {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(&e));
         }
+        self.arrival.end_turn();
         tracing::info!(
             "{}: container {} runs here now (route MTU {})",
             self.arrival.offer().migration,

@@ -18,6 +18,7 @@ use agent_core::keeper;
 use agent_core::message::{AnchorTunnel, Message, Offer, Prepared, Tree, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
 use agent_core::permissions::Permissions;
+use agent_core::turn::Turn;
 use agent_core::wire::Connection;
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
@@ -85,6 +86,7 @@ pub struct Arrival {
     staged: Option<Staged>,
     network: Option<Network>,
     created: Vec<Flow>,
+    turn: Option<Turn>,
 }
 
 /// The staged container's network.
@@ -134,6 +136,7 @@ impl Arrival {
             staged: None,
             network: None,
             created: Vec::new(),
+            turn: None,
         })
     }
 
@@ -289,6 +292,7 @@ impl Arrival {
                     Ok(hop) => block_in_place(|| incoming.flows(&batch.flows, &addresses, hop)),
                     Err(cause) => Err(cause),
                 },
+                Ok(Message::AskTurn(())) => self.answer_turn(connection).await,
                 Ok(Message::Restore(manifest)) => break manifest,
                 Ok(other) => Err(connection.unexpected(&other, "Restore").into()),
                 Err(e) => Err(e),
@@ -307,6 +311,19 @@ impl Arrival {
             }
         }
         self.restore(&images, &criu_config, ordered).await
+    }
+
+    /// Gives the source a turn if one is free; it asks again if none is.
+    async fn answer_turn(&mut self, connection: &mut Connection) -> Result<(), Cause> {
+        if self.turn.is_none() {
+            self.turn = Turn::try_take(&self.host.directories.run)?;
+        }
+        Ok(connection.send(&Message::TurnAnswer(self.turn.is_some())).await?)
+    }
+
+    /// Lets the next container be interrupted.
+    pub fn end_turn(&mut self) {
+        self.turn = None;
     }
 
     async fn restore(

@@ -1,0 +1,68 @@
+//! Before step 6: containers are prepared at once and interrupted in turn.
+
+use std::time::{Duration, Instant};
+
+use agent_core::cause::Cause;
+use agent_core::message::{Message, MigrationId};
+use agent_core::turn::{RETRY, Turn};
+use agent_core::{deadline, expect};
+
+use super::Context;
+use super::plan::Plan;
+use crate::report::Steps;
+
+/// Others were interrupted all the time.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "other containers that are being moved kept this one waiting for {} s; move fewer at once",
+    deadline::TURN.as_secs()
+)]
+struct NoTurn;
+
+/// Waits until this container may be interrupted, on this host and on the destination.
+pub async fn take(context: &Context, plan: &mut Plan, steps: &mut Steps) -> Result<Turn, Cause> {
+    let began = Instant::now();
+    for attempt in 0_usize.. {
+        let mut asking = Duration::ZERO;
+        if let Some(turn) = Turn::try_take(&context.directories.run)? {
+            let asked = Instant::now();
+            let connection = &mut plan.link.connection;
+            connection.send(&Message::AskTurn(())).await?;
+            if expect!(connection, deadline::ANSWER, TurnAnswer)? {
+                return Ok(turn);
+            }
+            asking = asked.elapsed();
+        }
+        if attempt == 0 {
+            steps.begin("wait for other moves");
+        }
+        if began.elapsed() >= deadline::TURN {
+            break;
+        }
+        tokio::time::sleep(pause(plan.offer.migration, attempt, asking)).await;
+    }
+    Err(NoTurn.into())
+}
+
+/// How long to leave the turn to others before the next attempt. Two hosts that ask each other at the
+/// same moment, both with their own turn in hand, must not do so for ever: each waits for another part
+/// of the time that asking takes.
+fn pause(migration: MigrationId, attempt: usize, asking: Duration) -> Duration {
+    let MigrationId(random) = migration;
+    RETRY + asking * u32::from(random[attempt % random.len()]) / 128
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_that_ask_each_other_do_not_stay_in_step() {
+        let asking = Duration::from_millis(100);
+        let of = |id| (0..16).map(|n| pause(MigrationId(id), n, asking)).collect::<Vec<_>>();
+        let mut other = [7; 16];
+        other[3] = 200;
+        assert_ne!(of([7; 16]), of(other));
+        assert!(of([0; 16]).iter().all(|pause| *pause == RETRY));
+    }
+}

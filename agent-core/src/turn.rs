@@ -1,0 +1,96 @@
+//! Turns: how many containers of one host may be interrupted at the same time.
+//!
+//! A dump or a restore keeps one processor busy from its start to its end. Containers that are moved
+//! at once would all be interrupted for as long as all of them take together; so they are prepared at
+//! once, and interrupted in turn. A turn is a locked file in the run directory, which agents of both
+//! roles share, and ends with its process at the latest.
+//!
+//! A migration needs a turn on both of its hosts, and takes either both or none: whoever finds the
+//! second one taken gives the first one back. So two hosts that move containers to each other never
+//! wait for each other with a turn in hand.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::directories::create_private;
+
+/// Between two attempts to get a turn.
+pub const RETRY: Duration = Duration::from_millis(3);
+
+/// Where the files are, below the run directory.
+const DIRECTORY: &str = "turns";
+/// Processors for each turn: the agents, the tunnel and the containers of others need some, too.
+const PROCESSORS: usize = 2;
+
+/// Turns cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] crate::directories::Error),
+    /// A lock failed.
+    #[error("cannot lock {path}")]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The right to have one container of this host interrupted; given back when dropped.
+#[derive(Debug)]
+pub struct Turn {
+    _file: Flock<File>,
+}
+
+impl Turn {
+    /// Takes a turn of this host unless all are taken.
+    ///
+    /// # Errors
+    /// [`Error`] when the run directory cannot be used.
+    pub fn try_take(run: &Path) -> Result<Option<Self>, Error> {
+        let directory = run.join(DIRECTORY);
+        create_private(&directory)?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        for number in 0..(processors / PROCESSORS).max(1) {
+            let path = directory.join(number.to_string());
+            let failed = |source| Error::Lock { path: path.clone(), source };
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(false).mode(0o600);
+            let file = options.open(&path).map_err(failed)?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) => return Ok(Some(Self { _file: file })),
+                Err((_, Errno::EWOULDBLOCK)) => {}
+                Err((_, errno)) => return Err(failed(errno.into())),
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_free_again_after_its_end_and_not_before() {
+        let run = tempfile::tempdir().unwrap();
+        let mut taken = Vec::new();
+        while let Some(turn) = Turn::try_take(run.path()).unwrap() {
+            taken.push(turn);
+            assert!(taken.len() < 100_000, "turns are limited");
+        }
+        assert!(!taken.is_empty());
+        assert!(Turn::try_take(run.path()).unwrap().is_none());
+        taken.pop();
+        assert!(Turn::try_take(run.path()).unwrap().is_some());
+    }
+}
