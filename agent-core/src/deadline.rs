@@ -22,8 +22,10 @@ pub const TREE: Duration = Duration::from_secs(600);
 pub const NEXT_MESSAGE: Duration = Duration::from_secs(600);
 /// Other migrations that are interrupted before this one. What is staged waits so long.
 pub const TURN: Duration = Duration::from_secs(120);
-/// The container's datagram queues running empty, once nothing more arrives.
+/// The container's datagram queues getting shorter, once nothing more arrives.
 pub const DRAIN: Duration = Duration::from_millis(50);
+/// The same until they are empty, as long as they do get shorter.
+pub const DRAIN_ALL: Duration = Duration::from_millis(500);
 /// All tasks of the container frozen.
 pub const FREEZE: Duration = Duration::from_secs(2);
 /// The interruption as a whole, unless the user says otherwise.

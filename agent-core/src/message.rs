@@ -24,7 +24,7 @@
 //!   AskTurn ───────────────────────────────▶           until it is free
 //!         ◀───────────────────────────────── TurnAnswer
 //!   ── interruption begins ──
-//!   Chunk* Flows* LogData* (TreeChange* TreeEnd)* ▶
+//!   Chunks* Flows* LogData* (TreeChange* TreeEnd)* ▶
 //!   Restore ───────────────────────────────▶           prepared, isolated copy
 //!         ◀───────────────────────────────── Prepared
 //!   ── commit record on the source's disk ──
@@ -191,8 +191,8 @@ messages! {
     14 => TreeEnd(TreeEnd),
     /// The changes of the tree's first pass are applied.
     15 => TreeApplied(Tree),
-    /// A piece of a checkpoint image.
-    16 => Chunk(Chunk),
+    /// Pieces of checkpoint images.
+    16 => Chunks(Vec<Chunk>),
     /// Flows that the destination has to know before the container speaks.
     17 => Flows(FlowBatch),
     /// All is there: restore, and keep the copy isolated.
@@ -529,6 +529,8 @@ pub struct Prepared {
 pub struct Finished {
     /// Process ID of the container's first process on the destination.
     pub pid: i32,
+    /// Datagrams that its sockets' buffers could not take so far.
+    pub full_buffers: u64,
 }
 
 /// No message may decode into more than this; collections are checked against it before they are

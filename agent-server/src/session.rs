@@ -12,6 +12,7 @@ use agent_core::trust::{Peers, Trust};
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect};
 use checkpoint::podman::{Info, Podman};
+use netmig::sockets::room;
 
 use crate::lease::{Decision, Prepared};
 use crate::{anchor, arrival};
@@ -61,7 +62,10 @@ impl Host {
     pub fn handed_over(&self, migration: MigrationId) -> Result<Option<Finished>, journal::Error> {
         let records = journal::archived(&self.directories.state, migration)?.unwrap_or_default();
         Ok(records.iter().rev().find_map(|record| match record {
-            Record::HandedOver { pid } => Some(Finished { pid: *pid }),
+            Record::HandedOver { pid } => {
+                let full_buffers = room::full_buffers(*pid).unwrap_or(0);
+                Some(Finished { pid: *pid, full_buffers })
+            }
             _ => None,
         }))
     }

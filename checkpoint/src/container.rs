@@ -149,10 +149,6 @@ pub struct Network {
     pub name: String,
     /// The network's driver: `bridge`, `macvlan`, …; empty when not told.
     pub driver: String,
-    /// The host's interface of the network, such as the bridge `podman0`.
-    pub host_interface: Option<String>,
-    /// The container's interface, such as `eth0`.
-    pub interface: Option<String>,
     /// The container's addresses, IPv4 and IPv6, with the length of their network's prefix.
     pub addresses: Vec<(IpAddr, u8)>,
     /// The container's MAC address.

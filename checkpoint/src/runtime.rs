@@ -76,9 +76,6 @@ pub enum Error {
         /// The runtime's process.
         pid: u32,
     },
-    /// Warming up failed.
-    #[error("cannot warm up CRIU")]
-    Criu(#[from] crate::criu::Error),
 }
 
 /// The lines of a log behind a message.

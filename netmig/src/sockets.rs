@@ -4,6 +4,8 @@
 //! process has read everything. sock_diag(7) reports each socket's queued bytes
 //! (`inet_diag_msg.idiag_rqueue`; `net/ipv4/udp_diag.c`).
 
+pub mod room;
+
 use std::io;
 
 use thiserror::Error;

@@ -16,7 +16,7 @@ use checkpoint::images::ImageDir;
 use checkpoint::tree::{Source, Tasks};
 use netmig::flow::Conntrack;
 use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
-use netmig::sockets::UdpQueues;
+use netmig::sockets::{UdpQueues, room};
 use netmig::table::HoldTag;
 use netmig::tunnel;
 use tokio::io::AsyncReadExt;
@@ -87,18 +87,23 @@ impl<'a> Departure<'a> {
     /// Runs the steps.
     pub async fn prepare(&mut self, steps: &mut Steps) -> Result<(), Cause> {
         steps.begin("tunnel");
-        self.connect_tunnel().await?;
+        let remote = self.offer_tunnel().await?;
         if self.plan.image_missing {
+            self.connect_tunnel(&remote).await?;
+            // Not after minutes of shipping.
+            tunnel::establish(self.plan.link.peer).await?;
             steps.begin("image");
             self.ship_image(steps).await?;
         }
         steps.begin("stage");
         self.order_stage().await?;
-        // The far end's engine works for a third of a second. In that time this host makes the hold
-        // ready, and runs the programs once: the first dump on a host takes twice as long as later
-        // ones.
+        // The far end's engine works for a third of a second. In that time this host makes the tunnel
+        // and the hold ready, and reads the programs into memory: the first dump on a host takes
+        // twice as long as later ones.
+        if !self.plan.image_missing {
+            self.connect_tunnel(&remote).await?;
+        }
         block_in_place(|| self.prepare_hold())?;
-        self.plan.runtime.warm(&self.plan.criu).await?;
         self.await_stage().await?;
         steps.begin("files, first pass");
         self.send_files(steps).await?;
@@ -107,7 +112,8 @@ impl<'a> Departure<'a> {
         Ok(())
     }
 
-    async fn connect_tunnel(&mut self) -> Result<(), Cause> {
+    /// Makes this host's end of the tunnel and hears of the other one.
+    async fn offer_tunnel(&mut self) -> Result<TunnelEnd, Cause> {
         let peer = self.plan.link.peer;
         let run = &self.context.directories.run;
         let lock = PeerLock::take(run).await?;
@@ -118,14 +124,15 @@ impl<'a> Departure<'a> {
         let connection = &mut self.plan.link.connection;
         connection.send(&Message::TunnelOffer(TunnelEnd::from(local))).await?;
         let answer = expect!(connection, deadline::ANSWER, TunnelAnswer)?;
-        let lock = PeerLock::take(run).await?;
-        peers::complete(peer, connection.peer().ip(), &answer).await?;
-        drop(lock);
-        keeper::start(&self.context.directories, keeper::COMMAND)?;
-        // The first packet through a tunnel waits for its handshake: not inside the interruption.
-        tunnel::establish(peer).await?;
         self.ready.anchors = Anchors::agree(self.context, &mut self.plan).await;
-        Ok(())
+        Ok(answer)
+    }
+
+    async fn connect_tunnel(&mut self, end: &TunnelEnd) -> Result<(), Cause> {
+        let link = &self.plan.link;
+        let _lock = PeerLock::take(&self.context.directories.run).await?;
+        peers::complete(link.peer, link.connection.peer().ip(), end).await?;
+        Ok(keeper::start(&self.context.directories, keeper::COMMAND)?)
     }
 
     async fn ship_image(&mut self, steps: &mut Steps) -> Result<(), Cause> {
@@ -162,6 +169,8 @@ impl<'a> Departure<'a> {
         };
         self.ready.hold = Some(PreparedHold::new(self.hold_tag()?, &rules)?);
         self.ready.queues = Some(UdpQueues::open(&self.plan.namespace)?);
+        // For what will have been held. The copy gets its buffers' own size back from the far end.
+        room::make_room(&self.plan.cgroup.pids()?)?;
         self.ready.conntrack = Some(Conntrack::open()?);
         Ok(())
     }
@@ -173,13 +182,18 @@ impl<'a> Departure<'a> {
     /// Waits for the stage, and meanwhile tries the tunnel together with the far end: what the far
     /// end says of a failure counts more than its silence in the tunnel.
     async fn await_stage(&mut self) -> Result<(), Cause> {
-        let link = &mut self.plan.link;
+        let Plan { link, runtime, criu, .. } = &mut self.plan;
         let staged = async {
             expect!(link.connection, deadline::STAGE, Staged)?;
             Ok::<(), Cause>(())
         };
-        let heard = async { Ok(tunnel::confirm(link.peer).await?) };
-        tokio::try_join!(staged, heard).map(drop)
+        let heard = async {
+            // The first packet through a tunnel waits for its handshake: not inside the interruption.
+            tunnel::establish(link.peer).await?;
+            Ok(tunnel::confirm(link.peer).await?)
+        };
+        let warmed = async { Ok(runtime.warm(criu).await?) };
+        tokio::try_join!(staged, heard, warmed).map(drop)
     }
 
     async fn send_files(&mut self, steps: &mut Steps) -> Result<(), Cause> {
@@ -264,6 +278,11 @@ impl<'a> Departure<'a> {
         }
         self.ready.anchors.withdraw().await;
         drop(self.ready.hold.take());
+        // Larger buffers than before do no harm, so this is no leftover.
+        let pids = self.plan.cgroup.pids().unwrap_or_default();
+        if let Err(e) = room::take_room_back(&pids) {
+            tracing::debug!("{}", chain(&e));
+        }
         leftovers.extend(self.tidy().err().map(|e| chain(e.as_ref())));
         let peer = self.plan.link.peer;
         let unused = peers::release(&self.context.directories, peer, Some(migration)).await;

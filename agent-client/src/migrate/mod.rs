@@ -52,7 +52,8 @@ impl Context {
         let open = || -> Result<Self, Cause> {
             directories.create()?;
             let trust = Trust::open(&directories.state)?;
-            Ok(Self { directories: directories.clone(), trust, podman: Podman::default() })
+            let podman = Podman::default().remembering(directories.run.join("engine.json"));
+            Ok(Self { directories: directories.clone(), trust, podman })
         };
         open().map_err(Failure::Setup)
     }

@@ -2,7 +2,7 @@
 
 use agent_core::destination::Destination;
 use agent_core::identity::HostId;
-use agent_core::message::{FailureCode, Message, MigrationId};
+use agent_core::message::{FailureCode, Finished, Message, MigrationId};
 use agent_core::wire::{self, Connection};
 use agent_core::{deadline, expect};
 
@@ -59,10 +59,9 @@ pub async fn commit(connection: &mut Connection, migration: MigrationId) -> Resu
 }
 
 /// Lets the destination's engine take the container over.
-pub async fn finish(connection: &mut Connection) -> Result<(), Error> {
+pub async fn finish(connection: &mut Connection) -> Result<Finished, Error> {
     connection.send(&Message::Finish(())).await?;
-    expect!(connection, deadline::STAGE, Finished)?;
-    Ok(())
+    Ok(expect!(connection, deadline::STAGE, Finished)?)
 }
 
 #[cfg(test)]

@@ -13,10 +13,10 @@ use agent_core::identity::HostId;
 use agent_core::journal::Record;
 use agent_core::message::{FlowBatch, Message, MigrationId};
 use agent_core::turn::Turn;
-use agent_core::wire::{Connection, FLOWS_PER_FRAME};
+use agent_core::wire::{Connection, FLOWS_PER_FRAME, PIECE};
 use agent_core::{deadline, expect};
 use checkpoint::criu::ConfigDir;
-use checkpoint::images::{Follower, ImageDir, Manifest};
+use checkpoint::images::{Chunk, Follower, ImageDir, Manifest};
 use checkpoint::runtime::{Checkpoint, Dumped};
 use checkpoint::tree::Tasks;
 use netmig::flow::{Conntrack, Direction, Flow};
@@ -35,6 +35,8 @@ use crate::summary::{FlowCount, Parts, from_micros, span};
 
 /// Between two looks at the datagram queues.
 const DRAIN_PAUSE: Duration = Duration::from_micros(200);
+/// Most pieces of images in one message: there is a small one for each connection.
+const BATCH: usize = 128;
 /// Between two looks at the growing images.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(1);
 /// How long a dump that is at work may take to end by itself when the migration turns back.
@@ -188,10 +190,17 @@ impl<'a> Pause<'a> {
 
     /// Waits until the container has read the datagrams that it had received.
     async fn drain(&mut self) -> Result<(), Cause> {
-        let until = Instant::now() + deadline::DRAIN;
+        let began = Instant::now();
+        let (mut least, mut progress) = (u64::MAX, began);
         loop {
             self.progress.undrained = self.queues.pending()?;
-            if self.progress.undrained == 0 || Instant::now() >= until {
+            let now = Instant::now();
+            if self.progress.undrained < least {
+                (least, progress) = (self.progress.undrained, now);
+            }
+            // A container that does not read at all must not keep its connections waiting for long.
+            let stuck = now - progress >= deadline::DRAIN;
+            if least == 0 || stuck || now - began >= deadline::DRAIN_ALL {
                 return Ok(());
             }
             tokio::time::sleep(DRAIN_PAUSE).await;
@@ -456,9 +465,23 @@ fn follow(
     outbox: Outbox,
 ) -> JoinHandle<Result<Manifest, Cause>> {
     spawn_blocking(move || {
-        let mut sink = |chunk| {
-            post(&outbox, Message::Chunk(chunk)).map_err(|_| checkpoint::images::Error::Closed)
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let send = |batch: &mut Vec<Chunk>| {
+            let message = Message::Chunks(std::mem::take(batch));
+            post(&outbox, message).map_err(|_| checkpoint::images::Error::Closed)
         };
-        Ok(follower.run(&done, FOLLOW_PAUSE, &mut sink)?)
+        let mut sink = |chunk: Chunk| {
+            bytes += chunk.bytes.len();
+            batch.push(chunk);
+            if batch.len() < BATCH && bytes < PIECE {
+                return Ok(());
+            }
+            bytes = 0;
+            send(&mut batch)
+        };
+        let manifest = follower.run(&done, FOLLOW_PAUSE, &mut sink)?;
+        send(&mut batch)?;
+        Ok(manifest)
     })
 }

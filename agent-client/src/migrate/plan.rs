@@ -63,15 +63,18 @@ struct NoInterface;
 /// Looks at the container, offers it to the destination, and comes back with all that is in the way.
 pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Result<Plan, Failure> {
     let refused = Failure::Refused;
-    let (info, container) =
-        context.podman.inspect(&request.container).await.map_err(|e| refused(e.into()))?;
+    let criu = async { criu::version(&host::find_program("criu")?).await.map_err(Cause::from) };
+    // podman takes its time.
+    let (inspected, criu_version) = tokio::join!(context.podman.inspect(&request.container), criu);
+    let (info, container) = inspected.map_err(|e| refused(e.into()))?;
     let findings = blockers::blockers(&container);
     if !findings.is_empty() {
         let own = findings.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
         return Err(Failure::Blocked(own.collect()));
     }
     let warnings = blockers::warnings(&container).into_iter().map(|f| f.message).collect();
-    let local = look(context, &info, &container).await.map_err(refused)?;
+    let criu_version = criu_version.map_err(refused)?;
+    let local = look(context, &info, &container, criu_version).await.map_err(refused)?;
     let ship = request.options.image == ImagePolicy::Send;
     let offer = offer(&container, &local, ship).map_err(refused)?;
 
@@ -116,6 +119,7 @@ async fn look(
     context: &Context,
     info: &checkpoint::podman::Info,
     container: &Container,
+    criu_version: Version,
 ) -> Result<Local, Cause> {
     let metadata = context.podman.metadata(info, &container.id).await?;
     let path = match &container.runtime.path {
@@ -124,7 +128,6 @@ async fn look(
     };
     let runtime = Runtime::new(&path, None)?;
     let criu = host::find_program("criu")?;
-    let criu_version = criu::version(&criu).await?;
     criu::check_kernel(criu_version, &host::kernel_release()?)?;
     let namespace = match &container.netns {
         Some(path) => Namespace::at_path(path)?,

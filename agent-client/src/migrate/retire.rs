@@ -54,7 +54,14 @@ impl<'a> Retirement<'a> {
     /// that a failure over there cannot take away.
     pub async fn complete(mut self, steps: &mut Steps) -> Result<Self, Failure> {
         steps.begin("hand-over");
-        let told = order::finish(self.pause.connection()).await;
+        let told = order::finish(self.pause.connection()).await.map(|finished| {
+            if finished.full_buffers > 0 {
+                self.warnings.push(format!(
+                    "the container did not read fast enough: {} datagrams found its receive buffers full",
+                    finished.full_buffers
+                ));
+            }
+        });
         match insist(&mut self.pause, told, Goal::Finished).await {
             Ok(()) => {}
             Err(error) if error.denies_copy() => {

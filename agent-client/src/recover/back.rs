@@ -10,6 +10,8 @@ use checkpoint::images::ImageDir;
 use netmig::flow::{Conntrack, Direction, Flow};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
+use netmig::sandbox::Sandbox;
+use netmig::sockets::room;
 use netmig::table::Table;
 
 use super::{Departed, Reached, say};
@@ -24,6 +26,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 #[derive(Debug, thiserror::Error)]
 #[error("the dump is still at work; run recover again when it has ended")]
 struct StillDumping;
+
+/// The container's network is not as it was.
+#[derive(Debug, thiserror::Error)]
+#[error("the container has no network interface any more")]
+struct NoInterface;
 
 /// Lets the destination drop its part at once, if it can be reached. It does so by itself otherwise:
 /// it has lost its connection, and a prepared copy has a lease.
@@ -99,16 +106,14 @@ async fn run_on(context: &Context, departed: &Departed) -> Result<bool, Cause> {
         Some(path) => Namespace::at_path(path)?,
         None => Namespace::of_pid(container.pid)?,
     };
-    let interface = container
-        .networks
-        .first()
-        .and_then(|network| network.interface.clone())
-        .unwrap_or_else(|| "eth0".to_owned());
-    let port = Port::of_container(&namespace, &interface)?;
+    let sandbox = Sandbox::open(&namespace)?;
+    let interface = sandbox.interfaces().first().ok_or(NoInterface)?;
+    let port = Port::of_container(&namespace, &interface.name)?;
     let cgroup = Cgroup::of_pid(container.pid, &departed.container)?;
     let changes = port.is_blocked()? || cgroup.is_told_to_freeze()?;
     port.unblock()?;
     cgroup.thaw()?;
+    room::take_room_back(&cgroup.pids()?)?;
     Ok(changes)
 }
 

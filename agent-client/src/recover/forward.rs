@@ -21,7 +21,7 @@ pub async fn finish(
         order::finish(&mut connection).await
     };
     match told.await {
-        Ok(()) => {
+        Ok(_) => {
             say("  the destination runs the container");
             journal.append(&Record::Acknowledged).map_err(|e| Error::Begin(e.into()))?;
             Ok(Outcome::Moved)

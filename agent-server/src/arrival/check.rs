@@ -69,8 +69,10 @@ pub async fn look(host: &Host, permissions: &Permissions, offer: &Offer) -> Resu
             ),
         );
     }
-    let (name_taken, image) =
-        tokio::try_join!(host.podman.exists(&offer.name), host.podman.image_id(&offer.image.name))?;
+    let (name_taken, image) = tokio::try_join!(
+        host.podman.has_container(&host.engine, &offer.name),
+        host.podman.image_id(&host.engine, &offer.image.name)
+    )?;
     if name_taken {
         block("name-taken", format!("{here} has a container named {} already", offer.name));
     }

@@ -7,6 +7,7 @@ use checkpoint::stage::Staged;
 use tokio::task::block_in_place;
 
 use super::progress::{Arrival, Network};
+use netmig::sockets::room;
 
 /// A copy that waits for its source's decision. Either [`Copy::activate`] makes it the container,
 /// or [`Copy::remove`] removes it.
@@ -34,6 +35,11 @@ impl Copy {
             tracing::warn!("{}: {}", arrival.offer().migration, chain(&e));
         }
         Self { arrival, staged, network, journal, mtu }
+    }
+
+    /// The container's ID.
+    pub fn container(&self) -> &str {
+        &self.arrival.offer().id
     }
 
     /// Makes the copy audible: it is the container from here on.
@@ -71,7 +77,7 @@ impl Copy {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
         self.journal.archive(&self.arrival.host().directories.state)?;
-        Ok(Finished { pid })
+        Ok(Finished { pid, full_buffers: room::full_buffers(pid).unwrap_or(0) })
     }
 
     /// Removes the copy and everything made for it. What cannot be removed stays in the journal, to

@@ -57,7 +57,8 @@ pub async fn store(
     if !host.podman.image_exists(&image.id).await? {
         return Err(WrongImage { name: image.name.clone(), id: image.id.clone() }.into());
     }
-    if host.podman.image_id(&image.name).await?.as_deref() != Some(image.id.as_str()) {
+    if host.podman.image_id(&host.engine, &image.name).await?.as_deref() != Some(image.id.as_str())
+    {
         host.podman.tag(&image.id, &image.name).await?;
     }
     Ok(connection.send(&Message::ImageStored(())).await?)

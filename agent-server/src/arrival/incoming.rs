@@ -107,9 +107,9 @@ impl Incoming {
         })
     }
 
-    /// Takes a piece of an image.
-    pub fn chunk(&mut self, chunk: &Chunk) -> Result<(), Cause> {
-        Ok(self.images.write(chunk)?)
+    /// Takes pieces of images.
+    pub fn chunks(&mut self, chunks: &[Chunk]) -> Result<(), Cause> {
+        Ok(chunks.iter().try_for_each(|chunk| self.images.write(chunk))?)
     }
 
     /// Takes the next bytes of the container's log.

@@ -20,6 +20,9 @@ use agent_core::permissions::Permissions;
 use agent_core::wire::{self, Connection};
 use agent_core::{deadline, expect};
 
+use checkpoint::cgroup::Cgroup;
+use netmig::sockets::room;
+
 use crate::lease::Decision;
 use crate::session::{Host, unknown};
 
@@ -31,6 +34,9 @@ pub use progress::{STAGE, tidy};
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// How long is waited for that conversation: less than a source waits for an answer.
 const BUSY_LIMIT: Duration = Duration::from_secs(15);
+
+/// How long the held datagrams of a migration may take to be read.
+const BURST: Duration = Duration::from_secs(1);
 
 /// A copy's fate hangs on something else than its source.
 #[derive(Debug, thiserror::Error)]
@@ -148,6 +154,7 @@ async fn commit(
         keep(host, migration, copy);
         return give_up(connection, cause).await;
     }
+    let container = copy.container().to_owned();
     host.prepared.activated(migration);
     // From here on the container is finished whether or not its source is still there to hear of it.
     let told = connection.send(&Message::Committed(())).await;
@@ -164,7 +171,25 @@ async fn commit(
         Err(cause) => return give_up(connection, cause).await,
     };
     asked?;
-    Ok(connection.send(&Message::Finished(finished)).await?)
+    let pid = finished.pid;
+    let told = connection.send(&Message::Finished(finished)).await;
+    settle_buffers(pid, &container).await;
+    Ok(told?)
+}
+
+/// Gives the container's UDP sockets their own buffers back, once what was held has come through the
+/// tunnel and was read.
+async fn settle_buffers(pid: i32, container: &str) {
+    tokio::time::sleep(BURST).await;
+    let settle = || -> Result<(), Cause> {
+        let pids = Cgroup::of_pid(pid, container)?.pids()?;
+        room::take_room_back(&pids)?;
+        Ok(())
+    };
+    // The container may have ended, or have moved on.
+    if let Err(e) = settle() {
+        tracing::debug!("{container}: {}", chain(e.as_ref()));
+    }
 }
 
 /// Says again what was said, or should have been, over a connection that was lost.

@@ -279,7 +279,7 @@ impl Arrival {
         let addresses = addresses(&self.offer);
         let manifest = loop {
             let step = match self.next(connection).await {
-                Ok(Message::Chunk(chunk)) => incoming.chunk(&chunk),
+                Ok(Message::Chunks(chunks)) => block_in_place(|| incoming.chunks(&chunks)),
                 Ok(Message::TreeChange(change)) => block_in_place(|| incoming.change(change)),
                 Ok(Message::TreeEnd(end)) => match block_in_place(|| incoming.end_pass(&end)) {
                     Ok(true) => {

@@ -10,8 +10,11 @@ use std::process::Command;
 use std::{fs, io};
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::Mode;
+use nix::unistd::{setsid, write};
 
 use super::Error;
 
@@ -21,6 +24,11 @@ const SYSTEM_DIR: &CStr = c"/etc/criu";
 const FILES: [&str; 3] = ["default.conf", "crun.conf", "runc.conf"];
 /// The most urgent niceness (setpriority(2)).
 const URGENT: i32 = -20;
+/// Where sessions share the processors (sched(7), autogroup), niceness counts within one alone, and
+/// this is the session's.
+const SESSION_NICENESS: &CStr = c"/proc/self/autogroup";
+/// [`URGENT`], for that file.
+const URGENT_SESSION: &[u8] = b"-20";
 /// CRIU reads one more file, named by this variable, before the runtime's request.
 const ENV_FILE: &str = "CRIU_CONFIG_FILE";
 
@@ -151,21 +159,25 @@ impl ConfigDir {
         &self.path
     }
 
-    /// Makes `command` (an OCI runtime) run with these options, in a mount namespace of its own, and
-    /// ahead of others for the processor: connections wait for it. The container's own tasks keep
-    /// their priorities, which are part of the images.
+    /// Makes `command` (an OCI runtime) run with these options, in a session and a mount namespace of
+    /// its own, and ahead of others for the processor: connections wait for it. No Ctrl-C at our
+    /// terminal reaches CRIU. The container's own tasks keep their priorities, which are part of the
+    /// images, and have sessions of their own.
     ///
     /// Where the host has no `/etc/criu` there is nothing to hide, and `CRIU_CONFIG_FILE` names
     /// our file instead. A failure shows up as the error of the spawn.
     pub fn attach(&self, command: &mut Command) {
         command.env(ENV_FILE, self.path.join(FILES[0]));
         let raw = self.raw.clone();
-        // SAFETY: between fork and exec the closure makes four system calls on strings that
+        // SAFETY: between fork and exec the closure makes a few system calls on strings that
         // were prepared before the fork; it neither allocates nor takes a lock.
         unsafe {
             command.pre_exec(move || {
                 // Where it is not allowed it is only slower.
+                let _ = setsid();
                 let _ = libc::setpriority(libc::PRIO_PROCESS, 0, URGENT);
+                let _ = open(SESSION_NICENESS, OFlag::O_WRONLY, Mode::empty())
+                    .and_then(|file| write(&file, URGENT_SESSION));
                 mount_config(&raw).map_err(io::Error::from)
             });
         }

@@ -87,7 +87,8 @@ impl Writer {
         }
         if !matches!(&self.current, Some((current, _)) if current == name) {
             self.current = None;
-            let file = self.open(name, OFlag::O_APPEND)?;
+            let file = self.open(name, OFlag::O_APPEND);
+            let file = file.map_err(|e| io_error("open", &self.path.join(name))(e.into()))?;
             self.current = Some((name.clone(), file));
         }
         if let Some((_, file)) = &mut self.current {
@@ -145,19 +146,27 @@ impl Writer {
         if !self.files.contains_key(name) && self.files.len() as u64 >= self.limits.files {
             return Err(Error::TooLarge { what: "number of files", limit: self.limits.files });
         }
-        self.unlink(name)?;
-        let file = self.open(name, OFlag::O_CREAT | OFlag::O_EXCL)?;
+        let file = match self.create(name) {
+            Err(Errno::EEXIST) => {
+                self.unlink(name)?;
+                self.create(name)
+            }
+            other => other,
+        };
+        let file = file.map_err(|e| io_error("make", &self.path.join(name))(e.into()))?;
         let before = self.files.insert(name.to_owned(), Progress::new());
         self.total -= before.map_or(0, |progress| progress.length);
         self.current = Some((name.to_owned(), file));
         Ok(())
     }
 
-    fn open(&self, name: &str, how: OFlag) -> Result<File, Error> {
+    fn create(&self, name: &str) -> nix::Result<File> {
+        self.open(name, OFlag::O_CREAT | OFlag::O_EXCL)
+    }
+
+    fn open(&self, name: &str, how: OFlag) -> nix::Result<File> {
         let flags = how | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        openat(&self.dir, OsStr::new(name), flags, Mode::S_IRUSR | Mode::S_IWUSR)
-            .map(File::from)
-            .map_err(|e| io_error("open", &self.path.join(name))(e.into()))
+        openat(&self.dir, OsStr::new(name), flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
     }
 
     fn unlink(&self, name: &str) -> Result<(), Error> {

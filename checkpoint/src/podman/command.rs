@@ -162,12 +162,11 @@ pub(super) async fn read<R: AsyncRead + Unpin>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::Deadlines;
     use super::*;
     use std::time::Instant;
 
     fn podman(program: &str) -> Podman {
-        Podman { program: program.into(), deadlines: Deadlines::default() }
+        Podman::new(program)
     }
 
     #[tokio::test]

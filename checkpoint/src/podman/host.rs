@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::command::Overdue;
 use super::{Error, Podman};
 
 /// podman's version.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
     /// As it is printed, such as `5.8.6`.
     pub text: String,
@@ -17,7 +17,7 @@ pub struct Version {
 }
 
 /// podman's configuration on this host.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Info {
     /// podman's version.
     pub version: Version,
@@ -136,14 +136,21 @@ impl Podman {
         parse_version(&text)
     }
 
-    /// podman's configuration.
+    /// podman's configuration, from memory where it is still valid ([`Podman::remembering`]).
     ///
     /// # Errors
     /// As [`Podman::version`].
     pub async fn info(&self) -> Result<Info, Error> {
+        if let Some(info) = self.recall() {
+            return Ok(info);
+        }
+        // Before podman reads them: a change in between is noticed the next time.
+        let sources = self.sources();
         let args = ["info", "--format", "json"];
         let text = self.run(&args, self.deadlines.query, Overdue::Kill).await?;
-        parse_info(&text)
+        let info = parse_info(&text)?;
+        self.remember(sources, &info);
+        Ok(info)
     }
 }
 

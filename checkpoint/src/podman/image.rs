@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::process::{Child, ChildStdout};
 
 use super::command::{Overdue, kill_group, read};
-use super::{Error, Podman, shortened};
+use super::{Error, Info, Podman, files, shortened};
 use crate::container::is_full_id;
 
 /// podman's exit status for an image that it does not have (podman-image-exists(1)).
@@ -33,7 +33,10 @@ impl Podman {
     ///
     /// # Errors
     /// [`Error`] when podman cannot tell.
-    pub async fn image_id(&self, name: &str) -> Result<Option<String>, Error> {
+    pub async fn image_id(&self, info: &Info, name: &str) -> Result<Option<String>, Error> {
+        if let Some(id) = files::image_id(info, name) {
+            return Ok(Some(id));
+        }
         let args = ["image", "inspect", "--format", "{{.Id}}", "--", name];
         let output = self.output(&args, self.deadlines.query, Overdue::Kill).await?;
         if output.status != 0 {

@@ -6,14 +6,15 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::command::Overdue;
-use super::{Error, Info, Podman, shortened};
+use super::{Error, Info, Podman, files, shortened};
 use crate::bundle::Bundle;
 use crate::cgroup::Cgroup;
 use crate::container::{
     Container, Image, Mount, MountKind, Network, PublishedPort, RestartPolicy, Runtime, State,
     is_name,
 };
-use raw::{RawContainer, RawNetwork, RawNetworkInspect};
+pub(super) use raw::RawNetworkInspect;
+use raw::{RawContainer, RawNetwork};
 
 /// podman's exit status for most errors, "no such container" among them.
 const FAILED: i32 = 125;
@@ -21,7 +22,8 @@ const FAILED: i32 = 125;
 impl Podman {
     /// Describes a container, given by name, ID, or the start of an ID, and the engine.
     ///
-    /// Every run of podman costs a tenth of a second, so the three that this takes run at once.
+    /// Every run of podman costs a tenth of a second: one is enough where its configuration is
+    /// remembered and its networks are described by files.
     ///
     /// # Errors
     /// [`Error::BadName`] and [`Error::NoSuchContainer`]; [`Error`] when podman fails or the
@@ -30,8 +32,7 @@ impl Podman {
         if !is_name(name_or_id) {
             return Err(Error::BadName { name: shortened(name_or_id) });
         }
-        let (info, raw, networks) =
-            tokio::try_join!(self.info(), self.inspect_raw(name_or_id), self.networks())?;
+        let (info, raw) = tokio::try_join!(self.info(), self.inspect_raw(name_or_id))?;
         let bundle = raw.bundle().map(|dir| Bundle::read(&dir)).transpose();
         let bundle = match bundle {
             // A container that never ran has no bundle; the blockers say so.
@@ -41,6 +42,11 @@ impl Podman {
             }
         };
         let mut container = raw.into_container(bundle, &info);
+        let names = container.networks.iter().map(|network| network.name.as_str());
+        let networks = match names.map(files::network).collect() {
+            Some(networks) => networks,
+            None => self.networks().await?,
+        };
         add_networks(&mut container, networks);
         container.memory_in_use = memory_in_use(&container);
         Ok((info, container))
@@ -91,10 +97,6 @@ fn add_networks(container: &mut Container, described: Vec<RawNetworkInspect>) {
             continue;
         };
         network.driver = description.driver;
-        network.host_interface = description.network_interface.filter(|name| !name.is_empty());
-        let mut members = description.containers.unwrap_or_default();
-        network.interface =
-            members.remove(&container.id).and_then(|m| m.interfaces.into_keys().next());
     }
 }
 

@@ -19,7 +19,7 @@ use crate::container::is_full_id;
 const MOST: u64 = 8 << 20;
 
 /// How long podman may hold the database.
-const BUSY: Duration = Duration::from_secs(5);
+pub(super) const BUSY: Duration = Duration::from_secs(5);
 
 /// What podman knows of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,11 +86,7 @@ impl Podman {
         if info.database != "sqlite" {
             return Err(Error::DatabaseKind { kind: info.database.clone() });
         }
-        // libpod/sqlite_state.go, NewSqliteState: the place depends on how podman is set up.
-        let places: Vec<PathBuf> = [&info.graph_root, &info.static_dir, &info.run_root]
-            .into_iter()
-            .map(|dir| dir.join("db.sql"))
-            .collect();
+        let places = places(info);
         let spec = info.userdata(id).join("config.json");
         let id = id.to_owned();
         let read = tokio::task::spawn_blocking(move || {
@@ -103,6 +99,15 @@ impl Podman {
         read.await
             .map_err(|e| Error::File { path: "db.sql".into(), source: io::Error::other(e) })?
     }
+}
+
+/// Where the database may be: that depends on how podman is set up (`libpod/sqlite_state.go`,
+/// `NewSqliteState`).
+pub(super) fn places(info: &Info) -> Vec<PathBuf> {
+    [&info.graph_root, &info.static_dir, &info.run_root]
+        .into_iter()
+        .map(|dir| dir.join("db.sql"))
+        .collect()
 }
 
 fn from_databases(places: &[PathBuf], id: &str) -> Result<Records, Error> {
@@ -146,11 +151,11 @@ fn bounded(path: &Path) -> Result<Vec<u8>, Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::podman::Version;
 
-    fn info(dir: &Path) -> Info {
+    pub(in crate::podman) fn info(dir: &Path) -> Info {
         Info {
             version: Version { text: "5.8.6".into(), number: (5, 8) },
             graph_root: dir.into(),
@@ -168,15 +173,15 @@ mod tests {
         }
     }
 
-    fn database(path: &Path, id: &str, state: &str) {
+    pub(in crate::podman) fn database(path: &Path, id: &str, state: &str) {
         let db = Connection::open(path).unwrap();
         db.execute_batch(
-            "CREATE TABLE ContainerConfig(ID TEXT PRIMARY KEY, JSON TEXT);
+            "CREATE TABLE ContainerConfig(ID TEXT PRIMARY KEY, Name TEXT UNIQUE, JSON TEXT);
              CREATE TABLE ContainerState(ID TEXT PRIMARY KEY, JSON TEXT);",
         )
         .unwrap();
         let config = format!(r#"{{"id":"{id}","name":"echo","runtime":"crun"}}"#).into_bytes();
-        db.execute("INSERT INTO ContainerConfig VALUES (?1, ?2)", (id, config)).unwrap();
+        db.execute("INSERT INTO ContainerConfig VALUES (?1, 'echo', ?2)", (id, config)).unwrap();
         db.execute("INSERT INTO ContainerState VALUES (?1, ?2)", (id, state)).unwrap();
     }
 

@@ -5,10 +5,12 @@
 //! while it is staged) looks like a hang; the deadline ends the wait.
 
 mod command;
+mod files;
 mod host;
 mod image;
 mod inspect;
 mod list;
+mod memory;
 mod metadata;
 mod remove;
 
@@ -29,6 +31,8 @@ pub struct Podman {
     pub program: PathBuf,
     /// How long its commands may take.
     pub deadlines: Deadlines,
+    /// Where its configuration is remembered; nowhere by default.
+    memory: Option<PathBuf>,
 }
 
 /// How long podman's commands may take.
@@ -62,7 +66,15 @@ impl Podman {
     /// podman at that path, or by that name in `PATH`, with the usual deadlines.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), deadlines: Deadlines::default() }
+        Self { program: program.into(), deadlines: Deadlines::default(), memory: None }
+    }
+
+    /// The same, with its configuration remembered in a file of the caller's: it is asked for again
+    /// when the program, one of its files of configuration or a variable has changed. The file's
+    /// directory must be the caller's alone, and not outlive a boot.
+    #[must_use]
+    pub fn remembering(self, memory: PathBuf) -> Self {
+        Self { memory: Some(memory), ..self }
     }
 }
 

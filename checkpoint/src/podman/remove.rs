@@ -1,7 +1,7 @@
 //! Removing a container.
 
 use super::command::Overdue;
-use super::{Error, Podman, shortened};
+use super::{Error, Info, Podman, files, shortened};
 use crate::container::is_full_id;
 
 /// podman's exit status when there is no such container (podman-container-exists(1)).
@@ -19,6 +19,18 @@ impl Podman {
             0 => Ok(true),
             ABSENT => Ok(false),
             status => Err(self.failure(&args, status, &output.stderr)),
+        }
+    }
+
+    /// Whether a container of that ID or of exactly that name exists, by podman's database where it
+    /// can be read.
+    ///
+    /// # Errors
+    /// As [`Podman::exists`].
+    pub async fn has_container(&self, info: &Info, id_or_name: &str) -> Result<bool, Error> {
+        match files::has_container(info, id_or_name) {
+            Some(answer) => Ok(answer),
+            None => self.exists(id_or_name).await,
         }
     }
 

@@ -1,7 +1,6 @@
 //! One run of `crun checkpoint` or `runc checkpoint` that leaves the original whole.
 
 use std::fs::File;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -87,8 +86,7 @@ impl Runtime {
 
     /// Starts the dump.
     ///
-    /// The runtime gets a process group of its own, so that no Ctrl-C at our terminal reaches
-    /// CRIU, and a mount namespace of its own with our options in it.
+    /// The runtime gets a session and a mount namespace of its own with our options in it.
     ///
     /// # Errors
     /// [`Error::Run`] when the runtime cannot be started.
@@ -98,7 +96,7 @@ impl Runtime {
         let output = File::create(&path).map_err(open)?;
         let errors = output.try_clone().map_err(open)?;
         let mut command = self.command(&request);
-        command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
         request.config.attach(&mut command);
         let started = Instant::now();
         let child = tokio::process::Command::from(command).kill_on_drop(false).spawn();

@@ -11,8 +11,6 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use super::{Error, Runtime};
-use crate::criu::{self, Version};
-
 /// Each program that is run here takes milliseconds; CRIU's first look at a kernel some more.
 const LIMIT: Duration = Duration::from_secs(20);
 /// With this variable set the dynamic loader lists the libraries of a program and does not run
@@ -20,16 +18,21 @@ const LIMIT: Duration = Duration::from_secs(20);
 const LIST_LIBRARIES: &str = "LD_TRACE_LOADED_OBJECTS";
 /// crun loads this at run time, by dlopen, so that the loader does not list it.
 const LIBCRIU: &str = "libcriu.so.2";
+/// Where CRIU keeps what it found out about the kernel (`criu/kerndat.c`).
+const PROBED: &str = "/run/criu.kdat";
 
 impl Runtime {
-    /// Runs the runtime and CRIU once, reads their files into the page cache, and lets CRIU
-    /// probe this kernel, which it does once after a boot and keeps in `/run/criu.kdat`.
+    /// Reads the files of the runtime and of CRIU into the page cache; for the first time after a
+    /// boot it runs both once, and lets CRIU probe this kernel.
     ///
     /// # Errors
-    /// [`Error::Criu`] when there is no usable `criu`, [`Error::Run`] when the runtime does not
-    /// run. That CRIU finds something missing in the kernel is no error here.
-    pub async fn warm(&self, criu: &Path) -> Result<Version, Error> {
-        let version = criu::version(criu).await?;
+    /// [`Error::Run`] when one of them does not run. That CRIU finds something missing in the
+    /// kernel is no error here.
+    pub async fn warm(&self, criu: &Path) -> Result<(), Error> {
+        if has_probed(criu) {
+            page_in(&self.path, criu).await;
+            return Ok(());
+        }
         let (runtime, _, probe) = tokio::join!(
             output(&self.path, &["--version"], false),
             page_in(&self.path, criu),
@@ -41,9 +44,14 @@ impl Runtime {
             move |source| Error::Run { action: "run", path, source }
         };
         runtime.map_err(run(&self.path))?;
-        probe.map_err(run(criu))?;
-        Ok(version)
+        probe.map_err(run(criu)).map(drop)
     }
+}
+
+/// Whether this CRIU has looked at this kernel since the last boot.
+fn has_probed(criu: &Path) -> bool {
+    let changed = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
+    changed(Path::new(PROBED)).is_some_and(|at| changed(criu).is_some_and(|made| made < at))
 }
 
 /// Reads both programs and their libraries. Purely an optimisation, so errors do not matter.
@@ -113,7 +121,8 @@ mod tests {
     #[tokio::test]
     async fn a_runtime_that_is_not_there_is_named() {
         let runtime = Runtime::new(Path::new("/nonexistent/crun"), None).unwrap();
+        // CRIU is not there either, so it has not probed anything.
         let error = runtime.warm(Path::new("/nonexistent/criu")).await.unwrap_err();
-        assert!(matches!(error, Error::Criu(_)), "{error:?}");
+        assert!(matches!(error, Error::Run { .. }), "{error:?}");
     }
 }

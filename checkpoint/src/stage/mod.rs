@@ -151,8 +151,11 @@ impl Stage {
         let podman = &self.podman;
         // podman resolves the image by its name, and would go and pull it. A name that is taken it
         // finds by itself, before it makes anything.
-        let (id_taken, image) =
-            tokio::try_join!(podman.exists(id), podman.image_id(image_name)).map_err(query)?;
+        let (id_taken, image) = tokio::try_join!(
+            podman.has_container(&self.info, id),
+            podman.image_id(&self.info, image_name)
+        )
+        .map_err(query)?;
         if id_taken {
             return conflict(Conflict::Id(id.to_owned()));
         }

@@ -255,7 +255,7 @@ pub async fn prepare(peer: PeerNumber) -> Result<LocalEnd, Error> {
         let (public_key, had_key) = config::ensure_key(&interface, device.kind).await?;
         // Only an interface that is up has a port.
         device::set_quiet(&interface)?;
-        device::cut_segments(&handle, &device).await?;
+        device::feed_gently(&handle, &device).await?;
         device::bring_up(&handle, &device, None).await?;
         let port = config::wait_for_port(&interface, device.kind).await?;
         Ok(LocalEnd { public_key, port, kind: device.kind, reused: device.existed && had_key })

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::scene::{self, Moved};
+use super::scene::{self, Failures, Moved};
 use super::statistics::{Distribution, Samples};
 use super::{Bench, BenchPlan};
 use crate::error::Result;
@@ -18,15 +18,22 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
     let lab = scene::lab()?;
     let (mut cold, mut warm) = (Vec::new(), Vec::new());
+    let mut failures = Failures::default();
     let outcome = (0..=runs).try_for_each(|round| {
         eprintln!("round {round} of {runs}");
         if round == 0 {
             // The first move makes the tunnel, and reads programs from the disk.
             return scene::move_once(&lab, Runtime::Crun).map(drop);
         }
-        lab.host("b")?.podman(["rmi", "--force", "probe:1"])?;
-        cold.push(scene::move_once(&lab, Runtime::Crun)?);
-        warm.push(scene::move_once(&lab, Runtime::Crun)?);
+        let pair = (|| {
+            lab.host("b")?.podman(["rmi", "--force", "--ignore", "probe:1"])?;
+            let cold = scene::move_once(&lab, Runtime::Crun)?;
+            Ok((cold, scene::move_once(&lab, Runtime::Crun)?))
+        })();
+        if let Some(pair) = failures.survive(&lab, &format!("round {round}"), pair)? {
+            cold.push(pair.0);
+            warm.push(pair.1);
+        }
         Ok(())
     });
     scene::diagnosed(&lab, outcome)?;
@@ -53,6 +60,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         cold.iter().zip(&warm).map(|(c, w)| interruption(c) / interruption(w)).collect();
     println!("\n{:28}{}", "ratio, pair by pair", Distribution::HEADINGS);
     println!("{}", ratio.row("cold / warm, interruption"));
+    figures["failures"] = failures.tell();
     figures["ratios"] = json!({ "cold_over_warm": ratio.median() });
     figures["ratio_spreads"] = json!({ "cold_over_warm": ratio.distribution() });
     Ok(figures)

@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::{Map, Value, json};
 
 use super::floor::{self, Floor};
-use super::scene::{self, Moved, PARTS};
+use super::scene::{self, Failures, Moved, PARTS};
 use super::statistics::{Distribution, Samples};
 use super::{Bench, BenchPlan, today};
 use crate::error::{Context, Result};
@@ -29,8 +29,9 @@ struct Measured {
 
 impl Measured {
     fn round(&mut self, lab: &Lab, runtime: Runtime) -> Result<()> {
-        self.moves.push(scene::move_once(lab, runtime)?);
-        self.floors.push(floor::measure(lab, runtime)?);
+        let (moved, floor) = (scene::move_once(lab, runtime)?, floor::measure(lab, runtime)?);
+        self.moves.push(moved);
+        self.floors.push(floor);
         Ok(())
     }
 
@@ -56,12 +57,21 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
     let lab = scene::lab()?;
     let load_before = load()?;
+    let mut failures = Failures::default();
     let (mut crun, mut runc, mut podman) = (Measured::default(), Measured::default(), Vec::new());
     let outcome = (0..=runs).try_for_each(|round| {
         eprintln!("round {round} of {runs}");
-        crun.round(&lab, Runtime::Crun)?;
-        runc.round(&lab, Runtime::Runc)?;
-        podman.push(today::measure(&lab, Runtime::Crun)?);
+        let what = |name: &str| format!("round {round}, {name}");
+        let outcome = crun.round(&lab, Runtime::Crun).and_then(|()| {
+            podman.push(today::measure(&lab, Runtime::Crun)?);
+            Ok(())
+        });
+        failures.survive(&lab, &what("crun"), outcome)?;
+        // The move and what people do today are compared pair by pair.
+        let pairs = podman.len();
+        crun.moves.truncate(pairs);
+        crun.floors.truncate(pairs);
+        failures.survive(&lab, &what("runc"), runc.round(&lab, Runtime::Runc))?;
         if round == 0 {
             // The first of everything on a host reads programs from the disk.
             (crun, runc, podman) = Default::default();
@@ -118,6 +128,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             "lost": total(|moved| moved.tcp.lost),
             "resets": total(|moved| moved.tcp.resets),
         },
+        "failures": failures.tell(),
         "load_average": { "before": load_before, "after": load()? },
     }))
 }

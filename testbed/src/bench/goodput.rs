@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::scene::{self, NAME};
+use super::scene::{self, Failures, NAME};
 use super::statistics::{Distribution, Samples};
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result};
@@ -35,11 +35,18 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     let lab = scene::lab()?;
     let directions = [("up", Direction::Up), ("down", Direction::Down)];
     let mut all = directions.map(|_| (Vec::new(), Vec::new()));
+    let mut failures = Failures::default();
     let outcome = (0..runs).try_for_each(|round| {
         directions.iter().zip(&mut all).try_for_each(|((name, direction), (moved, tunnel))| {
             eprintln!("round {} of {runs}, {name}", round + 1);
-            moved.push(moved_connection(&lab, *direction)?);
-            tunnel.push(between_hosts(&lab, *direction)?);
+            let pair = moved_connection(&lab, *direction)
+                .and_then(|moved| Ok((moved, between_hosts(&lab, *direction)?)));
+            if let Some(pair) =
+                failures.survive(&lab, &format!("round {}, {name}", round + 1), pair)?
+            {
+                moved.push(pair.0);
+                tunnel.push(pair.1);
+            }
             Ok(())
         })
     });
@@ -59,6 +66,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             "moved_over_tunnel": ratio.distribution(),
         });
     }
+    figures["failures"] = failures.tell();
     Ok(figures)
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::scene::{self, AROUND, START_LIMIT};
+use super::scene::{self, AROUND, Failures, START_LIMIT};
 use super::statistics::Samples;
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result};
@@ -29,12 +29,16 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
     let lab = scene::lab()?;
     let mut all: Vec<Measured> = COUNTS.iter().map(|_| Measured::default()).collect();
+    let mut failures = Failures::default();
     let outcome = (0..runs).try_for_each(|round| {
         COUNTS.iter().zip(&mut all).try_for_each(|(count, measured)| {
             eprintln!("round {} of {runs}, {count} containers", round + 1);
-            let (interruptions, total) = move_together(&lab, *count)?;
-            measured.interruptions.extend(interruptions);
-            measured.totals.push(total);
+            let what = format!("round {}, {count} containers", round + 1);
+            let moved = move_together(&lab, *count);
+            if let Some((interruptions, total)) = failures.survive(&lab, &what, moved)? {
+                measured.interruptions.extend(interruptions);
+                measured.totals.push(total);
+            }
             Ok(())
         })
     });
@@ -64,7 +68,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         });
         counts.insert(count.to_string(), figures);
     }
-    Ok(json!({ "runs": runs, "containers": counts }))
+    Ok(json!({ "runs": runs, "containers": counts, "failures": failures.tell() }))
 }
 
 /// Moves that many containers at once; the interruption of each, and the time until all had moved.

@@ -4,7 +4,10 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::error::{Error, Result};
+use serde_json::{Value, json};
+
+use super::criu;
+use crate::error::{Error, Result, chain};
 use crate::host::Host;
 use crate::lab::{Lab, LabBuilder, MigrationReport, Runtime};
 use crate::probe::EchoRun;
@@ -37,6 +40,60 @@ pub(super) fn diagnosed<T>(lab: &Lab, outcome: Result<T>) -> Result<T> {
         eprint!("{}", lab.diagnosis());
     }
     outcome
+}
+
+/// Measurements that failed. They are counted and told, and the benchmark goes on with the next one.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    all: Vec<String>,
+    in_a_row: usize,
+}
+
+impl Failures {
+    /// So many failures one after the other mean that nothing works here.
+    const LIMIT: usize = 5;
+
+    /// The outcome of a measurement; if it failed, the hosts are made ready for the next one.
+    ///
+    /// # Errors
+    /// [`Failures::LIMIT`] measurements have failed in a row.
+    pub(super) fn survive<T>(
+        &mut self,
+        lab: &Lab,
+        what: &str,
+        outcome: Result<T>,
+    ) -> Result<Option<T>> {
+        let error = match outcome {
+            Ok(value) => {
+                self.in_a_row = 0;
+                return Ok(Some(value));
+            }
+            Err(error) => error,
+        };
+        eprintln!("{what} failed: {}", chain(&error));
+        self.all.push(format!("{what}: {}", chain(&error)));
+        self.in_a_row += 1;
+        if self.in_a_row >= Self::LIMIT {
+            return Err(error);
+        }
+        for host in ["a", "b"].map(|name| lab.host(name)) {
+            let host = host?;
+            host.podman(["rm", "--all", "--force", "--time", "0"])?;
+            criu::forget(host)?;
+        }
+        Ok(None)
+    }
+
+    /// The failures, for the JSON; for people they are told on standard output.
+    pub(super) fn tell(&self) -> Value {
+        if !self.all.is_empty() {
+            println!("\n{} measurements failed:", self.all.len());
+        }
+        for failure in &self.all {
+            println!("  {failure}");
+        }
+        json!(self.all)
+    }
 }
 
 /// Starts a container on a host: echo at `port` (TCP and UDP), bulk transfers at the one after it.

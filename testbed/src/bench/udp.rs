@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::scene::{self, AROUND, NAME, Window};
+use super::scene::{self, AROUND, Failures, NAME, Window};
 use super::statistics::{Distribution, Samples};
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result};
@@ -69,11 +69,13 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
     let lab = scene::lab()?;
     let mut seen: Vec<Vec<Seen>> = RATES.iter().map(|_| Vec::new()).collect();
+    let mut failures = Failures::default();
     let outcome = (0..runs).try_for_each(|round| {
         let runtime = Runtime::ALL[round as usize % Runtime::ALL.len()];
         eprintln!("round {} of {runs}, {}", round + 1, runtime.name());
         RATES.iter().zip(&mut seen).try_for_each(|(rate, seen)| {
-            seen.push(move_at(&lab, runtime, *rate)?);
+            let what = format!("round {}, {rate} a second", round + 1);
+            seen.extend(failures.survive(&lab, &what, move_at(&lab, runtime, *rate))?);
             Ok(())
         })
     });
@@ -116,7 +118,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         rates.insert(rate.to_string(), figures);
     }
     println!("\ngap of all: {}", all_gaps(&seen));
-    Ok(json!({ "runs": runs, "rates": rates }))
+    Ok(json!({ "runs": runs, "rates": rates, "failures": failures.tell() }))
 }
 
 fn all_gaps(seen: &[Vec<Seen>]) -> Distribution {

@@ -10,8 +10,19 @@ use crate::snapshot::Snapshot;
 
 /// How long a host may take until it is as before.
 const SETTLES: Duration = Duration::from_secs(10);
-/// What an agent that has run once keeps: its identity, its peers' numbers, and its locks.
-const OWN_STATE: &[&str] = &["identity.pem", "peers.json", "lock", "peers.lock", "journal/", ""];
+/// What an agent that has run once keeps: its identity, its peers' numbers, its locks, and what it
+/// remembers of podman.
+const OWN_STATE: &[&str] = &[
+    "identity.pem",
+    "peers.json",
+    "lock",
+    "peers.lock",
+    "journal/",
+    "engine.json",
+    "turns/",
+    "turns/0",
+    "",
+];
 
 /// The state of the two hosts of a migration.
 pub(super) struct Untouched<'a> {

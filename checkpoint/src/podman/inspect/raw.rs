@@ -192,18 +192,10 @@ pub(super) struct RawDevice {
     pub(super) path_on_host: String,
 }
 
-/// One network as `podman network inspect` prints it.
+/// One network as `podman network inspect` prints it, and as its file describes it.
 #[derive(Deserialize)]
 pub(in crate::podman) struct RawNetworkInspect {
-    pub(super) name: String,
+    pub(in crate::podman) name: String,
     #[serde(default)]
-    pub(super) driver: String,
-    pub(super) network_interface: Option<String>,
-    pub(super) containers: Option<BTreeMap<String, RawMember>>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct RawMember {
-    #[serde(default)]
-    pub(super) interfaces: BTreeMap<String, serde::de::IgnoredAny>,
+    pub(in crate::podman) driver: String,
 }

@@ -4,15 +4,16 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::SockRef;
 
 use super::client::Channel;
 use super::message::Message;
 use super::tally::{Ended, Tally};
 
-/// Receive buffer that a client asks for (the kernel caps it at `net.core.rmem_max`), so that
-/// replies released in a burst are not lost in the client itself.
-const RECEIVE_BUFFER: usize = 4 << 20;
+/// Receive buffer of a client, so that replies released in a burst are not lost in the client itself.
+const RECEIVE_BUFFER: usize = 64 << 20;
 
 /// A flow and which of its replies have come.
 #[derive(Debug)]
@@ -33,7 +34,10 @@ impl UdpChannel {
         let socket = UdpSocket::bind(any)?;
         socket.connect(server)?;
         socket.set_nonblocking(true)?;
-        SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
+        // Without the right to exceed it, what `net.core.rmem_max` allows.
+        if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
+            SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
+        }
         Ok(Self { socket, size, seen: Vec::new(), highest: None })
     }
 
