@@ -110,11 +110,11 @@ fn messages() -> Vec<Vec<u8>> {
         Message::ImageEnd(()),
         Message::Staged(()),
         Message::TreeChange(TreeChange { tree: Tree::Root, record }),
-        Message::Chunk(chunk),
+        Message::Chunks(vec![chunk]),
         Message::Flows(FlowBatch { anchor: Some(HostId([4; 16])), flows }),
         Message::Prepared(Prepared { entries_us: 5, restore_us: 100_000 }),
         Message::Commit(migration),
-        Message::Finished(Finished { pid: 77 }),
+        Message::Finished(Finished { pid: 77, full_buffers: 0 }),
     ];
     let encode = |message: &Message| {
         let mut bytes = Vec::new();
