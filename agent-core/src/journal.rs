@@ -238,8 +238,7 @@ pub fn claim(path: &Path) -> Result<Option<(Journal, Vec<Record>)>, Error> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error(e)),
         _ => return Ok(None),
     }
-    let mut bytes = Vec::new();
-    (&mut *file).take(SIZE_LIMIT).read_to_end(&mut bytes).map_err(error)?;
+    let bytes = bounded(&mut *file).map_err(error)?;
     let records = parse(&bytes).map_err(|line| refusal(path, line))?;
     let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
     if whole < bytes.len() {
@@ -277,9 +276,19 @@ pub fn unfinished(state: &Path) -> Result<Vec<PathBuf>, Error> {
 /// Reads a journal. Nothing is returned of one that is damaged.
 pub fn read(path: &Path) -> Result<Vec<Record>, Error> {
     let file = |source| Error::File { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|f| f.take(SIZE_LIMIT).read_to_end(&mut bytes)).map_err(file)?;
+    let bytes = File::open(path).and_then(bounded).map_err(file)?;
     parse(&bytes).map_err(|line| refusal(path, line))
+}
+
+/// The whole of a file that is no longer than a journal may be: half of one would be another one.
+fn bounded(from: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > SIZE_LIMIT {
+        Err(io::ErrorKind::FileTooLarge.into())
+    } else {
+        Ok(bytes)
+    }
 }
 
 fn refusal(path: &Path, line: usize) -> Error {
@@ -391,6 +400,16 @@ mod tests {
         fs::write(&path, b"\x00\xffrubbish").unwrap();
         assert!(matches!(claim(&path), Err(Error::Foreign { .. })));
         assert_eq!(fs::read(&path).unwrap(), b"\x00\xffrubbish");
+    }
+
+    #[test]
+    fn a_journal_that_is_too_long_is_refused_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j");
+        let lines = "{\"record\":\"committed\"}\n".repeat(SIZE_LIMIT as usize / 20);
+        fs::write(&path, format!("{HEADER}\n{lines}")).unwrap();
+        assert!(matches!(claim(&path), Err(Error::File { .. })));
+        assert!(matches!(read(&path), Err(Error::File { .. })));
     }
 
     #[test]

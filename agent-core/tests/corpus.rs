@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use agent_core::identity::HostId;
 use agent_core::journal::Record as Step;
 use agent_core::message::*;
+use agent_core::trust::{Secret, Token, Trust};
 use checkpoint::images::{Chunk, Follower};
 use checkpoint::tree::{Kind, Meta, Record, Source, Tasks};
 
@@ -19,13 +20,14 @@ mod fuzz;
 
 type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
 
-const TARGETS: [Target; 6] = [
+const TARGETS: [Target; 7] = [
     ("message", fuzz::message, messages),
     ("tree", fuzz::tree, trees),
     ("images", fuzz::images, images),
     ("netlink", fuzz::netlink, netlink),
     ("journal", fuzz::journal, journals),
     ("podman", fuzz::podman, podman),
+    ("token", fuzz::token, tokens),
 ];
 
 fn directory(target: &str) -> PathBuf {
@@ -239,6 +241,17 @@ fn journals() -> Vec<Vec<u8>> {
         file(&[arrival, Step::Activated, Step::HandedOver { pid: 7 }]),
         file(&[interruption, Step::Committed, Step::Acknowledged]),
     ]
+}
+
+fn tokens() -> Vec<Vec<u8>> {
+    let state = tempfile::tempdir().unwrap();
+    let fingerprint = Trust::open(state.path()).unwrap().identity.fingerprint();
+    let token = |address: &str| {
+        let address = address.parse().unwrap();
+        let secret = Secret::random().unwrap();
+        Token { address, fingerprint, secret }.to_string().into_bytes()
+    };
+    vec![token("192.0.2.2"), token("[2001:db8::2]:7000"), token("host.example:65535")]
 }
 
 fn podman() -> Vec<Vec<u8>> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use agent_core::destination::Destination;
 use agent_core::directories;
+use agent_core::permissions::Pattern;
 use agent_core::trust::invitation::USES_LIMIT;
 use agent_core::trust::peers::Name;
 use agent_core::wire::DEFAULT_PORT;
@@ -98,6 +99,59 @@ pub enum PeersCommand {
         /// Its name in the list.
         name: Name,
     },
+    /// Show or change what a host may move here, from its next migration on.
+    Allow(Allow),
+}
+
+/// Arguments of `peers allow`.
+///
+/// Each option that is given replaces that permission; the others stay as they are. Host networks,
+/// shared namespaces, OCI hooks and the like are never allowed.
+#[derive(Clone, Debug, Args)]
+pub struct Allow {
+    /// The host's name in the list.
+    #[arg(value_name = "HOST")]
+    pub peer: Name,
+    /// Begin with what a new host gets: containers of any name and image that take nothing of this
+    /// host.
+    #[arg(long)]
+    pub reset: bool,
+    /// Names that its containers may have, such as web or 'web-*'.
+    #[arg(long = "name", value_name = "PATTERN")]
+    pub names: Vec<Pattern>,
+    /// Images that they may come from: names such as 'docker.io/library/*', or IDs.
+    #[arg(long = "image", value_name = "PATTERN")]
+    pub images: Vec<Pattern>,
+    /// Most memory of one container, such as 2GiB, or any.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<Size>,
+    /// Most bytes of one container's files and image, such as 10GiB, or any.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub disk: Option<Size>,
+    /// Whether privileged containers may come, and those without the usual filters.
+    #[arg(long, value_name = "YES|NO", num_args = 0..=1, default_missing_value = "yes",
+        value_parser = clap::builder::BoolishValueParser::new())]
+    pub privileged: Option<bool>,
+    /// Files and directories of this host that containers may mount, or none.
+    #[arg(long = "mount", value_name = "PATH")]
+    pub mounts: Vec<PathBuf>,
+    /// Devices of this host that containers may use, or none.
+    #[arg(long = "device", value_name = "PATH")]
+    pub devices: Vec<PathBuf>,
+    /// Capabilities that containers may have beyond podman's defaults, or none.
+    #[arg(long = "capability", value_name = "NAME")]
+    pub capabilities: Vec<String>,
+}
+
+/// A limit in bytes; `None` for no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub Option<u64>);
+
+fn size(text: &str) -> Result<Size, String> {
+    match text {
+        "any" => Ok(Size(None)),
+        text => text.parse::<bytesize::ByteSize>().map(|size| Size(Some(size.0))),
+    }
 }
 
 /// A time from a second to a year.
@@ -137,5 +191,10 @@ mod tests {
         assert!(parse("agent-server invite --uses 0").is_err());
         assert!(parse("agent-server invite --uses 3 --once").is_err());
         assert!(parse("agent-server peers remove ../x").is_err());
+        assert!(
+            parse("agent-server peers allow a --memory 2GiB --name web-* --privileged").is_ok()
+        );
+        assert!(parse("agent-server peers allow a --memory much").is_err());
+        assert!(parse("agent-server peers allow a --name [").is_err());
     }
 }

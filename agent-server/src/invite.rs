@@ -16,6 +16,7 @@ use agent_core::wire::DEFAULT_PORT;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
+use crate::allow::allow;
 use crate::cli::{Invite, Peers, PeersCommand};
 
 /// Addresses of documentation (RFC 5737, RFC 3849) that no route but the default one leads to.
@@ -30,7 +31,7 @@ struct NoAddress;
 /// There is no such peer.
 #[derive(Debug, thiserror::Error)]
 #[error("no peer {0} may move containers here; agent-server peers lists those that may")]
-struct NoSuchPeer(Name);
+pub struct NoSuchPeer(pub Name);
 
 /// Makes a token. It alone goes to standard output; the rest is for the person who asked.
 pub fn invite(state: &Path, request: &Invite) -> Result<(String, String), Cause> {
@@ -60,6 +61,7 @@ pub fn peers(state: &Path, request: &Peers) -> Result<String, Cause> {
     let peers = agent_core::trust::Peers::new(state);
     match &request.command {
         None => Ok(list(&peers, Role::Source, request.json)?),
+        Some(PeersCommand::Allow(request)) => allow(state, request),
         Some(PeersCommand::Remove { name }) => {
             let lock = private::lock(state)?;
             if peers.remove_source(&lock, name)? {

@@ -5,6 +5,7 @@
 //!       serve → welcome, invite: pairing
 //! ```
 
+mod allow;
 mod anchor;
 mod arrival;
 mod cli;

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use agent_core::journal;
 use agent_core::message::Message;
+use agent_core::trust::Token;
 use bincode::serde::decode_from_slice;
 use checkpoint::images::{self, Chunk, Manifest, Writer};
 use checkpoint::tree::{self, Applier, Record};
@@ -94,6 +95,14 @@ pub fn journal(bytes: &[u8]) {
         torn.extend_from_slice(b"{\"record\":\"comm");
     }
     assert_eq!(journal::parse(&torn).as_ref(), Ok(&records));
+}
+
+/// A join token. What was understood is written in the same way again.
+pub fn token(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(token) = text.parse::<Token>() else { return };
+    let again: Token = token.to_string().parse().expect("a token comes back");
+    assert_eq!(again.to_string(), token.to_string());
 }
 
 /// podman's answers and files.

@@ -24,6 +24,7 @@ mod lab;
 mod leftovers;
 mod migration;
 mod operator;
+mod permissions;
 mod refusal;
 mod subject;
 mod terminal;
@@ -50,6 +51,7 @@ pub fn all() -> Vec<Case> {
         operator::CASES,
         trust::CASES,
         trust_wire::CASES,
+        permissions::CASES,
     ]
     .concat()
 }

@@ -1,0 +1,144 @@
+//! `peers allow`: what one peer may move here.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use agent_core::cause::Cause;
+use agent_core::permissions::Permissions;
+use agent_core::private;
+use agent_core::trust::Peers;
+use bytesize::ByteSize;
+
+use crate::cli::Allow;
+use crate::invite::NoSuchPeer;
+
+/// Stands for an empty list on the command line.
+const NONE: &str = "none";
+
+/// A path that no mount can have.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is not an absolute path; a container's mounts and devices have absolute ones")]
+struct NotAbsolute(PathBuf);
+
+/// Changes a peer's permissions as asked; gives them as text.
+pub fn allow(state: &Path, request: &Allow) -> Result<String, Cause> {
+    let peers = Peers::new(state);
+    let lock = private::lock(state)?;
+    let missing = || NoSuchPeer(request.peer.clone());
+    let old = peers.get(&request.peer)?.and_then(|peer| peer.source).ok_or_else(missing)?;
+    let new = changed(old, request)?;
+    if !peers.permit(&lock, &request.peer, new.clone())? {
+        return Err(missing().into());
+    }
+    Ok(format!("{} may move here:\n{}", request.peer, shown(&new)))
+}
+
+fn changed(old: Permissions, request: &Allow) -> Result<Permissions, NotAbsolute> {
+    let mut new = if request.reset { Permissions::of_new_peer() } else { old };
+    if !request.names.is_empty() {
+        new.names.clone_from(&request.names);
+    }
+    if !request.images.is_empty() {
+        new.images.clone_from(&request.images);
+    }
+    if let Some(size) = request.memory {
+        new.memory = size.0;
+    }
+    if let Some(size) = request.disk {
+        new.disk = size.0;
+    }
+    new.privileged = request.privileged.unwrap_or(new.privileged);
+    if !request.mounts.is_empty() {
+        new.mounts = paths(&request.mounts)?;
+    }
+    if !request.devices.is_empty() {
+        new.devices = paths(&request.devices)?;
+    }
+    if !request.capabilities.is_empty() {
+        let names = request.capabilities.iter().filter(|name| *name != NONE);
+        let upper = names.map(|name| name.to_ascii_uppercase());
+        let plain = upper.map(|name| name.strip_prefix("CAP_").unwrap_or(&name).to_owned());
+        new.capabilities = plain.collect();
+    }
+    Ok(new)
+}
+
+fn paths(given: &[PathBuf]) -> Result<BTreeSet<PathBuf>, NotAbsolute> {
+    let given = given.iter().filter(|path| *path != Path::new(NONE));
+    given
+        .map(
+            |path| {
+                if path.is_absolute() { Ok(path.clone()) } else { Err(NotAbsolute(path.clone())) }
+            },
+        )
+        .collect()
+}
+
+/// One line for each permission.
+fn shown(permissions: &Permissions) -> String {
+    let Permissions { names, images, memory, disk, privileged, mounts, devices, capabilities } =
+        permissions;
+    let list = |all: Vec<String>| if all.is_empty() { NONE.to_owned() } else { all.join(" ") };
+    let size = |limit: &Option<u64>| {
+        limit.map_or("as this host has".to_owned(), |bytes| ByteSize(bytes).to_string())
+    };
+    let path =
+        |paths: &BTreeSet<PathBuf>| list(paths.iter().map(|p| p.display().to_string()).collect());
+    let pattern =
+        |patterns: &[_]| list(patterns.iter().cloned().map(String::from).collect::<Vec<_>>());
+    [
+        ("names", pattern(names)),
+        ("images", pattern(images)),
+        ("memory", size(memory)),
+        ("disk", size(disk)),
+        ("privileged", if *privileged { "yes" } else { "no" }.to_owned()),
+        ("mounts", path(mounts)),
+        ("devices", path(devices)),
+        ("capabilities", list(capabilities.iter().cloned().collect())),
+    ]
+    .map(|(what, value)| format!("  {what:<13} {value}"))
+    .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command, PeersCommand};
+    use clap::Parser;
+
+    fn request(line: &str) -> Allow {
+        let words = ["agent-server", "peers", "allow", "a"].into_iter().chain(line.split(' '));
+        match Cli::parse_from(words.filter(|word| !word.is_empty())).command {
+            Some(Command::Peers(peers)) => match peers.command {
+                Some(PeersCommand::Allow(allow)) => allow,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_given_replaces_and_the_rest_stays() {
+        let start = Permissions::of_new_peer();
+        let one = changed(start.clone(), &request("--mount /srv/a --memory 2GiB --privileged"));
+        let one = one.unwrap();
+        assert_eq!((one.memory, one.privileged), (Some(2 << 30), true));
+        assert_eq!(one.names, start.names);
+        let line = "--mount /srv/b --capability cap_net_admin --privileged no --memory any";
+        let two = changed(one.clone(), &request(line)).unwrap();
+        assert_eq!(two.mounts, BTreeSet::from(["/srv/b".into()]));
+        assert_eq!(two.capabilities, BTreeSet::from(["NET_ADMIN".into()]));
+        assert_eq!((two.memory, two.privileged), (None, false));
+        let three = changed(two.clone(), &request("--mount none --capability none")).unwrap();
+        assert_eq!(three, start);
+        assert_eq!(changed(one, &request("--reset")).unwrap(), start);
+        assert!(changed(start, &request("--device fuse")).is_err());
+    }
+
+    #[test]
+    fn everything_is_shown() {
+        let text = shown(&Permissions::of_new_peer());
+        assert_eq!(text.lines().count(), 8);
+        assert!(text.contains("names         *") && text.contains("mounts        none"), "{text}");
+    }
+}
