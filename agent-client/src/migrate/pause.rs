@@ -134,6 +134,7 @@ impl<'a> Pause<'a> {
         let record = Record::Interruption {
             cgroup: plan.cgroup.path().to_owned(),
             port: plan.port.name().to_owned(),
+            process: plan.process.clone(),
         };
         block_in_place(|| self.departure.journal_mut().append(&record))?;
         match tokio::time::timeout(limit, self.interrupt()).await {

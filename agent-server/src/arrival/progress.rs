@@ -59,6 +59,11 @@ struct SourceWentBack;
 #[error("podman staged the container without {0}")]
 struct Incomplete(&'static str);
 
+/// podman was killed, or died.
+#[derive(Debug, thiserror::Error)]
+#[error("podman ended while the container was being restored")]
+struct EngineGone;
+
 /// The source offered one image and ships another.
 #[derive(Debug, thiserror::Error)]
 #[error("the image that comes is not the one that was offered")]
@@ -318,6 +323,9 @@ impl Arrival {
         let staged = self.staged.as_mut().ok_or(Incomplete("itself"))?;
         let go = Instant::now();
         staged.restore(images.path(), criu_config.path(), deadline::STAGE).await?;
+        if !staged.is_awaited() {
+            return Err(EngineGone.into());
+        }
         Ok(prepared(go - ordered, go.elapsed()))
     }
 

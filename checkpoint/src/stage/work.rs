@@ -22,6 +22,8 @@ const CONSOLE: &str = "console";
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Holds podman's process ID and start time.
 const PODMAN: &str = "podman.pid";
+/// Holds the shim's.
+const SHIM: &str = "shim.pid";
 
 /// A directory of ours, mode 0700.
 #[derive(Debug, Clone)]
@@ -110,17 +112,40 @@ impl Work {
 
     /// Notes podman's process.
     pub(super) fn note_podman(&self, pid: u32) -> Result<(), Error> {
-        let path = self.path(PODMAN);
-        let start = i32::try_from(pid).ok().and_then(start_time).unwrap_or(0);
-        fs::write(&path, format!("{pid} {start}")).map_err(self.fail(&path))
+        self.note_process(PODMAN, pid)
     }
 
     /// podman's process, if it is still there.
     pub(super) fn podman(&self) -> Option<Pid> {
-        let text = read_short(&self.path(PODMAN))?;
+        self.process(PODMAN)
+    }
+
+    /// Notes the shim's process.
+    pub(super) fn note_shim(&self, pid: u32) -> Result<(), Error> {
+        self.note_process(SHIM, pid)
+    }
+
+    /// The shim's process, if it is still there.
+    pub(super) fn shim(&self) -> Option<Pid> {
+        self.process(SHIM)
+    }
+
+    fn note_process(&self, name: &str, pid: u32) -> Result<(), Error> {
+        let path = self.path(name);
+        let start = i32::try_from(pid).ok().and_then(start_time).unwrap_or(0);
+        fs::write(&path, format!("{pid} {start}")).map_err(self.fail(&path))
+    }
+
+    fn process(&self, name: &str) -> Option<Pid> {
+        let text = read_short(&self.path(name))?;
         let (pid, start) = text.split_once(' ')?;
         let pid = pid.parse().ok().filter(|pid| *pid > 1)?;
         (start_time(pid)? == start.parse::<u64>().ok()?).then(|| Pid::from_raw(pid))
+    }
+
+    /// Whether CRIU has begun to restore: it has opened its log.
+    pub(super) fn restore_began(&self) -> bool {
+        fs::read_dir(self.criu()).is_ok_and(|mut entries| entries.next().is_some())
     }
 
     /// Notes the container's cgroup before the runtime makes it. systemd's scopes (a path with

@@ -18,6 +18,7 @@
 
 mod applications;
 mod cancel;
+mod faults;
 mod flows;
 mod hops;
 mod lab;
@@ -26,13 +27,14 @@ mod migration;
 mod operator;
 mod refusal;
 mod subject;
-mod terminal;
+pub(crate) mod terminal;
 mod traffic;
 mod untouched;
 
 use crate::runner::Case;
 
 pub use lab::{VICTIM_ARGUMENT, be_victim};
+pub(crate) use untouched::without_own_state;
 
 /// All lab tests, in the order in which they run.
 pub fn all() -> Vec<Case> {
@@ -46,6 +48,7 @@ pub fn all() -> Vec<Case> {
         refusal::CASES,
         cancel::CASES,
         operator::CASES,
+        faults::CASES,
     ]
     .concat()
 }
