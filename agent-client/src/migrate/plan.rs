@@ -58,6 +58,21 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
+impl Plan {
+    /// Connects the container again, should its port have been replaced meanwhile, too.
+    pub fn reconnect(&self) -> Result<(), isolation::Error> {
+        match self.port.unblock() {
+            Ok(()) => Ok(()),
+            Err(_) => self.present_port()?.unblock(),
+        }
+    }
+
+    /// Its end of the host's bridge as it is now.
+    pub fn present_port(&self) -> Result<isolation::Port, isolation::Error> {
+        isolation::Port::of_container(&self.namespace, &self.process.interface)
+    }
+}
+
 /// A container that is connected to nothing.
 #[derive(Debug, thiserror::Error)]
 #[error("the container has no network interface; connect it to a network of the engine")]

@@ -326,6 +326,7 @@ impl Arrival {
         if !staged.is_awaited() {
             return Err(EngineGone.into());
         }
+        tunnel::check(self.anchor)?;
         Ok(prepared(go - ordered, go.elapsed()))
     }
 

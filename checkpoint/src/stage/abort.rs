@@ -40,7 +40,7 @@ pub async fn abort_by_id(podman: &Podman, id: &str, work: &Path) -> Result<(), E
         podman.remove(id).await.map_err(remove)?;
     }
     if ours {
-        work.remove_cgroup(id);
+        work.remove_cgroup(id).await;
         work.remove_persist(id);
         work.remove_console();
     }

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, symlink};
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
@@ -24,6 +25,11 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 const PODMAN: &str = "podman.pid";
 /// Holds the shim's.
 const SHIM: &str = "shim.pid";
+
+/// How long killed processes may take to be gone.
+const KILLED: Duration = Duration::from_secs(2);
+/// Between two looks at them.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A directory of ours, mode 0700.
 #[derive(Debug, Clone)]
@@ -155,14 +161,30 @@ impl Work {
         fs::write(&file, path.unwrap_or_default()).map_err(self.fail(&file))
     }
 
-    /// Removes the empty cgroup that a failed restore leaves. Absent means done.
-    pub(super) fn remove_cgroup(&self, id: &str) {
+    /// Removes the cgroup that a failed restore leaves, with what is in it: a runtime that fails after
+    /// CRIU has succeeded, because a disk is full, leaves processes that podman knows nothing of. Absent
+    /// means done.
+    pub(super) async fn remove_cgroup(&self, id: &str) {
         let Some(path) = read_short(&self.path(CGROUP)) else { return };
         let Some(path) = own_cgroup(&path, id) else { return };
-        if let Err(error) = remove_empty(&path)
+        if !path.exists() {
+            return;
+        }
+        // Kernels before 5.14 have no such file (cgroup-v2.rst, cgroup.kill).
+        let _ = fs::write(path.join("cgroup.kill"), "1");
+        let end = Instant::now() + KILLED;
+        let outcome = loop {
+            match remove_empty(&path) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < end => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                outcome => break outcome,
+            }
+        };
+        if let Err(error) = outcome
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(path = %path.display(), %error, "an empty cgroup stays");
+            tracing::warn!(path = %path.display(), %error, "a cgroup stays");
         }
     }
 

@@ -1,6 +1,6 @@
 //! The fault matrix: every cell some times, several labs side by side.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result, chain};
-use crate::faults::{Arena, Cell, Outcome, Problem};
+use crate::faults::{Arena, Cell, Moment, Outcome, Problem, RunsOn};
 use crate::prepare;
 
 pub(super) const BENCH: Bench =
@@ -61,6 +61,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     })?;
     let done = board.done.into_inner().unwrap_or_else(PoisonError::into_inner);
     let table: Vec<Value> = cells.iter().zip(&done).map(|(cell, runs)| row(*cell, runs)).collect();
+    print_table(&cells, &done);
     let summary = summary(&done);
     println!("{summary}");
     Ok(json!({ "cells": table, "summary": summary }))
@@ -135,6 +136,51 @@ impl Run {
         }
         text
     }
+}
+
+/// Prints the matrix in Markdown: where the container runs afterwards, and the longest silence.
+fn print_table(cells: &[Cell], done: &[Vec<Run>]) {
+    let mut faults: Vec<String> = Vec::new();
+    let mut rows: BTreeMap<Moment, BTreeMap<String, String>> = BTreeMap::new();
+    for (cell, runs) in cells.iter().zip(done) {
+        let fault = cell.fault.to_string();
+        if !faults.contains(&fault) {
+            faults.push(fault.clone());
+        }
+        rows.entry(cell.moment).or_default().insert(fault, entry(runs));
+    }
+    println!("\n| | {} |", faults.join(" | "));
+    println!("| --- |{}", " --- |".repeat(faults.len()));
+    for (moment, entries) in rows {
+        let entries: Vec<&str> =
+            faults.iter().map(|fault| entries.get(fault).map_or("", String::as_str)).collect();
+        println!("| {} | {} |", moment.name(), entries.join(" | "));
+    }
+    println!();
+}
+
+/// One entry of the matrix.
+fn entry(runs: &[Run]) -> String {
+    let mut places: Vec<&str> = runs
+        .iter()
+        .filter_map(|run| run.outcome.as_ref())
+        .map(|outcome| match outcome.runs_on {
+            RunsOn::Source if outcome.ordered => "S by order",
+            RunsOn::Source => "S",
+            RunsOn::Destination => "D",
+            RunsOn::Both => "BOTH",
+            RunsOn::Neither => "ended",
+        })
+        .collect();
+    places.sort_unstable();
+    places.dedup();
+    let bad = runs.iter().filter(|run| !run.is_good()).count();
+    let silent = runs.iter().map(|run| run.tcp_silent_ms).fold(0.0, f64::max) / 1e3;
+    let mut text = format!("{} {silent:.1} s", places.join("/"));
+    if bad > 0 {
+        text.push_str(&format!(", {bad} of {} NOT AS PROMISED", runs.len()));
+    }
+    text
 }
 
 fn row(cell: Cell, runs: &[Run]) -> Value {

@@ -3,6 +3,7 @@
 mod cold;
 mod criu;
 mod downtime;
+mod endurance;
 mod faults;
 pub mod floor;
 mod flows;
@@ -54,6 +55,7 @@ pub const ALL: &[Bench] = &[
     parallel::BENCH,
     goodput::BENCH,
     faults::BENCH,
+    endurance::BENCH,
     lab::BENCH,
 ];
 

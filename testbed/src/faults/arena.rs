@@ -116,6 +116,8 @@ impl Arena {
         let wire = wire.stop()?;
         let runs_on = self.runs_on(&id)?;
         let output = client.wait(Duration::ZERO)?;
+        // A reload makes every interface anew.
+        let is_comparable = !matches!(cell.fault, Fault::FirewallReloaded(_));
         let outcome = Outcome {
             exit: output.status.code(),
             said: output.error_text(),
@@ -126,7 +128,7 @@ impl Arena {
             tcp,
             udp,
             rate: RATE,
-            leftovers: left(&before, runs_on)?,
+            leftovers: left(&before, runs_on, is_comparable)?,
         };
         self.clear()?;
         Ok(outcome)
@@ -256,12 +258,12 @@ impl<'a> Before<'a> {
 }
 
 /// What was not there before and should not be there now.
-fn left(before: &[Before<'_>], runs_on: RunsOn) -> Result<Vec<String>> {
+fn left(before: &[Before<'_>], runs_on: RunsOn, is_comparable: bool) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for Before { host, snapshot, seen } in before {
         let now = leftovers::look(host)?;
         all.extend(now.difference(seen).cloned());
-        if runs_on == RunsOn::Source {
+        if runs_on == RunsOn::Source && is_comparable {
             // Nothing has moved: the host is as it was in every respect.
             let view = |snapshot: Snapshot| {
                 ["recover.log", "keeper.log"]

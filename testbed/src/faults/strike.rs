@@ -17,6 +17,8 @@ use crate::lab::Lab;
 const STOPPED: Duration = Duration::from_secs(10);
 /// How long the link is cut while an agent dies.
 const CUT: Duration = Duration::from_secs(5);
+/// How long a migration may take to fail for want of room.
+const FAILS: Duration = Duration::from_secs(60);
 /// How soon a service manager starts a server again.
 const RESTART: Duration = Duration::from_millis(500);
 /// Leaves next to nothing of a tmpfs.
@@ -90,9 +92,18 @@ pub(super) fn strike(lab: &Lab, fault: Fault, client: &mut HostProcess, first: &
                 importing(host).ok_or_else(|| Error::Check("no podman imports".to_owned()))?;
             host.run(["kill", "-9", &pid.to_string()]).map(drop)
         }
-        Fault::TunnelKilled(side) => host(side)?.run(["pkill", "-9", "wireguard-go"]).map(drop),
-        Fault::FirewallReloaded(side) => {
-            host(side)?.podman(["network", "reload", "--all"]).map(drop)
+        Fault::TunnelKilled(side) => {
+            let kill = "pkill -9 wireguard-go; while ls /sys/class/net | grep -q ^netmig; do \
+                        sleep 0.01; done";
+            host(side)?.run(["sh", "-c", kill]).map(drop)
+        }
+        Fault::FirewallReloaded(Side::Source) => {
+            host(Side::Source)?.podman(["network", "reload", "--all"]).map(drop)
+        }
+        // It waits for the container that is being imported there.
+        Fault::FirewallReloaded(Side::Destination) => {
+            let reload = "podman network reload --all > /dev/null 2>&1 &";
+            host(Side::Destination)?.run(["sh", "-c", reload]).map(drop)
         }
         Fault::ContainerKilled => host(Side::Source)?.run(["kill", "-9", first]).map(drop),
         Fault::ContainerExits => {
@@ -119,6 +130,12 @@ pub(super) fn heal(lab: &Lab, fault: Fault, client: &mut HostProcess) -> Result<
         Fault::Kill(Side::Destination) | Fault::KillBoth => {
             std::thread::sleep(RESTART);
             lab.serve("b")
+        }
+        Fault::DiskFull(side, Disk::Run | Disk::Storage) => {
+            // Somebody makes room once it has failed.
+            client.await_end(FAILS)?;
+            let host = lab.host(side.host())?;
+            host.run(["rm", "-f", "/run/filler", "/var/lib/containers/filler"]).map(drop)
         }
         Fault::CutAndKill(_) => {
             std::thread::sleep(CUT);
