@@ -235,7 +235,7 @@ fn prepare(stream: &TcpStream) -> Result<(SocketAddr, SocketAddr), Error> {
     let (peer, local) = (plain(peer), plain(local));
     // Every message is one write; waiting for more to send would only add latency.
     stream.set_nodelay(true).map_err(io_error)?;
-    notice_silence(&stream).map_err(|errno| io_error(errno.into()))?;
+    notice_silence(stream).map_err(|errno| io_error(errno.into()))?;
     Ok((peer, local))
 }
 
