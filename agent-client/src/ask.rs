@@ -14,6 +14,9 @@ pub enum Error {
     /// Esc or Ctrl-C at a question.
     #[error("nothing was chosen; nothing was changed")]
     Cancelled,
+    /// Something else than the container's name was typed.
+    #[error("that is not the name of the container; nothing was changed")]
+    NotConfirmed,
     /// No container runs here.
     #[error("no container runs on this host; start one with podman first")]
     NothingRuns,
@@ -78,4 +81,17 @@ pub fn container(running: Vec<Summary>) -> Result<String, Error> {
         .collect();
     let picked = Select::new("Container to move:", lines).raw_prompt()?;
     Ok(running.into_iter().nth(picked.index).map(|c| c.id).unwrap_or_default())
+}
+
+/// Makes sure that a person means it: the container's name has to be typed out.
+pub fn rollback(container: &str, destination: &Destination) -> Result<(), Error> {
+    let question = format!(
+        "If {destination} runs {container}, two of it will run from now on. \
+         Type the container's name to let it run here again:"
+    );
+    if Text::new(&question).prompt()?.trim() == container {
+        Ok(())
+    } else {
+        Err(Error::NotConfirmed)
+    }
 }

@@ -110,6 +110,12 @@ pub struct Recover {
     /// Every migration has such a guardian.
     #[arg(long, hide = true, value_name = "JOURNAL")]
     pub watch: Option<PathBuf>,
+    /// Let the original run again although its move is decided and the destination cannot be asked.
+    ///
+    /// Only for a destination that is lost, or certain to be without the container: if it runs
+    /// there, two of it run from now on. The name has to be typed out.
+    #[arg(long, value_name = "CONTAINER", conflicts_with = "watch", value_parser = container_name)]
+    pub rollback_anyway: Option<String>,
 }
 
 /// How a migration goes about it.

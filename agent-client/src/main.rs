@@ -15,7 +15,7 @@ mod report;
 mod summary;
 
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use agent_core::cause::{Cause, chain};
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Exit {
     let directories = Directories { state: cli.state_dir, run: cli.run_dir };
-    if let Some(Command::Recover(Recover { watch: Some(journal) })) = &cli.command {
+    if let Some(Command::Recover(Recover { watch: Some(journal), .. })) = &cli.command {
         match guardian::wait(&directories, journal) {
             Ok(true) => {}
             Ok(false) => return Exit::Moved,
@@ -62,7 +62,7 @@ fn run(cli: Cli) -> Exit {
     }
     let request = match cli.command {
         Some(Command::Migrate(request)) => request,
-        Some(Command::Recover(request)) => return recover(&runtime, directories, request.watch),
+        Some(Command::Recover(request)) => return recover(&runtime, directories, request),
         Some(Command::Flows(request)) => {
             return match runtime.block_on(flows::run(&directories, request.json)) {
                 Ok(()) => Exit::Moved,
@@ -101,19 +101,16 @@ fn run(cli: Cli) -> Exit {
 }
 
 /// Recovers the migration of one journal, or all whose process has died.
-fn recover(
-    runtime: &tokio::runtime::Runtime,
-    directories: Directories,
-    watched: Option<PathBuf>,
-) -> Exit {
+fn recover(runtime: &tokio::runtime::Runtime, directories: Directories, request: Recover) -> Exit {
     runtime.block_on(async {
         let context = match Context::open(directories) {
             Ok(context) => context,
             Err(failure) => return complain(failure.exit(), &failure.explain()),
         };
-        match watched {
-            Some(journal) => recover::guardian::run(&context, journal).await,
-            None => recover::run(&context).await,
+        match (request.watch, request.rollback_anyway) {
+            (Some(journal), _) => recover::guardian::run(&context, journal).await,
+            (None, Some(container)) => recover::withdraw::run(&context, &container).await,
+            (None, None) => recover::run(&context).await,
         }
     })
 }

@@ -11,6 +11,8 @@ pub const LOCK: Duration = Duration::from_secs(40);
 pub const ANSWER: Duration = Duration::from_secs(20);
 /// One write of a frame into the connection: the far end must take data in this time.
 pub const SEND: Duration = Duration::from_secs(20);
+/// No packet at all of a far end: it cannot be reached.
+pub const SILENCE: Duration = Duration::from_secs(30);
 /// Loading an image into the destination's engine.
 pub const IMAGE: Duration = Duration::from_secs(600);
 /// Staging the container at the destination.

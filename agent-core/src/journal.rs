@@ -61,12 +61,17 @@ pub enum Record {
         cgroup: PathBuf,
         /// The host's side of its veth pair.
         port: String,
+        /// What whoever lets it run on has to find without asking its engine.
+        process: Process,
     },
     /// **The commit point.** The source has heard that the copy is prepared. From here on the
     /// original never runs again, whatever crashes.
     Committed,
     /// The destination has acknowledged; the original is about to be removed.
     Acknowledged,
+    /// A person has ordered that the original run again, although the destination has not answered
+    /// since the commit record.
+    Withdrawn,
     /// The destination is about to make something for the first time.
     Arrival {
         /// The migration.
@@ -92,6 +97,17 @@ pub enum Record {
         /// The container's first process.
         pid: i32,
     },
+}
+
+/// A running container, by what the kernel knows of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its first process.
+    pub pid: i32,
+    /// Its network namespace, an absolute path.
+    pub namespace: PathBuf,
+    /// Its own side of the veth pair.
+    pub interface: String,
 }
 
 /// A journal could not be written or read.

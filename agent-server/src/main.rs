@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         match watched {
             Some(journal) => {
                 let directories = Directories { state: cli.state_dir, run: cli.run_dir };
-                recover::settle_all(&directories, &Podman::default(), vec![journal]).await;
+                recover::guard(&directories, &Podman::default(), journal).await;
                 Ok(())
             }
             None => run(cli).await,

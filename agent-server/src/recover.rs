@@ -14,7 +14,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::Directories;
@@ -52,6 +52,11 @@ fn anchor(record: &Record) -> Option<HostId> {
     if let Record::Anchor { peer } = record { Some(*peer) } else { None }
 }
 
+/// Between two attempts of a guardian.
+const RETRY: Duration = Duration::from_secs(2);
+/// How long it tries; after that it is left to the next start of agent-server.
+const PERSISTENCE: Duration = Duration::from_secs(3600);
+
 /// The container has no such thing.
 #[derive(Debug, thiserror::Error)]
 #[error("the copy has no {0}")]
@@ -71,8 +76,20 @@ pub async fn run(directories: &Directories, podman: &Podman) -> Result<(), journ
     Ok(())
 }
 
+/// Settles the arrival of one journal, and tries again what a full disk or a busy podman forbids.
+pub async fn guard(directories: &Directories, podman: &Podman, path: PathBuf) {
+    let give_up = Instant::now() + PERSISTENCE;
+    loop {
+        settle_all(directories, podman, vec![path.clone()]).await;
+        if !path.exists() || Instant::now() >= give_up {
+            return;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
 /// Settles the arrivals of some journals, as far as nobody is at work on them.
-pub async fn settle_all(directories: &Directories, podman: &Podman, journals: Vec<PathBuf>) {
+async fn settle_all(directories: &Directories, podman: &Podman, journals: Vec<PathBuf>) {
     let scene = Scene { directories, podman };
     let mut activated = Vec::new();
     let mut others = Vec::new();

@@ -101,6 +101,12 @@ pub enum Error {
         /// Name of the port.
         port: String,
     },
+    /// The port that was blocked is not there any more, or lets frames pass.
+    #[error("the container's network was rebuilt meanwhile: port {port} is not blocked any more")]
+    Rebuilt {
+        /// Name of the port.
+        port: String,
+    },
     /// The kernel refused the port's new state.
     #[error("cannot {action} port {port}; does the container still exist?")]
     State {
@@ -245,6 +251,21 @@ impl Port {
         let mut batch = link_request(self.bridge.index);
         batch.extend(&self.introduction);
         self.socket().execute(&mut batch)
+    }
+
+    /// Makes sure that the port is there and stops frames: whoever rebuilds a container's network, as
+    /// `podman network reload` does, replaces it by one that does not.
+    ///
+    /// # Errors
+    /// [`Error::Rebuilt`], [`Error::Read`].
+    pub fn check_blocked(&self) -> Result<(), Error> {
+        let link = link::link(&mut self.socket(), self.index)
+            .map_err(|source| Error::Read { name: self.name.clone(), source })?;
+        let state = link.and_then(|link| port_number(&link.port_data, IFLA_BRPORT_STATE));
+        match state {
+            Some(state) if state != u64::from(STATE_FORWARDING) => Ok(()),
+            _ => Err(Error::Rebuilt { port: self.name.clone() }),
+        }
     }
 
     /// Whether frames are stopped, as the kernel says now.

@@ -12,6 +12,7 @@ pub mod cases;
 pub mod command;
 pub mod demo;
 pub mod error;
+pub mod faults;
 pub mod host;
 pub mod image;
 pub mod install;

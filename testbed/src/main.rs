@@ -64,6 +64,12 @@ enum Action {
         /// How often
         #[arg(long)]
         runs: Option<u32>,
+        /// Of what the benchmark has many of, only what has this in its name (commas separate several)
+        #[arg(long, value_name = "FILTER")]
+        cells: Option<String>,
+        /// How many labs to use side by side
+        #[arg(long)]
+        jobs: Option<u32>,
         /// File for the figures as JSON
         #[arg(long)]
         json: Option<PathBuf>,
@@ -120,8 +126,8 @@ fn act(action: Action) -> Result<ExitCode> {
         } else {
             ExitCode::FAILURE
         }),
-        Action::Bench { name, runs, json } => {
-            bench::run(&name, &BenchPlan { runs, json })?;
+        Action::Bench { name, runs, cells, jobs, json } => {
+            bench::run(&name, &BenchPlan { runs, cells, jobs, json })?;
             Ok(ExitCode::SUCCESS)
         }
         Action::Down => {

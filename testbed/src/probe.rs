@@ -7,7 +7,7 @@ use crate::build::PROBE;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::process::HostProcess;
-use crate::traffic::report::{BulkReport, Direction, EchoReport, ServerStats};
+use crate::traffic::report::{BulkReport, Direction, EchoReport, ServerStats, WireReport};
 
 /// How long the first reply may take to come.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -41,6 +41,16 @@ impl<'a> Prober<'a> {
     /// A bulk transfer.
     pub fn bulk(self, server: SocketAddr, direction: Direction) -> BulkClient<'a> {
         BulkClient { host: self.host, server, direction, bytes: 0, rate_limit: 0, patience: 20 }
+    }
+
+    /// Listens to what comes from a server.
+    ///
+    /// # Errors
+    /// The program could not be started.
+    pub fn wire(self, server: SocketAddr) -> Result<WireRun> {
+        let mut process = self.host.command(PROBE).args(["wire", &server.to_string()]).spawn()?;
+        process.wait_for("ready", READY_LIMIT)?;
+        Ok(WireRun { process })
     }
 
     /// The counters of a server, by way of its control port.
@@ -252,5 +262,22 @@ impl BulkRun {
     /// It did not end within `limit`, died, or said something that is no report.
     pub fn finish(self, limit: Duration) -> Result<BulkReport> {
         self.process.wait(limit)?.success()?.json()
+    }
+}
+
+/// A listener that is running.
+#[derive(Debug)]
+pub struct WireRun {
+    process: HostProcess,
+}
+
+impl WireRun {
+    /// Ends it and returns what it heard.
+    ///
+    /// # Errors
+    /// It died, or said something that is no report.
+    pub fn stop(mut self) -> Result<WireReport> {
+        self.process.close_stdin();
+        self.process.wait(END_LIMIT)?.success()?.json()
     }
 }

@@ -269,6 +269,7 @@ impl<'a> Departure<'a> {
 
     /// Undoes everything: the far end drops its part, this host's kernel is as it was.
     pub async fn go_back(mut self, cause: Cause) -> Failure {
+        let ended = !self.plan.cgroup.is_populated().unwrap_or(false);
         let mut leftovers = Vec::new();
         let migration = self.plan.offer.migration;
         let connection = &mut self.plan.link.connection;
@@ -290,7 +291,7 @@ impl<'a> Departure<'a> {
         if leftovers.is_empty() {
             leftovers.extend(self.journal.end().err().map(|e| chain(&e)));
         }
-        Failure::RolledBack { cause, leftovers }
+        Failure::RolledBack { cause, ended, leftovers }
     }
 
     /// Removes the migration's volatile directory.

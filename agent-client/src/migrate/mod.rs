@@ -72,6 +72,8 @@ pub enum Failure {
     RolledBack {
         /// What failed.
         cause: Cause,
+        /// The original has ended by itself meanwhile.
+        ended: bool,
         /// What could not be undone, each a whole sentence.
         leftovers: Vec<String>,
     },
@@ -117,11 +119,10 @@ impl Failure {
                 }
                 text
             }
-            Self::RolledBack { cause, leftovers } => {
-                let mut text = format!(
-                    "not moved, the container runs here as before: {}",
-                    chain(cause.as_ref())
-                );
+            Self::RolledBack { cause, ended, leftovers } => {
+                let state = if *ended { "ended by itself" } else { "runs here as before" };
+                let mut text =
+                    format!("not moved, the container {state}: {}", chain(cause.as_ref()));
                 for leftover in leftovers {
                     text.push_str(&format!("\n  still to be cleaned up: {leftover}"));
                 }

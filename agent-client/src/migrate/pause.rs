@@ -22,6 +22,7 @@ use checkpoint::tree::Tasks;
 use netmig::flow::{Conntrack, Direction, Flow};
 use netmig::hold::{Hold, Pace, PreparedHold};
 use netmig::sockets::UdpQueues;
+use netmig::tunnel;
 use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 
 use super::commit::Committed;
@@ -141,6 +142,7 @@ impl<'a> Pause<'a> {
         let record = Record::Interruption {
             cgroup: plan.cgroup.path().to_owned(),
             port: plan.port.name().to_owned(),
+            process: plan.process.clone(),
         };
         block_in_place(|| self.departure.journal_mut().append(&record))?;
         match tokio::time::timeout(limit, self.interrupt()).await {
@@ -172,6 +174,9 @@ impl<'a> Pause<'a> {
         let (manifest, dumped) = self.dump_and_send().await?;
         let sent = Instant::now();
         let prepared = self.restore(manifest).await?;
+        let plan = self.departure.plan();
+        tunnel::check(plan.link.peer)?;
+        plan.port.check_blocked()?;
         let answered = Instant::now();
 
         let parts = &mut self.progress.parts;
@@ -377,16 +382,18 @@ impl<'a> Pause<'a> {
         }
         let plan = self.departure.plan();
         if self.blocked {
-            note(plan.port.unblock().map_err(Into::into));
+            note(plan.reconnect().map_err(Into::into));
         }
         if self.frozen {
             note(plan.cgroup.thaw().map_err(Into::into));
         }
         note(self.release_hold().await.map(drop));
         match self.departure.go_back(cause).await {
-            Failure::RolledBack { cause, leftovers: more } => {
+            // Nothing of a container that has ended can be left.
+            Failure::RolledBack { cause, ended, leftovers: more } => {
+                leftovers.retain(|_| !ended);
                 leftovers.extend(more);
-                Failure::RolledBack { cause, leftovers }
+                Failure::RolledBack { cause, ended, leftovers }
             }
             other => other,
         }

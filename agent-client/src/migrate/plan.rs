@@ -9,6 +9,7 @@ use std::sync::Arc;
 use agent_core::cause::Cause;
 use agent_core::expect;
 use agent_core::identity::{self, HostId};
+use agent_core::journal::Process;
 use agent_core::message::{Blocker, ImageRef, Message, MigrationId, Network, Offer, Port};
 use agent_core::{deadline, host};
 use checkpoint::container::Container;
@@ -49,10 +50,27 @@ pub struct Plan {
     pub port: isolation::Port,
     /// Its cgroup.
     pub cgroup: Arc<Cgroup>,
+    /// By what it is found after a crash.
+    pub process: Process,
     /// Hosts that are the anchors of its flows, other than this one, by their numbers here.
     pub anchors: BTreeMap<PeerNumber, HostId>,
     /// What will differ afterwards, for people.
     pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// Connects the container again, should its port have been replaced meanwhile, too.
+    pub fn reconnect(&self) -> Result<(), isolation::Error> {
+        match self.port.unblock() {
+            Ok(()) => Ok(()),
+            Err(_) => self.present_port()?.unblock(),
+        }
+    }
+
+    /// Its end of the host's bridge as it is now.
+    pub fn present_port(&self) -> Result<isolation::Port, isolation::Error> {
+        isolation::Port::of_container(&self.namespace, &self.process.interface)
+    }
 }
 
 /// A container that is connected to nothing.
@@ -86,7 +104,7 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     if !verdict.blockers.is_empty() {
         return Err(Failure::Blocked(verdict.blockers));
     }
-    let Local { runtime, criu, namespace, port, cgroup, anchors, .. } = local;
+    let Local { runtime, criu, namespace, port, cgroup, process, anchors, .. } = local;
     Ok(Plan {
         addresses: addresses(&container),
         image_missing: verdict.image_missing,
@@ -98,6 +116,7 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
         namespace,
         port,
         cgroup,
+        process,
         anchors,
         warnings,
     })
@@ -112,6 +131,7 @@ struct Local {
     namespace: Namespace,
     port: isolation::Port,
     cgroup: Arc<Cgroup>,
+    process: Process,
     anchors: BTreeMap<PeerNumber, HostId>,
 }
 
@@ -137,8 +157,16 @@ async fn look(
     let interface = sandbox.interfaces().first().ok_or(NoInterface)?;
     let port = isolation::Port::of_container(&namespace, &interface.name)?;
     let cgroup = Arc::new(Cgroup::of_pid(container.pid, &container.id)?);
+    let process = Process {
+        pid: container.pid,
+        namespace: match &container.netns {
+            Some(path) => path.clone(),
+            None => format!("/proc/{}/ns/net", container.pid).into(),
+        },
+        interface: interface.name.clone(),
+    };
     let anchors = anchors(&context.directories.state, &addresses(container))?;
-    Ok(Local { metadata, runtime, criu, criu_version, namespace, port, cgroup, anchors })
+    Ok(Local { metadata, runtime, criu, criu_version, namespace, port, cgroup, process, anchors })
 }
 
 fn offer(container: &Container, local: &Local, image_shipped: bool) -> Result<Offer, Cause> {

@@ -90,7 +90,14 @@ impl<'a> Retirement<'a> {
         let context = self.pause.context();
         let departure = self.pause.departure();
         departure.journal_mut().append(&Record::Acknowledged)?;
-        let id = departure.plan().container.id.clone();
+        let plan = departure.plan();
+        let id = plan.container.id.clone();
+        // It must not be heard when it is killed, whoever has rebuilt its network meanwhile.
+        if plan.port.check_blocked().is_err()
+            && let Ok(port) = plan.present_port()
+        {
+            port.block()?;
+        }
         context.podman.remove(&id).await?;
         departure.tidy()
     }

@@ -91,30 +91,32 @@ fn lead_back(departed: &Departed) -> Result<bool, Cause> {
     Ok(any)
 }
 
-/// Connects and thaws the original.
+/// Connects and thaws the original. Its engine is not asked: every millisecond of it is silence.
 async fn run_on(context: &Context, departed: &Departed) -> Result<bool, Cause> {
-    if !context.podman.exists(&departed.container).await? {
-        return Ok(false);
-    }
+    let Some(process) = &departed.process else { return Ok(false) };
     dump_ended(&context.directories.migration(departed.migration())).await?;
-    let (_, container) = context.podman.inspect(&departed.container).await?;
-    if container.pid <= 1 {
-        // It ended by itself, or the host has been restarted: nothing of it is frozen.
-        return Ok(false);
-    }
-    let namespace = match &container.netns {
-        Some(path) => Namespace::at_path(path)?,
-        None => Namespace::of_pid(container.pid)?,
+    let cgroup = match Cgroup::of_pid(process.pid, &departed.container) {
+        Ok(cgroup) => cgroup,
+        // It ended by itself, or the host has been restarted: nothing of it is frozen. Its number may
+        // be another process's by now.
+        Err(_) if !is_alive(context, departed).await? => return Ok(false),
+        Err(e) => return Err(e.into()),
     };
-    let sandbox = Sandbox::open(&namespace)?;
-    let interface = sandbox.interfaces().first().ok_or(NoInterface)?;
-    let port = Port::of_container(&namespace, &interface.name)?;
-    let cgroup = Cgroup::of_pid(container.pid, &departed.container)?;
+    let port = Port::of_container(&Namespace::at_path(&process.namespace)?, &process.interface)?;
     let changes = port.is_blocked()? || cgroup.is_told_to_freeze()?;
     port.unblock()?;
     cgroup.thaw()?;
     room::take_room_back(&cgroup.pids()?)?;
     Ok(changes)
+}
+
+/// Whether the engine runs the container.
+async fn is_alive(context: &Context, departed: &Departed) -> Result<bool, Cause> {
+    if !context.podman.exists(&departed.container).await? {
+        return Ok(false);
+    }
+    let (_, container) = context.podman.inspect(&departed.container).await?;
+    Ok(container.pid > 1)
 }
 
 /// Waits for the dump of the dead process, which goes on by itself and must not be disturbed: the

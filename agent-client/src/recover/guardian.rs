@@ -35,7 +35,7 @@ mod tests {
         let arguments = ["agent-client", "--state-dir", "/s", "--run-dir", "/r"];
         let cli = Cli::parse_from(arguments.iter().chain(&super::COMMAND).chain(&["/j"]));
         let watched = match cli.command {
-            Some(Command::Recover(Recover { watch })) => watch,
+            Some(Command::Recover(Recover { watch, .. })) => watch,
             _ => None,
         };
         assert_eq!(watched, Some("/j".into()));

@@ -7,6 +7,7 @@
 //! Committed            ask the destination: finish there, then remove the original;
 //!                      it holds no copy: undo; no answer: in doubt, nothing is changed
 //! Acknowledged         remove the original
+//! Withdrawn            undo: a person has said so
 //! ```
 //!
 //! Everything here may be repeated: what is done already is no error.
@@ -14,12 +15,13 @@
 mod back;
 mod forward;
 pub mod guardian;
+pub mod withdraw;
 
 use std::path::Path;
 
 use agent_core::cause::{Cause, chain};
 use agent_core::identity;
-use agent_core::journal::{self, Journal, Record};
+use agent_core::journal::{self, Journal, Process, Record};
 use agent_core::message::MigrationId;
 use netmig::peer::PeerNumber;
 
@@ -42,6 +44,8 @@ pub struct Departed {
     pub number: PeerNumber,
     /// How far the migration came.
     pub reached: Reached,
+    /// The container that was interrupted.
+    pub process: Option<Process>,
 }
 
 /// How far a migration came.
@@ -55,6 +59,8 @@ pub enum Reached {
     Committed,
     /// The destination's engine runs the container.
     Acknowledged,
+    /// A person has ordered the original to run again.
+    Withdrawn,
 }
 
 /// How one recovery ended.
@@ -149,7 +155,7 @@ async fn settle(
     mut journal: Journal,
 ) -> Result<Outcome, Error> {
     let outcome = match departed.reached {
-        Reached::Departure | Reached::Interruption => Outcome::Back,
+        Reached::Departure | Reached::Interruption | Reached::Withdrawn => Outcome::Back,
         Reached::Committed => forward::finish(context, departed, &mut journal).await?,
         Reached::Acknowledged => Outcome::Moved,
     };
@@ -185,6 +191,10 @@ impl Departed {
             number: identity::peer_number(state, peer.host)?,
             peer,
             reached: reached(records),
+            process: records.iter().find_map(|record| match record {
+                Record::Interruption { process, .. } => Some(process.clone()),
+                _ => None,
+            }),
         }))
     }
 
@@ -196,6 +206,7 @@ impl Departed {
 
 fn reached(records: &[Record]) -> Reached {
     let of = |record: &Record| match record {
+        Record::Withdrawn => Reached::Withdrawn,
         Record::Acknowledged => Reached::Acknowledged,
         Record::Committed => Reached::Committed,
         Record::Interruption { .. } => Reached::Interruption,
@@ -238,15 +249,20 @@ mod tests {
 
     #[test]
     fn the_furthest_record_decides() {
-        let interruption = Record::Interruption { cgroup: "/c".into(), port: "veth0".to_owned() };
+        let process = Process { pid: 7, namespace: "/n".into(), interface: "eth0".to_owned() };
+        let interruption =
+            Record::Interruption { cgroup: "/c".into(), port: "veth0".to_owned(), process };
         let mut records = vec![departure()];
         assert_eq!(reached(&records), Reached::Departure);
         records.push(interruption);
         assert_eq!(reached(&records), Reached::Interruption);
         records.push(Record::Committed);
         assert_eq!(reached(&records), Reached::Committed);
+        let mut ordered = records.clone();
         records.push(Record::Acknowledged);
         assert_eq!(reached(&records), Reached::Acknowledged);
+        ordered.push(Record::Withdrawn);
+        assert_eq!(reached(&ordered), Reached::Withdrawn);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::Acceptor;
 use rustls::{AlertDescription, CertificateError, OtherError};
@@ -234,6 +235,7 @@ fn prepare(stream: &TcpStream) -> Result<(SocketAddr, SocketAddr), Error> {
     let (peer, local) = (plain(peer), plain(local));
     // Every message is one write; waiting for more to send would only add latency.
     stream.set_nodelay(true).map_err(io_error)?;
+    notice_silence(stream).map_err(|errno| io_error(errno.into()))?;
     Ok((peer, local))
 }
 
@@ -286,4 +288,18 @@ fn refused(error: &rustls::Error) -> Option<&Refused> {
         }
         _ => None,
     }
+}
+
+/// Lets the kernel find out that a far end cannot be reached any more, whoever's turn it is: after
+/// [`deadline::SILENCE`] the connection fails (tcp(7), `TCP_KEEPIDLE`, `TCP_USER_TIMEOUT`). A far end
+/// that is only busy, or stopped, answers by its kernel.
+fn notice_silence(stream: &TcpStream) -> nix::Result<()> {
+    let silence = deadline::SILENCE.as_secs();
+    let probes = 4;
+    let every = u32::try_from(silence / (u64::from(probes) + 2)).unwrap_or(5).max(1);
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &(2 * every))?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &every)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &probes)?;
+    setsockopt(stream, sockopt::TcpUserTimeout, &u32::try_from(silence * 1000).unwrap_or(u32::MAX))
 }

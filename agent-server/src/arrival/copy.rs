@@ -42,6 +42,11 @@ impl Copy {
         &self.arrival.offer().id
     }
 
+    /// Whether it can become the container still: whoever is to run it is there.
+    pub fn is_whole(&self) -> bool {
+        self.staged.is_awaited()
+    }
+
     /// Makes the copy audible: it is the container from here on.
     pub fn activate(&mut self) -> Result<(), Cause> {
         block_in_place(|| self.journal.append(&Record::Activated))?;

@@ -149,6 +149,11 @@ async fn commit(
             return Ok(connection.send(&Message::Failure(unknown(migration))).await?);
         }
     };
+    if !copy.is_whole() {
+        tracing::error!("{migration}: podman has died; removing the copy");
+        host.prepared.dispose(migration, copy).await;
+        return Ok(connection.send(&Message::Failure(unknown(migration))).await?);
+    }
     if let Err(cause) = copy.activate() {
         // The copy is still whole and isolated: the source may ask again.
         keep(host, migration, copy);

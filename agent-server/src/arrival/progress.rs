@@ -60,6 +60,11 @@ struct SourceWentBack;
 #[error("podman staged the container without {0}")]
 struct Incomplete(&'static str);
 
+/// podman was killed, or died.
+#[derive(Debug, thiserror::Error)]
+#[error("podman ended while the container was being restored")]
+struct EngineGone;
+
 /// The source offered one image and ships another.
 #[derive(Debug, thiserror::Error)]
 #[error("the image that comes is not the one that was offered")]
@@ -335,6 +340,10 @@ impl Arrival {
         let staged = self.staged.as_mut().ok_or(Incomplete("itself"))?;
         let go = Instant::now();
         staged.restore(images.path(), criu_config.path(), deadline::STAGE).await?;
+        if !staged.is_awaited() {
+            return Err(EngineGone.into());
+        }
+        tunnel::check(self.anchor)?;
         Ok(prepared(go - ordered, go.elapsed()))
     }
 

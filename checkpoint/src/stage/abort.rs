@@ -13,8 +13,11 @@ use crate::shim::wire::ToShim;
 
 /// How long podman may take to give up by itself before it is killed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a shim that waits for a verdict may take to connect.
-const CALL: Duration = Duration::from_millis(300);
+/// How long a restore may be at work that nobody waits for any more.
+const RESTORE: Duration = Duration::from_secs(60);
+
+/// Between two looks at processes.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Removes a container that was staged with this working directory, restored or not, and
 /// everything that was made for it. Absent means done; calling again is safe.
@@ -37,7 +40,7 @@ pub async fn abort_by_id(podman: &Podman, id: &str, work: &Path) -> Result<(), E
         podman.remove(id).await.map_err(remove)?;
     }
     if ours {
-        work.remove_cgroup(id);
+        work.remove_cgroup(id).await;
         work.remove_persist(id);
         work.remove_console();
     }
@@ -45,21 +48,37 @@ pub async fn abort_by_id(podman: &Podman, id: &str, work: &Path) -> Result<(), E
 }
 
 /// Ends the shim and the podman above it. Neither is killed while it can end by itself: podman
-/// cleans up best itself, and below the shim CRIU may be at work.
+/// cleans up best itself, and below the shim CRIU may be at work. A shim that has lost its
+/// connection calls again and again once that is over.
 async fn end_podman(work: &Work) {
-    if work.podman().is_none() {
+    if work.podman().is_none() && work.shim().is_none() {
         return;
     }
-    if let Ok(listener) = link::listen(&work.socket())
-        && let Ok(Ok(mut link)) = tokio::time::timeout(CALL, Link::accept(&listener)).await
-    {
-        // Gone meanwhile is as good.
-        let _ = link.send(&ToShim::Abort).await;
+    let patience = if work.restore_began() { RESTORE } else { PATIENCE };
+    if let Ok(listener) = link::listen(&work.socket()) {
+        tokio::select! {
+            link = Link::accept(&listener) => {
+                if let Ok(mut link) = link {
+                    // Gone meanwhile is as good.
+                    let _ = link.send(&ToShim::Abort).await;
+                }
+            }
+            () = both_gone(work) => {}
+            () = tokio::time::sleep(patience) => {}
+        }
     }
-    let Some(pid) = work.podman() else { return };
-    if !process::wait_gone(pid, PATIENCE).await {
+    if tokio::time::timeout(PATIENCE, both_gone(work)).await.is_ok() {
+        return;
+    }
+    if let Some(pid) = work.podman() {
         // podman leads a session of its own, so its group is its own too.
         let _ = killpg(pid, Signal::SIGKILL);
         process::wait_gone(pid, PATIENCE).await;
+    }
+}
+
+async fn both_gone(work: &Work) {
+    while work.podman().is_some() || work.shim().is_some() {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }

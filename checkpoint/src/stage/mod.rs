@@ -216,6 +216,7 @@ impl Staged {
             .map_err(|source| Error::Bundle { name: name.to_owned(), source })?;
         work.note_console(argv::option(args, "--console-socket"))?;
         work.note_cgroup(bundle.cgroups_path.as_deref())?;
+        work.note_shim(link.hello.pid)?;
         let mut staged = Self {
             id,
             name: name.to_owned(),
@@ -269,6 +270,13 @@ impl Staged {
     #[must_use]
     pub fn restored(&self) -> Option<Restored> {
         self.restored
+    }
+
+    /// Whether podman is still there to take the container over. Without it a restored container is
+    /// nobody's, and only an abort makes sense.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.work.podman().is_some()
     }
 
     /// Restores the processes from `images`, with the CRIU options in `criu_config` (a

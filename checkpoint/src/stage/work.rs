@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, symlink};
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
@@ -22,6 +23,13 @@ const CONSOLE: &str = "console";
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Holds podman's process ID and start time.
 const PODMAN: &str = "podman.pid";
+/// Holds the shim's.
+const SHIM: &str = "shim.pid";
+
+/// How long killed processes may take to be gone.
+const KILLED: Duration = Duration::from_secs(2);
+/// Between two looks at them.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A directory of ours, mode 0700.
 #[derive(Debug, Clone)]
@@ -110,17 +118,40 @@ impl Work {
 
     /// Notes podman's process.
     pub(super) fn note_podman(&self, pid: u32) -> Result<(), Error> {
-        let path = self.path(PODMAN);
-        let start = i32::try_from(pid).ok().and_then(start_time).unwrap_or(0);
-        fs::write(&path, format!("{pid} {start}")).map_err(self.fail(&path))
+        self.note_process(PODMAN, pid)
     }
 
     /// podman's process, if it is still there.
     pub(super) fn podman(&self) -> Option<Pid> {
-        let text = read_short(&self.path(PODMAN))?;
+        self.process(PODMAN)
+    }
+
+    /// Notes the shim's process.
+    pub(super) fn note_shim(&self, pid: u32) -> Result<(), Error> {
+        self.note_process(SHIM, pid)
+    }
+
+    /// The shim's process, if it is still there.
+    pub(super) fn shim(&self) -> Option<Pid> {
+        self.process(SHIM)
+    }
+
+    fn note_process(&self, name: &str, pid: u32) -> Result<(), Error> {
+        let path = self.path(name);
+        let start = i32::try_from(pid).ok().and_then(start_time).unwrap_or(0);
+        fs::write(&path, format!("{pid} {start}")).map_err(self.fail(&path))
+    }
+
+    fn process(&self, name: &str) -> Option<Pid> {
+        let text = read_short(&self.path(name))?;
         let (pid, start) = text.split_once(' ')?;
         let pid = pid.parse().ok().filter(|pid| *pid > 1)?;
         (start_time(pid)? == start.parse::<u64>().ok()?).then(|| Pid::from_raw(pid))
+    }
+
+    /// Whether CRIU has begun to restore: it has opened its log.
+    pub(super) fn restore_began(&self) -> bool {
+        fs::read_dir(self.criu()).is_ok_and(|mut entries| entries.next().is_some())
     }
 
     /// Notes the container's cgroup before the runtime makes it. systemd's scopes (a path with
@@ -130,14 +161,30 @@ impl Work {
         fs::write(&file, path.unwrap_or_default()).map_err(self.fail(&file))
     }
 
-    /// Removes the empty cgroup that a failed restore leaves. Absent means done.
-    pub(super) fn remove_cgroup(&self, id: &str) {
+    /// Removes the cgroup that a failed restore leaves, with what is in it: a runtime that fails after
+    /// CRIU has succeeded, because a disk is full, leaves processes that podman knows nothing of. Absent
+    /// means done.
+    pub(super) async fn remove_cgroup(&self, id: &str) {
         let Some(path) = read_short(&self.path(CGROUP)) else { return };
         let Some(path) = own_cgroup(&path, id) else { return };
-        if let Err(error) = remove_empty(&path)
+        if !path.exists() {
+            return;
+        }
+        // Kernels before 5.14 have no such file (cgroup-v2.rst, cgroup.kill).
+        let _ = fs::write(path.join("cgroup.kill"), "1");
+        let end = Instant::now() + KILLED;
+        let outcome = loop {
+            match remove_empty(&path) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < end => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                outcome => break outcome,
+            }
+        };
+        if let Err(error) = outcome
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(path = %path.display(), %error, "an empty cgroup stays");
+            tracing::warn!(path = %path.display(), %error, "a cgroup stays");
         }
     }
 

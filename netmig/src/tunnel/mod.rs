@@ -38,6 +38,12 @@ pub const DEADLINE: Duration = Duration::from_secs(15);
 /// Why a tunnel could not be built, read or removed.
 #[derive(Debug, Error)]
 pub enum Error {
+    /// The interface has gone.
+    #[error("the tunnel {interface} has gone; was wireguard-go killed?")]
+    Lost {
+        /// Its name.
+        interface: String,
+    },
     /// A netlink socket could not be opened.
     #[error("cannot open a netlink socket for interfaces")]
     Socket(#[source] io::Error),
@@ -345,6 +351,19 @@ pub async fn remove(peer: PeerNumber) -> Result<(), Error> {
         routes.and(link).and(process)
     })
     .await
+}
+
+/// Makes sure that the tunnel's interface exists still: that of a `wireguard-go` which was killed does
+/// not. One system call, fit for the interruption.
+///
+/// # Errors
+/// [`Error::Lost`].
+pub fn check(peer: PeerNumber) -> Result<(), Error> {
+    let interface = peer.interface();
+    match nix::net::if_::if_nametoindex(interface.as_str()) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::Lost { interface }),
+    }
 }
 
 /// The peers to which this host has a tunnel, in order of their numbers.

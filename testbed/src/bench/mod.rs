@@ -3,6 +3,8 @@
 mod cold;
 mod criu;
 mod downtime;
+mod endurance;
+mod faults;
 pub mod floor;
 mod flows;
 mod goodput;
@@ -25,6 +27,10 @@ use crate::error::{Context, Error, Result};
 pub struct BenchPlan {
     /// How often each measurement is repeated; `None`: as the benchmark finds right.
     pub runs: Option<u32>,
+    /// Parts of names, with commas between them, that select what the benchmark has many of.
+    pub cells: Option<String>,
+    /// How many labs to use side by side; `None`: as the benchmark finds right.
+    pub jobs: Option<u32>,
     /// Where to write the figures as JSON.
     pub json: Option<PathBuf>,
 }
@@ -48,6 +54,8 @@ pub const ALL: &[Bench] = &[
     cold::BENCH,
     parallel::BENCH,
     goodput::BENCH,
+    faults::BENCH,
+    endurance::BENCH,
     lab::BENCH,
 ];
 

@@ -2,7 +2,7 @@
 //! report on standard output, and `ready` on standard error once traffic flows both ways.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use testbed::traffic::echo::{self, EchoPlan, SIZE_MIN};
 use testbed::traffic::report::Direction;
 use testbed::traffic::serve::{self, ServePlan};
 use testbed::traffic::stop::Stop;
+use testbed::traffic::wire;
 use testbed::traffic::{BULK_PORT, ECHO_PORT};
 
 /// Traffic that checks itself
@@ -37,6 +38,11 @@ enum Action {
     Bulk(Bulk),
     /// Increment a counter in redis over one connection and check every answer
     Count(Count),
+    /// Count what comes from a server, by the hosts that forwarded it, until standard input closes
+    Wire {
+        /// IPv4 address and port of the server
+        server: SocketAddrV4,
+    },
     /// Print the counters of a server, and a check of its memory
     Stats {
         /// Address of the bulk and control port
@@ -195,6 +201,7 @@ fn act(action: Action) -> io::Result<()> {
             };
             print(&count::run(&plan, &stop, ready)?)
         }
+        Action::Wire { server } => print(&wire::listen(server, &Stop::new(None, true)?, ready)?),
         Action::Stats { server } => print(&bulk::stats(server)?),
     }
 }

@@ -18,6 +18,7 @@
 
 mod applications;
 mod cancel;
+mod faults;
 mod flows;
 mod hops;
 mod lab;
@@ -27,7 +28,7 @@ mod operator;
 mod permissions;
 mod refusal;
 mod subject;
-mod terminal;
+pub(crate) mod terminal;
 mod traffic;
 mod trust;
 mod trust_wire;
@@ -36,6 +37,7 @@ mod untouched;
 use crate::runner::Case;
 
 pub use lab::{VICTIM_ARGUMENT, be_victim};
+pub(crate) use untouched::without_own_state;
 
 /// All lab tests, in the order in which they run.
 pub fn all() -> Vec<Case> {
@@ -52,6 +54,7 @@ pub fn all() -> Vec<Case> {
         trust::CASES,
         trust_wire::CASES,
         permissions::CASES,
+        faults::CASES,
     ]
     .concat()
 }

@@ -19,7 +19,7 @@ const SIZE: Winsize = Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel
 const WHERE: (&str, &str) = ("\x1b[6n", "\x1b[1;1R");
 
 /// A running program and the other end of its terminal.
-pub(super) struct Terminal {
+pub(crate) struct Terminal {
     process: Option<HostProcess>,
     master: File,
     shown: String,
@@ -28,7 +28,7 @@ pub(super) struct Terminal {
 
 impl Terminal {
     /// Starts a program whose standard input, output and error are a terminal.
-    pub(super) fn start(command: HostCommand<'_>) -> Result<Self> {
+    pub(crate) fn start(command: HostCommand<'_>) -> Result<Self> {
         let OpenptyResult { master, slave } =
             openpty(Some(&SIZE), None).context(|| "opening a pseudo-terminal")?;
         // A daemon that the program leaves behind would keep them open.
@@ -41,12 +41,12 @@ impl Terminal {
     }
 
     /// Types.
-    pub(super) fn send(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn send(&mut self, text: &str) -> Result<()> {
         self.master.write_all(text.as_bytes()).context(|| "typing at a terminal")
     }
 
     /// Waits until `text` is shown after what was expected before.
-    pub(super) fn expect(&mut self, text: &str, limit: Duration) -> Result<()> {
+    pub(crate) fn expect(&mut self, text: &str, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(at) = self.shown[self.read..].find(text) {
@@ -63,7 +63,7 @@ impl Terminal {
     }
 
     /// Reads to the end of the program and gives its exit code.
-    pub(super) fn finish(&mut self, limit: Duration) -> Result<Option<i32>> {
+    pub(crate) fn finish(&mut self, limit: Duration) -> Result<Option<i32>> {
         let deadline = Instant::now() + limit;
         while self.listen(deadline)? {}
         let left = deadline.saturating_duration_since(Instant::now());
@@ -72,7 +72,7 @@ impl Terminal {
     }
 
     /// All that was shown.
-    pub(super) fn screen(&self) -> String {
+    pub(crate) fn screen(&self) -> String {
         self.shown.escape_debug().to_string()
     }
 

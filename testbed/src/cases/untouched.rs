@@ -64,7 +64,7 @@ fn process(host: &Host, container: &str) -> Result<String> {
 }
 
 /// Leaves out the files that every agent keeps from its first run on, and only those.
-pub(super) fn without_own_state(mut snapshot: Snapshot) -> Snapshot {
+pub(crate) fn without_own_state(mut snapshot: Snapshot) -> Snapshot {
     for directory in ["/var/lib/netmig/", "/run/netmig/"] {
         for name in OWN_STATE {
             snapshot = snapshot.without_file(&format!("{directory}{name}"));

@@ -252,6 +252,25 @@ impl HostProcess {
             .context(|| format!("sending {signal} to {}", self.program))
     }
 
+    /// Waits for its end and leaves it at that.
+    ///
+    /// # Errors
+    /// It did not end within `limit`.
+    pub fn await_end(&mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while self.is_running() {
+            if Instant::now() >= deadline {
+                return Err(Error::Deadline {
+                    program: self.program.clone(),
+                    limit,
+                    stderr: command::tail(self.stderr().trim()),
+                });
+            }
+            std::thread::sleep(GLANCE);
+        }
+        Ok(())
+    }
+
     /// Waits for its end and returns how it ended and what it wrote.
     ///
     /// # Errors

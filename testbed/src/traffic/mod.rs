@@ -10,6 +10,7 @@ pub mod pattern;
 pub mod report;
 pub mod serve;
 pub mod stop;
+pub mod wire;
 
 /// Port of the TCP and UDP echo service, unless told otherwise.
 pub const ECHO_PORT: u16 = 7000;

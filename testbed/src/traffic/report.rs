@@ -181,3 +181,20 @@ pub struct ServerStats {
     /// Lines appended to the log file.
     pub log_lines: u64,
 }
+
+/// What a far end received from a container's address and port, by the hosts that forwarded it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireReport {
+    /// Packets of the container on the host with that address.
+    pub original: u64,
+    /// Packets of its copy on another host, through the tunnel.
+    pub copy: u64,
+    /// Packets of the original after the first one of the copy.
+    pub original_after_copy: u64,
+    /// Packets that the host itself made.
+    pub host: u64,
+    /// Packets from another address, or on another way.
+    pub foreign: u64,
+    /// Resets of TCP connections, by whomever.
+    pub resets: u64,
+}

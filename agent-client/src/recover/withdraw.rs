@@ -1,0 +1,123 @@
+//! Going back from a decided move, because a person says so.
+//!
+//! The one thing that no program may decide: the destination holds the decision and cannot be asked.
+//! It may run the container at this moment for clients that this host cannot see.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use agent_core::cause::chain;
+use agent_core::journal::{self, Journal, Record};
+
+use super::{Departed, Error, Outcome, Reached, say, settle};
+use crate::ask;
+use crate::exit::Exit;
+use crate::migrate::Context;
+
+/// How long a guardian that asks the destination just now may keep the journal.
+const BUSY: Duration = Duration::from_secs(40);
+/// Between two attempts to take it over.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Lets the original of a move in doubt run again, once its name was typed out.
+pub async fn run(context: &Context, container: &str) -> Exit {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        say("agent-client: --rollback-anyway asks for the container's name, on a terminal alone");
+        return Exit::Usage;
+    }
+    match withdraw(context, container).await {
+        Ok(exit) => exit,
+        Err(message) => {
+            say(&format!("agent-client: refused, nothing was changed: {message}"));
+            Exit::Refused
+        }
+    }
+}
+
+async fn withdraw(context: &Context, container: &str) -> Result<Exit, String> {
+    let (journal, departed) = find(context, container).await?;
+    if departed.reached != Reached::Committed {
+        return Err(format!(
+            "the migration of {} is not in doubt; run agent-client recover",
+            departed.name
+        ));
+    }
+    say(&format!("{}: asking {} once more", departed.name, departed.peer.destination));
+    let outcome = match settle(context, &departed, journal).await {
+        Err(Error::InDoubt { source, .. }) => {
+            say(&format!(
+                "  {} does not confirm the move: {}",
+                departed.peer.destination,
+                chain(&source)
+            ));
+            order(context, container, departed).await?
+        }
+        outcome => tell(&departed, outcome),
+    };
+    Ok(outcome)
+}
+
+/// Asks, writes the order down, and carries it out.
+async fn order(context: &Context, container: &str, before: Departed) -> Result<Exit, String> {
+    ask::rollback(&before.name, &before.peer.destination).map_err(|e| chain(&e))?;
+    // A guardian may have had the journal meanwhile, and learned something.
+    let (mut journal, mut departed) = find(context, container).await?;
+    if departed.reached == Reached::Committed {
+        journal.append(&Record::Withdrawn).map_err(|e| chain(&e))?;
+        departed.reached = Reached::Withdrawn;
+    }
+    let outcome = settle(context, &departed, journal).await;
+    Ok(tell(&departed, outcome))
+}
+
+fn tell(departed: &Departed, outcome: Result<Outcome, Error>) -> Exit {
+    let name = &departed.name;
+    match outcome {
+        Ok(Outcome::Back) => say(&format!("{name}: runs on this host again")),
+        Ok(Outcome::Moved) => say(&format!("{name}: runs on {}", departed.peer.destination)),
+        Err(e) => {
+            say(&format!("{name}: {}", chain(&e)));
+            return if matches!(e, Error::InDoubt { .. }) { Exit::InDoubt } else { Exit::Failed };
+        }
+    }
+    Exit::Moved
+}
+
+/// Takes over the journal of a container's migration, as soon as nobody else works on it.
+async fn find(context: &Context, container: &str) -> Result<(Journal, Departed), String> {
+    let give_up = Instant::now() + BUSY;
+    loop {
+        let mut busy = false;
+        for path in journal::unfinished(&context.directories.state).map_err(|e| chain(&e))? {
+            if !concerns(context, &path, container) {
+                continue;
+            }
+            let Some((journal, records)) = journal::claim(&path).map_err(|e| chain(&e))? else {
+                busy = true;
+                continue;
+            };
+            let departed = Departed::read(&context.directories.state, &records);
+            if let Some(departed) = departed.map_err(|e| chain(e.as_ref()))? {
+                return Ok((journal, departed));
+            }
+        }
+        if !busy {
+            return Err(format!("no migration of a container {container} is unfinished here"));
+        }
+        if Instant::now() >= give_up {
+            return Err(format!("the migration of {container} is still at work"));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Whether a journal is that of a container's departure, by its name or ID. One that cannot be read
+/// is nobody's.
+fn concerns(context: &Context, path: &Path, container: &str) -> bool {
+    let Ok(records) = journal::read(path) else { return false };
+    let Ok(Some(departed)) = Departed::read(&context.directories.state, &records) else {
+        return false;
+    };
+    departed.name == container || departed.container == container
+}

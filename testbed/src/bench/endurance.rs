@@ -1,0 +1,176 @@
+//! One container that goes round and round, A→B→C→A, under steady load: nothing is lost, and nothing
+//! grows on any host.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::scene::{self, NAME};
+use super::statistics::Samples;
+use super::{Bench, BenchPlan};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::lab::{LabBuilder, Runtime};
+
+pub(super) const BENCH: Bench = Bench {
+    name: "endurance",
+    about: "moves in a row around three hosts (--runs of them): no loss, no growth",
+    run,
+};
+
+/// Moves, unless told otherwise.
+const MOVES: u32 = 200;
+/// The hosts on the way round.
+const ROUND: [&str; 3] = ["a", "b", "c"];
+/// Messages a second of each client.
+const RATE: f64 = 500.0;
+/// How long hosts may take to come to rest before they are counted.
+const REST: Duration = Duration::from_secs(20);
+/// Growth of a count that has other causes: a process that has just begun or ended.
+const NOISE: f64 = 2.0;
+/// Growth of the agents' memory in KiB that is none: a heap does not give everything back.
+const MEMORY_NOISE: f64 = 8192.0;
+
+/// What is counted on a host.
+type Counts = BTreeMap<&'static str, f64>;
+
+fn run(plan: &BenchPlan) -> Result<Value> {
+    let moves = plan.runs.unwrap_or(MOVES).max(6);
+    let lab = LabBuilder::new(&["a", "b", "c", "d"]).start()?;
+    for host in ROUND {
+        lab.serve(host)?;
+    }
+    let outcome = (|| -> Result<Value> {
+        let (a, d) = (lab.host("a")?, lab.host("d")?);
+        let server = scene::start(a, d, Runtime::Crun, NAME, 7000, &[])?;
+        let tcp = d.probe().tcp_echo(server).rate(RATE).start()?;
+        let udp = d.probe().udp_echo(server).rate(RATE).start()?;
+        let mut interruptions = Vec::new();
+        let mut first = None;
+        for number in 0..moves {
+            let from = ROUND[number as usize % ROUND.len()];
+            let to = ROUND[(number as usize + 1) % ROUND.len()];
+            let report = lab.migrate(NAME, from, to)?;
+            interruptions.push(report.interruption_ms);
+            if number % 10 == 9 {
+                eprintln!("{} of {moves} moves", number + 1);
+            }
+            // After one lap everything has been there once.
+            if number as usize + 1 == ROUND.len() {
+                first = Some(count_all(&lab, None)?);
+            }
+        }
+        let first = first.unwrap_or_default();
+        // A last lap may have ended elsewhere: the same place is compared with itself.
+        for number in moves..moves.next_multiple_of(ROUND.len() as u32) {
+            let from = ROUND[number as usize % ROUND.len()];
+            let to = ROUND[(number as usize + 1) % ROUND.len()];
+            lab.migrate(NAME, from, to)?;
+        }
+        let last = count_all(&lab, Some(&first))?;
+        let (tcp, udp) = (tcp.stop()?, udp.stop_after(Duration::ZERO)?);
+        let growth = growth(&first, &last);
+        let interruptions: Samples = interruptions.into_iter().collect();
+        println!("{moves} moves, interruption {} ms", interruptions.distribution());
+        println!("TCP: {} messages, {} lost, {} resets", tcp.sent, tcp.lost, tcp.resets);
+        println!("UDP: {} messages, {} lost, {} doubled", udp.sent, udp.lost, udp.duplicated);
+        for (what, (before, after)) in &growth {
+            println!("{what}: {before} after the first lap, {after} at the end");
+        }
+        let grown: Vec<&String> = growth
+            .iter()
+            .filter(|(what, (before, after))| after - before > noise(what))
+            .map(|(what, _)| what)
+            .collect();
+        let figures = json!({
+            "moves": moves,
+            "interruption_ms": interruptions.distribution(),
+            "tcp": tcp,
+            "udp": udp,
+            "counts": growth,
+            "summary": {
+                "moves": moves,
+                "resets": tcp.resets,
+                "tcp_lost": tcp.lost,
+                "udp_lost": udp.lost,
+                "grown": grown,
+            },
+        });
+        for (name, fault) in [("TCP", tcp.fault()), ("UDP", udp.fault())] {
+            if let Some(fault) = fault {
+                eprintln!("{name}: {fault}");
+            }
+        }
+        if grown.is_empty() { Ok(figures) } else { Err(Error::Check(format!("grown: {grown:?}"))) }
+    })();
+    let figures = scene::diagnosed(&lab, outcome)?;
+    lab.down()?;
+    Ok(figures)
+}
+
+fn noise(what: &str) -> f64 {
+    if what.contains("memory") { MEMORY_NOISE } else { NOISE }
+}
+
+/// What is on all hosts, once that is no more than `wanted`, or the time for it is over.
+fn count_all(
+    lab: &crate::lab::Lab,
+    wanted: Option<&BTreeMap<String, Counts>>,
+) -> Result<BTreeMap<String, Counts>> {
+    let end = Instant::now() + REST;
+    loop {
+        let mut all = BTreeMap::new();
+        for name in ROUND {
+            all.insert(name.to_owned(), count(lab.host(name)?, lab.server_pid(name))?);
+        }
+        let rested = wanted.is_some_and(|wanted| {
+            growth(wanted, &all).iter().all(|(what, (before, after))| after - before <= noise(what))
+        });
+        if rested || Instant::now() >= end {
+            return Ok(all);
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+fn count(host: &Host, server: Option<i32>) -> Result<Counts> {
+    let lines = |words: &[&str]| -> Result<f64> { Ok(host.run(words)?.lines().count() as f64) };
+    let mut counts = Counts::from([
+        ("processes", lines(&["ps", "-eo", "pid="])?),
+        ("nftables lines", lines(&["nft", "list", "ruleset"])?),
+        ("conntrack entries", lines(&["conntrack", "-L"])?),
+        ("routing rules", lines(&["ip", "rule", "list"])?),
+        ("routes", lines(&["ip", "route", "show", "table", "all"])?),
+        ("links", lines(&["ip", "-oneline", "link", "show"])?),
+        ("files", lines(&["find", "/run/netmig", "/run/wireguard", "/var/lib/netmig/journal"])?),
+        ("mounts", lines(&["cat", "/proc/self/mountinfo"])?),
+        ("cgroups", lines(&["find", "/sys/fs/cgroup", "-type", "d"])?),
+    ]);
+    if let Some(pid) = server {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().count();
+        counts.insert("files open in agent-server", files as f64);
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let memory = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
+        counts.insert("memory of agent-server in KiB", memory.unwrap_or_default());
+    }
+    Ok(counts)
+}
+
+/// What there was, and what there is.
+fn growth(
+    before: &BTreeMap<String, Counts>,
+    after: &BTreeMap<String, Counts>,
+) -> BTreeMap<String, (f64, f64)> {
+    let mut all = BTreeMap::new();
+    for (host, counts) in after {
+        for (what, count) in counts {
+            let earlier = before.get(host).and_then(|counts| counts.get(what)).copied();
+            all.insert(format!("{host}: {what}"), (earlier.unwrap_or_default(), *count));
+        }
+    }
+    all
+}

@@ -1,0 +1,155 @@
+//! Telling cells of the fault matrix; `cargo testbed bench faults` has them all.
+
+use super::subject::{Clients, serve};
+use super::terminal::Terminal;
+use crate::ensure;
+use crate::error::{Error, Result};
+use crate::faults::{Arena, Cell, Fault, Moment, RunsOn, Side};
+use crate::lab::Lab;
+use crate::runner::{Case, Context};
+use std::time::Duration;
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("faults-before-the-decision", &["faults", "migration"], before).limit(300),
+    Case::new("faults-after-the-decision", &["faults", "migration"], after).limit(300),
+    Case::new("faults-a-person-takes-a-move-back", &["faults", "operator"], taken_back).limit(300),
+    Case::new("faults-journals-of-nobody", &["faults", "refusal"], strange_journals),
+];
+
+/// How long a program may take to say what it has to.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Exit code of an attempt that was refused.
+const REFUSED: i32 = 3;
+/// Exit code of a recovery that leaves something.
+const FAILED: i32 = 1;
+/// The directory of journals.
+const JOURNALS: &str = "/var/lib/netmig/journal";
+
+/// Tries cells one after the other; `runs_on` is where the container must be after each.
+fn try_all(context: &Context, cells: &[(Moment, Fault)], runs_on: RunsOn) -> Result<()> {
+    let arena = Arena::of(context.lab(&["a", "b", "c"])?)?;
+    for (moment, fault) in cells {
+        let cell = Cell { moment: *moment, fault: *fault };
+        let outcome = arena.run(cell)?;
+        let problems = outcome.problems(cell);
+        ensure!(problems.is_empty(), "{cell}: {problems:?}: {}", outcome.said);
+        ensure!(outcome.runs_on == runs_on, "{cell}: it runs on {:?}", outcome.runs_on);
+        context.remark(format!("{cell} silent {:.0} ms", outcome.tcp.max_gap_ms));
+    }
+    Ok(())
+}
+
+/// Whatever dies before the commit record, the container runs on where it was.
+fn before(context: &Context) -> Result<()> {
+    let cells = [
+        (Moment::Dump, Fault::Kill(Side::Source)),
+        (Moment::Dump, Fault::DumpFails),
+        (Moment::Restore, Fault::RestoreFails),
+        (Moment::Restore, Fault::Kill(Side::Destination)),
+        (Moment::Prepared, Fault::KillBoth),
+    ];
+    try_all(context, &cells, RunsOn::Source)
+}
+
+/// Whatever dies after it, the container runs where it was to go.
+fn after(context: &Context) -> Result<()> {
+    let cells = [
+        (Moment::Commit, Fault::Kill(Side::Source)),
+        (Moment::Active, Fault::Kill(Side::Destination)),
+        (Moment::Commit, Fault::CutAndKill(Side::Source)),
+    ];
+    try_all(context, &cells, RunsOn::Destination)
+}
+
+/// The journal of a decided move to a host that is gone for good.
+fn plant(lab: &Lab, name: &str) -> Result<String> {
+    let a = lab.host("a")?;
+    let inspect = |format: &str| a.podman(["inspect", "--format", format, name]);
+    let id = inspect("{{.Id}}")?;
+    let bytes = |number: u8| format!("[{}]", vec![number.to_string(); 16].join(","));
+    let journal = format!(
+        "netmig journal 1\n{{\"record\":\"departure\",\"migration\":{},\"container\":\"{id}\",\
+         \"name\":\"{name}\",\"addresses\":[],\"destination\":\"192.0.2.99:7472\",\"peer\":{}}}\n\
+         {{\"record\":\"committed\"}}\n",
+        bytes(1),
+        bytes(2)
+    );
+    let path = format!("{JOURNALS}/{}", "01".repeat(16));
+    a.write(&path, journal)?;
+    Ok(path)
+}
+
+/// The name has to be typed out, and a wrong one changes nothing.
+fn taken_back(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, c) = (lab.host("a")?, lab.host("c")?);
+    serve(a, "web", 7000, &[], c)?;
+    let clients = Clients::start(c, a.port(7000))?;
+    let words = ["recover", "--rollback-anyway", "web"];
+    let attempt = || Terminal::start(a.command("agent-client").args(words));
+
+    let mut terminal = attempt()?;
+    terminal.expect("no migration of a container web is unfinished", LIMIT)?;
+    ensure!(terminal.finish(LIMIT)? == Some(REFUSED), "{}", terminal.screen());
+
+    let path = plant(&lab, "web")?;
+    let planted = a.read(&path)?;
+    let output = a.command("agent-client").args(words).output()?;
+    ensure!(output.status.code() == Some(2), "without a terminal: {output:?}");
+    let mut terminal = attempt()?;
+    terminal.expect("does not confirm the move", LIMIT)?;
+    terminal.expect("Type the container's name", LIMIT)?;
+    terminal.send("wbe\r")?;
+    terminal.expect("that is not the name", LIMIT)?;
+    ensure!(terminal.finish(LIMIT)? == Some(REFUSED), "{}", terminal.screen());
+    ensure!(a.read(&path)? == planted, "the journal has changed: {}", a.read(&path)?);
+
+    let mut terminal = attempt()?;
+    terminal.expect("Type the container's name", LIMIT)?;
+    terminal.send("web\r")?;
+    terminal.expect("runs on this host again", LIMIT)?;
+    ensure!(terminal.finish(LIMIT)? == Some(0), "{}", terminal.screen());
+    ensure!(!a.path(&path).exists(), "the journal is still there");
+    context.remark(clients.stop()?.gaps());
+    Ok(())
+}
+
+/// Journals that nobody can have written are told of, and neither acted upon nor changed.
+fn strange_journals(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, c) = (lab.host("a")?, lab.host("c")?);
+    serve(a, "web", 7000, &[], c)?;
+    let clients = Clients::start(c, a.port(7000))?;
+    let path = plant(&lab, "web")?;
+    let whole = a.read(&path)?;
+    let noise: Vec<u8> =
+        (0..4096_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let strange: [(&str, Vec<u8>); 5] = [
+        ("random bytes", noise),
+        ("nothing", Vec::new()),
+        ("a cut header", whole.as_bytes()[..9].to_vec()),
+        ("a later version", whole.replace("journal 1", "journal 2").into_bytes()),
+        ("a damaged record", whole.replace("departure", "departed").into_bytes()),
+    ];
+    for (what, contents) in strange {
+        a.write(&path, &contents)?;
+        for program in [&["agent-client", "recover"][..], &["agent-server", "--port", "7999"]] {
+            let (name, arguments) = program.split_first().unwrap_or((&"", &[]));
+            let said = if *name == "agent-client" {
+                let output = a.command(name).args(arguments).output()?;
+                ensure!(output.status.code() == Some(FAILED), "{what}: {output:?}");
+                output.error_text()
+            } else {
+                let mut server = a.command(name).args(arguments).spawn()?;
+                server.wait_for("nothing was done about it", LIMIT)?;
+                server.stderr()
+            };
+            let told = said.matches("nothing was done about it").count();
+            ensure!(told == 1 && said.contains(&path), "{what}: {name} says {said}");
+        }
+        let now = std::fs::read(a.path(&path)).map_err(|e| Error::Check(e.to_string()))?;
+        ensure!(now == contents, "the journal with {what} has been changed");
+    }
+    context.remark(clients.stop()?.gaps());
+    Ok(())
+}

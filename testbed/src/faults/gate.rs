@@ -1,0 +1,146 @@
+//! Stops an OCI runtime at the door: a stand-in for crun on a lab host that waits before or after a
+//! dump or a restore until it is let go, and that makes either fail.
+//!
+//! The agents know nothing of it. A gate is a FIFO that the stand-in reads from: there it blocks until
+//! the testbed writes.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::time::{Duration, Instant};
+
+use nix::sys::stat::Mode;
+
+use crate::error::{Context, Error, Result};
+use crate::host::Host;
+
+/// Where the runtime is, and where it goes to make room.
+const RUNTIME: &str = "/usr/bin/crun";
+const REAL: &str = "/usr/libexec/lab/crun";
+/// Directory of the gates, on the hosts.
+const GATES: &str = "/run/gates";
+/// How long a stand-in may take from its mark to its gate.
+const OPENS: Duration = Duration::from_secs(5);
+
+const STAND_IN: &str = r#"#!/bin/sh
+real=/usr/libexec/lab/crun
+gates=/run/gates
+case " $* " in
+    *" checkpoint "*) step=dump ;;
+    *" restore "*) step=restore ;;
+    *) exec $real "$@" ;;
+esac
+gate() {
+    if [ -p $gates/$step-$1 ]; then
+        : > $gates/$step-$1.reached
+        read -r word < $gates/$step-$1
+    fi
+}
+gate before
+if [ -e $gates/$step-fails ]; then
+    for argument; do
+        shift
+        case $step-$previous-$argument in
+            # CRIU finds the open connections once it has hold of the tasks.
+            dump-*---tcp-established) ;;
+            restore---image-path-*) rm -f "$argument"/core-1.img; set -- "$@" "$argument" ;;
+            *) set -- "$@" "$argument" ;;
+        esac
+        previous=$argument
+    done
+fi
+$real "$@"
+status=$?
+gate after
+exit $status
+"#;
+
+/// A place where the runtime can be made to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// Before the dump.
+    Dump,
+    /// Before the restore.
+    Restore,
+    /// After the restore.
+    Restored,
+}
+
+impl Gate {
+    fn file(self) -> String {
+        let name = match self {
+            Self::Dump => "dump-before",
+            Self::Restore => "restore-before",
+            Self::Restored => "restore-after",
+        };
+        format!("{GATES}/{name}")
+    }
+
+    /// Makes the next run wait here.
+    pub(super) fn close(self, host: &Host) -> Result<()> {
+        let path = host.path(self.file());
+        nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600))
+            .context(|| format!("making the gate {}", path.display()))
+    }
+
+    /// Whether somebody waits here.
+    pub(super) fn is_reached(self, host: &Host) -> bool {
+        host.path(format!("{}.reached", self.file())).exists()
+    }
+
+    /// Lets whoever waits go on, and whoever comes later.
+    pub(super) fn open(self, host: &Host) -> Result<()> {
+        let path = host.path(self.file());
+        let what = || format!("opening the gate {}", path.display());
+        let end = Instant::now() + OPENS;
+        if self.is_reached(host) {
+            loop {
+                let gate =
+                    OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&path);
+                match gate {
+                    Ok(mut gate) => break gate.write_all(b"go\n").context(what)?,
+                    // It has left its mark and does not read yet.
+                    Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+                        if Instant::now() >= end {
+                            return Err(Error::Check(format!(
+                                "nobody waits at {}",
+                                path.display()
+                            )));
+                        }
+                    }
+                    Err(error) => return Err(error).context(what),
+                }
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+        fs::remove_file(&path).context(what)
+    }
+}
+
+/// Puts the stand-in into a host.
+pub(super) fn install(host: &Host) -> Result<()> {
+    let real = fs::read(host.path(RUNTIME)).context(|| format!("reading {RUNTIME}"))?;
+    for (path, contents) in [(REAL, real.as_slice()), (RUNTIME, STAND_IN.as_bytes())] {
+        // A file that a process executes cannot be written.
+        let _ = fs::remove_file(host.path(path));
+        host.write(path, contents)?;
+        fs::set_permissions(host.path(path), fs::Permissions::from_mode(0o755))
+            .context(|| format!("making {path} executable"))?;
+    }
+    clear(host)
+}
+
+/// Lets the dump (`dump`) or the restore (`restore`) fail.
+pub(super) fn spoil(host: &Host, step: &str) -> Result<()> {
+    host.write(format!("{GATES}/{step}-fails"), "")
+}
+
+/// Takes all gates away.
+pub(super) fn clear(host: &Host) -> Result<()> {
+    let path = host.path(GATES);
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::create_dir(&path),
+    }
+    .context(|| format!("clearing {}", path.display()))
+}

@@ -1,0 +1,57 @@
+//! What a migration may leave on a host, and what it may not.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::error::{Context, Result};
+use crate::host::Host;
+
+/// Directories in which agents keep what belongs to a migration.
+const DIRECTORIES: &[&str] = &["/var/lib/netmig/journal", "/run/netmig"];
+/// What stays there: locks, what a guardian said, and what the keeper of moved flows has.
+const KEPT: &[&str] =
+    &["lock", "peers.lock", "recover.log", "keeper.lock", "keeper.log", "carried"];
+/// Programs that run only during a migration.
+const PASSING: &[&str] = &["agent-client", "netmig-shim", "podman", "crun", "runc", "criu"];
+
+/// The processes of a host that belong to a migration under way.
+pub(super) fn passing(host: &Host) -> Result<Vec<String>> {
+    let listed = host.run(["ps", "-eo", "args="])?;
+    let is_passing = |line: &&str| {
+        let program = line.split_whitespace().next().unwrap_or_default();
+        let name = program.rsplit('/').next().unwrap_or_default();
+        // A guardian, or the stand-in for a runtime.
+        let ours = line.contains(" --watch ") || program.starts_with("/run/netmig/");
+        // The one who keeps flows afterwards is welcome.
+        (ours || PASSING.contains(&name)) && name != "conmon" && !line.ends_with(" keep")
+    };
+    Ok(listed.lines().filter(is_passing).map(str::to_owned).collect())
+}
+
+/// What there is on a host that a migration under way has, and nothing else: files, processes,
+/// mounts, rules.
+pub(super) fn look(host: &Host) -> Result<BTreeSet<String>> {
+    let mut seen = BTreeSet::new();
+    let mut note = |text: String| seen.insert(format!("{}: {text}", host.name()));
+    for directory in DIRECTORIES {
+        for entry in fs::read_dir(host.path(directory)).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !KEPT.contains(&name.as_str()) {
+                note(format!("{directory}/{name}"));
+            }
+        }
+    }
+    for process in passing(host)? {
+        note(format!("process {process}"));
+    }
+    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", host.init()))
+        .context(|| "reading a host's mounts")?;
+    for line in mounts.lines().filter(|line| line.contains(" /run/netmig")) {
+        note(format!("mount {}", line.split(' ').nth(4).unwrap_or_default()));
+    }
+    let ruleset = host.run(["nft", "list", "ruleset"])?;
+    for line in ruleset.lines().filter(|line| line.contains("comment \"netmig hold")) {
+        note(format!("rule {}", line.trim()));
+    }
+    Ok(seen)
+}
