@@ -10,7 +10,6 @@ use checkpoint::images::ImageDir;
 use netmig::flow::{Conntrack, Direction, Flow};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
-use netmig::sandbox::Sandbox;
 use netmig::sockets::room;
 use netmig::table::Table;
 
@@ -26,11 +25,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 #[derive(Debug, thiserror::Error)]
 #[error("the dump is still at work; run recover again when it has ended")]
 struct StillDumping;
-
-/// The container's network is not as it was.
-#[derive(Debug, thiserror::Error)]
-#[error("the container has no network interface any more")]
-struct NoInterface;
 
 /// Lets the destination drop its part at once, if it can be reached. It does so by itself otherwise:
 /// it has lost its connection, and a prepared copy has a lease.
