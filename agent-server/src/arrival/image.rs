@@ -1,5 +1,7 @@
 //! An image that comes from the source.
 
+use std::collections::BTreeMap;
+
 use agent_core::cause::Cause;
 use agent_core::deadline;
 use agent_core::message::{ImageRef, Message};
@@ -18,6 +20,11 @@ struct WrongImage {
     name: String,
     id: String,
 }
+
+/// The archive would have renamed images of this host.
+#[derive(Debug, thiserror::Error)]
+#[error("the archive that came claims names of other images: {0}")]
+struct OtherNames(String);
 
 /// The archive is larger than the peer's permission.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +59,10 @@ pub async fn store(
         drop(writer);
         Ok::<_, Cause>(())
     };
+    let before = host.podman.image_names().await?;
     let load = async { Ok::<_, Cause>(host.podman.load(&mut reader).await?) };
     tokio::try_join!(receive, load)?;
+    put_names_back(host, &before, &image.name).await?;
     if !host.podman.image_exists(&image.id).await? {
         return Err(WrongImage { name: image.name.clone(), id: image.id.clone() }.into());
     }
@@ -62,4 +71,24 @@ pub async fn store(
         host.podman.tag(&image.id, &image.name).await?;
     }
     Ok(connection.send(&Message::ImageStored(())).await?)
+}
+
+/// podman gives an image all names that its archive claims, and takes them from others. All but that
+/// of the container's image are put back, and the archive is refused.
+async fn put_names_back(
+    host: &Host,
+    before: &BTreeMap<String, String>,
+    expected: &str,
+) -> Result<(), Cause> {
+    let after = host.podman.image_names().await?;
+    let mut claimed = Vec::new();
+    for (name, id) in after.iter().filter(|(name, _)| *name != expected) {
+        match before.get(name) {
+            Some(old) if old == id => continue,
+            Some(old) => host.podman.tag(old, name).await?,
+            None => host.podman.untag(id, name).await?,
+        }
+        claimed.push(name.clone());
+    }
+    if claimed.is_empty() { Ok(()) } else { Err(OtherNames(claimed.join(", ")).into()) }
 }

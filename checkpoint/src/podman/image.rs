@@ -4,8 +4,10 @@
 //! unchanged: what arrives under the same ID is the same image. Save by ID, so that a name that
 //! has moved on since the container was made does not matter, load, then [`Podman::tag`].
 
+use std::collections::BTreeMap;
 use std::process::Stdio;
 
+use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::process::{Child, ChildStdout};
 
@@ -132,6 +134,27 @@ impl Podman {
         }
     }
 
+    /// All names of images here, each with the image's ID.
+    ///
+    /// # Errors
+    /// [`Error`] when podman cannot tell.
+    pub async fn image_names(&self) -> Result<BTreeMap<String, String>, Error> {
+        let args = ["images", "--format", "json"];
+        let text = self.run(&args, self.deadlines.query, Overdue::Kill).await?;
+        parse_names(&text)
+    }
+
+    /// Takes a name from an image. The image stays.
+    ///
+    /// # Errors
+    /// [`Error`] when podman fails.
+    pub async fn untag(&self, id: &str, name: &str) -> Result<(), Error> {
+        if !is_full_id(id) {
+            return Err(Error::BadId { id: shortened(id) });
+        }
+        self.run(&["untag", "--", id, name], self.deadlines.query, Overdue::Kill).await.map(drop)
+    }
+
     /// Gives an image one more name.
     ///
     /// # Errors
@@ -142,6 +165,24 @@ impl Podman {
         }
         self.run(&["tag", "--", id, name], self.deadlines.query, Overdue::Kill).await.map(drop)
     }
+}
+
+#[derive(Deserialize)]
+struct RawImage {
+    #[serde(rename = "Id")]
+    id: String,
+    #[serde(rename = "Names")]
+    names: Option<Vec<String>>,
+}
+
+pub(super) fn parse_names(text: &[u8]) -> Result<BTreeMap<String, String>, Error> {
+    let images: Option<Vec<RawImage>> = serde_json::from_slice(text)
+        .map_err(|source| Error::Parse { what: "podman's list of images".into(), source })?;
+    let images = images.unwrap_or_default().into_iter();
+    let named = images.flat_map(|RawImage { id, names }| {
+        names.unwrap_or_default().into_iter().map(move |name| (name, id.clone()))
+    });
+    Ok(named.collect())
 }
 
 impl Save {
@@ -171,5 +212,21 @@ impl Save {
                 Err(Error::Timeout { command, seconds: podman.deadlines.query.as_secs() })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_leads_to_its_image() {
+        let text = br#"[{"Id":"a7","Names":["localhost/a:1","localhost/b:1"],"Size":5},
+            {"Id":"b8","Names":null},{"Id":"c9"}]"#;
+        let names = parse_names(text).unwrap();
+        assert_eq!(names.len(), 2);
+        assert_eq!(names["localhost/b:1"], "a7");
+        assert!(parse_names(b"null").unwrap().is_empty());
+        assert!(parse_names(b"{}").is_err());
     }
 }

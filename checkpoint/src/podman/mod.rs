@@ -223,6 +223,7 @@ pub fn understood(text: &[u8]) -> usize {
         inspect::describe(text, &info).is_ok(),
         inspect::parse_networks(text).is_ok(),
         list::parse(text).is_ok(),
+        image::parse_names(text).is_ok(),
     ];
     answers.into_iter().filter(|understood| *understood).count()
 }

@@ -1,5 +1,8 @@
 //! Peers that are let in, and want to move what they may not.
 
+use std::time::Duration;
+
+use super::subject::{Clients, serve};
 use super::untouched::Untouched;
 use crate::ensure;
 use crate::error::Result;
@@ -10,10 +13,16 @@ use crate::runner::{Case, Context};
 pub(super) const CASES: &[Case] = &[
     Case::new("trust-permissions-of-a-peer", &["trust"], of_a_peer),
     Case::new("trust-permissions-against-a-lying-source", &["trust"], against_a_lying_source),
+    Case::new("trust-least-capabilities", &["trust"], least_capabilities),
 ];
 
 /// Exit code of a refusal before anything changed.
 const REFUSED: i32 = 3;
+
+/// The service of a destination, of which the test takes the capabilities.
+const UNIT: &str = include_str!("../../../packaging/systemd/agent-server.service");
+/// How long an agent may take until it listens.
+const LISTENS: Duration = Duration::from_secs(60);
 
 /// Stands before podman on a source that lies: its containers look ordinary to the agent there, so
 /// that it offers what an honest one refuses by itself.
@@ -104,5 +113,31 @@ fn against_a_lying_source(context: &Context) -> Result<()> {
         refused(&lab, name, words)?;
         a.podman(["rm", "--force", "--time", "0", name])?;
     }
+    Ok(())
+}
+
+/// A destination that has no more capabilities than its unit gives it.
+fn least_capabilities(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    let lines = UNIT.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let kept: Vec<String> = lines
+        .flat_map(str::split_whitespace)
+        .filter_map(|name| name.strip_prefix("CAP_"))
+        .map(str::to_ascii_lowercase)
+        .collect();
+    let known = b.run(["setpriv", "--list-caps"])?;
+    let dropped = known.split_whitespace().filter(|name| !kept.iter().any(|kept| kept == name));
+    let dropped: Vec<String> = dropped.map(|name| format!("-{name}")).collect();
+    ensure!(dropped.len() > 10, "only {dropped:?} are taken away");
+    let bounded = ["--bounding-set", &dropped.join(","), "agent-server"];
+    let mut server = b.command("setpriv").args(bounded).spawn()?;
+    server.wait_for("listening", LISTENS)?;
+    lab.pair("a", "b")?;
+    serve(a, "web", 7000, &[], c)?;
+    let clients = Clients::start(c, a.port(7000))?;
+    let attempt = lab.attempt("web", "a", "b", &[])?;
+    ensure!(attempt.code == Some(0), "{attempt:?}");
+    context.remark(format!("{} capabilities, {}", kept.len(), clients.stop()?.gaps()));
     Ok(())
 }
