@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use agent_core::identity::HostId;
-use agent_core::journal::Record as Step;
+use agent_core::journal::{Process, Record as Step};
 use agent_core::message::*;
 use agent_core::trust::{Secret, Token, Trust};
 use checkpoint::images::{Chunk, Follower};
@@ -231,7 +231,9 @@ fn journals() -> Vec<Vec<u8>> {
         addresses: vec!["10.88.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
         peer: HostId([9; 16]),
     };
-    let interruption = Step::Interruption { cgroup: "/sys/fs/cgroup/x".into(), port: "v0".into() };
+    let process = Process { pid: 7, namespace: "/run/netns/n".into(), interface: "eth0".into() };
+    let interruption =
+        Step::Interruption { cgroup: "/sys/fs/cgroup/x".into(), port: "v0".into(), process };
     let file = |steps: &[Step]| {
         let lines = steps.iter().map(|step| serde_json::to_string(step).unwrap() + "\n");
         format!("netmig journal 1\n{}", lines.collect::<String>()).into_bytes()
@@ -239,7 +241,8 @@ fn journals() -> Vec<Vec<u8>> {
     vec![
         file(&[]),
         file(&[arrival, Step::Activated, Step::HandedOver { pid: 7 }]),
-        file(&[interruption, Step::Committed, Step::Acknowledged]),
+        file(&[interruption.clone(), Step::Committed, Step::Acknowledged]),
+        file(&[interruption, Step::Committed, Step::Withdrawn]),
     ]
 }
 
