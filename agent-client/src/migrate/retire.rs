@@ -1,6 +1,6 @@
 //! Step 12: the copy is the container. Packets go on, the original goes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
 use agent_core::journal::Record;
@@ -13,6 +13,9 @@ use super::pause::Pause;
 use crate::exit::Exit;
 use crate::report::{Steps, milliseconds};
 use crate::summary::{ContainerName, Parts, Summary, span};
+
+/// How long after flows were led past this host their last packets may still come through it.
+const LAST_PACKETS: Duration = Duration::from_secs(1);
 
 /// An original that will never run again.
 pub struct Retirement<'a> {
@@ -72,14 +75,19 @@ impl<'a> Retirement<'a> {
                 return Err(Failure::InDoubt { container, cause: error.into() });
             }
         }
+        let mut led = None;
         if !self.pause.departure().plan().anchors.is_empty() {
             steps.begin("lead flows past this host");
             let left = self.rehome().await;
             self.warnings.extend(left);
+            led = Some(Instant::now());
         }
         steps.begin("remove original");
         let removed = self.remove_original().await;
         self.note(removed);
+        if let Some(led) = led {
+            tokio::time::sleep(LAST_PACKETS.saturating_sub(led.elapsed())).await;
+        }
         let forgotten = self.forget_flows();
         self.note(forgotten);
         steps.end();
