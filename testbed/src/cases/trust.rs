@@ -79,7 +79,7 @@ fn unpaired(context: &Context) -> Result<()> {
     refused(&lab, &WHAT_TO_DO)?;
     logged(&lab, "b", a, &["ended the handshake"])?;
     // TLS without any certificate, as a scanner speaks it.
-    let scan = ["openssl", "s_client", "-connect", "b:7472", "-tls1_3"];
+    let scan = ["openssl", "s_client", "-connect", "b:7472", "-tls1_3", "-ign_eof"];
     let before = lab.host("b")?.snapshot()?;
     let output = c.command(scan[0]).args(&scan[1..]).input("HELLO\n").output()?;
     let text = output.text() + &output.error_text();

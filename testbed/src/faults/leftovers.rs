@@ -8,9 +8,18 @@ use crate::host::Host;
 
 /// Directories in which agents keep what belongs to a migration.
 const DIRECTORIES: &[&str] = &["/var/lib/netmig/journal", "/run/netmig"];
-/// What stays there: locks, what a guardian said, and what the keeper of moved flows has.
-const KEPT: &[&str] =
-    &["lock", "peers.lock", "recover.log", "keeper.lock", "keeper.log", "carried"];
+/// What stays there: locks, what a guardian said, what is remembered of podman, and what the keeper of
+/// moved flows has.
+const KEPT: &[&str] = &[
+    "lock",
+    "peers.lock",
+    "turns",
+    "recover.log",
+    "engine.json",
+    "keeper.lock",
+    "keeper.log",
+    "carried",
+];
 /// Programs that run only during a migration.
 const PASSING: &[&str] = &["agent-client", "netmig-shim", "podman", "crun", "runc", "criu"];
 

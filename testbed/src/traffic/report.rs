@@ -59,13 +59,19 @@ impl EchoReport {
     /// Why this is not the report of an undisturbed conversation, if it is not. Reordering and
     /// gaps are not judged.
     pub fn fault(&self) -> Option<String> {
+        self.fault_beyond(0)
+    }
+
+    /// The same, but for so many lost messages.
+    #[must_use]
+    pub fn fault_beyond(&self, lost: u64) -> Option<String> {
         let mut faults = Vec::new();
         let mut note = |count: u64, what: &str| {
             if count > 0 {
                 faults.push(format!("{count} {what}"));
             }
         };
-        note(self.lost, "messages lost");
+        note(if self.lost > lost { self.lost } else { 0 }, "messages lost");
         note(self.duplicated, "duplicated");
         note(self.corrupt, "corrupt");
         note(self.resets, "resets");
