@@ -85,6 +85,16 @@ pub async fn look(host: &Host, permissions: &Permissions, offer: &Offer) -> Resu
     }
     let addresses: Vec<IpAddr> =
         offer.networks.iter().flat_map(|network| network.addresses.clone()).collect();
+    for holder in host.podman.holders(&host.engine, &addresses, &offer.id) {
+        block(
+            "address-taken",
+            format!(
+                "the address {} of {} belongs to container {} on {here}, in network {}; remove that \
+                 one, or run it there with another --ip",
+                holder.address, offer.name, holder.container, holder.network
+            ),
+        );
+    }
     let detour = on_a_detour(host, offer, &addresses)?;
     if detour > 0 {
         block(

@@ -29,22 +29,30 @@ struct StoredImage {
 
 /// Whether podman's database has a container of exactly that ID or name.
 pub(super) fn has_container(info: &Info, id_or_name: &str) -> Option<bool> {
-    if info.database != "sqlite" {
-        return None;
-    }
     let mut looked = false;
-    for path in metadata::places(info).iter().filter(|path| path.is_file()) {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let database = Connection::open_with_flags(path, flags).ok()?;
-        database.busy_timeout(metadata::BUSY).ok()?;
+    for database in databases(info) {
         let query = "SELECT count(*) FROM ContainerConfig WHERE ID = ?1 OR Name = ?1";
-        let count: i64 = database.query_row(query, [id_or_name], |row| row.get(0)).ok()?;
+        let count: i64 = database?.query_row(query, [id_or_name], |row| row.get(0)).ok()?;
         if count > 0 {
             return Some(true);
         }
         looked = true;
     }
     looked.then_some(false)
+}
+
+/// podman's databases, to be read; `None` for one that cannot be opened.
+pub(super) fn databases(info: &Info) -> Vec<Option<Connection>> {
+    let open = |path: &Path| {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let database = Connection::open_with_flags(path, flags).ok()?;
+        database.busy_timeout(metadata::BUSY).ok()?;
+        Some(database)
+    };
+    if info.database != "sqlite" {
+        return Vec::new();
+    }
+    metadata::places(info).iter().filter(|path| path.is_file()).map(|path| open(path)).collect()
 }
 
 /// The ID of the image that has this very name in the list of the store

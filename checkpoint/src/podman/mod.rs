@@ -4,6 +4,7 @@
 //! terminal does not reach it. A podman that waits for a container's lock (a container is locked
 //! while it is staged) looks like a hang; the deadline ends the wait.
 
+mod addresses;
 mod command;
 mod files;
 mod host;
@@ -14,6 +15,7 @@ mod memory;
 mod metadata;
 mod remove;
 
+pub use addresses::Holder;
 pub use host::{Info, Version};
 pub use image::Save;
 pub use metadata::{Identity, Metadata};
