@@ -21,7 +21,8 @@ use agent_core::wire::{self, Connection};
 use agent_core::{deadline, expect};
 
 use checkpoint::cgroup::Cgroup;
-use netmig::sockets::room;
+use netmig::netns::Namespace;
+use netmig::sockets::{UdpQueues, room};
 
 use crate::lease::Decision;
 use crate::session::{Host, unknown};
@@ -35,8 +36,14 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// How long is waited for that conversation: less than a source waits for an answer.
 const BUSY_LIMIT: Duration = Duration::from_secs(15);
 
-/// How long the held datagrams of a migration may take to be read.
+/// How long the held datagrams of a migration are on their way through the tunnel.
 const BURST: Duration = Duration::from_secs(1);
+/// How long the container may take to read them.
+const BURST_READ: Duration = Duration::from_secs(10);
+/// Between two looks at what it has read.
+const BURST_LOOK: Duration = Duration::from_millis(50);
+/// Bytes that may be left, as the kernel counts them: half of a receive buffer of default size.
+const BURST_REST: u64 = 100 << 10;
 
 /// A copy's fate hangs on something else than its source.
 #[derive(Debug, thiserror::Error)]
@@ -186,13 +193,17 @@ async fn commit(
 /// tunnel and was read.
 async fn settle_buffers(pid: i32, container: &str) {
     tokio::time::sleep(BURST).await;
-    let settle = || -> Result<(), Cause> {
-        let pids = Cgroup::of_pid(pid, container)?.pids()?;
-        room::take_room_back(&pids)?;
-        Ok(())
+    let settle = async {
+        let mut queues = UdpQueues::open(&Namespace::of_pid(pid)?)?;
+        let give_up = Instant::now() + BURST_READ;
+        while queues.pending()? > BURST_REST && Instant::now() < give_up {
+            tokio::time::sleep(BURST_LOOK).await;
+        }
+        room::take_room_back(&Cgroup::of_pid(pid, container)?.pids()?)?;
+        Ok::<(), Cause>(())
     };
     // The container may have ended, or have moved on.
-    if let Err(e) = settle() {
+    if let Err(e) = settle.await {
         tracing::debug!("{container}: {}", chain(e.as_ref()));
     }
 }
