@@ -13,7 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -22,6 +22,8 @@ use crate::directories::create_private;
 
 /// Between two attempts to get a turn.
 pub const RETRY: Duration = Duration::from_millis(3);
+/// Between two looks of work that gives way. Longer: who waits for a turn comes first.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Where the files are, below the run directory.
 const DIRECTORY: &str = "turns";
@@ -76,9 +78,34 @@ impl Turn {
     }
 }
 
+/// Waits until a turn of this host is free, at most `limit`, without taking it: before work that can
+/// wait and would keep the processors from containers that are interrupted.
+pub async fn give_way(run: &Path, limit: Duration) {
+    let give_up = Instant::now() + limit;
+    while matches!(Turn::try_take(run), Ok(None)) && Instant::now() < give_up {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn work_that_can_wait_does_so_and_not_for_ever() {
+        let run = tempfile::tempdir().unwrap();
+        let hour = Duration::from_secs(3600);
+        give_way(run.path(), hour).await;
+        let mut taken = Vec::new();
+        while let Some(turn) = Turn::try_take(run.path()).unwrap() {
+            taken.push(turn);
+        }
+        let began = Instant::now();
+        give_way(run.path(), Duration::from_millis(30)).await;
+        assert!(began.elapsed() >= Duration::from_millis(30));
+        drop(taken);
+        give_way(run.path(), hour).await;
+    }
 
     #[test]
     fn a_turn_is_free_again_after_its_end_and_not_before() {

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
+use agent_core::deadline;
 use agent_core::journal::Record;
+use agent_core::turn::give_way;
 
 use super::Failure;
 use super::anchors;
@@ -98,6 +100,7 @@ impl<'a> Retirement<'a> {
         let context = self.pause.context();
         let departure = self.pause.departure();
         departure.journal_mut().append(&Record::Acknowledged)?;
+        give_way(&context.directories.run, deadline::GIVE_WAY).await;
         let plan = departure.plan();
         let id = plan.container.id.clone();
         // It must not be heard when it is killed, whoever has rebuilt its network meanwhile.

@@ -18,7 +18,7 @@ use agent_core::keeper;
 use agent_core::message::{AnchorTunnel, Message, Offer, Prepared, Tree, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
 use agent_core::permissions::Permissions;
-use agent_core::turn::Turn;
+use agent_core::turn::{Turn, give_way};
 use agent_core::wire::Connection;
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
@@ -236,6 +236,7 @@ impl Arrival {
         };
         let runtime = Runtime::new(&host::find_program(&self.offer.runtime)?, None)?;
         let criu = host::find_program("criu")?;
+        give_way(&self.host.directories.run, deadline::GIVE_WAY).await;
         // CRIU looks at a kernel once after a boot, for 30 ms; podman's work is long enough for it.
         let (staged, warmed, heard, ()) = tokio::join!(
             stage.begin(),
