@@ -3,7 +3,7 @@
 //! ```text
 //! network prepare PEER                      tunnel: make this end, print its key and port
 //! network connect PEER KEY ADDRESS:PORT     tunnel: connect to the other end
-//! network establish | status | remove PEER
+//! network establish | confirm | status | remove PEER
 //! network list
 //! network sandbox PID                       the container's interfaces, gateways, UDP queues
 //! network block PID INTERFACE MILLISECONDS  cut a container off for a while
@@ -37,6 +37,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             println!("{:?}", tunnel::connect(number(peer)?, &remote).await?);
         }
         ["establish", peer] => tunnel::establish(number(peer)?).await?,
+        ["confirm", peer] => tunnel::confirm(number(peer)?).await?,
         ["remove", peer] => tunnel::remove(number(peer)?).await?,
         ["status", peer] => println!("{:#?}", tunnel::status(number(peer)?).await?),
         ["list"] => println!("{:?} {:?}", tunnel::list().await?, routing::forwarding()?),

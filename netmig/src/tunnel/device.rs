@@ -29,6 +29,15 @@ pub(super) struct Device {
     index: u32,
     mtu: u32,
     up: bool,
+    received: u64,
+}
+
+impl Device {
+    /// Packets that came out of the tunnel. Other than WireGuard's own count of bytes it has no
+    /// greetings in it, which prove no session.
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
 }
 
 /// Finds the interface; an error if there is another kind of interface by its name.
@@ -36,6 +45,10 @@ pub(super) async fn find(handle: &Handle, interface: &str) -> Result<Option<Devi
     let Some(link) = lookup(handle, interface).await? else { return Ok(None) };
     let mtu = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    let received = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Stats64(count) => Some(count.rx_packets),
         _ => None,
     });
     let info = kind_of(&link);
@@ -50,6 +63,7 @@ pub(super) async fn find(handle: &Handle, interface: &str) -> Result<Option<Devi
         index: link.header.index,
         mtu: mtu.unwrap_or(0),
         up: link.header.flags.contains(LinkFlags::Up),
+        received: received.unwrap_or(0),
     }))
 }
 
@@ -111,6 +125,9 @@ pub(super) async fn feed_gently(handle: &Handle, device: &Device) -> Result<(), 
     }
     let mut message = LinkUnspec::new_with_index(device.index).build();
     message.attributes.push(LinkAttribute::GsoMaxSegs(1));
+    // What came out of a TUN interface does not tell its number of segments (`SKB_GSO_DODGY`,
+    // include/linux/virtio_net.h), but its length.
+    message.attributes.push(LinkAttribute::GsoMaxSize(MTU_COMMON));
     message.attributes.push(LinkAttribute::TxQueueLen(QUEUE));
     let set = handle.link().set(message).execute().await;
     set.map_err(rtnl::answer).map_err(refused("configure", &device.name))

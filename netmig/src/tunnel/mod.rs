@@ -306,7 +306,8 @@ pub async fn connect(peer: PeerNumber, remote: &RemoteEnd) -> Result<Connected, 
 pub async fn establish(peer: PeerNumber) -> Result<(), Error> {
     in_time("establish a session", peer.interface(), async {
         let interface = peer.interface();
-        session::establish(&existing(&interface).await?, &interface).await
+        let (_, device) = existing(&interface).await?;
+        session::establish(&device, &interface).await
     })
     .await
 }
@@ -319,16 +320,18 @@ pub async fn establish(peer: PeerNumber) -> Result<(), Error> {
 pub async fn confirm(peer: PeerNumber) -> Result<(), Error> {
     in_time("confirm the session", peer.interface(), async {
         let interface = peer.interface();
-        session::confirm(&existing(&interface).await?, &interface).await
+        let (handle, device) = existing(&interface).await?;
+        session::confirm(&handle, &device, &interface).await
     })
     .await
 }
 
-async fn existing(interface: &str) -> Result<device::Device, Error> {
+async fn existing(interface: &str) -> Result<(Handle, device::Device), Error> {
     let handle = rtnl::connect().map_err(Error::Socket)?;
-    device::find(&handle, interface)
+    let device = device::find(&handle, interface)
         .await?
-        .ok_or_else(|| Error::NotPrepared { interface: interface.to_owned() })
+        .ok_or_else(|| Error::NotPrepared { interface: interface.to_owned() })?;
+    Ok((handle, device))
 }
 
 /// Takes the tunnel to `peer` away, with its rules, its table and, if there is one, its process.

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::socket::{setsockopt, sockopt};
+use rtnetlink::Handle;
 
 use super::{Error, config, device};
 
@@ -26,6 +27,9 @@ const POLL: Duration = Duration::from_millis(2);
 const PULSE: Duration = Duration::from_millis(20);
 /// Packets that follow after the far end was heard, so that it hears this one though some are lost.
 const ECHOES: usize = 4;
+/// And then, for a far end that begins to listen so much later.
+const LATE_ECHOES: usize = 50;
+const LATE_PULSE: Duration = Duration::from_millis(100);
 /// All hosts of a link, which every host drops quietly when nobody listens, and never forwards.
 const DESTINATION: (Ipv4Addr, u16) = (Ipv4Addr::new(224, 0, 0, 1), 9);
 
@@ -63,15 +67,20 @@ pub(super) async fn establish(device: &device::Device, interface: &str) -> Resul
 /// A session at one end alone does not prove one at the other: the end that answered a greeting may
 /// use the new key only after a first packet under it (WireGuard's key confirmation), and if that is
 /// lost it greets by itself and tries again after seconds. So nothing is sent before there is a
-/// session, and then packets go both ways until each end has heard some.
-pub(super) async fn confirm(device: &device::Device, interface: &str) -> Result<(), Error> {
+/// session, and then packets go both ways until each end has heard some. Greetings do not count:
+/// those that cross each other leave a session at neither end.
+pub(super) async fn confirm(
+    handle: &Handle,
+    device: &device::Device,
+    interface: &str,
+) -> Result<(), Error> {
     let wait = async {
-        let before = config::status(interface, device.kind).await?.rx_bytes;
         loop {
             let status = config::status(interface, device.kind).await?;
             if status.last_handshake.is_some_and(|time| is_current(time, SystemTime::now())) {
                 greet(interface)?;
-                if status.rx_bytes > before {
+                let now = device::find(handle, interface).await?.map_or(0, |now| now.received());
+                if now > device.received() {
                     break;
                 }
             }
@@ -81,6 +90,16 @@ pub(super) async fn confirm(device: &device::Device, interface: &str) -> Result<
             tokio::time::sleep(PULSE).await;
             greet(interface)?;
         }
+        let interface = interface.to_owned();
+        tokio::spawn(async move {
+            for _ in 0..LATE_ECHOES {
+                tokio::time::sleep(LATE_PULSE).await;
+                // The tunnel may be gone by now.
+                if greet(&interface).is_err() {
+                    break;
+                }
+            }
+        });
         Ok(())
     };
     answered(interface, wait).await
