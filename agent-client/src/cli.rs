@@ -9,6 +9,8 @@ use agent_core::trust::Token;
 use agent_core::trust::peers::Name;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::publish::Publish;
+
 /// Moves a running podman container to another host while its connections live on.
 ///
 /// Without arguments, on a terminal, it asks where to go and which container to move.
@@ -46,6 +48,8 @@ pub enum Command {
     /// List the flows that this host carries for containers elsewhere, and those of containers here
     /// that come by another host.
     Flows(Flows),
+    /// List or end the forwarding of new connections (migrate --forward).
+    Forward(Forward),
     /// Keep this host's flows: put rules back that were removed, and remove what no flow needs. Every
     /// host with a tunnel has such a keeper.
     #[command(hide = true)]
@@ -65,6 +69,31 @@ pub struct Flows {
     /// Print one JSON object on standard output, and nothing else there.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `forward`.
+#[derive(Clone, Debug, Args)]
+pub struct Forward {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ForwardCommand,
+}
+
+/// What can be done about forwarded connections.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ForwardCommand {
+    /// List containers whose old addresses go on leading to them, here and from elsewhere to here.
+    List {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let new connections to a container's old address be refused. Open ones go on.
+    Remove {
+        /// Name or ID of the container.
+        #[arg(value_parser = container_name)]
+        container: String,
+    },
 }
 
 /// Arguments of `peers`.
@@ -130,6 +159,14 @@ pub struct Options {
     /// Go back if the interruption would last longer, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub max_interruption: Duration,
+    /// Go on leading new connections to this host's published ports to the container, through the
+    /// tunnel, until `agent-client forward remove`.
+    #[arg(long)]
+    pub forward: bool,
+    /// Publish this port at the destination, in place of those that are published here; may be
+    /// repeated. As podman run --publish.
+    #[arg(long, value_name = "[[IP:]PORT:]CONTAINER_PORT[/PROTOCOL]")]
+    pub publish: Vec<Publish>,
 }
 
 impl Default for Options {
@@ -138,6 +175,8 @@ impl Default for Options {
             json: false,
             image: ImagePolicy::Send,
             max_interruption: agent_core::deadline::INTERRUPTION,
+            forward: false,
+            publish: Vec::new(),
         }
     }
 }

@@ -8,8 +8,10 @@ mod ask;
 mod cli;
 mod exit;
 mod flows;
+mod forward;
 mod migrate;
 mod pair;
+mod publish;
 mod recover;
 mod report;
 mod summary;
@@ -69,6 +71,12 @@ fn run(cli: Cli) -> Exit {
                 Err(e) => complain(Exit::Failed, &chain(e.as_ref())),
             };
         }
+        Some(Command::Forward(request)) => {
+            return told(runtime.block_on(async {
+                let context = Context::open(directories).map_err(|failure| failure.explain())?;
+                forward::run(&context, &request).await.map_err(|e| chain(e.as_ref()))
+            }));
+        }
         Some(Command::Keep) => {
             return match runtime.block_on(keeper::run(&directories)) {
                 Ok(()) => Exit::Moved,
@@ -117,14 +125,20 @@ fn recover(runtime: &tokio::runtime::Runtime, directories: Directories, request:
 
 /// Does something about this host's peers and says what.
 fn paired(directories: &Directories, work: impl FnOnce(&Path) -> Result<String, Cause>) -> Exit {
-    match directories.create().map_err(Into::into).and_then(|()| work(&directories.state)) {
+    let work = directories.create().map_err(Into::into).and_then(|()| work(&directories.state));
+    told(work.map_err(|e| chain(e.as_ref())))
+}
+
+/// Prints what was done, or why it was not.
+fn told(outcome: Result<String, String>) -> Exit {
+    match outcome {
         Ok(told) if told.is_empty() => Exit::Moved,
         Ok(told) => {
             // Nobody may be there to read it.
             let _ = writeln!(std::io::stdout(), "{told}");
             Exit::Moved
         }
-        Err(e) => complain(Exit::Refused, &chain(e.as_ref())),
+        Err(reason) => complain(Exit::Refused, &reason),
     }
 }
 

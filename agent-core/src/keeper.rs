@@ -5,7 +5,7 @@
 //! * puts netmig's rules back at once when somebody has removed them (a reload of the firewall),
 //!   owning a table that makes flows live through it meanwhile ([`netmig::table::Guard`]);
 //! * removes the tunnel to a peer, with all that belongs to it, when the last flow led there has
-//!   ended; and the names of containers that no flow belongs to any more.
+//!   ended and no new ones are [forwarded](crate::forward); and the names of containers that no flow belongs to any more.
 //!
 //! It ends when this host has no tunnel any more. Flows do not need it: if it is killed they go on,
 //! and the next agent starts it again.
@@ -28,6 +28,8 @@ use tokio::process::Command;
 use crate::carried;
 use crate::cause::{Cause, chain};
 use crate::directories::Directories;
+use crate::forward;
+use crate::identity;
 use crate::peers::{self, PeerLock};
 
 /// The command, or option, by which both agents' programs become the keeper.
@@ -148,6 +150,12 @@ impl Keeper<'_> {
         for peer in &peers {
             table.steer(*peer)?;
             routing::install(*peer).await?;
+        }
+        for note in forward::all(self.directories)? {
+            // Without its tunnel there is nowhere to lead to.
+            if peers.contains(&identity::peer_number(&self.directories.state, note.host)?) {
+                note.apply(&self.directories.state)?;
+            }
         }
         self.protect(peers)?;
         Ok(true)

@@ -6,7 +6,7 @@
 //! host ID, peer numbers                 (identity)
 //! phases of a migration, on disk        (journal)
 //! what a peer may do here              (permissions)
-//! flows while no agent is at work       (keeper, carried)
+//! flows while no agent is at work       (keeper, carried, forward)
 //! ```
 
 pub mod carried;
@@ -14,6 +14,7 @@ pub mod cause;
 pub mod deadline;
 pub mod destination;
 pub mod directories;
+pub mod forward;
 pub mod guardian;
 pub mod host;
 pub mod identity;

@@ -52,6 +52,9 @@
 //!   Rehome (or Abort) ─────────────────────▶           marks lead to the destination
 //!         ◀───────────────────────────────── Rehomed (or Aborted)
 //! ```
+//!
+//! A host that forwards new connections for a container to its new host, and is told to end that, says
+//! so there: `Hello`, `ForwardEnd`; the answers are `Hello`, `ForwardEnded`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -235,6 +238,11 @@ messages! {
     36 => AskTurn(()),
     /// Whether it may; if so, the destination lets no further one be interrupted meanwhile.
     37 => TurnAnswer(bool),
+    /// New connections for the container with this ID are not led to the receiver by the sender any
+    /// more.
+    38 => ForwardEnd(String),
+    /// The receiver has heard it.
+    39 => ForwardEnded(()),
 }
 
 /// Introduction of an agent.
@@ -371,6 +379,8 @@ pub struct Offer {
     pub image_shipped: bool,
     /// Name of its OCI runtime.
     pub runtime: String,
+    /// Hosts that will lead new connections for it to its new host; the source may be among them.
+    pub forwarders: Vec<HostId>,
     /// Its networks.
     pub networks: Vec<Network>,
     /// Its published ports.
@@ -574,7 +584,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_refused() {
-        for number in [0, 38, 200, 255] {
+        for number in [0, 40, 200, 255] {
             let refused = Message::decode(&[number, 0, 0]);
             assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
         }

@@ -1,7 +1,8 @@
 //! What several migrations with one peer share: its tunnel and its steering rules.
 //!
 //! They are made by the first migration that needs them and stay while flows are steered to the peer,
-//! another migration with it is under way, or a [`Claim`] says that flows are about to be led to it.
+//! another migration with it is under way, new connections are forwarded to it or from it, or a [`Claim`]
+//! says that flows are about to be led to it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::cause::Cause;
 use crate::deadline;
 use crate::directories::{Directories, create_private};
+use crate::forward;
 use crate::identity;
 use crate::journal::{self, Record};
 use crate::keeper;
@@ -126,8 +128,15 @@ impl Claim {
         }
     }
 
-    /// Whether the flows that it speaks of exist.
-    fn holds(&self, conntrack: &mut Conntrack) -> Result<bool, Cause> {
+    /// Whether the flows that it speaks of exist, or new ones may come.
+    fn holds(&self, directories: &Directories, conntrack: &mut Conntrack) -> Result<bool, Cause> {
+        for note in forward::all(directories)?.iter().filter(|note| note.away().is_some()) {
+            if note.addresses.iter().any(|ip| self.container.contains(ip))
+                && identity::peer_number(&directories.state, note.host)? == self.from
+            {
+                return Ok(true);
+            }
+        }
         let flows = conntrack.dump(&self.container)?;
         Ok(flows.iter().any(|flow| flow.leads_to(&self.container) == Some(self.from)))
     }
@@ -137,8 +146,8 @@ impl Claim {
     }
 }
 
-/// Removes tunnel, rules and marks' steering of `peer` unless flows, claims or migrations other than
-/// `ended` need them; removes the table with the last peer. Absent means done.
+/// Removes tunnel, rules and marks' steering of `peer` unless flows, claims, forwarded ports or
+/// migrations other than `ended` need them; removes the table with the last peer. Absent means done.
 pub async fn release(
     directories: &Directories,
     peer: PeerNumber,
@@ -149,7 +158,10 @@ pub async fn release(
         return Ok(());
     }
     let mut conntrack = Conntrack::open()?;
-    if conntrack.is_marked_for(peer)? || claimed(directories, peer, &mut conntrack)? {
+    if conntrack.is_marked_for(peer)?
+        || claimed(directories, peer, &mut conntrack)?
+        || forward::need(directories, peer)?
+    {
         return Ok(());
     }
     let mut table = Table::open()?;
@@ -180,7 +192,7 @@ fn claimed(
         let claim = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
         match claim {
             Some(Claim { to, .. }) if to != peer => {}
-            Some(claim) if claim.holds(conntrack)? => return Ok(true),
+            Some(claim) if claim.holds(directories, conntrack)? => return Ok(true),
             _ => fs::remove_file(&path)?,
         }
     }

@@ -117,6 +117,7 @@ fn messages() -> Vec<Vec<u8>> {
         Message::Prepared(Prepared { entries_us: 5, restore_us: 100_000 }),
         Message::Commit(migration),
         Message::Finished(Finished { pid: 77, full_buffers: 0 }),
+        Message::ForwardEnd("c7".repeat(32)),
     ];
     let encode = |message: &Message| {
         let mut bytes = Vec::new();

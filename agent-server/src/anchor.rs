@@ -16,7 +16,7 @@ use agent_core::identity::{self, HostId};
 use agent_core::message::{AnchorOffer, Message, Rehome, TunnelEnd};
 use agent_core::peers::{self, Claim, PeerLock};
 use agent_core::wire::Connection;
-use agent_core::{deadline, expect, keeper};
+use agent_core::{deadline, expect, forward, keeper};
 use netmig::flow::Conntrack;
 use netmig::peer::PeerNumber;
 use netmig::tunnel;
@@ -131,7 +131,28 @@ async fn lead(host: &Host, source: HostId, order: &Rehome) -> Result<u64, Cause>
     }
     // Only flows that lead to whoever gives this order.
     let led = block_in_place(|| Conntrack::open()?.lead(&order.container, from, Some(to)))?;
+    let ways = (source, order.host);
+    for name in forward::lead_on(&host.directories, &order.container, ways).await? {
+        tracing::info!("{}: new connections for {name} follow", order.migration);
+    }
     Ok(led as u64)
+}
+
+/// A host that led new connections here for a container does so no more.
+pub async fn forward_ended(
+    host: &Host,
+    connection: &mut Connection,
+    id: &str,
+) -> Result<(), Cause> {
+    let from = connection.host();
+    let here = forward::here(id);
+    let removed = forward::remove(&host.directories, |note| note.host == from && here(note)).await;
+    if let Err(cause) = removed {
+        return give_up(connection, cause).await;
+    }
+    connection.send(&Message::ForwardEnded(())).await?;
+    let peer = identity::peer_number(&host.directories.state, from)?;
+    peers::release(&host.directories, peer, None).await
 }
 
 fn numbers(

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::Directories;
+use agent_core::forward::{self, Note};
 use agent_core::identity::{self, HostId};
 use agent_core::journal::{self, Journal, Record};
 use agent_core::message::MigrationId;
@@ -108,7 +109,7 @@ async fn settle_all(directories: &Directories, podman: &Podman, journals: Vec<Pa
     // first; podman can tell of the others once no container is staged any more.
     for (arrived, journal) in activated {
         match arrived.take_over(&scene).await {
-            Ok(pid) => arrived.note(arrived.hand_over(&scene, journal, pid)),
+            Ok(pid) => arrived.note(arrived.hand_over(&scene, journal, pid).await),
             Err(e) => {
                 tracing::debug!("{}: {}", arrived.migration, chain(e.as_ref()));
                 others.push((arrived, journal));
@@ -159,7 +160,7 @@ impl Arrived {
         if self.activated
             && let Some(pid) = self.runs(scene).await?
         {
-            return self.hand_over(scene, journal, pid);
+            return self.hand_over(scene, journal, pid).await;
         }
         tracing::info!("{}: removing what is left of container {}", self.migration, self.name);
         self.undo(scene).await?;
@@ -186,13 +187,20 @@ impl Arrived {
         Ok(sandbox.seed_neighbours(&port)?)
     }
 
-    fn hand_over(&self, scene: &Scene<'_>, mut journal: Journal, pid: i32) -> Result<(), Cause> {
+    async fn hand_over(
+        &self,
+        scene: &Scene<'_>,
+        mut journal: Journal,
+        pid: i32,
+    ) -> Result<(), Cause> {
         journal.append(&Record::HandedOver { pid })?;
         // Packets that the source's hold let go before are not waited for: it died with its process
         // or has been released long ago.
         let anchor = identity::peer_number(&scene.directories.state, self.source)?;
         Conntrack::open()?.lead(&self.addresses, anchor, None)?;
         Table::open()?.remove_late(&self.migration.to_string().parse()?)?;
+        let away = |note: &Note| note.id == self.container && note.away().is_some();
+        forward::remove(scene.directories, away).await?;
         tidy(&scene.directories.migration(self.migration))?;
         journal.archive(&scene.directories.state)?;
         tracing::info!("{}: container {} is podman's now", self.migration, self.name);
@@ -212,6 +220,8 @@ impl Arrived {
             .filter(|flow| flow.leads_to(&self.addresses).is_none())
             .collect();
         conntrack.delete(&made)?;
+        let of_this = |note: &Note| note.migration == self.migration;
+        forward::remove(scene.directories, of_this).await?;
         Table::open()?.remove_late(&self.migration.to_string().parse()?)?;
         tidy(&work)?;
         for peer in hops {

@@ -112,6 +112,7 @@ pub async fn converse(host: &'static Host, connection: &mut Connection) -> Resul
         Message::AnchorOffer(offer) => {
             anchor::agree(host, connection, connection.host(), offer).await
         }
+        Message::ForwardEnd(id) => anchor::forward_ended(host, connection, &id).await,
         Message::Rehome(order) => anchor::rehome(host, connection, connection.host(), &order).await,
         other => Err(connection.unexpected(&other, "Offer").into()),
     }

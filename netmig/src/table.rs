@@ -6,6 +6,9 @@
 //! | `late` | prerouting | raw (−300) | packets of flows that have come home by way of a tunnel pass untracked |
 //! | `steer` | prerouting | mangle (−150) | connmark → skb mark, per peer |
 //! | `steer-output` | output, type route | mangle (−150) | the same for this host's own packets |
+//! | `forward` | prerouting, type nat | dstnat − 1 (−101) | new connections to a moved container's ports go on to its host ([`Forward`]) |
+//! | `forward-output` | output, type nat | dstnat − 1 (−101) | the same for this host's own processes |
+//! | `forward-source` | postrouting, type nat | srcnat − 1 (99) | another source for those that its new host could not answer |
 //!
 //! `hold` and `steer` come after conntrack (−200) and before destination translation
 //! (−100). A packet that was held is therefore steered by the mark that its flow has when it is
@@ -29,9 +32,11 @@
 
 mod contents;
 mod expression;
+mod forward;
 mod guard;
 mod owner;
 mod rules;
+mod step;
 mod transaction;
 
 use std::ffi::CString;
@@ -42,6 +47,7 @@ use nftnl::{Batch, ChainType, Hook, MsgType, Policy, ProtoFamily};
 use nix::errno::Errno;
 
 pub use contents::{Contents, InstalledRule};
+pub use forward::{Forward, ForwardedPort};
 pub use guard::{GUARD, Guard};
 pub use owner::{HoldTag, InvalidTag, Owner};
 pub use rules::{HoldRules, OnHolderLoss, Queueing};
@@ -61,10 +67,22 @@ pub const CHAIN_STEER: &str = "steer";
 /// Chain that steers this host's own packets.
 pub const CHAIN_STEER_OUTPUT: &str = "steer-output";
 
+/// Chain that leads new connections to a container that has moved.
+pub const CHAIN_FORWARD: &str = "forward";
+/// Chain that does the same for this host's own processes.
+pub const CHAIN_FORWARD_OUTPUT: &str = "forward-output";
+/// Chain that gives some of these connections another source.
+pub const CHAIN_FORWARD_SOURCE: &str = "forward-source";
+
 /// `NF_IP_PRI_RAW`: before conntrack.
 const PRIORITY_RAW: i32 = -300;
 /// `NF_IP_PRI_MANGLE`.
 const PRIORITY_MANGLE: i32 = -150;
+
+/// `NF_IP_PRI_NAT_DST`, where engines publish ports.
+const PRIORITY_DESTINATION: i32 = -100;
+/// `NF_IP_PRI_NAT_SRC`, where they masquerade.
+const PRIORITY_SOURCE: i32 = 100;
 
 /// A base chain of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +93,7 @@ struct BaseChain {
     priority: i32,
 }
 
-const CHAINS: [BaseChain; 4] = [
+const CHAINS: [BaseChain; 7] = [
     BaseChain {
         name: CHAIN_LATE,
         hook: Hook::PreRouting,
@@ -99,6 +117,24 @@ const CHAINS: [BaseChain; 4] = [
         hook: Hook::Out,
         kind: ChainType::Route,
         priority: PRIORITY_MANGLE,
+    },
+    BaseChain {
+        name: CHAIN_FORWARD,
+        hook: Hook::PreRouting,
+        kind: ChainType::Nat,
+        priority: PRIORITY_DESTINATION - 1,
+    },
+    BaseChain {
+        name: CHAIN_FORWARD_OUTPUT,
+        hook: Hook::Out,
+        kind: ChainType::Nat,
+        priority: PRIORITY_DESTINATION - 1,
+    },
+    BaseChain {
+        name: CHAIN_FORWARD_SOURCE,
+        hook: Hook::PostRouting,
+        kind: ChainType::Nat,
+        priority: PRIORITY_SOURCE - 1,
     },
 ];
 
@@ -139,6 +175,14 @@ pub enum TableError {
     /// A hold with no or too many addresses and ports.
     #[error("a hold needs 1 to {most} rules, not {asked}; see the container's published ports")]
     NumberOfRules {
+        /// Rules needed.
+        asked: usize,
+        /// Rules allowed.
+        most: usize,
+    },
+    /// A container with too many ports to be forwarded.
+    #[error("forwarding needs {asked} rules, more than {most}; move the container without it")]
+    NumberOfForwards {
         /// Rules needed.
         asked: usize,
         /// Rules allowed.
@@ -210,27 +254,42 @@ impl Table {
     /// # Errors
     /// When the table is not installed, or nftables refuses.
     pub fn steer(&mut self, peer: PeerNumber) -> Result<(), TableError> {
-        let owner = Owner::Peer(peer);
+        let act = format!("steer flows to peer {peer}");
+        self.put(&Owner::Peer(peer), &rules::steering(peer), |_| false, &act)
+    }
+
+    /// Makes `wanted` the rules of `owner`, in place of those of other owners that are `replaced`;
+    /// changes nothing where nothing is missing.
+    fn put(
+        &mut self,
+        owner: &Owner,
+        wanted: &[rules::NewRule],
+        replaced: impl Fn(&Owner) -> bool,
+        act: &str,
+    ) -> Result<(), TableError> {
         let contents = self.read()?;
-        let wanted = rules::steering(peer);
-        let installed: Vec<_> = contents.owned_by(&owner).collect();
-        let complete = installed.len() == wanted.len()
+        let (own, others): (Vec<_>, Vec<_>) = contents
+            .rules
+            .iter()
+            .filter(|rule| rule.owner.as_ref().is_some_and(|of| of == owner || replaced(of)))
+            .partition(|rule| rule.owner.as_ref() == Some(owner));
+        let complete = own.len() == wanted.len()
             && wanted.iter().all(|rule| {
-                let there = installed.iter().filter(|other| other.chain == rule.chain).count();
+                let there = own.iter().filter(|other| other.chain == rule.chain).count();
                 there == wanted.iter().filter(|other| other.chain == rule.chain).count()
             });
-        if complete {
+        if complete && others.is_empty() {
             return Ok(());
         }
         let table = handle()?;
         let mut batch = Batch::new();
-        for rule in installed {
+        for rule in own.into_iter().chain(others) {
             rules::delete(&mut batch, &table, rule)?;
         }
-        for rule in &wanted {
-            rules::add(&mut batch, &table, rule, &owner)?;
+        for rule in wanted {
+            rules::add(&mut batch, &table, rule, owner)?;
         }
-        self.commit(batch, &format!("steer flows to peer {peer}"))
+        self.commit(batch, act)
     }
 
     /// Lets packets that come from `peer` for one of the addresses past conntrack.

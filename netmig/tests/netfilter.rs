@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use netmig::flow::{Conntrack, Flow, Protocol, TcpState, Tuple, Zone, ZoneScope};
 use netmig::hold::{HoldRules, OnHolderLoss, Pace, PreparedHold};
 use netmig::peer::PeerNumber;
-use netmig::table::{Owner, Table};
+use netmig::table::{Forward, ForwardedPort, HoldTag, Owner, Table};
 use nix::sched::{CloneFlags, unshare};
 
 /// Puts the test's thread into a fresh network namespace, which ends with it.
@@ -175,4 +175,50 @@ fn holds_come_and_go_side_by_side() {
     assert_eq!(table.read().unwrap().rules.len(), 7, "one that is kept is kept");
     table.sweep_holds(&[]).unwrap();
     assert_eq!(table.read().unwrap().rules, []);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn forwards_are_replaced_and_removed_and_nothing_else() {
+    alone();
+    let mut table = Table::open().unwrap();
+    table.install().unwrap();
+    let (tag, other): (HoldTag, HoldTag) = ("web".parse().unwrap(), "db".parse().unwrap());
+    let (three, four) = (PeerNumber::new(3).unwrap(), PeerNumber::new(4).unwrap());
+    let port = |to: &str, host| ForwardedPort {
+        protocol: Protocol::Udp,
+        address: host,
+        to: to.parse().unwrap(),
+        port: 8053,
+    };
+    let ports = vec![
+        port("10.88.0.2:53", None),
+        port("[fd00::2]:53", None),
+        port("10.88.0.2:53", Some(address("192.0.2.1"))),
+    ];
+    let hidden = vec![(address("10.88.0.2"), 16), (address("fd00::2"), 64)];
+    let stand_ins = vec![address("192.0.2.1"), address("fd00:1::1")];
+    let forward = |peer| Forward {
+        peer,
+        ports: ports.clone(),
+        hidden: hidden.clone(),
+        stand_ins: stand_ins.clone(),
+    };
+    table.forward(&other, &forward(four)).unwrap();
+    let before = table.read().unwrap();
+    for peer in [three, three, four] {
+        table.forward(&tag, &forward(peer)).unwrap();
+        let read = table.read().unwrap();
+        assert_eq!(read.rules.len(), 2 * before.rules.len());
+        let owner = Owner::Forward(peer, tag.clone());
+        assert_eq!(read.owned_by(&owner).count(), before.rules.len());
+    }
+    table.accept(&tag, three, &[address("10.88.0.2"), address("fd00::2")]).unwrap();
+    table.accept(&tag, four, &[address("10.88.0.2")]).unwrap();
+    table.unaccept(&tag, three).unwrap();
+    table.unforward(&tag).unwrap();
+    table.unforward(&tag).unwrap();
+    assert_eq!(table.read().unwrap().rules.len(), before.rules.len() + 1);
+    table.unaccept(&tag, four).unwrap();
+    assert_eq!(table.read().unwrap(), before);
 }

@@ -10,7 +10,7 @@ use agent_core::message::{Data, Message, Tree, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
 use agent_core::turn::Turn;
 use agent_core::wire::PIECE;
-use agent_core::{deadline, expect, keeper};
+use agent_core::{deadline, expect, forward, keeper};
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
 use checkpoint::tree::{Source, Tasks};
@@ -27,6 +27,7 @@ use super::log::CarriedLog;
 use super::outbox::outbox;
 use super::pause::{Pause, Tools};
 use super::plan::Plan;
+use super::ports;
 use super::trees::{self, CarriedTree};
 use super::{Context, Failure, turn};
 use crate::recover::guardian;
@@ -157,14 +158,18 @@ impl<'a> Departure<'a> {
 
     /// Sockets, buffers, directories: nothing of them is made inside the interruption.
     fn prepare_hold(&mut self) -> Result<(), Cause> {
+        if let Some(away) = &self.plan.away {
+            ports::note(&self.plan, away).write(&self.context.directories)?;
+        }
         create_private(&self.work)?;
         let images = self.work.join("images");
         self.ready.images = Some(ImageDir::create(&images, self.plan.offer.image_room())?);
         self.ready.criu_config =
             Some(ConfigDir::create(&self.work.join("criu"), &Options::dump())?);
+        let published = ports::offered(&self.plan.container.ports);
         let rules = HoldRules {
             addresses: self.plan.addresses.clone(),
-            published: self.plan.offer.ports.iter().map(|p| (p.protocol, p.host_port)).collect(),
+            published: published.iter().map(|p| (p.protocol, p.host_port)).collect(),
             on_loss: OnHolderLoss::Accept,
         };
         self.ready.hold = Some(PreparedHold::new(self.hold_tag()?, &rules)?);
@@ -285,6 +290,9 @@ impl<'a> Departure<'a> {
             tracing::debug!("{}", chain(&e));
         }
         leftovers.extend(self.tidy().err().map(|e| chain(e.as_ref())));
+        let of_this = |note: &forward::Note| note.migration == migration;
+        let unforwarded = forward::remove(&self.context.directories, of_this).await;
+        leftovers.extend(unforwarded.err().map(|e| chain(e.as_ref())));
         let peer = self.plan.link.peer;
         let unused = peers::release(&self.context.directories, peer, Some(migration)).await;
         leftovers.extend(unused.err().map(|e| chain(e.as_ref())));
@@ -349,6 +357,7 @@ impl<'a> Departure<'a> {
         let container = &self.plan.container;
         let directories = &self.context.directories;
         Carried::note(directories, &container.id, &container.name, &self.plan.addresses)?;
+        forward::remove(directories, forward::here(&container.id)).await?;
         let migration = Some(self.plan.offer.migration);
         for peer in self.plan.anchors.keys().copied().chain([self.plan.link.peer]) {
             peers::release(directories, peer, migration).await?;

@@ -17,6 +17,7 @@ pub mod order;
 mod outbox;
 mod pause;
 mod plan;
+mod ports;
 mod retire;
 mod trees;
 mod turn;
@@ -31,6 +32,8 @@ use crate::cli::Migrate;
 use crate::exit::Exit;
 use crate::report::Steps;
 use crate::summary::Summary;
+
+pub use self::connect::dial_host;
 
 use self::cancel::Cancel;
 use self::departure::Departure;

@@ -8,22 +8,24 @@ use std::sync::Arc;
 
 use agent_core::cause::Cause;
 use agent_core::expect;
+use agent_core::forward::{self, Away};
 use agent_core::identity::{self, HostId};
 use agent_core::journal::Process;
-use agent_core::message::{Blocker, ImageRef, Message, MigrationId, Network, Offer, Port};
+use agent_core::message::{Blocker, ImageRef, Message, MigrationId, Network, Offer};
 use agent_core::{deadline, host};
-use checkpoint::container::Container;
+use checkpoint::container::{Container, PublishedPort};
 use checkpoint::criu::{self, Version};
 use checkpoint::podman::Metadata;
 use checkpoint::runtime::Runtime;
 use checkpoint::{blockers, cgroup::Cgroup, tree};
-use netmig::flow::{Conntrack, Protocol};
+use netmig::flow::Conntrack;
 use netmig::isolation;
 use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
 
 use super::connect::Link;
+use super::ports;
 use super::{Context, Failure};
 use crate::cli::{ImagePolicy, Migrate};
 
@@ -54,6 +56,8 @@ pub struct Plan {
     pub process: Process,
     /// Hosts that are the anchors of its flows, other than this one, by their numbers here.
     pub anchors: BTreeMap<PeerNumber, HostId>,
+    /// How new connections to this host's ports are to be led there, if they are.
+    pub away: Option<Away>,
     /// What will differ afterwards, for people.
     pub warnings: Vec<String>,
 }
@@ -90,11 +94,30 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
         let own = findings.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
         return Err(Failure::Blocked(own.collect()));
     }
-    let warnings = blockers::warnings(&container).into_iter().map(|f| f.message).collect();
+    let mut warnings: Vec<String> =
+        blockers::warnings(&container).into_iter().map(|f| f.message).collect();
     let criu_version = criu_version.map_err(refused)?;
-    let local = look(context, &info, &container, criu_version).await.map_err(refused)?;
-    let ship = request.options.image == ImagePolicy::Send;
-    let offer = offer(&container, &local, ship).map_err(refused)?;
+    let mut local = look(context, &info, &container, criu_version).await.map_err(refused)?;
+    let options = &request.options;
+    let published: Vec<PublishedPort> = if options.publish.is_empty() {
+        container.ports.clone()
+    } else {
+        let ports: Vec<_> =
+            options.publish.iter().flat_map(|publish| publish.ports.clone()).collect();
+        local.metadata.publish(&ports).map_err(|e| refused(e.into()))?;
+        ports
+    };
+    let this = context.trust.identity.fingerprint().host();
+    let away = options.forward.then(|| ports::away(&container, &link, this)).flatten();
+    if options.forward && away.is_none() {
+        warnings
+            .push("the container publishes no TCP or UDP port; nothing is forwarded".to_owned());
+    }
+    let mut offer = offer(&container, &local, &published).map_err(refused)?;
+    offer.image_shipped = options.image == ImagePolicy::Send;
+    if away.is_some() {
+        offer.forwarders.push(this);
+    }
 
     let exchange = async {
         link.connection.send(&Message::Offer(Box::new(offer.clone()))).await?;
@@ -118,6 +141,7 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
         cgroup,
         process,
         anchors,
+        away,
         warnings,
     })
 }
@@ -133,6 +157,7 @@ struct Local {
     cgroup: Arc<Cgroup>,
     process: Process,
     anchors: BTreeMap<PeerNumber, HostId>,
+    forwarders: Vec<HostId>,
 }
 
 async fn look(
@@ -165,23 +190,32 @@ async fn look(
         },
         interface: interface.name.clone(),
     };
-    let anchors = anchors(&context.directories.state, &addresses(container))?;
-    Ok(Local { metadata, runtime, criu, criu_version, namespace, port, cgroup, process, anchors })
+    let state = &context.directories.state;
+    let mut anchors = anchors(state, &addresses(container))?;
+    // They have to lead new connections on, as they have to do with those that exist.
+    let forwarders = forward::leading_here(&context.directories, &container.id)?;
+    for host in &forwarders {
+        anchors.insert(identity::peer_number(state, *host)?, *host);
+    }
+    Ok(Local {
+        metadata,
+        runtime,
+        criu,
+        criu_version,
+        namespace,
+        port,
+        cgroup,
+        process,
+        anchors,
+        forwarders,
+    })
 }
 
-fn offer(container: &Container, local: &Local, image_shipped: bool) -> Result<Offer, Cause> {
-    let published = container.ports.iter().filter_map(|port| {
-        Some(Port {
-            protocol: match port.protocol.as_str() {
-                "tcp" => Protocol::Tcp,
-                "udp" => Protocol::Udp,
-                _ => return None,
-            },
-            host_address: port.host_ip,
-            host_port: port.host_port,
-            container_port: port.container_port,
-        })
-    });
+fn offer(
+    container: &Container,
+    local: &Local,
+    published: &[PublishedPort],
+) -> Result<Offer, Cause> {
     let network = |network: &checkpoint::container::Network| Network {
         name: network.name.clone(),
         addresses: network.addresses.iter().map(|(address, _)| *address).collect(),
@@ -192,10 +226,11 @@ fn offer(container: &Container, local: &Local, image_shipped: bool) -> Result<Of
         id: container.id.clone(),
         name: container.name.clone(),
         image: ImageRef { id: container.image.id.clone(), name: container.image.name.clone() },
-        image_shipped,
+        image_shipped: false,
         runtime: local.runtime.kind.name().to_owned(),
         networks: container.networks.iter().map(network).collect(),
-        ports: published.collect(),
+        ports: ports::offered(published),
+        forwarders: local.forwarders.clone(),
         anchors: local.anchors.values().copied().collect(),
         memory: container.memory_in_use,
         disk: container.upper.as_deref().map_or(Ok(0), tree::size)?,

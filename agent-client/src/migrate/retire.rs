@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
 use agent_core::deadline;
+use agent_core::forward;
 use agent_core::journal::Record;
 use agent_core::turn::give_way;
 
@@ -12,6 +13,8 @@ use super::anchors;
 use super::commit::{Goal, insist};
 use super::order;
 use super::pause::Pause;
+use netmig::peer::PeerNumber;
+
 use crate::exit::Exit;
 use crate::report::{Steps, milliseconds};
 use crate::summary::{ContainerName, Parts, Summary, span};
@@ -36,6 +39,12 @@ impl<'a> Retirement<'a> {
         let began = pause.progress().began;
         let mut parts = pause.progress().parts.clone();
         let mut leftovers = Vec::new();
+        // Before new connections that were held go on.
+        if pause.departure().plan().away.is_some() {
+            let directories = &pause.context().directories;
+            let begun = forward::begin(directories, pause.migration()).await;
+            leftovers.extend(begun.err().map(|e| chain(e.as_ref())));
+        }
         let held = pause.release_hold().await;
         pause.end_turn();
         parts.commit = span(since, acknowledged);
@@ -118,7 +127,19 @@ impl<'a> Retirement<'a> {
         let departure = self.pause.departure();
         let destination = departure.plan().link.host;
         let container = departure.plan().addresses.clone();
-        departure.anchors().rehome(destination, &container).await
+        let mut left = departure.anchors().rehome(destination, &container).await;
+        let led: Vec<PeerNumber> = departure.anchors().led().collect();
+        for (number, host) in &departure.plan().anchors {
+            let forwards = departure.plan().offer.forwarders.contains(host);
+            if forwards && *host != destination && !led.contains(number) {
+                left.push(format!(
+                    "new connections that peer {number} forwards do not reach the container any more; \
+                     run agent-client forward remove {} there",
+                    departure.plan().container.name
+                ));
+            }
+        }
+        left
     }
 
     /// Forgets the flows that do not pass this host any more.

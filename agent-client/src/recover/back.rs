@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
 use agent_core::message::Message;
-use agent_core::{deadline, peers};
+use agent_core::{deadline, forward, peers};
 use checkpoint::cgroup::Cgroup;
 use checkpoint::images::ImageDir;
 use netmig::flow::{Conntrack, Direction, Flow};
@@ -56,6 +56,11 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
     }
     note("nothing is held", unhold(departed));
     note("images removed", tidy(context, departed));
+    let of_this = |note: &forward::Note| note.migration == departed.migration();
+    note(
+        "nothing is forwarded",
+        forward::remove(&context.directories, of_this).await.map(|_| false),
+    );
     if left.is_empty() {
         let released =
             peers::release(&context.directories, departed.number, Some(departed.migration())).await;

@@ -1,6 +1,7 @@
 //! Finishing a migration whose commit record is on disk.
 
 use agent_core::cause::{Cause, chain};
+use agent_core::forward;
 use agent_core::journal::{Journal, Record};
 
 use super::back::{tidy, unhold};
@@ -46,6 +47,9 @@ pub async fn remove_original(context: &Context, departed: &Departed) -> Vec<Stri
     let destination = (departed.number, departed.peer.host);
     let (migration, container) = (departed.migration(), &departed.addresses);
     note(anchors::rehome_anew(context, migration, destination, container).await);
+    note(forward::begin(&context.directories, migration).await);
+    let here = forward::here(&departed.container);
+    note(forward::remove(&context.directories, here).await.map(drop));
     note(context.podman.remove(&departed.container).await.map_err(Into::into));
     note(unhold(departed).map(drop));
     note(tidy(context, departed).map(drop));

@@ -129,6 +129,7 @@ fn well_formed(offer: &Offer) -> Result<(), Malformed> {
         (offer.ports.len() <= LIMIT, "the number of ports"),
         (offer.networks.len() <= LIMIT, "the number of networks"),
         (offer.anchors.len() <= ANCHORS, "the number of anchors"),
+        (offer.forwarders.len() <= ANCHORS, "the number of forwarding hosts"),
         (offer.cpu_flags.len() <= host::CPU_FLAGS_LIMIT, "the number of processor flags"),
         (offer.cpu_flags.iter().all(|flag| short(flag)), "the processor flags"),
         (offer.memory < 1 << 50, "the memory"),

@@ -72,6 +72,9 @@ impl Copy {
         if let Err(e) = self.arrival.note_container().and_then(|()| self.arrival.lead_home()) {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
+        if let Err(e) = self.arrival.end_forwarding().await {
+            tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
+        }
         let restored = self.staged.commit().await?;
         let pid = restored.pid;
         block_in_place(|| self.journal.append(&Record::HandedOver { pid }))?;

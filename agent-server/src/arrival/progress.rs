@@ -10,6 +10,7 @@ use agent_core::carried::Carried;
 use agent_core::cause::{Cause, chain};
 use agent_core::deadline;
 use agent_core::directories::create_private;
+use agent_core::forward::{self, Note, Role};
 use agent_core::guardian;
 use agent_core::host;
 use agent_core::identity::{self, HostId};
@@ -185,6 +186,7 @@ impl Arrival {
         offer: TunnelEnd,
     ) -> Result<(), Cause> {
         let answer = self.connect(self.anchor, connection.peer().ip(), &offer).await?;
+        self.take_new_connections(connection.host()).await?;
         Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
     }
 
@@ -203,7 +205,33 @@ impl Arrival {
         }
         self.anchors.insert(anchor.host, number);
         let answer = self.connect(number, anchor.address, &anchor.end).await?;
+        self.take_new_connections(anchor.host).await?;
         Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
+    }
+
+    /// Makes ready for new connections that a host will lead here, if it will.
+    async fn take_new_connections(&self, host: HostId) -> Result<(), Cause> {
+        if !self.offer.forwarders.contains(&host) {
+            return Ok(());
+        }
+        let note = Note {
+            id: self.offer.id.clone(),
+            name: self.offer.name.clone(),
+            addresses: self.addresses(),
+            host,
+            migration: self.offer.migration,
+            role: Role::Here,
+        };
+        let _lock = PeerLock::take(&self.host.directories.run).await?;
+        note.write(&self.host.directories)?;
+        note.apply(&self.host.directories.state)
+    }
+
+    /// Ends what this host forwarded for the container, which is here again.
+    pub async fn end_forwarding(&self) -> Result<(), Cause> {
+        let id = &self.offer.id;
+        let away = |note: &Note| note.id == *id && note.away().is_some();
+        forward::remove(&self.host.directories, away).await.map(drop)
     }
 
     /// Makes this host's end of the tunnel to a peer, and gives it.
@@ -385,6 +413,8 @@ impl Arrival {
         };
         note(self.forget_flows());
         note(self.end_late().await);
+        let of_this = |note: &Note| note.migration == migration;
+        note(forward::remove(&self.host.directories, of_this).await.map(drop));
         // The directory tells who may remove the container.
         if gone {
             note(self.tidy());

@@ -11,9 +11,10 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
 use super::{Error, Info, Podman, shortened};
-use crate::container::is_full_id;
+use crate::container::{PublishedPort, is_full_id};
 
 /// Largest of the three texts, in bytes.
 const MOST: u64 = 8 << 20;
@@ -71,6 +72,32 @@ impl Metadata {
             return Err(Error::BadId { id: shortened(&identity.id) });
         }
         Ok(identity)
+    }
+}
+
+impl Metadata {
+    /// Has the container publish these ports, in place of those that it publishes.
+    ///
+    /// # Errors
+    /// [`Error::Parse`] when the configuration is not podman's.
+    pub fn publish(&mut self, ports: &[PublishedPort]) -> Result<(), Error> {
+        let parse = |source| Error::Parse { what: "the container's configuration".into(), source };
+        let mut config: Map<String, Value> = serde_json::from_slice(&self.config).map_err(parse)?;
+        let mapping = |port: &PublishedPort| {
+            json!({
+                "host_ip": port.host_ip.map_or(String::new(), |ip| ip.to_string()),
+                "container_port": port.container_port,
+                "host_port": port.host_port,
+                "range": 1,
+                "protocol": port.protocol,
+            })
+        };
+        // The names are podman's (`ContainerNetworkConfig`, `libpod/container_config.go`); the second
+        // is that of its versions before 4.
+        config.insert("newPortMappings".into(), ports.iter().map(mapping).collect());
+        config.remove("portMappings");
+        self.config = serde_json::to_vec(&config).map_err(parse)?;
+        Ok(())
     }
 }
 
@@ -209,6 +236,27 @@ pub(super) mod tests {
         assert!(matches!(podman.metadata(&bolt, &id).await, Err(Error::DatabaseKind { .. })));
         let short = podman.metadata(&info(dir.path()), "a7").await;
         assert!(matches!(short, Err(Error::BadId { .. })));
+    }
+
+    #[test]
+    fn published_ports_are_replaced_and_nothing_else() {
+        let config =
+            br#"{"id":"a7","newPortMappings":[{"host_port":1}],"portMappings":[],"x":{"y":2}}"#;
+        let mut metadata =
+            Metadata { config: config.to_vec(), spec: vec![], network_status: vec![] };
+        let port = PublishedPort {
+            protocol: "udp".into(),
+            host_ip: Some("192.0.2.1".parse().unwrap()),
+            host_port: 5353,
+            container_port: 53,
+        };
+        metadata.publish(&[port]).unwrap();
+        let read: Value = serde_json::from_slice(&metadata.config).unwrap();
+        let mapping = json!({"host_ip": "192.0.2.1", "container_port": 53, "host_port": 5353,
+            "range": 1, "protocol": "udp"});
+        assert_eq!(read, json!({"id": "a7", "newPortMappings": [mapping], "x": {"y": 2}}));
+        metadata.config = b"[]".to_vec();
+        assert!(metadata.publish(&[]).is_err());
     }
 
     #[tokio::test]

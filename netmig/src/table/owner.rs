@@ -73,6 +73,10 @@ pub enum Owner {
     Hold(HoldTag),
     /// Lets late packets of a move pass: `netmig late TAG`.
     Late(HoldTag),
+    /// Leads new connections to a container at a peer: `netmig forward 3 TAG`.
+    Forward(PeerNumber, HoldTag),
+    /// Takes new connections that a peer leads here: `netmig accept 3 TAG`.
+    Accept(PeerNumber, HoldTag),
 }
 
 impl fmt::Display for Owner {
@@ -81,6 +85,8 @@ impl fmt::Display for Owner {
             Self::Peer(peer) => write!(f, "netmig peer {peer}"),
             Self::Hold(tag) => write!(f, "netmig hold {tag}"),
             Self::Late(tag) => write!(f, "netmig late {tag}"),
+            Self::Forward(peer, tag) => write!(f, "netmig forward {peer} {tag}"),
+            Self::Accept(peer, tag) => write!(f, "netmig accept {peer} {tag}"),
         }
     }
 }
@@ -89,16 +95,22 @@ impl Owner {
     /// Reads a rule's comment; `None` if it is none of ours.
     #[must_use]
     pub fn from_comment(comment: &str) -> Option<Self> {
-        let owner = comment.strip_prefix("netmig ")?;
-        if let Some(number) = owner.strip_prefix("peer ") {
-            let peer = number.parse().ok().and_then(PeerNumber::new).map(Self::Peer)?;
-            // Only the one way of writing a number, so that every owner has one text.
-            return (peer.to_string() == comment).then_some(peer);
-        }
-        if let Some(tag) = owner.strip_prefix("late ") {
-            return tag.parse().ok().map(Self::Late);
-        }
-        owner.strip_prefix("hold ")?.parse().ok().map(Self::Hold)
+        let (kind, rest) = comment.strip_prefix("netmig ")?.split_once(' ')?;
+        let peer = |number: &str| number.parse().ok().and_then(PeerNumber::new);
+        let of_peer = |make: fn(PeerNumber, HoldTag) -> Self| {
+            let (number, tag) = rest.split_once(' ')?;
+            Some(make(peer(number)?, tag.parse().ok()?))
+        };
+        let owner = match kind {
+            "peer" => Self::Peer(peer(rest)?),
+            "hold" => Self::Hold(rest.parse().ok()?),
+            "late" => Self::Late(rest.parse().ok()?),
+            "forward" => of_peer(Self::Forward)?,
+            "accept" => of_peer(Self::Accept)?,
+            _ => return None,
+        };
+        // Only the one way of writing a number, so that every owner has one text.
+        (owner.to_string() == comment).then_some(owner)
     }
 }
 
@@ -110,7 +122,12 @@ mod tests {
     fn owners_survive_their_text_form() {
         let tag: HoldTag = "web-1.2_X".parse().unwrap();
         let peer = Owner::Peer(PeerNumber::new(255).unwrap());
-        for owner in [peer, Owner::Hold(tag.clone()), Owner::Late(tag)] {
+        let number = PeerNumber::new(7).unwrap();
+        let longest: HoldTag = "f".repeat(TAG_LENGTH).parse().unwrap();
+        let of_peers = [Owner::Forward(number, tag.clone()), Owner::Accept(number, longest)];
+        for owner in [peer, Owner::Hold(tag.clone()), Owner::Late(tag)].into_iter().chain(of_peers)
+        {
+            assert!(owner.to_string().len() < 128, "a comment's length");
             assert_eq!(Owner::from_comment(&owner.to_string()), Some(owner));
         }
     }
@@ -122,7 +139,15 @@ mod tests {
         {
             assert_eq!(Owner::from_comment(comment), None, "{comment}");
         }
-        for comment in ["netmig hold ", "netmig hold a b", "peer 3", "netmig zone 3"] {
+        for comment in [
+            "netmig hold ",
+            "netmig hold a b",
+            "peer 3",
+            "netmig zone 3",
+            "netmig forward 03 a",
+            "netmig forward 3",
+            "netmig accept 3 ",
+        ] {
             assert_eq!(Owner::from_comment(comment), None, "{comment}");
         }
     }

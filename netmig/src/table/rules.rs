@@ -3,11 +3,10 @@
 use std::ffi::CString;
 use std::net::IpAddr;
 
-use nftnl::expr::{Bitwise, Cmp, CmpOp, InterfaceName, Verdict};
-use nftnl::{Batch, Chain, MsgType, Rule, nft_expr};
+use nftnl::{Batch, Chain, MsgType, Rule};
 use serde::{Deserialize, Serialize};
 
-use super::expression::Raw;
+use super::step::{ORIGINAL, REPLY, Step};
 use super::{
     CHAIN_HOLD, CHAIN_LATE, CHAIN_STEER, CHAIN_STEER_OUTPUT, HoldTag, InstalledRule, Owner,
     TableError,
@@ -17,14 +16,6 @@ use crate::peer::{FWMARK_MASK, ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
 /// Most rules of one hold: each is a comparison for every packet of the host.
 const MOST_HOLD_RULES: usize = 256;
-/// `IP_CT_DIR_ORIGINAL` and `IP_CT_DIR_REPLY`.
-const ORIGINAL: u8 = 0;
-const REPLY: u8 = 1;
-/// `ct state new` as a bit (`NF_CT_STATE_BIT(IP_CT_NEW)`).
-const STATE_NEW: u32 = 1 << 3;
-/// `RTN_LOCAL`: an address of this host.
-const ADDRESS_LOCAL: u32 = 2;
-
 /// Which expression queues packets on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Queueing {
@@ -56,43 +47,11 @@ pub struct HoldRules {
     pub on_loss: OnHolderLoss,
 }
 
-/// One comparison or action.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Step {
-    Direction(u8),
-    /// The source address of the flow's packets in one direction.
-    FlowSource(u8, IpAddr),
-    StateNew,
-    /// Protocol, and first and last destination port.
-    Ports(Protocol, u16, u16),
-    ToThisHost,
-    Connmark {
-        mask: u32,
-        value: u32,
-    },
-    SetMark {
-        mask: u32,
-        value: u32,
-    },
-    Queue {
-        number: u16,
-        bypass: bool,
-        queueing: Queueing,
-    },
-    Jump {
-        chain: String,
-    },
-    /// The interface by which the packet came.
-    From(String),
-    To(IpAddr),
-    Untracked,
-}
-
 /// A rule to be added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NewRule {
     pub(super) chain: String,
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
 }
 
 /// The rules that turn the connmark's byte of a packet's direction into the skb mark.
@@ -193,7 +152,7 @@ pub(super) fn add(
     let chain = Chain::new(CString::new(rule.chain.as_str())?, table);
     let mut new = Rule::new(&chain);
     for step in &rule.steps {
-        add_step(&mut new, step)?;
+        step.add_to(&mut new)?;
     }
     // Owners are shorter than a comment may be: tags hold 64 bytes, comments 128.
     let _ = new.set_comment(CString::new(owner.to_string())?);
@@ -209,7 +168,7 @@ pub(super) fn add_probe(
 ) -> Result<(), TableError> {
     let chain = Chain::new(CString::new(CHAIN_HOLD)?, table);
     let mut rule = Rule::new(&chain);
-    add_step(&mut rule, &Step::Queue { number: 0, bypass: true, queueing })?;
+    Step::Queue { number: 0, bypass: true, queueing }.add_to(&mut rule)?;
     batch.add(&rule, MsgType::Add);
     Ok(())
 }
@@ -224,86 +183,6 @@ pub(super) fn delete(
     let mut old = Rule::new(&chain);
     old.set_handle(rule.handle);
     batch.add(&old, MsgType::Del);
-    Ok(())
-}
-
-fn add_step(rule: &mut Rule<'_>, step: &Step) -> Result<(), TableError> {
-    match *step {
-        Step::Direction(direction) => {
-            rule.add_expr(&Raw::conntrack(libc::NFT_CT_DIRECTION));
-            rule.add_expr(&nft_expr!(cmp == direction));
-        }
-        Step::FlowSource(direction, address) => {
-            // These keys match only flows of their own family.
-            let key = match address {
-                IpAddr::V4(_) => libc::NFT_CT_SRC_IP,
-                IpAddr::V6(_) => libc::NFT_CT_SRC_IP6,
-            };
-            rule.add_expr(&Raw::conntrack_of(key, direction));
-            rule.add_expr(&nft_expr!(cmp == address));
-        }
-        Step::StateNew => {
-            rule.add_expr(&nft_expr!(ct state));
-            rule.add_expr(&Bitwise::new(STATE_NEW, 0u32));
-            rule.add_expr(&nft_expr!(cmp != 0u32));
-        }
-        Step::Ports(protocol, first, last) => {
-            rule.add_expr(&nft_expr!(meta l4proto));
-            rule.add_expr(&nft_expr!(cmp == protocol.number()));
-            // The port stands at the same place in both headers. Registers hold it in network
-            // byte order, in which the bytes compare as the number does.
-            rule.add_expr(&nft_expr!(payload tcp dport));
-            if first == last {
-                rule.add_expr(&nft_expr!(cmp == first.to_be()));
-            } else {
-                rule.add_expr(&Cmp::new(CmpOp::Gte, first.to_be()));
-                rule.add_expr(&Cmp::new(CmpOp::Lte, last.to_be()));
-            }
-        }
-        Step::ToThisHost => {
-            rule.add_expr(&Raw::destination_type());
-            rule.add_expr(&nft_expr!(cmp == ADDRESS_LOCAL));
-        }
-        Step::Connmark { mask, value } => {
-            rule.add_expr(&nft_expr!(ct mark));
-            rule.add_expr(&Bitwise::new(mask, 0u32));
-            rule.add_expr(&nft_expr!(cmp == value));
-        }
-        Step::SetMark { mask, value } => {
-            rule.add_expr(&nft_expr!(meta mark));
-            rule.add_expr(&Bitwise::new(!mask, value));
-            rule.add_expr(&nft_expr!(meta mark set));
-        }
-        Step::Queue { number, bypass, queueing } => {
-            rule.add_expr(&match queueing {
-                Queueing::Native => Raw::queue(number, bypass),
-                Queueing::Compat => Raw::xt_nfqueue(number, bypass),
-            });
-        }
-        Step::Jump { ref chain } => {
-            rule.add_expr(&Verdict::Jump { chain: CString::new(chain.as_str())? });
-        }
-        Step::From(ref interface) => {
-            let name = InterfaceName::Exact(CString::new(interface.as_str())?);
-            rule.add_expr(&nft_expr!(meta iifname));
-            rule.add_expr(&Cmp::new(CmpOp::Eq, name));
-        }
-        Step::To(address) => {
-            rule.add_expr(&nft_expr!(meta nfproto));
-            match address {
-                IpAddr::V4(_) => {
-                    rule.add_expr(&nft_expr!(cmp == libc::NFPROTO_IPV4 as u8));
-                    rule.add_expr(&nft_expr!(payload ipv4 daddr));
-                }
-                IpAddr::V6(_) => {
-                    rule.add_expr(&nft_expr!(cmp == libc::NFPROTO_IPV6 as u8));
-                    rule.add_expr(&nft_expr!(payload ipv6 daddr));
-                }
-            }
-            rule.add_expr(&nft_expr!(cmp == address));
-        }
-        Step::Untracked => rule.add_expr(&Raw::notrack()),
-    }
     Ok(())
 }
 

@@ -187,6 +187,11 @@ pub(super) fn relax_source_check(interface: &str) -> Result<SourceCheck, Error> 
     Ok(check)
 }
 
+/// Lets packets that have a loopback address as their source leave by the interface.
+pub(super) fn carry_loopback(interface: &str) -> Result<(), Error> {
+    write(&setting("ipv4", interface, "route_localnet"), "1")
+}
+
 fn setting(family: &str, interface: &str, name: &str) -> PathBuf {
     Path::new("/proc/sys/net").join(family).join("conf").join(interface).join(name)
 }

@@ -369,6 +369,15 @@ pub fn check(peer: PeerNumber) -> Result<(), Error> {
     }
 }
 
+/// Lets packets of this host's own that have a loopback address as their source leave by the tunnel,
+/// where they are given another one (`route_localnet`, ip-sysctl.rst). Ends with the interface.
+///
+/// # Errors
+/// [`Error::Setting`].
+pub fn carry_loopback(peer: PeerNumber) -> Result<(), Error> {
+    device::carry_loopback(&peer.interface())
+}
+
 /// The peers to which this host has a tunnel, in order of their numbers.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! Every kind of flow that a container has: kept across a move, both directions checked.
 
 mod families;
+mod forward;
 mod life;
 mod mtu;
 mod opener;
@@ -13,6 +14,14 @@ use crate::runner::Case;
 
 /// All tests of flows.
 pub(super) fn cases() -> Vec<Case> {
-    [outbound::CASES, returns::CASES, life::CASES, families::CASES, mtu::CASES, states::CASES]
-        .concat()
+    [
+        outbound::CASES,
+        returns::CASES,
+        life::CASES,
+        families::CASES,
+        mtu::CASES,
+        states::CASES,
+        forward::CASES,
+    ]
+    .concat()
 }

@@ -1,0 +1,169 @@
+//! `agent-client forward`: new connections to the old addresses of containers.
+
+use std::collections::BTreeMap;
+
+use agent_core::cause::{Cause, chain};
+use agent_core::destination::Destination;
+use agent_core::forward::{self, Note, Role};
+use agent_core::identity::{self, HostId};
+use agent_core::message::Message;
+use agent_core::wire::DEFAULT_PORT;
+use agent_core::{deadline, expect, peers};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use netmig::table::ForwardedPort;
+use netmig::tunnel;
+use serde::Serialize;
+
+use crate::cli::{Forward, ForwardCommand};
+use crate::migrate::{Context, dial_host};
+
+/// Nothing is forwarded for that container.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing is forwarded for a container {0} here; agent-client forward list shows what is")]
+struct NotForwarded(String);
+
+/// A line of the list.
+#[derive(Debug, Serialize)]
+struct Line {
+    container: String,
+    id: String,
+    /// `away`: this host's ports lead to the peer. `here`: the peer's lead to the container, which is
+    /// here.
+    role: &'static str,
+    /// The peer's number on this host.
+    peer: u8,
+    /// Where its end of the tunnel is.
+    peer_address: Option<std::net::IpAddr>,
+    /// What leads where; of the peer's ports nothing is known.
+    ports: Vec<ForwardedPort>,
+}
+
+/// Lists what is forwarded, or ends it; gives what there is to say.
+pub async fn run(context: &Context, request: &Forward) -> Result<String, Cause> {
+    match &request.command {
+        ForwardCommand::List { json } => list(context, *json).await,
+        ForwardCommand::Remove { container } => remove(context, container).await,
+    }
+}
+
+async fn list(context: &Context, json: bool) -> Result<String, Cause> {
+    let mut lines = Vec::new();
+    for note in forward::all(&context.directories)? {
+        let peer = identity::peer_number(&context.directories.state, note.host)?;
+        let remote = tunnel::status(peer).await?.and_then(|status| status.remote);
+        let ports = match note.role {
+            // The move is not decided yet.
+            Role::Away(away) if !away.in_force => continue,
+            Role::Away(away) => Some(away.ports),
+            Role::Here => None,
+        };
+        lines.push(Line {
+            container: note.name,
+            id: note.id,
+            role: if ports.is_some() { "away" } else { "here" },
+            peer: peer.get(),
+            peer_address: remote.map(|remote| remote.endpoint.ip().to_canonical()),
+            ports: ports.unwrap_or_default(),
+        });
+    }
+    if json {
+        return Ok(serde_json::json!({ "forwarded": lines }).to_string());
+    }
+    if lines.is_empty() {
+        return Ok("Nothing is forwarded.".to_owned());
+    }
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(["container", "", "peer", "ports"]);
+    for line in lines {
+        let peer = line.peer_address.map_or(line.peer.to_string(), |address| address.to_string());
+        let way = if line.role == "away" { "from here to" } else { "to here from" };
+        table.add_row([line.container, way.to_owned(), peer, described(&line.ports)]);
+    }
+    Ok(table.to_string())
+}
+
+/// The host's ports, each once, whatever families they lead to.
+fn described(ports: &[ForwardedPort]) -> String {
+    let mut seen = BTreeMap::new();
+    for port in ports {
+        let place = port.address.map_or(String::new(), |address| format!("{address} "));
+        seen.insert((port.protocol, port.port, port.address), format!("{place}{}", port.port));
+    }
+    let text: Vec<String> =
+        seen.into_iter().map(|((protocol, ..), port)| format!("{port}/{protocol}")).collect();
+    text.join(" ")
+}
+
+/// Ends it here, and tells the other host.
+async fn remove(context: &Context, container: &str) -> Result<String, Cause> {
+    let directories = &context.directories;
+    let chosen = |note: &Note| {
+        let decided = note.away().is_none_or(|away| away.in_force);
+        decided && (note.name == container || note.id == container)
+    };
+    let removed = forward::remove(directories, chosen).await?;
+    if removed.is_empty() {
+        return Err(NotForwarded(container.to_owned()).into());
+    }
+    let mut told = format!("new connections for {container} are not forwarded any more");
+    for note in removed {
+        if let Some(away) = note.away()
+            && let Err(e) = tell(context, &away.destination, note.host, &note.id).await
+        {
+            told += &format!(
+                "; {} could not be told ({}): run agent-client forward remove {container} there, too",
+                away.destination,
+                chain(e.as_ref())
+            );
+        }
+        let peer = identity::peer_number(&directories.state, note.host)?;
+        peers::release(directories, peer, None).await?;
+    }
+    Ok(told)
+}
+
+/// Tells the container's host that no new connections come from here.
+async fn tell(
+    context: &Context,
+    destination: &Destination,
+    host: HostId,
+    id: &str,
+) -> Result<(), Cause> {
+    // A name may have been that of a peer; its address is known to the tunnel as well.
+    let peer = identity::peer_number(&context.directories.state, host)?;
+    let remote = tunnel::status(peer).await?.and_then(|status| status.remote);
+    let address = match remote {
+        Some(remote) => Destination {
+            host: remote.endpoint.ip().to_canonical().to_string(),
+            port: if destination.port == 0 { DEFAULT_PORT } else { destination.port },
+        },
+        None => destination.clone(),
+    };
+    let mut connection = dial_host(context, &address, host).await?;
+    connection.send(&Message::ForwardEnd(id.to_owned())).await?;
+    Ok(expect!(connection, deadline::ANSWER, ForwardEnded)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netmig::flow::Protocol;
+
+    #[test]
+    fn a_port_of_both_families_is_told_once() {
+        let port = |protocol, port: u16, to: &str, address: Option<&str>| ForwardedPort {
+            protocol,
+            address: address.map(|address| address.parse().unwrap()),
+            to: to.parse().unwrap(),
+            port,
+        };
+        let ports = [
+            port(Protocol::Tcp, 8080, "10.88.0.2:80", None),
+            port(Protocol::Tcp, 8080, "[fd00::2]:80", None),
+            port(Protocol::Udp, 53, "10.88.0.2:53", Some("192.0.2.1")),
+        ];
+        assert_eq!(described(&ports), "8080/tcp 192.0.2.1 53/udp");
+    }
+}

@@ -1,0 +1,75 @@
+//! The container's published ports: at the destination, and those of this host that go on leading to it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use agent_core::forward::{self, Away, Note, Role};
+use agent_core::identity::HostId;
+use agent_core::message::Port;
+use checkpoint::container::{Container, PublishedPort};
+use netmig::flow::Protocol;
+use netmig::table::ForwardedPort;
+
+use super::connect::Link;
+use super::plan::Plan;
+
+/// `None` for protocols that are not moved.
+fn protocol(port: &PublishedPort) -> Option<Protocol> {
+    match port.protocol.as_str() {
+        "tcp" => Some(Protocol::Tcp),
+        "udp" => Some(Protocol::Udp),
+        _ => None,
+    }
+}
+
+/// Ports as the protocol between agents has them.
+pub fn offered(ports: &[PublishedPort]) -> Vec<Port> {
+    let offered = ports.iter().filter_map(|port| {
+        Some(Port {
+            protocol: protocol(port)?,
+            host_address: port.host_ip,
+            host_port: port.host_port,
+            container_port: port.container_port,
+        })
+    });
+    offered.collect()
+}
+
+/// How this host's ports are to lead to a container that has moved; `None` if it has none.
+pub fn away(container: &Container, link: &Link, this: HostId) -> Option<Away> {
+    let addresses = || container.networks.iter().flat_map(|network| &network.addresses);
+    let ports: Vec<ForwardedPort> = container
+        .ports
+        .iter()
+        .flat_map(|port| {
+            // The first address of each family, as podman publishes them.
+            let of = |four: bool| addresses().map(|(ip, _)| *ip).find(|ip| ip.is_ipv4() == four);
+            let fits = |to: &IpAddr| port.host_ip.is_none_or(|ip| ip.is_ipv4() == to.is_ipv4());
+            let targets = [of(true), of(false)].into_iter().flatten().filter(fits);
+            targets.filter_map(|to| {
+                Some(ForwardedPort {
+                    protocol: protocol(port)?,
+                    address: port.host_ip,
+                    to: SocketAddr::new(to, port.container_port),
+                    port: port.host_port,
+                })
+            })
+        })
+        .collect();
+    let mut hidden: Vec<(IpAddr, u8)> = addresses().copied().collect();
+    hidden.push(forward::host_alone(link.connection.peer().ip().to_canonical()));
+    let destination = link.destination.clone();
+    let stand_ins = forward::stand_ins(link.connection.local().ip().to_canonical(), this);
+    (!ports.is_empty()).then_some(Away { destination, ports, hidden, stand_ins, in_force: false })
+}
+
+/// The note of what is to be forwarded once the move is decided.
+pub fn note(plan: &Plan, away: &Away) -> Note {
+    Note {
+        id: plan.container.id.clone(),
+        name: plan.container.name.clone(),
+        addresses: plan.addresses.clone(),
+        host: plan.link.host,
+        migration: plan.offer.migration,
+        role: Role::Away(away.clone()),
+    }
+}

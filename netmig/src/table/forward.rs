@@ -1,0 +1,250 @@
+//! New connections to the ports of a container that has moved.
+//!
+//! Where the container was, a new connection to one of its ports is marked for the peer, like a flow
+//! that was moved, and translated to the container's own address, so that it goes through the tunnel.
+//! The peer marks what comes by the tunnel for the container, so that the answers come back. All
+//! later packets are led by these marks and translations of conntrack: taking the rules away ends no
+//! connection.
+//!
+//! Some sources cannot be answered from over there, and are replaced by one that stands for this host:
+//! its loopback, the container's own network (whose addresses are on a link over there), and the peer.
+//! Answers are translated back as they come out of the tunnel, so that no interface needs that address.
+//! Packets whose source is a loopback address leave by no interface unless that has `route_localnet`
+//! set (see [`crate::tunnel::carry_loopback`]); so packets of the tunnel itself that claim such an
+//! address, or want to reach one, are dropped.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::rules::NewRule;
+use super::step::Step;
+use super::{
+    CHAIN_FORWARD, CHAIN_FORWARD_OUTPUT, CHAIN_FORWARD_SOURCE, CHAIN_LATE, CHAIN_STEER, HoldTag,
+    Owner, Table, TableError,
+};
+use crate::flow::Protocol;
+use crate::peer::{FWMARK_MASK, ORIGINAL_MASK, PeerNumber, REPLY_MASK};
+
+/// Most rules for one container.
+const MOST_RULES: usize = 4096;
+/// 127.0.0.0/8.
+const LOOPBACK: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::LOCALHOST), 8);
+
+/// A port of this host that leads to a port of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ForwardedPort {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The host's address that it is published on; `None` for all.
+    pub address: Option<IpAddr>,
+    /// The container's address and port. It tells the family as well.
+    pub to: SocketAddr,
+    /// The host's port.
+    pub port: u16,
+}
+
+/// Where new connections for a container go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The peer that has the container, or is next on the way.
+    pub peer: PeerNumber,
+    /// The ports.
+    pub ports: Vec<ForwardedPort>,
+    /// Sources to be replaced, beside 127.0.0.0/8: an address and the length of the prefix.
+    pub hidden: Vec<(IpAddr, u8)>,
+    /// What replaces them, an address of each family.
+    pub stand_ins: Vec<IpAddr>,
+}
+
+/// Neighbouring ports that keep their number on the way, or a single one.
+struct Range {
+    first: ForwardedPort,
+    last: u16,
+}
+
+impl Range {
+    fn takes(&self, next: &ForwardedPort) -> bool {
+        let kept = |port: &ForwardedPort| port.port == port.to.port();
+        let place = |port: &ForwardedPort| (port.protocol, port.address, port.to.ip());
+        kept(&self.first)
+            && kept(next)
+            && place(&self.first) == place(next)
+            && self.last.checked_add(1) == Some(next.port)
+    }
+
+    fn steps(&self, peer: PeerNumber) -> Vec<Step> {
+        let ForwardedPort { protocol, address, to, port } = self.first;
+        let place = match address {
+            Some(address) => Step::To(address),
+            None => Step::ToThisHost,
+        };
+        let target = (to.port() != port).then(|| to.port());
+        vec![
+            Step::Family(to.ip()),
+            Step::Ports(protocol, port, self.last),
+            place,
+            Step::SetConnmark { mask: ORIGINAL_MASK, value: peer.original_mark() },
+            Step::SetMark { mask: FWMARK_MASK, value: peer.fwmark() },
+            Step::SendTo(to.ip(), target),
+        ]
+    }
+}
+
+fn ranges(ports: &[ForwardedPort]) -> Vec<Range> {
+    let sorted: BTreeSet<_> = ports
+        .iter()
+        .map(|port| (port.protocol, port.address, port.to.ip(), port.port, *port))
+        .filter(|(_, address, to, ..)| address.is_none_or(|own| own.is_ipv4() == to.is_ipv4()))
+        .collect();
+    let mut ranges: Vec<Range> = Vec::new();
+    for (.., port) in sorted {
+        match ranges.last_mut() {
+            Some(range) if range.takes(&port) => range.last = port.port,
+            _ => ranges.push(Range { first: port, last: port.port }),
+        }
+    }
+    ranges
+}
+
+fn forwarding(forward: &Forward) -> Result<Vec<NewRule>, TableError> {
+    let peer = forward.peer;
+    let rule = |chain: &str, steps| NewRule { chain: chain.to_owned(), steps };
+    let mut rules = Vec::new();
+    for range in ranges(&forward.ports) {
+        rules.push(rule(CHAIN_FORWARD, range.steps(peer)));
+        rules.push(rule(CHAIN_FORWARD_OUTPUT, range.steps(peer)));
+    }
+    let hidden: BTreeSet<_> = forward.hidden.iter().copied().chain([LOOPBACK]).collect();
+    for (address, length) in hidden {
+        let same_family = |other: &&IpAddr| other.is_ipv4() == address.is_ipv4();
+        let Some(stand_in) = forward.stand_ins.iter().find(same_family) else { continue };
+        let marked = Step::Connmark { mask: ORIGINAL_MASK, value: peer.original_mark() };
+        let source = Step::FromNetwork(address, length);
+        let way = Step::Towards(peer.interface());
+        rules
+            .push(rule(CHAIN_FORWARD_SOURCE, vec![way, marked, source, Step::ComeFrom(*stand_in)]));
+    }
+    let by = || Step::From(peer.interface());
+    let claimed = Step::FromNetwork(LOOPBACK.0, LOOPBACK.1);
+    let wanted = Step::ToNetwork(LOOPBACK.0, LOOPBACK.1);
+    rules.extend([claimed, wanted].map(|step| rule(CHAIN_LATE, vec![by(), step, Step::Drop])));
+    if rules.len() > MOST_RULES {
+        return Err(TableError::NumberOfForwards { asked: rules.len(), most: MOST_RULES });
+    }
+    Ok(rules)
+}
+
+fn accepting(peer: PeerNumber, addresses: &[IpAddr]) -> Vec<NewRule> {
+    let rule = |address: &IpAddr| NewRule {
+        chain: CHAIN_STEER.to_owned(),
+        steps: vec![
+            Step::From(peer.interface()),
+            Step::To(*address),
+            Step::StateNew,
+            Step::SetConnmark { mask: REPLY_MASK, value: peer.reply_mark() },
+        ],
+    };
+    addresses.iter().map(rule).collect()
+}
+
+impl Table {
+    /// Leads new connections as `forward` says, in place of what the same tag said before; changes
+    /// nothing where nothing is missing.
+    ///
+    /// # Errors
+    /// When the table is not installed, or nftables refuses.
+    pub fn forward(&mut self, tag: &HoldTag, forward: &Forward) -> Result<(), TableError> {
+        let owner = Owner::Forward(forward.peer, tag.clone());
+        let rules = forwarding(forward)?;
+        let earlier = |other: &Owner| matches!(other, Owner::Forward(_, of) if of == tag);
+        self.put(&owner, &rules, earlier, "forward new connections")
+    }
+
+    /// Ends what [`Table::forward`] began, for new connections alone; absent means done.
+    ///
+    /// # Errors
+    /// When the table cannot be read or changed.
+    pub fn unforward(&mut self, tag: &HoldTag) -> Result<(), TableError> {
+        self.remove_rules(|owner| matches!(owner, Owner::Forward(_, of) if of == tag))
+    }
+
+    /// Has new connections that come by the tunnel to `peer` for one of the addresses answered by
+    /// the same way; changes nothing where nothing is missing.
+    ///
+    /// # Errors
+    /// When the table is not installed, or nftables refuses.
+    pub fn accept(
+        &mut self,
+        tag: &HoldTag,
+        peer: PeerNumber,
+        addresses: &[IpAddr],
+    ) -> Result<(), TableError> {
+        let owner = Owner::Accept(peer, tag.clone());
+        let act = format!("take new connections from peer {peer}");
+        self.put(&owner, &accepting(peer, addresses), |_| false, &act)
+    }
+
+    /// Ends what [`Table::accept`] began, for new connections alone; absent means done.
+    ///
+    /// # Errors
+    /// When the table cannot be read or changed.
+    pub fn unaccept(&mut self, tag: &HoldTag, peer: PeerNumber) -> Result<(), TableError> {
+        let owner = Owner::Accept(peer, tag.clone());
+        self.remove_rules(|other| *other == owner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(host: Option<&str>, port: u16, to: &str) -> ForwardedPort {
+        let address = host.map(|host| host.parse().unwrap());
+        ForwardedPort { protocol: Protocol::Tcp, address, to: to.parse().unwrap(), port }
+    }
+
+    fn spans(ports: &[ForwardedPort]) -> Vec<(u16, u16)> {
+        ranges(ports).iter().map(|range| (range.first.port, range.last)).collect()
+    }
+
+    #[test]
+    fn only_ports_that_keep_their_number_share_a_rule() {
+        let kept = |number| port(None, number, &format!("10.88.0.2:{number}"));
+        assert_eq!(spans(&[kept(81), kept(80), kept(82), kept(90)]), [(80, 82), (90, 90)]);
+        let moved = |number| port(None, number, "10.88.0.2:80");
+        assert_eq!(spans(&[moved(8080), moved(8081)]), [(8080, 8080), (8081, 8081)]);
+        let there = port(Some("192.0.2.1"), 81, "10.88.0.2:81");
+        assert_eq!(spans(&[kept(80), there]), [(80, 80), (81, 81)]);
+        let six = port(Some("192.0.2.1"), 81, "[fd00::2]:81");
+        assert_eq!(spans(&[six]), [], "an IPv4 address never leads to an IPv6 one");
+    }
+
+    #[test]
+    fn a_new_connection_is_marked_before_it_is_translated() {
+        let peer = PeerNumber::new(3).unwrap();
+        let ports = vec![port(None, 8080, "10.88.0.2:80")];
+        let hidden = vec![("10.88.0.2".parse().unwrap(), 16), ("fd00::2".parse().unwrap(), 64)];
+        let stand_ins = vec!["192.0.2.1".parse().unwrap()];
+        let forward = Forward { peer, ports, hidden, stand_ins };
+        let rules = forwarding(&forward).unwrap();
+        let of = |chain: &str| rules.iter().filter(|rule| rule.chain == chain).count();
+        assert_eq!((of(CHAIN_FORWARD), of(CHAIN_FORWARD_OUTPUT)), (1, 1));
+        assert_eq!((of(CHAIN_FORWARD_SOURCE), of(CHAIN_LATE)), (2, 2));
+        let steps = &rules[0].steps;
+        assert!(steps.contains(&Step::SetConnmark { mask: 0x00ff_0000, value: 0x0003_0000 }));
+        assert_eq!(steps.last(), Some(&Step::SendTo("10.88.0.2".parse().unwrap(), Some(80))));
+        let answers = accepting(peer, &["10.88.0.2".parse().unwrap()]);
+        let mark = Step::SetConnmark { mask: 0xff00_0000, value: 0x0300_0000 };
+        assert_eq!(answers[0].steps.last(), Some(&mark));
+    }
+
+    #[test]
+    fn too_many_ports_are_refused() {
+        let ports = (1..60_000).map(|number| port(None, number, "10.88.0.2:80")).collect();
+        let (hidden, stand_ins) = (vec![], vec![]);
+        let forward = Forward { peer: PeerNumber::new(3).unwrap(), ports, hidden, stand_ins };
+        assert!(matches!(forwarding(&forward), Err(TableError::NumberOfForwards { .. })));
+    }
+}

@@ -1,0 +1,185 @@
+//! New connections to a container that has moved: to its old address, and to its new one.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::traces;
+use crate::cases::subject::{Clients, serve};
+use crate::ensure;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::runner::{Case, Context};
+use crate::traffic::report::EchoReport;
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("flows-new-connections-are-forwarded", &["flows"], forwarded),
+    Case::new("flows-forwarding-follows-the-container", &["flows", "hops"], follows),
+    Case::new("flows-other-ports-at-the-destination", &["flows"], other_ports),
+];
+
+/// How long a server may take to answer, and rules to be back.
+const ANSWERS: Duration = Duration::from_secs(15);
+/// How long traces may take to go after the last flow.
+const END: Duration = Duration::from_secs(40);
+/// A container beside the one that moves, in the same network.
+const NEIGHBOUR: &str = "neighbour";
+
+fn forwarded(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    for host in [a, b] {
+        forget_soon(host)?;
+        let subnets = ["--subnet", "10.77.0.0/24", "--subnet", "fd77::/64"];
+        let create = ["network", "create", "--disable-dns", "--ipv6"];
+        host.podman([&create[..], &subnets, &["dual"]].concat())?;
+    }
+    let six = |host: &Host| SocketAddr::from((host.address6(), 7000));
+    let loopback = SocketAddr::from((IpAddr::V4(Ipv4Addr::LOCALHOST), 7000));
+    let run = ["run", "--detach", "--network", "dual", "--name"];
+    let ports = ["--publish", "7000-7001:7000-7001/tcp", "--publish", "7000:7000/udp"];
+    a.podman([&run[..], &["web"], &ports, &["probe:1", "netmig-probe", "serve"]].concat())?;
+    a.podman([&run[..], &[NEIGHBOUR, "probe:1", "sleep", "1000"]].concat())?;
+    c.probe().wait_for_echo(six(a), ANSWERS)?;
+    lab.serve("b")?;
+    lab.attempt("web", "a", "b", &["--forward"])?.success()?;
+
+    let from: [(&Host, SocketAddr); 6] = [
+        (c, a.port(7000)),
+        (c, six(a)),
+        (a, a.port(7000)),
+        (a, loopback),
+        (a, six(a)),
+        (b, a.port(7000)),
+    ];
+    let clients = from.map(|(client, server)| Clients::gentle(client, server));
+    for server in [a.port(7000), six(a)] {
+        for action in ["tcp-echo", "udp-echo"] {
+            from_the_neighbour(a, action, server)?;
+        }
+    }
+    for (clients, (host, server)) in clients.into_iter().zip(from) {
+        let seen = clients.and_then(Clients::stop);
+        seen.map_err(|e| Error::Check(format!("from {} to {server}: {e}", host.name())))?;
+    }
+
+    // Not by the flows that there are: without any it goes on, even if all rules are flushed.
+    let deadline = Instant::now() + END;
+    while !list(a, "flows")?.is_empty() {
+        ensure!(Instant::now() < deadline, "flows are left: {:?}", list(a, "flows"));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    for (host, role) in [(a, "away"), (b, "here")] {
+        let listed = list(host, "forward")?;
+        let one = |line: &Value| line["container"] == "web" && line["role"] == role;
+        ensure!(listed.len() == 1 && one(&listed[0]), "host {} lists {listed:?}", host.name());
+        host.run(["nft", "flush", "ruleset"])?;
+    }
+    c.probe().wait_for_echo(a.port(7000), ANSWERS)?;
+    c.probe().wait_for_echo(six(a), ANSWERS)?;
+
+    // Open connections outlive the order to forward no more.
+    let open = Clients::gentle(c, a.port(7000))?;
+    a.run(["agent-client", "forward", "remove", "web"])?;
+    refused(c, a.port(7000))?;
+    refused(c, six(a))?;
+    for host in [a, b] {
+        let listed = list(host, "forward")?;
+        ensure!(listed.is_empty(), "host {} lists {listed:?}", host.name());
+    }
+    open.stop()?;
+    traces::none_within(a, END)?;
+    traces::none_within(b, END)
+}
+
+fn follows(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c", "d"])?;
+    let (a, b, d) = (lab.host("a")?, lab.host("b")?, lab.host("d")?);
+    for host in ["a", "b", "c"] {
+        forget_soon(lab.host(host)?)?;
+        lab.serve(host)?;
+    }
+    serve(a, "web", 7000, &[], d)?;
+    lab.attempt("web", "a", "b", &["--forward"])?.success()?;
+    let first = Clients::gentle(d, a.port(7000))?;
+    let second = lab.attempt("web", "b", "c", &[])?.success()?;
+    ensure!(second.warnings.is_empty(), "{:?}", second.warnings);
+    traces::none(b)?;
+    lab.set_cable("b", false)?;
+    let new = Clients::gentle(d, a.port(7000))?;
+    first.stop_losing(15)?;
+    new.stop()?;
+    // At home again the container's ports are its own.
+    let open = Clients::gentle(d, a.port(7000))?;
+    let back = lab.attempt("web", "c", "a", &[])?.success()?;
+    ensure!(back.warnings.is_empty(), "{:?}", back.warnings);
+    ensure!(list(a, "forward")?.is_empty(), "still forwarded");
+    open.stop()?;
+    Clients::gentle(d, a.port(7000))?.stop()?;
+    traces::none_within(a, END)?;
+    traces::none_within(lab.host("c")?, END)
+}
+
+fn other_ports(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    serve(a, "web", 7000, &[], c)?;
+    // In the way of the ports that it has, and not of those that it gets.
+    let taken = ["run", "--detach", "--name", "other", "--ip", "10.88.0.77", "--publish"];
+    b.podman([&taken[..], &["7000:7000", "probe:1", "sleep", "1000"]].concat())?;
+    let clients = Clients::gentle(c, a.port(7000))?;
+    lab.serve("b")?;
+    let ports = ["--publish", "7100-7101:7000-7001", "--publish", "7100:7000/udp"];
+    lab.attempt("web", "a", "b", &ports)?.success()?;
+    Clients::gentle(c, b.port(7100))?.stop()?;
+    // Nobody has asked for more than that.
+    refused(c, a.port(7000))?;
+    ensure!(list(a, "forward")?.is_empty(), "forwarded without being asked to");
+    clients.stop().map(drop)
+}
+
+/// A client in the container beside.
+fn from_the_neighbour(host: &Host, action: &str, server: SocketAddr) -> Result<()> {
+    let server = server.to_string();
+    let client = ["netmig-probe", action, &server, "--rate", "50", "--seconds", "1"];
+    let text = host.podman([&["exec", NEIGHBOUR][..], &client].concat())?;
+    let seen: Option<EchoReport> = serde_json::from_str(&text).ok();
+    let whole = seen.is_some_and(|seen| seen.fault().is_none() && seen.sent > 40);
+    ensure!(whole, "{action} from the neighbour to {server}: {text}");
+    Ok(())
+}
+
+/// Waits until a new connection is refused as where nothing listens.
+fn refused(client: &Host, server: SocketAddr) -> Result<()> {
+    let arguments = ["tcp-echo", &server.to_string(), "--seconds", "0"];
+    let tried = client.command("netmig-probe").args(arguments).output()?;
+    let told = tried.error_text();
+    ensure!(!tried.status.success() && told.contains("refused"), "{server}: {told:?}");
+    Ok(())
+}
+
+/// `agent-client flows`, or `forward list`.
+fn list(host: &Host, what: &str) -> Result<Vec<Value>> {
+    let (arguments, field): (&[&str], _) = match what {
+        "forward" => (&["forward", "list", "--json"], "forwarded"),
+        _ => (&["flows", "--json"], "flows"),
+    };
+    let list: Value = host.command("agent-client").args(arguments.iter().copied()).run()?.json()?;
+    let listed = list[field].as_array().cloned();
+    listed.ok_or_else(|| Error::Check(format!("no list: {list}")))
+}
+
+/// Has the kernel forget flows soon after they have ended.
+fn forget_soon(host: &Host) -> Result<()> {
+    for (of, seconds) in [
+        ("tcp_timeout_time_wait", "1"),
+        ("tcp_timeout_close", "1"),
+        ("udp_timeout", "3"),
+        ("udp_timeout_stream", "3"),
+    ] {
+        let setting = format!("net.netfilter.nf_conntrack_{of}={seconds}");
+        host.run(["sysctl", "-q", "-w", &setting])?;
+    }
+    Ok(())
+}
