@@ -22,6 +22,9 @@ pub struct EchoReport {
     pub received: u64,
     /// Messages sent and not received: `sent - received`.
     pub lost: u64,
+    /// When the first few of those were sent, in nanoseconds since the Unix epoch.
+    #[serde(default)]
+    pub lost_at_unix_ns: Vec<u64>,
     /// Replies that had been received before.
     pub duplicated: u64,
     /// Replies that came after a later one of the same connection.
@@ -37,7 +40,7 @@ pub struct EchoReport {
     /// The first few of those errors in words.
     pub error_messages: Vec<String>,
     /// Longest time between two successive replies on any connection, in milliseconds. The time
-    /// at the end in which a missing reply was waited for counts.
+    /// without any before the sending ended counts.
     pub max_gap_ms: f64,
     /// When that gap began, in nanoseconds since the Unix epoch.
     pub max_gap_at_unix_ns: u64,

@@ -1,14 +1,17 @@
 //! Accounts for replies: every one is either expected, a duplicate, out of order, or corrupt.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::super::gap::{GapMeter, milliseconds};
+use super::super::gap::{GapMeter, milliseconds, unix_ns};
 use super::super::report::EchoReport;
 use super::message::Message;
 
 /// Error messages that are kept for the report.
 const MESSAGES_KEPT: usize = 5;
+/// Lost messages whose time is kept for the report.
+const LOST_KEPT: usize = 16;
 
 /// What one client has seen so far, over all of its connections.
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub(super) struct Tally {
     start: Instant,
     report: EchoReport,
     gaps: GapMeter,
+    /// Connection and sequence of the messages without a reply, and when they were sent.
+    waiting: BTreeMap<(u32, u64), u64>,
     round_trips: Duration,
     longest_round_trip: Duration,
 }
@@ -35,6 +40,7 @@ impl Tally {
             start,
             report: EchoReport { connections, ..EchoReport::default() },
             gaps: GapMeter::default(),
+            waiting: BTreeMap::new(),
             round_trips: Duration::ZERO,
             longest_round_trip: Duration::ZERO,
         }
@@ -45,14 +51,16 @@ impl Tally {
         self.start.elapsed().as_nanos() as u64
     }
 
-    pub(super) fn sent(&mut self) {
+    pub(super) fn sent(&mut self, message: &Message) {
         self.report.sent += 1;
+        self.waiting.insert((message.connection, message.sequence), message.sent_ns);
     }
 
     /// An intact reply to a message that had no reply yet.
     pub(super) fn received(&mut self, message: &Message) {
         let now = Instant::now();
         self.report.received += 1;
+        self.waiting.remove(&(message.connection, message.sequence));
         self.gaps.event(now);
         let sent = self.start + Duration::from_nanos(message.sent_ns);
         let round_trip = now.saturating_duration_since(sent);
@@ -113,9 +121,12 @@ impl Tally {
     /// The report; `sending` is how long messages were sent.
     pub(super) fn finish(mut self, sending: Duration) -> EchoReport {
         if self.outstanding() > 0 {
-            self.gaps.still_waiting(Instant::now());
+            self.gaps.still_waiting(self.start + sending);
         }
         let mut report = self.report;
+        let begin = unix_ns(self.start);
+        report.lost_at_unix_ns =
+            self.waiting.values().take(LOST_KEPT).map(|sent| begin + sent).collect();
         report.lost = report.sent.saturating_sub(report.received);
         report.seconds = milliseconds(sending) / 1e3;
         report.max_rtt_ms = milliseconds(self.longest_round_trip);

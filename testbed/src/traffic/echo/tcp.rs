@@ -60,7 +60,7 @@ impl Channel for TcpChannel {
     fn send(&mut self, message: &Message, tally: &mut Tally) -> Result<(), Ended> {
         let mut bytes = vec![0; self.size];
         message.encode(&mut bytes);
-        tally.sent();
+        tally.sent(message);
         self.unsent.extend_from_slice(&bytes);
         self.flush()
     }

@@ -61,7 +61,7 @@ impl Channel for UdpChannel {
     fn send(&mut self, message: &Message, tally: &mut Tally) -> Result<(), Ended> {
         let mut bytes = vec![0; self.size];
         message.encode(&mut bytes);
-        tally.sent();
+        tally.sent(message);
         // A datagram that could not be sent shows as lost; an ICMP error of an earlier one as well
         // as a full send buffer is told apart by the error count.
         if let Err(error) = self.socket.send(&bytes) {
