@@ -97,7 +97,7 @@ pub struct Summary {
     pub checkpoint_bytes: u64,
     /// Packets that waited in the hold.
     pub held_packets: u64,
-    /// `kernel` or `wireguard-go`.
+    /// `wireguard` (the kernel's) or `wireguard-go`.
     pub tunnel: String,
     /// `native` or `compat`: how packets were queued.
     pub queue: &'static str,

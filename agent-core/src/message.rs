@@ -440,7 +440,7 @@ pub struct TunnelEnd {
     pub public_key: [u8; 32],
     /// UDP port it listens on.
     pub port: u16,
-    /// `kernel` or `wireguard-go`, to show to people.
+    /// `wireguard` (the kernel's) or `wireguard-go`, to show to people.
     pub kind: String,
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use crate::error::{Context, Error, Result};
+use crate::pace;
 
 /// How long a program may run unless told otherwise.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -115,6 +116,7 @@ pub(crate) fn capture(
     command.stdout(clone(&stdout)?).stderr(clone(&stderr)?);
     let started = Instant::now();
     let mut child = spawn(command).context(|| format!("starting {program}"))?;
+    let limit = pace::patience(limit);
     let status = wait(&mut child, limit).context(|| format!("waiting for {program}"))?;
     let elapsed = started.elapsed();
     let (stdout, stderr) = (contents(&mut stdout)?, contents(&mut stderr)?);
@@ -144,6 +146,7 @@ pub fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>
 
 /// Waits for a process that has been killed already; whether it is gone within `limit`.
 pub(crate) fn ends_within(child: &mut Child, limit: Duration) -> bool {
+    let limit = pace::patience(limit);
     let ended = pidfd(child.id() as i32).is_ok_and(|fd| ended_within(&fd, limit).unwrap_or(false));
     ended && child.wait().is_ok()
 }

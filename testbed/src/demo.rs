@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::lab::{LabBuilder, MigrationReport, Runtime};
+use crate::pace;
 use crate::traffic::report::EchoReport;
 
 /// Messages a second of each client.
@@ -110,9 +111,12 @@ pub fn run(runtime: Runtime) -> Result<Demo> {
     let server = a.port(7000);
     c.probe().wait_for_echo(server, START_LIMIT)?;
     lab.serve("b")?;
-    let tcp = c.probe().tcp_echo(server).rate(RATE).start()?;
-    let udp = c.probe().udp_echo(server).rate(RATE).start()?;
-    eprintln!("container web runs on a; TCP and UDP clients on c, {RATE} messages a second each");
+    let rate = pace::rate(RATE);
+    let tcp = c.probe().tcp_echo(server).rate(rate).start()?;
+    let udp = c.probe().udp_echo(server).rate(rate).start()?;
+    eprintln!(
+        "container web runs on a; TCP and UDP clients on c, {rate:.0} messages a second each"
+    );
     std::thread::sleep(AROUND);
     let migration = match lab.migrate("web", "a", "b") {
         Ok(migration) => migration,

@@ -8,15 +8,18 @@ use crate::command;
 use crate::error::{Error, Result};
 
 /// How a need is recognised as met.
-enum Test {
+pub enum Test {
     /// A program of this name is on the path.
     Program(&'static str),
     /// `pkg-config` knows this library.
     Library(&'static str),
 }
 
+/// A need and the Debian package that meets it.
+pub type Need = (Test, &'static str);
+
 /// What the testbed and the build of the product need, and the Debian package that has it.
-const NEEDS: &[(Test, &str)] = &[
+pub const NEEDS: &[Need] = &[
     (Test::Program("ip"), "iproute2"),
     (Test::Program("mmdebstrap"), "mmdebstrap"),
     (Test::Program("tar"), "tar"),
@@ -24,6 +27,13 @@ const NEEDS: &[(Test, &str)] = &[
     (Test::Program("pkg-config"), "pkg-config"),
     (Test::Library("libmnl"), "libmnl-dev"),
     (Test::Library("libnftnl"), "libnftnl-dev"),
+];
+
+/// What a virtual machine with a second kernel needs beyond them.
+pub const EMULATOR: &[Need] = &[
+    (Test::Program("qemu-system-x86_64"), "qemu-system-x86"),
+    (Test::Program("mke2fs"), "e2fsprogs"),
+    (Test::Program("dpkg-deb"), "dpkg"),
 ];
 
 /// Longest time for fetching and installing packages.
@@ -47,8 +57,8 @@ pub fn require_root() -> Result<()> {
 ///
 /// # Errors
 /// There is no `apt-get`, or it failed.
-pub fn ensure() -> Result<()> {
-    let missing = missing();
+pub fn ensure(needs: &[Need]) -> Result<()> {
+    let missing = missing(needs);
     if missing.is_empty() {
         return Ok(());
     }
@@ -60,10 +70,10 @@ pub fn ensure() -> Result<()> {
         )));
     }
     eprintln!("installing {}", missing.join(", "));
-    command::run(&mut apt(&["update", "--quiet"]), LIMIT)?;
+    update_lists()?;
     let mut install = apt(&["install", "--yes", "--quiet", "--no-install-recommends"]);
     command::run(install.args(&missing), LIMIT)?;
-    let still = self::missing();
+    let still = self::missing(needs);
     if still.is_empty() {
         return Ok(());
     }
@@ -73,14 +83,22 @@ pub fn ensure() -> Result<()> {
     )))
 }
 
+/// Fetches the lists of packages.
+///
+/// # Errors
+/// `apt-get` failed.
+pub fn update_lists() -> Result<()> {
+    command::run(&mut apt(&["update", "--quiet"]), LIMIT).map(drop)
+}
+
 fn apt(arguments: &[&str]) -> Command {
     let mut apt = Command::new("apt-get");
     apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
     apt
 }
 
-fn missing() -> Vec<&'static str> {
-    NEEDS.iter().filter(|(test, _)| !test.is_met()).map(|(_, package)| *package).collect()
+fn missing(needs: &[Need]) -> Vec<&'static str> {
+    needs.iter().filter(|(test, _)| !test.is_met()).map(|(_, package)| *package).collect()
 }
 
 impl Test {

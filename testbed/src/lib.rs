@@ -19,12 +19,14 @@ pub mod install;
 pub mod interrupt;
 pub mod lab;
 pub mod network;
+pub mod pace;
 pub mod prepare;
 pub mod probe;
 pub mod rootfs;
 pub mod runner;
 pub mod snapshot;
 pub mod traffic;
+pub mod vm;
 
 pub use error::{Error, Result};
 pub use host::Host;

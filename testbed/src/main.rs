@@ -9,6 +9,7 @@ use testbed::build::What;
 use testbed::cases::{self, VICTIM_ARGUMENT, be_victim};
 use testbed::demo::{self, Demo};
 use testbed::error::{Context, Result, chain};
+use testbed::vm::{self, Machine, Plan};
 use testbed::{Lab, LabBuilder, Runtime, interrupt, prepare, runner};
 
 /// A lab of podman hosts on this machine, and what is done in it
@@ -56,6 +57,15 @@ enum Action {
     Test {
         /// Words that select tests: an area, or part of a name
         filter: Vec<String>,
+        /// Leave out what runs on a second kernel in a virtual machine
+        #[arg(long)]
+        no_vm: bool,
+    },
+    /// Do the same on a stock Debian kernel, in a virtual machine by software emulation (slow)
+    Vm {
+        /// demo, test or bench with their arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
     },
     /// Measure something
     Bench {
@@ -77,6 +87,9 @@ enum Action {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = vm::become_init_if_asked() {
+        return code;
+    }
     if let Some(code) = testbed::host::init::become_init_if_asked() {
         return code;
     }
@@ -87,14 +100,23 @@ fn main() -> ExitCode {
         prepare::choose(What::Nothing);
         return exit(be_victim().map(|()| ExitCode::SUCCESS));
     }
-    let cli = Cli::parse();
+    let (cli, is_inside) = match vm::settle_if_inside() {
+        Ok(None) => (Cli::parse(), false),
+        Ok(Some(arguments)) => (Cli::parse_from(with_name(arguments)), true),
+        Err(error) => return exit(Err(error)),
+    };
     if let Err(error) = interrupt::clear_labs_when_interrupted() {
         eprintln!("testbed: an interrupted run will leave its lab to the next one: {error}");
     }
     if cli.no_build {
         prepare::choose(What::Nothing);
     }
-    exit(act(cli.action))
+    exit(act(cli.action, is_inside))
+}
+
+/// Arguments with the program's name before them.
+fn with_name(arguments: Vec<String>) -> impl Iterator<Item = String> {
+    std::iter::once("testbed".to_owned()).chain(arguments)
 }
 
 fn exit(outcome: Result<ExitCode>) -> ExitCode {
@@ -104,7 +126,9 @@ fn exit(outcome: Result<ExitCode>) -> ExitCode {
     })
 }
 
-fn act(action: Action) -> Result<ExitCode> {
+/// Does what was asked for; `is_inside`: in the virtual machine, where nothing can be built and no
+/// second virtual machine started.
+fn act(action: Action, is_inside: bool) -> Result<ExitCode> {
     match action {
         Action::Up { runtime, hosts } => {
             let lab = LabBuilder::new(&hosts).runtime(runtime).standing().start()?;
@@ -121,11 +145,21 @@ fn act(action: Action) -> Result<ExitCode> {
             Ok(ExitCode::from(status.code().and_then(|code| code.try_into().ok()).unwrap_or(1)))
         }
         Action::Demo { json, runtime } => show(&demo::run(runtime)?, json),
-        Action::Test { filter } => Ok(if runner::run(&cases::all(), &filter)? {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        }),
+        Action::Test { filter, no_vm } => {
+            let mut cases = cases::all();
+            if is_inside || no_vm {
+                cases.retain(|case| !case.areas.contains(&cases::VM));
+            }
+            if no_vm {
+                eprintln!("left out by --no-vm: the tests on a second kernel");
+            }
+            Ok(if runner::run(&cases, &filter, !is_inside)? {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
+        }
+        Action::Vm { command } => in_virtual_machine(command),
         Action::Bench { name, runs, cells, jobs, json } => {
             bench::run(&name, &BenchPlan { runs, cells, jobs, json })?;
             Ok(ExitCode::SUCCESS)
@@ -138,6 +172,37 @@ fn act(action: Action) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Runs a command of this program in the virtual machine, with its exit code.
+fn in_virtual_machine(mut command: Vec<String>) -> Result<ExitCode> {
+    let inner = Cli::try_parse_from(with_name(command.clone())).unwrap_or_else(|e| e.exit());
+    let file = match inner.action {
+        Action::Demo { .. } | Action::Test { .. } => None,
+        Action::Bench { json, .. } => json,
+        _ => {
+            let what = "the virtual machine runs demo, test and bench, nothing else";
+            return Err(testbed::Error::Refused(what.to_owned()));
+        }
+    };
+    if let Some(file) = &file {
+        // There the file is the port that leads here.
+        let path = file.to_string_lossy();
+        for word in &mut command {
+            if *word == path || *word == format!("--json={path}") {
+                *word = word.replace(&*path, vm::FILE_PORT);
+            }
+        }
+    }
+    let machine = Machine::prepare()?;
+    eprintln!("booting Linux {} in a virtual machine", machine.release());
+    let ran = machine.run(Plan {
+        arguments: command,
+        file,
+        limit: vm::BY_HAND,
+        show: vm::Show::AsItComes,
+    })?;
+    Ok(ran.code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 fn show(demo: &Demo, json: bool) -> Result<ExitCode> {

@@ -14,6 +14,8 @@ pub struct Needed {
     pub rootfs: PathBuf,
     /// The programs of the hosts.
     pub programs: Programs,
+    /// Container storage with the test images, if there is one already.
+    pub storage: Option<PathBuf>,
 }
 
 static WHAT: Mutex<What> = Mutex::new(What::All);
@@ -22,6 +24,11 @@ static MADE: Mutex<Option<Needed>> = Mutex::new(None);
 /// Chooses what is built before the first lab starts.
 pub fn choose(what: What) {
     *WHAT.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = what;
+}
+
+/// Provides what labs need, so that nothing has to be made.
+pub fn provide(needed: Needed) {
+    *MADE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(needed);
 }
 
 /// Installs, builds and makes what labs need, or returns what an earlier call made.
@@ -35,9 +42,10 @@ pub fn for_labs() -> Result<Needed> {
     }
     install::require_root()?;
     cache::check_file_system()?;
-    install::ensure()?;
+    install::ensure(install::NEEDS)?;
     let what = *WHAT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let needed = Needed { rootfs: rootfs::ensure()?, programs: build::ensure(what)? };
+    let needed =
+        Needed { rootfs: rootfs::ensure()?, programs: build::ensure(what)?, storage: None };
     *made = Some(needed.clone());
     Ok(needed)
 }

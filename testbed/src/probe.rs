@@ -7,6 +7,7 @@ use crate::build::PROBE;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::process::HostProcess;
+use crate::pace;
 use crate::traffic::report::{BulkReport, Direction, EchoReport, ServerStats, WireReport};
 
 /// How long the first reply may take to come.
@@ -66,7 +67,7 @@ impl<'a> Prober<'a> {
     /// # Errors
     /// It does not within `limit`.
     pub fn wait_for_echo(self, server: SocketAddr, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + pace::patience(limit);
         loop {
             let once = ["--seconds", "0", "--rate", "1000", "--drain", "1"];
             let output = self

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
+use crate::pace;
 
 /// Directories whose files are compared by content.
 const DIRECTORIES: &[&str] = &["/etc", "/run/netmig", "/var/lib/netmig"];
@@ -114,7 +115,7 @@ impl Snapshot {
         limit: Duration,
         view: impl Fn(Self) -> Self,
     ) -> Result<()> {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + pace::patience(limit);
         let wanted = view(self.clone());
         loop {
             let Some(difference) = wanted.difference(&view(Self::take(host)?)) else {

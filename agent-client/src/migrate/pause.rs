@@ -106,10 +106,7 @@ pub struct Progress {
 impl<'a> Pause<'a> {
     /// Takes over a prepared departure. Nothing is interrupted yet.
     pub fn new(departure: Departure<'a>, tools: Tools) -> Self {
-        let queue = match tools.hold.queueing() {
-            netmig::hold::Queueing::Native => "native",
-            netmig::hold::Queueing::Compat => "compat",
-        };
+        let queue = tools.hold.queueing().name();
         Self {
             departure,
             turn: Some(tools.turn),

@@ -30,7 +30,7 @@ use netmig::isolation::Port;
 use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
-use netmig::table::{HoldTag, Table};
+use netmig::table::{HoldTag, Table, TableError};
 use netmig::tunnel;
 use tokio::task::block_in_place;
 
@@ -185,8 +185,16 @@ impl Arrival {
         connection: &mut Connection,
         offer: TunnelEnd,
     ) -> Result<(), Cause> {
-        let answer = self.connect(self.anchor, connection.peer().ip(), &offer).await?;
+        let address = connection.peer().ip();
+        let answer = self.connect(self.anchor, address, &offer).await?;
         self.take_new_connections(connection.host()).await?;
+        let (migration, here, there) = (self.offer.migration, &answer.kind, &offer.kind);
+        tracing::info!("{migration}: tunnel to {address}: {here} here, {there} there");
+        // It takes the kernel a moment to say, and nobody waits for it.
+        tokio::task::spawn_blocking(move || match queueing() {
+            Ok(queue) => tracing::info!("{migration}: packet queue of this kernel: {queue}"),
+            Err(e) => tracing::warn!("{migration}: {}", chain(&e)),
+        });
         Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
     }
 
@@ -539,4 +547,9 @@ pub fn tidy(work: &Path) -> Result<(), Cause> {
 /// All addresses of the offered container.
 fn addresses(offer: &Offer) -> Vec<IpAddr> {
     offer.networks.iter().flat_map(|network| network.addresses.clone()).collect()
+}
+
+/// How packets are held on this host when a container leaves it again.
+fn queueing() -> Result<&'static str, TableError> {
+    Ok(Table::open()?.queueing()?.name())
 }

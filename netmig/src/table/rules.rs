@@ -25,6 +25,17 @@ pub enum Queueing {
     Compat,
 }
 
+impl Queueing {
+    /// Its name, to show to people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Compat => "compat",
+        }
+    }
+}
+
 /// What happens to packets that arrive while a hold's rules are there but its holder is not
 /// (it was killed). Packets that it was holding are dropped by the kernel either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

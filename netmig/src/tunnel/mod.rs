@@ -176,7 +176,7 @@ pub enum Kind {
 impl std::fmt::Display for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Kernel => "kernel",
+            Self::Kernel => "wireguard",
             Self::Userspace => "wireguard-go",
         })
     }

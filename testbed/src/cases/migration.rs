@@ -4,6 +4,7 @@ use super::subject::{Clients, numbered_lines, serve};
 use crate::ensure;
 use crate::error::Result;
 use crate::lab::Runtime;
+use crate::pace;
 use crate::runner::{Case, Context};
 use crate::traffic::report::Direction;
 
@@ -39,39 +40,39 @@ fn keeps_tcp_and_udp(context: &Context, runtime: Runtime) -> Result<()> {
 }
 
 fn many_connections(context: &Context) -> Result<()> {
-    const CONNECTIONS: u32 = 2000;
+    let connections = pace::rate(2000.0) as u32;
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
     serve(a, "web", 7000, &[], c)?;
-    let client = c.probe().tcp_echo(a.port(7000)).rate(4000.0).connections(CONNECTIONS);
+    let client = c.probe().tcp_echo(a.port(7000)).rate(pace::rate(4000.0)).connections(connections);
     let run = client.start()?;
     let migration = lab.migrate("web", "a", "b")?;
     let seen = run.stop()?;
     ensure!(seen.fault().is_none(), "{:?} of {seen:?}", seen.fault());
-    ensure!(seen.connections == u64::from(CONNECTIONS), "{seen:?}");
+    ensure!(seen.connections == u64::from(connections), "{seen:?}");
     // Every connection has spoken several times, before and after.
-    ensure!(seen.sent >= 4 * u64::from(CONNECTIONS), "only {} messages", seen.sent);
-    ensure!(migration.flows.tcp >= u64::from(CONNECTIONS), "{:?}", migration.flows);
+    ensure!(seen.sent >= 4 * u64::from(connections), "only {} messages", seen.sent);
+    ensure!(migration.flows.tcp >= u64::from(connections), "{:?}", migration.flows);
     let told = (migration.interruption_ms, seen.max_gap_ms);
     context.remark(format!("interruption {:.0} ms, gap {:.0} ms", told.0, told.1));
     Ok(())
 }
 
 fn bulk(context: &Context) -> Result<()> {
-    /// Bytes a second of each transfer.
-    const RATE: u64 = 20_000_000;
+    // Bytes a second of each transfer.
+    let rate = pace::rate(20_000_000.0) as u64;
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
     serve(a, "web", 7000, &[], c)?;
     let both = [Direction::Up, Direction::Down];
-    let start = |direction| c.probe().bulk(a.port(7001), direction).rate_limit(RATE).start();
+    let start = |direction| c.probe().bulk(a.port(7001), direction).rate_limit(rate).start();
     let [up, down] = both.map(start);
     let (up, down) = (up?, down?);
     let migration = lab.migrate("web", "a", "b")?;
     for (direction, run) in both.into_iter().zip([up, down]) {
         let seen = run.stop()?;
         ensure!(seen.fault().is_none(), "{direction:?}: {:?} of {seen:?}", seen.fault());
-        ensure!(seen.bytes > RATE, "{direction:?}: only {} bytes", seen.bytes);
+        ensure!(seen.bytes > rate, "{direction:?}: only {} bytes", seen.bytes);
         context.remark(format!(
             "{direction:?} {} MB, gap {:.0} ms",
             seen.bytes / 1_000_000,

@@ -33,11 +33,13 @@ mod traffic;
 mod trust;
 mod trust_wire;
 mod untouched;
+mod vm;
 
 use crate::runner::Case;
 
 pub use lab::{VICTIM_ARGUMENT, be_victim};
 pub(crate) use untouched::without_own_state;
+pub use vm::VM;
 
 /// All lab tests, in the order in which they run.
 pub fn all() -> Vec<Case> {
@@ -55,6 +57,7 @@ pub fn all() -> Vec<Case> {
         trust_wire::CASES,
         permissions::CASES,
         faults::CASES,
+        vm::CASES,
     ]
     .concat()
 }

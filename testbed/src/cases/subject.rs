@@ -6,16 +6,17 @@ use std::time::Duration;
 use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
+use crate::pace;
 use crate::probe::EchoRun;
 use crate::traffic::report::EchoReport;
 
 /// How long a fresh container may take to answer.
 const ANSWERS: Duration = Duration::from_secs(10);
 /// Messages a second of each client.
-const RATE: u32 = 1000;
+const RATE: f64 = 1000.0;
 /// The same of gentle ones, TCP and UDP: few enough for the kernel's default buffer of a socket to
 /// take what comes in an interruption of some seconds, as there are on a busy machine.
-const GENTLE: [u32; 2] = [200, 20];
+const GENTLE: [f64; 2] = [200.0, 20.0];
 
 /// Starts the probe server on `host` with its echo service at `port` (TCP and UDP) and its bulk
 /// service at the port after it, and waits until `client` gets an echo.
@@ -38,7 +39,7 @@ pub(super) fn serve(
 pub(super) struct Clients {
     tcp: EchoRun,
     udp: EchoRun,
-    rates: [u32; 2],
+    rates: [f64; 2],
 }
 
 impl Clients {
@@ -52,10 +53,11 @@ impl Clients {
         Self::start_at(client, server, GENTLE)
     }
 
-    fn start_at(client: &Host, server: SocketAddr, rates: [u32; 2]) -> Result<Self> {
+    fn start_at(client: &Host, server: SocketAddr, rates: [f64; 2]) -> Result<Self> {
+        let rates = rates.map(pace::rate);
         Ok(Self {
-            tcp: client.probe().tcp_echo(server).rate(rates[0].into()).start()?,
-            udp: client.probe().udp_echo(server).rate(rates[1].into()).start()?,
+            tcp: client.probe().tcp_echo(server).rate(rates[0]).start()?,
+            udp: client.probe().udp_echo(server).rate(rates[1]).start()?,
             rates,
         })
     }
@@ -72,7 +74,7 @@ impl Clients {
             let fault = seen.fault_beyond(if name == "UDP" { datagrams } else { 0 });
             ensure!(fault.is_none(), "{name}: {fault:?} of {seen:?}");
             // They run for a second after whatever happened: a client that stood still shows.
-            ensure!(seen.sent > u64::from(rate) * 9 / 10, "{name}: only {} messages", seen.sent);
+            ensure!(seen.sent as f64 > rate * 0.9, "{name}: only {} messages", seen.sent);
         }
         Ok(Seen { tcp, udp })
     }

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use super::Host;
 use crate::command::{self, Output};
 use crate::error::{Context, Error, Result};
+use crate::pace;
 
 /// The path on which programs of a host are found. The product's and the testbed's own are in
 /// `/usr/local/bin`.
@@ -211,6 +212,7 @@ impl HostProcess {
     /// # Errors
     /// It ended before, or `limit` was over.
     pub fn wait_for(&mut self, text: &str, limit: Duration) -> Result<()> {
+        let limit = pace::patience(limit);
         let deadline = Instant::now() + limit;
         loop {
             let running = self.is_running();
@@ -257,6 +259,7 @@ impl HostProcess {
     /// # Errors
     /// It did not end within `limit`.
     pub fn await_end(&mut self, limit: Duration) -> Result<()> {
+        let limit = pace::patience(limit);
         let deadline = Instant::now() + limit;
         while self.is_running() {
             if Instant::now() >= deadline {
@@ -276,6 +279,7 @@ impl HostProcess {
     /// # Errors
     /// It did not end within `limit` and was killed.
     pub fn wait(mut self, limit: Duration) -> Result<Output> {
+        let limit = pace::patience(limit);
         let started = Instant::now();
         let program = self.program.clone();
         let status =

@@ -34,6 +34,9 @@ impl Storage {
 /// # Errors
 /// An image could not be made or imported.
 pub fn template(needed: &Needed) -> Result<PathBuf> {
+    if let Some(storage) = &needed.storage {
+        return Ok(storage.clone());
+    }
     let images = Image::all();
     let mut key = Key::default()
         .with(needed.rootfs.to_string_lossy().as_bytes())

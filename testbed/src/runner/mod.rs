@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub use context::Context;
 
 use crate::error::{Error, Result, chain};
-use crate::lab;
+use crate::{lab, pace};
 
 /// The area word of the unit tests.
 const UNIT: &str = "unit";
@@ -78,12 +78,12 @@ impl Count {
 }
 
 /// Runs the tests that the words select (all without words), prints a line for each and, last of
-/// all, the count. Returns whether none failed.
+/// all, the count. Returns whether none failed. The unit tests are left out unless `with_unit`.
 ///
 /// # Errors
 /// The lab's needs could not be met.
-pub fn run(cases: &[Case], words: &[String]) -> Result<bool> {
-    let with_unit = words.is_empty() || words.iter().any(|word| word == UNIT);
+pub fn run(cases: &[Case], words: &[String], with_unit: bool) -> Result<bool> {
+    let with_unit = with_unit && (words.is_empty() || words.iter().any(|word| word == UNIT));
     let selected: Vec<&Case> = cases.iter().filter(|case| case.is_selected(words)).collect();
     if selected.is_empty() && !with_unit {
         return Err(Error::Refused(format!(
@@ -166,11 +166,11 @@ fn run_with_limit(case: &Case, context: &Arc<Context>) -> Result<()> {
     if let Err(source) = thread {
         return Err(Error::Io { action: "starting a test's thread".to_owned(), source });
     }
-    match receiver.recv_timeout(case.limit) {
+    match receiver.recv_timeout(pace::patience(case.limit)) {
         Ok(outcome) => outcome,
         Err(RecvTimeoutError::Disconnected) => Err(Error::Check("the test died".to_owned())),
         Err(RecvTimeoutError::Timeout) => {
-            let seconds = case.limit.as_secs();
+            let seconds = pace::patience(case.limit).as_secs();
             let seen = context.diagnosis();
             let _ = context.clear();
             let _ = receiver.recv_timeout(AFTERMATH);

@@ -11,6 +11,7 @@ use crate::ensure;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::Lab;
+use crate::pace;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
@@ -147,7 +148,7 @@ fn flows(host: &Host) -> Result<Vec<Value>> {
 
 /// Waits until the table that survives a flush is there.
 fn await_guard(host: &Host) -> Result<()> {
-    let deadline = Instant::now() + REPAIR * 3;
+    let deadline = Instant::now() + pace::patience(REPAIR * 3);
     while !host.run(["nft", "list", "tables"])?.contains("netmig-guard") {
         ensure!(Instant::now() < deadline, "host {} has no guard", host.name());
         std::thread::sleep(Duration::from_millis(100));

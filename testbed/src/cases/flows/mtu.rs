@@ -4,6 +4,7 @@ use super::opener;
 use crate::cases::subject::serve;
 use crate::ensure;
 use crate::error::Result;
+use crate::pace;
 use crate::runner::{Case, Context};
 use crate::traffic::report::Direction;
 
@@ -16,7 +17,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// Bytes a second of each transfer.
-const RATE: u64 = 10_000_000;
+const RATE: f64 = 10_000_000.0;
 
 fn bulk(context: &Context, underlay: u32, icmp: bool) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
@@ -41,8 +42,9 @@ fn bulk(context: &Context, underlay: u32, icmp: bool) -> Result<()> {
     }
     serve(a, "web", 7000, &[], c)?;
     opener::start(a, "client", c.port(7000), &[])?;
+    let rate = pace::rate(RATE) as u64;
     let both = [Direction::Up, Direction::Down];
-    let start = |direction| c.probe().bulk(a.port(7001), direction).rate_limit(RATE).start();
+    let start = |direction| c.probe().bulk(a.port(7001), direction).rate_limit(rate).start();
     let [up, down] = both.map(start);
     let (up, down) = (up?, down?);
     lab.migrate("web", "a", "b")?;
@@ -50,7 +52,7 @@ fn bulk(context: &Context, underlay: u32, icmp: bool) -> Result<()> {
     for (direction, run) in both.into_iter().zip([up, down]) {
         let seen = run.stop()?;
         ensure!(seen.fault().is_none(), "{direction:?}: {:?} of {seen:?}", seen.fault());
-        ensure!(seen.bytes > RATE, "{direction:?}: only {} bytes", seen.bytes);
+        ensure!(seen.bytes > rate, "{direction:?}: only {} bytes", seen.bytes);
         context.remark(format!(
             "{direction:?} {} MB, gap {:.0} ms",
             seen.bytes / 1_000_000,

@@ -8,6 +8,7 @@ use crate::ensure;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::process::HostProcess;
+use crate::pace;
 use crate::traffic::report::{BulkReport, EchoReport};
 
 /// How long a client may take to get its first reply, and to end.
@@ -15,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(40);
 /// Messages a second of each echo client.
 const RATE: u32 = 50;
 /// Bytes a second of each bulk transfer.
-const BULK_RATE: &str = "2000000";
+const BULK_RATE: f64 = 2_000_000.0;
 /// The clients in the container: name, and action of the probe.
 const CLIENTS: [(&str, &str); 4] =
     [("tcp", "tcp-echo"), ("udp", "udp-echo"), ("up", "bulk"), ("down", "bulk")];
@@ -36,7 +37,10 @@ pub(super) fn start(host: &Host, name: &str, echo: SocketAddr, options: &[&str])
     for (client, action) in CLIENTS {
         let arguments = match client {
             "tcp" | "udp" => format!("{echo} --rate {RATE}"),
-            direction => format!("{bulk} --direction {direction} --rate-limit {BULK_RATE}"),
+            direction => format!(
+                "{bulk} --direction {direction} --rate-limit {}",
+                pace::rate(BULK_RATE) as u64
+            ),
         };
         script.push_str(&format!(
             "netmig-probe {action} {arguments} >/tmp/{client} 2>/tmp/{client}.err & "
@@ -87,7 +91,7 @@ fn parse<T: serde::de::DeserializeOwned>(client: &str, text: &str) -> Result<T> 
 
 /// Waits until a file of the container contains `text`, and gives it all.
 fn wait_for(host: &Host, name: &str, file: &str, text: &str) -> Result<String> {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + pace::patience(LIMIT);
     loop {
         let found = host.podman(["exec", name, "cat", file]).unwrap_or_default();
         if found.contains(text) {

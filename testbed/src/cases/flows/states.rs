@@ -7,6 +7,7 @@ use crate::cases::subject::{Clients, numbered_lines, serve};
 use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
+use crate::pace;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
@@ -174,7 +175,7 @@ fn one_way(context: &Context) -> Result<()> {
 fn start_python(host: &Host, options: &[&str], program: &str) -> Result<()> {
     let start = ["run", "--detach", "--name", "py"];
     host.podman([&start[..], options, &["python:1", "python3", "-c", program]].concat())?;
-    let deadline = std::time::Instant::now() + LIMIT;
+    let deadline = std::time::Instant::now() + pace::patience(LIMIT);
     while !host.podman(["logs", "py"])?.contains("ready") {
         ensure!(std::time::Instant::now() < deadline, "the program does not start");
         std::thread::sleep(Duration::from_millis(50));

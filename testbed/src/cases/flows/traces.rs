@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
+use crate::pace;
 
 /// How long what a host does not need any more may take to go.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -16,7 +17,7 @@ pub(super) fn none(host: &Host) -> Result<()> {
 
 /// The same within a time of its own.
 pub(super) fn none_within(host: &Host, limit: Duration) -> Result<()> {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + pace::patience(limit);
     loop {
         let left = all(host)?;
         if left.is_empty() {
