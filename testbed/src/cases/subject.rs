@@ -74,7 +74,7 @@ impl Clients {
             let fault = seen.fault_beyond(if name == "UDP" { datagrams } else { 0 });
             ensure!(fault.is_none(), "{name}: {fault:?} of {seen:?}");
             // They run for a second after whatever happened: a client that stood still shows.
-            ensure!(seen.sent as f64 > rate * 0.9, "{name}: only {} messages", seen.sent);
+            ensure!(seen.sent > (rate * 0.9) as u64, "{name}: only {} messages", seen.sent);
         }
         Ok(Seen { tcp, udp })
     }

@@ -200,6 +200,8 @@ fn spawn(mut qemu: Command, keep: [&OwnedFd; 3], cgroup: &Path) -> Result<Child>
         .write(true)
         .open(cgroup.join("cgroup.procs"))
         .context(|| format!("opening the cgroup {}", cgroup.display()))?;
+    // A terminal's Ctrl-C is for this program, which then ends the emulator.
+    qemu.process_group(0);
     let keep = keep.map(|descriptor| descriptor.as_raw_fd());
     // SAFETY: the closure runs in the child between fork and exec; it makes system calls on numbers
     // and on descriptors it owns, and allocates nothing.
