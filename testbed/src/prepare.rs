@@ -40,12 +40,21 @@ pub fn for_labs() -> Result<Needed> {
     if let Some(needed) = &*made {
         return Ok(needed.clone());
     }
+    let rootfs = foundation()?;
+    let what = *WHAT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let needed = Needed { rootfs, programs: build::ensure(what)?, storage: None };
+    *made = Some(needed.clone());
+    Ok(needed)
+}
+
+/// Installs and makes what labs need besides the workspace's own programs: the root file system of
+/// their hosts. May be called before [`for_labs`], beside a build.
+///
+/// # Errors
+/// Not root, or a step failed.
+pub fn foundation() -> Result<PathBuf> {
     install::require_root()?;
     cache::check_file_system()?;
     install::ensure(install::NEEDS)?;
-    let what = *WHAT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let needed =
-        Needed { rootfs: rootfs::ensure()?, programs: build::ensure(what)?, storage: None };
-    *made = Some(needed.clone());
-    Ok(needed)
+    rootfs::ensure()
 }

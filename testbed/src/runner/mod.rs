@@ -95,7 +95,10 @@ pub fn run(cases: &[Case], words: &[String], with_unit: bool) -> Result<bool> {
     let mut count = Count::default();
     let started = Instant::now();
     if with_unit {
+        // Packages are fetched while the compiler works. What fails here fails again below, and is told.
+        let early = (!selected.is_empty()).then(|| std::thread::spawn(crate::prepare::foundation));
         count.add(unit::run());
+        let _ = early.map(std::thread::JoinHandle::join);
     }
     if !selected.is_empty() {
         crate::prepare::for_labs()?;
