@@ -1,6 +1,7 @@
 //! Every kind of flow that a container has: kept across a move, both directions checked.
 
 mod families;
+mod far;
 mod forward;
 mod life;
 mod mtu;
@@ -22,6 +23,7 @@ pub(super) fn cases() -> Vec<Case> {
         mtu::CASES,
         states::CASES,
         forward::CASES,
+        far::CASES,
     ]
     .concat()
 }

@@ -172,7 +172,9 @@ fn one_way(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn start_python(host: &Host, options: &[&str], program: &str) -> Result<()> {
+/// Starts a container with a Python program that publishes what `options` say, and waits until the
+/// program says that it is ready.
+pub(super) fn start_python(host: &Host, options: &[&str], program: &str) -> Result<()> {
     let start = ["run", "--detach", "--name", "py"];
     host.podman([&start[..], options, &["python:1", "python3", "-c", program]].concat())?;
     let deadline = std::time::Instant::now() + pace::patience(LIMIT);
