@@ -27,6 +27,13 @@ pub fn find_program(name: &str) -> Result<PathBuf, MissingProgram> {
         .ok_or_else(|| MissingProgram { program: name.to_owned() })
 }
 
+/// `netmig-shim`, which is installed beside the program that runs.
+pub fn find_shim() -> Result<PathBuf, MissingProgram> {
+    const SHIM: &str = "netmig-shim";
+    let beside = std::env::current_exe().map(|program| program.with_file_name(SHIM));
+    beside.ok().filter(|path| path.is_file()).map_or_else(|| find_program(SHIM), Ok)
+}
+
 /// This host's name, to show to people.
 #[must_use]
 pub fn name() -> String {

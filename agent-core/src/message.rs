@@ -23,6 +23,8 @@
 //!         ◀───────────────────────────────── TreeApplied
 //!   AskTurn ───────────────────────────────▶           until it is free
 //!         ◀───────────────────────────────── TurnAnswer
+//!   Chunks AskTurn ────────────────────────▶           the runtime waits in front of CRIU
+//!         ◀───────────────────────────────── TurnAnswer
 //!   ── interruption begins ──
 //!   Chunks* Flows* LogData* (TreeChange* TreeEnd)* ▶
 //!   Restore ───────────────────────────────▶           prepared, isolated copy

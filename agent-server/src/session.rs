@@ -52,7 +52,7 @@ impl Host {
             name: agent_core::host::name(),
             podman,
             engine,
-            shim: find_shim()?,
+            shim: agent_core::host::find_shim()?,
             prepared: Prepared::default(),
             stopping: AtomicBool::new(false),
         })
@@ -86,12 +86,6 @@ impl Host {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
-}
-
-/// `netmig-shim` is installed beside this program.
-fn find_shim() -> Result<PathBuf, Cause> {
-    let beside = std::env::current_exe()?.with_file_name("netmig-shim");
-    if beside.is_file() { Ok(beside) } else { Ok(agent_core::host::find_program("netmig-shim")?) }
 }
 
 /// Holds one conversation with a paired host to its end.

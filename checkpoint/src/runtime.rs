@@ -6,7 +6,7 @@
 mod checkpoint;
 mod warm;
 
-pub use checkpoint::{Checkpoint, Dumped, Running};
+pub use checkpoint::{Checkpoint, Dumped, Running, Waiting};
 
 use std::fmt;
 use std::io;

@@ -13,6 +13,7 @@ use agent_core::wire::PIECE;
 use agent_core::{deadline, expect, forward, keeper};
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
+use checkpoint::podman::PreparedRemoval;
 use checkpoint::tree::{Source, Tasks};
 use netmig::flow::Conntrack;
 use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
@@ -23,6 +24,7 @@ use tokio::io::AsyncReadExt;
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::anchors::Anchors;
+use super::dump::PreparedDump;
 use super::log::CarriedLog;
 use super::outbox::outbox;
 use super::pause::{Pause, Tools};
@@ -55,12 +57,14 @@ struct Ready {
     log: Option<CarriedLog>,
     anchors: Anchors,
     turn: Option<Turn>,
+    dump: Option<PreparedDump>,
+    removal: Option<PreparedRemoval>,
 }
 
 /// Something that the interruption needs was not made ready.
 #[derive(Debug, thiserror::Error)]
 #[error("the migration was not prepared")]
-struct NotPrepared;
+pub struct NotPrepared;
 
 impl<'a> Departure<'a> {
     /// Writes the journal's first record.
@@ -105,12 +109,32 @@ impl<'a> Departure<'a> {
             self.connect_tunnel(&remote).await?;
         }
         block_in_place(|| self.prepare_hold())?;
+        self.prepare_removal();
         self.await_stage().await?;
         steps.begin("files, first pass");
         self.send_files(steps).await?;
         steps.end();
         self.ready.turn = Some(turn::take(self.context, &mut self.plan, steps).await?);
+        self.ready.dump = self.start_runtimes().await?;
         Ok(())
+    }
+
+    /// Has the runtimes of both hosts do everything that comes before CRIU.
+    async fn start_runtimes(&mut self) -> Result<Option<PreparedDump>, Cause> {
+        let (Some(images), Some(criu_config)) = (&self.ready.images, &self.ready.criu_config)
+        else {
+            return Ok(None);
+        };
+        let (plan, work) = (&mut self.plan, &self.work);
+        let dump = block_in_place(|| PreparedDump::start(plan, work, images, criu_config))?;
+        let dump = self.ready.dump.insert(dump);
+        let chunks = block_in_place(|| dump.first_chunks())?;
+        let connection = &mut plan.link.connection;
+        connection.send(&Message::Chunks(chunks)).await?;
+        // The far end starts its own, and answers when it has: it has given this turn already.
+        connection.send(&Message::AskTurn(())).await?;
+        expect!(connection, deadline::STAGE, TurnAnswer)?;
+        Ok(self.ready.dump.take())
     }
 
     /// Makes this host's end of the tunnel and hears of the other one.
@@ -177,6 +201,24 @@ impl<'a> Departure<'a> {
         // For what will have been held. The copy gets its buffers' own size back from the far end.
         room::make_room(&self.plan.cgroup.pids()?)?;
         self.ready.conntrack = Some(Conntrack::open()?);
+        Ok(())
+    }
+
+    /// The engine's own start is a third of what it takes to remove the original, and can come first.
+    fn prepare_removal(&mut self) {
+        match self.context.podman.prepare_removal() {
+            Ok(removal) => self.ready.removal = Some(removal),
+            Err(e) => tracing::debug!("{}", chain(&e)),
+        }
+    }
+
+    /// Has the engine remove the original.
+    pub async fn remove_original(&mut self) -> Result<(), Cause> {
+        let id = &self.plan.container.id;
+        match self.ready.removal.take() {
+            Some(prepared) => prepared.remove(id).await?,
+            None => self.context.podman.remove(id).await?,
+        }
         Ok(())
     }
 
@@ -254,6 +296,7 @@ impl<'a> Departure<'a> {
             Some(criu_config),
             Some(queues),
             Some(conntrack),
+            Some(dump),
         ) = (
             ready.turn.take(),
             ready.hold.take(),
@@ -261,6 +304,7 @@ impl<'a> Departure<'a> {
             ready.criu_config.take(),
             ready.queues.take(),
             ready.conntrack.take(),
+            ready.dump.take(),
         )
         else {
             return Err(Box::new((self, NotPrepared.into())));
@@ -268,7 +312,7 @@ impl<'a> Departure<'a> {
         let (trees, log) = (std::mem::take(&mut ready.trees), ready.log.take());
         Ok(Pause::new(
             self,
-            Tools { turn, hold, images, criu_config, queues, conntrack, trees, log },
+            Tools { turn, hold, images, criu_config, dump, queues, conntrack, trees, log },
         ))
     }
 
@@ -284,6 +328,12 @@ impl<'a> Departure<'a> {
         }
         self.ready.anchors.withdraw().await;
         drop(self.ready.hold.take());
+        if let Some(dump) = self.ready.dump.take() {
+            dump.abandon().await;
+        }
+        if let Some(removal) = self.ready.removal.take() {
+            removal.abandon().await;
+        }
         // Larger buffers than before do no harm, so this is no leftover.
         let pids = self.plan.cgroup.pids().unwrap_or_default();
         if let Err(e) = room::take_room_back(&pids) {

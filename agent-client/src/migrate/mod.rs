@@ -12,6 +12,7 @@ mod cancel;
 mod commit;
 mod connect;
 mod departure;
+mod dump;
 mod log;
 pub mod order;
 mod outbox;

@@ -17,7 +17,7 @@ use agent_core::wire::{Connection, FLOWS_PER_FRAME, PIECE};
 use agent_core::{deadline, expect};
 use checkpoint::criu::ConfigDir;
 use checkpoint::images::{Chunk, Follower, ImageDir, Manifest};
-use checkpoint::runtime::{Checkpoint, Dumped};
+use checkpoint::runtime::{Dumped, Waiting};
 use checkpoint::tree::Tasks;
 use netmig::flow::{Conntrack, Direction, Flow};
 use netmig::hold::{Hold, Pace, PreparedHold};
@@ -26,7 +26,8 @@ use netmig::tunnel;
 use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 
 use super::commit::Committed;
-use super::departure::Departure;
+use super::departure::{Departure, NotPrepared};
+use super::dump::{PreparedDump, request};
 use super::log::CarriedLog;
 use super::order::Peer;
 use super::outbox::{Outbox, outbox, post};
@@ -58,6 +59,8 @@ pub struct Tools {
     pub images: ImageDir,
     /// CRIU's options.
     pub criu_config: ConfigDir,
+    /// The dump, in front of CRIU.
+    pub dump: PreparedDump,
     /// The container's datagram queues.
     pub queues: UdpQueues,
     /// This host's conntrack table.
@@ -76,6 +79,7 @@ pub struct Pause<'a> {
     hold: Option<Hold>,
     images: ImageDir,
     criu_config: ConfigDir,
+    prepared: Option<PreparedDump>,
     queues: UdpQueues,
     conntrack: Option<Conntrack>,
     trees: Vec<CarriedTree>,
@@ -114,6 +118,7 @@ impl<'a> Pause<'a> {
             hold: None,
             images: tools.images,
             criu_config: tools.criu_config,
+            prepared: Some(tools.dump),
             queues: tools.queues,
             conntrack: Some(tools.conntrack),
             trees: tools.trees,
@@ -214,8 +219,8 @@ impl<'a> Pause<'a> {
     async fn dump_and_send(&mut self) -> Result<(Manifest, Instant), Cause> {
         let (outbox, mut messages) = outbox();
         let done = Arc::new(AtomicBool::new(false));
-        let follower = Follower::new(self.images.path())?;
-        self.dump = Some(self.start_dump(Arc::clone(&done)));
+        let PreparedDump { waiting, follower } = self.prepared.take().ok_or(NotPrepared)?;
+        self.dump = Some(self.start_dump(waiting, Arc::clone(&done)));
         let images = follow(follower, done, outbox.clone());
         let flows = self.collect_flows(outbox.clone());
         let trees = self.send_changes(outbox);
@@ -246,26 +251,19 @@ impl<'a> Pause<'a> {
     /// never ended.
     fn start_dump(
         &self,
+        waiting: Waiting,
         done: Arc<AtomicBool>,
     ) -> JoinHandle<Result<(Dumped, Instant), checkpoint::runtime::Error>> {
         let plan = self.departure.plan();
-        let runtime = plan.runtime.clone();
         let id = plan.container.id.clone();
         let cgroup = Arc::clone(&plan.cgroup);
         let images = self.images.path().to_owned();
         let work = self.departure.work().to_owned();
         let config = self.criu_config.clone();
         tokio::spawn(async move {
-            let request = Checkpoint {
-                id: &id,
-                images: &images,
-                work: &work,
-                config: &config,
-                frozen: Some(&cgroup),
-                external_unix: false,
-                shell_job: false,
-            };
-            let result = runtime.checkpoint(request, Instant::now() + DUMP_END).await;
+            let request = request(&id, &images, &work, &config, Some(&cgroup));
+            let dump = async { waiting.go(request)?.wait(Instant::now() + DUMP_END).await };
+            let result = dump.await;
             done.store(true, Ordering::Release);
             result.map(|dumped| (dumped, Instant::now()))
         })
@@ -364,6 +362,9 @@ impl<'a> Pause<'a> {
     /// Lets the original run on, as if nothing had happened.
     pub async fn go_back(mut self, cause: Cause) -> Failure {
         let mut leftovers = Vec::new();
+        if let Some(prepared) = self.prepared.take() {
+            prepared.abandon().await;
+        }
         if let Some(dump) = self.dump.take() {
             // CRIU is never signalled at work: it would leave its code in the tasks.
             if tokio::time::timeout(DUMP_END, dump).await.is_err() {

@@ -46,6 +46,8 @@ pub struct Plan {
     pub runtime: Runtime,
     /// The `criu` program.
     pub criu: PathBuf,
+    /// What stands in for it before the interruption.
+    pub shim: PathBuf,
     /// Its network namespace.
     pub namespace: Namespace,
     /// Its end of the host's bridge.
@@ -127,7 +129,7 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     if !verdict.blockers.is_empty() {
         return Err(Failure::Blocked(verdict.blockers));
     }
-    let Local { runtime, criu, namespace, port, cgroup, process, anchors, .. } = local;
+    let Local { runtime, criu, shim, namespace, port, cgroup, process, anchors, .. } = local;
     Ok(Plan {
         addresses: addresses(&container),
         image_missing: verdict.image_missing,
@@ -136,6 +138,7 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
         offer,
         runtime,
         criu,
+        shim,
         namespace,
         port,
         cgroup,
@@ -151,6 +154,7 @@ struct Local {
     metadata: Metadata,
     runtime: Runtime,
     criu: PathBuf,
+    shim: PathBuf,
     criu_version: Version,
     namespace: Namespace,
     port: isolation::Port,
@@ -173,6 +177,7 @@ async fn look(
     };
     let runtime = Runtime::new(&path, None)?;
     let criu = host::find_program("criu")?;
+    let shim = host::find_shim()?;
     criu::check_kernel(criu_version, &host::kernel_release()?)?;
     let namespace = match &container.netns {
         Some(path) => Namespace::at_path(path)?,
@@ -201,6 +206,7 @@ async fn look(
         metadata,
         runtime,
         criu,
+        shim,
         criu_version,
         namespace,
         port,

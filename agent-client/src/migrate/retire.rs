@@ -111,14 +111,13 @@ impl<'a> Retirement<'a> {
         departure.journal_mut().append(&Record::Acknowledged)?;
         give_way(&context.directories.run, deadline::GIVE_WAY).await;
         let plan = departure.plan();
-        let id = plan.container.id.clone();
         // It must not be heard when it is killed, whoever has rebuilt its network meanwhile.
         if plan.port.check_blocked().is_err()
             && let Ok(port) = plan.present_port()
         {
             port.block()?;
         }
-        context.podman.remove(&id).await?;
+        departure.remove_original().await?;
         departure.tidy()
     }
 

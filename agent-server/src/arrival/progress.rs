@@ -22,7 +22,7 @@ use agent_core::permissions::Permissions;
 use agent_core::turn::{Turn, give_way};
 use agent_core::wire::Connection;
 use checkpoint::criu::{ConfigDir, Options};
-use checkpoint::images::ImageDir;
+use checkpoint::images::{Chunk, ImageDir};
 use checkpoint::runtime::Runtime;
 use checkpoint::stage::{Stage, Staged};
 use netmig::flow::{Conntrack, Flow};
@@ -316,12 +316,20 @@ impl Arrival {
         trees.extend(staged.bundle.shm.as_deref().map(|shm| (Tree::SharedMemory, shm)));
         let criu_config = ConfigDir::create(&self.work.join("criu"), &Options::restore())?;
         let mut incoming = Incoming::open(&images, self.limits, &trees, &staged.log)?;
+        let mut is_ready = false;
         // Of flows whose anchor this host is the source tells nothing.
         incoming.unscaled = self.is_return();
         let addresses = addresses(&self.offer);
         let manifest = loop {
             let step = match self.next(connection).await {
-                Ok(Message::Chunks(chunks)) => block_in_place(|| incoming.chunks(&chunks)),
+                Ok(Message::Chunks(chunks)) => {
+                    let mut taken = block_in_place(|| incoming.chunks(&chunks));
+                    if taken.is_ok() && !is_ready && chunks.iter().any(Chunk::is_descriptors) {
+                        is_ready = true;
+                        taken = self.make_ready(&images, &criu_config).await;
+                    }
+                    taken
+                }
                 Ok(Message::TreeChange(change)) => block_in_place(|| incoming.change(change)),
                 Ok(Message::TreeEnd(end)) => match block_in_place(|| incoming.end_pass(&end)) {
                     Ok(true) => {
@@ -353,6 +361,16 @@ impl Arrival {
             }
         }
         self.restore(&images, &criu_config, ordered).await
+    }
+
+    /// Starts the runtime, up to CRIU.
+    async fn make_ready(
+        &mut self,
+        images: &ImageDir,
+        criu_config: &ConfigDir,
+    ) -> Result<(), Cause> {
+        let staged = self.staged.as_mut().ok_or(Incomplete("itself"))?;
+        Ok(staged.make_ready(images.path(), criu_config.path(), deadline::STAGE).await?)
     }
 
     /// Gives the source a turn if one is free; it asks again if none is.

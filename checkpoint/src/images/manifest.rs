@@ -25,6 +25,20 @@ pub struct Chunk {
     pub bytes: Bytes,
 }
 
+/// The file in which crun and runc list a container's descriptors.
+const DESCRIPTORS: &str = "descriptors.json";
+
+impl Chunk {
+    /// Whether this is the whole file that the runtime writes before it calls CRIU, and reads before it
+    /// calls CRIU on the other host.
+    #[must_use]
+    pub fn is_descriptors(&self) -> bool {
+        self.name == DESCRIPTORS
+            && self.offset == 0
+            && serde_json::from_slice::<serde::de::IgnoredAny>(&self.bytes).is_ok()
+    }
+}
+
 /// Length and hash of one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSum {

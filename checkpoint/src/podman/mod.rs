@@ -19,6 +19,7 @@ pub use addresses::Holder;
 pub use host::{Info, Version};
 pub use image::Save;
 pub use metadata::{Identity, Metadata};
+pub use remove::PreparedRemoval;
 
 use std::io;
 use std::path::PathBuf;

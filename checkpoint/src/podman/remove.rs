@@ -1,9 +1,16 @@
 //! Removing a container.
 
+use std::process::Stdio;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Child;
+
 use super::command::Overdue;
 use super::{Error, Info, Podman, files, shortened};
 use crate::container::is_full_id;
 
+/// A file that is the reader's standard input (proc_pid_fd(5)).
+const STANDARD_INPUT: &str = "/proc/self/fd/0";
 /// podman's exit status when there is no such container (podman-container-exists(1)).
 const ABSENT: i32 = 1;
 
@@ -63,6 +70,60 @@ impl Podman {
         let args = ["rm", "--force", "--ignore", "--time", "0", "--", id];
         self.run(&args, self.deadlines.remove, Overdue::Leave).await.map(drop)
     }
+
+    /// Starts a podman that will remove a container and does not know yet which one: it has read its
+    /// configuration by the time it is told. It reads the ID from its standard input, as from a file.
+    ///
+    /// # Errors
+    /// [`Error::Spawn`].
+    pub fn prepare_removal(&self) -> Result<PreparedRemoval, Error> {
+        let args = ["rm", "--force", "--ignore", "--time", "0", "--cidfile", STANDARD_INPUT];
+        let child = self.spawn(&args, Stdio::piped(), Stdio::null())?;
+        Ok(PreparedRemoval { podman: self.clone(), child })
+    }
+}
+
+/// A podman that waits to be told what to remove. Dropped, or when its maker dies, it hears of no
+/// container and ends with an error; nothing was removed.
+#[derive(Debug)]
+#[must_use = "nothing is removed until it is told what"]
+pub struct PreparedRemoval {
+    podman: Podman,
+    child: Child,
+}
+
+impl PreparedRemoval {
+    /// The same as [`Podman::remove`], earlier.
+    ///
+    /// # Errors
+    /// Those of [`Podman::remove`], which is called should the prepared one fail.
+    pub async fn remove(self, id: &str) -> Result<(), Error> {
+        let Self { podman, mut child } = self;
+        if !is_full_id(id) {
+            return Err(Error::BadId { id: shortened(id) });
+        }
+        let word = child.stdin.take();
+        let told = async {
+            if let Some(mut word) = word {
+                word.write_all(id.as_bytes()).await?;
+            }
+            // podman reads to the end of what it is told.
+            child.wait().await
+        };
+        match tokio::time::timeout(podman.deadlines.remove, told).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            other => {
+                tracing::debug!(?other, "a prepared removal failed");
+                podman.remove(id).await
+            }
+        }
+    }
+
+    /// Ends it without any removal.
+    pub async fn abandon(mut self) {
+        // It has not been told anything, so there is nothing that it could leave half done.
+        let _ = self.child.kill().await;
+    }
 }
 
 /// Go's zero time is long before the epoch.
@@ -76,6 +137,9 @@ fn is_never_started(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     #[test]
     fn only_a_container_that_never_ran_counts() {
@@ -86,6 +150,35 @@ mod tests {
         for text in ["", "created", "created x y"] {
             assert!(!is_never_started(text));
         }
+    }
+
+    /// A stand-in that notes which container it is told to remove, by the file that is named last.
+    fn noting(dir: &Path) -> Podman {
+        let path = dir.join("podman");
+        let (told, late) = (dir.join("told"), "for last; do :; done; sleep 0.1");
+        let text = format!("#!/bin/sh\n{late}\ncat \"$last\" > {}\n", told.display());
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        Podman::new(path)
+    }
+
+    #[tokio::test]
+    async fn a_prepared_removal_hears_which_container_or_of_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = || std::fs::read_to_string(dir.path().join("told")).unwrap();
+        let podman = noting(dir.path());
+        let id = "a7".repeat(32);
+        podman.prepare_removal().unwrap().remove(&id).await.unwrap();
+        assert_eq!(told(), id);
+
+        let PreparedRemoval { mut child, .. } = podman.prepare_removal().unwrap();
+        drop(child.stdin.take());
+        child.wait().await.unwrap();
+        assert_eq!(told(), "");
+
+        let refused = podman.prepare_removal().unwrap().remove("a7").await;
+        assert!(matches!(refused, Err(Error::BadId { .. })));
+        podman.prepare_removal().unwrap().abandon().await;
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use tokio::process::Child;
 use super::{Error, Kind, Runtime};
 use crate::cgroup::Cgroup;
 use crate::criu::{self, ConfigDir, Reason};
+use crate::gate::Gate;
 
 /// Both runtimes tell CRIU to log here, in the work directory.
 const LOG: &str = "dump.log";
@@ -57,6 +58,18 @@ pub struct Running<'a> {
     started: Instant,
     kind: Kind,
     request: Checkpoint<'a>,
+    /// Is there until the runtime has passed it.
+    _gate: Option<Gate>,
+}
+
+/// A runtime that waits in front of CRIU, or is on its way there. Dropped, it ends by itself with an
+/// error; nothing of the container was touched.
+#[derive(Debug)]
+#[must_use = "a waiting runtime must be told to go on, or abandoned"]
+pub struct Waiting {
+    child: Child,
+    kind: Kind,
+    gate: Gate,
 }
 
 impl Runtime {
@@ -91,23 +104,33 @@ impl Runtime {
     /// # Errors
     /// [`Error::Run`] when the runtime cannot be started.
     pub fn start<'a>(&self, request: Checkpoint<'a>) -> Result<Running<'a>, Error> {
+        let started = Instant::now();
+        let child = self.spawn(&request, None)?;
+        Ok(Running::new(child, started, self.kind, request, None))
+    }
+
+    /// Starts a dump that waits in front of CRIU.
+    ///
+    /// # Errors
+    /// As [`Runtime::start`].
+    pub fn start_waiting(&self, request: &Checkpoint<'_>, gate: Gate) -> Result<Waiting, Error> {
+        let child = self.spawn(request, Some(&gate))?;
+        Ok(Waiting { child, kind: self.kind, gate })
+    }
+
+    fn spawn(&self, request: &Checkpoint<'_>, gate: Option<&Gate>) -> Result<Child, Error> {
         let path = request.work.join(OUTPUT);
         let open = |source| Error::Run { action: "open", path: path.clone(), source };
         let output = File::create(&path).map_err(open)?;
         let errors = output.try_clone().map_err(open)?;
-        let mut command = self.command(&request);
+        let mut command = self.command(request);
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         request.config.attach(&mut command);
-        let started = Instant::now();
+        if let Some(gate) = gate {
+            gate.attach(&mut command);
+        }
         let child = tokio::process::Command::from(command).kill_on_drop(false).spawn();
-        let child = child.map_err(|source| Error::Run {
-            action: "run",
-            path: self.path.clone(),
-            source,
-        })?;
-        // None only after the child was waited for.
-        let pid = child.id().unwrap_or_default();
-        Ok(Running { child, pid, started, kind: self.kind, request })
+        child.map_err(|source| Error::Run { action: "run", path: self.path.clone(), source })
     }
 
     /// Dumps the container and leaves the original frozen as it was. A short form of
@@ -124,7 +147,59 @@ impl Runtime {
     }
 }
 
-impl Running<'_> {
+impl Waiting {
+    /// Gives the runtime some time to come to its gate. Whether it has is no matter: it finds the gate
+    /// open then.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when it has ended instead.
+    pub fn settle(&mut self, request: &Checkpoint<'_>, limit: Duration) -> Result<bool, Error> {
+        let mut ended = None;
+        let Self { child, gate, kind } = self;
+        let reached = gate.await_reached(limit, || {
+            ended = child.try_wait().ok().flatten();
+            ended.is_some()
+        });
+        match ended {
+            Some(status) => Err(failure(*kind, request, status, None)),
+            None => Ok(reached),
+        }
+    }
+
+    /// Lets it go on. The request is the one that it was started with.
+    ///
+    /// # Errors
+    /// [`Error::Run`] when the gate cannot be opened.
+    pub fn go<'a>(mut self, request: Checkpoint<'a>) -> Result<Running<'a>, Error> {
+        let started = Instant::now();
+        let path = request.work.to_path_buf();
+        self.gate.open().map_err(|source| Error::Run { action: "open a gate in", path, source })?;
+        Ok(Running::new(self.child, started, self.kind, request, Some(self.gate)))
+    }
+
+    /// Ends it; it is gone afterwards, unless it took longer than `limit`.
+    pub async fn abandon(self, limit: Duration) {
+        let Self { mut child, gate, .. } = self;
+        drop(gate);
+        if tokio::time::timeout(limit, child.wait()).await.is_err() {
+            tracing::warn!("the runtime still waits in front of CRIU; it will end by itself");
+        }
+    }
+}
+
+impl<'a> Running<'a> {
+    fn new(
+        child: Child,
+        started: Instant,
+        kind: Kind,
+        request: Checkpoint<'a>,
+        gate: Option<Gate>,
+    ) -> Self {
+        // None only after the child was waited for.
+        let pid = child.id().unwrap_or_default();
+        Self { child, pid, started, kind, request, _gate: gate }
+    }
+
     /// The runtime's process. It must not be signalled.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -156,29 +231,34 @@ impl Running<'_> {
             Err(source) => return Err(Error::Cgroup { id: id(), source }),
         };
         if !status.success() {
-            return Err(self.failure(status, frozen));
+            return Err(failure(self.kind, &self.request, status, frozen));
         }
         if frozen == Some(false) {
             return Err(Error::Thawed { id: id() });
         }
         Ok(Dumped { duration, log: self.request.work.join(LOG) })
     }
+}
 
-    /// Puts the two logs together. Either may be absent: CRIU may not have been reached.
-    fn failure(&self, status: ExitStatus, frozen: Option<bool>) -> Error {
-        let tail = |name| criu::log_tail(&self.request.work.join(name), TAIL).unwrap_or_default();
-        let mut log: Vec<String> = tail(LOG);
-        let words = tail(OUTPUT);
-        let reason = match criu::reason(&log) {
-            Reason::Other => criu::reason(&words),
-            known => known,
-        };
-        // Both runtimes repeat CRIU's errors.
-        let told = !log.is_empty();
-        log.extend(words.into_iter().filter(|line| !told || !line.contains("Error (")));
-        log.push(format!("{} ended with {status}", self.kind));
-        Error::Failed { runtime: self.kind, id: self.request.id.to_owned(), reason, log, frozen }
-    }
+/// Puts the two logs together. Either may be absent: CRIU may not have been reached.
+fn failure(
+    runtime: Kind,
+    request: &Checkpoint<'_>,
+    status: ExitStatus,
+    frozen: Option<bool>,
+) -> Error {
+    let tail = |name| criu::log_tail(&request.work.join(name), TAIL).unwrap_or_default();
+    let mut log: Vec<String> = tail(LOG);
+    let words = tail(OUTPUT);
+    let reason = match criu::reason(&log) {
+        Reason::Other => criu::reason(&words),
+        known => known,
+    };
+    // Both runtimes repeat CRIU's errors.
+    let told = !log.is_empty();
+    log.extend(words.into_iter().filter(|line| !told || !line.contains("Error (")));
+    log.push(format!("{runtime} ended with {status}"));
+    Error::Failed { runtime, id: request.id.to_owned(), reason, log, frozen }
 }
 
 #[cfg(test)]

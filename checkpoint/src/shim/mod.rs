@@ -10,7 +10,7 @@
 //!
 //! The directory of the links holds: `conmon` and, once known, the runtime's name (links to this
 //! program), `real-conmon` and `real-runtime` (links to the real ones), `persist`
-//! (link to conmon's directory for the container), `shim.sock`.
+//! (link to conmon's directory for the container), `shim.sock`, and in the end `gate`.
 //!
 //! If the connection breaks before [`wire::Go`] the shim exits with 1, podman gives up and cleans
 //! up. While the runtime is at work nothing disturbs it: a CRIU that is killed leaves broken
@@ -27,11 +27,12 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, io, thread};
 
 use crate::criu::ConfigDir;
+use crate::gate::{self, Gate};
 use wire::{Ended, FromShim, Go, Hello, ToShim};
 
 /// The link that stands in for conmon.
@@ -44,6 +45,10 @@ pub const REAL_RUNTIME: &str = "real-runtime";
 pub const PERSIST: &str = "persist";
 /// The socket on which the staging process listens.
 pub const SOCKET: &str = "shim.sock";
+/// The directory of the gate in front of CRIU ([`crate::gate`]).
+const GATE: &str = "gate";
+/// Where programs are looked for without `PATH`.
+const DEFAULT_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// Carries the value of `TMPDIR` that conmon is to have; without it conmon gets none.
 pub const TMPDIR_VARIABLE: &str = "NETMIG_TMPDIR";
 
@@ -51,6 +56,8 @@ pub const TMPDIR_VARIABLE: &str = "NETMIG_TMPDIR";
 /// and removes the container from the runtime; the shim gives up a little earlier.
 pub const LIFETIME: Duration = Duration::from_secs(235);
 
+/// How long a runtime may take to its gate before we say that it is on its way.
+const SETTLE: Duration = Duration::from_millis(250);
 /// Pause between two attempts to connect anew.
 const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 
@@ -58,6 +65,10 @@ const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
     let started = Instant::now();
+    if gate::is_asked_for(args.first()) {
+        let outcome = gate::stand_in(args.get(1..).unwrap_or_default());
+        return outcome.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS);
+    }
     match Links::of(args.first()) {
         Ok(links) => {
             let argv = args.get(1..).unwrap_or_default();
@@ -131,10 +142,27 @@ impl Links {
     fn restore(&self, argv: &[OsString], started: Instant) -> io::Result<ExitCode> {
         let mut socket = self.connect(argv, None)?;
         socket.set_read_timeout(Some(LIFETIME))?;
-        let Some(ToShim::Go(go)) = ToShim::read(&mut socket)? else {
-            return Ok(ExitCode::FAILURE);
+        let mut waiting = None;
+        let go = loop {
+            match ToShim::read(&mut socket)? {
+                Some(ToShim::Go(go)) => break go,
+                Some(ToShim::Ready(go)) if waiting.is_none() => {
+                    let mut runtime = self.start_runtime(argv, &go)?;
+                    if let Some(ended) = runtime.settle() {
+                        wire::send(&mut socket, &FromShim::Ended(ended))?;
+                        return Ok(ExitCode::FAILURE);
+                    }
+                    waiting = Some(runtime);
+                    wire::send(&mut socket, &FromShim::Waiting)?;
+                }
+                _ => return Ok(ExitCode::FAILURE),
+            }
         };
-        let ended = self.run_runtime(argv, &go)?;
+        let runtime = match waiting {
+            Some(runtime) => runtime,
+            None => self.start_runtime(argv, &go)?,
+        };
+        let ended = runtime.run()?;
         // When nobody listens any more the lease decides, below.
         let _ = wire::send(&mut socket, &FromShim::Ended(ended));
         if ended.status != 0 {
@@ -165,15 +193,17 @@ impl Links {
         Ok(socket)
     }
 
-    /// Standard input and outputs are passed on untouched: CRIU connects the container's to them.
-    fn run_runtime(&self, argv: &[OsString], go: &Go) -> io::Result<Ended> {
-        let start = Instant::now();
+    /// Starts the runtime, which waits in front of CRIU. Standard input and outputs are passed on
+    /// untouched: CRIU connects the container's to them.
+    fn start_runtime(&self, argv: &[OsString], go: &Go) -> io::Result<Runtime> {
+        let gate = self.dir.join(GATE);
+        let criu = find_criu().ok_or_else(|| io::Error::other("criu is not installed"))?;
+        let gate = Gate::create(&gate, &fs::read_link(self.dir.join(CONMON))?, &criu)?;
         let mut command = self.real(REAL_RUNTIME)?;
         command.args(argv::redirect(argv, &go.images, &go.work));
         ConfigDir::open(&go.criu_config).map_err(io::Error::other)?.attach(&mut command);
-        let status = command.status()?;
-        let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-        Ok(Ended { status, elapsed: start.elapsed() })
+        gate.attach(&mut command);
+        Ok(Runtime { child: command.spawn()?, gate: Some(gate) })
     }
 
     /// Whether the restored container is to stay.
@@ -207,4 +237,52 @@ impl Links {
             };
         }
     }
+}
+
+/// CRIU, where the runtimes would find it.
+fn find_criu() -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    env::split_paths(&path).map(|dir| dir.join("criu")).find(|path| path.is_file())
+}
+
+/// A runtime in front of its gate. Dropped, it is ended.
+struct Runtime {
+    child: Child,
+    gate: Option<Gate>,
+}
+
+impl Runtime {
+    /// Gives it some time to come to its gate; how it ended, if it has instead.
+    fn settle(&mut self) -> Option<Ended> {
+        let mut status = None;
+        let Self { child, gate } = self;
+        gate.as_ref()?.await_reached(SETTLE, || {
+            status = child.try_wait().ok().flatten();
+            status.is_some()
+        });
+        status.map(|status| Ended { status: number(status), elapsed: Duration::ZERO })
+    }
+
+    /// Lets it restore.
+    fn run(mut self) -> io::Result<Ended> {
+        let start = Instant::now();
+        if let Some(gate) = &mut self.gate {
+            gate.open()?;
+        }
+        let status = number(self.child.wait()?);
+        Ok(Ended { status, elapsed: start.elapsed() })
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.gate = None;
+        // A runtime cannot be left alone: podman takes our end for its own.
+        let _ = self.child.wait();
+    }
+}
+
+/// An exit status, or 128 plus the number of the signal that ended a process.
+fn number(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }

@@ -8,6 +8,8 @@
 //! ```text
 //! shim                               stage
 //!  │ ── Hello{pid, runtime, argv} ──►  │   staged: podman has done its part
+//!  │ ◄───────── Ready{images, …} ───   │   may be left out
+//!  │ ── Waiting ────────────────────►  │   the runtime waits in front of CRIU, or takes long
 //!  │ ◄──────────── Go{images, …} ───   │   or Abort, or end of file: exit 1
 //!  │ ── Ended{status, elapsed} ─────►  │   the runtime has exited
 //!  │ ◄───────────────── Finish ─────   │   exit 0, podman takes over; or Abort: delete, exit 1
@@ -31,6 +33,8 @@ pub const HEADER: usize = 5;
 pub enum FromShim {
     /// It is there and waits.
     Hello(Hello),
+    /// The runtime waits in front of CRIU, or is on its way there.
+    Waiting,
     /// The runtime has exited.
     Ended(Ended),
 }
@@ -60,6 +64,8 @@ pub struct Ended {
 /// What the shim is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToShim {
+    /// Start the runtime, and have it wait in front of CRIU. What it needs of the images is there.
+    Ready(Go),
     /// Restore.
     Go(Go),
     /// Exit with success: podman finishes its part.
@@ -101,6 +107,7 @@ impl FromShim {
                 fields.ended(Some(*ended));
                 fields.frame()
             }
+            Self::Waiting => Fields::new(3).frame(),
         }
     }
 
@@ -126,6 +133,7 @@ impl FromShim {
                 fields.end()?;
                 Ok(Self::Ended(ended))
             }
+            3 => fields.end().map(|()| Self::Waiting),
             _ => Err(invalid("kind")),
         }
     }
@@ -136,8 +144,8 @@ impl ToShim {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Go(go) => {
-                let mut fields = Fields::new(16);
+            Self::Go(go) | Self::Ready(go) => {
+                let mut fields = Fields::new(if matches!(self, Self::Go(_)) { 16 } else { 19 });
                 for path in [&go.images, &go.work, &go.criu_config] {
                     fields.bytes(path.as_os_str().as_bytes());
                 }
@@ -156,12 +164,8 @@ impl ToShim {
     pub fn decode(kind: u8, payload: &[u8]) -> io::Result<Self> {
         let mut fields = Reader(payload);
         let message = match kind {
-            16 => Self::Go(Go {
-                images: fields.path()?,
-                work: fields.path()?,
-                criu_config: fields.path()?,
-                lease: Duration::from_millis(fields.number()?),
-            }),
+            16 => Self::Go(fields.go()?),
+            19 => Self::Ready(fields.go()?),
             17 => Self::Finish,
             18 => Self::Abort,
             _ => return Err(invalid("kind")),
@@ -285,6 +289,15 @@ impl<'a> Reader<'a> {
         }))
     }
 
+    fn go(&mut self) -> io::Result<Go> {
+        Ok(Go {
+            images: self.path()?,
+            work: self.path()?,
+            criu_config: self.path()?,
+            lease: Duration::from_millis(self.number()?),
+        })
+    }
+
     fn end(&self) -> io::Result<()> {
         if self.0.is_empty() { Ok(()) } else { Err(invalid("length")) }
     }
@@ -314,13 +327,16 @@ mod tests {
         }
         assert_eq!(from_shim(&FromShim::Ended(ended)), FromShim::Ended(ended));
 
-        let go = ToShim::Go(Go {
+        assert_eq!(from_shim(&FromShim::Waiting), FromShim::Waiting);
+
+        let go = Go {
             images: "/dev/shm/i".into(),
             work: "/run/w".into(),
             criu_config: "/run/c".into(),
             lease: Duration::from_secs(9),
-        });
-        for message in [go, ToShim::Finish, ToShim::Abort] {
+        };
+        let (ready, go) = (ToShim::Ready(go.clone()), ToShim::Go(go));
+        for message in [ready, go, ToShim::Finish, ToShim::Abort] {
             let frame = message.encode();
             assert_eq!(ToShim::read(&mut frame.as_slice()).unwrap(), Some(message));
         }
@@ -336,10 +352,10 @@ mod tests {
             // Cut exactly between two arguments the message is a shorter one.
             assert!(decoded.is_err() || cut == frame.len() - 5, "cut at {cut}");
         }
-        for kind in [0, 3, 15, 16, 255] {
+        for kind in [0, 4, 15, 16, 255] {
             assert!(FromShim::decode(kind, &[]).is_err());
         }
-        for kind in [0, 1, 2, 16, 19] {
+        for kind in [0, 1, 2, 16, 19, 20] {
             assert!(ToShim::decode(kind, &[]).is_err());
         }
         assert!(ToShim::decode(17, &[0]).is_err());

@@ -30,7 +30,7 @@ impl Link {
         let (mut stream, _) = listener.accept().await?;
         match receive(&mut stream).await? {
             FromShim::Hello(hello) => Ok(Self { stream, hello }),
-            FromShim::Ended(_) => Err(io::ErrorKind::InvalidData.into()),
+            _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 

@@ -279,6 +279,32 @@ impl Staged {
         self.work.podman().is_some()
     }
 
+    /// Has the runtime do everything that comes before CRIU, and wait: what it reads of the images
+    /// itself, a file of descriptors, must be there. May be left out before [`Staged::restore`], which
+    /// takes the same arguments.
+    ///
+    /// # Errors
+    /// As [`Staged::restore`].
+    pub async fn make_ready(
+        &mut self,
+        images: &Path,
+        criu_config: &Path,
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        let ready = ToShim::Ready(self.go(images, criu_config));
+        let exchange = async {
+            self.link.send(&ready).await?;
+            self.link.receive().await
+        };
+        match tokio::time::timeout(deadline, exchange).await {
+            Ok(Ok(FromShim::Waiting)) => Ok(()),
+            Ok(Ok(FromShim::Ended(ended))) => Err(self.failed(ended)),
+            Ok(Ok(FromShim::Hello(_))) => Err(self.order("another greeting")),
+            Ok(Err(source)) => Err(Error::Shim { name: self.name.clone(), source }),
+            Err(_) => Err(self.timeout("starting the runtime", deadline)),
+        }
+    }
+
     /// Restores the processes from `images`, with the CRIU options in `criu_config` (a
     /// [`criu::ConfigDir`]). The images may be removed afterwards.
     ///
@@ -296,28 +322,19 @@ impl Staged {
         if self.restored.is_some() {
             return Err(self.order("a second restore"));
         }
-        let go = ToShim::Go(Go {
-            images: images.to_path_buf(),
-            work: self.work.criu(),
-            criu_config: criu_config.to_path_buf(),
-            lease: self.lease,
-        });
+        let go = ToShim::Go(self.go(images, criu_config));
         let exchange = async {
             self.link.send(&go).await?;
             self.link.receive().await
         };
         let ended = match tokio::time::timeout(deadline, exchange).await {
             Ok(Ok(FromShim::Ended(ended))) => ended,
-            Ok(Ok(FromShim::Hello(_))) => return Err(self.order("another greeting")),
+            Ok(Ok(_)) => return Err(self.order("another greeting")),
             Ok(Err(source)) => return Err(Error::Shim { name: self.name.clone(), source }),
             Err(_) => return Err(self.timeout("restoring", deadline)),
         };
         if ended.status != 0 {
-            return Err(Error::Restore {
-                name: self.name.clone(),
-                status: ended.status,
-                log: self.restore_log(),
-            });
+            return Err(self.failed(ended));
         }
         let restored = self.read_pid(ended)?;
         self.restored = Some(restored);
@@ -371,6 +388,19 @@ impl Staged {
         }
         drop(self.link);
         abort_by_id(&self.podman, &self.id, &self.work.dir).await
+    }
+
+    fn go(&self, images: &Path, criu_config: &Path) -> Go {
+        Go {
+            images: images.to_path_buf(),
+            work: self.work.criu(),
+            criu_config: criu_config.to_path_buf(),
+            lease: self.lease,
+        }
+    }
+
+    fn failed(&self, ended: Ended) -> Error {
+        Error::Restore { name: self.name.clone(), status: ended.status, log: self.restore_log() }
     }
 
     fn read_pid(&self, ended: Ended) -> Result<Restored, Error> {

@@ -78,14 +78,19 @@ impl<'a> Watch<'a> {
             }
             Moment::Files => self.until(client, |client| says(client, "stage"))?,
             Moment::Hold => self.until(client, |_| noted(a, "interruption"))?,
-            Moment::Freeze => {
+            // The runtimes are started before the interruption, so that one at its gate says little.
+            Moment::Freeze | Moment::Dump => {
                 self.until(client, |_| noted(a, "interruption"))?;
                 let events = cgroup(a)?.join("cgroup.events");
                 self.until(client, |_| {
                     fs::read_to_string(&events).is_ok_and(|text| text.contains("frozen 1"))
                 })?;
             }
-            Moment::Dump | Moment::Restore | Moment::Prepared => {}
+            Moment::Restore => {
+                self.until(client, |_| dumped(b))?;
+                std::thread::sleep(INTO);
+            }
+            Moment::Prepared => {}
             Moment::Commit => self.commit(client)?,
             Moment::Active => {
                 self.commit(client)?;
@@ -183,6 +188,14 @@ fn cgroup(host: &Host) -> Result<PathBuf> {
             Some(host.path(record["cgroup"].as_str()?))
         })
         .ok_or_else(|| Error::Check("the journal names no cgroup".to_owned()))
+}
+
+/// Whether the last image that CRIU writes has arrived at a host.
+fn dumped(host: &Host) -> bool {
+    let arrivals = fs::read_dir(host.path("/run/netmig")).into_iter().flatten().flatten();
+    arrivals
+        .filter_map(|entry| fs::metadata(entry.path().join("images/inventory.img")).ok())
+        .any(|image| image.len() > 0)
 }
 
 /// The podman that imports a container on a host, as the host numbers it.
