@@ -6,11 +6,13 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use netmig::flow::Conntrack;
+use netmig::flow::{Conntrack, StandIn};
+use netmig::table::Table;
 use serde::{Deserialize, Serialize};
 
 use crate::cause::Cause;
 use crate::directories::{Directories, create_private};
+use crate::peers::PeerLock;
 use crate::private;
 
 /// Directory of the notes, below that for volatile things.
@@ -27,26 +29,43 @@ pub struct Carried {
     pub addresses: Vec<IpAddr>,
     /// When it last did, in seconds since 1970.
     pub moved: u64,
+    /// This host's gateways that talk to it, and what they are in the tunnel.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stand_ins: Vec<StandIn>,
 }
 
 impl Carried {
-    /// Notes a container that comes or goes now.
-    pub fn note(
-        directories: &Directories,
-        id: &str,
-        name: &str,
-        addresses: &[IpAddr],
-    ) -> Result<(), Cause> {
-        let directory = directories.run.join(DIRECTORY);
-        create_private(&directory)?;
-        let carried = Self {
+    /// A container that comes or goes now.
+    #[must_use]
+    pub fn new(id: &str, name: &str, addresses: &[IpAddr], stand_ins: Vec<StandIn>) -> Self {
+        Self {
             id: id.to_owned(),
             name: name.to_owned(),
             addresses: addresses.to_vec(),
             moved: now(),
-        };
-        let path = directory.join(format!("{id}.json"));
-        Ok(private::replace(&path, &serde_json::to_vec(&carried)?)?)
+            stand_ins,
+        }
+    }
+
+    /// Notes it, in place of what was noted of it before.
+    pub fn note(&self, directories: &Directories) -> Result<(), Cause> {
+        let directory = directories.run.join(DIRECTORY);
+        create_private(&directory)?;
+        let path = directory.join(format!("{}.json", self.id));
+        Ok(private::replace(&path, &serde_json::to_vec(self)?)?)
+    }
+
+    /// Notes it, and has the kernel exchange its stand-ins and no others of it.
+    pub async fn note_and_apply(&self, directories: &Directories) -> Result<(), Cause> {
+        let _lock = PeerLock::take(&directories.run).await?;
+        self.note(directories)?;
+        self.apply()
+    }
+
+    /// Has the kernel exchange its stand-ins; changes nothing where nothing is missing. The caller
+    /// holds the [`PeerLock`].
+    pub fn apply(&self) -> Result<(), Cause> {
+        Ok(Table::open()?.stand_in(&self.id.parse()?, &self.stand_ins)?)
     }
 
     /// Seconds since it last moved.
@@ -73,7 +92,8 @@ pub fn all(directories: &Directories) -> Result<Vec<Carried>, Cause> {
 }
 
 /// Forgets the containers without any flow that is led to another host.
-pub fn forget_ended(directories: &Directories) -> Result<(), Cause> {
+pub async fn forget_ended(directories: &Directories) -> Result<(), Cause> {
+    let _lock = PeerLock::take(&directories.run).await?;
     let mut conntrack = Conntrack::open()?;
     for Carried { id, addresses, .. } in all(directories)? {
         let flows = conntrack.dump(&addresses)?;
@@ -81,6 +101,7 @@ pub fn forget_ended(directories: &Directories) -> Result<(), Cause> {
             .iter()
             .any(|flow| flow.leads_to(&addresses).is_some() || flow.anchor(&addresses).is_some());
         if !led {
+            Table::open()?.remove_stand_ins(&id.parse()?)?;
             fs::remove_file(directories.run.join(DIRECTORY).join(format!("{id}.json")))?;
         }
     }
@@ -104,7 +125,7 @@ mod tests {
         let id = "c".repeat(64);
         let address = "10.88.0.2".parse().unwrap();
         for name in ["web", "renamed"] {
-            Carried::note(&directories, &id, name, &[address]).unwrap();
+            Carried::new(&id, name, &[address], vec![]).note(&directories).unwrap();
         }
         let notes = all(&directories).unwrap();
         assert_eq!(notes.len(), 1);

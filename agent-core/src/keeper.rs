@@ -151,6 +151,11 @@ impl Keeper<'_> {
             table.steer(*peer)?;
             routing::install(*peer).await?;
         }
+        for carried in carried::all(self.directories)? {
+            if !carried.stand_ins.is_empty() {
+                carried.apply()?;
+            }
+        }
         for note in forward::all(self.directories)? {
             // Without its tunnel there is nowhere to lead to.
             if peers.contains(&identity::peer_number(&self.directories.state, note.host)?) {
@@ -179,10 +184,11 @@ impl Keeper<'_> {
 
     /// Removes what no flow needs any more; `true` if nothing is left to keep.
     async fn sweep(&mut self) -> Result<bool, Cause> {
+        // Its rules would keep the table.
+        carried::forget_ended(self.directories).await?;
         for peer in tunnel::list().await? {
             peers::release(self.directories, peer, None).await?;
         }
-        carried::forget_ended(self.directories)?;
         // Whoever makes a tunnel now starts another keeper after this lock is free.
         let _lock = PeerLock::take(&self.directories.run).await?;
         if !tunnel::list().await?.is_empty() || hold::any()? {

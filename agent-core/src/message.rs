@@ -64,7 +64,7 @@ use std::net::IpAddr;
 use checkpoint::images::{Chunk, Manifest};
 use checkpoint::podman::Metadata;
 use checkpoint::tree::Record;
-use netmig::flow::{Flow, Protocol};
+use netmig::flow::{Flow, Protocol, StandIn};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -494,6 +494,8 @@ pub struct FlowBatch {
     pub anchor: Option<HostId>,
     /// The source's entries.
     pub flows: Vec<Flow>,
+    /// What the source's gateways are in the tunnel, as far as they are the other end of a flow.
+    pub stand_ins: Vec<StandIn>,
 }
 
 /// Bytes of an archive.

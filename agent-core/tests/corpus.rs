@@ -102,6 +102,7 @@ fn messages() -> Vec<Vec<u8>> {
     let chunk = Chunk { name: "pages-1.img".into(), offset: 0, bytes: vec![1; 20].into() };
     let record = Record::Data { offset: 4096, bytes: vec![2; 9].into() };
     let flows = vec![netmig::flow::parse(&entry()).unwrap().unwrap()];
+    let stand_ins = vec![netmig::flow::StandIn::new("10.88.0.1".parse().unwrap(), [5; 16])];
     let all = [
         Message::Hello(hello),
         Message::Failure(failure),
@@ -113,7 +114,7 @@ fn messages() -> Vec<Vec<u8>> {
         Message::Staged(()),
         Message::TreeChange(TreeChange { tree: Tree::Root, record }),
         Message::Chunks(vec![chunk]),
-        Message::Flows(FlowBatch { anchor: Some(HostId([4; 16])), flows }),
+        Message::Flows(FlowBatch { anchor: Some(HostId([4; 16])), flows, stand_ins }),
         Message::Prepared(Prepared { entries_us: 5, restore_us: 100_000 }),
         Message::Commit(migration),
         Message::Finished(Finished { pid: 77, full_buffers: 0 }),

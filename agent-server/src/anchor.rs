@@ -11,6 +11,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use agent_core::carried::{self, Carried};
 use agent_core::cause::{Cause, chain};
 use agent_core::identity::{self, HostId};
 use agent_core::message::{AnchorOffer, Message, Rehome, TunnelEnd};
@@ -131,6 +132,13 @@ async fn lead(host: &Host, source: HostId, order: &Rehome) -> Result<u64, Cause>
     }
     // Only flows that lead to whoever gives this order.
     let led = block_in_place(|| Conntrack::open()?.lead(&order.container, from, Some(to)))?;
+    // Gateways of this host are in every tunnel the same; their loopback addresses are not allowed in
+    // each.
+    let concerned = |note: &Carried| note.addresses.iter().any(|ip| order.container.contains(ip));
+    let notes = carried::all(&host.directories)?;
+    if notes.iter().any(|note| !note.stand_ins.is_empty() && concerned(note)) {
+        tunnel::carry_loopback(to)?;
+    }
     let ways = (source, order.host);
     for name in forward::lead_on(&host.directories, &order.container, ways).await? {
         tracing::info!("{}: new connections for {name} follow", order.migration);

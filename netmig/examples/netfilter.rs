@@ -54,7 +54,9 @@ fn main() -> Result<()> {
             let container = addresses(container)?;
             let anchor = peer(number)?;
             let flows = Conntrack::open()?.dump(&container)?;
-            for there in flows.iter().filter_map(|flow| flow.at_destination(&container, anchor)) {
+            for there in
+                flows.iter().filter_map(|flow| flow.at_destination(&container, anchor, &[]))
+            {
                 println!("{there} {there:?}");
             }
             Ok(())

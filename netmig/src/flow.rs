@@ -22,6 +22,7 @@ mod build;
 mod conntrack;
 mod parse;
 mod place;
+mod stand_in;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -32,6 +33,7 @@ use crate::peer::PeerNumber;
 
 pub use conntrack::{Conntrack, FlowError, Outcome, Refusal};
 pub use parse::parse;
+pub use stand_in::StandIn;
 
 /// Conntrack status bit: a packet was seen in the reply direction (`IPS_SEEN_REPLY`).
 pub const STATUS_SEEN_REPLY: u32 = 1 << 1;
@@ -236,6 +238,15 @@ impl Flow {
             Direction::Inbound => PeerNumber::of_original(self.mark),
             Direction::Outbound => PeerNumber::of_reply(self.mark),
         }
+    }
+
+    /// Who talks to the container, as the container sees it; `None` if the flow is not its.
+    #[must_use]
+    pub fn other_end(&self, container: &[IpAddr]) -> Option<IpAddr> {
+        Some(match self.direction(container)? {
+            Direction::Inbound => self.reply.destination,
+            Direction::Outbound => self.original.destination,
+        })
     }
 
     /// Whether the connection goes on: not a TCP connection that both sides have closed.

@@ -1,7 +1,7 @@
 //! The hold: packets for a container wait in an NFQUEUE while the container is on its way.
 //!
 //! A [`PreparedHold`] has its queue, thread, buffers and rules ready; [`PreparedHold::engage`]
-//! is one nftables transaction of one rule. From then on every packet towards the container waits in the
+//! is one nftables transaction of two rules. From then on every packet towards the container waits in the
 //! kernel, in order, without being copied to this process. [`Hold::release`] lets them go on
 //! from where they stood: with the mark that their flow has *then*, so that the steering chain,
 //! which comes next, sends them wherever the container is.

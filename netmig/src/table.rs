@@ -3,7 +3,9 @@
 //! | chain | hook | priority | its rules |
 //! | --- | --- | --- | --- |
 //! | `hold` | prerouting | mangle − 1 (−151) | queue the packets towards a container ([`crate::hold`]) |
-//! | `late` | prerouting | raw (−300) | packets of flows that have come home by way of a tunnel pass untracked |
+//! | `hold-output` | output | mangle − 1 (−151) | the same for this host's own packets |
+//! | `late` | prerouting | raw (−300) | packets of flows that have come home by way of a tunnel pass untracked; [`StandIn`](crate::flow::StandIn)s become gateways again |
+//! | `stand-in` | postrouting | srcnat + 100 (200) | gateways become their stand-ins on the way into a tunnel |
 //! | `steer` | prerouting | mangle (−150) | connmark → skb mark, per peer |
 //! | `steer-output` | output, type route | mangle (−150) | the same for this host's own packets |
 //! | `forward` | prerouting, type nat | dstnat − 1 (−101) | new connections to a moved container's ports go on to its host ([`Forward`]) |
@@ -18,8 +20,7 @@
 //! that is there, because the kernel drops *every* queued packet of the network namespace when a
 //! base chain is registered or unregistered (`nf_queue_nf_hook_drop`). For the same reason
 //! [`Table::remove`] must not be called while anything in the namespace is held. Rules come and
-//! go without harm. A chain for packets that the host itself sends to a held container can join
-//! the list of chains; nothing else depends on their number.
+//! go without harm.
 //!
 //! A hold has its rules in a regular chain of its own, `hold-TAG`, which is made beforehand; a
 //! rule in `hold` that jumps there puts it in force.
@@ -36,6 +37,7 @@ mod forward;
 mod guard;
 mod owner;
 mod rules;
+mod stand_in;
 mod step;
 mod transaction;
 
@@ -60,6 +62,10 @@ use crate::peer::PeerNumber;
 pub const TABLE: &str = "netmig";
 /// Chain whose rules queue packets.
 pub const CHAIN_HOLD: &str = "hold";
+/// Chain whose rules queue this host's own packets.
+pub const CHAIN_HOLD_OUTPUT: &str = "hold-output";
+/// Chain that exchanges gateways for their stand-ins.
+pub const CHAIN_STAND_IN: &str = "stand-in";
 /// Chain that lets packets past conntrack.
 pub const CHAIN_LATE: &str = "late";
 /// Chain that steers forwarded packets.
@@ -93,7 +99,7 @@ struct BaseChain {
     priority: i32,
 }
 
-const CHAINS: [BaseChain; 7] = [
+const CHAINS: [BaseChain; 9] = [
     BaseChain {
         name: CHAIN_LATE,
         hook: Hook::PreRouting,
@@ -105,6 +111,18 @@ const CHAINS: [BaseChain; 7] = [
         hook: Hook::PreRouting,
         kind: ChainType::Filter,
         priority: PRIORITY_MANGLE - 1,
+    },
+    BaseChain {
+        name: CHAIN_HOLD_OUTPUT,
+        hook: Hook::Out,
+        kind: ChainType::Filter,
+        priority: PRIORITY_MANGLE - 1,
+    },
+    BaseChain {
+        name: CHAIN_STAND_IN,
+        hook: Hook::PostRouting,
+        kind: ChainType::Filter,
+        priority: PRIORITY_SOURCE + 100,
     },
     BaseChain {
         name: CHAIN_STEER,
@@ -433,7 +451,7 @@ impl Table {
     }
 
     /// Makes a hold's rules, in a chain of its own to which nothing leads, and returns the
-    /// transaction that puts them in force: one rule more, to be committed by [`Table::apply`].
+    /// transaction that puts them in force: two rules more, to be committed by [`Table::apply`].
     ///
     /// The rules themselves are not left to that moment because the kernel may take 20 ms to add
     /// one with an xtables target: it first waits until all that was removed lately is destroyed
@@ -457,7 +475,9 @@ impl Table {
         }
         self.commit(batch, &format!("prepare hold {tag}"))?;
         let mut batch = Batch::new();
-        rules::add(&mut batch, &table, &rules::engaging(tag), &owner)?;
+        for rule in &rules::engaging(tag) {
+            rules::add(&mut batch, &table, rule, &owner)?;
+        }
         Ok(Transaction::new(batch))
     }
 

@@ -9,7 +9,7 @@
 
 use std::net::IpAddr;
 
-use netmig::flow::{Conntrack, Flow, Protocol, TcpState, Tuple, Zone, ZoneScope};
+use netmig::flow::{Conntrack, Flow, Protocol, StandIn, TcpState, Tuple, Zone, ZoneScope};
 use netmig::hold::{HoldRules, OnHolderLoss, Pace, PreparedHold};
 use netmig::peer::PeerNumber;
 use netmig::table::{Forward, ForwardedPort, HoldTag, Owner, Table};
@@ -164,15 +164,15 @@ fn holds_come_and_go_side_by_side() {
     let engage =
         |tag: &str| PreparedHold::new(tag.parse().unwrap(), &rules).unwrap().engage().unwrap();
     let (first, second, lost) = (engage("first"), engage("second"), engage("lost"));
-    assert_eq!(table.read().unwrap().rules.len(), 3 * 7);
+    assert_eq!(table.read().unwrap().rules.len(), 3 * 8);
     drop(lost);
     let report = first.release(Pace::default()).unwrap();
     assert_eq!((report.counters.held, report.closing), (0, 0));
     second.drop_all().unwrap();
-    assert_eq!(table.read().unwrap().rules.len(), 7, "an unreleased hold leaves its rules");
+    assert_eq!(table.read().unwrap().rules.len(), 8, "an unreleased hold leaves its rules");
     drop(PreparedHold::new("unused".parse().unwrap(), &rules).unwrap());
     table.sweep_holds(&["lost".parse().unwrap()]).unwrap();
-    assert_eq!(table.read().unwrap().rules.len(), 7, "one that is kept is kept");
+    assert_eq!(table.read().unwrap().rules.len(), 8, "one that is kept is kept");
     table.sweep_holds(&[]).unwrap();
     assert_eq!(table.read().unwrap().rules, []);
 }
@@ -220,5 +220,13 @@ fn forwards_are_replaced_and_removed_and_nothing_else() {
     table.unforward(&tag).unwrap();
     assert_eq!(table.read().unwrap().rules.len(), before.rules.len() + 1);
     table.unaccept(&tag, four).unwrap();
+    assert_eq!(table.read().unwrap(), before);
+    let gateways = ["10.88.0.1", "fd00::1"];
+    let stand_ins = gateways.map(|gateway| StandIn::new(address(gateway), [5; 16]));
+    for _ in 0..2 {
+        table.stand_in(&tag, &stand_ins).unwrap();
+        assert_eq!(table.read().unwrap().rules.len(), before.rules.len() + 6);
+    }
+    table.remove_stand_ins(&tag).unwrap();
     assert_eq!(table.read().unwrap(), before);
 }

@@ -15,7 +15,7 @@ use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
 use checkpoint::podman::PreparedRemoval;
 use checkpoint::tree::{Source, Tasks};
-use netmig::flow::Conntrack;
+use netmig::flow::{Conntrack, StandIn};
 use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
 use netmig::sockets::{UdpQueues, room};
 use netmig::table::HoldTag;
@@ -42,6 +42,7 @@ pub struct Departure<'a> {
     journal: Journal,
     work: PathBuf,
     ready: Ready,
+    stand_ins: Vec<StandIn>,
 }
 
 /// What `prepare` has made ready so far.
@@ -86,7 +87,7 @@ impl<'a> Departure<'a> {
             return Err(e.into());
         }
         let work = context.directories.migration(migration);
-        Ok(Self { context, plan, journal, work, ready: Ready::default() })
+        Ok(Self { context, plan, journal, work, ready: Ready::default(), stand_ins: Vec::new() })
     }
 
     /// Runs the steps.
@@ -391,6 +392,25 @@ impl<'a> Departure<'a> {
         &mut self.ready.anchors
     }
 
+    /// This host's gateways are in the tunnel what these say; none before the interruption.
+    pub async fn stand_in(&mut self, stand_ins: Vec<StandIn>) -> Result<(), Cause> {
+        self.stand_ins.clone_from(&stand_ins);
+        if !stand_ins.is_empty() {
+            tunnel::carry_loopback(self.plan.link.peer)?;
+        }
+        self.carried(stand_ins).note_and_apply(&self.context.directories).await
+    }
+
+    fn carried(&self, stand_ins: Vec<StandIn>) -> Carried {
+        let container = &self.plan.container;
+        Carried::new(&container.id, &container.name, &self.plan.addresses, stand_ins)
+    }
+
+    /// Whether any gateway of this host has a stand-in.
+    pub fn has_stand_ins(&self) -> bool {
+        !self.stand_ins.is_empty()
+    }
+
     /// How the tunnel is made, for people.
     pub fn tunnel_kind(&self) -> &str {
         &self.ready.tunnel_kind
@@ -406,7 +426,7 @@ impl<'a> Departure<'a> {
     pub async fn end(self) -> Result<(), Cause> {
         let container = &self.plan.container;
         let directories = &self.context.directories;
-        Carried::note(directories, &container.id, &container.name, &self.plan.addresses)?;
+        self.carried(self.stand_ins.clone()).note(directories)?;
         forward::remove(directories, forward::here(&container.id)).await?;
         let migration = Some(self.plan.offer.migration);
         for peer in self.plan.anchors.keys().copied().chain([self.plan.link.peer]) {

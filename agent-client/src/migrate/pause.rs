@@ -19,7 +19,7 @@ use checkpoint::criu::ConfigDir;
 use checkpoint::images::{Chunk, Follower, ImageDir, Manifest};
 use checkpoint::runtime::{Dumped, Waiting};
 use checkpoint::tree::Tasks;
-use netmig::flow::{Conntrack, Direction, Flow};
+use netmig::flow::{Conntrack, Direction, Flow, StandIn};
 use netmig::hold::{Hold, Pace, PreparedHold};
 use netmig::sockets::UdpQueues;
 use netmig::tunnel;
@@ -88,8 +88,16 @@ pub struct Pause<'a> {
     blocked: bool,
     dump: Option<JoinHandle<Result<(Dumped, Instant), checkpoint::runtime::Error>>>,
     flows: Vec<Flow>,
+    stand_ins: Vec<StandIn>,
     marked: bool,
     progress: Progress,
+}
+
+/// The container's flows as they were when it was cut off.
+struct Collected {
+    conntrack: Conntrack,
+    flows: Vec<Flow>,
+    stand_ins: Vec<StandIn>,
 }
 
 /// What was measured.
@@ -127,6 +135,7 @@ impl<'a> Pause<'a> {
             blocked: false,
             dump: None,
             flows: Vec::new(),
+            stand_ins: Vec::new(),
             marked: false,
             progress: Progress {
                 began: Instant::now(),
@@ -238,9 +247,10 @@ impl<'a> Pause<'a> {
             }
             None => Instant::now(),
         };
-        let (conntrack, flows) = flows.await??;
-        self.conntrack = Some(conntrack);
-        self.flows = flows;
+        let collected = flows.await??;
+        self.conntrack = Some(collected.conntrack);
+        self.flows = collected.flows;
+        self.stand_ins = collected.stand_ins;
         trees.await??;
         let manifest = images.await??;
         self.progress.checkpoint_bytes = manifest.files.iter().map(|file| file.length).sum();
@@ -269,13 +279,12 @@ impl<'a> Pause<'a> {
         })
     }
 
-    fn collect_flows(
-        &mut self,
-        outbox: Outbox,
-    ) -> JoinHandle<Result<(Conntrack, Vec<Flow>), Cause>> {
+    fn collect_flows(&mut self, outbox: Outbox) -> JoinHandle<Result<Collected, Cause>> {
         let conntrack = self.conntrack.take();
         let addresses = self.departure.plan().addresses.clone();
         let destination = self.departure.plan().link.peer;
+        let gateways = self.departure.plan().port.bridge().addresses.clone();
+        let HostId(this) = self.departure.context().trust.identity.fingerprint().host();
         let anchors = self.departure.anchors().hosts();
         spawn_blocking(move || {
             let mut conntrack = match conntrack {
@@ -283,6 +292,15 @@ impl<'a> Pause<'a> {
                 None => Conntrack::open()?,
             };
             let flows = conntrack.dump(&addresses)?;
+            let stand_ins = StandIn::needed(&flows, &addresses, &gateways, this);
+            // The container is cut off, and what is sent to it waits: no packet misses its entry. A
+            // packet that waits already keeps the old one.
+            let anew = |flow: &Flow| flow.lasting(&addresses, &stand_ins);
+            let lasting: Vec<Flow> = flows.iter().filter_map(anew).collect();
+            if !lasting.is_empty() {
+                conntrack.delete(&lasting)?;
+                conntrack.create(&lasting)?;
+            }
             let mut by_anchor: BTreeMap<Option<HostId>, Vec<Flow>> = BTreeMap::new();
             for flow in &flows {
                 let anchor = flow.anchor(&addresses);
@@ -294,11 +312,12 @@ impl<'a> Pause<'a> {
             }
             for (anchor, flows) in by_anchor {
                 for batch in flows.chunks(FLOWS_PER_FRAME) {
-                    let batch = FlowBatch { anchor, flows: batch.to_vec() };
+                    let batch =
+                        FlowBatch { anchor, flows: batch.to_vec(), stand_ins: stand_ins.clone() };
                     post(&outbox, Message::Flows(batch))?;
                 }
             }
-            Ok((conntrack, flows))
+            Ok(Collected { conntrack, flows, stand_ins })
         })
     }
 
@@ -327,6 +346,10 @@ impl<'a> Pause<'a> {
         self.departure.plan_mut().link.connection.send(&Message::Restore(manifest)).await?;
         self.marked = true;
         block_in_place(|| self.set_marks(true))?;
+        if !self.stand_ins.is_empty() {
+            let stand_ins = self.stand_ins.clone();
+            self.departure.stand_in(stand_ins).await?;
+        }
         let connection = &mut self.departure.plan_mut().link.connection;
         Ok(expect!(connection, deadline::STAGE, Prepared)?)
     }
@@ -377,6 +400,9 @@ impl<'a> Pause<'a> {
         };
         if self.marked {
             note(self.set_marks(false));
+        }
+        if self.departure.has_stand_ins() {
+            note(self.departure.stand_in(Vec::new()).await);
         }
         let plan = self.departure.plan();
         if self.blocked {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use agent_core::carried::Carried;
 use agent_core::cause::{Cause, chain};
 use agent_core::message::Message;
 use agent_core::{deadline, forward, peers};
@@ -52,6 +53,10 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
     };
     if departed.reached >= Reached::Interruption {
         note("flows lead to this host", lead_back(departed));
+        let carried =
+            Carried::new(&departed.container, &departed.name, &departed.addresses, vec![]);
+        let plain = carried.note_and_apply(&context.directories).await;
+        note("gateways are what they are", plain.map(|()| false));
         note("the original runs on", run_on(context, departed).await);
     }
     note("nothing is held", unhold(departed));

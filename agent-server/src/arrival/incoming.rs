@@ -12,7 +12,7 @@ use agent_core::cause::Cause;
 use agent_core::message::{Tree, TreeChange, TreeEnd};
 use checkpoint::images::{self, Chunk, ImageDir, Manifest};
 use checkpoint::tree::{self, Applier, Digest};
-use netmig::flow::{Conntrack, Flow};
+use netmig::flow::{Conntrack, Flow, StandIn};
 use netmig::peer::PeerNumber;
 
 /// Flows of one container; more than a host's conntrack table holds by default.
@@ -160,6 +160,7 @@ impl Incoming {
     pub fn flows(
         &mut self,
         flows: &[Flow],
+        stand_ins: &[StandIn],
         container: &[IpAddr],
         anchor: PeerNumber,
     ) -> Result<(), Cause> {
@@ -167,8 +168,10 @@ impl Incoming {
             return Err(Error::TooManyFlows.into());
         }
         self.unscaled |= flows.iter().any(|flow| flow.tcp.is_some_and(|tcp| !tcp.is_scaled()));
-        let entries: Vec<Flow> =
-            flows.iter().filter_map(|flow| flow.at_destination(container, anchor)).collect();
+        let entries: Vec<Flow> = flows
+            .iter()
+            .filter_map(|flow| flow.at_destination(container, anchor, stand_ins))
+            .collect();
         let mut outcome = self.conntrack.create(&entries)?;
         if !outcome.existing.is_empty() {
             // The address is the staged container's now: what an earlier holder of it left goes.

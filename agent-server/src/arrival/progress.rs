@@ -339,7 +339,9 @@ impl Arrival {
                 },
                 Ok(Message::LogData(data)) => block_in_place(|| incoming.log(&data.0)),
                 Ok(Message::Flows(batch)) => match self.next_hop(batch.anchor) {
-                    Ok(hop) => block_in_place(|| incoming.flows(&batch.flows, &addresses, hop)),
+                    Ok(hop) => block_in_place(|| {
+                        incoming.flows(&batch.flows, &batch.stand_ins, &addresses, hop)
+                    }),
                     Err(cause) => Err(cause),
                 },
                 Ok(Message::AskTurn(())) => self.answer_turn(connection).await,
@@ -498,8 +500,12 @@ impl Arrival {
 
     /// Notes whose the flows are that lead from here to other hosts.
     pub fn note_container(&self) -> Result<(), Cause> {
+        self.carried().note(&self.host.directories)
+    }
+
+    fn carried(&self) -> Carried {
         let Offer { id, name, .. } = &self.offer;
-        Carried::note(&self.host.directories, id, name, &self.addresses())
+        Carried::new(id, name, &self.addresses(), Vec::new())
     }
 
     /// Ends what only the move itself needed of the network, once the journal has ended.
@@ -508,6 +514,8 @@ impl Arrival {
             tokio::time::sleep(LATE).await;
         }
         let mut outcome = self.end_late().await;
+        // What stood for this host's gateways is not needed by a container that is here.
+        outcome = outcome.and(self.carried().note_and_apply(&self.host.directories).await);
         for peer in self.anchors.values().copied().chain([self.anchor]) {
             let migration = Some(self.offer.migration);
             let released = peers::release(&self.host.directories, peer, migration).await;

@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use super::{
-    Direction, Flow, STATUS_ASSURED, STATUS_CONFIRMED, STATUS_SEEN_REPLY, TCP_BE_LIBERAL, Zone,
+    Direction, Flow, STATUS_ASSURED, STATUS_CONFIRMED, STATUS_SEEN_REPLY, StandIn, TCP_BE_LIBERAL,
+    Zone,
 };
 use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
@@ -21,6 +22,28 @@ impl Flow {
         }
     }
 
+    /// The entry to be made anew in place of this one, on the host that stays the anchor, or `None`
+    /// if it may stay.
+    ///
+    /// A flow that a gateway is the other end of was mostly masqueraded on its way to the bridge. The
+    /// kernel drops packets of what it masqueraded when they leave by another interface than before,
+    /// and forgets it when the interface goes, as the bridge does after its last container
+    /// (`nf_nat_oif_changed`, `nf_nat_masquerade.c`). An entry made by request stays, with the same
+    /// translation. It has to take any window, since it does not know those seen so far.
+    #[must_use]
+    pub fn lasting(&self, container: &[IpAddr], stand_ins: &[StandIn]) -> Option<Self> {
+        let inbound = self.direction(container)? == Direction::Inbound;
+        if !inbound || self.anchor(container).is_some() {
+            return None;
+        }
+        StandIn::of(stand_ins, self.reply.destination)?;
+        let tcp = self.tcp.map(|mut tcp| {
+            tcp.flags = tcp.flags.map(|flags| flags | TCP_BE_LIBERAL);
+            tcp
+        });
+        Some(Self { tcp, ..self.clone() })
+    }
+
     /// The entry that the destination has to create for this entry of the source, or `None` if
     /// the flow is not the container's. `anchor` is the source's number on the destination.
     ///
@@ -29,11 +52,34 @@ impl Flow {
     /// The entry counts as established and answered, since firewalls on the destination would
     /// judge the next packet as the first of a new flow otherwise; and it takes any window, since
     /// the windows seen so far are unknown to it.
+    ///
+    /// A gateway of the anchor at the other end comes through the tunnel as its stand-in, and is
+    /// translated. A host that is not the anchor has an entry like that already.
     #[must_use]
-    pub fn at_destination(&self, container: &[IpAddr], anchor: PeerNumber) -> Option<Self> {
-        let (original, mark) = match self.direction(container)? {
-            Direction::Inbound => (self.reply.inverse(), anchor.reply_mark()),
-            Direction::Outbound => (self.original, anchor.original_mark()),
+    pub fn at_destination(
+        &self,
+        container: &[IpAddr],
+        anchor: PeerNumber,
+        stand_ins: &[StandIn],
+    ) -> Option<Self> {
+        let direction = self.direction(container)?;
+        let mark = match direction {
+            Direction::Inbound => anchor.reply_mark(),
+            Direction::Outbound => anchor.original_mark(),
+        };
+        let stand_in = StandIn::of(stand_ins, self.other_end(container)?);
+        let (original, reply) = match (direction, stand_in) {
+            _ if self.anchor(container).is_some() => (self.original, self.reply),
+            (Direction::Inbound, stand_in) => {
+                let mut original = self.reply.inverse();
+                original.source = stand_in.unwrap_or(original.source);
+                (original, self.reply)
+            }
+            (Direction::Outbound, stand_in) => {
+                let mut reply = self.original.inverse();
+                reply.source = stand_in.unwrap_or(reply.source);
+                (self.original, reply)
+            }
         };
         let tcp = self.tcp.map(|mut tcp| {
             tcp.flags = tcp.flags.map(|flags| flags | TCP_BE_LIBERAL);
@@ -42,7 +88,7 @@ impl Flow {
         Some(Self {
             protocol: self.protocol,
             original,
-            reply: original.inverse(),
+            reply,
             status: STATUS_CONFIRMED | STATUS_SEEN_REPLY | STATUS_ASSURED,
             timeout: self.timeout,
             mark,
@@ -73,7 +119,7 @@ mod tests {
             reply,
             status: 0x1ce,
             timeout: 431_999,
-            mark: 0x0500_0007,
+            mark: 0x0000_0007,
             zone: Zone { id: 4, scope: ZoneScope::Both },
             tcp: Some(TcpState { state: 3, scales: [7, 9], flags: [0x23, 0x03] }),
         }
@@ -89,7 +135,7 @@ mod tests {
         );
         assert_eq!(at_source.direction(&CONTAINER), Some(Direction::Inbound));
         let anchor = PeerNumber::new(9).unwrap();
-        let there = at_source.at_destination(&CONTAINER, anchor).unwrap();
+        let there = at_source.at_destination(&CONTAINER, anchor, &[]).unwrap();
         assert_eq!(there.original, tuple("192.0.2.3", 41000, "10.88.0.2", 80));
         assert_eq!(there.reply, there.original.inverse());
         assert_eq!(there.mark, 9 << 24, "replies go back to the anchor, no other bit is set");
@@ -107,7 +153,7 @@ mod tests {
             tuple("192.0.2.1", 41000, "192.0.2.1", 8080),
             tuple("10.88.0.2", 80, "10.88.0.1", 41000),
         );
-        let there = at_source.at_destination(&CONTAINER, PeerNumber::new(1).unwrap()).unwrap();
+        let there = at_source.at_destination(&CONTAINER, PeerNumber::new(1).unwrap(), &[]).unwrap();
         assert_eq!(there.original, tuple("10.88.0.1", 41000, "10.88.0.2", 80));
     }
 
@@ -119,7 +165,7 @@ mod tests {
         );
         assert_eq!(at_source.direction(&CONTAINER), Some(Direction::Outbound));
         let anchor = PeerNumber::new(255).unwrap();
-        let there = at_source.at_destination(&CONTAINER, anchor).unwrap();
+        let there = at_source.at_destination(&CONTAINER, anchor, &[]).unwrap();
         assert_eq!(there.original, at_source.original);
         assert!(!there.is_translated());
         assert_eq!(there.mark, 255 << 16);
@@ -128,11 +174,71 @@ mod tests {
     }
 
     #[test]
+    fn a_gateway_comes_as_its_stand_in_and_is_seen_as_itself() {
+        let gateway = "10.88.0.1".parse().unwrap();
+        let stand_ins = [StandIn { gateway, address: "198.18.0.7".parse().unwrap() }];
+        let anchor = PeerNumber::new(9).unwrap();
+        let inbound = Flow {
+            mark: 0,
+            ..flow(
+                tuple("127.0.0.1", 41000, "127.0.0.1", 8080),
+                tuple("10.88.0.2", 80, "10.88.0.1", 41000),
+            )
+        };
+        let there = inbound.at_destination(&CONTAINER, anchor, &stand_ins).unwrap();
+        assert_eq!(there.original, tuple("198.18.0.7", 41000, "10.88.0.2", 80));
+        assert_eq!(there.reply, inbound.reply, "the container sees the gateway");
+        let outbound = Flow {
+            mark: 0,
+            ..flow(
+                tuple("10.88.0.2", 50000, "10.88.0.1", 53),
+                tuple("10.88.0.1", 53, "10.88.0.2", 50000),
+            )
+        };
+        let away = outbound.at_destination(&CONTAINER, anchor, &stand_ins).unwrap();
+        assert_eq!(away.original, outbound.original);
+        assert_eq!(away.reply, tuple("198.18.0.7", 53, "10.88.0.2", 50000));
+        // The next host gets what this one has, whatever gateways there are.
+        let next = PeerNumber::new(4).unwrap();
+        for flow in [there, away] {
+            let on = flow.at_destination(&CONTAINER, next, &stand_ins).unwrap();
+            assert_eq!((on.original, on.reply), (flow.original, flow.reply));
+            assert_eq!(on.anchor(&CONTAINER), Some(next));
+        }
+        let all = StandIn::needed(&[inbound], &CONTAINER, &[gateway], [3; 16]);
+        assert_eq!(all, [StandIn::new(gateway, [3; 16])]);
+    }
+
+    #[test]
+    fn only_flows_of_a_gateway_are_made_anew() {
+        let gateway = "10.88.0.1".parse().unwrap();
+        let stand_ins = [StandIn { gateway, address: "198.18.0.7".parse().unwrap() }];
+        let made = |original, reply| Flow { mark: 7, ..flow(original, reply) };
+        let direct = made(
+            tuple("192.0.2.3", 41000, "192.0.2.1", 8080),
+            tuple("10.88.0.2", 80, "192.0.2.3", 41000),
+        );
+        assert_eq!(direct.lasting(&CONTAINER, &stand_ins), None);
+        let hidden = made(
+            tuple("127.0.0.1", 41000, "127.0.0.1", 8080),
+            tuple("10.88.0.2", 80, "10.88.0.1", 41000),
+        );
+        let lasting = hidden.lasting(&CONTAINER, &stand_ins).unwrap();
+        assert_eq!((lasting.original, lasting.reply), (hidden.original, hidden.reply));
+        assert_eq!((lasting.mark, lasting.tcp.unwrap().flags), (7, [0x2b, 0x0b]));
+        let outbound = made(
+            tuple("10.88.0.2", 50000, "192.0.2.4", 443),
+            tuple("192.0.2.4", 443, "192.0.2.1", 61000),
+        );
+        assert_eq!(outbound.lasting(&CONTAINER, &stand_ins), None);
+    }
+
+    #[test]
     fn other_flows_are_left_alone() {
         let other =
             flow(tuple("192.0.2.3", 1, "192.0.2.1", 2), tuple("10.88.0.3", 2, "192.0.2.3", 1));
         assert_eq!(other.direction(&CONTAINER), None);
-        assert_eq!(other.at_destination(&CONTAINER, PeerNumber::new(1).unwrap()), None);
+        assert_eq!(other.at_destination(&CONTAINER, PeerNumber::new(1).unwrap(), &[]), None);
     }
 
     #[test]
@@ -142,7 +248,7 @@ mod tests {
             tuple("2001:db8::3", 41000, "2001:db8::1", 8080),
             tuple("fd00::2", 80, "2001:db8::3", 41000),
         );
-        let there = at_source.at_destination(&both, PeerNumber::new(2).unwrap()).unwrap();
+        let there = at_source.at_destination(&both, PeerNumber::new(2).unwrap(), &[]).unwrap();
         assert_eq!(there.original, tuple("2001:db8::3", 41000, "fd00::2", 80));
     }
 }

@@ -54,6 +54,37 @@ impl Raw {
         Self { name: c"fib", settings }
     }
 
+    /// `ip … set`: the register's four bytes into the IPv4 header.
+    pub(super) fn write_v4(offset: u32) -> Self {
+        Self::write(
+            offset,
+            4,
+            &[
+                (sys::NFTNL_EXPR_PAYLOAD_CSUM_TYPE, CSUM_INET),
+                (sys::NFTNL_EXPR_PAYLOAD_CSUM_OFFSET, 10),
+            ],
+        )
+    }
+
+    /// `ip6 … set`: the register's sixteen bytes into the IPv6 header, which has no checksum.
+    pub(super) fn write_v6(offset: u32) -> Self {
+        Self::write(offset, 16, &[])
+    }
+
+    /// Writes into the network header. The checksum of TCP or UDP covers its addresses and follows.
+    fn write(offset: u32, length: u32, checksum: &[(u32, u32)]) -> Self {
+        let numbers = [
+            (sys::NFTNL_EXPR_PAYLOAD_SREG, REGISTER),
+            (sys::NFTNL_EXPR_PAYLOAD_BASE, libc::NFT_PAYLOAD_NETWORK_HEADER.unsigned_abs()),
+            (sys::NFTNL_EXPR_PAYLOAD_OFFSET, offset),
+            (sys::NFTNL_EXPR_PAYLOAD_LEN, length),
+            (sys::NFTNL_EXPR_PAYLOAD_FLAGS, L4_PSEUDO_HEADER),
+        ];
+        let all = numbers.iter().chain(checksum);
+        let settings = all.map(|(attribute, value)| Setting::U32(*attribute, *value)).collect();
+        Self { name: c"payload", settings }
+    }
+
     /// `notrack`.
     pub(super) fn notrack() -> Self {
         Self { name: c"notrack", settings: Vec::new() }
@@ -82,6 +113,9 @@ impl Raw {
     }
 }
 
+/// `NFT_PAYLOAD_CSUM_INET` and `NFT_PAYLOAD_L4CSUM_PSEUDOHDR` (the same file).
+const CSUM_INET: u32 = 1;
+const L4_PSEUDO_HEADER: u32 = 1;
 /// `NFT_FIB_RESULT_ADDRTYPE` and `NFTA_FIB_F_DADDR` (`include/uapi/linux/netfilter/nf_tables.h`).
 const FIB_RESULT_ADDRTYPE: u32 = 3;
 const FIB_F_DADDR: u32 = 1 << 1;

@@ -14,11 +14,12 @@
 //! address, or want to reach one, are dropped.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 use super::rules::NewRule;
+use super::stand_in::LOOPBACK;
 use super::step::Step;
 use super::{
     CHAIN_FORWARD, CHAIN_FORWARD_OUTPUT, CHAIN_FORWARD_SOURCE, CHAIN_LATE, CHAIN_STEER, HoldTag,
@@ -29,8 +30,6 @@ use crate::peer::{FWMARK_MASK, ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
 /// Most rules for one container.
 const MOST_RULES: usize = 4096;
-/// 127.0.0.0/8.
-const LOOPBACK: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::LOCALHOST), 8);
 
 /// A port of this host that leads to a port of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -75,6 +75,8 @@ pub enum Owner {
     Late(HoldTag),
     /// Leads new connections to a container at a peer: `netmig forward 3 TAG`.
     Forward(PeerNumber, HoldTag),
+    /// Exchanges addresses at the tunnels: `netmig stand-in TAG`.
+    StandIn(HoldTag),
     /// Takes new connections that a peer leads here: `netmig accept 3 TAG`.
     Accept(PeerNumber, HoldTag),
 }
@@ -85,6 +87,7 @@ impl fmt::Display for Owner {
             Self::Peer(peer) => write!(f, "netmig peer {peer}"),
             Self::Hold(tag) => write!(f, "netmig hold {tag}"),
             Self::Late(tag) => write!(f, "netmig late {tag}"),
+            Self::StandIn(tag) => write!(f, "netmig stand-in {tag}"),
             Self::Forward(peer, tag) => write!(f, "netmig forward {peer} {tag}"),
             Self::Accept(peer, tag) => write!(f, "netmig accept {peer} {tag}"),
         }
@@ -105,6 +108,7 @@ impl Owner {
             "peer" => Self::Peer(peer(rest)?),
             "hold" => Self::Hold(rest.parse().ok()?),
             "late" => Self::Late(rest.parse().ok()?),
+            "stand-in" => Self::StandIn(rest.parse().ok()?),
             "forward" => of_peer(Self::Forward)?,
             "accept" => of_peer(Self::Accept)?,
             _ => return None,
@@ -124,7 +128,11 @@ mod tests {
         let peer = Owner::Peer(PeerNumber::new(255).unwrap());
         let number = PeerNumber::new(7).unwrap();
         let longest: HoldTag = "f".repeat(TAG_LENGTH).parse().unwrap();
-        let of_peers = [Owner::Forward(number, tag.clone()), Owner::Accept(number, longest)];
+        let of_peers = [
+            Owner::StandIn(longest.clone()),
+            Owner::Forward(number, tag.clone()),
+            Owner::Accept(number, longest),
+        ];
         for owner in [peer, Owner::Hold(tag.clone()), Owner::Late(tag)].into_iter().chain(of_peers)
         {
             assert!(owner.to_string().len() < 128, "a comment's length");

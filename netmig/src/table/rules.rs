@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::step::{ORIGINAL, REPLY, Step};
 use super::{
-    CHAIN_HOLD, CHAIN_LATE, CHAIN_STEER, CHAIN_STEER_OUTPUT, HoldTag, InstalledRule, Owner,
-    TableError,
+    CHAIN_HOLD, CHAIN_HOLD_OUTPUT, CHAIN_LATE, CHAIN_STEER, CHAIN_STEER_OUTPUT, HoldTag,
+    InstalledRule, Owner, TableError,
 };
 use crate::flow::Protocol;
 use crate::peer::{FWMARK_MASK, ORIGINAL_MASK, PeerNumber, REPLY_MASK};
@@ -95,10 +95,12 @@ pub(super) fn hold_chain(tag: &HoldTag) -> String {
     format!("{CHAIN_HOLD}-{tag}")
 }
 
-/// The rule that puts a hold in force.
-pub(super) fn engaging(tag: &HoldTag) -> NewRule {
-    let steps = vec![Step::Jump { chain: hold_chain(tag) }];
-    NewRule { chain: CHAIN_HOLD.to_owned(), steps }
+/// The rules that put a hold in force.
+pub(super) fn engaging(tag: &HoldTag) -> [NewRule; 2] {
+    [CHAIN_HOLD, CHAIN_HOLD_OUTPUT].map(|chain| NewRule {
+        chain: chain.to_owned(),
+        steps: vec![Step::Jump { chain: hold_chain(tag) }],
+    })
 }
 
 /// The rules of a hold, in a chain of its own to which nothing leads yet.

@@ -9,6 +9,7 @@ use nftnl::{ProtoFamily, Rule, nft_expr};
 use super::expression::Raw;
 use super::{Queueing, TableError};
 use crate::flow::Protocol;
+use crate::peer::INTERFACE_PREFIX;
 
 /// `IP_CT_DIR_ORIGINAL` and `IP_CT_DIR_REPLY`.
 pub(super) const ORIGINAL: u8 = 0;
@@ -50,11 +51,16 @@ pub(super) enum Step {
     },
     /// The interface by which the packet came.
     From(String),
+    /// It came through any tunnel.
+    FromTunnel,
+    /// It will leave through any tunnel.
+    TowardsTunnel,
     /// The interface by which the packet will leave.
     Towards(String),
     /// The address family, by any address of it.
     Family(IpAddr),
     To(IpAddr),
+    FromAddress(IpAddr),
     /// A range of source addresses: any of them, and the length of the prefix.
     FromNetwork(IpAddr, u8),
     /// The same of destination addresses.
@@ -64,6 +70,10 @@ pub(super) enum Step {
     SendTo(IpAddr, Option<u16>),
     /// New source address.
     ComeFrom(IpAddr),
+    /// Another source, whatever conntrack says; checksums follow.
+    WriteSource(IpAddr),
+    /// The same of the destination.
+    WriteDestination(IpAddr),
     Drop,
 }
 
@@ -135,6 +145,18 @@ impl Step {
                 rule.add_expr(&nft_expr!(meta iifname));
                 rule.add_expr(&Cmp::new(CmpOp::Eq, name));
             }
+            Self::FromTunnel => {
+                rule.add_expr(&nft_expr!(meta iifname));
+                rule.add_expr(&Cmp::new(CmpOp::Eq, tunnels()?));
+            }
+            Self::TowardsTunnel => {
+                rule.add_expr(&nft_expr!(meta oifname));
+                rule.add_expr(&Cmp::new(CmpOp::Eq, tunnels()?));
+            }
+            Self::FromAddress(address) => {
+                Self::FromNetwork(address, if address.is_ipv4() { 32 } else { 128 })
+                    .add_to(rule)?;
+            }
             Self::Towards(ref interface) => {
                 let name = InterfaceName::Exact(CString::new(interface.as_str())?);
                 rule.add_expr(&nft_expr!(meta oifname));
@@ -173,9 +195,30 @@ impl Step {
             Self::Untracked => rule.add_expr(&Raw::notrack()),
             Self::SendTo(address, port) => add_translation(rule, NatType::DNat, address, port),
             Self::ComeFrom(address) => add_translation(rule, NatType::SNat, address, None),
+            Self::WriteSource(address) => add_write(rule, address, [12, 8]),
+            Self::WriteDestination(address) => add_write(rule, address, [16, 24]),
             Self::Drop => rule.add_expr(&Verdict::Drop),
         }
         Ok(())
+    }
+}
+
+/// The names of all tunnels' interfaces.
+fn tunnels() -> Result<InterfaceName, TableError> {
+    Ok(InterfaceName::StartingWith(CString::new(INTERFACE_PREFIX)?))
+}
+
+/// Puts an address into the IP header, at one of two offsets by its family.
+fn add_write(rule: &mut Rule<'_>, address: IpAddr, offsets: [u32; 2]) {
+    match address {
+        IpAddr::V4(v4) => {
+            rule.add_expr(&Immediate::new(v4.octets(), Register::Reg1));
+            rule.add_expr(&Raw::write_v4(offsets[0]));
+        }
+        IpAddr::V6(v6) => {
+            rule.add_expr(&Immediate::new(v6.octets(), Register::Reg1));
+            rule.add_expr(&Raw::write_v6(offsets[1]));
+        }
     }
 }
 

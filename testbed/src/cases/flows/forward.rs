@@ -30,7 +30,7 @@ fn forwarded(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     for host in [a, b] {
-        forget_soon(host)?;
+        traces::forget_soon(host)?;
         let subnets = ["--subnet", "10.77.0.0/24", "--subnet", "fd77::/64"];
         let create = ["network", "create", "--disable-dns", "--ipv6"];
         host.podman([&create[..], &subnets, &["dual"]].concat())?;
@@ -97,7 +97,7 @@ fn follows(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c", "d"])?;
     let (a, b, d) = (lab.host("a")?, lab.host("b")?, lab.host("d")?);
     for host in ["a", "b", "c"] {
-        forget_soon(lab.host(host)?)?;
+        traces::forget_soon(lab.host(host)?)?;
         lab.serve(host)?;
     }
     serve(a, "web", 7000, &[], d)?;
@@ -168,18 +168,4 @@ fn list(host: &Host, what: &str) -> Result<Vec<Value>> {
     let list: Value = host.command("agent-client").args(arguments.iter().copied()).run()?.json()?;
     let listed = list[field].as_array().cloned();
     listed.ok_or_else(|| Error::Check(format!("no list: {list}")))
-}
-
-/// Has the kernel forget flows soon after they have ended.
-fn forget_soon(host: &Host) -> Result<()> {
-    for (of, seconds) in [
-        ("tcp_timeout_time_wait", "1"),
-        ("tcp_timeout_close", "1"),
-        ("udp_timeout", "3"),
-        ("udp_timeout_stream", "3"),
-    ] {
-        let setting = format!("net.netfilter.nf_conntrack_{of}={seconds}");
-        host.run(["sysctl", "-q", "-w", &setting])?;
-    }
-    Ok(())
 }

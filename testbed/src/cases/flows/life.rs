@@ -109,15 +109,7 @@ fn alone(context: &Context) -> Result<()> {
 fn ended(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     for host in [lab.host("a")?, lab.host("b")?] {
-        for (of, seconds) in [
-            ("tcp_timeout_time_wait", "1"),
-            ("tcp_timeout_close", "1"),
-            ("udp_timeout", "3"),
-            ("udp_timeout_stream", "3"),
-        ] {
-            let setting = format!("net.netfilter.nf_conntrack_{of}={seconds}");
-            host.run(["sysctl", "-q", "-w", &setting])?;
-        }
+        traces::forget_soon(host)?;
     }
     let (a, b, clients) = moved(&lab)?;
     ensure!(!traces::all(a)?.is_empty(), "nothing of netmig on the anchor");

@@ -5,6 +5,7 @@ mod far;
 mod forward;
 mod life;
 mod mtu;
+mod neighbours;
 mod opener;
 mod outbound;
 mod returns;
@@ -24,6 +25,7 @@ pub(super) fn cases() -> Vec<Case> {
         states::CASES,
         forward::CASES,
         far::CASES,
+        neighbours::CASES,
     ]
     .concat()
 }

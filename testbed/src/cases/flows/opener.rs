@@ -90,7 +90,7 @@ fn parse<T: serde::de::DeserializeOwned>(client: &str, text: &str) -> Result<T> 
 }
 
 /// Waits until a file of the container contains `text`, and gives it all.
-fn wait_for(host: &Host, name: &str, file: &str, text: &str) -> Result<String> {
+pub(super) fn wait_for(host: &Host, name: &str, file: &str, text: &str) -> Result<String> {
     let deadline = Instant::now() + pace::patience(LIMIT);
     loop {
         let found = host.podman(["exec", name, "cat", file]).unwrap_or_default();

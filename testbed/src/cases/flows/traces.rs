@@ -49,3 +49,17 @@ pub(super) fn all(host: &Host) -> Result<Vec<String>> {
     found.extend(entries.lines().filter(marked).map(str::to_owned));
     Ok(found)
 }
+
+/// Has the kernel forget flows soon after they have ended.
+pub(super) fn forget_soon(host: &Host) -> Result<()> {
+    for (of, seconds) in [
+        ("tcp_timeout_time_wait", "1"),
+        ("tcp_timeout_close", "1"),
+        ("udp_timeout", "3"),
+        ("udp_timeout_stream", "3"),
+    ] {
+        let setting = format!("net.netfilter.nf_conntrack_{of}={seconds}");
+        host.run(["sysctl", "-q", "-w", &setting])?;
+    }
+    Ok(())
+}
