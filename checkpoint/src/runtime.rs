@@ -48,6 +48,18 @@ pub enum Error {
         /// Whether the container's cgroup is still frozen; `None` where it was not given.
         frozen: Option<bool>,
     },
+    /// The runtime passed the gate before it was opened: a dump that began before the container was
+    /// frozen holds what was true at different times.
+    #[error(
+        "{runtime} began to dump container {id} too early; it has to find criu by PATH, and not at a \
+         fixed place"
+    )]
+    Early {
+        /// crun or runc.
+        runtime: Kind,
+        /// The container.
+        id: String,
+    },
     /// The dump said that it succeeded, yet left the cgroup thawed: the original went on beside
     /// the images, which must be thrown away.
     #[error("container {id} was running again after its dump; its images are stale")]

@@ -166,12 +166,17 @@ impl Waiting {
         }
     }
 
-    /// Lets it go on. The request is the one that it was started with.
+    /// Lets it go on, the container being frozen by now. The request is the one that it was started
+    /// with.
     ///
     /// # Errors
-    /// [`Error::Run`] when the gate cannot be opened.
+    /// [`Error::Early`] when CRIU was called in another way than by the gate, [`Error::Run`] when the
+    /// gate cannot be opened.
     pub fn go<'a>(mut self, request: Checkpoint<'a>) -> Result<Running<'a>, Error> {
         let started = Instant::now();
+        if request.work.join(LOG).exists() {
+            return Err(Error::Early { runtime: self.kind, id: request.id.to_owned() });
+        }
         let path = request.work.to_path_buf();
         self.gate.open().map_err(|source| Error::Run { action: "open a gate in", path, source })?;
         Ok(Running::new(self.child, started, self.kind, request, Some(self.gate)))
@@ -328,5 +333,27 @@ mod tests {
         assert!(matches!(early, Err(Error::Deadline { .. })), "{early:?}");
         let dumped = running.wait(soon()).await.unwrap();
         assert!(dumped.duration >= Duration::from_millis(300));
+    }
+
+    /// Needs CAP_SYS_ADMIN for the mount namespace; says so where it has none.
+    #[tokio::test]
+    async fn a_dump_that_did_not_wait_is_refused() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: not root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let config = ConfigDir::create(&dir.path().join("c"), &Options::dump()).unwrap();
+        let runtime = fake(dir.path(), "sleep 0.1");
+        let start = |name: &str| {
+            let gate = Gate::create(&dir.path().join(name), Path::new("/s"), Path::new("/c"));
+            runtime.start_waiting(&request(dir.path(), &config), gate.unwrap()).unwrap()
+        };
+        let running = start("one").go(request(dir.path(), &config)).unwrap();
+        drop(running);
+        let waiting = start("two");
+        std::fs::write(dir.path().join(LOG), "").unwrap();
+        let early = waiting.go(request(dir.path(), &config)).err();
+        assert!(matches!(early, Some(Error::Early { .. })), "{early:?}");
     }
 }
