@@ -10,8 +10,8 @@ use crate::snapshot::Snapshot;
 
 /// How long a host may take until it is as before.
 const SETTLES: Duration = Duration::from_secs(10);
-/// What an agent that has run once keeps: its identity, its peers' numbers, its locks, and what it
-/// remembers of podman.
+/// What an agent that has run once keeps: its identity, its peers' numbers, its locks, what it
+/// remembers of podman, and the place for notes of containers with flows (not the notes).
 const OWN_STATE: &[&str] = &[
     "identity.pem",
     "peers.json",
@@ -21,6 +21,7 @@ const OWN_STATE: &[&str] = &[
     "engine.json",
     "turns/",
     "turns/0",
+    "carried/",
     "",
 ];
 
