@@ -54,6 +54,8 @@ pub(super) fn all(host: &Host) -> Result<Vec<String>> {
 pub(super) fn forget_soon(host: &Host) -> Result<()> {
     for (of, seconds) in [
         ("tcp_timeout_time_wait", "1"),
+        // One that was tried in the moment in which all rules were gone.
+        ("tcp_timeout_syn_sent", "3"),
         ("tcp_timeout_close", "1"),
         ("udp_timeout", "3"),
         ("udp_timeout_stream", "3"),
