@@ -4,11 +4,17 @@
 //!
 //! * puts netmig's rules back at once when somebody has removed them (a reload of the firewall),
 //!   owning a table that makes flows live through it meanwhile ([`netmig::table::Guard`]);
+//! * makes a tunnel again whose `wireguard-go` was killed ([`tunnels`]);
+//! * keeps UDP flows from being forgotten while a peer cannot be reached ([`memory`]);
 //! * removes the tunnel to a peer, with all that belongs to it, when the last flow led there has
-//!   ended and no new ones are [forwarded](crate::forward); and the names of containers that no flow belongs to any more.
+//!   ended and no new ones are [forwarded](crate::forward); and the names of containers that no flow
+//!   belongs to any more.
 //!
 //! It ends when this host has no tunnel any more. Flows do not need it: if it is killed they go on,
 //! and the next agent starts it again.
+
+mod memory;
+mod tunnels;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -31,6 +37,8 @@ use crate::directories::Directories;
 use crate::forward;
 use crate::identity;
 use crate::peers::{self, PeerLock};
+use memory::Memory;
+use tunnels::Tunnels;
 
 /// The command, or option, by which both agents' programs become the keeper.
 pub const COMMAND: &str = "keep";
@@ -86,7 +94,13 @@ pub async fn run(directories: &Directories) -> Result<(), Cause> {
     // Of its own session: neither Ctrl-C nor the end of the terminal is meant for it.
     setsid()?;
     let Some(_alone) = lock(directories)? else { return Ok(()) };
-    let mut keeper = Keeper { directories, events: Events::open()?, guard: None };
+    let mut keeper = Keeper {
+        directories,
+        events: Events::open()?,
+        guard: None,
+        tunnels: Tunnels::default(),
+        memory: Memory::default(),
+    };
     keeper.keep().await
 }
 
@@ -107,6 +121,8 @@ struct Keeper<'a> {
     events: Events,
     /// The table, and the peers that it has rules for.
     guard: Option<(Guard, Vec<PeerNumber>)>,
+    tunnels: Tunnels,
+    memory: Memory,
 }
 
 impl Keeper<'_> {
@@ -114,8 +130,9 @@ impl Keeper<'_> {
         let mut due = Instant::now() + LOOK;
         // Not before, whatever ends: where flows end all the time, looking must not take all of it.
         let mut rested = Instant::now();
+        let mut tunnel_changed = true;
         loop {
-            match self.repair().await {
+            match self.repair(tunnel_changed).await {
                 Ok(true) => {}
                 Ok(false) => due = Instant::now(),
                 Err(e) => self.note(&e),
@@ -131,6 +148,7 @@ impl Keeper<'_> {
                 due = Instant::now() + LOOK;
             }
             let seen = self.events.wait(due.saturating_duration_since(Instant::now()))?;
+            tunnel_changed = seen.tunnel_changed;
             if seen.flow_ended {
                 due = due.min((Instant::now() + SETTLE).max(rested));
             }
@@ -139,12 +157,19 @@ impl Keeper<'_> {
 
     /// Puts back what is missing for every peer to which there is a tunnel; `false` if there is none.
     /// Changes nothing where nothing is missing.
-    async fn repair(&mut self) -> Result<bool, Cause> {
+    async fn repair(&mut self, tunnel_changed: bool) -> Result<bool, Cause> {
         let _lock = PeerLock::take(&self.directories.run).await?;
-        let peers = tunnel::list().await?;
+        let mut peers = tunnel::list().await?;
+        let made = self.tunnels.revive(self.directories, &peers).await?;
+        for peer in made {
+            self.note_line(&format!("made the tunnel {} again", peer.interface()));
+            peers.push(peer);
+        }
+        peers.sort_unstable();
         if peers.is_empty() {
             return Ok(false);
         }
+        self.tunnels.learn(&peers, tunnel_changed).await?;
         let mut table = Table::open()?;
         table.install()?;
         for peer in &peers {
@@ -189,6 +214,8 @@ impl Keeper<'_> {
         for peer in tunnel::list().await? {
             peers::release(self.directories, peer, None).await?;
         }
+        let peers = tunnel::list().await?;
+        self.memory.keep(&peers).await?;
         // Whoever makes a tunnel now starts another keeper after this lock is free.
         let _lock = PeerLock::take(&self.directories.run).await?;
         if !tunnel::list().await?.is_empty() || hold::any()? {
@@ -204,9 +231,13 @@ impl Keeper<'_> {
 
     /// Tells whoever reads the log; what failed is tried again at the next look.
     fn note(&self, error: &Cause) {
+        self.note_line(&chain(error.as_ref()).to_string());
+    }
+
+    fn note_line(&self, line: &str) {
         let path = self.directories.run.join(LOG);
         let log = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
         // Nothing is left to be told if that fails as well.
-        let _ = log.and_then(|mut log| writeln!(log, "{}", chain(error.as_ref())));
+        let _ = log.and_then(|mut log| writeln!(log, "{line}"));
     }
 }

@@ -154,14 +154,7 @@ pub async fn release(
     ended: Option<MigrationId>,
 ) -> Result<(), Cause> {
     let _lock = PeerLock::take(&directories.run).await?;
-    if needed_by_migration(&directories.state, peer, ended)? {
-        return Ok(());
-    }
-    let mut conntrack = Conntrack::open()?;
-    if conntrack.is_marked_for(peer)?
-        || claimed(directories, peer, &mut conntrack)?
-        || forward::need(directories, peer)?
-    {
+    if needed_by_migration(&directories.state, peer, ended)? || carry(directories, peer)? {
         return Ok(());
     }
     let mut table = Table::open()?;
@@ -175,6 +168,14 @@ pub async fn release(
         }
     }
     Ok(())
+}
+
+/// Whether flows, claims or forwarded ports need the tunnel to `peer`.
+pub fn carry(directories: &Directories, peer: PeerNumber) -> Result<bool, Cause> {
+    let mut conntrack = Conntrack::open()?;
+    Ok(conntrack.is_marked_for(peer)?
+        || claimed(directories, peer, &mut conntrack)?
+        || forward::need(directories, peer)?)
 }
 
 /// Whether a claim needs the peer; one whose flows have ended is forgotten.

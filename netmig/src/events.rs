@@ -1,19 +1,27 @@
-//! What the kernel tells of flows that have ended and of nftables rules that were removed.
+//! What the kernel tells of flows that have ended, of nftables rules that were removed, and of tunnels
+//! that came, changed or went.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::flow::{self, FlowError};
+use crate::nfnetlink::attribute::Attributes;
 use crate::nfnetlink::message::Message;
 use crate::nfnetlink::{Options, Socket, SocketError, subsystem};
-use crate::peer::{ORIGINAL_MASK, REPLY_MASK};
+use crate::peer::{INTERFACE_PREFIX, ORIGINAL_MASK, REPLY_MASK};
 
 /// Multicast groups (`enum nfnetlink_groups`): ended flows, changes of nftables.
 const CONNTRACK_DESTROY: u32 = 3;
 const NFTABLES: u32 = 7;
+/// Multicast group of interfaces (`RTNLGRP_LINK`, `include/uapi/linux/rtnetlink.h`).
+const LINKS: u32 = 1;
+/// Bytes before the attributes of a message about an interface (`struct nlmsghdr`, `struct ifinfomsg`).
+const LINK_HEAD: usize = 32;
 
 /// What has happened since the last look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,11 +30,14 @@ pub struct Seen {
     pub flow_ended: bool,
     /// A table, chain or rule of anybody was removed.
     pub rules_removed: bool,
+    /// A tunnel's interface has come, changed or gone.
+    pub tunnel_changed: bool,
 }
 
 /// Listens in the network namespace in which it was opened.
 pub struct Events {
     socket: Socket,
+    links: netlink_sys::Socket,
     buffer: Vec<u8>,
 }
 
@@ -38,7 +49,8 @@ impl Events {
     pub fn open() -> Result<Self, FlowError> {
         let options = Options { groups: &[CONNTRACK_DESTROY, NFTABLES], ..Options::default() };
         let socket = Socket::open(options).map_err(FlowError::Open)?;
-        Ok(Self { socket, buffer: Socket::buffer() })
+        let links = listen_to_links().map_err(|e| FlowError::Open(SocketError::Open(e)))?;
+        Ok(Self { socket, links, buffer: Socket::buffer() })
     }
 
     /// Waits for the next event, no longer than `limit`, and takes those that are there with it.
@@ -51,14 +63,33 @@ impl Events {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            let fds = [self.socket.as_fd(), self.links.as_fd()];
+            let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             match poll(&mut polled, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(FlowError::Dump(SocketError::Receive(errno))),
             }
-            let seen = self.take()?;
+            let mut seen = self.take()?;
+            seen.tunnel_changed |= self.take_links();
             if seen != Seen::default() || Instant::now() >= end {
                 return Ok(seen);
+            }
+        }
+    }
+
+    /// Whether a tunnel is among the interfaces that changed since the last look.
+    fn take_links(&mut self) -> bool {
+        let mut changed = false;
+        loop {
+            let mut free = self.buffer.as_mut_slice();
+            match self.links.recv(&mut free, 0) {
+                Ok(length) => {
+                    changed |= is_of_tunnel(self.buffer.get(..length).unwrap_or_default())
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return changed,
+                // More than could be kept, a tunnel's change perhaps.
+                Err(_) => return true,
             }
         }
     }
@@ -86,7 +117,7 @@ impl Events {
 
 impl Seen {
     fn everything() -> Self {
-        Self { flow_ended: true, rules_removed: true }
+        Self { flow_ended: true, rules_removed: true, tunnel_changed: true }
     }
 
     fn note(&mut self, kind: u16, payload: &[u8]) {
@@ -103,9 +134,44 @@ impl Seen {
     }
 }
 
+fn listen_to_links() -> io::Result<netlink_sys::Socket> {
+    let mut links = netlink_sys::Socket::new(NETLINK_ROUTE)?;
+    links.bind_auto()?;
+    links.add_membership(LINKS)?;
+    links.set_non_blocking(true)?;
+    Ok(links)
+}
+
+/// Whether a message tells of a tunnel's interface.
+fn is_of_tunnel(message: &[u8]) -> bool {
+    let kind = message.get(4..6).map(|kind| u16::from_ne_bytes([kind[0], kind[1]]));
+    kind.is_some_and(|kind| [libc::RTM_NEWLINK, libc::RTM_DELLINK].contains(&kind))
+        && Attributes::new(message.get(LINK_HEAD..).unwrap_or_default())
+            .flatten()
+            .filter(|attribute| attribute.kind == libc::IFLA_IFNAME)
+            .any(|name| name.text().is_ok_and(|name| name.starts_with(INTERFACE_PREFIX)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_interfaces_of_tunnels_count() {
+        let message = |kind: u16, name: &[u8]| {
+            let mut message = vec![0; LINK_HEAD];
+            message[4..6].copy_from_slice(&kind.to_ne_bytes());
+            message.extend((u16::try_from(name.len()).unwrap() + 4).to_ne_bytes());
+            message.extend(libc::IFLA_IFNAME.to_ne_bytes());
+            message.extend(name);
+            message
+        };
+        assert!(is_of_tunnel(&message(libc::RTM_DELLINK, b"netmig7\0")));
+        assert!(is_of_tunnel(&message(libc::RTM_NEWLINK, b"netmig7\0")));
+        assert!(!is_of_tunnel(&message(libc::RTM_NEWADDR, b"netmig7\0")));
+        assert!(!is_of_tunnel(&message(libc::RTM_DELLINK, b"veth0\0")));
+        assert!(!is_of_tunnel(&[0; 5]));
+    }
 
     #[test]
     fn only_removals_of_rules_count() {

@@ -83,6 +83,12 @@ pub(super) fn mark(message: &mut Vec<u8>, flow: &Flow, value: u32, mask: u32) {
     put(message, cta::MARK_MASK, &mask.to_be_bytes());
 }
 
+/// Attributes of a request that changes when an entry is forgotten.
+pub(super) fn timeout(message: &mut Vec<u8>, flow: &Flow, seconds: u32) {
+    identity(message, flow);
+    put(message, cta::TIMEOUT, &seconds.to_be_bytes());
+}
+
 /// Attributes of a request that creates an entry.
 ///
 /// The reply tuple is always the plain inverse, and translation is asked for apart: given a

@@ -307,6 +307,14 @@ impl Conntrack {
         self.change("mark", flows, (NEW, 0), |body, flow| build::mark(body, flow, value, mask))
     }
 
+    /// Makes entries last for another number of seconds if no packet comes.
+    ///
+    /// # Errors
+    /// As [`Conntrack::set_mark`].
+    pub fn prolong(&mut self, flows: &[Flow], seconds: u32) -> Result<Outcome, FlowError> {
+        self.change("prolong", flows, (NEW, 0), |body, flow| build::timeout(body, flow, seconds))
+    }
+
     /// Creates entries. Those that exist already stay as they are.
     ///
     /// # Errors

@@ -67,6 +67,23 @@ pub(super) async fn ensure_key(interface: &str, kind: Kind) -> Result<([u8; 32],
     Ok((public, false))
 }
 
+/// Key and port, as they are now; `None` without a key.
+pub(super) async fn own(interface: &str, kind: Kind) -> Result<Option<(Key, u16)>, Error> {
+    let device = read(interface, kind).await?;
+    let key = device.private_key.filter(|key| *key != Key::zero());
+    Ok(key.map(|key| (key, device.listen_port.unwrap_or(0))))
+}
+
+/// Gives the interface a key and a port that it had before.
+pub(super) async fn set_own(
+    interface: &str,
+    kind: Kind,
+    (key, port): (Key, u16),
+) -> Result<(), Error> {
+    let update = DeviceUpdate::new().set_private_key(key).set_listen_port(port);
+    change(interface, kind, update).await
+}
+
 /// Waits until the interface listens; the caller sets the deadline.
 pub(super) async fn wait_for_port(interface: &str, kind: Kind) -> Result<u16, Error> {
     loop {

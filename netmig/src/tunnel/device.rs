@@ -192,6 +192,12 @@ pub(super) fn carry_loopback(interface: &str) -> Result<(), Error> {
     write(&setting("ipv4", interface, "route_localnet"), "1")
 }
 
+/// Whether [`carry_loopback`] was called for the interface.
+pub(super) fn carries_loopback(interface: &str) -> bool {
+    let value = std::fs::read_to_string(setting("ipv4", interface, "route_localnet"));
+    value.is_ok_and(|value| value.trim() == "1")
+}
+
 fn setting(family: &str, interface: &str, name: &str) -> PathBuf {
     Path::new("/proc/sys/net").join(family).join("conf").join(interface).join(name)
 }

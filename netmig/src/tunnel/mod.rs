@@ -17,6 +17,7 @@
 
 mod config;
 mod device;
+mod revive;
 mod session;
 mod userspace;
 
@@ -31,6 +32,8 @@ use thiserror::Error;
 use crate::netns::rtnl;
 use crate::peer::{INTERFACE_PREFIX, PeerNumber};
 use crate::routing;
+
+pub use revive::Settings;
 
 /// Everything here ends after this time at the latest.
 pub const DEADLINE: Duration = Duration::from_secs(15);
@@ -367,6 +370,16 @@ pub fn check(peer: PeerNumber) -> Result<(), Error> {
         Ok(_) => Ok(()),
         Err(_) => Err(Error::Lost { interface }),
     }
+}
+
+/// Sends one packet through the tunnel that means nothing to the other end. If that is there, it says
+/// something within ten seconds, be it an empty packet (KEEPALIVE_TIMEOUT of WireGuard's protocol), so
+/// that [`Status::rx_bytes`] grows.
+///
+/// # Errors
+/// [`Error::Settings`].
+pub fn knock(peer: PeerNumber) -> Result<(), Error> {
+    session::greet(&peer.interface())
 }
 
 /// Lets packets of this host's own that have a loopback address as their source leave by the tunnel,

@@ -119,7 +119,7 @@ fn is_current(handshake: SystemTime, now: SystemTime) -> bool {
     now.duration_since(handshake).is_ok_and(|age| age < SESSION_AGE)
 }
 
-fn greet(interface: &str) -> Result<(), Error> {
+pub(super) fn greet(interface: &str) -> Result<(), Error> {
     send_through(interface).map_err(|source| Error::Settings {
         action: "send a packet to try",
         interface: interface.to_owned(),

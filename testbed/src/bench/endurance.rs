@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -13,6 +13,7 @@ use super::{Bench, BenchPlan};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::{LabBuilder, Runtime};
+use crate::traffic::report::Loss;
 
 pub(super) const BENCH: Bench = Bench {
     name: "endurance",
@@ -24,6 +25,11 @@ pub(super) const BENCH: Bench = Bench {
 const MOVES: u32 = 200;
 /// The hosts on the way round.
 const ROUND: [&str; 3] = ["a", "b", "c"];
+/// Moves before the hosts are counted for the first time: heaps have found their size by then, and
+/// everything has been there.
+const WARM_UP: u32 = 30;
+/// Moves between two readings of the agents' memory.
+const READING: u32 = 10;
 /// Messages a second of each client.
 const RATE: f64 = 500.0;
 /// How long hosts may take to come to rest before they are counted.
@@ -31,15 +37,24 @@ const REST: Duration = Duration::from_secs(20);
 /// Growth of a count that has other causes: a process that has just begun or ended.
 const NOISE: f64 = 2.0;
 /// Growth of the agents' memory in KiB that is none: a heap does not give everything back.
-const MEMORY_NOISE: f64 = 8192.0;
+const MEMORY_NOISE: f64 = 3072.0;
 
 /// What is counted on a host.
 type Counts = BTreeMap<&'static str, f64>;
 
 fn run(plan: &BenchPlan) -> Result<Value> {
     let moves = plan.runs.unwrap_or(MOVES).max(6);
+    let warm_up = WARM_UP.min(moves / 2).next_multiple_of(ROUND.len() as u32);
     let lab = LabBuilder::new(&["a", "b", "c", "d"]).start()?;
     for host in ROUND {
+        // What the agents' own connections leave in conntrack is not to be counted for two minutes.
+        lab.host(host)?.run([
+            "sysctl",
+            "-q",
+            "-w",
+            "net.netfilter.nf_conntrack_tcp_timeout_time_wait=2",
+            "net.netfilter.nf_conntrack_tcp_timeout_close=2",
+        ])?;
         lab.serve(host)?;
     }
     let outcome = (|| -> Result<Value> {
@@ -49,16 +64,20 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         let udp = d.probe().udp_echo(server).rate(RATE).start()?;
         let mut interruptions = Vec::new();
         let mut first = None;
+        let mut legs = Vec::new();
+        let mut memory = Vec::new();
         for number in 0..moves {
             let from = ROUND[number as usize % ROUND.len()];
             let to = ROUND[(number as usize + 1) % ROUND.len()];
             let report = lab.migrate(NAME, from, to)?;
             interruptions.push(report.interruption_ms);
-            if number % 10 == 9 {
-                eprintln!("{} of {moves} moves", number + 1);
+            legs.push(now());
+            if (number + 1).is_multiple_of(READING) {
+                let all = ROUND.map(|host| lab.server_pid(host).and_then(resident));
+                eprintln!("{} of {moves} moves, agent-server has {all:?} KiB", number + 1);
+                memory.push(all);
             }
-            // After one lap everything has been there once.
-            if number as usize + 1 == ROUND.len() {
+            if number + 1 == warm_up {
                 first = Some(count_all(&lab, None)?);
             }
         }
@@ -76,8 +95,10 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         println!("{moves} moves, interruption {} ms", interruptions.distribution());
         println!("TCP: {} messages, {} lost, {} resets", tcp.sent, tcp.lost, tcp.resets);
         println!("UDP: {} messages, {} lost, {} doubled", udp.sent, udp.lost, udp.duplicated);
+        let lost = by_leg(&udp.losses, &legs);
+        println!("UDP lost by leg: {lost:?}, at {:?}", udp.losses);
         for (what, (before, after)) in &growth {
-            println!("{what}: {before} after the first lap, {after} at the end");
+            println!("{what}: {before} after {warm_up} moves, {after} at the end");
         }
         let grown: Vec<&String> = growth
             .iter()
@@ -90,6 +111,8 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             "tcp": tcp,
             "udp": udp,
             "counts": growth,
+            "memory_kib": memory,
+            "udp_lost_by_leg": lost,
             "summary": {
                 "moves": moves,
                 "resets": tcp.resets,
@@ -151,13 +174,40 @@ fn count(host: &Host, server: Option<i32>) -> Result<Counts> {
     if let Some(pid) = server {
         let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().count();
         counts.insert("files open in agent-server", files as f64);
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let memory = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
-        counts.insert("memory of agent-server in KiB", memory.unwrap_or_default());
+        counts.insert("memory of agent-server in KiB", resident(pid).unwrap_or_default());
     }
     Ok(counts)
+}
+
+/// Memory of a process in KiB (`VmRSS`, proc_pid_status(5)).
+fn resident(pid: i32) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok())
+}
+
+/// The time of day in nanoseconds.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// How many messages were lost up to the end of each kind of move, which comes again with each lap; the
+/// last figure is of those after the last move.
+fn by_leg(losses: &[Loss], ends: &[u64]) -> BTreeMap<String, u64> {
+    let mut legs = BTreeMap::new();
+    for loss in losses {
+        let number = ends.partition_point(|end| *end < loss.first_unix_ns);
+        let hosts = |offset: usize| ROUND[(number + offset) % ROUND.len()];
+        let leg = if number < ends.len() {
+            format!("{} to {}", hosts(0), hosts(1))
+        } else {
+            "after the last".to_owned()
+        };
+        *legs.entry(leg).or_default() += loss.messages;
+    }
+    legs
 }
 
 /// What there was, and what there is.

@@ -223,8 +223,9 @@ impl Cell {
         add(&[Moment::Stage, Moment::Restore, Moment::Prepared], Fault::ImportKilled);
         for side in Side::BOTH {
             let moments = [Moment::Stage, Moment::Dump, Moment::Prepared];
-            add(&moments, Fault::TunnelKilled(side));
             add(&moments, Fault::FirewallReloaded(side));
+            add(&moments, Fault::TunnelKilled(side));
+            add(&[Moment::HandOver, Moment::Removal], Fault::TunnelKilled(side));
         }
         let moments = [Moment::Stage, Moment::Freeze, Moment::Dump, Moment::Prepared];
         add(&moments, Fault::ContainerKilled);

@@ -93,8 +93,9 @@ pub(super) fn strike(lab: &Lab, fault: Fault, client: &mut HostProcess, first: &
             host.run(["kill", "-9", &pid.to_string()]).map(drop)
         }
         Fault::TunnelKilled(side) => {
-            let kill = "pkill -9 wireguard-go; while ls /sys/class/net | grep -q ^netmig; do \
-                        sleep 0.01; done";
+            // Its end takes a moment; a new one may be there by then.
+            let kill = "for p in $(pgrep -x wireguard-go); do kill -9 $p; \
+                        while test -e /proc/$p/exe; do sleep 0.01; done; done";
             host(side)?.run(["sh", "-c", kill]).map(drop)
         }
         Fault::FirewallReloaded(Side::Source) => {

@@ -22,9 +22,9 @@ pub struct EchoReport {
     pub received: u64,
     /// Messages sent and not received: `sent - received`.
     pub lost: u64,
-    /// When the first few of those were sent, in nanoseconds since the Unix epoch.
+    /// When those were sent.
     #[serde(default)]
-    pub lost_at_unix_ns: Vec<u64>,
+    pub losses: Vec<Loss>,
     /// Replies that had been received before.
     pub duplicated: u64,
     /// Replies that came after a later one of the same connection.
@@ -56,6 +56,36 @@ pub struct EchoReport {
     pub idle: u64,
     /// Idle connections whose one echo at the end came back intact.
     pub idle_alive: u64,
+}
+
+/// Messages lost one soon after the other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Loss {
+    /// When the first was sent, in nanoseconds since the Unix epoch.
+    pub first_unix_ns: u64,
+    /// When the last was sent.
+    pub last_unix_ns: u64,
+    /// How many they are.
+    pub messages: u64,
+}
+
+impl Loss {
+    /// Puts moments, in order, together that are no further apart than 100 ms.
+    pub fn gather(moments: impl Iterator<Item = u64>) -> Vec<Self> {
+        /// The same disturbance.
+        const NEAR_NS: u64 = 100_000_000;
+        let mut all: Vec<Self> = Vec::new();
+        for at in moments {
+            match all.last_mut() {
+                Some(loss) if at.saturating_sub(loss.last_unix_ns) <= NEAR_NS => {
+                    loss.last_unix_ns = at;
+                    loss.messages += 1;
+                }
+                _ => all.push(Self { first_unix_ns: at, last_unix_ns: at, messages: 1 }),
+            }
+        }
+        all
+    }
 }
 
 impl EchoReport {
@@ -206,4 +236,21 @@ pub struct WireReport {
     pub foreign: u64,
     /// Resets of TCP connections, by whomever.
     pub resets: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_lost_together_are_told_together() {
+        let ms = |ms: u64| ms * 1_000_000;
+        let all = Loss::gather([ms(0), ms(50), ms(150), ms(300)].into_iter());
+        let loss = |first, last, messages| Loss {
+            first_unix_ns: ms(first),
+            last_unix_ns: ms(last),
+            messages,
+        };
+        assert_eq!(all, [loss(0, 150, 3), loss(300, 300, 1)]);
+    }
 }

@@ -18,6 +18,8 @@ pub(super) const CASES: &[Case] = &[
     Case::new("flows-are-listed", &["flows"], listed),
     Case::new("flows-survive-a-flush-of-all-rules", &["flows"], flushed),
     Case::new("flows-live-without-any-process-of-ours", &["flows"], alone),
+    Case::new("flows-outlive-the-end-of-wireguard-go", &["flows"], tunnel_killed),
+    Case::new("flows-outlive-a-long-cut-of-the-link", &["flows"], long_cut),
     Case::new("flows-end-and-nothing-is-left", &["flows"], ended),
 ];
 
@@ -104,6 +106,61 @@ fn alone(context: &Context) -> Result<()> {
     await_guard(b)?;
     context.remark(seen.gaps());
     Ok(())
+}
+
+fn tunnel_killed(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, clients) = moved(&lab)?;
+    for host in [a, b, a] {
+        await_guard(host)?;
+        host.run(["sh", "-c", "for p in $(pgrep -x wireguard-go); do kill -9 $p; done"])?;
+        let deadline = Instant::now() + pace::patience(REPAIR);
+        while !host.run(["ls", "/sys/class/net"])?.contains("netmig") {
+            ensure!(Instant::now() < deadline, "host {} has no tunnel any more", host.name());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let whole = now();
+    std::thread::sleep(Duration::from_secs(2));
+    let seen = clients.stop_losing(u64::MAX)?;
+    context.remark(format!("{}, {} datagrams lost", seen.gaps(), seen.udp.lost));
+    let late = seen.udp.losses.iter().find(|loss| loss.last_unix_ns > whole);
+    ensure!(late.is_none(), "lost after the tunnels were whole: {late:?}");
+    // And it is whole: the container comes home by it, and nothing stays.
+    lab.migrate("web", "b", "a")?;
+    traces::none_within(b, END)
+}
+
+fn long_cut(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    for host in [a, b] {
+        // As ever, only faster.
+        host.run(["sysctl", "-q", "-w", "net.netfilter.nf_conntrack_udp_timeout_stream=40"])?;
+    }
+    serve(a, "web", 7000, &[], c)?;
+    let client = c.probe().udp_echo(a.port(7000)).rate(100.0).start()?;
+    lab.migrate("web", "a", "b")?;
+    await_guard(b)?;
+    lab.set_cable("b", false)?;
+    std::thread::sleep(Duration::from_secs(65));
+    lab.set_cable("b", true)?;
+    // The link's hosts have to find each other again.
+    std::thread::sleep(pace::patience(REPAIR));
+    let whole = now();
+    let seen = client.stop_after(Duration::from_secs(2))?;
+    context.remark(format!("{} of {} datagrams lost in a cut of 65 s", seen.lost, seen.sent));
+    ensure!(seen.lost > 1000 && seen.received > 0, "the link was not cut: {seen:?}");
+    let late = seen.losses.iter().find(|loss| loss.last_unix_ns > whole);
+    ensure!(late.is_none(), "lost once the link was whole: {late:?}");
+    ensure!(seen.duplicated == 0, "{} datagrams came twice", seen.duplicated);
+    Ok(())
+}
+
+/// The time of day in nanoseconds.
+fn now() -> u64 {
+    crate::traffic::gap::unix_ns(Instant::now())
 }
 
 fn ended(context: &Context) -> Result<()> {

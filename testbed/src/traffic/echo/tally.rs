@@ -5,13 +5,11 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::super::gap::{GapMeter, milliseconds, unix_ns};
-use super::super::report::EchoReport;
+use super::super::report::{EchoReport, Loss};
 use super::message::Message;
 
 /// Error messages that are kept for the report.
 const MESSAGES_KEPT: usize = 5;
-/// Lost messages whose time is kept for the report.
-const LOST_KEPT: usize = 16;
 
 /// What one client has seen so far, over all of its connections.
 #[derive(Debug)]
@@ -125,8 +123,9 @@ impl Tally {
         }
         let mut report = self.report;
         let begin = unix_ns(self.start);
-        report.lost_at_unix_ns =
-            self.waiting.values().take(LOST_KEPT).map(|sent| begin + sent).collect();
+        let mut lost: Vec<u64> = self.waiting.values().map(|sent| begin + sent).collect();
+        lost.sort_unstable();
+        report.losses = Loss::gather(lost.into_iter());
         report.lost = report.sent.saturating_sub(report.received);
         report.seconds = milliseconds(sending) / 1e3;
         report.max_rtt_ms = milliseconds(self.longest_round_trip);
