@@ -71,7 +71,7 @@ impl Arena {
         }
         // After an outage of half a minute a far end would be silent for another one, because it
         // tries ever more rarely; how patient it is has nothing to do with us.
-        for (name, value) in [("tcp_rto_max_ms", "1000"), ("tcp_retries2", "255")] {
+        for (name, value) in [(PATIENCE, "1000"), ("tcp_retries2", "255")] {
             c.run(["sh", "-c", &format!("echo {value} > /proc/sys/net/ipv4/{name} || true")])?;
         }
         lab.serve("b")?;
@@ -216,6 +216,9 @@ impl Arena {
     }
 }
 
+/// Longest time between two attempts of TCP, in milliseconds (Linux 6.15, ip-sysctl.rst).
+const PATIENCE: &str = "tcp_rto_max_ms";
+
 /// Removes what moved connections need and what agents remember of what arrived.
 const FORGET: &str = "rm -rf /run/netmig/recover.log /var/lib/netmig/arrived /run/filler
 pkill -f -- '--keep$|/proc/self/exe .* keep$'
@@ -234,7 +237,13 @@ rm -rf /run/wireguard/netmig*; true";
 /// Starts the container that the cell needs; gives its ID and its first process.
 fn start(host: &Host, far: &Host, cell: Cell) -> Result<(String, String)> {
     let mut words = vec!["run", "--detach", "--name", NAME, "--publish", "7000:7000/tcp"];
-    words.extend(["--publish", "7000:7000/udp", "probe:1"]);
+    words.extend(["--publish", "7000:7000/udp"]);
+    // The same for the container's end.
+    let patience = format!("net.ipv4.{PATIENCE}=1000");
+    if host.read(format!("/proc/sys/net/ipv4/{PATIENCE}")).is_ok() {
+        words.extend(["--sysctl", &patience]);
+    }
+    words.push("probe:1");
     let ending =
         format!("netmig-probe serve & while [ ! -e {} ]; do sleep 0.05; done", strike::END);
     if cell.fault == Fault::ContainerExits {
