@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::Directories;
-use agent_core::{guardian, keeper};
+use agent_core::{guardian, keeper, urgency};
 use checkpoint::podman::Podman;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -52,7 +52,8 @@ fn run(cli: Cli) -> Exit {
             }
         }
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.enable_all().on_thread_start(urgency::thread_began).build() {
         Ok(runtime) => runtime,
         Err(e) => return complain(Exit::Failed, &format!("cannot start: {e}")),
     };

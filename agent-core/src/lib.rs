@@ -26,4 +26,5 @@ pub mod permissions;
 pub mod private;
 pub mod trust;
 pub mod turn;
+pub mod urgency;
 pub mod wire;

@@ -26,6 +26,7 @@ use agent_core::directories::Directories;
 use agent_core::guardian;
 use agent_core::keeper;
 use agent_core::trust::{Servers, Trust};
+use agent_core::urgency;
 use checkpoint::podman::Podman;
 use clap::Parser;
 use tokio::net::TcpListener;
@@ -51,7 +52,8 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_target(false)
         .init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.enable_all().on_thread_start(urgency::thread_began).build() {
         Ok(runtime) => runtime,
         Err(e) => return complain(&format!("cannot start: {e}")),
     };

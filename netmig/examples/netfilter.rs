@@ -121,7 +121,7 @@ fn hold(tag: &str, container: &str, published: &str, ms: &str, end: &str) -> Res
     let counters = hold.counters()?;
     let report = match end {
         "drop" => hold.drop_all()?,
-        _ => hold.release(pace()?)?,
+        _ => hold.release(pace()?, None)?,
     };
     println!("engaged in {engaging:?}; before the end {counters:?}; {report:?}");
     Ok(())

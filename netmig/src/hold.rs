@@ -38,6 +38,7 @@
 //!   the interface. New ones are held as before.
 //! * More packets than [`MAX_HELD`] are waiting: further ones are dropped, and counted.
 
+mod outlet;
 mod queue;
 mod release;
 mod statistics;
@@ -50,6 +51,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 pub use crate::table::{HoldRules, HoldTag, OnHolderLoss, Queueing};
+pub use outlet::Outlet;
 pub use queue::packet_id;
 pub use release::Pace;
 
@@ -240,13 +242,14 @@ impl Hold {
         self.queueing
     }
 
-    /// Accepts everything in order and ends the hold.
+    /// Accepts everything in order and ends the hold; if the packets leave by a tunnel, no faster
+    /// than its device takes them.
     ///
     /// # Errors
     /// When the kernel refuses; as much of the rest as possible is done nevertheless.
-    pub fn release(mut self, pace: Pace) -> Result<HoldReport, HoldError> {
+    pub fn release(mut self, pace: Pace, outlet: Option<Outlet>) -> Result<HoldReport, HoldError> {
         let start = Instant::now();
-        let closed = release::run(&self.queue, &self.statistics, pace);
+        let closed = release::run(&self.queue, &self.statistics, pace, outlet);
         let release = start.elapsed();
         let before = closed.as_ref().ok().copied().flatten();
         let mut report = self.finish(ACCEPT, closed.map(drop))?;

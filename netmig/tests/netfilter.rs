@@ -166,7 +166,7 @@ fn holds_come_and_go_side_by_side() {
     let (first, second, lost) = (engage("first"), engage("second"), engage("lost"));
     assert_eq!(table.read().unwrap().rules.len(), 3 * 8);
     drop(lost);
-    let report = first.release(Pace::default()).unwrap();
+    let report = first.release(Pace::default(), None).unwrap();
     assert_eq!((report.counters.held, report.closing), (0, 0));
     second.drop_all().unwrap();
     assert_eq!(table.read().unwrap().rules.len(), 8, "an unreleased hold leaves its rules");

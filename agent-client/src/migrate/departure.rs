@@ -92,6 +92,7 @@ impl<'a> Departure<'a> {
 
     /// Runs the steps.
     pub async fn prepare(&mut self, steps: &mut Steps) -> Result<(), Cause> {
+        self.make_room()?;
         steps.begin("tunnel");
         let remote = self.offer_tunnel().await?;
         if self.plan.image_missing {
@@ -116,7 +117,16 @@ impl<'a> Departure<'a> {
         self.send_files(steps).await?;
         steps.end();
         self.ready.turn = Some(turn::take(self.context, &mut self.plan, steps).await?);
+        // Again, for sockets that are new, or got their own size back after an earlier move.
+        self.make_room()?;
         self.ready.dump = self.start_runtimes().await?;
+        Ok(())
+    }
+
+    /// For datagrams that will have been held, and for those that come while the processors have this
+    /// migration's work to do. The copy gets its buffers' own size back from the far end.
+    fn make_room(&self) -> Result<(), Cause> {
+        room::make_room(&self.plan.cgroup.pids()?)?;
         Ok(())
     }
 
@@ -199,8 +209,6 @@ impl<'a> Departure<'a> {
         };
         self.ready.hold = Some(PreparedHold::new(self.hold_tag()?, &rules)?);
         self.ready.queues = Some(UdpQueues::open(&self.plan.namespace)?);
-        // For what will have been held. The copy gets its buffers' own size back from the far end.
-        room::make_room(&self.plan.cgroup.pids()?)?;
         self.ready.conntrack = Some(Conntrack::open()?);
         Ok(())
     }

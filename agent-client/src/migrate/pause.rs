@@ -13,6 +13,7 @@ use agent_core::identity::HostId;
 use agent_core::journal::Record;
 use agent_core::message::{FlowBatch, Message, MigrationId};
 use agent_core::turn::Turn;
+use agent_core::urgency::Urgency;
 use agent_core::wire::{Connection, FLOWS_PER_FRAME, PIECE};
 use agent_core::{deadline, expect};
 use checkpoint::criu::ConfigDir;
@@ -20,7 +21,7 @@ use checkpoint::images::{Chunk, Follower, ImageDir, Manifest};
 use checkpoint::runtime::{Dumped, Waiting};
 use checkpoint::tree::Tasks;
 use netmig::flow::{Conntrack, Direction, Flow, StandIn};
-use netmig::hold::{Hold, Pace, PreparedHold};
+use netmig::hold::{Hold, Outlet, Pace, PreparedHold};
 use netmig::sockets::UdpQueues;
 use netmig::tunnel;
 use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
@@ -75,6 +76,7 @@ pub struct Tools {
 pub struct Pause<'a> {
     departure: Departure<'a>,
     turn: Option<Turn>,
+    urgency: Option<Urgency>,
     ready: Option<PreparedHold>,
     hold: Option<Hold>,
     images: ImageDir,
@@ -122,6 +124,7 @@ impl<'a> Pause<'a> {
         Self {
             departure,
             turn: Some(tools.turn),
+            urgency: None,
             ready: Some(tools.hold),
             hold: None,
             images: tools.images,
@@ -156,6 +159,7 @@ impl<'a> Pause<'a> {
             process: plan.process.clone(),
         };
         block_in_place(|| self.departure.journal_mut().append(&record))?;
+        self.urgency = Some(Urgency::begin());
         match tokio::time::timeout(limit, self.interrupt()).await {
             // This process may have been stopped meanwhile.
             Ok(Ok(())) if self.progress.began.elapsed() > limit => Err(TooLong(limit).into()),
@@ -398,7 +402,7 @@ impl<'a> Pause<'a> {
         let mut note = |result: Result<(), Cause>| {
             leftovers.extend(result.err().map(|e| chain(e.as_ref())));
         };
-        if self.marked {
+        if std::mem::take(&mut self.marked) {
             note(self.set_marks(false));
         }
         if self.departure.has_stand_ins() {
@@ -412,6 +416,7 @@ impl<'a> Pause<'a> {
             note(plan.cgroup.thaw().map_err(Into::into));
         }
         note(self.release_hold().await.map(drop));
+        self.end_turn();
         match self.departure.go_back(cause).await {
             // Nothing of a container that has ended can be left.
             Failure::RolledBack { cause, ended, leftovers: more } => {
@@ -426,12 +431,18 @@ impl<'a> Pause<'a> {
     /// Lets the held packets go, in order; gives how many there were.
     pub async fn release_hold(&mut self) -> Result<u64, Cause> {
         let Some(hold) = self.hold.take() else { return Ok(0) };
-        let report = spawn_blocking(move || hold.release(Pace::default())).await??;
+        let tunnel = self.marked.then(|| self.departure.plan().link.peer.interface());
+        let release = move || {
+            let outlet = tunnel.and_then(|interface| Outlet::open(&interface).ok());
+            hold.release(Pace::default(), outlet)
+        };
+        let report = spawn_blocking(release).await??;
         Ok(report.counters.held)
     }
 
     /// Lets the next container be interrupted.
     pub fn end_turn(&mut self) {
+        self.urgency = None;
         self.turn = None;
     }
 

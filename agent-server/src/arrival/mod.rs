@@ -36,14 +36,16 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// How long is waited for that conversation: less than a source waits for an answer.
 const BUSY_LIMIT: Duration = Duration::from_secs(15);
 
-/// How long the held datagrams of a migration are on their way through the tunnel.
-const BURST: Duration = Duration::from_secs(1);
-/// How long the container may take to read them.
-const BURST_READ: Duration = Duration::from_secs(10);
-/// Between two looks at what it has read.
-const BURST_LOOK: Duration = Duration::from_millis(50);
-/// Bytes that may be left, as the kernel counts them: half of a receive buffer of default size.
-const BURST_REST: u64 = 100 << 10;
+/// How long no datagrams may have piled up in a container's sockets before these get their own buffers
+/// back: what was held has come through the tunnel then, and the processors are free again.
+const CALM: Duration = Duration::from_secs(2);
+/// How long that may take. A container that is always behind gets its own buffers back then.
+const CALM_LIMIT: Duration = Duration::from_secs(20);
+/// Between two looks at what it has not read yet.
+const CALM_LOOK: Duration = Duration::from_millis(20);
+/// Bytes that do not count as a pile, as the kernel counts them: half of a receive buffer of default
+/// size.
+const CALM_REST: u64 = 100 << 10;
 
 /// A copy's fate hangs on something else than its source.
 #[derive(Debug, thiserror::Error)]
@@ -185,21 +187,24 @@ async fn commit(
     asked?;
     let pid = finished.pid;
     let told = connection.send(&Message::Finished(finished)).await;
-    settle_buffers(pid, &container).await;
+    // Nobody waits for that, and larger buffers do no harm if this process ends before.
+    tokio::spawn(settle_buffers(pid, container));
     Ok(told?)
 }
 
-/// Gives the container's UDP sockets their own buffers back, once what was held has come through the
-/// tunnel and was read.
-async fn settle_buffers(pid: i32, container: &str) {
-    tokio::time::sleep(BURST).await;
+/// Gives the container's UDP sockets their own buffers back, once it keeps up with what comes.
+async fn settle_buffers(pid: i32, container: String) {
     let settle = async {
         let mut queues = UdpQueues::open(&Namespace::of_pid(pid)?)?;
-        let give_up = Instant::now() + BURST_READ;
-        while queues.pending()? > BURST_REST && Instant::now() < give_up {
-            tokio::time::sleep(BURST_LOOK).await;
+        let began = Instant::now();
+        let mut calm = began;
+        while calm.elapsed() < CALM && began.elapsed() < CALM_LIMIT {
+            tokio::time::sleep(CALM_LOOK).await;
+            if queues.pending()? > CALM_REST {
+                calm = Instant::now();
+            }
         }
-        room::take_room_back(&Cgroup::of_pid(pid, container)?.pids()?)?;
+        room::take_room_back(&Cgroup::of_pid(pid, &container)?.pids()?)?;
         Ok::<(), Cause>(())
     };
     // The container may have ended, or have moved on.

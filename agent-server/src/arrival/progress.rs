@@ -20,6 +20,7 @@ use agent_core::message::{AnchorTunnel, Message, Offer, Prepared, Tree, TunnelEn
 use agent_core::peers::{self, PeerLock};
 use agent_core::permissions::Permissions;
 use agent_core::turn::{Turn, give_way};
+use agent_core::urgency::Urgency;
 use agent_core::wire::Connection;
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::{Chunk, ImageDir};
@@ -92,7 +93,7 @@ pub struct Arrival {
     staged: Option<Staged>,
     network: Option<Network>,
     created: Vec<Flow>,
-    turn: Option<Turn>,
+    turn: Option<(Turn, Urgency)>,
 }
 
 /// The staged container's network.
@@ -378,7 +379,8 @@ impl Arrival {
     /// Gives the source a turn if one is free; it asks again if none is.
     async fn answer_turn(&mut self, connection: &mut Connection) -> Result<(), Cause> {
         if self.turn.is_none() {
-            self.turn = Turn::try_take(&self.host.directories.run)?;
+            let turn = Turn::try_take(&self.host.directories.run)?;
+            self.turn = turn.map(|turn| (turn, Urgency::begin()));
         }
         Ok(connection.send(&Message::TurnAnswer(self.turn.is_some())).await?)
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
+use super::outlet::{Outlet, Watch};
 use super::queue::{ACCEPT, Queue};
 use super::statistics::Statistics;
 use crate::nfnetlink::SocketError;
@@ -22,7 +23,8 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// run in three lost some even so.
 ///
 /// Where packets come in faster than that, they are also let go faster: in each interval at
-/// least twice as many as came in the one before.
+/// least twice as many as came in the one before. The device by which they leave, an [`Outlet`],
+/// slows that down again: tunnels in particular drop what comes faster than they encrypt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
     /// Packets at a time; at least one.
@@ -54,12 +56,13 @@ pub(super) fn run(
     queue: &Queue,
     statistics: &Statistics,
     pace: Pace,
+    outlet: Option<Outlet>,
 ) -> Result<Option<u64>, SocketError> {
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
             stay_on_this_processor();
             sleep_precisely();
-            accept_paced(queue, pace)?;
+            accept_paced(queue, pace, outlet.map(Outlet::watch))?;
             // What the reading thread has not seen yet, so that the closing finds next to none.
             queue.verdict_all(ACCEPT)?;
             let before = statistics.read().ok().map(|line| line.sequence);
@@ -73,15 +76,22 @@ pub(super) fn run(
     })
 }
 
-fn accept_paced(queue: &Queue, pace: Pace) -> Result<(), SocketError> {
+fn accept_paced(queue: &Queue, pace: Pace, mut outlet: Option<Watch>) -> Result<(), SocketError> {
     let deadline = Instant::now() + LONGEST;
     let mut released = 0_u32;
     let mut newest = queue.newest();
     while released < newest && Instant::now() < deadline {
         let before = std::mem::replace(&mut newest, queue.newest());
-        let group = pace.group(newest.saturating_sub(before));
-        released = newest.min(released.saturating_add(group));
-        queue.verdict(ACCEPT, released)?;
+        let room = outlet.as_mut().map_or(u32::MAX, Watch::room);
+        let group = pace.group(newest.saturating_sub(before)).min(room);
+        let next = newest.min(released.saturating_add(group));
+        if next > released {
+            queue.verdict(ACCEPT, next)?;
+            if let Some(outlet) = &mut outlet {
+                outlet.note(next - released);
+            }
+            released = next;
+        }
         // Late groups are not made up for: two at a time are what fills a socket's buffer.
         std::thread::sleep(pace.interval);
     }

@@ -4,19 +4,29 @@
 //! own and returns 0, so its return is the sign that it is ready; otherwise it says why. It ends by
 //! itself when its interface is removed.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::fcntl::{OFlag, open};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, setsid};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, setsid, write};
 use tokio::process::Command;
 
 use super::Error;
 
 const PROGRAM: &str = "wireguard-go";
+/// Its niceness (setpriority(2)).
+const NICENESS: i32 = -10;
+/// Where sessions share the processors (sched(7), autogroup), niceness counts within one alone, and
+/// this is the session's.
+const SESSION_NICENESS: &CStr = c"/proc/self/autogroup";
+/// [`NICENESS`], for that file.
+const OF_SESSION: &[u8] = b"-10";
 /// Where it keeps its control sockets (wireguard-go, `ipc/uapi_unix.go`).
 const SOCKETS: &str = "/var/run/wireguard";
 /// Where it is looked for when this process has no `PATH`.
@@ -30,7 +40,9 @@ const SOCKET_ATTEMPTS: usize = 100;
 /// So much of its complaint is kept, from the end.
 const SAID_MAX: usize = 500;
 
-/// Starts it in a session of its own, so that nothing which ends this process ends it too.
+/// Starts it in a session of its own, so that nothing which ends this process ends it too, and ahead of
+/// others for the processor: every packet of a moved connection waits for it, and it drops what comes
+/// meanwhile. The kernel's own WireGuard waits for nobody.
 pub(super) async fn start(interface: &str) -> Result<(), Error> {
     let mut command = Command::new(PROGRAM);
     command
@@ -44,10 +56,17 @@ pub(super) async fn start(interface: &str) -> Result<(), Error> {
         // Nothing but advice to use a kernel with WireGuard.
         .stderr(Stdio::null())
         .kill_on_drop(true);
-    // SAFETY: between fork and exec only setsid(2) is called, which is async-signal-safe, and an
-    // error number is turned into an error without allocating.
+    // SAFETY: between fork and exec there are only system calls, on constants, and an error number is
+    // turned into an error without allocating.
     unsafe {
-        command.pre_exec(|| setsid().map(drop).map_err(io::Error::from));
+        command.pre_exec(|| {
+            setsid()?;
+            // Where it is not allowed, and without autogroups, it is only slower.
+            let _ = libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS);
+            let _ = open(SESSION_NICENESS, OFlag::O_WRONLY, Mode::empty())
+                .and_then(|file| write(&file, OF_SESSION));
+            Ok(())
+        });
     }
     let output = command
         .output()

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::scene::{self, AROUND, Failures, START_LIMIT};
+use super::scene::{self, AROUND, Failures, PARTS, START_LIMIT};
 use super::statistics::Samples;
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result};
@@ -28,10 +28,11 @@ struct Measured {
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
     let lab = scene::lab()?;
-    let mut all: Vec<Measured> = COUNTS.iter().map(|_| Measured::default()).collect();
+    let counts = counts(plan.cells.as_deref())?;
+    let mut all: Vec<Measured> = counts.iter().map(|_| Measured::default()).collect();
     let mut failures = Failures::default();
     let outcome = (0..runs).try_for_each(|round| {
-        COUNTS.iter().zip(&mut all).try_for_each(|(count, measured)| {
+        counts.iter().zip(&mut all).try_for_each(|(count, measured)| {
             eprintln!("round {} of {runs}, {count} containers", round + 1);
             let what = format!("round {}, {count} containers", round + 1);
             let moved = move_together(&lab, *count);
@@ -48,9 +49,9 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         "{:>11}{:>24}{:>16}{:>17}{:>17}",
         "containers", "interruption, median ms", "longest ms", "longest / alone", "all moved ms"
     );
-    let mut counts = serde_json::Map::new();
+    let mut figures_of = serde_json::Map::new();
     let mut alone = None;
-    for (count, measured) in COUNTS.iter().zip(all) {
+    for (count, measured) in counts.iter().zip(all) {
         let interruptions: Samples = measured.interruptions.into_iter().collect();
         let totals: Samples = measured.totals.into_iter().collect();
         let all = interruptions.distribution();
@@ -66,9 +67,19 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             "longest_over_alone": over_alone,
             "total_ms": totals.distribution(),
         });
-        counts.insert(count.to_string(), figures);
+        figures_of.insert(count.to_string(), figures);
     }
-    Ok(json!({ "runs": runs, "containers": counts, "failures": failures.tell() }))
+    Ok(json!({ "runs": runs, "containers": figures_of, "failures": failures.tell() }))
+}
+
+/// The numbers that were asked for, and one container alone; all if none was.
+fn counts(cells: Option<&str>) -> Result<Vec<u16>> {
+    let Some(cells) = cells else { return Ok(COUNTS.to_vec()) };
+    let asked = |count: &u16| cells.split(',').any(|cell| cell == count.to_string());
+    if !COUNTS.iter().any(asked) {
+        return Err(Error::Refused(format!("none of the numbers {COUNTS:?} is among {cells}")));
+    }
+    Ok(COUNTS.into_iter().filter(|count| *count == 1 || asked(count)).collect())
 }
 
 /// Moves that many containers at once; the interruption of each, and the time until all had moved.
@@ -92,8 +103,13 @@ fn move_together(lab: &Lab, count: u16) -> Result<(Vec<f64>, f64)> {
     });
     let total = began.elapsed().as_secs_f64() * 1e3;
     let mut interruptions = Vec::new();
-    for attempt in attempts {
-        interruptions.push(attempt?.success()?.interruption_ms);
+    for (name, attempt) in names.iter().zip(attempts) {
+        let report = attempt?.success()?;
+        let parts = PARTS.map(|part| {
+            format!("{part} {:.1}", report.parts_ms.get(part).copied().unwrap_or_default())
+        });
+        eprintln!("{name}: {:.1} ms ({})", report.interruption_ms, parts.join(", "));
+        interruptions.push(report.interruption_ms);
     }
     for (name, client) in names.iter().zip(clients) {
         if let Some(fault) = client.stop_after(AROUND)?.fault() {

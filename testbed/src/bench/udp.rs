@@ -34,7 +34,9 @@ struct Seen {
 /// Where datagrams were dropped, as far as the kernel counts it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 struct Drops {
-    /// The container's socket before the move.
+    /// The container's socket until the move began: not the move's doing.
+    before: u64,
+    /// The container's socket while it was being moved.
     source: u64,
     /// The container's socket after the move.
     destination: u64,
@@ -50,11 +52,18 @@ struct Drops {
 
 impl Drops {
     fn sum(self) -> u64 {
-        self.source + self.destination + self.client + self.tunnel + self.device + self.hold
+        self.before
+            + self.source
+            + self.destination
+            + self.client
+            + self.tunnel
+            + self.device
+            + self.hold
     }
 
     fn plus(self, other: Self) -> Self {
         Self {
+            before: self.before + other.before,
             source: self.source + other.source,
             destination: self.destination + other.destination,
             client: self.client + other.client,
@@ -67,15 +76,22 @@ impl Drops {
 
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
+    let rates = rates(plan.cells.as_deref())?;
     let lab = scene::lab()?;
-    let mut seen: Vec<Vec<Seen>> = RATES.iter().map(|_| Vec::new()).collect();
+    let mut seen: Vec<Vec<Seen>> = rates.iter().map(|_| Vec::new()).collect();
     let mut failures = Failures::default();
     let outcome = (0..runs).try_for_each(|round| {
         let runtime = Runtime::ALL[round as usize % Runtime::ALL.len()];
         eprintln!("round {} of {runs}, {}", round + 1, runtime.name());
-        RATES.iter().zip(&mut seen).try_for_each(|(rate, seen)| {
+        rates.iter().zip(&mut seen).try_for_each(|(rate, seen)| {
             let what = format!("round {}, {rate} a second", round + 1);
-            seen.extend(failures.survive(&lab, &what, move_at(&lab, runtime, *rate))?);
+            let moved = failures.survive(&lab, &what, move_at(&lab, runtime, *rate))?;
+            if let Some(Seen { client, drops, gap }) = &moved
+                && client.lost > 0
+            {
+                eprintln!("{what}: {} lost, silent for {gap:.0} ms, {drops:?}", client.lost);
+            }
+            seen.extend(moved);
             Ok(())
         })
     });
@@ -92,8 +108,8 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         "out of order",
         "gap, median"
     );
-    let mut rates = serde_json::Map::new();
-    for (rate, seen) in RATES.iter().zip(&seen) {
+    let mut figures_of = serde_json::Map::new();
+    for (rate, seen) in rates.iter().zip(&seen) {
         let total = |value: fn(&Seen) -> u64| seen.iter().map(value).sum::<u64>();
         let gaps: Samples = seen.iter().map(|seen| seen.gap).collect();
         let (sent, lost) = (total(|seen| seen.client.sent), total(|seen| seen.client.lost));
@@ -115,10 +131,23 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             "moves_with_loss": seen.iter().filter(|seen| seen.client.lost > 0).count(),
             "udp_gap_ms": gaps.distribution(),
         });
-        rates.insert(rate.to_string(), figures);
+        figures_of.insert(rate.to_string(), figures);
     }
     println!("\ngap of all: {}", all_gaps(&seen));
-    Ok(json!({ "runs": runs, "rates": rates, "failures": failures.tell() }))
+    Ok(json!({ "runs": runs, "rates": figures_of, "failures": failures.tell() }))
+}
+
+/// The rates that were asked for; all if none was.
+fn rates(cells: Option<&str>) -> Result<Vec<u32>> {
+    let Some(cells) = cells else { return Ok(RATES.to_vec()) };
+    let rates: Vec<u32> = RATES
+        .into_iter()
+        .filter(|rate| cells.split(',').any(|cell| cell == rate.to_string()))
+        .collect();
+    if rates.is_empty() {
+        return Err(Error::Refused(format!("none of the rates {RATES:?} is among {cells}")));
+    }
+    Ok(rates)
 }
 
 fn all_gaps(seen: &[Vec<Seen>]) -> Distribution {
@@ -133,6 +162,7 @@ fn move_at(lab: &Lab, runtime: Runtime, rate: u32) -> Result<Seen> {
     let source = counters(a)?;
     let client = c.probe().udp_echo(server).rate(rate.into()).start()?;
     std::thread::sleep(AROUND);
+    let before = full_buffers(&source).unwrap_or_default();
     let over = AtomicBool::new(false);
     let hold = a.path("/proc/1/net/netfilter/nfnetlink_queue");
     let ((at_source, at_hold), (window, moved)) = std::thread::scope(|scope| {
@@ -162,7 +192,8 @@ fn move_at(lab: &Lab, runtime: Runtime, rate: u32) -> Result<Seen> {
     let [near, far, at_client] =
         [0, 1, 2].map(|host| hosts_after[host].saturating_sub(hosts_before[host]));
     let drops = Drops {
-        source: at_source,
+        before,
+        source: at_source.saturating_sub(before),
         destination: at_destination,
         client: at_client,
         tunnel: near + far,
