@@ -22,8 +22,9 @@ use std::process::ExitCode;
 
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::Directories;
-use agent_core::{guardian, keeper, urgency};
+use agent_core::{guardian, keeper};
 use checkpoint::podman::Podman;
+use checkpoint::urgency;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 

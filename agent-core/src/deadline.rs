@@ -24,6 +24,8 @@ pub const TREE: Duration = Duration::from_secs(600);
 pub const NEXT_MESSAGE: Duration = Duration::from_secs(600);
 /// Other migrations that are interrupted before this one. What is staged waits so long.
 pub const TURN: Duration = Duration::from_secs(120);
+/// Other containers that are being staged on the destination, before this one is staged beside them.
+pub const PLACE: Duration = Duration::from_secs(15);
 /// Removing the original, and staging, while other containers of the host are interrupted.
 pub const GIVE_WAY: Duration = Duration::from_secs(2);
 /// The container's datagram queues getting shorter, once nothing more arrives.

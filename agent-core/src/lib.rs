@@ -26,5 +26,4 @@ pub mod permissions;
 pub mod private;
 pub mod trust;
 pub mod turn;
-pub mod urgency;
 pub mod wire;

@@ -8,6 +8,8 @@
 //! A migration needs a turn on both of its hosts, and takes either both or none: whoever finds the
 //! second one taken gives the first one back. So two hosts that move containers to each other never
 //! wait for each other with a turn in hand.
+//!
+//! What comes before is done in turn as well, by [`Place`]s, and what comes after [gives way](give_way).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -25,9 +27,11 @@ pub const RETRY: Duration = Duration::from_millis(3);
 /// Between two looks of work that gives way. Longer: who waits for a turn comes first.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Where the files are, below the run directory.
-const DIRECTORY: &str = "turns";
-/// Processors for each turn: the agents, the tunnel and the containers of others need some, too.
+/// Where the files of turns are, below the run directory.
+const TURNS: &str = "turns";
+/// The same of places.
+const PLACES: &str = "places";
+/// Processors for each turn, and for each place: the agents, the tunnel and the containers of others need some, too.
 const PROCESSORS: usize = 2;
 
 /// Turns cannot be taken.
@@ -59,23 +63,54 @@ impl Turn {
     /// # Errors
     /// [`Error`] when the run directory cannot be used.
     pub fn try_take(run: &Path) -> Result<Option<Self>, Error> {
-        let directory = run.join(DIRECTORY);
-        create_private(&directory)?;
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        for number in 0..(processors / PROCESSORS).max(1) {
-            let path = directory.join(number.to_string());
-            let failed = |source| Error::Lock { path: path.clone(), source };
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(false).mode(0o600);
-            let file = options.open(&path).map_err(failed)?;
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(file) => return Ok(Some(Self { _file: file })),
-                Err((_, Errno::EWOULDBLOCK)) => {}
-                Err((_, errno)) => return Err(failed(errno.into())),
+        Ok(try_lock(&run.join(TURNS))?.map(|file| Self { _file: file }))
+    }
+}
+
+/// A place in which to stage a container on this host; given back when dropped.
+///
+/// Staging and what comes with it take half a second of two processors. Containers that are staged all
+/// at once are ready at the same time, late, and the first of them is interrupted while the others are
+/// still being staged. So there are as many places as turns, and who has got a turn gives the place back.
+#[derive(Debug)]
+pub struct Place {
+    _file: Flock<File>,
+}
+
+impl Place {
+    /// Waits for a place, at most `limit`: then it goes without. Whoever has the place may be sending
+    /// large files.
+    pub async fn take(run: &Path, limit: Duration) -> Option<Self> {
+        let directory = run.join(PLACES);
+        let give_up = Instant::now() + limit;
+        loop {
+            match try_lock(&directory) {
+                Ok(Some(file)) => return Some(Self { _file: file }),
+                Ok(None) if Instant::now() < give_up => tokio::time::sleep(LOOK).await,
+                // Waiting is a courtesy.
+                Ok(None) | Err(_) => return None,
             }
         }
-        Ok(None)
     }
+}
+
+/// Locks one of the files in a directory unless all are locked.
+fn try_lock(directory: &Path) -> Result<Option<Flock<File>>, Error> {
+    create_private(directory)?;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    for number in 0..(processors / PROCESSORS).max(1) {
+        let path = directory.join(number.to_string());
+        let failed = |source| Error::Lock { path: path.clone(), source };
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(&path).map_err(failed)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => return Ok(Some(file)),
+            Err((_, Errno::EWOULDBLOCK)) => {}
+            Err((_, errno)) => return Err(failed(errno.into())),
+        }
+    }
+    Ok(None)
 }
 
 /// Waits until a turn of this host is free, at most `limit`, without taking it: before work that can
@@ -105,6 +140,21 @@ mod tests {
         assert!(began.elapsed() >= Duration::from_millis(30));
         drop(taken);
         give_way(run.path(), hour).await;
+    }
+
+    #[tokio::test]
+    async fn places_are_limited_and_nobody_waits_for_one_for_ever() {
+        let run = tempfile::tempdir().unwrap();
+        let short = Duration::from_millis(30);
+        let mut taken = Vec::new();
+        while let Some(place) = Place::take(run.path(), short).await {
+            taken.push(place);
+            assert!(taken.len() < 10_000, "places are limited");
+        }
+        assert!(!taken.is_empty());
+        assert!(Turn::try_take(run.path()).unwrap().is_some(), "turns are not places");
+        taken.pop();
+        assert!(Place::take(run.path(), Duration::from_secs(3600)).await.is_some());
     }
 
     #[test]

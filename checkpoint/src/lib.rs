@@ -16,3 +16,4 @@ pub mod runtime;
 pub mod shim;
 pub mod stage;
 pub mod tree;
+pub mod urgency;

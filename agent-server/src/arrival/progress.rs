@@ -19,13 +19,13 @@ use agent_core::keeper;
 use agent_core::message::{AnchorTunnel, Message, Offer, Prepared, Tree, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
 use agent_core::permissions::Permissions;
-use agent_core::turn::{Turn, give_way};
-use agent_core::urgency::Urgency;
+use agent_core::turn::{Place, Turn, give_way};
 use agent_core::wire::Connection;
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::{Chunk, ImageDir};
 use checkpoint::runtime::Runtime;
 use checkpoint::stage::{Stage, Staged};
+use checkpoint::urgency::Urgency;
 use netmig::flow::{Conntrack, Flow};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
@@ -93,6 +93,7 @@ pub struct Arrival {
     staged: Option<Staged>,
     network: Option<Network>,
     created: Vec<Flow>,
+    place: Option<Place>,
     turn: Option<(Turn, Urgency)>,
 }
 
@@ -143,6 +144,7 @@ impl Arrival {
             staged: None,
             network: None,
             created: Vec::new(),
+            place: None,
             turn: None,
         })
     }
@@ -273,6 +275,7 @@ impl Arrival {
         };
         let runtime = Runtime::new(&host::find_program(&self.offer.runtime)?, None)?;
         let criu = host::find_program("criu")?;
+        self.place = Place::take(&self.host.directories.run, deadline::PLACE).await;
         give_way(&self.host.directories.run, deadline::GIVE_WAY).await;
         // CRIU looks at a kernel once after a boot, for 30 ms; podman's work is long enough for it.
         let (staged, warmed, heard, ()) = tokio::join!(
@@ -381,6 +384,10 @@ impl Arrival {
         if self.turn.is_none() {
             let turn = Turn::try_take(&self.host.directories.run)?;
             self.turn = turn.map(|turn| (turn, Urgency::begin()));
+        }
+        if self.turn.is_some() {
+            // Who is staged next gives way to this turn.
+            self.place = None;
         }
         Ok(connection.send(&Message::TurnAnswer(self.turn.is_some())).await?)
     }

@@ -33,6 +33,7 @@ use std::{env, fs, io, thread};
 
 use crate::criu::ConfigDir;
 use crate::gate::{self, Gate};
+use crate::urgency::Urgency;
 use wire::{Ended, FromShim, Go, Hello, ToShim};
 
 /// The link that stands in for conmon.
@@ -143,6 +144,7 @@ impl Links {
         let mut socket = self.connect(argv, None)?;
         socket.set_read_timeout(Some(LIFETIME))?;
         let mut waiting = None;
+        let mut urgency = None;
         let go = loop {
             match ToShim::read(&mut socket)? {
                 Some(ToShim::Go(go)) => break go,
@@ -153,6 +155,7 @@ impl Links {
                         return Ok(ExitCode::FAILURE);
                     }
                     waiting = Some(runtime);
+                    urgency = Some(Urgency::begin());
                     wire::send(&mut socket, &FromShim::Waiting)?;
                 }
                 _ => return Ok(ExitCode::FAILURE),
@@ -165,6 +168,7 @@ impl Links {
         let ended = runtime.run()?;
         // When nobody listens any more the lease decides, below.
         let _ = wire::send(&mut socket, &FromShim::Ended(ended));
+        drop(urgency);
         if ended.status != 0 {
             return Ok(ExitCode::from(u8::try_from(ended.status).unwrap_or(1)));
         }

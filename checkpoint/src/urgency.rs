@@ -1,16 +1,16 @@
 //! Ahead of others for the processor, while a container is interrupted.
 //!
-//! An interruption is a chain of short steps in two agents, each of which begins when a message has come
-//! or a program has ended. On a busy host, above all one that prepares several moves at once, each of
-//! them would wait for its turn behind others' time slices, and all of these waits are silence on the
-//! container's connections. So the agents' threads run by a real-time policy meanwhile (sched(7),
+//! An interruption is a chain of short steps in two agents and the shim, each of which begins when a
+//! message has come or a program has ended. On a busy host, above all one that prepares several moves at
+//! once, each of them would wait for its turn behind others' time slices, and all of these waits are
+//! silence on the container's connections. So their threads run by a real-time policy meanwhile (sched(7),
 //! SCHED_RR, the lowest priority). What they do themselves then takes a few milliseconds of a processor;
 //! programs that they start do not inherit it (SCHED_RESET_ON_FORK).
 
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nix::libc::{self, c_int, pid_t};
+use libc::{c_int, pid_t};
 
 /// Who wants this process to be urgent now.
 static WANTED: Mutex<usize> = Mutex::new(0);
@@ -100,10 +100,13 @@ mod tests {
     use super::*;
     use std::process::Command;
 
+    fn own() -> c_int {
+        policy(0) & !libc::SCHED_RESET_ON_FORK
+    }
+
     /// Needs CAP_SYS_NICE; says so where it has none.
     #[test]
     fn threads_are_urgent_for_a_while_and_programs_never() {
-        let own = || policy(0) & !libc::SCHED_RESET_ON_FORK;
         let of_program = || {
             let mut child = Command::new("sleep").arg("5").spawn().unwrap();
             let found = policy(pid_t::try_from(child.id()).unwrap());
