@@ -167,6 +167,9 @@ pub struct Options {
     /// repeated. As podman run --publish.
     #[arg(long, value_name = "[[IP:]PORT:]CONTAINER_PORT[/PROTOCOL]")]
     pub publish: Vec<Publish>,
+    /// Which address it gets on its network at the destination.
+    #[arg(long, value_enum, default_value = "keep", value_name = "POLICY")]
+    pub address: AddressPolicy,
 }
 
 impl Default for Options {
@@ -177,6 +180,7 @@ impl Default for Options {
             max_interruption: agent_core::deadline::INTERRUPTION,
             forward: false,
             publish: Vec::new(),
+            address: AddressPolicy::Keep,
         }
     }
 }
@@ -188,6 +192,15 @@ pub enum ImagePolicy {
     Send,
     /// Refuse to move.
     Require,
+}
+
+/// Which address the container gets at the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AddressPolicy {
+    /// Its own; refuse to move if that is taken.
+    Keep,
+    /// Another one if its own is taken; its connections go on.
+    Any,
 }
 
 /// podman's rule for names, `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, with a bound on the length.

@@ -192,7 +192,7 @@ mod tests {
             name: "web".to_owned(),
             addresses: vec!["10.88.0.2".parse().unwrap()],
             moved: 0,
-            stand_ins: vec![],
+            exchange: Default::default(),
         };
         let (client, host, inside) = ("192.0.2.3:40000", "192.0.2.1:8080", "10.88.0.2:80");
         let cases = [

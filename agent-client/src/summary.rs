@@ -1,10 +1,12 @@
 //! How a finished migration is told, to people and to programs.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use indicatif::HumanBytes;
+use netmig::flow::Readdressed;
 use serde::Serialize;
 
 use crate::exit::Exit;
@@ -63,6 +65,21 @@ pub struct FlowCount {
     pub udp: usize,
 }
 
+/// An address that the container has in place of another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NewAddress {
+    /// The one that it had.
+    pub from: IpAddr,
+    /// The one that it has.
+    pub to: IpAddr,
+}
+
+impl From<&Readdressed> for NewAddress {
+    fn from(Readdressed { old, new, .. }: &Readdressed) -> Self {
+        Self { from: *old, to: *new }
+    }
+}
+
 /// A container, for people.
 #[derive(Clone, Debug, Serialize)]
 pub struct ContainerName {
@@ -101,6 +118,8 @@ pub struct Summary {
     pub tunnel: String,
     /// `native` or `compat`: how packets were queued.
     pub queue: &'static str,
+    /// Addresses that are others at the destination.
+    pub readdressed: Vec<NewAddress>,
     /// What is left to be done, or was not kept.
     pub warnings: Vec<String>,
 }
@@ -137,6 +156,9 @@ impl Summary {
             self.tunnel,
             self.queue
         );
+        for NewAddress { from, to } in &self.readdressed {
+            println!("Its address there is {to} in place of {from}; its connections go on.");
+        }
         let mut table = Table::new();
         table.load_style(NOTHING);
         for (name, ms) in self.parts_ms.rows() {

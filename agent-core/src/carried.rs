@@ -6,12 +6,13 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use netmig::flow::{Conntrack, StandIn};
+use netmig::flow::{Conntrack, Exchange};
 use netmig::table::Table;
 use serde::{Deserialize, Serialize};
 
 use crate::cause::Cause;
 use crate::directories::{Directories, create_private};
+use crate::forward;
 use crate::peers::PeerLock;
 use crate::private;
 
@@ -29,21 +30,21 @@ pub struct Carried {
     pub addresses: Vec<IpAddr>,
     /// When it last did, in seconds since 1970.
     pub moved: u64,
-    /// This host's gateways that talk to it, and what they are in the tunnel.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub stand_ins: Vec<StandIn>,
+    /// What this host exchanges for it at its tunnels.
+    #[serde(default, skip_serializing_if = "Exchange::is_empty")]
+    pub exchange: Exchange,
 }
 
 impl Carried {
     /// A container that comes or goes now.
     #[must_use]
-    pub fn new(id: &str, name: &str, addresses: &[IpAddr], stand_ins: Vec<StandIn>) -> Self {
+    pub fn new(id: &str, name: &str, addresses: &[IpAddr], exchange: Exchange) -> Self {
         Self {
             id: id.to_owned(),
             name: name.to_owned(),
             addresses: addresses.to_vec(),
             moved: now(),
-            stand_ins,
+            exchange,
         }
     }
 
@@ -55,17 +56,17 @@ impl Carried {
         Ok(private::replace(&path, &serde_json::to_vec(self)?)?)
     }
 
-    /// Notes it, and has the kernel exchange its stand-ins and no others of it.
+    /// Notes it, and has the kernel exchange these addresses for it and no others.
     pub async fn note_and_apply(&self, directories: &Directories) -> Result<(), Cause> {
         let _lock = PeerLock::take(&directories.run).await?;
         self.note(directories)?;
         self.apply()
     }
 
-    /// Has the kernel exchange its stand-ins; changes nothing where nothing is missing. The caller
+    /// Has the kernel exchange its addresses; changes nothing where nothing is missing. The caller
     /// holds the [`PeerLock`].
     pub fn apply(&self) -> Result<(), Cause> {
-        Ok(Table::open()?.stand_in(&self.id.parse()?, &self.stand_ins)?)
+        Ok(Table::open()?.exchange(&self.id.parse()?, &self.exchange)?)
     }
 
     /// Seconds since it last moved.
@@ -91,17 +92,32 @@ pub fn all(directories: &Directories) -> Result<Vec<Carried>, Cause> {
     Ok(all)
 }
 
-/// Forgets the containers without any flow that is led to another host.
+/// The addresses by which this host knows a container that it has a note of, or else those given.
+pub fn known_as(
+    directories: &Directories,
+    id: &str,
+    given: &[IpAddr],
+) -> Result<Vec<IpAddr>, Cause> {
+    let note = all(directories)?.into_iter().find(|note| note.id == id);
+    Ok(note.map_or_else(|| given.to_vec(), |note| note.addresses))
+}
+
+/// Forgets the containers without any flow that is led to another host, and for which no new ones will
+/// be.
 pub async fn forget_ended(directories: &Directories) -> Result<(), Cause> {
     let _lock = PeerLock::take(&directories.run).await?;
     let mut conntrack = Conntrack::open()?;
+    let forwarded = forward::all(directories)?;
     for Carried { id, addresses, .. } in all(directories)? {
+        if forwarded.iter().any(|note| note.id == id && note.away().is_some()) {
+            continue;
+        }
         let flows = conntrack.dump(&addresses)?;
         let led = flows
             .iter()
             .any(|flow| flow.leads_to(&addresses).is_some() || flow.anchor(&addresses).is_some());
         if !led {
-            Table::open()?.remove_stand_ins(&id.parse()?)?;
+            Table::open()?.end_exchange(&id.parse()?)?;
             fs::remove_file(directories.run.join(DIRECTORY).join(format!("{id}.json")))?;
         }
     }
@@ -125,7 +141,7 @@ mod tests {
         let id = "c".repeat(64);
         let address = "10.88.0.2".parse().unwrap();
         for name in ["web", "renamed"] {
-            Carried::new(&id, name, &[address], vec![]).note(&directories).unwrap();
+            Carried::new(&id, name, &[address], Exchange::default()).note(&directories).unwrap();
         }
         let notes = all(&directories).unwrap();
         assert_eq!(notes.len(), 1);

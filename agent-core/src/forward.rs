@@ -21,7 +21,7 @@ use crate::cause::Cause;
 use crate::destination::Destination;
 use crate::directories::{Directories, create_private};
 use crate::identity::{self, HostId};
-use crate::message::MigrationId;
+use crate::message::{Forwarder, MigrationId};
 use crate::peers::PeerLock;
 use crate::private;
 
@@ -37,6 +37,10 @@ pub struct Note {
     pub name: String,
     /// The container's addresses.
     pub addresses: Vec<IpAddr>,
+    /// Those by which new connections come from the other host, where they differ from the container's
+    /// own: each before the one that it stands for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readdressed: Vec<(IpAddr, IpAddr)>,
     /// The other host.
     pub host: HostId,
     /// The migration that this began with.
@@ -89,7 +93,12 @@ impl Note {
         let peer = identity::peer_number(state, self.host)?;
         let tag = self.tag()?;
         match &self.role {
-            Role::Here => Table::open()?.accept(&tag, peer, &self.addresses)?,
+            Role::Here => {
+                let by = |own: &IpAddr| self.readdressed.iter().find(|(_, here)| here == own);
+                let plain = |own: &IpAddr| by(own).copied().unwrap_or((*own, *own));
+                let addresses: Vec<_> = self.addresses.iter().map(plain).collect();
+                Table::open()?.accept(&tag, peer, &addresses)?;
+            }
             Role::Away(Away { in_force: false, .. }) => {}
             Role::Away(Away { ports, hidden, stand_ins, .. }) => {
                 tunnel::carry_loopback(peer)?;
@@ -165,9 +174,9 @@ pub fn here(id: &str) -> impl Fn(&Note) -> bool {
 }
 
 /// The hosts that lead new connections for a container here.
-pub fn leading_here(directories: &Directories, id: &str) -> Result<Vec<HostId>, Cause> {
-    let notes = all(directories)?.into_iter();
-    Ok(notes.filter(here(id)).map(|note| note.host).collect())
+pub fn leading_here(directories: &Directories, id: &str) -> Result<Vec<Forwarder>, Cause> {
+    let notes = all(directories)?.into_iter().filter(here(id));
+    Ok(notes.map(|Note { host, readdressed, .. }| Forwarder { host, readdressed }).collect())
 }
 
 /// Removes the notes that `which` chooses, with their rules.
@@ -268,6 +277,7 @@ mod tests {
             id: "c".repeat(64),
             name: "web".to_owned(),
             addresses: vec!["10.88.0.2".parse().unwrap()],
+            readdressed: vec![],
             host: HostId([host; 16]),
             migration: MigrationId([7; 16]),
             role,
@@ -286,6 +296,7 @@ mod tests {
         assert_eq!(notes.len(), 3);
         assert_eq!(notes.iter().filter(|n| n.away().is_some_and(|away| away.in_force)).count(), 1);
         let here = leading_here(&directories, &"c".repeat(64)).unwrap();
+        let here: Vec<HostId> = here.into_iter().map(|forwarder| forwarder.host).collect();
         assert_eq!(here, [HostId([1; 16]), HostId([2; 16])]);
         assert!(leading_here(&directories, &"d".repeat(64)).unwrap().is_empty());
         let peer = identity::peer_number(&directories.state, HostId([2; 16])).unwrap();

@@ -85,6 +85,11 @@ pub enum Record {
         /// The source's identity.
         peer: HostId,
     },
+    /// The container has other addresses at the destination: these.
+    Readdressed {
+        /// By which the entries made for its flows are found.
+        addresses: Vec<IpAddr>,
+    },
     /// The destination is about to make a tunnel to a third host, the anchor of some flows.
     Anchor {
         /// The third host's identity.

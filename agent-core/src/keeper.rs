@@ -177,7 +177,7 @@ impl Keeper<'_> {
             routing::install(*peer).await?;
         }
         for carried in carried::all(self.directories)? {
-            if !carried.stand_ins.is_empty() {
+            if !carried.exchange.is_empty() {
                 carried.apply()?;
             }
         }

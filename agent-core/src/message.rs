@@ -188,8 +188,9 @@ messages! {
     10 => ImageStored(()),
     /// Build everything around the offered container, short of its processes.
     11 => Stage(()),
-    /// The container is staged.
-    12 => Staged(()),
+    /// The container is staged. Addresses that it has in place of those that were offered, each after
+    /// the one that it replaces.
+    12 => Staged(Vec<(IpAddr, IpAddr)>),
     /// A change of a tree.
     13 => TreeChange(TreeChange),
     /// All changes of a tree have been sent.
@@ -366,6 +367,16 @@ impl From<Metadata> for Description {
     }
 }
 
+/// A host that leads new connections for a container to its host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forwarder {
+    /// The host.
+    pub host: HostId,
+    /// Addresses by which they come, where these differ from the container's own: each before the one
+    /// that it stands for.
+    pub readdressed: Vec<(IpAddr, IpAddr)>,
+}
+
 /// What is to be moved, and what it needs at the destination.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Offer {
@@ -382,9 +393,11 @@ pub struct Offer {
     /// Name of its OCI runtime.
     pub runtime: String,
     /// Hosts that will lead new connections for it to its new host; the source may be among them.
-    pub forwarders: Vec<HostId>,
+    pub forwarders: Vec<Forwarder>,
     /// Its networks.
     pub networks: Vec<Network>,
+    /// Whether it may get other addresses if one of its own is taken.
+    pub any_address: bool,
     /// Its published ports.
     pub ports: Vec<Port>,
     /// Hosts other than the source that are anchors of its flows. The destination may be among them:
@@ -472,7 +485,9 @@ pub struct AnchorOffer {
     pub host: HostId,
     /// The destination's address.
     pub address: IpAddr,
-    /// The container's addresses.
+    /// The container's ID.
+    pub id: String,
+    /// The container's addresses, which may be others than it had on the anchor.
     pub container: Vec<IpAddr>,
 }
 
@@ -483,7 +498,9 @@ pub struct Rehome {
     pub migration: MigrationId,
     /// The container's host now.
     pub host: HostId,
-    /// The container's addresses.
+    /// The container's ID.
+    pub id: String,
+    /// The container's addresses, which may be others than it had on the anchor.
     pub container: Vec<IpAddr>,
 }
 

@@ -112,7 +112,7 @@ fn messages() -> Vec<Vec<u8>> {
         Message::ImageBegin(image),
         Message::ImageData(Data(vec![1, 2, 3])),
         Message::ImageEnd(()),
-        Message::Staged(()),
+        Message::Staged(vec![("10.88.0.2".parse().unwrap(), "10.88.0.9".parse().unwrap())]),
         Message::TreeChange(TreeChange { tree: Tree::Root, record }),
         Message::Chunks(vec![chunk]),
         Message::Flows(FlowBatch { anchor: Some(HostId([4; 16])), flows, stand_ins }),

@@ -80,10 +80,11 @@ async fn prepare(
     offer: &AnchorOffer,
 ) -> Result<(), Cause> {
     let (from, to) = numbers(host, source, offer.host, &offer.container)?;
+    let container = carried::known_as(&host.directories, &offer.id, &offer.container)?;
     let run = &host.directories.run;
     let local = {
         let _lock = PeerLock::take(run).await?;
-        let claim = Claim { from, to, container: offer.container.clone() };
+        let claim = Claim { from, to, container };
         claim.write(&host.directories, offer.migration)?;
         tunnel::prepare(to).await?
     };
@@ -130,17 +131,18 @@ async fn lead(host: &Host, source: HostId, order: &Rehome) -> Result<u64, Cause>
     if !connected {
         return Err(Error::NoTunnel.into());
     }
+    let container = carried::known_as(&host.directories, &order.id, &order.container)?;
     // Only flows that lead to whoever gives this order.
-    let led = block_in_place(|| Conntrack::open()?.lead(&order.container, from, Some(to)))?;
+    let led = block_in_place(|| Conntrack::open()?.lead(&container, from, Some(to)))?;
     // Gateways of this host are in every tunnel the same; their loopback addresses are not allowed in
     // each.
-    let concerned = |note: &Carried| note.addresses.iter().any(|ip| order.container.contains(ip));
+    let concerned = |note: &Carried| note.addresses.iter().any(|ip| container.contains(ip));
     let notes = carried::all(&host.directories)?;
-    if notes.iter().any(|note| !note.stand_ins.is_empty() && concerned(note)) {
+    if notes.iter().any(|note| !note.exchange.gateways.is_empty() && concerned(note)) {
         tunnel::carry_loopback(to)?;
     }
     let ways = (source, order.host);
-    for name in forward::lead_on(&host.directories, &order.container, ways).await? {
+    for name in forward::lead_on(&host.directories, &container, ways).await? {
         tracing::info!("{}: new connections for {name} follow", order.migration);
     }
     Ok(led as u64)

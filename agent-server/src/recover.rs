@@ -53,6 +53,11 @@ fn anchor(record: &Record) -> Option<HostId> {
     if let Record::Anchor { peer } = record { Some(*peer) } else { None }
 }
 
+/// The addresses that a container has got in place of its own.
+fn readdressed(record: &Record) -> Option<&Vec<IpAddr>> {
+    if let Record::Readdressed { addresses } = record { Some(addresses) } else { None }
+}
+
 /// Between two attempts of a guardian.
 const RETRY: Duration = Duration::from_secs(2);
 /// How long it tries; after that it is left to the next start of agent-server.
@@ -133,7 +138,7 @@ impl Arrived {
             migration: *migration,
             container: container.clone(),
             name: name.clone(),
-            addresses: addresses.clone(),
+            addresses: records.iter().find_map(readdressed).unwrap_or(addresses).clone(),
             source: *peer,
             anchors: records.iter().filter_map(anchor).collect(),
             activated: records.contains(&Record::Activated),

@@ -4,9 +4,11 @@
 //! on the source, [`Writer`] builds it up on the destination; what travels between them are
 //! [`Chunk`]s and at the end a [`Manifest`]. Neither knows how they travel.
 
+mod encoding;
 mod follow;
 mod manifest;
 mod memory;
+mod readdress;
 mod scale;
 mod write;
 
@@ -16,6 +18,7 @@ mod tests;
 pub use follow::Follower;
 pub use manifest::{CHUNK, Chunk, FileSum, Limits, Manifest, Stats};
 pub use memory::ImageDir;
+pub use readdress::readdress;
 pub use scale::settle_scales;
 pub use write::Writer;
 

@@ -16,7 +16,7 @@ use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use netmig::flow::{Conntrack, Direction, Flow, Outcome, Protocol, TcpState, Tuple, Zone};
+use netmig::flow::{Arrival, Conntrack, Direction, Flow, Outcome, Protocol, TcpState, Tuple, Zone};
 use netmig::hold::{HoldRules, OnHolderLoss, Pace, PreparedHold};
 use netmig::peer::PeerNumber;
 use netmig::table::Table;
@@ -52,11 +52,9 @@ fn main() -> Result<()> {
         ["unmark", container, number] => mark(&addresses(container)?, peer(number)?, false),
         ["place", container, number] => {
             let container = addresses(container)?;
-            let anchor = peer(number)?;
+            let arrival = Arrival { hop: peer(number)?, stand_ins: &[], readdressed: &[] };
             let flows = Conntrack::open()?.dump(&container)?;
-            for there in
-                flows.iter().filter_map(|flow| flow.at_destination(&container, anchor, &[]))
-            {
+            for there in flows.iter().filter_map(|flow| flow.at_destination(&container, &arrival)) {
                 println!("{there} {there:?}");
             }
             Ok(())

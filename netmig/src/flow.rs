@@ -33,7 +33,8 @@ use crate::peer::PeerNumber;
 
 pub use conntrack::{Conntrack, FlowError, Outcome, Refusal};
 pub use parse::parse;
-pub use stand_in::StandIn;
+pub use place::Arrival;
+pub use stand_in::{Exchange, Readdressed, StandIn};
 
 /// Conntrack status bit: a packet was seen in the reply direction (`IPS_SEEN_REPLY`).
 pub const STATUS_SEEN_REPLY: u32 = 1 << 1;

@@ -4,8 +4,8 @@
 //! | --- | --- | --- | --- |
 //! | `hold` | prerouting | mangle − 1 (−151) | queue the packets towards a container ([`crate::hold`]) |
 //! | `hold-output` | output | mangle − 1 (−151) | the same for this host's own packets |
-//! | `late` | prerouting | raw (−300) | packets of flows that have come home by way of a tunnel pass untracked; [`StandIn`](crate::flow::StandIn)s become gateways again |
-//! | `stand-in` | postrouting | srcnat + 100 (200) | gateways become their stand-ins on the way into a tunnel |
+//! | `late` | prerouting | raw (−300) | packets of flows that have come home by way of a tunnel pass untracked; [`StandIn`](crate::flow::StandIn)s become again what they stand for |
+//! | `stand-in` | postrouting | srcnat + 100 (200) | addresses become their stand-ins on the way into a tunnel |
 //! | `steer` | prerouting | mangle (−150) | connmark → skb mark, per peer |
 //! | `steer-output` | output, type route | mangle (−150) | the same for this host's own packets |
 //! | `forward` | prerouting, type nat | dstnat − 1 (−101) | new connections to a moved container's ports go on to its host ([`Forward`]) |
@@ -64,7 +64,7 @@ pub const TABLE: &str = "netmig";
 pub const CHAIN_HOLD: &str = "hold";
 /// Chain whose rules queue this host's own packets.
 pub const CHAIN_HOLD_OUTPUT: &str = "hold-output";
-/// Chain that exchanges gateways for their stand-ins.
+/// Chain that exchanges addresses for their stand-ins.
 pub const CHAIN_STAND_IN: &str = "stand-in";
 /// Chain that lets packets past conntrack.
 pub const CHAIN_LATE: &str = "late";
@@ -310,7 +310,8 @@ impl Table {
         self.commit(batch, act)
     }
 
-    /// Lets packets that come from `peer` for one of the addresses past conntrack.
+    /// Lets packets that come from `peer` for the first address of a pair past conntrack, and gives
+    /// them the second.
     ///
     /// For a container that returns to its anchor: its flows' packets went from here to the peer, and
     /// those that were held there, or still on their way, come back. They have been translated here
@@ -323,7 +324,7 @@ impl Table {
         &mut self,
         tag: &HoldTag,
         peer: PeerNumber,
-        addresses: &[IpAddr],
+        addresses: &[(IpAddr, IpAddr)],
     ) -> Result<(), TableError> {
         self.remove_late(tag)?;
         let table = handle()?;

@@ -9,7 +9,9 @@
 
 use std::net::IpAddr;
 
-use netmig::flow::{Conntrack, Flow, Protocol, StandIn, TcpState, Tuple, Zone, ZoneScope};
+use netmig::flow::{
+    Conntrack, Exchange, Flow, Protocol, StandIn, TcpState, Tuple, Zone, ZoneScope,
+};
 use netmig::hold::{HoldRules, OnHolderLoss, Pace, PreparedHold};
 use netmig::peer::PeerNumber;
 use netmig::table::{Forward, ForwardedPort, HoldTag, Owner, Table};
@@ -213,20 +215,29 @@ fn forwards_are_replaced_and_removed_and_nothing_else() {
         let owner = Owner::Forward(peer, tag.clone());
         assert_eq!(read.owned_by(&owner).count(), before.rules.len());
     }
-    table.accept(&tag, three, &[address("10.88.0.2"), address("fd00::2")]).unwrap();
-    table.accept(&tag, four, &[address("10.88.0.2")]).unwrap();
+    let own = |ip| (address(ip), address(ip));
+    table
+        .accept(&tag, three, &[own("10.88.0.2"), (address("fd01::2"), address("fd00::2"))])
+        .unwrap();
+    table.accept(&tag, four, &[own("10.88.0.2")]).unwrap();
     table.unaccept(&tag, three).unwrap();
     table.unforward(&tag).unwrap();
     table.unforward(&tag).unwrap();
     assert_eq!(table.read().unwrap().rules.len(), before.rules.len() + 1);
     table.unaccept(&tag, four).unwrap();
     assert_eq!(table.read().unwrap(), before);
-    let gateways = ["10.88.0.1", "fd00::1"];
-    let stand_ins = gateways.map(|gateway| StandIn::new(address(gateway), [5; 16]));
+    let stand_ins = |of: [&str; 2]| of.map(|here| StandIn::new(address(here), [5; 16])).to_vec();
+    let gateways = stand_ins(["10.88.0.1", "fd00::1"]);
+    let container = stand_ins(["10.88.0.2", "fd00::2"]);
     for _ in 0..2 {
-        table.stand_in(&tag, &stand_ins).unwrap();
-        assert_eq!(table.read().unwrap().rules.len(), before.rules.len() + 6);
+        let exchange = Exchange {
+            gateways: gateways.clone(),
+            container: container.clone(),
+            passing: vec![(three, container[0])],
+        };
+        table.exchange(&tag, &exchange).unwrap();
+        assert_eq!(table.read().unwrap().rules.len(), before.rules.len() + 15);
     }
-    table.remove_stand_ins(&tag).unwrap();
+    table.end_exchange(&tag).unwrap();
     assert_eq!(table.read().unwrap(), before);
 }

@@ -67,11 +67,10 @@ impl Anchors {
 
     /// Has every anchor that agreed lead its flows to the destination, which is the container's host
     /// now; tells which did not.
-    pub async fn rehome(&mut self, destination: HostId, container: &[IpAddr]) -> Vec<String> {
+    pub async fn rehome(&mut self, order: Rehome) -> Vec<String> {
         let mut left = Vec::new();
         for mut anchor in self.ready.drain(..) {
-            let Anchor { connection, migration, .. } = &mut anchor;
-            match order(connection, *migration, destination, container).await {
+            match tell(&mut anchor.connection, order.clone()).await {
                 Ok(()) => self.led.push(anchor.number),
                 Err(e) => left.push(detour(anchor.number, e.as_ref())),
             }
@@ -110,6 +109,7 @@ impl Anchor {
             migration,
             host: plan.link.host,
             address: destination.peer().ip(),
+            id: plan.container.id.clone(),
             container: plan.addresses.clone(),
         };
         connection.send(&Message::AnchorOffer(offer)).await?;
@@ -132,13 +132,7 @@ async fn dial(context: &Context, number: PeerNumber, host: HostId) -> Result<Con
     Ok(connect::dial_host(context, &destination, host).await?)
 }
 
-async fn order(
-    connection: &mut Connection,
-    migration: MigrationId,
-    host: HostId,
-    container: &[IpAddr],
-) -> Result<(), Cause> {
-    let order = Rehome { migration, host, container: container.to_vec() };
+async fn tell(connection: &mut Connection, order: Rehome) -> Result<(), Cause> {
     connection.send(&Message::Rehome(order)).await?;
     expect!(connection, deadline::ANSWER, Rehomed)?;
     Ok(())
@@ -147,21 +141,21 @@ async fn order(
 /// The same as [`Anchors::rehome`] and [`forget`] for a migration whose own process is gone.
 pub async fn rehome_anew(
     context: &Context,
-    migration: MigrationId,
-    destination: (PeerNumber, HostId),
-    container: &[IpAddr],
+    rehome: &Rehome,
+    destination: PeerNumber,
 ) -> Result<(), Cause> {
+    let container = &rehome.container[..];
     let flows = Conntrack::open()?.dump(container)?;
     let mut numbers: Vec<_> = flows.iter().filter_map(|flow| flow.anchor(container)).collect();
     numbers.sort_unstable();
     numbers.dedup();
-    let mut past = vec![destination.0];
-    for number in numbers.into_iter().filter(|number| *number != destination.0) {
+    let mut past = vec![destination];
+    for number in numbers.into_iter().filter(|number| *number != destination) {
         let state = &context.directories.state;
         let Some(host) = agent_core::identity::peer_with_number(state, number)? else { continue };
         let led = async {
             let mut connection = dial(context, number, host).await?;
-            order(&mut connection, migration, destination.1, container).await
+            tell(&mut connection, rehome.clone()).await
         };
         match led.await {
             Ok(()) => past.push(number),

@@ -1,10 +1,12 @@
 //! Steps 3 to 5: everything slow, while the container runs. What is changed here is undone here.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use agent_core::carried::Carried;
+use agent_core::carried::{self, Carried};
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::create_private;
+use agent_core::identity::HostId;
 use agent_core::journal::{self, Journal, Record};
 use agent_core::message::{Data, Message, Tree, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
@@ -15,7 +17,7 @@ use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
 use checkpoint::podman::PreparedRemoval;
 use checkpoint::tree::{Source, Tasks};
-use netmig::flow::{Conntrack, StandIn};
+use netmig::flow::{Conntrack, Exchange, Flow, Readdressed, StandIn};
 use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
 use netmig::sockets::{UdpQueues, room};
 use netmig::table::HoldTag;
@@ -42,7 +44,7 @@ pub struct Departure<'a> {
     journal: Journal,
     work: PathBuf,
     ready: Ready,
-    stand_ins: Vec<StandIn>,
+    exchange: Exchange,
 }
 
 /// What `prepare` has made ready so far.
@@ -67,6 +69,11 @@ struct Ready {
 #[error("the migration was not prepared")]
 pub struct NotPrepared;
 
+/// The destination speaks of addresses that are none of the container's.
+#[derive(Debug, thiserror::Error)]
+#[error("the destination gives the container addresses in place of some that it does not have")]
+struct NotItsAddresses;
+
 impl<'a> Departure<'a> {
     /// Writes the journal's first record.
     pub fn begin(context: &'a Context, plan: Plan) -> Result<Self, Cause> {
@@ -87,7 +94,14 @@ impl<'a> Departure<'a> {
             return Err(e.into());
         }
         let work = context.directories.migration(migration);
-        Ok(Self { context, plan, journal, work, ready: Ready::default(), stand_ins: Vec::new() })
+        Ok(Self {
+            context,
+            plan,
+            journal,
+            work,
+            ready: Ready::default(),
+            exchange: Exchange::default(),
+        })
     }
 
     /// Runs the steps.
@@ -240,8 +254,8 @@ impl<'a> Departure<'a> {
     async fn await_stage(&mut self) -> Result<(), Cause> {
         let Plan { link, runtime, criu, .. } = &mut self.plan;
         let staged = async {
-            expect!(link.connection, deadline::STAGE, Staged)?;
-            Ok::<(), Cause>(())
+            let readdressed = expect!(link.connection, deadline::STAGE, Staged)?;
+            Ok::<_, Cause>(readdressed)
         };
         let heard = async {
             // The first packet through a tunnel waits for its handshake: not inside the interruption.
@@ -249,7 +263,18 @@ impl<'a> Departure<'a> {
             Ok(tunnel::confirm(link.peer).await?)
         };
         let warmed = async { Ok(runtime.warm(criu).await?) };
-        tokio::try_join!(staged, heard, warmed).map(drop)
+        let (others, (), ()) = tokio::try_join!(staged, heard, warmed)?;
+        let own = &self.plan.addresses;
+        let sound = |(old, new): &(IpAddr, IpAddr)| {
+            own.contains(old) && old != new && old.is_ipv4() == new.is_ipv4()
+        };
+        if others.len() > own.len() || !others.iter().all(sound) {
+            return Err(NotItsAddresses.into());
+        }
+        let HostId(this) = self.context.trust.identity.fingerprint().host();
+        self.plan.readdressed =
+            others.into_iter().map(|pair| Readdressed::new(pair, this)).collect();
+        Ok(())
     }
 
     async fn send_files(&mut self, steps: &mut Steps) -> Result<(), Cause> {
@@ -400,23 +425,34 @@ impl<'a> Departure<'a> {
         &mut self.ready.anchors
     }
 
-    /// This host's gateways are in the tunnel what these say; none before the interruption.
-    pub async fn stand_in(&mut self, stand_ins: Vec<StandIn>) -> Result<(), Cause> {
-        self.stand_ins.clone_from(&stand_ins);
-        if !stand_ins.is_empty() {
+    /// Exchanges addresses at the tunnel: these gateways of the host, and those of the container's that
+    /// are others at the destination or for the anchors of these flows.
+    pub async fn exchange(&mut self, gateways: Vec<StandIn>, flows: &[Flow]) -> Result<(), Cause> {
+        let stand_in = |other: &Readdressed| StandIn { here: other.old, address: other.tunnel };
+        let container = self.plan.readdressed.iter().map(stand_in).collect();
+        let passing = StandIn::of_anchors(flows, &self.plan.addresses);
+        let exchange = Exchange { gateways, container, passing };
+        if exchange.is_empty() {
+            return Ok(());
+        }
+        self.exchange = exchange.clone();
+        if !exchange.gateways.is_empty() {
             tunnel::carry_loopback(self.plan.link.peer)?;
         }
-        self.carried(stand_ins).note_and_apply(&self.context.directories).await
+        self.carried(exchange).note_and_apply(&self.context.directories).await
     }
 
-    fn carried(&self, stand_ins: Vec<StandIn>) -> Carried {
+    /// Ends that again.
+    pub async fn end_exchange(&mut self) -> Result<(), Cause> {
+        if std::mem::take(&mut self.exchange).is_empty() {
+            return Ok(());
+        }
+        self.carried(Exchange::default()).note_and_apply(&self.context.directories).await
+    }
+
+    fn carried(&self, exchange: Exchange) -> Carried {
         let container = &self.plan.container;
-        Carried::new(&container.id, &container.name, &self.plan.addresses, stand_ins)
-    }
-
-    /// Whether any gateway of this host has a stand-in.
-    pub fn has_stand_ins(&self) -> bool {
-        !self.stand_ins.is_empty()
+        Carried::new(&container.id, &container.name, &self.plan.addresses, exchange)
     }
 
     /// How the tunnel is made, for people.
@@ -434,8 +470,10 @@ impl<'a> Departure<'a> {
     pub async fn end(self) -> Result<(), Cause> {
         let container = &self.plan.container;
         let directories = &self.context.directories;
-        self.carried(self.stand_ins.clone()).note(directories)?;
+        self.carried(self.exchange.clone()).note(directories)?;
         forward::remove(directories, forward::here(&container.id)).await?;
+        // Its rules would keep the table.
+        carried::forget_ended(directories).await?;
         let migration = Some(self.plan.offer.migration);
         for peer in self.plan.anchors.keys().copied().chain([self.plan.link.peer]) {
             peers::release(directories, peer, migration).await?;

@@ -295,7 +295,9 @@ impl<'a> Pause<'a> {
                 Some(conntrack) => conntrack,
                 None => Conntrack::open()?,
             };
-            let flows = conntrack.dump(&addresses)?;
+            let mut flows = conntrack.dump(&addresses)?;
+            // Others are those of an earlier holder of the address, which has moved.
+            flows.retain(|flow| flow.leads_to(&addresses).is_none());
             let stand_ins = StandIn::needed(&flows, &addresses, &gateways, this);
             // The container is cut off, and what is sent to it waits: no packet misses its entry. A
             // packet that waits already keeps the old one.
@@ -350,10 +352,7 @@ impl<'a> Pause<'a> {
         self.departure.plan_mut().link.connection.send(&Message::Restore(manifest)).await?;
         self.marked = true;
         block_in_place(|| self.set_marks(true))?;
-        if !self.stand_ins.is_empty() {
-            let stand_ins = self.stand_ins.clone();
-            self.departure.stand_in(stand_ins).await?;
-        }
+        self.departure.exchange(self.stand_ins.clone(), &self.flows).await?;
         let connection = &mut self.departure.plan_mut().link.connection;
         Ok(expect!(connection, deadline::STAGE, Prepared)?)
     }
@@ -405,9 +404,7 @@ impl<'a> Pause<'a> {
         if std::mem::take(&mut self.marked) {
             note(self.set_marks(false));
         }
-        if self.departure.has_stand_ins() {
-            note(self.departure.stand_in(Vec::new()).await);
-        }
+        note(self.departure.end_exchange().await);
         let plan = self.departure.plan();
         if self.blocked {
             note(plan.reconnect().map_err(Into::into));

@@ -11,14 +11,14 @@ use agent_core::expect;
 use agent_core::forward::{self, Away};
 use agent_core::identity::{self, HostId};
 use agent_core::journal::Process;
-use agent_core::message::{Blocker, ImageRef, Message, MigrationId, Network, Offer};
+use agent_core::message::{Blocker, Forwarder, ImageRef, Message, MigrationId, Network, Offer};
 use agent_core::{deadline, host};
 use checkpoint::container::{Container, PublishedPort};
 use checkpoint::criu::{self, Version};
 use checkpoint::podman::Metadata;
 use checkpoint::runtime::Runtime;
 use checkpoint::{blockers, cgroup::Cgroup, tree};
-use netmig::flow::Conntrack;
+use netmig::flow::{Conntrack, Readdressed};
 use netmig::isolation;
 use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
@@ -27,7 +27,7 @@ use netmig::sandbox::Sandbox;
 use super::connect::Link;
 use super::ports;
 use super::{Context, Failure};
-use crate::cli::{ImagePolicy, Migrate};
+use crate::cli::{AddressPolicy, ImagePolicy, Migrate};
 
 /// A migration that both hosts agree to. Nothing has been changed.
 #[derive(Debug)]
@@ -58,6 +58,8 @@ pub struct Plan {
     pub process: Process,
     /// Hosts that are the anchors of its flows, other than this one, by their numbers here.
     pub anchors: BTreeMap<PeerNumber, HostId>,
+    /// Its addresses that are others at the destination; none before it is staged.
+    pub readdressed: Vec<Readdressed>,
     /// How new connections to this host's ports are to be led there, if they are.
     pub away: Option<Away>,
     /// What will differ afterwards, for people.
@@ -117,8 +119,9 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     }
     let mut offer = offer(&container, &local, &published).map_err(refused)?;
     offer.image_shipped = options.image == ImagePolicy::Send;
+    offer.any_address = options.address == AddressPolicy::Any;
     if away.is_some() {
-        offer.forwarders.push(this);
+        offer.forwarders.push(Forwarder { host: this, readdressed: Vec::new() });
     }
 
     let exchange = async {
@@ -144,6 +147,7 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
         cgroup,
         process,
         anchors,
+        readdressed: Vec::new(),
         away,
         warnings,
     })
@@ -161,7 +165,7 @@ struct Local {
     cgroup: Arc<Cgroup>,
     process: Process,
     anchors: BTreeMap<PeerNumber, HostId>,
-    forwarders: Vec<HostId>,
+    forwarders: Vec<Forwarder>,
 }
 
 async fn look(
@@ -199,7 +203,7 @@ async fn look(
     let mut anchors = anchors(state, &addresses(container))?;
     // They have to lead new connections on, as they have to do with those that exist.
     let forwarders = forward::leading_here(&context.directories, &container.id)?;
-    for host in &forwarders {
+    for Forwarder { host, .. } in &forwarders {
         anchors.insert(identity::peer_number(state, *host)?, *host);
     }
     Ok(Local {
@@ -238,6 +242,7 @@ fn offer(
         ports: ports::offered(published),
         forwarders: local.forwarders.clone(),
         anchors: local.anchors.values().copied().collect(),
+        any_address: false,
         memory: container.memory_in_use,
         disk: container.upper.as_deref().map_or(Ok(0), tree::size)?,
         description: local.metadata.clone().into(),

@@ -68,6 +68,7 @@ pub fn note(plan: &Plan, away: &Away) -> Note {
         id: plan.container.id.clone(),
         name: plan.container.name.clone(),
         addresses: plan.addresses.clone(),
+        readdressed: Vec::new(),
         host: plan.link.host,
         migration: plan.offer.migration,
         role: Role::Away(away.clone()),

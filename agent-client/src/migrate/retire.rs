@@ -6,6 +6,7 @@ use agent_core::cause::{Cause, chain};
 use agent_core::deadline;
 use agent_core::forward;
 use agent_core::journal::Record;
+use agent_core::message::Rehome;
 use agent_core::turn::give_way;
 
 use super::Failure;
@@ -17,7 +18,7 @@ use netmig::peer::PeerNumber;
 
 use crate::exit::Exit;
 use crate::report::{Steps, milliseconds};
-use crate::summary::{ContainerName, Parts, Summary, span};
+use crate::summary::{ContainerName, NewAddress, Parts, Summary, span};
 
 /// How long after flows were led past this host their last packets may still come through it.
 const LAST_PACKETS: Duration = Duration::from_secs(1);
@@ -125,11 +126,17 @@ impl<'a> Retirement<'a> {
     async fn rehome(&mut self) -> Vec<String> {
         let departure = self.pause.departure();
         let destination = departure.plan().link.host;
-        let container = departure.plan().addresses.clone();
-        let mut left = departure.anchors().rehome(destination, &container).await;
+        let order = Rehome {
+            migration: departure.plan().offer.migration,
+            host: destination,
+            id: departure.plan().container.id.clone(),
+            container: departure.plan().addresses.clone(),
+        };
+        let mut left = departure.anchors().rehome(order).await;
         let led: Vec<PeerNumber> = departure.anchors().led().collect();
         for (number, host) in &departure.plan().anchors {
-            let forwards = departure.plan().offer.forwarders.contains(host);
+            let mut forwarders = departure.plan().offer.forwarders.iter();
+            let forwards = forwarders.any(|forwarder| forwarder.host == *host);
             if forwards && *host != destination && !led.contains(number) {
                 left.push(format!(
                     "new connections that peer {number} forwards do not reach the container any more; \
@@ -167,6 +174,7 @@ impl<'a> Retirement<'a> {
             ContainerName { id: plan.container.id.clone(), name: plan.container.name.clone() };
         let destination = plan.link.destination.host.clone();
         let tunnel = departure.tunnel_kind().to_owned();
+        let readdressed = plan.readdressed.iter().map(NewAddress::from).collect();
         if self.leftovers.is_empty() {
             self.leftovers.extend(departure.end().await.err().map(|e| chain(e.as_ref())));
         }
@@ -188,6 +196,7 @@ impl<'a> Retirement<'a> {
             held_packets: self.held_packets,
             tunnel,
             queue: progress.queue,
+            readdressed,
             warnings: self.warnings,
         }
     }

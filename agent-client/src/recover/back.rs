@@ -8,7 +8,7 @@ use agent_core::message::Message;
 use agent_core::{deadline, forward, peers};
 use checkpoint::cgroup::Cgroup;
 use checkpoint::images::ImageDir;
-use netmig::flow::{Conntrack, Direction, Flow};
+use netmig::flow::{Conntrack, Direction, Exchange, Flow};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
 use netmig::sockets::room;
@@ -53,10 +53,11 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
     };
     if departed.reached >= Reached::Interruption {
         note("flows lead to this host", lead_back(departed));
+        let nothing = Exchange::default();
         let carried =
-            Carried::new(&departed.container, &departed.name, &departed.addresses, vec![]);
+            Carried::new(&departed.container, &departed.name, &departed.addresses, nothing);
         let plain = carried.note_and_apply(&context.directories).await;
-        note("gateways are what they are", plain.map(|()| false));
+        note("addresses are what they are", plain.map(|()| false));
         note("the original runs on", run_on(context, departed).await);
     }
     note("nothing is held", unhold(departed));

@@ -3,6 +3,7 @@
 use agent_core::cause::{Cause, chain};
 use agent_core::forward;
 use agent_core::journal::{Journal, Record};
+use agent_core::message::Rehome;
 
 use super::back::{tidy, unhold};
 use super::{Departed, Error, Outcome, say};
@@ -44,9 +45,14 @@ pub async fn remove_original(context: &Context, departed: &Departed) -> Vec<Stri
     let mut note = |result: Result<(), Cause>| {
         left.extend(result.err().map(|e| chain(e.as_ref())));
     };
-    let destination = (departed.number, departed.peer.host);
-    let (migration, container) = (departed.migration(), &departed.addresses);
-    note(anchors::rehome_anew(context, migration, destination, container).await);
+    let migration = departed.migration();
+    let order = Rehome {
+        migration,
+        host: departed.peer.host,
+        id: departed.container.clone(),
+        container: departed.addresses.clone(),
+    };
+    note(anchors::rehome_anew(context, &order, departed.number).await);
     note(forward::begin(&context.directories, migration).await);
     let here = forward::here(&departed.container);
     note(forward::remove(&context.directories, here).await.map(drop));

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
+use agent_core::carried;
 use agent_core::cause::Cause;
 use agent_core::host;
 use agent_core::identity;
@@ -29,13 +30,29 @@ const NAME_LIMIT: usize = 255;
 #[error("the offer is not well-formed: {0}")]
 struct Malformed(&'static str);
 
+/// Which addresses an offered container is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// Those that it has.
+    Own,
+    /// Those by which this host knows it, the anchor of some of its flows: each after the one that it
+    /// replaces.
+    Former(Vec<(IpAddr, IpAddr)>),
+    /// Others, which podman chooses: its own are taken.
+    Fresh,
+}
+
 /// Looks at everything and names all that is in the way.
-pub async fn look(host: &Host, permissions: &Permissions, offer: &Offer) -> Result<Verdict, Cause> {
+pub async fn look(
+    host: &Host,
+    permissions: &Permissions,
+    offer: &Offer,
+) -> Result<(Verdict, Addresses), Cause> {
     well_formed(offer)?;
     let denied = outside(host, permissions, offer)?;
     if !denied.is_empty() {
         // More is not told to whom may not come.
-        return Ok(Verdict { blockers: denied, image_missing: false });
+        return Ok((Verdict { blockers: denied, image_missing: false }, Addresses::Own));
     }
     let mut blockers = Vec::new();
     let mut block = |code: &str, message: String| {
@@ -83,17 +100,25 @@ pub async fn look(host: &Host, permissions: &Permissions, offer: &Offer) -> Resu
             format!("{here} has no image {} with the ID {}", offer.image.name, offer.image.id),
         );
     }
-    let addresses: Vec<IpAddr> =
-        offer.networks.iter().flat_map(|network| network.addresses.clone()).collect();
-    for holder in host.podman.holders(&host.engine, &addresses, &offer.id) {
-        block(
-            "address-taken",
-            format!(
-                "the address {} of {} belongs to container {} on {here}, in network {}; remove that \
-                 one, or run it there with another --ip",
-                holder.address, offer.name, holder.container, holder.network
-            ),
-        );
+    let (mut chosen, addresses) = before(host, offer)?;
+    let holders = host.podman.holders(&host.engine, &addresses, &offer.id);
+    if offer.any_address && chosen == Addresses::Own && !holders.is_empty() {
+        chosen = Addresses::Fresh;
+    } else {
+        for holder in holders {
+            block(
+                "address-taken",
+                format!(
+                    "the address {} of {name} belongs to container {} on {here}, in network {}; \
+                     remove that one, run it there with another --ip, or move {name} with \
+                     --address any",
+                    holder.address,
+                    holder.container,
+                    holder.network,
+                    name = offer.name
+                ),
+            );
+        }
     }
     let detour = on_a_detour(host, offer, &addresses)?;
     if detour > 0 {
@@ -114,7 +139,20 @@ pub async fn look(host: &Host, permissions: &Permissions, offer: &Offer) -> Resu
             );
         }
     }
-    Ok(Verdict { blockers, image_missing })
+    Ok((Verdict { blockers, image_missing }, chosen))
+}
+
+/// The addresses that the container had here, if this host has flows for them, or else its own. The
+/// translation of these flows cannot be changed.
+fn before(host: &Host, offer: &Offer) -> Result<(Addresses, Vec<IpAddr>), Cause> {
+    let own = super::addresses(offer);
+    if !offer.anchors.contains(&host.id) {
+        return Ok((Addresses::Own, own));
+    }
+    let former = carried::known_as(&host.directories, &offer.id, &own)?;
+    let pairs: Vec<_> = super::pairs(&own, &former).filter(|(old, new)| old != new).collect();
+    let chosen = if pairs.is_empty() { Addresses::Own } else { Addresses::Former(pairs) };
+    Ok((chosen, former))
 }
 
 fn well_formed(offer: &Offer) -> Result<(), Malformed> {

@@ -12,8 +12,7 @@ use agent_core::cause::Cause;
 use agent_core::message::{Tree, TreeChange, TreeEnd};
 use checkpoint::images::{self, Chunk, ImageDir, Manifest};
 use checkpoint::tree::{self, Applier, Digest};
-use netmig::flow::{Conntrack, Flow, StandIn};
-use netmig::peer::PeerNumber;
+use netmig::flow::{Arrival, Conntrack, Flow};
 
 /// Flows of one container; more than a host's conntrack table holds by default.
 const FLOW_LIMIT: usize = 1_000_000;
@@ -75,6 +74,8 @@ pub struct Incoming {
     log_bytes: u64,
     conntrack: Conntrack,
     image_directory: PathBuf,
+    /// Addresses of the container that are others here, each after the one that it replaces.
+    pub readdressed: Vec<(IpAddr, IpAddr)>,
     /// Whether some connection may be without window scaling.
     pub unscaled: bool,
     /// Entries that were made here, to be unmade if the migration fails.
@@ -102,6 +103,7 @@ impl Incoming {
             log_bytes: 0,
             conntrack: Conntrack::open()?,
             image_directory: images.path().to_owned(),
+            readdressed: Vec::new(),
             unscaled: false,
             created: Vec::new(),
         })
@@ -160,18 +162,15 @@ impl Incoming {
     pub fn flows(
         &mut self,
         flows: &[Flow],
-        stand_ins: &[StandIn],
         container: &[IpAddr],
-        anchor: PeerNumber,
+        arrival: &Arrival<'_>,
     ) -> Result<(), Cause> {
         if self.created.len() + flows.len() > FLOW_LIMIT {
             return Err(Error::TooManyFlows.into());
         }
         self.unscaled |= flows.iter().any(|flow| flow.tcp.is_some_and(|tcp| !tcp.is_scaled()));
-        let entries: Vec<Flow> = flows
-            .iter()
-            .filter_map(|flow| flow.at_destination(container, anchor, stand_ins))
-            .collect();
+        let entries: Vec<Flow> =
+            flows.iter().filter_map(|flow| flow.at_destination(container, arrival)).collect();
         let mut outcome = self.conntrack.create(&entries)?;
         if !outcome.existing.is_empty() {
             // The address is the staged container's now: what an earlier holder of it left goes.
@@ -206,9 +205,14 @@ impl Incoming {
         if let Some(tree) = self.passes.keys().next() {
             return Err((self.created, Error::Incomplete(*tree).into()));
         }
-        let finished = self.images.finish(manifest).and_then(|_| match self.unscaled {
-            true => images::settle_scales(&self.image_directory),
-            false => Ok(0),
+        let finished = self.images.finish(manifest).and_then(|_| {
+            if !self.readdressed.is_empty() {
+                images::readdress(&self.image_directory, &self.readdressed)?;
+            }
+            match self.unscaled {
+                true => images::settle_scales(&self.image_directory),
+                false => Ok(0),
+            }
         });
         match finished {
             Ok(_) => Ok(self.created),

@@ -12,6 +12,7 @@ mod image;
 mod incoming;
 mod progress;
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
@@ -66,8 +67,8 @@ pub async fn receive(
 ) -> Result<(), Cause> {
     let source = connection.host();
     let migration = offer.migration;
-    let verdict = match check::look(host, permissions, &offer).await {
-        Ok(verdict) => verdict,
+    let (verdict, chosen) = match check::look(host, permissions, &offer).await {
+        Ok(looked) => looked,
         Err(cause) => return give_up(connection, cause).await,
     };
     let refused = !verdict.blockers.is_empty();
@@ -80,7 +81,7 @@ pub async fn receive(
     }
     // Until the source goes on, nothing is to be undone.
     let tunnel = expect!(connection, deadline::NEXT_MESSAGE, TunnelOffer)?;
-    let mut arrival = match Arrival::begin(host, source, permissions, offer) {
+    let mut arrival = match Arrival::begin(host, source, permissions, offer, chosen) {
         Ok(arrival) => arrival,
         Err(cause) => return give_up(connection, cause).await,
     };
@@ -97,6 +98,19 @@ pub async fn receive(
     keep(host, migration, copy);
     connection.send(&Message::Prepared(prepared)).await?;
     decide(host, connection, migration).await
+}
+
+/// All addresses of the offered container.
+fn addresses(offer: &Offer) -> Vec<IpAddr> {
+    offer.networks.iter().flat_map(|network| network.addresses.clone()).collect()
+}
+
+/// Addresses and those that replace them: the first one of a family is replaced by the first one of it.
+fn pairs(old: &[IpAddr], new: &[IpAddr]) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+    let of = |all: &[IpAddr], four| -> Vec<IpAddr> {
+        all.iter().copied().filter(|ip| ip.is_ipv4() == four).collect()
+    };
+    [true, false].into_iter().flat_map(move |four| of(old, four).into_iter().zip(of(new, four)))
 }
 
 /// Keeps a copy until its source decides, for as long as its lease.

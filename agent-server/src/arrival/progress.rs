@@ -16,17 +16,18 @@ use agent_core::host;
 use agent_core::identity::{self, HostId};
 use agent_core::journal::{self, Journal, Record};
 use agent_core::keeper;
-use agent_core::message::{AnchorTunnel, Message, Offer, Prepared, Tree, TunnelEnd};
+use agent_core::message::{AnchorTunnel, Forwarder, Message, Offer, Prepared, Tree, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
 use agent_core::permissions::Permissions;
 use agent_core::turn::{Place, Turn, give_way};
 use agent_core::wire::Connection;
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::{Chunk, ImageDir};
+use checkpoint::podman::Metadata;
 use checkpoint::runtime::Runtime;
-use checkpoint::stage::{Stage, Staged};
+use checkpoint::stage::{self, Conflict, Stage, Staged};
 use checkpoint::urgency::Urgency;
-use netmig::flow::{Conntrack, Flow};
+use netmig::flow::{self, Conntrack, Flow, Readdressed, StandIn};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
@@ -35,9 +36,10 @@ use netmig::table::{HoldTag, Table, TableError};
 use netmig::tunnel;
 use tokio::task::block_in_place;
 
+use super::check::Addresses;
 use super::copy::Copy;
 use super::incoming::{Incoming, Limits};
-use super::{image, prepared};
+use super::{addresses, image, pairs, prepared};
 use crate::cli::{GUARDIAN, KEEPER};
 use crate::session::Host;
 
@@ -83,7 +85,10 @@ struct OtherAddress {
 #[derive(Debug)]
 pub struct Arrival {
     host: &'static Host,
+    source: HostId,
     offer: Offer,
+    chosen: Addresses,
+    readdressed: Vec<Readdressed>,
     anchor: PeerNumber,
     anchors: BTreeMap<HostId, PeerNumber>,
     work: PathBuf,
@@ -113,6 +118,7 @@ impl Arrival {
         source: HostId,
         permissions: &Permissions,
         offer: Offer,
+        chosen: Addresses,
     ) -> Result<Self, Cause> {
         let disk = permissions.disk.unwrap_or(u64::MAX);
         let limits = Limits { images: offer.image_room(), disk };
@@ -134,7 +140,10 @@ impl Arrival {
         let work = host.directories.migration(offer.migration);
         Ok(Self {
             host,
+            source,
             offer,
+            chosen,
+            readdressed: Vec::new(),
             anchor,
             anchors: BTreeMap::new(),
             work,
@@ -172,7 +181,8 @@ impl Arrival {
             }
         }
         let images = self.stage().await?;
-        connection.send(&Message::Staged(())).await?;
+        let others = self.readdressed.iter().map(|other| (other.old, other.new)).collect();
+        connection.send(&Message::Staged(others)).await?;
         self.take_in(connection, images).await
     }
 
@@ -190,7 +200,6 @@ impl Arrival {
     ) -> Result<(), Cause> {
         let address = connection.peer().ip();
         let answer = self.connect(self.anchor, address, &offer).await?;
-        self.take_new_connections(connection.host()).await?;
         let (migration, here, there) = (self.offer.migration, &answer.kind, &offer.kind);
         tracing::info!("{migration}: tunnel to {address}: {here} here, {there} there");
         // It takes the kernel a moment to say, and nobody waits for it.
@@ -216,26 +225,44 @@ impl Arrival {
         }
         self.anchors.insert(anchor.host, number);
         let answer = self.connect(number, anchor.address, &anchor.end).await?;
-        self.take_new_connections(anchor.host).await?;
         Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
     }
 
-    /// Makes ready for new connections that a host will lead here, if it will.
-    async fn take_new_connections(&self, host: HostId) -> Result<(), Cause> {
-        if !self.offer.forwarders.contains(&host) {
-            return Ok(());
+    /// Makes ready for new connections that other hosts will lead here, if they will.
+    async fn take_new_connections(&self) -> Result<(), Cause> {
+        let there = |host| host == self.source || self.anchors.contains_key(&host);
+        for forwarder in self.offer.forwarders.iter().filter(|one| there(one.host)) {
+            let note = Note {
+                id: self.offer.id.clone(),
+                name: self.offer.name.clone(),
+                addresses: self.addresses(),
+                readdressed: self.ways_of(forwarder),
+                host: forwarder.host,
+                migration: self.offer.migration,
+                role: Role::Here,
+            };
+            let _lock = PeerLock::take(&self.host.directories.run).await?;
+            note.write(&self.host.directories)?;
+            note.apply(&self.host.directories.state)?;
         }
-        let note = Note {
-            id: self.offer.id.clone(),
-            name: self.offer.name.clone(),
-            addresses: self.addresses(),
-            host,
-            migration: self.offer.migration,
-            role: Role::Here,
+        Ok(())
+    }
+
+    /// Addresses by which a host's new connections come for those that the container has here, where
+    /// they differ.
+    fn ways_of(&self, forwarder: &Forwarder) -> Vec<(IpAddr, IpAddr)> {
+        let way = |old: IpAddr| {
+            let other = self.readdressed.iter().find(|other| other.old == old);
+            let known = forwarder.readdressed.iter().find(|(_, own)| *own == old);
+            let by = match (known, other) {
+                (Some((by, _)), _) => *by,
+                (None, Some(other)) if forwarder.host == self.source => other.tunnel,
+                _ => old,
+            };
+            (by, other.map_or(old, |other| other.new))
         };
-        let _lock = PeerLock::take(&self.host.directories.run).await?;
-        note.write(&self.host.directories)?;
-        note.apply(&self.host.directories.state)
+        let ways = addresses(&self.offer).into_iter().map(way);
+        ways.filter(|(by, own)| by != own).collect()
     }
 
     /// Ends what this host forwarded for the container, which is here again.
@@ -262,29 +289,38 @@ impl Arrival {
     /// Builds everything around the container and cuts its network off.
     async fn stage(&mut self) -> Result<ImageDir, Cause> {
         create_private(&self.work)?;
-        let metadata = std::mem::take(&mut self.offer.description).into();
+        let mut metadata: Metadata = std::mem::take(&mut self.offer.description).into();
+        if let Addresses::Former(pairs) = &self.chosen {
+            metadata.readdress(pairs)?;
+        }
         let stage = Stage {
             podman: self.host.podman.clone(),
             info: self.host.engine.clone(),
             metadata,
+            fresh_addresses: self.chosen == Addresses::Fresh,
             log: Vec::new(),
             work: self.stage_directory(),
             shim: self.host.shim.clone(),
             lease: deadline::LEASE,
             deadline: deadline::STAGE,
         };
+        let may_choose = self.offer.any_address && self.chosen == Addresses::Own;
         let runtime = Runtime::new(&host::find_program(&self.offer.runtime)?, None)?;
         let criu = host::find_program("criu")?;
         self.place = Place::take(&self.host.directories.run, deadline::PLACE).await;
         give_way(&self.host.directories.run, deadline::GIVE_WAY).await;
         // CRIU looks at a kernel once after a boot, for 30 ms; podman's work is long enough for it.
         let (staged, warmed, heard, ()) = tokio::join!(
-            stage.begin(),
+            begin(stage, may_choose),
             runtime.warm(&criu),
             tunnel::confirm(self.anchor),
             self.hear_anchors()
         );
-        let staged = self.staged.insert(staged?);
+        let (staged, chosen_here) = staged?;
+        if chosen_here {
+            self.chosen = Addresses::Fresh;
+        }
+        let staged = self.staged.insert(staged);
         warmed?;
         heard?;
         let path = staged.bundle.netns.clone().ok_or(Incomplete("a network namespace"))?;
@@ -294,7 +330,8 @@ impl Arrival {
         // Flows are taken over for these addresses, so they have to be the container's.
         let there: Vec<IpAddr> =
             sandbox.interfaces().iter().flat_map(|i| &i.addresses).map(|(ip, _)| *ip).collect();
-        if let Some(address) = addresses(&self.offer).into_iter().find(|ip| !there.contains(ip)) {
+        let wanted = self.settle_addresses(&there)?;
+        if let Some(address) = wanted.into_iter().find(|ip| !there.contains(ip)) {
             return Err(OtherAddress { address }.into());
         }
         let port = Port::of_container(&namespace, &interface.name)?;
@@ -302,9 +339,9 @@ impl Arrival {
         port.block()?;
         if self.is_return() {
             let _lock = PeerLock::take(&self.host.directories.run).await?;
-            let addresses = self.addresses();
-            Table::open()?.pass_late(&self.late_tag()?, self.anchor, &addresses)?;
+            Table::open()?.pass_late(&self.late_tag()?, self.anchor, &self.late_ways())?;
         }
+        self.take_new_connections().await?;
         self.network = Some(Network { port, sandbox });
         Ok(ImageDir::create(&self.images(), self.limits.images)?)
     }
@@ -323,6 +360,8 @@ impl Arrival {
         let mut is_ready = false;
         // Of flows whose anchor this host is the source tells nothing.
         incoming.unscaled = self.is_return();
+        incoming.readdressed =
+            self.readdressed.iter().map(|other| (other.old, other.new)).collect();
         let addresses = addresses(&self.offer);
         let manifest = loop {
             let step = match self.next(connection).await {
@@ -344,7 +383,10 @@ impl Arrival {
                 Ok(Message::LogData(data)) => block_in_place(|| incoming.log(&data.0)),
                 Ok(Message::Flows(batch)) => match self.next_hop(batch.anchor) {
                     Ok(hop) => block_in_place(|| {
-                        incoming.flows(&batch.flows, &batch.stand_ins, &addresses, hop)
+                        let (stand_ins, readdressed) =
+                            (&batch.stand_ins[..], &self.readdressed[..]);
+                        let arrival = flow::Arrival { hop, stand_ins, readdressed };
+                        incoming.flows(&batch.flows, &addresses, &arrival)
                     }),
                     Err(cause) => Err(cause),
                 },
@@ -488,6 +530,20 @@ impl Arrival {
         Ok(self.offer.migration.to_string().parse()?)
     }
 
+    /// The addresses for which packets of flows that come home arrive, each before the one that the
+    /// container has here.
+    fn late_ways(&self) -> Vec<(IpAddr, IpAddr)> {
+        let HostId(this) = self.host.id;
+        let own = addresses(&self.offer).into_iter();
+        let mut ways: Vec<_> = own.zip(self.addresses()).collect();
+        for other in &self.readdressed {
+            ways.push((StandIn::new(other.new, this).address, other.new));
+            // Of the source's own flows.
+            ways.push((other.tunnel, other.new));
+        }
+        ways
+    }
+
     async fn end_late(&self) -> Result<(), Cause> {
         if !self.is_return() {
             return Ok(());
@@ -514,7 +570,7 @@ impl Arrival {
 
     fn carried(&self) -> Carried {
         let Offer { id, name, .. } = &self.offer;
-        Carried::new(id, name, &self.addresses(), Vec::new())
+        Carried::new(id, name, &self.addresses(), flow::Exchange::default())
     }
 
     /// Ends what only the move itself needed of the network, once the journal has ended.
@@ -533,8 +589,34 @@ impl Arrival {
         outcome
     }
 
+    /// The container's addresses here.
     fn addresses(&self) -> Vec<IpAddr> {
-        addresses(&self.offer)
+        let here = |old: IpAddr| {
+            let other = self.readdressed.iter().find(|other| other.old == old);
+            other.map_or(old, |other| other.new)
+        };
+        addresses(&self.offer).into_iter().map(here).collect()
+    }
+
+    /// Notes which addresses the staged container has got in place of its own, given all that it has;
+    /// gives those that it must have.
+    fn settle_addresses(&mut self, there: &[IpAddr]) -> Result<Vec<IpAddr>, Cause> {
+        let own = addresses(&self.offer);
+        let others: Vec<(IpAddr, IpAddr)> = match &self.chosen {
+            Addresses::Own => Vec::new(),
+            Addresses::Former(others) => others.clone(),
+            Addresses::Fresh => pairs(&own, there).filter(|(old, new)| old != new).collect(),
+        };
+        let HostId(source) = self.source;
+        self.readdressed = others.into_iter().map(|pair| Readdressed::new(pair, source)).collect();
+        let wanted = self.addresses();
+        if !self.readdressed.is_empty()
+            && let Some(journal) = &mut self.journal
+        {
+            let addresses = wanted.clone();
+            block_in_place(|| journal.append(&Record::Readdressed { addresses }))?;
+        }
+        Ok(wanted)
     }
 
     fn forget_flows(&mut self) -> Result<(), Cause> {
@@ -570,6 +652,20 @@ impl Arrival {
     }
 }
 
+/// Stages; with other addresses if podman does not let the container have its own and it may have
+/// others, which is told as well. They may have been given away since this host looked, or belong to no
+/// network here.
+async fn begin(stage: Stage, may_choose: bool) -> Result<(Staged, bool), stage::Error> {
+    let again = Stage { fresh_addresses: true, ..stage.clone() };
+    match stage.begin().await {
+        Err(stage::Error::Conflict {
+            conflict: Conflict::Address(_) | Conflict::Network(_),
+            ..
+        }) if may_choose => Ok((again.begin().await?, true)),
+        other => other.map(|staged| (staged, false)),
+    }
+}
+
 /// Removes what is in a migration's volatile directory, and the directory. Absent means done.
 pub fn tidy(work: &Path) -> Result<(), Cause> {
     ImageDir::remove_at(&work.join(IMAGES))?;
@@ -577,11 +673,6 @@ pub fn tidy(work: &Path) -> Result<(), Cause> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
         _ => Ok(()),
     }
-}
-
-/// All addresses of the offered container.
-fn addresses(offer: &Offer) -> Vec<IpAddr> {
-    offer.networks.iter().flat_map(|network| network.addresses.clone()).collect()
 }
 
 /// How packets are held on this host when a container leaves it again.

@@ -10,11 +10,10 @@ use std::fs;
 use std::path::Path;
 
 use super::Error;
+use super::encoding::{MAGIC, put_varint, take_varint};
 use super::memory::io_error;
 
-/// Start of every image (CRIU's `IMG_COMMON_MAGIC`); the magic of its kind and the length of the entry
-/// follow, all little endian.
-const MAGIC: u32 = 0x5456_4319;
+/// Two magic numbers and the length of the entry.
 const HEAD: usize = 12;
 /// Numbers of fields (CRIU's `tcp-stream.proto`).
 const OPTIONS: u64 = 5;
@@ -84,27 +83,6 @@ fn options(mut entry: &[u8]) -> Option<u64> {
         }
     }
     options
-}
-
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        bytes.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
 }
 
 #[cfg(test)]

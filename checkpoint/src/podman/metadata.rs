@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -99,6 +100,34 @@ impl Metadata {
         self.config = serde_json::to_vec(&config).map_err(parse)?;
         Ok(())
     }
+
+    /// Gives the container other addresses, each first one of a pair replaced by the second.
+    ///
+    /// # Errors
+    /// [`Error::Parse`] when the network status is not podman's.
+    pub fn readdress(&mut self, pairs: &[(IpAddr, IpAddr)]) -> Result<(), Error> {
+        let parse = |source| Error::Parse { what: "the container's network status".into(), source };
+        let mut status: Value = serde_json::from_slice(&self.network_status).map_err(parse)?;
+        // As podman writes it (`StatusBlock`, `libnetwork/types/network.go`).
+        for network in values(&mut status) {
+            let Some(interfaces) = network.get_mut("interfaces") else { continue };
+            for interface in values(interfaces) {
+                let Some(subnets) = interface.get_mut("subnets") else { continue };
+                for address in values(subnets).into_iter().filter_map(|s| s.get_mut("ipnet")) {
+                    let Some((ip, prefix)) = address.as_str().and_then(|a| a.split_once('/'))
+                    else {
+                        continue;
+                    };
+                    let new = pairs.iter().find(|(old, _)| ip.parse() == Ok(*old));
+                    if let Some((_, new)) = new {
+                        *address = json!(format!("{new}/{prefix}"));
+                    }
+                }
+            }
+        }
+        self.network_status = serde_json::to_vec(&status).map_err(parse)?;
+        Ok(())
+    }
 }
 
 impl Podman {
@@ -125,6 +154,15 @@ impl Podman {
         });
         read.await
             .map_err(|e| Error::File { path: "db.sql".into(), source: io::Error::other(e) })?
+    }
+}
+
+/// What is in a JSON object or array.
+fn values(value: &mut Value) -> Vec<&mut Value> {
+    match value {
+        Value::Object(map) => map.values_mut().collect(),
+        Value::Array(list) => list.iter_mut().collect(),
+        _ => Vec::new(),
     }
 }
 
@@ -257,6 +295,21 @@ pub(super) mod tests {
         assert_eq!(read, json!({"id": "a7", "newPortMappings": [mapping], "x": {"y": 2}}));
         metadata.config = b"[]".to_vec();
         assert!(metadata.publish(&[]).is_err());
+    }
+
+    #[test]
+    fn a_containers_addresses_are_replaced_and_nothing_else() {
+        let status = r#"{"podman":{"interfaces":{"eth0":{"mac_address":"02:42:0a:58:00:02",
+            "subnets":[{"ipnet":"10.88.0.2/16","gateway":"10.88.0.1"},{"ipnet":"fd77::2/64"}]}}}}"#;
+        let mut metadata = Metadata { config: vec![], spec: vec![], network_status: status.into() };
+        let pairs = [("10.88.0.2", "10.88.0.9"), ("10.88.0.1", "10.88.0.7")]
+            .map(|(old, new)| (old.parse().unwrap(), new.parse().unwrap()));
+        metadata.readdress(&pairs).unwrap();
+        let wanted = status.replace("10.88.0.2/16", "10.88.0.9/16");
+        let json = |text: &[u8]| serde_json::from_slice::<Value>(text).unwrap();
+        assert_eq!(json(&metadata.network_status), json(wanted.as_bytes()));
+        metadata.network_status = b"{".to_vec();
+        assert!(metadata.readdress(&pairs).is_err());
     }
 
     #[tokio::test]

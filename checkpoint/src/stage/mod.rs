@@ -56,6 +56,8 @@ pub struct Stage {
     pub info: Info,
     /// The container, as podman on the source described it.
     pub metadata: Metadata,
+    /// Whether podman chooses addresses for it, in place of those that it had.
+    pub fresh_addresses: bool,
     /// The source's log of the container so far; may be empty.
     pub log: Vec<u8>,
     /// A directory for this migration alone, such as `/run/netmig/ID`: absent, or empty with
@@ -176,7 +178,7 @@ impl Stage {
         work.link(&self.shim, &self.info.conmon_path)?;
         let listener = link::listen(&work.socket()).map_err(work.fail(&work.socket()))?;
         work.own(id)?;
-        let mut child = process::import(&self.podman, work)?;
+        let mut child = process::import(&self.podman, work, self.fresh_addresses)?;
         if let Some(pid) = child.id() {
             work.note_podman(pid)?;
         }

@@ -32,7 +32,7 @@ pub(super) fn cleanup(podman: &Podman, id: &str) -> Vec<String> {
 
 /// Starts podman's import in a session of its own, with none of our files: conmon, which stays
 /// with the container, inherits all that podman has.
-pub(super) fn import(podman: &Podman, work: &Work) -> Result<Child, Error> {
+pub(super) fn import(podman: &Podman, work: &Work, fresh_addresses: bool) -> Result<Child, Error> {
     let path = work.output();
     let log = OpenOptions::new()
         .append(true)
@@ -46,7 +46,9 @@ pub(super) fn import(podman: &Podman, work: &Work) -> Result<Child, Error> {
         // The command line of later commands does not repeat it (CreateExitCommandArgs).
         .arg("--conmon")
         .arg(work.conmon())
-        .args(["container", "restore", "--tcp-established", "--ignore-volumes", "--import"])
+        .args(["container", "restore", "--tcp-established", "--ignore-volumes"])
+        .args(fresh_addresses.then_some("--ignore-static-ip"))
+        .arg("--import")
         .arg(work.archive())
         .env_clear()
         .envs(environment())

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use super::{
-    Direction, Flow, STATUS_ASSURED, STATUS_CONFIRMED, STATUS_SEEN_REPLY, StandIn, TCP_BE_LIBERAL,
-    Zone,
+    Direction, Flow, Readdressed, STATUS_ASSURED, STATUS_CONFIRMED, STATUS_SEEN_REPLY, StandIn,
+    TCP_BE_LIBERAL, Tuple, Zone,
 };
 use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
@@ -45,7 +45,7 @@ impl Flow {
     }
 
     /// The entry that the destination has to create for this entry of the source, or `None` if
-    /// the flow is not the container's. `anchor` is the source's number on the destination.
+    /// the flow is not the container's.
     ///
     /// Inside the tunnel packets carry the container's own address, as between the source and
     /// its container: the tuples are what the container sees, without the source's translation.
@@ -54,32 +54,15 @@ impl Flow {
     /// the windows seen so far are unknown to it.
     ///
     /// A gateway of the anchor at the other end comes through the tunnel as its stand-in, and is
-    /// translated. A host that is not the anchor has an entry like that already.
+    /// translated, as a container's address that is another one at the destination. A host that is not
+    /// the anchor has an entry like that already.
     #[must_use]
-    pub fn at_destination(
-        &self,
-        container: &[IpAddr],
-        anchor: PeerNumber,
-        stand_ins: &[StandIn],
-    ) -> Option<Self> {
+    pub fn at_destination(&self, container: &[IpAddr], arrival: &Arrival<'_>) -> Option<Self> {
         let direction = self.direction(container)?;
+        let (original, reply) = self.ends_at_destination(direction, container, arrival)?;
         let mark = match direction {
-            Direction::Inbound => anchor.reply_mark(),
-            Direction::Outbound => anchor.original_mark(),
-        };
-        let stand_in = StandIn::of(stand_ins, self.other_end(container)?);
-        let (original, reply) = match (direction, stand_in) {
-            _ if self.anchor(container).is_some() => (self.original, self.reply),
-            (Direction::Inbound, stand_in) => {
-                let mut original = self.reply.inverse();
-                original.source = stand_in.unwrap_or(original.source);
-                (original, self.reply)
-            }
-            (Direction::Outbound, stand_in) => {
-                let mut reply = self.original.inverse();
-                reply.source = stand_in.unwrap_or(reply.source);
-                (self.original, reply)
-            }
+            Direction::Inbound => arrival.hop.reply_mark(),
+            Direction::Outbound => arrival.hop.original_mark(),
         };
         let tcp = self.tcp.map(|mut tcp| {
             tcp.flags = tcp.flags.map(|flags| flags | TCP_BE_LIBERAL);
@@ -96,12 +79,56 @@ impl Flow {
             tcp,
         })
     }
+
+    /// Tuples of the entry at the destination.
+    fn ends_at_destination(
+        &self,
+        direction: Direction,
+        container: &[IpAddr],
+        arrival: &Arrival<'_>,
+    ) -> Option<(Tuple, Tuple)> {
+        let is_anchor = self.anchor(container).is_none();
+        let stand_in = StandIn::of(arrival.stand_ins, self.other_end(container)?);
+        let (mut original, mut reply) = match direction {
+            _ if !is_anchor => (self.original, self.reply),
+            Direction::Inbound => (self.reply.inverse(), self.reply),
+            Direction::Outbound => (self.original, self.original.inverse()),
+        };
+        let (outer, inner) = match direction {
+            Direction::Inbound => {
+                original.source = stand_in.filter(|_| is_anchor).unwrap_or(original.source);
+                (&mut original.destination, &mut reply.source)
+            }
+            Direction::Outbound => {
+                reply.source = stand_in.filter(|_| is_anchor).unwrap_or(reply.source);
+                (&mut reply.destination, &mut original.source)
+            }
+        };
+        if let Some(other) = arrival.readdressed.iter().find(|other| other.old == *inner) {
+            *inner = other.new;
+            if is_anchor {
+                *outer = other.tunnel;
+            }
+        }
+        Some((original, reply))
+    }
+}
+
+/// How flows come to a destination.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// The number there of the host by which they come.
+    pub hop: PeerNumber,
+    /// What the source's gateways are in the tunnel.
+    pub stand_ins: &'a [StandIn],
+    /// The container's addresses, if it gets others there.
+    pub readdressed: &'a [Readdressed],
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Protocol, TcpState, Tuple, ZoneScope};
+    use crate::flow::{Protocol, TcpState, ZoneScope};
 
     fn tuple(source: &str, source_port: u16, destination: &str, destination_port: u16) -> Tuple {
         Tuple {
@@ -125,6 +152,11 @@ mod tests {
         }
     }
 
+    fn by(hop: u8, stand_ins: &[StandIn]) -> Arrival<'_> {
+        let hop = PeerNumber::new(hop).unwrap();
+        Arrival { hop, stand_ins, readdressed: &[] }
+    }
+
     const CONTAINER: [IpAddr; 1] = [IpAddr::V4(std::net::Ipv4Addr::new(10, 88, 0, 2))];
 
     #[test]
@@ -135,7 +167,7 @@ mod tests {
         );
         assert_eq!(at_source.direction(&CONTAINER), Some(Direction::Inbound));
         let anchor = PeerNumber::new(9).unwrap();
-        let there = at_source.at_destination(&CONTAINER, anchor, &[]).unwrap();
+        let there = at_source.at_destination(&CONTAINER, &by(anchor.get(), &[])).unwrap();
         assert_eq!(there.original, tuple("192.0.2.3", 41000, "10.88.0.2", 80));
         assert_eq!(there.reply, there.original.inverse());
         assert_eq!(there.mark, 9 << 24, "replies go back to the anchor, no other bit is set");
@@ -153,7 +185,7 @@ mod tests {
             tuple("192.0.2.1", 41000, "192.0.2.1", 8080),
             tuple("10.88.0.2", 80, "10.88.0.1", 41000),
         );
-        let there = at_source.at_destination(&CONTAINER, PeerNumber::new(1).unwrap(), &[]).unwrap();
+        let there = at_source.at_destination(&CONTAINER, &by(1, &[])).unwrap();
         assert_eq!(there.original, tuple("10.88.0.1", 41000, "10.88.0.2", 80));
     }
 
@@ -165,7 +197,7 @@ mod tests {
         );
         assert_eq!(at_source.direction(&CONTAINER), Some(Direction::Outbound));
         let anchor = PeerNumber::new(255).unwrap();
-        let there = at_source.at_destination(&CONTAINER, anchor, &[]).unwrap();
+        let there = at_source.at_destination(&CONTAINER, &by(anchor.get(), &[])).unwrap();
         assert_eq!(there.original, at_source.original);
         assert!(!there.is_translated());
         assert_eq!(there.mark, 255 << 16);
@@ -176,8 +208,7 @@ mod tests {
     #[test]
     fn a_gateway_comes_as_its_stand_in_and_is_seen_as_itself() {
         let gateway = "10.88.0.1".parse().unwrap();
-        let stand_ins = [StandIn { gateway, address: "198.18.0.7".parse().unwrap() }];
-        let anchor = PeerNumber::new(9).unwrap();
+        let stand_ins = [StandIn { here: gateway, address: "198.18.0.7".parse().unwrap() }];
         let inbound = Flow {
             mark: 0,
             ..flow(
@@ -185,7 +216,7 @@ mod tests {
                 tuple("10.88.0.2", 80, "10.88.0.1", 41000),
             )
         };
-        let there = inbound.at_destination(&CONTAINER, anchor, &stand_ins).unwrap();
+        let there = inbound.at_destination(&CONTAINER, &by(9, &stand_ins)).unwrap();
         assert_eq!(there.original, tuple("198.18.0.7", 41000, "10.88.0.2", 80));
         assert_eq!(there.reply, inbound.reply, "the container sees the gateway");
         let outbound = Flow {
@@ -195,13 +226,13 @@ mod tests {
                 tuple("10.88.0.1", 53, "10.88.0.2", 50000),
             )
         };
-        let away = outbound.at_destination(&CONTAINER, anchor, &stand_ins).unwrap();
+        let away = outbound.at_destination(&CONTAINER, &by(9, &stand_ins)).unwrap();
         assert_eq!(away.original, outbound.original);
         assert_eq!(away.reply, tuple("198.18.0.7", 53, "10.88.0.2", 50000));
         // The next host gets what this one has, whatever gateways there are.
         let next = PeerNumber::new(4).unwrap();
         for flow in [there, away] {
-            let on = flow.at_destination(&CONTAINER, next, &stand_ins).unwrap();
+            let on = flow.at_destination(&CONTAINER, &by(4, &stand_ins)).unwrap();
             assert_eq!((on.original, on.reply), (flow.original, flow.reply));
             assert_eq!(on.anchor(&CONTAINER), Some(next));
         }
@@ -210,9 +241,53 @@ mod tests {
     }
 
     #[test]
+    fn a_container_with_another_address_is_translated_wherever_it_goes() {
+        let plain = Flow {
+            mark: 0,
+            ..flow(
+                tuple("192.0.2.3", 41000, "192.0.2.1", 8080),
+                tuple("10.88.0.2", 80, "192.0.2.3", 41000),
+            )
+        };
+        let opened = Flow {
+            mark: 0,
+            ..flow(
+                tuple("10.88.0.2", 50000, "192.0.2.4", 443),
+                tuple("192.0.2.4", 443, "192.0.2.1", 61000),
+            )
+        };
+        let pair = |old: &str, new: &str| (old.parse().unwrap(), new.parse().unwrap());
+        let first = [Readdressed::new(pair("10.88.0.2", "10.88.0.9"), [1; 16])];
+        let tunnel = first[0].tunnel.to_string();
+        let arrival = Arrival { readdressed: &first, ..by(9, &[]) };
+        let inbound = plain.at_destination(&CONTAINER, &arrival).unwrap();
+        assert_eq!(inbound.original, tuple("192.0.2.3", 41000, &tunnel, 80));
+        assert_eq!(inbound.reply, tuple("10.88.0.9", 80, "192.0.2.3", 41000));
+        let outbound = opened.at_destination(&CONTAINER, &arrival).unwrap();
+        assert_eq!(outbound.original, tuple("10.88.0.9", 50000, "192.0.2.4", 443));
+        assert_eq!(outbound.reply, tuple("192.0.2.4", 443, &tunnel, 50000));
+        // On it goes, to a third address: the anchor does not know, and the second host sends on what
+        // it gets from there as it came.
+        let there = ["10.88.0.9".parse().unwrap()];
+        let second = [Readdressed::new(pair("10.88.0.9", "10.99.0.4"), [2; 16])];
+        let arrival = Arrival { readdressed: &second, ..by(3, &[]) };
+        let led = inbound.at_destination(&there, &arrival).unwrap();
+        assert_eq!(led.original, inbound.original);
+        assert_eq!(led.reply.source, second[0].new);
+        let led = outbound.at_destination(&there, &arrival).unwrap();
+        assert_eq!(led.reply, outbound.reply);
+        assert_eq!(led.original.source, second[0].new);
+        let called = StandIn { here: there[0], address: first[0].tunnel };
+        let anchor = PeerNumber::new(9).unwrap();
+        let own = Flow { mark: 0, ..inbound.clone() };
+        assert_eq!(StandIn::of_anchors(&[inbound, own, outbound], &there), [(anchor, called)]);
+        assert_eq!(StandIn::of_anchors(&[plain, opened], &CONTAINER), []);
+    }
+
+    #[test]
     fn only_flows_of_a_gateway_are_made_anew() {
         let gateway = "10.88.0.1".parse().unwrap();
-        let stand_ins = [StandIn { gateway, address: "198.18.0.7".parse().unwrap() }];
+        let stand_ins = [StandIn { here: gateway, address: "198.18.0.7".parse().unwrap() }];
         let made = |original, reply| Flow { mark: 7, ..flow(original, reply) };
         let direct = made(
             tuple("192.0.2.3", 41000, "192.0.2.1", 8080),
@@ -238,7 +313,7 @@ mod tests {
         let other =
             flow(tuple("192.0.2.3", 1, "192.0.2.1", 2), tuple("10.88.0.3", 2, "192.0.2.3", 1));
         assert_eq!(other.direction(&CONTAINER), None);
-        assert_eq!(other.at_destination(&CONTAINER, PeerNumber::new(1).unwrap(), &[]), None);
+        assert_eq!(other.at_destination(&CONTAINER, &by(1, &[])), None);
     }
 
     #[test]
@@ -248,7 +323,7 @@ mod tests {
             tuple("2001:db8::3", 41000, "2001:db8::1", 8080),
             tuple("fd00::2", 80, "2001:db8::3", 41000),
         );
-        let there = at_source.at_destination(&both, PeerNumber::new(2).unwrap(), &[]).unwrap();
+        let there = at_source.at_destination(&both, &by(2, &[])).unwrap();
         assert_eq!(there.original, tuple("2001:db8::3", 41000, "fd00::2", 80));
     }
 }

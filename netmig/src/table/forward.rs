@@ -135,17 +135,20 @@ fn forwarding(forward: &Forward) -> Result<Vec<NewRule>, TableError> {
     Ok(rules)
 }
 
-fn accepting(peer: PeerNumber, addresses: &[IpAddr]) -> Vec<NewRule> {
-    let rule = |address: &IpAddr| NewRule {
-        chain: CHAIN_STEER.to_owned(),
-        steps: vec![
-            Step::From(peer.interface()),
-            Step::To(*address),
-            Step::StateNew,
-            Step::SetConnmark { mask: REPLY_MASK, value: peer.reply_mark() },
-        ],
-    };
-    addresses.iter().map(rule).collect()
+fn accepting(peer: PeerNumber, addresses: &[(IpAddr, IpAddr)]) -> Vec<NewRule> {
+    let mut rules = Vec::new();
+    for (there, here) in addresses {
+        let mut rule = |chain: &str, steps: Vec<Step>| {
+            let of_peer = vec![Step::From(peer.interface()), Step::To(*there)];
+            rules.push(NewRule { chain: chain.to_owned(), steps: [of_peer, steps].concat() });
+        };
+        let answer = Step::SetConnmark { mask: REPLY_MASK, value: peer.reply_mark() };
+        rule(CHAIN_STEER, vec![Step::StateNew, answer]);
+        if there != here {
+            rule(CHAIN_FORWARD, vec![Step::SendTo(*here, None)]);
+        }
+    }
+    rules
 }
 
 impl Table {
@@ -169,8 +172,8 @@ impl Table {
         self.remove_rules(|owner| matches!(owner, Owner::Forward(_, of) if of == tag))
     }
 
-    /// Has new connections that come by the tunnel to `peer` for one of the addresses answered by
-    /// the same way; changes nothing where nothing is missing.
+    /// Has new connections that come by the tunnel to `peer` for the first address of a pair answered
+    /// by the same way, at the second one; changes nothing where nothing is missing.
     ///
     /// # Errors
     /// When the table is not installed, or nftables refuses.
@@ -178,7 +181,7 @@ impl Table {
         &mut self,
         tag: &HoldTag,
         peer: PeerNumber,
-        addresses: &[IpAddr],
+        addresses: &[(IpAddr, IpAddr)],
     ) -> Result<(), TableError> {
         let owner = Owner::Accept(peer, tag.clone());
         let act = format!("take new connections from peer {peer}");
@@ -234,9 +237,12 @@ mod tests {
         let steps = &rules[0].steps;
         assert!(steps.contains(&Step::SetConnmark { mask: 0x00ff_0000, value: 0x0003_0000 }));
         assert_eq!(steps.last(), Some(&Step::SendTo("10.88.0.2".parse().unwrap(), Some(80))));
-        let answers = accepting(peer, &["10.88.0.2".parse().unwrap()]);
+        let [own, other] = ["10.88.0.2", "198.18.0.7"].map(|ip| ip.parse().unwrap());
+        let answers = accepting(peer, &[(own, own), (other, own)]);
         let mark = Step::SetConnmark { mask: 0xff00_0000, value: 0x0300_0000 };
         assert_eq!(answers[0].steps.last(), Some(&mark));
+        assert_eq!(answers.len(), 3, "only the other address is translated");
+        assert_eq!(answers[2].steps.last(), Some(&Step::SendTo(own, None)));
     }
 
     #[test]

@@ -81,11 +81,16 @@ pub(super) fn steering(peer: PeerNumber) -> Vec<NewRule> {
     rules
 }
 
-/// The rules that let packets from a peer to one of the addresses past conntrack.
-pub(super) fn late(peer: PeerNumber, addresses: &[IpAddr]) -> Vec<NewRule> {
-    let rule = |address: &IpAddr| NewRule {
-        chain: CHAIN_LATE.to_owned(),
-        steps: vec![Step::From(peer.interface()), Step::To(*address), Step::Untracked],
+/// The rules that let packets from a peer past conntrack, each to the second address of a pair if it
+/// came for the first.
+pub(super) fn late(peer: PeerNumber, addresses: &[(IpAddr, IpAddr)]) -> Vec<NewRule> {
+    let rule = |(there, here): &(IpAddr, IpAddr)| {
+        let mut steps = vec![Step::From(peer.interface()), Step::To(*there)];
+        if there != here {
+            steps.push(Step::WriteDestination(*here));
+        }
+        steps.push(Step::Untracked);
+        NewRule { chain: CHAIN_LATE.to_owned(), steps }
     };
     addresses.iter().map(rule).collect()
 }

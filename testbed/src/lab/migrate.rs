@@ -1,6 +1,7 @@
 //! Migrations in the lab, by the product's programs as a user runs them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -38,6 +39,15 @@ pub struct FlowCount {
     pub udp: u64,
 }
 
+/// An address in place of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewAddress {
+    /// That at the source.
+    pub from: IpAddr,
+    /// That at the destination.
+    pub to: IpAddr,
+}
+
 /// What `agent-client migrate --json` says of a migration that succeeded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MigrationReport {
@@ -63,6 +73,9 @@ pub struct MigrationReport {
     /// Kind of the packet queue.
     #[serde(default)]
     pub queue: String,
+    /// Addresses that are others at the destination.
+    #[serde(default)]
+    pub readdressed: Vec<NewAddress>,
     /// What was not kept or is left to do.
     #[serde(default)]
     pub warnings: Vec<String>,

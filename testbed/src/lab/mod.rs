@@ -24,7 +24,7 @@ use crate::host::{self, Host};
 use crate::network;
 use claim::{Claim, Places};
 
-pub use migrate::{Attempt, FlowCount, MigrationReport, Step};
+pub use migrate::{Attempt, FlowCount, MigrationReport, NewAddress, Step};
 pub use start::LabBuilder;
 
 /// Names the lab that `testbed up` leaves running, for those who want several; `standing` otherwise.

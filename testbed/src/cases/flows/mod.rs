@@ -1,5 +1,6 @@
 //! Every kind of flow that a container has: kept across a move, both directions checked.
 
+mod addresses;
 mod families;
 mod far;
 mod forward;
@@ -26,6 +27,7 @@ pub(super) fn cases() -> Vec<Case> {
         forward::CASES,
         far::CASES,
         neighbours::CASES,
+        addresses::CASES,
     ]
     .concat()
 }

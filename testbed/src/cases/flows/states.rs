@@ -175,10 +175,20 @@ fn one_way(context: &Context) -> Result<()> {
 /// Starts a container with a Python program that publishes what `options` say, and waits until the
 /// program says that it is ready.
 pub(super) fn start_python(host: &Host, options: &[&str], program: &str) -> Result<()> {
-    let start = ["run", "--detach", "--name", "py"];
+    start_python_as(host, "py", options, program)
+}
+
+/// The same as a container of another name.
+pub(super) fn start_python_as(
+    host: &Host,
+    name: &str,
+    options: &[&str],
+    program: &str,
+) -> Result<()> {
+    let start = ["run", "--detach", "--name", name];
     host.podman([&start[..], options, &["python:1", "python3", "-c", program]].concat())?;
     let deadline = std::time::Instant::now() + pace::patience(LIMIT);
-    while !host.podman(["logs", "py"])?.contains("ready") {
+    while !host.podman(["logs", name])?.contains("ready") {
         ensure!(std::time::Instant::now() < deadline, "the program does not start");
         std::thread::sleep(Duration::from_millis(50));
     }
