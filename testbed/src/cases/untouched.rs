@@ -19,6 +19,8 @@ const OWN_STATE: &[&str] = &[
     "peers.lock",
     "journal/",
     "engine.json",
+    "places/",
+    "places/0",
     "turns/",
     "turns/0",
     "carried/",
