@@ -20,6 +20,7 @@
 
 mod build;
 mod conntrack;
+mod forgotten;
 mod parse;
 mod place;
 mod stand_in;
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::peer::PeerNumber;
 
 pub use conntrack::{Conntrack, FlowError, Outcome, Refusal};
+pub use forgotten::{Forgotten, Published};
 pub use parse::parse;
 pub use place::Arrival;
 pub use stand_in::{Exchange, Readdressed, StandIn};

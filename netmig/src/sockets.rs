@@ -1,14 +1,17 @@
-//! Receive queues of a container's UDP sockets.
+//! What a container's own sockets tell: its TCP connections, and the receive queues of its UDP sockets.
 //!
 //! CRIU does not save what waits in a UDP socket's receive queue, so the freeze waits until the
 //! process has read everything. sock_diag(7) reports each socket's queued bytes
 //! (`inet_diag_msg.idiag_rqueue`; `net/ipv4/udp_diag.c`).
 
+mod connections;
 pub mod room;
 
 use std::io;
 
 use thiserror::Error;
+
+pub use connections::{Connections, TcpSockets};
 
 use crate::netns::message::{Message, u32_at};
 use crate::netns::socket::{KernelSocket, Protocol};
@@ -23,14 +26,16 @@ const RQUEUE: usize = 4 + 48 + 4;
 /// Bytes of `struct inet_diag_req_v2`.
 const REQUEST: usize = 56;
 
-/// Why the receive queues could not be read.
+/// Why sockets could not be listed.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The container's network namespace cannot be used.
     #[error("cannot look at the sockets of a container")]
     Namespace(#[from] netns::Error),
     /// The kernel refused to list sockets.
-    #[error("cannot list the UDP sockets of {container}; netmig needs the kernel's udp_diag")]
+    #[error(
+        "cannot list the sockets of {container}; netmig needs the kernel's udp_diag and tcp_diag"
+    )]
     List {
         /// What the network namespace belongs to.
         container: String,

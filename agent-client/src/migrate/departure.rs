@@ -19,7 +19,7 @@ use checkpoint::podman::PreparedRemoval;
 use checkpoint::tree::{Source, Tasks};
 use netmig::flow::{Conntrack, Exchange, Flow, Readdressed, StandIn};
 use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
-use netmig::sockets::{UdpQueues, room};
+use netmig::sockets::{TcpSockets, UdpQueues, room};
 use netmig::table::HoldTag;
 use netmig::tunnel;
 use tokio::io::AsyncReadExt;
@@ -55,6 +55,7 @@ struct Ready {
     images: Option<ImageDir>,
     criu_config: Option<ConfigDir>,
     queues: Option<UdpQueues>,
+    sockets: Option<TcpSockets>,
     conntrack: Option<Conntrack>,
     trees: Vec<CarriedTree>,
     log: Option<CarriedLog>,
@@ -223,6 +224,7 @@ impl<'a> Departure<'a> {
         };
         self.ready.hold = Some(PreparedHold::new(self.hold_tag()?, &rules)?);
         self.ready.queues = Some(UdpQueues::open(&self.plan.namespace)?);
+        self.ready.sockets = Some(TcpSockets::open(&self.plan.namespace)?);
         self.ready.conntrack = Some(Conntrack::open()?);
         Ok(())
     }
@@ -329,6 +331,7 @@ impl<'a> Departure<'a> {
             Some(images),
             Some(criu_config),
             Some(queues),
+            Some(sockets),
             Some(conntrack),
             Some(dump),
         ) = (
@@ -337,6 +340,7 @@ impl<'a> Departure<'a> {
             ready.images.take(),
             ready.criu_config.take(),
             ready.queues.take(),
+            ready.sockets.take(),
             ready.conntrack.take(),
             ready.dump.take(),
         )
@@ -346,7 +350,7 @@ impl<'a> Departure<'a> {
         let (trees, log) = (std::mem::take(&mut ready.trees), ready.log.take());
         Ok(Pause::new(
             self,
-            Tools { turn, hold, images, criu_config, dump, queues, conntrack, trees, log },
+            Tools { turn, hold, images, criu_config, dump, queues, sockets, conntrack, trees, log },
         ))
     }
 

@@ -22,7 +22,7 @@ use checkpoint::tree::Tasks;
 use checkpoint::urgency::Urgency;
 use netmig::flow::{Conntrack, Direction, Flow, StandIn};
 use netmig::hold::{Hold, Outlet, Pace, PreparedHold};
-use netmig::sockets::UdpQueues;
+use netmig::sockets::{TcpSockets, UdpQueues};
 use netmig::tunnel;
 use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 
@@ -32,6 +32,7 @@ use super::dump::{PreparedDump, request};
 use super::log::CarriedLog;
 use super::order::Peer;
 use super::outbox::{Outbox, outbox, post};
+use super::remembered::remember;
 use super::trees::{self, CarriedTree};
 use super::{Context, Failure};
 use crate::summary::{FlowCount, Parts, from_micros, span};
@@ -64,6 +65,8 @@ pub struct Tools {
     pub dump: PreparedDump,
     /// The container's datagram queues.
     pub queues: UdpQueues,
+    /// The container's connections.
+    pub sockets: TcpSockets,
     /// This host's conntrack table.
     pub conntrack: Conntrack,
     /// Trees whose first pass has been sent.
@@ -83,6 +86,7 @@ pub struct Pause<'a> {
     criu_config: ConfigDir,
     prepared: Option<PreparedDump>,
     queues: UdpQueues,
+    sockets: Option<TcpSockets>,
     conntrack: Option<Conntrack>,
     trees: Vec<CarriedTree>,
     log: Option<CarriedLog>,
@@ -131,6 +135,7 @@ impl<'a> Pause<'a> {
             criu_config: tools.criu_config,
             prepared: Some(tools.dump),
             queues: tools.queues,
+            sockets: Some(tools.sockets),
             conntrack: Some(tools.conntrack),
             trees: tools.trees,
             log: tools.log,
@@ -285,6 +290,8 @@ impl<'a> Pause<'a> {
 
     fn collect_flows(&mut self, outbox: Outbox) -> JoinHandle<Result<Collected, Cause>> {
         let conntrack = self.conntrack.take();
+        let sockets = self.sockets.take();
+        let container = self.departure.plan().container.clone();
         let addresses = self.departure.plan().addresses.clone();
         let destination = self.departure.plan().link.peer;
         let gateways = self.departure.plan().port.bridge().addresses.clone();
@@ -298,6 +305,9 @@ impl<'a> Pause<'a> {
             let mut flows = conntrack.dump(&addresses)?;
             // Others are those of an earlier holder of the address, which has moved.
             flows.retain(|flow| flow.leads_to(&addresses).is_none());
+            if let Some(mut sockets) = sockets {
+                flows.extend(remember(&mut conntrack, &mut sockets, &container, &flows)?);
+            }
             let stand_ins = StandIn::needed(&flows, &addresses, &gateways, this);
             // The container is cut off, and what is sent to it waits: no packet misses its entry. A
             // packet that waits already keeps the old one.

@@ -25,8 +25,7 @@ use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
 
 use super::connect::Link;
-use super::ports;
-use super::{Context, Failure};
+use super::{Context, Failure, multicast, ports};
 use crate::cli::{AddressPolicy, ImagePolicy, Migrate};
 
 /// A migration that both hosts agree to. Nothing has been changed.
@@ -100,6 +99,9 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     }
     let mut warnings: Vec<String> =
         blockers::warnings(&container).into_iter().map(|f| f.message).collect();
+    if multicast::is_used(container.pid) {
+        warnings.push(multicast::NOT_KEPT.to_owned());
+    }
     let criu_version = criu_version.map_err(refused)?;
     let mut local = look(context, &info, &container, criu_version).await.map_err(refused)?;
     let options = &request.options;

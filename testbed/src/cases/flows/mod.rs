@@ -4,6 +4,7 @@ mod addresses;
 mod families;
 mod far;
 mod forward;
+mod idle;
 mod life;
 mod mtu;
 mod neighbours;
@@ -28,6 +29,7 @@ pub(super) fn cases() -> Vec<Case> {
         far::CASES,
         neighbours::CASES,
         addresses::CASES,
+        idle::CASES,
     ]
     .concat()
 }

@@ -89,8 +89,6 @@ fn states(context: &Context) -> Result<()> {
     let address = a.address().to_string();
     let mut client = c.command("python3").args(["-c", CLIENT, &address]).spawn()?;
     client.wait_for("ready", LIMIT)?;
-    // On the source the idle connection may be forgotten long before it is on the far end; the
-    // kernel's own time is five days.
     let migration = lab.migrate("py", "a", "b")?;
     std::thread::sleep(Duration::from_secs(1));
     client.close_stdin();
