@@ -11,6 +11,7 @@ mod arrival;
 mod cli;
 mod invite;
 mod lease;
+mod memory;
 mod reception;
 mod recover;
 mod serve;

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::memory;
 use crate::reception::{Reception, Ticket};
 use crate::session::{self, Host};
 use crate::welcome;
@@ -91,6 +92,8 @@ impl Service {
             Ok((_, mut connection)) => {
                 let outcome = self.serve(&mut connection).await;
                 note(connection.peer(), outcome);
+                drop(connection);
+                memory::give_back();
             }
             // A scan of the port, or a flood: not worth a line each.
             Err(e @ (wire::Error::Closed { .. } | wire::Error::Deadline { .. })) => {

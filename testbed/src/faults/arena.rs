@@ -109,7 +109,9 @@ impl Arena {
         strike::heal(lab, cell.fault, &mut client)?;
         let ordered = self.settle(cell, &id, &mut client)?;
 
-        std::thread::sleep(AFTER);
+        // A connection that could not send for two minutes tries again after another one and a half: the
+        // container's end has the patience of its kernel on a host that it came to.
+        std::thread::sleep(if ordered && cell.moment != Moment::Commit { PATIENT } else { AFTER });
         let stopped = now_ns();
         let tcp = tcp.stop_after(Duration::ZERO)?;
         let udp = udp.stop_after(Duration::ZERO)?;
@@ -216,12 +218,15 @@ impl Arena {
     }
 }
 
+/// How long after a long outage both ends of a connection may take to try again.
+const PATIENT: Duration = Duration::from_secs(90);
 /// Longest time between two attempts of TCP, in milliseconds (Linux 6.15, ip-sysctl.rst).
 const PATIENCE: &str = "tcp_rto_max_ms";
 
 /// Removes what moved connections need and what agents remember of what arrived.
 const FORGET: &str = "rm -rf /run/netmig/recover.log /var/lib/netmig/arrived /run/filler
 pkill -f -- '--keep$|/proc/self/exe .* keep$'
+for i in $(seq 200); do pgrep -f -- '--keep$|/proc/self/exe .* keep$' > /dev/null || break; sleep 0.05; done
 nft delete table inet netmig-guard 2> /dev/null
 rm -rf /run/netmig/keeper.* /run/netmig/carried
 for link in $(ls /sys/class/net | grep ^netmig); do ip link del $link; done
