@@ -71,7 +71,7 @@ impl Arena {
         }
         // After an outage of half a minute a far end would be silent for another one, because it
         // tries ever more rarely; how patient it is has nothing to do with us.
-        for (name, value) in [(PATIENCE, "1000"), ("tcp_retries2", "255")] {
+        for (name, value) in IMPATIENCE {
             c.run(["sh", "-c", &format!("echo {value} > /proc/sys/net/ipv4/{name} || true")])?;
         }
         lab.serve("b")?;
@@ -220,8 +220,8 @@ impl Arena {
 
 /// How long after a long outage both ends of a connection may take to try again.
 const PATIENT: Duration = Duration::from_secs(90);
-/// Longest time between two attempts of TCP, in milliseconds (Linux 6.15, ip-sysctl.rst).
-const PATIENCE: &str = "tcp_rto_max_ms";
+/// Makes TCP try again at least once a second (Linux 6.15, milliseconds), and never give up (ip-sysctl.rst).
+const IMPATIENCE: [(&str, &str); 2] = [("tcp_rto_max_ms", "1000"), ("tcp_retries2", "255")];
 
 /// Removes what moved connections need and what agents remember of what arrived.
 const FORGET: &str = "rm -rf /run/netmig/recover.log /var/lib/netmig/arrived /run/filler
@@ -244,10 +244,12 @@ fn start(host: &Host, far: &Host, cell: Cell) -> Result<(String, String)> {
     let mut words = vec!["run", "--detach", "--name", NAME, "--publish", "7000:7000/tcp"];
     words.extend(["--publish", "7000:7000/udp"]);
     // The same for the container's end.
-    let patience = format!("net.ipv4.{PATIENCE}=1000");
-    if host.read(format!("/proc/sys/net/ipv4/{PATIENCE}")).is_ok() {
-        words.extend(["--sysctl", &patience]);
-    }
+    let sysctls: Vec<String> = IMPATIENCE
+        .iter()
+        .filter(|(name, _)| host.read(format!("/proc/sys/net/ipv4/{name}")).is_ok())
+        .map(|(name, value)| format!("--sysctl=net.ipv4.{name}={value}"))
+        .collect();
+    words.extend(sysctls.iter().map(String::as_str));
     words.push("probe:1");
     let ending =
         format!("netmig-probe serve & while [ ! -e {} ]; do sleep 0.05; done", strike::END);

@@ -111,7 +111,9 @@ impl Outcome {
         for leftover in &self.leftovers {
             note(Problem::Leftover, leftover.clone());
         }
-        if self.runs_on == RunsOn::Neither && !self.said.contains("ended by itself") {
+        // One that was moved first may have ended at the destination, like any other.
+        let moved = self.exit == Some(0);
+        if self.runs_on == RunsOn::Neither && !moved && !self.said.contains("ended by itself") {
             note(Problem::Message, "it does not say that the container has ended".to_owned());
         }
         let told = matches!(cell.fault, Fault::Kill(_) | Fault::KillBoth | Fault::CutAndKill(_))
