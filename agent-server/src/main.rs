@@ -38,6 +38,7 @@ use crate::cli::{Cli, Command};
 use crate::session::Host;
 
 fn main() -> ExitCode {
+    memory::limit_heaps();
     let mut cli = Cli::parse();
     let watched = cli.watch.take();
     if let Some(journal) = &watched {

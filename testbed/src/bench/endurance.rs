@@ -179,12 +179,12 @@ fn count(host: &Host, server: Option<i32>) -> Result<Counts> {
     Ok(counts)
 }
 
-/// Memory of a process in KiB (`VmRSS`, proc_pid_status(5)).
+/// Memory of a process in KiB that is not a file's (`RssAnon`, proc_pid_status(5)).
 fn resident(pid: i32) -> Option<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok())
+        .find_map(|line| line.strip_prefix("RssAnon:")?.split_whitespace().next()?.parse().ok())
 }
 
 /// The time of day in nanoseconds.
