@@ -55,6 +55,9 @@
 //!         ◀───────────────────────────────── Rehomed (or Aborted)
 //! ```
 //!
+//! When all of them have answered, and nothing can be on its way by the source any more, it says `LedPast`
+//! to the destination, which keeps the tunnel between the two until then.
+//!
 //! A host that forwards new connections for a container to its new host, and is told to end that, says
 //! so there: `Hello`, `ForwardEnd`; the answers are `Hello`, `ForwardEnded`.
 
@@ -246,6 +249,8 @@ messages! {
     38 => ForwardEnd(String),
     /// The receiver has heard it.
     39 => ForwardEnded(()),
+    /// To the destination: every anchor leads the container's flows past the sender.
+    40 => LedPast(MigrationId),
 }
 
 /// Introduction of an agent.

@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use netmig::flow::Conntrack;
+use netmig::flow::{Conntrack, Flow};
 use netmig::peer::PeerNumber;
 use netmig::table::{Guard, Table};
 use netmig::tunnel;
@@ -92,14 +92,17 @@ pub async fn complete(peer: PeerNumber, address: IpAddr, end: &TunnelEnd) -> Res
     Ok(connected.underlay)
 }
 
-/// An anchor's note that flows of a container, which it leads to one peer, are about to move on to
-/// another. It keeps the tunnel to the other one for as long as there are such flows: even if nobody
-/// says so any more, that peer may have become the container's host and answer by this tunnel.
+/// A note that flows of a container need the tunnel to a peer of which their marks say nothing. It keeps
+/// this tunnel for as long as there are such flows, should nobody take it back.
+///
+/// An anchor makes one when the container is about to move on: the peer may have become the container's
+/// host and answer by this tunnel. The container's new host makes one for the tunnel to the host from
+/// which it came: packets pass there until the anchors have been told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    /// Where the flows lead now.
-    pub from: PeerNumber,
-    /// Where they will lead.
+    /// The peers to which marks lead these flows now, to the container or to their anchors.
+    pub with: Vec<PeerNumber>,
+    /// The peer whose tunnel they need.
     pub to: PeerNumber,
     /// The container's addresses.
     pub container: Vec<IpAddr>,
@@ -110,6 +113,12 @@ impl Claim {
     pub fn write(&self, directories: &Directories, migration: MigrationId) -> Result<(), Cause> {
         create_private(&directories.run.join(CLAIMS))?;
         Ok(private::replace(&Self::path(directories, migration), &serde_json::to_vec(self)?)?)
+    }
+
+    /// Whether a migration has a claim.
+    #[must_use]
+    pub fn exists(directories: &Directories, migration: MigrationId) -> bool {
+        Self::path(directories, migration).exists()
     }
 
     /// Takes the claim back; gives it if there was one.
@@ -130,15 +139,16 @@ impl Claim {
 
     /// Whether the flows that it speaks of exist, or new ones may come.
     fn holds(&self, directories: &Directories, conntrack: &mut Conntrack) -> Result<bool, Cause> {
-        for note in forward::all(directories)?.iter().filter(|note| note.away().is_some()) {
+        for note in forward::all(directories)? {
             if note.addresses.iter().any(|ip| self.container.contains(ip))
-                && identity::peer_number(&directories.state, note.host)? == self.from
+                && self.with.contains(&identity::peer_number(&directories.state, note.host)?)
             {
                 return Ok(true);
             }
         }
         let flows = conntrack.dump(&self.container)?;
-        Ok(flows.iter().any(|flow| flow.leads_to(&self.container) == Some(self.from)))
+        let next = |flow: &Flow| [flow.leads_to(&self.container), flow.anchor(&self.container)];
+        Ok(flows.iter().flat_map(next).flatten().any(|peer| self.with.contains(&peer)))
     }
 
     fn path(directories: &Directories, migration: MigrationId) -> PathBuf {

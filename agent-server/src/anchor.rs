@@ -84,7 +84,7 @@ async fn prepare(
     let run = &host.directories.run;
     let local = {
         let _lock = PeerLock::take(run).await?;
-        let claim = Claim { from, to, container };
+        let claim = Claim { with: vec![from], to, container };
         claim.write(&host.directories, offer.migration)?;
         tunnel::prepare(to).await?
     };

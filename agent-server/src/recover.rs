@@ -22,7 +22,7 @@ use agent_core::forward::{self, Note};
 use agent_core::identity::{self, HostId};
 use agent_core::journal::{self, Journal, Record};
 use agent_core::message::MigrationId;
-use agent_core::peers;
+use agent_core::peers::{self, Claim};
 use checkpoint::podman::Podman;
 use checkpoint::stage::{self, Staged};
 use netmig::flow::{Conntrack, Flow};
@@ -206,10 +206,22 @@ impl Arrived {
         Table::open()?.remove_late(&self.migration.to_string().parse()?)?;
         let away = |note: &Note| note.id == self.container && note.away().is_some();
         forward::remove(scene.directories, away).await?;
+        self.claim_source_tunnel(scene)?;
         tidy(&scene.directories.migration(self.migration))?;
         journal.archive(&scene.directories.state)?;
         tracing::info!("{}: container {} is podman's now", self.migration, self.name);
         Ok(())
+    }
+
+    /// Keeps the tunnel to the source until third hosts lead their flows past it.
+    fn claim_source_tunnel(&self, scene: &Scene<'_>) -> Result<(), Cause> {
+        if self.anchors.is_empty() {
+            return Ok(());
+        }
+        let number = |host: &HostId| identity::peer_number(&scene.directories.state, *host);
+        let with = self.anchors.iter().map(number).collect::<Result<_, _>>()?;
+        let claim = Claim { with, to: number(&self.source)?, container: self.addresses.clone() };
+        claim.write(scene.directories, self.migration)
     }
 
     /// Removes the copy and everything made for it.

@@ -138,18 +138,20 @@ async fn tell(connection: &mut Connection, order: Rehome) -> Result<(), Cause> {
     Ok(())
 }
 
-/// The same as [`Anchors::rehome`] and [`forget`] for a migration whose own process is gone.
+/// The same as [`Anchors::rehome`] and [`forget`] for a migration whose own process is gone; whether there
+/// were third hosts, and all have been told.
 pub async fn rehome_anew(
     context: &Context,
     rehome: &Rehome,
     destination: PeerNumber,
-) -> Result<(), Cause> {
+) -> Result<bool, Cause> {
     let container = &rehome.container[..];
     let flows = Conntrack::open()?.dump(container)?;
     let mut numbers: Vec<_> = flows.iter().filter_map(|flow| flow.anchor(container)).collect();
     numbers.sort_unstable();
     numbers.dedup();
     let mut past = vec![destination];
+    let mut all_led = true;
     for number in numbers.into_iter().filter(|number| *number != destination) {
         let state = &context.directories.state;
         let Some(host) = agent_core::identity::peer_with_number(state, number)? else { continue };
@@ -159,10 +161,14 @@ pub async fn rehome_anew(
         };
         match led.await {
             Ok(()) => past.push(number),
-            Err(e) => tracing::warn!("{}", detour(number, e.as_ref())),
+            Err(e) => {
+                all_led = false;
+                tracing::warn!("{}", detour(number, e.as_ref()));
+            }
         }
     }
-    forget(container, &past)
+    forget(container, &past)?;
+    Ok(all_led && past.len() > 1)
 }
 
 /// Deletes the container's entries here whose anchor is one of these peers.

@@ -64,6 +64,11 @@ pub async fn finish(connection: &mut Connection) -> Result<Finished, Error> {
     Ok(expect!(connection, deadline::STAGE, Finished)?)
 }
 
+/// Tells the destination that no anchor's packets come by way of this host any more.
+pub async fn led_past(connection: &mut Connection, migration: MigrationId) -> Result<(), Error> {
+    Ok(connection.send(&Message::LedPast(migration)).await?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -88,9 +88,11 @@ impl<'a> Retirement<'a> {
             }
         }
         let mut led = None;
+        let mut all_led = false;
         if !self.pause.departure().plan().anchors.is_empty() {
             steps.begin("lead flows past this host");
             let left = self.rehome().await;
+            all_led = left.is_empty();
             self.warnings.extend(left);
             led = Some(Instant::now());
         }
@@ -102,6 +104,13 @@ impl<'a> Retirement<'a> {
         }
         let forgotten = self.forget_flows();
         self.note(forgotten);
+        if all_led {
+            let migration = self.pause.migration();
+            // A destination that does not hear it keeps its end of the tunnel until the flows end.
+            if let Err(e) = order::led_past(self.pause.connection(), migration).await {
+                tracing::warn!("{}", chain(&e));
+            }
+        }
         steps.end();
         Ok(self)
     }

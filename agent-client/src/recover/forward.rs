@@ -52,7 +52,16 @@ pub async fn remove_original(context: &Context, departed: &Departed) -> Vec<Stri
         id: departed.container.clone(),
         container: departed.addresses.clone(),
     };
-    note(anchors::rehome_anew(context, &order, departed.number).await);
+    match anchors::rehome_anew(context, &order, departed.number).await {
+        Ok(true) => {
+            // A destination that does not hear it keeps its end of the tunnel until the flows end.
+            if let Err(e) = tell_led_past(context, departed).await {
+                tracing::warn!("{}", chain(&e));
+            }
+        }
+        Ok(false) => {}
+        Err(e) => note(Err(e)),
+    }
     note(forward::begin(&context.directories, migration).await);
     let here = forward::here(&departed.container);
     note(forward::remove(&context.directories, here).await.map(drop));
@@ -60,4 +69,9 @@ pub async fn remove_original(context: &Context, departed: &Departed) -> Vec<Stri
     note(unhold(departed).map(drop));
     note(tidy(context, departed).map(drop));
     left
+}
+
+async fn tell_led_past(context: &Context, departed: &Departed) -> Result<(), order::Error> {
+    let mut connection = departed.peer.resume(context).await?;
+    order::led_past(&mut connection, departed.migration()).await
 }

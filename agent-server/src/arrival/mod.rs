@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
 use agent_core::message::{Failure, FailureCode, Message, MigrationId, Offer, Prepared};
+use agent_core::peers::{self, Claim};
 use agent_core::permissions::Permissions;
 use agent_core::wire::{self, Connection};
 use agent_core::{deadline, expect};
@@ -144,6 +145,8 @@ pub async fn decide(
             }
             Ok(connection.send(&Message::Aborted(())).await?)
         }
+        // A source that has lost its connection after `Finished`.
+        Message::LedPast(id) if id == migration => led_past(host, migration).await,
         other => Err(connection.unexpected(&other, "Commit").into()),
     }
 }
@@ -203,7 +206,32 @@ async fn commit(
     let told = connection.send(&Message::Finished(finished)).await;
     // Nobody waits for that, and larger buffers do no harm if this process ends before.
     tokio::spawn(settle_buffers(pid, container));
-    Ok(told?)
+    told?;
+    await_led_past(host, connection, migration).await
+}
+
+/// Waits for the word that no flow passes the source any more, if any does. If it does not come, the
+/// claim keeps the tunnel until the flows end.
+async fn await_led_past(
+    host: &Host,
+    connection: &mut Connection,
+    migration: MigrationId,
+) -> Result<(), Cause> {
+    if !Claim::exists(&host.directories, migration) {
+        return Ok(());
+    }
+    match connection.receive(deadline::STAGE).await? {
+        Message::LedPast(id) if id == migration => led_past(host, migration).await,
+        other => Err(connection.unexpected(&other, "LedPast").into()),
+    }
+}
+
+/// Gives up the tunnel to the source, unless something else needs it.
+async fn led_past(host: &Host, migration: MigrationId) -> Result<(), Cause> {
+    match Claim::remove(&host.directories, migration)? {
+        Some(claim) => peers::release(&host.directories, claim.to, None).await,
+        None => Ok(()),
+    }
 }
 
 /// Gives the container's UDP sockets their own buffers back, once it keeps up with what comes.
@@ -238,7 +266,8 @@ async fn confirm(
     let give_up_at = Instant::now() + deadline::STAGE;
     loop {
         if let Some(finished) = host.handed_over(migration)? {
-            return Ok(connection.send(&Message::Finished(finished)).await?);
+            connection.send(&Message::Finished(finished)).await?;
+            return await_led_past(host, connection, migration).await;
         }
         if Instant::now() >= give_up_at {
             return give_up(connection, NotHandedOver.into()).await;

@@ -17,7 +17,7 @@ use agent_core::identity::{self, HostId};
 use agent_core::journal::{self, Journal, Record};
 use agent_core::keeper;
 use agent_core::message::{AnchorTunnel, Forwarder, Message, Offer, Prepared, Tree, TunnelEnd};
-use agent_core::peers::{self, PeerLock};
+use agent_core::peers::{self, Claim, PeerLock};
 use agent_core::permissions::Permissions;
 use agent_core::turn::{Place, Turn, give_way};
 use agent_core::wire::Connection;
@@ -579,6 +579,7 @@ impl Arrival {
             tokio::time::sleep(LATE).await;
         }
         let mut outcome = self.end_late().await;
+        outcome = outcome.and(self.claim_source_tunnel());
         // What stood for this host's gateways is not needed by a container that is here.
         outcome = outcome.and(self.carried().note_and_apply(&self.host.directories).await);
         for peer in self.anchors.values().copied().chain([self.anchor]) {
@@ -587,6 +588,17 @@ impl Arrival {
             outcome = outcome.and(released);
         }
         outcome
+    }
+
+    /// Keeps the tunnel to the source, by which the packets of third hosts' flows come until these hosts
+    /// lead them here.
+    fn claim_source_tunnel(&self) -> Result<(), Cause> {
+        if self.anchors.is_empty() {
+            return Ok(());
+        }
+        let with = self.anchors.values().copied().collect();
+        let claim = Claim { with, to: self.anchor, container: self.addresses() };
+        claim.write(&self.host.directories, self.offer.migration)
     }
 
     /// The container's addresses here.

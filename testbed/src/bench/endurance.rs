@@ -47,13 +47,16 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     let warm_up = WARM_UP.min(moves / 2).next_multiple_of(ROUND.len() as u32);
     let lab = LabBuilder::new(&["a", "b", "c", "d"]).start()?;
     for host in ROUND {
-        // What the agents' own connections leave in conntrack is not to be counted for two minutes.
+        // What the agents' own connections and former tunnels leave in conntrack is not to be counted for
+        // two minutes.
         lab.host(host)?.run([
             "sysctl",
             "-q",
             "-w",
             "net.netfilter.nf_conntrack_tcp_timeout_time_wait=2",
             "net.netfilter.nf_conntrack_tcp_timeout_close=2",
+            "net.netfilter.nf_conntrack_udp_timeout=5",
+            "net.netfilter.nf_conntrack_udp_timeout_stream=5",
         ])?;
         lab.serve(host)?;
     }
