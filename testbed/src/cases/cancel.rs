@@ -14,7 +14,8 @@ use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("cancel-by-the-user", &["migration", "cancel"], by_the_user),
-    Case::new("cancel-by-a-dead-destination", &["migration", "cancel"], dead_destination),
+    Case::new("cancel-by-a-dead-destination", &["migration", "cancel"], dead_destination)
+        .in_company(),
 ];
 
 /// Exit code of a migration that failed and went back.
@@ -70,7 +71,7 @@ fn dead_destination(context: &Context) -> Result<()> {
     lab.serve("b")?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     serve(a, "web", 7000, &MEMORY, c)?;
-    let clients = Clients::start(c, a.port(7000))?;
+    let clients = Clients::gentle(c, a.port(7000))?;
     let before = a.snapshot()?;
     let mut process = client(&lab)?;
     process.wait_for("tunnel", LIMIT)?;

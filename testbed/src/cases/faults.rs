@@ -10,10 +10,14 @@ use crate::runner::{Case, Context};
 use std::time::Duration;
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("faults-before-the-decision", &["faults", "migration"], before).limit(300),
-    Case::new("faults-after-the-decision", &["faults", "migration"], after).limit(300),
-    Case::new("faults-a-person-takes-a-move-back", &["faults", "operator"], taken_back).limit(300),
-    Case::new("faults-journals-of-nobody", &["faults", "refusal"], strange_journals),
+    Case::new("faults-before-the-decision", &["faults", "migration"], before)
+        .limit(300)
+        .in_company(),
+    Case::new("faults-after-the-decision", &["faults", "migration"], after).limit(300).in_company(),
+    Case::new("faults-a-person-takes-a-move-back", &["faults", "operator"], taken_back)
+        .limit(300)
+        .in_company(),
+    Case::new("faults-journals-of-nobody", &["faults", "refusal"], strange_journals).in_company(),
 ];
 
 /// How long a program may take to say what it has to.
@@ -84,7 +88,7 @@ fn taken_back(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
     serve(a, "web", 7000, &[], c)?;
-    let clients = Clients::start(c, a.port(7000))?;
+    let clients = Clients::gentle(c, a.port(7000))?;
     let words = ["recover", "--rollback-anyway", "web"];
     let attempt = || Terminal::start(a.command("agent-client").args(words));
 
@@ -119,7 +123,7 @@ fn strange_journals(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
     serve(a, "web", 7000, &[], c)?;
-    let clients = Clients::start(c, a.port(7000))?;
+    let clients = Clients::gentle(c, a.port(7000))?;
     let path = plant(&lab, "web")?;
     let whole = a.read(&path)?;
     let noise: Vec<u8> =

@@ -17,8 +17,8 @@ pub(super) const CASES: &[Case] = &[
     Case::new("operator-runc-podman-works-afterwards", &["migration", "operator"], |context| {
         podman_afterwards(context, Runtime::Runc)
     }),
-    Case::new("operator-is-asked-on-a-terminal", &["migration", "operator"], asked),
-    Case::new("operator-is-not-asked-without-a-terminal", &["operator"], not_asked),
+    Case::new("operator-is-asked-on-a-terminal", &["migration", "operator"], asked).in_company(),
+    Case::new("operator-is-not-asked-without-a-terminal", &["operator"], not_asked).in_company(),
 ];
 
 /// How long a program may take to say what it has to.
@@ -91,7 +91,7 @@ fn asked(context: &Context) -> Result<()> {
     let token = b.run(["agent-server", "invite", "--address", "b:7500"])?;
     a.run(["agent-client", "join", &token])?;
     serve(a, "web", 7000, &[], c)?;
-    let clients = Clients::start(c, a.port(7000))?;
+    let clients = Clients::gentle(c, a.port(7000))?;
     let mut terminal = Terminal::start(a.command("agent-client"))?;
     terminal.expect("Destination host:", LIMIT)?;
     terminal.send("b\r")?;

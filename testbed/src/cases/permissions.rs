@@ -11,9 +11,10 @@ use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("trust-permissions-of-a-peer", &["trust"], of_a_peer),
-    Case::new("trust-permissions-against-a-lying-source", &["trust"], against_a_lying_source),
-    Case::new("trust-least-capabilities", &["trust"], least_capabilities),
+    Case::new("trust-permissions-of-a-peer", &["trust"], of_a_peer).in_company(),
+    Case::new("trust-permissions-against-a-lying-source", &["trust"], against_a_lying_source)
+        .in_company(),
+    Case::new("trust-least-capabilities", &["trust"], least_capabilities).in_company(),
 ];
 
 /// Exit code of a refusal before anything changed.
@@ -135,7 +136,7 @@ fn least_capabilities(context: &Context) -> Result<()> {
     server.wait_for("listening", LISTENS)?;
     lab.pair("a", "b")?;
     serve(a, "web", 7000, &[], c)?;
-    let clients = Clients::start(c, a.port(7000))?;
+    let clients = Clients::gentle(c, a.port(7000))?;
     let attempt = lab.attempt("web", "a", "b", &[])?;
     ensure!(attempt.code == Some(0), "{attempt:?}");
     context.remark(format!("{} capabilities, {}", kept.len(), clients.stop()?.gaps()));

@@ -12,10 +12,10 @@ use crate::lab::{Attempt, Lab};
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("refusal-by-the-source", &["refusal"], by_the_source),
-    Case::new("refusal-of-a-far-end-that-is-none", &["refusal"], no_far_end),
-    Case::new("refusal-by-the-destination", &["refusal"], by_the_destination),
-    Case::new("refusal-of-bad-usage", &["refusal"], bad_usage),
+    Case::new("refusal-by-the-source", &["refusal"], by_the_source).in_company(),
+    Case::new("refusal-of-a-far-end-that-is-none", &["refusal"], no_far_end).in_company(),
+    Case::new("refusal-by-the-destination", &["refusal"], by_the_destination).in_company(),
+    Case::new("refusal-of-bad-usage", &["refusal"], bad_usage).in_company(),
 ];
 
 /// Exit code of a wrong command line.
@@ -51,7 +51,7 @@ impl<'a> Scene<'a> {
         let (a, c) = (lab.host("a")?, lab.host("c")?);
         serve(a, "web", 7000, &[], c)?;
         a.podman(["create", "--name", "stopped", "probe:1"])?;
-        Ok(Self { lab, clients: Clients::start(c, a.port(7000))? })
+        Ok(Self { lab, clients: Clients::gentle(c, a.port(7000))? })
     }
 
     /// Tries a migration that must be refused with these words in its message.

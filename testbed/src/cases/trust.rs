@@ -11,11 +11,11 @@ use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("trust-unpaired-client-is-refused", &["trust"], unpaired),
-    Case::new("trust-removed-peer-is-refused-at-once", &["trust"], removed),
-    Case::new("trust-tokens-expire-and-work-once", &["trust"], tokens),
-    Case::new("trust-another-host-is-refused-loudly", &["trust"], another_host),
-    Case::new("trust-one-way-and-both-ways", &["trust"], both_ways),
+    Case::new("trust-unpaired-client-is-refused", &["trust"], unpaired).in_company(),
+    Case::new("trust-removed-peer-is-refused-at-once", &["trust"], removed).in_company(),
+    Case::new("trust-tokens-expire-and-work-once", &["trust"], tokens).in_company(),
+    Case::new("trust-another-host-is-refused-loudly", &["trust"], another_host).in_company(),
+    Case::new("trust-one-way-and-both-ways", &["trust"], both_ways).in_company(),
 ];
 
 /// Exit code of a refusal.

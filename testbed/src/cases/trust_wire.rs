@@ -15,10 +15,10 @@ use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("trust-plain-text-and-tls-1.2-are-refused", &["trust"], other_languages),
+    Case::new("trust-plain-text-and-tls-1.2-are-refused", &["trust"], other_languages).in_company(),
     Case::new("trust-flood-of-half-open-handshakes", &["trust"], flood),
-    Case::new("trust-replayed-session-is-refused", &["trust"], replay),
-    Case::new("trust-nothing-of-the-memory-on-the-link", &["trust"], capture),
+    Case::new("trust-replayed-session-is-refused", &["trust"], replay).in_company(),
+    Case::new("trust-nothing-of-the-memory-on-the-link", &["trust"], capture).in_company(),
 ];
 
 /// How long anything here may take.

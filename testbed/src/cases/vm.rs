@@ -17,8 +17,9 @@ pub const VM: &str = "vm";
 /// How long the virtual machine may take for the demo.
 const LIMIT: Duration = Duration::from_secs(480);
 
-pub(super) const CASES: &[Case] =
-    &[Case::new("vm-demo-on-a-stock-kernel", &[VM], demo).limit(LIMIT.as_secs() + 600)];
+pub(super) const CASES: &[Case] = &[Case::new("vm-demo-on-a-stock-kernel", &[VM], demo)
+    .limit(LIMIT.as_secs() + 600)
+    .in_company()];
 
 /// What the demo prints as JSON.
 #[derive(Deserialize)]

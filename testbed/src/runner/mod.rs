@@ -1,6 +1,8 @@
-//! The test runner: unit tests by cargo, lab tests one after another.
+//! The test runner: unit tests by cargo, then lab tests. Most of these have the machine for themselves;
+//! those that mostly wait, or measure nothing, come last, several at a time.
 
 mod context;
+mod lanes;
 mod unit;
 
 use std::any::Any;
@@ -28,6 +30,8 @@ pub struct Case {
     pub areas: &'static [&'static str],
     /// How long it may take.
     pub limit: Duration,
+    /// Whether it may run while others do.
+    pub in_company: bool,
     /// The test.
     pub run: fn(&Context) -> Result<()>,
 }
@@ -39,13 +43,20 @@ impl Case {
         areas: &'static [&'static str],
         run: fn(&Context) -> Result<()>,
     ) -> Self {
-        Self { name, areas, limit: Duration::from_secs(120), run }
+        Self { name, areas, limit: Duration::from_secs(120), in_company: false, run }
     }
 
     /// Sets how long it may take.
     #[must_use]
     pub const fn limit(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
+        self
+    }
+
+    /// Lets it run while others do: it does not count what a busy machine loses.
+    #[must_use]
+    pub const fn in_company(mut self) -> Self {
+        self.in_company = true;
         self
     }
 
@@ -104,9 +115,7 @@ pub fn run(cases: &[Case], words: &[String], with_unit: bool) -> Result<bool> {
         crate::prepare::for_labs()?;
         lab::sweep()?;
     }
-    for case in selected {
-        count.add(run_case(case));
-    }
+    count.add(lanes::run(&selected));
     println!("{} s", started.elapsed().as_secs());
     println!("{} passed, {} failed, {} skipped", count.passed, count.failed, count.skipped);
     Ok(count.failed == 0)
@@ -146,10 +155,13 @@ fn run_case(case: &Case) -> Count {
             Count { skipped: 1, ..Count::default() }
         }
         Err(error) => {
-            println!("FAILED   {name} ({seconds:.1} s): {}", chain(&error));
+            let mut text = format!("FAILED   {name} ({seconds:.1} s): {}", chain(&error));
             for line in diagnosis.lines() {
-                println!("         | {line}");
+                text.push_str("\n         | ");
+                text.push_str(line);
             }
+            // At once: other tests may print theirs.
+            println!("{text}");
             Count { failed: 1, ..Count::default() }
         }
     }

@@ -58,11 +58,6 @@ pub(super) fn start(host: &Host, name: &str, echo: SocketAddr, options: &[&str])
 /// Ends the clients, wherever the container is now, and checks that none of them noticed anything
 /// but a pause; gives the longest silence in milliseconds.
 pub(super) fn stop(host: &Host, name: &str) -> Result<f64> {
-    stop_losing(host, name, 0)
-}
-
-/// The same where so many datagrams at most may be lost.
-pub(super) fn stop_losing(host: &Host, name: &str, datagrams: u64) -> Result<f64> {
     std::thread::sleep(Duration::from_secs(1));
     host.podman(["exec", name, "sh", "-c", "kill -TERM -1"])?;
     let mut longest = 0f64;
@@ -75,8 +70,7 @@ pub(super) fn stop_losing(host: &Host, name: &str, datagrams: u64) -> Result<f64
             seen.max_gap_ms
         } else {
             let seen: EchoReport = parse(client, &text)?;
-            let fault = seen.fault_beyond(if client == "udp" { datagrams } else { 0 });
-            ensure!(fault.is_none(), "{client}: {fault:?} of {seen:?}");
+            ensure!(seen.fault().is_none(), "{client}: {:?} of {seen:?}", seen.fault());
             ensure!(seen.sent > u64::from(RATE), "{client}: only {} messages", seen.sent);
             seen.max_gap_ms
         };

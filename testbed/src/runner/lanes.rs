@@ -1,0 +1,69 @@
+//! Which lab tests run when.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use super::{Case, Count, run_case};
+use crate::pace;
+
+/// Runs those that need the machine for themselves one after another, then the others side by side.
+pub(super) fn run(selected: &[&Case]) -> Count {
+    let (others, alone): (Vec<&Case>, Vec<&Case>) =
+        selected.iter().copied().partition(|case| case.in_company);
+    let mut count = Count::default();
+    for case in alone {
+        count.add(run_case(case));
+    }
+    count.add(side_by_side(others, lanes()));
+    count
+}
+
+/// One for each processor, and one that waits. Where all is slow, waiting is not what takes the time.
+fn lanes() -> usize {
+    if pace::is_slow() { 1 } else { thread::available_parallelism().map_or(1, usize::from) + 1 }
+}
+
+/// Runs the tests in so many threads, those that may take longest first.
+fn side_by_side(mut cases: Vec<&Case>, lanes: usize) -> Count {
+    cases.sort_by_key(|case| std::cmp::Reverse(case.limit));
+    let next = AtomicUsize::new(0);
+    let total = Mutex::new(Count::default());
+    thread::scope(|scope| {
+        for _ in 0..lanes.min(cases.len()) {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let count = run_case(case);
+                    total.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).add(count);
+                }
+            });
+        }
+    });
+    total.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::Error;
+
+    #[test]
+    fn every_test_runs_once_however_many_lanes_there_are() {
+        let pass = Case::new("o", &[], |_| Ok(())).in_company();
+        let fail = Case::new("f", &[], |_| Err(Error::Check("no".to_owned()))).in_company();
+        let slow = Case::new("s", &[], |_| {
+            thread::sleep(Duration::from_millis(50));
+            Ok(())
+        });
+        let all = [&pass, &fail, &slow, &pass, &pass];
+        for lanes in [1, 3, 9] {
+            assert_eq!(
+                side_by_side(all.to_vec(), lanes),
+                Count { passed: 4, failed: 1, skipped: 0 }
+            );
+        }
+        assert_eq!(run(&all), Count { passed: 4, failed: 1, skipped: 0 });
+    }
+}
