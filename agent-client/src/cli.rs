@@ -170,6 +170,9 @@ pub struct Options {
     /// Which address it gets on its network at the destination.
     #[arg(long, value_enum, default_value = "keep", value_name = "POLICY")]
     pub address: AddressPolicy,
+    /// How packets of its flows get from this host to the destination.
+    #[arg(long, value_enum, default_value = "wireguard", value_name = "KIND")]
+    pub tunnel: TunnelChoice,
 }
 
 impl Default for Options {
@@ -181,6 +184,7 @@ impl Default for Options {
             forward: false,
             publish: Vec::new(),
             address: AddressPolicy::Keep,
+            tunnel: TunnelChoice::WireGuard,
         }
     }
 }
@@ -192,6 +196,17 @@ pub enum ImagePolicy {
     Send,
     /// Refuse to move.
     Require,
+}
+
+/// How packets get to the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TunnelChoice {
+    /// Encrypted, over any network.
+    #[value(name = "wireguard")]
+    WireGuard,
+    /// As they are, unencrypted, to a host on the same Ethernet segment, which has to allow it
+    /// (agent-server peers allow HOST --direct). Faster. For segments on which everybody is trusted.
+    Direct,
 }
 
 /// Which address the container gets at the destination.

@@ -11,7 +11,7 @@ use comfy_table::presets::NOTHING;
 use indicatif::HumanBytes;
 use netmig::flow::{Conntrack, Counted, Direction, Protocol, Tuple};
 use netmig::peer::PeerNumber;
-use netmig::tunnel;
+use netmig::tunnel::{self, Status};
 use serde::Serialize;
 
 /// What this host is to a flow.
@@ -43,6 +43,8 @@ struct Line {
     peer: u8,
     /// Where its end of the tunnel is.
     peer_address: Option<IpAddr>,
+    /// `wireguard`, `wireguard-go`, or `direct`: without encryption.
+    tunnel: Option<String>,
     protocol: Protocol,
     direction: &'static str,
     original: Ends,
@@ -55,15 +57,14 @@ struct Line {
 
 /// Lists the flows on standard output.
 pub async fn run(directories: &Directories, json: bool) -> Result<(), Cause> {
-    let mut addresses = BTreeMap::new();
+    let mut ways = BTreeMap::new();
     for peer in tunnel::list().await? {
-        let remote = tunnel::status(peer).await?.and_then(|status| status.remote);
-        addresses.extend(remote.map(|remote| (peer, remote.endpoint.ip().to_canonical())));
+        ways.extend(tunnel::status(peer).await?.map(|status| (peer, status)));
     }
     let notes = carried::all(directories)?;
     let marked = Conntrack::open()?.marked()?;
     let lines: Vec<Line> =
-        marked.iter().filter_map(|counted| line(counted, &notes, &addresses)).collect();
+        marked.iter().filter_map(|counted| line(counted, &notes, &ways)).collect();
     if json {
         println!("{}", serde_json::json!({ "flows": lines }));
     } else {
@@ -72,11 +73,7 @@ pub async fn run(directories: &Directories, json: bool) -> Result<(), Cause> {
     Ok(())
 }
 
-fn line(
-    counted: &Counted,
-    notes: &[Carried],
-    peers: &BTreeMap<PeerNumber, IpAddr>,
-) -> Option<Line> {
+fn line(counted: &Counted, notes: &[Carried], ways: &BTreeMap<PeerNumber, Status>) -> Option<Line> {
     let flow = &counted.flow;
     let note = notes.iter().find(|note| flow.direction(&note.addresses).is_some());
     // Of a container that nobody knows any more the marks themselves tell where it is: the original
@@ -97,7 +94,8 @@ fn line(
         container: note.map(|note| note.name.clone()),
         role,
         peer: peer.get(),
-        peer_address: peers.get(&peer).copied(),
+        peer_address: ways.get(&peer).and_then(|way| way.address),
+        tunnel: ways.get(&peer).map(|way| way.kind.to_string()),
         protocol: flow.protocol,
         direction: match flow.direction(container)? {
             Direction::Inbound => "inbound",
@@ -128,6 +126,7 @@ fn print(lines: &[Line]) {
         "container",
         "here",
         "peer",
+        "tunnel",
         "",
         "direction",
         "from",
@@ -141,6 +140,7 @@ fn print(lines: &[Line]) {
             or_unknown(line.container.clone()),
             format!("{:?}", line.role).to_lowercase(),
             line.peer_address.map_or_else(|| line.peer.to_string(), |address| address.to_string()),
+            or_unknown(line.tunnel.clone()),
             line.protocol.to_string(),
             line.direction.to_owned(),
             line.original.from.to_string(),

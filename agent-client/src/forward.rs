@@ -51,7 +51,7 @@ async fn list(context: &Context, json: bool) -> Result<String, Cause> {
     let mut lines = Vec::new();
     for note in forward::all(&context.directories)? {
         let peer = identity::peer_number(&context.directories.state, note.host)?;
-        let remote = tunnel::status(peer).await?.and_then(|status| status.remote);
+        let known = tunnel::status(peer).await?.and_then(|status| status.address);
         let ports = match note.role {
             // The move is not decided yet.
             Role::Away(away) if !away.in_force => continue,
@@ -63,7 +63,7 @@ async fn list(context: &Context, json: bool) -> Result<String, Cause> {
             id: note.id,
             role: if ports.is_some() { "away" } else { "here" },
             peer: peer.get(),
-            peer_address: remote.map(|remote| remote.endpoint.ip().to_canonical()),
+            peer_address: known,
             ports: ports.unwrap_or_default(),
         });
     }
@@ -133,10 +133,10 @@ async fn tell(
 ) -> Result<(), Cause> {
     // A name may have been that of a peer; its address is known to the tunnel as well.
     let peer = identity::peer_number(&context.directories.state, host)?;
-    let remote = tunnel::status(peer).await?.and_then(|status| status.remote);
-    let address = match remote {
-        Some(remote) => Destination {
-            host: remote.endpoint.ip().to_canonical().to_string(),
+    let known = tunnel::status(peer).await?.and_then(|status| status.address);
+    let address = match known {
+        Some(address) => Destination {
+            host: address.to_string(),
             port: if destination.port == 0 { DEFAULT_PORT } else { destination.port },
         },
         None => destination.clone(),

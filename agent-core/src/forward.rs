@@ -224,8 +224,8 @@ pub async fn lead_on(
             continue;
         }
         let peer = identity::peer_number(&directories.state, to)?;
-        let remote = tunnel::status(peer).await?.and_then(|status| status.remote);
-        if let Some(address) = remote.map(|remote| remote.endpoint.ip().to_canonical()) {
+        let known = tunnel::status(peer).await?.and_then(|status| status.address);
+        if let Some(address) = known {
             let port = crate::wire::DEFAULT_PORT;
             away.destination = Destination { host: address.to_string(), port };
             away.hidden.push(host_alone(address));

@@ -174,6 +174,9 @@ impl Keeper<'_> {
         table.install()?;
         for peer in &peers {
             table.steer(*peer)?;
+            if let Some(sender) = tunnel::direct::hardware_address(*peer).await? {
+                table.admit(*peer, sender)?;
+            }
             routing::install(*peer).await?;
         }
         for carried in carried::all(self.directories)? {

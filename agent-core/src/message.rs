@@ -68,6 +68,7 @@ use checkpoint::images::{Chunk, Manifest};
 use checkpoint::podman::Metadata;
 use checkpoint::tree::Record;
 use netmig::flow::{Flow, Protocol, StandIn};
+use netmig::tunnel::{DirectEnd, Kind, LocalEnd};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -403,6 +404,9 @@ pub struct Offer {
     pub networks: Vec<Network>,
     /// Whether it may get other addresses if one of its own is taken.
     pub any_address: bool,
+    /// If its flows are to come without a tunnel: the largest packet, in bytes, that the source's segment
+    /// carries.
+    pub direct: Option<u32>,
     /// Its published ports.
     pub ports: Vec<Port>,
     /// Hosts other than the source that are anchors of its flows. The destination may be among them:
@@ -453,20 +457,46 @@ pub struct Verdict {
     pub image_missing: bool,
 }
 
-/// One end of a tunnel.
+/// One end of a tunnel, or of a direct way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TunnelEnd {
-    /// WireGuard public key.
-    pub public_key: [u8; 32],
-    /// UDP port it listens on.
-    pub port: u16,
-    /// `wireguard` (the kernel's) or `wireguard-go`, to show to people.
+    /// How the other end reaches it.
+    pub means: Means,
+    /// `wireguard` (the kernel's), `wireguard-go` or `direct`, to show to people.
     pub kind: String,
 }
 
-impl From<netmig::tunnel::LocalEnd> for TunnelEnd {
-    fn from(end: netmig::tunnel::LocalEnd) -> Self {
-        Self { public_key: end.public_key, port: end.port, kind: end.kind.to_string() }
+/// How packets reach the end of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Means {
+    /// Encrypted, in UDP packets.
+    WireGuard {
+        /// Public key.
+        public_key: [u8; 32],
+        /// UDP port it listens on.
+        port: u16,
+    },
+    /// As they are, in frames on a segment that both hosts are on.
+    Direct(DirectEnd),
+}
+
+impl TunnelEnd {
+    /// Whether packets go to it without encryption.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        matches!(self.means, Means::Direct(_))
+    }
+}
+
+impl From<LocalEnd> for TunnelEnd {
+    fn from(LocalEnd { public_key, port, kind, .. }: LocalEnd) -> Self {
+        Self { means: Means::WireGuard { public_key, port }, kind: kind.to_string() }
+    }
+}
+
+impl From<DirectEnd> for TunnelEnd {
+    fn from(end: DirectEnd) -> Self {
+        Self { means: Means::Direct(end), kind: Kind::Direct.to_string() }
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use netmig::flow::{Conntrack, Flow};
 use netmig::peer::PeerNumber;
 use netmig::table::{Guard, Table};
-use netmig::tunnel;
+use netmig::tunnel::{self, Kind};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ use crate::forward;
 use crate::identity;
 use crate::journal::{self, Record};
 use crate::keeper;
-use crate::message::{MigrationId, TunnelEnd};
+use crate::message::{Means, MigrationId, TunnelEnd};
 use crate::private;
 
 /// Directory of claims, below that for volatile things.
@@ -68,28 +68,63 @@ impl PeerLock {
     }
 }
 
+/// Bytes that WireGuard puts around a packet, over IPv6 and with padding (wg(8), MTU).
+const TUNNEL_OVERHEAD: u32 = 80;
+/// A direct way takes nothing. But a socket that was restored stays at its smallest segment size until the
+/// MTU of its route changes, and the interface has this one already.
+const DIFFERENCE: u32 = 4;
+/// Ethernet's MTU: what the container's own interface has.
+const ETHERNET: u32 = 1500;
+
 /// Makes this host's end of the tunnel to `peer`, whose end is known, with the rules that steer into
-/// it; gives this end and the MTU between the hosts. The caller holds the [`PeerLock`].
+/// it; gives this end and the largest packet that it carries whole. The caller holds the [`PeerLock`].
 pub async fn connect(
     peer: PeerNumber,
     address: IpAddr,
     end: &TunnelEnd,
 ) -> Result<(TunnelEnd, u32), Cause> {
-    let local = tunnel::prepare(peer).await?;
+    let local = prepare(peer, address, end.is_direct()).await?;
     let mtu = complete(peer, address, end).await?;
-    Ok((TunnelEnd::from(local), mtu))
+    Ok((local, mtu))
+}
+
+/// Makes this host's end of the tunnel to `peer`, or of a direct way to it. The caller holds the
+/// [`PeerLock`].
+pub async fn prepare(peer: PeerNumber, address: IpAddr, direct: bool) -> Result<TunnelEnd, Cause> {
+    Ok(if direct {
+        tunnel::direct::prepare(peer, address).await?.into()
+    } else {
+        tunnel::prepare(peer).await?.into()
+    })
 }
 
 /// Connects this host's prepared end of the tunnel to `peer`, with the rules that steer into it;
-/// gives the MTU between the hosts. The caller holds the [`PeerLock`].
+/// gives the largest packet that it carries whole. The caller holds the [`PeerLock`].
 pub async fn complete(peer: PeerNumber, address: IpAddr, end: &TunnelEnd) -> Result<u32, Cause> {
-    let endpoint = SocketAddr::new(address, end.port);
-    let remote = tunnel::RemoteEnd { public_key: end.public_key, endpoint };
-    let connected = tunnel::connect(peer, &remote).await?;
     let mut table = Table::open()?;
     table.install()?;
+    let whole = match end.means {
+        Means::WireGuard { public_key, port } => {
+            let remote = tunnel::RemoteEnd { public_key, endpoint: SocketAddr::new(address, port) };
+            tunnel::connect(peer, &remote).await?.underlay.saturating_sub(TUNNEL_OVERHEAD)
+        }
+        Means::Direct(end) => {
+            // Before anything can be steered by it.
+            table.admit(peer, end.hardware_address)?;
+            let connected = tunnel::direct::connect(peer, address, &end).await?;
+            connected.underlay.min(ETHERNET) - DIFFERENCE
+        }
+    };
     table.steer(peer)?;
-    Ok(connected.underlay)
+    Ok(whole)
+}
+
+/// Why the way to `peer`, if there is one already, is not what is asked for.
+pub async fn other_way(peer: PeerNumber, direct: bool) -> Result<Option<tunnel::Error>, Cause> {
+    let status = tunnel::status(peer).await?;
+    let other = status.filter(|status| (status.kind == Kind::Direct) != direct);
+    let interface = peer.interface();
+    Ok(other.map(|status| tunnel::Error::OtherWay { interface, kind: status.kind }))
 }
 
 /// A note that flows of a container need the tunnel to a peer of which their marks say nothing. It keeps

@@ -25,6 +25,8 @@ pub struct Permissions {
     /// Most bytes that a container's files and its image may take; `None` leaves it to the disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<u64>,
+    /// Whether flows may come and go without encryption, on a segment that both hosts are on.
+    pub direct: bool,
     /// Whether containers may be privileged, or lack a part of what confines others.
     pub privileged: bool,
     /// Files and directories of this host that a container may see: these very paths.
@@ -61,6 +63,9 @@ impl Permissions {
         if let Some(most) = self.disk.filter(|most| asked.disk > *most) {
             denied.push(Denied::Disk { asked: asked.disk, most });
         }
+        if asked.direct && !self.direct {
+            denied.push(Denied::Direct);
+        }
         self.check_needs(asked.needs, &mut denied);
         denied
     }
@@ -92,6 +97,8 @@ pub struct Asked<'a> {
     pub memory: u64,
     /// Bytes of the files that it changed.
     pub disk: u64,
+    /// Whether its flows are to go without encryption.
+    pub direct: bool,
     /// What it takes from the host.
     pub needs: &'a Needs,
 }
@@ -122,6 +129,11 @@ pub enum Denied {
         /// Allowed.
         most: u64,
     },
+    /// Flows without encryption.
+    #[error(
+        "its flows would cross the network unencrypted (--tunnel direct), which is not allowed"
+    )]
+    Direct,
     /// A container that is privileged, or confined less than others.
     #[error("{0}; no privileged container is allowed")]
     Privileged(String),
@@ -154,6 +166,7 @@ impl Denied {
             Self::Image(_) => "not-allowed-image",
             Self::Memory { .. } => "not-allowed-memory",
             Self::Disk { .. } => "not-allowed-disk",
+            Self::Direct => "not-allowed-direct",
             Self::Privileged(_) => "not-allowed-privileged",
             Self::Mount(_) => "not-allowed-mount",
             Self::Device(_) => "not-allowed-device",
@@ -170,6 +183,7 @@ impl Denied {
             Self::Image(image) => format!("--image {image}"),
             Self::Memory { asked, .. } => format!("--memory {asked}"),
             Self::Disk { asked, .. } => format!("--disk {asked}"),
+            Self::Direct => "--direct".to_owned(),
             Self::Privileged(_) => "--privileged".to_owned(),
             Self::Mount(path) => format!("--mount {}", path.display()),
             Self::Device(path) => format!("--device {}", path.display()),
@@ -238,7 +252,7 @@ mod tests {
 
     fn asked(needs: &Needs) -> Asked<'_> {
         let image = "docker.io/library/nginx:1";
-        Asked { name: "web", image, image_id: ID, memory: 100, disk: 10, needs }
+        Asked { name: "web", image, image_id: ID, memory: 100, disk: 10, direct: false, needs }
     }
 
     fn patterns(list: &[&str]) -> Vec<Pattern> {
@@ -258,6 +272,8 @@ mod tests {
         let needs = Needs::default();
         let permissions = Permissions::of_new_peer();
         assert_eq!(permissions.check(&asked(&needs)), []);
+        let plain = Asked { direct: true, ..asked(&needs) };
+        assert_eq!(permissions.check(&plain), [Denied::Direct]);
         let large = Asked { memory: u64::MAX, disk: u64::MAX, ..asked(&needs) };
         assert_eq!(permissions.check(&large), []);
     }

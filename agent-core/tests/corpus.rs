@@ -14,6 +14,7 @@ use agent_core::message::*;
 use agent_core::trust::{Secret, Token, Trust};
 use checkpoint::images::{Chunk, Follower};
 use checkpoint::tree::{Kind, Meta, Record, Source, Tasks};
+use netmig::tunnel::{DirectEnd, HardwareAddress};
 
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
@@ -99,7 +100,12 @@ fn messages() -> Vec<Vec<u8>> {
     let failure = Failure { code: FailureCode::Step, message: "the disk is full".into() };
     let image = ImageRef { id: "70".repeat(32), name: "localhost/probe:1".into() };
     let blocker = Blocker { code: "cpu".into(), message: "no avx".into() };
-    let end = TunnelEnd { public_key: [3; 32], port: 51820, kind: "kernel".into() };
+    let end = TunnelEnd {
+        means: Means::WireGuard { public_key: [3; 32], port: 51820 },
+        kind: "kernel".into(),
+    };
+    let hardware_address = HardwareAddress([2, 0, 0, 0, 0, 1]);
+    let direct = DirectEnd { hardware_address, mtu: 1500 };
     let chunk = Chunk { name: "pages-1.img".into(), offset: 0, bytes: vec![1; 20].into() };
     let record = Record::Data { offset: 4096, bytes: vec![2; 9].into() };
     let flows = vec![netmig::flow::parse(&entry()).unwrap().unwrap()];
@@ -109,6 +115,7 @@ fn messages() -> Vec<Vec<u8>> {
         Message::Failure(failure),
         Message::Verdict(Verdict { blockers: vec![blocker], image_missing: true }),
         Message::TunnelOffer(end),
+        Message::TunnelAnswer(direct.into()),
         Message::ImageBegin(image),
         Message::ImageData(Data(vec![1, 2, 3])),
         Message::ImageEnd(()),

@@ -47,6 +47,7 @@ fn changed(old: Permissions, request: &Allow) -> Result<Permissions, NotAbsolute
     if let Some(size) = request.disk {
         new.disk = size.0;
     }
+    new.direct = request.direct.unwrap_or(new.direct);
     new.privileged = request.privileged.unwrap_or(new.privileged);
     if !request.mounts.is_empty() {
         new.mounts = paths(&request.mounts)?;
@@ -76,8 +77,18 @@ fn paths(given: &[PathBuf]) -> Result<BTreeSet<PathBuf>, NotAbsolute> {
 
 /// One line for each permission.
 fn shown(permissions: &Permissions) -> String {
-    let Permissions { names, images, memory, disk, privileged, mounts, devices, capabilities } =
-        permissions;
+    let Permissions {
+        names,
+        images,
+        memory,
+        disk,
+        direct,
+        privileged,
+        mounts,
+        devices,
+        capabilities,
+    } = permissions;
+    let yes = |allowed: bool| if allowed { "yes" } else { "no" }.to_owned();
     let list = |all: Vec<String>| if all.is_empty() { NONE.to_owned() } else { all.join(" ") };
     let size = |limit: &Option<u64>| {
         limit.map_or("as this host has".to_owned(), |bytes| ByteSize(bytes).to_string())
@@ -91,7 +102,8 @@ fn shown(permissions: &Permissions) -> String {
         ("images", pattern(images)),
         ("memory", size(memory)),
         ("disk", size(disk)),
-        ("privileged", if *privileged { "yes" } else { "no" }.to_owned()),
+        ("direct flows", yes(*direct)),
+        ("privileged", yes(*privileged)),
         ("mounts", path(mounts)),
         ("devices", path(devices)),
         ("capabilities", list(capabilities.iter().cloned().collect())),
@@ -120,11 +132,13 @@ mod tests {
     #[test]
     fn what_is_given_replaces_and_the_rest_stays() {
         let start = Permissions::of_new_peer();
-        let one = changed(start.clone(), &request("--mount /srv/a --memory 2GiB --privileged"));
+        let one =
+            changed(start.clone(), &request("--mount /srv/a --memory 2GiB --privileged --direct"));
         let one = one.unwrap();
-        assert_eq!((one.memory, one.privileged), (Some(2 << 30), true));
+        assert_eq!((one.memory, one.privileged, one.direct), (Some(2 << 30), true, true));
         assert_eq!(one.names, start.names);
-        let line = "--mount /srv/b --capability cap_net_admin --privileged no --memory any";
+        let line =
+            "--mount /srv/b --capability cap_net_admin --privileged no --direct no --memory any";
         let two = changed(one.clone(), &request(line)).unwrap();
         assert_eq!(two.mounts, BTreeSet::from(["/srv/b".into()]));
         assert_eq!(two.capabilities, BTreeSet::from(["NET_ADMIN".into()]));
@@ -138,7 +152,7 @@ mod tests {
     #[test]
     fn everything_is_shown() {
         let text = shown(&Permissions::of_new_peer());
-        assert_eq!(text.lines().count(), 8);
+        assert_eq!(text.lines().count(), 9);
         assert!(text.contains("names         *") && text.contains("mounts        none"), "{text}");
     }
 }

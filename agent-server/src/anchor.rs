@@ -91,6 +91,10 @@ async fn prepare(
     keeper::start(&host.directories, KEEPER)?;
     connection.send(&Message::TunnelAnswer(TunnelEnd::from(local))).await?;
     let theirs = expect!(connection, deadline::NEXT_MESSAGE, TunnelOffer)?;
+    if theirs.is_direct() {
+        // Nobody here was asked whether these flows may go without encryption.
+        return Err(Error::Malformed.into());
+    }
     {
         let _lock = PeerLock::take(run).await?;
         peers::complete(to, offer.address, &theirs).await?;
@@ -127,7 +131,7 @@ pub async fn rehome(
 
 async fn lead(host: &Host, source: HostId, order: &Rehome) -> Result<u64, Cause> {
     let (from, to) = numbers(host, source, order.host, &order.container)?;
-    let connected = tunnel::status(to).await?.is_some_and(|status| status.remote.is_some());
+    let connected = tunnel::status(to).await?.is_some_and(|status| status.address.is_some());
     if !connected {
         return Err(Error::NoTunnel.into());
     }

@@ -128,6 +128,11 @@ pub struct Allow {
     /// Most bytes of one container's files and image, such as 10GiB, or any.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub disk: Option<Size>,
+    /// Whether flows of its containers may come and go unencrypted, on a segment that both hosts are on
+    /// (migrate --tunnel direct).
+    #[arg(long, value_name = "YES|NO", num_args = 0..=1, default_missing_value = "yes",
+        value_parser = clap::builder::BoolishValueParser::new())]
+    pub direct: Option<bool>,
     /// Whether privileged containers may come, and those without the usual filters.
     #[arg(long, value_name = "YES|NO", num_args = 0..=1, default_missing_value = "yes",
         value_parser = clap::builder::BoolishValueParser::new())]

@@ -8,6 +8,10 @@
 //!                    blackhole default metric 4294967295
 //! ```
 //!
+//! To a peer that is a neighbour on an Ethernet segment ([`direct`]) the route is `default via 169.254.78.P
+//! dev netmigP onlink`, and `via fe80::4e4d:P` for IPv6: addresses that nobody has, with permanent
+//! neighbour entries that give them the peer's hardware address.
+//!
 //! The blackhole holds the place when the tunnel's interface goes away, as its route does then.
 //! Without it packets would fall through to the main table, and far ends would get resets.
 
@@ -19,7 +23,8 @@ use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+    RouteProtocol, RouteType,
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
@@ -27,6 +32,7 @@ use thiserror::Error;
 
 use crate::netns::rtnl;
 use crate::peer::{FWMARK_MASK, PeerNumber};
+use crate::tunnel::direct::{self, Remote};
 
 /// Protocol number of netmig's rules and routes (`RTA_PROTOCOL`, `FRA_PROTOCOL`): it tells them
 /// from anybody else's. `ip route show proto 78` lists them.
@@ -35,6 +41,9 @@ pub const PROTOCOL: u8 = 78;
 const TUNNEL_METRIC: u32 = 1;
 /// Metric of the blackhole: the highest, so any other route comes first.
 const BLACKHOLE_METRIC: u32 = u32::MAX;
+
+/// All hosts of a link. To a neighbour on a segment it goes in a frame for that one alone.
+pub(crate) const EVERYBODY: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 
 /// Why policy routing could not be set up, read or removed.
 #[derive(Debug, Error)]
@@ -105,11 +114,57 @@ pub async fn install(peer: PeerNumber) -> Result<(), Error> {
         .await
         .map_err(|source| refused("list", "interface", peer)(source))?
         .ok_or_else(|| Error::NoTunnel { peer, interface: interface.clone() })?;
-    install_family(&handle, peer, IpVersion::V4, link.header.index).await?;
+    let index = link.header.index;
+    let way = match (direct::is_direct(&link), direct::remote_of(&link)) {
+        (false, _) => Some(Way { index, gateway: false }),
+        (true, Some(remote)) => {
+            know_neighbour(&handle, peer, index, &remote).await?;
+            Some(Way { index, gateway: true })
+        }
+        // Where its packets go is not known yet.
+        (true, None) => None,
+    };
+    install_family(&handle, peer, IpVersion::V4, way).await?;
     if ipv6_enabled(&interface) {
-        install_family(&handle, peer, IpVersion::V6, link.header.index).await?;
+        install_family(&handle, peer, IpVersion::V6, way).await?;
     } else {
         tracing::debug!(%peer, interface, "IPv6 is off here, no IPv6 routes to the peer");
+    }
+    Ok(())
+}
+
+/// Where the peer's packets go.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    index: u32,
+    /// Whether to the address of a [`gateway`], not just into the interface.
+    gateway: bool,
+}
+
+/// The address that stands for a peer which is a neighbour.
+fn gateway(peer: PeerNumber, version: &IpVersion) -> IpAddr {
+    match version {
+        IpVersion::V4 => Ipv4Addr::new(169, 254, 78, peer.get()).into(),
+        IpVersion::V6 => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x4e4d, u16::from(peer.get())).into(),
+    }
+}
+
+/// Makes permanent entries of the peer's hardware address. They go with the interface.
+async fn know_neighbour(
+    handle: &Handle,
+    peer: PeerNumber,
+    index: u32,
+    remote: &Remote,
+) -> Result<(), Error> {
+    let mut addresses = vec![gateway(peer, &IpVersion::V4), EVERYBODY.into()];
+    if ipv6_enabled(&peer.interface()) {
+        addresses.push(gateway(peer, &IpVersion::V6));
+    }
+    for address in addresses {
+        let entry = handle.neighbours().add(index, address);
+        let entry = entry.link_layer_address(&remote.hardware_address.0).replace();
+        let added = entry.execute().await;
+        added.map_err(rtnl::answer).map_err(refused("add", "neighbour entry", peer))?;
     }
     Ok(())
 }
@@ -150,6 +205,23 @@ pub fn forwarding() -> Result<Forwarding, Error> {
 pub async fn route_mtu(destination: IpAddr) -> Result<u32, Error> {
     let handle = rtnl::connect().map_err(Error::Socket)?;
     let no_route = |source| Error::NoRoute { destination, source };
+    let answer = route_to(&handle, destination).await?;
+    let link = rtnl::link_by_index(&handle, interface_of(&answer).ok_or_else(|| no_route(None))?)
+        .await
+        .map_err(|source| no_route(Some(source)))?;
+    let device = link.and_then(|link| {
+        link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        })
+    });
+    let device = device.ok_or_else(|| no_route(None))?;
+    Ok(configured_mtu(&answer).map_or(device, |mtu| mtu.min(device)))
+}
+
+/// The route that this host's packets to `destination` take.
+pub(crate) async fn route_to(handle: &Handle, destination: IpAddr) -> Result<RouteMessage, Error> {
+    let no_route = |source| Error::NoRoute { destination, source };
     let request = match destination {
         IpAddr::V4(address) => {
             RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build()
@@ -165,22 +237,31 @@ pub async fn route_mtu(destination: IpAddr) -> Result<u32, Error> {
         .try_next()
         .await
         .map_err(|source| no_route(Some(rtnl::answer(source))))?;
-    let answer = answer.ok_or_else(|| no_route(None))?;
-    let output = answer.attributes.iter().find_map(|attribute| match attribute {
+    answer.ok_or_else(|| no_route(None))
+}
+
+/// The interface of a looked-up route.
+fn interface_of(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,
+    })
+}
+
+/// The interface of a looked-up route to a neighbour; `None` if a router is in between, or it is no route
+/// to another host.
+pub(crate) fn neighbour_interface(route: &RouteMessage) -> Option<u32> {
+    let routed = route.attributes.iter().any(|attribute| {
+        matches!(
+            attribute,
+            RouteAttribute::Gateway(_)
+                | RouteAttribute::Via(_)
+                | RouteAttribute::Encap(_)
+                | RouteAttribute::MultiPath(_)
+        )
     });
-    let link = rtnl::link_by_index(&handle, output.ok_or_else(|| no_route(None))?)
-        .await
-        .map_err(|source| no_route(Some(source)))?;
-    let device = link.and_then(|link| {
-        link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::Mtu(mtu) => Some(*mtu),
-            _ => None,
-        })
-    });
-    let device = device.ok_or_else(|| no_route(None))?;
-    Ok(configured_mtu(&answer).map_or(device, |mtu| mtu.min(device)))
+    let remote = route.header.kind == RouteType::Unicast;
+    (remote && !routed).then(|| interface_of(route)).flatten()
 }
 
 /// The MTU metric of a looked-up route. One with an expiry was learnt from ICMP, not configured.
@@ -223,12 +304,11 @@ async fn install_family(
     handle: &Handle,
     peer: PeerNumber,
     version: IpVersion,
-    interface: u32,
+    way: Option<Way>,
 ) -> Result<(), Error> {
-    for (object, route) in [
-        ("blackhole route", default_route(peer, &version, None)),
-        ("tunnel route", default_route(peer, &version, Some(interface))),
-    ] {
+    let blackhole = ("blackhole route", default_route(peer, &version, None));
+    let tunnel = way.map(|way| ("tunnel route", default_route(peer, &version, Some(way))));
+    for (object, route) in [blackhole].into_iter().chain(tunnel) {
         // Replacing one that is equal changes nothing; one that leads to an interface of the past
         // is corrected.
         let added = handle.route().add(route).replace().execute().await;
@@ -262,17 +342,22 @@ fn rule(peer: PeerNumber, version: &IpVersion) -> RuleMessage {
     rule
 }
 
-/// The peer's default route: through `interface`, or the blackhole.
-fn default_route(peer: PeerNumber, version: &IpVersion, interface: Option<u32>) -> RouteMessage {
+/// The peer's default route: by a `way`, or the blackhole.
+fn default_route(peer: PeerNumber, version: &IpVersion, way: Option<Way>) -> RouteMessage {
     let mut route = RouteMessage::default();
     route.header.address_family = address_family(version);
     route.header.table = RouteHeader::RT_TABLE_UNSPEC;
     route.header.protocol = RouteProtocol::from(PROTOCOL);
     route.attributes = vec![RouteAttribute::Table(peer.table())];
-    if let Some(index) = interface {
+    if let Some(Way { index, gateway: by }) = way {
         route.header.kind = RouteType::Unicast;
         route.attributes.push(RouteAttribute::Priority(TUNNEL_METRIC));
         route.attributes.push(RouteAttribute::Oif(index));
+        if by {
+            route.header.flags |= RouteFlags::Onlink;
+            let address = RouteAddress::from(gateway(peer, version));
+            route.attributes.push(RouteAttribute::Gateway(address));
+        }
     } else {
         route.header.kind = RouteType::BlackHole;
         route.attributes.push(RouteAttribute::Priority(BLACKHOLE_METRIC));
@@ -377,8 +462,9 @@ mod tests {
 
     #[test]
     fn a_peers_routes_are_recognised_among_others() {
-        for interface in [None, Some(7)] {
-            let route = default_route(peer(3), &IpVersion::V4, interface);
+        let ways = [false, true].map(|gateway| Some(Way { index: 7, gateway }));
+        for way in [None].into_iter().chain(ways) {
+            let route = default_route(peer(3), &IpVersion::V4, way);
             assert!(is_route_of(peer(3), &route));
             assert!(!is_route_of(peer(30), &route));
             let mut foreign = route.clone();

@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | `hold` | prerouting | mangle − 1 (−151) | queue the packets towards a container ([`crate::hold`]) |
 //! | `hold-output` | output | mangle − 1 (−151) | the same for this host's own packets |
-//! | `late` | prerouting | raw (−300) | packets of flows that have come home by way of a tunnel pass untracked; [`StandIn`](crate::flow::StandIn)s become again what they stand for |
+//! | `late` | prerouting | raw (−300) | packets of flows that have come home by way of a tunnel pass untracked; [`StandIn`](crate::flow::StandIn)s become again what they stand for; what comes by a direct way from others than its peer is dropped |
 //! | `stand-in` | postrouting | srcnat + 100 (200) | addresses become their stand-ins on the way into a tunnel |
 //! | `steer` | prerouting | mangle (−150) | connmark → skb mark, per peer |
 //! | `steer-output` | output, type route | mangle (−150) | the same for this host's own packets |
@@ -57,6 +57,7 @@ pub(crate) use transaction::Transaction;
 
 use crate::nfnetlink::{Options, Socket, SocketError};
 use crate::peer::PeerNumber;
+use crate::tunnel::HardwareAddress;
 
 /// Name of the table, in family `inet`.
 pub const TABLE: &str = "netmig";
@@ -276,6 +277,17 @@ impl Table {
         self.put(&Owner::Peer(peer), &rules::steering(peer), |_| false, &act)
     }
 
+    /// Lets nothing come by the direct way to `peer` but frames of this sender.
+    ///
+    /// # Errors
+    /// When the table is not installed, or nftables refuses.
+    pub fn admit(&mut self, peer: PeerNumber, sender: HardwareAddress) -> Result<(), TableError> {
+        let act = format!("admit frames of peer {peer} alone");
+        let replaced = |owner: &Owner| matches!(owner, Owner::Segment(of, _) if *of == peer);
+        let rule = rules::admitting(peer, sender);
+        self.put(&Owner::Segment(peer, sender), &[rule], replaced, &act)
+    }
+
     /// Makes `wanted` the rules of `owner`, in place of those of other owners that are `replaced`;
     /// changes nothing where nothing is missing.
     fn put(
@@ -349,7 +361,10 @@ impl Table {
     /// # Errors
     /// When the table cannot be read or changed.
     pub fn unsteer(&mut self, peer: PeerNumber) -> Result<(), TableError> {
-        self.remove_rules(|owner| *owner == Owner::Peer(peer))
+        self.remove_rules(|owner| match owner {
+            Owner::Peer(of) | Owner::Segment(of, _) => *of == peer,
+            _ => false,
+        })
     }
 
     /// Removes the rules of one hold; absent means done.

@@ -126,8 +126,7 @@ impl Anchor {
 /// Dials the agent-server of a peer at the address that its tunnel has.
 async fn dial(context: &Context, number: PeerNumber, host: HostId) -> Result<Connection, Cause> {
     let status = tunnel::status(number).await?.ok_or(Error::NoTunnel)?;
-    let endpoint = status.remote.ok_or(Error::NoTunnel)?.endpoint;
-    let address = endpoint.ip().to_canonical();
+    let address = status.address.ok_or(Error::NoTunnel)?;
     let destination = Destination { host: address.to_string(), port: DEFAULT_PORT };
     Ok(connect::dial_host(context, &destination, host).await?)
 }

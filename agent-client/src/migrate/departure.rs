@@ -70,6 +70,11 @@ struct Ready {
 #[error("the migration was not prepared")]
 pub struct NotPrepared;
 
+/// The destination's end of the tunnel is of another kind than this host's.
+#[derive(Debug, thiserror::Error)]
+#[error("the destination has answered with another kind of tunnel than this host asked for")]
+struct NotAsAsked;
+
 /// The destination speaks of addresses that are none of the container's.
 #[derive(Debug, thiserror::Error)]
 #[error("the destination gives the container addresses in place of some that it does not have")]
@@ -165,16 +170,21 @@ impl<'a> Departure<'a> {
 
     /// Makes this host's end of the tunnel and hears of the other one.
     async fn offer_tunnel(&mut self) -> Result<TunnelEnd, Cause> {
-        let peer = self.plan.link.peer;
+        let link = &self.plan.link;
+        let (peer, address) = (link.peer, link.connection.peer().ip());
+        let direct = self.plan.offer.direct.is_some();
         let run = &self.context.directories.run;
         let lock = PeerLock::take(run).await?;
-        let local = tunnel::prepare(peer).await?;
+        let local = peers::prepare(peer, address, direct).await?;
         // The journal keeps the tunnel from being removed meanwhile.
         drop(lock);
-        self.ready.tunnel_kind = local.kind.to_string();
+        self.ready.tunnel_kind.clone_from(&local.kind);
         let connection = &mut self.plan.link.connection;
-        connection.send(&Message::TunnelOffer(TunnelEnd::from(local))).await?;
+        connection.send(&Message::TunnelOffer(local)).await?;
         let answer = expect!(connection, deadline::ANSWER, TunnelAnswer)?;
+        if answer.is_direct() != direct {
+            return Err(NotAsAsked.into());
+        }
         self.ready.anchors = Anchors::agree(self.context, &mut self.plan).await;
         Ok(answer)
     }

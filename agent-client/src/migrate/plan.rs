@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use agent_core::cause::Cause;
+use agent_core::cause::{Cause, chain};
 use agent_core::expect;
 use agent_core::forward::{self, Away};
 use agent_core::identity::{self, HostId};
 use agent_core::journal::Process;
 use agent_core::message::{Blocker, Forwarder, ImageRef, Message, MigrationId, Network, Offer};
-use agent_core::{deadline, host};
+use agent_core::{deadline, host, peers};
 use checkpoint::container::{Container, PublishedPort};
 use checkpoint::criu::{self, Version};
 use checkpoint::podman::Metadata;
@@ -23,10 +23,11 @@ use netmig::isolation;
 use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
+use netmig::tunnel;
 
 use super::connect::Link;
 use super::{Context, Failure, multicast, ports};
-use crate::cli::{AddressPolicy, ImagePolicy, Migrate};
+use crate::cli::{AddressPolicy, ImagePolicy, Migrate, TunnelChoice};
 
 /// A migration that both hosts agree to. Nothing has been changed.
 #[derive(Debug)]
@@ -93,9 +94,11 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     let (inspected, criu_version) = tokio::join!(context.podman.inspect(&request.container), criu);
     let (info, container) = inspected.map_err(|e| refused(e.into()))?;
     let findings = blockers::blockers(&container);
-    if !findings.is_empty() {
-        let own = findings.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
-        return Err(Failure::Blocked(own.collect()));
+    let own = findings.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
+    let mut own: Vec<_> = own.collect();
+    let direct = way(&link, request.options.tunnel, &mut own).await.map_err(refused)?;
+    if !own.is_empty() {
+        return Err(Failure::Blocked(own));
     }
     let mut warnings: Vec<String> =
         blockers::warnings(&container).into_iter().map(|f| f.message).collect();
@@ -122,6 +125,7 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     let mut offer = offer(&container, &local, &published).map_err(refused)?;
     offer.image_shipped = options.image == ImagePolicy::Send;
     offer.any_address = options.address == AddressPolicy::Any;
+    offer.direct = direct;
     if away.is_some() {
         offer.forwarders.push(Forwarder { host: this, readdressed: Vec::new() });
     }
@@ -153,6 +157,30 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
         away,
         warnings,
     })
+}
+
+/// Whether packets can get to the destination as they are to; for a direct way the largest packet of the
+/// segment.
+async fn way(
+    link: &Link,
+    choice: TunnelChoice,
+    blockers: &mut Vec<Blocker>,
+) -> Result<Option<u32>, Cause> {
+    let direct = choice == TunnelChoice::Direct;
+    if let Some(e) = peers::other_way(link.peer, direct).await? {
+        blockers.push(Blocker { code: "other-tunnel".to_owned(), message: e.to_string() });
+    }
+    if !direct {
+        return Ok(None);
+    }
+    match tunnel::direct::segment(link.connection.peer().ip()).await {
+        Ok(segment) => Ok(Some(segment.mtu)),
+        Err(e) => {
+            let message = chain(&e).to_string();
+            blockers.push(Blocker { code: "not-on-link".to_owned(), message });
+            Ok(None)
+        }
+    }
 }
 
 /// What only this host can tell of the container.
@@ -245,6 +273,7 @@ fn offer(
         forwarders: local.forwarders.clone(),
         anchors: local.anchors.values().copied().collect(),
         any_address: false,
+        direct: None,
         memory: container.memory_in_use,
         disk: container.upper.as_deref().map_or(Ok(0), tree::size)?,
         description: local.metadata.clone().into(),

@@ -3,14 +3,16 @@
 //! A host forgets a UDP flow two minutes after its last packet (`nf_conntrack_udp_timeout_stream`), and
 //! takes what comes later for a new one, which it would answer from its own address. So while a peer
 //! cannot be heard, its flows are not forgotten here. Whether it can is found out by a
-//! [knock](tunnel::knock), once flows are about to be forgotten: silence alone may be the flows' own.
+//! [knock](tunnel::knock), once flows are about to be forgotten: silence alone may be the flows' own. By a
+//! direct way nobody's kernel answers a knock. So both hosts' keepers knock at every look there, and each
+//! hears the other's.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use netmig::flow::{Conntrack, Flow, Protocol};
 use netmig::peer::PeerNumber;
-use netmig::tunnel;
+use netmig::tunnel::{self, Kind};
 
 use crate::cause::Cause;
 
@@ -20,13 +22,15 @@ const NEAR: u32 = 90;
 const PROLONGED: u32 = 120;
 /// The peer answers a knock within ten seconds if it can be reached.
 const ANSWER: Duration = Duration::from_secs(12);
+/// By a direct way it knocks itself, at least every fifteen seconds; one may be lost.
+const OWN_KNOCK: Duration = Duration::from_secs(35);
 /// Flows of a peer that is silent for longer are forgotten.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// What is known of a peer.
 #[derive(Debug)]
 struct Way {
-    /// Bytes that have come from it.
+    /// What had been heard from it ([`tunnel::Status::heard`]).
     received: u64,
     /// When more had come for the last time.
     heard: Instant,
@@ -57,21 +61,27 @@ impl Memory {
             }
         }
         for peer in peers {
-            let Some(flows) = near.get(peer) else {
-                self.ways.remove(peer);
-                continue;
-            };
             let Some(status) = tunnel::status(*peer).await? else { continue };
-            if self.is_cut(*peer, status.rx_bytes, Instant::now()) {
-                conntrack.prolong(flows, PROLONGED)?;
+            let direct = status.kind == Kind::Direct;
+            match near.get(peer) {
+                Some(flows) => {
+                    let answer = if direct { OWN_KNOCK } else { ANSWER };
+                    if self.is_cut(*peer, status.heard, answer, Instant::now()) {
+                        conntrack.prolong(flows, PROLONGED)?;
+                    }
+                }
+                None => drop(self.ways.remove(peer)),
             }
-            tunnel::knock(*peer)?;
+            if direct || near.contains_key(peer) {
+                tunnel::knock(*peer)?;
+            }
         }
         Ok(())
     }
 
-    /// Whether a peer that was knocked at has given no sign. Takes it that it is knocked at now.
-    fn is_cut(&mut self, peer: PeerNumber, received: u64, now: Instant) -> bool {
+    /// Whether a peer that was knocked at has given no sign within the time of an answer. Takes it that it is
+    /// knocked at now.
+    fn is_cut(&mut self, peer: PeerNumber, received: u64, answer: Duration, now: Instant) -> bool {
         let new = Way { received, heard: now, knocked: None };
         let way = self.ways.entry(peer).or_insert(new);
         // A tunnel made anew counts from zero.
@@ -79,7 +89,7 @@ impl Memory {
             (way.received, way.heard, way.knocked) = (received, now, None);
         }
         let asked = *way.knocked.get_or_insert(now);
-        now.duration_since(asked) >= ANSWER && now.duration_since(way.heard) < PATIENCE
+        now.duration_since(asked) >= answer && now.duration_since(way.heard) < PATIENCE
     }
 }
 
@@ -91,8 +101,9 @@ mod tests {
     fn a_way_is_cut_when_a_knock_brings_nothing_and_for_no_longer_than_an_hour() {
         let (peer, start) = (PeerNumber::new(3).unwrap(), Instant::now());
         let mut memory = Memory::default();
-        let mut is_cut =
-            |received, seconds| memory.is_cut(peer, received, start + Duration::from_secs(seconds));
+        let mut is_cut = |received, seconds| {
+            memory.is_cut(peer, received, ANSWER, start + Duration::from_secs(seconds))
+        };
         assert!(!is_cut(100, 0));
         assert!(!is_cut(100, 5));
         assert!(is_cut(100, 15));

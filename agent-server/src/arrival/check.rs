@@ -5,16 +5,18 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use agent_core::carried;
-use agent_core::cause::Cause;
+use agent_core::cause::{Cause, chain};
 use agent_core::host;
-use agent_core::identity;
+use agent_core::identity::{self, HostId};
 use agent_core::message::{Blocker, Offer, Port, Verdict};
+use agent_core::peers;
 use agent_core::permissions::{Asked, Denied, Permissions};
 use checkpoint::container::{is_full_id, is_name};
 use checkpoint::criu;
 use checkpoint::needs::Needs;
 use checkpoint::podman::Metadata;
 use netmig::flow::{Conntrack, Flow, Protocol};
+use netmig::tunnel;
 
 use crate::session::Host;
 
@@ -46,6 +48,7 @@ pub enum Addresses {
 pub async fn look(
     host: &Host,
     permissions: &Permissions,
+    (source, address): (HostId, IpAddr),
     offer: &Offer,
 ) -> Result<(Verdict, Addresses), Cause> {
     well_formed(offer)?;
@@ -120,6 +123,7 @@ pub async fn look(
             );
         }
     }
+    check_way(host, (source, address), offer.direct, &mut block).await?;
     let detour = on_a_detour(host, offer, &addresses)?;
     if detour > 0 {
         block(
@@ -140,6 +144,35 @@ pub async fn look(
         }
     }
     Ok((Verdict { blockers, image_missing }, chosen))
+}
+
+/// Whether packets can come from the source as they are to; `direct` is the largest packet of its segment if
+/// they are to come without a tunnel.
+async fn check_way(
+    host: &Host,
+    (source, address): (HostId, IpAddr),
+    direct: Option<u32>,
+    block: &mut impl FnMut(&str, String),
+) -> Result<(), Cause> {
+    let here = &host.name;
+    let peer = identity::peer_number(&host.directories.state, source)?;
+    if let Some(e) = peers::other_way(peer, direct.is_some()).await? {
+        block("other-tunnel", format!("{here}: {e}"));
+    }
+    let Some(theirs) = direct else { return Ok(()) };
+    match tunnel::direct::segment(address).await {
+        Ok(segment) if segment.mtu != theirs => block(
+            "segment-mtu",
+            format!(
+                "packets on {} of {here} have at most {} bytes, on the source's interface {theirs}; \
+                 give both the same MTU, or move with --tunnel wireguard",
+                segment.interface, segment.mtu
+            ),
+        ),
+        Ok(_) => {}
+        Err(e) => block("not-on-link", format!("{here}: {}", chain(&e))),
+    }
+    Ok(())
 }
 
 /// The addresses that the container had here, if this host has flows for them, or else its own. The
@@ -195,6 +228,7 @@ fn outside(host: &Host, permissions: &Permissions, offer: &Offer) -> Result<Vec<
         image_id: &offer.image.id,
         memory: offer.memory,
         disk: offer.disk,
+        direct: offer.direct.is_some(),
         needs: &needs,
     };
     let denied = permissions.check(&asked);

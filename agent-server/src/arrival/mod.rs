@@ -68,10 +68,11 @@ pub async fn receive(
 ) -> Result<(), Cause> {
     let source = connection.host();
     let migration = offer.migration;
-    let (verdict, chosen) = match check::look(host, permissions, &offer).await {
-        Ok(looked) => looked,
-        Err(cause) => return give_up(connection, cause).await,
-    };
+    let (verdict, chosen) =
+        match check::look(host, permissions, (source, connection.peer().ip()), &offer).await {
+            Ok(looked) => looked,
+            Err(cause) => return give_up(connection, cause).await,
+        };
     let refused = !verdict.blockers.is_empty();
     for blocker in &verdict.blockers {
         tracing::info!("{migration}: refused: {} ({})", blocker.message, blocker.code);

@@ -43,9 +43,6 @@ use super::{addresses, image, pairs, prepared};
 use crate::cli::{GUARDIAN, KEEPER};
 use crate::session::Host;
 
-/// Bytes that WireGuard puts around a packet, over IPv6 and with padding (wg(8), MTU).
-const TUNNEL_OVERHEAD: u32 = 80;
-
 /// Where images go, below a migration's volatile directory.
 const IMAGES: &str = "images";
 /// The same for what staging needs.
@@ -199,6 +196,10 @@ impl Arrival {
         offer: TunnelEnd,
     ) -> Result<(), Cause> {
         let address = connection.peer().ip();
+        // What was allowed is what was offered.
+        if offer.is_direct() != self.offer.direct.is_some() {
+            return Err(NotOffered.into());
+        }
         let answer = self.connect(self.anchor, address, &offer).await?;
         let (migration, here, there) = (self.offer.migration, &answer.kind, &offer.kind);
         tracing::info!("{migration}: tunnel to {address}: {here} here, {there} there");
@@ -216,7 +217,8 @@ impl Arrival {
         connection: &mut Connection,
         anchor: AnchorTunnel,
     ) -> Result<(), Cause> {
-        if !self.offer.anchors.contains(&anchor.host) || anchor.host == self.host.id {
+        let stranger = !self.offer.anchors.contains(&anchor.host) || anchor.host == self.host.id;
+        if stranger || anchor.end.is_direct() {
             return Err(NotOffered.into());
         }
         let number = identity::peer_number(&self.host.directories.state, anchor.host)?;
@@ -459,7 +461,7 @@ impl Arrival {
     pub fn into_copy(mut self) -> Option<Copy> {
         let (staged, network, journal) =
             (self.staged.take()?, self.network.take()?, self.journal.take()?);
-        let mtu = self.mtu.saturating_sub(TUNNEL_OVERHEAD);
+        let mtu = self.mtu;
         Some(Copy::new(self, staged, network, journal, mtu))
     }
 

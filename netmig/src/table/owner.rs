@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::peer::PeerNumber;
+use crate::tunnel::HardwareAddress;
 
 /// Longest tag: comments hold 128 bytes with their prefix and NUL.
 const TAG_LENGTH: usize = 64;
@@ -75,6 +76,9 @@ pub enum Owner {
     Late(HoldTag),
     /// Leads new connections to a container at a peer: `netmig forward 3 TAG`.
     Forward(PeerNumber, HoldTag),
+    /// Drops what comes by the direct way to a peer from others on its segment than this sender:
+    /// `netmig segment 3 02:00:00:00:00:01`.
+    Segment(PeerNumber, HardwareAddress),
     /// Exchanges addresses at the tunnels: `netmig stand-in TAG`.
     StandIn(HoldTag),
     /// Takes new connections that a peer leads here: `netmig accept 3 TAG`.
@@ -90,6 +94,7 @@ impl fmt::Display for Owner {
             Self::StandIn(tag) => write!(f, "netmig stand-in {tag}"),
             Self::Forward(peer, tag) => write!(f, "netmig forward {peer} {tag}"),
             Self::Accept(peer, tag) => write!(f, "netmig accept {peer} {tag}"),
+            Self::Segment(peer, sender) => write!(f, "netmig segment {peer} {sender}"),
         }
     }
 }
@@ -111,6 +116,10 @@ impl Owner {
             "stand-in" => Self::StandIn(rest.parse().ok()?),
             "forward" => of_peer(Self::Forward)?,
             "accept" => of_peer(Self::Accept)?,
+            "segment" => {
+                let (number, sender) = rest.split_once(' ')?;
+                Self::Segment(peer(number)?, sender.parse().ok()?)
+            }
             _ => return None,
         };
         // Only the one way of writing a number, so that every owner has one text.
@@ -132,6 +141,7 @@ mod tests {
             Owner::StandIn(longest.clone()),
             Owner::Forward(number, tag.clone()),
             Owner::Accept(number, longest),
+            Owner::Segment(number, HardwareAddress([2, 0, 0xab, 1, 0, 255])),
         ];
         for owner in [peer, Owner::Hold(tag.clone()), Owner::Late(tag)].into_iter().chain(of_peers)
         {
@@ -155,6 +165,7 @@ mod tests {
             "netmig forward 03 a",
             "netmig forward 3",
             "netmig accept 3 ",
+            "netmig segment 3 02:00:AB:00:00:01",
         ] {
             assert_eq!(Owner::from_comment(comment), None, "{comment}");
         }

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::flow::Protocol;
 use crate::peer::{FWMARK_MASK, ORIGINAL_MASK, PeerNumber, REPLY_MASK};
+use crate::tunnel::HardwareAddress;
 
 /// Most rules of one hold: each is a comparison for every packet of the host.
 const MOST_HOLD_RULES: usize = 256;
@@ -93,6 +94,13 @@ pub(super) fn late(peer: PeerNumber, addresses: &[(IpAddr, IpAddr)]) -> Vec<NewR
         NewRule { chain: CHAIN_LATE.to_owned(), steps }
     };
     addresses.iter().map(rule).collect()
+}
+
+/// The rule that drops what comes by the way to a peer in frames of anybody else on the segment, before
+/// conntrack sees it.
+pub(super) fn admitting(peer: PeerNumber, sender: HardwareAddress) -> NewRule {
+    let steps = vec![Step::From(peer.interface()), Step::NotFromHardware(sender), Step::Drop];
+    NewRule { chain: CHAIN_LATE.to_owned(), steps }
 }
 
 /// Name of the chain that has a hold's rules.

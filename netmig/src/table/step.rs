@@ -10,6 +10,7 @@ use super::expression::Raw;
 use super::{Queueing, TableError};
 use crate::flow::Protocol;
 use crate::peer::INTERFACE_PREFIX;
+use crate::tunnel::HardwareAddress;
 
 /// `IP_CT_DIR_ORIGINAL` and `IP_CT_DIR_REPLY`.
 pub(super) const ORIGINAL: u8 = 0;
@@ -51,6 +52,8 @@ pub(super) enum Step {
     },
     /// The interface by which the packet came.
     From(String),
+    /// It came in an Ethernet frame of another sender.
+    NotFromHardware(HardwareAddress),
     /// It came through any tunnel.
     FromTunnel,
     /// It will leave through any tunnel.
@@ -144,6 +147,10 @@ impl Step {
                 let name = InterfaceName::Exact(CString::new(interface.as_str())?);
                 rule.add_expr(&nft_expr!(meta iifname));
                 rule.add_expr(&Cmp::new(CmpOp::Eq, name));
+            }
+            Self::NotFromHardware(HardwareAddress(ref bytes)) => {
+                rule.add_expr(&nft_expr!(payload ethernet saddr));
+                rule.add_expr(&Cmp::new(CmpOp::Neq, &bytes[..]));
             }
             Self::FromTunnel => {
                 rule.add_expr(&nft_expr!(meta iifname));

@@ -16,8 +16,9 @@ const POLL: Duration = Duration::from_millis(5);
 
 fn backend(kind: Kind) -> Backend {
     match kind {
-        Kind::Kernel => Backend::Kernel,
         Kind::Userspace => Backend::Userspace,
+        // A direct way has no such settings, and does not come here.
+        Kind::Kernel | Kind::Direct => Backend::Kernel,
     }
 }
 
@@ -104,17 +105,25 @@ pub(super) fn checked(interface: &str, remote: &RemoteEnd) -> Result<RemoteEnd, 
     if remote.endpoint.port() == 0 {
         return bad("it has no port");
     }
+    if let Err(reason) = checked_address(ip) {
+        return bad(reason);
+    }
+    let endpoint = SocketAddr::new(ip, remote.endpoint.port());
+    Ok(RemoteEnd { endpoint, ..remote.clone() })
+}
+
+/// Refuses what is not the address of a host; says why.
+pub(super) fn checked_address(ip: IpAddr) -> Result<(), &'static str> {
     let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
     if ip.is_unspecified() || ip.is_multicast() || broadcast {
-        return bad("its address is not that of a host");
+        return Err("its address is not that of a host");
     }
     // Such an address needs an interface beside it, which wireguard-go and wireguard-control write
     // differently.
     if matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
-        return bad("its address is valid on one link only");
+        return Err("its address is valid on one link only");
     }
-    let endpoint = SocketAddr::new(ip, remote.endpoint.port());
-    Ok(RemoteEnd { endpoint, ..remote.clone() })
+    Ok(())
 }
 
 /// Makes `remote` the only peer of the interface. True when that was a change. A session with the
@@ -195,10 +204,10 @@ pub(super) async fn status(interface: &str, kind: Kind) -> Result<Status, Error>
         kind,
         port: device.listen_port.unwrap_or(0),
         public_key: public_key(&device).map_or([0; 32], |key| key.0),
+        address: remote.as_ref().map(|remote: &RemoteEnd| remote.endpoint.ip().to_canonical()),
         remote,
         last_handshake: peer.and_then(|peer| peer.stats.last_handshake_time),
-        rx_bytes: peer.map_or(0, |peer| peer.stats.rx_bytes),
-        tx_bytes: peer.map_or(0, |peer| peer.stats.tx_bytes),
+        heard: peer.map_or(0, |peer| peer.stats.rx_bytes),
     })
 }
 

@@ -9,7 +9,7 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec, LinkWireguard};
 
-use super::{Error, Kind, SourceCheck, lookup, refused, userspace};
+use super::{Error, Kind, SourceCheck, lookup, refused, userspace, wrong_way};
 use crate::netns::rtnl;
 use crate::peer::{INTERFACE_PREFIX, PeerNumber};
 
@@ -33,10 +33,20 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Packets that came out of the tunnel. Other than WireGuard's own count of bytes it has no
+    /// Packets that came out of the tunnel, or by frames for this host alone. Other than WireGuard's own count of bytes it has no
     /// greetings in it, which prove no session.
     pub(super) fn received(&self) -> u64 {
         self.received
+    }
+
+    /// The device, unless it is a way without encryption.
+    pub(super) fn encrypts(self, interface: &str) -> Result<Self, Error> {
+        if self.kind == Kind::Direct { Err(wrong_way(interface, self.kind)) } else { Ok(self) }
+    }
+
+    /// The interface's number.
+    pub(super) fn index(&self) -> u32 {
+        self.index
     }
 }
 
@@ -48,7 +58,8 @@ pub(super) async fn find(handle: &Handle, interface: &str) -> Result<Option<Devi
         _ => None,
     });
     let received = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Stats64(count) => Some(count.rx_packets),
+        // What is for all hosts of a segment came from anybody.
+        LinkAttribute::Stats64(count) => Some(count.rx_packets.saturating_sub(count.multicast)),
         _ => None,
     });
     let info = kind_of(&link);
@@ -67,7 +78,7 @@ pub(super) async fn find(handle: &Handle, interface: &str) -> Result<Option<Devi
     }))
 }
 
-fn kind_of(link: &LinkMessage) -> Option<&InfoKind> {
+pub(super) fn kind_of(link: &LinkMessage) -> Option<&InfoKind> {
     let infos = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::LinkInfo(infos) => Some(infos),
         _ => None,
@@ -78,18 +89,19 @@ fn kind_of(link: &LinkMessage) -> Option<&InfoKind> {
     })
 }
 
-fn tunnel_kind(kind: Option<&InfoKind>) -> Option<Kind> {
+pub(super) fn tunnel_kind(kind: Option<&InfoKind>) -> Option<Kind> {
     match kind? {
         InfoKind::Wireguard => Some(Kind::Kernel),
         InfoKind::Tun => Some(Kind::Userspace),
+        InfoKind::MacVlan => Some(Kind::Direct),
         _ => None,
     }
 }
 
-/// Finds the interface or makes it: the kernel's if it can, else with `wireguard-go`.
+/// Finds the WireGuard interface or makes it: the kernel's if it can, else with `wireguard-go`.
 pub(super) async fn ensure(handle: &Handle, interface: &str) -> Result<Device, Error> {
     if let Some(device) = find(handle, interface).await? {
-        return Ok(device);
+        return device.encrypts(interface);
     }
     let added = handle.link().add(LinkWireguard::new(interface).build()).execute().await;
     match added.map_err(rtnl::answer) {
@@ -104,7 +116,7 @@ pub(super) async fn ensure(handle: &Handle, interface: &str) -> Result<Device, E
     }
     let device = find(handle, interface).await?;
     let device = device.ok_or_else(|| Error::NotKept { interface: interface.to_owned() })?;
-    Ok(Device { existed: false, ..device })
+    Device { existed: false, ..device }.encrypts(interface)
 }
 
 /// Packets that may wait for `wireguard-go`: as many as held ones that are let go, and those of streams

@@ -1,4 +1,5 @@
-//! The WireGuard tunnel to a peer: one interface with one peer on it, `netmigP`.
+//! The way to a peer: one interface, `netmigP`. It is a WireGuard tunnel, or, where both hosts are on one
+//! Ethernet segment and it is asked for, a [`direct`] way without encryption.
 //!
 //! The kernel's WireGuard is used where there is one, else `wireguard-go`, a process that drives a
 //! TUN interface and outlives the agent. Both are configured by `wireguard-control`.
@@ -17,6 +18,7 @@
 
 mod config;
 mod device;
+pub mod direct;
 mod revive;
 mod session;
 mod userspace;
@@ -33,6 +35,7 @@ use crate::netns::rtnl;
 use crate::peer::{INTERFACE_PREFIX, PeerNumber};
 use crate::routing;
 
+pub use direct::{DirectEnd, HardwareAddress};
 pub use revive::Settings;
 
 /// Everything here ends after this time at the latest.
@@ -42,7 +45,7 @@ pub const DEADLINE: Duration = Duration::from_secs(15);
 #[derive(Debug, Error)]
 pub enum Error {
     /// The interface has gone.
-    #[error("the tunnel {interface} has gone; was wireguard-go killed?")]
+    #[error("the tunnel {interface} has gone; was wireguard-go killed, or the interface removed?")]
     Lost {
         /// Its name.
         interface: String,
@@ -68,6 +71,26 @@ pub enum Error {
         interface: String,
         /// What it is.
         kind: String,
+    },
+    /// There is another way to the peer already.
+    #[error(
+        "the way to the peer, {interface}, is {kind}, and flows may need it; move with --tunnel {}, \
+         or wait until the last of them has ended (agent-client flows)",
+        kind.option()
+    )]
+    OtherWay {
+        /// Name of the interface.
+        interface: String,
+        /// What it is.
+        kind: Kind,
+    },
+    /// A peer that is not on a segment of this host's, or not so that packets can be steered to it.
+    #[error("{address} cannot be reached directly: {reason}; move with --tunnel wireguard")]
+    NotOnLink {
+        /// The peer's address.
+        address: IpAddr,
+        /// Why not.
+        reason: String,
     },
     /// The tunnel does not exist.
     #[error("there is no tunnel {interface}; prepare it first")]
@@ -132,12 +155,18 @@ pub enum Error {
     },
     /// The other end is silent.
     #[error(
-        "no answer through {interface}; does a firewall between the hosts drop UDP to the port that \
-         either end chose?"
+        "no answer through {interface}; {}",
+        if *kind == Kind::Direct {
+            "does a switch or hypervisor between the hosts let each have one hardware address only?"
+        } else {
+            "does a firewall between the hosts drop UDP to the port that either end chose?"
+        }
     )]
     NoAnswer {
         /// Name of the interface.
         interface: String,
+        /// What it is.
+        kind: Kind,
     },
     /// A kernel setting of the interface could not be changed.
     #[error("cannot write {}", path.display())]
@@ -167,13 +196,26 @@ pub enum Error {
     },
 }
 
-/// Who does the cryptography.
+/// Who does the cryptography, if anybody does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The kernel's WireGuard.
     Kernel,
     /// `wireguard-go`, on a TUN interface.
     Userspace,
+    /// Nobody: packets are sent to the peer's hardware address as they are.
+    Direct,
+}
+
+impl Kind {
+    /// What `agent-client migrate --tunnel` calls it.
+    #[must_use]
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Kernel | Self::Userspace => "wireguard",
+            Self::Direct => "direct",
+        }
+    }
 }
 
 impl std::fmt::Display for Kind {
@@ -181,6 +223,7 @@ impl std::fmt::Display for Kind {
         f.write_str(match self {
             Self::Kernel => "wireguard",
             Self::Userspace => "wireguard-go",
+            Self::Direct => "direct",
         })
     }
 }
@@ -233,21 +276,21 @@ pub struct Connected {
 /// A tunnel as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// Who does the cryptography.
+    /// What it is.
     pub kind: Kind,
-    /// UDP port it listens on; 0 when it is down.
+    /// Address of the other host, once connected.
+    pub address: Option<IpAddr>,
+    /// UDP port it listens on; 0 when it is down, and without WireGuard.
     pub port: u16,
     /// Public key of this end, all zero when it has none.
     pub public_key: [u8; 32],
-    /// The other end, once connected.
+    /// The other end of a WireGuard tunnel, once connected.
     pub remote: Option<RemoteEnd>,
     /// When the two ends last agreed on a session. They do so when a packet is to be sent, and
     /// about every two minutes while packets flow.
     pub last_handshake: Option<SystemTime>,
-    /// Bytes received from the other end.
-    pub rx_bytes: u64,
-    /// Bytes sent to the other end.
-    pub tx_bytes: u64,
+    /// Grows whenever something comes from the other end.
+    pub heard: u64,
 }
 
 /// Makes this host's end of the tunnel to `peer`, or takes the one that is there.
@@ -284,7 +327,8 @@ pub async fn connect(peer: PeerNumber, remote: &RemoteEnd) -> Result<Connected, 
         let handle = rtnl::connect().map_err(Error::Socket)?;
         let device = device::find(&handle, &interface)
             .await?
-            .ok_or_else(|| Error::NotPrepared { interface: interface.clone() })?;
+            .ok_or_else(|| Error::NotPrepared { interface: interface.clone() })?
+            .encrypts(&interface)?;
         let routing_failed = |source| Error::Routing { interface: interface.clone(), source };
         let underlay = routing::route_mtu(remote.endpoint.ip()).await.map_err(routing_failed)?;
         // Packets of flows whose far end knows nothing of a small underlay are as large as anywhere.
@@ -301,7 +345,7 @@ pub async fn connect(peer: PeerNumber, remote: &RemoteEnd) -> Result<Connected, 
 }
 
 /// Makes sure that the connected ends hear each other: returns when there is a session, which takes
-/// some milliseconds unless there is one already. Both ends must be connected, or become so
+/// some milliseconds unless there is one already; a direct way needs none. Both ends must be connected, or become so
 /// meanwhile.
 ///
 /// # Errors
@@ -310,6 +354,9 @@ pub async fn establish(peer: PeerNumber) -> Result<(), Error> {
     in_time("establish a session", peer.interface(), async {
         let interface = peer.interface();
         let (_, device) = existing(&interface).await?;
+        if device.kind == Kind::Direct {
+            return Ok(());
+        }
         session::establish(&device, &interface).await
     })
     .await
@@ -372,9 +419,9 @@ pub fn check(peer: PeerNumber) -> Result<(), Error> {
     }
 }
 
-/// Sends one packet through the tunnel that means nothing to the other end. If that is there, it says
-/// something within ten seconds, be it an empty packet (KEEPALIVE_TIMEOUT of WireGuard's protocol), so
-/// that [`Status::rx_bytes`] grows.
+/// Sends one packet through the tunnel that means nothing to the other end, whose [`Status::heard`] grows.
+/// If that is there and uses WireGuard, it says something within ten seconds, be it an empty packet
+/// (KEEPALIVE_TIMEOUT of WireGuard's protocol), so that it grows here, too.
 ///
 /// # Errors
 /// [`Error::Settings`].
@@ -412,6 +459,18 @@ pub async fn status(peer: PeerNumber) -> Result<Option<Status>, Error> {
         let handle = rtnl::connect().map_err(Error::Socket)?;
         let interface = peer.interface();
         match device::find(&handle, &interface).await? {
+            Some(device) if device.kind == Kind::Direct => {
+                let link = lookup(&handle, &interface).await?;
+                Ok(Some(Status {
+                    kind: device.kind,
+                    address: link.as_ref().and_then(direct::remote_of).map(|end| end.address),
+                    port: 0,
+                    public_key: [0; 32],
+                    remote: None,
+                    last_handshake: None,
+                    heard: device.received(),
+                }))
+            }
             Some(device) => config::status(&interface, device.kind).await.map(Some),
             None => Ok(None),
         }
@@ -433,6 +492,11 @@ async fn in_time<T>(
     tokio::time::timeout(DEADLINE, work)
         .await
         .unwrap_or_else(|_| Err(Error::Deadline { action, interface }))
+}
+
+/// The way to a peer is of another kind than it was meant to be.
+fn wrong_way(interface: &str, kind: Kind) -> Error {
+    Error::OtherWay { interface: interface.to_owned(), kind }
 }
 
 /// Maps the kernel's refusal of an operation on an interface.

@@ -35,8 +35,8 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// Those of the tunnel to `peer`; `None` for one of the kernel's, which nobody can kill, and for one
-    /// that is not connected yet.
+    /// Those of the tunnel to `peer`; `None` for one of the kernel's and for a direct way, which
+    /// nobody can kill, and for one that is not connected yet.
     ///
     /// # Errors
     /// [`Error::NotPrepared`], [`Error::Settings`], [`Error::Interface`].
@@ -44,7 +44,7 @@ impl Settings {
         in_time("tell its settings", peer.interface(), async {
             let interface = peer.interface();
             let (_, device) = existing(&interface).await?;
-            if device.kind == Kind::Kernel {
+            if device.kind != Kind::Userspace {
                 return Ok(None);
             }
             let remote = config::status(&interface, device.kind).await?.remote;

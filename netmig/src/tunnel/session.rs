@@ -11,7 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::Handle;
 
-use super::{Error, config, device};
+use super::{Error, Kind, config, device};
+use crate::routing::EVERYBODY;
 
 /// A session is younger than this, or being renewed (WireGuard's REKEY_AFTER_TIME).
 const SESSION_AGE: Duration = Duration::from_secs(120);
@@ -30,8 +31,8 @@ const ECHOES: usize = 4;
 /// And then, for a far end that begins to listen so much later.
 const LATE_ECHOES: usize = 50;
 const LATE_PULSE: Duration = Duration::from_millis(100);
-/// All hosts of a link, which every host drops quietly when nobody listens, and never forwards.
-const DESTINATION: (Ipv4Addr, u16) = (Ipv4Addr::new(224, 0, 0, 1), 9);
+/// Which every host drops quietly when nobody listens, and never forwards.
+const DESTINATION: (Ipv4Addr, u16) = (EVERYBODY, 9);
 
 /// Waits for a session on the interface, with a packet that makes WireGuard begin one if needed.
 ///
@@ -59,7 +60,7 @@ pub(super) async fn establish(device: &device::Device, interface: &str) -> Resul
             tokio::time::sleep(POLL).await;
         }
     };
-    answered(interface, wait).await
+    answered(interface, device.kind, wait).await
 }
 
 /// Waits until packets come out of the interface while the far end does the same.
@@ -76,8 +77,7 @@ pub(super) async fn confirm(
 ) -> Result<(), Error> {
     let wait = async {
         loop {
-            let status = config::status(interface, device.kind).await?;
-            if status.last_handshake.is_some_and(|time| is_current(time, SystemTime::now())) {
+            if may_speak(device, interface).await? {
                 greet(interface)?;
                 let now = device::find(handle, interface).await?.map_or(0, |now| now.received());
                 if now > device.received() {
@@ -102,16 +102,26 @@ pub(super) async fn confirm(
         });
         Ok(())
     };
-    answered(interface, wait).await
+    answered(interface, device.kind, wait).await
+}
+
+/// Whether there is a session, where one is needed.
+async fn may_speak(device: &device::Device, interface: &str) -> Result<bool, Error> {
+    if device.kind == Kind::Direct {
+        return Ok(true);
+    }
+    let status = config::status(interface, device.kind).await?;
+    Ok(status.last_handshake.is_some_and(|time| is_current(time, SystemTime::now())))
 }
 
 async fn answered(
     interface: &str,
+    kind: Kind,
     wait: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
     tokio::time::timeout(ANSWER, wait)
         .await
-        .unwrap_or_else(|_| Err(Error::NoAnswer { interface: interface.to_owned() }))
+        .unwrap_or_else(|_| Err(Error::NoAnswer { interface: interface.to_owned(), kind }))
 }
 
 /// A clock set back makes a handshake of the future; that is no proof of anything.

@@ -90,7 +90,7 @@ fn moved_connection(lab: &Lab, direction: Direction) -> Result<f64> {
 }
 
 /// Bytes that the connection to `server` has carried, as the kernel of `host` counts them.
-fn transferred(host: &Host, server: &str, direction: Direction) -> Result<u64> {
+pub(super) fn transferred(host: &Host, server: &str, direction: Direction) -> Result<u64> {
     let text = host.run(["ss", "-tinOH", "state", "established", "dst", server])?;
     let name = match direction {
         Direction::Up => "bytes_acked:",

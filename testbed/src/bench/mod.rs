@@ -2,6 +2,7 @@
 
 mod cold;
 mod criu;
+mod direct;
 mod downtime;
 mod endurance;
 mod faults;
@@ -54,6 +55,7 @@ pub const ALL: &[Bench] = &[
     cold::BENCH,
     parallel::BENCH,
     goodput::BENCH,
+    direct::BENCH,
     faults::BENCH,
     endurance::BENCH,
     lab::BENCH,

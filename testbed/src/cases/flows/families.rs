@@ -13,6 +13,7 @@ use crate::runner::{Case, Context};
 pub(super) const CASES: &[Case] = &[
     Case::new("flows-ipv6-and-ipv4-side-by-side", &["flows"], side_by_side),
     Case::new("flows-between-hosts-with-ipv6-alone", &["flows"], six_alone),
+    Case::new("flows-direct-with-ipv6-alone", &["flows"], six_alone_and_direct),
 ];
 
 const ANSWERS: Duration = Duration::from_secs(10);
@@ -35,6 +36,14 @@ fn side_by_side(context: &Context) -> Result<()> {
 }
 
 fn six_alone(context: &Context) -> Result<()> {
+    between_hosts_of_six(context, &[])
+}
+
+fn six_alone_and_direct(context: &Context) -> Result<()> {
+    between_hosts_of_six(context, &["--tunnel", "direct"])
+}
+
+fn between_hosts_of_six(context: &Context, options: &[&str]) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     for host in [a, b, c] {
@@ -43,7 +52,12 @@ fn six_alone(context: &Context) -> Result<()> {
     let _server = opener::server(c)?;
     start(&[a, b], c)?;
     let clients = Clients::gentle(c, port6(a, 7000))?;
-    lab.migrate("web", "a", "b")?;
+    lab.serve("b")?;
+    if !options.is_empty() {
+        b.run(["agent-server", "peers", "allow", "a", "--direct"])?;
+    }
+    let migration = lab.attempt("web", "a", "b", options)?.success()?;
+    ensure!((migration.tunnel == "direct") != options.is_empty(), "{migration:?}");
     let seen = clients.stop()?;
     let gap = opener::stop(b, "web")?;
     ensure!(!traces::all(a)?.is_empty(), "the anchor has nothing");

@@ -1,6 +1,7 @@
 //! Every kind of flow that a container has: kept across a move, both directions checked.
 
 mod addresses;
+mod direct;
 mod families;
 mod far;
 mod forward;
@@ -30,6 +31,7 @@ pub(super) fn cases() -> Vec<Case> {
         neighbours::CASES,
         addresses::CASES,
         idle::CASES,
+        direct::CASES,
     ]
     .concat()
 }

@@ -1,0 +1,143 @@
+//! Flows that go from host to host of one segment without a tunnel (`--tunnel direct`).
+
+use std::time::Duration;
+
+use super::{opener, traces};
+use crate::cases::subject::{Clients, serve};
+use crate::ensure;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::lab::Attempt;
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("flows-direct-there-and-home", &["flows"], there_and_home),
+    Case::new("flows-direct-refused-off-link", &["flows"], off_link),
+];
+
+const PUBLISHED: [&str; 4] = ["--publish", "7000-7001:7000-7001/tcp", "--publish", "7000:7000/udp"];
+const DIRECT: [&str; 2] = ["--tunnel", "direct"];
+/// Exit code of a move that was refused.
+const REFUSED: i32 = 3;
+/// The way to the only peer.
+const WAY: &str = "netmig1";
+/// How long what is not needed any more may take to go.
+const LIMIT: Duration = Duration::from_secs(40);
+/// How long a server may take to answer.
+const ANSWERS: Duration = Duration::from_secs(5);
+
+/// Connects to an address and port within a second and says whether that was answered.
+const KNOCK: &str = "\
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], 7000), timeout=1).close()
+    print('answered')
+except OSError:
+    print('silent')
+";
+
+fn there_and_home(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    for host in [a, b] {
+        traces::forget_soon(host)?;
+    }
+    let _server = opener::server(c)?;
+    opener::start(a, "web", c.port(7000), &PUBLISHED)?;
+    c.probe().wait_for_echo(a.port(7000), ANSWERS)?;
+    let inbound = Clients::gentle(c, a.port(7000))?;
+    lab.serve("a")?;
+    lab.serve("b")?;
+    let unasked = lab.attempt("web", "a", "b", &DIRECT)?;
+    refused(&unasked, &["not-allowed-direct", "agent-server peers allow", "--direct"])?;
+    allow(b, "a")?;
+    allow(a, "b")?;
+    let there = lab.attempt("web", "a", "b", &DIRECT)?.success()?;
+    ensure!(there.warnings.is_empty() && there.tunnel == "direct", "{there:?}");
+    for host in [a, b] {
+        let seen = traces::all(host)?.join("\n");
+        ensure!(!seen.contains("wireguard-go"), "{} has a tunnel: {seen}", host.name());
+        let flows: serde_json::Value =
+            host.command("agent-client").args(["flows", "--json"]).run()?.json()?;
+        let flows = flows["flows"].as_array().cloned().unwrap_or_default();
+        let direct = flows.iter().filter(|flow| flow["tunnel"] == "direct").count();
+        ensure!(direct == flows.len() && direct >= 6, "{}: {flows:?}", host.name());
+    }
+    only_the_peer_comes_in(b, c)?;
+    // What is encrypted by default is not sent as it is because something else was.
+    refused(&lab.attempt("web", "b", "a", &[])?, &["other-tunnel", "--tunnel direct"])?;
+    let back = lab.attempt("web", "b", "a", &DIRECT)?.success()?;
+    ensure!(back.warnings.is_empty() && back.tunnel == "direct", "{back:?}");
+    // The connections are open, and nothing is needed for them any more. Those of the stranger have ended.
+    traces::none_within(a, LIMIT)?;
+    traces::none_within(b, LIMIT)?;
+    let seen = inbound.stop()?;
+    let gap = opener::stop(a, "web")?;
+    context.remark(format!(
+        "interruptions {:.0} and {:.0} ms, {}, outbound {gap:.0} ms",
+        there.interruption_ms,
+        back.interruption_ms,
+        seen.gaps()
+    ));
+    Ok(())
+}
+
+/// Frames of another sender on the segment, for the hardware address of the way to the peer, are not
+/// taken; for the host's own they are.
+fn only_the_peer_comes_in(host: &Host, stranger: &Host) -> Result<()> {
+    let address = host.address().to_string();
+    let way = host.run(["cat", &format!("/sys/class/net/{WAY}/address")])?;
+    let knock = || stranger.run(["python3", "-c", KNOCK, &address]);
+    ensure!(knock()? == "answered", "{address} does not answer {}", stranger.name());
+    let entry = ["neighbour", "replace", &address, "lladdr", way.trim(), "dev", "eth0"];
+    stranger.run([&["ip"], &entry[..], &["nud", "permanent"]].concat())?;
+    ensure!(knock()? == "silent", "{} takes frames of strangers", host.name());
+    stranger.run(["ip", "neighbour", "delete", &address, "dev", "eth0"])?;
+    ensure!(knock()? == "answered", "{address} does not answer {} any more", stranger.name());
+    Ok(())
+}
+
+fn off_link(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "router"])?;
+    let (a, b, router) = (lab.host("a")?, lab.host("b")?, lab.host("router")?);
+    router.write("/proc/sys/net/ipv4/ip_forward", "1")?;
+    for interface in ["all", "eth0"] {
+        // It is on the segment of both, and would point to the shorter way.
+        router.write(format!("/proc/sys/net/ipv4/conf/{interface}/send_redirects"), "0")?;
+    }
+    serve(a, "web", 7000, &[], router)?;
+    let clients = Clients::gentle(router, a.port(7000))?;
+    lab.serve("b")?;
+    allow(b, "a")?;
+    // Either end looks for itself.
+    for (from, to) in [(a, b), (b, a)] {
+        let (to, by) = (to.address().to_string(), router.address().to_string());
+        let route = [to.as_str(), "via", &by];
+        from.run([&["ip", "route", "add"], &route[..]].concat())?;
+        refused(&lab.attempt("web", "a", "b", &DIRECT)?, &["not-on-link", "router", "wireguard"])?;
+        for host in [a, b] {
+            let left = traces::all(host)?;
+            ensure!(left.is_empty(), "{} has {left:?}", host.name());
+        }
+        from.run([&["ip", "route", "delete"], &route[..]].concat())?;
+    }
+    // The same two are on link without those routes.
+    let moved = lab.attempt("web", "a", "b", &DIRECT)?.success()?;
+    ensure!(moved.tunnel == "direct", "{moved:?}");
+    context.remark(clients.stop()?.gaps());
+    Ok(())
+}
+
+fn allow(host: &Host, peer: &str) -> Result<()> {
+    let told = host.run(["agent-server", "peers", "allow", peer, "--direct"])?;
+    if told.contains("direct flows  yes") { Ok(()) } else { Err(Error::Check(told)) }
+}
+
+fn refused(attempt: &Attempt, words: &[&str]) -> Result<()> {
+    ensure!(attempt.code == Some(REFUSED), "{attempt:?}");
+    let said = format!("{}{}", attempt.stdout, attempt.stderr);
+    for word in words {
+        ensure!(said.contains(word), "no {word:?} in {said}");
+    }
+    Ok(())
+}
