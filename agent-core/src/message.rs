@@ -9,6 +9,7 @@
 //! source                                    destination
 //!   Hello ─────────────────────────────────▶
 //!         ◀───────────────────────────────── Hello
+//!   Expect ────────────────────────────────▶           may start podman, which waits
 //!   Offer ─────────────────────────────────▶           checks, changes nothing
 //!         ◀───────────────────────────────── Verdict
 //!   TunnelOffer ───────────────────────────▶
@@ -252,6 +253,8 @@ messages! {
     39 => ForwardEnded(()),
     /// To the destination: every anchor leads the container's flows past the sender.
     40 => LedPast(MigrationId),
+    /// A container is about to be offered under this number: the destination may make ready.
+    41 => Expect(MigrationId),
 }
 
 /// Introduction of an agent.
@@ -640,7 +643,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_refused() {
-        for number in [0, 40, 200, 255] {
+        for number in [0, 42, 200, 255] {
             let refused = Message::decode(&[number, 0, 0]);
             assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
         }

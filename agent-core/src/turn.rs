@@ -81,16 +81,25 @@ impl Place {
     /// Waits for a place, at most `limit`: then it goes without. Whoever has the place may be sending
     /// large files.
     pub async fn take(run: &Path, limit: Duration) -> Option<Self> {
-        let directory = run.join(PLACES);
         let give_up = Instant::now() + limit;
         loop {
-            match try_lock(&directory) {
-                Ok(Some(file)) => return Some(Self { _file: file }),
+            match Self::lock(run) {
+                Ok(Some(place)) => return Some(place),
                 Ok(None) if Instant::now() < give_up => tokio::time::sleep(LOOK).await,
                 // Waiting is a courtesy.
                 Ok(None) | Err(_) => return None,
             }
         }
+    }
+
+    /// Takes a place if one is free.
+    #[must_use]
+    pub fn try_take(run: &Path) -> Option<Self> {
+        Self::lock(run).ok().flatten()
+    }
+
+    fn lock(run: &Path) -> Result<Option<Self>, Error> {
+        Ok(try_lock(&run.join(PLACES))?.map(|file| Self { _file: file }))
     }
 }
 
@@ -152,8 +161,10 @@ mod tests {
             assert!(taken.len() < 10_000, "places are limited");
         }
         assert!(!taken.is_empty());
+        assert!(Place::try_take(run.path()).is_none());
         assert!(Turn::try_take(run.path()).unwrap().is_some(), "turns are not places");
         taken.pop();
+        assert!(Place::try_take(run.path()).is_some());
         assert!(Place::take(run.path(), Duration::from_secs(3600)).await.is_some());
     }
 

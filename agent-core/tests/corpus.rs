@@ -128,6 +128,7 @@ fn messages() -> Vec<Vec<u8>> {
         Message::Finished(Finished { pid: 77, full_buffers: 0 }),
         Message::ForwardEnd("c7".repeat(32)),
         Message::LedPast(MigrationId([7; 16])),
+        Message::Expect(migration),
     ];
     let encode = |message: &Message| {
         let mut bytes = Vec::new();

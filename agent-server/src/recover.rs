@@ -32,7 +32,7 @@ use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
 use netmig::table::Table;
 
-use crate::arrival::{STAGE, tidy};
+use crate::arrival::{STAGE, sweep, tidy};
 
 /// How long the shim of a copy may take to find us: it tries every 50 ms.
 const TAKE_OVER: Duration = Duration::from_secs(2);
@@ -79,6 +79,7 @@ struct Scene<'a> {
 /// start.
 pub async fn run(directories: &Directories, podman: &Podman) -> Result<(), journal::Error> {
     settle_all(directories, podman, journal::unfinished(&directories.state)?).await;
+    sweep(directories);
     Ok(())
 }
 

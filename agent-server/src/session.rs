@@ -8,12 +8,14 @@ use agent_core::directories::Directories;
 use agent_core::identity::HostId;
 use agent_core::journal::{self, Record};
 use agent_core::message::{Failure, FailureCode, Finished, Hello, Message, MigrationId, Offer};
-use agent_core::trust::{Peers, Trust};
+use agent_core::permissions::Permissions;
+use agent_core::trust::{Name, Peers, Trust};
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect};
 use checkpoint::podman::{Info, Podman};
 use netmig::sockets::room;
 
+use crate::arrival::{Expected, abandon};
 use crate::lease::{Decision, Prepared};
 use crate::{anchor, arrival};
 
@@ -93,7 +95,24 @@ pub async fn converse(host: &'static Host, connection: &mut Connection) -> Resul
     expect!(connection, deadline::CONNECT, Hello)?;
     let ours = Hello { name: host.name.clone(), software: env!("CARGO_PKG_VERSION").to_owned() };
     connection.send(&Message::Hello(ours)).await?;
-    match connection.receive(deadline::ANSWER).await? {
+    let mut expected = None;
+    let mut first = connection.receive(deadline::ANSWER).await?;
+    if let Message::Expect(migration) = first {
+        if may_move_here(host, connection)?.is_some() && !host.stopping.load(Ordering::Relaxed) {
+            expected = Expected::begin(host, migration).await;
+        }
+        first = match connection.receive(deadline::ANSWER).await {
+            Ok(message) => message,
+            Err(e) => {
+                abandon(expected).await;
+                return Err(e.into());
+            }
+        };
+        if !matches!(first, Message::Offer(_)) || host.stopping.load(Ordering::Relaxed) {
+            abandon(expected.take()).await;
+        }
+    }
+    match first {
         Message::Offer(_) if host.stopping.load(Ordering::Relaxed) => {
             let failure = Failure {
                 code: FailureCode::Stopping,
@@ -101,7 +120,7 @@ pub async fn converse(host: &'static Host, connection: &mut Connection) -> Resul
             };
             Ok(connection.send(&Message::Failure(failure)).await?)
         }
-        Message::Offer(offer) => offered(host, connection, *offer).await,
+        Message::Offer(offer) => offered(host, connection, *offer, expected).await,
         Message::Resume(migration) => resume(host, connection, migration).await,
         Message::AnchorOffer(offer) => {
             anchor::agree(host, connection, connection.host(), offer).await
@@ -117,15 +136,32 @@ pub async fn converse(host: &'static Host, connection: &mut Connection) -> Resul
 #[error("refused: it may receive containers from this host, but not move any here")]
 struct NotASource;
 
-/// Hears an offer, within what its sender may do here as this host's user has it now.
+/// The name of the host at the far end and what it may move here, as this host's user has it now; none
+/// if nothing.
+fn may_move_here(
+    host: &Host,
+    connection: &Connection,
+) -> Result<Option<(Name, Permissions)>, Cause> {
+    let peer = host.peers.find(connection.fingerprint())?;
+    Ok(peer.and_then(|peer| Some((peer.name, peer.source?))))
+}
+
+/// Hears an offer, within what its sender may do here.
 async fn offered(
     host: &'static Host,
     connection: &mut Connection,
     offer: Offer,
+    expected: Option<Expected>,
 ) -> Result<(), Cause> {
-    let peer = host.peers.find(connection.fingerprint())?;
-    let allowed = peer.and_then(|peer| Some((peer.name, peer.source?)));
+    let allowed = match may_move_here(host, connection) {
+        Ok(allowed) => allowed,
+        Err(cause) => {
+            abandon(expected).await;
+            return Err(cause);
+        }
+    };
     let Some((name, permissions)) = allowed else {
+        abandon(expected).await;
         let failure = Failure {
             code: FailureCode::NotAllowed,
             message: format!(
@@ -138,7 +174,7 @@ async fn offered(
         return Err(NotASource.into());
     };
     tracing::info!("{name} offers container {} ({})", offer.name, offer.migration);
-    arrival::receive(host, connection, &permissions, offer).await
+    arrival::receive(host, connection, &permissions, offer, expected).await
 }
 
 /// Picks up a migration whose source lost its connection after the copy was prepared.

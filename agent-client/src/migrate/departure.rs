@@ -132,6 +132,7 @@ impl<'a> Departure<'a> {
         }
         block_in_place(|| self.prepare_hold())?;
         self.prepare_removal();
+        block_in_place(|| self.start_runtime())?;
         self.await_stage().await?;
         steps.begin("files, first pass");
         self.send_files(steps).await?;
@@ -139,8 +140,7 @@ impl<'a> Departure<'a> {
         self.ready.turn = Some(turn::take(self.context, &mut self.plan, steps).await?);
         // Again, for sockets that are new, or got their own size back after an earlier move.
         self.make_room()?;
-        self.ready.dump = self.start_runtimes().await?;
-        Ok(())
+        self.start_far_runtime().await
     }
 
     /// For datagrams that will have been held, and for those that come while the processors have this
@@ -150,22 +150,25 @@ impl<'a> Departure<'a> {
         Ok(())
     }
 
-    /// Has the runtimes of both hosts do everything that comes before CRIU.
-    async fn start_runtimes(&mut self) -> Result<Option<PreparedDump>, Cause> {
-        let (Some(images), Some(criu_config)) = (&self.ready.images, &self.ready.criu_config)
-        else {
-            return Ok(None);
-        };
-        let (plan, work) = (&mut self.plan, &self.work);
-        let dump = block_in_place(|| PreparedDump::start(plan, work, images, criu_config))?;
-        let dump = self.ready.dump.insert(dump);
+    /// Has the runtime do everything that comes before CRIU.
+    fn start_runtime(&mut self) -> Result<(), Cause> {
+        if let (Some(images), Some(config)) = (&self.ready.images, &self.ready.criu_config) {
+            let dump = PreparedDump::start(&self.plan, &self.work, images, config)?;
+            self.ready.dump = Some(dump);
+        }
+        Ok(())
+    }
+
+    /// Has the one of the far end do so as well: it has given this turn already, and answers when its
+    /// runtime waits.
+    async fn start_far_runtime(&mut self) -> Result<(), Cause> {
+        let Some(dump) = &mut self.ready.dump else { return Err(NotPrepared.into()) };
         let chunks = block_in_place(|| dump.first_chunks())?;
-        let connection = &mut plan.link.connection;
+        let connection = &mut self.plan.link.connection;
         connection.send(&Message::Chunks(chunks)).await?;
-        // The far end starts its own, and answers when it has: it has given this turn already.
         connection.send(&Message::AskTurn(())).await?;
         expect!(connection, deadline::STAGE, TurnAnswer)?;
-        Ok(self.ready.dump.take())
+        Ok(())
     }
 
     /// Makes this host's end of the tunnel and hears of the other one.

@@ -89,6 +89,10 @@ struct NoInterface;
 /// Looks at the container, offers it to the destination, and comes back with all that is in the way.
 pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Result<Plan, Failure> {
     let refused = Failure::Refused;
+    let migration = MigrationId::random().map_err(|e| refused(e.into()))?;
+    // podman over there can start while the one here looks at the container.
+    let sent = link.connection.send(&Message::Expect(migration)).await;
+    sent.map_err(|e| refused(e.into()))?;
     let criu = async { criu::version(&host::find_program("criu")?).await.map_err(Cause::from) };
     // podman takes its time.
     let (inspected, criu_version) = tokio::join!(context.podman.inspect(&request.container), criu);
@@ -122,7 +126,7 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
         warnings
             .push("the container publishes no TCP or UDP port; nothing is forwarded".to_owned());
     }
-    let mut offer = offer(&container, &local, &published).map_err(refused)?;
+    let mut offer = offer(migration, &container, &local, &published).map_err(refused)?;
     offer.image_shipped = options.image == ImagePolicy::Send;
     offer.any_address = options.address == AddressPolicy::Any;
     offer.direct = direct;
@@ -252,6 +256,7 @@ async fn look(
 }
 
 fn offer(
+    migration: MigrationId,
     container: &Container,
     local: &Local,
     published: &[PublishedPort],
@@ -262,7 +267,7 @@ fn offer(
     };
     let Version { major, minor, patch } = local.criu_version;
     Ok(Offer {
-        migration: MigrationId::random()?,
+        migration,
         id: container.id.clone(),
         name: container.name.clone(),
         image: ImageRef { id: container.image.id.clone(), name: container.image.name.clone() },

@@ -8,6 +8,7 @@
 
 mod check;
 mod copy;
+mod expected;
 mod image;
 mod incoming;
 mod progress;
@@ -30,6 +31,7 @@ use crate::lease::Decision;
 use crate::session::{Host, unknown};
 
 pub use copy::Copy;
+pub use expected::{Expected, abandon, sweep};
 use progress::Arrival;
 pub use progress::{STAGE, tidy};
 
@@ -65,28 +67,51 @@ pub async fn receive(
     connection: &mut Connection,
     permissions: &Permissions,
     offer: Offer,
+    expected: Option<Expected>,
 ) -> Result<(), Cause> {
     let source = connection.host();
     let migration = offer.migration;
-    let (verdict, chosen) =
-        match check::look(host, permissions, (source, connection.peer().ip()), &offer).await {
-            Ok(looked) => looked,
-            Err(cause) => return give_up(connection, cause).await,
-        };
+    let looked = check::look(host, permissions, (source, connection.peer().ip()), &offer).await;
+    let (verdict, chosen) = match looked {
+        Ok(looked) => looked,
+        Err(cause) => {
+            abandon(expected).await;
+            return give_up(connection, cause).await;
+        }
+    };
     let refused = !verdict.blockers.is_empty();
+    // An image takes its time, and podman would take up its place meanwhile.
+    let is_wanted = !refused && !verdict.image_missing;
     for blocker in &verdict.blockers {
         tracing::info!("{migration}: refused: {} ({})", blocker.message, blocker.code);
     }
-    connection.send(&Message::Verdict(verdict)).await?;
-    if refused {
-        return Ok(());
-    }
-    // Until the source goes on, nothing is to be undone.
-    let tunnel = expect!(connection, deadline::NEXT_MESSAGE, TunnelOffer)?;
+    let agreed = async {
+        connection.send(&Message::Verdict(verdict)).await?;
+        if refused {
+            return Ok(None);
+        }
+        // Until the source goes on, nothing is to be undone but what was expected of it.
+        expect!(connection, deadline::NEXT_MESSAGE, TunnelOffer).map(Some)
+    };
+    let agreed = agreed.await;
+    let is_expected =
+        |expected: &Expected| is_wanted && expected.is(migration) && matches!(agreed, Ok(Some(_)));
+    let expected = match expected {
+        Some(other) if !is_expected(&other) => {
+            other.abandon().await;
+            None
+        }
+        expected => expected,
+    };
+    let Some(tunnel) = agreed? else { return Ok(()) };
     let mut arrival = match Arrival::begin(host, source, permissions, offer, chosen) {
         Ok(arrival) => arrival,
-        Err(cause) => return give_up(connection, cause).await,
+        Err(cause) => {
+            abandon(expected).await;
+            return give_up(connection, cause).await;
+        }
     };
+    arrival.use_early(expected);
     let (copy, prepared) = match arrival.proceed(connection, tunnel).await {
         Ok(prepared) => (arrival.into_copy(), prepared),
         Err(cause) => {

@@ -25,7 +25,7 @@ use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::{Chunk, ImageDir};
 use checkpoint::podman::Metadata;
 use checkpoint::runtime::Runtime;
-use checkpoint::stage::{self, Conflict, Stage, Staged};
+use checkpoint::stage::{self, Conflict, Early, Stage, Staged};
 use checkpoint::urgency::Urgency;
 use netmig::flow::{self, Conntrack, Flow, Readdressed, StandIn};
 use netmig::isolation::Port;
@@ -38,6 +38,7 @@ use tokio::task::block_in_place;
 
 use super::check::Addresses;
 use super::copy::Copy;
+use super::expected::Expected;
 use super::incoming::{Incoming, Limits};
 use super::{addresses, image, pairs, prepared};
 use crate::cli::{GUARDIAN, KEEPER};
@@ -95,6 +96,7 @@ pub struct Arrival {
     staged: Option<Staged>,
     network: Option<Network>,
     created: Vec<Flow>,
+    early: Option<Early>,
     place: Option<Place>,
     turn: Option<(Turn, Urgency)>,
 }
@@ -150,9 +152,15 @@ impl Arrival {
             staged: None,
             network: None,
             created: Vec::new(),
+            early: None,
             place: None,
             turn: None,
         })
+    }
+
+    /// Takes over a podman that was started before.
+    pub fn use_early(&mut self, expected: Option<Expected>) {
+        (self.early, self.place) = expected.map(Expected::into_parts).unzip();
     }
 
     /// Runs the steps up to the restored, isolated copy.
@@ -309,11 +317,13 @@ impl Arrival {
         let may_choose = self.offer.any_address && self.chosen == Addresses::Own;
         let runtime = Runtime::new(&host::find_program(&self.offer.runtime)?, None)?;
         let criu = host::find_program("criu")?;
-        self.place = Place::take(&self.host.directories.run, deadline::PLACE).await;
+        if self.place.is_none() {
+            self.place = Place::take(&self.host.directories.run, deadline::PLACE).await;
+        }
         give_way(&self.host.directories.run, deadline::GIVE_WAY).await;
         // CRIU looks at a kernel once after a boot, for 30 ms; podman's work is long enough for it.
         let (staged, warmed, heard, ()) = tokio::join!(
-            begin(stage, may_choose),
+            begin(stage, self.early.take(), may_choose),
             runtime.warm(&criu),
             tunnel::confirm(self.anchor),
             self.hear_anchors()
@@ -488,6 +498,9 @@ impl Arrival {
             }
             result.is_ok()
         };
+        if let Some(early) = self.early.take() {
+            early.abandon().await;
+        }
         let gone = match staged {
             Some(staged) => note(staged.abort().await.map_err(Into::into)),
             None => true,
@@ -669,13 +682,17 @@ impl Arrival {
 /// Stages; with other addresses if podman does not let the container have its own and it may have
 /// others, which is told as well. They may have been given away since this host looked, or belong to no
 /// network here.
-async fn begin(stage: Stage, may_choose: bool) -> Result<(Staged, bool), stage::Error> {
+async fn begin(
+    stage: Stage,
+    early: Option<Early>,
+    may_choose: bool,
+) -> Result<(Staged, bool), stage::Error> {
     let again = Stage { fresh_addresses: true, ..stage.clone() };
-    match stage.begin().await {
+    match stage.begin(early).await {
         Err(stage::Error::Conflict {
             conflict: Conflict::Address(_) | Conflict::Network(_),
             ..
-        }) if may_choose => Ok((again.begin().await?, true)),
+        }) if may_choose => Ok((again.begin(None).await?, true)),
         other => other.map(|staged| (staged, false)),
     }
 }

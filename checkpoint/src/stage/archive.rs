@@ -4,32 +4,48 @@
 //! `checkpoint/inventory.img` before it calls the runtime, never at its content, and the shim
 //! takes the images from elsewhere. The directories must be there, or the unpacking stops.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
 use crate::podman::Metadata;
 
-/// Writes the archive, readable by root alone.
-pub(super) fn write(path: &Path, metadata: &Metadata, log: &[u8], place: &Place) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    append(io::BufWriter::new(file), metadata, log, place)?.into_inner()?.sync_data()
+/// The directories that podman looks for.
+const DIRECTORIES: [&str; 2] = ["checkpoint", "artifacts"];
+/// Bytes at the beginning of every archive that are the same in all of them: the directories' headers.
+pub(super) const BEGINNING: usize = 512 * DIRECTORIES.len();
+
+/// The archive.
+pub(super) fn build(metadata: &Metadata, log: &[u8], place: &Place) -> io::Result<Vec<u8>> {
+    append(Vec::new(), metadata, log, place)
 }
 
-fn append<W: Write>(to: W, metadata: &Metadata, log: &[u8], place: &Place) -> io::Result<W> {
-    let config = place.adapt(&metadata.config)?;
-    let mut archive = Builder::new(to);
-    for dir in ["checkpoint", "artifacts"] {
+/// The [first bytes](BEGINNING) of any archive.
+pub(super) fn beginning() -> io::Result<Vec<u8>> {
+    let mut archive = Builder::new(Vec::new());
+    append_directories(&mut archive)?;
+    let mut bytes = archive.into_inner()?;
+    bytes.truncate(BEGINNING);
+    Ok(bytes)
+}
+
+fn append_directories<W: Write>(archive: &mut Builder<W>) -> io::Result<()> {
+    for dir in DIRECTORIES {
         let mut header = Header::new_gnu();
         header.set_entry_type(EntryType::Directory);
         header.set_mode(0o700);
         header.set_size(0);
         archive.append_data(&mut header, dir, io::empty())?;
     }
+    Ok(())
+}
+
+fn append<W: Write>(to: W, metadata: &Metadata, log: &[u8], place: &Place) -> io::Result<W> {
+    let config = place.adapt(&metadata.config)?;
+    let mut archive = Builder::new(to);
+    append_directories(&mut archive)?;
     let spec = without_netns(&metadata.spec)?;
     let files: [(&str, &[u8]); 5] = [
         ("config.dump", &config),
@@ -132,6 +148,7 @@ mod tests {
             network_status: b"{}".to_vec(),
         };
         let bytes = append(Vec::new(), &metadata, b"a line\n", &place()).unwrap();
+        assert_eq!(beginning().unwrap(), &bytes[..BEGINNING], "what podman got before");
         let mut archive = tar::Archive::new(bytes.as_slice());
         let mut entries = BTreeMap::new();
         for entry in archive.entries().unwrap() {

@@ -20,21 +20,24 @@
 
 mod abort;
 mod archive;
+mod early;
 mod error;
 mod link;
 mod process;
 mod work;
 
 pub use abort::abort_by_id;
+pub use early::{Early, is_abandoned};
 pub use error::{Conflict, Error};
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncWriteExt;
 use tokio::process::Child;
 
 use crate::bundle::Bundle;
-use crate::podman::{Info, Metadata, Podman};
+use crate::podman::{Identity, Info, Metadata, Podman};
 use crate::shim::wire::{Ended, FromShim, Go, ToShim};
 use crate::shim::{LIFETIME, argv};
 use crate::{container, criu};
@@ -112,14 +115,37 @@ pub struct Restored {
 }
 
 impl Stage {
-    /// Lets podman make the container, and waits until only the restore is missing.
+    /// Lets podman make the container, and waits until only the restore is missing. A podman that
+    /// waits already is used if it can be, and otherwise ended; should it fail, another one tries.
     ///
     /// Refuses an ID that exists *before* anything is made, so that an abort never hits a
     /// container that is not ours. On any error what was made is removed again.
     ///
     /// # Errors
     /// [`Error::Conflict`] when something on this host is in the way, otherwise [`Error`].
-    pub async fn begin(self) -> Result<Staged, Error> {
+    pub async fn begin(self, early: Option<Early>) -> Result<Staged, Error> {
+        let checked = self.check().await;
+        let usable =
+            |early: &Early| checked.is_ok() && early.work.dir == self.work && !self.fresh_addresses;
+        let early = match early {
+            Some(early) if !usable(&early) => {
+                early.abandon().await;
+                None
+            }
+            early => early,
+        };
+        let identity = checked?;
+        let is_early = early.is_some();
+        match self.attempt(&identity, early).await {
+            Err(error @ Error::Podman { .. }) if is_early => {
+                tracing::debug!(%error, "a podman that was started early failed");
+                self.attempt(&identity, None).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn check(&self) -> Result<Identity, Error> {
         let identity = self.metadata.identity().map_err(Error::Metadata)?;
         if !container::is_name(&identity.name) {
             let name = identity.name.chars().take(80).collect();
@@ -127,9 +153,15 @@ impl Stage {
         }
         self.check_free(&identity.id, &identity.name, &identity.image_id, &identity.image_name)
             .await?;
-        let work = Work::create(&self.work)?;
-        let begun = self.start(&work, &identity.id, &identity.name).await;
-        match begun {
+        Ok(identity)
+    }
+
+    async fn attempt(&self, identity: &Identity, early: Option<Early>) -> Result<Staged, Error> {
+        let work = match &early {
+            Some(early) => early.work.clone(),
+            None => Work::create(&self.work)?,
+        };
+        match self.start(&work, &identity.id, &identity.name, early).await {
             Ok(staged) => Ok(staged),
             Err(error) => {
                 // The first error matters; what cannot be undone now, a later recovery does.
@@ -167,33 +199,56 @@ impl Stage {
         Ok(())
     }
 
-    async fn start(&self, work: &Work, id: &str, name: &str) -> Result<Staged, Error> {
+    async fn start(
+        &self,
+        work: &Work,
+        id: &str,
+        name: &str,
+        early: Option<Early>,
+    ) -> Result<Staged, Error> {
         let started = Instant::now();
-        let archive = work.archive();
+        let path = work.archive();
         let place = archive::Place {
             userdata: self.info.userdata(id),
             cleanup: process::cleanup(&self.podman, id),
         };
-        archive::write(&archive, &self.metadata, &self.log, &place).map_err(work.fail(&archive))?;
-        work.link(&self.shim, &self.info.conmon_path)?;
+        let archive =
+            archive::build(&self.metadata, &self.log, &place).map_err(work.fail(&path))?;
+        work.put_archive(&archive)?;
         let listener = link::listen(&work.socket()).map_err(work.fail(&work.socket()))?;
         work.own(id)?;
-        let mut child = process::import(&self.podman, work, self.fresh_addresses)?;
-        if let Some(pid) = child.id() {
-            work.note_podman(pid)?;
-        }
+        let (mut child, input) = match early {
+            Some(early) => (early.child, Some(early.input)),
+            None => {
+                work.link(&self.shim, &self.info.conmon_path)?;
+                let child = process::import(&self.podman, work, self.fresh_addresses)?;
+                if let Some(pid) = child.id() {
+                    work.note_podman(pid)?;
+                }
+                (child, None)
+            }
+        };
+        let told = async {
+            if let Some(mut input) = input {
+                // podman may have opened the file in its place by now, and never read this.
+                let _ = input.write_all(&archive[archive::BEGINNING..]).await;
+            }
+            std::future::pending::<()>().await;
+        };
         let link = tokio::select! {
             link = Link::accept(&listener) => {
                 link.map_err(|source| Error::Shim { name: name.to_owned(), source })?
             }
             _ = child.wait() => return Err(refusal(work, name)),
-            () = tokio::time::sleep(self.deadline) => return Err(Error::Timeout {
-                name: name.to_owned(),
-                what: "staging",
-                seconds: self.deadline.as_secs(),
-            }),
+            () = told => return Err(self.late(name)),
+            () = tokio::time::sleep(self.deadline) => return Err(self.late(name)),
         };
         Staged::new(self.podman.clone(), work.clone(), link, Some(child), self.lease, started, name)
+    }
+
+    fn late(&self, name: &str) -> Error {
+        let seconds = self.deadline.as_secs();
+        Error::Timeout { name: name.to_owned(), what: "staging", seconds }
     }
 }
 

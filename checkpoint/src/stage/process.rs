@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, setsid};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use super::Error;
 use super::work::{Work, is_gone};
@@ -33,6 +33,24 @@ pub(super) fn cleanup(podman: &Podman, id: &str) -> Vec<String> {
 /// Starts podman's import in a session of its own, with none of our files: conmon, which stays
 /// with the container, inherits all that podman has.
 pub(super) fn import(podman: &Podman, work: &Work, fresh_addresses: bool) -> Result<Child, Error> {
+    spawn(podman, work, fresh_addresses, Stdio::null())
+}
+
+/// The same with a pipe for its standard input.
+pub(super) fn import_from_pipe(podman: &Podman, work: &Work) -> Result<(Child, ChildStdin), Error> {
+    let mut child = spawn(podman, work, false, Stdio::piped())?;
+    match child.stdin.take() {
+        Some(input) => Ok((child, input)),
+        None => Err(work.fail(&work.archive())(io::ErrorKind::BrokenPipe.into())),
+    }
+}
+
+fn spawn(
+    podman: &Podman,
+    work: &Work,
+    fresh_addresses: bool,
+    input: Stdio,
+) -> Result<Child, Error> {
     let path = work.output();
     let log = OpenOptions::new()
         .append(true)
@@ -55,7 +73,7 @@ pub(super) fn import(podman: &Podman, work: &Work, fresh_addresses: bool) -> Res
         // podman unpacks there; killed, it would leave the pieces.
         .env("TMPDIR", work.tmp())
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(log)
         .stderr(errors);
     if let Some(dir) = std::env::var_os("TMPDIR") {

@@ -1,10 +1,10 @@
 //! The working directory of one staging.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -81,6 +81,17 @@ impl Work {
 
     pub(super) fn archive(&self) -> PathBuf {
         self.path("container.tar")
+    }
+
+    /// Puts the archive in its place, readable by root alone, in one step: podman may open it at any time.
+    pub(super) fn put_archive(&self, archive: &[u8]) -> Result<(), Error> {
+        let (new, path) = (self.path("container.tar.new"), self.archive());
+        let put = || {
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true).mode(0o600).open(&new)?.write_all(archive)?;
+            fs::rename(&new, &path)
+        };
+        put().map_err(self.fail(&path))
     }
 
     /// podman's output.

@@ -1,0 +1,96 @@
+//! A podman that is started while the source still looks at its container, when nothing else needs the
+//! processors. It can do nothing but wait, and is ended with the conversation in which nothing comes of it.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use agent_core::cause::{Cause, chain};
+use agent_core::directories::Directories;
+use agent_core::journal;
+use agent_core::message::MigrationId;
+use agent_core::turn::{Place, Turn};
+use checkpoint::stage::{self, Early};
+
+use super::progress::{STAGE, tidy};
+use crate::session::Host;
+
+/// A migration that is about to be offered.
+#[derive(Debug)]
+#[must_use = "it must be used or abandoned"]
+pub struct Expected {
+    migration: MigrationId,
+    work: PathBuf,
+    early: Early,
+    place: Place,
+}
+
+impl Expected {
+    /// Starts podman, unless this host has other containers to move. It saves time, so no failure
+    /// matters.
+    pub async fn begin(host: &Host, migration: MigrationId) -> Option<Self> {
+        let run = &host.directories.run;
+        let place = Place::try_take(run)?;
+        // Taken and given back: nobody is interrupted now.
+        Turn::try_take(run).ok()??;
+        let work = host.directories.migration(migration);
+        // The number is the peer's word. A directory that is there belongs to somebody else.
+        DirBuilder::new().mode(0o700).create(&work).ok()?;
+        match Early::start(&host.podman, &host.engine, &work.join(STAGE), &host.shim).await {
+            Ok(early) => Some(Self { migration, work, early, place }),
+            Err(e) => {
+                tracing::debug!("{migration}: {}", chain(&e));
+                note(migration, tidy(&work));
+                None
+            }
+        }
+    }
+
+    /// Whether it is this migration.
+    pub fn is(&self, migration: MigrationId) -> bool {
+        self.migration == migration
+    }
+
+    /// podman, and its place among what is staged.
+    pub fn into_parts(self) -> (Early, Place) {
+        (self.early, self.place)
+    }
+
+    /// Ends it; nothing is left.
+    pub async fn abandon(self) {
+        self.early.abandon().await;
+        note(self.migration, tidy(&self.work));
+    }
+}
+
+/// Ends a podman that may have been started, and for which there is nothing to do.
+pub async fn abandon(expected: Option<Expected>) {
+    if let Some(expected) = expected {
+        expected.abandon().await;
+    }
+}
+
+fn note(migration: MigrationId, result: Result<(), Cause>) {
+    if let Err(e) = result {
+        tracing::warn!("{migration}: {}", chain(e.as_ref()));
+    }
+}
+
+/// Removes the directories of podmans that died with the agent-server that had started them.
+pub fn sweep(directories: &Directories) {
+    let Ok(entries) = std::fs::read_dir(&directories.run) else { return };
+    for work in entries.flatten().map(|entry| entry.path()) {
+        if stage::is_abandoned(&work.join(STAGE))
+            && !has_journal(directories, &work)
+            && let Err(e) = tidy(&work)
+        {
+            tracing::warn!("{}", chain(e.as_ref()));
+        }
+    }
+}
+
+/// Whether a migration's volatile directory is that of a journal.
+fn has_journal(directories: &Directories, work: &Path) -> bool {
+    let journals = journal::unfinished(&directories.state).unwrap_or_default();
+    journals.iter().any(|path| path.file_name() == work.file_name())
+}
