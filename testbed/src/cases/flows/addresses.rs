@@ -1,6 +1,6 @@
 //! Containers whose address is another one's at the destination.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::states::start_python_as;
@@ -15,6 +15,7 @@ use crate::runner::{Case, Context};
 pub(super) const CASES: &[Case] = &[
     Case::new("flows-with-another-address", &["flows"], another),
     Case::new("flows-with-another-address-onwards", &["flows", "hops"], onwards),
+    Case::new("flows-with-another-address-of-both-families", &["flows"], both_families),
     Case::new("flows-of-two-containers-with-one-address", &["flows"], equal),
 ];
 
@@ -59,6 +60,40 @@ fn another(context: &Context) -> Result<()> {
         there.interruption_ms,
         seen.gaps(),
         neighbour.gaps()
+    ));
+    Ok(())
+}
+
+/// To a network of the same name with other subnets, so that no address of it fits, and home again.
+fn both_families(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    for (host, four, six) in [(a, "10.77.0.0/24", "fd77::/64"), (b, "10.78.0.0/24", "fd78::/64")] {
+        let create = ["network", "create", "--disable-dns", "--ipv6"];
+        host.podman([&create[..], &["--subnet", four, "--subnet", six, "dual"]].concat())?;
+    }
+    let _server = opener::server(c)?;
+    let options = [&["--network", "dual"][..], &PUBLISHED].concat();
+    let port6 = |host: &Host| SocketAddr::from((host.address6(), 7000));
+    opener::start(a, "web", port6(c), &options)?;
+    c.probe().wait_for_echo(port6(a), LIMIT)?;
+    let (six, four) = (Clients::gentle(c, port6(a))?, Clients::gentle(c, a.port(7000))?);
+    lab.serve("a")?;
+    lab.serve("b")?;
+    let there = lab.attempt("web", "a", "b", &ANY)?.success()?;
+    ensure!(there.readdressed.len() == 2, "{:?}", there.readdressed);
+    let home = lab.migrate("web", "b", "a")?;
+    let back: Vec<_> =
+        home.readdressed.iter().map(|n| NewAddress { from: n.to, to: n.from }).collect();
+    ensure!(back == there.readdressed, "{:?}", home.readdressed);
+    let again = lab.attempt("web", "a", "b", &ANY)?.success()?;
+    let (six, four) = (six.stop()?, four.stop()?);
+    let gap = opener::stop(b, "web")?;
+    context.remark(format!(
+        "interruption {:.0} ms, IPv6 {}, IPv4 {}, outbound {gap:.0} ms",
+        again.interruption_ms,
+        six.gaps(),
+        four.gaps()
     ));
     Ok(())
 }

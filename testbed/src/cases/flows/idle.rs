@@ -155,12 +155,50 @@ print("ready", flush=True)
 while True:
     s.sendto(b"x", ("239.1.2.3", 9000)); time.sleep(0.1)
 "#;
+/// The same over IPv6.
+const SENDER6: &str = r#"
+import socket, time
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+def send():
+    s.sendto(b"x", ("ff02::1234", 9000, 0, socket.if_nametoindex("eth0")))
+for _ in range(100):
+    send()
+print("ready", flush=True)
+while True:
+    send(); time.sleep(0.1)
+"#;
+/// Joins a group over IPv6 and sends nothing.
+const MEMBER6: &str = r#"
+import socket, struct, time
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+group = socket.inet_pton(socket.AF_INET6, "ff02::1234")
+s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP,
+             group + struct.pack("@I", socket.if_nametoindex("eth0")))
+print("ready", flush=True)
+while True:
+    time.sleep(1000)
+"#;
+/// Uses no multicast.
+const QUIET: &str = r#"
+import time
+print("ready", flush=True)
+while True:
+    time.sleep(1000)
+"#;
 
 fn multicast(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
-    start_python(lab.host("a")?, &[], SENDER)?;
-    let migration = lab.migrate("py", "a", "b")?;
-    let told = migration.warnings.iter().any(|warning| warning.contains("multicast"));
-    ensure!(told, "not told: {:?}", migration.warnings);
+    let a = lab.host("a")?;
+    for host in [a, lab.host("b")?] {
+        let create = ["network", "create", "--disable-dns", "--ipv6", "--subnet", "10.77.0.0/24"];
+        host.podman([&create[..], &["--subnet", "fd77::/64", "dual"]].concat())?;
+    }
+    for (program, is_told) in [(SENDER, true), (SENDER6, true), (MEMBER6, true), (QUIET, false)] {
+        start_python(a, &["--network", "dual"], program)?;
+        let migration = lab.migrate("py", "a", "b")?;
+        let told = migration.warnings.iter().any(|warning| warning.contains("multicast"));
+        ensure!(told == is_told, "{:?} of {program}", migration.warnings);
+        lab.host("b")?.podman(["rm", "--force", "--time", "0", "py"])?;
+    }
     Ok(())
 }
