@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use netmig::beside::Detour;
 use netmig::flow::{Conntrack, Exchange};
 use netmig::table::Table;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::cause::Cause;
 use crate::directories::{Directories, create_private};
 use crate::forward;
+use crate::journal::{self, Record};
+use crate::message::MigrationId;
 use crate::peers::PeerLock;
 use crate::private;
 
@@ -33,6 +36,10 @@ pub struct Carried {
     /// What this host exchanges for it at its tunnels.
     #[serde(default, skip_serializing_if = "Exchange::is_empty")]
     pub exchange: Exchange,
+    /// By which containers of its networks are led to this host instead of to each other. They stay in
+    /// the note until they are lifted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub detours: Vec<Detour>,
 }
 
 impl Carried {
@@ -45,15 +52,38 @@ impl Carried {
             addresses: addresses.to_vec(),
             moved: now(),
             exchange,
+            detours: Vec::new(),
         }
     }
 
-    /// Notes it, in place of what was noted of it before.
+    /// Notes it, in place of what was noted of it before; but earlier detours stay noted.
     pub fn note(&self, directories: &Directories) -> Result<(), Cause> {
+        let mut noted = self.clone();
+        let earlier = find(directories, &self.id)?.map(|note| note.detours).unwrap_or_default();
+        noted.detours.extend(earlier.into_iter().filter(|detour| !self.detours.contains(detour)));
+        noted.write(directories)
+    }
+
+    fn write(&self, directories: &Directories) -> Result<(), Cause> {
         let directory = directories.run.join(DIRECTORY);
         create_private(&directory)?;
         let path = directory.join(format!("{}.json", self.id));
         Ok(private::replace(&path, &serde_json::to_vec(self)?)?)
+    }
+
+    /// Lifts those of its detours that are not `needed`.
+    fn lift_unless(
+        &mut self,
+        directories: &Directories,
+        needed: impl Fn(&Detour) -> bool,
+    ) -> Result<(), Cause> {
+        let (needed, past): (Vec<_>, Vec<_>) = self.detours.drain(..).partition(needed);
+        self.detours = needed;
+        if past.is_empty() {
+            return Ok(());
+        }
+        past.iter().try_for_each(Detour::lift)?;
+        self.write(directories)
     }
 
     /// Notes it, and has the kernel exchange these addresses for it and no others.
@@ -92,36 +122,114 @@ pub fn all(directories: &Directories) -> Result<Vec<Carried>, Cause> {
     Ok(all)
 }
 
+/// What is noted of a container.
+pub fn find(directories: &Directories, id: &str) -> Result<Option<Carried>, Cause> {
+    Ok(all(directories)?.into_iter().find(|note| note.id == id))
+}
+
 /// The addresses by which this host knows a container that it has a note of, or else those given.
 pub fn known_as(
     directories: &Directories,
     id: &str,
     given: &[IpAddr],
 ) -> Result<Vec<IpAddr>, Cause> {
-    let note = all(directories)?.into_iter().find(|note| note.id == id);
+    let note = find(directories, id)?;
     Ok(note.map_or_else(|| given.to_vec(), |note| note.addresses))
 }
 
+/// The container runs here: others of its networks reach it by themselves again. Gives their addresses.
+pub fn rejoin(directories: &Directories, id: &str) -> Result<Vec<IpAddr>, Cause> {
+    let Some(mut note) = find(directories, id)? else { return Ok(Vec::new()) };
+    let addresses = note.addresses.clone();
+    let of_others = |detour: &Detour| addresses.contains(&detour.towards);
+    let others =
+        note.detours.iter().filter(|d| of_others(d)).map(|detour| detour.beside).collect();
+    note.lift_unless(directories, |detour| !of_others(detour))?;
+    Ok(others)
+}
+
+/// Forgets flows between a container that runs here and others of its networks: they pass no routing.
+pub fn forget_between(container: &[IpAddr], others: &[IpAddr]) -> Result<(), Cause> {
+    if others.is_empty() {
+        return Ok(());
+    }
+    let mut conntrack = Conntrack::open()?;
+    let mut flows = conntrack.dump(container)?;
+    flows.retain(|flow| {
+        flow.leads_to(container).is_none()
+            && flow.anchor(container).is_none()
+            && flow.other_end(container).is_some_and(|end| others.contains(&end))
+    });
+    if !flows.is_empty() {
+        conntrack.delete(&flows)?;
+    }
+    Ok(())
+}
+
+/// Containers that have left this host, with flows to one of these addresses of a container which is
+/// about to leave, too: by their addresses. These flows end.
+pub fn parted(
+    directories: &Directories,
+    id: &str,
+    addresses: &[IpAddr],
+) -> Result<Vec<IpAddr>, Cause> {
+    let notes = all(directories)?.into_iter().filter(|note| note.id != id);
+    let parted = notes.flat_map(|note| note.detours).filter(|detour| {
+        addresses.contains(&detour.beside) && detour.towards != detour.beside
+    });
+    Ok(parted.map(|detour| detour.towards).collect())
+}
+
 /// Forgets the containers without any flow that is led to another host, and for which no new ones will
-/// be.
-pub async fn forget_ended(directories: &Directories) -> Result<(), Cause> {
+/// be. Those that are about to leave, unless by the migration that has `ended`, are left alone.
+pub async fn forget_ended(
+    directories: &Directories,
+    ended: Option<MigrationId>,
+) -> Result<(), Cause> {
     let _lock = PeerLock::take(&directories.run).await?;
     let mut conntrack = Conntrack::open()?;
     let forwarded = forward::all(directories)?;
-    for Carried { id, addresses, .. } in all(directories)? {
-        if forwarded.iter().any(|note| note.id == id && note.away().is_some()) {
+    for mut note in all(directories)? {
+        if !note.detours.is_empty() && is_departing(directories, &note.id, ended)? {
             continue;
         }
-        let flows = conntrack.dump(&addresses)?;
-        let led = flows
-            .iter()
-            .any(|flow| flow.leads_to(&addresses).is_some() || flow.anchor(&addresses).is_some());
-        if !led {
+        let addresses = note.addresses.clone();
+        let mut flows = conntrack.dump(&addresses)?;
+        flows.retain(|flow| {
+            flow.leads_to(&addresses).is_some() || flow.anchor(&addresses).is_some()
+        });
+        note.lift_unless(directories, |detour| {
+            flows.iter().any(|flow| flow.other_end(&addresses) == Some(detour.beside))
+        })?;
+        let id = &note.id;
+        if forwarded.iter().any(|other| other.id == *id && other.away().is_some()) {
+            continue;
+        }
+        if flows.is_empty() {
             Table::open()?.end_exchange(&id.parse()?)?;
             fs::remove_file(directories.run.join(DIRECTORY).join(format!("{id}.json")))?;
         }
     }
     Ok(())
+}
+
+/// Whether a migration other than `ended` is under way that takes a container from this host.
+fn is_departing(
+    directories: &Directories,
+    id: &str,
+    ended: Option<MigrationId>,
+) -> Result<bool, Cause> {
+    for path in journal::unfinished(&directories.state)? {
+        // A journal that cannot be read might be one.
+        let Ok(records) = journal::read(&path) else { return Ok(true) };
+        if let Some(Record::Departure { migration, container, .. }) = records.first()
+            && container == id
+            && Some(*migration) != ended
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn now() -> u64 {

@@ -213,7 +213,7 @@ impl Keeper<'_> {
     /// Removes what no flow needs any more; `true` if nothing is left to keep.
     async fn sweep(&mut self) -> Result<bool, Cause> {
         // Its rules would keep the table.
-        carried::forget_ended(self.directories).await?;
+        carried::forget_ended(self.directories, None).await?;
         for peer in tunnel::list().await? {
             peers::release(self.directories, peer, None).await?;
         }

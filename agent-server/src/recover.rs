@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use agent_core::carried;
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::Directories;
 use agent_core::forward::{self, Note};
@@ -29,7 +30,7 @@ use netmig::flow::{Conntrack, Flow};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
-use netmig::sandbox::Sandbox;
+use netmig::sandbox::{Others, Sandbox};
 use netmig::table::Table;
 
 use crate::arrival::{STAGE, sweep, tidy};
@@ -157,7 +158,7 @@ impl Arrived {
         let work = scene.directories.migration(self.migration).join(STAGE);
         let podman = scene.podman.clone();
         let staged = Staged::resume(podman, &self.container, &self.name, &work, TAKE_OVER).await?;
-        self.connect(&staged)?;
+        self.connect(scene, &staged)?;
         Ok(staged.commit().await?.pid)
     }
 
@@ -183,14 +184,18 @@ impl Arrived {
     }
 
     /// Makes the copy audible, should that not have happened.
-    fn connect(&self, staged: &Staged) -> Result<(), Cause> {
+    fn connect(&self, scene: &Scene<'_>, staged: &Staged) -> Result<(), Cause> {
         let path = staged.bundle.netns.as_ref().ok_or(Lacking("network namespace"))?;
         let namespace = Namespace::at_path(path)?;
         let sandbox = Sandbox::open(&namespace)?;
         let interface = sandbox.interfaces().first().ok_or(Lacking("interface"))?;
         let port = Port::of_container(&namespace, &interface.name)?;
         port.unblock()?;
-        Ok(sandbox.seed_neighbours(&port)?)
+        let note = carried::find(scene.directories, &self.container)?;
+        let detours = note.into_iter().flat_map(|note| note.detours);
+        let own = detours.filter(|detour| detour.namespace == *path);
+        let left = own.map(|detour| detour.towards).collect();
+        Ok(sandbox.seed_neighbours(&port, &Others { left, ..Others::default() })?)
     }
 
     async fn hand_over(
@@ -204,6 +209,8 @@ impl Arrived {
         // or has been released long ago.
         let anchor = identity::peer_number(&scene.directories.state, self.source)?;
         Conntrack::open()?.lead(&self.addresses, anchor, None)?;
+        let others = carried::rejoin(scene.directories, &self.container)?;
+        carried::forget_between(&self.addresses, &others)?;
         Table::open()?.remove_late(&self.migration.to_string().parse()?)?;
         let away = |note: &Note| note.id == self.container && note.away().is_some();
         forward::remove(scene.directories, away).await?;

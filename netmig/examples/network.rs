@@ -18,7 +18,7 @@ use netmig::isolation::Port;
 use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
 use netmig::routing;
-use netmig::sandbox::Sandbox;
+use netmig::sandbox::{Others, Sandbox};
 use netmig::sockets::UdpQueues;
 use netmig::tunnel::{self, RemoteEnd};
 
@@ -71,7 +71,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             let container = Namespace::of_pid(pid.parse()?)?;
             let port = Port::of_container(&container, interface)?;
             let sandbox = Sandbox::open(&container)?;
-            timed("seed_neighbours", || sandbox.seed_neighbours(&port))?;
+            timed("seed_neighbours", || sandbox.seed_neighbours(&port, &Others::default()))?;
         }
         _ => return Err("unknown command; the head of this file lists them".into()),
     }

@@ -18,6 +18,7 @@
 //! stays the anchor wherever the container goes. On the host of the container [`Flow::anchor`] tells
 //! which one it is, on the anchor [`Flow::leads_to`] where the container is.
 
+mod beside;
 mod build;
 mod conntrack;
 mod forgotten;
@@ -32,7 +33,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::peer::PeerNumber;
 
+pub(crate) use beside::Neighbouring;
 pub use conntrack::{Conntrack, FlowError, Outcome, Refusal};
+pub(crate) use forgotten::contains;
 pub use forgotten::{Forgotten, Published};
 pub use parse::parse;
 pub use place::Arrival;

@@ -3,6 +3,7 @@
 //! Everything here talks to the kernel by netlink and knows nothing of containers' engines or of
 //! the agents' protocol.
 
+pub mod beside;
 pub mod events;
 pub mod flow;
 pub mod hold;

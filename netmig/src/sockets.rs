@@ -11,7 +11,7 @@ use std::io;
 
 use thiserror::Error;
 
-pub use connections::{Connections, TcpSockets};
+pub use connections::{Connections, TcpSockets, UdpSockets};
 
 use crate::netns::message::{Message, u32_at};
 use crate::netns::socket::{KernelSocket, Protocol};

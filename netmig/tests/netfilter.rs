@@ -232,11 +232,12 @@ fn forwards_are_replaced_and_removed_and_nothing_else() {
     for _ in 0..2 {
         let exchange = Exchange {
             gateways: gateways.clone(),
+            beside: vec![(StandIn::new(address("10.88.0.3"), [5; 16]), address("10.88.0.2"))],
             container: container.clone(),
             passing: vec![(three, container[0])],
         };
         table.exchange(&tag, &exchange).unwrap();
-        assert_eq!(table.read().unwrap().rules.len(), before.rules.len() + 15);
+        assert_eq!(table.read().unwrap().rules.len(), before.rules.len() + 17);
     }
     table.end_exchange(&tag).unwrap();
     assert_eq!(table.read().unwrap(), before);

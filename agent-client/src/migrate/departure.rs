@@ -17,6 +17,7 @@ use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
 use checkpoint::podman::PreparedRemoval;
 use checkpoint::tree::{Source, Tasks};
+use netmig::beside::Detour;
 use netmig::flow::{Conntrack, Exchange, Flow, Readdressed, StandIn};
 use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
 use netmig::sockets::{TcpSockets, UdpQueues, room};
@@ -26,6 +27,7 @@ use tokio::io::AsyncReadExt;
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::anchors::Anchors;
+use super::beside::Besides;
 use super::dump::PreparedDump;
 use super::log::CarriedLog;
 use super::outbox::outbox;
@@ -56,6 +58,7 @@ struct Ready {
     criu_config: Option<ConfigDir>,
     queues: Option<UdpQueues>,
     sockets: Option<TcpSockets>,
+    besides: Option<Besides>,
     conntrack: Option<Conntrack>,
     trees: Vec<CarriedTree>,
     log: Option<CarriedLog>,
@@ -239,6 +242,7 @@ impl<'a> Departure<'a> {
         self.ready.queues = Some(UdpQueues::open(&self.plan.namespace)?);
         self.ready.sockets = Some(TcpSockets::open(&self.plan.namespace)?);
         self.ready.conntrack = Some(Conntrack::open()?);
+        self.ready.besides = Some(Besides::find(&self.context.directories, &self.plan)?);
         Ok(())
     }
 
@@ -345,6 +349,7 @@ impl<'a> Departure<'a> {
             Some(criu_config),
             Some(queues),
             Some(sockets),
+            Some(besides),
             Some(conntrack),
             Some(dump),
         ) = (
@@ -354,6 +359,7 @@ impl<'a> Departure<'a> {
             ready.criu_config.take(),
             ready.queues.take(),
             ready.sockets.take(),
+            ready.besides.take(),
             ready.conntrack.take(),
             ready.dump.take(),
         )
@@ -363,7 +369,19 @@ impl<'a> Departure<'a> {
         let (trees, log) = (std::mem::take(&mut ready.trees), ready.log.take());
         Ok(Pause::new(
             self,
-            Tools { turn, hold, images, criu_config, dump, queues, sockets, conntrack, trees, log },
+            Tools {
+                turn,
+                hold,
+                images,
+                criu_config,
+                dump,
+                queues,
+                sockets,
+                besides,
+                conntrack,
+                trees,
+                log,
+            },
         ))
     }
 
@@ -442,13 +460,19 @@ impl<'a> Departure<'a> {
         &mut self.ready.anchors
     }
 
-    /// Exchanges addresses at the tunnel: these gateways of the host, and those of the container's that
-    /// are others at the destination or for the anchors of these flows.
-    pub async fn exchange(&mut self, gateways: Vec<StandIn>, flows: &[Flow]) -> Result<(), Cause> {
+    /// Exchanges addresses at the tunnel: these gateways of the host, those of containers beside the one
+    /// that moves, and those of the container's that are others at the destination or for the anchors of
+    /// these flows.
+    pub async fn exchange(
+        &mut self,
+        gateways: Vec<StandIn>,
+        beside: Vec<(StandIn, IpAddr)>,
+        flows: &[Flow],
+    ) -> Result<(), Cause> {
         let stand_in = |other: &Readdressed| StandIn { here: other.old, address: other.tunnel };
         let container = self.plan.readdressed.iter().map(stand_in).collect();
         let passing = StandIn::of_anchors(flows, &self.plan.addresses);
-        let exchange = Exchange { gateways, container, passing };
+        let exchange = Exchange { gateways, beside, container, passing };
         if exchange.is_empty() {
             return Ok(());
         }
@@ -465,6 +489,15 @@ impl<'a> Departure<'a> {
             return Ok(());
         }
         self.carried(Exchange::default()).note_and_apply(&self.context.directories).await
+    }
+
+    /// Notes by which detours other containers will be led to this host.
+    pub fn note_detours(&self, detours: &[Detour]) -> Result<(), Cause> {
+        if detours.is_empty() {
+            return Ok(());
+        }
+        let carried = self.carried(self.exchange.clone());
+        Carried { detours: detours.to_vec(), ..carried }.note(&self.context.directories)
     }
 
     fn carried(&self, exchange: Exchange) -> Carried {
@@ -490,8 +523,8 @@ impl<'a> Departure<'a> {
         self.carried(self.exchange.clone()).note(directories)?;
         forward::remove(directories, forward::here(&container.id)).await?;
         // Its rules would keep the table.
-        carried::forget_ended(directories).await?;
         let migration = Some(self.plan.offer.migration);
+        carried::forget_ended(directories, migration).await?;
         for peer in self.plan.anchors.keys().copied().chain([self.plan.link.peer]) {
             peers::release(directories, peer, migration).await?;
         }

@@ -8,6 +8,7 @@
 //! ```
 
 pub mod anchors;
+mod beside;
 mod cancel;
 mod commit;
 mod connect;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use agent_core::carried;
 use agent_core::cause::{Cause, chain};
 use agent_core::identity::HostId;
 use agent_core::journal::Record;
@@ -20,12 +21,14 @@ use checkpoint::images::{Chunk, Follower, ImageDir, Manifest};
 use checkpoint::runtime::{Dumped, Waiting};
 use checkpoint::tree::Tasks;
 use checkpoint::urgency::Urgency;
+use netmig::beside::Detour;
 use netmig::flow::{Conntrack, Direction, Flow, StandIn};
 use netmig::hold::{Hold, Outlet, Pace, PreparedHold};
 use netmig::sockets::{TcpSockets, UdpQueues};
 use netmig::tunnel;
 use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 
+use super::beside::Besides;
 use super::commit::Committed;
 use super::departure::{Departure, NotPrepared};
 use super::dump::{PreparedDump, request};
@@ -67,6 +70,8 @@ pub struct Tools {
     pub queues: UdpQueues,
     /// The container's connections.
     pub sockets: TcpSockets,
+    /// Connections with other containers of its network.
+    pub besides: Besides,
     /// This host's conntrack table.
     pub conntrack: Conntrack,
     /// Trees whose first pass has been sent.
@@ -87,6 +92,7 @@ pub struct Pause<'a> {
     prepared: Option<PreparedDump>,
     queues: UdpQueues,
     sockets: Option<TcpSockets>,
+    besides: Besides,
     conntrack: Option<Conntrack>,
     trees: Vec<CarriedTree>,
     log: Option<CarriedLog>,
@@ -104,6 +110,8 @@ struct Collected {
     conntrack: Conntrack,
     flows: Vec<Flow>,
     stand_ins: Vec<StandIn>,
+    besides: Besides,
+    detours: Vec<Detour>,
 }
 
 /// What was measured.
@@ -136,6 +144,7 @@ impl<'a> Pause<'a> {
             prepared: Some(tools.dump),
             queues: tools.queues,
             sockets: Some(tools.sockets),
+            besides: tools.besides,
             conntrack: Some(tools.conntrack),
             trees: tools.trees,
             log: tools.log,
@@ -164,8 +173,9 @@ impl<'a> Pause<'a> {
             process: plan.process.clone(),
         };
         block_in_place(|| self.departure.journal_mut().append(&record))?;
+        let detours = block_in_place(|| self.find_besides())?;
         self.urgency = Some(Urgency::begin());
-        match tokio::time::timeout(limit, self.interrupt()).await {
+        match tokio::time::timeout(limit, self.interrupt(&detours)).await {
             // This process may have been stopped meanwhile.
             Ok(Ok(())) if self.progress.began.elapsed() > limit => Err(TooLong(limit).into()),
             Ok(result) => result,
@@ -173,12 +183,25 @@ impl<'a> Pause<'a> {
         }
     }
 
-    async fn interrupt(&mut self) -> Result<(), Cause> {
+    /// Makes ready for the connections with other containers of its network that are open now.
+    fn find_besides(&mut self) -> Result<Vec<Detour>, Cause> {
+        let (Some(conntrack), Some(sockets)) = (&mut self.conntrack, &mut self.sockets) else {
+            return Ok(Vec::new());
+        };
+        let container = &self.departure.plan().addresses;
+        let detours = self.besides.prepare(conntrack, sockets, container)?;
+        self.departure.note_detours(&detours)?;
+        Ok(detours)
+    }
+
+    async fn interrupt(&mut self, detours: &[Detour]) -> Result<(), Cause> {
         let began = Instant::now();
         self.progress.began = began;
         if let Some(ready) = self.ready.take() {
             self.hold = Some(block_in_place(|| ready.engage())?);
         }
+        // What these containers send passes the hold from now on.
+        self.besides.lay(detours)?;
         let held = Instant::now();
         self.drain().await?;
         let drained = Instant::now();
@@ -260,6 +283,9 @@ impl<'a> Pause<'a> {
         self.conntrack = Some(collected.conntrack);
         self.flows = collected.flows;
         self.stand_ins = collected.stand_ins;
+        self.besides = collected.besides;
+        self.departure.note_detours(&collected.detours)?;
+        self.besides.lay(&collected.detours)?;
         trees.await??;
         let manifest = images.await??;
         self.progress.checkpoint_bytes = manifest.files.iter().map(|file| file.length).sum();
@@ -291,6 +317,7 @@ impl<'a> Pause<'a> {
     fn collect_flows(&mut self, outbox: Outbox) -> JoinHandle<Result<Collected, Cause>> {
         let conntrack = self.conntrack.take();
         let sockets = self.sockets.take();
+        let mut besides = std::mem::take(&mut self.besides);
         let container = self.departure.plan().container.clone();
         let addresses = self.departure.plan().addresses.clone();
         let destination = self.departure.plan().link.peer;
@@ -305,10 +332,16 @@ impl<'a> Pause<'a> {
             let mut flows = conntrack.dump(&addresses)?;
             // Others are those of an earlier holder of the address, which has moved.
             flows.retain(|flow| flow.leads_to(&addresses).is_none());
+            flows.retain(|flow| !besides.is_parted(flow, &addresses));
+            let mut detours = Vec::new();
             if let Some(mut sockets) = sockets {
-                flows.extend(remember(&mut conntrack, &mut sockets, &container, &flows)?);
+                let connections = sockets.list()?;
+                flows.extend(remember(&mut conntrack, &connections, &container, &flows)?);
+                (flows, detours) = besides.complete(&mut conntrack, &connections, flows)?;
             }
             let stand_ins = StandIn::needed(&flows, &addresses, &gateways, this);
+            let beside = besides.stand_ins(this).into_iter().map(|(stand_in, _)| stand_in);
+            let all_stand_ins: Vec<_> = stand_ins.iter().copied().chain(beside).collect();
             // The container is cut off, and what is sent to it waits: no packet misses its entry. A
             // packet that waits already keeps the old one.
             let anew = |flow: &Flow| flow.lasting(&addresses, &stand_ins);
@@ -328,12 +361,11 @@ impl<'a> Pause<'a> {
             }
             for (anchor, flows) in by_anchor {
                 for batch in flows.chunks(FLOWS_PER_FRAME) {
-                    let batch =
-                        FlowBatch { anchor, flows: batch.to_vec(), stand_ins: stand_ins.clone() };
-                    post(&outbox, Message::Flows(batch))?;
+                    let (flows, stand_ins) = (batch.to_vec(), all_stand_ins.clone());
+                    post(&outbox, Message::Flows(FlowBatch { anchor, flows, stand_ins }))?;
                 }
             }
-            Ok(Collected { conntrack, flows, stand_ins })
+            Ok(Collected { conntrack, flows, stand_ins, besides, detours })
         })
     }
 
@@ -362,7 +394,9 @@ impl<'a> Pause<'a> {
         self.departure.plan_mut().link.connection.send(&Message::Restore(manifest)).await?;
         self.marked = true;
         block_in_place(|| self.set_marks(true))?;
-        self.departure.exchange(self.stand_ins.clone(), &self.flows).await?;
+        let HostId(this) = self.departure.context().trust.identity.fingerprint().host();
+        let beside = self.besides.stand_ins(this);
+        self.departure.exchange(self.stand_ins.clone(), beside, &self.flows).await?;
         let connection = &mut self.departure.plan_mut().link.connection;
         Ok(expect!(connection, deadline::STAGE, Prepared)?)
     }
@@ -422,7 +456,16 @@ impl<'a> Pause<'a> {
         if self.frozen {
             note(plan.cgroup.thaw().map_err(Into::into));
         }
+        // The container answers those that ask for its address.
+        let plan = self.departure.plan();
+        let (id, container) = (plan.container.id.clone(), plan.addresses.clone());
+        let others = carried::rejoin(&self.departure.context().directories, &id);
+        let others = others.unwrap_or_else(|e| {
+            note(Err(e));
+            Vec::new()
+        });
         note(self.release_hold().await.map(drop));
+        note(carried::forget_between(&container, &others));
         self.end_turn();
         match self.departure.go_back(cause).await {
             // Nothing of a container that has ended can be left.

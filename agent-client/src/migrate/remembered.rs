@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use agent_core::cause::Cause;
 use checkpoint::container::Container;
 use netmig::flow::{Conntrack, Flow, Forgotten, Published};
-use netmig::sockets::TcpSockets;
+use netmig::sockets::Connections;
 
 /// Makes their entries anew, from the container's own sockets; gives those that were made. `flows` are
 /// all that the container has.
 pub fn remember(
     conntrack: &mut Conntrack,
-    sockets: &mut TcpSockets,
+    connections: &Connections,
     container: &Container,
     flows: &[Flow],
 ) -> Result<Vec<Flow>, Cause> {
@@ -27,7 +27,7 @@ pub fn remember(
         })
         .collect();
     let forgotten = Forgotten {
-        connections: &sockets.list()?,
+        connections: connections,
         container: &addresses,
         networks: &networks,
         published: &published,

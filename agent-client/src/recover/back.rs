@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use agent_core::carried::Carried;
+use agent_core::carried::{self, Carried};
 use agent_core::cause::{Cause, chain};
 use agent_core::message::Message;
 use agent_core::{deadline, forward, peers};
@@ -59,6 +59,7 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
         let plain = carried.note_and_apply(&context.directories).await;
         note("addresses are what they are", plain.map(|()| false));
         note("the original runs on", run_on(context, departed).await);
+        note("its network is what it was", rejoin(context, departed));
     }
     note("nothing is held", unhold(departed));
     note("images removed", tidy(context, departed));
@@ -94,6 +95,13 @@ fn lead_back(departed: &Departed) -> Result<bool, Cause> {
         }
     }
     Ok(any)
+}
+
+/// Lets other containers of its network reach the original by themselves.
+fn rejoin(context: &Context, departed: &Departed) -> Result<bool, Cause> {
+    let others = carried::rejoin(&context.directories, &departed.container)?;
+    carried::forget_between(&departed.addresses, &others)?;
+    Ok(!others.is_empty())
 }
 
 /// Connects and thaws the original. Its engine is not asked: every millisecond of it is silence.

@@ -7,6 +7,7 @@ use checkpoint::stage::Staged;
 use tokio::task::block_in_place;
 
 use super::progress::{Arrival, Network};
+use netmig::sandbox::Others;
 use netmig::sockets::room;
 
 /// A copy that waits for its source's decision. Either [`Copy::activate`] makes it the container,
@@ -18,6 +19,7 @@ pub struct Copy {
     network: Network,
     journal: Journal,
     mtu: u32,
+    others: Others,
 }
 
 impl Copy {
@@ -34,7 +36,11 @@ impl Copy {
         if let Err(e) = network.sandbox.set_route_mtu(mtu) {
             tracing::warn!("{}: {}", arrival.offer().migration, chain(&e));
         }
-        Self { arrival, staged, network, journal, mtu }
+        let others = arrival.others(&network).unwrap_or_else(|e| {
+            tracing::warn!("{}: {}", arrival.offer().migration, chain(e.as_ref()));
+            Others::default()
+        });
+        Self { arrival, staged, network, journal, mtu, others }
     }
 
     /// The container's ID.
@@ -53,7 +59,8 @@ impl Copy {
         self.network.port.unblock()?;
         // What the copy has sent since it was restored waits for its gateway's address: it goes out
         // now, in order. Without the address it goes out after the question that is asked each second.
-        if let Err(e) = self.network.sandbox.seed_neighbours(&self.network.port) {
+        let Network { port, sandbox, .. } = &self.network;
+        if let Err(e) = sandbox.seed_neighbours(port, &self.others) {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(&e));
         }
         self.arrival.end_turn();
@@ -72,6 +79,9 @@ impl Copy {
         if let Err(e) = self.arrival.note_container().and_then(|()| self.arrival.lead_home()) {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
+        if let Err(e) = self.arrival.rejoin() {
+            tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
+        }
         if let Err(e) = self.arrival.end_forwarding().await {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
@@ -81,7 +91,7 @@ impl Copy {
         if let Err(e) = self.arrival.tidy() {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
-        if let Err(e) = self.arrival.settle_network().await {
+        if let Err(e) = self.arrival.settle_network(&self.network).await {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
         self.journal.archive(&self.arrival.host().directories.state)?;

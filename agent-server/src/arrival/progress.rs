@@ -1,12 +1,12 @@
 //! From the tunnel to a prepared, isolated copy. Whatever of it has been made, [`Arrival::undo`]
 //! removes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use agent_core::carried::Carried;
+use agent_core::carried::{self, Carried};
 use agent_core::cause::{Cause, chain};
 use agent_core::deadline;
 use agent_core::directories::create_private;
@@ -27,11 +27,12 @@ use checkpoint::podman::Metadata;
 use checkpoint::runtime::Runtime;
 use checkpoint::stage::{self, Conflict, Early, Stage, Staged};
 use checkpoint::urgency::Urgency;
+use netmig::beside::Detour;
 use netmig::flow::{self, Conntrack, Flow, Readdressed, StandIn};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
-use netmig::sandbox::Sandbox;
+use netmig::sandbox::{Others, Sandbox};
 use netmig::table::{HoldTag, Table, TableError};
 use netmig::tunnel;
 use tokio::task::block_in_place;
@@ -108,6 +109,10 @@ pub struct Network {
     pub port: Port,
     /// Its own side.
     pub sandbox: Sandbox,
+    /// Where its network namespace is.
+    pub namespace: PathBuf,
+    /// Other containers of its network that it left here and comes back to, with their Ethernet addresses.
+    pub here: Vec<(IpAddr, [u8; 6])>,
 }
 
 impl Arrival {
@@ -354,7 +359,8 @@ impl Arrival {
             Table::open()?.pass_late(&self.late_tag()?, self.anchor, &self.late_ways())?;
         }
         self.take_new_connections().await?;
-        self.network = Some(Network { port, sandbox });
+        let here = self.left_here()?;
+        self.network = Some(Network { port, sandbox, namespace: path, here });
         Ok(ImageDir::create(&self.images(), self.limits.images)?)
     }
 
@@ -583,18 +589,58 @@ impl Arrival {
         self.carried().note(&self.host.directories)
     }
 
+    /// Containers of its network here with which it has had flows since it left this host.
+    fn left_here(&self) -> Result<Vec<(IpAddr, [u8; 6])>, Cause> {
+        let note = carried::find(&self.host.directories, &self.offer.id)?;
+        let own = self.addresses();
+        let detours = note.into_iter().flat_map(|note| note.detours);
+        Ok(detours.filter(|d| own.contains(&d.towards)).map(|d| (d.beside, d.mac)).collect())
+    }
+
+    /// The other containers of its network that the copy needs to be told of. Those that it has left
+    /// where it comes from are noted here.
+    pub fn others(&self, network: &Network) -> Result<Others, Cause> {
+        let interface = network.sandbox.interface_at(&network.port)?;
+        let own = self.addresses();
+        let gateways = &network.port.bridge().addresses;
+        let is_left = |end: &IpAddr| interface.is_on_link(*end) && !gateways.contains(end);
+        let ends = self.created.iter().filter_map(|flow| flow.other_end(&own));
+        let left: BTreeSet<IpAddr> = ends.filter(is_left).collect();
+        if let Some(mac) = interface.mac
+            && !left.is_empty()
+        {
+            let detour = |address: &IpAddr| Detour {
+                namespace: network.namespace.clone(),
+                interface: interface.index,
+                mac,
+                towards: *address,
+                beside: *address,
+            };
+            let detours = left.iter().map(detour).collect();
+            Carried { detours, ..self.carried() }.note(&self.host.directories)?;
+        }
+        Ok(Others { left: left.into_iter().collect(), here: network.here.clone() })
+    }
+
+    /// Lets other containers of its network here reach the container by themselves again.
+    pub fn rejoin(&self) -> Result<(), Cause> {
+        carried::rejoin(&self.host.directories, &self.offer.id).map(drop)
+    }
+
     fn carried(&self) -> Carried {
         let Offer { id, name, .. } = &self.offer;
         Carried::new(id, name, &self.addresses(), flow::Exchange::default())
     }
 
     /// Ends what only the move itself needed of the network, once the journal has ended.
-    pub async fn settle_network(&self) -> Result<(), Cause> {
+    pub async fn settle_network(&self, network: &Network) -> Result<(), Cause> {
         if self.is_return() {
             tokio::time::sleep(LATE).await;
         }
         let mut outcome = self.end_late().await;
         outcome = outcome.and(self.claim_source_tunnel());
+        let others: Vec<IpAddr> = network.here.iter().map(|(address, _)| *address).collect();
+        outcome = outcome.and(carried::forget_between(&self.addresses(), &others));
         // What stood for this host's gateways is not needed by a container that is here.
         outcome = outcome.and(self.carried().note_and_apply(&self.host.directories).await);
         for peer in self.anchors.values().copied().chain([self.anchor]) {

@@ -118,7 +118,7 @@ impl Forgotten<'_> {
 }
 
 /// Whether an address is of the network that another one of it and a length of prefix name.
-fn contains((of, length): (IpAddr, u8), address: IpAddr) -> bool {
+pub(crate) fn contains((of, length): (IpAddr, u8), address: IpAddr) -> bool {
     match (of, address) {
         (IpAddr::V4(of), IpAddr::V4(ip)) => {
             let differ = of.to_bits() ^ ip.to_bits();

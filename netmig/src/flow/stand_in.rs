@@ -23,6 +23,10 @@ pub struct Exchange {
     /// Its gateways that talk to the container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<StandIn>,
+    /// Other containers of its network that talk to the container by their own addresses: such an address,
+    /// with that of the container's by which it talks to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<(StandIn, IpAddr)>,
     /// Addresses of the container, which has others on its new host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub container: Vec<StandIn>,
@@ -35,7 +39,10 @@ impl Exchange {
     /// Whether there is nothing to be exchanged.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.gateways.is_empty() && self.container.is_empty() && self.passing.is_empty()
+        self.gateways.is_empty()
+            && self.beside.is_empty()
+            && self.container.is_empty()
+            && self.passing.is_empty()
     }
 }
 

@@ -26,11 +26,11 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
-const RTM_NEWNEIGH: u16 = 28;
-const NLM_F_REPLACE: u16 = 0x100;
-const NLM_F_CREATE: u16 = 0x400;
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
+pub(super) const RTM_NEWNEIGH: u16 = 28;
+pub(super) const NLM_F_REPLACE: u16 = 0x100;
+pub(super) const NLM_F_CREATE: u16 = 0x400;
+pub(super) const NDA_DST: u16 = 1;
+pub(super) const NDA_LLADDR: u16 = 2;
 const NUD_REACHABLE: u16 = 0x02;
 
 /// Bytes of `struct ifinfomsg` and `struct ifaddrmsg`.
@@ -112,7 +112,7 @@ pub(crate) fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// The bytes of an address, as an attribute holds them.
-fn ip_bytes(address: IpAddr) -> Vec<u8> {
+pub(super) fn ip_bytes(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -120,7 +120,7 @@ fn ip_bytes(address: IpAddr) -> Vec<u8> {
 }
 
 /// The address family's number.
-fn family(address: IpAddr) -> u8 {
+pub(super) fn family(address: IpAddr) -> u8 {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     u8::try_from(family).unwrap_or(0)
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod link;
 pub(crate) mod message;
+pub(crate) mod neighbour;
 pub(crate) mod rtnl;
 pub(crate) mod socket;
 

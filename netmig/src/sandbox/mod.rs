@@ -12,8 +12,10 @@ use std::sync::{Mutex, PoisonError};
 use thiserror::Error;
 
 use self::routes::Routes;
+use crate::flow::contains;
 use crate::isolation::Port;
 use crate::netns::link::{InterfaceAddress, addresses, links, reachable};
+use crate::netns::neighbour::permanent;
 use crate::netns::socket::{KernelSocket, Protocol, Refused};
 use crate::netns::{self, Namespace};
 
@@ -94,6 +96,25 @@ pub struct Gateway {
     pub interface: u32,
 }
 
+impl Interface {
+    /// Whether the container takes an address for one that it reaches by this interface without a
+    /// gateway, and that is not its own.
+    #[must_use]
+    pub fn is_on_link(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|own| contains(*own, address))
+            && !self.addresses.iter().any(|(own, _)| *own == address)
+    }
+}
+
+/// Other containers of a container's network, by their addresses there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Those that it has left on another host, with flows that go on.
+    pub left: Vec<IpAddr>,
+    /// Those that are here, with their Ethernet addresses.
+    pub here: Vec<(IpAddr, [u8; 6])>,
+}
+
 /// A container's network namespace, ready to be changed quickly.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -155,6 +176,18 @@ impl Sandbox {
         })
     }
 
+    /// The interface of the container that ends at this bridge port.
+    ///
+    /// # Errors
+    /// [`Error::NotConnected`].
+    pub fn interface_at(&self, port: &Port) -> Result<&Interface, Error> {
+        let ends_here = |interface: &&Interface| interface.peer_index == Some(port.index());
+        self.interfaces.iter().find(ends_here).ok_or_else(|| Error::NotConnected {
+            container: self.name.clone(),
+            port: port.name().to_owned(),
+        })
+    }
+
     /// Tells the container the Ethernet addresses of its gateways on the bridge, and the bridge
     /// that of the container, so that no question need be asked (and be lost, which costs a second)
     /// in the first moments. The entries age like learnt ones.
@@ -166,17 +199,16 @@ impl Sandbox {
     ///
     /// Gateways that are not the bridge itself are left out: their addresses are not known here.
     ///
+    /// Other containers of its network are told as well: those with which it had flows where it comes from
+    /// are reached by the bridge from now on, until [`Detour::lift`]; of those that are here their own
+    /// Ethernet addresses are said.
+    ///
     /// # Errors
     /// [`Error::NotConnected`], [`Error::Neighbour`].
-    pub fn seed_neighbours(&self, port: &Port) -> Result<(), Error> {
-        let interface = self
-            .interfaces
-            .iter()
-            .find(|interface| interface.peer_index == Some(port.index()))
-            .ok_or_else(|| Error::NotConnected {
-                container: self.name.clone(),
-                port: port.name().to_owned(),
-            })?;
+    ///
+    /// [`Detour::lift`]: crate::beside::Detour::lift
+    pub fn seed_neighbours(&self, port: &Port, others: &Others) -> Result<(), Error> {
+        let interface = self.interface_at(port)?;
         let bridge = port.bridge();
         let neighbour = |place: &str, refused: Refused| Error::Neighbour {
             place: place.to_owned(),
@@ -188,6 +220,12 @@ impl Sandbox {
             if bridge.addresses.contains(&gateway.address) {
                 inside.extend(reachable(interface.index, gateway.address, bridge.mac));
             }
+        }
+        for address in &others.left {
+            inside.extend(permanent(interface.index, *address, bridge.mac));
+        }
+        for (address, mac) in &others.here {
+            inside.extend(reachable(interface.index, *address, *mac));
         }
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.socket.execute(&mut inside).map_err(|refused| neighbour(&self.name, refused))?;

@@ -1,4 +1,4 @@
-//! The TCP connections of a container, as its own kernel sockets have them.
+//! The connections of a container, as its own kernel sockets have them.
 //!
 //! `struct inet_diag_msg` (`include/uapi/linux/inet_diag.h`): family, state, two bytes, then the two
 //! ports and the two addresses, 16 bytes each.
@@ -50,15 +50,52 @@ impl TcpSockets {
     /// # Errors
     /// [`Error::List`].
     pub fn list(&mut self) -> Result<Connections, Error> {
-        let mut all = Connections::default();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            let mut request = request(family);
-            self.socket
-                .dump_each(&mut request, |message| all.add(message.payload))
-                .map_err(|source| Error::List { container: self.container.clone(), source })?;
-        }
-        Ok(all)
+        let states = [ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, CLOSE_WAIT, LISTEN];
+        list(&mut self.socket, &self.container, libc::IPPROTO_TCP, &states)
     }
+}
+
+/// The UDP sockets of one network namespace that are connected to somebody (connect(2)), ready to be
+/// listed.
+#[derive(Debug)]
+pub struct UdpSockets {
+    socket: KernelSocket,
+    container: String,
+}
+
+impl UdpSockets {
+    /// Prepares for the sockets in `namespace`.
+    ///
+    /// # Errors
+    /// [`Error::Namespace`].
+    pub fn open(namespace: &Namespace) -> Result<Self, Error> {
+        let socket = namespace.socket(Protocol::SocketDiagnosis)?;
+        Ok(Self { socket, container: namespace.name().to_owned() })
+    }
+
+    /// Lists them.
+    ///
+    /// # Errors
+    /// [`Error::List`].
+    pub fn list(&mut self) -> Result<Connections, Error> {
+        list(&mut self.socket, &self.container, libc::IPPROTO_UDP, &[ESTABLISHED])
+    }
+}
+
+fn list(
+    socket: &mut KernelSocket,
+    container: &str,
+    protocol: i32,
+    states: &[u8],
+) -> Result<Connections, Error> {
+    let mut all = Connections::default();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut request = request(family, protocol, states);
+        socket
+            .dump_each(&mut request, |message| all.add(message.payload))
+            .map_err(|source| Error::List { container: container.to_owned(), source })?;
+    }
+    Ok(all)
 }
 
 impl Connections {
@@ -88,11 +125,10 @@ fn end(message: &[u8], port: usize, address: usize) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, port))
 }
 
-fn request(family: i32) -> Vec<u8> {
+fn request(family: i32, protocol: i32, states: &[u8]) -> Vec<u8> {
     let mut payload = [0; REQUEST];
     payload[0] = u8::try_from(family).unwrap_or(0);
-    payload[1] = u8::try_from(libc::IPPROTO_TCP).unwrap_or(0);
-    let states = [ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, CLOSE_WAIT, LISTEN];
+    payload[1] = u8::try_from(protocol).unwrap_or(0);
     let mask = states.iter().fold(0u32, |mask, state| mask | 1 << state);
     payload[4..8].copy_from_slice(&mask.to_ne_bytes());
     Message::new(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &payload).finish()

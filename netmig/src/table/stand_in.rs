@@ -6,7 +6,10 @@
 //! has a *stand-in* ([`StandIn`]), which its new host's conntrack translates into the gateway's
 //! address, and back. Here the two are exchanged packet by packet: the entry of conntrack stays as it is.
 //!
-//! The same is done with the container's own address if it has another one on its new host: two
+//! The same is done with the addresses of other containers of its network that talk to it by them, which
+//! may be other containers' on its new host.
+//!
+//! And it is done with the container's own address if it has another one on its new host: two
 //! containers that had the same address on two hosts may meet there, with flows of equal ends. Packets
 //! of flows whose anchor is a third host are sent on with the address by which they came.
 //!
@@ -25,13 +28,21 @@ use crate::peer::{ORIGINAL_MASK, REPLY_MASK};
 /// 127.0.0.0/8.
 pub(super) const LOOPBACK: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::LOCALHOST), 8);
 
-fn exchanging(Exchange { gateways, container, passing }: &Exchange) -> Vec<NewRule> {
+fn exchanging(Exchange { gateways, beside, container, passing }: &Exchange) -> Vec<NewRule> {
     let rule =
         |chain: &str, steps: &[Step]| NewRule { chain: chain.to_owned(), steps: steps.into() };
     let mut rules = Vec::new();
     for StandIn { here, address } in gateways {
         let source = [Step::FromAddress(*here), Step::WriteSource(*address)];
         rules.push(rule(CHAIN_STAND_IN, &[&[Step::TowardsTunnel], &source[..]].concat()));
+        let destination = [Step::To(*address), Step::WriteDestination(*here)];
+        rules.push(rule(CHAIN_LATE, &[&[Step::FromTunnel], &destination[..]].concat()));
+    }
+    // Flows of theirs that have nothing to do with the container may use the same tunnel.
+    for (StandIn { here, address }, of) in beside {
+        let between = [Step::TowardsTunnel, Step::FromAddress(*here), Step::To(*of)];
+        let write = Step::WriteSource(*address);
+        rules.push(rule(CHAIN_STAND_IN, &[&between[..], &[write]].concat()));
         let destination = [Step::To(*address), Step::WriteDestination(*here)];
         rules.push(rule(CHAIN_LATE, &[&[Step::FromTunnel], &destination[..]].concat()));
     }

@@ -1,6 +1,7 @@
 //! Every kind of flow that a container has: kept across a move, both directions checked.
 
 mod addresses;
+mod beside;
 mod direct;
 mod families;
 mod far;
@@ -30,6 +31,7 @@ pub(super) fn cases() -> Vec<Case> {
         far::CASES,
         neighbours::CASES,
         addresses::CASES,
+        beside::CASES,
         idle::CASES,
         direct::CASES,
     ]

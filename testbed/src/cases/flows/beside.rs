@@ -1,0 +1,130 @@
+//! Connections of two containers of one network by their own addresses.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::{opener, traces};
+use crate::ensure;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::runner::{Case, Context};
+use crate::traffic::report::EchoReport;
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("flows-between-containers-of-one-network", &["flows", "hops"], there_and_home),
+    Case::new("flows-between-containers-end", &["flows"], to_the_end),
+];
+
+/// How long traces may take to go.
+const END: Duration = Duration::from_secs(40);
+/// Datagrams that may be lost on the way home.
+const LATE: u64 = 15;
+/// The container that stays.
+const NEIGHBOUR: &str = "neighbour";
+/// Its clients: name, and action of the probe.
+const CLIENTS: [(&str, &str); 2] = [("tcp", "tcp-echo"), ("udp", "udp-echo")];
+
+/// Either container has a client of the other's server.
+fn there_and_home(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    let (web, neighbour) = start(a)?;
+    lab.migrate("web", "a", "b")?;
+    std::thread::sleep(Duration::from_secs(1));
+    let away = detours(a)?;
+    ensure!(away.len() == 1 && away[0].contains(&web.to_string()), "detours on a: {away:?}");
+    lab.migrate("web", "b", "a")?;
+    let left = (detours(a)?, entries(a, web, neighbour)?);
+    ensure!(left.0.is_empty() && left.1.is_empty(), "still there: {left:?}");
+    let gap = stop(a, LATE)?;
+    let outbound = opener::stop_losing(a, "web", LATE)?;
+    traces::none_within(a, END)?;
+    traces::none_within(b, END)?;
+    context.remark(format!("gaps {gap:.0} and {outbound:.0} ms"));
+    Ok(())
+}
+
+/// The container stays away, where another one has the address of the one that it has left.
+fn to_the_end(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    for host in [a, b] {
+        traces::forget_soon(host)?;
+    }
+    let (web, neighbour) = start(a)?;
+    let same = ["run", "--detach", "--name", "same", "--ip", &neighbour.to_string()];
+    b.podman([&same[..], &["probe:1", "netmig-probe", "serve"]].concat())?;
+    let migration = lab.migrate("web", "a", "b")?;
+    let gap = stop(a, 0)?;
+    let outbound = opener::stop(b, "web")?;
+    traces::none_within(a, END)?;
+    traces::none_within(b, END)?;
+    let left = (detours(a)?, detours(b)?, entries(a, web, neighbour)?);
+    ensure!(left.0.is_empty() && left.1.is_empty() && left.2.is_empty(), "left: {left:?}");
+    // They have nothing to do with each other any more, so the container reaches the other one.
+    let control = SocketAddr::from((neighbour, 7001)).to_string();
+    b.podman(["exec", "web", "netmig-probe", "stats", &control])?;
+    context.remark(format!(
+        "interruption {:.0} ms, gaps {gap:.0} and {outbound:.0} ms",
+        migration.interruption_ms
+    ));
+    Ok(())
+}
+
+/// Starts both containers on `host`, and clients in both; gives their addresses.
+fn start(host: &Host) -> Result<(IpAddr, IpAddr)> {
+    let serve = ["probe:1", "sh", "-c", "netmig-probe serve & while :; do sleep 1000; done"];
+    host.podman([&["run", "--detach", "--name", NEIGHBOUR][..], &serve].concat())?;
+    let neighbour = address(host, NEIGHBOUR)?;
+    opener::start(host, "web", SocketAddr::from((neighbour, 7000)), &[])?;
+    let web = address(host, "web")?;
+    for (name, action) in CLIENTS {
+        let client = format!(
+            "netmig-probe {action} {web}:7000 --rate 50 >/tmp/{name} 2>/tmp/{name}.err & \
+             echo $! >/tmp/{name}.pid; wait"
+        );
+        host.podman(["exec", "--detach", NEIGHBOUR, "sh", "-c", &client])?;
+        opener::wait_for(host, NEIGHBOUR, &format!("/tmp/{name}.err"), "ready")?;
+    }
+    Ok((web, neighbour))
+}
+
+/// Ends the clients of the container that stays; gives the longest silence in milliseconds.
+fn stop(host: &Host, datagrams: u64) -> Result<f64> {
+    std::thread::sleep(Duration::from_secs(1));
+    host.podman(["exec", NEIGHBOUR, "sh", "-c", "kill -TERM $(cat /tmp/*.pid)"])?;
+    let mut longest = 0f64;
+    for (name, _) in CLIENTS {
+        let text = opener::wait_for(host, NEIGHBOUR, &format!("/tmp/{name}"), "}")?;
+        let seen: EchoReport = serde_json::from_str(&text)
+            .map_err(|e| Error::Check(format!("{name} said {text:?}: {e}")))?;
+        let fault = seen.fault_beyond(if name == "udp" { datagrams } else { 0 });
+        ensure!(fault.is_none(), "{name}: {fault:?} of {seen:?}");
+        ensure!(seen.sent > 50, "{name}: only {} messages", seen.sent);
+        longest = longest.max(seen.max_gap_ms);
+    }
+    Ok(longest)
+}
+
+fn address(host: &Host, name: &str) -> Result<IpAddr> {
+    let format = "{{.NetworkSettings.Networks.podman.IPAddress}}";
+    let text = host.podman(["inspect", "--format", format, name])?;
+    text.parse().map_err(|e| Error::Check(format!("{text}: {e}")))
+}
+
+/// Neighbour entries of netmig's in the containers of a host.
+fn detours(host: &Host) -> Result<Vec<String>> {
+    let list = "for n in /run/netns/*; do nsenter --net=$n ip neigh show proto 78; done";
+    let text = host.run(["sh", "-c", list])?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// Entries of connection tracking for flows between two containers.
+fn entries(host: &Host, one: IpAddr, other: IpAddr) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for (from, to) in [(one, other), (other, one)] {
+        let line = ["conntrack", "-L", "-s", &from.to_string(), "-d", &to.to_string()];
+        found.extend(host.run(line)?.lines().map(str::to_owned));
+    }
+    Ok(found)
+}
