@@ -142,8 +142,7 @@ pub fn rejoin(directories: &Directories, id: &str) -> Result<Vec<IpAddr>, Cause>
     let Some(mut note) = find(directories, id)? else { return Ok(Vec::new()) };
     let addresses = note.addresses.clone();
     let of_others = |detour: &Detour| addresses.contains(&detour.towards);
-    let others =
-        note.detours.iter().filter(|d| of_others(d)).map(|detour| detour.beside).collect();
+    let others = note.detours.iter().filter(|d| of_others(d)).map(|detour| detour.beside).collect();
     note.lift_unless(directories, |detour| !of_others(detour))?;
     Ok(others)
 }
@@ -174,9 +173,9 @@ pub fn parted(
     addresses: &[IpAddr],
 ) -> Result<Vec<IpAddr>, Cause> {
     let notes = all(directories)?.into_iter().filter(|note| note.id != id);
-    let parted = notes.flat_map(|note| note.detours).filter(|detour| {
-        addresses.contains(&detour.beside) && detour.towards != detour.beside
-    });
+    let parted = notes
+        .flat_map(|note| note.detours)
+        .filter(|detour| addresses.contains(&detour.beside) && detour.towards != detour.beside);
     Ok(parted.map(|detour| detour.towards).collect())
 }
 

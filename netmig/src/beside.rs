@@ -100,12 +100,18 @@ struct Attached {
     interface: u32,
     mac: [u8; 6],
     addresses: Vec<IpAddr>,
-    route: KernelSocket,
-    udp: UdpSockets,
+    /// A socket inside, once something is to be changed there: not one for each container of a host.
+    route: Option<KernelSocket>,
 }
 
-/// The containers on a bridge beside one that is about to move, with sockets inside of them, ready to be
-/// asked and changed quickly.
+impl Attached {
+    /// Own end and far end of its connected UDP sockets.
+    fn udp(&self) -> Result<Connections, Error> {
+        Ok(UdpSockets::open(&Namespace::at_path(&self.namespace)?)?.list()?)
+    }
+}
+
+/// The containers on a bridge beside one that is about to move, ready to be asked and changed.
 pub struct Beside {
     container: Vec<IpAddr>,
     own: UdpSockets,
@@ -123,9 +129,7 @@ impl Beside {
         let mut others = Vec::new();
         for entry in fs::read_dir(NAMESPACES).into_iter().flatten().flatten() {
             match attached(&entry.path(), port) {
-                Ok(Some(other))
-                    if !other.addresses.iter().any(|ip| container.contains(ip)) =>
-                {
+                Ok(Some(other)) if !other.addresses.iter().any(|ip| container.contains(ip)) => {
                     others.push(other);
                 }
                 Ok(_) => {}
@@ -159,9 +163,9 @@ impl Beside {
         }
         let udp = self.own.list()?;
         let mut inward = Vec::new();
-        for other in &mut self.others {
+        for other in &self.others {
             // One that has ended meanwhile has no connections.
-            let seen = other.udp.list().unwrap_or_default();
+            let seen = other.udp().unwrap_or_default();
             let own = |(end, _): &(std::net::SocketAddr, _)| other.addresses.contains(&end.ip());
             inward.extend(seen.open.into_iter().filter(own));
         }
@@ -169,14 +173,18 @@ impl Beside {
         Ok(Neighbouring { container, others, tcp, udp: &udp, inward: &inward }.entries(known))
     }
 
-    /// The detours of the others that these flows need, to be noted before they are laid.
-    #[must_use]
-    pub fn detours(&self, flows: &[Flow]) -> Vec<Detour> {
+    /// The detours of the others that these flows need, to be noted before they are laid; makes ready for
+    /// that.
+    ///
+    /// # Errors
+    /// [`Error::Namespace`].
+    pub fn detours(&mut self, flows: &[Flow]) -> Result<Vec<Detour>, Error> {
         // The other ends of flows whose anchor is another host are there.
         let own = flows.iter().filter(|flow| flow.anchor(&self.container).is_none());
         let ends: Vec<IpAddr> = own.filter_map(|flow| flow.other_end(&self.container)).collect();
         let mut detours = Vec::new();
-        for other in &self.others {
+        for other in &mut self.others {
+            let before = detours.len();
             for beside in other.addresses.iter().filter(|address| ends.contains(address)) {
                 let family = |ip: &&IpAddr| ip.is_ipv4() == beside.is_ipv4();
                 for towards in self.container.iter().filter(family) {
@@ -189,8 +197,12 @@ impl Beside {
                     });
                 }
             }
+            if detours.len() > before && other.route.is_none() {
+                let namespace = Namespace::at_path(&other.namespace)?;
+                other.route = Some(namespace.socket(Protocol::Route)?);
+            }
         }
-        detours
+        Ok(detours)
     }
 
     /// Has the others send to their host what is for the container.
@@ -200,14 +212,11 @@ impl Beside {
     pub fn lay(&mut self, detours: &[Detour]) -> Result<(), Error> {
         let mut outcome = Ok(());
         for detour in detours {
-            let Some(other) =
-                self.others.iter_mut().find(|other| other.namespace == detour.namespace)
-            else {
-                continue;
-            };
-            let mut request =
-                neighbour::permanent(detour.interface, detour.towards, self.bridge);
-            let laid = other.route.execute(&mut request).map_err(|refused| Error::Neighbour {
+            let mut others = self.others.iter_mut();
+            let other = others.find(|other| other.namespace == detour.namespace);
+            let Some(route) = other.and_then(|other| other.route.as_mut()) else { continue };
+            let mut request = neighbour::permanent(detour.interface, detour.towards, self.bridge);
+            let laid = route.execute(&mut request).map_err(|refused| Error::Neighbour {
                 container: detour.namespace.display().to_string(),
                 address: detour.towards,
                 source: refused.source,
@@ -232,8 +241,7 @@ fn attached(path: &Path, port: &Port) -> Result<Option<Attached>, Error> {
                 interface: interface.index,
                 mac,
                 addresses: interface.addresses.iter().map(|(address, _)| *address).collect(),
-                route: namespace.socket(Protocol::Route)?,
-                udp: UdpSockets::open(&namespace)?,
+                route: None,
             }));
         }
     }

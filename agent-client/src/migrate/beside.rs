@@ -65,7 +65,7 @@ impl Besides {
             conntrack.create(&made)?;
             known.extend(made);
         }
-        let mut detours = found.detours(&known);
+        let mut detours = found.detours(&known)?;
         detours.retain(|detour| {
             !self.detours.contains(detour) && !self.parted.contains(&detour.beside)
         });

@@ -27,7 +27,7 @@ pub fn remember(
         })
         .collect();
     let forgotten = Forgotten {
-        connections: connections,
+        connections,
         container: &addresses,
         networks: &networks,
         published: &published,

@@ -17,6 +17,8 @@ pub(super) const CASES: &[Case] = &[
     Case::new("flows-between-containers-end", &["flows"], to_the_end),
 ];
 
+/// Exit code of a migration that failed and went back.
+const ROLLED_BACK: i32 = 4;
 /// How long traces may take to go.
 const END: Duration = Duration::from_secs(40);
 /// Datagrams that may be lost on the way home.
@@ -43,7 +45,14 @@ fn there_and_home(context: &Context) -> Result<()> {
         // A kernel without such a setting does not hand them over.
         host.run(["sysctl", "-q", "-e", "-w", "net.bridge.bridge-nf-call-iptables=0"])?;
     }
-    let (web, neighbour) = follow(context, &lab, USUAL)?;
+    let (web, neighbour) = start(a, USUAL)?;
+    // First one that cannot be in time: it goes back when everything has been laid.
+    lab.serve("b")?;
+    let late = lab.attempt("web", "a", "b", &["--max-interruption", "0.02"])?;
+    ensure!(late.code == Some(ROLLED_BACK), "{:?}: {}", late.code, late.stderr);
+    let left = (detours(a)?, entries(a, web, neighbour)?);
+    ensure!(left.0.is_empty() && left.1.is_empty(), "after going back: {left:?}");
+    follow(context, &lab, web)?;
     let left = entries(a, web, neighbour)?;
     ensure!(left.is_empty(), "still there: {left:?}");
     Ok(())
@@ -56,13 +65,14 @@ fn over_ipv6(context: &Context) -> Result<()> {
         let create = ["network", "create", "--disable-dns", "--ipv6"];
         host.podman([&create[..], &subnets, &["dual"]].concat())?;
     }
-    follow(context, &lab, Network { name: "dual", six: true }).map(drop)
+    let (web, _) = start(lab.host("a")?, Network { name: "dual", six: true })?;
+    follow(context, &lab, web)
 }
 
-/// Either container has a client of the other's server; one moves, and comes back.
-fn follow(context: &Context, lab: &Lab, network: Network) -> Result<(IpAddr, IpAddr)> {
+/// Either container has a client of the other's server; one, which has this address, moves, and comes
+/// back.
+fn follow(context: &Context, lab: &Lab, web: IpAddr) -> Result<()> {
     let (a, b) = (lab.host("a")?, lab.host("b")?);
-    let (web, neighbour) = start(a, network)?;
     let there = lab.migrate("web", "a", "b")?;
     std::thread::sleep(Duration::from_secs(1));
     let away = detours(a)?;
@@ -70,13 +80,15 @@ fn follow(context: &Context, lab: &Lab, network: Network) -> Result<(IpAddr, IpA
     lab.migrate("web", "b", "a")?;
     let left = detours(a)?;
     ensure!(left.is_empty(), "still there: {left:?}");
-    let gap = stop(a, LATE)?;
-    let outbound = opener::stop_losing(a, "web", LATE)?;
+    let (gap, lost) = stop(a, LATE)?;
+    let outbound = opener::stop(a, "web")?;
     traces::none_within(a, END)?;
     traces::none_within(b, END)?;
     let interruption = there.interruption_ms;
-    context.remark(format!("interruption {interruption:.0}, gaps {gap:.0} and {outbound:.0} ms"));
-    Ok((web, neighbour))
+    context.remark(format!(
+        "interruption {interruption:.0}, gaps {gap:.0} and {outbound:.0} ms, {lost} datagrams lost"
+    ));
+    Ok(())
 }
 
 /// The container stays away, where another one has the address of the one that it has left.
@@ -90,7 +102,7 @@ fn to_the_end(context: &Context) -> Result<()> {
     let same = ["run", "--detach", "--name", "same", "--ip", &neighbour.to_string()];
     b.podman([&same[..], &["probe:1", "netmig-probe", "serve"]].concat())?;
     let migration = lab.migrate("web", "a", "b")?;
-    let gap = stop(a, 0)?;
+    let (gap, _) = stop(a, 0)?;
     let outbound = opener::stop(b, "web")?;
     traces::none_within(a, END)?;
     traces::none_within(b, END)?;
@@ -126,11 +138,12 @@ fn start(host: &Host, network: Network) -> Result<(IpAddr, IpAddr)> {
     Ok((web, neighbour))
 }
 
-/// Ends the clients of the container that stays; gives the longest silence in milliseconds.
-fn stop(host: &Host, datagrams: u64) -> Result<f64> {
+/// Ends the clients of the container that stays; gives the longest silence in milliseconds, and
+/// the datagrams that were lost.
+fn stop(host: &Host, datagrams: u64) -> Result<(f64, u64)> {
     std::thread::sleep(Duration::from_secs(1));
     host.podman(["exec", NEIGHBOUR, "sh", "-c", "kill -TERM $(cat /tmp/*.pid)"])?;
-    let mut longest = 0f64;
+    let (mut longest, mut lost) = (0f64, 0);
     for (name, _) in CLIENTS {
         let text = opener::wait_for(host, NEIGHBOUR, &format!("/tmp/{name}"), "}")?;
         let seen: EchoReport = serde_json::from_str(&text)
@@ -139,8 +152,9 @@ fn stop(host: &Host, datagrams: u64) -> Result<f64> {
         ensure!(fault.is_none(), "{name}: {fault:?} of {seen:?}");
         ensure!(seen.sent > 50, "{name}: only {} messages", seen.sent);
         longest = longest.max(seen.max_gap_ms);
+        lost += seen.lost;
     }
-    Ok(longest)
+    Ok((longest, lost))
 }
 
 fn address(host: &Host, name: &str, network: Network) -> Result<IpAddr> {
