@@ -193,6 +193,7 @@ mod tests {
             addresses: vec!["10.88.0.2".parse().unwrap()],
             moved: 0,
             exchange: Default::default(),
+            detours: Vec::new(),
         };
         let (client, host, inside) = ("192.0.2.3:40000", "192.0.2.1:8080", "10.88.0.2:80");
         let cases = [
