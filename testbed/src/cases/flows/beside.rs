@@ -48,7 +48,7 @@ fn there_and_home(context: &Context) -> Result<()> {
     let (web, neighbour) = start(a, USUAL)?;
     // First one that cannot be in time: it goes back when everything has been laid.
     lab.serve("b")?;
-    let late = lab.attempt("web", "a", "b", &["--max-interruption", "0.02"])?;
+    let late = lab.attempt("web", "a", "b", &["--max-interruption", "0.05"])?;
     ensure!(late.code == Some(ROLLED_BACK), "{:?}: {}", late.code, late.stderr);
     let left = (detours(a)?, entries(a, web, neighbour)?);
     ensure!(left.0.is_empty() && left.1.is_empty(), "after going back: {left:?}");
