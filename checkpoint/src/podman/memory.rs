@@ -40,9 +40,9 @@ impl Podman {
     /// Remembers; what cannot be remembered is asked again.
     pub(super) fn remember(&self, sources: Option<Vec<String>>, info: &Info) {
         let (Some(path), Some(sources)) = (&self.memory, sources) else { return };
+        let fresh = path.with_extension(std::process::id().to_string());
         let write = || -> std::io::Result<()> {
             let text = serde_json::to_vec(&Remembered { sources, info: info.clone() })?;
-            let fresh = path.with_extension(std::process::id().to_string());
             let mut options = fs::OpenOptions::new();
             let mut file =
                 options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
@@ -50,6 +50,8 @@ impl Podman {
             fs::rename(&fresh, path)
         };
         if let Err(error) = write() {
+            // On a full disk it was made, and holds nothing.
+            let _ = fs::remove_file(&fresh);
             tracing::debug!(path = %path.display(), %error, "podman's configuration is not kept");
         }
     }

@@ -73,7 +73,8 @@ impl<'a> Watch<'a> {
             }
             Moment::Tunnel => self.until(client, |client| says(client, "preflight"))?,
             Moment::Stage => {
-                self.until(client, |_| importing(b).is_some())?;
+                // podman is there before, and waits for what it is to import.
+                self.until(client, |client| says(client, "tunnel") && importing(b).is_some())?;
                 std::thread::sleep(INTO);
             }
             Moment::Files => self.until(client, |client| says(client, "stage"))?,
