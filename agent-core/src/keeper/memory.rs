@@ -72,7 +72,10 @@ impl Memory {
                 }
                 None => drop(self.ways.remove(peer)),
             }
-            if direct || near.contains_key(peer) {
+            // A tunnel without any session is being made: its maker greets, and greetings that cross each
+            // other may leave one direction dead.
+            let greeted = status.last_handshake.is_some();
+            if direct || (greeted && near.contains_key(peer)) {
                 tunnel::knock(*peer)?;
             }
         }
