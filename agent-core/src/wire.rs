@@ -115,6 +115,13 @@ impl Connection {
         }
     }
 
+    /// Says nothing more, so that the far end finds the conversation at its end.
+    pub async fn close(&mut self) {
+        self.torn = true;
+        // One that is broken needs no end.
+        let _ = self.stream.get_mut().0.get_mut().shutdown().await;
+    }
+
     /// Why the far end closed, if it said so before it did.
     async fn last_words(&mut self) -> Option<Error> {
         let words = async {

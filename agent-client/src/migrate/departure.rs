@@ -35,7 +35,7 @@ use super::pause::{Pause, Tools};
 use super::plan::Plan;
 use super::ports;
 use super::trees::{self, CarriedTree};
-use super::{Context, Failure, turn};
+use super::{Context, Failure, order, turn};
 use crate::recover::guardian;
 use crate::report::Steps;
 
@@ -265,7 +265,8 @@ impl<'a> Departure<'a> {
     }
 
     async fn order_stage(&mut self) -> Result<(), Cause> {
-        Ok(self.plan.link.connection.send(&Message::Stage(())).await?)
+        let anchors = self.ready.anchors.hosts().into_values().collect();
+        Ok(self.plan.link.connection.send(&Message::Stage(anchors)).await?)
     }
 
     /// Waits for the stage, and meanwhile tries the tunnel together with the far end: what the far
@@ -385,16 +386,31 @@ impl<'a> Departure<'a> {
         ))
     }
 
+    /// Has the far end undo its part. One that failed has done so; one that cannot be reached will.
+    async fn abort(&mut self) {
+        let migration = self.plan.offer.migration;
+        let connection = &mut self.plan.link.connection;
+        if connection.send(&Message::Abort(migration)).await.is_ok() {
+            let _ = connection.receive_aborted(deadline::ANSWER).await;
+            return;
+        }
+        // What was being sent when the time was over can neither be ended nor taken back. A user who
+        // tries again at once must not meet what the far end has not removed yet.
+        connection.close().await;
+        let far_end = self.plan.far_end();
+        let told = order::abort(self.context, &far_end);
+        match tokio::time::timeout(deadline::ANSWER, told).await {
+            Ok(Ok(())) => {}
+            other => tracing::debug!(?other, "the destination was not seen to undo its part"),
+        }
+    }
+
     /// Undoes everything: the far end drops its part, this host's kernel is as it was.
     pub async fn go_back(mut self, cause: Cause) -> Failure {
         let ended = !self.plan.cgroup.is_populated().unwrap_or(false);
         let mut leftovers = Vec::new();
         let migration = self.plan.offer.migration;
-        let connection = &mut self.plan.link.connection;
-        // A far end that failed has undone its part; one that cannot be reached will.
-        if connection.send(&Message::Abort(migration)).await.is_ok() {
-            let _ = connection.receive_aborted(deadline::ANSWER).await;
-        }
+        self.abort().await;
         self.ready.anchors.withdraw().await;
         drop(self.ready.hold.take());
         if let Some(dump) = self.ready.dump.take() {

@@ -52,6 +52,13 @@ impl Peer {
     }
 }
 
+/// Has the destination undo its part, over a new connection, and waits until it has.
+pub async fn abort(context: &Context, peer: &Peer) -> Result<(), Error> {
+    let mut connection = peer.resume(context).await?;
+    connection.send(&Message::Abort(peer.migration)).await?;
+    Ok(connection.receive_aborted(deadline::ANSWER).await?)
+}
+
 /// Makes the copy audible.
 pub async fn commit(connection: &mut Connection, migration: MigrationId) -> Result<(), Error> {
     connection.send(&Message::Commit(migration)).await?;

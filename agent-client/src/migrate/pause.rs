@@ -519,9 +519,7 @@ impl<'a> Pause<'a> {
 
     /// The far end, to be found again.
     pub fn peer(&self) -> Peer {
-        let link = &self.departure.plan().link;
-        let (destination, host) = (link.destination.clone(), link.host);
-        Peer { destination, host, migration: self.migration() }
+        self.departure.plan().far_end()
     }
 
     /// What every migration of this host needs.

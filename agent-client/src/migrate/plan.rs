@@ -26,6 +26,7 @@ use netmig::sandbox::Sandbox;
 use netmig::tunnel;
 
 use super::connect::Link;
+use super::order::Peer;
 use super::{Context, Failure, multicast, ports};
 use crate::cli::{AddressPolicy, ImagePolicy, Migrate, TunnelChoice};
 
@@ -67,6 +68,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The far end, to be found again.
+    pub fn far_end(&self) -> Peer {
+        let Link { host, destination, .. } = &self.link;
+        Peer { destination: destination.clone(), host: *host, migration: self.offer.migration }
+    }
+
     /// Connects the container again, should its port have been replaced meanwhile, too.
     pub fn reconnect(&self) -> Result<(), isolation::Error> {
         match self.port.unblock() {

@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use agent_core::carried::{self, Carried};
 use agent_core::cause::{Cause, chain};
-use agent_core::message::Message;
-use agent_core::{deadline, forward, peers};
+use agent_core::{forward, peers};
 use checkpoint::cgroup::Cgroup;
 use checkpoint::images::ImageDir;
 use netmig::flow::{Conntrack, Direction, Exchange, Flow};
@@ -15,7 +14,7 @@ use netmig::sockets::room;
 use netmig::table::Table;
 
 use super::{Departed, Reached, say};
-use crate::migrate::Context;
+use crate::migrate::{Context, order};
 
 /// How long a dump that is at work may take to end by itself.
 const DUMP_END: Duration = Duration::from_secs(60);
@@ -30,13 +29,7 @@ struct StillDumping;
 /// Lets the destination drop its part at once, if it can be reached. It does so by itself otherwise:
 /// it has lost its connection, and a prepared copy has a lease.
 pub async fn abort(context: &Context, departed: &Departed) {
-    let told = async {
-        let mut connection = departed.peer.resume(context).await?;
-        connection.send(&Message::Abort(departed.migration())).await?;
-        connection.receive_aborted(deadline::ANSWER).await?;
-        Ok::<_, crate::migrate::order::Error>(())
-    };
-    match told.await {
+    match order::abort(context, &departed.peer).await {
         Ok(()) => say("  the destination has removed its copy"),
         Err(e) if e.denies_copy() => {}
         Err(e) => say(&format!("  the destination will remove its part by itself ({})", chain(&e))),
