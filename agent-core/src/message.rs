@@ -191,8 +191,9 @@ messages! {
     9 => ImageEnd(()),
     /// The image is in the destination's store under its name.
     10 => ImageStored(()),
-    /// Build everything around the offered container, short of its processes.
-    11 => Stage(()),
+    /// Build everything around the offered container, short of its processes. The third hosts that are
+    /// ready to lead their flows there; those of others go by the source.
+    11 => Stage(Vec<HostId>),
     /// The container is staged. Addresses that it has in place of those that were offered, each after
     /// the one that it replaces.
     12 => Staged(Vec<(IpAddr, IpAddr)>),

@@ -119,6 +119,7 @@ fn messages() -> Vec<Vec<u8>> {
         Message::ImageBegin(image),
         Message::ImageData(Data(vec![1, 2, 3])),
         Message::ImageEnd(()),
+        Message::Stage(vec![HostId([4; 16])]),
         Message::Staged(vec![("10.88.0.2".parse().unwrap(), "10.88.0.9".parse().unwrap())]),
         Message::TreeChange(TreeChange { tree: Tree::Root, record }),
         Message::Chunks(vec![chunk]),

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use agent_core::carried::{self, Carried};
-use agent_core::cause::{Cause, chain};
+use agent_core::cause::Cause;
 use agent_core::identity::{self, HostId};
 use agent_core::message::{AnchorOffer, Message, Rehome, TunnelEnd};
 use agent_core::peers::{self, Claim, PeerLock};
@@ -55,15 +55,7 @@ pub async fn agree(
         return give_up(connection, cause).await;
     }
     connection.send(&Message::AnchorReady(())).await?;
-    let to = identity::peer_number(&host.directories.state, offer.host)?;
-    // The destination does the same now. If nothing comes through, the flows still have the way by
-    // the source, which is told by nobody but the far ends: so it is said here at least.
-    let (next, heard) =
-        tokio::join!(connection.receive(deadline::NEXT_MESSAGE), tunnel::confirm(to));
-    if let Err(e) = heard {
-        tracing::warn!("{}: {}", offer.migration, chain(&e));
-    }
-    match next? {
+    match connection.receive(deadline::NEXT_MESSAGE).await? {
         Message::Rehome(order) => rehome(host, connection, source, &order).await,
         Message::Abort(id) if id == offer.migration => {
             withdraw(host, &offer).await?;
@@ -99,7 +91,9 @@ async fn prepare(
         let _lock = PeerLock::take(run).await?;
         peers::complete(to, offer.address, &theirs).await?;
     }
-    Ok(tunnel::establish(to).await?)
+    tunnel::establish(to).await?;
+    // The destination does the same since it has its end.
+    Ok(tunnel::confirm(to).await?)
 }
 
 /// Gives the claim back, and the tunnel if nothing else needs it.

@@ -6,6 +6,7 @@
 //!          refused  undone                                      removed by Abort or lease
 //! ```
 
+mod anchors;
 mod check;
 mod copy;
 mod expected;

@@ -1,7 +1,7 @@
 //! From the tunnel to a prepared, isolated copy. Whatever of it has been made, [`Arrival::undo`]
 //! removes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -37,6 +37,7 @@ use netmig::table::{HoldTag, Table, TableError};
 use netmig::tunnel;
 use tokio::task::block_in_place;
 
+use super::anchors::Anchors;
 use super::check::Addresses;
 use super::copy::Copy;
 use super::expected::Expected;
@@ -89,7 +90,7 @@ pub struct Arrival {
     chosen: Addresses,
     readdressed: Vec<Readdressed>,
     anchor: PeerNumber,
-    anchors: BTreeMap<HostId, PeerNumber>,
+    anchors: Anchors,
     work: PathBuf,
     journal: Option<Journal>,
     mtu: u32,
@@ -149,7 +150,7 @@ impl Arrival {
             chosen,
             readdressed: Vec::new(),
             anchor,
-            anchors: BTreeMap::new(),
+            anchors: Anchors::default(),
             work,
             journal: Some(journal),
             mtu: u32::MAX,
@@ -186,7 +187,10 @@ impl Arrival {
                     shipped = true;
                     image::store(self.host, connection, &announced, self.limits.disk).await?;
                 }
-                Message::Stage(()) => break,
+                Message::Stage(anchors) => {
+                    let (directories, migration) = (&self.host.directories, self.offer.migration);
+                    break self.anchors.keep(directories, migration, &anchors).await?;
+                }
                 other => return Err(connection.unexpected(&other, "Stage").into()),
             }
         }
@@ -238,14 +242,15 @@ impl Arrival {
         if let Some(journal) = &mut self.journal {
             block_in_place(|| journal.append(&Record::Anchor { peer: anchor.host }))?;
         }
-        self.anchors.insert(anchor.host, number);
+        self.anchors.add(anchor.host, number);
         let answer = self.connect(number, anchor.address, &anchor.end).await?;
+        self.anchors.listen(anchor.host);
         Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
     }
 
     /// Makes ready for new connections that other hosts will lead here, if they will.
     async fn take_new_connections(&self) -> Result<(), Cause> {
-        let there = |host| host == self.source || self.anchors.contains_key(&host);
+        let there = |host| host == self.source || self.anchors.number(host).is_some();
         for forwarder in self.offer.forwarders.iter().filter(|one| there(one.host)) {
             let note = Note {
                 id: self.offer.id.clone(),
@@ -327,11 +332,11 @@ impl Arrival {
         }
         give_way(&self.host.directories.run, deadline::GIVE_WAY).await;
         // CRIU looks at a kernel once after a boot, for 30 ms; podman's work is long enough for it.
-        let (staged, warmed, heard, ()) = tokio::join!(
+        let (staged, warmed, heard, anchors) = tokio::join!(
             begin(stage, self.early.take(), may_choose),
             runtime.warm(&criu),
             tunnel::confirm(self.anchor),
-            self.hear_anchors()
+            self.anchors.heard()
         );
         let (staged, chosen_here) = staged?;
         if chosen_here {
@@ -340,6 +345,7 @@ impl Arrival {
         let staged = self.staged.insert(staged);
         warmed?;
         heard?;
+        anchors?;
         let path = staged.bundle.netns.clone().ok_or(Incomplete("a network namespace"))?;
         let namespace = Namespace::at_path(&path)?;
         let sandbox = Sandbox::open(&namespace)?;
@@ -519,26 +525,17 @@ impl Arrival {
         if gone {
             note(self.tidy());
         }
-        for peer in self.anchors.values().copied().chain([self.anchor]) {
+        for peer in self.anchors.numbers().chain([self.anchor]) {
             note(peers::release(&self.host.directories, peer, Some(migration)).await);
         }
         clean
-    }
-
-    /// Tries the tunnels to third hosts, which do the same.
-    async fn hear_anchors(&self) {
-        for peer in self.anchors.values() {
-            if let Err(e) = tunnel::confirm(*peer).await {
-                tracing::warn!("{}: {}", self.offer.migration, chain(&e));
-            }
-        }
     }
 
     /// The peer by which an anchor's flows come here.
     fn next_hop(&self, anchor: Option<HostId>) -> Result<PeerNumber, Cause> {
         match anchor {
             None => Ok(self.anchor),
-            Some(host) => self.anchors.get(&host).copied().ok_or_else(|| NotOffered.into()),
+            Some(host) => self.anchors.number(host).ok_or_else(|| NotOffered.into()),
         }
     }
 
@@ -643,7 +640,7 @@ impl Arrival {
         outcome = outcome.and(carried::forget_between(&self.addresses(), &others));
         // What stood for this host's gateways is not needed by a container that is here.
         outcome = outcome.and(self.carried().note_and_apply(&self.host.directories).await);
-        for peer in self.anchors.values().copied().chain([self.anchor]) {
+        for peer in self.anchors.numbers().chain([self.anchor]) {
             let migration = Some(self.offer.migration);
             let released = peers::release(&self.host.directories, peer, migration).await;
             outcome = outcome.and(released);
@@ -654,10 +651,10 @@ impl Arrival {
     /// Keeps the tunnel to the source, by which the packets of third hosts' flows come until these hosts
     /// lead them here.
     fn claim_source_tunnel(&self) -> Result<(), Cause> {
-        if self.anchors.is_empty() {
+        let with: Vec<_> = self.anchors.numbers().collect();
+        if with.is_empty() {
             return Ok(());
         }
-        let with = self.anchors.values().copied().collect();
         let claim = Claim { with, to: self.anchor, container: self.addresses() };
         claim.write(&self.host.directories, self.offer.migration)
     }

@@ -363,7 +363,8 @@ pub async fn establish(peer: PeerNumber) -> Result<(), Error> {
 }
 
 /// Makes sure that packets come through the tunnel in both directions. Both ends do it at the same
-/// time, after one of them has [`establish`]ed a session; it takes some 100 ms.
+/// time; it takes some 20 ms after one of them has [`establish`]ed a session. What makes the other end hear
+/// this one goes on for some seconds afterwards.
 ///
 /// # Errors
 /// [`Error::NoAnswer`], [`Error::NotPrepared`], [`Error::Settings`].

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::Handle;
 
-use super::{Error, Kind, config, device};
+use super::{Error, Kind, RemoteEnd, config, device};
 use crate::routing::EVERYBODY;
 
 /// A session is younger than this, or being renewed (WireGuard's REKEY_AFTER_TIME).
@@ -24,6 +24,11 @@ const ANSWER: Duration = Duration::from_secs(11);
 /// went before, and on a busy machine the answer may just be late.
 const CROSSED: Duration = Duration::from_millis(400);
 const POLL: Duration = Duration::from_millis(2);
+/// How long an end speaks to one that is not heard before it starts afresh; each next time it is twice
+/// as long. The far end may begin to speak that much later.
+const UNHEARD: Duration = Duration::from_secs(1);
+/// The same for the end with the greater key, lest both start afresh at once.
+const UNHEARD_HERE: Duration = Duration::from_millis(1600);
 /// Between the packets of [`confirm`].
 const PULSE: Duration = Duration::from_millis(20);
 /// Packets that follow after the far end was heard, so that it hears this one though some are lost.
@@ -69,31 +74,45 @@ pub(super) async fn establish(device: &device::Device, interface: &str) -> Resul
 /// use the new key only after a first packet under it (WireGuard's key confirmation), and if that is
 /// lost it greets by itself and tries again after seconds. So nothing is sent before there is a
 /// session, and then packets go both ways until each end has heard some. Greetings do not count:
-/// those that cross each other leave a session at neither end.
+/// those that cross each other leave a session at neither end, or one that takes packets in one direction
+/// only. An end by whose tunnel nothing ever came therefore starts afresh; one that has carried packets is
+/// left alone, for packets of flows may be on their way under its keys.
 pub(super) async fn confirm(
     handle: &Handle,
     device: &device::Device,
     interface: &str,
 ) -> Result<(), Error> {
     let wait = async {
+        let mut spoken: Option<Instant> = None;
+        let mut patience = None;
         loop {
-            if may_speak(device, interface).await? {
+            let session = Session::of(device, interface).await?;
+            if session.is_current {
                 greet(interface)?;
-                let now = device::find(handle, interface).await?.map_or(0, |now| now.received());
-                if now > device.received() {
+                let received =
+                    device::find(handle, interface).await?.map_or(0, |now| now.received());
+                if received > device.received() {
                     break;
+                }
+                let patience = patience.get_or_insert(session.patience);
+                let since = *spoken.get_or_insert_with(Instant::now);
+                if let (0, true, Some(remote)) =
+                    (received, since.elapsed() > *patience, &session.remote)
+                {
+                    tracing::debug!("{interface}: nothing comes; the session starts afresh");
+                    config::forget_session(interface, device.kind, remote).await?;
+                    establish(device, interface).await?;
+                    *patience *= 2;
+                    spoken = None;
                 }
             }
             tokio::time::sleep(PULSE).await;
         }
-        for _ in 0..ECHOES {
-            tokio::time::sleep(PULSE).await;
-            greet(interface)?;
-        }
         let interface = interface.to_owned();
+        let pulses = [PULSE; ECHOES].into_iter().chain([LATE_PULSE; LATE_ECHOES]);
         tokio::spawn(async move {
-            for _ in 0..LATE_ECHOES {
-                tokio::time::sleep(LATE_PULSE).await;
+            for pulse in pulses {
+                tokio::time::sleep(pulse).await;
                 // The tunnel may be gone by now.
                 if greet(&interface).is_err() {
                     break;
@@ -105,13 +124,29 @@ pub(super) async fn confirm(
     answered(interface, device.kind, wait).await
 }
 
-/// Whether there is a session, where one is needed.
-async fn may_speak(device: &device::Device, interface: &str) -> Result<bool, Error> {
-    if device.kind == Kind::Direct {
-        return Ok(true);
+/// What [`confirm`] needs to know of the two ends.
+struct Session {
+    /// Whether packets may be sent: there is a session, where one is needed.
+    is_current: bool,
+    /// With whom a session could start afresh.
+    remote: Option<RemoteEnd>,
+    /// How long nothing may come before it does.
+    patience: Duration,
+}
+
+impl Session {
+    async fn of(device: &device::Device, interface: &str) -> Result<Self, Error> {
+        if device.kind == Kind::Direct {
+            return Ok(Self { is_current: true, remote: None, patience: UNHEARD });
+        }
+        let status = config::status(interface, device.kind).await?;
+        let is_current =
+            status.last_handshake.is_some_and(|time| is_current(time, SystemTime::now()));
+        let is_greater =
+            status.remote.as_ref().is_some_and(|remote| status.public_key > remote.public_key);
+        let patience = if is_greater { UNHEARD_HERE } else { UNHEARD };
+        Ok(Self { is_current, remote: status.remote, patience })
     }
-    let status = config::status(interface, device.kind).await?;
-    Ok(status.last_handshake.is_some_and(|time| is_current(time, SystemTime::now())))
 }
 
 async fn answered(

@@ -1,0 +1,75 @@
+//! Third hosts that will lead flows of the container here. Each has a tunnel of its own to this host.
+
+use std::collections::BTreeMap;
+
+use agent_core::cause::Cause;
+use agent_core::directories::Directories;
+use agent_core::identity::HostId;
+use agent_core::message::MigrationId;
+use agent_core::peers;
+use netmig::peer::PeerNumber;
+use netmig::tunnel;
+use tokio::task::JoinSet;
+
+/// The hosts, and what becomes of their tunnels.
+#[derive(Debug, Default)]
+pub struct Anchors {
+    numbers: BTreeMap<HostId, PeerNumber>,
+    listening: JoinSet<(HostId, Result<(), tunnel::Error>)>,
+}
+
+impl Anchors {
+    /// Takes note of a host, before its tunnel is made.
+    pub fn add(&mut self, host: HostId, number: PeerNumber) {
+        self.numbers.insert(host, number);
+    }
+
+    /// Begins to try a host's tunnel, which that host does as well before it says that it is ready.
+    pub fn listen(&mut self, host: HostId) {
+        if let Some(number) = self.numbers.get(&host).copied() {
+            self.listening.spawn(async move { (host, tunnel::confirm(number).await) });
+        }
+    }
+
+    /// Forgets the hosts that will not lead their flows here after all, with their tunnels.
+    pub async fn keep(
+        &mut self,
+        directories: &Directories,
+        migration: MigrationId,
+        agreed: &[HostId],
+    ) -> Result<(), Cause> {
+        let mut left = Vec::new();
+        self.numbers.retain(|host, number| {
+            let has_agreed = agreed.contains(host);
+            if !has_agreed {
+                left.push(*number);
+            }
+            has_agreed
+        });
+        for number in left {
+            peers::release(directories, number, Some(migration)).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all have been heard. Flows of one that is not would be lost.
+    pub async fn heard(&mut self) -> Result<(), Cause> {
+        while let Some(end) = self.listening.join_next().await {
+            let (host, heard) = end?;
+            if self.numbers.contains_key(&host) {
+                heard?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of a host that was not forgotten.
+    pub fn number(&self, host: HostId) -> Option<PeerNumber> {
+        self.numbers.get(&host).copied()
+    }
+
+    /// All numbers.
+    pub fn numbers(&self) -> impl Iterator<Item = PeerNumber> {
+        self.numbers.values().copied()
+    }
+}
