@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, setsid, write};
@@ -35,20 +37,71 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 const FAREWELL: Duration = Duration::from_secs(3);
 const FORCED: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(5);
+/// So often its threads are looked at.
+const LOOKS: usize = 100;
 /// So often a control socket is tried that is served though its process seems gone.
 const SOCKET_ATTEMPTS: usize = 100;
 /// So much of its complaint is kept, from the end.
 const SAID_MAX: usize = 500;
 
-/// Starts it in a session of its own, so that nothing which ends this process ends it too, and ahead of
+/// One of these processors, for a program that takes it for the only one.
+fn only_one(processors: &CpuSet) -> nix::Result<CpuSet> {
+    let first = (0..CpuSet::count()).find(|cpu| processors.is_set(*cpu).unwrap_or(false));
+    let mut only = CpuSet::new();
+    only.set(first.unwrap_or(0))?;
+    Ok(only)
+}
+
+/// Lets a process that was given a single processor use these.
+///
+/// A thread inherits the processors of the one that starts it, so no further one is confined when a look
+/// at all of them has found none that was.
+fn unconfine(pid: i32, processors: &CpuSet) -> io::Result<()> {
+    for _ in 0..LOOKS {
+        let mut is_confined = false;
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let Some(thread) = task?.file_name().to_str().and_then(|id| id.parse().ok()) else {
+                continue;
+            };
+            let thread = Pid::from_raw(thread);
+            match sched_getaffinity(thread) {
+                Ok(own) if own == *processors => {}
+                // It has ended.
+                Err(Errno::ESRCH) => {}
+                _ => {
+                    is_confined = true;
+                    sched_setaffinity(thread, processors)?;
+                }
+            }
+        }
+        if !is_confined {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Starts it with one worker for greetings, in a session of its own, so that nothing which ends this process ends it too, and ahead of
 /// others for the processor: every packet of a moved connection waits for it, and it drops what comes
 /// meanwhile. The kernel's own WireGuard waits for nobody.
+///
+/// It has as many workers as it finds processors, and two of them at greetings that cross each other can
+/// end with a session in which one end sends under an index that the other does not have: the answer to
+/// its own greeting is taken while it answers the far end's (wireguard-go, `device/noise-protocol.go`,
+/// `ConsumeMessageResponse` and `CreateMessageResponse`). That direction is dead then until WireGuard
+/// greets anew, 15 s later. So it finds one processor when it starts, and may use all of them afterwards.
 pub(super) async fn start(interface: &str) -> Result<(), Error> {
+    let failed = |source| Error::NoWireGuard { interface: interface.to_owned(), source };
+    let processors = sched_getaffinity(Pid::from_raw(0)).map_err(|e| failed(e.into()))?;
+    let one = only_one(&processors).map_err(|e| failed(e.into()))?;
+    let count = (0..CpuSet::count()).filter(|cpu| processors.is_set(*cpu).unwrap_or(false)).count();
     let mut command = Command::new(PROGRAM);
     command
         .arg(interface)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()))
+        // How many threads run at once (Go's runtime), which is otherwise one, too.
+        .env("GOMAXPROCS", count.to_string())
         .current_dir("/")
         .stdin(Stdio::null())
         // Errors; the process that stays opens /dev/null instead, unless LOG_LEVEL is set.
@@ -59,8 +112,9 @@ pub(super) async fn start(interface: &str) -> Result<(), Error> {
     // SAFETY: between fork and exec there are only system calls, on constants, and an error number is
     // turned into an error without allocating.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             setsid()?;
+            sched_setaffinity(Pid::from_raw(0), &one)?;
             // Where it is not allowed, and without autogroups, it is only slower.
             let _ = libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS);
             let _ = open(SESSION_NICENESS, OFlag::O_WRONLY, Mode::empty())
@@ -68,11 +122,13 @@ pub(super) async fn start(interface: &str) -> Result<(), Error> {
             Ok(())
         });
     }
-    let output = command
-        .output()
-        .await
-        .map_err(|source| Error::NoWireGuard { interface: interface.to_owned(), source })?;
+    let output = command.output().await.map_err(failed)?;
     if output.status.success() {
+        if let Some(pid) = process_of(interface)
+            && let Err(error) = unconfine(pid, &processors)
+        {
+            tracing::warn!(interface, pid, %error, "wireguard-go has one processor only");
+        }
         return Ok(());
     }
     let start = output.stdout.len().saturating_sub(SAID_MAX);
@@ -155,6 +211,21 @@ fn is_command_of(interface: &str, command: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_finds_one_processor_and_may_use_all_afterwards() {
+        let all = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        let one = only_one(&all).unwrap();
+        let set = |cpus: &CpuSet| (0..CpuSet::count()).filter(|c| cpus.is_set(*c).unwrap()).count();
+        assert_eq!(set(&one), 1);
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        sched_setaffinity(Pid::from_raw(pid), &one).unwrap();
+        unconfine(pid, &all).unwrap();
+        assert_eq!(sched_getaffinity(Pid::from_raw(pid)).unwrap(), all);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 
     #[test]
     fn a_process_is_told_by_its_whole_interface_name() {
