@@ -62,19 +62,25 @@
 //! A host that forwards new connections for a container to its new host, and is told to end that, says
 //! so there: `Hello`, `ForwardEnd`; the answers are `Hello`, `ForwardEnded`.
 
+mod codec;
+mod offer;
+mod ways;
+
 use std::fmt;
 use std::net::IpAddr;
 
 use checkpoint::images::{Chunk, Manifest};
-use checkpoint::podman::Metadata;
 use checkpoint::tree::Record;
-use netmig::flow::{Flow, Protocol, StandIn};
-use netmig::tunnel::{DirectEnd, Kind, LocalEnd};
-use serde::de::DeserializeOwned;
+use netmig::flow::{Flow, StandIn};
 use serde::{Deserialize, Serialize};
 
+use self::codec::{decode_body, encode_body};
 use crate::identity::HostId;
 use crate::trust::Secret;
+
+pub use self::codec::CodecError;
+pub use self::offer::{Blocker, Description, Forwarder, ImageRef, Network, Offer, Port, Verdict};
+pub use self::ways::{AnchorOffer, AnchorTunnel, Means, Rehome, TunnelEnd};
 
 /// Random identity of one migration.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -97,35 +103,6 @@ impl fmt::Debug for MigrationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "MigrationId({self})")
     }
-}
-
-/// A message could not be put into bytes, or bytes are no message.
-#[derive(Debug, thiserror::Error)]
-pub enum CodecError {
-    /// The number is unknown to this protocol version.
-    #[error("message number {0} is unknown")]
-    UnknownKind(u8),
-    /// The bytes behind the number are not that message.
-    #[error("malformed {kind} message")]
-    Malformed {
-        /// The message's name.
-        kind: &'static str,
-        /// What the decoder said.
-        #[source]
-        source: bincode::error::DecodeError,
-    },
-    /// There are bytes left behind the message.
-    #[error("{0} message is longer than its content")]
-    TrailingBytes(&'static str),
-    /// The message could not be encoded.
-    #[error("cannot encode a {kind} message")]
-    Unencodable {
-        /// The message's name.
-        kind: &'static str,
-        /// What the encoder said.
-        #[source]
-        source: bincode::error::EncodeError,
-    },
 }
 
 /// One place that ties a message to its number: the enum, its encoder and its decoder.
@@ -319,230 +296,6 @@ pub struct Failure {
     pub message: String,
 }
 
-/// An image of the engine's store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageRef {
-    /// The image's ID, 64 hexadecimal digits.
-    pub id: String,
-    /// The name under which the container refers to it.
-    pub name: String,
-}
-
-/// A published port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Port {
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// Address of the host that it is published on; `None` for all.
-    pub host_address: Option<IpAddr>,
-    /// Port of the host.
-    pub host_port: u16,
-    /// Port of the container.
-    pub container_port: u16,
-}
-
-/// A network of the container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Network {
-    /// The engine's name for it.
-    pub name: String,
-    /// The container's addresses in it.
-    pub addresses: Vec<IpAddr>,
-}
-
-/// What podman needs to build the container anew. The destination judges by this, and builds
-/// nothing else.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Description {
-    /// podman's own configuration of the container, JSON.
-    #[serde(with = "serde_bytes")]
-    pub config: Vec<u8>,
-    /// The OCI runtime specification, JSON.
-    #[serde(with = "serde_bytes")]
-    pub spec: Vec<u8>,
-    /// The network status, JSON: it keeps addresses and MACs.
-    #[serde(with = "serde_bytes")]
-    pub network_status: Vec<u8>,
-}
-
-impl From<Description> for Metadata {
-    fn from(Description { config, spec, network_status }: Description) -> Self {
-        Self { config, spec, network_status }
-    }
-}
-
-impl From<Metadata> for Description {
-    fn from(Metadata { config, spec, network_status }: Metadata) -> Self {
-        Self { config, spec, network_status }
-    }
-}
-
-/// A host that leads new connections for a container to its host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Forwarder {
-    /// The host.
-    pub host: HostId,
-    /// Addresses by which they come, where these differ from the container's own: each before the one
-    /// that it stands for.
-    pub readdressed: Vec<(IpAddr, IpAddr)>,
-}
-
-/// What is to be moved, and what it needs at the destination.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Offer {
-    /// The migration.
-    pub migration: MigrationId,
-    /// The container's ID, 64 hexadecimal digits.
-    pub id: String,
-    /// The container's name.
-    pub name: String,
-    /// Its image.
-    pub image: ImageRef,
-    /// Whether the source will ship a missing image.
-    pub image_shipped: bool,
-    /// Name of its OCI runtime.
-    pub runtime: String,
-    /// Hosts that will lead new connections for it to its new host; the source may be among them.
-    pub forwarders: Vec<Forwarder>,
-    /// Its networks.
-    pub networks: Vec<Network>,
-    /// Whether it may get other addresses if one of its own is taken.
-    pub any_address: bool,
-    /// If its flows are to come without a tunnel: the largest packet, in bytes, that the source's segment
-    /// carries.
-    pub direct: Option<u32>,
-    /// Its published ports.
-    pub ports: Vec<Port>,
-    /// Hosts other than the source that are anchors of its flows. The destination may be among them:
-    /// then the container comes back.
-    pub anchors: Vec<HostId>,
-    /// Memory in use, in bytes.
-    pub memory: u64,
-    /// Bytes of the files that it changed.
-    pub disk: u64,
-    /// What podman builds it from.
-    pub description: Description,
-    /// CRIU's version at the source.
-    pub criu: (u32, u32, u32),
-    /// Machine architecture, as `uname -m` prints it.
-    pub architecture: String,
-    /// Processor features that its processes may have come to rely on.
-    pub cpu_flags: Vec<String>,
-}
-
-/// Images need more room than the memory in use: the kernel's side of each socket takes some
-/// kilobytes and its queues up to megabytes. It is a limit on a file system in memory, which takes
-/// only what is written to it.
-const IMAGE_ROOM: u64 = 1024 * 1024 * 1024;
-
-impl Offer {
-    /// Room for checkpoint images, in bytes: no source may ask for more.
-    #[must_use]
-    pub fn image_room(&self) -> u64 {
-        self.memory.saturating_mul(2).saturating_add(IMAGE_ROOM)
-    }
-}
-
-/// One reason against a migration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Blocker {
-    /// Stable short name in kebab case.
-    pub code: String,
-    /// A whole sentence: what is in the way, and what to do.
-    pub message: String,
-}
-
-/// What the destination thinks of an offer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Verdict {
-    /// Everything that is in the way; empty if the container can come.
-    pub blockers: Vec<Blocker>,
-    /// Whether the image has to be shipped.
-    pub image_missing: bool,
-}
-
-/// One end of a tunnel, or of a direct way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TunnelEnd {
-    /// How the other end reaches it.
-    pub means: Means,
-    /// `wireguard` (the kernel's), `wireguard-go` or `direct`, to show to people.
-    pub kind: String,
-}
-
-/// How packets reach the end of a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Means {
-    /// Encrypted, in UDP packets.
-    WireGuard {
-        /// Public key.
-        public_key: [u8; 32],
-        /// UDP port it listens on.
-        port: u16,
-    },
-    /// As they are, in frames on a segment that both hosts are on.
-    Direct(DirectEnd),
-}
-
-impl TunnelEnd {
-    /// Whether packets go to it without encryption.
-    #[must_use]
-    pub fn is_direct(&self) -> bool {
-        matches!(self.means, Means::Direct(_))
-    }
-}
-
-impl From<LocalEnd> for TunnelEnd {
-    fn from(LocalEnd { public_key, port, kind, .. }: LocalEnd) -> Self {
-        Self { means: Means::WireGuard { public_key, port }, kind: kind.to_string() }
-    }
-}
-
-impl From<DirectEnd> for TunnelEnd {
-    fn from(end: DirectEnd) -> Self {
-        Self { means: Means::Direct(end), kind: Kind::Direct.to_string() }
-    }
-}
-
-/// A third host's end of a tunnel to the destination.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AnchorTunnel {
-    /// The third host.
-    pub host: HostId,
-    /// Its address.
-    pub address: IpAddr,
-    /// Its end.
-    pub end: TunnelEnd,
-}
-
-/// A container that moves on, for the anchor of its flows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AnchorOffer {
-    /// The migration.
-    pub migration: MigrationId,
-    /// The destination.
-    pub host: HostId,
-    /// The destination's address.
-    pub address: IpAddr,
-    /// The container's ID.
-    pub id: String,
-    /// The container's addresses, which may be others than it had on the anchor.
-    pub container: Vec<IpAddr>,
-}
-
-/// A container that has moved on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rehome {
-    /// The migration.
-    pub migration: MigrationId,
-    /// The container's host now.
-    pub host: HostId,
-    /// The container's ID.
-    pub id: String,
-    /// The container's addresses, which may be others than it had on the anchor.
-    pub container: Vec<IpAddr>,
-}
-
 /// Flows of one anchor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowBatch {
@@ -601,27 +354,6 @@ pub struct Finished {
     pub pid: i32,
     /// Datagrams that its sockets' buffers could not take so far.
     pub full_buffers: u64,
-}
-
-/// No message may decode into more than this; collections are checked against it before they are
-/// allocated.
-const DECODE_LIMIT: usize = crate::wire::FRAME_LIMIT * 2;
-
-fn encode_body<T: Serialize>(
-    kind: &'static str,
-    body: &T,
-    out: &mut Vec<u8>,
-) -> Result<(), CodecError> {
-    bincode::serde::encode_into_std_write(body, out, bincode::config::standard())
-        .map(drop)
-        .map_err(|source| CodecError::Unencodable { kind, source })
-}
-
-fn decode_body<T: DeserializeOwned>(kind: &'static str, body: &[u8]) -> Result<T, CodecError> {
-    let config = bincode::config::standard().with_limit::<DECODE_LIMIT>();
-    let (value, read) = bincode::serde::decode_from_slice(body, config)
-        .map_err(|source| CodecError::Malformed { kind, source })?;
-    if read == body.len() { Ok(value) } else { Err(CodecError::TrailingBytes(kind)) }
 }
 
 #[cfg(test)]

@@ -1,40 +1,36 @@
 //! Steps 3 to 5: everything slow, while the container runs. What is changed here is undone here.
 
-use std::net::IpAddr;
+mod exchange;
+mod transfer;
+
 use std::path::{Path, PathBuf};
 
-use agent_core::carried::{self, Carried};
+use agent_core::carried;
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::create_private;
-use agent_core::identity::HostId;
 use agent_core::journal::{self, Journal, Record};
-use agent_core::message::{Data, Message, Tree, TunnelEnd};
-use agent_core::peers::{self, PeerLock};
+use agent_core::message::Message;
+use agent_core::peers;
 use agent_core::turn::Turn;
-use agent_core::wire::PIECE;
-use agent_core::{deadline, expect, forward, keeper};
+use agent_core::{deadline, expect, forward};
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
 use checkpoint::podman::PreparedRemoval;
-use checkpoint::tree::{Source, Tasks};
-use netmig::beside::Detour;
-use netmig::flow::{Conntrack, Exchange, Flow, Readdressed, StandIn};
+use netmig::flow::{Conntrack, Exchange};
 use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
 use netmig::sockets::{TcpSockets, UdpQueues, room};
 use netmig::table::HoldTag;
 use netmig::tunnel;
-use tokio::io::AsyncReadExt;
-use tokio::task::{block_in_place, spawn_blocking};
+use tokio::task::block_in_place;
 
 use super::anchors::Anchors;
 use super::beside::Besides;
 use super::dump::PreparedDump;
 use super::log::CarriedLog;
-use super::outbox::outbox;
 use super::pause::{Pause, Tools};
 use super::plan::Plan;
 use super::ports;
-use super::trees::{self, CarriedTree};
+use super::trees::CarriedTree;
 use super::{Context, Failure, order, turn};
 use crate::recover::guardian;
 use crate::report::Steps;
@@ -72,16 +68,6 @@ struct Ready {
 #[derive(Debug, thiserror::Error)]
 #[error("the migration was not prepared")]
 pub struct NotPrepared;
-
-/// The destination's end of the tunnel is of another kind than this host's.
-#[derive(Debug, thiserror::Error)]
-#[error("the destination has answered with another kind of tunnel than this host asked for")]
-struct NotAsAsked;
-
-/// The destination speaks of addresses that are none of the container's.
-#[derive(Debug, thiserror::Error)]
-#[error("the destination gives the container addresses in place of some that it does not have")]
-struct NotItsAddresses;
 
 impl<'a> Departure<'a> {
     /// Writes the journal's first record.
@@ -174,54 +160,6 @@ impl<'a> Departure<'a> {
         Ok(())
     }
 
-    /// Makes this host's end of the tunnel and hears of the other one.
-    async fn offer_tunnel(&mut self) -> Result<TunnelEnd, Cause> {
-        let link = &self.plan.link;
-        let (peer, address) = (link.peer, link.connection.peer().ip());
-        let direct = self.plan.offer.direct.is_some();
-        let run = &self.context.directories.run;
-        let lock = PeerLock::take(run).await?;
-        let local = peers::prepare(peer, address, direct).await?;
-        // The journal keeps the tunnel from being removed meanwhile.
-        drop(lock);
-        self.ready.tunnel_kind.clone_from(&local.kind);
-        let connection = &mut self.plan.link.connection;
-        connection.send(&Message::TunnelOffer(local)).await?;
-        let answer = expect!(connection, deadline::ANSWER, TunnelAnswer)?;
-        if answer.is_direct() != direct {
-            return Err(NotAsAsked.into());
-        }
-        self.ready.anchors = Anchors::agree(self.context, &mut self.plan).await;
-        Ok(answer)
-    }
-
-    async fn connect_tunnel(&mut self, end: &TunnelEnd) -> Result<(), Cause> {
-        let link = &self.plan.link;
-        let _lock = PeerLock::take(&self.context.directories.run).await?;
-        peers::complete(link.peer, link.connection.peer().ip(), end).await?;
-        Ok(keeper::start(&self.context.directories, keeper::COMMAND)?)
-    }
-
-    async fn ship_image(&mut self, steps: &mut Steps) -> Result<(), Cause> {
-        let image = self.plan.offer.image.clone();
-        let connection = &mut self.plan.link.connection;
-        connection.send(&Message::ImageBegin(image.clone())).await?;
-        let mut save = self.context.podman.save(&image.name)?;
-        loop {
-            let mut piece = Vec::with_capacity(PIECE);
-            let read = (&mut save.stdout).take(PIECE as u64).read_to_end(&mut piece).await?;
-            if read == 0 {
-                break;
-            }
-            connection.send(&Message::ImageData(Data(piece))).await?;
-            steps.add_bytes(read as u64);
-        }
-        save.finish(&self.context.podman).await?;
-        connection.send(&Message::ImageEnd(())).await?;
-        expect!(connection, deadline::IMAGE, ImageStored)?;
-        Ok(())
-    }
-
     /// Sockets, buffers, directories: nothing of them is made inside the interruption.
     fn prepare_hold(&mut self) -> Result<(), Cause> {
         if let Some(away) = &self.plan.away {
@@ -267,77 +205,6 @@ impl<'a> Departure<'a> {
     async fn order_stage(&mut self) -> Result<(), Cause> {
         let anchors = self.ready.anchors.hosts().into_values().collect();
         Ok(self.plan.link.connection.send(&Message::Stage(anchors)).await?)
-    }
-
-    /// Waits for the stage, and meanwhile tries the tunnel together with the far end: what the far
-    /// end says of a failure counts more than its silence in the tunnel.
-    async fn await_stage(&mut self) -> Result<(), Cause> {
-        let Plan { link, runtime, criu, .. } = &mut self.plan;
-        let staged = async {
-            let readdressed = expect!(link.connection, deadline::STAGE, Staged)?;
-            Ok::<_, Cause>(readdressed)
-        };
-        let heard = async {
-            // The first packet through a tunnel waits for its handshake: not inside the interruption.
-            tunnel::establish(link.peer).await?;
-            Ok(tunnel::confirm(link.peer).await?)
-        };
-        let warmed = async { Ok(runtime.warm(criu).await?) };
-        let (others, (), ()) = tokio::try_join!(staged, heard, warmed)?;
-        let own = &self.plan.addresses;
-        let sound = |(old, new): &(IpAddr, IpAddr)| {
-            own.contains(old) && old != new && old.is_ipv4() == new.is_ipv4()
-        };
-        if others.len() > own.len() || !others.iter().all(sound) {
-            return Err(NotItsAddresses.into());
-        }
-        let HostId(this) = self.context.trust.identity.fingerprint().host();
-        self.plan.readdressed =
-            others.into_iter().map(|pair| Readdressed::new(pair, this)).collect();
-        Ok(())
-    }
-
-    async fn send_files(&mut self, steps: &mut Steps) -> Result<(), Cause> {
-        let container = &self.plan.container;
-        let mut sources = Vec::new();
-        if let (Some(upper), Some(merged)) = (&container.upper, &container.merged) {
-            sources.push((Tree::Root, Source::overlay(upper, merged)?));
-        }
-        if let Some(shm) = container.shm.as_deref().filter(|path| path.is_dir()) {
-            sources.push((Tree::SharedMemory, Source::plain(shm)?));
-        }
-        if let Some(path) = container.log.as_deref().filter(|path| path.is_file()) {
-            let mut log = CarriedLog::open(path)?;
-            let (outbox, mut messages) = outbox();
-            let pass = spawn_blocking(move || {
-                let bytes = log.pass(&outbox)?;
-                Ok::<_, Cause>((log, bytes))
-            });
-            let connection = &mut self.plan.link.connection;
-            while let Some(message) = messages.recv().await {
-                connection.send(&message).await?;
-            }
-            let (log, bytes) = pass.await??;
-            steps.add_bytes(bytes);
-            self.ready.log = Some(log);
-        }
-        for (tree, source) in sources {
-            let (outbox, mut messages) = outbox();
-            let pass = spawn_blocking(move || {
-                let (snapshot, stats) =
-                    trees::send(tree, &outbox, |sink| source.first_pass(Tasks::Running, sink))?;
-                Ok::<_, Cause>((CarriedTree { tree, source, snapshot }, stats))
-            });
-            let connection = &mut self.plan.link.connection;
-            while let Some(message) = messages.recv().await {
-                connection.send(&message).await?;
-            }
-            let (carried, stats) = pass.await??;
-            expect!(connection, deadline::TREE, TreeApplied)?;
-            steps.add_bytes(stats.bytes);
-            self.ready.trees.push(carried);
-        }
-        Ok(())
     }
 
     /// Hands everything to the interruption. Nothing has been interrupted yet.
@@ -474,51 +341,6 @@ impl<'a> Departure<'a> {
     /// The third hosts that are anchors of flows.
     pub fn anchors(&mut self) -> &mut Anchors {
         &mut self.ready.anchors
-    }
-
-    /// Exchanges addresses at the tunnel: these gateways of the host, those of containers beside the one
-    /// that moves, and those of the container's that are others at the destination or for the anchors of
-    /// these flows.
-    pub async fn exchange(
-        &mut self,
-        gateways: Vec<StandIn>,
-        beside: Vec<(StandIn, IpAddr)>,
-        flows: &[Flow],
-    ) -> Result<(), Cause> {
-        let stand_in = |other: &Readdressed| StandIn { here: other.old, address: other.tunnel };
-        let container = self.plan.readdressed.iter().map(stand_in).collect();
-        let passing = StandIn::of_anchors(flows, &self.plan.addresses);
-        let exchange = Exchange { gateways, beside, container, passing };
-        if exchange.is_empty() {
-            return Ok(());
-        }
-        self.exchange = exchange.clone();
-        if !exchange.gateways.is_empty() {
-            tunnel::carry_loopback(self.plan.link.peer)?;
-        }
-        self.carried(exchange).note_and_apply(&self.context.directories).await
-    }
-
-    /// Ends that again.
-    pub async fn end_exchange(&mut self) -> Result<(), Cause> {
-        if std::mem::take(&mut self.exchange).is_empty() {
-            return Ok(());
-        }
-        self.carried(Exchange::default()).note_and_apply(&self.context.directories).await
-    }
-
-    /// Notes by which detours other containers will be led to this host.
-    pub fn note_detours(&self, detours: &[Detour]) -> Result<(), Cause> {
-        if detours.is_empty() {
-            return Ok(());
-        }
-        let carried = self.carried(self.exchange.clone());
-        Carried { detours: detours.to_vec(), ..carried }.note(&self.context.directories)
-    }
-
-    fn carried(&self, exchange: Exchange) -> Carried {
-        let container = &self.plan.container;
-        Carried::new(&container.id, &container.name, &self.plan.addresses, exchange)
     }
 
     /// How the tunnel is made, for people.

@@ -23,6 +23,7 @@ mod plan;
 mod ports;
 mod remembered;
 mod retire;
+mod room;
 mod trees;
 mod turn;
 
@@ -41,6 +42,7 @@ pub use self::connect::dial_host;
 
 use self::cancel::Cancel;
 use self::departure::Departure;
+use self::room::Room;
 
 /// What every migration of this host needs.
 #[derive(Debug)]
@@ -156,10 +158,12 @@ pub async fn run(context: &Context, request: &Migrate) -> Result<Summary, Failur
         .await
         .map_err(Failure::Refused)?;
     steps.begin("preflight");
+    let room = Room::make(&context.podman, &request.container);
     let plan = cancel.guard_failure(plan::agree(context, request, connection)).await?;
 
     // From here on there is something to undo.
     let mut departure = Departure::begin(context, plan).map_err(Failure::Refused)?;
+    room.keep();
     let prepared = cancel.guard(departure.prepare(&mut steps)).await;
     if let Err(cause) = prepared {
         return Err(departure.go_back(cause).await);

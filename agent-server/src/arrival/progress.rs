@@ -1,39 +1,33 @@
 //! From the tunnel to a prepared, isolated copy. Whatever of it has been made, [`Arrival::undo`]
 //! removes.
 
-use std::collections::BTreeSet;
+mod flows;
+mod network;
+mod preparation;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use agent_core::carried::{self, Carried};
 use agent_core::cause::{Cause, chain};
 use agent_core::deadline;
-use agent_core::directories::create_private;
-use agent_core::forward::{self, Note, Role};
+use agent_core::forward::{self, Note};
 use agent_core::guardian;
-use agent_core::host;
 use agent_core::identity::{self, HostId};
 use agent_core::journal::{self, Journal, Record};
-use agent_core::keeper;
-use agent_core::message::{AnchorTunnel, Forwarder, Message, Offer, Prepared, Tree, TunnelEnd};
-use agent_core::peers::{self, Claim, PeerLock};
+use agent_core::message::{Message, Offer, Prepared, Tree, TunnelEnd};
+use agent_core::peers;
 use agent_core::permissions::Permissions;
-use agent_core::turn::{Place, Turn, give_way};
+use agent_core::turn::{Place, Turn};
 use agent_core::wire::Connection;
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::{Chunk, ImageDir};
-use checkpoint::podman::Metadata;
-use checkpoint::runtime::Runtime;
-use checkpoint::stage::{self, Conflict, Early, Stage, Staged};
+use checkpoint::stage::{Early, Staged};
 use checkpoint::urgency::Urgency;
-use netmig::beside::Detour;
-use netmig::flow::{self, Conntrack, Flow, Readdressed, StandIn};
+use netmig::flow::{self, Flow, Readdressed};
 use netmig::isolation::Port;
-use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
-use netmig::sandbox::{Others, Sandbox};
-use netmig::table::{HoldTag, Table, TableError};
+use netmig::sandbox::Sandbox;
 use netmig::tunnel;
 use tokio::task::block_in_place;
 
@@ -42,17 +36,14 @@ use super::check::Addresses;
 use super::copy::Copy;
 use super::expected::Expected;
 use super::incoming::{Incoming, Limits};
-use super::{addresses, image, pairs, prepared};
-use crate::cli::{GUARDIAN, KEEPER};
+use super::{addresses, image, prepared};
+use crate::cli::GUARDIAN;
 use crate::session::Host;
 
 /// Where images go, below a migration's volatile directory.
 const IMAGES: &str = "images";
 /// The same for what staging needs.
 pub const STAGE: &str = "stage";
-
-/// How long packets of flows that have come home may be on their way through the tunnel and back.
-const LATE: Duration = Duration::from_millis(400);
 
 /// The source wants to go back.
 #[derive(Debug, thiserror::Error)]
@@ -73,13 +64,6 @@ struct EngineGone;
 #[derive(Debug, thiserror::Error)]
 #[error("the image that comes is not the one that was offered")]
 struct NotOffered;
-
-/// The staged container is not where the offer says.
-#[derive(Debug, thiserror::Error)]
-#[error("the staged container does not have the address {address} that was offered")]
-struct OtherAddress {
-    address: IpAddr,
-}
 
 /// A migration that has begun to change this host.
 #[derive(Debug)]
@@ -205,169 +189,6 @@ impl Arrival {
             Message::Abort(id) if id == self.offer.migration => Err(SourceWentBack.into()),
             other => Ok(other),
         }
-    }
-
-    async fn answer_tunnel(
-        &mut self,
-        connection: &mut Connection,
-        offer: TunnelEnd,
-    ) -> Result<(), Cause> {
-        let address = connection.peer().ip();
-        // What was allowed is what was offered.
-        if offer.is_direct() != self.offer.direct.is_some() {
-            return Err(NotOffered.into());
-        }
-        let answer = self.connect(self.anchor, address, &offer).await?;
-        let (migration, here, there) = (self.offer.migration, &answer.kind, &offer.kind);
-        tracing::info!("{migration}: tunnel to {address}: {here} here, {there} there");
-        // It takes the kernel a moment to say, and nobody waits for it.
-        tokio::task::spawn_blocking(move || match queueing() {
-            Ok(queue) => tracing::info!("{migration}: packet queue of this kernel: {queue}"),
-            Err(e) => tracing::warn!("{migration}: {}", chain(&e)),
-        });
-        Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
-    }
-
-    /// Makes the tunnel to a third host by which some of the flows will come.
-    async fn meet_anchor(
-        &mut self,
-        connection: &mut Connection,
-        anchor: AnchorTunnel,
-    ) -> Result<(), Cause> {
-        let stranger = !self.offer.anchors.contains(&anchor.host) || anchor.host == self.host.id;
-        if stranger || anchor.end.is_direct() {
-            return Err(NotOffered.into());
-        }
-        let number = identity::peer_number(&self.host.directories.state, anchor.host)?;
-        if let Some(journal) = &mut self.journal {
-            block_in_place(|| journal.append(&Record::Anchor { peer: anchor.host }))?;
-        }
-        self.anchors.add(anchor.host, number);
-        let answer = self.connect(number, anchor.address, &anchor.end).await?;
-        self.anchors.listen(anchor.host);
-        Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
-    }
-
-    /// Makes ready for new connections that other hosts will lead here, if they will.
-    async fn take_new_connections(&self) -> Result<(), Cause> {
-        let there = |host| host == self.source || self.anchors.number(host).is_some();
-        for forwarder in self.offer.forwarders.iter().filter(|one| there(one.host)) {
-            let note = Note {
-                id: self.offer.id.clone(),
-                name: self.offer.name.clone(),
-                addresses: self.addresses(),
-                readdressed: self.ways_of(forwarder),
-                host: forwarder.host,
-                migration: self.offer.migration,
-                role: Role::Here,
-            };
-            let _lock = PeerLock::take(&self.host.directories.run).await?;
-            note.write(&self.host.directories)?;
-            note.apply(&self.host.directories.state)?;
-        }
-        Ok(())
-    }
-
-    /// Addresses by which a host's new connections come for those that the container has here, where
-    /// they differ.
-    fn ways_of(&self, forwarder: &Forwarder) -> Vec<(IpAddr, IpAddr)> {
-        let way = |old: IpAddr| {
-            let other = self.readdressed.iter().find(|other| other.old == old);
-            let known = forwarder.readdressed.iter().find(|(_, own)| *own == old);
-            let by = match (known, other) {
-                (Some((by, _)), _) => *by,
-                (None, Some(other)) if forwarder.host == self.source => other.tunnel,
-                _ => old,
-            };
-            (by, other.map_or(old, |other| other.new))
-        };
-        let ways = addresses(&self.offer).into_iter().map(way);
-        ways.filter(|(by, own)| by != own).collect()
-    }
-
-    /// Ends what this host forwarded for the container, which is here again.
-    pub async fn end_forwarding(&self) -> Result<(), Cause> {
-        let id = &self.offer.id;
-        let away = |note: &Note| note.id == *id && note.away().is_some();
-        forward::remove(&self.host.directories, away).await.map(drop)
-    }
-
-    /// Makes this host's end of the tunnel to a peer, and gives it.
-    async fn connect(
-        &mut self,
-        peer: PeerNumber,
-        address: IpAddr,
-        end: &TunnelEnd,
-    ) -> Result<TunnelEnd, Cause> {
-        let _lock = PeerLock::take(&self.host.directories.run).await?;
-        let (local, mtu) = peers::connect(peer, address, end).await?;
-        keeper::start(&self.host.directories, KEEPER)?;
-        self.mtu = self.mtu.min(mtu);
-        Ok(local)
-    }
-
-    /// Builds everything around the container and cuts its network off.
-    async fn stage(&mut self) -> Result<ImageDir, Cause> {
-        create_private(&self.work)?;
-        let mut metadata: Metadata = std::mem::take(&mut self.offer.description).into();
-        if let Addresses::Former(pairs) = &self.chosen {
-            metadata.readdress(pairs)?;
-        }
-        let stage = Stage {
-            podman: self.host.podman.clone(),
-            info: self.host.engine.clone(),
-            metadata,
-            fresh_addresses: self.chosen == Addresses::Fresh,
-            log: Vec::new(),
-            work: self.stage_directory(),
-            shim: self.host.shim.clone(),
-            lease: deadline::LEASE,
-            deadline: deadline::STAGE,
-        };
-        let may_choose = self.offer.any_address && self.chosen == Addresses::Own;
-        let runtime = Runtime::new(&host::find_program(&self.offer.runtime)?, None)?;
-        let criu = host::find_program("criu")?;
-        if self.place.is_none() {
-            self.place = Place::take(&self.host.directories.run, deadline::PLACE).await;
-        }
-        give_way(&self.host.directories.run, deadline::GIVE_WAY).await;
-        // CRIU looks at a kernel once after a boot, for 30 ms; podman's work is long enough for it.
-        let (staged, warmed, heard, anchors) = tokio::join!(
-            begin(stage, self.early.take(), may_choose),
-            runtime.warm(&criu),
-            tunnel::confirm(self.anchor),
-            self.anchors.heard()
-        );
-        let (staged, chosen_here) = staged?;
-        if chosen_here {
-            self.chosen = Addresses::Fresh;
-        }
-        let staged = self.staged.insert(staged);
-        warmed?;
-        heard?;
-        anchors?;
-        let path = staged.bundle.netns.clone().ok_or(Incomplete("a network namespace"))?;
-        let namespace = Namespace::at_path(&path)?;
-        let sandbox = Sandbox::open(&namespace)?;
-        let interface = sandbox.interfaces().first().ok_or(Incomplete("an interface"))?;
-        // Flows are taken over for these addresses, so they have to be the container's.
-        let there: Vec<IpAddr> =
-            sandbox.interfaces().iter().flat_map(|i| &i.addresses).map(|(ip, _)| *ip).collect();
-        let wanted = self.settle_addresses(&there)?;
-        if let Some(address) = wanted.into_iter().find(|ip| !there.contains(ip)) {
-            return Err(OtherAddress { address }.into());
-        }
-        let port = Port::of_container(&namespace, &interface.name)?;
-        // Isolated from birth: nobody hears the copy before the commit.
-        port.block()?;
-        if self.is_return() {
-            let _lock = PeerLock::take(&self.host.directories.run).await?;
-            Table::open()?.pass_late(&self.late_tag()?, self.anchor, &self.late_ways())?;
-        }
-        self.take_new_connections().await?;
-        let here = self.left_here()?;
-        self.network = Some(Network { port, sandbox, namespace: path, here });
-        Ok(ImageDir::create(&self.images(), self.limits.images)?)
     }
 
     /// Takes images, files and flows until the order to restore comes, and restores.
@@ -531,173 +352,6 @@ impl Arrival {
         clean
     }
 
-    /// The peer by which an anchor's flows come here.
-    fn next_hop(&self, anchor: Option<HostId>) -> Result<PeerNumber, Cause> {
-        match anchor {
-            None => Ok(self.anchor),
-            Some(host) => self.anchors.number(host).ok_or_else(|| NotOffered.into()),
-        }
-    }
-
-    /// Whether this host is the anchor of flows: the container comes back.
-    fn is_return(&self) -> bool {
-        self.offer.anchors.contains(&self.host.id)
-    }
-
-    fn late_tag(&self) -> Result<HoldTag, Cause> {
-        Ok(self.offer.migration.to_string().parse()?)
-    }
-
-    /// The addresses for which packets of flows that come home arrive, each before the one that the
-    /// container has here.
-    fn late_ways(&self) -> Vec<(IpAddr, IpAddr)> {
-        let HostId(this) = self.host.id;
-        let own = addresses(&self.offer).into_iter();
-        let mut ways: Vec<_> = own.zip(self.addresses()).collect();
-        for other in &self.readdressed {
-            ways.push((StandIn::new(other.new, this).address, other.new));
-            // Of the source's own flows.
-            ways.push((other.tunnel, other.new));
-        }
-        ways
-    }
-
-    async fn end_late(&self) -> Result<(), Cause> {
-        if !self.is_return() {
-            return Ok(());
-        }
-        let _lock = PeerLock::take(&self.host.directories.run).await?;
-        Ok(Table::open()?.remove_late(&self.late_tag()?)?)
-    }
-
-    /// Leads the flows whose anchor this host is to the container here. The source has let its
-    /// held packets go: they have come, or are about to.
-    pub fn lead_home(&self) -> Result<(), Cause> {
-        if self.is_return() {
-            let container = self.addresses();
-            let led = block_in_place(|| Conntrack::open()?.lead(&container, self.anchor, None))?;
-            tracing::info!("{}: {led} flows came home", self.offer.migration);
-        }
-        Ok(())
-    }
-
-    /// Notes whose the flows are that lead from here to other hosts.
-    pub fn note_container(&self) -> Result<(), Cause> {
-        self.carried().note(&self.host.directories)
-    }
-
-    /// Containers of its network here with which it has had flows since it left this host.
-    fn left_here(&self) -> Result<Vec<(IpAddr, [u8; 6])>, Cause> {
-        let note = carried::find(&self.host.directories, &self.offer.id)?;
-        let own = self.addresses();
-        let detours = note.into_iter().flat_map(|note| note.detours);
-        Ok(detours.filter(|d| own.contains(&d.towards)).map(|d| (d.beside, d.mac)).collect())
-    }
-
-    /// The other containers of its network that the copy needs to be told of. Those that it has left
-    /// where it comes from are noted here.
-    pub fn others(&self, network: &Network) -> Result<Others, Cause> {
-        let interface = network.sandbox.interface_at(&network.port)?;
-        let own = self.addresses();
-        let gateways = &network.port.bridge().addresses;
-        let is_left = |end: &IpAddr| interface.is_on_link(*end) && !gateways.contains(end);
-        let ends = self.created.iter().filter_map(|flow| flow.other_end(&own));
-        let left: BTreeSet<IpAddr> = ends.filter(is_left).collect();
-        if let Some(mac) = interface.mac
-            && !left.is_empty()
-        {
-            let detour = |address: &IpAddr| Detour {
-                namespace: network.namespace.clone(),
-                interface: interface.index,
-                mac,
-                towards: *address,
-                beside: *address,
-            };
-            let detours = left.iter().map(detour).collect();
-            Carried { detours, ..self.carried() }.note(&self.host.directories)?;
-        }
-        Ok(Others { left: left.into_iter().collect(), here: network.here.clone() })
-    }
-
-    /// Lets other containers of its network here reach the container by themselves again.
-    pub fn rejoin(&self) -> Result<(), Cause> {
-        carried::rejoin(&self.host.directories, &self.offer.id).map(drop)
-    }
-
-    fn carried(&self) -> Carried {
-        let Offer { id, name, .. } = &self.offer;
-        Carried::new(id, name, &self.addresses(), flow::Exchange::default())
-    }
-
-    /// Ends what only the move itself needed of the network, once the journal has ended.
-    pub async fn settle_network(&self, network: &Network) -> Result<(), Cause> {
-        if self.is_return() {
-            tokio::time::sleep(LATE).await;
-        }
-        let mut outcome = self.end_late().await;
-        outcome = outcome.and(self.claim_source_tunnel());
-        let others: Vec<IpAddr> = network.here.iter().map(|(address, _)| *address).collect();
-        outcome = outcome.and(carried::forget_between(&self.addresses(), &others));
-        // What stood for this host's gateways is not needed by a container that is here.
-        outcome = outcome.and(self.carried().note_and_apply(&self.host.directories).await);
-        for peer in self.anchors.numbers().chain([self.anchor]) {
-            let migration = Some(self.offer.migration);
-            let released = peers::release(&self.host.directories, peer, migration).await;
-            outcome = outcome.and(released);
-        }
-        outcome
-    }
-
-    /// Keeps the tunnel to the source, by which the packets of third hosts' flows come until these hosts
-    /// lead them here.
-    fn claim_source_tunnel(&self) -> Result<(), Cause> {
-        let with: Vec<_> = self.anchors.numbers().collect();
-        if with.is_empty() {
-            return Ok(());
-        }
-        let claim = Claim { with, to: self.anchor, container: self.addresses() };
-        claim.write(&self.host.directories, self.offer.migration)
-    }
-
-    /// The container's addresses here.
-    fn addresses(&self) -> Vec<IpAddr> {
-        let here = |old: IpAddr| {
-            let other = self.readdressed.iter().find(|other| other.old == old);
-            other.map_or(old, |other| other.new)
-        };
-        addresses(&self.offer).into_iter().map(here).collect()
-    }
-
-    /// Notes which addresses the staged container has got in place of its own, given all that it has;
-    /// gives those that it must have.
-    fn settle_addresses(&mut self, there: &[IpAddr]) -> Result<Vec<IpAddr>, Cause> {
-        let own = addresses(&self.offer);
-        let others: Vec<(IpAddr, IpAddr)> = match &self.chosen {
-            Addresses::Own => Vec::new(),
-            Addresses::Former(others) => others.clone(),
-            Addresses::Fresh => pairs(&own, there).filter(|(old, new)| old != new).collect(),
-        };
-        let HostId(source) = self.source;
-        self.readdressed = others.into_iter().map(|pair| Readdressed::new(pair, source)).collect();
-        let wanted = self.addresses();
-        if !self.readdressed.is_empty()
-            && let Some(journal) = &mut self.journal
-        {
-            let addresses = wanted.clone();
-            block_in_place(|| journal.append(&Record::Readdressed { addresses }))?;
-        }
-        Ok(wanted)
-    }
-
-    fn forget_flows(&mut self) -> Result<(), Cause> {
-        if self.created.is_empty() {
-            return Ok(());
-        }
-        Conntrack::open()?.delete(&self.created)?;
-        self.created.clear();
-        Ok(())
-    }
-
     /// Removes images and the volatile directory.
     pub fn tidy(&self) -> Result<(), Cause> {
         tidy(&self.work)
@@ -722,24 +376,6 @@ impl Arrival {
     }
 }
 
-/// Stages; with other addresses if podman does not let the container have its own and it may have
-/// others, which is told as well. They may have been given away since this host looked, or belong to no
-/// network here.
-async fn begin(
-    stage: Stage,
-    early: Option<Early>,
-    may_choose: bool,
-) -> Result<(Staged, bool), stage::Error> {
-    let again = Stage { fresh_addresses: true, ..stage.clone() };
-    match stage.begin(early).await {
-        Err(stage::Error::Conflict {
-            conflict: Conflict::Address(_) | Conflict::Network(_),
-            ..
-        }) if may_choose => Ok((again.begin(None).await?, true)),
-        other => other.map(|staged| (staged, false)),
-    }
-}
-
 /// Removes what is in a migration's volatile directory, and the directory. Absent means done.
 pub fn tidy(work: &Path) -> Result<(), Cause> {
     ImageDir::remove_at(&work.join(IMAGES))?;
@@ -747,9 +383,4 @@ pub fn tidy(work: &Path) -> Result<(), Cause> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
         _ => Ok(()),
     }
-}
-
-/// How packets are held on this host when a container leaves it again.
-fn queueing() -> Result<&'static str, TableError> {
-    Ok(Table::open()?.queueing()?.name())
 }

@@ -27,6 +27,11 @@ struct StoredImage {
     names: Option<Vec<String>>,
 }
 
+#[derive(Deserialize)]
+struct Process {
+    pid: i32,
+}
+
 /// Whether podman's database has a container of exactly that ID or name.
 pub(super) fn has_container(info: &Info, id_or_name: &str) -> Option<bool> {
     let mut looked = false;
@@ -39,6 +44,18 @@ pub(super) fn has_container(info: &Info, id_or_name: &str) -> Option<bool> {
         looked = true;
     }
     looked.then_some(false)
+}
+
+/// The ID of a container and its first process, by podman's database.
+pub(super) fn process(info: &Info, id_or_name: &str) -> Option<(String, i32)> {
+    let query = "SELECT c.ID, CAST(s.JSON AS BLOB) FROM ContainerConfig c \
+                 JOIN ContainerState s ON s.ID = c.ID WHERE c.ID = ?1 OR c.Name = ?1";
+    let find = |database: Option<Connection>| -> Option<(String, Vec<u8>)> {
+        database?.query_row(query, [id_or_name], |row| Ok((row.get(0)?, row.get(1)?))).ok()
+    };
+    let (id, state) = databases(info).into_iter().find_map(find)?;
+    let Process { pid } = serde_json::from_slice(&state).ok()?;
+    (is_full_id(&id) && pid > 1).then_some((id, pid))
 }
 
 /// podman's databases, to be read; `None` for one that cannot be opened.
@@ -112,6 +129,21 @@ mod tests {
         assert_eq!(has_container(&bolt, "echo"), None);
         std::fs::write(dir.path().join("db.sql"), [7; 5000]).unwrap();
         assert_eq!(has_container(&info, "echo"), None, "a damaged database is no answer");
+    }
+
+    #[test]
+    fn the_process_of_a_container_that_runs_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let info = info(dir.path());
+        assert_eq!(process(&info, "echo"), None);
+        let id = "a7".repeat(32);
+        database(&dir.path().join("db.sql"), &id, r#"{"state":3,"pid":88}"#);
+        assert_eq!(process(&info, "echo"), Some((id.clone(), 88)));
+        assert_eq!(process(&info, &id), Some((id.clone(), 88)));
+        assert_eq!(process(&info, "a7"), None);
+        std::fs::remove_file(dir.path().join("db.sql")).unwrap();
+        database(&dir.path().join("db.sql"), &id, r#"{"state":4}"#);
+        assert_eq!(process(&info, "echo"), None, "it has ended");
     }
 
     #[test]

@@ -52,6 +52,14 @@ impl Podman {
         Ok((info, container))
     }
 
+    /// The cgroup of a container, given by its ID or exact name, without running podman: `None` where that
+    /// cannot be told so.
+    #[must_use]
+    pub fn cgroup(&self, id_or_name: &str) -> Option<Cgroup> {
+        let (id, pid) = files::process(&self.recall()?, id_or_name)?;
+        Cgroup::of_pid(pid, &id).ok()
+    }
+
     async fn inspect_raw(&self, name_or_id: &str) -> Result<RawContainer, Error> {
         let args = ["container", "inspect", "--", name_or_id];
         let output = self.output(&args, self.deadlines.query, Overdue::Kill).await?;

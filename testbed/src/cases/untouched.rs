@@ -61,9 +61,17 @@ impl<'a> Untouched<'a> {
     }
 }
 
-/// A container's state and process.
+/// A container's state, its process, and the sizes of its UDP sockets' receive buffers.
 fn process(host: &Host, container: &str) -> Result<String> {
-    host.podman(["inspect", "--format", "{{.State.Status}} {{.State.Pid}}", container])
+    let state =
+        host.podman(["inspect", "--format", "{{.State.Status}} {{.State.Pid}}", container])?;
+    let pid = state.trim().rsplit(' ').next().unwrap_or_default();
+    let network = format!("--net=/proc/{pid}/ns/net");
+    let sockets = host.run(["nsenter", &network, "ss", "-Huanm"])?;
+    // skmem:(r0,rb212992,t0,…), as ss(8) has it.
+    let buffers: Vec<&str> = sockets.split([',', '(']).filter(|w| w.starts_with("rb")).collect();
+    ensure!(!buffers.is_empty(), "no UDP socket of {container} is seen: {sockets}");
+    Ok(format!("{} {}", state.trim(), buffers.join(" ")))
 }
 
 /// Leaves out the files that every agent keeps from its first run on, and only those.

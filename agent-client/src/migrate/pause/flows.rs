@@ -1,0 +1,119 @@
+//! The container's flows, while nothing of them moves.
+
+use std::collections::BTreeMap;
+
+use agent_core::cause::Cause;
+use agent_core::identity::HostId;
+use agent_core::message::{FlowBatch, Message};
+use agent_core::wire::FLOWS_PER_FRAME;
+use netmig::beside::Detour;
+use netmig::flow::{Conntrack, Direction, Flow, StandIn};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::Pause;
+use crate::migrate::beside::Besides;
+use crate::migrate::outbox::{Outbox, post};
+use crate::migrate::remembered::remember;
+use crate::summary::FlowCount;
+
+/// The container's flows as they were when it was cut off.
+pub(super) struct Collected {
+    pub(super) conntrack: Conntrack,
+    pub(super) flows: Vec<Flow>,
+    pub(super) stand_ins: Vec<StandIn>,
+    pub(super) besides: Besides,
+    pub(super) detours: Vec<Detour>,
+}
+
+impl Pause<'_> {
+    /// Makes ready for the connections with other containers of its network that are open now.
+    pub(super) fn find_besides(&mut self) -> Result<Vec<Detour>, Cause> {
+        let (Some(conntrack), Some(sockets)) = (&mut self.conntrack, &mut self.sockets) else {
+            return Ok(Vec::new());
+        };
+        let container = &self.departure.plan().addresses;
+        let detours = self.besides.prepare(conntrack, sockets, container)?;
+        self.departure.note_detours(&detours)?;
+        Ok(detours)
+    }
+
+    pub(super) fn collect_flows(&mut self, outbox: Outbox) -> JoinHandle<Result<Collected, Cause>> {
+        let conntrack = self.conntrack.take();
+        let sockets = self.sockets.take();
+        let mut besides = std::mem::take(&mut self.besides);
+        let container = self.departure.plan().container.clone();
+        let addresses = self.departure.plan().addresses.clone();
+        let destination = self.departure.plan().link.peer;
+        let gateways = self.departure.plan().port.bridge().addresses.clone();
+        let HostId(this) = self.departure.context().trust.identity.fingerprint().host();
+        let anchors = self.departure.anchors().hosts();
+        spawn_blocking(move || {
+            let mut conntrack = match conntrack {
+                Some(conntrack) => conntrack,
+                None => Conntrack::open()?,
+            };
+            let mut flows = conntrack.dump(&addresses)?;
+            // Others are those of an earlier holder of the address, which has moved.
+            flows.retain(|flow| flow.leads_to(&addresses).is_none());
+            flows.retain(|flow| !besides.is_parted(flow, &addresses));
+            let mut detours = Vec::new();
+            if let Some(mut sockets) = sockets {
+                let connections = sockets.list()?;
+                flows.extend(remember(&mut conntrack, &connections, &container, &flows)?);
+                (flows, detours) = besides.complete(&mut conntrack, &connections, flows)?;
+            }
+            let stand_ins = StandIn::needed(&flows, &addresses, &gateways, this);
+            let beside = besides.stand_ins(this).into_iter().map(|(stand_in, _)| stand_in);
+            let all_stand_ins: Vec<_> = stand_ins.iter().copied().chain(beside).collect();
+            // The container is cut off, and what is sent to it waits: no packet misses its entry. A
+            // packet that waits already keeps the old one.
+            let anew = |flow: &Flow| flow.lasting(&addresses, &stand_ins);
+            let lasting: Vec<Flow> = flows.iter().filter_map(anew).collect();
+            if !lasting.is_empty() {
+                conntrack.delete(&lasting)?;
+                conntrack.create(&lasting)?;
+            }
+            let mut by_anchor: BTreeMap<Option<HostId>, Vec<Flow>> = BTreeMap::new();
+            for flow in &flows {
+                let anchor = flow.anchor(&addresses);
+                // The destination has those whose anchor it is itself.
+                if anchor != Some(destination) {
+                    let host = anchor.and_then(|number| anchors.get(&number).copied());
+                    by_anchor.entry(host).or_default().push(flow.clone());
+                }
+            }
+            for (anchor, flows) in by_anchor {
+                for batch in flows.chunks(FLOWS_PER_FRAME) {
+                    let (flows, stand_ins) = (batch.to_vec(), all_stand_ins.clone());
+                    post(&outbox, Message::Flows(FlowBatch { anchor, flows, stand_ins }))?;
+                }
+            }
+            Ok(Collected { conntrack, flows, stand_ins, besides, detours })
+        })
+    }
+
+    /// Leads the container's flows to the peer, or back to this host.
+    pub(super) fn set_marks(&mut self, away: bool) -> Result<(), Cause> {
+        let plan = self.departure.plan();
+        let Some(conntrack) = &mut self.conntrack else { return Ok(()) };
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let flows: Vec<Flow> = self
+                .flows
+                .iter()
+                .filter(|flow| flow.direction(&plan.addresses) == Some(direction))
+                .cloned()
+                .collect();
+            let (value, mask) = Flow::mark_at_source(direction, plan.link.peer);
+            if !flows.is_empty() {
+                conntrack.set_mark(&flows, if away { value } else { 0 }, mask)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Flows by protocol.
+    pub fn flow_count(&self) -> FlowCount {
+        let tcp = self.flows.iter().filter(|flow| flow.tcp.is_some()).count();
+        FlowCount { tcp, udp: self.flows.len() - tcp }
+    }
+}

@@ -1,0 +1,57 @@
+//! The body of a message as bytes, and back.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A message could not be put into bytes, or bytes are no message.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// The number is unknown to this protocol version.
+    #[error("message number {0} is unknown")]
+    UnknownKind(u8),
+    /// The bytes behind the number are not that message.
+    #[error("malformed {kind} message")]
+    Malformed {
+        /// The message's name.
+        kind: &'static str,
+        /// What the decoder said.
+        #[source]
+        source: bincode::error::DecodeError,
+    },
+    /// There are bytes left behind the message.
+    #[error("{0} message is longer than its content")]
+    TrailingBytes(&'static str),
+    /// The message could not be encoded.
+    #[error("cannot encode a {kind} message")]
+    Unencodable {
+        /// The message's name.
+        kind: &'static str,
+        /// What the encoder said.
+        #[source]
+        source: bincode::error::EncodeError,
+    },
+}
+
+/// No message may decode into more than this; collections are checked against it before they are
+/// allocated.
+const DECODE_LIMIT: usize = crate::wire::FRAME_LIMIT * 2;
+
+pub(super) fn encode_body<T: Serialize>(
+    kind: &'static str,
+    body: &T,
+    out: &mut Vec<u8>,
+) -> Result<(), CodecError> {
+    bincode::serde::encode_into_std_write(body, out, bincode::config::standard())
+        .map(drop)
+        .map_err(|source| CodecError::Unencodable { kind, source })
+}
+
+pub(super) fn decode_body<T: DeserializeOwned>(
+    kind: &'static str,
+    body: &[u8],
+) -> Result<T, CodecError> {
+    let config = bincode::config::standard().with_limit::<DECODE_LIMIT>();
+    let (value, read) = bincode::serde::decode_from_slice(body, config)
+        .map_err(|source| CodecError::Malformed { kind, source })?;
+    if read == body.len() { Ok(value) } else { Err(CodecError::TrailingBytes(kind)) }
+}

@@ -1,0 +1,89 @@
+//! The container's flows: whence they come, and how those come home whose anchor this host is.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use agent_core::cause::Cause;
+use agent_core::identity::HostId;
+use agent_core::peers::PeerLock;
+use netmig::flow::{Conntrack, StandIn};
+use netmig::peer::PeerNumber;
+use netmig::table::{HoldTag, Table};
+use tokio::task::block_in_place;
+
+use super::{Arrival, NotOffered};
+use crate::arrival::addresses;
+
+/// How long packets of flows that have come home may be on their way through the tunnel and back.
+pub(super) const LATE: Duration = Duration::from_millis(400);
+
+impl Arrival {
+    /// The peer by which an anchor's flows come here.
+    pub(super) fn next_hop(&self, anchor: Option<HostId>) -> Result<PeerNumber, Cause> {
+        match anchor {
+            None => Ok(self.anchor),
+            Some(host) => self.anchors.number(host).ok_or_else(|| NotOffered.into()),
+        }
+    }
+
+    /// Whether this host is the anchor of flows: the container comes back.
+    pub(super) fn is_return(&self) -> bool {
+        self.offer.anchors.contains(&self.host.id)
+    }
+
+    fn late_tag(&self) -> Result<HoldTag, Cause> {
+        Ok(self.offer.migration.to_string().parse()?)
+    }
+
+    /// The addresses for which packets of flows that come home arrive, each before the one that the
+    /// container has here.
+    fn late_ways(&self) -> Vec<(IpAddr, IpAddr)> {
+        let HostId(this) = self.host.id;
+        let own = addresses(&self.offer).into_iter();
+        let mut ways: Vec<_> = own.zip(self.addresses()).collect();
+        for other in &self.readdressed {
+            ways.push((StandIn::new(other.new, this).address, other.new));
+            // Of the source's own flows.
+            ways.push((other.tunnel, other.new));
+        }
+        ways
+    }
+
+    /// Lets packets of flows that come home pass that were on their way to the container's last host.
+    pub(super) async fn begin_late(&self) -> Result<(), Cause> {
+        if !self.is_return() {
+            return Ok(());
+        }
+        let _lock = PeerLock::take(&self.host.directories.run).await?;
+        Ok(Table::open()?.pass_late(&self.late_tag()?, self.anchor, &self.late_ways())?)
+    }
+
+    /// Ends that again.
+    pub(super) async fn end_late(&self) -> Result<(), Cause> {
+        if !self.is_return() {
+            return Ok(());
+        }
+        let _lock = PeerLock::take(&self.host.directories.run).await?;
+        Ok(Table::open()?.remove_late(&self.late_tag()?)?)
+    }
+
+    /// Leads the flows whose anchor this host is to the container here. The source has let its
+    /// held packets go: they have come, or are about to.
+    pub fn lead_home(&self) -> Result<(), Cause> {
+        if self.is_return() {
+            let container = self.addresses();
+            let led = block_in_place(|| Conntrack::open()?.lead(&container, self.anchor, None))?;
+            tracing::info!("{}: {led} flows came home", self.offer.migration);
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget_flows(&mut self) -> Result<(), Cause> {
+        if self.created.is_empty() {
+            return Ok(());
+        }
+        Conntrack::open()?.delete(&self.created)?;
+        self.created.clear();
+        Ok(())
+    }
+}

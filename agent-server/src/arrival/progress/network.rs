@@ -1,0 +1,176 @@
+//! The container's addresses, the other containers of its network, and what of the host's own network is
+//! kept or made for it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use agent_core::carried::{self, Carried};
+use agent_core::cause::Cause;
+use agent_core::forward::{self, Note, Role};
+use agent_core::identity::HostId;
+use agent_core::journal::Record;
+use agent_core::message::{Forwarder, Offer};
+use agent_core::peers::{self, Claim, PeerLock};
+use netmig::beside::Detour;
+use netmig::flow::{Exchange, Readdressed};
+use netmig::sandbox::Others;
+use tokio::task::block_in_place;
+
+use super::flows::LATE;
+use super::{Arrival, Network};
+use crate::arrival::check::Addresses;
+use crate::arrival::{addresses, pairs};
+
+impl Arrival {
+    /// Makes ready for new connections that other hosts will lead here, if they will.
+    pub(super) async fn take_new_connections(&self) -> Result<(), Cause> {
+        let there = |host| host == self.source || self.anchors.number(host).is_some();
+        for forwarder in self.offer.forwarders.iter().filter(|one| there(one.host)) {
+            let note = Note {
+                id: self.offer.id.clone(),
+                name: self.offer.name.clone(),
+                addresses: self.addresses(),
+                readdressed: self.ways_of(forwarder),
+                host: forwarder.host,
+                migration: self.offer.migration,
+                role: Role::Here,
+            };
+            let _lock = PeerLock::take(&self.host.directories.run).await?;
+            note.write(&self.host.directories)?;
+            note.apply(&self.host.directories.state)?;
+        }
+        Ok(())
+    }
+
+    /// Addresses by which a host's new connections come for those that the container has here, where
+    /// they differ.
+    fn ways_of(&self, forwarder: &Forwarder) -> Vec<(IpAddr, IpAddr)> {
+        let way = |old: IpAddr| {
+            let other = self.readdressed.iter().find(|other| other.old == old);
+            let known = forwarder.readdressed.iter().find(|(_, own)| *own == old);
+            let by = match (known, other) {
+                (Some((by, _)), _) => *by,
+                (None, Some(other)) if forwarder.host == self.source => other.tunnel,
+                _ => old,
+            };
+            (by, other.map_or(old, |other| other.new))
+        };
+        let ways = addresses(&self.offer).into_iter().map(way);
+        ways.filter(|(by, own)| by != own).collect()
+    }
+
+    /// Ends what this host forwarded for the container, which is here again.
+    pub async fn end_forwarding(&self) -> Result<(), Cause> {
+        let id = &self.offer.id;
+        let away = |note: &Note| note.id == *id && note.away().is_some();
+        forward::remove(&self.host.directories, away).await.map(drop)
+    }
+
+    /// Notes whose the flows are that lead from here to other hosts.
+    pub fn note_container(&self) -> Result<(), Cause> {
+        self.carried().note(&self.host.directories)
+    }
+
+    /// Containers of its network here with which it has had flows since it left this host.
+    pub(super) fn left_here(&self) -> Result<Vec<(IpAddr, [u8; 6])>, Cause> {
+        let note = carried::find(&self.host.directories, &self.offer.id)?;
+        let own = self.addresses();
+        let detours = note.into_iter().flat_map(|note| note.detours);
+        Ok(detours.filter(|d| own.contains(&d.towards)).map(|d| (d.beside, d.mac)).collect())
+    }
+
+    /// The other containers of its network that the copy needs to be told of. Those that it has left
+    /// where it comes from are noted here.
+    pub fn others(&self, network: &Network) -> Result<Others, Cause> {
+        let interface = network.sandbox.interface_at(&network.port)?;
+        let own = self.addresses();
+        let gateways = &network.port.bridge().addresses;
+        let is_left = |end: &IpAddr| interface.is_on_link(*end) && !gateways.contains(end);
+        let ends = self.created.iter().filter_map(|flow| flow.other_end(&own));
+        let left: BTreeSet<IpAddr> = ends.filter(is_left).collect();
+        if let Some(mac) = interface.mac
+            && !left.is_empty()
+        {
+            let detour = |address: &IpAddr| Detour {
+                namespace: network.namespace.clone(),
+                interface: interface.index,
+                mac,
+                towards: *address,
+                beside: *address,
+            };
+            let detours = left.iter().map(detour).collect();
+            Carried { detours, ..self.carried() }.note(&self.host.directories)?;
+        }
+        Ok(Others { left: left.into_iter().collect(), here: network.here.clone() })
+    }
+
+    /// Lets other containers of its network here reach the container by themselves again.
+    pub fn rejoin(&self) -> Result<(), Cause> {
+        carried::rejoin(&self.host.directories, &self.offer.id).map(drop)
+    }
+
+    fn carried(&self) -> Carried {
+        let Offer { id, name, .. } = &self.offer;
+        Carried::new(id, name, &self.addresses(), Exchange::default())
+    }
+
+    /// Ends what only the move itself needed of the network, once the journal has ended.
+    pub async fn settle_network(&self, network: &Network) -> Result<(), Cause> {
+        if self.is_return() {
+            tokio::time::sleep(LATE).await;
+        }
+        let mut outcome = self.end_late().await;
+        outcome = outcome.and(self.claim_source_tunnel());
+        let others: Vec<IpAddr> = network.here.iter().map(|(address, _)| *address).collect();
+        outcome = outcome.and(carried::forget_between(&self.addresses(), &others));
+        // What stood for this host's gateways is not needed by a container that is here.
+        outcome = outcome.and(self.carried().note_and_apply(&self.host.directories).await);
+        for peer in self.anchors.numbers().chain([self.anchor]) {
+            let migration = Some(self.offer.migration);
+            let released = peers::release(&self.host.directories, peer, migration).await;
+            outcome = outcome.and(released);
+        }
+        outcome
+    }
+
+    /// Keeps the tunnel to the source, by which the packets of third hosts' flows come until these hosts
+    /// lead them here.
+    fn claim_source_tunnel(&self) -> Result<(), Cause> {
+        let with: Vec<_> = self.anchors.numbers().collect();
+        if with.is_empty() {
+            return Ok(());
+        }
+        let claim = Claim { with, to: self.anchor, container: self.addresses() };
+        claim.write(&self.host.directories, self.offer.migration)
+    }
+
+    /// The container's addresses here.
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        let here = |old: IpAddr| {
+            let other = self.readdressed.iter().find(|other| other.old == old);
+            other.map_or(old, |other| other.new)
+        };
+        addresses(&self.offer).into_iter().map(here).collect()
+    }
+
+    /// Notes which addresses the staged container has got in place of its own, given all that it has;
+    /// gives those that it must have.
+    pub(super) fn settle_addresses(&mut self, there: &[IpAddr]) -> Result<Vec<IpAddr>, Cause> {
+        let own = addresses(&self.offer);
+        let others: Vec<(IpAddr, IpAddr)> = match &self.chosen {
+            Addresses::Own => Vec::new(),
+            Addresses::Former(others) => others.clone(),
+            Addresses::Fresh => pairs(&own, there).filter(|(old, new)| old != new).collect(),
+        };
+        let HostId(source) = self.source;
+        self.readdressed = others.into_iter().map(|pair| Readdressed::new(pair, source)).collect();
+        let wanted = self.addresses();
+        if !self.readdressed.is_empty()
+            && let Some(journal) = &mut self.journal
+        {
+            let addresses = wanted.clone();
+            block_in_place(|| journal.append(&Record::Readdressed { addresses }))?;
+        }
+        Ok(wanted)
+    }
+}

@@ -1,0 +1,175 @@
+//! What is made before anything of the container comes: the tunnels, and everything around the copy.
+
+use std::net::IpAddr;
+
+use agent_core::cause::{Cause, chain};
+use agent_core::directories::create_private;
+use agent_core::journal::Record;
+use agent_core::message::{AnchorTunnel, Message, TunnelEnd};
+use agent_core::peers::{self, PeerLock};
+use agent_core::turn::{Place, give_way};
+use agent_core::wire::Connection;
+use agent_core::{deadline, host, identity, keeper};
+use checkpoint::images::ImageDir;
+use checkpoint::podman::Metadata;
+use checkpoint::runtime::Runtime;
+use checkpoint::stage::{self, Conflict, Early, Stage, Staged};
+use netmig::isolation::Port;
+use netmig::netns::Namespace;
+use netmig::peer::PeerNumber;
+use netmig::sandbox::Sandbox;
+use netmig::table::{Table, TableError};
+use netmig::tunnel;
+use tokio::task::block_in_place;
+
+use super::{Arrival, Incomplete, Network, NotOffered};
+use crate::arrival::check::Addresses;
+use crate::cli::KEEPER;
+
+/// The staged container is not where the offer says.
+#[derive(Debug, thiserror::Error)]
+#[error("the staged container does not have the address {address} that was offered")]
+struct OtherAddress {
+    address: IpAddr,
+}
+
+impl Arrival {
+    pub(super) async fn answer_tunnel(
+        &mut self,
+        connection: &mut Connection,
+        offer: TunnelEnd,
+    ) -> Result<(), Cause> {
+        let address = connection.peer().ip();
+        // What was allowed is what was offered.
+        if offer.is_direct() != self.offer.direct.is_some() {
+            return Err(NotOffered.into());
+        }
+        let answer = self.connect(self.anchor, address, &offer).await?;
+        let (migration, here, there) = (self.offer.migration, &answer.kind, &offer.kind);
+        tracing::info!("{migration}: tunnel to {address}: {here} here, {there} there");
+        // It takes the kernel a moment to say, and nobody waits for it.
+        tokio::task::spawn_blocking(move || match queueing() {
+            Ok(queue) => tracing::info!("{migration}: packet queue of this kernel: {queue}"),
+            Err(e) => tracing::warn!("{migration}: {}", chain(&e)),
+        });
+        Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
+    }
+
+    /// Makes the tunnel to a third host by which some of the flows will come.
+    pub(super) async fn meet_anchor(
+        &mut self,
+        connection: &mut Connection,
+        anchor: AnchorTunnel,
+    ) -> Result<(), Cause> {
+        let stranger = !self.offer.anchors.contains(&anchor.host) || anchor.host == self.host.id;
+        if stranger || anchor.end.is_direct() {
+            return Err(NotOffered.into());
+        }
+        let number = identity::peer_number(&self.host.directories.state, anchor.host)?;
+        if let Some(journal) = &mut self.journal {
+            block_in_place(|| journal.append(&Record::Anchor { peer: anchor.host }))?;
+        }
+        self.anchors.add(anchor.host, number);
+        let answer = self.connect(number, anchor.address, &anchor.end).await?;
+        self.anchors.listen(anchor.host);
+        Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
+    }
+
+    /// Makes this host's end of the tunnel to a peer, and gives it.
+    async fn connect(
+        &mut self,
+        peer: PeerNumber,
+        address: IpAddr,
+        end: &TunnelEnd,
+    ) -> Result<TunnelEnd, Cause> {
+        let _lock = PeerLock::take(&self.host.directories.run).await?;
+        let (local, mtu) = peers::connect(peer, address, end).await?;
+        keeper::start(&self.host.directories, KEEPER)?;
+        self.mtu = self.mtu.min(mtu);
+        Ok(local)
+    }
+
+    /// Builds everything around the container and cuts its network off.
+    pub(super) async fn stage(&mut self) -> Result<ImageDir, Cause> {
+        create_private(&self.work)?;
+        let mut metadata: Metadata = std::mem::take(&mut self.offer.description).into();
+        if let Addresses::Former(pairs) = &self.chosen {
+            metadata.readdress(pairs)?;
+        }
+        let stage = Stage {
+            podman: self.host.podman.clone(),
+            info: self.host.engine.clone(),
+            metadata,
+            fresh_addresses: self.chosen == Addresses::Fresh,
+            log: Vec::new(),
+            work: self.stage_directory(),
+            shim: self.host.shim.clone(),
+            lease: deadline::LEASE,
+            deadline: deadline::STAGE,
+        };
+        let may_choose = self.offer.any_address && self.chosen == Addresses::Own;
+        let runtime = Runtime::new(&host::find_program(&self.offer.runtime)?, None)?;
+        let criu = host::find_program("criu")?;
+        if self.place.is_none() {
+            self.place = Place::take(&self.host.directories.run, deadline::PLACE).await;
+        }
+        give_way(&self.host.directories.run, deadline::GIVE_WAY).await;
+        // CRIU looks at a kernel once after a boot, for 30 ms; podman's work is long enough for it.
+        let (staged, warmed, heard, anchors) = tokio::join!(
+            begin(stage, self.early.take(), may_choose),
+            runtime.warm(&criu),
+            tunnel::confirm(self.anchor),
+            self.anchors.heard()
+        );
+        let (staged, chosen_here) = staged?;
+        if chosen_here {
+            self.chosen = Addresses::Fresh;
+        }
+        let staged = self.staged.insert(staged);
+        warmed?;
+        heard?;
+        anchors?;
+        let path = staged.bundle.netns.clone().ok_or(Incomplete("a network namespace"))?;
+        let namespace = Namespace::at_path(&path)?;
+        let sandbox = Sandbox::open(&namespace)?;
+        let interface = sandbox.interfaces().first().ok_or(Incomplete("an interface"))?;
+        // Flows are taken over for these addresses, so they have to be the container's.
+        let there: Vec<IpAddr> =
+            sandbox.interfaces().iter().flat_map(|i| &i.addresses).map(|(ip, _)| *ip).collect();
+        let wanted = self.settle_addresses(&there)?;
+        if let Some(address) = wanted.into_iter().find(|ip| !there.contains(ip)) {
+            return Err(OtherAddress { address }.into());
+        }
+        let port = Port::of_container(&namespace, &interface.name)?;
+        // Isolated from birth: nobody hears the copy before the commit.
+        port.block()?;
+        self.begin_late().await?;
+        self.take_new_connections().await?;
+        let here = self.left_here()?;
+        self.network = Some(Network { port, sandbox, namespace: path, here });
+        Ok(ImageDir::create(&self.images(), self.limits.images)?)
+    }
+}
+
+/// Stages; with other addresses if podman does not let the container have its own and it may have
+/// others, which is told as well. They may have been given away since this host looked, or belong to no
+/// network here.
+async fn begin(
+    stage: Stage,
+    early: Option<Early>,
+    may_choose: bool,
+) -> Result<(Staged, bool), stage::Error> {
+    let again = Stage { fresh_addresses: true, ..stage.clone() };
+    match stage.begin(early).await {
+        Err(stage::Error::Conflict {
+            conflict: Conflict::Address(_) | Conflict::Network(_),
+            ..
+        }) if may_choose => Ok((again.begin(None).await?, true)),
+        other => other.map(|staged| (staged, false)),
+    }
+}
+
+/// How packets are held on this host when a container leaves it again.
+fn queueing() -> Result<&'static str, TableError> {
+    Ok(Table::open()?.queueing()?.name())
+}
