@@ -98,11 +98,18 @@ pub fn remove(path: &Path) -> Result<bool, Error> {
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
+    let written = || {
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    };
+    if let Err(e) = written() {
+        // On a full disk it was made, and holds nothing.
+        let _ = fs::remove_file(&fresh);
+        return Err(e);
+    }
     if let Some(parent) = path.parent() {
         File::open(parent)?.sync_all()?;
     }
@@ -148,6 +155,16 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
         assert!(remove(&path).unwrap());
         assert!(!remove(&path).unwrap());
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_file_that_could_not_be_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.toml");
+        fs::create_dir(&path).unwrap();
+        assert!(replace(&path, b"12345").is_err());
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        assert_eq!(left, [path]);
     }
 
     #[test]

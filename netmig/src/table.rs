@@ -31,7 +31,9 @@
 //! back; they change nothing where nothing is missing. One process at a time may change the
 //! table.
 
+mod chains;
 mod contents;
+mod error;
 mod expression;
 mod forward;
 mod guard;
@@ -45,10 +47,16 @@ use std::ffi::CString;
 use std::net::IpAddr;
 use std::sync::OnceLock;
 
-use nftnl::{Batch, ChainType, Hook, MsgType, Policy, ProtoFamily};
+use nftnl::{Batch, MsgType, Policy, ProtoFamily};
 use nix::errno::Errno;
 
+use chains::CHAINS;
+pub use chains::{
+    CHAIN_FORWARD, CHAIN_FORWARD_OUTPUT, CHAIN_FORWARD_SOURCE, CHAIN_HOLD, CHAIN_HOLD_OUTPUT,
+    CHAIN_LATE, CHAIN_STAND_IN, CHAIN_STEER, CHAIN_STEER_OUTPUT,
+};
 pub use contents::{Contents, InstalledRule};
+pub use error::TableError;
 pub use forward::{Forward, ForwardedPort};
 pub use guard::{GUARD, Guard};
 pub use owner::{HoldTag, InvalidTag, Owner};
@@ -61,166 +69,6 @@ use crate::tunnel::HardwareAddress;
 
 /// Name of the table, in family `inet`.
 pub const TABLE: &str = "netmig";
-/// Chain whose rules queue packets.
-pub const CHAIN_HOLD: &str = "hold";
-/// Chain whose rules queue this host's own packets.
-pub const CHAIN_HOLD_OUTPUT: &str = "hold-output";
-/// Chain that exchanges addresses for their stand-ins.
-pub const CHAIN_STAND_IN: &str = "stand-in";
-/// Chain that lets packets past conntrack.
-pub const CHAIN_LATE: &str = "late";
-/// Chain that steers forwarded packets.
-pub const CHAIN_STEER: &str = "steer";
-/// Chain that steers this host's own packets.
-pub const CHAIN_STEER_OUTPUT: &str = "steer-output";
-
-/// Chain that leads new connections to a container that has moved.
-pub const CHAIN_FORWARD: &str = "forward";
-/// Chain that does the same for this host's own processes.
-pub const CHAIN_FORWARD_OUTPUT: &str = "forward-output";
-/// Chain that gives some of these connections another source.
-pub const CHAIN_FORWARD_SOURCE: &str = "forward-source";
-
-/// `NF_IP_PRI_RAW`: before conntrack.
-const PRIORITY_RAW: i32 = -300;
-/// `NF_IP_PRI_MANGLE`.
-const PRIORITY_MANGLE: i32 = -150;
-
-/// `NF_IP_PRI_NAT_DST`, where engines publish ports.
-const PRIORITY_DESTINATION: i32 = -100;
-/// `NF_IP_PRI_NAT_SRC`, where they masquerade.
-const PRIORITY_SOURCE: i32 = 100;
-
-/// A base chain of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct BaseChain {
-    name: &'static str,
-    hook: Hook,
-    kind: ChainType,
-    priority: i32,
-}
-
-const CHAINS: [BaseChain; 9] = [
-    BaseChain {
-        name: CHAIN_LATE,
-        hook: Hook::PreRouting,
-        kind: ChainType::Filter,
-        priority: PRIORITY_RAW,
-    },
-    BaseChain {
-        name: CHAIN_HOLD,
-        hook: Hook::PreRouting,
-        kind: ChainType::Filter,
-        priority: PRIORITY_MANGLE - 1,
-    },
-    BaseChain {
-        name: CHAIN_HOLD_OUTPUT,
-        hook: Hook::Out,
-        kind: ChainType::Filter,
-        priority: PRIORITY_MANGLE - 1,
-    },
-    BaseChain {
-        name: CHAIN_STAND_IN,
-        hook: Hook::PostRouting,
-        kind: ChainType::Filter,
-        priority: PRIORITY_SOURCE + 100,
-    },
-    BaseChain {
-        name: CHAIN_STEER,
-        hook: Hook::PreRouting,
-        kind: ChainType::Filter,
-        priority: PRIORITY_MANGLE,
-    },
-    BaseChain {
-        name: CHAIN_STEER_OUTPUT,
-        hook: Hook::Out,
-        kind: ChainType::Route,
-        priority: PRIORITY_MANGLE,
-    },
-    BaseChain {
-        name: CHAIN_FORWARD,
-        hook: Hook::PreRouting,
-        kind: ChainType::Nat,
-        priority: PRIORITY_DESTINATION - 1,
-    },
-    BaseChain {
-        name: CHAIN_FORWARD_OUTPUT,
-        hook: Hook::Out,
-        kind: ChainType::Nat,
-        priority: PRIORITY_DESTINATION - 1,
-    },
-    BaseChain {
-        name: CHAIN_FORWARD_SOURCE,
-        hook: Hook::PostRouting,
-        kind: ChainType::Nat,
-        priority: PRIORITY_SOURCE - 1,
-    },
-];
-
-/// Why the table could not be read or changed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TableError {
-    /// nftables could not be reached.
-    #[error("cannot reach nftables")]
-    Open(#[source] SocketError),
-    /// The table could not be read.
-    #[error("cannot read the nftables table inet {TABLE}")]
-    Read(#[source] SocketError),
-    /// A change was refused; nothing of it was applied.
-    #[error("nftables refused to {act}; nothing was changed")]
-    Refused {
-        /// What was to be done.
-        act: String,
-        /// The kernel's answer.
-        #[source]
-        source: SocketError,
-    },
-    /// A chain of our name hooks in elsewhere.
-    #[error(
-        "chain {chain} of the nftables table inet {TABLE} is not the one this version makes; \
-         remove the table (nft delete table inet {TABLE}) when nothing is being moved"
-    )]
-    ForeignChain {
-        /// The chain.
-        chain: &'static str,
-    },
-    /// Neither form of queueing is there.
-    #[error(
-        "this kernel's nftables cannot queue packets: it has neither nft_queue nor the xtables \
-         target NFQUEUE; load the module nft_queue"
-    )]
-    NoQueueing(#[source] SocketError),
-    /// A hold with no or too many addresses and ports.
-    #[error("a hold needs 1 to {most} rules, not {asked}; see the container's published ports")]
-    NumberOfRules {
-        /// Rules needed.
-        asked: usize,
-        /// Rules allowed.
-        most: usize,
-    },
-    /// A container with too many ports to be forwarded.
-    #[error("forwarding needs {asked} rules, more than {most}; move the container without it")]
-    NumberOfForwards {
-        /// Rules needed.
-        asked: usize,
-        /// Rules allowed.
-        most: usize,
-    },
-    /// The table is not there.
-    #[error("the nftables table inet {TABLE} is not installed, or was removed by someone else")]
-    NotInstalled,
-    /// A value that nftables' library cannot carry.
-    #[error("an nftables name holds a NUL byte")]
-    Name(#[from] std::ffi::NulError),
-}
-
-impl From<SocketError> for TableError {
-    fn from(error: SocketError) -> Self {
-        Self::Read(error)
-    }
-}
-
 /// The table in the network namespace in which this was opened.
 ///
 /// All calls block for a fraction of a millisecond each, and are transactions: all or nothing.

@@ -2,7 +2,8 @@
 
 use nftnl::ProtoFamily;
 
-use super::{BaseChain, Owner, TABLE, TableError, is_absent};
+use super::chains::BaseChain;
+use super::{Owner, TABLE, TableError, is_absent};
 use crate::nfnetlink::attribute::{Attribute, Attributes, put};
 use crate::nfnetlink::message::{ACK, DUMP, Head, Message, NFGENMSG, append, kind};
 use crate::nfnetlink::{Malformed, Socket, SocketError, subsystem};

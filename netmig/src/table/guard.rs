@@ -16,9 +16,8 @@ use nftnl::nftnl_sys as sys;
 use nftnl::{Batch, Chain, ChainType, Hook, MsgType, NlMsg, Policy, ProtoFamily, Rule};
 use nix::errno::Errno;
 
-use super::{
-    CHAIN_STEER, CHAIN_STEER_OUTPUT, Owner, PRIORITY_MANGLE, TableError, Transaction, rules,
-};
+use super::chains::PRIORITY_MANGLE;
+use super::{CHAIN_STEER, CHAIN_STEER_OUTPUT, Owner, TableError, Transaction, rules};
 use crate::nfnetlink::{Options, Socket, SocketError};
 use crate::peer::PeerNumber;
 

@@ -27,6 +27,9 @@ const ANSWERS: Duration = Duration::from_secs(20);
 const SETTLES: Duration = Duration::from_secs(150);
 /// How long clients talk on once all has settled.
 const AFTER: Duration = Duration::from_millis(1200);
+/// The same once a link is healed: both ends of a connection try again once a second, and have some thousand
+/// messages to catch up with.
+const AFTER_CUT: Duration = Duration::from_secs(6);
 /// How long a program may take to say something to a person.
 const ORDER: Duration = Duration::from_secs(60);
 /// How long a host may take to be as it was, once nothing is under way.
@@ -111,7 +114,11 @@ impl Arena {
 
         // A connection that could not send for two minutes tries again after another one and a half: the
         // container's end has the patience of its kernel on a host that it came to.
-        std::thread::sleep(if ordered && cell.moment != Moment::Commit { PATIENT } else { AFTER });
+        std::thread::sleep(match cell.fault {
+            _ if ordered && cell.moment != Moment::Commit => PATIENT,
+            Fault::Cut(_) => AFTER_CUT,
+            _ => AFTER,
+        });
         let stopped = now_ns();
         let tcp = tcp.stop_after(Duration::ZERO)?;
         let udp = udp.stop_after(Duration::ZERO)?;
@@ -212,7 +219,13 @@ impl Arena {
             gate::clear(host)?;
             host.podman(["rm", "--all", "--force", "--time", "0"])?;
             host.run(["conntrack", "-F"])?;
-            host.run(["sh", "-c", FORGET])?;
+            for _ in 0..FORGOTTEN {
+                host.run(["sh", "-c", FORGET])?;
+                // A guardian's last act may have been to start another keeper.
+                if !host.run(["nft", "list", "tables"])?.contains("netmig") {
+                    break;
+                }
+            }
         }
         Ok(())
     }
@@ -223,6 +236,8 @@ const PATIENT: Duration = Duration::from_secs(90);
 /// Makes TCP try again at least once a second (Linux 6.15, milliseconds), and never give up (ip-sysctl.rst).
 const IMPATIENCE: [(&str, &str); 2] = [("tcp_rto_max_ms", "1000"), ("tcp_retries2", "255")];
 
+/// How often that is tried.
+const FORGOTTEN: usize = 5;
 /// Removes what moved connections need and what agents remember of what arrived.
 const FORGET: &str = "rm -rf /run/netmig/recover.log /var/lib/netmig/arrived /run/filler
 pkill -f -- '--keep$|/proc/self/exe .* keep$'
