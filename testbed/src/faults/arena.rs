@@ -27,9 +27,6 @@ const ANSWERS: Duration = Duration::from_secs(20);
 const SETTLES: Duration = Duration::from_secs(150);
 /// How long clients talk on once all has settled.
 const AFTER: Duration = Duration::from_millis(1200);
-/// The same once a link is healed: both ends of a connection try again once a second, and have some thousand
-/// messages to catch up with.
-const AFTER_CUT: Duration = Duration::from_secs(6);
 /// How long a program may take to say something to a person.
 const ORDER: Duration = Duration::from_secs(60);
 /// How long a host may take to be as it was, once nothing is under way.
@@ -116,7 +113,8 @@ impl Arena {
         // container's end has the patience of its kernel on a host that it came to.
         std::thread::sleep(match cell.fault {
             _ if ordered && cell.moment != Moment::Commit => PATIENT,
-            Fault::Cut(_) => AFTER_CUT,
+            // Until then it has doubled the time between its attempts, for the same reason.
+            Fault::Cut(Some(seconds)) => AFTER + Duration::from_secs(seconds + 1),
             _ => AFTER,
         });
         let stopped = now_ns();
