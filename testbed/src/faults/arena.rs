@@ -109,11 +109,10 @@ impl Arena {
         strike::heal(lab, cell.fault, &mut client)?;
         let ordered = self.settle(cell, &id, &mut client)?;
 
-        // A connection that could not send for two minutes tries again after another one and a half: the
-        // container's end has the patience of its kernel on a host that it came to.
+        // The container's end has the patience of its kernel on a host that it came to.
         std::thread::sleep(match cell.fault {
             _ if ordered && cell.moment != Moment::Commit => PATIENT,
-            // Until then it has doubled the time between its attempts, for the same reason.
+            // Until then it has doubled the time between its attempts at most once more.
             Fault::Cut(Some(seconds)) => AFTER + Duration::from_secs(seconds + 1),
             _ => AFTER,
         });
@@ -229,8 +228,9 @@ impl Arena {
     }
 }
 
-/// How long after a long outage both ends of a connection may take to try again.
-const PATIENT: Duration = Duration::from_secs(90);
+/// How long after a long outage both ends of a connection may take to try again: never more than two minutes
+/// (`TCP_RTO_MAX`, `include/net/tcp.h`).
+const PATIENT: Duration = Duration::from_secs(125);
 /// Makes TCP try again at least once a second (Linux 6.15, milliseconds), and never give up (ip-sysctl.rst).
 const IMPATIENCE: [(&str, &str); 2] = [("tcp_rto_max_ms", "1000"), ("tcp_retries2", "255")];
 
