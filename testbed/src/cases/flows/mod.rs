@@ -6,6 +6,7 @@ mod direct;
 mod families;
 mod far;
 mod forward;
+mod greetings;
 mod idle;
 mod life;
 mod mtu;
@@ -34,6 +35,7 @@ pub(super) fn cases() -> Vec<Case> {
         beside::CASES,
         idle::CASES,
         direct::CASES,
+        greetings::CASES,
     ]
     .concat()
 }
