@@ -76,16 +76,21 @@ fn note(migration: MigrationId, result: Result<(), Cause>) {
     }
 }
 
-/// Removes the directories of podmans that died with the agent-server that had started them.
+/// Removes the directories of podmans whose agent-server has died, once they have ended as well: their
+/// pipes have, but a busy machine takes its time. For the start, when this one has none of its own yet.
 pub fn sweep(directories: &Directories) {
     let Ok(entries) = std::fs::read_dir(&directories.run) else { return };
     for work in entries.flatten().map(|entry| entry.path()) {
-        if stage::is_abandoned(&work.join(STAGE))
-            && !has_journal(directories, &work)
-            && let Err(e) = tidy(&work)
-        {
-            tracing::warn!("{}", chain(e.as_ref()));
+        if !stage::is_untold(&work.join(STAGE)) || has_journal(directories, &work) {
+            continue;
         }
+        tokio::spawn(async move {
+            if stage::has_ended(&work.join(STAGE)).await
+                && let Err(e) = tidy(&work)
+            {
+                tracing::warn!("{}", chain(e.as_ref()));
+            }
+        });
     }
 }
 

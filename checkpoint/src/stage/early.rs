@@ -94,9 +94,16 @@ impl Early {
     }
 }
 
-/// Whether a working directory is that of a podman that was told nothing, and has ended.
+/// Whether a working directory is that of a podman that was told nothing.
 #[must_use]
-pub fn is_abandoned(work: &Path) -> bool {
-    let work = Work { dir: work.to_path_buf() };
-    work.archive().is_symlink() && work.podman().is_none()
+pub fn is_untold(work: &Path) -> bool {
+    Work { dir: work.to_path_buf() }.archive().is_symlink()
+}
+
+/// Waits until the podman of a working directory has ended, whose maker is dead; `false` if it does not.
+pub async fn has_ended(work: &Path) -> bool {
+    match (Work { dir: work.to_path_buf() }).podman() {
+        Some(pid) => process::wait_gone(pid, PATIENCE).await,
+        None => true,
+    }
 }

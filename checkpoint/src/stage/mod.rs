@@ -28,7 +28,7 @@ mod staged;
 mod work;
 
 pub use abort::abort_by_id;
-pub use early::{Early, is_abandoned};
+pub use early::{Early, has_ended, is_untold};
 pub use error::{Conflict, Error};
 pub use staged::{Restored, Staged};
 

@@ -52,6 +52,19 @@ fn only_one(processors: &CpuSet) -> nix::Result<CpuSet> {
     Ok(only)
 }
 
+/// Waits until a program in Go has counted its processors: its runtime does so before it starts its second
+/// thread (`runtime/proc.go`, `schedinit` and `main`). The process that stays has only just been made when
+/// the first one returns.
+async fn has_counted(pid: i32) -> bool {
+    let tasks = format!("/proc/{pid}/task");
+    let counted = async {
+        while std::fs::read_dir(&tasks).is_ok_and(|tasks| tasks.count() < 2) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(FORCED, counted).await.is_ok()
+}
+
 /// Lets a process that was given a single processor use these.
 ///
 /// A thread inherits the processors of the one that starts it, so no further one is confined when a look
@@ -124,9 +137,12 @@ pub(super) async fn start(interface: &str) -> Result<(), Error> {
     }
     let output = command.output().await.map_err(failed)?;
     if output.status.success() {
-        if let Some(pid) = process_of(interface)
-            && let Err(error) = unconfine(pid, &processors)
-        {
+        let Some(pid) = process_of(interface) else { return Ok(()) };
+        let unconfined = match has_counted(pid).await {
+            true => unconfine(pid, &processors),
+            false => Err(io::ErrorKind::TimedOut.into()),
+        };
+        if let Err(error) = unconfined {
             tracing::warn!(interface, pid, %error, "wireguard-go has one processor only");
         }
         return Ok(());
