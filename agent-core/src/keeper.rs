@@ -48,8 +48,9 @@ const LOCK: &str = "keeper.lock";
 const LOG: &str = "keeper.log";
 /// How long it waits after a flow's end: several mostly end together.
 const SETTLE: Duration = Duration::from_millis(500);
-/// It looks at everything this often even if it hears nothing.
-const LOOK: Duration = Duration::from_secs(15);
+/// It looks at everything this often even if it hears nothing: at least twice while an unanswered UDP flow
+/// is remembered (thirty seconds), so that a cut way is known in time.
+const LOOK: Duration = Duration::from_secs(13);
 /// Looking for the flows of a peer may take this part of its time, where flows end all the time.
 const SHARE: u32 = 20;
 

@@ -47,6 +47,8 @@ pub const STATUS_SEEN_REPLY: u32 = 1 << 1;
 pub const STATUS_ASSURED: u32 = 1 << 2;
 /// Conntrack status bit: the entry is in the table (`IPS_CONFIRMED`).
 pub const STATUS_CONFIRMED: u32 = 1 << 3;
+/// Seconds that the kernel remembers an answered UDP flow by default (`nf_conntrack_udp_timeout_stream`).
+const UDP_TIMEOUT: u32 = 120;
 /// Per-direction TCP flag: packets outside the window are not invalid
 /// (`IP_CT_TCP_FLAG_BE_LIBERAL`).
 pub const TCP_BE_LIBERAL: u8 = 0x08;

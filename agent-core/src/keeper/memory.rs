@@ -22,7 +22,7 @@ const NEAR: u32 = 90;
 const PROLONGED: u32 = 120;
 /// The peer answers a knock within ten seconds if it can be reached.
 const ANSWER: Duration = Duration::from_secs(12);
-/// By a direct way it knocks itself, at least every fifteen seconds; one may be lost.
+/// By a direct way it knocks itself, every thirteen seconds or oftener; one may be lost.
 const OWN_KNOCK: Duration = Duration::from_secs(35);
 /// Flows of a peer that is silent for longer are forgotten.
 const PATIENCE: Duration = Duration::from_secs(3600);

@@ -7,15 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{
     Direction, Flow, Protocol, STATUS_ASSURED, STATUS_CONFIRMED, STATUS_SEEN_REPLY, TCP_BE_LIBERAL,
-    TcpState, Tuple, Zone,
+    TcpState, Tuple, UDP_TIMEOUT, Zone,
 };
 use crate::sockets::Connections;
 
 /// `TCP_CONNTRACK_ESTABLISHED`.
 const ESTABLISHED: u8 = 3;
-/// Seconds; the kernel's defaults for established connections and for UDP that is answered.
+/// Seconds; the kernel's default for established connections.
 const TCP_TIMEOUT: u32 = 432_000;
-const UDP_TIMEOUT: u32 = 120;
 
 /// What is known of connections between containers of one bridge.
 #[derive(Debug)]

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use super::{
-    Direction, Flow, Readdressed, STATUS_ASSURED, STATUS_CONFIRMED, STATUS_SEEN_REPLY, StandIn,
-    TCP_BE_LIBERAL, Tuple, Zone,
+    Direction, Flow, Protocol, Readdressed, STATUS_ASSURED, STATUS_CONFIRMED, STATUS_SEEN_REPLY,
+    StandIn, TCP_BE_LIBERAL, Tuple, UDP_TIMEOUT, Zone,
 };
 use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
@@ -51,7 +51,9 @@ impl Flow {
     /// its container: the tuples are what the container sees, without the source's translation.
     /// The entry counts as established and answered, since firewalls on the destination would
     /// judge the next packet as the first of a new flow otherwise; and it takes any window, since
-    /// the windows seen so far are unknown to it.
+    /// the windows seen so far are unknown to it. So the kernel will give it the longer time of a UDP
+    /// flow at its next packet. It has that from its beginning: a flow of less than two seconds has
+    /// thirty at the source, and could be forgotten before anybody knows that the way is cut.
     ///
     /// A gateway of the anchor at the other end comes through the tunnel as its stand-in, and is
     /// translated, as a container's address that is another one at the destination. A host that is not
@@ -73,7 +75,10 @@ impl Flow {
             original,
             reply,
             status: STATUS_CONFIRMED | STATUS_SEEN_REPLY | STATUS_ASSURED,
-            timeout: self.timeout,
+            timeout: match self.protocol {
+                Protocol::Tcp => self.timeout,
+                Protocol::Udp => self.timeout.max(UDP_TIMEOUT),
+            },
             mark,
             zone: Zone::default(),
             tcp,
@@ -128,7 +133,7 @@ pub struct Arrival<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Protocol, TcpState, ZoneScope};
+    use crate::flow::{TcpState, ZoneScope};
 
     fn tuple(source: &str, source_port: u16, destination: &str, destination_port: u16) -> Tuple {
         Tuple {
@@ -177,6 +182,24 @@ mod tests {
         assert_eq!((there.anchor(&CONTAINER), there.leads_to(&CONTAINER)), (Some(anchor), None));
         let left = Flow { mark: 9 << 16, ..at_source };
         assert_eq!((left.anchor(&CONTAINER), left.leads_to(&CONTAINER)), (None, Some(anchor)));
+    }
+
+    #[test]
+    fn a_young_udp_flow_has_the_time_of_an_answered_one() {
+        let tuples = (
+            tuple("192.0.2.3", 41000, "192.0.2.1", 5353),
+            tuple("10.88.0.2", 53, "192.0.2.3", 41000),
+        );
+        let young = Flow {
+            protocol: Protocol::Udp,
+            tcp: None,
+            timeout: 28,
+            ..flow(tuples.0, tuples.1)
+        };
+        let there = |flow: &Flow| flow.at_destination(&CONTAINER, &by(9, &[])).unwrap().timeout;
+        assert_eq!(there(&young), 120);
+        assert_eq!(there(&Flow { timeout: 180, ..young }), 180, "an operator's own setting");
+        assert_eq!(there(&flow(tuples.0, tuples.1)), 431_999);
     }
 
     #[test]
