@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use netmig::beside::Detour;
-use netmig::flow::{Conntrack, Exchange};
+use netmig::flow::{Conntrack, Exchange, Flow};
 use netmig::table::Table;
 use serde::{Deserialize, Serialize};
 
@@ -186,17 +186,21 @@ pub async fn forget_ended(
     ended: Option<MigrationId>,
 ) -> Result<(), Cause> {
     let _lock = PeerLock::take(&directories.run).await?;
-    let mut conntrack = Conntrack::open()?;
+    let notes = all(directories)?;
+    if notes.is_empty() {
+        return Ok(());
+    }
+    let marked = Conntrack::open()?.marked()?;
     let forwarded = forward::all(directories)?;
-    for mut note in all(directories)? {
+    for mut note in notes {
         if !note.detours.is_empty() && is_departing(directories, &note.id, ended)? {
             continue;
         }
         let addresses = note.addresses.clone();
-        let mut flows = conntrack.dump(&addresses)?;
-        flows.retain(|flow| {
-            flow.leads_to(&addresses).is_some() || flow.anchor(&addresses).is_some()
-        });
+        let of_container =
+            |flow: &&Flow| flow.leads_to(&addresses).is_some() || flow.anchor(&addresses).is_some();
+        let flows: Vec<&Flow> =
+            marked.iter().map(|counted| &counted.flow).filter(of_container).collect();
         note.lift_unless(directories, |detour| {
             flows.iter().any(|flow| flow.other_end(&addresses) == Some(detour.beside))
         })?;

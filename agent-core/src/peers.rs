@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use netmig::flow::{Conntrack, Flow};
+use netmig::flow::{Conntrack, Counted};
 use netmig::peer::PeerNumber;
 use netmig::table::{Guard, Table};
 use netmig::tunnel::{self, Kind};
@@ -173,7 +173,7 @@ impl Claim {
     }
 
     /// Whether the flows that it speaks of exist, or new ones may come.
-    fn holds(&self, directories: &Directories, conntrack: &mut Conntrack) -> Result<bool, Cause> {
+    fn holds(&self, directories: &Directories, marked: &[Counted]) -> Result<bool, Cause> {
         for note in forward::all(directories)? {
             if note.addresses.iter().any(|ip| self.container.contains(ip))
                 && self.with.contains(&identity::peer_number(&directories.state, note.host)?)
@@ -181,9 +181,10 @@ impl Claim {
                 return Ok(true);
             }
         }
-        let flows = conntrack.dump(&self.container)?;
-        let next = |flow: &Flow| [flow.leads_to(&self.container), flow.anchor(&self.container)];
-        Ok(flows.iter().flat_map(next).flatten().any(|peer| self.with.contains(&peer)))
+        let next = |Counted { flow, .. }: &Counted| {
+            [flow.leads_to(&self.container), flow.anchor(&self.container)]
+        };
+        Ok(marked.iter().flat_map(next).flatten().any(|peer| self.with.contains(&peer)))
     }
 
     fn path(directories: &Directories, migration: MigrationId) -> PathBuf {
@@ -217,18 +218,15 @@ pub async fn release(
 
 /// Whether flows, claims or forwarded ports need the tunnel to `peer`.
 pub fn carry(directories: &Directories, peer: PeerNumber) -> Result<bool, Cause> {
-    let mut conntrack = Conntrack::open()?;
-    Ok(conntrack.is_marked_for(peer)?
-        || claimed(directories, peer, &mut conntrack)?
+    // Of a large table one pass takes milliseconds, however little is in it.
+    let marked = Conntrack::open()?.marked()?;
+    Ok(marked.iter().any(|counted| counted.flow.is_marked_for(peer))
+        || claimed(directories, peer, &marked)?
         || forward::need(directories, peer)?)
 }
 
 /// Whether a claim needs the peer; one whose flows have ended is forgotten.
-fn claimed(
-    directories: &Directories,
-    peer: PeerNumber,
-    conntrack: &mut Conntrack,
-) -> Result<bool, Cause> {
+fn claimed(directories: &Directories, peer: PeerNumber, marked: &[Counted]) -> Result<bool, Cause> {
     let entries = match fs::read_dir(directories.run.join(CLAIMS)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         other => other?,
@@ -238,7 +236,7 @@ fn claimed(
         let claim = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
         match claim {
             Some(Claim { to, .. }) if to != peer => {}
-            Some(claim) if claim.holds(directories, conntrack)? => return Ok(true),
+            Some(claim) if claim.holds(directories, marked)? => return Ok(true),
             _ => fs::remove_file(&path)?,
         }
     }

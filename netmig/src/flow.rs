@@ -31,7 +31,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::peer::PeerNumber;
+use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
 pub(crate) use beside::Neighbouring;
 pub use conntrack::{Conntrack, FlowError, Outcome, Refusal};
@@ -255,6 +255,13 @@ impl Flow {
             Direction::Inbound => self.reply.destination,
             Direction::Outbound => self.original.destination,
         })
+    }
+
+    /// Whether its connmark leads one of its directions to `peer`.
+    #[must_use]
+    pub fn is_marked_for(&self, peer: PeerNumber) -> bool {
+        self.mark & ORIGINAL_MASK == peer.original_mark()
+            || self.mark & REPLY_MASK == peer.reply_mark()
     }
 
     /// Whether the connection goes on: not a TCP connection that both sides have closed.

@@ -145,7 +145,8 @@ pub async fn rehome_anew(
     destination: PeerNumber,
 ) -> Result<bool, Cause> {
     let container = &rehome.container[..];
-    let flows = Conntrack::open()?.dump(container)?;
+    let mut conntrack = Conntrack::open()?;
+    let flows = conntrack.dump(container)?;
     let mut numbers: Vec<_> = flows.iter().filter_map(|flow| flow.anchor(container)).collect();
     numbers.sort_unstable();
     numbers.dedup();
@@ -166,18 +167,20 @@ pub async fn rehome_anew(
             }
         }
     }
-    forget(container, &past)?;
+    forget(&mut conntrack, &flows, container, &past)?;
     Ok(all_led && past.len() > 1)
 }
 
-/// Deletes the container's entries here whose anchor is one of these peers.
-pub fn forget(container: &[IpAddr], anchors: &[PeerNumber]) -> Result<(), Cause> {
-    let mut conntrack = Conntrack::open()?;
-    let past: Vec<Flow> = conntrack
-        .dump(container)?
-        .into_iter()
-        .filter(|flow| flow.anchor(container).is_some_and(|anchor| anchors.contains(&anchor)))
-        .collect();
+/// Deletes those of the container's entries here whose anchor is one of these peers.
+pub fn forget(
+    conntrack: &mut Conntrack,
+    flows: &[Flow],
+    container: &[IpAddr],
+    anchors: &[PeerNumber],
+) -> Result<(), Cause> {
+    let of_these =
+        |flow: &&Flow| flow.anchor(container).is_some_and(|anchor| anchors.contains(&anchor));
+    let past: Vec<Flow> = flows.iter().filter(of_these).cloned().collect();
     if !past.is_empty() {
         conntrack.delete(&past)?;
     }

@@ -14,6 +14,7 @@ use super::anchors;
 use super::commit::{Goal, insist};
 use super::order;
 use super::pause::Pause;
+use netmig::flow::Conntrack;
 use netmig::peer::PeerNumber;
 
 use crate::exit::Exit;
@@ -164,7 +165,7 @@ impl<'a> Retirement<'a> {
         let container = departure.plan().addresses.clone();
         let mut past = departure.anchors().led().collect::<Vec<_>>();
         past.push(destination);
-        anchors::forget(&container, &past)
+        anchors::forget(&mut Conntrack::open()?, self.pause.flows(), &container, &past)
     }
 
     fn note(&mut self, result: Result<(), Cause>) {

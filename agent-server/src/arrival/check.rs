@@ -286,6 +286,9 @@ fn on_a_detour(host: &Host, offer: &Offer, container: &[IpAddr]) -> Result<usize
     for anchor in offer.anchors.iter().filter(|anchor| **anchor != host.id) {
         between.insert(identity::peer_number(state, *anchor)?);
     }
+    if between.is_empty() {
+        return Ok(0);
+    }
     let flows = Conntrack::open()?.dump(container)?;
     let led = |flow: &&Flow| flow.leads_to(container).is_some_and(|peer| between.contains(&peer));
     Ok(flows.iter().filter(led).filter(|flow| flow.is_alive()).count())

@@ -159,39 +159,25 @@ impl Conntrack {
         let passes_saved = (2 * v4.len() + usize::from(any_v6)).saturating_sub(1);
         let of_container = |flow: &Flow| flow.direction(addresses).is_some();
         if self.count()? <= ENTRIES_PER_PASS * passes_saved {
-            self.pass(Filter::None, &mut flows, of_container)?;
+            self.pass(Filter::None, &mut flows, flow_that(of_container))?;
             return Ok(flows);
         }
         for (index, &address) in v4.iter().enumerate() {
             // Every flow is wanted once: not those that an earlier pass gave already.
             let earlier: Vec<IpAddr> = v4[..index].iter().map(|&address| address.into()).collect();
             let seen = |flow: &Flow| flow.direction(&earlier).is_some();
-            self.pass(Filter::ReplySource(address), &mut flows, |flow| {
-                flow.reply.source == address && !seen(flow)
-            })?;
-            self.pass(Filter::OriginalSource(address), &mut flows, |flow| {
+            let replies = |flow: &Flow| flow.reply.source == address && !seen(flow);
+            self.pass(Filter::ReplySource(address), &mut flows, flow_that(replies))?;
+            let opens = |flow: &Flow| {
                 flow.original.source == address && flow.reply.source != address && !seen(flow)
-            })?;
+            };
+            self.pass(Filter::OriginalSource(address), &mut flows, flow_that(opens))?;
         }
         if any_v6 {
-            self.pass(Filter::V6, &mut flows, |flow| {
-                flow.original.source.is_ipv6() && of_container(flow)
-            })?;
+            let v6 = |flow: &Flow| flow.original.source.is_ipv6() && of_container(flow);
+            self.pass(Filter::V6, &mut flows, flow_that(v6))?;
         }
         Ok(flows)
-    }
-
-    /// Whether any flow's connmark leads one of its directions to `peer`.
-    ///
-    /// # Errors
-    /// As [`Conntrack::dump`].
-    pub fn is_marked_for(&mut self, peer: PeerNumber) -> Result<bool, FlowError> {
-        let mut marked = Vec::new();
-        self.pass(Filter::None, &mut marked, |flow| {
-            flow.mark & ORIGINAL_MASK == peer.original_mark()
-                || flow.mark & REPLY_MASK == peer.reply_mark()
-        })?;
-        Ok(!marked.is_empty())
     }
 
     /// All flows that are led to or come from any peer.
@@ -199,43 +185,31 @@ impl Conntrack {
     /// # Errors
     /// As [`Conntrack::dump`].
     pub fn marked(&mut self) -> Result<Vec<Counted>, FlowError> {
-        for _ in 0..DUMP_ATTEMPTS {
-            let mut marked = Vec::new();
-            let sequence = self.next_request(GET, DUMP, 0, |_| {});
-            let whole = self.socket.dump(&self.requests, sequence, &mut self.buffer, |entry| {
-                if let Some(flow) = parse(entry).map_err(FlowError::Entry)?
-                    && flow.mark & (ORIGINAL_MASK | REPLY_MASK) != 0
-                {
-                    let bytes = byte_counts(entry).map_err(FlowError::Entry)?;
-                    marked.push(Counted { flow, bytes });
-                }
-                Ok::<_, FlowError>(())
-            })?;
-            if whole {
-                return Ok(marked);
-            }
-        }
-        Err(FlowError::Unstable)
+        let mut marked = Vec::new();
+        self.pass(Filter::None, &mut marked, |entry| {
+            let flow = parse(entry)?;
+            let led = flow.filter(|flow| flow.mark & (ORIGINAL_MASK | REPLY_MASK) != 0);
+            led.map(|flow| Ok(Counted { flow, bytes: byte_counts(entry)? })).transpose()
+        })?;
+        Ok(marked)
     }
 
-    /// One pass over the table. Older kernels may give more than was asked for.
-    fn pass(
+    /// One pass over the table, for what is made of its entries. Older kernels may give more than was asked
+    /// for.
+    fn pass<T>(
         &mut self,
         filter: Filter,
-        flows: &mut Vec<Flow>,
-        wanted: impl Fn(&Flow) -> bool,
+        found: &mut Vec<T>,
+        make: impl Fn(&[u8]) -> Result<Option<T>, Malformed>,
     ) -> Result<(), FlowError> {
-        let before = flows.len();
+        let before = found.len();
         for _ in 0..DUMP_ATTEMPTS {
-            flows.truncate(before);
+            found.truncate(before);
             let sequence = self.next_request(GET, DUMP, build::filter_family(filter), |body| {
                 build::filter(body, filter);
             });
             let dumped = self.socket.dump(&self.requests, sequence, &mut self.buffer, |entry| {
-                match parse(entry).map_err(FlowError::Entry)? {
-                    Some(flow) if wanted(&flow) => flows.push(flow),
-                    _ => {}
-                }
+                found.extend(make(entry).map_err(FlowError::Entry)?);
                 Ok(())
             });
             match dumped {
@@ -398,6 +372,11 @@ impl Conntrack {
             }
         }
     }
+}
+
+/// Makes those flows of a pass that are wanted.
+fn flow_that(wanted: impl Fn(&Flow) -> bool) -> impl Fn(&[u8]) -> Result<Option<Flow>, Malformed> {
+    move |entry| Ok(parse(entry)?.filter(|flow| wanted(flow)))
 }
 
 fn entry_count(payload: &[u8]) -> Result<Option<usize>, Malformed> {

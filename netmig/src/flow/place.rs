@@ -190,12 +190,8 @@ mod tests {
             tuple("192.0.2.3", 41000, "192.0.2.1", 5353),
             tuple("10.88.0.2", 53, "192.0.2.3", 41000),
         );
-        let young = Flow {
-            protocol: Protocol::Udp,
-            tcp: None,
-            timeout: 28,
-            ..flow(tuples.0, tuples.1)
-        };
+        let young =
+            Flow { protocol: Protocol::Udp, tcp: None, timeout: 28, ..flow(tuples.0, tuples.1) };
         let there = |flow: &Flow| flow.at_destination(&CONTAINER, &by(9, &[])).unwrap().timeout;
         assert_eq!(there(&young), 120);
         assert_eq!(there(&Flow { timeout: 180, ..young }), 180, "an operator's own setting");

@@ -111,6 +111,11 @@ impl Pause<'_> {
         Ok(())
     }
 
+    /// The flows as they were before they were led away.
+    pub fn flows(&self) -> &[Flow] {
+        &self.flows
+    }
+
     /// Flows by protocol.
     pub fn flow_count(&self) -> FlowCount {
         let tcp = self.flows.iter().filter(|flow| flow.tcp.is_some()).count();
