@@ -145,8 +145,7 @@ pub async fn rehome_anew(
     destination: PeerNumber,
 ) -> Result<bool, Cause> {
     let container = &rehome.container[..];
-    let mut conntrack = Conntrack::open()?;
-    let flows = conntrack.dump(container)?;
+    let flows = Conntrack::open()?.dump(container)?;
     let mut numbers: Vec<_> = flows.iter().filter_map(|flow| flow.anchor(container)).collect();
     numbers.sort_unstable();
     numbers.dedup();
@@ -167,20 +166,18 @@ pub async fn rehome_anew(
             }
         }
     }
-    forget(&mut conntrack, &flows, container, &past)?;
+    forget(container, &past)?;
     Ok(all_led && past.len() > 1)
 }
 
-/// Deletes those of the container's entries here whose anchor is one of these peers.
-pub fn forget(
-    conntrack: &mut Conntrack,
-    flows: &[Flow],
-    container: &[IpAddr],
-    anchors: &[PeerNumber],
-) -> Result<(), Cause> {
-    let of_these =
-        |flow: &&Flow| flow.anchor(container).is_some_and(|anchor| anchors.contains(&anchor));
-    let past: Vec<Flow> = flows.iter().filter(of_these).cloned().collect();
+/// Deletes the container's entries here whose anchor is one of these peers.
+pub fn forget(container: &[IpAddr], anchors: &[PeerNumber]) -> Result<(), Cause> {
+    let mut conntrack = Conntrack::open()?;
+    let past: Vec<Flow> = conntrack
+        .dump(container)?
+        .into_iter()
+        .filter(|flow| flow.anchor(container).is_some_and(|anchor| anchors.contains(&anchor)))
+        .collect();
     if !past.is_empty() {
         conntrack.delete(&past)?;
     }

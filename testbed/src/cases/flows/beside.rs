@@ -1,13 +1,16 @@
 //! Connections of two containers of one network by their own addresses.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
 
 use super::{opener, traces};
 use crate::ensure;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::Lab;
+use crate::pace;
 use crate::runner::{Case, Context};
 use crate::traffic::report::EchoReport;
 
@@ -15,12 +18,16 @@ pub(super) const CASES: &[Case] = &[
     Case::new("flows-between-containers-of-one-network", &["flows", "hops"], there_and_home),
     Case::new("flows-between-containers-over-ipv6", &["flows", "hops"], over_ipv6),
     Case::new("flows-between-containers-end", &["flows"], to_the_end),
+    Case::new("flows-between-containers-onwards", &["flows", "hops"], onwards),
+    Case::new("flows-between-containers-after-crashes", &["flows", "faults"], crashes),
 ];
 
 /// Exit code of a migration that failed and went back.
 const ROLLED_BACK: i32 = 4;
 /// How long traces may take to go.
 const END: Duration = Duration::from_secs(40);
+/// How long a move may take to come to a step, and its recovery to end.
+const RECOVERY: Duration = Duration::from_secs(30);
 /// Datagrams that may be lost on the way home.
 const LATE: u64 = 15;
 /// The container that stays.
@@ -116,6 +123,77 @@ fn to_the_end(context: &Context) -> Result<()> {
         migration.interruption_ms
     ));
     Ok(())
+}
+
+/// The container moves on to a third host, without which the second one is no longer needed, and from
+/// there comes back.
+fn onwards(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    start(a, USUAL)?;
+    lab.serve("a")?;
+    for (from, to) in [("a", "b"), ("b", "c")] {
+        let migration = lab.migrate("web", from, to)?;
+        ensure!(migration.warnings.is_empty(), "{from} to {to}: {:?}", migration.warnings);
+    }
+    traces::none(b)?;
+    lab.set_cable("b", false)?;
+    std::thread::sleep(Duration::from_secs(1));
+    lab.migrate("web", "c", "a")?;
+    let left = detours(a)?;
+    ensure!(left.is_empty(), "still there: {left:?}");
+    let (gap, lost) = stop(a, LATE)?;
+    let outbound = opener::stop(a, "web")?;
+    traces::none_within(a, END)?;
+    traces::none_within(c, END)?;
+    context.remark(format!("gaps {gap:.0} and {outbound:.0} ms, {lost} datagrams lost"));
+    Ok(())
+}
+
+/// The source's agent is killed while the container is frozen, and in another move after the decision.
+fn crashes(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    let (web, neighbour) = start(a, USUAL)?;
+    lab.serve("b")?;
+    // The line of a step appears when it is over. The interruption follows the first, and the decision
+    // the other.
+    for (after, pause, runs_on) in [("files, first pass", 40, a), ("hand-over", 0, b)] {
+        let mut client = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
+        client.wait_for(after, RECOVERY)?;
+        std::thread::sleep(Duration::from_millis(pause));
+        client.signal(Signal::SIGKILL)?;
+        client.wait(RECOVERY)?;
+        await_recovery(a)?;
+        let running = runs_on.podman(["ps", "--quiet", "--filter", "name=^web$"])?;
+        ensure!(!running.is_empty(), "after {after}: web does not run on {}", runs_on.name());
+        if runs_on.name() == a.name() {
+            let left = (detours(a)?, entries(a, web, neighbour)?);
+            ensure!(left.0.is_empty() && left.1.is_empty(), "after {after}: {left:?}");
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    ensure!(!detours(a)?.is_empty(), "no detours on a");
+    lab.migrate("web", "b", "a")?;
+    let (gap, lost) = stop(a, LATE)?;
+    let outbound = opener::stop(a, "web")?;
+    traces::none_within(a, END)?;
+    traces::none_within(b, END)?;
+    context.remark(format!("gaps {gap:.0} and {outbound:.0} ms, {lost} datagrams lost"));
+    Ok(())
+}
+
+/// Waits until no migration is under way on a host.
+fn await_recovery(host: &Host) -> Result<()> {
+    let deadline = Instant::now() + pace::patience(RECOVERY);
+    loop {
+        let journals = host.run(["ls", "/var/lib/netmig/journal"])?;
+        if journals.is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "not recovered: {journals}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Starts both containers on `host`, and clients in both; gives their addresses.
