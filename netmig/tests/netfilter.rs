@@ -235,9 +235,10 @@ fn forwards_are_replaced_and_removed_and_nothing_else() {
             beside: vec![(StandIn::new(address("10.88.0.3"), [5; 16]), address("10.88.0.2"))],
             container: container.clone(),
             passing: vec![(three, container[0])],
+            passing_ends: vec![(three, gateways[1], address("fd00::2"))],
         };
         table.exchange(&tag, &exchange).unwrap();
-        assert_eq!(table.read().unwrap().rules.len(), before.rules.len() + 17);
+        assert_eq!(table.read().unwrap().rules.len(), before.rules.len() + 20);
     }
     table.end_exchange(&tag).unwrap();
     assert_eq!(table.read().unwrap(), before);

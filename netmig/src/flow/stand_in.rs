@@ -33,6 +33,10 @@ pub struct Exchange {
     /// What other anchors call the container's addresses: their flows' packets are sent on as they came.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passing: Vec<(PeerNumber, StandIn)>,
+    /// What other anchors call the far ends of their flows with the container: likewise. Such an end, with
+    /// the container's address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passing_ends: Vec<(PeerNumber, StandIn, IpAddr)>,
 }
 
 impl Exchange {
@@ -43,6 +47,7 @@ impl Exchange {
             && self.beside.is_empty()
             && self.container.is_empty()
             && self.passing.is_empty()
+            && self.passing_ends.is_empty()
     }
 }
 
@@ -115,6 +120,28 @@ impl StandIn {
             };
             let anchor = flow.anchor(container)?;
             (here != address).then_some((anchor, Self { here, address }))
+        };
+        let mut all: Vec<_> = flows.iter().filter_map(called).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// What the anchors of flows call the far ends, where the container knows them by another address: those
+    /// that have a stand-in. With the container's address.
+    #[must_use]
+    pub fn of_far_ends(flows: &[Flow], container: &[IpAddr]) -> Vec<(PeerNumber, Self, IpAddr)> {
+        let called = |flow: &Flow| {
+            let (here, address, of) = match flow.direction(container)? {
+                Direction::Inbound => {
+                    (flow.reply.destination, flow.original.source, flow.reply.source)
+                }
+                Direction::Outbound => {
+                    (flow.original.destination, flow.reply.source, flow.original.source)
+                }
+            };
+            let anchor = flow.anchor(container)?;
+            (here != address).then_some((anchor, Self { here, address }, of))
         };
         let mut all: Vec<_> = flows.iter().filter_map(called).collect();
         all.sort_unstable();

@@ -28,7 +28,8 @@ use crate::peer::{ORIGINAL_MASK, REPLY_MASK};
 /// 127.0.0.0/8.
 pub(super) const LOOPBACK: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::LOCALHOST), 8);
 
-fn exchanging(Exchange { gateways, beside, container, passing }: &Exchange) -> Vec<NewRule> {
+fn exchanging(exchange: &Exchange) -> Vec<NewRule> {
+    let Exchange { gateways, beside, container, passing, passing_ends } = exchange;
     let rule =
         |chain: &str, steps: &[Step]| NewRule { chain: chain.to_owned(), steps: steps.into() };
     let mut rules = Vec::new();
@@ -52,24 +53,41 @@ fn exchanging(Exchange { gateways, beside, container, passing }: &Exchange) -> V
         let dropping = |step| rule(CHAIN_LATE, &[Step::FromTunnel, step, Step::Drop]);
         rules.extend([claimed, wanted].map(dropping));
     }
-    // Of a flow whose anchor is another host, the direction from the container leads to a peer, too.
+    for (anchor, StandIn { here, address }, of) in passing_ends {
+        let between = [Step::FromAddress(*here), Step::To(*of), Step::WriteSource(*address)];
+        for towards in towards_container(anchor.reply_mark(), anchor.original_mark()) {
+            rules.push(rule(CHAIN_STAND_IN, &[&towards[..], &between].concat()));
+        }
+    }
     let own = container.iter().map(|stand_in| (0, 0, stand_in));
     let passing = passing
         .iter()
         .map(|(anchor, stand_in)| (anchor.reply_mark(), anchor.original_mark(), stand_in));
     for (of_reply, of_original, StandIn { here, address }) in own.chain(passing) {
-        for (direction, mask, value) in
-            [(ORIGINAL, REPLY_MASK, of_reply), (REPLY, ORIGINAL_MASK, of_original)]
-        {
-            let anchor = Step::Connmark { mask, value };
-            let steps = [Step::TowardsTunnel, Step::Direction(direction), anchor, Step::To(*here)];
-            let write = Step::WriteDestination(*address);
-            rules.push(rule(CHAIN_STAND_IN, &[&steps[..], &[write]].concat()));
+        let destination = [Step::To(*here), Step::WriteDestination(*address)];
+        for towards in towards_container(of_reply, of_original) {
+            rules.push(rule(CHAIN_STAND_IN, &[&towards[..], &destination].concat()));
         }
         let source = [Step::FromAddress(*address), Step::WriteSource(*here)];
         rules.push(rule(CHAIN_LATE, &[&[Step::FromTunnel], &source[..]].concat()));
     }
+    // By now the container has the address that it had here.
+    for (_, StandIn { here, address }, of) in passing_ends {
+        let from = [Step::FromTunnel, Step::FromAddress(*of), Step::To(*address)];
+        rules.push(rule(CHAIN_LATE, &[&from[..], &[Step::WriteDestination(*here)]].concat()));
+    }
     rules
+}
+
+/// What is true of packets that enter a tunnel on their way to the container: of flows that others have
+/// opened, and of those that it has opened itself. Where the anchor is another host, the direction from the
+/// container leads to a peer, too, by these marks.
+fn towards_container(of_reply: u32, of_original: u32) -> [[Step; 3]; 2] {
+    [(ORIGINAL, REPLY_MASK, of_reply), (REPLY, ORIGINAL_MASK, of_original)].map(
+        |(direction, mask, value)| {
+            [Step::TowardsTunnel, Step::Direction(direction), Step::Connmark { mask, value }]
+        },
+    )
 }
 
 impl Table {

@@ -23,7 +23,10 @@ impl Departure<'_> {
         let stand_in = |other: &Readdressed| StandIn { here: other.old, address: other.tunnel };
         let container = self.plan.readdressed.iter().map(stand_in).collect();
         let passing = StandIn::of_anchors(flows, &self.plan.addresses);
-        let exchange = Exchange { gateways, beside, container, passing };
+        // At the destination the far ends of its own flows are what they are to the container.
+        let mut passing_ends = StandIn::of_far_ends(flows, &self.plan.addresses);
+        passing_ends.retain(|(anchor, ..)| *anchor != self.plan.link.peer);
+        let exchange = Exchange { gateways, beside, container, passing, passing_ends };
         if exchange.is_empty() {
             return Ok(());
         }
