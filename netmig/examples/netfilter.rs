@@ -52,7 +52,9 @@ fn main() -> Result<()> {
         ["unmark", container, number] => mark(&addresses(container)?, peer(number)?, false),
         ["place", container, number] => {
             let container = addresses(container)?;
-            let arrival = Arrival { hop: peer(number)?, stand_ins: &[], readdressed: &[] };
+            let (stand_ins, readdressed) = (&[][..], &[][..]);
+            let udp_timeout = netmig::flow::udp_timeout();
+            let arrival = Arrival { hop: peer(number)?, stand_ins, readdressed, udp_timeout };
             let flows = Conntrack::open()?.dump(&container)?;
             for there in flows.iter().filter_map(|flow| flow.at_destination(&container, &arrival)) {
                 println!("{there} {there:?}");

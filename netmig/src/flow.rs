@@ -27,6 +27,7 @@ mod place;
 mod stand_in;
 
 use std::fmt;
+use std::fs;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -47,8 +48,10 @@ pub const STATUS_SEEN_REPLY: u32 = 1 << 1;
 pub const STATUS_ASSURED: u32 = 1 << 2;
 /// Conntrack status bit: the entry is in the table (`IPS_CONFIRMED`).
 pub const STATUS_CONFIRMED: u32 = 1 << 3;
-/// Seconds that the kernel remembers an answered UDP flow by default (`nf_conntrack_udp_timeout_stream`).
+/// Seconds that the kernel remembers an answered UDP flow by default.
 const UDP_TIMEOUT: u32 = 120;
+/// Where it says for how long it does (nf_conntrack-sysctl.rst).
+const UDP_TIMEOUT_FILE: &str = "/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream";
 /// Per-direction TCP flag: packets outside the window are not invalid
 /// (`IP_CT_TCP_FLAG_BE_LIBERAL`).
 pub const TCP_BE_LIBERAL: u8 = 0x08;
@@ -277,6 +280,13 @@ impl Flow {
     pub fn is_translated(&self) -> bool {
         self.reply != self.original.inverse()
     }
+}
+
+/// Seconds that this host remembers an answered UDP flow after its last packet.
+#[must_use]
+pub fn udp_timeout() -> u32 {
+    let text = fs::read_to_string(UDP_TIMEOUT_FILE).unwrap_or_default();
+    text.trim().parse().unwrap_or(UDP_TIMEOUT)
 }
 
 impl fmt::Display for Flow {

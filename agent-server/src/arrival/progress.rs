@@ -230,7 +230,8 @@ impl Arrival {
                     Ok(hop) => block_in_place(|| {
                         let (stand_ins, readdressed) =
                             (&batch.stand_ins[..], &self.readdressed[..]);
-                        let arrival = flow::Arrival { hop, stand_ins, readdressed };
+                        let udp_timeout = flow::udp_timeout();
+                        let arrival = flow::Arrival { hop, stand_ins, readdressed, udp_timeout };
                         incoming.flows(&batch.flows, &addresses, &arrival)
                     }),
                     Err(cause) => Err(cause),

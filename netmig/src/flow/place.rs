@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{
     Direction, Flow, Protocol, Readdressed, STATUS_ASSURED, STATUS_CONFIRMED, STATUS_SEEN_REPLY,
-    StandIn, TCP_BE_LIBERAL, Tuple, UDP_TIMEOUT, Zone,
+    StandIn, TCP_BE_LIBERAL, Tuple, Zone,
 };
 use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
@@ -77,7 +77,7 @@ impl Flow {
             status: STATUS_CONFIRMED | STATUS_SEEN_REPLY | STATUS_ASSURED,
             timeout: match self.protocol {
                 Protocol::Tcp => self.timeout,
-                Protocol::Udp => self.timeout.max(UDP_TIMEOUT),
+                Protocol::Udp => self.timeout.max(arrival.udp_timeout),
             },
             mark,
             zone: Zone::default(),
@@ -128,6 +128,8 @@ pub struct Arrival<'a> {
     pub stand_ins: &'a [StandIn],
     /// The container's addresses, if it gets others there.
     pub readdressed: &'a [Readdressed],
+    /// Seconds that an answered UDP flow is remembered there ([`udp_timeout`](super::udp_timeout)).
+    pub udp_timeout: u32,
 }
 
 #[cfg(test)]
@@ -159,7 +161,7 @@ mod tests {
 
     fn by(hop: u8, stand_ins: &[StandIn]) -> Arrival<'_> {
         let hop = PeerNumber::new(hop).unwrap();
-        Arrival { hop, stand_ins, readdressed: &[] }
+        Arrival { hop, stand_ins, readdressed: &[], udp_timeout: 120 }
     }
 
     const CONTAINER: [IpAddr; 1] = [IpAddr::V4(std::net::Ipv4Addr::new(10, 88, 0, 2))];
