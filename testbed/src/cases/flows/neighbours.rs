@@ -22,7 +22,7 @@ const END: Duration = Duration::from_secs(40);
 /// Datagrams of the first milliseconds of an interruption that may be lost.
 const FIRST: u64 = 2;
 /// The same of two interruptions, on a machine that may be busy.
-const FIRST_OF_TWO: u64 = 3 * FIRST;
+const FIRST_OF_TWO: u64 = 10;
 /// The same of an interruption on the way home, at 20 a second: all of it.
 const HELD: u64 = 40;
 /// The container beside the one that moves.
