@@ -4,7 +4,7 @@ use checkpoint::container::Summary;
 use inquire::validator::Validation;
 use inquire::{CustomType, InquireError, Select, Text};
 
-use agent_core::wire::DEFAULT_PORT;
+use agent_core::destination::DEFAULT_PORT;
 
 use agent_core::destination::Destination;
 

@@ -239,6 +239,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a number of seconds from 0.05 to 3600".to_owned())
 }
 
+/// The command by which a migration's guardian is started; the journal follows.
+pub const GUARDIAN: [&str; 2] = ["recover", "--watch"];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,5 +273,16 @@ mod tests {
             assert!(seconds(text).is_err(), "{text}");
         }
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn the_command_line_knows_the_guardian() {
+        let arguments = ["agent-client", "--state-dir", "/s", "--run-dir", "/r"];
+        let cli = Cli::parse_from(arguments.iter().chain(&GUARDIAN).chain(&["/j"]));
+        let watched = match cli.command {
+            Some(Command::Recover(Recover { watch, .. })) => watch,
+            _ => None,
+        };
+        assert_eq!(watched, Some("/j".into()));
     }
 }

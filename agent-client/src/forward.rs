@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use agent_core::cause::{Cause, chain};
+use agent_core::destination::DEFAULT_PORT;
 use agent_core::destination::Destination;
 use agent_core::forward::{self, Note, Role};
 use agent_core::identity::{self, HostId};
 use agent_core::message::Message;
-use agent_core::wire::DEFAULT_PORT;
 use agent_core::{deadline, expect, peers};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
@@ -16,7 +16,8 @@ use netmig::tunnel;
 use serde::Serialize;
 
 use crate::cli::{Forward, ForwardCommand};
-use crate::migrate::{Context, dial_host};
+use crate::connect::dial_host;
+use crate::context::Context;
 
 /// Nothing is forwarded for that container.
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,8 @@
 
 mod ask;
 mod cli;
+mod connect;
+mod context;
 mod exit;
 mod flows;
 mod forward;
@@ -29,8 +31,9 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, Migrate, Options, Recover};
+use crate::context::Context;
 use crate::exit::Exit;
-use crate::migrate::{Context, Failure};
+use crate::migrate::Failure;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -75,7 +78,7 @@ fn run(cli: Cli) -> Exit {
         }
         Some(Command::Forward(request)) => {
             return told(runtime.block_on(async {
-                let context = Context::open(directories).map_err(|failure| failure.explain())?;
+                let context = Context::open(directories).map_err(|e| chain(e.as_ref()))?;
                 forward::run(&context, &request).await.map_err(|e| chain(e.as_ref()))
             }));
         }
@@ -99,7 +102,7 @@ fn run(cli: Cli) -> Exit {
     let json = request.options.json;
     let destination = request.destination.clone();
     let outcome = runtime.block_on(async {
-        let context = Context::open(directories)?;
+        let context = Context::open(directories).map_err(Failure::Setup)?;
         migrate::run(&context, &request).await
     });
     // A step that was given up may still sit in a blocking call; its process may not wait for it.
@@ -115,7 +118,7 @@ fn recover(runtime: &tokio::runtime::Runtime, directories: Directories, request:
     runtime.block_on(async {
         let context = match Context::open(directories) {
             Ok(context) => context,
-            Err(failure) => return complain(failure.exit(), &failure.explain()),
+            Err(e) => return complain(Exit::Failed, &chain(e.as_ref())),
         };
         match (request.watch, request.rollback_anyway) {
             (Some(journal), _) => recover::guardian::run(&context, journal).await,
@@ -164,7 +167,7 @@ fn interactive(runtime: &tokio::runtime::Runtime) -> Result<Migrate, Exit> {
 fn fail(failure: &Failure, destination: &str, json: bool) -> Exit {
     let exit = failure.exit();
     if json {
-        summary::print_failure(failure, destination);
+        failure.print(destination);
     }
     complain(exit, &failure.explain())
 }

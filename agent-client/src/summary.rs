@@ -10,7 +10,6 @@ use netmig::flow::Readdressed;
 use serde::Serialize;
 
 use crate::exit::Exit;
-use crate::migrate::Failure;
 use crate::report::{Step, milliseconds};
 
 /// The parts of an interruption, in milliseconds; together they are the whole of it.
@@ -171,24 +170,8 @@ impl Summary {
     }
 }
 
-/// Prints why a migration did not happen, as JSON.
-pub fn print_failure(failure: &Failure, destination: &str) {
-    #[derive(Serialize)]
-    struct Out<'a> {
-        outcome: &'static str,
-        destination: &'a str,
-        error: String,
-        blockers: &'a [agent_core::message::Blocker],
-    }
-    print_json(&Out {
-        outcome: failure.exit().outcome(),
-        destination,
-        error: failure.explain(),
-        blockers: failure.blockers(),
-    });
-}
-
-fn print_json(value: &impl Serialize) {
+/// Prints a line of JSON.
+pub fn print_json(value: &impl Serialize) {
     match serde_json::to_string(value) {
         Ok(text) => println!("{text}"),
         Err(e) => eprintln!("agent-client: cannot print JSON: {e}"),

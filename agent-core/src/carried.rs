@@ -16,7 +16,7 @@ use crate::directories::{Directories, create_private};
 use crate::forward;
 use crate::journal::{self, Record};
 use crate::message::MigrationId;
-use crate::peers::PeerLock;
+use crate::peer_lock::PeerLock;
 use crate::private;
 
 /// Directory of the notes, below that for volatile things.

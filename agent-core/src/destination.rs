@@ -4,7 +4,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::DEFAULT_PORT;
+/// TCP port that `agent-server` listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 7472;
 
 /// A destination as the user writes it: `HOST`, `HOST:PORT`, `[V6]:PORT` or a bare IPv6 address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

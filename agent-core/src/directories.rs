@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::message::MigrationId;
+use crate::id::MigrationId;
 
 /// Default of [`Directories::state`].
 pub const STATE: &str = "/var/lib/netmig";

@@ -22,7 +22,7 @@ use crate::destination::Destination;
 use crate::directories::{Directories, create_private};
 use crate::identity::{self, HostId};
 use crate::message::{Forwarder, MigrationId};
-use crate::peers::PeerLock;
+use crate::peer_lock::PeerLock;
 use crate::private;
 
 /// Directory of the notes, below that for volatile things.
@@ -226,7 +226,7 @@ pub async fn lead_on(
         let peer = identity::peer_number(&directories.state, to)?;
         let known = tunnel::status(peer).await?.and_then(|status| status.address);
         if let Some(address) = known {
-            let port = crate::wire::DEFAULT_PORT;
+            let port = crate::destination::DEFAULT_PORT;
             away.destination = Destination { host: address.to_string(), port };
             away.hidden.push(host_alone(address));
         }

@@ -13,10 +13,11 @@
 //! It ends when this host has no tunnel any more. Flows do not need it: if it is killed they go on,
 //! and the next agent starts it again.
 
+pub mod alone;
 mod memory;
 mod tunnels;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Stdio;
@@ -26,8 +27,6 @@ use netmig::events::Events;
 use netmig::peer::PeerNumber;
 use netmig::table::{Guard, Table};
 use netmig::{hold, routing, tunnel};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::setsid;
 use tokio::process::Command;
 
@@ -36,14 +35,14 @@ use crate::cause::{Cause, chain};
 use crate::directories::Directories;
 use crate::forward;
 use crate::identity;
-use crate::peers::{self, PeerLock};
+use crate::peer_lock::PeerLock;
+use crate::peers;
+use alone::{LOCK, is_at_work, lock};
 use memory::Memory;
 use tunnels::Tunnels;
 
 /// The command, or option, by which both agents' programs become the keeper.
 pub const COMMAND: &str = "keep";
-/// Locked by the one keeper, in the volatile directory.
-const LOCK: &str = "keeper.lock";
 /// What it has to say goes here.
 const LOG: &str = "keeper.log";
 /// How long it waits after a flow's end: several mostly end together.
@@ -74,19 +73,6 @@ pub fn start(directories: &Directories, argument: &str) -> io::Result<()> {
         .map(drop)
 }
 
-/// Whether this host has a keeper.
-pub fn is_at_work(directories: &Directories) -> io::Result<bool> {
-    match File::open(directories.run.join(LOCK)) {
-        Ok(file) => match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Ok(_) => Ok(false),
-            Err((_, Errno::EWOULDBLOCK)) => Ok(true),
-            Err((_, errno)) => Err(errno.into()),
-        },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
 /// Is the keeper until there is nothing to keep; ends at once if there is another one.
 ///
 /// # Errors
@@ -103,18 +89,6 @@ pub async fn run(directories: &Directories) -> Result<(), Cause> {
         memory: Memory::default(),
     };
     keeper.keep().await
-}
-
-/// `None` if another process has it.
-fn lock(directories: &Directories) -> io::Result<Option<Flock<File>>> {
-    let path = directories.run.join(LOCK);
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, errno)) => Err(errno.into()),
-    }
 }
 
 struct Keeper<'a> {

@@ -3,7 +3,7 @@
 //! ```text
 //! TLS ─▶ preamble ─▶ frame ─▶ message   (wire, message)
 //! key, peers, join tokens               (trust)
-//! host ID, peer numbers                 (identity)
+//! host ID, peer numbers                 (id, identity)
 //! phases of a migration, on disk        (journal)
 //! what a peer may do here              (permissions)
 //! flows while no agent is at work       (keeper, carried, forward)
@@ -17,10 +17,12 @@ pub mod directories;
 pub mod forward;
 pub mod guardian;
 pub mod host;
+pub mod id;
 pub mod identity;
 pub mod journal;
 pub mod keeper;
 pub mod message;
+pub mod peer_lock;
 pub mod peers;
 pub mod permissions;
 pub mod private;

@@ -66,7 +66,6 @@ mod codec;
 mod offer;
 mod ways;
 
-use std::fmt;
 use std::net::IpAddr;
 
 use checkpoint::images::{Chunk, Manifest};
@@ -75,35 +74,13 @@ use netmig::flow::{Flow, StandIn};
 use serde::{Deserialize, Serialize};
 
 use self::codec::{decode_body, encode_body};
-use crate::identity::HostId;
+use crate::id::HostId;
+pub use crate::id::MigrationId;
 use crate::trust::Secret;
 
-pub use self::codec::CodecError;
+pub use self::codec::{CodecError, FRAME_LIMIT};
 pub use self::offer::{Blocker, Description, Forwarder, ImageRef, Network, Offer, Port, Verdict};
 pub use self::ways::{AnchorOffer, AnchorTunnel, Means, Rehome, TunnelEnd};
-
-/// Random identity of one migration.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct MigrationId(pub [u8; 16]);
-
-impl MigrationId {
-    /// A new one, from the kernel's random source.
-    pub fn random() -> std::io::Result<Self> {
-        crate::identity::random_id().map(Self)
-    }
-}
-
-impl fmt::Display for MigrationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for MigrationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "MigrationId({self})")
-    }
-}
 
 /// One place that ties a message to its number: the enum, its encoder and its decoder.
 macro_rules! messages {

@@ -25,16 +25,12 @@ use tokio_rustls::TlsStream;
 
 pub use self::error::Error;
 use crate::deadline;
-use crate::identity::HostId;
+use crate::id::HostId;
 use crate::message::Message;
 use crate::trust::Fingerprint;
 
 /// Version of the protocol.
 pub const VERSION: u16 = 2;
-/// TCP port that `agent-server` listens on unless told otherwise.
-pub const DEFAULT_PORT: u16 = 7472;
-/// No frame is larger than this, in bytes.
-pub const FRAME_LIMIT: usize = 4 * 1024 * 1024;
 /// Bytes of payload that a sender puts into one frame of a stream.
 pub const PIECE: usize = 256 * 1024;
 /// Flows that a sender puts into one frame.

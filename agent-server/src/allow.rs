@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use agent_core::cause::Cause;
 use agent_core::permissions::Permissions;
 use agent_core::private;
-use agent_core::trust::Peers;
+use agent_core::trust::{Name, Peers};
 use bytesize::ByteSize;
 
 use crate::cli::Allow;
-use crate::invite::NoSuchPeer;
 
 /// Stands for an empty list on the command line.
 const NONE: &str = "none";
@@ -19,6 +18,11 @@ const NONE: &str = "none";
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is not an absolute path; a container's mounts and devices have absolute ones")]
 struct NotAbsolute(PathBuf);
+
+/// There is no such peer.
+#[derive(Debug, thiserror::Error)]
+#[error("no peer {0} may move containers here; agent-server peers lists those that may")]
+pub struct NoSuchPeer(pub Name);
 
 /// Changes a peer's permissions as asked; gives them as text.
 pub fn allow(state: &Path, request: &Allow) -> Result<String, Cause> {

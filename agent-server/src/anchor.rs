@@ -23,9 +23,9 @@ use netmig::peer::PeerNumber;
 use netmig::tunnel;
 use tokio::task::block_in_place;
 
-use crate::arrival::give_up;
+use crate::answer::give_up;
 use crate::cli::KEEPER;
-use crate::session::Host;
+use crate::host::Host;
 
 /// More addresses than any container has.
 const ADDRESSES: usize = 256;

@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent_core::destination::DEFAULT_PORT;
 use agent_core::destination::Destination;
 use agent_core::directories;
 use agent_core::permissions::Pattern;
 use agent_core::trust::invitation::USES_LIMIT;
 use agent_core::trust::peers::Name;
-use agent_core::wire::DEFAULT_PORT;
 use clap::{Args, Parser, Subcommand};
 
 /// The option by which the guardian of an arrival is started; its journal follows.

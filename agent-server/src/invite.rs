@@ -7,16 +7,15 @@ use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
 use agent_core::cause::Cause;
+use agent_core::destination::DEFAULT_PORT;
 use agent_core::destination::Destination;
 use agent_core::private;
 use agent_core::trust::list::{Role, list};
-use agent_core::trust::peers::Name;
 use agent_core::trust::{Moment, Token, Trust, invitation};
-use agent_core::wire::DEFAULT_PORT;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
-use crate::allow::allow;
+use crate::allow::{NoSuchPeer, allow};
 use crate::cli::{Invite, Peers, PeersCommand};
 
 /// Addresses of documentation (RFC 5737, RFC 3849) that no route but the default one leads to.
@@ -27,11 +26,6 @@ const ELSEWHERE: [(&str, &str); 2] =
 #[derive(Debug, thiserror::Error)]
 #[error("this host has no address that others could reach; give one with --address")]
 struct NoAddress;
-
-/// There is no such peer.
-#[derive(Debug, thiserror::Error)]
-#[error("no peer {0} may move containers here; agent-server peers lists those that may")]
-pub struct NoSuchPeer(pub Name);
 
 /// Makes a token. It alone goes to standard output; the rest is for the person who asked.
 pub fn invite(state: &Path, request: &Invite) -> Result<(String, String), Cause> {

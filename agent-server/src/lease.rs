@@ -11,20 +11,22 @@
 //!      └────────────────────────────────────────┘ removed
 //! ```
 //!
-//! A migration that is not in the table may still have a journal: see
-//! [`Host::decision`](crate::session::Host::decision).
+//! A migration that is not in the table may still have a journal: see [`Copies::decision`].
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use agent_core::journal;
 use agent_core::message::MigrationId;
 
 use crate::arrival::Copy;
+use crate::host::Host;
 
-/// Copies by migration.
-#[derive(Debug, Default)]
-pub struct Prepared {
+/// Copies by migration, and the host that has them.
+#[derive(Debug)]
+pub struct Copies {
+    host: &'static Host,
     table: Mutex<HashMap<MigrationId, Entry>>,
 }
 
@@ -48,19 +50,43 @@ pub enum Decision {
     Unknown,
 }
 
-impl Prepared {
+impl Copies {
+    /// None yet.
+    pub fn new(host: &'static Host) -> Self {
+        Self { host, table: Mutex::default() }
+    }
+
+    /// The host.
+    pub fn host(&self) -> &'static Host {
+        self.host
+    }
+
     /// Keeps a copy until `expires`.
     pub fn insert(&self, migration: MigrationId, copy: Copy, expires: Instant) {
         self.table().insert(migration, Entry::Waiting(Box::new(copy), expires));
     }
 
-    /// Whether a copy waits here, is being decided about, or was activated.
-    pub fn knows(&self, migration: MigrationId) -> bool {
-        self.table().contains_key(&migration)
+    /// Whether anything is known of a migration.
+    pub fn know(&self, migration: MigrationId) -> Result<bool, journal::Error> {
+        Ok(self.table().contains_key(&migration)
+            || journal::path(&self.host.directories.state, migration).exists()
+            || self.host.handed_over(migration)?.is_some())
+    }
+
+    /// What is known of a migration, its copy taken out if one waits. No copy is denied as long as
+    /// there is a journal: another process may be settling it, or nobody could.
+    pub fn decision(&self, migration: MigrationId) -> Result<Decision, journal::Error> {
+        let state = &self.host.directories.state;
+        Ok(match self.take(migration) {
+            Decision::Unknown if journal::path(state, migration).exists() => Decision::Busy,
+            // In this order: a journal goes to the archive in one step.
+            Decision::Unknown if self.host.handed_over(migration)?.is_some() => Decision::Activated,
+            known => known,
+        })
     }
 
     /// Takes a copy out to activate or to remove it.
-    pub fn take(&self, migration: MigrationId) -> Decision {
+    fn take(&self, migration: MigrationId) -> Decision {
         let mut table = self.table();
         match table.get_mut(&migration) {
             None => Decision::Unknown,

@@ -1,17 +1,21 @@
 //! `agent-server`: receives containers from other hosts.
 //!
 //! ```text
-//! cli → serve → session → arrival (steps) → agent-core, checkpoint, netmig → kernel
+//! cli → serve → session → receive, decide → arrival (steps) → agent-core, checkpoint, netmig → kernel
 //!       serve → welcome, invite: pairing
 //! ```
 
 mod allow;
 mod anchor;
+mod answer;
 mod arrival;
 mod cli;
+mod decide;
+mod host;
 mod invite;
 mod lease;
 mod memory;
+mod receive;
 mod reception;
 mod recover;
 mod serve;
@@ -35,7 +39,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
-use crate::session::Host;
+use crate::host::Host;
 
 fn main() -> ExitCode {
     memory::limit_heaps();
@@ -101,6 +105,7 @@ async fn run(cli: Cli) -> Result<(), String> {
     let kept = keep(&directories).await;
     kept.map_err(|e| format!("cannot start the keeper of flows: {}", chain(e.as_ref())))?;
     let host = Host::open(directories, trust).await.map_err(|e| chain(e.as_ref()))?;
+    tracing::info!("ready for other hosts");
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let stop = async move {

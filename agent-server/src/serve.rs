@@ -12,9 +12,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::host::Host;
+use crate::lease::Copies;
 use crate::memory;
 use crate::reception::{Reception, Ticket};
-use crate::session::{self, Host};
+use crate::session;
 use crate::welcome;
 
 /// Conversations with paired hosts at once. A source needs one, and another one to pick up a lost one.
@@ -25,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What all connections share. It lives as long as the process: leases outlive the conversations that
 /// made them.
 struct Service {
-    host: Host,
+    copies: Copies,
     servers: Servers,
     reception: Reception,
     places: Semaphore,
@@ -39,7 +41,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) {
     let service: &'static Service = Box::leak(Box::new(Service {
-        host,
+        copies: Copies::new(Box::leak(Box::new(host))),
         servers,
         reception: Reception::default(),
         places: Semaphore::new(SESSIONS),
@@ -67,12 +69,12 @@ pub async fn run(
     }
     drop(listener);
     tracing::info!("stopping");
-    service.host.stop();
+    service.copies.host().stop();
     let all = async { while sessions.join_next().await.is_some() {} };
     if tokio::time::timeout(PATIENCE, all).await.is_err() {
         tracing::warn!("a conversation did not end in time; its migration is left to its deadline");
     }
-    service.host.prepared.drop_all().await;
+    service.copies.drop_all().await;
 }
 
 impl Service {
@@ -81,7 +83,7 @@ impl Service {
         let accepted = Connection::accept(&self.servers, stream).await;
         if let Ok((Purpose::Join, connection)) = accepted {
             let peer = connection.peer();
-            let outcome = welcome::welcome(&self.host, connection).await;
+            let outcome = welcome::welcome(self.copies.host(), connection).await;
             self.reception.leave(ticket);
             return note(peer, outcome);
         }
@@ -107,11 +109,12 @@ impl Service {
     /// Converses with a paired host if there is a place for it.
     async fn serve(&'static self, connection: &mut Connection) -> Result<(), Cause> {
         let Ok(_place) = self.places.try_acquire() else {
-            let message = format!("agent-server on {} serves {SESSIONS} already", self.host.name);
+            let message =
+                format!("agent-server on {} serves {SESSIONS} already", self.copies.host().name);
             let failure = Failure { code: FailureCode::Busy, message };
             return Ok(connection.send(&Message::Failure(failure)).await?);
         };
-        session::converse(&self.host, connection).await
+        session::converse(&self.copies, connection).await
     }
 }
 

@@ -10,10 +10,12 @@
 //! process alone. Nothing is written to the host's `/etc`.
 
 mod config;
+mod files;
 mod log;
 mod version;
 
 pub use config::{ConfigDir, Options, mount_config};
+pub use files::most_connections;
 pub use log::{Reason, Span, log_tail, reason, spans};
 pub use version::{Version, check_kernel, version};
 

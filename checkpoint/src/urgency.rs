@@ -6,11 +6,19 @@
 //! silence on the container's connections. So their threads run by a real-time policy meanwhile (sched(7),
 //! SCHED_RR, the lowest priority). What they do themselves then takes a few milliseconds of a processor;
 //! programs that they start do not inherit it (SCHED_RESET_ON_FORK).
+//!
+//! Only a dump of thousands of files gives them more to do, while CRIU is at work. The kernel wakes a
+//! real-time thread on the processor where it was last, in the place of whoever runs there and though
+//! another one may be idle (`select_task_rq_rt` in kernel/sched/rt.c), and CRIU loses more by that than
+//! they gain: see [`MANY_FILES`].
 
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::{c_int, pid_t};
+
+/// After so many files of images in one dump nothing is urgent until CRIU has ended.
+pub const MANY_FILES: usize = 512;
 
 /// Who wants this process to be urgent now.
 static WANTED: Mutex<usize> = Mutex::new(0);

@@ -12,6 +12,8 @@ use agent_core::message::Message;
 use agent_core::trust::Token;
 use bincode::serde::decode_from_slice;
 use checkpoint::images::{self, Chunk, Manifest, Writer};
+use checkpoint::needs::Needs;
+use checkpoint::podman::{Info, Metadata};
 use checkpoint::tree::{self, Applier, Record};
 
 /// Bytes that a test's tree or images may take.
@@ -108,6 +110,10 @@ pub fn token(bytes: &[u8]) {
 /// podman's answers and files.
 pub fn podman(bytes: &[u8]) {
     let _ = checkpoint::podman::understood(bytes);
+    let mut parts = bytes.splitn(2, |byte| *byte == 0).map(<[u8]>::to_vec);
+    let mut part = || parts.next().unwrap_or_default();
+    let metadata = Metadata { config: part(), spec: part(), network_status: Vec::new() };
+    let _ = Needs::read(&metadata, &Info::default());
 }
 
 /// Reads one value from the beginning of `bytes`.

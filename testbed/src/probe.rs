@@ -24,6 +24,13 @@ pub struct Prober<'a> {
     host: &'a Host,
 }
 
+impl Host {
+    /// Traffic clients on this host.
+    pub fn probe(&self) -> Prober<'_> {
+        Prober::new(self)
+    }
+}
+
 impl<'a> Prober<'a> {
     pub(crate) fn new(host: &'a Host) -> Self {
         Self { host }

@@ -37,6 +37,16 @@ impl fmt::Display for Difference {
     }
 }
 
+impl Host {
+    /// The state of this host's kernel tables, files, processes and containers.
+    ///
+    /// # Errors
+    /// Something could not be read.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::take(self)
+    }
+}
+
 impl Snapshot {
     /// Looks at a host: nftables, policy rules, routes, links, addresses, conntrack marks, files,
     /// processes, containers, images.

@@ -8,17 +8,19 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use agent_core::cause::{Cause, chain};
+use agent_core::destination::DEFAULT_PORT;
 use agent_core::destination::Destination;
 use agent_core::identity::HostId;
 use agent_core::message::{AnchorOffer, AnchorTunnel, Message, MigrationId, Rehome};
-use agent_core::wire::{Connection, DEFAULT_PORT};
+use agent_core::wire::Connection;
 use agent_core::{deadline, expect};
 use netmig::flow::{Conntrack, Flow};
 use netmig::peer::PeerNumber;
 use netmig::tunnel;
 
 use super::plan::Plan;
-use super::{Context, connect};
+use crate::connect;
+use crate::context::Context;
 
 /// An anchor cannot be asked.
 #[derive(Debug, thiserror::Error)]

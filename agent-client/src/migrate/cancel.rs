@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use agent_core::cause::Cause;
 
-use super::Failure;
+use super::failure::Failure;
 
 /// The user wants the migration to stop.
 #[derive(Debug, thiserror::Error)]

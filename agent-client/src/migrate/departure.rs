@@ -1,6 +1,7 @@
 //! Steps 3 to 5: everything slow, while the container runs. What is changed here is undone here.
 
 mod exchange;
+mod tools;
 mod transfer;
 
 use std::path::{Path, PathBuf};
@@ -8,14 +9,13 @@ use std::path::{Path, PathBuf};
 use agent_core::carried;
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::create_private;
+use agent_core::forward::{Away, Note, Role};
 use agent_core::journal::{self, Journal, Record};
 use agent_core::message::Message;
 use agent_core::peers;
-use agent_core::turn::Turn;
 use agent_core::{deadline, expect, forward};
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
-use checkpoint::podman::PreparedRemoval;
 use netmig::flow::{Conntrack, Exchange};
 use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
 use netmig::sockets::{TcpSockets, UdpQueues, room};
@@ -26,14 +26,15 @@ use tokio::task::block_in_place;
 use super::anchors::Anchors;
 use super::beside::Besides;
 use super::dump::PreparedDump;
-use super::log::CarriedLog;
-use super::pause::{Pause, Tools};
+use super::failure::Failure;
 use super::plan::Plan;
 use super::ports;
-use super::trees::CarriedTree;
-use super::{Context, Failure, order, turn};
-use crate::recover::guardian;
+use super::{order, turn};
+use crate::cli::GUARDIAN;
+use crate::context::Context;
 use crate::report::Steps;
+use tools::Ready;
+pub use tools::{NotPrepared, Tools};
 
 /// A migration that has begun to change this host.
 pub struct Departure<'a> {
@@ -44,30 +45,6 @@ pub struct Departure<'a> {
     ready: Ready,
     exchange: Exchange,
 }
-
-/// What `prepare` has made ready so far.
-#[derive(Default)]
-struct Ready {
-    tunnel_kind: String,
-    hold: Option<PreparedHold>,
-    images: Option<ImageDir>,
-    criu_config: Option<ConfigDir>,
-    queues: Option<UdpQueues>,
-    sockets: Option<TcpSockets>,
-    besides: Option<Besides>,
-    conntrack: Option<Conntrack>,
-    trees: Vec<CarriedTree>,
-    log: Option<CarriedLog>,
-    anchors: Anchors,
-    turn: Option<Turn>,
-    dump: Option<PreparedDump>,
-    removal: Option<PreparedRemoval>,
-}
-
-/// Something that the interruption needs was not made ready.
-#[derive(Debug, thiserror::Error)]
-#[error("the migration was not prepared")]
-pub struct NotPrepared;
 
 impl<'a> Departure<'a> {
     /// Writes the journal's first record.
@@ -83,8 +60,7 @@ impl<'a> Departure<'a> {
         };
         let journal = Journal::begin(&context.directories.state, migration, &record)?;
         let path = journal::path(&context.directories.state, migration);
-        if let Err(e) = agent_core::guardian::start(&context.directories, &guardian::COMMAND, &path)
-        {
+        if let Err(e) = agent_core::guardian::start(&context.directories, &GUARDIAN, &path) {
             journal.end()?;
             return Err(e.into());
         }
@@ -163,7 +139,7 @@ impl<'a> Departure<'a> {
     /// Sockets, buffers, directories: nothing of them is made inside the interruption.
     fn prepare_hold(&mut self) -> Result<(), Cause> {
         if let Some(away) = &self.plan.away {
-            ports::note(&self.plan, away).write(&self.context.directories)?;
+            forwarding(&self.plan, away).write(&self.context.directories)?;
         }
         create_private(&self.work)?;
         let images = self.work.join("images");
@@ -207,50 +183,9 @@ impl<'a> Departure<'a> {
         Ok(self.plan.link.connection.send(&Message::Stage(anchors)).await?)
     }
 
-    /// Hands everything to the interruption. Nothing has been interrupted yet.
-    pub fn pause(mut self) -> Result<Pause<'a>, Box<(Self, Cause)>> {
-        let ready = &mut self.ready;
-        let (
-            Some(turn),
-            Some(hold),
-            Some(images),
-            Some(criu_config),
-            Some(queues),
-            Some(sockets),
-            Some(besides),
-            Some(conntrack),
-            Some(dump),
-        ) = (
-            ready.turn.take(),
-            ready.hold.take(),
-            ready.images.take(),
-            ready.criu_config.take(),
-            ready.queues.take(),
-            ready.sockets.take(),
-            ready.besides.take(),
-            ready.conntrack.take(),
-            ready.dump.take(),
-        )
-        else {
-            return Err(Box::new((self, NotPrepared.into())));
-        };
-        let (trees, log) = (std::mem::take(&mut ready.trees), ready.log.take());
-        Ok(Pause::new(
-            self,
-            Tools {
-                turn,
-                hold,
-                images,
-                criu_config,
-                dump,
-                queues,
-                sockets,
-                besides,
-                conntrack,
-                trees,
-                log,
-            },
-        ))
+    /// Hands out everything for the interruption.
+    pub fn take_tools(&mut self) -> Result<Tools, NotPrepared> {
+        self.ready.take()
     }
 
     /// Has the far end undo its part. One that failed has done so; one that cannot be reached will.
@@ -292,7 +227,7 @@ impl<'a> Departure<'a> {
             tracing::debug!("{}", chain(&e));
         }
         leftovers.extend(self.tidy().err().map(|e| chain(e.as_ref())));
-        let of_this = |note: &forward::Note| note.migration == migration;
+        let of_this = |note: &Note| note.migration == migration;
         let unforwarded = forward::remove(&self.context.directories, of_this).await;
         leftovers.extend(unforwarded.err().map(|e| chain(e.as_ref())));
         let peer = self.plan.link.peer;
@@ -367,5 +302,18 @@ impl<'a> Departure<'a> {
             peers::release(directories, peer, migration).await?;
         }
         Ok(self.journal.end()?)
+    }
+}
+
+/// The note of what is to be forwarded once the move is decided.
+fn forwarding(plan: &Plan, away: &Away) -> Note {
+    Note {
+        id: plan.container.id.clone(),
+        name: plan.container.name.clone(),
+        addresses: plan.addresses.clone(),
+        readdressed: Vec::new(),
+        host: plan.link.host,
+        migration: plan.offer.migration,
+        role: Role::Away(away.clone()),
     }
 }

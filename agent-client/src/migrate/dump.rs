@@ -2,7 +2,7 @@
 //! front of CRIU.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_core::cause::Cause;
 use checkpoint::cgroup::Cgroup;
@@ -10,6 +10,7 @@ use checkpoint::criu::ConfigDir;
 use checkpoint::gate::Gate;
 use checkpoint::images::{Chunk, Follower, ImageDir};
 use checkpoint::runtime::{Checkpoint, Waiting};
+use checkpoint::urgency::Urgency;
 
 use super::plan::Plan;
 
@@ -25,6 +26,14 @@ pub struct PreparedDump {
     pub waiting: Waiting,
     /// Its images.
     pub follower: Follower,
+}
+
+/// A dump that has ended.
+pub struct EndedDump {
+    /// When it did.
+    pub at: Instant,
+    /// What comes now is not to wait for anything.
+    pub urgency: Urgency,
 }
 
 impl PreparedDump {

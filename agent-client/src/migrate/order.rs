@@ -6,7 +6,8 @@ use agent_core::message::{FailureCode, Finished, Message, MigrationId};
 use agent_core::wire::{self, Connection};
 use agent_core::{deadline, expect};
 
-use super::{Context, connect};
+use crate::connect;
+use crate::context::Context;
 
 /// The far end of a migration, to be found again.
 #[derive(Clone, Debug)]

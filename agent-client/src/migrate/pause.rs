@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 use agent_core::carried;
 use agent_core::cause::{Cause, chain};
 use agent_core::identity::HostId;
-use agent_core::journal::Record;
+use agent_core::journal::{self, Record};
 use agent_core::message::{Message, MigrationId};
 use agent_core::turn::Turn;
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect};
 use checkpoint::criu::ConfigDir;
 use checkpoint::images::{ImageDir, Manifest};
-use checkpoint::runtime::Dumped;
 use checkpoint::urgency::Urgency;
 use netmig::beside::Detour;
 use netmig::flow::{Conntrack, Flow, StandIn};
@@ -28,13 +27,13 @@ use netmig::tunnel;
 use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 
 use super::beside::Besides;
-use super::commit::Committed;
 use super::departure::Departure;
-use super::dump::PreparedDump;
+use super::dump::{EndedDump, PreparedDump};
+use super::failure::Failure;
 use super::log::CarriedLog;
 use super::order::Peer;
 use super::trees::CarriedTree;
-use super::{Context, Failure};
+use crate::context::Context;
 use crate::summary::{Parts, from_micros, span};
 
 /// How long a dump that is at work may take to end by itself when the migration turns back.
@@ -44,32 +43,6 @@ const DUMP_END: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 #[error("the interruption would have lasted longer than {:.2} s (see --max-interruption)", .0.as_secs_f64())]
 pub struct TooLong(Duration);
-
-/// What the interruption uses, made ready before it.
-pub struct Tools {
-    /// The right to interrupt it now.
-    pub turn: Turn,
-    /// The hold.
-    pub hold: PreparedHold,
-    /// The directory that the dump goes into.
-    pub images: ImageDir,
-    /// CRIU's options.
-    pub criu_config: ConfigDir,
-    /// The dump, in front of CRIU.
-    pub dump: PreparedDump,
-    /// The container's datagram queues.
-    pub queues: UdpQueues,
-    /// The container's connections.
-    pub sockets: TcpSockets,
-    /// Connections with other containers of its network.
-    pub besides: Besides,
-    /// This host's conntrack table.
-    pub conntrack: Conntrack,
-    /// Trees whose first pass has been sent.
-    pub trees: Vec<CarriedTree>,
-    /// The log, whose first pass has been sent.
-    pub log: Option<CarriedLog>,
-}
 
 /// A container whose interruption is about to begin, or has begun.
 pub struct Pause<'a> {
@@ -89,7 +62,7 @@ pub struct Pause<'a> {
     log: Option<CarriedLog>,
     frozen: bool,
     blocked: bool,
-    dump: Option<JoinHandle<Result<(Dumped, Instant), checkpoint::runtime::Error>>>,
+    dump: Option<JoinHandle<Result<EndedDump, checkpoint::runtime::Error>>>,
     flows: Vec<Flow>,
     stand_ins: Vec<StandIn>,
     marked: bool,
@@ -113,9 +86,13 @@ pub struct Progress {
 
 impl<'a> Pause<'a> {
     /// Takes over a prepared departure. Nothing is interrupted yet.
-    pub fn new(departure: Departure<'a>, tools: Tools) -> Self {
+    pub fn of(mut departure: Departure<'a>) -> Result<Self, Box<(Departure<'a>, Cause)>> {
+        let tools = match departure.take_tools() {
+            Ok(tools) => tools,
+            Err(e) => return Err(Box::new((departure, e.into()))),
+        };
         let queue = tools.hold.queueing().name();
-        Self {
+        Ok(Self {
             departure,
             turn: Some(tools.turn),
             urgency: None,
@@ -143,7 +120,7 @@ impl<'a> Pause<'a> {
                 undrained: 0,
                 queue,
             },
-        }
+        })
     }
 
     /// Holds, drains, freezes, cuts off, dumps, sends, and waits for the isolated copy.
@@ -222,15 +199,6 @@ impl<'a> Pause<'a> {
         Ok(expect!(connection, deadline::STAGE, Prepared)?)
     }
 
-    /// **The commit point.** Once the record is on disk the original never runs again.
-    pub fn commit(mut self) -> Result<Committed<'a>, Box<(Self, Cause)>> {
-        let since = Instant::now();
-        match block_in_place(|| self.departure.journal_mut().append(&Record::Committed)) {
-            Ok(()) => Ok(Committed::new(self, since)),
-            Err(e) => Err(Box::new((self, e.into()))),
-        }
-    }
-
     /// Lets the original run on, as if nothing had happened.
     pub async fn go_back(mut self, cause: Cause) -> Failure {
         let mut leftovers = Vec::new();
@@ -278,6 +246,11 @@ impl<'a> Pause<'a> {
             }
             other => other,
         }
+    }
+
+    /// Writes the commit record.
+    pub fn note_commit(&mut self) -> Result<(), journal::Error> {
+        block_in_place(|| self.departure.journal_mut().append(&Record::Committed))
     }
 
     /// Lets the held packets go, in order; gives how many there were.

@@ -23,12 +23,15 @@ use netmig::isolation;
 use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
+use netmig::sockets::TcpSockets;
 use netmig::tunnel;
 
-use super::connect::Link;
+use super::failure::Failure;
 use super::order::Peer;
-use super::{Context, Failure, multicast, ports};
+use super::{multicast, ports};
 use crate::cli::{AddressPolicy, ImagePolicy, Migrate, TunnelChoice};
+use crate::connect::Link;
+use crate::context::Context;
 
 /// A migration that both hosts agree to. Nothing has been changed.
 #[derive(Debug)]
@@ -118,6 +121,9 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     }
     let criu_version = criu_version.map_err(refused)?;
     let mut local = look(context, &info, &container, criu_version).await.map_err(refused)?;
+    if let Some(blocker) = too_many(&container.name, &local.namespace).map_err(refused)? {
+        return Err(Failure::Blocked(vec![blocker]));
+    }
     let options = &request.options;
     let published: Vec<PublishedPort> = if options.publish.is_empty() {
         container.ports.clone()
@@ -192,6 +198,19 @@ async fn way(
             Ok(None)
         }
     }
+}
+
+/// More connections than CRIU can dump here.
+fn too_many(container: &str, namespace: &Namespace) -> Result<Option<Blocker>, Cause> {
+    let (most, open) = (criu::most_connections(), TcpSockets::open(namespace)?.list()?.open.len());
+    Ok((open as u64 > most).then(|| Blocker {
+        code: "open-files".to_owned(),
+        message: format!(
+            "{container} has {open} open TCP connections, and CRIU, which opens a file for each, can \
+             have {most} here; raise the limit on open files for agent-client (ulimit -n), or let it \
+             have CAP_SYS_RESOURCE"
+        ),
+    }))
 }
 
 /// What only this host can tell of the container.

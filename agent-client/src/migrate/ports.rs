@@ -2,15 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use agent_core::forward::{self, Away, Note, Role};
+use agent_core::forward::{self, Away};
 use agent_core::identity::HostId;
 use agent_core::message::Port;
 use checkpoint::container::{Container, PublishedPort};
 use netmig::flow::Protocol;
 use netmig::table::ForwardedPort;
 
-use super::connect::Link;
-use super::plan::Plan;
+use crate::connect::Link;
 
 /// `None` for protocols that are not moved.
 fn protocol(port: &PublishedPort) -> Option<Protocol> {
@@ -60,17 +59,4 @@ pub fn away(container: &Container, link: &Link, this: HostId) -> Option<Away> {
     let destination = link.destination.clone();
     let stand_ins = forward::stand_ins(link.connection.local().ip().to_canonical(), this);
     (!ports.is_empty()).then_some(Away { destination, ports, hidden, stand_ins, in_force: false })
-}
-
-/// The note of what is to be forwarded once the move is decided.
-pub fn note(plan: &Plan, away: &Away) -> Note {
-    Note {
-        id: plan.container.id.clone(),
-        name: plan.container.name.clone(),
-        addresses: plan.addresses.clone(),
-        readdressed: Vec::new(),
-        host: plan.link.host,
-        migration: plan.offer.migration,
-        role: Role::Away(away.clone()),
-    }
 }

@@ -9,9 +9,9 @@ use agent_core::journal::Record;
 use agent_core::message::Rehome;
 use agent_core::turn::give_way;
 
-use super::Failure;
 use super::anchors;
-use super::commit::{Goal, insist};
+use super::failure::Failure;
+use super::insist::{Goal, insist};
 use super::order;
 use super::pause::Pause;
 use netmig::peer::PeerNumber;

@@ -7,8 +7,8 @@ use agent_core::message::{Message, MigrationId};
 use agent_core::turn::{RETRY, Turn};
 use agent_core::{deadline, expect};
 
-use super::Context;
 use super::plan::Plan;
+use crate::context::Context;
 use crate::report::Steps;
 
 /// Others were interrupted all the time.

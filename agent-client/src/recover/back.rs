@@ -14,7 +14,8 @@ use netmig::sockets::room;
 use netmig::table::Table;
 
 use super::{Departed, Reached, say};
-use crate::migrate::{Context, order};
+use crate::context::Context;
+use crate::migrate::order;
 
 /// How long a dump that is at work may take to end by itself.
 const DUMP_END: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@ use agent_core::message::Rehome;
 
 use super::back::{tidy, unhold};
 use super::{Departed, Error, Outcome, say};
-use crate::migrate::Context;
+use crate::context::Context;
 use crate::migrate::{anchors, order};
 
 /// Gets the destination to run the container, and notes that it does. Changes nothing here while

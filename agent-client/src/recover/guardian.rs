@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::context::Context;
 use crate::exit::Exit;
-use crate::migrate::Context;
 
-/// The command by which it is started; the journal follows.
-pub const COMMAND: [&str; 2] = ["recover", "--watch"];
 /// Between two attempts at a migration that is in doubt.
 const RETRY: Duration = Duration::from_secs(2);
 /// How long it is tried; after that it is left to a person.
@@ -22,22 +20,5 @@ pub async fn run(context: &Context, path: PathBuf) -> Exit {
             Some(exit) => return exit,
             None => return Exit::Moved,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::cli::{Cli, Command, Recover};
-    use clap::Parser;
-
-    #[test]
-    fn the_command_line_knows_the_guardian() {
-        let arguments = ["agent-client", "--state-dir", "/s", "--run-dir", "/r"];
-        let cli = Cli::parse_from(arguments.iter().chain(&super::COMMAND).chain(&["/j"]));
-        let watched = match cli.command {
-            Some(Command::Recover(Recover { watch, .. })) => watch,
-            _ => None,
-        };
-        assert_eq!(watched, Some("/j".into()));
     }
 }

@@ -25,8 +25,8 @@ use agent_core::journal::{self, Journal, Process, Record};
 use agent_core::message::MigrationId;
 use netmig::peer::PeerNumber;
 
+use crate::context::Context;
 use crate::exit::Exit;
-use crate::migrate::Context;
 use crate::migrate::order::Peer;
 
 /// A migration as its journal tells of it.

@@ -12,8 +12,8 @@ use agent_core::journal::{self, Journal, Record};
 
 use super::{Departed, Error, Outcome, Reached, say, settle};
 use crate::ask;
+use crate::context::Context;
 use crate::exit::Exit;
-use crate::migrate::Context;
 
 /// How long a guardian that asks the destination just now may keep the journal.
 const BUSY: Duration = Duration::from_secs(40);

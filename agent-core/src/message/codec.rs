@@ -32,9 +32,11 @@ pub enum CodecError {
     },
 }
 
+/// No frame is larger than this, in bytes.
+pub const FRAME_LIMIT: usize = 4 * 1024 * 1024;
 /// No message may decode into more than this; collections are checked against it before they are
 /// allocated.
-const DECODE_LIMIT: usize = crate::wire::FRAME_LIMIT * 2;
+const DECODE_LIMIT: usize = FRAME_LIMIT * 2;
 
 pub(super) fn encode_body<T: Serialize>(
     kind: &'static str,

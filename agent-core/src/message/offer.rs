@@ -7,7 +7,7 @@ use netmig::flow::Protocol;
 use serde::{Deserialize, Serialize};
 
 use super::MigrationId;
-use crate::identity::HostId;
+use crate::id::HostId;
 
 /// An image of the engine's store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

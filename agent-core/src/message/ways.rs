@@ -6,7 +6,7 @@ use netmig::tunnel::{DirectEnd, Kind, LocalEnd};
 use serde::{Deserialize, Serialize};
 
 use super::MigrationId;
-use crate::identity::HostId;
+use crate::id::HostId;
 
 /// One end of a tunnel, or of a direct way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

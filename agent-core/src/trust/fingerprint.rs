@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::identity::HostId;
+use crate::id::HostId;
 
 /// SHA-256 of a certificate in DER, as `openssl x509 -fingerprint -sha256` computes it. Written like
 /// those of SSH: `SHA256:` and base64 without padding.

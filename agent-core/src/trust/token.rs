@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 
 use super::Fingerprint;
 use crate::destination::Destination;
-use crate::identity::random_id;
+use crate::id::random_id;
 
 /// What only the two hosts that are to be paired know, 128 random bits.
 #[derive(Clone, Serialize, Deserialize)]

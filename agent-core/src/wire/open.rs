@@ -12,10 +12,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 
-use super::{Connection, Error, FRAME_LIMIT, PIECE, VERSION};
+use super::{Connection, Error, PIECE, VERSION};
 use crate::deadline;
-use crate::destination::Destination;
-use crate::identity::HostId;
+use crate::destination::{DEFAULT_PORT, Destination};
+use crate::id::HostId;
+use crate::message::FRAME_LIMIT;
 use crate::trust::{self, Expected, Fingerprint, Purpose, Refused, Servers, Token, Trust};
 
 const MAGIC: &[u8; 6] = b"NETMIG";
@@ -191,7 +192,7 @@ fn whom(trust: &Trust, destination: &Destination) -> Result<(Destination, Expect
     };
     let by_name = known(&|name, _| name == destination.host);
     if let Some((mut address, expected)) = by_name {
-        if destination.port != super::DEFAULT_PORT {
+        if destination.port != DEFAULT_PORT {
             address.port = destination.port;
         }
         return Ok((address, expected));

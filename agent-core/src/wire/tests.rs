@@ -2,7 +2,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::destination::Destination;
-use crate::message::{Failure, MigrationId};
+use crate::message::{FRAME_LIMIT, Failure, MigrationId};
 use crate::private;
 use crate::trust::{Purpose, Servers, Token, Trust, invitation};
 

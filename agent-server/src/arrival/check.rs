@@ -18,7 +18,8 @@ use checkpoint::podman::Metadata;
 use netmig::flow::{Conntrack, Flow, Protocol};
 use netmig::tunnel;
 
-use crate::session::Host;
+use super::addresses::{addresses, pairs};
+use crate::host::Host;
 
 /// More than any container has; an offer may not hold more.
 const LIMIT: usize = 4096;
@@ -178,12 +179,12 @@ async fn check_way(
 /// The addresses that the container had here, if this host has flows for them, or else its own. The
 /// translation of these flows cannot be changed.
 fn before(host: &Host, offer: &Offer) -> Result<(Addresses, Vec<IpAddr>), Cause> {
-    let own = super::addresses(offer);
+    let own = addresses(offer);
     if !offer.anchors.contains(&host.id) {
         return Ok((Addresses::Own, own));
     }
     let former = carried::known_as(&host.directories, &offer.id, &own)?;
-    let pairs: Vec<_> = super::pairs(&own, &former).filter(|(old, new)| old != new).collect();
+    let pairs: Vec<_> = pairs(&own, &former).filter(|(old, new)| old != new).collect();
     let chosen = if pairs.is_empty() { Addresses::Own } else { Addresses::Former(pairs) };
     Ok((chosen, former))
 }

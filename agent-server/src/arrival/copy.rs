@@ -23,14 +23,9 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Takes over what an arrival has made.
-    pub fn new(
-        arrival: Arrival,
-        staged: Staged,
-        network: Network,
-        journal: Journal,
-        mtu: u32,
-    ) -> Self {
+    /// Takes over what an arrival has made; `None` if it is not complete.
+    pub fn of(mut arrival: Arrival) -> Option<Self> {
+        let (staged, network, journal, mtu) = arrival.take_prepared()?;
         // A socket that was restored stays at its smallest segment size until the MTU of its route
         // changes; and no packet that the container sends may be too large for the tunnel.
         if let Err(e) = network.sandbox.set_route_mtu(mtu) {
@@ -40,7 +35,7 @@ impl Copy {
             tracing::warn!("{}: {}", arrival.offer().migration, chain(e.as_ref()));
             Others::default()
         });
-        Self { arrival, staged, network, journal, mtu, others }
+        Some(Self { arrival, staged, network, journal, mtu, others })
     }
 
     /// The container's ID.

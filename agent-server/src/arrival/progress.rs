@@ -7,7 +7,7 @@ mod preparation;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
 use agent_core::deadline;
@@ -23,7 +23,7 @@ use agent_core::wire::Connection;
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::{Chunk, ImageDir};
 use checkpoint::stage::{Early, Staged};
-use checkpoint::urgency::Urgency;
+use checkpoint::urgency::{MANY_FILES, Urgency};
 use netmig::flow::{self, Flow, Readdressed};
 use netmig::isolation::Port;
 use netmig::peer::PeerNumber;
@@ -31,19 +31,15 @@ use netmig::sandbox::Sandbox;
 use netmig::tunnel;
 use tokio::task::block_in_place;
 
+use super::addresses::addresses;
 use super::anchors::Anchors;
 use super::check::Addresses;
-use super::copy::Copy;
 use super::expected::Expected;
+use super::image;
 use super::incoming::{Incoming, Limits};
-use super::{addresses, image, prepared};
+use super::work::{IMAGES, STAGE, tidy};
 use crate::cli::GUARDIAN;
-use crate::session::Host;
-
-/// Where images go, below a migration's volatile directory.
-const IMAGES: &str = "images";
-/// The same for what staging needs.
-pub const STAGE: &str = "stage";
+use crate::host::Host;
 
 /// The source wants to go back.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +80,8 @@ pub struct Arrival {
     created: Vec<Flow>,
     early: Option<Early>,
     place: Option<Place>,
-    turn: Option<(Turn, Urgency)>,
+    turn: Option<Turn>,
+    urgency: Option<Urgency>,
 }
 
 /// The staged container's network.
@@ -145,6 +142,7 @@ impl Arrival {
             early: None,
             place: None,
             turn: None,
+            urgency: None,
         })
     }
 
@@ -208,9 +206,14 @@ impl Arrival {
         incoming.readdressed =
             self.readdressed.iter().map(|other| (other.old, other.new)).collect();
         let addresses = addresses(&self.offer);
+        let mut files = 0;
         let manifest = loop {
             let step = match self.next(connection).await {
                 Ok(Message::Chunks(chunks)) => {
+                    files += chunks.iter().filter(|chunk| chunk.is_first()).count();
+                    if files > MANY_FILES {
+                        self.urgency = None;
+                    }
                     let mut taken = block_in_place(|| incoming.chunks(&chunks));
                     if taken.is_ok() && !is_ready && chunks.iter().any(Chunk::is_descriptors) {
                         is_ready = true;
@@ -247,6 +250,7 @@ impl Arrival {
             }
         };
         let ordered = Instant::now();
+        self.urgency = self.turn.as_ref().map(|_| Urgency::begin());
         match incoming.complete(&manifest) {
             Ok(created) => self.created = created,
             Err((created, cause)) => {
@@ -270,8 +274,8 @@ impl Arrival {
     /// Gives the source a turn if one is free; it asks again if none is.
     async fn answer_turn(&mut self, connection: &mut Connection) -> Result<(), Cause> {
         if self.turn.is_none() {
-            let turn = Turn::try_take(&self.host.directories.run)?;
-            self.turn = turn.map(|turn| (turn, Urgency::begin()));
+            self.turn = Turn::try_take(&self.host.directories.run)?;
+            self.urgency = self.turn.as_ref().map(|_| Urgency::begin());
         }
         if self.turn.is_some() {
             // Who is staged next gives way to this turn.
@@ -282,6 +286,7 @@ impl Arrival {
 
     /// Lets the next container be interrupted.
     pub fn end_turn(&mut self) {
+        self.urgency = None;
         self.turn = None;
     }
 
@@ -301,12 +306,9 @@ impl Arrival {
         Ok(prepared(go - ordered, go.elapsed()))
     }
 
-    /// The copy, once it is prepared; `None` before.
-    pub fn into_copy(mut self) -> Option<Copy> {
-        let (staged, network, journal) =
-            (self.staged.take()?, self.network.take()?, self.journal.take()?);
-        let mtu = self.mtu;
-        Some(Copy::new(self, staged, network, journal, mtu))
+    /// What a copy is made of, once it is prepared; `None` before. The rest goes with it.
+    pub fn take_prepared(&mut self) -> Option<(Staged, Network, Journal, u32)> {
+        Some((self.staged.take()?, self.network.take()?, self.journal.take()?, self.mtu))
     }
 
     /// Removes everything that was made for this migration; what cannot be removed is logged and
@@ -377,11 +379,8 @@ impl Arrival {
     }
 }
 
-/// Removes what is in a migration's volatile directory, and the directory. Absent means done.
-pub fn tidy(work: &Path) -> Result<(), Cause> {
-    ImageDir::remove_at(&work.join(IMAGES))?;
-    match std::fs::remove_dir_all(work) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
-        _ => Ok(()),
-    }
+/// The times of a restore in the protocol's unit.
+fn prepared(entries: Duration, restore: Duration) -> Prepared {
+    let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+    Prepared { entries_us: micros(entries), restore_us: micros(restore) }
 }

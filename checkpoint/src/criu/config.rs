@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{setsid, write};
 
-use super::Error;
+use super::{Error, files};
 
 /// Where CRIU and the runtimes look for configuration files.
 const SYSTEM_DIR: &CStr = c"/etc/criu";
@@ -160,9 +160,9 @@ impl ConfigDir {
     }
 
     /// Makes `command` (an OCI runtime) run with these options, in a session and a mount namespace of
-    /// its own, and ahead of others for the processor: connections wait for it. No Ctrl-C at our
-    /// terminal reaches CRIU. The container's own tasks keep their priorities, which are part of the
-    /// images, and have sessions of their own.
+    /// its own, ahead of others for the processor, since connections wait for it, and with as many open
+    /// files as it may have. No Ctrl-C at our terminal reaches CRIU. The container's own tasks keep their
+    /// priorities and limits, which are part of the images, and have sessions of their own.
     ///
     /// Where the host has no `/etc/criu` there is nothing to hide, and `CRIU_CONFIG_FILE` names
     /// our file instead. A failure shows up as the error of the spawn.
@@ -178,6 +178,7 @@ impl ConfigDir {
                 let _ = libc::setpriority(libc::PRIO_PROCESS, 0, URGENT);
                 let _ = open(SESSION_NICENESS, OFlag::O_WRONLY, Mode::empty())
                     .and_then(|file| write(&file, URGENT_SESSION));
+                let _ = files::use_hard_limit();
                 mount_config(&raw).map_err(io::Error::from)
             });
         }

@@ -23,8 +23,18 @@ fn chunk(name: &str, offset: u64, bytes: &'static [u8]) -> Chunk {
 
 #[test]
 fn a_growing_directory_arrives_whole() {
+    growing_directory(|dir| Follower::new(dir).unwrap());
+}
+
+/// Where the kernel watches nothing for us.
+#[test]
+fn a_growing_directory_that_is_searched_arrives_whole() {
+    growing_directory(|dir| Follower::with(None, dir).unwrap());
+}
+
+fn growing_directory(follow: impl Fn(&Path) -> Follower) {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut follower = Follower::new(from.path()).unwrap();
+    let mut follower = follow(from.path());
     let mut writer = Writer::new(to.path(), Limits::default()).unwrap();
     // What podman left there at the import.
     fs::write(to.path().join("inventory.img"), "old").unwrap();
@@ -112,8 +122,9 @@ fn what_differs_from_the_list_is_refused() {
     assert_eq!(problem(&bad), "length");
     bad = good.clone();
     bad.files.push(good.files[0].clone());
-    assert_eq!(problem(&bad), "named twice");
+    assert_eq!(problem(&bad), "named twice or out of order");
     bad.files[1].name = "../a".into();
+    bad.files.swap(0, 1);
     assert_eq!(problem(&bad), "missing");
     assert_eq!(problem(&Manifest::default()), "not in the list");
 }
@@ -121,7 +132,39 @@ fn what_differs_from_the_list_is_refused() {
 #[test]
 fn anything_but_files_in_the_source_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink("/etc/passwd", dir.path().join("x.img")).unwrap();
+    let link = dir.path().join("x.img");
     let mut follower = Follower::new(dir.path()).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
     assert!(matches!(follower.poll(&mut |_| Ok(())), Err(Error::NotAFile { .. })));
+    assert!(matches!(Follower::new(dir.path()), Err(Error::NotAFile { .. })));
+    fs::remove_file(link).unwrap();
+    let mut follower = Follower::new(dir.path()).unwrap();
+    fs::create_dir(dir.path().join("d")).unwrap();
+    assert!(matches!(follower.poll(&mut |_| Ok(())), Err(Error::NotAFile { .. })));
+}
+
+#[test]
+fn more_files_than_the_kernel_tells_of_arrive() {
+    const LIMIT: &str = "/proc/sys/fs/inotify/max_queued_events";
+    let limit: usize = fs::read_to_string(LIMIT).unwrap().trim().parse().unwrap();
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut follower = Follower::new(from.path()).unwrap();
+    let limits = Limits { files: 1 << 20, ..Limits::default() };
+    let mut writer = Writer::new(to.path(), limits).unwrap();
+    append(&from.path().join("early.img"), b"as it was");
+    append(&from.path().join("gone.img"), b"");
+    pump(&mut follower, &mut writer);
+    // Each is made and closed, which are two events; those of what comes last are lost.
+    let count = limit / 2 + 10;
+    (0..count).for_each(|n| append(&from.path().join(format!("{n}.img")), b"small"));
+    fs::write(from.path().join("early.img"), "as it is").unwrap();
+    fs::remove_file(from.path().join("gone.img")).unwrap();
+    pump(&mut follower, &mut writer);
+    append(&from.path().join("0.img"), b", and more");
+    let manifest = follower.finish(&mut |chunk| writer.write(&chunk)).unwrap();
+    assert_eq!(writer.finish(&manifest).unwrap().files, count as u64 + 1);
+    for (name, text) in [("early.img", "as it is"), ("0.img", "small, and more")] {
+        assert_eq!(fs::read_to_string(to.path().join(name)).unwrap(), text);
+    }
+    assert_eq!(fs::read(to.path().join(format!("{}.img", count - 1))).unwrap(), b"small");
 }

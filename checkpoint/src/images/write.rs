@@ -13,9 +13,9 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::manifest::{Progress, is_plain};
+use super::manifest::{Progress, Sum, is_plain};
 use super::memory::io_error;
-use super::{CHUNK, Chunk, Error, Limits, Manifest, Stats};
+use super::{CHUNK, Chunk, Error, FileSum, Limits, Manifest, Stats};
 
 /// How many times all bytes may be sent at most, counting files that are started over.
 const RESEND: u64 = 2;
@@ -26,13 +26,21 @@ pub struct Writer {
     path: PathBuf,
     dir: OwnedFd,
     limits: Limits,
-    files: BTreeMap<String, Progress>,
+    files: BTreeMap<String, Written>,
     /// The file that the last chunk went to: chunks of one file come in a row.
     current: Option<(String, File)>,
     /// Bytes in all files.
     total: u64,
     /// Bytes that came in, those that were replaced included.
     received: u64,
+}
+
+/// What has come of a file. The sum is known at any time: ten thousand of them are too many to be
+/// made at the end.
+#[derive(Debug)]
+struct Written {
+    sum: Sum,
+    progress: Box<Progress>,
 }
 
 impl Writer {
@@ -78,8 +86,9 @@ impl Writer {
         if *offset == 0 {
             self.start(name)?;
         }
-        let expected = self.files.get(name).map_or(0, |p| p.length);
-        if !self.files.contains_key(name) || *offset != expected {
+        let there = self.files.get(name).map(|written| written.sum.length);
+        if there != Some(*offset) {
+            let expected = there.unwrap_or(0);
             return Err(Error::OutOfOrder { name: name.clone(), offset: *offset, expected });
         }
         if self.total + bytes.len() as u64 > self.limits.bytes {
@@ -94,8 +103,9 @@ impl Writer {
         if let Some((_, file)) = &mut self.current {
             file.write_all(bytes).map_err(io_error("write", &self.path.join(name)))?;
         }
-        if let Some(progress) = self.files.get_mut(name) {
+        if let Some(Written { sum, progress }) = self.files.get_mut(name) {
             progress.add(bytes);
+            *sum = progress.sum();
             self.total += bytes.len() as u64;
         }
         Ok(())
@@ -107,38 +117,41 @@ impl Writer {
     /// [`Error::Differs`] naming the first file that is missing, too many, of another length or
     /// with another hash. The images must not be restored then.
     pub fn finish(self, manifest: &Manifest) -> Result<Stats, Error> {
-        let differs = |name: &str, problem| {
-            Err(Error::Differs { name: name.chars().take(64).collect(), problem })
-        };
-        let mut named = BTreeMap::new();
-        for sum in &manifest.files {
-            if named.insert(sum.name.as_str(), sum).is_some() {
-                return differs(&sum.name, "named twice");
-            }
-            let Some(progress) = self.files.get(&sum.name) else {
-                return differs(&sum.name, "missing");
-            };
-            if progress.length != sum.length {
-                return differs(&sum.name, "length");
-            }
-            if progress.sum(&sum.name) != *sum {
-                return differs(&sum.name, "hash");
-            }
-        }
+        let differs = |name: &str, problem| Err(differs(name, problem));
         let mut stats = Stats::default();
-        for (name, progress) in &self.files {
-            if !named.contains_key(name.as_str()) {
-                // Nothing but what CRIU removed again for being empty.
-                if progress.length != 0 {
-                    return differs(name, "not in the list");
-                }
-                self.unlink(name)?;
-                continue;
+        // Both lists are in order of names: ten thousand connections are as many files.
+        let mut written = self.files.iter().peekable();
+        let mut last = None;
+        for FileSum { name, length, hash } in &manifest.files {
+            if last.replace(name).is_some_and(|last| last >= name) {
+                return differs(name, "named twice or out of order");
+            }
+            while let Some((other, Written { sum, .. })) =
+                written.next_if(|(other, _)| *other < name)
+            {
+                self.drop_empty(other, *sum)?;
+            }
+            let Some((_, Written { sum, .. })) = written.next_if(|(other, _)| *other == name)
+            else {
+                return differs(name, "missing");
+            };
+            if sum.length != *length {
+                return differs(name, "length");
+            }
+            if sum.hash != *hash {
+                return differs(name, "hash");
             }
             stats.files += 1;
-            stats.bytes += progress.length;
+            stats.bytes += length;
         }
+        written.try_for_each(|(other, Written { sum, .. })| self.drop_empty(other, *sum))?;
         Ok(stats)
+    }
+
+    /// Removes a file that is not in the sender's list: nothing but what CRIU removed again for being
+    /// empty.
+    fn drop_empty(&self, name: &str, sum: Sum) -> Result<(), Error> {
+        if sum.length == 0 { self.unlink(name) } else { Err(differs(name, "not in the list")) }
     }
 
     /// Makes a file anew.
@@ -154,8 +167,10 @@ impl Writer {
             other => other,
         };
         let file = file.map_err(|e| io_error("make", &self.path.join(name))(e.into()))?;
-        let before = self.files.insert(name.to_owned(), Progress::new());
-        self.total -= before.map_or(0, |progress| progress.length);
+        let progress = Box::<Progress>::default();
+        let written = Written { sum: progress.sum(), progress };
+        let before = self.files.insert(name.to_owned(), written);
+        self.total -= before.map_or(0, |written| written.sum.length);
         self.current = Some((name.to_owned(), file));
         Ok(())
     }
@@ -175,4 +190,9 @@ impl Writer {
             Err(e) => Err(io_error("remove", &self.path.join(name))(e.into())),
         }
     }
+}
+
+/// A file is not what the sender's list says. The list is a peer's, and so is the name.
+fn differs(name: &str, problem: &'static str) -> Error {
+    Error::Differs { name: name.chars().take(64).collect(), problem }
 }

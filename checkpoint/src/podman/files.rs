@@ -10,7 +10,7 @@ use std::path::{Component, Path};
 use rusqlite::{Connection, OpenFlags};
 use serde::Deserialize;
 
-use super::inspect::RawNetworkInspect;
+use super::inspect::raw::RawNetworkInspect;
 use super::{Info, metadata};
 use crate::container::is_full_id;
 

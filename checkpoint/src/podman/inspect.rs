@@ -1,6 +1,6 @@
 //! One container, looked at closely.
 
-mod raw;
+pub(super) mod raw;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,8 +13,7 @@ use crate::container::{
     Container, Image, Mount, MountKind, Network, PublishedPort, RestartPolicy, Runtime, State,
     is_name,
 };
-pub(super) use raw::RawNetworkInspect;
-use raw::{RawContainer, RawNetwork};
+use raw::{RawContainer, RawNetwork, RawNetworkInspect};
 
 /// podman's exit status for most errors, "no such container" among them.
 const FAILED: i32 = 125;

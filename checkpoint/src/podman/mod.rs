@@ -220,7 +220,6 @@ pub fn understood(text: &[u8]) -> usize {
     let info = Info::default();
     let answers = [
         crate::bundle::Bundle::parse(std::path::Path::new("/b"), text).is_ok(),
-        crate::needs::Needs::read(&metadata, &info).is_ok(),
         metadata.identity().is_ok(),
         host::parse_info(text).is_ok(),
         inspect::describe(text, &info).is_ok(),

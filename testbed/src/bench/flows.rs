@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::floor;
+use super::floor::{self, Floor};
 use super::scene::{self, AROUND, NAME, PARTS, RATE, START_LIMIT, Window};
 use super::statistics::Samples;
-use super::{Bench, BenchPlan};
+use super::{Bench, BenchPlan, chosen};
 use crate::error::{Error, Result, chain};
 use crate::host::Host;
 use crate::lab::{Lab, MigrationReport, Runtime};
@@ -29,13 +29,12 @@ const PORTS: [u16; 2] = [7000, 7100];
 const SERVERS: &str = "netmig-probe serve --port 7100 --bulk-port 7101 & exec netmig-probe serve";
 /// Ports that clients of one address may have, in place of the kernel's 28,000.
 const CLIENT_PORTS: &str = "1024 65535";
-const RANGE_FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 #[derive(Default)]
 struct Measured {
     interruption: Vec<f64>,
     gap: Vec<f64>,
-    floor: Vec<f64>,
+    floor: Vec<Floor>,
     parts: Vec<BTreeMap<String, f64>>,
     /// Why there are not more of them.
     failure: Option<String>,
@@ -51,7 +50,7 @@ impl Measured {
         self.interruption.push(report.interruption_ms);
         self.parts.push(report.parts_ms);
         self.gap.push(gap);
-        self.floor.push(floor.whole);
+        self.floor.push(floor);
         Ok(())
     }
 }
@@ -59,10 +58,11 @@ impl Measured {
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
     let lab = scene::lab()?;
-    lab.host("c")?.command("tee").args([RANGE_FILE]).input(CLIENT_PORTS).run()?;
-    let mut all: Vec<Measured> = COUNTS.iter().map(|_| Measured::default()).collect();
+    lab.host("c")?.set_parameter("net/ipv4/ip_local_port_range", CLIENT_PORTS)?;
+    let counts = chosen(&COUNTS, &[1], plan.cells.as_deref())?;
+    let mut all: Vec<Measured> = counts.iter().map(|_| Measured::default()).collect();
     let outcome = (0..runs).try_for_each(|round| {
-        COUNTS.iter().zip(&mut all).try_for_each(|(count, measured)| {
+        counts.iter().zip(&mut all).try_for_each(|(count, measured)| {
             eprintln!("round {} of {runs}, {count} connections", round + 1);
             if measured.failure.is_some() {
                 return Ok(());
@@ -87,18 +87,21 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         "above floor",
         "above one connection"
     );
-    let mut counts = serde_json::Map::new();
+    let mut figures_of = serde_json::Map::new();
     let mut first = None;
-    for (count, measured) in COUNTS.iter().zip(all) {
+    for (count, measured) in counts.iter().zip(all) {
+        let floor = |part: fn(&Floor) -> f64| measured.floor.iter().map(part).collect::<Samples>();
+        let [floor, dump, restore] =
+            [floor(|floor| floor.whole), floor(|floor| floor.dump), floor(|floor| floor.restore)];
         let above: Samples =
-            measured.interruption.iter().zip(&measured.floor).map(|(a, b)| a - b).collect();
-        let [interruption, gap, floor]: [Samples; 3] =
-            [measured.interruption, measured.gap, measured.floor].map(|v| v.into_iter().collect());
+            measured.interruption.iter().zip(&measured.floor).map(|(a, b)| a - b.whole).collect();
+        let [interruption, gap]: [Samples; 2] =
+            [measured.interruption, measured.gap].map(|v| v.into_iter().collect());
         if let Some(failure) = &measured.failure {
             println!("{count:>12}  failed: {failure}");
         }
         if interruption.is_empty() {
-            counts.insert(count.to_string(), json!({ "failure": measured.failure }));
+            figures_of.insert(count.to_string(), json!({ "failure": measured.failure }));
             continue;
         }
         let one = *first.get_or_insert(interruption.median());
@@ -114,13 +117,14 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             "interruption_ms": interruption.distribution(),
             "tcp_gap_ms": gap.distribution(),
             "floor_ms": floor.distribution(),
+            "floor_parts_ms": { "dump": dump.median(), "restore": restore.median() },
             "parts_ms": medians(&measured.parts),
             "above_floor_ms": above.distribution(),
             "failure": measured.failure,
         });
-        counts.insert(count.to_string(), figures);
+        figures_of.insert(count.to_string(), figures);
     }
-    Ok(json!({ "runs": runs, "connections": counts }))
+    Ok(json!({ "runs": runs, "connections": figures_of }))
 }
 
 /// The median of each part of the interruption.

@@ -16,6 +16,7 @@ pub mod statistics;
 mod today;
 mod udp;
 
+use std::fmt::{Debug, Display};
 use std::fs;
 use std::path::PathBuf;
 
@@ -60,6 +61,21 @@ pub const ALL: &[Bench] = &[
     endurance::BENCH,
     lab::BENCH,
 ];
+
+/// Those of `all` that are named by `--cells`, and those that are always measured; all if none is
+/// named.
+fn chosen<T: Copy + PartialEq + Display + Debug>(
+    all: &[T],
+    always: &[T],
+    cells: Option<&str>,
+) -> Result<Vec<T>> {
+    let Some(cells) = cells else { return Ok(all.to_vec()) };
+    let asked = |one: &T| cells.split(',').any(|cell| cell == one.to_string());
+    if !all.iter().any(asked) {
+        return Err(Error::Refused(format!("none of {all:?} is among {cells}")));
+    }
+    Ok(all.iter().copied().filter(|one| always.contains(one) || asked(one)).collect())
+}
 
 /// Runs a benchmark.
 ///

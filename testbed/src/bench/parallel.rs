@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::scene::{self, AROUND, Failures, PARTS, START_LIMIT};
 use super::statistics::Samples;
-use super::{Bench, BenchPlan};
+use super::{Bench, BenchPlan, chosen};
 use crate::error::{Error, Result};
 use crate::lab::{Lab, Runtime};
 
@@ -28,7 +28,7 @@ struct Measured {
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
     let lab = scene::lab()?;
-    let counts = counts(plan.cells.as_deref())?;
+    let counts = chosen(&COUNTS, &[1], plan.cells.as_deref())?;
     let mut all: Vec<Measured> = counts.iter().map(|_| Measured::default()).collect();
     let mut failures = Failures::default();
     let outcome = (0..runs).try_for_each(|round| {
@@ -70,16 +70,6 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         figures_of.insert(count.to_string(), figures);
     }
     Ok(json!({ "runs": runs, "containers": figures_of, "failures": failures.tell() }))
-}
-
-/// The numbers that were asked for, and one container alone; all if none was.
-fn counts(cells: Option<&str>) -> Result<Vec<u16>> {
-    let Some(cells) = cells else { return Ok(COUNTS.to_vec()) };
-    let asked = |count: &u16| cells.split(',').any(|cell| cell == count.to_string());
-    if !COUNTS.iter().any(asked) {
-        return Err(Error::Refused(format!("none of the numbers {COUNTS:?} is among {cells}")));
-    }
-    Ok(COUNTS.into_iter().filter(|count| *count == 1 || asked(count)).collect())
 }
 
 /// Moves that many containers at once; the interruption of each, and the time until all had moved.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::scene::{self, AROUND, Failures, NAME, Window};
 use super::statistics::{Distribution, Samples};
-use super::{Bench, BenchPlan};
+use super::{Bench, BenchPlan, chosen};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
@@ -76,7 +76,7 @@ impl Drops {
 
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
-    let rates = rates(plan.cells.as_deref())?;
+    let rates = chosen(&RATES, &[], plan.cells.as_deref())?;
     let lab = scene::lab()?;
     let mut seen: Vec<Vec<Seen>> = rates.iter().map(|_| Vec::new()).collect();
     let mut failures = Failures::default();
@@ -135,19 +135,6 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     }
     println!("\ngap of all: {}", all_gaps(&seen));
     Ok(json!({ "runs": runs, "rates": figures_of, "failures": failures.tell() }))
-}
-
-/// The rates that were asked for; all if none was.
-fn rates(cells: Option<&str>) -> Result<Vec<u32>> {
-    let Some(cells) = cells else { return Ok(RATES.to_vec()) };
-    let rates: Vec<u32> = RATES
-        .into_iter()
-        .filter(|rate| cells.split(',').any(|cell| cell == rate.to_string()))
-        .collect();
-    if rates.is_empty() {
-        return Err(Error::Refused(format!("none of the rates {RATES:?} is among {cells}")));
-    }
-    Ok(rates)
 }
 
 fn all_gaps(seen: &[Vec<Seen>]) -> Distribution {

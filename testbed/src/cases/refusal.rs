@@ -15,6 +15,8 @@ pub(super) const CASES: &[Case] = &[
     Case::new("refusal-by-the-source", &["refusal"], by_the_source).in_company(),
     Case::new("refusal-of-a-far-end-that-is-none", &["refusal"], no_far_end).in_company(),
     Case::new("refusal-by-the-destination", &["refusal"], by_the_destination).in_company(),
+    Case::new("refusal-of-more-connections-than-criu-takes", &["refusal"], too_many_connections)
+        .in_company(),
     Case::new("refusal-of-bad-usage", &["refusal"], bad_usage).in_company(),
 ];
 
@@ -155,6 +157,29 @@ fn by_the_destination(context: &Context) -> Result<()> {
     let require = ["--image", "require"];
     scene.refused(&["no image", "probe:1", "image-missing"], "web", "b", &require)?;
     b.podman(["tag", &image, "localhost/probe:1"])?;
+    scene.over(context)
+}
+
+/// CRIU has a file open for each connection, and may not have as many here.
+fn too_many_connections(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    lab.serve("b")?;
+    let scene = Scene::start(&lab)?;
+    let server = lab.host("a")?.port(7000);
+    let many = lab.host("c")?.probe().tcp_echo(server).rate(1.0).idle(199).start()?;
+    // Without this capability CRIU cannot lift the limit.
+    let limited = |limit| {
+        let words = ["prlimit", limit, "setpriv", "--bounding-set=-sys_resource", "agent-client"];
+        lab.attempt_by(&words, "web", "a", "b", &[])
+    };
+    let before = Untouched::look(&lab, "a", "b", "web")?;
+    let attempt = limited("--nofile=400:400")?;
+    explains(&attempt, &["web has 201 open TCP connections", "can have 144", "open-files"])?;
+    before.check()?;
+    // Of what it may have by its own leave CRIU gets all.
+    limited("--nofile=150:1000")?.success()?;
+    let seen = many.stop()?;
+    ensure!(seen.fault().is_none(), "{seen:?}");
     scene.over(context)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -71,8 +71,8 @@ impl Arena {
         }
         // After an outage of half a minute a far end would be silent for another one, because it
         // tries ever more rarely; how patient it is has nothing to do with us.
-        for (name, value) in IMPATIENCE {
-            c.run(["sh", "-c", &format!("echo {value} > /proc/sys/net/ipv4/{name} || true")])?;
+        for (name, value) in impatience() {
+            c.set_parameter(&format!("net/ipv4/{name}"), value)?;
         }
         lab.serve("b")?;
         Ok(Self { lab })
@@ -252,16 +252,19 @@ done
 nft delete table inet netmig 2> /dev/null
 rm -rf /run/wireguard/netmig*; true";
 
+/// Those that this kernel has.
+fn impatience() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let parameters = Path::new("/proc/sys/net/ipv4");
+    IMPATIENCE.into_iter().filter(|(name, _)| parameters.join(name).exists())
+}
+
 /// Starts the container that the cell needs; gives its ID and its first process.
 fn start(host: &Host, far: &Host, cell: Cell) -> Result<(String, String)> {
     let mut words = vec!["run", "--detach", "--name", NAME, "--publish", "7000:7000/tcp"];
     words.extend(["--publish", "7000:7000/udp"]);
     // The same for the container's end.
-    let sysctls: Vec<String> = IMPATIENCE
-        .iter()
-        .filter(|(name, _)| host.read(format!("/proc/sys/net/ipv4/{name}")).is_ok())
-        .map(|(name, value)| format!("--sysctl=net.ipv4.{name}={value}"))
-        .collect();
+    let sysctls: Vec<String> =
+        impatience().map(|(name, value)| format!("--sysctl=net.ipv4.{name}={value}")).collect();
     words.extend(sysctls.iter().map(String::as_str));
     words.push("probe:1");
     let ending =

@@ -11,8 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Context, Error, Result};
-use crate::probe::Prober;
-use crate::snapshot::Snapshot;
 use namespaces::Namespaces;
 use process::HostCommand;
 
@@ -109,6 +107,16 @@ impl Host {
         fs::write(outside, contents).context(what)
     }
 
+    /// Sets a parameter of the host's kernel, such as `net/ipv4/ip_forward` (proc_sys(5)). Those of the
+    /// network are the host's own for programs of the host alone; [`Host::write`] would change this
+    /// machine's.
+    ///
+    /// # Errors
+    /// There is none of that name, or it takes no such value.
+    pub fn set_parameter(&self, name: &str, value: &str) -> Result<()> {
+        self.command("tee").args([format!("/proc/sys/{name}")]).input(value).run().map(drop)
+    }
+
     /// A program to be run on the host, in its namespaces and its cgroup.
     pub fn command(&self, program: &str) -> HostCommand<'_> {
         HostCommand::new(self, program)
@@ -132,19 +140,6 @@ impl Host {
     /// As for [`Host::run`].
     pub fn podman<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<String> {
         Ok(self.command("podman").args(arguments).run()?.text())
-    }
-
-    /// Traffic clients on this host.
-    pub fn probe(&self) -> Prober<'_> {
-        Prober::new(self)
-    }
-
-    /// The state of this host's kernel tables, files, processes and containers.
-    ///
-    /// # Errors
-    /// Something could not be read.
-    pub fn snapshot(&self) -> Result<Snapshot> {
-        Snapshot::take(self)
     }
 
     /// A path for the log of a program that is about to be started.

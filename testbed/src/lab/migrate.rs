@@ -20,6 +20,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 const LIMIT: Duration = Duration::from_secs(90);
 /// What a server writes to its log when its port is open.
 const LISTENING: &str = "listening on";
+/// What it says when it answers, too: podman's first run on a host may take long.
+const READY: &str = "ready for other hosts";
 
 /// A step of a migration and how long it took.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -145,9 +147,26 @@ impl Lab {
         destination: &str,
         arguments: &[&str],
     ) -> Result<Attempt> {
+        self.attempt_by(&["agent-client"], container, from, destination, arguments)
+    }
+
+    /// The same by a command line that ends with the program.
+    ///
+    /// # Errors
+    /// It could not be run, or took too long.
+    pub fn attempt_by(
+        &self,
+        line: &[&str],
+        container: &str,
+        from: &str,
+        destination: &str,
+        arguments: &[&str],
+    ) -> Result<Attempt> {
+        let (program, words) = line.split_first().unwrap_or((&"agent-client", &[]));
         let output = self
             .host(from)?
-            .command("agent-client")
+            .command(program)
+            .args(words)
             .args(["migrate", container, destination, "--json"])
             .args(arguments)
             .env("NETMIG_LOG", "debug")
@@ -226,6 +245,9 @@ impl Lab {
         let mut pairs = self.pairs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if pairs.contains(&pair) {
             return Ok(());
+        }
+        if let Some(server) = self.servers().get_mut(destination) {
+            server.wait_for(READY, SERVER_LIMIT)?;
         }
         let token = self.host(destination)?.run(["agent-server", "invite", "--once"])?;
         self.host(source)?.run(["agent-client", "join", &token])?;

@@ -9,14 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::init::ROLE;
+use super::init::{ROLE, SCRATCH};
 use super::kernel::{self, Kernel};
 use crate::cache::{self, Key};
 use crate::command;
 use crate::error::{Context, Result};
 
-/// Where the virtual machine has its second disk: labs, programs, container storage.
-pub(super) const SCRATCH: &str = "/var/cache/netmig-testbed";
 /// Modules that the initial file system brings, with those that they depend on. One that a kernel
 /// has built in, or not at all, is left out.
 const MODULES: &[&str] =

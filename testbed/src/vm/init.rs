@@ -10,14 +10,18 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
 
-use super::image::SCRATCH;
 use crate::error::{Context, Error, Result, chain};
 
+/// Open files that a process may have.
+const OPEN_FILES: u64 = 1 << 19;
 /// First argument of this program when it is process 1 of the virtual machine.
 pub(super) const ROLE: &str = "vm-init";
+/// Where the virtual machine has its second disk: labs, programs, container storage.
+pub(super) const SCRATCH: &str = "/var/cache/netmig-testbed";
 /// File on the second disk with the [`Order`].
 pub(super) const ORDER: &str = "order.json";
 /// Virtio ports by their numbers: standard output, standard error, the [`Outcome`], a file.
@@ -69,6 +73,9 @@ fn report(outcome: &Outcome) -> io::Result<()> {
 
 fn run() -> Result<Option<i32>> {
     mounts()?;
+    // As the init of a distribution does; the kernel's own limit is 4,096.
+    setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)
+        .context(|| "lifting the limit on open files")?;
     await_ports()?;
     let path = Path::new(SCRATCH).join(ORDER);
     let order: Order = fs::read(&path)

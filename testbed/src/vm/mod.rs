@@ -111,7 +111,7 @@ pub fn settle_if_inside() -> Result<Option<Vec<String>>> {
         Error::Refused(format!("{INSIDE} wants to know how much slower it is there"))
     })?;
     pace::slow_down(slowdown);
-    let base = Path::new(image::SCRATCH);
+    let base = Path::new(init::SCRATCH);
     let bin = base.join("bin");
     let names = ["agent-client", "agent-server", "netmig-shim", PROBE];
     prepare::provide(Needed {

@@ -9,13 +9,14 @@ use agent_core::deadline;
 use agent_core::message::Message;
 use agent_core::wire::PIECE;
 use checkpoint::images::{Chunk, Follower, Manifest};
-use checkpoint::runtime::{Dumped, Waiting};
+use checkpoint::runtime::Waiting;
 use checkpoint::tree::Tasks;
+use checkpoint::urgency::{MANY_FILES, Urgency};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{DUMP_END, Pause};
 use crate::migrate::departure::NotPrepared;
-use crate::migrate::dump::{PreparedDump, request};
+use crate::migrate::dump::{EndedDump, PreparedDump, request};
 use crate::migrate::outbox::{Outbox, outbox, post};
 use crate::migrate::trees::{self, CarriedTree};
 
@@ -53,12 +54,19 @@ impl Pause<'_> {
         let done = Arc::new(AtomicBool::new(false));
         let PreparedDump { waiting, follower } = self.prepared.take().ok_or(NotPrepared)?;
         self.dump = Some(self.start_dump(waiting, Arc::clone(&done)));
-        let images = follow(follower, done, outbox.clone());
+        let images = follow(follower, Arc::clone(&done), outbox.clone());
         let flows = self.collect_flows(outbox.clone());
         let trees = self.send_changes(outbox);
 
         let connection = &mut self.departure.plan_mut().link.connection;
+        let mut files = 0;
         while let Some(message) = messages.recv().await {
+            if let Message::Chunks(chunks) = &message {
+                files += chunks.iter().filter(|chunk| chunk.is_first()).count();
+            }
+            if files > MANY_FILES && !done.load(Ordering::Acquire) {
+                self.urgency = None;
+            }
             connection.send(&message).await?;
         }
         let dumped = match &mut self.dump {
@@ -66,7 +74,9 @@ impl Pause<'_> {
                 let ended = dump.await;
                 // A task that has ended must not be waited for again, whichever way it ended.
                 self.dump = None;
-                ended??.1
+                let ended = ended??;
+                self.urgency = Some(ended.urgency);
+                ended.at
             }
             None => Instant::now(),
         };
@@ -89,7 +99,7 @@ impl Pause<'_> {
         &self,
         waiting: Waiting,
         done: Arc<AtomicBool>,
-    ) -> JoinHandle<Result<(Dumped, Instant), checkpoint::runtime::Error>> {
+    ) -> JoinHandle<Result<EndedDump, checkpoint::runtime::Error>> {
         let plan = self.departure.plan();
         let id = plan.container.id.clone();
         let cgroup = Arc::clone(&plan.cgroup);
@@ -100,8 +110,9 @@ impl Pause<'_> {
             let request = request(&id, &images, &work, &config, Some(&cgroup));
             let dump = async { waiting.go(request)?.wait(Instant::now() + DUMP_END).await };
             let result = dump.await;
+            let ended = EndedDump { at: Instant::now(), urgency: Urgency::begin() };
             done.store(true, Ordering::Release);
-            result.map(|dumped| (dumped, Instant::now()))
+            result.map(|_| ended)
         })
     }
 

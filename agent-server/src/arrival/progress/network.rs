@@ -18,8 +18,8 @@ use tokio::task::block_in_place;
 
 use super::flows::LATE;
 use super::{Arrival, Network};
+use crate::arrival::addresses::{addresses, pairs};
 use crate::arrival::check::Addresses;
-use crate::arrival::{addresses, pairs};
 
 impl Arrival {
     /// Makes ready for new connections that other hosts will lead here, if they will.

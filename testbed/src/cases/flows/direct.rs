@@ -100,10 +100,9 @@ fn only_the_peer_comes_in(host: &Host, stranger: &Host) -> Result<()> {
 fn off_link(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "router"])?;
     let (a, b, router) = (lab.host("a")?, lab.host("b")?, lab.host("router")?);
-    router.write("/proc/sys/net/ipv4/ip_forward", "1")?;
     for interface in ["all", "eth0"] {
         // It is on the segment of both, and would point to the shorter way.
-        router.write(format!("/proc/sys/net/ipv4/conf/{interface}/send_redirects"), "0")?;
+        router.set_parameter(&format!("net/ipv4/conf/{interface}/send_redirects"), "0")?;
     }
     serve(a, "web", 7000, &[], router)?;
     let clients = Clients::gentle(router, a.port(7000))?;

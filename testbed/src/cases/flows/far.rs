@@ -81,10 +81,10 @@ fn behind_nat(context: &Context) -> Result<()> {
                  add chain ip nat out { type nat hook postrouting priority 100; }\n\
                  add rule ip nat out ip saddr != 192.0.2.3 masquerade\n";
     router.command("nft").args(["-f", "-"]).input(rules).run()?;
-    router.write("/proc/sys/net/ipv4/ip_forward", "1")?;
-    // Router and client are on one segment, where a router would point to the shorter way.
-    router.write("/proc/sys/net/ipv4/conf/all/send_redirects", "0")?;
-    router.write("/proc/sys/net/ipv4/conf/eth0/send_redirects", "0")?;
+    for interface in ["all", "eth0"] {
+        // Router and client are on one segment, where a router would point to the shorter way.
+        router.set_parameter(&format!("net/ipv4/conf/{interface}/send_redirects"), "0")?;
+    }
     let (to, by) = (a.address().to_string(), router.address().to_string());
     c.run(["ip", "route", "add", &to, "via", &by])?;
     serve(a, "web", 7000, &[], c)?;

@@ -1,4 +1,4 @@
-//! Step 1: reach the destination and learn who it is.
+//! The first step of everything: reach another host and learn who it is.
 
 use agent_core::cause::Cause;
 use agent_core::destination::Destination;
@@ -8,7 +8,7 @@ use agent_core::wire::Connection;
 use agent_core::{deadline, expect, host, wire};
 use netmig::peer::PeerNumber;
 
-use super::Context;
+use crate::context::Context;
 
 /// A destination that has introduced itself.
 #[derive(Debug)]

@@ -1,0 +1,52 @@
+//! A destination that does not acknowledge is asked again.
+
+use std::time::{Duration, Instant};
+
+use agent_core::cause::chain;
+use agent_core::deadline;
+
+use super::order::{self, Error};
+use super::pause::Pause;
+
+/// Pause between two attempts to reach a destination that has not acknowledged.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The last thing that is wanted of the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Its copy is audible.
+    Committed,
+    /// Its engine runs the container.
+    Finished,
+}
+
+/// Asks again over new connections until the goal is reached, the destination denies that it holds
+/// a copy, or the time for it is over.
+pub async fn insist(
+    pause: &mut Pause<'_>,
+    told: Result<(), Error>,
+    goal: Goal,
+) -> Result<(), Error> {
+    let give_up = Instant::now() + deadline::COMMIT;
+    let mut told = told;
+    loop {
+        match told {
+            Ok(()) => return Ok(()),
+            Err(e) if e.denies_copy() || Instant::now() >= give_up => return Err(e),
+            Err(e) => tracing::warn!("{}", chain(&e)),
+        }
+        tokio::time::sleep(RETRY).await;
+        told = again(pause, goal).await;
+    }
+}
+
+/// Dials anew, picks the migration up and repeats the order.
+async fn again(pause: &mut Pause<'_>, goal: Goal) -> Result<(), Error> {
+    let mut connection = pause.peer().resume(pause.context()).await?;
+    order::commit(&mut connection, pause.migration()).await?;
+    if goal == Goal::Finished {
+        order::finish(&mut connection).await?;
+    }
+    pause.replace_connection(connection);
+    Ok(())
+}

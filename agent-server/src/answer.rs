@@ -1,0 +1,38 @@
+//! Why not, in the protocol's terms.
+
+use agent_core::cause::{Cause, chain};
+use agent_core::message::{Failure, FailureCode, Message, MigrationId};
+use agent_core::wire::{self, Connection};
+
+/// Tells the source why, and the log as well.
+pub async fn give_up(connection: &mut Connection, cause: Cause) -> Result<(), Cause> {
+    let failure = Failure { code: code(&cause), message: chain(cause.as_ref()) };
+    // The source may be the reason; then there is nobody to tell.
+    let _ = connection.send(&Message::Failure(failure)).await;
+    Err(cause)
+}
+
+/// The class of a failure.
+fn code(cause: &Cause) -> FailureCode {
+    use checkpoint::stage;
+    if matches!(cause.downcast_ref(), Some(stage::Error::Conflict { .. })) {
+        FailureCode::Conflict
+    } else if let Some(error) = cause.downcast_ref::<wire::Error>() {
+        match error {
+            wire::Error::Deadline { .. } => FailureCode::Deadline,
+            _ => FailureCode::Protocol,
+        }
+    } else {
+        FailureCode::Step
+    }
+}
+
+/// The answer that allows a source to go back even after its commit record.
+pub fn unknown(migration: MigrationId) -> Failure {
+    Failure {
+        code: FailureCode::Unknown,
+        message: format!(
+            "this host holds no copy of migration {migration}: it was undone or never came"
+        ),
+    }
+}

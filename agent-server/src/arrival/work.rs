@@ -1,0 +1,20 @@
+//! A migration's volatile directory.
+
+use std::path::Path;
+
+use agent_core::cause::Cause;
+use checkpoint::images::ImageDir;
+
+/// Where images go, below a migration's volatile directory.
+pub const IMAGES: &str = "images";
+/// The same for what staging needs.
+pub const STAGE: &str = "stage";
+
+/// Removes what is in a migration's volatile directory, and the directory. Absent means done.
+pub fn tidy(work: &Path) -> Result<(), Cause> {
+    ImageDir::remove_at(&work.join(IMAGES))?;
+    match std::fs::remove_dir_all(work) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+        _ => Ok(()),
+    }
+}

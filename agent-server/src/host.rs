@@ -1,0 +1,73 @@
+//! What this host has for every conversation.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use agent_core::cause::Cause;
+use agent_core::directories::Directories;
+use agent_core::identity::HostId;
+use agent_core::journal::{self, Record};
+use agent_core::message::{Finished, MigrationId};
+use agent_core::trust::{Peers, Trust};
+use checkpoint::podman::{Info, Podman};
+use netmig::sockets::room;
+
+/// This host, as every conversation sees it.
+#[derive(Debug)]
+pub struct Host {
+    /// Where state is kept.
+    pub directories: Directories,
+    /// Its identity.
+    pub id: HostId,
+    /// Its name, for people.
+    pub name: String,
+    /// Whom it is paired with.
+    pub peers: Peers,
+    /// The engine.
+    pub podman: Podman,
+    /// The engine's configuration, as it was when this agent started.
+    pub engine: Info,
+    /// The program that stands in for the OCI runtime while a container is staged.
+    pub shim: PathBuf,
+    stopping: AtomicBool,
+}
+
+impl Host {
+    /// Makes the directories and asks the engine for its configuration.
+    pub async fn open(directories: Directories, trust: Trust) -> Result<Self, Cause> {
+        directories.create()?;
+        let podman = Podman::default();
+        let engine = podman.info().await?;
+        Ok(Self {
+            directories,
+            id: trust.identity.fingerprint().host(),
+            peers: trust.peers,
+            name: agent_core::host::name(),
+            podman,
+            engine,
+            shim: agent_core::host::find_shim()?,
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// The end of an arrival, if podman runs its container.
+    pub fn handed_over(&self, migration: MigrationId) -> Result<Option<Finished>, journal::Error> {
+        let records = journal::archived(&self.directories.state, migration)?.unwrap_or_default();
+        Ok(records.iter().rev().find_map(|record| match record {
+            Record::HandedOver { pid } => {
+                let full_buffers = room::full_buffers(*pid).unwrap_or(0);
+                Some(Finished { pid: *pid, full_buffers })
+            }
+            _ => None,
+        }))
+    }
+
+    /// Lets no new migration begin.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+    /// Whether it is so.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}

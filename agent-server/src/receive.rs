@@ -1,0 +1,79 @@
+//! A migration from its offer to a copy that waits for its source's decision.
+
+use agent_core::cause::Cause;
+use agent_core::message::{Message, Offer};
+use agent_core::permissions::Permissions;
+use agent_core::wire::Connection;
+use agent_core::{deadline, expect};
+
+use crate::answer::give_up;
+use crate::arrival::{self, Arrival, Copy, Expected, abandon};
+use crate::decide::{decide, keep};
+use crate::lease::Copies;
+
+/// Takes a migration from its offer to its end.
+pub async fn receive(
+    copies: &'static Copies,
+    connection: &mut Connection,
+    permissions: &Permissions,
+    offer: Offer,
+    expected: Option<Expected>,
+) -> Result<(), Cause> {
+    let host = copies.host();
+    let source = connection.host();
+    let migration = offer.migration;
+    let looked = arrival::look(host, permissions, (source, connection.peer().ip()), &offer).await;
+    let (verdict, chosen) = match looked {
+        Ok(looked) => looked,
+        Err(cause) => {
+            abandon(expected).await;
+            return give_up(connection, cause).await;
+        }
+    };
+    let refused = !verdict.blockers.is_empty();
+    // An image takes its time, and podman would take up its place meanwhile.
+    let is_wanted = !refused && !verdict.image_missing;
+    for blocker in &verdict.blockers {
+        tracing::info!("{migration}: refused: {} ({})", blocker.message, blocker.code);
+    }
+    let agreed = async {
+        connection.send(&Message::Verdict(verdict)).await?;
+        if refused {
+            return Ok(None);
+        }
+        // Until the source goes on, nothing is to be undone but what was expected of it.
+        expect!(connection, deadline::NEXT_MESSAGE, TunnelOffer).map(Some)
+    };
+    let agreed = agreed.await;
+    let is_expected =
+        |expected: &Expected| is_wanted && expected.is(migration) && matches!(agreed, Ok(Some(_)));
+    let expected = match expected {
+        Some(other) if !is_expected(&other) => {
+            other.abandon().await;
+            None
+        }
+        expected => expected,
+    };
+    let Some(tunnel) = agreed? else { return Ok(()) };
+    let mut arrival = match Arrival::begin(host, source, permissions, offer, chosen) {
+        Ok(arrival) => arrival,
+        Err(cause) => {
+            abandon(expected).await;
+            return give_up(connection, cause).await;
+        }
+    };
+    arrival.use_early(expected);
+    let (copy, prepared) = match arrival.proceed(connection, tunnel).await {
+        Ok(prepared) => (Copy::of(arrival), prepared),
+        Err(cause) => {
+            arrival.undo().await;
+            return give_up(connection, cause).await;
+        }
+    };
+    let Some(copy) = copy else {
+        return give_up(connection, "the copy was lost before it was complete".into()).await;
+    };
+    keep(copies, migration, copy);
+    connection.send(&Message::Prepared(prepared)).await?;
+    decide(copies, connection, migration).await
+}
