@@ -4,70 +4,29 @@
 //! another migration with it is under way, new connections are forwarded to it or from it, or a [`Claim`]
 //! says that flows are about to be led to it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use netmig::flow::{Conntrack, Counted};
 use netmig::peer::PeerNumber;
 use netmig::table::{Guard, Table};
 use netmig::tunnel::{self, Kind};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::cause::Cause;
-use crate::deadline;
 use crate::directories::{Directories, create_private};
 use crate::forward;
 use crate::identity;
 use crate::journal::{self, Record};
-use crate::keeper;
+use crate::keeper::alone;
 use crate::message::{Means, MigrationId, TunnelEnd};
+pub use crate::peer_lock::PeerLock;
 use crate::private;
 
 /// Directory of claims, below that for volatile things.
 const CLAIMS: &str = "claims";
-/// Between two attempts to get the lock.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-
-/// Another agent does not let go.
-#[derive(Debug, thiserror::Error)]
-#[error("another agent has kept {path} locked for too long; is one of them stopped?")]
-pub struct Locked {
-    /// The lock's file.
-    path: PathBuf,
-}
-
-/// Held while a tunnel or the table is made or removed; agents of both roles take it.
-#[derive(Debug)]
-pub struct PeerLock {
-    _file: Flock<File>,
-}
-
-impl PeerLock {
-    /// Waits for the lock. Nobody may keep it while waiting for another host: two hosts that move
-    /// containers to each other would wait for each other.
-    pub async fn take(run: &Path) -> Result<Self, Cause> {
-        let path = run.join("peers.lock");
-        let give_up = Instant::now() + deadline::LOCK;
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
-        loop {
-            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(file) => return Ok(Self { _file: file }),
-                Err((file, Errno::EWOULDBLOCK)) if Instant::now() < give_up => file,
-                Err((_, Errno::EWOULDBLOCK)) => return Err(Locked { path }.into()),
-                Err((_, errno)) => return Err(std::io::Error::from(errno).into()),
-            };
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-}
-
 /// Bytes that WireGuard puts around a packet, over IPv6 and with padding (wg(8), MTU).
 const TUNNEL_OVERHEAD: u32 = 80;
 /// A direct way takes nothing. But a socket that was restored stays at its smallest segment size until the
@@ -121,10 +80,10 @@ pub async fn complete(peer: PeerNumber, address: IpAddr, end: &TunnelEnd) -> Res
 
 /// Why the way to `peer`, if there is one already, is not what is asked for.
 pub async fn other_way(peer: PeerNumber, direct: bool) -> Result<Option<tunnel::Error>, Cause> {
-    let status = tunnel::status(peer).await?;
-    let other = status.filter(|status| (status.kind == Kind::Direct) != direct);
+    let kind = tunnel::kind(peer).await?;
+    let other = kind.filter(|kind| (*kind == Kind::Direct) != direct);
     let interface = peer.interface();
-    Ok(other.map(|status| tunnel::Error::OtherWay { interface, kind: status.kind }))
+    Ok(other.map(|kind| tunnel::Error::OtherWay { interface, kind }))
 }
 
 /// A note that flows of a container need the tunnel to a peer of which their marks say nothing. It keeps
@@ -209,7 +168,7 @@ pub async fn release(
     if table.read()?.rules.is_empty() {
         table.remove()?;
         // While the keeper lives it is its own, and goes with it.
-        if !keeper::is_at_work(directories)? {
+        if !alone::is_at_work(directories)? {
             Guard::open()?.remove()?;
         }
     }

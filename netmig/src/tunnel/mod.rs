@@ -26,7 +26,7 @@ mod userspace;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rtnetlink::Handle;
 
@@ -40,6 +40,10 @@ pub use revive::Settings;
 
 /// Everything here ends after this time at the latest.
 pub const DEADLINE: Duration = Duration::from_secs(15);
+/// `wireguard-go` makes its interface milliseconds before the socket by which it tells its settings, and
+/// takes the socket away before the interface. A busy machine makes that longer.
+const IN_THE_MAKING: Duration = Duration::from_secs(3);
+const POLL: Duration = Duration::from_millis(5);
 
 /// Who does the cryptography, if anybody does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,7 +300,20 @@ pub async fn list() -> Result<Vec<PeerNumber>, Error> {
     .await
 }
 
-/// How the tunnel to `peer` is doing, `None` when there is none.
+/// What the way to `peer` is, `None` when there is none. It may be in the making.
+///
+/// # Errors
+/// [`Error::Interface`], [`Error::NotOurs`].
+pub async fn kind(peer: PeerNumber) -> Result<Option<Kind>, Error> {
+    in_time("tell what it is", peer.interface(), async {
+        let handle = rtnl::connect().map_err(Error::Socket)?;
+        Ok(device::find(&handle, &peer.interface()).await?.map(|device| device.kind))
+    })
+    .await
+}
+
+/// How the tunnel to `peer` is doing, `None` when there is none. Waits for a `wireguard-go` that somebody
+/// else has only just started, or that is about to end.
 ///
 /// # Errors
 /// [`Error::Interface`], [`Error::Settings`], [`Error::NotOurs`].
@@ -304,10 +321,12 @@ pub async fn status(peer: PeerNumber) -> Result<Option<Status>, Error> {
     in_time("tell its status", peer.interface(), async {
         let handle = rtnl::connect().map_err(Error::Socket)?;
         let interface = peer.interface();
-        match device::find(&handle, &interface).await? {
-            Some(device) if device.kind == Kind::Direct => {
+        let give_up = Instant::now() + IN_THE_MAKING;
+        loop {
+            let Some(device) = device::find(&handle, &interface).await? else { return Ok(None) };
+            if device.kind == Kind::Direct {
                 let link = lookup(&handle, &interface).await?;
-                Ok(Some(Status {
+                return Ok(Some(Status {
                     kind: device.kind,
                     address: link.as_ref().and_then(direct::remote_of).map(|end| end.address),
                     port: 0,
@@ -315,10 +334,14 @@ pub async fn status(peer: PeerNumber) -> Result<Option<Status>, Error> {
                     remote: None,
                     last_handshake: None,
                     heard: device.received(),
-                }))
+                }));
             }
-            Some(device) => config::status(&interface, device.kind).await.map(Some),
-            None => Ok(None),
+            match config::status(&interface, device.kind).await {
+                Err(Error::Settings { .. }) if Instant::now() < give_up => {
+                    tokio::time::sleep(POLL).await;
+                }
+                status => return status.map(Some),
+            }
         }
     })
     .await

@@ -9,6 +9,7 @@ mod forward;
 mod greetings;
 mod idle;
 mod life;
+mod making;
 mod mtu;
 mod neighbours;
 mod opener;
@@ -36,6 +37,7 @@ pub(super) fn cases() -> Vec<Case> {
         idle::CASES,
         direct::CASES,
         greetings::CASES,
+        making::CASES,
     ]
     .concat()
 }
