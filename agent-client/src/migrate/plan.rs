@@ -104,8 +104,8 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     let sent = link.connection.send(&Message::Expect(migration)).await;
     sent.map_err(|e| refused(e.into()))?;
     let criu = async { criu::version(&host::find_program("criu")?).await.map_err(Cause::from) };
-    // podman takes its time.
-    let (inspected, criu_version) = tokio::join!(context.podman.inspect(&request.container), criu);
+    // Each may take its time.
+    let (inspected, criu_version) = tokio::join!(context.podman.describe(&request.container), criu);
     let (info, container) = inspected.map_err(|e| refused(e.into()))?;
     let findings = blockers::blockers(&container);
     let own = findings.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::command::Overdue;
-use super::{Error, Info, Podman, files, shortened};
+use super::{Error, Info, Podman, files, records, shortened};
 use crate::bundle::Bundle;
 use crate::cgroup::Cgroup;
 use crate::container::{
@@ -19,10 +19,37 @@ use raw::{RawContainer, RawNetwork, RawNetworkInspect};
 const FAILED: i32 = 125;
 
 impl Podman {
-    /// Describes a container, given by name, ID, or the start of an ID, and the engine.
+    /// The same as [`inspect`](Self::inspect), by podman's records alone where these do.
     ///
-    /// Every run of podman costs a tenth of a second: one is enough where its configuration is
-    /// remembered and its networks are described by files.
+    /// # Errors
+    /// As [`inspect`](Self::inspect).
+    pub async fn describe(&self, name_or_id: &str) -> Result<(Info, Container), Error> {
+        match self.recorded(name_or_id) {
+            Some(described) => Ok(described),
+            None => self.inspect(name_or_id).await,
+        }
+    }
+
+    /// A running container, given by its exact ID or name, and the engine, without running podman, of which
+    /// every run costs a tenth of a second: `None` where podman's configuration is not remembered, and for
+    /// any container that has more than an image, networks, published ports and a log.
+    #[must_use]
+    pub fn recorded(&self, id_or_name: &str) -> Option<(Info, Container)> {
+        let info = self.recall()?;
+        let raw = records::plain(&info, id_or_name)?;
+        let bundle = Bundle::read(&raw.bundle()?).ok()?;
+        let mut container = raw.into_container(Some(bundle), &info);
+        let names = container.networks.iter().map(|network| network.name.as_str());
+        let networks = names.map(files::network).collect::<Option<_>>()?;
+        finish(&mut container, networks);
+        Some((info, container))
+    }
+
+    /// Describes a container, given by name, ID, or the start of an ID, and the engine; podman itself looks
+    /// at what the container does.
+    ///
+    /// One run of podman is enough where its configuration is remembered and its networks are described by
+    /// files.
     ///
     /// # Errors
     /// [`Error::BadName`] and [`Error::NoSuchContainer`]; [`Error`] when podman fails or the
@@ -46,8 +73,7 @@ impl Podman {
             Some(networks) => networks,
             None => self.networks().await?,
         };
-        add_networks(&mut container, networks);
-        container.memory_in_use = memory_in_use(&container);
+        finish(&mut container, networks);
         Ok((info, container))
     }
 
@@ -80,7 +106,7 @@ impl Podman {
     }
 }
 
-fn parse(text: &[u8]) -> Result<RawContainer, Error> {
+pub(super) fn parse(text: &[u8]) -> Result<RawContainer, Error> {
     let fail = |source| Error::Parse { what: "podman's description of a container".into(), source };
     let list: Vec<RawContainer> = serde_json::from_slice(text).map_err(fail)?;
     let none = || fail(serde::de::Error::custom("the list is empty"));
@@ -97,7 +123,8 @@ pub(super) fn describe(text: &[u8], info: &Info) -> Result<Container, Error> {
     Ok(parse(text)?.into_container(None, info))
 }
 
-fn add_networks(container: &mut Container, described: Vec<RawNetworkInspect>) {
+/// Adds what is told elsewhere: the drivers of its networks, and the memory that it uses now.
+fn finish(container: &mut Container, described: Vec<RawNetworkInspect>) {
     for description in described {
         let Some(network) = container.networks.iter_mut().find(|n| n.name == description.name)
         else {
@@ -105,6 +132,7 @@ fn add_networks(container: &mut Container, described: Vec<RawNetworkInspect>) {
         };
         network.driver = description.driver;
     }
+    container.memory_in_use = memory_in_use(container);
 }
 
 /// From the cgroup where the kernel counts it, otherwise the processes' resident pages.
@@ -118,14 +146,17 @@ impl RawContainer {
         self.oci_config_path.parent().map(PathBuf::from).filter(|dir| dir.is_absolute())
     }
 
-    fn into_container(self, bundle: Option<Bundle>, info: &Info) -> Container {
+    pub(super) fn into_container(self, bundle: Option<Bundle>, info: &Info) -> Container {
         let host = self.host_config;
         let config = self.config;
         let settings = self.network_settings.unwrap_or_default();
         let layers = self.graph_driver.unwrap_or_default();
         let data = layers.data.unwrap_or_default();
-        // A container that was never started has none, not even an empty map.
-        let annotations = config.annotations.unwrap_or_default();
+        // podman tells those of the bundle, too; a container that was never started has none.
+        let annotations = config
+            .annotations
+            .or_else(|| bundle.as_ref().map(|bundle| bundle.annotations.clone()))
+            .unwrap_or_default();
         let named = |name: &str| annotations.get(name).is_some_and(|v| v == "TRUE");
         let runtime = Runtime {
             path: (self.oci_runtime == info.runtime).then(|| info.runtime_path.clone()),

@@ -13,6 +13,7 @@ mod inspect;
 mod list;
 mod memory;
 mod metadata;
+mod records;
 mod remove;
 
 pub use addresses::Holder;

@@ -35,7 +35,7 @@ fn a_container_with_everything() {
     let raw = parse(SAMPLE.as_bytes()).unwrap();
     assert!(raw.bundle().unwrap().ends_with("userdata"));
     let mut c = raw.into_container(None, &info());
-    add_networks(&mut c, parse_networks(NETWORKS.as_bytes()).unwrap());
+    finish(&mut c, parse_networks(NETWORKS.as_bytes()).unwrap());
 
     assert_eq!((c.name.as_str(), &c.state), ("rich", &State::Running));
     assert_eq!((c.pid, c.monitor_pid), (284, 282));
