@@ -101,6 +101,21 @@ impl Metadata {
         Ok(())
     }
 
+    /// Tells every alias of a network and every mount once. podman adds its own to what it imports, though
+    /// they are there, so that the lists of a container which moves often would grow without end.
+    fn forget_repetitions(&mut self) -> Result<(), Error> {
+        let parse = |source| Error::Parse { what: "the container's configuration".into(), source };
+        let mut config: Map<String, Value> = serde_json::from_slice(&self.config).map_err(parse)?;
+        let networks = config.get_mut("newNetworks").map(values).unwrap_or_default();
+        let aliases = networks.into_iter().filter_map(|network| network.get_mut("aliases"));
+        let mut are_repeated = aliases.map(unrepeat).fold(false, |any, one| any | one);
+        are_repeated |= config.get_mut("mounts").is_some_and(unrepeat);
+        if are_repeated {
+            self.config = serde_json::to_vec(&config).map_err(parse)?;
+        }
+        Ok(())
+    }
+
     /// Gives the container other addresses, each first one of a pair replaced by the second.
     ///
     /// # Errors
@@ -150,11 +165,28 @@ impl Podman {
             let state: State = serde_json::from_slice(&state)
                 .map_err(|source| Error::Parse { what: format!("the state of {id}"), source })?;
             let network_status = state.network_status.map_or("{}", RawValue::get).into();
-            Ok(Metadata { config, spec: bounded(&spec)?, network_status })
+            let mut metadata = Metadata { config, spec: bounded(&spec)?, network_status };
+            metadata.forget_repetitions()?;
+            Ok(metadata)
         });
         read.await
             .map_err(|e| Error::File { path: "db.sql".into(), source: io::Error::other(e) })?
     }
+}
+
+/// Leaves the first of equal elements of a list; whether there were others.
+fn unrepeat(list: &mut Value) -> bool {
+    let Some(list) = list.as_array_mut() else { return false };
+    let length = list.len();
+    let mut seen: Vec<Value> = Vec::new();
+    list.retain(|value| {
+        let is_new = !seen.contains(value);
+        if is_new {
+            seen.push(value.clone());
+        }
+        is_new
+    });
+    list.len() < length
 }
 
 /// What is in a JSON object or array.
@@ -295,6 +327,21 @@ pub(super) mod tests {
         assert_eq!(read, json!({"id": "a7", "newPortMappings": [mapping], "x": {"y": 2}}));
         metadata.config = b"[]".to_vec();
         assert!(metadata.publish(&[]).is_err());
+    }
+
+    #[test]
+    fn repeated_aliases_and_mounts_are_told_once() {
+        let config = br#"{"id": "a7", "mounts": ["/s", "/s"], "newNetworks": {
+            "one": {"aliases": ["b", "a", "b", "a"]}, "two": {"aliases": null}}}"#;
+        let mut metadata =
+            Metadata { config: config.to_vec(), spec: vec![], network_status: vec![] };
+        metadata.forget_repetitions().unwrap();
+        let read: Value = serde_json::from_slice(&metadata.config).unwrap();
+        let networks = json!({"one": {"aliases": ["b", "a"]}, "two": {"aliases": null}});
+        assert_eq!(read, json!({"id": "a7", "mounts": ["/s"], "newNetworks": networks}));
+        let told = metadata.clone();
+        metadata.forget_repetitions().unwrap();
+        assert_eq!(metadata, told, "not a byte of what has no repetitions is changed");
     }
 
     #[test]

@@ -48,7 +48,9 @@ pub fn tcp(plan: &EchoPlan, stop: &Stop, ready: impl FnOnce()) -> io::Result<Ech
     }
     let mut report = client::run(plan, channels, stop, ready)?;
     report.idle = u64::from(plan.idle);
-    report.idle_alive = idle.check(plan.drain);
+    let (alive, dead) = idle.check(plan.drain);
+    report.idle_alive = alive;
+    report.error_messages.extend(dead);
     Ok(report)
 }
 
