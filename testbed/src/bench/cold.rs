@@ -67,6 +67,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             "tcp_gap_ms": of(kind, gap).distribution(),
             "total_ms": of(kind, total).distribution(),
             "steps_ms": steps(rounds.iter().map(kind)),
+            "parts_ms": scene::parts(rounds.iter().map(|round| &kind(round).report)),
         });
     }
     let over = |round: &Round| interruption(&round.cold) / interruption(&round.warm);

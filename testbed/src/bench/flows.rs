@@ -1,13 +1,12 @@
 //! What many open connections cost: the interruption, and the floor under it, in which CRIU takes
 //! its own time for every socket.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
 use super::floor::{self, Floor};
-use super::scene::{self, AROUND, NAME, PARTS, RATE, START_LIMIT, Window};
+use super::scene::{self, AROUND, NAME, RATE, START_LIMIT, Window};
 use super::statistics::Samples;
 use super::{Bench, BenchPlan, chosen};
 use crate::error::{Error, Result, chain};
@@ -35,7 +34,7 @@ struct Measured {
     interruption: Vec<f64>,
     gap: Vec<f64>,
     floor: Vec<Floor>,
-    parts: Vec<BTreeMap<String, f64>>,
+    reports: Vec<MigrationReport>,
     /// Why there are not more of them.
     failure: Option<String>,
 }
@@ -48,9 +47,9 @@ impl Measured {
         let talk = || talk(lab.host("c")?, lab.host("a")?, count);
         let floor = floor::measure_running(lab, Runtime::Crun, talk)?;
         self.interruption.push(report.interruption_ms);
-        self.parts.push(report.parts_ms);
         self.gap.push(gap);
         self.floor.push(floor);
+        self.reports.push(report);
         Ok(())
     }
 }
@@ -118,21 +117,13 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             "tcp_gap_ms": gap.distribution(),
             "floor_ms": floor.distribution(),
             "floor_parts_ms": { "dump": dump.median(), "restore": restore.median() },
-            "parts_ms": medians(&measured.parts),
+            "parts_ms": scene::parts(&measured.reports),
             "above_floor_ms": above.distribution(),
             "failure": measured.failure,
         });
         figures_of.insert(count.to_string(), figures);
     }
     Ok(json!({ "runs": runs, "connections": figures_of }))
-}
-
-/// The median of each part of the interruption.
-fn medians(moves: &[BTreeMap<String, f64>]) -> BTreeMap<&'static str, f64> {
-    let of = |part: &str| -> Samples {
-        moves.iter().map(|parts| parts.get(part).copied().unwrap_or_default()).collect()
-    };
-    PARTS.into_iter().map(|part| (part, of(part).median())).collect()
 }
 
 /// Starts the container with both servers on `a`. Connections of an earlier container whose end was

@@ -1,12 +1,14 @@
 //! What the benchmarks have in common: a container on host `a`, clients on host `c`, a move to host
 //! `b`, and what the clients saw of it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use super::criu;
+use super::statistics::Samples;
 use crate::error::{Error, Result, chain};
 use crate::host::Host;
 use crate::lab::{Lab, LabBuilder, MigrationReport, Runtime};
@@ -32,6 +34,17 @@ pub(super) fn lab() -> Result<Lab> {
     let lab = LabBuilder::new(&["a", "b", "c"]).start()?;
     lab.serve("b")?;
     Ok(lab)
+}
+
+/// The median of each part of the interruption.
+pub(super) fn parts<'a>(
+    reports: impl IntoIterator<Item = &'a MigrationReport, IntoIter: Clone>,
+) -> BTreeMap<&'static str, f64> {
+    let reports = reports.into_iter();
+    let of = |part: &str| -> Samples {
+        reports.clone().map(|r| r.parts_ms.get(part).copied().unwrap_or_default()).collect()
+    };
+    PARTS.into_iter().map(|part| (part, of(part).median())).collect()
 }
 
 /// Runs a benchmark's body; when it fails, what the hosts' programs said is shown.
