@@ -1,5 +1,7 @@
 //! Containers that move while clients talk to them.
 
+use std::time::Duration;
+
 use super::subject::{Clients, numbered_lines, serve};
 use crate::ensure;
 use crate::error::Result;
@@ -47,7 +49,8 @@ fn many_connections(context: &Context) -> Result<()> {
     let client = c.probe().tcp_echo(a.port(7000)).rate(pace::rate(4000.0)).connections(connections);
     let run = client.start()?;
     let migration = lab.migrate("web", "a", "b")?;
-    let seen = run.stop()?;
+    // Each has its turn twice a second: six more, however short the move was.
+    let seen = run.stop_after(Duration::from_secs(3))?;
     ensure!(seen.fault().is_none(), "{:?} of {seen:?}", seen.fault());
     ensure!(seen.connections == u64::from(connections), "{seen:?}");
     // Every connection has spoken several times, before and after.
