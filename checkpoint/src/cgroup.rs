@@ -307,6 +307,17 @@ fn resident(pid: i32) -> u64 {
         .sum()
 }
 
+/// The directory of this process' own cgroup.
+///
+/// # Errors
+/// [`Error::NotMounted`], [`Error::Access`].
+pub(crate) fn own() -> Result<PathBuf, Error> {
+    let cgroups = read(Path::new("/proc/self/cgroup"))?;
+    let mounts = read(Path::new("/proc/self/mountinfo"))?;
+    locate::whole(&cgroups, &mounts)
+        .ok_or_else(|| Error::NotMounted("the cgroup of this process".to_owned()))
+}
+
 fn read(path: &Path) -> Result<String, Error> {
     fs::read(path)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())

@@ -12,6 +12,7 @@ pub mod gate;
 pub mod images;
 pub mod needs;
 pub mod podman;
+pub mod prime;
 pub mod runtime;
 pub mod shim;
 pub mod stage;

@@ -9,6 +9,7 @@ use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::ConfigDir;
 use checkpoint::gate::Gate;
 use checkpoint::images::{Chunk, Follower, ImageDir};
+use checkpoint::prime::Primed;
 use checkpoint::runtime::{Checkpoint, Waiting};
 use checkpoint::urgency::Urgency;
 
@@ -26,6 +27,8 @@ pub struct PreparedDump {
     pub waiting: Waiting,
     /// Its images.
     pub follower: Follower,
+    /// Held until it has ended.
+    pub primed: Primed,
 }
 
 /// A dump that has ended.
@@ -44,13 +47,14 @@ impl PreparedDump {
         images: &ImageDir,
         config: &ConfigDir,
     ) -> Result<Self, Cause> {
+        let primed = Primed::for_dump();
         let gate = Gate::create(&work.join("gate"), &plan.shim, &plan.criu)?;
         let request = request(&plan.container.id, images.path(), work, config, None);
         let mut waiting = plan.runtime.start_waiting(&request, gate)?;
         if !waiting.settle(&request, SETTLE)? {
             tracing::debug!("the runtime takes long to come to CRIU");
         }
-        Ok(Self { waiting, follower: Follower::new(images.path())? })
+        Ok(Self { waiting, follower: Follower::new(images.path())?, primed })
     }
 
     /// What it has written until now.

@@ -40,6 +40,18 @@ pub(super) fn directory(cgroups: &str, mounts: &str, pid: i32, id: &str) -> Resu
         .ok_or_else(|| Error::NotMounted(own.to_string_lossy().into_owned()))
 }
 
+/// The directory, below a mount of cgroup2, of the cgroup that these lines of `/proc/PID/cgroup` tell.
+pub(super) fn whole(cgroups: &str, mounts: &str) -> Option<PathBuf> {
+    let cgroup = Path::new(cgroups.lines().find_map(|line| line.strip_prefix("0::"))?);
+    if cgroup.components().any(|component| component == Component::ParentDir) {
+        return None;
+    }
+    mounts
+        .lines()
+        .filter_map(cgroup2_mount)
+        .find_map(|(root, point)| Some(point.join(cgroup.strip_prefix(&root).ok()?)))
+}
+
 /// The container's own cgroup: the path up to the component that carries its ID, and crun's
 /// subgroup below that. What comes after was made inside the container.
 ///
@@ -115,6 +127,17 @@ mod tests {
     const ID: &str = "1beeb0141cc8e4d94dccc0a8a5b9350de89abb6931b9ad193b15d3711c887d58";
     const MOUNTS: &str = "22 1 0:20 / /proc rw - proc proc rw\n\
         30 22 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+
+    #[test]
+    fn the_cgroup_of_any_process_is_found() {
+        let whole = |cgroup: &str| whole(&format!("1:name=systemd:/x\n0::{cgroup}\n"), MOUNTS);
+        let service = "/system.slice/agent-server.service";
+        let found = whole(service).unwrap();
+        assert_eq!(found, Path::new("/sys/fs/cgroup/system.slice/agent-server.service"));
+        assert_eq!(whole("/").unwrap(), Path::new("/sys/fs/cgroup"));
+        assert_eq!(whole("/../other"), None, "outside of the cgroup namespace");
+        assert_eq!(super::whole("1:name=systemd:/x\n", MOUNTS), None);
+    }
 
     fn find(cgroup: &str) -> Result<PathBuf, Error> {
         directory(&format!("9:cpu:/libpod-{ID}\n0::{cgroup}\n"), MOUNTS, 77, ID)

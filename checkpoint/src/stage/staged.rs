@@ -11,6 +11,7 @@ use super::{Error, abort, abort_by_id, process, refusal};
 use crate::bundle::Bundle;
 use crate::criu;
 use crate::podman::Podman;
+use crate::prime::Primed;
 use crate::shim::wire::{Ended, FromShim, Go, ToShim};
 use crate::shim::{LIFETIME, argv};
 
@@ -47,6 +48,8 @@ pub struct Staged {
     link: Link,
     child: Option<Child>,
     restored: Option<Restored>,
+    /// Until the restore has ended.
+    primed: Option<Primed>,
 }
 
 /// A container whose processes run again.
@@ -93,6 +96,7 @@ impl Staged {
             lease,
             child,
             restored: None,
+            primed: Some(Primed::for_restore()),
             link,
         };
         if let Some(ended) = staged.link.hello.ended {
@@ -190,7 +194,9 @@ impl Staged {
             self.link.send(&go).await?;
             self.link.receive().await
         };
-        let ended = match tokio::time::timeout(deadline, exchange).await {
+        let ended = tokio::time::timeout(deadline, exchange).await;
+        self.primed = None;
+        let ended = match ended {
             Ok(Ok(FromShim::Ended(ended))) => ended,
             Ok(Ok(_)) => return Err(self.order("another greeting")),
             Ok(Err(source)) => return Err(Error::Shim { name: self.name.clone(), source }),

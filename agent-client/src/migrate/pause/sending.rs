@@ -52,7 +52,8 @@ impl Pause<'_> {
     pub(super) async fn dump_and_send(&mut self) -> Result<(Manifest, Instant), Cause> {
         let (outbox, mut messages) = outbox();
         let done = Arc::new(AtomicBool::new(false));
-        let PreparedDump { waiting, follower } = self.prepared.take().ok_or(NotPrepared)?;
+        let prepared = self.prepared.take().ok_or(NotPrepared)?;
+        let PreparedDump { waiting, follower, primed: _until_it_has_ended } = prepared;
         self.dump = Some(self.start_dump(waiting, Arc::clone(&done)));
         let images = follow(follower, Arc::clone(&done), outbox.clone());
         let flows = self.collect_flows(outbox.clone());
