@@ -8,6 +8,7 @@ use super::subject::{Clients, serve};
 use super::untouched::Untouched;
 use crate::ensure;
 use crate::error::Result;
+use crate::faults::gate;
 use crate::host::process::HostProcess;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
@@ -47,10 +48,12 @@ fn by_the_user(context: &Context) -> Result<()> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     // The first container on a host leaves netavark's empty table there.
     b.podman(["run", "--rm", "probe:1", "true"])?;
+    gate::install(b)?;
+    gate::tarry(b, "restore", Duration::from_secs(1))?;
     serve(a, "web", 7000, &MEMORY, c)?;
     let clients = Clients::start(c, a.port(7000))?;
     // The line of a step appears when it is over.
-    for (after, pause) in [("tunnel", 100), ("files, first pass", 150)] {
+    for (after, pause) in [("tunnel", 20), ("files, first pass", 150)] {
         let before = Untouched::look(&lab, "a", "b", "web")?;
         let mut process = client(&lab)?;
         process.wait_for(after, LIMIT)?;
@@ -75,7 +78,7 @@ fn dead_destination(context: &Context) -> Result<()> {
     let before = a.snapshot()?;
     let mut process = client(&lab)?;
     process.wait_for("tunnel", LIMIT)?;
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(Duration::from_millis(20));
     lab.stop_server("b", Signal::SIGKILL)?;
     turned_back(process, "closed the connection")?;
     before.await_return(a, LIMIT, super::untouched::without_own_state)?;

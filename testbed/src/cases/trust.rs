@@ -1,6 +1,6 @@
 //! Who may move containers where: pairing, tokens, and parting.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::subject::{Clients, serve};
 use super::untouched::{Untouched, without_own_state};
@@ -8,6 +8,7 @@ use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
 use crate::lab::Lab;
+use crate::pace;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
@@ -18,6 +19,8 @@ pub(super) const CASES: &[Case] = &[
     Case::new("trust-one-way-and-both-ways", &["trust"], both_ways).in_company(),
 ];
 
+/// How long a server may take to write a line.
+const LOGGED: Duration = Duration::from_secs(10);
 /// Exit code of a refusal.
 pub(super) const REFUSED: i32 = 3;
 /// What an unpaired user has to be told.
@@ -55,7 +58,7 @@ fn join_refused(host: &Host, token: &str, words: &[&str]) -> Result<()> {
 }
 
 /// Lines of a server's log about a client, which may have used either of its addresses.
-pub(super) fn lines(lab: &Lab, server: &str, client: &Host, words: &[&str]) -> usize {
+fn lines(lab: &Lab, server: &str, client: &Host, words: &[&str]) -> usize {
     let addresses = [format!("{}:", client.address()), format!("[{}]:", client.address6())];
     let log = lab.server_log(server);
     log.lines()
@@ -64,10 +67,25 @@ pub(super) fn lines(lab: &Lab, server: &str, client: &Host, words: &[&str]) -> u
         .count()
 }
 
-fn logged(lab: &Lab, server: &str, client: &Host, words: &[&str]) -> Result<()> {
-    let found = lines(lab, server, client, words);
-    ensure!(found > 0, "no line with {words:?} in {}", lab.server_log(server));
-    Ok(())
+/// Waits for that many lines with these words; the server may write after it has answered.
+pub(super) fn logged(
+    lab: &Lab,
+    server: &str,
+    client: &Host,
+    words: &[&str],
+    count: usize,
+) -> Result<()> {
+    let deadline = Instant::now() + pace::patience(LOGGED);
+    loop {
+        let found = lines(lab, server, client, words);
+        if found == count {
+            return Ok(());
+        }
+        let log = || lab.server_log(server);
+        ensure!(found < count, "{found} lines with {words:?} instead of {count} in {}", log());
+        ensure!(Instant::now() < deadline, "{found} of {count} lines with {words:?} in {}", log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn unpaired(context: &Context) -> Result<()> {
@@ -77,14 +95,14 @@ fn unpaired(context: &Context) -> Result<()> {
     serve(a, "web", 7000, &[], c)?;
     let clients = Clients::gentle(c, a.port(7000))?;
     refused(&lab, &WHAT_TO_DO)?;
-    logged(&lab, "b", a, &["ended the handshake"])?;
+    logged(&lab, "b", a, &["ended the handshake"], 1)?;
     // TLS without any certificate, as a scanner speaks it.
     let scan = ["openssl", "s_client", "-connect", "b:7472", "-tls1_3", "-ign_eof"];
     let before = lab.host("b")?.snapshot()?;
     let output = c.command(scan[0]).args(&scan[1..]).input("HELLO\n").output()?;
     let text = output.text() + &output.error_text();
     ensure!(text.contains("certificate required"), "openssl says {text}");
-    logged(&lab, "b", c, &["refused", "no certificates"])?;
+    logged(&lab, "b", c, &["refused", "no certificates"], 1)?;
     before.await_return(lab.host("b")?, Duration::from_secs(10), without_own_state)?;
     context.remark(clients.stop()?.gaps());
     Ok(())
@@ -105,7 +123,7 @@ fn removed(context: &Context) -> Result<()> {
     ensure!(said.contains("may not move containers here"), "it says {said}");
     // The server has been running all the time.
     refused(&lab, &[&WHAT_TO_DO[..], &[&print, "refuses it"]].concat())?;
-    logged(&lab, "b", a, &["was refused", "not paired", &print])?;
+    logged(&lab, "b", a, &["was refused", "not paired", &print], 1)?;
     let again = b.command("agent-server").args(["peers", "remove", "a"]).output()?;
     ensure!(again.error_text().contains("no peer a"), "{again:?}");
     // Forgotten on the source instead.
@@ -137,9 +155,9 @@ fn tokens(context: &Context) -> Result<()> {
 
     let before = (a.snapshot()?, b.snapshot()?);
     join_refused(a, &expired, &["expired at", "agent-server invite"])?;
-    logged(&lab, "b", a, &["not paired", "expired at"])?;
+    logged(&lab, "b", a, &["not paired", "expired at"], 1)?;
     join_refused(a, &once, &["has been used", "agent-server invite"])?;
-    logged(&lab, "b", a, &["not paired", "has been used"])?;
+    logged(&lab, "b", a, &["not paired", "has been used"], 1)?;
     usage(a, &once[..once.len() - 7])?;
     for (host, before) in [(a, before.0), (b, before.1)] {
         before.await_return(host, Duration::from_secs(10), without_own_state)?;
@@ -174,7 +192,7 @@ fn another_host(context: &Context) -> Result<()> {
     let before = (a.snapshot()?, c.snapshot()?);
     let token = b.run(["agent-server", "invite", "--address", "c"])?;
     join_refused(a, &token, &["REFUSED", of_b, of_c, "Nothing was sent"])?;
-    logged(&lab, "c", a, &["ended the handshake"])?;
+    logged(&lab, "c", a, &["ended the handshake"], 1)?;
     // A server that has just started asks podman about itself.
     let view = |snapshot| without_own_state(snapshot).without("processes", "podman");
     for (host, before) in [(a, before.0), (c, before.1)] {
@@ -200,7 +218,7 @@ fn both_ways(context: &Context) -> Result<()> {
     let address = format!("s/^paired.*/&\\ndestination = \"{}:7472\"/", b.address());
     a.run(["sed", "-i", &address, "/var/lib/netmig/peers/b.toml"])?;
     refused(&lab, &["b does not let this host move containers there", "agent-server invite"])?;
-    logged(&lab, "b", a, &["may receive containers from this host, but not move any"])?;
+    logged(&lab, "b", a, &["may receive containers from this host, but not move any"], 1)?;
     lab.pair("a", "b")?;
     let files = a.run(["ls", "/var/lib/netmig/peers"])?;
     ensure!(files == "b.toml", "one host has the files {files}");

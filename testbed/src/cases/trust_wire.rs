@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::subject::{Clients, serve};
-use super::trust::{lines, refused};
+use super::trust::{logged, refused};
 use super::untouched::without_own_state;
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
@@ -99,19 +99,19 @@ fn other_languages(context: &Context) -> Result<()> {
     let (a, b) = (lab.host("a")?, lab.host("b")?);
     lab.serve(b.name())?;
     let before = b.snapshot()?;
-    let refusals = || lines(&lab, "b", a, &["was refused: it does not speak TLS 1.3"]);
+    let refusals = |count| logged(&lab, "b", a, &["was refused: it does not speak TLS 1.3"], count);
     for (number, text) in (1..).zip(["GET / HTTP/1.1\r\nHost: b\r\n\r\n", "NETMIG\0\u{1}"]) {
         let client = a.command("nc").args(["-w", "5", "b", "7472"]).input(text);
         let output = client.output()?;
         // A TLS alert (RFC 8446, 5.1) and nothing else.
         let alert = output.stdout.first() == Some(&21) && output.stdout.len() == 7;
         ensure!(alert, "the answer to plain text is {:?}", output.stdout);
-        ensure!(refusals() == number, "{}", lab.server_log("b"));
+        refusals(number)?;
     }
     let old = a.command("openssl").args(["s_client", "-connect", "b:7472", "-tls1_2"]).output()?;
     let text = old.text() + &old.error_text();
     ensure!(text.contains("alert protocol version"), "openssl says {text}");
-    ensure!(refusals() == 3, "{}", lab.server_log("b"));
+    refusals(3)?;
     before.await_return(b, LIMIT, without_own_state)
 }
 
@@ -176,8 +176,7 @@ fn replay(context: &Context) -> Result<()> {
     let played = c.command("python3").args(["-c", PLAYER, "b", "/lab/session"]).output()?;
     context.remark(played.text().trim().to_owned());
     ensure!(offers() == 1, "a replayed offer was heard: {}", lab.server_log("b"));
-    let refusals = lines(&lab, "b", c, &["was refused"]);
-    ensure!(refusals == 1, "{refusals} refusals: {}", lab.server_log("b"));
+    logged(&lab, "b", c, &["was refused"], 1)?;
     before.await_return(b, LIMIT, without_own_state)?;
     // And the same at the hands of the one who sent it first.
     refused(&lab, &["container named web"])

@@ -1,5 +1,5 @@
 //! Stops an OCI runtime at the door: a stand-in for crun on a lab host that waits before or after a
-//! dump or a restore until it is let go, and that makes either fail.
+//! dump or a restore until it is let go, and that makes either fail or last.
 //!
 //! The agents know nothing of it. A gate is a FIFO that the stand-in reads from: there it blocks until
 //! the testbed writes.
@@ -51,13 +51,16 @@ if [ -e $gates/$step-fails ]; then
 fi
 $real "$@"
 status=$?
+if [ -e $gates/$step-tarries ]; then
+    sleep "$(cat $gates/$step-tarries)"
+fi
 gate after
 exit $status
 "#;
 
 /// A place where the runtime can be made to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Gate {
+pub(crate) enum Gate {
     /// Before the dump.
     Dump,
     /// Before the restore.
@@ -77,19 +80,19 @@ impl Gate {
     }
 
     /// Makes the next run wait here.
-    pub(super) fn close(self, host: &Host) -> Result<()> {
+    pub(crate) fn close(self, host: &Host) -> Result<()> {
         let path = host.path(self.file());
         nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600))
             .context(|| format!("making the gate {}", path.display()))
     }
 
     /// Whether somebody waits here.
-    pub(super) fn is_reached(self, host: &Host) -> bool {
+    pub(crate) fn is_reached(self, host: &Host) -> bool {
         host.path(format!("{}.reached", self.file())).exists()
     }
 
     /// Lets whoever waits go on, and whoever comes later.
-    pub(super) fn open(self, host: &Host) -> Result<()> {
+    pub(crate) fn open(self, host: &Host) -> Result<()> {
         let path = host.path(self.file());
         let what = || format!("opening the gate {}", path.display());
         let end = Instant::now() + OPENS;
@@ -118,7 +121,7 @@ impl Gate {
 }
 
 /// Puts the stand-in into a host.
-pub(super) fn install(host: &Host) -> Result<()> {
+pub(crate) fn install(host: &Host) -> Result<()> {
     let real = fs::read(host.path(RUNTIME)).context(|| format!("reading {RUNTIME}"))?;
     for (path, contents) in [(REAL, real.as_slice()), (RUNTIME, STAND_IN.as_bytes())] {
         // A file that a process executes cannot be written.
@@ -131,12 +134,17 @@ pub(super) fn install(host: &Host) -> Result<()> {
 }
 
 /// Lets the dump (`dump`) or the restore (`restore`) fail.
-pub(super) fn spoil(host: &Host, step: &str) -> Result<()> {
+pub(crate) fn spoil(host: &Host, step: &str) -> Result<()> {
     host.write(format!("{GATES}/{step}-fails"), "")
 }
 
+/// Lets the dump (`dump`) or the restore (`restore`) take so much longer.
+pub(crate) fn tarry(host: &Host, step: &str, time: Duration) -> Result<()> {
+    host.write(format!("{GATES}/{step}-tarries"), time.as_secs_f64().to_string())
+}
+
 /// Takes all gates away.
-pub(super) fn clear(host: &Host) -> Result<()> {
+pub(crate) fn clear(host: &Host) -> Result<()> {
     let path = host.path(GATES);
     match fs::remove_dir_all(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -10,7 +10,7 @@
 
 mod arena;
 mod cell;
-mod gate;
+pub(crate) mod gate;
 mod leftovers;
 mod moment;
 mod outcome;

@@ -18,8 +18,8 @@ use crate::lab::Lab;
 const LIMIT: Duration = Duration::from_secs(40);
 /// Between two looks.
 const GLANCE: Duration = Duration::from_micros(200);
-/// Into a step that lasts long.
-const INTO: Duration = Duration::from_millis(80);
+/// Into a step that lasts several times as long.
+const INTO: Duration = Duration::from_millis(15);
 /// Until a connection stands that nobody answers.
 const DIALLED: Duration = Duration::from_millis(150);
 

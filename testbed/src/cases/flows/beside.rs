@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use super::{opener, traces};
 use crate::ensure;
 use crate::error::{Error, Result};
+use crate::faults::gate;
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::pace;
@@ -28,6 +29,10 @@ const ROLLED_BACK: i32 = 4;
 const END: Duration = Duration::from_secs(40);
 /// How long a move may take to come to a step, and its recovery to end.
 const RECOVERY: Duration = Duration::from_secs(30);
+/// So much longer a restore takes that is not to end in time.
+const TARRIES: Duration = Duration::from_secs(1);
+/// Until a container that is about to be frozen is.
+const FROZEN: Duration = Duration::from_millis(100);
 /// Datagrams that may be lost on the way home.
 const LATE: u64 = 15;
 /// The container that stays.
@@ -52,10 +57,13 @@ fn there_and_home(context: &Context) -> Result<()> {
         untracked(host)?;
     }
     let (web, neighbour) = start(a, USUAL)?;
-    // First one that cannot be in time: it goes back when everything has been laid.
     lab.serve("b")?;
-    let late = lab.attempt("web", "a", "b", &["--max-interruption", "0.05"])?;
+    gate::install(b)?;
+    // First one that cannot be in time: it goes back when everything has been laid.
+    gate::tarry(b, "restore", TARRIES)?;
+    let late = lab.attempt("web", "a", "b", &["--max-interruption", "0.3"])?;
     ensure!(late.code == Some(ROLLED_BACK), "{:?}: {}", late.code, late.stderr);
+    gate::clear(b)?;
     let left = (detours(a)?, entries(a, web, neighbour)?);
     ensure!(left.0.is_empty() && left.1.is_empty(), "after going back: {left:?}");
     follow(context, &lab, web)?;
@@ -160,18 +168,26 @@ fn crashes(context: &Context) -> Result<()> {
     untracked(a)?;
     let (web, neighbour) = start(a, USUAL)?;
     lab.serve("b")?;
+    gate::install(b)?;
     // The line of a step appears when it is over. The interruption follows the first, and the decision
     // the other.
-    for (after, pause, runs_on) in [("files, first pass", 40, a), ("hand-over", 0, b)] {
+    for (after, runs_on) in [("files, first pass", a), ("hand-over", b)] {
+        let is_undecided = runs_on.name() == a.name();
+        if is_undecided {
+            gate::tarry(b, "restore", TARRIES)?;
+        }
         let mut client = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
         client.wait_for(after, RECOVERY)?;
-        std::thread::sleep(Duration::from_millis(pause));
+        if is_undecided {
+            std::thread::sleep(FROZEN);
+        }
         client.signal(Signal::SIGKILL)?;
         client.wait(RECOVERY)?;
+        gate::clear(b)?;
         await_recovery(a)?;
         let running = runs_on.podman(["ps", "--quiet", "--filter", "name=^web$"])?;
         ensure!(!running.is_empty(), "after {after}: web does not run on {}", runs_on.name());
-        if runs_on.name() == a.name() {
+        if is_undecided {
             let left = (detours(a)?, entries(a, web, neighbour)?);
             ensure!(left.0.is_empty() && left.1.is_empty(), "after {after}: {left:?}");
         }

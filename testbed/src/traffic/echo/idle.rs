@@ -16,6 +16,8 @@ const CROWD: usize = 256;
 const LEAST: Duration = Duration::from_secs(3);
 /// So many of those that did not answer are told of.
 const MOST_TOLD: usize = 3;
+/// After so many crowds in which some did not, the others are not waited for.
+const PATIENT: usize = 4;
 
 /// Open and silent connections.
 #[derive(Debug)]
@@ -35,7 +37,13 @@ impl IdleConnections {
     pub(super) fn check(mut self, limit: Duration) -> (u64, Vec<String>) {
         let mut alive = 0;
         let mut told = Vec::new();
+        let mut silent = 0;
         for (number, crowd) in self.0.chunks_mut(CROWD).enumerate() {
+            if silent == PATIENT {
+                told.push(format!("idle connections from {} on: not tried", number * CROWD));
+                break;
+            }
+            let before = alive;
             let deadline = Instant::now() + limit.max(LEAST);
             for (index, answer) in answers(crowd, number * CROWD, deadline).into_iter().enumerate()
             {
@@ -49,6 +57,7 @@ impl IdleConnections {
                     Err(_) => {}
                 }
             }
+            silent += usize::from(alive - before < crowd.len() as u64);
         }
         (alive, told)
     }
