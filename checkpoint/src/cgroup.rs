@@ -307,15 +307,13 @@ fn resident(pid: i32) -> u64 {
         .sum()
 }
 
-/// The directory of this process' own cgroup.
+/// The directory of the cgroup that this text of a `/proc/PID/cgroup` tells, whichever it is.
 ///
 /// # Errors
 /// [`Error::NotMounted`], [`Error::Access`].
-pub(crate) fn own() -> Result<PathBuf, Error> {
-    let cgroups = read(Path::new("/proc/self/cgroup"))?;
+pub(crate) fn directory(cgroups: &str) -> Result<PathBuf, Error> {
     let mounts = read(Path::new("/proc/self/mountinfo"))?;
-    locate::whole(&cgroups, &mounts)
-        .ok_or_else(|| Error::NotMounted("the cgroup of this process".to_owned()))
+    locate::whole(cgroups, &mounts).ok_or_else(|| Error::NotMounted(cgroups.trim().to_owned()))
 }
 
 fn read(path: &Path) -> Result<String, Error> {

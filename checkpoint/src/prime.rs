@@ -98,12 +98,12 @@ fn event_of_this_thread() -> io::Result<OwnedFd> {
 
 /// Moves this process into the cgroup in which it is, again and again.
 fn keep_moving(ended: &Receiver<()>) -> io::Result<()> {
-    let here = cgroup::own().map_err(io::Error::other)?;
+    let place = fs::read_to_string("/proc/self/cgroup")?;
+    let here = cgroup::directory(&place).map_err(io::Error::other)?;
     let mut members = OpenOptions::new().write(true).open(here.join("cgroup.procs"))?;
-    let place = fs::read("/proc/self/cgroup")?;
     for _ in 0..MOVES_MOST {
         // Somebody who has moved it elsewhere meanwhile has the last word.
-        if fs::read("/proc/self/cgroup")? != place {
+        if fs::read_to_string("/proc/self/cgroup")? != place {
             break;
         }
         members.write_all(b"0")?;

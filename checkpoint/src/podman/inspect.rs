@@ -24,9 +24,10 @@ impl Podman {
     /// # Errors
     /// As [`inspect`](Self::inspect).
     pub async fn describe(&self, name_or_id: &str) -> Result<(Info, Container), Error> {
-        match self.recorded(name_or_id) {
-            Some(described) => Ok(described),
-            None => self.inspect(name_or_id).await,
+        let (podman, name) = (self.clone(), name_or_id.to_owned());
+        match tokio::task::spawn_blocking(move || podman.recorded(&name)).await {
+            Ok(Some(described)) => Ok(described),
+            _ => self.inspect(name_or_id).await,
         }
     }
 

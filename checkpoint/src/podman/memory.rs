@@ -20,6 +20,16 @@ const SOURCES: [&str; 7] = [
     "/etc/containers/storage.conf",
     "/etc/containers/storage.conf.d",
 ];
+/// The same, below a user's directory: root has one, too.
+const OWN_SOURCES: [&str; 3] =
+    ["containers/containers.conf", "containers/containers.conf.d", "containers/storage.conf"];
+/// Variables that hold the path of another such file.
+const FURTHER: [&str; 4] = [
+    "CONTAINERS_CONF",
+    "CONTAINERS_CONF_OVERRIDE",
+    "CONTAINERS_STORAGE_CONF",
+    "CONTAINERS_STORAGE_CONF_OVERRIDE",
+];
 /// Variables that change it begin so.
 const VARIABLES: [&str; 4] = ["CONTAINERS_", "STORAGE_", "XDG_", "PATH"];
 
@@ -37,8 +47,12 @@ impl Podman {
         (remembered.sources == self.sources()?).then_some(remembered.info)
     }
 
-    /// Remembers; what cannot be remembered is asked again.
+    /// Remembers; what cannot be remembered is asked again. So is a podman whose database is to be
+    /// replaced: no file of its configuration changes when it is.
     pub(super) fn remember(&self, sources: Option<Vec<String>>, info: &Info) {
+        if info.database != "sqlite" {
+            return;
+        }
         let (Some(path), Some(sources)) = (&self.memory, sources) else { return };
         let fresh = path.with_extension(std::process::id().to_string());
         let write = || -> std::io::Result<()> {
@@ -59,9 +73,16 @@ impl Podman {
     /// Identity of everything that podman's configuration is made of; `None` if podman is nowhere.
     pub(super) fn sources(&self) -> Option<Vec<String>> {
         let mut sources = vec![identity(&self.found()?)];
-        for source in SOURCES.map(Path::new) {
-            sources.push(identity(source));
-            let mut below: Vec<PathBuf> = fs::read_dir(source)
+        let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        let home = variable("XDG_CONFIG_HOME")
+            .or_else(|| Some(variable("HOME")?.join(".config")))
+            .unwrap_or_else(|| "/root/.config".into());
+        let usual = SOURCES.into_iter().map(PathBuf::from);
+        let own = OWN_SOURCES.into_iter().map(|path| home.join(path));
+        let further = FURTHER.into_iter().filter_map(variable);
+        for source in usual.chain(own).chain(further) {
+            sources.push(identity(&source));
+            let mut below: Vec<PathBuf> = fs::read_dir(&source)
                 .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
                 .unwrap_or_default();
             below.sort();

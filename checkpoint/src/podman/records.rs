@@ -43,8 +43,8 @@ const SETTINGS: &[&str] = &[
     "secretsPath",
     "passwd",
     "labelopts",
-    "mountLabel",
-    "processLabel",
+    "MountLabel",
+    "ProcessLabel",
     "createNetNS",
     "newPortMappings",
     "exposedPorts",
@@ -137,7 +137,11 @@ fn read(database: &Connection, id_or_name: &str) -> Option<(Vec<u8>, Vec<u8>)> {
                  AND NOT EXISTS (SELECT 1 FROM ContainerDependency d WHERE d.ID = c.ID) \
                  AND NOT EXISTS (SELECT 1 FROM ContainerExecSession e WHERE e.ContainerID = c.ID) \
                  AND NOT EXISTS (SELECT 1 FROM ContainerVolume v WHERE v.ContainerID = c.ID)";
-    database.query_row(query, [id_or_name], |row| Ok((row.get(0)?, row.get(1)?))).ok()
+    let mut query = database.prepare(query).ok()?;
+    let mut found = query.query_map([id_or_name], |row| Ok((row.get(0)?, row.get(1)?))).ok()?;
+    let one = found.next()?.ok()?;
+    // A name may be another one's ID.
+    found.next().is_none().then_some(one)
 }
 
 fn describe(info: &Info, config: &[u8], state: &[u8]) -> Option<RawContainer> {

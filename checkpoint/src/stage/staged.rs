@@ -48,7 +48,7 @@ pub struct Staged {
     link: Link,
     child: Option<Child>,
     restored: Option<Restored>,
-    /// Until the restore has ended.
+    /// From when the runtime gets ready until the restore has ended.
     primed: Option<Primed>,
 }
 
@@ -96,7 +96,7 @@ impl Staged {
             lease,
             child,
             restored: None,
-            primed: Some(Primed::for_restore()),
+            primed: None,
             link,
         };
         if let Some(ended) = staged.link.hello.ended {
@@ -158,6 +158,7 @@ impl Staged {
         criu_config: &Path,
         deadline: Duration,
     ) -> Result<(), Error> {
+        self.primed = Some(Primed::for_restore());
         let ready = ToShim::Ready(self.go(images, criu_config));
         let exchange = async {
             self.link.send(&ready).await?;
@@ -249,6 +250,7 @@ impl Staged {
     /// # Errors
     /// [`Error::Remove`] and [`Error::Work`]; call [`abort_by_id`] again later.
     pub async fn abort(mut self) -> Result<(), Error> {
+        self.primed = None;
         // A shim that is gone already needs no telling.
         let _ = self.link.send(&ToShim::Abort).await;
         if let Some(child) = &mut self.child {
