@@ -26,8 +26,8 @@ use crate::cgroup;
 
 /// Between two moves: of the time that the kernel takes to forget one, at most half.
 const MOVE_EVERY: Duration = Duration::from_millis(4);
-/// Nobody has been heard to restore for as long.
-const MOVES_MOST: u32 = 15_000;
+/// For ten seconds: whoever has not restored by then has not so much to gain.
+const MOVES_MOST: u32 = 2_500;
 /// perf_event_open(2), `PERF_TYPE_SOFTWARE`.
 const SOFTWARE: u64 = 1;
 /// The same, `PERF_COUNT_SW_DUMMY`.

@@ -48,7 +48,7 @@ pub struct Staged {
     link: Link,
     child: Option<Child>,
     restored: Option<Restored>,
-    /// From when the runtime gets ready until the restore has ended.
+    /// Until the restore has ended.
     primed: Option<Primed>,
 }
 
@@ -96,7 +96,7 @@ impl Staged {
             lease,
             child,
             restored: None,
-            primed: None,
+            primed: link.hello.ended.is_none().then(Primed::for_restore),
             link,
         };
         if let Some(ended) = staged.link.hello.ended {
@@ -158,6 +158,7 @@ impl Staged {
         criu_config: &Path,
         deadline: Duration,
     ) -> Result<(), Error> {
+        // It may have been staged long ago.
         self.primed = Some(Primed::for_restore());
         let ready = ToShim::Ready(self.go(images, criu_config));
         let exchange = async {
