@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Exit {
     let directories = Directories { state: cli.state_dir, run: cli.run_dir };
     if let Some(Command::Recover(Recover { watch: Some(journal), .. })) = &cli.command {
-        match guardian::wait(&directories, journal) {
+        match guardian::wait(std::io::stdin(), &directories, journal) {
             Ok(true) => {}
             Ok(false) => return Exit::Moved,
             Err(e) => {

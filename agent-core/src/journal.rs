@@ -162,7 +162,7 @@ impl Journal {
         let directory = directory(state);
         create_private(&directory)?;
         let path = path(state, migration);
-        let fresh = directory.join(format!(".{migration}"));
+        let fresh = unmade(&path);
         let make = || {
             let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&fresh)?;
             let mut file =
@@ -219,6 +219,20 @@ impl Journal {
         };
         keep().map_err(|source| Error::File { path: self.path.clone(), source })
     }
+}
+
+/// Removes what is left of a journal whose process has died before it appeared.
+pub fn forget_unmade(path: &Path) -> io::Result<()> {
+    match fs::remove_file(unmade(path)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Where a journal is made that is to appear at this path.
+fn unmade(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}"))
 }
 
 fn write_record(mut file: &File, record: &Record) -> io::Result<()> {

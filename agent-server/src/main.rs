@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     let watched = cli.watch.take();
     if let Some(journal) = &watched {
         let directories = Directories { state: cli.state_dir.clone(), run: cli.run_dir.clone() };
-        match guardian::wait(&directories, journal) {
+        match guardian::wait(std::io::stdin(), &directories, journal) {
             Ok(true) => {}
             Ok(false) => return ExitCode::SUCCESS,
             Err(e) => return complain(&format!("cannot watch {}: {e}", journal.display())),

@@ -10,6 +10,7 @@ use agent_core::carried;
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::create_private;
 use agent_core::forward::{Away, Note, Role};
+use agent_core::guardian::{self, Guardian};
 use agent_core::journal::{self, Journal, Record};
 use agent_core::message::Message;
 use agent_core::peers;
@@ -41,6 +42,7 @@ pub struct Departure<'a> {
     context: &'a Context,
     plan: Plan,
     journal: Journal,
+    _guardian: Guardian,
     work: PathBuf,
     ready: Ready,
     exchange: Exchange,
@@ -58,17 +60,15 @@ impl<'a> Departure<'a> {
             destination: plan.link.destination.to_string(),
             peer: plan.link.host,
         };
-        let journal = Journal::begin(&context.directories.state, migration, &record)?;
         let path = journal::path(&context.directories.state, migration);
-        if let Err(e) = agent_core::guardian::start(&context.directories, &GUARDIAN, &path) {
-            journal.end()?;
-            return Err(e.into());
-        }
+        let guardian = guardian::start(&context.directories, &GUARDIAN, &path)?;
+        let journal = Journal::begin(&context.directories.state, migration, &record)?;
         let work = context.directories.migration(migration);
         Ok(Self {
             context,
             plan,
             journal,
+            _guardian: guardian,
             work,
             ready: Ready::default(),
             exchange: Exchange::default(),

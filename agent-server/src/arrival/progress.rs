@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use agent_core::cause::{Cause, chain};
 use agent_core::deadline;
 use agent_core::forward::{self, Note};
-use agent_core::guardian;
+use agent_core::guardian::{self, Guardian};
 use agent_core::identity::{self, HostId};
 use agent_core::journal::{self, Journal, Record};
 use agent_core::message::{Message, Offer, Prepared, Tree, TunnelEnd};
@@ -73,6 +73,7 @@ pub struct Arrival {
     anchors: Anchors,
     work: PathBuf,
     journal: Option<Journal>,
+    _guardian: Guardian,
     mtu: u32,
     limits: Limits,
     staged: Option<Staged>,
@@ -117,12 +118,9 @@ impl Arrival {
             addresses: addresses(&offer),
             peer: source,
         };
-        let journal = Journal::begin(state, offer.migration, &record)?;
         let path = journal::path(state, offer.migration);
-        if let Err(e) = guardian::start(&host.directories, &[GUARDIAN], &path) {
-            journal.end()?;
-            return Err(e.into());
-        }
+        let guardian = guardian::start(&host.directories, &[GUARDIAN], &path)?;
+        let journal = Journal::begin(state, offer.migration, &record)?;
         let work = host.directories.migration(offer.migration);
         Ok(Self {
             host,
@@ -134,6 +132,7 @@ impl Arrival {
             anchors: Anchors::default(),
             work,
             journal: Some(journal),
+            _guardian: guardian,
             mtu: u32::MAX,
             limits,
             staged: None,

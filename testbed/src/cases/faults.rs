@@ -1,13 +1,19 @@
 //! Telling cells of the fault matrix; `cargo testbed bench faults` has them all.
 
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
 use super::subject::{Clients, serve};
 use super::terminal::Terminal;
 use crate::ensure;
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::faults::{Arena, Cell, Fault, Moment, RunsOn, Side};
+use crate::host::Host;
 use crate::lab::Lab;
+use crate::pace;
 use crate::runner::{Case, Context};
-use std::time::Duration;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("faults-before-the-decision", &["faults", "migration"], before)
@@ -17,11 +23,14 @@ pub(super) const CASES: &[Case] = &[
     Case::new("faults-a-person-takes-a-move-back", &["faults", "operator"], taken_back)
         .limit(300)
         .in_company(),
+    Case::new("faults-killed-as-it-begins", &["faults"], beginnings).limit(300).in_company(),
     Case::new("faults-journals-of-nobody", &["faults", "refusal"], strange_journals).in_company(),
 ];
 
 /// How long a program may take to say what it has to.
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long whatever a killed agent has left may take to go.
+const SETTLES: Duration = Duration::from_secs(20);
 /// Exit code of an attempt that was refused.
 const REFUSED: i32 = 3;
 /// Exit code of a recovery that leaves something.
@@ -63,6 +72,46 @@ fn after(context: &Context) -> Result<()> {
         (Moment::Commit, Fault::CutAndKill(Side::Source)),
     ];
     try_all(context, &cells, RunsOn::Destination)
+}
+
+/// The source's agent dies just before, while, or just after the migration's first record is written on
+/// either host.
+fn beginnings(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    lab.serve("b")?;
+    serve(a, "web", 7000, &[], c)?;
+    let clients = Clients::gentle(c, a.port(7000))?;
+    // The first preflight on a host takes longer.
+    for pause in [0].into_iter().chain(0..=40) {
+        let mut client = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
+        client.wait_for("connect", LIMIT)?;
+        std::thread::sleep(Duration::from_millis(pause));
+        client.signal(Signal::SIGKILL)?;
+        client.wait(LIMIT)?;
+        for host in [a, b] {
+            let deadline = Instant::now() + pace::patience(SETTLES);
+            while let Some(journal) = journals(host)? {
+                let late = Instant::now() > deadline;
+                ensure!(!late, "killed {pause} ms on: {} has {journal}", host.name());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+    let running = a.podman(["ps", "--quiet", "--filter", "name=^web$"])?;
+    ensure!(!running.is_empty(), "web does not run on a");
+    context.remark(clients.stop()?.gaps());
+    lab.migrate("web", "a", "b").map(drop)
+}
+
+/// One of a host's journals, begun or being made.
+fn journals(host: &Host) -> Result<Option<String>> {
+    let path = host.path(JOURNALS);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let mut entries = fs::read_dir(&path).context(|| format!("reading {}", path.display()))?;
+    Ok(entries.next().transpose().ok().flatten().map(|e| e.path().display().to_string()))
 }
 
 /// The journal of a decided move to a host that is gone for good.
