@@ -52,6 +52,8 @@ pub(super) fn all(host: &Host) -> Result<Vec<String>> {
 
 /// Has the kernel forget flows soon after they have ended.
 pub(super) fn forget_soon(host: &Host) -> Result<()> {
+    // Where nobody has asked for it yet, the kernel loads connection tracking now.
+    host.run(["conntrack", "-L"])?;
     for (of, seconds) in [
         ("tcp_timeout_time_wait", "1"),
         // One that was tried in the moment in which all rules were gone.
