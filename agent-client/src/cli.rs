@@ -20,7 +20,8 @@ use crate::publish::Publish;
     version,
     after_help = "Exit codes: 0 moved, 1 failed outside of a migration, 2 bad usage, 3 refused \
                   before anything changed, 4 failed and rolled back, 5 in doubt (original kept \
-                  frozen), 6 moved but something is left to clean up here. recover: 0 nothing is \
+                  frozen), 6 moved but something is left to clean up here, 8 given up, but the \
+                  container does not run again yet. recover: 0 nothing is \
                   left, 1 something is, 5 in doubt."
 )]
 pub struct Cli {

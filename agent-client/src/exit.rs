@@ -20,6 +20,8 @@ pub enum Exit {
     InDoubt = 5,
     /// The container runs at the destination, but something could not be cleaned up here.
     MovedWithLeftovers = 6,
+    /// The move was given up, and the container could not be set going again on this host yet.
+    Stuck = 8,
 }
 
 impl Exit {
@@ -34,6 +36,7 @@ impl Exit {
             Self::RolledBack => "rolled-back",
             Self::InDoubt => "in-doubt",
             Self::MovedWithLeftovers => "moved-with-leftovers",
+            Self::Stuck => "stuck",
         }
     }
 }

@@ -99,6 +99,8 @@ mod tests {
             name: "web".to_owned(),
             addresses: vec![IpAddr::from([10, 88, 0, 2])],
             peer: HostId([3; 16]),
+            source: "a".to_owned(),
+            began: 0,
         };
         Journal::begin(state, MIGRATION, &record).unwrap()
     }

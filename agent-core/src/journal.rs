@@ -14,27 +14,31 @@
 //! A last line without its newline was being written when the machine stopped: its act never began,
 //! so it does not count. Anything else that cannot be read makes the whole file refused.
 
+mod archive;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use ownership::source::Departure;
 use serde::{Deserialize, Serialize};
 
 use crate::directories::create_private;
 use crate::identity::HostId;
 use crate::message::MigrationId;
 
-const HEADER: &str = "netmig journal 1";
+pub use self::archive::{archived, settle};
+
+const HEADER: &str = "netmig journal 2";
+/// Journals of this earlier version are read, too: a host may be upgraded with a move in doubt.
+const EARLIER: &str = "netmig journal 1";
 /// A migration writes a handful of records of a few hundred bytes.
 const SIZE_LIMIT: u64 = 1024 * 1024;
-/// Arrivals that are remembered after their end. A source asks for 90 s, and when someone recovers
-/// it: long before another thousand containers have come.
-const ARCHIVED: usize = 1024;
 
 /// One step that is about to be taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +58,9 @@ pub enum Record {
         destination: String,
         /// The destination's identity.
         peer: HostId,
+        /// When it began, in seconds since 1970.
+        #[serde(default)]
+        began: u64,
     },
     /// The source is about to hold the container's packets, cut it off and freeze it.
     Interruption {
@@ -66,7 +73,11 @@ pub enum Record {
     },
     /// **The commit point.** The source has heard that the copy is prepared. From here on the
     /// original never runs again, whatever crashes.
-    Committed,
+    Committed {
+        /// When, in seconds since 1970.
+        #[serde(default)]
+        at: u64,
+    },
     /// The destination has acknowledged; the original is about to be removed.
     Acknowledged,
     /// A person has ordered that the original run again, although the destination has not answered
@@ -84,6 +95,12 @@ pub enum Record {
         addresses: Vec<IpAddr>,
         /// The source's identity.
         peer: HostId,
+        /// The source's name or address, for people.
+        #[serde(default)]
+        source: String,
+        /// When it began, in seconds since 1970.
+        #[serde(default)]
+        began: u64,
     },
     /// The container has other addresses at the destination: these.
     Readdressed {
@@ -102,6 +119,9 @@ pub enum Record {
         /// The container's first process.
         pid: i32,
     },
+    /// The copy was made audible, and is gone. What it has acknowledged to others is lost with it, so that
+    /// its source may not go back by itself.
+    Lost,
 }
 
 /// A running container, by what the kernel knows of it.
@@ -113,6 +133,13 @@ pub struct Process {
     pub namespace: PathBuf,
     /// Its own side of the veth pair.
     pub interface: String,
+    /// When the first process was started, in clock ticks since boot: it tells the process from a later one
+    /// of the same number. 0 where an earlier version wrote the journal.
+    #[serde(default)]
+    pub started: u64,
+    /// The process that watches the container for its engine; 0 where there is none.
+    #[serde(default)]
+    pub monitor: i32,
 }
 
 /// A journal could not be written or read.
@@ -205,20 +232,6 @@ impl Journal {
     pub fn end(self) -> Result<(), Error> {
         fs::remove_file(&self.path).map_err(|source| Error::File { path: self.path, source })
     }
-
-    /// The migration has ended here, and is remembered below the state directory.
-    pub fn archive(self, state: &Path) -> Result<(), Error> {
-        let directory = archive(state);
-        create_private(&directory)?;
-        let keep = || {
-            if let Some(name) = self.path.file_name() {
-                fs::rename(&self.path, directory.join(name))?;
-            }
-            File::open(&directory)?.sync_all()?;
-            prune(&directory)
-        };
-        keep().map_err(|source| Error::File { path: self.path.clone(), source })
-    }
 }
 
 /// Removes what is left of a journal whose process has died before it appeared.
@@ -241,16 +254,32 @@ fn write_record(mut file: &File, record: &Record) -> io::Result<()> {
     file.write_all(&line)
 }
 
-/// Removes the oldest of too many.
-fn prune(directory: &Path) -> io::Result<()> {
-    let mut all = Vec::<(SystemTime, PathBuf)>::new();
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        all.push((entry.metadata()?.modified()?, entry.path()));
-    }
-    all.sort();
-    let surplus = all.len().saturating_sub(ARCHIVED);
-    all.into_iter().take(surplus).try_for_each(|(_, path)| fs::remove_file(path))
+/// Returns whether a migration has a journal here that has not ended.
+///
+/// # Errors
+/// [`Error::File`] when the kernel cannot tell: that is not the same as no journal.
+pub fn exists(state: &Path, migration: MigrationId) -> Result<bool, Error> {
+    let path = path(state, migration);
+    path.try_exists().map_err(|source| Error::File { path: path.clone(), source })
+}
+
+/// Returns how far the departure of these records has come.
+#[must_use]
+pub fn reached(records: &[Record]) -> Departure {
+    let of = |record: &Record| match record {
+        Record::Withdrawn => Departure::Withdrawn,
+        Record::Acknowledged => Departure::Acknowledged,
+        Record::Committed { .. } => Departure::Committed,
+        Record::Interruption { .. } => Departure::Interrupted,
+        _ => Departure::Preparing,
+    };
+    records.iter().map(of).max().unwrap_or(Departure::Preparing)
+}
+
+/// Returns the present time as journals have it, in seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Takes over a journal whose process has died, with its records; `None` if it is at work still, or
@@ -280,15 +309,6 @@ pub fn claim(path: &Path) -> Result<Option<(Journal, Vec<Record>)>, Error> {
         file.set_len(whole as u64).map_err(error)?;
     }
     Ok(Some((Journal { path: path.to_owned(), file }, records)))
-}
-
-/// The records of an arrival that ended with a container here, if it is remembered.
-pub fn archived(state: &Path, migration: MigrationId) -> Result<Option<Vec<Record>>, Error> {
-    match read(&archive(state).join(migration.to_string())) {
-        Ok(records) => Ok(Some(records)),
-        Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
-    }
 }
 
 /// The journals of migrations that have not ended.
@@ -337,7 +357,7 @@ fn refusal(path: &Path, line: usize) -> Error {
 pub fn parse(bytes: &[u8]) -> Result<Vec<Record>, usize> {
     let mut lines = bytes.split_inclusive(|&b| b == b'\n');
     let header = lines.next().and_then(|line| line.strip_suffix(b"\n"));
-    if header != Some(HEADER.as_bytes()) {
+    if header != Some(HEADER.as_bytes()) && header != Some(EARLIER.as_bytes()) {
         return Err(1);
     }
     lines
@@ -355,10 +375,6 @@ pub fn path(state: &Path, migration: MigrationId) -> PathBuf {
 
 fn directory(state: &Path) -> PathBuf {
     state.join("journal")
-}
-
-fn archive(state: &Path) -> PathBuf {
-    state.join("arrived")
 }
 
 #[cfg(test)]

@@ -5,12 +5,14 @@
 //! key, peers, join tokens               (trust)
 //! host ID, peer numbers                 (id, identity)
 //! phases of a migration, on disk        (journal)
+//! one owner for each container          (container_lock)
 //! what a peer may do here              (permissions)
 //! flows while no agent is at work       (keeper, carried, forward)
 //! ```
 
 pub mod carried;
 pub mod cause;
+pub mod container_lock;
 pub mod deadline;
 pub mod destination;
 pub mod directories;

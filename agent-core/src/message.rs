@@ -18,17 +18,17 @@
 //!         ◀───────────────────────────────── ImageStored]
 //!   [Anchor ───────────────────────────────▶           a tunnel to each other anchor
 //!         ◀───────────────────────────────── TunnelAnswer]
+//!   LogData* (TreeChange* TreeEnd) per tree ─▶         kept until there is a container
+//!         ◀───────────────────────────────── TreeApplied
 //!   Stage ─────────────────────────────────▶           podman waits in the shim
 //!         ◀───────────────────────────────── Staged
-//!   LogData* (TreeChange* TreeEnd) per tree ─▶
-//!         ◀───────────────────────────────── TreeApplied
-//!   AskTurn ───────────────────────────────▶           until it is free
+//!   AskTurn ───────────────────────────────▶           if it is not free soon: Unstage, and again
 //!         ◀───────────────────────────────── TurnAnswer
 //!   Chunks AskTurn ────────────────────────▶           the runtime waits in front of CRIU
 //!         ◀───────────────────────────────── TurnAnswer
 //!   ── interruption begins ──
 //!   Chunks* Flows* LogData* (TreeChange* TreeEnd)* ▶
-//!   Restore ───────────────────────────────▶           prepared, isolated copy
+//!   Restore ───────────────────────────────▶           prepared copy, frozen and cut off
 //!         ◀───────────────────────────────── Prepared
 //!   ── commit record on the source's disk ──
 //!   Commit ────────────────────────────────▶           copy audible
@@ -36,6 +36,7 @@
 //!   ── interruption ends ──
 //!   Finish ────────────────────────────────▶           podman owns the container
 //!         ◀───────────────────────────────── Finished
+//!   Settled ───────────────────────────────▶           may forget the migration
 //! ```
 //!
 //! In place of any answer the destination may send `Failure` and drop all it made; before `Commit`
@@ -57,7 +58,7 @@
 //! ```
 //!
 //! When all of them have answered, and nothing can be on its way by the source any more, it says `LedPast`
-//! to the destination, which keeps the tunnel between the two until then.
+//! to the destination, which keeps the tunnel between the two until then. `Settled` comes last.
 //!
 //! A host that forwards new connections for a container to its new host, and is told to end that, says
 //! so there: `Hello`, `ForwardEnd`; the answers are `Hello`, `ForwardEnded`.
@@ -155,7 +156,7 @@ messages! {
     13 => TreeChange(TreeChange),
     /// All changes of a tree have been sent.
     14 => TreeEnd(TreeEnd),
-    /// The changes of the tree's first pass are applied.
+    /// The changes of the tree's first pass have arrived whole.
     15 => TreeApplied(Tree),
     /// Pieces of checkpoint images.
     16 => Chunks(Vec<Chunk>),
@@ -210,6 +211,13 @@ messages! {
     40 => LedPast(MigrationId),
     /// A container is about to be offered under this number: the destination may make ready.
     41 => Expect(MigrationId),
+    /// To the destination: drop what was staged and keep the rest, since the container cannot be interrupted
+    /// yet. Meanwhile the engine there holds a lock.
+    42 => Unstage(()),
+    /// Nothing is staged.
+    43 => Unstaged(()),
+    /// To the destination: the sender needs no answer about this migration any more.
+    44 => Settled(MigrationId),
 }
 
 /// Introduction of an agent.
@@ -252,7 +260,7 @@ pub enum FailureCode {
     Conflict,
     /// A wait ran out.
     Deadline,
-    /// The migration that is spoken of does not exist here; no copy of it does.
+    /// No copy of the migration that is spoken of exists here, and none was ever heard.
     Unknown,
     /// The agent is stopping.
     Stopping,
@@ -262,6 +270,8 @@ pub enum FailureCode {
     NotAllowed,
     /// The token is not, or no longer, one with which this host may join.
     Token,
+    /// The copy was heard, and is gone. What it acknowledged to others is lost with it.
+    Lost,
 }
 
 /// Why the far end gave up. Its copy of the container, if it had one, no longer exists.
@@ -353,7 +363,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_refused() {
-        for number in [0, 42, 200, 255] {
+        for number in [0, 45, 200, 255] {
             let refused = Message::decode(&[number, 0, 0]);
             assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
         }

@@ -27,6 +27,25 @@ fn code(cause: &Cause) -> FailureCode {
     }
 }
 
+/// The answer that says that a copy was heard and is gone: the source stays in doubt, a person decides.
+pub fn lost(migration: MigrationId) -> Failure {
+    Failure {
+        code: FailureCode::Lost,
+        message: format!(
+            "the copy of migration {migration} ran on this host, and is gone; what it has told others since \
+             the move is lost"
+        ),
+    }
+}
+
+/// The answer to a peer that gives orders about a migration of another host.
+pub fn not_allowed(migration: MigrationId) -> Failure {
+    Failure {
+        code: FailureCode::NotAllowed,
+        message: format!("migration {migration} is not one of yours"),
+    }
+}
+
 /// The answer that allows a source to go back even after its commit record.
 pub fn unknown(migration: MigrationId) -> Failure {
     Failure {

@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use agent_core::cause::Cause;
+use agent_core::identity::HostId;
 use agent_core::message::{Message, MigrationId};
 use agent_core::peers::{self, Claim};
-use agent_core::wire::Connection;
-use agent_core::{deadline, expect};
+use agent_core::wire::{self, Connection};
+use agent_core::{deadline, expect, journal};
+use ownership::destination::{Holding, Order, Reply};
 
-use crate::answer::{give_up, unknown};
+use crate::answer::{give_up, lost, not_allowed, unknown};
 use crate::arrival::{Copy, settle_buffers};
 use crate::host::Host;
 use crate::lease::{Copies, Decision};
@@ -29,8 +31,8 @@ struct Undecided;
 struct NotHandedOver;
 
 /// Keeps a copy until its source decides, for as long as its lease.
-pub fn keep(copies: &'static Copies, migration: MigrationId, copy: Copy) {
-    copies.insert(migration, copy, Instant::now() + deadline::LEASE);
+pub fn keep(copies: &'static Copies, migration: MigrationId, source: HostId, copy: Copy) {
+    copies.insert(migration, source, copy, Instant::now() + deadline::LEASE);
     tokio::spawn(async move {
         tokio::time::sleep(deadline::LEASE + Duration::from_millis(10)).await;
         copies.expire(migration).await;
@@ -44,34 +46,92 @@ pub async fn decide(
     connection: &mut Connection,
     migration: MigrationId,
 ) -> Result<(), Cause> {
-    match connection.receive(deadline::LEASE).await? {
-        Message::Commit(id) if id == migration => commit(copies, connection, migration).await,
-        Message::Abort(id) if id == migration => {
-            match settled(copies, migration).await? {
-                Decision::Take(copy) => {
-                    tracing::info!("{migration}: the source goes back; removing the copy");
-                    copies.dispose(migration, *copy).await;
-                }
-                Decision::Unknown => {}
-                Decision::Busy | Decision::Activated => {
-                    return give_up(connection, Undecided.into()).await;
-                }
-            }
-            Ok(connection.send(&Message::Aborted(())).await?)
-        }
+    let (order, named) = match connection.receive(deadline::LEASE).await? {
+        Message::Commit(id) => (Order::Commit, id),
+        Message::Abort(id) => (Order::Abort, id),
         // A source that has lost its connection after `Finished`.
-        Message::LedPast(id) if id == migration => led_past(copies.host(), migration).await,
-        other => Err(connection.unexpected(&other, "Commit").into()),
+        Message::LedPast(id) => (Order::LedPast, id),
+        Message::Settled(id) if id == migration => return settle(copies, connection, migration),
+        other => return Err(connection.unexpected(&other, "Commit").into()),
+    };
+    if named != migration {
+        return Ok(connection.send(&Message::Failure(not_allowed(named))).await?);
+    }
+    match settled(copies, connection.host(), migration, order).await? {
+        Decision::Take(copy) if order == Order::Commit => {
+            commit(copies, connection, migration, *copy).await
+        }
+        Decision::Take(copy) => {
+            tracing::info!("{migration}: the source goes back; removing the copy");
+            if copies.dispose(migration, *copy).await == Holding::Nothing {
+                Ok(connection.send(&Message::Aborted(())).await?)
+            } else {
+                give_up(connection, Undecided.into()).await
+            }
+        }
+        Decision::Answer(reply) => answer(copies, connection, migration, reply).await,
     }
 }
 
-/// What is known of a migration, once nobody else is busy with it; busy if that takes too long.
-async fn settled(copies: &Copies, migration: MigrationId) -> Result<Decision, Cause> {
+/// What an order does, once nobody else is busy with the migration; undecided if that takes too long.
+async fn settled(
+    copies: &Copies,
+    from: HostId,
+    migration: MigrationId,
+    order: Order,
+) -> Result<Decision, Cause> {
     let give_up_at = Instant::now() + BUSY_LIMIT;
     loop {
-        match copies.decision(migration)? {
-            Decision::Busy if Instant::now() < give_up_at => tokio::time::sleep(BUSY_PAUSE).await,
+        match copies.decide(migration, from, order)? {
+            Decision::Answer(Reply::Undecided) if Instant::now() < give_up_at => {
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
             decision => return Ok(decision),
+        }
+    }
+}
+
+/// Says what is to be said where no copy is touched.
+async fn answer(
+    copies: &'static Copies,
+    connection: &mut Connection,
+    migration: MigrationId,
+    reply: Reply,
+) -> Result<(), Cause> {
+    let failure = match reply {
+        Reply::Confirm => return confirm(copies, connection, migration).await,
+        Reply::Removed => return Ok(connection.send(&Message::Aborted(())).await?),
+        Reply::Release => return led_past(copies, connection, migration).await,
+        Reply::NoCopy => unknown(migration),
+        Reply::Lost => lost(migration),
+        Reply::NotAllowed => {
+            let peer = connection.host();
+            tracing::warn!("{migration}: refused an order of {peer}, which it does not come from");
+            not_allowed(migration)
+        }
+        Reply::Undecided | Reply::Known | Reply::Activate | Reply::Remove => {
+            return give_up(connection, Undecided.into()).await;
+        }
+    };
+    Ok(connection.send(&Message::Failure(failure)).await?)
+}
+
+/// Picks up a migration whose source lost its connection after the copy was prepared.
+pub async fn resume(
+    copies: &'static Copies,
+    connection: &mut Connection,
+    migration: MigrationId,
+) -> Result<(), Cause> {
+    match copies.decide(migration, connection.host(), Order::Resume)? {
+        Decision::Answer(Reply::Known) => {
+            connection.send(&Message::Resumed(())).await?;
+            decide(copies, connection, migration).await
+        }
+        Decision::Answer(reply) => answer(copies, connection, migration, reply).await,
+        Decision::Take(copy) => {
+            // Picking up takes no copy.
+            keep(copies, migration, connection.host(), *copy);
+            give_up(connection, Undecided.into()).await
         }
     }
 }
@@ -80,23 +140,19 @@ async fn commit(
     copies: &'static Copies,
     connection: &mut Connection,
     migration: MigrationId,
+    mut copy: Copy,
 ) -> Result<(), Cause> {
-    let mut copy = match settled(copies, migration).await? {
-        Decision::Take(copy) => *copy,
-        Decision::Busy => return give_up(connection, Undecided.into()).await,
-        Decision::Activated => return confirm(copies.host(), connection, migration).await,
-        Decision::Unknown => {
-            return Ok(connection.send(&Message::Failure(unknown(migration))).await?);
-        }
-    };
     if !copy.is_whole() {
         tracing::error!("{migration}: podman has died; removing the copy");
-        copies.dispose(migration, copy).await;
-        return Ok(connection.send(&Message::Failure(unknown(migration))).await?);
+        return match copies.dispose(migration, copy).await {
+            Holding::Nothing => Ok(connection.send(&Message::Failure(unknown(migration))).await?),
+            Holding::Lost => Ok(connection.send(&Message::Failure(lost(migration))).await?),
+            _ => give_up(connection, Undecided.into()).await,
+        };
     }
-    if let Err(cause) = copy.activate() {
-        // The copy is still whole and isolated: the source may ask again.
-        keep(copies, migration, copy);
+    if let Err(cause) = copy.activate().await {
+        // The copy is still whole, frozen and cut off: the source may ask again.
+        keep(copies, migration, connection.host(), copy);
         return give_up(connection, cause).await;
     }
     let container = copy.container().to_owned();
@@ -121,27 +177,52 @@ async fn commit(
     // Nobody waits for that, and larger buffers do no harm if this process ends before.
     tokio::spawn(settle_buffers(pid, container));
     told?;
-    await_led_past(copies.host(), connection, migration).await
+    await_end(copies, connection, migration).await
 }
 
-/// Waits for the word that no flow passes the source any more, if any does. If it does not come, the
-/// claim keeps the tunnel until the flows end.
-async fn await_led_past(
-    host: &Host,
+/// Waits for the word that no flow passes the source any more, if any does, and that the source needs no
+/// answer any more. If they do not come, the claim keeps the tunnel until the flows end, and the migration is
+/// remembered.
+async fn await_end(
+    copies: &'static Copies,
     connection: &mut Connection,
     migration: MigrationId,
 ) -> Result<(), Cause> {
-    if !Claim::exists(&host.directories, migration) {
-        return Ok(());
-    }
-    match connection.receive(deadline::STAGE).await? {
-        Message::LedPast(id) if id == migration => led_past(host, migration).await,
-        other => Err(connection.unexpected(&other, "LedPast").into()),
+    loop {
+        match connection.receive(deadline::STAGE).await {
+            Ok(Message::LedPast(id)) if id == migration => {
+                release(copies.host(), migration).await?
+            }
+            Ok(Message::Settled(id)) if id == migration => {
+                return settle(copies, connection, migration);
+            }
+            Ok(other) => return Err(connection.unexpected(&other, "Settled").into()),
+            Err(wire::Error::Closed { .. }) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        }
     }
 }
 
+/// Forgets a migration as soon as there are many like it: its source needs no answer any more.
+fn settle(copies: &Copies, connection: &Connection, migration: MigrationId) -> Result<(), Cause> {
+    let known = copies.decide(migration, connection.host(), Order::Resume)?;
+    if matches!(known, Decision::Answer(Reply::Known)) {
+        journal::settle(&copies.host().directories.state, migration)?;
+    }
+    Ok(())
+}
+
+async fn led_past(
+    copies: &'static Copies,
+    connection: &mut Connection,
+    migration: MigrationId,
+) -> Result<(), Cause> {
+    release(copies.host(), migration).await?;
+    await_end(copies, connection, migration).await
+}
+
 /// Gives up the tunnel to the source, unless something else needs it.
-async fn led_past(host: &Host, migration: MigrationId) -> Result<(), Cause> {
+async fn release(host: &Host, migration: MigrationId) -> Result<(), Cause> {
     match Claim::remove(&host.directories, migration)? {
         Some(claim) => peers::release(&host.directories, claim.to, None).await,
         None => Ok(()),
@@ -150,17 +231,18 @@ async fn led_past(host: &Host, migration: MigrationId) -> Result<(), Cause> {
 
 /// Says again what was said, or should have been, over a connection that was lost.
 async fn confirm(
-    host: &Host,
+    copies: &'static Copies,
     connection: &mut Connection,
     migration: MigrationId,
 ) -> Result<(), Cause> {
+    let host = copies.host();
     connection.send(&Message::Committed(())).await?;
     expect!(connection, deadline::ANSWER, Finish)?;
     let give_up_at = Instant::now() + deadline::STAGE;
     loop {
         if let Some(finished) = host.handed_over(migration)? {
             connection.send(&Message::Finished(finished)).await?;
-            return await_led_past(host, connection, migration).await;
+            return await_end(copies, connection, migration).await;
         }
         if Instant::now() >= give_up_at {
             return give_up(connection, NotHandedOver.into()).await;

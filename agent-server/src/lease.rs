@@ -2,23 +2,26 @@
 //!
 //! A copy is put here before its source hears of it, so that any later conversation can decide about
 //! it. Presumed abort: a copy whose lease runs out without a decision is removed, and a source that
-//! asks afterwards hears that no copy exists — but only once it really is gone.
+//! asks afterwards hears that no copy exists, but only once it really is gone. What an order does is
+//! decided by [`ownership::destination::reply`].
 //!
 //! ```text
 //!            insert                take                activated             ended
-//!  (unknown) ─────▶ Waiting ──────────────▶ Deciding ───────────▶ Activated ──────▶ (archive)
+//!  (nothing) ─────▶ Waiting ──────────────▶ Unsettled ──────────▶ Activated ──────▶ (archive)
 //!      ▲                                        │
 //!      └────────────────────────────────────────┘ removed
 //! ```
 //!
-//! A migration that is not in the table may still have a journal: see [`Copies::decision`].
+//! A migration that is not in the table may still have a journal, or be remembered in the archive.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use agent_core::journal;
+use agent_core::identity::HostId;
+use agent_core::journal::{self, Record};
 use agent_core::message::MigrationId;
+use ownership::destination::{Holding, Order, Reply, reply};
 
 use crate::arrival::Copy;
 use crate::host::Host;
@@ -30,24 +33,37 @@ pub struct Copies {
     table: Mutex<HashMap<MigrationId, Entry>>,
 }
 
+/// One migration whose copy was prepared.
 #[derive(Debug)]
-enum Entry {
+struct Entry {
+    source: HostId,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
     Waiting(Box<Copy>, Instant),
     Deciding,
     Activated,
 }
 
-/// What is known of a migration.
+impl Stage {
+    fn holding(&self) -> Holding {
+        match self {
+            Self::Waiting(..) => Holding::Waiting,
+            Self::Deciding => Holding::Unsettled,
+            Self::Activated => Holding::Activated,
+        }
+    }
+}
+
+/// What an order does, with the copy that it is about.
 #[derive(Debug)]
 pub enum Decision {
-    /// Its copy, taken out of the table: the caller decides its fate and says so.
+    /// The copy, taken out of the table: the caller activates or removes it, as the order says.
     Take(Box<Copy>),
-    /// Another conversation is deciding at this moment: ask again.
-    Busy,
-    /// It was activated before.
-    Activated,
-    /// No copy exists.
-    Unknown,
+    /// No copy is to be touched.
+    Answer(Reply),
 }
 
 impl Copies {
@@ -61,65 +77,91 @@ impl Copies {
         self.host
     }
 
-    /// Keeps a copy until `expires`.
-    pub fn insert(&self, migration: MigrationId, copy: Copy, expires: Instant) {
-        self.table().insert(migration, Entry::Waiting(Box::new(copy), expires));
+    /// Keeps a copy that came from `source` until `expires`.
+    pub fn insert(&self, migration: MigrationId, source: HostId, copy: Copy, expires: Instant) {
+        let stage = Stage::Waiting(Box::new(copy), expires);
+        self.table().insert(migration, Entry { source, stage });
     }
 
-    /// Whether anything is known of a migration.
-    pub fn know(&self, migration: MigrationId) -> Result<bool, journal::Error> {
-        Ok(self.table().contains_key(&migration)
-            || journal::path(&self.host.directories.state, migration).exists()
-            || self.host.handed_over(migration)?.is_some())
-    }
-
-    /// What is known of a migration, its copy taken out if one waits. No copy is denied as long as
-    /// there is a journal: another process may be settling it, or nobody could.
-    pub fn decision(&self, migration: MigrationId) -> Result<Decision, journal::Error> {
-        let state = &self.host.directories.state;
-        Ok(match self.take(migration) {
-            Decision::Unknown if journal::path(state, migration).exists() => Decision::Busy,
-            // In this order: a journal goes to the archive in one step.
-            Decision::Unknown if self.host.handed_over(migration)?.is_some() => Decision::Activated,
-            known => known,
-        })
-    }
-
-    /// Takes a copy out to activate or to remove it.
-    fn take(&self, migration: MigrationId) -> Decision {
-        let mut table = self.table();
-        match table.get_mut(&migration) {
-            None => Decision::Unknown,
-            Some(Entry::Activated) => Decision::Activated,
-            Some(entry) => match std::mem::replace(entry, Entry::Deciding) {
-                Entry::Waiting(copy, _) => Decision::Take(copy),
-                _ => Decision::Busy,
-            },
+    /// Decides what an order of the host `from` does, and takes the copy out if it is to be activated or
+    /// removed.
+    ///
+    /// # Errors
+    /// [`journal::Error`] when this host cannot tell: the peer must not take that for an answer.
+    pub fn decide(
+        &self,
+        migration: MigrationId,
+        from: HostId,
+        order: Order,
+    ) -> Result<Decision, journal::Error> {
+        if let Some(decision) = self.decide_by_table(migration, from, order) {
+            return Ok(decision);
         }
+        let (holding, owner) = self.noted(migration)?;
+        Ok(Decision::Answer(reply(holding, owner, from, order)))
+    }
+
+    fn decide_by_table(
+        &self,
+        migration: MigrationId,
+        from: HostId,
+        order: Order,
+    ) -> Option<Decision> {
+        let mut table = self.table();
+        let entry = table.get_mut(&migration)?;
+        let reply = reply(entry.stage.holding(), Some(entry.source), from, order);
+        if !matches!(reply, Reply::Activate | Reply::Remove) {
+            return Some(Decision::Answer(reply));
+        }
+        match std::mem::replace(&mut entry.stage, Stage::Deciding) {
+            Stage::Waiting(copy, _) => Some(Decision::Take(copy)),
+            other => {
+                entry.stage = other;
+                Some(Decision::Answer(Reply::Undecided))
+            }
+        }
+    }
+
+    /// What journals and archive say of a migration, and whose it is.
+    fn noted(&self, migration: MigrationId) -> Result<(Holding, Option<HostId>), journal::Error> {
+        let state = &self.host.directories.state;
+        // In this order: a journal goes to the archive in one step.
+        if journal::exists(state, migration)? {
+            let records = journal::read(&journal::path(state, migration))?;
+            return Ok((Holding::Unsettled, source(&records)));
+        }
+        let Some(records) = journal::archived(state, migration)? else {
+            return Ok((Holding::Nothing, None));
+        };
+        let lost = records.contains(&Record::Lost);
+        Ok((if lost { Holding::Lost } else { Holding::HandedOver }, source(&records)))
     }
 
     /// A copy that was taken out is the container now, and podman has yet to take it over.
     pub fn activated(&self, migration: MigrationId) {
-        self.table().insert(migration, Entry::Activated);
+        if let Some(entry) = self.table().get_mut(&migration) {
+            entry.stage = Stage::Activated;
+        }
     }
 
     /// A copy that was taken out no longer exists, or is an engine's container that the archive
-    /// remembers.
+    /// remembers, or is left to the journal's guardian.
     pub fn ended(&self, migration: MigrationId) {
         self.table().remove(&migration);
     }
 
-    /// Removes a copy that was taken out.
-    pub async fn dispose(&self, migration: MigrationId, copy: Copy) {
-        copy.remove().await;
+    /// Removes a copy that was taken out; what this host holds of it then.
+    pub async fn dispose(&self, migration: MigrationId, copy: Copy) -> Holding {
+        let holding = copy.remove().await;
         self.ended(migration);
+        holding
     }
 
     /// Removes the copy of a migration whose lease has run out; a copy that was decided about in
     /// the meantime is left alone.
     pub async fn expire(&self, migration: MigrationId) {
         let due = match self.table().get(&migration) {
-            Some(Entry::Waiting(_, expires)) => *expires <= Instant::now(),
+            Some(Entry { stage: Stage::Waiting(_, expires), .. }) => *expires <= Instant::now(),
             _ => false,
         };
         if due {
@@ -136,7 +178,13 @@ impl Copies {
     }
 
     async fn remove(&self, migration: MigrationId, why: &str) {
-        if let Decision::Take(copy) = self.take(migration) {
+        let taken = match self.table().get_mut(&migration) {
+            Some(entry) if matches!(entry.stage, Stage::Waiting(..)) => {
+                std::mem::replace(&mut entry.stage, Stage::Deciding)
+            }
+            _ => return,
+        };
+        if let Stage::Waiting(copy, _) = taken {
             tracing::warn!("migration {migration}: {why}; removing the copy");
             self.dispose(migration, *copy).await;
         }
@@ -145,5 +193,13 @@ impl Copies {
     fn table(&self) -> MutexGuard<'_, HashMap<MigrationId, Entry>> {
         // The table is whole between any two statements of this file.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The source of the arrival of these records.
+fn source(records: &[Record]) -> Option<HostId> {
+    match records.first() {
+        Some(Record::Arrival { peer, .. }) => Some(*peer),
+        _ => None,
     }
 }

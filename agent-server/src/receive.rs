@@ -3,6 +3,7 @@
 use agent_core::cause::Cause;
 use agent_core::message::{Message, Offer};
 use agent_core::permissions::Permissions;
+use agent_core::trust::Name;
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect};
 
@@ -11,11 +12,14 @@ use crate::arrival::{self, Arrival, Copy, Expected, abandon};
 use crate::decide::{decide, keep};
 use crate::lease::Copies;
 
+/// Bytes of files whose first pass takes its time as well.
+const LARGE: u64 = 64 << 20;
+
 /// Takes a migration from its offer to its end.
 pub async fn receive(
     copies: &'static Copies,
     connection: &mut Connection,
-    permissions: &Permissions,
+    (name, permissions): (&Name, &Permissions),
     offer: Offer,
     expected: Option<Expected>,
 ) -> Result<(), Cause> {
@@ -23,21 +27,22 @@ pub async fn receive(
     let source = connection.host();
     let migration = offer.migration;
     let looked = arrival::look(host, permissions, (source, connection.peer().ip()), &offer).await;
-    let (verdict, chosen) = match looked {
+    let looked = match looked {
         Ok(looked) => looked,
         Err(cause) => {
             abandon(expected).await;
             return give_up(connection, cause).await;
         }
     };
+    let verdict = &looked.verdict;
     let refused = !verdict.blockers.is_empty();
     // An image takes its time, and podman would take up its place meanwhile.
-    let is_wanted = !refused && !verdict.image_missing;
+    let is_wanted = !refused && !verdict.image_missing && offer.disk <= LARGE;
     for blocker in &verdict.blockers {
         tracing::info!("{migration}: refused: {} ({})", blocker.message, blocker.code);
     }
     let agreed = async {
-        connection.send(&Message::Verdict(verdict)).await?;
+        connection.send(&Message::Verdict(looked.verdict.clone())).await?;
         if refused {
             return Ok(None);
         }
@@ -55,7 +60,8 @@ pub async fn receive(
         expected => expected,
     };
     let Some(tunnel) = agreed? else { return Ok(()) };
-    let mut arrival = match Arrival::begin(host, source, permissions, offer, chosen) {
+    let named = (source, name.to_string());
+    let mut arrival = match Arrival::begin(host, named, permissions, offer, looked) {
         Ok(arrival) => arrival,
         Err(cause) => {
             abandon(expected).await;
@@ -73,7 +79,7 @@ pub async fn receive(
     let Some(copy) = copy else {
         return give_up(connection, "the copy was lost before it was complete".into()).await;
     };
-    keep(copies, migration, copy);
+    keep(copies, migration, source, copy);
     connection.send(&Message::Prepared(prepared)).await?;
     decide(copies, connection, migration).await
 }

@@ -2,10 +2,10 @@
 //! next start before any source is listened to.
 //!
 //! ```text
-//! last record    what is done
-//! Arrival        undo: the copy is isolated, nobody hears it; its source hears that none exists
+//! last record    what is done (ownership::destination::recovery)
+//! Arrival        undo: the copy is frozen and cut off, nobody heard it; its source hears that none exists
 //! Activated      it is the container: podman takes it over, while its shim still waits; a copy
-//!                that is gone is undone
+//!                that is gone is remembered as lost
 //! HandedOver     the same: the journal goes to the archive
 //! ```
 //!
@@ -13,17 +13,20 @@
 //! removed nor handed over: such a migration stays in doubt.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent_core::carried;
 use agent_core::cause::{Cause, chain};
+use agent_core::container_lock::ContainerLock;
 use agent_core::directories::Directories;
 use agent_core::forward::{self, Note};
 use agent_core::identity::{self, HostId};
 use agent_core::journal::{self, Journal, Record};
 use agent_core::message::MigrationId;
 use agent_core::peers::{self, Claim};
+use checkpoint::cgroup::Cgroup;
 use checkpoint::podman::Podman;
 use checkpoint::stage::{self, Staged};
 use netmig::flow::{Conntrack, Flow};
@@ -32,8 +35,9 @@ use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
 use netmig::sandbox::{Others, Sandbox};
 use netmig::table::Table;
+use ownership::destination::{Found, Recovery, recovery};
 
-use crate::arrival::{STAGE, sweep, tidy};
+use crate::arrival::{STAGE, remove_spool, sweep, tidy};
 
 /// How long the shim of a copy may take to find us: it tries every 50 ms.
 const TAKE_OVER: Duration = Duration::from_secs(2);
@@ -63,6 +67,14 @@ fn readdressed(record: &Record) -> Option<&Vec<IpAddr>> {
 const RETRY: Duration = Duration::from_secs(2);
 /// How long it tries; after that it is left to the next start of agent-server.
 const PERSISTENCE: Duration = Duration::from_secs(3600);
+
+/// How long another agent may keep the container's lock.
+const LOCK: Duration = Duration::from_secs(20);
+
+/// It is not known whether podman runs the container.
+#[derive(Debug, thiserror::Error)]
+#[error("podman does not say whether it runs the container; it is asked again")]
+struct Unclear;
 
 /// The container has no such thing.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +127,13 @@ async fn settle_all(directories: &Directories, podman: &Podman, journals: Vec<Pa
     // The patience of a shim is short, so those that wait for their container to be taken over come
     // first; podman can tell of the others once no container is staged any more.
     for (arrived, journal) in activated {
+        let lock = match arrived.lock(&scene).await {
+            Ok(lock) => lock,
+            Err(e) => {
+                arrived.note(Err(e));
+                continue;
+            }
+        };
         match arrived.take_over(&scene).await {
             Ok(pid) => arrived.note(arrived.hand_over(&scene, journal, pid).await),
             Err(e) => {
@@ -122,17 +141,23 @@ async fn settle_all(directories: &Directories, podman: &Podman, journals: Vec<Pa
                 others.push((arrived, journal));
             }
         }
+        drop(lock);
     }
     others.sort_by_key(|(arrived, _)| arrived.activated);
     for (arrived, journal) in others {
-        arrived.note(arrived.settle(&scene, journal).await);
+        let settled = async {
+            let _lock = arrived.lock(&scene).await?;
+            arrived.settle(&scene, journal).await
+        };
+        arrived.note(settled.await);
     }
 }
 
 impl Arrived {
     /// What a journal says; `None` if it is that of a departure, which agent-client recovers.
     fn read(records: &[Record]) -> Option<Self> {
-        let Some(Record::Arrival { migration, container, name, addresses, peer }) = records.first()
+        let Some(Record::Arrival { migration, container, name, addresses, peer, .. }) =
+            records.first()
         else {
             return None;
         };
@@ -153,25 +178,62 @@ impl Arrived {
         }
     }
 
+    /// Waits for the container's lock.
+    async fn lock(&self, scene: &Scene<'_>) -> Result<ContainerLock, Cause> {
+        let run = &scene.directories.run;
+        Ok(ContainerLock::settle(run, &self.container, &self.name, LOCK).await?)
+    }
+
     /// Takes a copy that is still staged over, and lets podman have it; gives its first process.
     async fn take_over(&self, scene: &Scene<'_>) -> Result<i32, Cause> {
         let work = scene.directories.migration(self.migration).join(STAGE);
         let podman = scene.podman.clone();
-        let staged = Staged::resume(podman, &self.container, &self.name, &work, TAKE_OVER).await?;
-        self.connect(scene, &staged)?;
+        let mut staged =
+            Staged::resume(podman, &self.container, &self.name, &work, TAKE_OVER).await?;
+        let pid = staged.restored().ok_or(Lacking("processes"))?.pid;
+        staged.keep().await?;
+        self.set_going(scene, pid)?;
         Ok(staged.commit().await?.pid)
     }
 
-    /// Finds out whether podman runs the copy, and undoes it otherwise.
-    async fn settle(&self, scene: &Scene<'_>, journal: Journal) -> Result<(), Cause> {
-        if self.activated
-            && let Some(pid) = self.runs(scene).await?
-        {
-            return self.hand_over(scene, journal, pid).await;
+    /// Finds out what became of the copy, and does what follows.
+    async fn settle(&self, scene: &Scene<'_>, mut journal: Journal) -> Result<(), Cause> {
+        let (found, pid) = if self.activated { self.look(scene).await } else { (Found::Gone, 0) };
+        match recovery(self.activated, found) {
+            Recovery::HandOver => {
+                self.set_going(scene, pid)?;
+                self.hand_over(scene, journal, pid).await
+            }
+            Recovery::Remove => {
+                tracing::info!("{}: removing what is left of {}", self.migration, self.name);
+                self.undo(scene).await?;
+                Ok(journal.end()?)
+            }
+            Recovery::NoteLoss => {
+                tracing::error!(
+                    "{}: the copy of container {} ran here, and is gone; its original is kept frozen where \
+                     it came from until a person decides (agent-client recover --rollback-anyway there)",
+                    self.migration,
+                    self.name
+                );
+                self.undo(scene).await?;
+                journal.append(&Record::Lost)?;
+                Ok(journal.archive(&scene.directories.state)?)
+            }
+            Recovery::TakeOver | Recovery::Wait => Err(Unclear.into()),
         }
-        tracing::info!("{}: removing what is left of container {}", self.migration, self.name);
-        self.undo(scene).await?;
-        Ok(journal.end()?)
+    }
+
+    /// What became of the copy, and its first process.
+    async fn look(&self, scene: &Scene<'_>) -> (Found, i32) {
+        match self.runs(scene).await {
+            Ok(Some(pid)) => (Found::Engine, pid),
+            Ok(None) => (Found::Gone, 0),
+            Err(e) => {
+                tracing::warn!("{}: {}", self.migration, chain(e.as_ref()));
+                (Found::Unclear, 0)
+            }
+        }
     }
 
     /// The container's first process, if podman runs it.
@@ -183,19 +245,19 @@ impl Arrived {
         Ok(Some(container.pid).filter(|pid| *pid > 1))
     }
 
-    /// Makes the copy audible, should that not have happened.
-    fn connect(&self, scene: &Scene<'_>, staged: &Staged) -> Result<(), Cause> {
-        let path = staged.bundle.netns.as_ref().ok_or(Lacking("network namespace"))?;
-        let namespace = Namespace::at_path(path)?;
+    /// Makes the copy audible and lets it run, should that not have happened.
+    fn set_going(&self, scene: &Scene<'_>, pid: i32) -> Result<(), Cause> {
+        let namespace = Namespace::of_pid(pid)?;
         let sandbox = Sandbox::open(&namespace)?;
         let interface = sandbox.interfaces().first().ok_or(Lacking("interface"))?;
         let port = Port::of_container(&namespace, &interface.name)?;
         port.unblock()?;
         let note = carried::find(scene.directories, &self.container)?;
         let detours = note.into_iter().flat_map(|note| note.detours);
-        let own = detours.filter(|detour| detour.namespace == *path);
-        let left = own.map(|detour| detour.towards).collect();
-        Ok(sandbox.seed_neighbours(&port, &Others { left, ..Others::default() })?)
+        let of_this = detours.filter(|detour| is_same(&detour.namespace, pid));
+        let left = of_this.map(|detour| detour.towards).collect();
+        sandbox.seed_neighbours(&port, &Others { left, ..Others::default() })?;
+        Ok(Cgroup::of_pid(pid, &self.container)?.thaw()?)
     }
 
     async fn hand_over(
@@ -216,6 +278,7 @@ impl Arrived {
         forward::remove(scene.directories, away).await?;
         self.claim_source_tunnel(scene)?;
         tidy(&scene.directories.migration(self.migration))?;
+        remove_spool(scene.directories, self.migration)?;
         journal.archive(&scene.directories.state)?;
         tracing::info!("{}: container {} is podman's now", self.migration, self.name);
         Ok(())
@@ -249,6 +312,7 @@ impl Arrived {
         forward::remove(scene.directories, of_this).await?;
         Table::open()?.remove_late(&self.migration.to_string().parse()?)?;
         tidy(&work)?;
+        remove_spool(scene.directories, self.migration)?;
         for peer in hops {
             peers::release(scene.directories, peer, Some(self.migration)).await?;
         }
@@ -260,6 +324,13 @@ impl Arrived {
         let hosts = self.anchors.iter().chain([&self.source]);
         hosts.map(|host| identity::peer_number(&scene.directories.state, *host)).collect()
     }
+}
+
+/// Returns whether a path is that of the network namespace of a process.
+fn is_same(namespace: &Path, pid: i32) -> bool {
+    let identity = |path: &Path| path.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
+    let own = identity(Path::new(&format!("/proc/{pid}/ns/net")));
+    own.is_some() && own == identity(namespace)
 }
 
 #[cfg(test)]
@@ -274,6 +345,8 @@ mod tests {
             name: "web".to_owned(),
             addresses: vec![],
             peer: HostId([2; 16]),
+            source: "a".to_owned(),
+            began: 0,
         }];
         assert!(!Arrived::read(&records).unwrap().activated);
         records.push(Record::Activated);

@@ -1,16 +1,15 @@
 //! One conversation: introduction, then a new migration or the rest of an interrupted one.
 
 use agent_core::cause::Cause;
-use agent_core::message::{Failure, FailureCode, Hello, Message, MigrationId, Offer};
+use agent_core::message::{Failure, FailureCode, Hello, Message, Offer};
 use agent_core::permissions::Permissions;
 use agent_core::trust::Name;
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect};
 
 use crate::anchor;
-use crate::answer::unknown;
 use crate::arrival::{Expected, abandon};
-use crate::decide::decide;
+use crate::decide::resume;
 use crate::host::Host;
 use crate::lease::Copies;
 use crate::receive;
@@ -101,19 +100,5 @@ async fn offered(
         return Err(NotASource.into());
     };
     tracing::info!("{name} offers container {} ({})", offer.name, offer.migration);
-    receive::receive(copies, connection, &permissions, offer, expected).await
-}
-
-/// Picks up a migration whose source lost its connection after the copy was prepared.
-async fn resume(
-    copies: &'static Copies,
-    connection: &mut Connection,
-    migration: MigrationId,
-) -> Result<(), Cause> {
-    if !copies.know(migration)? {
-        connection.send(&Message::Failure(unknown(migration))).await?;
-        return Ok(());
-    }
-    connection.send(&Message::Resumed(())).await?;
-    decide(copies, connection, migration).await
+    receive::receive(copies, connection, (&name, &permissions), offer, expected).await
 }

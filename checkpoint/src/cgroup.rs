@@ -64,6 +64,12 @@ pub enum Error {
         /// The cgroup's directory.
         path: PathBuf,
     },
+    /// Killed tasks are still there.
+    #[error("killed tasks in {path} do not end (uninterruptible I/O?)")]
+    NotKilled {
+        /// The cgroup's directory.
+        path: PathBuf,
+    },
 }
 
 /// The cgroup of one container, with its control files open, so that freezing is one write.
@@ -152,6 +158,44 @@ impl Cgroup {
     /// [`Error::Access`], for instance when the cgroup is gone (ENODEV).
     pub fn thaw(&self) -> Result<(), Error> {
         self.write_state(b"0")
+    }
+
+    /// Waits until all tasks of a cgroup that was told to freeze have stopped; `false` when `deadline` passes.
+    /// Blocks the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub fn await_frozen(&self, deadline: Instant) -> Result<bool, Error> {
+        self.wait_frozen(deadline)
+    }
+
+    /// Tells the tasks to freeze, and does not wait.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub fn tell_to_freeze(&self) -> Result<(), Error> {
+        self.write_state(b"1")
+    }
+
+    /// Kills every task, frozen or not: none of them runs again (`cgroup.kill`, since Linux 5.14). Waits until
+    /// they are gone. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Access`]; [`Error::NotKilled`] when `deadline` passes. A cgroup that is gone (ENODEV, ENOENT)
+    /// counts as killed.
+    pub fn kill(&self, deadline: Instant) -> Result<(), Error> {
+        match fs::write(self.path.join("cgroup.kill"), "1") {
+            Err(e) if is_gone(&e) => return Ok(()),
+            other => other.map_err(|source| self.access("cgroup.kill", source))?,
+        }
+        while self.is_populated()? {
+            if Instant::now() >= deadline {
+                return Err(Error::NotKilled { path: self.path.clone() });
+            }
+            let mut fds = [PollFd::new(self.events.as_fd(), PollFlags::POLLPRI)];
+            let _ = poll(&mut fds, PollTimeout::from(LOOK_EVERY_MS));
+        }
+        Ok(())
     }
 
     /// Whether all tasks are stopped at this moment, by us or by a frozen parent.

@@ -7,8 +7,15 @@
 //! found it otherwise. Whatever else is asked for, such as CRIU's version, goes on at once.
 //!
 //! So the runtime's own start, its look at the container and CRIU's version are over before a container
-//! stops. Nothing of the container is touched before the gate is opened. When whoever made the gate
-//! drops it, or dies, the gate ends with an error, and so does the runtime.
+//! stops. Nothing of the container is touched before the gate is opened. When the process that made the
+//! gate drops it, or dies, the gate ends with an error, and so does the runtime.
+//!
+//! A restore goes through a relay instead, in the process that made the gate: CRIU starts at once,
+//! the request waits, and what is restored is frozen before CRIU lets it go. A dump does not: when the
+//! process that made its gate dies, a CRIU at work must come to its end undisturbed.
+
+mod relay;
+mod rpc;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -26,6 +33,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+
+pub use relay::Freeze;
+use relay::Relay;
 
 /// By this name the runtimes call CRIU.
 const CRIU: &str = "criu";
@@ -45,18 +55,20 @@ const LOOK: u16 = 1000;
 /// Between two looks whether somebody waits.
 const GLANCE: Duration = Duration::from_micros(500);
 
-/// How requests begin (`images/rpc.proto`): the field `type` of `criu_req` comes first.
-const REQUEST_TYPE: u8 = 0x08;
-/// `criu_req_type`: what waits.
-const DUMP: u8 = 1;
-/// See [`DUMP`].
-const RESTORE: u8 = 2;
-
 /// A gate. Dropped, it ends whoever waits.
 #[derive(Debug)]
 pub struct Gate {
     dir: PathBuf,
-    go: File,
+    bar: Bar,
+}
+
+/// What keeps CRIU waiting.
+#[derive(Debug)]
+enum Bar {
+    /// The start of the program.
+    Start(File),
+    /// Its request.
+    Request(Relay),
 }
 
 impl Gate {
@@ -65,14 +77,22 @@ impl Gate {
     /// # Errors
     /// When the directory or what belongs into it cannot be made.
     pub fn create(dir: &Path, shim: &Path, criu: &Path) -> io::Result<Self> {
-        DirBuilder::new().mode(0o700).create(dir)?;
-        symlink(shim, dir.join(CRIU))?;
-        symlink(criu, dir.join(REAL))?;
+        make_directory(dir, shim, criu)?;
         let go = dir.join(GO);
         mkfifo(&go, Mode::S_IRUSR | Mode::S_IWUSR)?;
         // Not for writing alone: that would wait for somebody who reads.
         let go = OpenOptions::new().read(true).write(true).open(go)?;
-        Ok(Self { dir: dir.to_path_buf(), go })
+        Ok(Self { dir: dir.to_path_buf(), bar: Bar::Start(go) })
+    }
+
+    /// Makes a gate for a restore, which `freeze` is to freeze before any restored task runs. The calling
+    /// process has to live until the restore has ended.
+    ///
+    /// # Errors
+    /// As for [`Gate::create`].
+    pub fn relay(dir: &Path, shim: &Path, criu: &Path, freeze: Freeze) -> io::Result<Self> {
+        make_directory(dir, shim, criu)?;
+        Ok(Self { dir: dir.to_path_buf(), bar: Bar::Request(Relay::start(dir, freeze)?) })
     }
 
     /// Has a runtime find the gate instead of CRIU.
@@ -88,12 +108,18 @@ impl Gate {
     /// Whether somebody waits.
     #[must_use]
     pub fn is_reached(&self) -> bool {
-        self.dir.join(WAITING).exists()
+        match &self.bar {
+            Bar::Start(_) => self.dir.join(WAITING).exists(),
+            Bar::Request(relay) => relay.is_reached(),
+        }
     }
 
     /// Waits for somebody to wait; `false` when that took too long, which is no error: a gate that is
     /// opened before somebody comes lets him pass. `ended` tells whether nobody will come any more.
     pub fn await_reached(&self, limit: Duration, mut ended: impl FnMut() -> bool) -> bool {
+        if let Bar::Request(relay) = &self.bar {
+            return relay.await_reached(limit, GLANCE, ended);
+        }
         let end = Instant::now() + limit;
         loop {
             if self.is_reached() {
@@ -111,8 +137,20 @@ impl Gate {
     /// # Errors
     /// Those of writing to a FIFO.
     pub fn open(&mut self) -> io::Result<()> {
-        self.go.write_all(&[1])
+        match &mut self.bar {
+            Bar::Start(go) => go.write_all(&[1]),
+            Bar::Request(relay) => {
+                relay.open();
+                Ok(())
+            }
+        }
     }
+}
+
+fn make_directory(dir: &Path, shim: &Path, criu: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(dir)?;
+    symlink(shim, dir.join(CRIU))?;
+    symlink(criu, dir.join(REAL))
 }
 
 /// Whether a program was called as the stand-in for CRIU.
@@ -127,10 +165,12 @@ pub fn is_asked_for(program: Option<&OsString>) -> bool {
 /// When the gate is gone, or CRIU cannot be started. It does not return otherwise.
 pub fn stand_in(args: &[OsString]) -> io::Result<()> {
     let dir = PathBuf::from(env::var_os(VARIABLE).unwrap_or_default());
-    if let Some(socket) = socket(args)
-        && has_to_wait(socket)?
-    {
-        wait(&dir)?;
+    if let Some(socket) = socket(args) {
+        if dir.join(relay::SOCKET).exists() {
+            relay::divert(&dir, socket)?;
+        } else if has_to_wait(socket)? {
+            wait(&dir)?;
+        }
     }
     let mut command = Command::new(fs::read_link(dir.join(REAL))?);
     let path = env::var_os("PATH").unwrap_or_default();
@@ -157,7 +197,7 @@ fn has_to_wait(socket: RawFd) -> io::Result<bool> {
             other => break other?,
         }
     };
-    Ok(length == head.len() && matches!(head, [REQUEST_TYPE, DUMP | RESTORE]))
+    Ok(rpc::is_operation(&head[..length]))
 }
 
 /// Waits until the gate is opened.

@@ -13,6 +13,7 @@ pub mod images;
 pub mod needs;
 pub mod podman;
 pub mod prime;
+pub mod process;
 pub mod runtime;
 pub mod shim;
 pub mod stage;

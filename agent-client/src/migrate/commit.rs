@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use agent_core::cause::{Cause, chain};
 
+use ownership::source::Next;
+
 use super::failure::Failure;
 use super::insist::{Goal, insist};
 use super::order::{self, Error};
@@ -35,7 +37,7 @@ impl<'a> Committed<'a> {
         let told = order::commit(self.pause.connection(), migration).await;
         match insist(&mut self.pause, told, Goal::Committed).await {
             Ok(()) => {}
-            Err(error) if error.denies_copy() => {
+            Err(error) if error.next() == Next::GoBack => {
                 return Err(self.pause.go_back(error.into()).await);
             }
             Err(error) => return Err(doubt(self.pause, error).await),

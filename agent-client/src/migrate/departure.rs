@@ -5,6 +5,7 @@ mod tools;
 mod transfer;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use agent_core::carried;
 use agent_core::cause::{Cause, chain};
@@ -14,14 +15,17 @@ use agent_core::guardian::{self, Guardian};
 use agent_core::journal::{self, Journal, Record};
 use agent_core::message::Message;
 use agent_core::peers;
+use agent_core::turn::Turn;
 use agent_core::{deadline, expect, forward};
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
+use checkpoint::process;
 use netmig::flow::{Conntrack, Exchange};
 use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
 use netmig::sockets::{TcpSockets, UdpQueues, room};
 use netmig::table::HoldTag;
 use netmig::tunnel;
+use ownership::source::may_end;
 use tokio::task::block_in_place;
 
 use super::anchors::Anchors;
@@ -37,6 +41,11 @@ use crate::report::Steps;
 use tools::Ready;
 pub use tools::{NotPrepared, Tools};
 
+/// How long a staged container waits for its turn.
+const STAGED_WAIT: Duration = Duration::from_millis(600);
+/// How long the killed tasks of the original may take to be gone.
+const KILLED: Duration = Duration::from_secs(10);
+
 /// A migration that has begun to change this host.
 pub struct Departure<'a> {
     context: &'a Context,
@@ -45,6 +54,7 @@ pub struct Departure<'a> {
     _guardian: Guardian,
     work: PathBuf,
     ready: Ready,
+    is_dumping: bool,
     exchange: Exchange,
 }
 
@@ -59,6 +69,7 @@ impl<'a> Departure<'a> {
             addresses: plan.addresses.clone(),
             destination: plan.link.destination.to_string(),
             peer: plan.link.host,
+            began: journal::now(),
         };
         let path = journal::path(&context.directories.state, migration);
         let guardian = guardian::start(&context.directories, &GUARDIAN, &path)?;
@@ -71,6 +82,7 @@ impl<'a> Departure<'a> {
             _guardian: guardian,
             work,
             ready: Ready::default(),
+            is_dumping: false,
             exchange: Exchange::default(),
         })
     }
@@ -87,6 +99,9 @@ impl<'a> Departure<'a> {
             steps.begin("image");
             self.ship_image(steps).await?;
         }
+        // They may take minutes, and the far end's engine holds a lock while the container is staged.
+        steps.begin("files, first pass");
+        self.send_files(steps).await?;
         steps.begin("stage");
         self.order_stage().await?;
         // The far end's engine works for a third of a second. In that time this host makes the tunnel
@@ -99,13 +114,31 @@ impl<'a> Departure<'a> {
         self.prepare_removal();
         block_in_place(|| self.start_runtime())?;
         self.await_stage().await?;
-        steps.begin("files, first pass");
-        self.send_files(steps).await?;
         steps.end();
-        self.ready.turn = Some(turn::take(self.context, &mut self.plan, steps).await?);
+        let turn = turn::take(self.context, &mut self.plan, STAGED_WAIT).await?;
+        self.ready.turn = match turn {
+            Some(turn) => Some(turn),
+            None => Some(self.stage_in_turn(steps).await?),
+        };
         // Again, for sockets that are new, or got their own size back after an earlier move.
         self.make_room()?;
         self.start_far_runtime().await
+    }
+
+    /// Has the container unstaged, since its turn does not come, and staged again once it has come: the far
+    /// end's engine holds a lock meanwhile, and whoever lists its containers waits for that.
+    async fn stage_in_turn(&mut self, steps: &mut Steps) -> Result<Turn, Cause> {
+        steps.begin("wait for other moves");
+        let connection = &mut self.plan.link.connection;
+        connection.send(&Message::Unstage(())).await?;
+        expect!(connection, deadline::STAGE, Unstaged)?;
+        let turn = turn::take(self.context, &mut self.plan, deadline::TURN).await?;
+        let turn = turn.ok_or(turn::NoTurn)?;
+        steps.begin("stage again");
+        self.order_stage().await?;
+        self.await_stage().await?;
+        steps.end();
+        Ok(turn)
     }
 
     /// For datagrams that will have been held, and for those that come while the processors have this
@@ -168,9 +201,12 @@ impl<'a> Departure<'a> {
         }
     }
 
-    /// Has the engine remove the original.
+    /// Has the engine remove the original, whose tasks are killed before: engines and runtimes thaw what they
+    /// end, and the original may not run again, nor be started anew by its restart policy.
     pub async fn remove_original(&mut self) -> Result<(), Cause> {
         let id = &self.plan.container.id;
+        process::kill_monitor(self.plan.process.monitor, id)?;
+        block_in_place(|| self.plan.cgroup.kill(Instant::now() + KILLED))?;
         match self.ready.removal.take() {
             Some(prepared) => prepared.remove(id).await?,
             None => self.context.podman.remove(id).await?,
@@ -208,9 +244,16 @@ impl<'a> Departure<'a> {
     }
 
     /// Undoes everything: the far end drops its part, this host's kernel is as it was.
-    pub async fn go_back(mut self, cause: Cause) -> Failure {
-        let ended = !self.plan.cgroup.is_populated().unwrap_or(false);
-        let mut leftovers = Vec::new();
+    pub async fn go_back(self, cause: Cause) -> Failure {
+        self.go_back_without(cause, Vec::new()).await
+    }
+
+    /// The same for a container of which some things could not be undone: it may be frozen or cut off still.
+    /// Its journal stays, so that the guardian goes on with it.
+    pub async fn go_back_without(mut self, cause: Cause, stuck: Vec<String>) -> Failure {
+        // That the kernel cannot tell does not mean that it has ended.
+        let ended = matches!(self.plan.cgroup.is_populated(), Ok(false));
+        let mut leftovers = if ended { Vec::new() } else { stuck.clone() };
         let migration = self.plan.offer.migration;
         self.abort().await;
         self.ready.anchors.withdraw().await;
@@ -226,15 +269,20 @@ impl<'a> Departure<'a> {
         if let Err(e) = room::take_room_back(&pids) {
             tracing::debug!("{}", chain(&e));
         }
-        leftovers.extend(self.tidy().err().map(|e| chain(e.as_ref())));
+        if !self.is_dumping {
+            leftovers.extend(self.tidy().err().map(|e| chain(e.as_ref())));
+        }
         let of_this = |note: &Note| note.migration == migration;
         let unforwarded = forward::remove(&self.context.directories, of_this).await;
         leftovers.extend(unforwarded.err().map(|e| chain(e.as_ref())));
         let peer = self.plan.link.peer;
         let unused = peers::release(&self.context.directories, peer, Some(migration)).await;
         leftovers.extend(unused.err().map(|e| chain(e.as_ref())));
-        if leftovers.is_empty() {
+        if may_end(leftovers.is_empty()) {
             leftovers.extend(self.journal.end().err().map(|e| chain(&e)));
+        }
+        if !ended && !stuck.is_empty() {
+            return Failure::Stuck { container: self.plan.container.name, cause, leftovers };
         }
         Failure::RolledBack { cause, ended, leftovers }
     }
@@ -246,6 +294,11 @@ impl<'a> Departure<'a> {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
             _ => Ok(()),
         }
+    }
+
+    /// Notes that CRIU is still at work on the container: its images must stay until it has ended.
+    pub fn leave_dump(&mut self) {
+        self.is_dumping = true;
     }
 
     /// The plan.

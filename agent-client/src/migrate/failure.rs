@@ -25,6 +25,15 @@ pub enum Failure {
         /// What could not be undone, each a whole sentence.
         leftovers: Vec<String>,
     },
+    /// The move was given up, and the original could not be set going again.
+    Stuck {
+        /// The container's name.
+        container: String,
+        /// What failed at first.
+        cause: Cause,
+        /// What could not be undone, each a whole sentence.
+        leftovers: Vec<String>,
+    },
     /// The decision is made and the destination has not acknowledged it.
     InDoubt {
         /// The container's name.
@@ -42,6 +51,7 @@ impl Failure {
             Self::Setup(_) => Exit::Failed,
             Self::Refused(_) | Self::Blocked(_) => Exit::Refused,
             Self::RolledBack { .. } => Exit::RolledBack,
+            Self::Stuck { .. } => Exit::Stuck,
             Self::InDoubt { .. } => Exit::InDoubt,
         }
     }
@@ -76,6 +86,12 @@ impl Failure {
                 }
                 text
             }
+            Self::Stuck { container, cause, leftovers } => format!(
+                "not moved, and {container} could not be set going again; nothing of it is lost. A guardian \
+                 goes on trying, and so does agent-client recover: {}\n  what failed at first: {}",
+                leftovers.join("; "),
+                chain(cause.as_ref())
+            ),
             Self::InDoubt { container, cause } => format!(
                 "in doubt: the decision to move {container} is recorded, but the destination has not \
                  confirmed that it runs there; the original is kept frozen and unreachable, and \

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use agent_core::cause::chain;
 use agent_core::deadline;
+use ownership::source::Next;
 
 use super::order::{self, Error};
 use super::pause::Pause;
@@ -32,7 +33,7 @@ pub async fn insist(
     loop {
         match told {
             Ok(()) => return Ok(()),
-            Err(e) if e.denies_copy() || Instant::now() >= give_up => return Err(e),
+            Err(e) if e.next() != Next::AskAgain || Instant::now() >= give_up => return Err(e),
             Err(e) => tracing::warn!("{}", chain(&e)),
         }
         tokio::time::sleep(RETRY).await;

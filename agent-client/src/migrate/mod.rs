@@ -40,7 +40,6 @@ use self::cancel::Cancel;
 use self::commit::Committed;
 use self::departure::Departure;
 use self::pause::Pause;
-use self::room::Room;
 
 /// Moves a container.
 pub async fn run(context: &Context, request: &Migrate) -> Result<Summary, Failure> {
@@ -53,12 +52,10 @@ pub async fn run(context: &Context, request: &Migrate) -> Result<Summary, Failur
         .await
         .map_err(Failure::Refused)?;
     steps.begin("preflight");
-    let room = Room::make(&context.podman, &request.container);
     let plan = cancel.guard_failure(plan::agree(context, request, connection)).await?;
 
     // From here on there is something to undo.
     let mut departure = Departure::begin(context, plan).map_err(Failure::Refused)?;
-    room.keep();
     let prepared = cancel.guard(departure.prepare(&mut steps)).await;
     if let Err(cause) = prepared {
         return Err(departure.go_back(cause).await);

@@ -5,6 +5,7 @@ use agent_core::identity::HostId;
 use agent_core::message::{FailureCode, Finished, Message, MigrationId};
 use agent_core::wire::{self, Connection};
 use agent_core::{deadline, expect};
+use ownership::source::{Answer, Next, after_order};
 
 use crate::connect;
 use crate::context::Context;
@@ -32,11 +33,23 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the destination itself says that it holds no copy. Only these words allow the
-    /// original to run again after the commit record.
+    /// Returns what the source knows from it.
     #[must_use]
-    pub fn denies_copy(&self) -> bool {
-        matches!(self, Self::Wire(wire::Error::Failure(f)) if f.code == FailureCode::Unknown)
+    pub fn answer(&self) -> Answer {
+        match self {
+            Self::Wire(wire::Error::Failure(failure)) => match failure.code {
+                FailureCode::Unknown => Answer::NoCopy,
+                FailureCode::Lost => Answer::Lost,
+                _ => Answer::Undecided,
+            },
+            Self::Wire(_) | Self::OtherHost(_) => Answer::Silence,
+        }
+    }
+
+    /// Returns what follows from it after the commit record.
+    #[must_use]
+    pub fn next(&self) -> Next {
+        after_order(self.answer())
     }
 }
 
@@ -72,6 +85,11 @@ pub async fn finish(connection: &mut Connection) -> Result<Finished, Error> {
     Ok(expect!(connection, deadline::STAGE, Finished)?)
 }
 
+/// Tells the destination that this host needs no answer about the migration any more.
+pub async fn settled(connection: &mut Connection, migration: MigrationId) -> Result<(), Error> {
+    Ok(connection.send(&Message::Settled(migration)).await?)
+}
+
 /// Tells the destination that no anchor's packets come by way of this host any more.
 pub async fn led_past(connection: &mut Connection, migration: MigrationId) -> Result<(), Error> {
     Ok(connection.send(&Message::LedPast(migration)).await?)
@@ -86,13 +104,14 @@ mod tests {
     fn only_the_destinations_own_words_deny_a_copy() {
         let said =
             |code| Error::Wire(wire::Error::Failure(Failure { code, message: String::new() }));
-        assert!(said(FailureCode::Unknown).denies_copy());
+        assert_eq!(said(FailureCode::Unknown).next(), Next::GoBack);
+        assert_eq!(said(FailureCode::Lost).next(), Next::AskPerson);
         for code in [FailureCode::Step, FailureCode::Deadline, FailureCode::Stopping] {
-            assert!(!said(code).denies_copy());
+            assert_eq!(said(code).next(), Next::AskAgain);
         }
         let other = Destination { host: "b".to_owned(), port: 1 };
-        assert!(!Error::OtherHost(other).denies_copy());
+        assert_eq!(Error::OtherHost(other).next(), Next::AskAgain);
         let peer = "192.0.2.1:1".parse().unwrap();
-        assert!(!Error::Wire(wire::Error::Closed { peer }).denies_copy());
+        assert_eq!(Error::Wire(wire::Error::Closed { peer }).next(), Next::AskAgain);
     }
 }

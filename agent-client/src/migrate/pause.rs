@@ -205,13 +205,14 @@ impl<'a> Pause<'a> {
         if let Some(prepared) = self.prepared.take() {
             prepared.abandon().await;
         }
-        if let Some(dump) = self.dump.take() {
-            // CRIU is never signalled at work: it would leave its code in the tasks.
-            if tokio::time::timeout(DUMP_END, dump).await.is_err() {
-                leftovers
-                    .push("CRIU is still at work; the container was thawed around it".to_owned());
-            }
+        // CRIU is never signalled at work, nor the container thawed: its code would stay in the tasks.
+        if let Some(dump) = self.dump.take()
+            && tokio::time::timeout(DUMP_END, dump).await.is_err()
+        {
+            self.departure.leave_dump();
+            return self.stay(cause, vec!["CRIU is still at work on it".to_owned()]).await;
         }
+        let mut stuck = Vec::new();
         let mut note = |result: Result<(), Cause>| {
             leftovers.extend(result.err().map(|e| chain(e.as_ref())));
         };
@@ -220,11 +221,16 @@ impl<'a> Pause<'a> {
         }
         note(self.departure.end_exchange().await);
         let plan = self.departure.plan();
-        if self.blocked {
-            note(plan.reconnect().map_err(Into::into));
+        // Each is tried whatever comes of the other.
+        if self.blocked
+            && let Err(e) = plan.reconnect()
+        {
+            stuck.push(format!("it could not be connected again: {}", chain(&e)));
         }
-        if self.frozen {
-            note(plan.cgroup.thaw().map_err(Into::into));
+        if self.frozen
+            && let Err(e) = plan.cgroup.thaw()
+        {
+            stuck.push(format!("it could not be thawed: {}", chain(&e)));
         }
         // The container answers those that ask for its address.
         let plan = self.departure.plan();
@@ -236,21 +242,21 @@ impl<'a> Pause<'a> {
         });
         note(self.release_hold().await.map(drop));
         note(carried::forget_between(&container, &others));
+        // Marks that lead elsewhere, or packets that are held, keep it from being heard as well.
+        stuck.extend(leftovers);
+        self.stay(cause, stuck).await
+    }
+
+    /// Ends the attempt with what could not be undone, if anything.
+    async fn stay(mut self, cause: Cause, stuck: Vec<String>) -> Failure {
         self.end_turn();
-        match self.departure.go_back(cause).await {
-            // Nothing of a container that has ended can be left.
-            Failure::RolledBack { cause, ended, leftovers: more } => {
-                leftovers.retain(|_| !ended);
-                leftovers.extend(more);
-                Failure::RolledBack { cause, ended, leftovers }
-            }
-            other => other,
-        }
+        self.departure.go_back_without(cause, stuck).await
     }
 
     /// Writes the commit record.
     pub fn note_commit(&mut self) -> Result<(), journal::Error> {
-        block_in_place(|| self.departure.journal_mut().append(&Record::Committed))
+        let at = journal::now();
+        block_in_place(|| self.departure.journal_mut().append(&Record::Committed { at }))
     }
 
     /// Lets the held packets go, in order; gives how many there were.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent_core::cause::{Cause, chain};
+use agent_core::container_lock::ContainerLock;
 use agent_core::expect;
 use agent_core::forward::{self, Away};
 use agent_core::identity::{self, HostId};
@@ -17,7 +18,7 @@ use checkpoint::container::{Container, PublishedPort};
 use checkpoint::criu::{self, Version};
 use checkpoint::podman::Metadata;
 use checkpoint::runtime::Runtime;
-use checkpoint::{blockers, cgroup::Cgroup, tree};
+use checkpoint::{blockers, cgroup::Cgroup, process, tree};
 use netmig::flow::{Conntrack, Readdressed};
 use netmig::isolation;
 use netmig::netns::Namespace;
@@ -28,6 +29,7 @@ use netmig::tunnel;
 
 use super::failure::Failure;
 use super::order::Peer;
+use super::room::Room;
 use super::{multicast, ports};
 use crate::cli::{AddressPolicy, ImagePolicy, Migrate, TunnelChoice};
 use crate::connect::Link;
@@ -68,6 +70,10 @@ pub struct Plan {
     pub away: Option<Away>,
     /// What will differ afterwards, for people.
     pub warnings: Vec<String>,
+    /// Larger buffers, until the migration has ended.
+    pub room: Room,
+    /// Nobody else works on the container meanwhile. Given back last.
+    pub lock: ContainerLock,
 }
 
 impl Plan {
@@ -106,7 +112,18 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     let criu = async { criu::version(&host::find_program("criu")?).await.map_err(Cause::from) };
     // Each may take its time.
     let (inspected, criu_version) = tokio::join!(context.podman.describe(&request.container), criu);
-    let (info, container) = inspected.map_err(|e| refused(e.into()))?;
+    let (mut info, mut container) = inspected.map_err(|e| refused(e.into()))?;
+    let lock = lock(context, &container)?;
+    if Cgroup::of_pid(container.pid, &container.id).is_err() {
+        // It has ended, or has been moved elsewhere, since it was looked at.
+        let id = container.id.clone();
+        let again = context.podman.describe(&request.container).await;
+        (info, container) = again.map_err(|e| refused(e.into()))?;
+        if container.id != id {
+            return Err(refused(Replaced(container.name).into()));
+        }
+    }
+    let room = Room::make(&container);
     let findings = blockers::blockers(&container);
     let own = findings.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
     let mut own: Vec<_> = own.collect();
@@ -173,6 +190,23 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
         readdressed: Vec::new(),
         away,
         warnings,
+        room,
+        lock,
+    })
+}
+
+/// Another container has the name now.
+#[derive(Debug, thiserror::Error)]
+#[error("container {0} was replaced by another one of that name at this moment; try again")]
+struct Replaced(String);
+
+/// Takes the container for this migration.
+fn lock(context: &Context, container: &Container) -> Result<ContainerLock, Failure> {
+    ContainerLock::begin(&context.directories, &container.id, &container.name).map_err(|e| match e
+        .blocker()
+    {
+        Some(blocker) => Failure::Blocked(vec![blocker]),
+        None => Failure::Refused(e.into()),
     })
 }
 
@@ -258,6 +292,8 @@ async fn look(
             None => format!("/proc/{}/ns/net", container.pid).into(),
         },
         interface: interface.name.clone(),
+        started: process::start_time(container.pid).unwrap_or(0),
+        monitor: container.monitor_pid,
     };
     let state = &context.directories.state;
     let mut anchors = anchors(state, &addresses(container))?;

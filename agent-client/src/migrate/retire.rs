@@ -8,6 +8,7 @@ use agent_core::forward;
 use agent_core::journal::Record;
 use agent_core::message::Rehome;
 use agent_core::turn::give_way;
+use ownership::source::Next;
 
 use super::anchors;
 use super::failure::Failure;
@@ -79,7 +80,7 @@ impl<'a> Retirement<'a> {
         });
         match insist(&mut self.pause, told, Goal::Finished).await {
             Ok(()) => {}
-            Err(error) if error.denies_copy() => {
+            Err(error) if error.next() == Next::GoBack => {
                 return Err(self.pause.go_back(error.into()).await);
             }
             Err(error) => {
@@ -110,6 +111,11 @@ impl<'a> Retirement<'a> {
             if let Err(e) = order::led_past(self.pause.connection(), migration).await {
                 tracing::warn!("{}", chain(&e));
             }
+        }
+        let migration = self.pause.migration();
+        // A destination that does not hear it remembers the migration.
+        if let Err(e) = order::settled(self.pause.connection(), migration).await {
+            tracing::debug!("{}", chain(&e));
         }
         steps.end();
         Ok(self)

@@ -2,7 +2,7 @@
 
 use agent_core::cause::chain;
 use checkpoint::cgroup::Cgroup;
-use checkpoint::podman::Podman;
+use checkpoint::container::Container;
 use netmig::sockets::room;
 
 /// Larger buffers, which are given their own size back when this is dropped.
@@ -11,19 +11,13 @@ use netmig::sockets::room;
 pub struct Room(Option<Cgroup>);
 
 impl Room {
-    /// Enlarges the buffers of a container about which podman need not be asked. That it runs and may be
-    /// moved is found out later, and so is what prevents this.
-    pub fn make(podman: &Podman, container: &str) -> Self {
-        let cgroup = podman.cgroup(container).filter(|cgroup| {
+    /// Enlarges the buffers of a container's sockets. What prevents this is found out later.
+    pub fn make(container: &Container) -> Self {
+        let cgroup = Cgroup::of_pid(container.pid, &container.id).ok().filter(|cgroup| {
             let pids = cgroup.pids().unwrap_or_default();
             room::make_room(&pids).is_ok_and(|sockets| sockets > 0)
         });
         Self(cgroup)
-    }
-
-    /// Leaves them large: the migration that has begun takes care of them.
-    pub fn keep(mut self) {
-        self.0 = None;
     }
 }
 

@@ -9,7 +9,6 @@ use agent_core::{deadline, expect};
 
 use super::plan::Plan;
 use crate::context::Context;
-use crate::report::Steps;
 
 /// Others were interrupted all the time.
 #[derive(Debug, thiserror::Error)]
@@ -17,10 +16,15 @@ use crate::report::Steps;
     "other containers that are being moved kept this one waiting for {} s; move fewer at once",
     deadline::TURN.as_secs()
 )]
-struct NoTurn;
+pub struct NoTurn;
 
-/// Waits until this container may be interrupted, on this host and on the destination.
-pub async fn take(context: &Context, plan: &mut Plan, steps: &mut Steps) -> Result<Turn, Cause> {
+/// Waits until this container may be interrupted, on this host and on the destination, for at most `limit`;
+/// `None` when others were interrupted all that time.
+pub async fn take(
+    context: &Context,
+    plan: &mut Plan,
+    limit: Duration,
+) -> Result<Option<Turn>, Cause> {
     let began = Instant::now();
     for attempt in 0_usize.. {
         let mut asking = Duration::ZERO;
@@ -29,19 +33,16 @@ pub async fn take(context: &Context, plan: &mut Plan, steps: &mut Steps) -> Resu
             let connection = &mut plan.link.connection;
             connection.send(&Message::AskTurn(())).await?;
             if expect!(connection, deadline::ANSWER, TurnAnswer)? {
-                return Ok(turn);
+                return Ok(Some(turn));
             }
             asking = asked.elapsed();
         }
-        if attempt == 0 {
-            steps.begin("wait for other moves");
-        }
-        if began.elapsed() >= deadline::TURN {
+        if began.elapsed() >= limit {
             break;
         }
         tokio::time::sleep(pause(plan.offer.migration, attempt, asking)).await;
     }
-    Err(NoTurn.into())
+    Ok(None)
 }
 
 /// How long to leave the turn to others before the next attempt. Two hosts that ask each other at the

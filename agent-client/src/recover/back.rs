@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use agent_core::carried::{self, Carried};
 use agent_core::cause::{Cause, chain};
+use agent_core::journal::Process;
 use agent_core::{forward, peers};
 use checkpoint::cgroup::Cgroup;
 use checkpoint::images::ImageDir;
@@ -12,8 +13,11 @@ use netmig::isolation::Port;
 use netmig::netns::Namespace;
 use netmig::sockets::room;
 use netmig::table::Table;
+use ownership::source::Answer;
 
-use super::{Departed, Reached, say};
+use ownership::source::Departure;
+
+use super::{Departed, say};
 use crate::context::Context;
 use crate::migrate::order;
 
@@ -32,7 +36,7 @@ struct StillDumping;
 pub async fn abort(context: &Context, departed: &Departed) {
     match order::abort(context, &departed.peer).await {
         Ok(()) => say("  the destination has removed its copy"),
-        Err(e) if e.denies_copy() => {}
+        Err(e) if e.answer() == Answer::NoCopy => {}
         Err(e) => say(&format!("  the destination will remove its part by itself ({})", chain(&e))),
     }
 }
@@ -45,14 +49,20 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
         Ok(false) => {}
         Err(e) => left.push(format!("{what}: {}", chain(e.as_ref()))),
     };
-    if departed.reached >= Reached::Interruption {
+    if departed.reached >= Departure::Interrupted {
         note("flows lead to this host", lead_back(departed));
         let nothing = Exchange::default();
         let carried =
             Carried::new(&departed.container, &departed.name, &departed.addresses, nothing);
         let plain = carried.note_and_apply(&context.directories).await;
         note("addresses are what they are", plain.map(|()| false));
-        note("the original runs on", run_on(context, departed).await);
+        let running = run_on(context, departed).await;
+        if running.as_ref().is_err_and(|e| e.is::<StillDumping>()) {
+            // Its images, and all else, must stay as they are until CRIU has ended.
+            note("the original runs on", running);
+            return left;
+        }
+        note("the original runs on", running);
         note("its network is what it was", rejoin(context, departed));
     }
     note("nothing is held", unhold(departed));
@@ -109,12 +119,22 @@ async fn run_on(context: &Context, departed: &Departed) -> Result<bool, Cause> {
         Err(_) if !is_alive(context, departed).await? => return Ok(false),
         Err(e) => return Err(e.into()),
     };
-    let port = Port::of_container(&Namespace::at_path(&process.namespace)?, &process.interface)?;
-    let changes = port.is_blocked()? || cgroup.is_told_to_freeze()?;
-    port.unblock()?;
+    // Each is tried whatever comes of the other: a container that is only cut off must not stay frozen, too.
+    let connected = connect(process);
+    let was_frozen = cgroup.is_told_to_freeze();
     cgroup.thaw()?;
+    let changes = connected? || was_frozen?;
     room::take_room_back(&cgroup.pids()?)?;
     Ok(changes)
+}
+
+/// Connects the original to its network; whether it was not.
+fn connect(process: &Process) -> Result<bool, Cause> {
+    let namespace = Namespace::at_path(&process.namespace)?;
+    let port = Port::of_container(&namespace, &process.interface)?;
+    let was_blocked = port.is_blocked()?;
+    port.unblock()?;
+    Ok(was_blocked)
 }
 
 /// Whether the engine runs the container.

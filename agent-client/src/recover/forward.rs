@@ -5,10 +5,20 @@ use agent_core::forward;
 use agent_core::journal::{Journal, Record};
 use agent_core::message::Rehome;
 
+use std::time::{Duration, Instant};
+
+use checkpoint::cgroup::Cgroup;
+use checkpoint::process;
+use ownership::source::{Next, Occupant, Removal, removal};
+use tokio::task::block_in_place;
+
 use super::back::{tidy, unhold};
 use super::{Departed, Error, Outcome, say};
 use crate::context::Context;
 use crate::migrate::{anchors, order};
+
+/// How long the killed tasks of the original may take to be gone.
+const KILLED: Duration = Duration::from_secs(10);
 
 /// Gets the destination to run the container, and notes that it does. Changes nothing here while
 /// the destination does not answer.
@@ -20,15 +30,20 @@ pub async fn finish(
     let told = async {
         let mut connection = departed.peer.resume(context).await?;
         order::commit(&mut connection, departed.migration()).await?;
-        order::finish(&mut connection).await
+        order::finish(&mut connection).await?;
+        Ok::<_, order::Error>(connection)
     };
     match told.await {
-        Ok(_) => {
+        Ok(mut connection) => {
             say("  the destination runs the container");
             journal.append(&Record::Acknowledged).map_err(|e| Error::Begin(e.into()))?;
+            // A destination that does not hear it remembers the migration.
+            if let Err(e) = order::settled(&mut connection, departed.migration()).await {
+                tracing::debug!("{}", chain(&e));
+            }
             Ok(Outcome::Moved)
         }
-        Err(e) if e.denies_copy() => {
+        Err(e) if e.next() == Next::GoBack => {
             say("  the destination holds no copy; going back");
             Ok(Outcome::Back)
         }
@@ -65,10 +80,60 @@ pub async fn remove_original(context: &Context, departed: &Departed) -> Vec<Stri
     note(forward::begin(&context.directories, migration).await);
     let here = forward::here(&departed.container);
     note(forward::remove(&context.directories, here).await.map(drop));
-    note(context.podman.remove(&departed.container).await.map_err(Into::into));
+    note(end_original(context, departed).await);
     note(unhold(departed).map(drop));
     note(tidy(context, departed).map(drop));
     left
+}
+
+/// Removes the original, and nothing else that may have its ID by now.
+async fn end_original(context: &Context, departed: &Departed) -> Result<(), Cause> {
+    let occupant = occupant(context, departed).await?;
+    match removal(occupant) {
+        Removal::Done => return Ok(()),
+        Removal::Keep => {
+            say(&format!(
+                "  {} was started here after its move was decided, so it is not the original; it stays",
+                departed.name
+            ));
+            return Ok(());
+        }
+        Removal::Remove => {}
+    }
+    if let Some(process) = &departed.process {
+        process::kill_monitor(process.monitor, &departed.container)?;
+        if occupant == Occupant::Original {
+            let cgroup = Cgroup::of_pid(process.pid, &departed.container)?;
+            block_in_place(|| cgroup.kill(Instant::now() + KILLED))?;
+        }
+    }
+    Ok(context.podman.remove(&departed.container).await?)
+}
+
+/// What has the container's ID on this host.
+async fn occupant(context: &Context, departed: &Departed) -> Result<Occupant, Cause> {
+    if let Some(process) = &departed.process {
+        let is_same = process.started == 0
+            || process::start_time(process.pid).is_some_and(|started| started == process.started);
+        if is_same && let Ok(cgroup) = Cgroup::of_pid(process.pid, &departed.container) {
+            // The original was frozen from before the decision on. One that runs was set going by
+            // somebody, or is another container in a journal of an earlier version.
+            let frozen = cgroup.is_told_to_freeze()?;
+            return Ok(if frozen { Occupant::Original } else { Occupant::Later });
+        }
+    }
+    if !context.podman.exists(&departed.container).await? {
+        return Ok(Occupant::Nothing);
+    }
+    let began = context.podman.started_at(&departed.container).await?;
+    Ok(match departed.decided {
+        // Podman tells whole seconds.
+        Some(decided) if began > decided => Occupant::Later,
+        _ => {
+            let (_, container) = context.podman.inspect(&departed.container).await?;
+            if container.pid > 1 { Occupant::Later } else { Occupant::Stopped }
+        }
+    })
 }
 
 async fn tell_led_past(context: &Context, departed: &Departed) -> Result<(), order::Error> {

@@ -11,12 +11,14 @@ const RETRY: Duration = Duration::from_secs(2);
 /// How long it is tried; after that it is left to a person.
 const PERSISTENCE: Duration = Duration::from_secs(3600);
 
-/// Recovers the migration of the journal, until it is not in doubt any more.
+/// Recovers the migration of the journal, until it is neither in doubt nor half undone.
 pub async fn run(context: &Context, path: PathBuf) -> Exit {
     let give_up = Instant::now() + PERSISTENCE;
     loop {
         match super::recover(context, &path).await {
-            Some(Exit::InDoubt) if Instant::now() < give_up => tokio::time::sleep(RETRY).await,
+            Some(Exit::InDoubt | Exit::Failed) if Instant::now() < give_up => {
+                tokio::time::sleep(RETRY).await;
+            }
             Some(exit) => return exit,
             None => return Exit::Moved,
         }

@@ -18,16 +18,22 @@ pub mod guardian;
 pub mod withdraw;
 
 use std::path::Path;
+use std::time::Duration;
 
 use agent_core::cause::{Cause, chain};
+use agent_core::container_lock::ContainerLock;
 use agent_core::identity;
 use agent_core::journal::{self, Journal, Process, Record};
 use agent_core::message::MigrationId;
 use netmig::peer::PeerNumber;
+use ownership::source::{Departure, Recovery, recovery};
 
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::migrate::order::Peer;
+
+/// How long another agent may keep the container's lock.
+const LOCK: Duration = Duration::from_secs(20);
 
 /// A migration as its journal tells of it.
 #[derive(Debug)]
@@ -43,24 +49,11 @@ pub struct Departed {
     /// Its number on this host.
     pub number: PeerNumber,
     /// How far the migration came.
-    pub reached: Reached,
+    pub reached: Departure,
+    /// When the move was decided, in seconds since 1970, if the journal says.
+    pub decided: Option<u64>,
     /// The container that was interrupted.
     pub process: Option<Process>,
-}
-
-/// How far a migration came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reached {
-    /// The container was never interrupted.
-    Departure,
-    /// It may be held, frozen and cut off.
-    Interruption,
-    /// The original may not run again, unless the destination denies its copy.
-    Committed,
-    /// The destination's engine runs the container.
-    Acknowledged,
-    /// A person has ordered the original to run again.
-    Withdrawn,
 }
 
 /// How one recovery ended.
@@ -154,10 +147,13 @@ async fn settle(
     departed: &Departed,
     mut journal: Journal,
 ) -> Result<Outcome, Error> {
-    let outcome = match departed.reached {
-        Reached::Departure | Reached::Interruption | Reached::Withdrawn => Outcome::Back,
-        Reached::Committed => forward::finish(context, departed, &mut journal).await?,
-        Reached::Acknowledged => Outcome::Moved,
+    let run = &context.directories.run;
+    let locked = ContainerLock::settle(run, &departed.container, &departed.name, LOCK).await;
+    let _lock = locked.map_err(|e| Error::Begin(e.into()))?;
+    let outcome = match recovery(departed.reached) {
+        Recovery::Undo => Outcome::Back,
+        Recovery::Repeat => forward::finish(context, departed, &mut journal).await?,
+        Recovery::RemoveOriginal => Outcome::Moved,
     };
     let left = match outcome {
         Outcome::Back => {
@@ -178,8 +174,15 @@ async fn settle(
 impl Departed {
     /// What a journal says; `None` if it is that of an arrival, which agent-server recovers.
     fn read(state: &Path, records: &[Record]) -> Result<Option<Self>, Cause> {
-        let Some(Record::Departure { migration, container, name, addresses, destination, peer }) =
-            records.first()
+        let Some(Record::Departure {
+            migration,
+            container,
+            name,
+            addresses,
+            destination,
+            peer,
+            ..
+        }) = records.first()
         else {
             return Ok(None);
         };
@@ -190,7 +193,11 @@ impl Departed {
             addresses: addresses.clone(),
             number: identity::peer_number(state, peer.host)?,
             peer,
-            reached: reached(records),
+            reached: journal::reached(records),
+            decided: records.iter().find_map(|record| match record {
+                Record::Committed { at } if *at > 0 => Some(*at),
+                _ => None,
+            }),
             process: records.iter().find_map(|record| match record {
                 Record::Interruption { process, .. } => Some(process.clone()),
                 _ => None,
@@ -202,17 +209,6 @@ impl Departed {
     fn migration(&self) -> MigrationId {
         self.peer.migration
     }
-}
-
-fn reached(records: &[Record]) -> Reached {
-    let of = |record: &Record| match record {
-        Record::Withdrawn => Reached::Withdrawn,
-        Record::Acknowledged => Reached::Acknowledged,
-        Record::Committed => Reached::Committed,
-        Record::Interruption { .. } => Reached::Interruption,
-        _ => Reached::Departure,
-    };
-    records.iter().map(of).max().unwrap_or(Reached::Departure)
 }
 
 /// Of several exit codes the one that matters most.
@@ -244,25 +240,32 @@ mod tests {
             addresses: vec![],
             destination: "[2001:db8::2]:7472".to_owned(),
             peer: HostId([2; 16]),
+            began: 0,
         }
     }
 
     #[test]
     fn the_furthest_record_decides() {
-        let process = Process { pid: 7, namespace: "/n".into(), interface: "eth0".to_owned() };
+        let process = Process {
+            pid: 7,
+            namespace: "/n".into(),
+            interface: "eth0".to_owned(),
+            started: 9,
+            monitor: 6,
+        };
         let interruption =
             Record::Interruption { cgroup: "/c".into(), port: "veth0".to_owned(), process };
         let mut records = vec![departure()];
-        assert_eq!(reached(&records), Reached::Departure);
+        assert_eq!(journal::reached(&records), Departure::Preparing);
         records.push(interruption);
-        assert_eq!(reached(&records), Reached::Interruption);
-        records.push(Record::Committed);
-        assert_eq!(reached(&records), Reached::Committed);
+        assert_eq!(journal::reached(&records), Departure::Interrupted);
+        records.push(Record::Committed { at: 0 });
+        assert_eq!(journal::reached(&records), Departure::Committed);
         let mut ordered = records.clone();
         records.push(Record::Acknowledged);
-        assert_eq!(reached(&records), Reached::Acknowledged);
+        assert_eq!(journal::reached(&records), Departure::Acknowledged);
         ordered.push(Record::Withdrawn);
-        assert_eq!(reached(&ordered), Reached::Withdrawn);
+        assert_eq!(reached(&ordered), Departure::Withdrawn);
     }
 
     #[test]

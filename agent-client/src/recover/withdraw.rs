@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use agent_core::cause::chain;
 use agent_core::journal::{self, Journal, Record};
 
-use super::{Departed, Error, Outcome, Reached, say, settle};
+use ownership::source::Departure;
+
+use super::{Departed, Error, Outcome, say, settle};
 use crate::ask;
 use crate::context::Context;
 use crate::exit::Exit;
@@ -37,7 +39,7 @@ pub async fn run(context: &Context, container: &str) -> Exit {
 
 async fn withdraw(context: &Context, container: &str) -> Result<Exit, String> {
     let (journal, departed) = find(context, container).await?;
-    if departed.reached != Reached::Committed {
+    if departed.reached != Departure::Committed {
         return Err(format!(
             "the migration of {} is not in doubt; run agent-client recover",
             departed.name
@@ -63,9 +65,9 @@ async fn order(context: &Context, container: &str, before: Departed) -> Result<E
     ask::rollback(&before.name, &before.peer.destination).map_err(|e| chain(&e))?;
     // A guardian may have had the journal meanwhile, and learned something.
     let (mut journal, mut departed) = find(context, container).await?;
-    if departed.reached == Reached::Committed {
+    if departed.reached == Departure::Committed {
         journal.append(&Record::Withdrawn).map_err(|e| chain(&e))?;
-        departed.reached = Reached::Withdrawn;
+        departed.reached = Departure::Withdrawn;
     }
     let outcome = settle(context, &departed, journal).await;
     Ok(tell(&departed, outcome))

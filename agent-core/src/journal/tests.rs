@@ -8,6 +8,7 @@ fn departure() -> Record {
         addresses: vec![IpAddr::from([10, 88, 0, 2])],
         destination: "b:7472".to_owned(),
         peer: HostId([9; 16]),
+        began: 0,
     }
 }
 
@@ -15,9 +16,9 @@ fn departure() -> Record {
 fn records_are_read_back_and_the_end_leaves_nothing() {
     let state = tempfile::tempdir().unwrap();
     let mut journal = Journal::begin(state.path(), MigrationId([3; 16]), &departure()).unwrap();
-    journal.append(&Record::Committed).unwrap();
+    journal.append(&Record::Committed { at: 5 }).unwrap();
     let found = unfinished(state.path()).unwrap();
-    assert_eq!(read(&found[0]).unwrap(), [departure(), Record::Committed]);
+    assert_eq!(read(&found[0]).unwrap(), [departure(), Record::Committed { at: 5 }]);
     journal.end().unwrap();
     assert_eq!(unfinished(state.path()).unwrap(), Vec::<PathBuf>::new());
 }
@@ -30,11 +31,11 @@ fn a_living_owner_keeps_its_journal() {
     assert!(claim(&path).unwrap().is_none());
     let again = Journal::begin(state.path(), MigrationId([3; 16]), &departure());
     assert!(again.is_err());
-    journal.append(&Record::Committed).unwrap();
+    journal.append(&Record::Committed { at: 5 }).unwrap();
     drop(journal);
     fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"rec").unwrap();
     let (mut journal, records) = claim(&path).unwrap().unwrap();
-    assert_eq!(records, [departure(), Record::Committed]);
+    assert_eq!(records, [departure(), Record::Committed { at: 5 }]);
     journal.append(&Record::Acknowledged).unwrap();
     assert_eq!(read(&path).unwrap().len(), 3, "the torn record is gone");
     journal.end().unwrap();
@@ -54,13 +55,60 @@ fn what_arrived_is_remembered() {
 }
 
 #[test]
-fn only_so_many_are_remembered() {
-    let dir = tempfile::tempdir().unwrap();
-    for n in 0..ARCHIVED + 3 {
-        fs::write(dir.path().join(n.to_string()), b"").unwrap();
+fn only_those_that_nobody_asks_about_are_forgotten() {
+    let state = tempfile::tempdir().unwrap();
+    let arrived = state.path().join("arrived");
+    let id = |n: u32| {
+        let mut id = [0; 16];
+        id[..4].copy_from_slice(&n.to_be_bytes());
+        MigrationId(id)
+    };
+    fs::create_dir_all(&arrived).unwrap();
+    let text = format!("{HEADER}\n");
+    for n in 0..3000 {
+        fs::write(arrived.join(id(n).to_string()), &text).unwrap();
     }
-    prune(dir.path()).unwrap();
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), ARCHIVED);
+    let journal = Journal::begin(state.path(), id(9999), &departure()).unwrap();
+    journal.archive(state.path()).unwrap();
+    assert!((0..3000).all(|n| archived(state.path(), id(n)).unwrap().is_some()));
+    for n in 0..2000 {
+        settle(state.path(), id(n)).unwrap();
+    }
+    settle(state.path(), id(123_456)).unwrap();
+    let remembered = (0..2000).filter(|n| archived(state.path(), id(*n)).unwrap().is_some());
+    assert_eq!(remembered.count(), 1024);
+    assert!((2000..3000).all(|n| archived(state.path(), id(n)).unwrap().is_some()));
+}
+
+#[test]
+fn journals_of_the_version_before_are_read() {
+    let state = tempfile::tempdir().unwrap();
+    let numbers = |n: u8| format!("[{}]", vec![n.to_string(); 16].join(","));
+    let id = "c".repeat(64);
+    let text = format!(
+        "netmig journal 1\n{{\"record\":\"departure\",\"migration\":{},\"container\":\"{id}\",\
+         \"name\":\"web\",\"addresses\":[\"10.88.0.2\"],\"destination\":\"b:7472\",\"peer\":{}}}\n\
+         {{\"record\":\"interruption\",\"cgroup\":\"/c\",\"port\":\"veth0\",\"process\":{{\"pid\":7,\
+         \"namespace\":\"/n\",\"interface\":\"eth0\"}}}}\n{{\"record\":\"committed\"}}\n",
+        numbers(3),
+        numbers(9)
+    );
+    let path = state.path().join("old");
+    fs::write(&path, text).unwrap();
+    let records = read(&path).unwrap();
+    assert_eq!(records[0], departure());
+    assert_eq!(records[2], Record::Committed { at: 0 });
+    assert_eq!(reached(&records), Departure::Committed);
+}
+
+#[test]
+fn a_disk_that_cannot_tell_is_not_an_absent_journal() {
+    let state = tempfile::tempdir().unwrap();
+    let id = MigrationId([3; 16]);
+    assert!(!exists(state.path(), id).unwrap());
+    // A file where the directory should be: ENOTDIR.
+    fs::write(state.path().join("journal"), b"").unwrap();
+    assert!(exists(state.path(), id).is_err());
 }
 
 #[test]
@@ -85,7 +133,7 @@ fn a_journal_that_is_too_long_is_refused_whole() {
 #[test]
 fn a_torn_last_record_does_not_count() {
     let bytes = format!("{HEADER}\n{{\"record\":\"committed\"}}\n{{\"record\":\"ackn");
-    assert_eq!(parse(bytes.as_bytes()), Ok(vec![Record::Committed]));
+    assert_eq!(parse(bytes.as_bytes()), Ok(vec![Record::Committed { at: 5 }]));
 }
 
 #[test]

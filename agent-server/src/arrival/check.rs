@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use agent_core::carried;
 use agent_core::cause::{Cause, chain};
+use agent_core::container_lock::ContainerLock;
 use agent_core::host;
 use agent_core::identity::{self, HostId};
 use agent_core::message::{Blocker, Offer, Port, Verdict};
@@ -45,24 +46,44 @@ pub enum Addresses {
     Fresh,
 }
 
+/// What was seen of an offer.
+#[derive(Debug)]
+pub struct Looked {
+    /// What the source is told.
+    pub verdict: Verdict,
+    /// Which addresses the container is to have.
+    pub chosen: Addresses,
+    /// The container's lock on this host; none where it is busy, or may not come.
+    pub lock: Option<ContainerLock>,
+}
+
 /// Looks at everything and names all that is in the way.
 pub async fn look(
     host: &Host,
     permissions: &Permissions,
     (source, address): (HostId, IpAddr),
     offer: &Offer,
-) -> Result<(Verdict, Addresses), Cause> {
+) -> Result<Looked, Cause> {
     well_formed(offer)?;
     let denied = outside(host, permissions, offer)?;
     if !denied.is_empty() {
         // More is not told to whom may not come.
-        return Ok((Verdict { blockers: denied, image_missing: false }, Addresses::Own));
+        let verdict = Verdict { blockers: denied, image_missing: false };
+        return Ok(Looked { verdict, chosen: Addresses::Own, lock: None });
     }
     let mut blockers = Vec::new();
     let mut block = |code: &str, message: String| {
         blockers.push(Blocker { code: code.to_owned(), message });
     };
     let here = &host.name;
+    let lock = match ContainerLock::begin(&host.directories, &offer.id, &offer.name) {
+        Ok(lock) => Some(lock),
+        Err(e) => {
+            let blocker = e.blocker().ok_or(e)?;
+            block(&blocker.code, format!("{here}: {}", blocker.message));
+            None
+        }
+    };
     if offer.architecture != std::env::consts::ARCH {
         block(
             "architecture",
@@ -144,7 +165,7 @@ pub async fn look(
             );
         }
     }
-    Ok((Verdict { blockers, image_missing }, chosen))
+    Ok(Looked { verdict: Verdict { blockers, image_missing }, chosen, lock })
 }
 
 /// Whether packets can come from the source as they are to; `direct` is the largest packet of its segment if

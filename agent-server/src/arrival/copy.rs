@@ -1,9 +1,11 @@
-//! A prepared copy: restored, whole, and cut off from every network.
+//! A prepared copy: restored, whole, frozen, and cut off from every network.
 
 use agent_core::cause::{Cause, chain};
 use agent_core::journal::{Journal, Record};
 use agent_core::message::Finished;
+use checkpoint::cgroup::Cgroup;
 use checkpoint::stage::Staged;
+use ownership::destination::{Holding, after_removal};
 use tokio::task::block_in_place;
 
 use super::progress::{Arrival, Network};
@@ -17,15 +19,19 @@ pub struct Copy {
     arrival: Arrival,
     staged: Staged,
     network: Network,
+    /// Frozen until the activation.
+    cgroup: Cgroup,
     journal: Journal,
     mtu: u32,
     others: Others,
+    /// Whether the journal says that it is the container.
+    was_activated: bool,
 }
 
 impl Copy {
     /// Takes over what an arrival has made; `None` if it is not complete.
     pub fn of(mut arrival: Arrival) -> Option<Self> {
-        let (staged, network, journal, mtu) = arrival.take_prepared()?;
+        let (staged, network, cgroup, journal, mtu) = arrival.take_prepared()?;
         // A socket that was restored stays at its smallest segment size until the MTU of its route
         // changes; and no packet that the container sends may be too large for the tunnel.
         if let Err(e) = network.sandbox.set_route_mtu(mtu) {
@@ -35,7 +41,7 @@ impl Copy {
             tracing::warn!("{}: {}", arrival.offer().migration, chain(e.as_ref()));
             Others::default()
         });
-        Some(Self { arrival, staged, network, journal, mtu, others })
+        Some(Self { arrival, staged, network, cgroup, journal, mtu, others, was_activated: false })
     }
 
     /// The container's ID.
@@ -49,15 +55,21 @@ impl Copy {
     }
 
     /// Makes the copy audible: it is the container from here on.
-    pub fn activate(&mut self) -> Result<(), Cause> {
-        block_in_place(|| self.journal.append(&Record::Activated))?;
+    pub async fn activate(&mut self) -> Result<(), Cause> {
+        if !self.was_activated {
+            block_in_place(|| self.journal.append(&Record::Activated))?;
+            self.was_activated = true;
+        }
+        // From the record on nothing removes the copy, and no process presumes that it should.
+        self.staged.keep().await?;
         self.network.port.unblock()?;
-        // What the copy has sent since it was restored waits for its gateway's address: it goes out
-        // now, in order. Without the address it goes out after the question that is asked each second.
+        // Without its gateway's address the copy's first packets go out after the question for it, which is
+        // asked each second.
         let Network { port, sandbox, .. } = &self.network;
         if let Err(e) = sandbox.seed_neighbours(port, &self.others) {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(&e));
         }
+        self.cgroup.thaw()?;
         self.arrival.end_turn();
         tracing::info!(
             "{}: container {} runs here now (route MTU {})",
@@ -93,13 +105,24 @@ impl Copy {
         Ok(Finished { pid, full_buffers: room::full_buffers(pid).unwrap_or(0) })
     }
 
-    /// Removes the copy and everything made for it. What cannot be removed stays in the journal, to
-    /// be settled by its guardian.
-    pub async fn remove(mut self) {
-        if self.arrival.clean(Some(self.staged)).await
-            && let Err(e) = self.journal.end()
-        {
-            tracing::warn!("{}: {}", self.arrival.offer().migration, chain(&e));
+    /// Removes the copy and everything made for it; returns what this host holds of it then. What cannot be
+    /// removed stays in the journal, to be settled by its guardian. A copy that may have been heard is
+    /// remembered as lost.
+    pub async fn remove(mut self) -> Holding {
+        if !self.arrival.clean(Some(self.staged)).await {
+            return after_removal(false);
         }
+        let migration = self.arrival.offer().migration;
+        let state = &self.arrival.host().directories.state;
+        let ended = if self.was_activated {
+            let noted = block_in_place(|| self.journal.append(&Record::Lost));
+            noted.and_then(|()| self.journal.archive(state)).map(|()| Holding::Lost)
+        } else {
+            self.journal.end().map(|()| after_removal(true))
+        };
+        ended.unwrap_or_else(|e| {
+            tracing::warn!("{migration}: {}", chain(&e));
+            after_removal(false)
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! What streams in during the interruption: images, files and flows.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use agent_core::cause::Cause;
-use agent_core::message::{Tree, TreeChange, TreeEnd};
+use agent_core::message::{Message, Tree, TreeChange, TreeEnd};
 use checkpoint::images::{self, Chunk, ImageDir, Manifest};
 use checkpoint::tree::{self, Applier, Digest};
 use netmig::flow::{Arrival, Conntrack, Flow};
@@ -67,7 +67,6 @@ pub struct Incoming {
     images: images::Writer,
     roots: HashMap<Tree, PathBuf>,
     passes: HashMap<Tree, Pass>,
-    carried: HashSet<Tree>,
     disk: u64,
     tree_bytes: u64,
     log: File,
@@ -95,7 +94,6 @@ impl Incoming {
             images: images::Writer::new(images.path(), room)?,
             roots: trees.iter().map(|(tree, root)| (*tree, root.to_path_buf())).collect(),
             passes: HashMap::new(),
-            carried: HashSet::new(),
             disk: limits.disk,
             tree_bytes: 0,
             // conmon has it open in the same way: both append.
@@ -123,6 +121,16 @@ impl Incoming {
         Ok(self.log.write_all(bytes)?)
     }
 
+    /// Takes a message of the first pass, which came before there was a container.
+    pub fn first_pass(&mut self, message: Message) -> Result<(), Cause> {
+        match message {
+            Message::TreeChange(change) => self.change(change),
+            Message::TreeEnd(end) => self.end_pass(&end),
+            Message::LogData(data) => self.log(&data.0),
+            _ => Ok(()),
+        }
+    }
+
     /// Takes a change of a tree.
     pub fn change(&mut self, change: TreeChange) -> Result<(), Cause> {
         let pass = self.pass(change.tree)?;
@@ -130,8 +138,8 @@ impl Incoming {
         Ok(pass.applier.apply(change.record)?)
     }
 
-    /// Ends a pass over a tree; `true` if it was the first one.
-    pub fn end_pass(&mut self, end: &TreeEnd) -> Result<bool, Cause> {
+    /// Ends a pass over a tree.
+    pub fn end_pass(&mut self, end: &TreeEnd) -> Result<(), Cause> {
         // A pass that changed nothing was never begun.
         let pass = self.passes.remove(&end.tree);
         let digest = pass.as_ref().map(|pass| pass.digest.clone()).unwrap_or_default();
@@ -142,7 +150,7 @@ impl Incoming {
             let bytes = pass.applier.finish()?.bytes;
             self.tree_bytes = self.tree_bytes.saturating_add(bytes);
         }
-        Ok(self.carried.insert(end.tree))
+        Ok(())
     }
 
     fn pass(&mut self, tree: Tree) -> Result<&mut Pass, Cause> {

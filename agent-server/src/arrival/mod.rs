@@ -15,6 +15,7 @@ mod expected;
 mod image;
 mod incoming;
 mod progress;
+mod spool;
 mod work;
 
 pub use calm::settle_buffers;
@@ -22,4 +23,5 @@ pub use check::look;
 pub use copy::Copy;
 pub use expected::{Expected, abandon, sweep};
 pub use progress::Arrival;
+pub use spool::remove as remove_spool;
 pub use work::{STAGE, tidy};

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
+use agent_core::container_lock::ContainerLock;
 use agent_core::deadline;
 use agent_core::forward::{self, Note};
 use agent_core::guardian::{self, Guardian};
@@ -20,6 +21,7 @@ use agent_core::peers;
 use agent_core::permissions::Permissions;
 use agent_core::turn::{Place, Turn};
 use agent_core::wire::Connection;
+use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::{Chunk, ImageDir};
 use checkpoint::stage::{Early, Staged};
@@ -33,10 +35,11 @@ use tokio::task::block_in_place;
 
 use super::addresses::addresses;
 use super::anchors::Anchors;
-use super::check::Addresses;
+use super::check::{Addresses, Looked};
 use super::expected::Expected;
 use super::image;
 use super::incoming::{Incoming, Limits};
+use super::spool::Spool;
 use super::work::{IMAGES, STAGE, tidy};
 use crate::cli::GUARDIAN;
 use crate::host::Host;
@@ -55,6 +58,16 @@ struct Incomplete(&'static str);
 #[derive(Debug, thiserror::Error)]
 #[error("podman ended while the container was being restored")]
 struct EngineGone;
+
+/// podman would give up before the source could decide.
+#[derive(Debug, thiserror::Error)]
+#[error("the container was staged for too long before its interruption came; try again")]
+struct StagedTooLong;
+
+/// How long podman has to have patience once a restore is ordered: the restore, the lease of the copy, and
+/// the time that a source has for its last order after the decision.
+const AFTER_RESTORE: Duration =
+    Duration::from_secs(deadline::LEASE.as_secs() + deadline::ANSWER.as_secs() + 15);
 
 /// The source offered one image and ships another.
 #[derive(Debug, thiserror::Error)]
@@ -78,11 +91,15 @@ pub struct Arrival {
     limits: Limits,
     staged: Option<Staged>,
     network: Option<Network>,
+    cgroup: Option<Cgroup>,
     created: Vec<Flow>,
+    spool: Option<Spool>,
     early: Option<Early>,
     place: Option<Place>,
     turn: Option<Turn>,
     urgency: Option<Urgency>,
+    /// Given back last.
+    _lock: Option<ContainerLock>,
 }
 
 /// The staged container's network.
@@ -102,10 +119,10 @@ impl Arrival {
     /// Writes the journal's first record.
     pub fn begin(
         host: &'static Host,
-        source: HostId,
+        (source, source_name): (HostId, String),
         permissions: &Permissions,
         offer: Offer,
-        chosen: Addresses,
+        Looked { chosen, lock, .. }: Looked,
     ) -> Result<Self, Cause> {
         let disk = permissions.disk.unwrap_or(u64::MAX);
         let limits = Limits { images: offer.image_room(), disk };
@@ -117,6 +134,8 @@ impl Arrival {
             name: offer.name.clone(),
             addresses: addresses(&offer),
             peer: source,
+            source: source_name,
+            began: journal::now(),
         };
         let path = journal::path(state, offer.migration);
         let guardian = guardian::start(&host.directories, &[GUARDIAN], &path)?;
@@ -137,11 +156,14 @@ impl Arrival {
             limits,
             staged: None,
             network: None,
+            cgroup: None,
             created: Vec::new(),
+            spool: None,
             early: None,
             place: None,
             turn: None,
             urgency: None,
+            _lock: lock,
         })
     }
 
@@ -168,17 +190,65 @@ impl Arrival {
                     shipped = true;
                     image::store(self.host, connection, &announced, self.limits.disk).await?;
                 }
+                message @ (Message::TreeChange(_) | Message::TreeEnd(_) | Message::LogData(_)) => {
+                    self.keep_first_pass(connection, &message).await?;
+                }
                 Message::Stage(anchors) => {
                     let (directories, migration) = (&self.host.directories, self.offer.migration);
-                    break self.anchors.keep(directories, migration, &anchors).await?;
+                    self.anchors.keep(directories, migration, &anchors).await?;
+                    if let Some(prepared) = self.stage_and_take_in(connection).await? {
+                        return Ok(prepared);
+                    }
                 }
+                // Its turn may come before it has staged.
+                Message::AskTurn(()) => self.answer_turn(connection).await?,
                 other => return Err(connection.unexpected(&other, "Stage").into()),
             }
         }
+    }
+
+    /// Keeps what comes of files and log until there is a container to put it into.
+    async fn keep_first_pass(
+        &mut self,
+        connection: &mut Connection,
+        message: &Message,
+    ) -> Result<(), Cause> {
+        let spool = match &mut self.spool {
+            Some(spool) => spool,
+            None => {
+                let (directories, limit) = (&self.host.directories, self.limits.disk);
+                self.spool.insert(Spool::create(directories, self.offer.migration, limit)?)
+            }
+        };
+        block_in_place(|| spool.keep(message))?;
+        if let Message::TreeEnd(end) = message {
+            connection.send(&Message::TreeApplied(end.tree)).await?;
+        }
+        Ok(())
+    }
+
+    /// Stages the container and restores it, unless the source has it unstaged meanwhile: then `None`.
+    async fn stage_and_take_in(
+        &mut self,
+        connection: &mut Connection,
+    ) -> Result<Option<Prepared>, Cause> {
         let images = self.stage().await?;
         let others = self.readdressed.iter().map(|other| (other.old, other.new)).collect();
         connection.send(&Message::Staged(others)).await?;
         self.take_in(connection, images).await
+    }
+
+    /// Removes what was staged, and keeps everything else for another attempt.
+    async fn unstage(&mut self, connection: &mut Connection) -> Result<(), Cause> {
+        if let Some(staged) = self.staged.take() {
+            staged.abort().await?;
+        }
+        self.network = None;
+        self.end_late().await?;
+        ImageDir::remove_at(&self.images())?;
+        // Everything that was chosen is chosen anew.
+        self.readdressed.clear();
+        Ok(connection.send(&Message::Unstaged(())).await?)
     }
 
     async fn next(&self, connection: &mut Connection) -> Result<Message, Cause> {
@@ -193,8 +263,9 @@ impl Arrival {
         &mut self,
         connection: &mut Connection,
         images: ImageDir,
-    ) -> Result<Prepared, Cause> {
+    ) -> Result<Option<Prepared>, Cause> {
         let staged = self.staged.as_ref().ok_or(Incomplete("itself"))?;
+        let begin_by = staged.expires.checked_sub(AFTER_RESTORE).ok_or(StagedTooLong)?;
         let mut trees: Vec<(Tree, &Path)> = vec![(Tree::Root, &staged.bundle.root)];
         trees.extend(staged.bundle.shm.as_deref().map(|shm| (Tree::SharedMemory, shm)));
         let criu_config = ConfigDir::create(&self.work.join("criu"), &Options::restore())?;
@@ -204,10 +275,18 @@ impl Arrival {
         incoming.unscaled = self.is_return();
         incoming.readdressed =
             self.readdressed.iter().map(|other| (other.old, other.new)).collect();
+        if let Some(spool) = &mut self.spool {
+            block_in_place(|| spool.replay(|message| incoming.first_pass(message)))?;
+        }
         let addresses = addresses(&self.offer);
         let mut files = 0;
         let manifest = loop {
-            let step = match self.next(connection).await {
+            let step = match self.next_before(connection, begin_by).await {
+                Ok(Message::Unstage(())) => {
+                    // What was made for flows is made for this container's next attempt.
+                    drop(incoming);
+                    return self.unstage(connection).await.map(|()| None);
+                }
                 Ok(Message::Chunks(chunks)) => {
                     files += chunks.iter().filter(|chunk| chunk.is_first()).count();
                     if files > MANY_FILES {
@@ -221,12 +300,7 @@ impl Arrival {
                     taken
                 }
                 Ok(Message::TreeChange(change)) => block_in_place(|| incoming.change(change)),
-                Ok(Message::TreeEnd(end)) => match block_in_place(|| incoming.end_pass(&end)) {
-                    Ok(true) => {
-                        connection.send(&Message::TreeApplied(end.tree)).await.map_err(Into::into)
-                    }
-                    other => other.map(drop),
-                },
+                Ok(Message::TreeEnd(end)) => block_in_place(|| incoming.end_pass(&end)),
                 Ok(Message::LogData(data)) => block_in_place(|| incoming.log(&data.0)),
                 Ok(Message::Flows(batch)) => match self.next_hop(batch.anchor) {
                     Ok(hop) => block_in_place(|| {
@@ -257,7 +331,20 @@ impl Arrival {
                 return Err(cause);
             }
         }
-        self.restore(&images, &criu_config, ordered).await
+        self.restore(&images, &criu_config, ordered).await.map(Some)
+    }
+
+    /// The next message, if it comes before podman would give up what is staged.
+    async fn next_before(
+        &self,
+        connection: &mut Connection,
+        end: Instant,
+    ) -> Result<Message, Cause> {
+        let end = tokio::time::Instant::from_std(end);
+        match tokio::time::timeout_at(end, self.next(connection)).await {
+            Ok(message) => message,
+            Err(_) => Err(StagedTooLong.into()),
+        }
     }
 
     /// Starts the runtime, up to CRIU.
@@ -298,6 +385,8 @@ impl Arrival {
         let staged = self.staged.as_mut().ok_or(Incomplete("itself"))?;
         let go = Instant::now();
         staged.restore(images.path(), criu_config.path(), deadline::STAGE).await?;
+        // Nothing of the copy runs before its source has decided.
+        self.cgroup = Some(block_in_place(|| staged.frozen_cgroup())?);
         if !staged.is_awaited() {
             return Err(EngineGone.into());
         }
@@ -306,8 +395,9 @@ impl Arrival {
     }
 
     /// What a copy is made of, once it is prepared; `None` before. The rest goes with it.
-    pub fn take_prepared(&mut self) -> Option<(Staged, Network, Journal, u32)> {
-        Some((self.staged.take()?, self.network.take()?, self.journal.take()?, self.mtu))
+    pub fn take_prepared(&mut self) -> Option<(Staged, Network, Cgroup, Journal, u32)> {
+        let (staged, network) = (self.staged.take()?, self.network.take()?);
+        Some((staged, network, self.cgroup.take()?, self.journal.take()?, self.mtu))
     }
 
     /// Removes everything that was made for this migration; what cannot be removed is logged and

@@ -53,6 +53,20 @@ impl Podman {
         Ok(is_never_started(&String::from_utf8_lossy(&text)))
     }
 
+    /// Returns when a container was last started or restored, in seconds since 1970; 0 if never.
+    ///
+    /// # Errors
+    /// [`Error`] when podman cannot tell.
+    pub async fn started_at(&self, id: &str) -> Result<u64, Error> {
+        let format = "{{.State.StartedAt.Unix}} {{.State.RestoredAt.Unix}}";
+        let args = ["container", "inspect", "--format", format, "--", id];
+        let text = self.run(&args, self.deadlines.query, Overdue::Kill).await?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        // Go's zero time is negative.
+        let times = text.split_whitespace().filter_map(|word| word.parse::<u64>().ok());
+        Ok(times.max().unwrap_or(0))
+    }
+
     /// Kills and removes a container, running, frozen or half-made. Absent means done.
     ///
     /// A container frozen in its cgroup dies as well: version 2 of cgroups lets SIGKILL through.

@@ -14,10 +14,11 @@
 //!
 //! If the connection breaks before [`wire::Go`] the shim exits with 1, podman gives up and cleans
 //! up. While the runtime is at work nothing disturbs it: a CRIU that is killed leaves broken
-//! tasks. If the connection breaks after the runtime has restored the container, the shim keeps
-//! it (blocked off from the network by its caller) and tries to connect anew for the length of
-//! the lease, so that a process that recovers the migration can still finish or abort it; then
-//! it presumes an abort: deletes the container and exits with 1.
+//! tasks. What is restored is frozen before any of it runs ([`crate::gate`]). If the connection breaks
+//! after that, the shim keeps the container and tries to connect anew for the length of the lease, so
+//! that a process that recovers the migration can still finish or abort it; then it presumes an abort:
+//! kills and deletes the container and exits with 1. Once it has been told that the copy is the container
+//! ([`wire::ToShim::Keep`]) it presumes the opposite: it never deletes it, and exits with 0.
 
 pub mod argv;
 pub mod wire;
@@ -31,6 +32,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, io, thread};
 
+use crate::cgroup::Cgroup;
 use crate::criu::ConfigDir;
 use crate::gate::{self, Gate};
 use crate::urgency::Urgency;
@@ -59,6 +61,8 @@ pub const LIFETIME: Duration = Duration::from_secs(235);
 
 /// How long a runtime may take to its gate before we say that it is on its way.
 const SETTLE: Duration = Duration::from_millis(250);
+/// How long killed tasks may take to be gone.
+const KILLED: Duration = Duration::from_secs(2);
 /// Pause between two attempts to connect anew.
 const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 
@@ -173,8 +177,13 @@ impl Links {
             return Ok(ExitCode::from(u8::try_from(ended.status).unwrap_or(1)));
         }
         let end = started + LIFETIME;
+        let cgroup = restored_cgroup(argv);
         if self.verdict(socket, argv, ended, go.lease, end) {
             return Ok(ExitCode::SUCCESS);
+        }
+        // Before the runtime can thaw what it deletes: nothing of an aborted copy may run.
+        if let Some(cgroup) = cgroup {
+            let _ = cgroup.kill(Instant::now() + KILLED);
         }
         if let Some(delete) = argv::delete(argv) {
             // podman deletes it once more when we have failed, so the result is not needed.
@@ -202,7 +211,13 @@ impl Links {
     fn start_runtime(&self, argv: &[OsString], go: &Go) -> io::Result<Runtime> {
         let gate = self.dir.join(GATE);
         let criu = find_criu().ok_or_else(|| io::Error::other("criu is not installed"))?;
-        let gate = Gate::create(&gate, &fs::read_link(self.dir.join(CONMON))?, &criu)?;
+        let id = argv.last().and_then(|id| id.to_str()).unwrap_or_default().to_owned();
+        let freeze = Box::new(move |pid| {
+            Cgroup::of_pid(pid, &id)
+                .and_then(|cgroup| cgroup.tell_to_freeze())
+                .map_err(io::Error::other)
+        });
+        let gate = Gate::relay(&gate, &fs::read_link(self.dir.join(CONMON))?, &criu, freeze)?;
         let mut command = self.real(REAL_RUNTIME)?;
         command.args(argv::redirect(argv, &go.images, &go.work));
         ConfigDir::open(&go.criu_config).map_err(io::Error::other)?.attach(&mut command);
@@ -219,12 +234,18 @@ impl Links {
         lease: Duration,
         end: Instant,
     ) -> bool {
+        // Whether the copy is the container, as far as was told.
+        let mut is_kept = false;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || socket.set_read_timeout(Some(left)).is_err() {
-                return false;
+                return is_kept;
             }
             match ToShim::read(&mut socket) {
+                Ok(Some(ToShim::Keep)) => {
+                    is_kept = true;
+                    continue;
+                }
                 Ok(Some(ToShim::Finish)) => return true,
                 Ok(Some(_)) => return false,
                 Ok(None) | Err(_) => {}
@@ -232,7 +253,7 @@ impl Links {
             let lease_end = end.min(Instant::now() + lease);
             socket = loop {
                 if Instant::now() >= lease_end {
-                    return false;
+                    return is_kept;
                 }
                 match self.connect(argv, Some(ended)) {
                     Ok(socket) => break socket,
@@ -241,6 +262,13 @@ impl Links {
             };
         }
     }
+}
+
+/// The cgroup of what a runtime with these arguments has restored, by the file of its process ID.
+fn restored_cgroup(argv: &[OsString]) -> Option<Cgroup> {
+    let id = argv.last()?.to_str()?;
+    let pid = fs::read_to_string(argv::option(argv, "--pid-file")?).ok()?;
+    Cgroup::of_pid(pid.trim().parse().ok()?, id).ok()
 }
 
 /// CRIU, where the runtimes would find it.

@@ -12,6 +12,7 @@
 //!  │ ── Waiting ────────────────────►  │   the runtime waits in front of CRIU, or takes long
 //!  │ ◄──────────── Go{images, …} ───   │   or Abort, or end of file: exit 1
 //!  │ ── Ended{status, elapsed} ─────►  │   the runtime has exited
+//!  │ ◄─────────────────── Keep ─────   │   the copy is the container: never deleted from now on
 //!  │ ◄───────────────── Finish ─────   │   exit 0, podman takes over; or Abort: delete, exit 1
 //! ```
 //! When the connection breaks after a successful `Ended`, the shim connects anew, until the lease
@@ -68,6 +69,8 @@ pub enum ToShim {
     Ready(Go),
     /// Restore.
     Go(Go),
+    /// The copy is the container now: when the connection breaks, or time is over, exit with success.
+    Keep,
     /// Exit with success: podman finishes its part.
     Finish,
     /// Delete what was restored and exit with an error.
@@ -152,6 +155,7 @@ impl ToShim {
                 fields.number(millis(go.lease));
                 fields.frame()
             }
+            Self::Keep => Fields::new(20).frame(),
             Self::Finish => Fields::new(17).frame(),
             Self::Abort => Fields::new(18).frame(),
         }
@@ -166,6 +170,7 @@ impl ToShim {
         let message = match kind {
             16 => Self::Go(fields.go()?),
             19 => Self::Ready(fields.go()?),
+            20 => Self::Keep,
             17 => Self::Finish,
             18 => Self::Abort,
             _ => return Err(invalid("kind")),
@@ -355,7 +360,7 @@ mod tests {
         for kind in [0, 4, 15, 16, 255] {
             assert!(FromShim::decode(kind, &[]).is_err());
         }
-        for kind in [0, 1, 2, 16, 19, 20] {
+        for kind in [0, 1, 2, 16, 19, 21] {
             assert!(ToShim::decode(kind, &[]).is_err());
         }
         assert!(ToShim::decode(17, &[0]).is_err());

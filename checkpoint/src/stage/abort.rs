@@ -34,6 +34,8 @@ pub async fn abort_by_id(podman: &Podman, id: &str, work: &Path) -> Result<(), E
     let ours = work.owns(id);
     if ours {
         end_podman(&work).await;
+        // A runtime thaws what it kills: nothing of an aborted copy may run.
+        work.kill_cgroup(id).await;
     }
     let remove = |source| Error::Remove { id: id.to_owned(), source };
     if ours || (!work.dir.exists() && podman.never_started(id).await.map_err(remove)?) {

@@ -97,6 +97,15 @@ pub enum Error {
         /// The telling lines of CRIU's log, or the runtime's own.
         log: String,
     },
+    /// A copy runs before it is the container.
+    #[error("the processes of the copy of container {name} are not frozen")]
+    NotFrozen {
+        /// The container.
+        name: String,
+        /// Why, where the kernel tells.
+        #[source]
+        source: Option<crate::cgroup::Error>,
+    },
     /// The container could not be removed.
     #[error("cannot remove the prepared container {id}; run `podman rm -f {id}`")]
     Remove {

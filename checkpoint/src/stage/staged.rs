@@ -9,6 +9,7 @@ use super::link::{self, Link};
 use super::work::Work;
 use super::{Error, abort, abort_by_id, process, refusal};
 use crate::bundle::Bundle;
+use crate::cgroup::Cgroup;
 use crate::criu;
 use crate::podman::Podman;
 use crate::prime::Primed;
@@ -17,6 +18,8 @@ use crate::shim::{LIFETIME, argv};
 
 /// How long podman may take from the runtime's success to its own exit.
 const TAIL: Duration = Duration::from_secs(30);
+/// How long restored tasks may take to be frozen: they are told to before CRIU lets them go.
+const FROZEN: Duration = Duration::from_secs(1);
 /// How many telling lines of CRIU's log an error carries.
 const LOG_LINES: usize = 8;
 
@@ -81,6 +84,7 @@ impl Staged {
         let bundle = Bundle::read(Path::new(dir))
             .map_err(|source| Error::Bundle { name: name.to_owned(), source })?;
         work.note_console(argv::option(args, "--console-socket"))?;
+        work.note_pid_file(argv::option(args, "--pid-file"))?;
         work.note_cgroup(bundle.cgroups_path.as_deref())?;
         work.note_shim(link.hello.pid)?;
         let mut staged = Self {
@@ -210,6 +214,33 @@ impl Staged {
         let restored = self.read_pid(ended)?;
         self.restored = Some(restored);
         Ok(restored)
+    }
+
+    /// Tells the shim that the copy is the container from now on: whatever dies, it is not deleted.
+    ///
+    /// # Errors
+    /// [`Error::Order`] before a restore, [`Error::Shim`] when the shim is gone.
+    pub async fn keep(&mut self) -> Result<(), Error> {
+        if self.restored.is_none() {
+            return Err(self.order("the activation"));
+        }
+        let told = self.link.send(&ToShim::Keep).await;
+        told.map_err(|source| Error::Shim { name: self.name.clone(), source })
+    }
+
+    /// Returns the cgroup of the restored container, once all of its tasks are frozen.
+    ///
+    /// # Errors
+    /// [`Error::Order`] before a restore, [`Error::NotFrozen`] when they run.
+    pub fn frozen_cgroup(&self) -> Result<Cgroup, Error> {
+        let restored = self.restored.ok_or_else(|| self.order("freezing"))?;
+        let running = |source| Error::NotFrozen { name: self.name.clone(), source };
+        let cgroup = Cgroup::of_pid(restored.pid, &self.id).map_err(|e| running(Some(e)))?;
+        match cgroup.await_frozen(Instant::now() + FROZEN) {
+            Ok(true) => Ok(cgroup),
+            Ok(false) => Err(running(None)),
+            Err(e) => Err(running(Some(e))),
+        }
     }
 
     /// Lets podman take the restored container over, and waits until it has.

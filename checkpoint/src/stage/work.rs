@@ -11,12 +11,16 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use super::Error;
+use crate::cgroup::Cgroup;
+use crate::process::start_time;
 use crate::shim;
 
 /// Holds the ID of the container that podman was told to make.
 const OWNED: &str = "container";
 /// Holds the container's cgroup.
 const CGROUP: &str = "cgroup";
+/// Holds the path of the file into which the runtime writes the ID of the first process.
+const PID_FILE: &str = "pid-file";
 /// Holds the path of conmon's socket for a terminal.
 const CONSOLE: &str = "console";
 /// Where cgroups of version 2 are mounted (file-hierarchy(7)).
@@ -172,6 +176,41 @@ impl Work {
         fs::write(&file, path.unwrap_or_default()).map_err(self.fail(&file))
     }
 
+    /// Kills what is in the container's cgroup and waits until it is gone. Absent means done.
+    pub(super) async fn kill_cgroup(&self, id: &str) {
+        let end = Instant::now() + KILLED;
+        let pid = read_short(&self.path(PID_FILE)).and_then(|path| read_short(Path::new(&path)));
+        if let Some(pid) = pid.and_then(|text| text.trim().parse().ok())
+            && let Ok(cgroup) = Cgroup::of_pid(pid, id)
+        {
+            if let Err(error) = cgroup.kill(end) {
+                tracing::warn!(id, %error, "a copy was not killed");
+            }
+            return;
+        }
+        // The runtime has not come so far as to name the first process.
+        let Some(path) = read_short(&self.path(CGROUP)).and_then(|path| own_cgroup(&path, id))
+        else {
+            return;
+        };
+        // Kernels before 5.14 have no such file (cgroup-v2.rst, cgroup.kill).
+        if fs::write(path.join("cgroup.kill"), "1").is_err() {
+            return;
+        }
+        let events = path.join("cgroup.events");
+        while fs::read_to_string(&events).is_ok_and(|text| text.contains("populated 1"))
+            && Instant::now() < end
+        {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Notes where the runtime will write the ID of the container's first process.
+    pub(super) fn note_pid_file(&self, path: Option<&OsStr>) -> Result<(), Error> {
+        let file = self.path(PID_FILE);
+        fs::write(&file, path.unwrap_or_default().as_bytes()).map_err(self.fail(&file))
+    }
+
     /// Removes the cgroup that a failed restore leaves, with what is in it: a runtime that fails after
     /// CRIU has succeeded, because a disk is full, leaves processes that podman knows nothing of. Absent
     /// means done.
@@ -256,19 +295,6 @@ impl Work {
 /// Whether a process has ended. A zombie has: its parent may be an init that never reaps.
 pub(super) fn is_gone(pid: Pid) -> bool {
     start_time(pid.as_raw()).is_none()
-}
-
-/// When a process was started, in clock ticks since boot: field 22 of `/proc/PID/stat`
-/// (proc_pid_stat(5)). Tells a process from a later one of the same ID. A zombie has ended.
-fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may contain anything.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let mut fields = fields.split_ascii_whitespace();
-    if matches!(fields.next()?, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
 }
 
 /// The directory of a container's own cgroup; `None` for anything else.

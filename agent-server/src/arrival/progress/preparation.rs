@@ -92,7 +92,7 @@ impl Arrival {
     /// Builds everything around the container and cuts its network off.
     pub(super) async fn stage(&mut self) -> Result<ImageDir, Cause> {
         create_private(&self.work)?;
-        let mut metadata: Metadata = std::mem::take(&mut self.offer.description).into();
+        let mut metadata: Metadata = self.offer.description.clone().into();
         if let Addresses::Former(pairs) = &self.chosen {
             metadata.readdress(pairs)?;
         }

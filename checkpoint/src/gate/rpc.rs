@@ -1,0 +1,132 @@
+//! What is read of CRIU's requests and notifications (`images/rpc.proto`), in protobuf's wire format
+//! (<https://protobuf.dev/programming-guides/encoding/>).
+
+/// `criu_req.type` and `criu_resp.type`.
+const TYPE: u64 = 1;
+/// `criu_resp.notify`.
+const NOTIFY: u64 = 5;
+/// `criu_notify.script`.
+const SCRIPT: u64 = 1;
+/// `criu_notify.pid`.
+const PID: u64 = 2;
+/// `criu_req_type`: a dump.
+const DUMP: u64 = 1;
+/// `criu_req_type`: a restore.
+const RESTORE: u64 = 2;
+
+/// What CRIU tells before it goes on; it waits for an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Notification {
+    /// The moment, such as `pre-resume`.
+    pub(super) script: String,
+    /// The first process of what is restored, where CRIU names it.
+    pub(super) pid: Option<i32>,
+}
+
+/// A field's content.
+enum Content<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+    Fixed,
+}
+
+/// Returns whether a request is a dump or a restore.
+pub(super) fn is_operation(request: &[u8]) -> bool {
+    matches!(fields(request).next(), Some((TYPE, Content::Number(DUMP | RESTORE))))
+}
+
+/// Returns what a message of CRIU notifies of, if it does.
+pub(super) fn notification(message: &[u8]) -> Option<Notification> {
+    let notify = fields(message).find_map(|field| match field {
+        (NOTIFY, Content::Bytes(bytes)) => Some(bytes),
+        _ => None,
+    })?;
+    let mut script = None;
+    let mut pid = None;
+    for field in fields(notify) {
+        match field {
+            (SCRIPT, Content::Bytes(bytes)) => {
+                script = std::str::from_utf8(bytes).ok().map(str::to_owned);
+            }
+            (PID, Content::Number(number)) => pid = i32::try_from(number).ok(),
+            _ => {}
+        }
+    }
+    Some(Notification { script: script?, pid })
+}
+
+/// The fields of a message, up to its end or to what is none.
+fn fields(mut rest: &[u8]) -> impl Iterator<Item = (u64, Content<'_>)> {
+    std::iter::from_fn(move || {
+        let tag = varint(&mut rest)?;
+        let content = match tag & 7 {
+            0 => Content::Number(varint(&mut rest)?),
+            1 => skip(&mut rest, 8)?,
+            2 => {
+                let length = usize::try_from(varint(&mut rest)?).ok()?;
+                let (bytes, after) = rest.split_at_checked(length)?;
+                rest = after;
+                Content::Bytes(bytes)
+            }
+            5 => skip(&mut rest, 4)?,
+            _ => return None,
+        };
+        Some((tag >> 3, content))
+    })
+}
+
+fn skip<'a>(rest: &mut &'a [u8], length: usize) -> Option<Content<'a>> {
+    *rest = rest.get(length..)?;
+    Some(Content::Fixed)
+}
+
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (&byte, after) = rest.split_first()?;
+        *rest = after;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_are_told_from_other_requests() {
+        for (request, is_one) in [
+            (&[0x08, 1, 0x12, 0][..], true),
+            (&[0x08, 2, 0x12, 0][..], true),
+            (&[0x08, 10][..], false),
+            (&[0x12, 1][..], false),
+            (&[0x08][..], false),
+            (&[][..], false),
+        ] {
+            assert_eq!(is_operation(request), is_one, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn notifications_are_read() {
+        // type 4 (NOTIFY), success, notify { script: "post-restore", pid: 300 }
+        let mut message = vec![0x08, 4, 0x10, 1, 0x2a, 17, 0x0a, 12];
+        message.extend(b"post-restore");
+        message.extend([0x10, 0xac, 0x02]);
+        let told = Notification { script: "post-restore".to_owned(), pid: Some(300) };
+        assert_eq!(notification(&message), Some(told));
+        let resume = [&[0x08, 4, 0x10, 1, 0x2a, 12, 0x0a, 10][..], b"pre-resume"].concat();
+        let told = Notification { script: "pre-resume".to_owned(), pid: None };
+        assert_eq!(notification(&resume), Some(told));
+        assert_eq!(notification(&[0x08, 2, 0x10, 1]), None);
+        for length in 0..message.len() {
+            // No panic, whatever comes.
+            let _ = notification(&message[..length]);
+        }
+        assert_eq!(notification(&[0xff; 32]), None);
+    }
+}
