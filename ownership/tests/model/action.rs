@@ -51,7 +51,7 @@ pub enum Action {
     /// The stranger offers a container of the same ID, under the migration's number, while the destination
     /// knows either. Otherwise it is a container of its own.
     StrangerOffers(Migration),
-    StrangerLeads,
+    StrangerLeads(Host),
     StrangerSetsKey,
 
     Withdraw(Migration),
@@ -138,7 +138,8 @@ impl World {
             actions.extend(Host::ALL.into_iter().filter(concerned).map(Action::Reboot));
         }
         if budget.hostile > 0 && self.bounds.anchor {
-            actions.extend([Action::StrangerLeads, Action::StrangerSetsKey]);
+            actions.extend([Host::A, Host::B, Host::Stranger].map(Action::StrangerLeads));
+            actions.push(Action::StrangerSetsKey);
         }
         let here = |host| state.engine(host).is_some_and(|container| container.run == Run::Audible);
         let idle = self.migrations().all(|m| state.moves[m].keeper == Keeper::Nobody);

@@ -1,5 +1,6 @@
 //! What follows from what happens by itself or by a person's will.
 
+use ownership::anchor::Leading;
 use ownership::source::Answer;
 
 use crate::action::Action;
@@ -54,14 +55,23 @@ impl World {
             Body::Order(order) => self.hear_order(state, m, source, order, answer),
             Body::Finish => self.hear_finish(state, m, answer),
             Body::Answer(said) => self.hear(state, m, said),
-            Body::Rehome(to) => self.lead(state, source, to),
+            Body::Rehome => {
+                let said = self.lead(state, source, self.route(m).to);
+                if answer {
+                    state.send(m, Body::Answer(said), false);
+                }
+            }
         }
     }
 
     /// Has the anchor lead flows, if the order comes from where they lead.
-    pub fn lead(&self, state: &mut State, by: Host, to: Host) {
-        if self.rules.may_lead(state.anchor.leads_to == by) {
-            state.anchor.leads_to = to;
+    pub fn lead(&self, state: &mut State, by: Host, to: Host) -> Answer {
+        let leads_to = state.anchor.leads_to;
+        match self.rules.leading(leads_to == by, leads_to == to) {
+            Leading::Lead => state.anchor.leads_to = to,
+            Leading::Confirm => {}
+            Leading::Refuse => return Answer::Undecided,
         }
+        Answer::Done
     }
 }

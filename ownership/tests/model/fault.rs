@@ -82,7 +82,9 @@ impl World {
                 self.hear_order(state, m, Host::Stranger, order, false);
             }
             Action::StrangerOffers(m) => self.hear_offer(state, m, false),
-            Action::StrangerLeads => self.lead(state, Host::Stranger, Host::Stranger),
+            Action::StrangerLeads(to) => {
+                self.lead(state, Host::Stranger, to);
+            }
             // Flows of a container of its own lead to it, so that it may have a tunnel made for them.
             Action::StrangerSetsKey if self.rules.may_set_key(state.anchor.key, Key::Forged) => {
                 state.anchor.key = Some(Key::Forged);
@@ -99,7 +101,5 @@ impl World {
 /// The process at a destination ends, and with it every connection to it.
 fn end_destination(state: &mut State, m: Migration) {
     state.moves[m].keeper = Keeper::Nobody;
-    state
-        .packets
-        .retain(|p| p.migration != m || matches!(p.body, Body::Answer(_) | Body::Rehome(_)));
+    state.packets.retain(|p| p.migration != m || matches!(p.body, Body::Answer(_) | Body::Rehome));
 }

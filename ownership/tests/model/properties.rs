@@ -8,7 +8,7 @@ use ownership::source::Departure;
 use stateright::{Model, Property};
 
 use crate::action::Action;
-use crate::state::{Container, Host, Keeper, Key, Move, Mover, Run, State};
+use crate::state::{Container, Host, Keeper, Key, Migration, Move, Mover, Run, State};
 use crate::world::World;
 
 pub const ONE_AUDIBLE: &str = "at most one copy can be heard";
@@ -102,13 +102,21 @@ impl World {
         }
         let doubt = self.migrations().find_map(|m| Some((m, state.moves[m].departure?)));
         match doubt {
-            None => state.audible() == 1,
+            None => state.audible() == 1 && self.migrations().all(|m| self.is_led(state, m)),
             Some((m, departed)) => {
                 let original = state.engine(self.route(m).from);
                 let whole = |c: Container| c.incarnation == departed.incarnation;
                 departed.reached == Departure::Committed && original.is_some_and(whole)
             }
         }
+    }
+
+    /// Returns whether the anchor of the container's flows knows where it is. One that was not ready goes on by
+    /// way of the source.
+    fn is_led(&self, state: &State, m: Migration) -> bool {
+        let this = &state.moves[m];
+        let here = if this.handed_over { self.route(m).to } else { self.route(m).from };
+        !this.anchored || state.anchor.leads_to == here
     }
 
     /// Returns whether everything settles if nothing else goes wrong from here. One fair order of events is

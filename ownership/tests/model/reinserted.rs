@@ -33,6 +33,11 @@ fn an_anchor_that_changes_keys_for_anybody() {
 }
 
 #[test]
+fn an_anchor_that_refuses_a_repetition() {
+    finds(STRANGER, &[Fault::RepetitionRefused], properties::SETTLES);
+}
+
+#[test]
 fn orders_from_anybody_run_a_copy() {
     finds(STRANGER, &[Fault::OrdersFromAnybody], properties::NOTHING_EARLY);
 }

@@ -1,5 +1,6 @@
 //! The product's decisions, with one of them replaced where a fault is put back.
 
+use ownership::anchor::Leading;
 use ownership::container::Work;
 use ownership::destination::{self, Found, Holding, Order, Reply};
 use ownership::source::{self, Answer, Departure, Next, Occupant, Removal};
@@ -14,6 +15,8 @@ pub enum Fault {
     NoExclusion,
     /// An anchor leads flows for anybody.
     AnchorObeysAnybody,
+    /// An anchor refuses to confirm an order whose answer was lost.
+    RepetitionRefused,
     /// An anchor changes the key of a tunnel for anybody.
     AnchorChangesKeys,
     /// Orders are taken from anybody who knows the migration.
@@ -70,6 +73,13 @@ impl Rules {
 
     pub fn may_lead(self, leads_to_peer: bool) -> bool {
         self.has(Fault::AnchorObeysAnybody) || anchor::may_lead(leads_to_peer)
+    }
+
+    pub fn leading(self, leads_to_peer: bool, leads_to_new: bool) -> Leading {
+        if self.has(Fault::RepetitionRefused) {
+            return if leads_to_peer { Leading::Lead } else { Leading::Refuse };
+        }
+        anchor::leading(leads_to_peer || self.has(Fault::AnchorObeysAnybody), leads_to_new)
     }
 
     pub fn may_set_key(self, present: Option<Key>, passed_on: Key) -> bool {

@@ -46,7 +46,7 @@ impl World {
             }
             Mover::Finished => {
                 note(state, m, Departure::Acknowledged);
-                state.moves[m].mover = Mover::Removing;
+                state.moves[m].mover = acknowledged(state, m);
             }
             Mover::Removing => {
                 self.remove_original(state, m);
@@ -100,6 +100,15 @@ impl World {
             state.moves[m].mover = if ready { Mover::Ready } else { Mover::Undoing };
             return;
         }
+        if question == Question::Rehome {
+            // Without that word it is not removed: recovery asks again.
+            let led = answer == Answer::Done;
+            if !led {
+                state.disconnect(m);
+            }
+            state.moves[m].mover = if led { Mover::Removing } else { Mover::Gone };
+            return;
+        }
         state.moves[m].mover = match (self.rules.after_order(answer), question) {
             (Next::Proceed, Question::Resume) => Mover::ToAsk(Question::Commit),
             (Next::Proceed, Question::Commit) => Mover::ToAsk(Question::Finish),
@@ -124,7 +133,7 @@ impl World {
         state.moves[m].mover = match self.rules.departure_recovery(departed.reached) {
             Recovery::Undo => Mover::Undoing,
             Recovery::Repeat => Mover::ToAsk(Question::Resume),
-            Recovery::RemoveOriginal => Mover::Removing,
+            Recovery::RemoveOriginal => acknowledged(state, m),
         };
     }
 
@@ -181,9 +190,6 @@ impl World {
     }
 
     fn remove_original(&self, state: &mut State, m: Migration) {
-        if state.moves[m].anchored {
-            state.send(m, Body::Rehome(self.route(m).to), true);
-        }
         let occupant = self.occupant(state, m);
         if self.rules.removal(occupant) == Removal::Remove {
             *state.engine_mut(self.route(m).from) = None;
@@ -212,11 +218,17 @@ fn note(state: &mut State, m: Migration, reached: Departure) {
     }
 }
 
+/// What follows the record that the destination's engine runs the container.
+fn acknowledged(state: &State, m: Migration) -> Mover {
+    if state.moves[m].anchored { Mover::ToAsk(Question::Rehome) } else { Mover::Removing }
+}
+
 fn body(question: Question) -> Body {
     match question {
         Question::Offer => Body::Offer,
         Question::Resume => Body::Order(Order::Resume),
         Question::Commit => Body::Order(Order::Commit),
         Question::Finish => Body::Finish,
+        Question::Rehome => Body::Rehome,
     }
 }

@@ -76,6 +76,8 @@ pub enum Question {
     Resume,
     Commit,
     Finish,
+    /// The anchor, to lead the container's flows to the destination.
+    Rehome,
 }
 
 /// The process at work on a departure: an agent, its guardian, or `recover`.
@@ -95,7 +97,7 @@ pub enum Mover {
     Ready,
     /// Has heard that the destination's engine runs the container.
     Finished,
-    /// The record of that is on disk.
+    /// The record of that is on disk; the anchor leads the flows to the destination.
     Removing,
     /// The original is gone.
     Removed,
@@ -197,8 +199,8 @@ pub enum Body {
     Order(Order),
     Finish,
     Answer(Answer),
-    /// To the anchor: flows of the container lead to this host.
-    Rehome(Host),
+    /// To the anchor.
+    Rehome,
 }
 
 /// Something on its way. A connection has one question or one answer on its way at a time.
