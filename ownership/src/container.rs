@@ -21,3 +21,11 @@ pub enum Work {
 pub fn may_begin(works: &[Work]) -> bool {
     works.is_empty()
 }
+
+/// Returns whether a stopped container of this host may be started by its restart policy, a service manager
+/// or a person: not while a journal speaks of it. The original of a decided move would be a second container
+/// beside the copy, and a copy whose removal has failed one beside the original.
+#[must_use]
+pub fn may_start(works: &[Work]) -> bool {
+    works.is_empty()
+}

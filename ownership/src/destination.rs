@@ -18,7 +18,7 @@ pub enum Holding {
 }
 
 /// What a peer wants done about a migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Order {
     /// Pick it up over a new connection.
     Resume,
@@ -28,6 +28,8 @@ pub enum Order {
     Abort,
     /// No flow passes the source any more.
     LedPast,
+    /// The source needs no answer about this migration any more: its journal says where the container is.
+    Done,
 }
 
 /// What the destination does about an order.
@@ -45,6 +47,8 @@ pub enum Reply {
     Removed,
     /// Gives up the tunnel to the source unless something else needs it.
     Release,
+    /// Forgets the migration.
+    Forget,
     /// Says that it holds no copy and that none was heard.
     NoCopy,
     /// Says that the copy was heard and is lost.
@@ -63,11 +67,15 @@ pub fn reply<H: Eq>(holding: Holding, owner: Option<H>, from: H, order: Order) -
         return Reply::NotAllowed;
     }
     match (holding, order) {
-        (Holding::Nothing, Order::LedPast) => Reply::Release,
-        (Holding::Nothing, Order::Abort) => Reply::Removed,
+        // Nobody is known who might say this, so nothing may follow from it.
+        (Holding::Nothing, Order::LedPast | Order::Abort | Order::Done) => Reply::Removed,
         (Holding::Nothing, Order::Resume | Order::Commit) => Reply::NoCopy,
+        (Holding::HandedOver | Holding::Lost, Order::Done) => Reply::Forget,
         (Holding::Lost, _) => Reply::Lost,
         (_, Order::Resume) => Reply::Known,
+        (Holding::Unsettled | Holding::Waiting | Holding::Activated, Order::Done) => {
+            Reply::Undecided
+        }
         (Holding::Activated | Holding::HandedOver, Order::LedPast) => Reply::Release,
         (Holding::Unsettled | Holding::Waiting, Order::LedPast) => Reply::Undecided,
         (Holding::Unsettled, Order::Commit | Order::Abort) => Reply::Undecided,

@@ -2,7 +2,7 @@
 //!
 //! Every function here is pure: it takes what a host knows and returns what the host does. The agents
 //! call these functions with what they read from journals, kernels and peers. The model of the protocol
-//! (`tests/model.rs`) calls the same functions for every order of events within its bounds.
+//! (`tests/model/`) calls the same functions for every order of events within its bounds.
 //!
 //! The promise is: at every moment at most one copy of a container can be heard, nothing of a copy runs
 //! before its source has decided, and one copy is never lost for good without a person being told.
@@ -10,8 +10,8 @@
 //! ```text
 //! source:       Preparing ─▶ Interrupted ─▶ Committed ─▶ Acknowledged ─▶ (original removed)
 //!                   └── undone ──┴── undone      └─ NoCopy: undone; Lost or silence: in doubt
-//! destination:  Arriving ─▶ Waiting ─▶ Activated ─▶ HandedOver ─▶ (remembered)
-//!                   └── removed ┴── removed   └─ gone: Lost (remembered)
+//! destination:  Arriving ─▶ Waiting ─▶ Activated ─▶ HandedOver ─▶ (remembered until the source is done)
+//!                   └── removed ┴── removed   └─ gone: Lost (the same)
 //! ```
 
 pub mod anchor;

@@ -16,7 +16,7 @@ pub enum Departure {
 }
 
 /// What the source knows after it has given the destination an order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Answer {
     /// The destination has done as it was told.
     Done,
