@@ -8,7 +8,7 @@
 //! (`kernel/cgroup/freezer.c`): none of them executes an instruction of its own.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
-    recv, recvmsg, sendmsg, shutdown, socketpair,
+    getsockopt, recv, recvmsg, sendmsg, shutdown, socketpair,
 };
 
 use super::rpc;
@@ -218,19 +219,77 @@ impl State {
 
 /// Puts a relay between the runtime's socket and the CRIU that this process becomes: CRIU gets the other
 /// end of a new pair under the same number.
+///
+/// CRIU takes the maker of its socket for its client, and looks for files of the client's by their numbers
+/// there (`/proc/PID/fd`, `criu/cr-service.c`). The maker of the new pair is this process, so it gets these
+/// files, under the same numbers.
 pub(super) fn divert(dir: &Path, socket: RawFd) -> io::Result<()> {
+    let numbers = rpc::descriptors(&peek(socket)?);
+    // SAFETY: the runtime's socket is open for as long as this process is here.
+    let client = getsockopt(&unsafe { BorrowedFd::borrow_raw(socket) }, PeerCredentials)?.pid();
+    put_between(dir, socket)?;
+    // Everything of this process's own is closed by now, so that no value owns a number that is given away.
+    for number in numbers.into_iter().filter(|number| *number > 2 && *number != socket) {
+        let file = descriptor_of(client, number)?;
+        if file.as_raw_fd() == number {
+            // SAFETY: fcntl(2) on a descriptor of ours.
+            unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
+            let _ = file.into_raw_fd();
+        } else {
+            put(file.as_raw_fd(), number)?;
+        }
+    }
+    Ok(())
+}
+
+/// Hands the runtime's socket to the relay and puts the other end of a new pair in its place.
+fn put_between(dir: &Path, socket: RawFd) -> io::Result<()> {
     let stream = UnixStream::connect(dir.join(SOCKET))?;
     let (theirs, ours) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     let sockets = [socket, theirs.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&sockets)];
     sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(b"+")], &rights, MsgFlags::empty(), None)?;
-    // SAFETY: dup2(2) on two descriptors of ours; `socket` is the runtime's, which nobody else here uses.
-    // The copy does not close on exec.
-    if unsafe { libc::dup2(ours.as_raw_fd(), socket) } < 0 {
+    put(ours.as_raw_fd(), socket)
+}
+
+/// Makes `number` another name of a descriptor, one that does not close on exec.
+fn put(descriptor: RawFd, number: RawFd) -> io::Result<()> {
+    // SAFETY: dup2(2) of a descriptor of ours. What had the number is the runtime's, or closes on exec: no
+    // value of this process is used afterwards.
+    if unsafe { libc::dup2(descriptor, number) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// A file of another process, by its number there (pidfd_getfd(2)).
+fn descriptor_of(pid: i32, number: RawFd) -> io::Result<OwnedFd> {
+    let owned = |number: libc::c_long| match i32::try_from(number) {
+        // SAFETY: the kernel has just made this descriptor for us alone.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    };
+    // SAFETY: pidfd_open(2) takes numbers alone.
+    let process = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: pidfd_getfd(2) takes numbers alone; the first is a descriptor of ours.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
+}
+
+/// The request that comes; it stays where it is.
+fn peek(socket: RawFd) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; MESSAGE];
+    let length = loop {
+        match recv(socket, &mut bytes, MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
+            Err(Errno::EINTR) => {}
+            other => break other?,
+        }
+    };
+    if length > bytes.len() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    bytes.truncate(length);
+    Ok(bytes)
 }
 
 fn receive_sockets(stream: &UnixStream) -> io::Result<(OwnedFd, OwnedFd)> {
@@ -323,9 +382,10 @@ mod tests {
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap()
     }
 
-    /// A runtime's end and CRIU's, with a relay between them.
-    fn relayed(dir: &Path) -> (OwnedFd, OwnedFd) {
+    /// A runtime's end, which has sent a request, and CRIU's, with a relay between them.
+    fn relayed(dir: &Path, request: &[u8]) -> (OwnedFd, OwnedFd) {
         let (runtime, service) = pair();
+        message(request).send(&runtime).unwrap();
         divert(dir, service.as_raw_fd()).unwrap();
         (runtime, service)
     }
@@ -351,8 +411,7 @@ mod tests {
             Ok(())
         });
         let relay = Relay::start(dir.path(), freeze).unwrap();
-        let (runtime, criu) = relayed(dir.path());
-        message(RESTORE).send(&runtime).unwrap();
+        let (runtime, criu) = relayed(dir.path(), RESTORE);
         assert!(relay.await_reached(LIMIT, Duration::from_millis(1), || false));
         let mut sides = [PollFd::new(criu.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut sides, 50_u16).unwrap(), 0, "the request is held back");
@@ -384,8 +443,7 @@ mod tests {
     fn a_relay_that_is_dropped_ends_who_waits() {
         let dir = tempfile::tempdir().unwrap();
         let relay = Relay::start(dir.path(), Box::new(|_| Ok(()))).unwrap();
-        let (runtime, criu) = relayed(dir.path());
-        message(RESTORE).send(&runtime).unwrap();
+        let (runtime, criu) = relayed(dir.path(), RESTORE);
         assert!(relay.await_reached(LIMIT, Duration::from_millis(1), || false));
         drop(relay);
         assert!(receive(&criu).unwrap().is_none());
@@ -396,8 +454,7 @@ mod tests {
     fn other_requests_go_on_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let relay = Relay::start(dir.path(), Box::new(|_| Ok(()))).unwrap();
-        let (runtime, criu) = relayed(dir.path());
-        message(&[0x08, 10]).send(&runtime).unwrap();
+        let (_runtime, criu) = relayed(dir.path(), &[0x08, 10]);
         assert_eq!(receive(&criu).unwrap().unwrap().bytes, [0x08, 10]);
         assert!(!relay.is_reached());
     }

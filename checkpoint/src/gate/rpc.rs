@@ -3,6 +3,10 @@
 
 /// `criu_req.type` and `criu_resp.type`.
 const TYPE: u64 = 1;
+/// `criu_req.opts`.
+const OPTIONS: u64 = 2;
+/// `criu_opts`: `images_dir_fd`, `work_dir_fd`, `status_fd`.
+const DESCRIPTORS: [u64; 3] = [1, 17, 49];
 /// `criu_resp.notify`.
 const NOTIFY: u64 = 5;
 /// `criu_notify.script`.
@@ -33,6 +37,22 @@ enum Content<'a> {
 /// Returns whether a request is a dump or a restore.
 pub(super) fn is_operation(request: &[u8]) -> bool {
     matches!(fields(request).next(), Some((TYPE, Content::Number(DUMP | RESTORE))))
+}
+
+/// Returns the numbers by which a request names files of the process that has made its socket.
+pub(super) fn descriptors(request: &[u8]) -> Vec<i32> {
+    let mut numbers = Vec::new();
+    for field in fields(request) {
+        let (OPTIONS, Content::Bytes(options)) = field else { continue };
+        numbers.extend(fields(options).filter_map(|field| match field {
+            (name, Content::Number(number)) if DESCRIPTORS.contains(&name) => {
+                // Absent files have negative numbers, which protobuf extends to 64 bits.
+                i32::try_from(number).ok()
+            }
+            _ => None,
+        }));
+    }
+    numbers
 }
 
 /// Returns what a message of CRIU notifies of, if it does.
@@ -109,6 +129,17 @@ mod tests {
         ] {
             assert_eq!(is_operation(request), is_one, "{request:?}");
         }
+    }
+
+    #[test]
+    fn files_of_the_runtime_are_named_by_number() {
+        // type RESTORE, opts { images_dir_fd: 7, pid: 300, work_dir_fd: 12, status_fd: -1 }
+        let mut options = vec![0x08, 7, 0x10, 0xac, 0x02, 0x88, 0x01, 12, 0x88, 0x03];
+        options.extend([0xff; 9]);
+        options.push(1);
+        let request = [&[0x08, 2, 0x12, options.len() as u8][..], &options].concat();
+        assert_eq!(descriptors(&request), [7, 12]);
+        assert_eq!(descriptors(&[0x08, 10]), [0; 0]);
     }
 
     #[test]
