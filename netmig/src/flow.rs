@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
 pub(crate) use beside::Neighbouring;
-pub use conntrack::{Conntrack, FlowError, Outcome, Refusal};
+pub use conntrack::{Conntrack, FlowError, Outcome};
 pub(crate) use forgotten::contains;
 pub use forgotten::{Forgotten, Published};
 pub use parse::parse;

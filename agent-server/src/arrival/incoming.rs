@@ -35,15 +35,13 @@ pub enum Error {
     /// Changes that were not all there, or not as they were sent.
     #[error("the files of {0:?} did not arrive whole; try again")]
     Incomplete(Tree),
-    /// Entries that the kernel refused.
-    #[error("the kernel refused {count} flows, the first one ({flow}) with: {reason}")]
-    Refused {
+    /// Flows that are others' here.
+    #[error("this host carries {count} of these flows already, the first one is {flow}")]
+    CarriedAlready {
         /// How many.
         count: usize,
         /// The first.
         flow: String,
-        /// The kernel's words.
-        reason: String,
     },
 }
 
@@ -171,31 +169,22 @@ impl Incoming {
         self.unscaled |= flows.iter().any(|flow| flow.tcp.is_some_and(|tcp| !tcp.is_scaled()));
         let entries: Vec<Flow> =
             flows.iter().filter_map(|flow| flow.at_destination(container, arrival)).collect();
-        let mut outcome = self.conntrack.create(&entries)?;
-        if !outcome.existing.is_empty() {
+        // Also of a request that is refused some may have been made.
+        self.created.extend(entries.iter().cloned());
+        let mut existing = self.conntrack.create(&entries)?.existing;
+        if !existing.is_empty() {
             // The address is the staged container's now: what an earlier holder of it left goes.
             let stale: Vec<Flow> =
-                outcome.existing.iter().filter_map(|&index| entries.get(index).cloned()).collect();
+                existing.iter().filter_map(|&index| entries.get(index).cloned()).collect();
             self.conntrack.delete(&stale)?;
-            outcome = self.conntrack.create(&entries)?;
-            outcome
-                .existing
-                .retain(|index| entries.get(*index).is_some_and(|entry| stale.contains(entry)));
+            existing = self.conntrack.create(&entries)?.existing;
+            existing.retain(|index| entries.get(*index).is_some_and(|entry| stale.contains(entry)));
         }
-        let problem = if let Some(first) = outcome.refused.first() {
-            let reason = format!("{} {}", first.errno.desc(), first.reason);
-            Some((outcome.refused.len(), first.flow, reason))
-        } else {
-            let reason = "this host carries that flow already".to_owned();
-            outcome.existing.first().map(|&index| (outcome.existing.len(), index, reason))
-        };
-        let problem = problem.map(|(count, index, reason)| {
-            let flow = entries.get(index).map(ToString::to_string).unwrap_or_default();
-            Error::Refused { count, flow, reason }
-        });
-        self.created.extend(entries);
-        match problem {
-            Some(error) => Err(error.into()),
+        match existing.first().and_then(|&index| entries.get(index)) {
+            Some(first) => {
+                let flow = first.to_string();
+                Err(Error::CarriedAlready { count: existing.len(), flow }.into())
+            }
             None => Ok(()),
         }
     }
