@@ -22,6 +22,7 @@ pub mod identity;
 pub mod journal;
 pub mod keeper;
 pub mod message;
+pub mod notes;
 pub mod peer_lock;
 pub mod peers;
 pub mod permissions;

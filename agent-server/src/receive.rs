@@ -55,7 +55,7 @@ pub async fn receive(
         expected => expected,
     };
     let Some(tunnel) = agreed? else { return Ok(()) };
-    let mut arrival = match Arrival::begin(host, source, permissions, offer, chosen) {
+    let mut arrival = match Arrival::begin(host, source, permissions, offer, chosen).await {
         Ok(arrival) => arrival,
         Err(cause) => {
             abandon(expected).await;
@@ -64,7 +64,7 @@ pub async fn receive(
     };
     arrival.use_early(expected);
     let (copy, prepared) = match arrival.proceed(connection, tunnel).await {
-        Ok(prepared) => (Copy::of(arrival), prepared),
+        Ok(prepared) => (Copy::of(arrival).await, prepared),
         Err(cause) => {
             arrival.undo().await;
             return give_up(connection, cause).await;

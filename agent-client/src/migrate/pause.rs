@@ -133,6 +133,7 @@ impl<'a> Pause<'a> {
         };
         block_in_place(|| self.departure.journal_mut().append(&record))?;
         let detours = block_in_place(|| self.find_besides())?;
+        self.departure.note_detours(&detours).await?;
         self.urgency = Some(Urgency::begin());
         match tokio::time::timeout(limit, self.interrupt(&detours)).await {
             // This process may have been stopped meanwhile.
@@ -229,7 +230,7 @@ impl<'a> Pause<'a> {
         // The container answers those that ask for its address.
         let plan = self.departure.plan();
         let (id, container) = (plan.container.id.clone(), plan.addresses.clone());
-        let others = carried::rejoin(&self.departure.context().directories, &id);
+        let others = carried::rejoin(&self.departure.context().directories, &id).await;
         let others = others.unwrap_or_else(|e| {
             note(Err(e));
             Vec::new()

@@ -30,7 +30,7 @@ use super::failure::Failure;
 use super::order::Peer;
 use super::{multicast, ports};
 use crate::cli::{AddressPolicy, ImagePolicy, Migrate, TunnelChoice};
-use crate::connect::Link;
+use crate::connect::{Introduced, Link};
 use crate::context::Context;
 
 /// A migration that both hosts agree to. Nothing has been changed.
@@ -97,7 +97,11 @@ impl Plan {
 struct NoInterface;
 
 /// Looks at the container, offers it to the destination, and comes back with all that is in the way.
-pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Result<Plan, Failure> {
+pub async fn agree(
+    context: &Context,
+    request: &Migrate,
+    mut link: Introduced,
+) -> Result<Plan, Failure> {
     let refused = Failure::Refused;
     let migration = MigrationId::random().map_err(|e| refused(e.into()))?;
     // podman over there can start while the one here looks at the container.
@@ -110,7 +114,7 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     let findings = blockers::blockers(&container);
     let own = findings.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
     let mut own: Vec<_> = own.collect();
-    let direct = way(&link, request.options.tunnel, &mut own).await.map_err(refused)?;
+    let direct = way(context, &link, request.options.tunnel, &mut own).await.map_err(refused)?;
     if !own.is_empty() {
         return Err(Failure::Blocked(own));
     }
@@ -155,6 +159,7 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     if !verdict.blockers.is_empty() {
         return Err(Failure::Blocked(verdict.blockers));
     }
+    let link = link.agreed(context).await.map_err(refused)?;
     let Local { runtime, criu, shim, namespace, port, cgroup, process, anchors, .. } = local;
     Ok(Plan {
         addresses: addresses(&container),
@@ -179,12 +184,15 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
 /// Whether packets can get to the destination as they are to; for a direct way the largest packet of the
 /// segment.
 async fn way(
-    link: &Link,
+    context: &Context,
+    link: &Introduced,
     choice: TunnelChoice,
     blockers: &mut Vec<Blocker>,
 ) -> Result<Option<u32>, Cause> {
     let direct = choice == TunnelChoice::Direct;
-    if let Some(e) = peers::other_way(link.peer, direct).await? {
+    if let Some(peer) = identity::find_number(&context.directories.state, link.host)?
+        && let Some(e) = peers::other_way(peer, direct).await?
+    {
         blockers.push(Blocker { code: "other-tunnel".to_owned(), message: e.to_string() });
     }
     if !direct {
@@ -264,7 +272,7 @@ async fn look(
     // They have to lead new connections on, as they have to do with those that exist.
     let forwarders = forward::leading_here(&context.directories, &container.id)?;
     for Forwarder { host, .. } in &forwarders {
-        anchors.insert(identity::peer_number(state, *host)?, *host);
+        anchors.insert(identity::number(state, *host)?, *host);
     }
     Ok(Local {
         metadata,

@@ -9,7 +9,7 @@ use checkpoint::container::{Container, PublishedPort};
 use netmig::flow::Protocol;
 use netmig::table::ForwardedPort;
 
-use crate::connect::Link;
+use crate::connect::Introduced;
 
 /// `None` for protocols that are not moved.
 fn protocol(port: &PublishedPort) -> Option<Protocol> {
@@ -34,7 +34,7 @@ pub fn offered(ports: &[PublishedPort]) -> Vec<Port> {
 }
 
 /// How this host's ports are to lead to a container that has moved; `None` if it has none.
-pub fn away(container: &Container, link: &Link, this: HostId) -> Option<Away> {
+pub fn away(container: &Container, link: &Introduced, this: HostId) -> Option<Away> {
     let addresses = || container.networks.iter().flat_map(|network| &network.addresses);
     let ports: Vec<ForwardedPort> = container
         .ports

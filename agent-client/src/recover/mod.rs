@@ -40,8 +40,8 @@ pub struct Departed {
     pub addresses: Vec<std::net::IpAddr>,
     /// The far end.
     pub peer: Peer,
-    /// Its number on this host.
-    pub number: PeerNumber,
+    /// Its number on this host; without one, nothing was made for it.
+    pub number: Option<PeerNumber>,
     /// How far the migration came.
     pub reached: Reached,
     /// The container that was interrupted.
@@ -188,7 +188,7 @@ impl Departed {
             container: container.clone(),
             name: name.clone(),
             addresses: addresses.clone(),
-            number: identity::peer_number(state, peer.host)?,
+            number: identity::find_number(state, peer.host)?,
             peer,
             reached: reached(records),
             process: records.iter().find_map(|record| match record {

@@ -156,8 +156,9 @@ async fn check_way(
     block: &mut impl FnMut(&str, String),
 ) -> Result<(), Cause> {
     let here = &host.name;
-    let peer = identity::peer_number(&host.directories.state, source)?;
-    if let Some(e) = peers::other_way(peer, direct.is_some()).await? {
+    if let Some(peer) = identity::find_number(&host.directories.state, source)?
+        && let Some(e) = peers::other_way(peer, direct.is_some()).await?
+    {
         block("other-tunnel", format!("{here}: {e}"));
     }
     let Some(theirs) = direct else { return Ok(()) };
@@ -285,7 +286,7 @@ fn on_a_detour(host: &Host, offer: &Offer, container: &[IpAddr]) -> Result<usize
     let state = &host.directories.state;
     let mut between = BTreeSet::new();
     for anchor in offer.anchors.iter().filter(|anchor| **anchor != host.id) {
-        between.insert(identity::peer_number(state, *anchor)?);
+        between.extend(identity::find_number(state, *anchor)?);
     }
     if between.is_empty() {
         return Ok(0);

@@ -13,7 +13,7 @@ use agent_core::cause::{Cause, chain};
 use agent_core::deadline;
 use agent_core::forward::{self, Note};
 use agent_core::guardian::{self, Guardian};
-use agent_core::identity::{self, HostId};
+use agent_core::identity::HostId;
 use agent_core::journal::{self, Journal, Record};
 use agent_core::message::{Message, Offer, Prepared, Tree, TunnelEnd};
 use agent_core::peers;
@@ -100,7 +100,7 @@ pub struct Network {
 
 impl Arrival {
     /// Writes the journal's first record.
-    pub fn begin(
+    pub async fn begin(
         host: &'static Host,
         source: HostId,
         permissions: &Permissions,
@@ -110,7 +110,7 @@ impl Arrival {
         let disk = permissions.disk.unwrap_or(u64::MAX);
         let limits = Limits { images: offer.image_room(), disk };
         let state = &host.directories.state;
-        let anchor = identity::peer_number(state, source)?;
+        let anchor = peers::allot(&host.directories, source).await?;
         let record = Record::Arrival {
             migration: offer.migration,
             container: offer.id.clone(),

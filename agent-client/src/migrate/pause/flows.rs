@@ -26,15 +26,14 @@ pub(super) struct Collected {
 }
 
 impl Pause<'_> {
-    /// Makes ready for the connections with other containers of its network that are open now.
+    /// Makes ready for the connections with other containers of its network that are open now; gives the
+    /// detours that are to be noted and laid.
     pub(super) fn find_besides(&mut self) -> Result<Vec<Detour>, Cause> {
         let (Some(conntrack), Some(sockets)) = (&mut self.conntrack, &mut self.sockets) else {
             return Ok(Vec::new());
         };
         let container = &self.departure.plan().addresses;
-        let detours = self.besides.prepare(conntrack, sockets, container)?;
-        self.departure.note_detours(&detours)?;
-        Ok(detours)
+        self.besides.prepare(conntrack, sockets, container)
     }
 
     pub(super) fn collect_flows(&mut self, outbox: Outbox) -> JoinHandle<Result<Collected, Cause>> {

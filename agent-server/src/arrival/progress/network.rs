@@ -35,8 +35,8 @@ impl Arrival {
                 migration: self.offer.migration,
                 role: Role::Here,
             };
-            let _lock = PeerLock::take(&self.host.directories.run).await?;
-            note.write(&self.host.directories)?;
+            let lock = PeerLock::take(&self.host.directories.run).await?;
+            note.write(&self.host.directories, &lock)?;
             note.apply(&self.host.directories.state)?;
         }
         Ok(())
@@ -67,8 +67,8 @@ impl Arrival {
     }
 
     /// Notes whose the flows are that lead from here to other hosts.
-    pub fn note_container(&self) -> Result<(), Cause> {
-        self.carried().note(&self.host.directories)
+    pub async fn note_container(&self) -> Result<(), Cause> {
+        self.carried().note(&self.host.directories).await
     }
 
     /// Containers of its network here with which it has had flows since it left this host.
@@ -81,7 +81,7 @@ impl Arrival {
 
     /// The other containers of its network that the copy needs to be told of. Those that it has left
     /// where it comes from are noted here.
-    pub fn others(&self, network: &Network) -> Result<Others, Cause> {
+    pub async fn others(&self, network: &Network) -> Result<Others, Cause> {
         let interface = network.sandbox.interface_at(&network.port)?;
         let own = self.addresses();
         let gateways = &network.port.bridge().addresses;
@@ -99,14 +99,14 @@ impl Arrival {
                 beside: *address,
             };
             let detours = left.iter().map(detour).collect();
-            Carried { detours, ..self.carried() }.note(&self.host.directories)?;
+            Carried { detours, ..self.carried() }.note(&self.host.directories).await?;
         }
         Ok(Others { left: left.into_iter().collect(), here: network.here.clone() })
     }
 
     /// Lets other containers of its network here reach the container by themselves again.
-    pub fn rejoin(&self) -> Result<(), Cause> {
-        carried::rejoin(&self.host.directories, &self.offer.id).map(drop)
+    pub async fn rejoin(&self) -> Result<(), Cause> {
+        carried::rejoin(&self.host.directories, &self.offer.id).await.map(drop)
     }
 
     fn carried(&self) -> Carried {
@@ -120,7 +120,7 @@ impl Arrival {
             tokio::time::sleep(LATE).await;
         }
         let mut outcome = self.end_late().await;
-        outcome = outcome.and(self.claim_source_tunnel());
+        outcome = outcome.and(self.claim_source_tunnel().await);
         let others: Vec<IpAddr> = network.here.iter().map(|(address, _)| *address).collect();
         outcome = outcome.and(carried::forget_between(&self.addresses(), &others));
         // What stood for this host's gateways is not needed by a container that is here.
@@ -135,13 +135,14 @@ impl Arrival {
 
     /// Keeps the tunnel to the source, by which the packets of third hosts' flows come until these hosts
     /// lead them here.
-    fn claim_source_tunnel(&self) -> Result<(), Cause> {
+    async fn claim_source_tunnel(&self) -> Result<(), Cause> {
         let with: Vec<_> = self.anchors.numbers().collect();
         if with.is_empty() {
             return Ok(());
         }
         let claim = Claim { with, to: self.anchor, container: self.addresses() };
-        claim.write(&self.host.directories, self.offer.migration)
+        let lock = PeerLock::take(&self.host.directories.run).await?;
+        claim.write(&self.host.directories, self.offer.migration, &lock)
     }
 
     /// The container's addresses here.
