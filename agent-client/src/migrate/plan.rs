@@ -314,12 +314,21 @@ fn offer(
         any_address: false,
         direct: None,
         memory: container.memory_in_use,
-        disk: container.upper.as_deref().map_or(Ok(0), tree::size)?,
+        disk: container
+            .upper
+            .as_deref()
+            .map_or(Ok(0), tree::size)?
+            .saturating_add(log_size(container)),
         description: local.metadata.clone().into(),
         criu: (major, minor, patch),
         architecture: std::env::consts::ARCH.to_owned(),
         cpu_flags: host::cpu_flags(&fs::read_to_string(Path::new("/proc/cpuinfo"))?),
     })
+}
+
+/// Bytes of the container's log, which goes with its files.
+fn log_size(container: &Container) -> u64 {
+    container.log.as_deref().and_then(|log| fs::metadata(log).ok()).map_or(0, |log| log.len())
 }
 
 /// The hosts by which the container's flows come here, other than this one.

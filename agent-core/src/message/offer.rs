@@ -108,7 +108,7 @@ pub struct Offer {
     pub anchors: Vec<HostId>,
     /// Memory in use, in bytes.
     pub memory: u64,
-    /// Bytes of the files that it changed.
+    /// Bytes of the files that it changed, and of its log.
     pub disk: u64,
     /// What podman builds it from.
     pub description: Description,
