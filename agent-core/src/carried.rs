@@ -10,6 +10,7 @@ use netmig::flow::{Conntrack, Exchange, Flow};
 use netmig::table::Table;
 use serde::{Deserialize, Serialize};
 
+use crate::aliases::OfOthers;
 use crate::cause::Cause;
 use crate::directories::Directories;
 use crate::forward;
@@ -92,8 +93,12 @@ impl Carried {
     }
 
     /// Notes it, and has the kernel exchange these addresses for it and no others.
+    ///
+    /// # Errors
+    /// [`AliasTaken`](crate::aliases::AliasTaken), or the note or the table cannot be written.
     pub async fn note_and_apply(&self, directories: &Directories) -> Result<(), Cause> {
         let lock = PeerLock::take(&directories.run).await?;
+        OfOthers::read(directories, &self.id)?.check(&self.exchange)?;
         self.note_locked(directories, &lock)?;
         self.apply()
     }

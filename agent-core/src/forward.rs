@@ -10,11 +10,13 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use netmig::flow::{Aliases, NoAlias};
 use netmig::peer::PeerNumber;
 use netmig::table::{Forward, ForwardedPort, HoldTag, Table};
 use netmig::tunnel;
 use serde::{Deserialize, Serialize};
 
+use crate::aliases;
 use crate::cause::Cause;
 use crate::destination::Destination;
 use crate::directories::Directories;
@@ -235,20 +237,13 @@ pub async fn lead_on(
 }
 
 /// The sources that stand for this host at its peers: its address there, and of the other family one
-/// that no other host has, made from its identity: of the range for tests of networks (RFC 2544), or
-/// a unique local one (RFC 4193).
-#[must_use]
-pub fn stand_ins(own: IpAddr, host: HostId) -> Vec<IpAddr> {
-    let HostId(id) = host;
-    let other = match own {
-        IpAddr::V4(_) => {
-            let mut octets = id;
-            octets[0] = 0xfd;
-            IpAddr::from(octets)
-        }
-        IpAddr::V6(_) => IpAddr::from([198, 18 | id[1] & 1, id[2], id[3]]),
-    };
-    vec![own, other]
+/// that stands for it in its tunnels.
+///
+/// # Errors
+/// [`NoAlias`].
+pub fn stand_ins(own: IpAddr, aliases: &Aliases) -> Result<Vec<IpAddr>, NoAlias> {
+    let other = aliases.of(aliases::this_host(!own.is_ipv4()))?.address;
+    Ok(vec![own, other])
 }
 
 /// An address as the network of itself.

@@ -9,6 +9,7 @@
 //! flows while no agent is at work       (keeper, carried, forward)
 //! ```
 
+pub mod aliases;
 pub mod carried;
 pub mod cause;
 pub mod deadline;
@@ -21,6 +22,7 @@ pub mod id;
 pub mod identity;
 pub mod journal;
 pub mod keeper;
+pub mod marks;
 pub mod message;
 pub mod notes;
 pub mod peer_lock;

@@ -10,7 +10,7 @@
 use std::net::IpAddr;
 
 use netmig::flow::{
-    Conntrack, Exchange, Flow, Protocol, StandIn, TcpState, Tuple, Zone, ZoneScope,
+    Aliases, Conntrack, Exchange, Flow, Protocol, TcpState, Tuple, Zone, ZoneScope,
 };
 use netmig::hold::{HoldRules, OnHolderLoss, Pace, PreparedHold};
 use netmig::peer::PeerNumber;
@@ -252,13 +252,15 @@ fn forwards_are_replaced_and_removed_and_nothing_else() {
     assert_eq!(table.read().unwrap().rules.len(), before.rules.len() + 1);
     table.unaccept(&tag, four).unwrap();
     assert_eq!(table.read().unwrap(), before);
-    let stand_ins = |of: [&str; 2]| of.map(|here| StandIn::new(address(here), [5; 16])).to_vec();
+    let aliases = Aliases::new([5; 16]);
+    let stand_in = |here| aliases.of(address(here)).unwrap();
+    let stand_ins = |of: [&'static str; 2]| of.map(stand_in).to_vec();
     let gateways = stand_ins(["10.88.0.1", "fd00::1"]);
     let container = stand_ins(["10.88.0.2", "fd00::2"]);
     for _ in 0..2 {
         let exchange = Exchange {
             gateways: gateways.clone(),
-            beside: vec![(StandIn::new(address("10.88.0.3"), [5; 16]), address("10.88.0.2"))],
+            beside: vec![(stand_in("10.88.0.3"), address("10.88.0.2"))],
             container: container.clone(),
             passing: vec![(three, container[0])],
             passing_ends: vec![(three, gateways[1], address("fd00::2"))],

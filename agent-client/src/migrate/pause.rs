@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use agent_core::carried;
 use agent_core::cause::{Cause, chain};
-use agent_core::identity::HostId;
 use agent_core::journal::{self, Record};
 use agent_core::message::{Message, MigrationId};
 use agent_core::turn::Turn;
@@ -193,8 +192,7 @@ impl<'a> Pause<'a> {
         self.departure.plan_mut().link.connection.send(&Message::Restore(manifest)).await?;
         self.marked = true;
         block_in_place(|| self.set_marks(true))?;
-        let HostId(this) = self.departure.context().trust.identity.fingerprint().host();
-        let beside = self.besides.stand_ins(this);
+        let beside = self.besides.stand_ins(&self.departure.plan().aliases)?;
         self.departure.exchange(self.stand_ins.clone(), beside, &self.flows).await?;
         let connection = &mut self.departure.plan_mut().link.connection;
         Ok(expect!(connection, deadline::STAGE, Prepared)?)

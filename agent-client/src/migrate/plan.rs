@@ -6,19 +6,20 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use agent_core::aliases::{self, OfOthers};
 use agent_core::cause::{Cause, chain};
 use agent_core::expect;
 use agent_core::forward::{self, Away};
 use agent_core::identity::{self, HostId};
 use agent_core::journal::Process;
 use agent_core::message::{Blocker, Forwarder, ImageRef, Message, MigrationId, Network, Offer};
-use agent_core::{deadline, host, peers};
+use agent_core::{deadline, host, marks, peers};
 use checkpoint::container::{Container, PublishedPort};
 use checkpoint::criu::{self, Version};
 use checkpoint::podman::Metadata;
 use checkpoint::runtime::Runtime;
 use checkpoint::{blockers, cgroup::Cgroup, tree};
-use netmig::flow::{Conntrack, Readdressed};
+use netmig::flow::{Aliases, Conntrack, Exchange, Flow, Readdressed, StandIn};
 use netmig::isolation;
 use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
@@ -66,6 +67,8 @@ pub struct Plan {
     pub readdressed: Vec<Readdressed>,
     /// How new connections to this host's ports are to be led there, if they are.
     pub away: Option<Away>,
+    /// What stands for this host's addresses in the tunnel.
+    pub aliases: Arc<Aliases>,
     /// What will differ afterwards, for people.
     pub warnings: Vec<String>,
 }
@@ -125,8 +128,16 @@ pub async fn agree(
     }
     let criu_version = criu_version.map_err(refused)?;
     let mut local = look(context, &info, &container, criu_version).await.map_err(refused)?;
-    if let Some(blocker) = too_many(&container.name, &local.namespace).map_err(refused)? {
-        return Err(Failure::Blocked(vec![blocker]));
+    let this = context.trust.identity.fingerprint().host();
+    let aliases = aliases::known(&context.directories, this).map_err(refused)?;
+    let comes_home = local.anchors.values().any(|host| *host == link.host);
+    let mut own = marks::blockers(&context.directories.state, comes_home).await.map_err(refused)?;
+    if let Err(e) = local.others.check(&local.passing) {
+        own.push(aliases::blocker(&host::name(), &e));
+    }
+    own.extend(too_many(&container.name, &local.namespace).map_err(refused)?);
+    if !own.is_empty() {
+        return Err(Failure::Blocked(own));
     }
     let options = &request.options;
     let published: Vec<PublishedPort> = if options.publish.is_empty() {
@@ -137,13 +148,15 @@ pub async fn agree(
         local.metadata.publish(&ports).map_err(|e| refused(e.into()))?;
         ports
     };
-    let this = context.trust.identity.fingerprint().host();
-    let away = options.forward.then(|| ports::away(&container, &link, this)).flatten();
+    let away = match options.forward {
+        true => ports::away(&container, &link, &aliases).map_err(|e| refused(e.into()))?,
+        false => None,
+    };
     if options.forward && away.is_none() {
         warnings
             .push("the container publishes no TCP or UDP port; nothing is forwarded".to_owned());
     }
-    let mut offer = offer(migration, &container, &local, &published).map_err(refused)?;
+    let mut offer = offer(migration, &container, &local, &published, &aliases).map_err(refused)?;
     offer.image_shipped = options.image == ImagePolicy::Send;
     offer.any_address = options.address == AddressPolicy::Any;
     offer.direct = direct;
@@ -177,6 +190,7 @@ pub async fn agree(
         anchors,
         readdressed: Vec::new(),
         away,
+        aliases: Arc::new(aliases),
         warnings,
     })
 }
@@ -234,6 +248,10 @@ struct Local {
     process: Process,
     anchors: BTreeMap<PeerNumber, HostId>,
     forwarders: Vec<Forwarder>,
+    /// What this host will exchange for flows of third hosts, as far as it is known.
+    passing: Exchange,
+    /// What it exchanges for other containers.
+    others: OfOthers,
 }
 
 async fn look(
@@ -268,7 +286,9 @@ async fn look(
         interface: interface.name.clone(),
     };
     let state = &context.directories.state;
-    let mut anchors = anchors(state, &addresses(container))?;
+    let flows = Conntrack::open()?.dump(&addresses(container))?;
+    let passing = StandIn::of_anchors(&flows, &addresses(container));
+    let mut anchors = anchors(state, &addresses(container), &flows)?;
     // They have to lead new connections on, as they have to do with those that exist.
     let forwarders = forward::leading_here(&context.directories, &container.id)?;
     for Forwarder { host, .. } in &forwarders {
@@ -286,6 +306,8 @@ async fn look(
         process,
         anchors,
         forwarders,
+        passing: Exchange { passing, ..Exchange::default() },
+        others: OfOthers::read(&context.directories, &container.id)?,
     })
 }
 
@@ -294,6 +316,7 @@ fn offer(
     container: &Container,
     local: &Local,
     published: &[PublishedPort],
+    aliases: &Aliases,
 ) -> Result<Offer, Cause> {
     let network = |network: &checkpoint::container::Network| Network {
         name: network.name.clone(),
@@ -312,6 +335,11 @@ fn offer(
         forwarders: local.forwarders.clone(),
         anchors: local.anchors.values().copied().collect(),
         any_address: false,
+        aliases: addresses(container)
+            .iter()
+            .chain(&local.port.bridge().addresses)
+            .map(|address| aliases.of(*address))
+            .collect::<Result<_, _>>()?,
         direct: None,
         memory: container.memory_in_use,
         disk: container
@@ -332,8 +360,11 @@ fn log_size(container: &Container) -> u64 {
 }
 
 /// The hosts by which the container's flows come here, other than this one.
-fn anchors(state: &Path, addresses: &[IpAddr]) -> Result<BTreeMap<PeerNumber, HostId>, Cause> {
-    let flows = Conntrack::open()?.dump(addresses)?;
+fn anchors(
+    state: &Path,
+    addresses: &[IpAddr],
+    flows: &[Flow],
+) -> Result<BTreeMap<PeerNumber, HostId>, Cause> {
     let numbers: BTreeSet<_> = flows.iter().filter_map(|flow| flow.anchor(addresses)).collect();
     let mut anchors = BTreeMap::new();
     for number in numbers {

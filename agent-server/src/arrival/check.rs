@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
+use agent_core::aliases::{self, OfOthers};
 use agent_core::carried;
 use agent_core::cause::{Cause, chain};
 use agent_core::host;
 use agent_core::identity::{self, HostId};
+use agent_core::marks;
 use agent_core::message::{Blocker, Offer, Port, Verdict};
 use agent_core::peers;
 use agent_core::permissions::{Asked, Denied, Permissions};
@@ -144,6 +146,12 @@ pub async fn look(
             );
         }
     }
+    let others = OfOthers::read(&host.directories, &offer.id)?;
+    if let Err(e) = others.check_far(&offer.aliases) {
+        blockers.push(aliases::blocker(here, e.as_ref()));
+    }
+    let comes_home = offer.anchors.contains(&host.id);
+    blockers.extend(marks::blockers(&host.directories.state, comes_home).await?);
     Ok((Verdict { blockers, image_missing }, chosen))
 }
 
@@ -203,6 +211,7 @@ fn well_formed(offer: &Offer) -> Result<(), Malformed> {
         (offer.networks.len() <= LIMIT, "the number of networks"),
         (offer.anchors.len() <= ANCHORS, "the number of anchors"),
         (offer.forwarders.len() <= ANCHORS, "the number of forwarding hosts"),
+        (offer.aliases.len() <= LIMIT, "the number of addresses in the tunnel"),
         (offer.cpu_flags.len() <= host::CPU_FLAGS_LIMIT, "the number of processor flags"),
         (offer.cpu_flags.iter().all(|flag| short(flag)), "the processor flags"),
         (offer.memory < 1 << 50, "the memory"),

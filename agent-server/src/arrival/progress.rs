@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use agent_core::aliases::OfOthers;
 use agent_core::cause::{Cause, chain};
 use agent_core::deadline;
 use agent_core::forward::{self, Note};
@@ -204,6 +205,7 @@ impl Arrival {
         incoming.unscaled = self.is_return();
         incoming.readdressed =
             self.readdressed.iter().map(|other| (other.old, other.new)).collect();
+        let others = OfOthers::read(&self.host.directories, &self.offer.id)?;
         let addresses = addresses(&self.offer);
         let mut files = 0;
         let manifest = loop {
@@ -230,6 +232,7 @@ impl Arrival {
                 Ok(Message::LogData(data)) => block_in_place(|| incoming.log(&data.0)),
                 Ok(Message::Flows(batch)) => match self.next_hop(batch.anchor) {
                     Ok(hop) => block_in_place(|| {
+                        others.check_far(&batch.stand_ins)?;
                         let (stand_ins, readdressed) =
                             (&batch.stand_ins[..], &self.readdressed[..]);
                         let udp_timeout = flow::udp_timeout();

@@ -1,6 +1,7 @@
 //! The container's flows, while nothing of them moves.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use agent_core::cause::Cause;
 use agent_core::identity::HostId;
@@ -44,7 +45,7 @@ impl Pause<'_> {
         let addresses = self.departure.plan().addresses.clone();
         let destination = self.departure.plan().link.peer;
         let gateways = self.departure.plan().port.bridge().addresses.clone();
-        let HostId(this) = self.departure.context().trust.identity.fingerprint().host();
+        let aliases = Arc::clone(&self.departure.plan().aliases);
         let anchors = self.departure.anchors().hosts();
         spawn_blocking(move || {
             let mut conntrack = match conntrack {
@@ -61,8 +62,8 @@ impl Pause<'_> {
                 flows.extend(remember(&mut conntrack, &connections, &container, &flows)?);
                 (flows, detours) = besides.complete(&mut conntrack, &connections, flows)?;
             }
-            let stand_ins = StandIn::needed(&flows, &addresses, &gateways, this);
-            let beside = besides.stand_ins(this).into_iter().map(|(stand_in, _)| stand_in);
+            let stand_ins = StandIn::needed(&flows, &addresses, &gateways, &aliases)?;
+            let beside = besides.stand_ins(&aliases)?.into_iter().map(|(stand_in, _)| stand_in);
             let all_stand_ins: Vec<_> = stand_ins.iter().copied().chain(beside).collect();
             // The container is cut off, and what is sent to it waits: no packet misses its entry. A
             // packet that waits already keeps the old one.

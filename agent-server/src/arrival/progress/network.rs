@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use agent_core::carried::{self, Carried};
 use agent_core::cause::Cause;
 use agent_core::forward::{self, Note, Role};
-use agent_core::identity::HostId;
 use agent_core::journal::Record;
 use agent_core::message::{Forwarder, Offer};
 use agent_core::peers::{self, Claim, PeerLock};
@@ -20,6 +19,11 @@ use super::flows::LATE;
 use super::{Arrival, Network};
 use crate::arrival::addresses::{addresses, pairs};
 use crate::arrival::check::Addresses;
+
+/// The source has not said what stands for an address that becomes another one.
+#[derive(Debug, thiserror::Error)]
+#[error("the offer does not say what stands in the tunnel for {0}")]
+struct NoAliasOffered(IpAddr);
 
 impl Arrival {
     /// Makes ready for new connections that other hosts will lead here, if they will.
@@ -163,8 +167,13 @@ impl Arrival {
             Addresses::Former(others) => others.clone(),
             Addresses::Fresh => pairs(&own, there).filter(|(old, new)| old != new).collect(),
         };
-        let HostId(source) = self.source;
-        self.readdressed = others.into_iter().map(|pair| Readdressed::new(pair, source)).collect();
+        let aliases = &self.offer.aliases;
+        let become_new = |(old, new)| {
+            let alias =
+                aliases.iter().find(|alias| alias.here == old).ok_or(NoAliasOffered(old))?;
+            Ok::<_, NoAliasOffered>(Readdressed { old, tunnel: alias.address, new })
+        };
+        self.readdressed = others.into_iter().map(become_new).collect::<Result<_, _>>()?;
         let wanted = self.addresses();
         if !self.readdressed.is_empty()
             && let Some(journal) = &mut self.journal
