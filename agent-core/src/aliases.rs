@@ -100,8 +100,8 @@ impl OfOthers {
         for StandIn { here, address } in exchange.own().chain(exchange.others()) {
             let twice = seen.insert(*address, *here).map(|other| (other, "this one".to_owned()));
             let noted = [self.own.get(address), self.passing.get(address)];
-            let taken = noted.into_iter().flatten().cloned().chain(twice);
-            for (other, container) in taken.filter(|(other, _)| other != here) {
+            let mut taken = noted.into_iter().flatten().cloned().chain(twice);
+            if let Some((other, container)) = taken.find(|(other, _)| other != here) {
                 return Err(AliasTaken { alias: *address, here: *here, other, container });
             }
         }

@@ -122,7 +122,7 @@ fn what_the_kernel_refuses_is_an_error_that_names_the_flow() {
     for refused in [
         conntrack.set_mark(&flows, 0x0002_0000, 0x00ff_0000).map(drop),
         conntrack.prolong(&flows, 99).map(drop),
-        conntrack.create(&[absurd.clone()]).map(drop),
+        conntrack.create(std::slice::from_ref(&absurd)).map(drop),
         conntrack.delete(&[gone.clone(), absurd.clone()]).map(drop),
     ] {
         let message = refused.unwrap_err().to_string();
