@@ -2,15 +2,26 @@
 
 use agent_core::cause::Cause;
 use agent_core::destination::Destination;
-use agent_core::identity::{self, HostId};
+use agent_core::identity::HostId;
 use agent_core::message::{Hello, Message};
 use agent_core::wire::Connection;
-use agent_core::{deadline, expect, host, wire};
+use agent_core::{deadline, expect, host, peers, wire};
 use netmig::peer::PeerNumber;
 
 use crate::context::Context;
 
 /// A destination that has introduced itself.
+#[derive(Debug)]
+pub struct Introduced {
+    /// The conversation.
+    pub connection: Connection,
+    /// Its identity.
+    pub host: HostId,
+    /// As the user named it, to dial again.
+    pub destination: Destination,
+}
+
+/// A destination that has agreed to a move.
 #[derive(Debug)]
 pub struct Link {
     /// The conversation.
@@ -23,12 +34,20 @@ pub struct Link {
     pub destination: Destination,
 }
 
+impl Introduced {
+    /// Gives the destination its number on this host: something is about to be made for it.
+    pub async fn agreed(self, context: &Context) -> Result<Link, Cause> {
+        let Self { connection, host, destination } = self;
+        let peer = peers::allot(&context.directories, host).await?;
+        Ok(Link { connection, host, peer, destination })
+    }
+}
+
 /// Dials, compares versions and exchanges identities.
-pub async fn connect(context: &Context, destination: &Destination) -> Result<Link, Cause> {
+pub async fn connect(context: &Context, destination: &Destination) -> Result<Introduced, Cause> {
     let connection = dial(context, destination).await?;
     let host = connection.host();
-    let peer = identity::peer_number(&context.directories.state, host)?;
-    Ok(Link { connection, host, peer, destination: destination.clone() })
+    Ok(Introduced { connection, host, destination: destination.clone() })
 }
 
 /// Dials and exchanges introductions, for the first time or again.

@@ -51,7 +51,7 @@ pub async fn run(context: &Context, request: &Forward) -> Result<String, Cause> 
 async fn list(context: &Context, json: bool) -> Result<String, Cause> {
     let mut lines = Vec::new();
     for note in forward::all(&context.directories)? {
-        let peer = identity::peer_number(&context.directories.state, note.host)?;
+        let peer = identity::number(&context.directories.state, note.host)?;
         let known = tunnel::status(peer).await?.and_then(|status| status.address);
         let ports = match note.role {
             // The move is not decided yet.
@@ -119,8 +119,9 @@ async fn remove(context: &Context, container: &str) -> Result<String, Cause> {
                 chain(e.as_ref())
             );
         }
-        let peer = identity::peer_number(&directories.state, note.host)?;
-        peers::release(directories, peer, None).await?;
+        if let Some(peer) = identity::find_number(&directories.state, note.host)? {
+            peers::release(directories, peer, None).await?;
+        }
     }
     Ok(told)
 }
@@ -133,7 +134,7 @@ async fn tell(
     id: &str,
 ) -> Result<(), Cause> {
     // A name may have been that of a peer; its address is known to the tunnel as well.
-    let peer = identity::peer_number(&context.directories.state, host)?;
+    let peer = identity::number(&context.directories.state, host)?;
     let known = tunnel::status(peer).await?.and_then(|status| status.address);
     let address = match known {
         Some(address) => Destination {

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::Directories;
-use agent_core::{guardian, keeper};
+use agent_core::{guardian, keeper, marks};
 use checkpoint::podman::Podman;
 use checkpoint::urgency;
 use clap::Parser;
@@ -66,6 +66,9 @@ fn run(cli: Cli) -> Exit {
             Exit::Refused,
             "agent-client has to run as root: it freezes processes and changes routes",
         );
+    }
+    if let Err(e) = marks::begin(&directories.state) {
+        return complain(Exit::Failed, &chain(&e));
     }
     let request = match cli.command {
         Some(Command::Migrate(request)) => request,

@@ -1,9 +1,8 @@
 //! Containers that this host has flows of which lead to another host, by name: notes in the volatile
 //! directory, since flows do not survive a reboot either.
 
-use std::fs;
-use std::io;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use netmig::beside::Detour;
@@ -11,16 +10,20 @@ use netmig::flow::{Conntrack, Exchange, Flow};
 use netmig::table::Table;
 use serde::{Deserialize, Serialize};
 
+use crate::aliases::OfOthers;
 use crate::cause::Cause;
-use crate::directories::{Directories, create_private};
+use crate::directories::Directories;
 use crate::forward;
 use crate::journal::{self, Record};
 use crate::message::MigrationId;
+use crate::notes;
 use crate::peer_lock::PeerLock;
 use crate::private;
 
 /// Directory of the notes, below that for volatile things.
 const DIRECTORY: &str = "carried";
+/// Version of their form.
+const VERSION: u32 = 1;
 
 /// A container that came here or went from here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,24 +60,27 @@ impl Carried {
     }
 
     /// Notes it, in place of what was noted of it before; but earlier detours stay noted.
-    pub fn note(&self, directories: &Directories) -> Result<(), Cause> {
+    pub async fn note(&self, directories: &Directories) -> Result<(), Cause> {
+        let lock = PeerLock::take(&directories.run).await?;
+        self.note_locked(directories, &lock)
+    }
+
+    fn note_locked(&self, directories: &Directories, lock: &PeerLock) -> Result<(), Cause> {
         let mut noted = self.clone();
         let earlier = find(directories, &self.id)?.map(|note| note.detours).unwrap_or_default();
         noted.detours.extend(earlier.into_iter().filter(|detour| !self.detours.contains(detour)));
-        noted.write(directories)
+        noted.write(directories, lock)
     }
 
-    fn write(&self, directories: &Directories) -> Result<(), Cause> {
-        let directory = directories.run.join(DIRECTORY);
-        create_private(&directory)?;
-        let path = directory.join(format!("{}.json", self.id));
-        Ok(private::replace(&path, &serde_json::to_vec(self)?)?)
+    fn write(&self, directories: &Directories, _: &PeerLock) -> Result<(), Cause> {
+        Ok(notes::write(&path(&directories.run, &self.id), VERSION, self)?)
     }
 
     /// Lifts those of its detours that are not `needed`.
     fn lift_unless(
         &mut self,
         directories: &Directories,
+        lock: &PeerLock,
         needed: impl Fn(&Detour) -> bool,
     ) -> Result<(), Cause> {
         let (needed, past): (Vec<_>, Vec<_>) = self.detours.drain(..).partition(needed);
@@ -83,13 +89,17 @@ impl Carried {
             return Ok(());
         }
         past.iter().try_for_each(Detour::lift)?;
-        self.write(directories)
+        self.write(directories, lock)
     }
 
     /// Notes it, and has the kernel exchange these addresses for it and no others.
+    ///
+    /// # Errors
+    /// [`AliasTaken`](crate::aliases::AliasTaken), or the note or the table cannot be written.
     pub async fn note_and_apply(&self, directories: &Directories) -> Result<(), Cause> {
-        let _lock = PeerLock::take(&directories.run).await?;
-        self.note(directories)?;
+        let lock = PeerLock::take(&directories.run).await?;
+        OfOthers::read(directories, &self.id)?.check(&self.exchange)?;
+        self.note_locked(directories, &lock)?;
         self.apply()
     }
 
@@ -108,18 +118,15 @@ impl Carried {
 
 /// All notes, latest first.
 pub fn all(directories: &Directories) -> Result<Vec<Carried>, Cause> {
-    let entries = match fs::read_dir(directories.run.join(DIRECTORY)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
-    };
-    let mut all = Vec::new();
-    for entry in entries {
-        let text = fs::read(entry?.path())?;
-        // One that was being written when this host lost power.
-        all.extend(serde_json::from_slice::<Carried>(&text).ok());
-    }
+    let noted = notes::all::<Carried>(&directories.run.join(DIRECTORY), VERSION)?;
+    let mut all: Vec<Carried> = noted.into_iter().map(|(_, carried)| carried).collect();
     all.sort_by_key(|carried| std::cmp::Reverse(carried.moved));
     Ok(all)
+}
+
+/// Where a container's note is, below the volatile directory.
+fn path(run: &Path, id: &str) -> PathBuf {
+    run.join(DIRECTORY).join(format!("{id}.json"))
 }
 
 /// What is noted of a container.
@@ -138,12 +145,13 @@ pub fn known_as(
 }
 
 /// The container runs here: others of its networks reach it by themselves again. Gives their addresses.
-pub fn rejoin(directories: &Directories, id: &str) -> Result<Vec<IpAddr>, Cause> {
+pub async fn rejoin(directories: &Directories, id: &str) -> Result<Vec<IpAddr>, Cause> {
+    let lock = PeerLock::take(&directories.run).await?;
     let Some(mut note) = find(directories, id)? else { return Ok(Vec::new()) };
     let addresses = note.addresses.clone();
     let of_others = |detour: &Detour| addresses.contains(&detour.towards);
     let others = note.detours.iter().filter(|d| of_others(d)).map(|detour| detour.beside).collect();
-    note.lift_unless(directories, |detour| !of_others(detour))?;
+    note.lift_unless(directories, &lock, |detour| !of_others(detour))?;
     Ok(others)
 }
 
@@ -185,7 +193,7 @@ pub async fn forget_ended(
     directories: &Directories,
     ended: Option<MigrationId>,
 ) -> Result<(), Cause> {
-    let _lock = PeerLock::take(&directories.run).await?;
+    let lock = PeerLock::take(&directories.run).await?;
     let notes = all(directories)?;
     if notes.is_empty() {
         return Ok(());
@@ -201,7 +209,7 @@ pub async fn forget_ended(
             |flow: &&Flow| flow.leads_to(&addresses).is_some() || flow.anchor(&addresses).is_some();
         let flows: Vec<&Flow> =
             marked.iter().map(|counted| &counted.flow).filter(of_container).collect();
-        note.lift_unless(directories, |detour| {
+        note.lift_unless(directories, &lock, |detour| {
             flows.iter().any(|flow| flow.other_end(&addresses) == Some(detour.beside))
         })?;
         let id = &note.id;
@@ -210,7 +218,7 @@ pub async fn forget_ended(
         }
         if flows.is_empty() {
             Table::open()?.end_exchange(&id.parse()?)?;
-            fs::remove_file(directories.run.join(DIRECTORY).join(format!("{id}.json")))?;
+            private::remove(&path(&directories.run, id))?;
         }
     }
     Ok(())
@@ -243,20 +251,75 @@ fn now() -> u64 {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_container_that_moves_again_has_one_note() {
-        let directory = tempfile::tempdir().unwrap();
-        let directories =
-            Directories { state: directory.path().join("s"), run: directory.path().join("r") };
-        assert_eq!(all(&directories).unwrap(), []);
-        let id = "c".repeat(64);
+    fn directories(directory: &tempfile::TempDir) -> Directories {
+        let (state, run) = (directory.path().join("s"), directory.path().join("r"));
+        let directories = Directories { state, run };
+        directories.create().unwrap();
+        directories
+    }
+
+    fn carried(name: &str) -> Carried {
         let address = "10.88.0.2".parse().unwrap();
+        Carried::new(&"c".repeat(64), name, &[address], Exchange::default())
+    }
+
+    fn detour(index: u32) -> Detour {
+        let address = "10.88.0.3".parse().unwrap();
+        let (namespace, mac) = ("/run/netns/x".into(), [2; 6]);
+        Detour { namespace, interface: index, mac, towards: address, beside: address }
+    }
+
+    #[tokio::test]
+    async fn a_container_that_moves_again_has_one_note() {
+        let directory = tempfile::tempdir().unwrap();
+        let directories = directories(&directory);
+        assert_eq!(all(&directories).unwrap(), []);
         for name in ["web", "renamed"] {
-            Carried::new(&id, name, &[address], Exchange::default()).note(&directories).unwrap();
+            carried(name).note(&directories).await.unwrap();
         }
         let notes = all(&directories).unwrap();
         assert_eq!(notes.len(), 1);
-        assert_eq!((notes[0].name.as_str(), &notes[0].addresses[..]), ("renamed", &[address][..]));
+        assert_eq!(
+            (&notes[0].name, &notes[0].addresses),
+            (&"renamed".into(), &carried("").addresses)
+        );
         assert!(notes[0].age() < 100);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_note_is_lost_or_half_read_whoever_writes_at_the_same_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let directories = directories(&directory);
+        carried("web").note(&directories).await.unwrap();
+        let writers = [0, 100].map(|first| {
+            let directories = directories.clone();
+            tokio::spawn(async move {
+                for index in first..first + 20 {
+                    let detours = vec![detour(index)];
+                    let noted = Carried { detours, ..carried("web") };
+                    noted.note(&directories).await.unwrap();
+                }
+            })
+        });
+        while !writers.iter().all(tokio::task::JoinHandle::is_finished) {
+            assert_eq!(all(&directories).unwrap().len(), 1);
+            tokio::task::yield_now().await;
+        }
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        assert_eq!(all(&directories).unwrap()[0].detours.len(), 40);
+    }
+
+    #[tokio::test]
+    async fn a_note_of_a_later_version_is_refused_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let directories = directories(&directory);
+        carried("web").note(&directories).await.unwrap();
+        let path = path(&directories.run, &"c".repeat(64));
+        private::replace(&path, br#"{"version":9,"note":{}}"#).unwrap();
+        let refused = all(&directories).unwrap_err().to_string();
+        assert!(refused.contains("cccc.json") && refused.contains("later version"), "{refused}");
+        assert!(carried("web").note(&directories).await.is_err(), "it is not replaced, either");
     }
 }

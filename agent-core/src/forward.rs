@@ -7,26 +7,29 @@
 //! its hosts tell each other, as for the flows that it has. A note ends by the user's order, or when
 //! the container comes back. A reboot ends it as well, like the tunnel.
 
-use std::fs;
-use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use netmig::flow::{Aliases, NoAlias};
 use netmig::peer::PeerNumber;
 use netmig::table::{Forward, ForwardedPort, HoldTag, Table};
 use netmig::tunnel;
 use serde::{Deserialize, Serialize};
 
+use crate::aliases;
 use crate::cause::Cause;
 use crate::destination::Destination;
-use crate::directories::{Directories, create_private};
+use crate::directories::Directories;
 use crate::identity::{self, HostId};
 use crate::message::{Forwarder, MigrationId};
+use crate::notes;
 use crate::peer_lock::PeerLock;
 use crate::private;
 
 /// Directory of the notes, below that for volatile things.
 const DIRECTORY: &str = "forward";
+/// Version of their form.
+const VERSION: u32 = 1;
 
 /// What this host does about new connections for a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,9 +79,8 @@ pub struct Away {
 
 impl Note {
     /// Writes it, in place of an earlier one of the same container, role and, if it is taken here, host.
-    pub fn write(&self, directories: &Directories) -> Result<(), Cause> {
-        create_private(&directories.run.join(DIRECTORY))?;
-        Ok(private::replace(&self.path(directories), &serde_json::to_vec(self)?)?)
+    pub fn write(&self, directories: &Directories, _: &PeerLock) -> Result<(), Cause> {
+        Ok(notes::write(&self.path(directories), VERSION, self)?)
     }
 
     /// Where its ports lead, if they do.
@@ -90,7 +92,7 @@ impl Note {
     /// Makes the kernel do what it says; changes nothing where nothing is missing. The table and the
     /// tunnel have to be there, and the caller holds the [`PeerLock`].
     pub fn apply(&self, state: &Path) -> Result<(), Cause> {
-        let peer = identity::peer_number(state, self.host)?;
+        let peer = identity::number(state, self.host)?;
         let tag = self.tag()?;
         match &self.role {
             Role::Here => {
@@ -115,15 +117,15 @@ impl Note {
         let tag = self.tag()?;
         match &self.role {
             Role::Here => {
-                let peer = identity::peer_number(&directories.state, self.host)?;
-                Table::open()?.unaccept(&tag, peer)?;
+                // A host without a number was never led from.
+                if let Some(peer) = identity::find_number(&directories.state, self.host)? {
+                    Table::open()?.unaccept(&tag, peer)?;
+                }
             }
             Role::Away(_) => Table::open()?.unforward(&tag)?,
         }
-        match fs::remove_file(self.path(directories)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e.into()),
-            _ => Ok(()),
-        }
+        private::remove(&self.path(directories))?;
+        Ok(())
     }
 
     fn tag(&self) -> Result<HoldTag, Cause> {
@@ -141,19 +143,8 @@ impl Note {
 
 /// All notes, by name.
 pub fn all(directories: &Directories) -> Result<Vec<Note>, Cause> {
-    let entries = match fs::read_dir(directories.run.join(DIRECTORY)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
-    };
-    let mut all = Vec::new();
-    for entry in entries {
-        match fs::read(entry?.path()) {
-            // What is being written stands beside it under another name for a moment.
-            Ok(text) => all.extend(serde_json::from_slice::<Note>(&text).ok()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
+    let noted = notes::all::<Note>(&directories.run.join(DIRECTORY), VERSION)?;
+    let mut all: Vec<Note> = noted.into_iter().map(|(_, note)| note).collect();
     all.sort_by(|a, b| (&a.name, &a.id, a.host).cmp(&(&b.name, &b.id, b.host)));
     Ok(all)
 }
@@ -161,7 +152,7 @@ pub fn all(directories: &Directories) -> Result<Vec<Note>, Cause> {
 /// Whether a note needs the tunnel to `peer`.
 pub fn need(directories: &Directories, peer: PeerNumber) -> Result<bool, Cause> {
     for note in all(directories)? {
-        if identity::peer_number(&directories.state, note.host)? == peer {
+        if identity::find_number(&directories.state, note.host)? == Some(peer) {
             return Ok(true);
         }
     }
@@ -184,25 +175,27 @@ pub async fn remove(
     directories: &Directories,
     which: impl Fn(&Note) -> bool,
 ) -> Result<Vec<Note>, Cause> {
-    let mut notes = all(directories)?;
-    notes.retain(which);
-    if notes.is_empty() {
-        return Ok(notes);
+    if !all(directories)?.iter().any(&which) {
+        return Ok(Vec::new());
     }
     let _lock = PeerLock::take(&directories.run).await?;
+    let mut notes = all(directories)?;
+    notes.retain(which);
     notes.iter().try_for_each(|note| note.remove(directories))?;
     Ok(notes)
 }
 
 /// The move is decided: the container's ports lead to its new host, if they are to.
 pub async fn begin(directories: &Directories, migration: MigrationId) -> Result<(), Cause> {
-    for mut note in all(directories)? {
-        if note.migration == migration
-            && let Role::Away(away) = &mut note.role
-        {
+    let of_this = |note: &Note| note.migration == migration && note.away().is_some();
+    if !all(directories)?.iter().any(of_this) {
+        return Ok(());
+    }
+    let lock = PeerLock::take(&directories.run).await?;
+    for mut note in all(directories)?.into_iter().filter(of_this) {
+        if let Role::Away(away) = &mut note.role {
             away.in_force = true;
-            let _lock = PeerLock::take(&directories.run).await?;
-            note.write(directories)?;
+            note.write(directories, &lock)?;
             note.apply(&directories.state)?;
         }
     }
@@ -216,23 +209,27 @@ pub async fn lead_on(
     container: &[IpAddr],
     (from, to): (HostId, HostId),
 ) -> Result<Vec<String>, Cause> {
+    let concerned = |note: &Note| {
+        note.host == from
+            && note.addresses.iter().any(|ip| container.contains(ip))
+            && note.away().is_some_and(|away| away.in_force)
+    };
+    if !all(directories)?.iter().any(concerned) {
+        return Ok(Vec::new());
+    }
+    let peer = identity::number(&directories.state, to)?;
+    let known = tunnel::status(peer).await?.and_then(|status| status.address);
+    let lock = PeerLock::take(&directories.run).await?;
     let mut led = Vec::new();
-    for mut note in all(directories)? {
-        let concerned = note.host == from && note.addresses.iter().any(|ip| container.contains(ip));
+    for mut note in all(directories)?.into_iter().filter(concerned) {
         let Role::Away(away) = &mut note.role else { continue };
-        if !concerned || !away.in_force {
-            continue;
-        }
-        let peer = identity::peer_number(&directories.state, to)?;
-        let known = tunnel::status(peer).await?.and_then(|status| status.address);
         if let Some(address) = known {
             let port = crate::destination::DEFAULT_PORT;
             away.destination = Destination { host: address.to_string(), port };
             away.hidden.push(host_alone(address));
         }
         note.host = to;
-        let _lock = PeerLock::take(&directories.run).await?;
-        note.write(directories)?;
+        note.write(directories, &lock)?;
         note.apply(&directories.state)?;
         led.push(note.name);
     }
@@ -240,20 +237,13 @@ pub async fn lead_on(
 }
 
 /// The sources that stand for this host at its peers: its address there, and of the other family one
-/// that no other host has, made from its identity: of the range for tests of networks (RFC 2544), or
-/// a unique local one (RFC 4193).
-#[must_use]
-pub fn stand_ins(own: IpAddr, host: HostId) -> Vec<IpAddr> {
-    let HostId(id) = host;
-    let other = match own {
-        IpAddr::V4(_) => {
-            let mut octets = id;
-            octets[0] = 0xfd;
-            IpAddr::from(octets)
-        }
-        IpAddr::V6(_) => IpAddr::from([198, 18 | id[1] & 1, id[2], id[3]]),
-    };
-    vec![own, other]
+/// that stands for it in its tunnels.
+///
+/// # Errors
+/// [`NoAlias`].
+pub fn stand_ins(own: IpAddr, aliases: &Aliases) -> Result<Vec<IpAddr>, NoAlias> {
+    let other = aliases.of(aliases::this_host(!own.is_ipv4()))?.address;
+    Ok(vec![own, other])
 }
 
 /// An address as the network of itself.
@@ -266,13 +256,14 @@ pub fn host_alone(address: IpAddr) -> (IpAddr, u8) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn one_note_leads_away_and_one_of_each_host_leads_here() {
+    #[tokio::test]
+    async fn one_note_leads_away_and_one_of_each_host_leads_here() {
         let directory = tempfile::tempdir().unwrap();
         let directories =
             Directories { state: directory.path().join("s"), run: directory.path().join("r") };
         directories.create().unwrap();
         assert_eq!(all(&directories).unwrap(), []);
+        let lock = PeerLock::take(&directories.run).await.unwrap();
         let note = |host: u8, role| Note {
             id: "c".repeat(64),
             name: "web".to_owned(),
@@ -288,10 +279,10 @@ mod tests {
             Role::Away(Away { destination, ports, hidden, stand_ins, in_force })
         };
         for note in [note(1, away(false)), note(2, away(true)), note(1, Role::Here)] {
-            note.write(&directories).unwrap();
-            note.write(&directories).unwrap();
+            note.write(&directories, &lock).unwrap();
+            note.write(&directories, &lock).unwrap();
         }
-        note(2, Role::Here).write(&directories).unwrap();
+        note(2, Role::Here).write(&directories, &lock).unwrap();
         let notes = all(&directories).unwrap();
         assert_eq!(notes.len(), 3);
         assert_eq!(notes.iter().filter(|n| n.away().is_some_and(|away| away.in_force)).count(), 1);
@@ -299,7 +290,8 @@ mod tests {
         let here: Vec<HostId> = here.into_iter().map(|forwarder| forwarder.host).collect();
         assert_eq!(here, [HostId([1; 16]), HostId([2; 16])]);
         assert!(leading_here(&directories, &"d".repeat(64)).unwrap().is_empty());
-        let peer = identity::peer_number(&directories.state, HostId([2; 16])).unwrap();
+        assert!(!need(&directories, PeerNumber::new(1).unwrap()).unwrap());
+        let peer = identity::allot(&directories.state, HostId([2; 16])).unwrap();
         assert!(need(&directories, peer).unwrap());
         assert!(!need(&directories, PeerNumber::new(200).unwrap()).unwrap());
     }

@@ -161,7 +161,8 @@ impl Keeper<'_> {
         }
         for note in forward::all(self.directories)? {
             // Without its tunnel there is nowhere to lead to.
-            if peers.contains(&identity::peer_number(&self.directories.state, note.host)?) {
+            let number = identity::find_number(&self.directories.state, note.host)?;
+            if number.is_some_and(|peer| peers.contains(&peer)) {
                 note.apply(&self.directories.state)?;
             }
         }

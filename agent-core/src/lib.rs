@@ -10,6 +10,7 @@
 //! flows while no agent is at work       (keeper, carried, forward)
 //! ```
 
+pub mod aliases;
 pub mod carried;
 pub mod cause;
 pub mod container_lock;
@@ -23,7 +24,9 @@ pub mod id;
 pub mod identity;
 pub mod journal;
 pub mod keeper;
+pub mod marks;
 pub mod message;
+pub mod notes;
 pub mod peer_lock;
 pub mod peers;
 pub mod permissions;

@@ -10,6 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::cause::Cause;
 use crate::deadline;
+use crate::marks;
 
 /// Between two attempts to get the lock.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -38,7 +39,12 @@ impl PeerLock {
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         loop {
             file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(file) => return Ok(Self { _file: file }),
+                Ok(file) => {
+                    let lock = Self { _file: file };
+                    // Whoever had it may have changed them.
+                    marks::refresh()?;
+                    return Ok(lock);
+                }
                 Err((file, Errno::EWOULDBLOCK)) if Instant::now() < give_up => file,
                 Err((_, Errno::EWOULDBLOCK)) => return Err(Locked { path }.into()),
                 Err((_, errno)) => return Err(std::io::Error::from(errno).into()),

@@ -4,8 +4,7 @@
 //! another migration with it is under way, new connections are forwarded to it or from it, or a [`Claim`]
 //! says that flows are about to be led to it.
 
-use std::fs;
-use std::io;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -15,18 +14,22 @@ use netmig::table::{Guard, Table};
 use netmig::tunnel::{self, Kind};
 use serde::{Deserialize, Serialize};
 
+use crate::carried;
 use crate::cause::Cause;
-use crate::directories::{Directories, create_private};
+use crate::directories::Directories;
 use crate::forward;
-use crate::identity;
+use crate::identity::{self, HostId};
 use crate::journal::{self, Record};
 use crate::keeper::alone;
 use crate::message::{Means, MigrationId, TunnelEnd};
+use crate::notes;
 pub use crate::peer_lock::PeerLock;
 use crate::private;
 
 /// Directory of claims, below that for volatile things.
 const CLAIMS: &str = "claims";
+/// Version of their form.
+const VERSION: u32 = 1;
 /// Bytes that WireGuard puts around a packet, over IPv6 and with padding (wg(8), MTU).
 const TUNNEL_OVERHEAD: u32 = 80;
 /// A direct way takes nothing. But a socket that was restored stays at its smallest segment size until the
@@ -104,9 +107,13 @@ pub struct Claim {
 
 impl Claim {
     /// Notes the claim of a migration.
-    pub fn write(&self, directories: &Directories, migration: MigrationId) -> Result<(), Cause> {
-        create_private(&directories.run.join(CLAIMS))?;
-        Ok(private::replace(&Self::path(directories, migration), &serde_json::to_vec(self)?)?)
+    pub fn write(
+        &self,
+        directories: &Directories,
+        migration: MigrationId,
+        _: &PeerLock,
+    ) -> Result<(), Cause> {
+        Ok(notes::write(&Self::path(directories, migration), VERSION, self)?)
     }
 
     /// Whether a migration has a claim.
@@ -121,21 +128,17 @@ impl Claim {
         migration: MigrationId,
     ) -> Result<Option<Self>, Cause> {
         let path = Self::path(directories, migration);
-        match fs::read(&path) {
-            Ok(text) => {
-                fs::remove_file(&path)?;
-                Ok(serde_json::from_slice(&text).ok())
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e.into()),
-        }
+        let claim = notes::read(&path, VERSION)?;
+        private::remove(&path)?;
+        Ok(claim)
     }
 
     /// Whether the flows that it speaks of exist, or new ones may come.
     fn holds(&self, directories: &Directories, marked: &[Counted]) -> Result<bool, Cause> {
         for note in forward::all(directories)? {
             if note.addresses.iter().any(|ip| self.container.contains(ip))
-                && self.with.contains(&identity::peer_number(&directories.state, note.host)?)
+                && let Some(number) = identity::find_number(&directories.state, note.host)?
+                && self.with.contains(&number)
             {
                 return Ok(true);
             }
@@ -186,20 +189,68 @@ pub fn carry(directories: &Directories, peer: PeerNumber) -> Result<bool, Cause>
 
 /// Whether a claim needs the peer; one whose flows have ended is forgotten.
 fn claimed(directories: &Directories, peer: PeerNumber, marked: &[Counted]) -> Result<bool, Cause> {
-    let entries = match fs::read_dir(directories.run.join(CLAIMS)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        other => other?,
-    };
-    for entry in entries {
-        let path = entry?.path();
-        let claim = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        match claim {
-            Some(Claim { to, .. }) if to != peer => {}
-            Some(claim) if claim.holds(directories, marked)? => return Ok(true),
-            _ => fs::remove_file(&path)?,
+    for (path, claim) in claims(directories)? {
+        if claim.to != peer {
+            continue;
         }
+        if claim.holds(directories, marked)? {
+            return Ok(true);
+        }
+        private::remove(&path)?;
     }
     Ok(false)
+}
+
+fn claims(directories: &Directories) -> Result<Vec<(PathBuf, Claim)>, Cause> {
+    Ok(notes::all(&directories.run.join(CLAIMS), VERSION)?)
+}
+
+/// The number of a host for which something is about to be made. If all are taken, it gets that of one which
+/// has no tunnel to this host, no flows, and nothing else that would tell of it.
+pub async fn allot(directories: &Directories, host: HostId) -> Result<PeerNumber, Cause> {
+    match identity::allot(&directories.state, host) {
+        Err(identity::Error::TooManyPeers { .. }) => {}
+        other => return Ok(other?),
+    }
+    let _lock = PeerLock::take(&directories.run).await?;
+    let mut needed: BTreeSet<PeerNumber> = tunnel::list().await?.into_iter().collect();
+    for Counted { flow, .. } in Conntrack::open()?.marked()? {
+        needed.extend(PeerNumber::of_original(flow.mark));
+        needed.extend(PeerNumber::of_reply(flow.mark));
+    }
+    needed.extend(noted(directories)?);
+    Ok(identity::take_over(&directories.state, host, &needed)?)
+}
+
+/// The peers that a journal or a note speaks of.
+fn noted(directories: &Directories) -> Result<BTreeSet<PeerNumber>, Cause> {
+    let mut numbers = BTreeSet::new();
+    for (_, claim) in claims(directories)? {
+        numbers.extend(claim.with);
+        numbers.insert(claim.to);
+    }
+    for note in carried::all(directories)? {
+        numbers.extend(note.exchange.passing.iter().map(|(peer, _)| *peer));
+        numbers.extend(note.exchange.passing_ends.iter().map(|(peer, ..)| *peer));
+    }
+    let mut hosts: Vec<HostId> = forward::all(directories)?.iter().map(|note| note.host).collect();
+    for path in journal::unfinished(&directories.state)? {
+        hosts.extend(journal::read(&path)?.iter().filter_map(host_in));
+    }
+    for host in hosts {
+        numbers.extend(identity::find_number(&directories.state, host)?);
+    }
+    Ok(numbers)
+}
+
+/// The host of which a journal's record tells.
+fn host_in(record: &Record) -> Option<HostId> {
+    match record {
+        Record::Departure { peer, .. } | Record::Arrival { peer, .. } | Record::Anchor { peer } => {
+            Some(*peer)
+        }
+        _ => None,
+    }
 }
 
 fn needed_by_migration(
@@ -216,17 +267,49 @@ fn needed_by_migration(
             }
             _ => false,
         });
-        let names_peer = records.iter().any(|record| match record {
-            Record::Departure { peer: host, .. }
-            | Record::Arrival { peer: host, .. }
-            | Record::Anchor { peer: host } => {
-                identity::peer_number(state, *host).is_ok_and(|number| number == peer)
-            }
-            _ => false,
+        let names_peer = records.iter().filter_map(host_in).any(|host| {
+            // A host whose number cannot be read might be it.
+            identity::find_number(state, host).map_or(true, |number| number == Some(peer))
         });
         if names_peer && !of_ended {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Journal;
+
+    #[tokio::test]
+    async fn numbers_that_notes_and_journals_speak_of_are_needed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (state, run) = (directory.path().join("s"), directory.path().join("r"));
+        let directories = Directories { state, run };
+        directories.create().unwrap();
+        let [a, b, c, d, e] =
+            [1, 2, 3, 4, 5].map(|n| identity::allot(&directories.state, HostId([n; 16])).unwrap());
+        assert_eq!(noted(&directories).unwrap(), BTreeSet::new());
+        let migration = MigrationId([7; 16]);
+        let claim = Claim { with: vec![a], to: b, container: vec![] };
+        let lock = PeerLock::take(&directories.run).await.unwrap();
+        claim.write(&directories, migration, &lock).unwrap();
+        drop(lock);
+        let address = "10.88.0.2".parse().unwrap();
+        let passing = vec![(c, netmig::flow::StandIn { here: address, address })];
+        let exchange = netmig::flow::Exchange { passing, ..Default::default() };
+        let carried = carried::Carried::new(&"c".repeat(64), "web", &[address], exchange);
+        carried.note(&directories).await.unwrap();
+        let record = Record::Anchor { peer: HostId([4; 16]) };
+        let _journal = Journal::begin(&directories.state, migration, &record).unwrap();
+        assert_eq!(noted(&directories).unwrap(), BTreeSet::from([a, b, c, d]));
+        let strange = PeerNumber::new(200).unwrap();
+        assert!(needed_by_migration(&directories.state, d, None).unwrap());
+        assert!(!needed_by_migration(&directories.state, e, None).unwrap());
+        assert!(!needed_by_migration(&directories.state, strange, None).unwrap());
+        assert_eq!(Claim::remove(&directories, migration).unwrap(), Some(claim));
+        assert_eq!(Claim::remove(&directories, migration).unwrap(), None);
+    }
 }

@@ -4,10 +4,17 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::directories;
+
+/// How the names of files end that are to replace others.
+const UNFINISHED: &str = "new";
+/// To write one takes milliseconds.
+const ABANDONED: Duration = Duration::from_secs(600);
 
 /// A file of the state directory could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +83,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Error> {
 }
 
 /// Replaces a file in one step, durably and with mode 0600: either the old content is there or the
-/// new one. The caller keeps others from doing the same at the same time.
+/// new one. Of several who do it at one time the last one wins.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -97,10 +104,8 @@ pub fn remove(path: &Path) -> Result<bool, Error> {
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    let written = || {
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    let (fresh, mut file) = unfinished(path)?;
+    let mut written = || {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&fresh, path)
@@ -114,6 +119,35 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         File::open(parent)?.sync_all()?;
     }
     Ok(())
+}
+
+/// Makes a file beside `path` that no other process or thread makes: several may replace the same one.
+fn unfinished(path: &Path) -> io::Result<(PathBuf, File)> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    loop {
+        let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let fresh = path.with_file_name(format!(".{name}.{process}-{number}.{UNFINISHED}"));
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh) {
+            // One of a killed process with this number.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other.map(|file| (fresh, file)),
+        }
+    }
+}
+
+/// Whether a file is one that is being written, to replace another one.
+pub(crate) fn is_unfinished(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == UNFINISHED)
+}
+
+/// Removes such a file if nobody can be at work on it any more.
+pub(crate) fn forget_unfinished(path: &Path) {
+    let age = fs::metadata(path).and_then(|file| file.modified()).map(|time| time.elapsed());
+    if matches!(age, Ok(Ok(age)) if age > ABANDONED) {
+        // It does no harm where it is.
+        let _ = fs::remove_file(path);
+    }
 }
 
 /// Held by the one process that changes the state directory, which agents of both roles share.
@@ -175,5 +209,20 @@ mod tests {
         assert!(matches!(read(&path, 4), Err(Error::TooLarge { limit: 4, .. })));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(read(&path, 5), Err(Error::Exposed { mode: 0o640, .. })));
+    }
+
+    #[test]
+    fn two_may_replace_a_file_at_one_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.toml");
+        std::thread::scope(|scope| {
+            for text in [b"12345", b"67890"] {
+                let path = &path;
+                scope.spawn(move || (0..100).for_each(|_| replace(path, text).unwrap()));
+            }
+        });
+        let text = read(&path, 5).unwrap().unwrap();
+        assert!(text == b"12345" || text == b"67890", "{text:?}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -109,7 +109,8 @@ fn messages() -> Vec<Vec<u8>> {
     let chunk = Chunk { name: "pages-1.img".into(), offset: 0, bytes: vec![1; 20].into() };
     let record = Record::Data { offset: 4096, bytes: vec![2; 9].into() };
     let flows = vec![netmig::flow::parse(&entry()).unwrap().unwrap()];
-    let stand_ins = vec![netmig::flow::StandIn::new("10.88.0.1".parse().unwrap(), [5; 16])];
+    let (here, address) = ("10.88.0.1".parse().unwrap(), "198.18.7.7".parse().unwrap());
+    let stand_ins = vec![netmig::flow::StandIn { here, address }];
     let all = [
         Message::Hello(hello),
         Message::Failure(failure),

@@ -19,7 +19,6 @@ use agent_core::peers::{self, Claim, PeerLock};
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect, forward, keeper};
 use netmig::flow::Conntrack;
-use netmig::peer::PeerNumber;
 use netmig::tunnel;
 use tokio::task::block_in_place;
 
@@ -71,13 +70,15 @@ async fn prepare(
     source: HostId,
     offer: &AnchorOffer,
 ) -> Result<(), Cause> {
-    let (from, to) = numbers(host, source, offer.host, &offer.container)?;
+    well_formed(host, source, offer.host, &offer.container)?;
+    let from = identity::number(&host.directories.state, source)?;
+    let to = peers::allot(&host.directories, offer.host).await?;
     let container = carried::known_as(&host.directories, &offer.id, &offer.container)?;
     let run = &host.directories.run;
     let local = {
-        let _lock = PeerLock::take(run).await?;
+        let lock = PeerLock::take(run).await?;
         let claim = Claim { with: vec![from], to, container };
-        claim.write(&host.directories, offer.migration)?;
+        claim.write(&host.directories, offer.migration, &lock)?;
         tunnel::prepare(to).await?
     };
     keeper::start(&host.directories, KEEPER)?;
@@ -118,13 +119,15 @@ pub async fn rehome(
     tracing::info!("{}: {led} flows lead to another host now", order.migration);
     Claim::remove(&host.directories, order.migration)?;
     connection.send(&Message::Rehomed(led)).await?;
-    let from = identity::peer_number(&host.directories.state, source)?;
+    let from = identity::number(&host.directories.state, source)?;
     tokio::time::sleep(LATE).await;
     peers::release(&host.directories, from, None).await
 }
 
 async fn lead(host: &Host, source: HostId, order: &Rehome) -> Result<u64, Cause> {
-    let (from, to) = numbers(host, source, order.host, &order.container)?;
+    well_formed(host, source, order.host, &order.container)?;
+    let state = &host.directories.state;
+    let (from, to) = (identity::number(state, source)?, identity::number(state, order.host)?);
     let connected = tunnel::status(to).await?.is_some_and(|status| status.address.is_some());
     if !connected {
         return Err(Error::NoTunnel.into());
@@ -159,19 +162,20 @@ pub async fn forward_ended(
         return give_up(connection, cause).await;
     }
     connection.send(&Message::ForwardEnded(())).await?;
-    let peer = identity::peer_number(&host.directories.state, from)?;
-    peers::release(&host.directories, peer, None).await
+    match identity::find_number(&host.directories.state, from)? {
+        Some(peer) => peers::release(&host.directories, peer, None).await,
+        None => Ok(()),
+    }
 }
 
-fn numbers(
+fn well_formed(
     host: &Host,
     source: HostId,
     destination: HostId,
     container: &[IpAddr],
-) -> Result<(PeerNumber, PeerNumber), Cause> {
+) -> Result<(), Error> {
     if container.len() > ADDRESSES || destination == host.id || destination == source {
-        return Err(Error::Malformed.into());
+        return Err(Error::Malformed);
     }
-    let state = &host.directories.state;
-    Ok((identity::peer_number(state, source)?, identity::peer_number(state, destination)?))
+    Ok(())
 }

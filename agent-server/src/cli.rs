@@ -11,6 +11,7 @@ use agent_core::permissions::Pattern;
 use agent_core::trust::invitation::USES_LIMIT;
 use agent_core::trust::peers::Name;
 use clap::{Args, Parser, Subcommand};
+use netmig::marks::MarkBits;
 
 /// The option by which the guardian of an arrival is started; its journal follows.
 pub const GUARDIAN: &str = "--watch";
@@ -57,6 +58,16 @@ pub enum Command {
     Invite(Invite),
     /// List the hosts that may move containers here.
     Peers(Peers),
+    /// Show or set which bits of packets' marks netmig uses on this host.
+    ///
+    /// They lead packets of moved connections to their tunnels. No routing rule of others may use the same
+    /// bits: `ip rule` shows those that use any (fwmark). The bits can be set as long as this host leads no
+    /// connections.
+    Marks {
+        /// Eight neighbouring bits, such as 8-15; 16-23 unless set.
+        #[arg(long, value_name = "FIRST-LAST")]
+        bits: Option<MarkBits>,
+    },
 }
 
 /// Arguments of `invite`.
@@ -201,5 +212,7 @@ mod tests {
         );
         assert!(parse("agent-server peers allow a --memory much").is_err());
         assert!(parse("agent-server peers allow a --name [").is_err());
+        assert!(parse("agent-server marks --bits 8-15").is_ok());
+        assert!(parse("agent-server marks --bits 8-16").is_err());
     }
 }

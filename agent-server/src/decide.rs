@@ -51,7 +51,7 @@ pub async fn decide(
         Message::Abort(id) => (Order::Abort, id),
         // A source that has lost its connection after `Finished`.
         Message::LedPast(id) => (Order::LedPast, id),
-        Message::Settled(id) if id == migration => return settle(copies, connection, migration),
+        Message::Settled(id) => (Order::Done, id),
         other => return Err(connection.unexpected(&other, "Commit").into()),
     };
     if named != migration {
@@ -102,6 +102,7 @@ async fn answer(
         Reply::Confirm => return confirm(copies, connection, migration).await,
         Reply::Removed => return Ok(connection.send(&Message::Aborted(())).await?),
         Reply::Release => return led_past(copies, connection, migration).await,
+        Reply::Forget => return Ok(journal::settle(&copies.host().directories.state, migration)?),
         Reply::NoCopy => unknown(migration),
         Reply::Lost => lost(migration),
         Reply::NotAllowed => {
@@ -194,22 +195,17 @@ async fn await_end(
                 release(copies.host(), migration).await?
             }
             Ok(Message::Settled(id)) if id == migration => {
-                return settle(copies, connection, migration);
+                let from = connection.host();
+                if let Decision::Answer(Reply::Forget) = copies.decide(id, from, Order::Done)? {
+                    journal::settle(&copies.host().directories.state, id)?;
+                }
+                return Ok(());
             }
             Ok(other) => return Err(connection.unexpected(&other, "Settled").into()),
             Err(wire::Error::Closed { .. }) => return Ok(()),
             Err(e) => return Err(e.into()),
         }
     }
-}
-
-/// Forgets a migration as soon as there are many like it: its source needs no answer any more.
-fn settle(copies: &Copies, connection: &Connection, migration: MigrationId) -> Result<(), Cause> {
-    let known = copies.decide(migration, connection.host(), Order::Resume)?;
-    if matches!(known, Decision::Answer(Reply::Known)) {
-        journal::settle(&copies.host().directories.state, migration)?;
-    }
-    Ok(())
 }
 
 async fn led_past(

@@ -30,6 +30,7 @@ use agent_core::cause::{Cause, chain};
 use agent_core::directories::Directories;
 use agent_core::guardian;
 use agent_core::keeper;
+use agent_core::marks;
 use agent_core::trust::{Servers, Trust};
 use checkpoint::podman::Podman;
 use checkpoint::urgency;
@@ -52,6 +53,12 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::SUCCESS,
             Err(e) => return complain(&format!("cannot watch {}: {e}", journal.display())),
         }
+    }
+    // Others may not read it, and are told below that they may not run this.
+    if nix::unistd::geteuid().is_root()
+        && let Err(e) = marks::begin(&cli.state_dir)
+    {
+        return complain(&chain(&e));
     }
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("NETMIG_LOG").unwrap_or_else(|_| "info".into()))
@@ -93,7 +100,7 @@ async fn run(cli: Cli) -> Result<(), String> {
     let directories = Directories { state: cli.state_dir, run: cli.run_dir };
     directories.create().map_err(|e| chain(&e))?;
     if let Some(command) = cli.command {
-        return manage(&directories, &command);
+        return manage(&directories, &command).await;
     }
     let trust = Trust::open(&directories.state).map_err(|e| chain(&e))?;
     let servers = Servers::new(&trust).map_err(|e| chain(&e))?;
@@ -119,7 +126,7 @@ async fn run(cli: Cli) -> Result<(), String> {
 }
 
 /// What is done beside a server that runs.
-fn manage(directories: &Directories, command: &Command) -> Result<(), String> {
+async fn manage(directories: &Directories, command: &Command) -> Result<(), String> {
     let state = &directories.state;
     let (result, told) = match command {
         Command::Invite(request) => {
@@ -127,6 +134,14 @@ fn manage(directories: &Directories, command: &Command) -> Result<(), String> {
         }
         Command::Peers(request) => {
             (invite::peers(state, request).map_err(|e| chain(e.as_ref()))?, String::new())
+        }
+        Command::Marks { bits } => {
+            if let Some(bits) = bits {
+                marks::set(directories, *bits).await.map_err(|e| chain(e.as_ref()))?;
+            }
+            let bits = marks::read(state).map_err(|e| chain(&e))?;
+            let told = format!("packets are marked in bits {bits} (mask {:#010x})", bits.mask());
+            (told, String::new())
         }
     };
     // Nobody may be there to read it.

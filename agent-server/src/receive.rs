@@ -61,7 +61,7 @@ pub async fn receive(
     };
     let Some(tunnel) = agreed? else { return Ok(()) };
     let named = (source, name.to_string());
-    let mut arrival = match Arrival::begin(host, named, permissions, offer, looked) {
+    let mut arrival = match Arrival::begin(host, named, permissions, offer, looked).await {
         Ok(arrival) => arrival,
         Err(cause) => {
             abandon(expected).await;
@@ -70,7 +70,7 @@ pub async fn receive(
     };
     arrival.use_early(expected);
     let (copy, prepared) = match arrival.proceed(connection, tunnel).await {
-        Ok(prepared) => (Copy::of(arrival), prepared),
+        Ok(prepared) => (Copy::of(arrival).await, prepared),
         Err(cause) => {
             arrival.undo().await;
             return give_up(connection, cause).await;

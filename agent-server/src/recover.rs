@@ -25,7 +25,7 @@ use agent_core::forward::{self, Note};
 use agent_core::identity::{self, HostId};
 use agent_core::journal::{self, Journal, Record};
 use agent_core::message::MigrationId;
-use agent_core::peers::{self, Claim};
+use agent_core::peers::{self, Claim, PeerLock};
 use checkpoint::cgroup::Cgroup;
 use checkpoint::podman::Podman;
 use checkpoint::stage::{self, Staged};
@@ -269,14 +269,15 @@ impl Arrived {
         journal.append(&Record::HandedOver { pid })?;
         // Packets that the source's hold let go before are not waited for: it died with its process
         // or has been released long ago.
-        let anchor = identity::peer_number(&scene.directories.state, self.source)?;
-        Conntrack::open()?.lead(&self.addresses, anchor, None)?;
-        let others = carried::rejoin(scene.directories, &self.container)?;
+        if let Some(anchor) = identity::find_number(&scene.directories.state, self.source)? {
+            Conntrack::open()?.lead(&self.addresses, anchor, None)?;
+        }
+        let others = carried::rejoin(scene.directories, &self.container).await?;
         carried::forget_between(&self.addresses, &others)?;
         Table::open()?.remove_late(&self.migration.to_string().parse()?)?;
         let away = |note: &Note| note.id == self.container && note.away().is_some();
         forward::remove(scene.directories, away).await?;
-        self.claim_source_tunnel(scene)?;
+        self.claim_source_tunnel(scene).await?;
         tidy(&scene.directories.migration(self.migration))?;
         remove_spool(scene.directories, self.migration)?;
         journal.archive(&scene.directories.state)?;
@@ -285,14 +286,15 @@ impl Arrived {
     }
 
     /// Keeps the tunnel to the source until third hosts lead their flows past it.
-    fn claim_source_tunnel(&self, scene: &Scene<'_>) -> Result<(), Cause> {
+    async fn claim_source_tunnel(&self, scene: &Scene<'_>) -> Result<(), Cause> {
         if self.anchors.is_empty() {
             return Ok(());
         }
-        let number = |host: &HostId| identity::peer_number(&scene.directories.state, *host);
+        let number = |host: &HostId| identity::number(&scene.directories.state, *host);
         let with = self.anchors.iter().map(number).collect::<Result<_, _>>()?;
         let claim = Claim { with, to: number(&self.source)?, container: self.addresses.clone() };
-        claim.write(scene.directories, self.migration)
+        let lock = PeerLock::take(&scene.directories.run).await?;
+        claim.write(scene.directories, self.migration, &lock)
     }
 
     /// Removes the copy and everything made for it.
@@ -322,7 +324,9 @@ impl Arrived {
     /// The peers to which it made tunnels.
     fn hops(&self, scene: &Scene<'_>) -> Result<Vec<PeerNumber>, identity::Error> {
         let hosts = self.anchors.iter().chain([&self.source]);
-        hosts.map(|host| identity::peer_number(&scene.directories.state, *host)).collect()
+        let numbers = hosts.map(|host| identity::find_number(&scene.directories.state, *host));
+        // For a host without one nothing was made.
+        numbers.filter_map(Result::transpose).collect()
     }
 }
 

@@ -162,13 +162,8 @@ fn bench(count: u32, container: Ipv4Addr) -> Result<()> {
         let start = Instant::now();
         let outcome = act(&mut conntrack)?;
         let took = start.elapsed();
-        let Outcome { done, gone, existing, refused } = outcome;
-        println!(
-            "{what}: {took:?}, {done} done, {} gone, {} existing, {} refused",
-            gone.len(),
-            existing.len(),
-            refused.len()
-        );
+        let Outcome { done, gone, existing } = outcome;
+        println!("{what}: {took:?}, {done} done, {} gone, {} existing", gone.len(), existing.len());
         Ok::<_, Box<dyn Error>>(())
     };
     timed("create", &mut |conntrack| Ok(conntrack.create(&flows)?))?;

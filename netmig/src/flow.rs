@@ -18,6 +18,7 @@
 //! stays the anchor wherever the container goes. On the host of the container [`Flow::anchor`] tells
 //! which one it is, on the anchor [`Flow::leads_to`] where the container is.
 
+mod aliases;
 mod beside;
 mod build;
 mod conntrack;
@@ -34,8 +35,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
+pub use aliases::{Aliases, NoAlias, is_alias};
 pub(crate) use beside::Neighbouring;
-pub use conntrack::{Conntrack, FlowError, Outcome, Refusal};
+pub use conntrack::{Conntrack, FlowError, Outcome};
 pub(crate) use forgotten::contains;
 pub use forgotten::{Forgotten, Published};
 pub use parse::parse;

@@ -8,6 +8,7 @@ pub mod events;
 pub mod flow;
 pub mod hold;
 pub mod isolation;
+pub mod marks;
 pub mod netns;
 pub mod nfnetlink;
 pub mod peer;

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | connmark, next hop of the original direction | `P << 16`, mask `0x00ff0000` |
 //! | connmark, next hop of the reply direction | `P << 24`, mask `0xff000000` |
-//! | skb mark (fwmark) | `P << 16`, mask `0x00ff0000` |
+//! | skb mark (fwmark) | `P << 16`, mask `0x00ff0000`, or at other bits ([`crate::marks`]) |
 //! | routing table, and preference of the rule that leads to it | `3000 + P` |
 //! | tunnel interface | `netmigP` |
 //!
@@ -22,8 +22,6 @@ use serde::{Deserialize, Serialize};
 pub const ORIGINAL_MASK: u32 = 0x00ff_0000;
 /// Bits of a connmark that name the next hop of a flow's reply direction.
 pub const REPLY_MASK: u32 = 0xff00_0000;
-/// Bits of an skb mark that name the peer a packet is to be sent to.
-pub const FWMARK_MASK: u32 = 0x00ff_0000;
 /// The routing table of peer *P* is this plus *P*; so is the preference of its rule.
 pub const TABLE_BASE: u32 = 3000;
 /// Prefix of the tunnel interfaces' names.
@@ -70,12 +68,6 @@ impl PeerNumber {
         Self::new(mark.to_be_bytes()[0])
     }
 
-    /// skb mark that leads a packet into this peer's routing table.
-    #[must_use]
-    pub fn fwmark(self) -> u32 {
-        u32::from(self.get()) << 16
-    }
-
     /// Number of the peer's routing table, and preference of the rule that leads to it.
     #[must_use]
     pub fn table(self) -> u32 {
@@ -120,7 +112,6 @@ mod tests {
                 (PeerNumber::of_original(both), PeerNumber::of_reply(both)),
                 (None, Some(peer))
             );
-            assert_eq!(peer.fwmark() & !FWMARK_MASK, 0);
             assert!(peer.interface().len() <= 15, "interface names hold 15 bytes");
         }
     }

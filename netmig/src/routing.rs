@@ -3,7 +3,7 @@
 //! For peer *P*, over IPv4 and IPv6 (see [`crate::peer`] for the numbers):
 //!
 //! ```text
-//! rule  pref 3000+P  fwmark P<<16/0x00ff0000  lookup 3000+P
+//! rule  pref 3000+P  fwmark P<<16/0x00ff0000  lookup 3000+P   (or other bits, see crate::marks)
 //! table 3000+P       default dev netmigP metric 1
 //!                    blackhole default metric 4294967295
 //! ```
@@ -14,6 +14,8 @@
 //!
 //! The blackhole holds the place when the tunnel's interface goes away, as its route does then.
 //! Without it packets would fall through to the main table, and far ends would get resets.
+
+mod foreign;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -30,9 +32,11 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 use thiserror::Error;
 
+use crate::marks::MarkBits;
 use crate::netns::rtnl;
-use crate::peer::{FWMARK_MASK, PeerNumber};
+use crate::peer::PeerNumber;
 use crate::tunnel::direct::{self, Remote};
+pub use foreign::{MarkRule, mark_rules};
 
 /// Protocol number of netmig's rules and routes (`RTA_PROTOCOL`, `FRA_PROTOCOL`): it tells them
 /// from anybody else's. `ip route show proto 78` lists them.
@@ -64,6 +68,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The rules of this host could not be listed.
+    #[error("cannot list this host's routing rules")]
+    Rules(#[source] io::Error),
     /// The tunnel to the peer does not exist.
     #[error("peer {peer} has no tunnel interface {interface}; connect to the peer first")]
     NoTunnel {
@@ -334,8 +341,8 @@ fn rule(peer: PeerNumber, version: &IpVersion) -> RuleMessage {
     rule.header.action = RuleAction::ToTable;
     rule.attributes = vec![
         RuleAttribute::Priority(peer.table()),
-        RuleAttribute::FwMark(peer.fwmark()),
-        RuleAttribute::FwMask(FWMARK_MASK),
+        RuleAttribute::FwMark(MarkBits::in_use().mark(peer)),
+        RuleAttribute::FwMask(MarkBits::in_use().mask()),
         RuleAttribute::Table(peer.table()),
         RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
     ];

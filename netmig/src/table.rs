@@ -28,16 +28,18 @@
 //! Every rule carries its [`Owner`] as a comment, so that any later process can tell whose it is:
 //! `nft -a list table inet netmig` shows them. Tables of others are neither read nor changed. If
 //! someone flushes the whole ruleset, [`Table::install`] and [`Table::steer`] put everything
-//! back; they change nothing where nothing is missing. One process at a time may change the
+//! back, also in place of rules that others have changed; they change nothing where nothing is missing. One process at a time may change the
 //! table.
 
 mod chains;
 mod contents;
 mod error;
 mod expression;
+mod expressions;
 mod forward;
 mod guard;
 mod owner;
+mod present;
 mod rules;
 mod stand_in;
 mod step;
@@ -137,7 +139,7 @@ impl Table {
     }
 
     /// Makes `wanted` the rules of `owner`, in place of those of other owners that are `replaced`;
-    /// changes nothing where nothing is missing.
+    /// changes nothing where they are there and do what they should.
     fn put(
         &mut self,
         owner: &Owner,
@@ -146,28 +148,25 @@ impl Table {
         act: &str,
     ) -> Result<(), TableError> {
         let contents = self.read()?;
-        let (own, others): (Vec<_>, Vec<_>) = contents
+        let others = contents
             .rules
             .iter()
-            .filter(|rule| rule.owner.as_ref().is_some_and(|of| of == owner || replaced(of)))
-            .partition(|rule| rule.owner.as_ref() == Some(owner));
-        let complete = own.len() == wanted.len()
-            && wanted.iter().all(|rule| {
-                let there = own.iter().filter(|other| other.chain == rule.chain).count();
-                there == wanted.iter().filter(|other| other.chain == rule.chain).count()
-            });
-        if complete && others.is_empty() {
+            .filter(|rule| rule.owner.as_ref().is_some_and(|of| of != owner && replaced(of)));
+        let others: Vec<_> = others.collect();
+        if others.is_empty() && present::are(&contents, owner, wanted)? {
             return Ok(());
         }
         let table = handle()?;
         let mut batch = Batch::new();
-        for rule in own.into_iter().chain(others) {
+        for rule in contents.owned_by(owner).chain(others) {
             rules::delete(&mut batch, &table, rule)?;
         }
         for rule in wanted {
             rules::add(&mut batch, &table, rule, owner)?;
         }
-        self.commit(batch, act)
+        self.commit(batch, act)?;
+        let contents = self.read()?;
+        present::confirm(&contents, owner, wanted)
     }
 
     /// Lets packets that come from `peer` for the first address of a pair past conntrack, and gives
@@ -370,3 +369,6 @@ fn handle() -> Result<nftnl::Table, TableError> {
 fn is_absent(error: &SocketError) -> bool {
     error.refusal() == Some(Errno::ENOENT)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use agent_core::carried;
 use agent_core::cause::Cause;
 use agent_core::directories::Directories;
 use netmig::beside::{Beside, Detour};
-use netmig::flow::{Conntrack, Flow, StandIn};
+use netmig::flow::{Aliases, Conntrack, Flow, NoAlias, StandIn};
 use netmig::sockets::{Connections, TcpSockets};
 
 use super::plan::Plan;
@@ -83,8 +83,8 @@ impl Besides {
 
     /// What the other containers' addresses are in the tunnel, each with that of the container by which
     /// they talk to it.
-    pub fn stand_ins(&self, host: [u8; 16]) -> Vec<(StandIn, IpAddr)> {
-        let of = |detour: &Detour| (StandIn::new(detour.beside, host), detour.towards);
+    pub fn stand_ins(&self, aliases: &Aliases) -> Result<Vec<(StandIn, IpAddr)>, NoAlias> {
+        let of = |detour: &Detour| Ok((aliases.of(detour.beside)?, detour.towards));
         self.detours.iter().map(of).collect()
     }
 

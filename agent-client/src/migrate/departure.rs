@@ -14,7 +14,7 @@ use agent_core::forward::{Away, Note, Role};
 use agent_core::guardian::{self, Guardian};
 use agent_core::journal::{self, Journal, Record};
 use agent_core::message::Message;
-use agent_core::peers;
+use agent_core::peers::{self, PeerLock};
 use agent_core::turn::Turn;
 use agent_core::{deadline, expect, forward};
 use checkpoint::criu::{ConfigDir, Options};
@@ -110,6 +110,7 @@ impl<'a> Departure<'a> {
         if !self.plan.image_missing {
             self.connect_tunnel(&remote).await?;
         }
+        self.note_forwarding().await?;
         block_in_place(|| self.prepare_hold())?;
         self.prepare_removal();
         block_in_place(|| self.start_runtime())?;
@@ -169,11 +170,16 @@ impl<'a> Departure<'a> {
         Ok(())
     }
 
+    /// Notes what is to be forwarded once the move is decided.
+    async fn note_forwarding(&self) -> Result<(), Cause> {
+        let Some(away) = &self.plan.away else { return Ok(()) };
+        let directories = &self.context.directories;
+        let lock = PeerLock::take(&directories.run).await?;
+        forwarding(&self.plan, away).write(directories, &lock)
+    }
+
     /// Sockets, buffers, directories: nothing of them is made inside the interruption.
     fn prepare_hold(&mut self) -> Result<(), Cause> {
-        if let Some(away) = &self.plan.away {
-            forwarding(&self.plan, away).write(&self.context.directories)?;
-        }
         create_private(&self.work)?;
         let images = self.work.join("images");
         self.ready.images = Some(ImageDir::create(&images, self.plan.offer.image_room())?);
@@ -346,7 +352,7 @@ impl<'a> Departure<'a> {
     pub async fn end(self) -> Result<(), Cause> {
         let container = &self.plan.container;
         let directories = &self.context.directories;
-        self.carried(self.exchange.clone()).note(directories)?;
+        self.carried(self.exchange.clone()).note(directories).await?;
         forward::remove(directories, forward::here(&container.id)).await?;
         // Its rules would keep the table.
         let migration = Some(self.plan.offer.migration);

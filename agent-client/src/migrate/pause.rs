@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use agent_core::carried;
 use agent_core::cause::{Cause, chain};
-use agent_core::identity::HostId;
 use agent_core::journal::{self, Record};
 use agent_core::message::{Message, MigrationId};
 use agent_core::turn::Turn;
@@ -133,6 +132,7 @@ impl<'a> Pause<'a> {
         };
         block_in_place(|| self.departure.journal_mut().append(&record))?;
         let detours = block_in_place(|| self.find_besides())?;
+        self.departure.note_detours(&detours).await?;
         self.urgency = Some(Urgency::begin());
         match tokio::time::timeout(limit, self.interrupt(&detours)).await {
             // This process may have been stopped meanwhile.
@@ -192,8 +192,7 @@ impl<'a> Pause<'a> {
         self.departure.plan_mut().link.connection.send(&Message::Restore(manifest)).await?;
         self.marked = true;
         block_in_place(|| self.set_marks(true))?;
-        let HostId(this) = self.departure.context().trust.identity.fingerprint().host();
-        let beside = self.besides.stand_ins(this);
+        let beside = self.besides.stand_ins(&self.departure.plan().aliases)?;
         self.departure.exchange(self.stand_ins.clone(), beside, &self.flows).await?;
         let connection = &mut self.departure.plan_mut().link.connection;
         Ok(expect!(connection, deadline::STAGE, Prepared)?)
@@ -235,7 +234,7 @@ impl<'a> Pause<'a> {
         // The container answers those that ask for its address.
         let plan = self.departure.plan();
         let (id, container) = (plan.container.id.clone(), plan.addresses.clone());
-        let others = carried::rejoin(&self.departure.context().directories, &id);
+        let others = carried::rejoin(&self.departure.context().directories, &id).await;
         let others = others.unwrap_or_else(|e| {
             note(Err(e));
             Vec::new()

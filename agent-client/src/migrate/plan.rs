@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use agent_core::aliases::{self, OfOthers};
 use agent_core::cause::{Cause, chain};
 use agent_core::container_lock::ContainerLock;
 use agent_core::expect;
@@ -13,13 +14,13 @@ use agent_core::forward::{self, Away};
 use agent_core::identity::{self, HostId};
 use agent_core::journal::Process;
 use agent_core::message::{Blocker, Forwarder, ImageRef, Message, MigrationId, Network, Offer};
-use agent_core::{deadline, host, peers};
+use agent_core::{deadline, host, marks, peers};
 use checkpoint::container::{Container, PublishedPort};
 use checkpoint::criu::{self, Version};
 use checkpoint::podman::Metadata;
 use checkpoint::runtime::Runtime;
 use checkpoint::{blockers, cgroup::Cgroup, process, tree};
-use netmig::flow::{Conntrack, Readdressed};
+use netmig::flow::{Aliases, Conntrack, Exchange, Flow, Readdressed, StandIn};
 use netmig::isolation;
 use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
@@ -32,7 +33,7 @@ use super::order::Peer;
 use super::room::Room;
 use super::{multicast, ports};
 use crate::cli::{AddressPolicy, ImagePolicy, Migrate, TunnelChoice};
-use crate::connect::Link;
+use crate::connect::{Introduced, Link};
 use crate::context::Context;
 
 /// A migration that both hosts agree to. Nothing has been changed.
@@ -68,12 +69,14 @@ pub struct Plan {
     pub readdressed: Vec<Readdressed>,
     /// How new connections to this host's ports are to be led there, if they are.
     pub away: Option<Away>,
+    /// What stands for this host's addresses in the tunnel.
+    pub aliases: Arc<Aliases>,
     /// What will differ afterwards, for people.
     pub warnings: Vec<String>,
     /// Larger buffers, until the migration has ended.
-    pub room: Room,
+    pub _room: Room,
     /// Nobody else works on the container meanwhile. Given back last.
-    pub lock: ContainerLock,
+    pub _lock: ContainerLock,
 }
 
 impl Plan {
@@ -103,7 +106,11 @@ impl Plan {
 struct NoInterface;
 
 /// Looks at the container, offers it to the destination, and comes back with all that is in the way.
-pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Result<Plan, Failure> {
+pub async fn agree(
+    context: &Context,
+    request: &Migrate,
+    mut link: Introduced,
+) -> Result<Plan, Failure> {
     let refused = Failure::Refused;
     let migration = MigrationId::random().map_err(|e| refused(e.into()))?;
     // podman over there can start while the one here looks at the container.
@@ -127,7 +134,7 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     let findings = blockers::blockers(&container);
     let own = findings.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
     let mut own: Vec<_> = own.collect();
-    let direct = way(&link, request.options.tunnel, &mut own).await.map_err(refused)?;
+    let direct = way(context, &link, request.options.tunnel, &mut own).await.map_err(refused)?;
     if !own.is_empty() {
         return Err(Failure::Blocked(own));
     }
@@ -138,8 +145,16 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     }
     let criu_version = criu_version.map_err(refused)?;
     let mut local = look(context, &info, &container, criu_version).await.map_err(refused)?;
-    if let Some(blocker) = too_many(&container.name, &local.namespace).map_err(refused)? {
-        return Err(Failure::Blocked(vec![blocker]));
+    let this = context.trust.identity.fingerprint().host();
+    let aliases = aliases::known(&context.directories, this).map_err(refused)?;
+    let comes_home = local.anchors.values().any(|host| *host == link.host);
+    let mut own = marks::blockers(&context.directories.state, comes_home).await.map_err(refused)?;
+    if let Err(e) = local.others.check(&local.passing) {
+        own.push(aliases::blocker(&host::name(), &e));
+    }
+    own.extend(too_many(&container.name, &local.namespace).map_err(refused)?);
+    if !own.is_empty() {
+        return Err(Failure::Blocked(own));
     }
     let options = &request.options;
     let published: Vec<PublishedPort> = if options.publish.is_empty() {
@@ -150,13 +165,15 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
         local.metadata.publish(&ports).map_err(|e| refused(e.into()))?;
         ports
     };
-    let this = context.trust.identity.fingerprint().host();
-    let away = options.forward.then(|| ports::away(&container, &link, this)).flatten();
+    let away = match options.forward {
+        true => ports::away(&container, &link, &aliases).map_err(|e| refused(e.into()))?,
+        false => None,
+    };
     if options.forward && away.is_none() {
         warnings
             .push("the container publishes no TCP or UDP port; nothing is forwarded".to_owned());
     }
-    let mut offer = offer(migration, &container, &local, &published).map_err(refused)?;
+    let mut offer = offer(migration, &container, &local, &published, &aliases).map_err(refused)?;
     offer.image_shipped = options.image == ImagePolicy::Send;
     offer.any_address = options.address == AddressPolicy::Any;
     offer.direct = direct;
@@ -172,6 +189,7 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     if !verdict.blockers.is_empty() {
         return Err(Failure::Blocked(verdict.blockers));
     }
+    let link = link.agreed(context).await.map_err(refused)?;
     let Local { runtime, criu, shim, namespace, port, cgroup, process, anchors, .. } = local;
     Ok(Plan {
         addresses: addresses(&container),
@@ -189,9 +207,10 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
         anchors,
         readdressed: Vec::new(),
         away,
+        aliases: Arc::new(aliases),
         warnings,
-        room,
-        lock,
+        _room: room,
+        _lock: lock,
     })
 }
 
@@ -213,12 +232,15 @@ fn lock(context: &Context, container: &Container) -> Result<ContainerLock, Failu
 /// Whether packets can get to the destination as they are to; for a direct way the largest packet of the
 /// segment.
 async fn way(
-    link: &Link,
+    context: &Context,
+    link: &Introduced,
     choice: TunnelChoice,
     blockers: &mut Vec<Blocker>,
 ) -> Result<Option<u32>, Cause> {
     let direct = choice == TunnelChoice::Direct;
-    if let Some(e) = peers::other_way(link.peer, direct).await? {
+    if let Some(peer) = identity::find_number(&context.directories.state, link.host)?
+        && let Some(e) = peers::other_way(peer, direct).await?
+    {
         blockers.push(Blocker { code: "other-tunnel".to_owned(), message: e.to_string() });
     }
     if !direct {
@@ -260,6 +282,10 @@ struct Local {
     process: Process,
     anchors: BTreeMap<PeerNumber, HostId>,
     forwarders: Vec<Forwarder>,
+    /// What this host will exchange for flows of third hosts, as far as it is known.
+    passing: Exchange,
+    /// What it exchanges for other containers.
+    others: OfOthers,
 }
 
 async fn look(
@@ -296,11 +322,13 @@ async fn look(
         monitor: container.monitor_pid,
     };
     let state = &context.directories.state;
-    let mut anchors = anchors(state, &addresses(container))?;
+    let flows = Conntrack::open()?.dump(&addresses(container))?;
+    let passing = StandIn::of_anchors(&flows, &addresses(container));
+    let mut anchors = anchors(state, &addresses(container), &flows)?;
     // They have to lead new connections on, as they have to do with those that exist.
     let forwarders = forward::leading_here(&context.directories, &container.id)?;
     for Forwarder { host, .. } in &forwarders {
-        anchors.insert(identity::peer_number(state, *host)?, *host);
+        anchors.insert(identity::number(state, *host)?, *host);
     }
     Ok(Local {
         metadata,
@@ -314,6 +342,8 @@ async fn look(
         process,
         anchors,
         forwarders,
+        passing: Exchange { passing, ..Exchange::default() },
+        others: OfOthers::read(&context.directories, &container.id)?,
     })
 }
 
@@ -322,6 +352,7 @@ fn offer(
     container: &Container,
     local: &Local,
     published: &[PublishedPort],
+    aliases: &Aliases,
 ) -> Result<Offer, Cause> {
     let network = |network: &checkpoint::container::Network| Network {
         name: network.name.clone(),
@@ -340,9 +371,18 @@ fn offer(
         forwarders: local.forwarders.clone(),
         anchors: local.anchors.values().copied().collect(),
         any_address: false,
+        aliases: addresses(container)
+            .iter()
+            .chain(&local.port.bridge().addresses)
+            .map(|address| aliases.of(*address))
+            .collect::<Result<_, _>>()?,
         direct: None,
         memory: container.memory_in_use,
-        disk: container.upper.as_deref().map_or(Ok(0), tree::size)?,
+        disk: container
+            .upper
+            .as_deref()
+            .map_or(Ok(0), tree::size)?
+            .saturating_add(log_size(container)),
         description: local.metadata.clone().into(),
         criu: (major, minor, patch),
         architecture: std::env::consts::ARCH.to_owned(),
@@ -350,9 +390,17 @@ fn offer(
     })
 }
 
+/// Bytes of the container's log, which goes with its files.
+fn log_size(container: &Container) -> u64 {
+    container.log.as_deref().and_then(|log| fs::metadata(log).ok()).map_or(0, |log| log.len())
+}
+
 /// The hosts by which the container's flows come here, other than this one.
-fn anchors(state: &Path, addresses: &[IpAddr]) -> Result<BTreeMap<PeerNumber, HostId>, Cause> {
-    let flows = Conntrack::open()?.dump(addresses)?;
+fn anchors(
+    state: &Path,
+    addresses: &[IpAddr],
+    flows: &[Flow],
+) -> Result<BTreeMap<PeerNumber, HostId>, Cause> {
     let numbers: BTreeSet<_> = flows.iter().filter_map(|flow| flow.anchor(addresses)).collect();
     let mut anchors = BTreeMap::new();
     for number in numbers {

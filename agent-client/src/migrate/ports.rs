@@ -3,13 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use agent_core::forward::{self, Away};
-use agent_core::identity::HostId;
 use agent_core::message::Port;
 use checkpoint::container::{Container, PublishedPort};
-use netmig::flow::Protocol;
+use netmig::flow::{Aliases, NoAlias, Protocol};
 use netmig::table::ForwardedPort;
 
-use crate::connect::Link;
+use crate::connect::Introduced;
 
 /// `None` for protocols that are not moved.
 fn protocol(port: &PublishedPort) -> Option<Protocol> {
@@ -34,7 +33,11 @@ pub fn offered(ports: &[PublishedPort]) -> Vec<Port> {
 }
 
 /// How this host's ports are to lead to a container that has moved; `None` if it has none.
-pub fn away(container: &Container, link: &Link, this: HostId) -> Option<Away> {
+pub fn away(
+    container: &Container,
+    link: &Introduced,
+    aliases: &Aliases,
+) -> Result<Option<Away>, NoAlias> {
     let addresses = || container.networks.iter().flat_map(|network| &network.addresses);
     let ports: Vec<ForwardedPort> = container
         .ports
@@ -57,6 +60,9 @@ pub fn away(container: &Container, link: &Link, this: HostId) -> Option<Away> {
     let mut hidden: Vec<(IpAddr, u8)> = addresses().copied().collect();
     hidden.push(forward::host_alone(link.connection.peer().ip().to_canonical()));
     let destination = link.destination.clone();
-    let stand_ins = forward::stand_ins(link.connection.local().ip().to_canonical(), this);
-    (!ports.is_empty()).then_some(Away { destination, ports, hidden, stand_ins, in_force: false })
+    if ports.is_empty() {
+        return Ok(None);
+    }
+    let stand_ins = forward::stand_ins(link.connection.local().ip().to_canonical(), aliases)?;
+    Ok(Some(Away { destination, ports, hidden, stand_ins, in_force: false }))
 }

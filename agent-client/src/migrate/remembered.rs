@@ -35,11 +35,9 @@ pub fn remember(
     let mut made = forgotten.entries(flows, own_address);
     if !made.is_empty() {
         let outcome = conntrack.create(&made)?;
-        let refused = outcome.refused.iter().map(|refusal| refusal.flow);
-        let failed: Vec<usize> = outcome.existing.iter().copied().chain(refused).collect();
         let mut index = 0..;
         // Another flow has the ends of such a one by now: its far end is lost.
-        made.retain(|_| index.next().is_some_and(|index| !failed.contains(&index)));
+        made.retain(|_| index.next().is_some_and(|index| !outcome.existing.contains(&index)));
     }
     Ok(made)
 }

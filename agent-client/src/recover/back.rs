@@ -11,6 +11,7 @@ use checkpoint::images::ImageDir;
 use netmig::flow::{Conntrack, Direction, Exchange, Flow};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
+use netmig::peer::PeerNumber;
 use netmig::sockets::room;
 use netmig::table::Table;
 use ownership::source::Answer;
@@ -50,7 +51,10 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
         Err(e) => left.push(format!("{what}: {}", chain(e.as_ref()))),
     };
     if departed.reached >= Departure::Interrupted {
-        note("flows lead to this host", lead_back(departed));
+        note(
+            "flows lead to this host",
+            departed.number.map_or(Ok(false), |n| lead_back(departed, n)),
+        );
         let nothing = Exchange::default();
         let carried =
             Carried::new(&departed.container, &departed.name, &departed.addresses, nothing);
@@ -63,7 +67,7 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
             return left;
         }
         note("the original runs on", running);
-        note("its network is what it was", rejoin(context, departed));
+        note("its network is what it was", rejoin(context, departed).await);
     }
     note("nothing is held", unhold(departed));
     note("images removed", tidy(context, departed));
@@ -72,21 +76,23 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
         "nothing is forwarded",
         forward::remove(&context.directories, of_this).await.map(|_| false),
     );
-    if left.is_empty() {
+    if left.is_empty()
+        && let Some(number) = departed.number
+    {
         let released =
-            peers::release(&context.directories, departed.number, Some(departed.migration())).await;
+            peers::release(&context.directories, number, Some(departed.migration())).await;
         left.extend(released.err().map(|e| chain(e.as_ref())));
     }
     left
 }
 
 /// Clears the marks that lead the container's flows to the peer.
-fn lead_back(departed: &Departed) -> Result<bool, Cause> {
+fn lead_back(departed: &Departed, peer: PeerNumber) -> Result<bool, Cause> {
     let mut conntrack = Conntrack::open()?;
     let flows = conntrack.dump(&departed.addresses)?;
     let mut any = false;
     for direction in [Direction::Inbound, Direction::Outbound] {
-        let (value, mask) = Flow::mark_at_source(direction, departed.number);
+        let (value, mask) = Flow::mark_at_source(direction, peer);
         let marked: Vec<Flow> = flows
             .iter()
             .filter(|flow| flow.direction(&departed.addresses) == Some(direction))
@@ -102,8 +108,8 @@ fn lead_back(departed: &Departed) -> Result<bool, Cause> {
 }
 
 /// Lets other containers of its network reach the original by themselves.
-fn rejoin(context: &Context, departed: &Departed) -> Result<bool, Cause> {
-    let others = carried::rejoin(&context.directories, &departed.container)?;
+async fn rejoin(context: &Context, departed: &Departed) -> Result<bool, Cause> {
+    let others = carried::rejoin(&context.directories, &departed.container).await?;
     carried::forget_between(&departed.addresses, &others)?;
     Ok(!others.is_empty())
 }

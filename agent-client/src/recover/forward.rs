@@ -67,7 +67,11 @@ pub async fn remove_original(context: &Context, departed: &Departed) -> Vec<Stri
         id: departed.container.clone(),
         container: departed.addresses.clone(),
     };
-    match anchors::rehome_anew(context, &order, departed.number).await {
+    let rehomed = match departed.number {
+        Some(number) => anchors::rehome_anew(context, &order, number).await,
+        None => Ok(false),
+    };
+    match rehomed {
         Ok(true) => {
             // A destination that does not hear it keeps its end of the tunnel until the flows end.
             if let Err(e) = tell_led_past(context, departed).await {

@@ -46,8 +46,8 @@ pub struct Departed {
     pub addresses: Vec<std::net::IpAddr>,
     /// The far end.
     pub peer: Peer,
-    /// Its number on this host.
-    pub number: PeerNumber,
+    /// Its number on this host; without one, nothing was made for it.
+    pub number: Option<PeerNumber>,
     /// How far the migration came.
     pub reached: Departure,
     /// When the move was decided, in seconds since 1970, if the journal says.
@@ -191,7 +191,7 @@ impl Departed {
             container: container.clone(),
             name: name.clone(),
             addresses: addresses.clone(),
-            number: identity::peer_number(state, peer.host)?,
+            number: identity::find_number(state, peer.host)?,
             peer,
             reached: journal::reached(records),
             decided: records.iter().find_map(|record| match record {
@@ -265,7 +265,7 @@ mod tests {
         records.push(Record::Acknowledged);
         assert_eq!(journal::reached(&records), Departure::Acknowledged);
         ordered.push(Record::Withdrawn);
-        assert_eq!(reached(&ordered), Departure::Withdrawn);
+        assert_eq!(journal::reached(&ordered), Departure::Withdrawn);
     }
 
     #[test]

@@ -60,6 +60,7 @@ impl Memory {
                 near.entry(peer).or_default().push(flow);
             }
         }
+        let mut outcome = Ok(());
         for peer in peers {
             let Some(status) = tunnel::status(*peer).await? else { continue };
             let direct = status.kind == Kind::Direct;
@@ -67,7 +68,9 @@ impl Memory {
                 Some(flows) => {
                     let answer = if direct { OWN_KNOCK } else { ANSWER };
                     if self.is_cut(*peer, status.heard, answer, Instant::now()) {
-                        conntrack.prolong(flows, PROLONGED)?;
+                        // What is refused for one of them must not keep those of other peers from it.
+                        let prolonged = conntrack.prolong(flows, PROLONGED);
+                        outcome = outcome.and(prolonged.map(drop));
                     }
                 }
                 None => drop(self.ways.remove(peer)),
@@ -79,7 +82,7 @@ impl Memory {
                 tunnel::knock(*peer)?;
             }
         }
-        Ok(())
+        Ok(outcome?)
     }
 
     /// Whether a peer that was knocked at has given no sign within the time of an answer. Takes it that it is

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use checkpoint::podman::Metadata;
-use netmig::flow::Protocol;
+use netmig::flow::{Protocol, StandIn};
 use serde::{Deserialize, Serialize};
 
 use super::MigrationId;
@@ -101,6 +101,9 @@ pub struct Offer {
     /// If its flows are to come without a tunnel: the largest packet, in bytes, that the source's segment
     /// carries.
     pub direct: Option<u32>,
+    /// What stands in the tunnel for each of its addresses if it gets another one, and for the gateways of
+    /// the source.
+    pub aliases: Vec<StandIn>,
     /// Its published ports.
     pub ports: Vec<Port>,
     /// Hosts other than the source that are anchors of its flows. The destination may be among them:
@@ -108,7 +111,7 @@ pub struct Offer {
     pub anchors: Vec<HostId>,
     /// Memory in use, in bytes.
     pub memory: u64,
-    /// Bytes of the files that it changed.
+    /// Bytes of the files that it changed, and of its log.
     pub disk: u64,
     /// What podman builds it from.
     pub description: Description,

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
+use agent_core::aliases::{self, OfOthers};
 use agent_core::carried;
 use agent_core::cause::{Cause, chain};
 use agent_core::container_lock::ContainerLock;
 use agent_core::host;
 use agent_core::identity::{self, HostId};
+use agent_core::marks;
 use agent_core::message::{Blocker, Offer, Port, Verdict};
 use agent_core::peers;
 use agent_core::permissions::{Asked, Denied, Permissions};
@@ -165,6 +167,12 @@ pub async fn look(
             );
         }
     }
+    let others = OfOthers::read(&host.directories, &offer.id)?;
+    if let Err(e) = others.check_far(&offer.aliases) {
+        blockers.push(aliases::blocker(here, e.as_ref()));
+    }
+    let comes_home = offer.anchors.contains(&host.id);
+    blockers.extend(marks::blockers(&host.directories.state, comes_home).await?);
     Ok(Looked { verdict: Verdict { blockers, image_missing }, chosen, lock })
 }
 
@@ -177,8 +185,9 @@ async fn check_way(
     block: &mut impl FnMut(&str, String),
 ) -> Result<(), Cause> {
     let here = &host.name;
-    let peer = identity::peer_number(&host.directories.state, source)?;
-    if let Some(e) = peers::other_way(peer, direct.is_some()).await? {
+    if let Some(peer) = identity::find_number(&host.directories.state, source)?
+        && let Some(e) = peers::other_way(peer, direct.is_some()).await?
+    {
         block("other-tunnel", format!("{here}: {e}"));
     }
     let Some(theirs) = direct else { return Ok(()) };
@@ -223,6 +232,7 @@ fn well_formed(offer: &Offer) -> Result<(), Malformed> {
         (offer.networks.len() <= LIMIT, "the number of networks"),
         (offer.anchors.len() <= ANCHORS, "the number of anchors"),
         (offer.forwarders.len() <= ANCHORS, "the number of forwarding hosts"),
+        (offer.aliases.len() <= LIMIT, "the number of addresses in the tunnel"),
         (offer.cpu_flags.len() <= host::CPU_FLAGS_LIMIT, "the number of processor flags"),
         (offer.cpu_flags.iter().all(|flag| short(flag)), "the processor flags"),
         (offer.memory < 1 << 50, "the memory"),
@@ -306,7 +316,7 @@ fn on_a_detour(host: &Host, offer: &Offer, container: &[IpAddr]) -> Result<usize
     let state = &host.directories.state;
     let mut between = BTreeSet::new();
     for anchor in offer.anchors.iter().filter(|anchor| **anchor != host.id) {
-        between.insert(identity::peer_number(state, *anchor)?);
+        between.extend(identity::find_number(state, *anchor)?);
     }
     if between.is_empty() {
         return Ok(0);

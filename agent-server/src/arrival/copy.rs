@@ -30,14 +30,14 @@ pub struct Copy {
 
 impl Copy {
     /// Takes over what an arrival has made; `None` if it is not complete.
-    pub fn of(mut arrival: Arrival) -> Option<Self> {
+    pub async fn of(mut arrival: Arrival) -> Option<Self> {
         let (staged, network, cgroup, journal, mtu) = arrival.take_prepared()?;
         // A socket that was restored stays at its smallest segment size until the MTU of its route
         // changes; and no packet that the container sends may be too large for the tunnel.
         if let Err(e) = network.sandbox.set_route_mtu(mtu) {
             tracing::warn!("{}: {}", arrival.offer().migration, chain(&e));
         }
-        let others = arrival.others(&network).unwrap_or_else(|e| {
+        let others = arrival.others(&network).await.unwrap_or_else(|e| {
             tracing::warn!("{}: {}", arrival.offer().migration, chain(e.as_ref()));
             Others::default()
         });
@@ -83,14 +83,16 @@ impl Copy {
     /// Hands the container over to podman and removes what the migration needed. The journal is
     /// kept as the memory of it.
     pub async fn finish(mut self) -> Result<Finished, Cause> {
-        if let Err(e) = self.arrival.note_container().and_then(|()| self.arrival.lead_home()) {
-            tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
-        }
-        if let Err(e) = self.arrival.rejoin() {
-            tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
-        }
-        if let Err(e) = self.arrival.end_forwarding().await {
-            tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
+        // Flows come home whether they can be noted or not.
+        for settled in [
+            self.arrival.note_container().await,
+            self.arrival.lead_home(),
+            self.arrival.rejoin().await,
+            self.arrival.end_forwarding().await,
+        ] {
+            if let Err(e) = settled {
+                tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
+            }
         }
         let restored = self.staged.commit().await?;
         let pid = restored.pid;

@@ -29,21 +29,25 @@ pub enum Error {
     /// Too long a log.
     #[error("the container's log is larger than {} GiB; rotate it", LOG_LIMIT >> 30)]
     LogTooLarge,
+    /// Too long a log, beside the files that came.
+    #[error(
+        "the container's files and its log take more than the {0} bytes of disk that the source may use \
+         here; rotate the log, or see `agent-server peers allow` (--disk)"
+    )]
+    DiskLimit(u64),
     /// A change of a tree that the container does not have.
     #[error("the source sent files of a tree that the staged container does not have")]
     NoSuchTree,
     /// Changes that were not all there, or not as they were sent.
     #[error("the files of {0:?} did not arrive whole; try again")]
     Incomplete(Tree),
-    /// Entries that the kernel refused.
-    #[error("the kernel refused {count} flows, the first one ({flow}) with: {reason}")]
-    Refused {
+    /// Flows that are others' here.
+    #[error("this host carries {count} of these flows already, the first one is {flow}")]
+    CarriedAlready {
         /// How many.
         count: usize,
         /// The first.
         flow: String,
-        /// The kernel's words.
-        reason: String,
     },
 }
 
@@ -52,7 +56,7 @@ pub enum Error {
 pub struct Limits {
     /// Bytes of checkpoint images.
     pub images: u64,
-    /// Bytes of files.
+    /// Bytes of files, the container's log among them.
     pub disk: u64,
 }
 
@@ -114,9 +118,12 @@ impl Incoming {
 
     /// Takes the next bytes of the container's log.
     pub fn log(&mut self, bytes: &[u8]) -> Result<(), Cause> {
-        self.log_bytes += bytes.len() as u64;
+        self.log_bytes = self.log_bytes.saturating_add(bytes.len() as u64);
         if self.log_bytes > LOG_LIMIT {
             return Err(Error::LogTooLarge.into());
+        }
+        if self.taken() > self.disk {
+            return Err(Error::DiskLimit(self.disk).into());
         }
         Ok(self.log.write_all(bytes)?)
     }
@@ -133,7 +140,12 @@ impl Incoming {
 
     /// Takes a change of a tree.
     pub fn change(&mut self, change: TreeChange) -> Result<(), Cause> {
+        let taken = self.taken();
+        let disk = self.disk;
         let pass = self.pass(change.tree)?;
+        // The log and another tree may have taken of it since the last change.
+        let by_others = taken - pass.applier.bytes();
+        pass.applier.set_room(disk.saturating_sub(by_others));
         pass.digest.add(&change.record);
         Ok(pass.applier.apply(change.record)?)
     }
@@ -153,13 +165,19 @@ impl Incoming {
         Ok(())
     }
 
+    /// Bytes of the disk that were taken so far.
+    fn taken(&self) -> u64 {
+        let unfinished = self.passes.values().map(|pass| pass.applier.bytes());
+        unfinished.fold(self.log_bytes.saturating_add(self.tree_bytes), u64::saturating_add)
+    }
+
     fn pass(&mut self, tree: Tree) -> Result<&mut Pass, Cause> {
         match self.passes.entry(tree) {
             Entry::Occupied(pass) => Ok(pass.into_mut()),
             Entry::Vacant(place) => {
                 let root = self.roots.get(&tree).ok_or(Error::NoSuchTree)?;
                 let all = tree::Limits::default();
-                let bytes = all.bytes.min(self.disk.saturating_sub(self.tree_bytes));
+                let bytes = all.bytes.min(self.disk);
                 let applier = Applier::new(root, tree::Limits { bytes, ..all })?;
                 Ok(place.insert(Pass { applier, digest: Digest::default() }))
             }
@@ -179,31 +197,22 @@ impl Incoming {
         self.unscaled |= flows.iter().any(|flow| flow.tcp.is_some_and(|tcp| !tcp.is_scaled()));
         let entries: Vec<Flow> =
             flows.iter().filter_map(|flow| flow.at_destination(container, arrival)).collect();
-        let mut outcome = self.conntrack.create(&entries)?;
-        if !outcome.existing.is_empty() {
+        // Also of a request that is refused some may have been made.
+        self.created.extend(entries.iter().cloned());
+        let mut existing = self.conntrack.create(&entries)?.existing;
+        if !existing.is_empty() {
             // The address is the staged container's now: what an earlier holder of it left goes.
             let stale: Vec<Flow> =
-                outcome.existing.iter().filter_map(|&index| entries.get(index).cloned()).collect();
+                existing.iter().filter_map(|&index| entries.get(index).cloned()).collect();
             self.conntrack.delete(&stale)?;
-            outcome = self.conntrack.create(&entries)?;
-            outcome
-                .existing
-                .retain(|index| entries.get(*index).is_some_and(|entry| stale.contains(entry)));
+            existing = self.conntrack.create(&entries)?.existing;
+            existing.retain(|index| entries.get(*index).is_some_and(|entry| stale.contains(entry)));
         }
-        let problem = if let Some(first) = outcome.refused.first() {
-            let reason = format!("{} {}", first.errno.desc(), first.reason);
-            Some((outcome.refused.len(), first.flow, reason))
-        } else {
-            let reason = "this host carries that flow already".to_owned();
-            outcome.existing.first().map(|&index| (outcome.existing.len(), index, reason))
-        };
-        let problem = problem.map(|(count, index, reason)| {
-            let flow = entries.get(index).map(ToString::to_string).unwrap_or_default();
-            Error::Refused { count, flow, reason }
-        });
-        self.created.extend(entries);
-        match problem {
-            Some(error) => Err(error.into()),
+        match existing.first().and_then(|&index| entries.get(index)) {
+            Some(first) => {
+                let flow = first.to_string();
+                Err(Error::CarriedAlready { count: existing.len(), flow }.into())
+            }
             None => Ok(()),
         }
     }
@@ -226,5 +235,87 @@ impl Incoming {
             Ok(_) => Ok(self.created),
             Err(e) => Err((self.created, e.into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use checkpoint::tree::{Kind, Meta, Record};
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { images: 1 << 20, disk: 1000 };
+
+    fn file(tree: Tree, name: &'static str, bytes: usize) -> [TreeChange; 2] {
+        let meta = Meta { mode: 0o644, uid: 0, gid: 0, mtime: 1, mtime_ns: 2, xattrs: Vec::new() };
+        let kind = Kind::File { length: bytes as u64, patch: false };
+        let entry = Record::Entry { path: name.into(), meta, kind };
+        let data = Record::Data { offset: 0, bytes: vec![7; bytes].into() };
+        [entry, data].map(|record| TreeChange { tree, record })
+    }
+
+    /// Does something with an arrival that may take 1,000 bytes of the disk; needs root, and says so.
+    fn with(work: impl FnOnce(&mut Incoming)) {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: not root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
+        let (root, shm) = (dir.path().join("root"), dir.path().join("shm"));
+        [&root, &shm].into_iter().for_each(|tree| std::fs::create_dir(tree).unwrap());
+        let trees = [(Tree::Root, root.as_path()), (Tree::SharedMemory, shm.as_path())];
+        let images = ImageDir::create(&dir.path().join("images"), LIMITS.images).unwrap();
+        let mut incoming =
+            Incoming::open(&images, LIMITS, &trees, &dir.path().join("log")).unwrap();
+        work(&mut incoming);
+        images.remove().unwrap();
+    }
+
+    fn take(incoming: &mut Incoming, changes: [TreeChange; 2]) -> Result<(), Cause> {
+        changes.into_iter().try_for_each(|change| incoming.change(change))
+    }
+
+    #[test]
+    fn the_log_counts_against_the_disks_limit() {
+        with(|incoming| {
+            incoming.log(&[7; 600]).unwrap();
+            assert!(incoming.log(&[7; 401]).is_err(), "the log alone");
+        });
+        with(|incoming| {
+            take(incoming, file(Tree::Root, "a", 600)).unwrap();
+            incoming.log(&[7; 400]).unwrap();
+            assert!(incoming.log(&[7]).is_err(), "files of a pass that has not ended, and the log");
+        });
+        with(|incoming| {
+            incoming.log(&[7; 600]).unwrap();
+            assert!(take(incoming, file(Tree::Root, "a", 401)).is_err(), "the log first");
+        });
+    }
+
+    #[test]
+    fn trees_that_come_at_one_time_share_the_limit() {
+        with(|incoming| {
+            take(incoming, file(Tree::Root, "a", 500)).unwrap();
+            take(incoming, file(Tree::SharedMemory, "a", 500)).unwrap();
+            assert!(take(incoming, file(Tree::Root, "b", 1)).is_err());
+        });
+    }
+
+    #[test]
+    fn a_large_file_may_be_patched_when_the_disk_is_nearly_full() {
+        with(|incoming| {
+            take(incoming, file(Tree::Root, "a", 900)).unwrap();
+            let digest = incoming.passes[&Tree::Root].digest.value();
+            incoming.end_pass(&TreeEnd { tree: Tree::Root, digest }).unwrap();
+            let [mut entry, _] = file(Tree::Root, "a", 0);
+            if let Record::Entry { kind, .. } = &mut entry.record {
+                *kind = Kind::File { length: 900, patch: true };
+            }
+            let data = Record::Data { offset: 5, bytes: vec![8; 100].into() };
+            take(incoming, [entry, TreeChange { tree: Tree::Root, record: data }]).unwrap();
+        });
     }
 }

@@ -9,12 +9,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use agent_core::aliases::OfOthers;
 use agent_core::cause::{Cause, chain};
 use agent_core::container_lock::ContainerLock;
 use agent_core::deadline;
 use agent_core::forward::{self, Note};
 use agent_core::guardian::{self, Guardian};
-use agent_core::identity::{self, HostId};
+use agent_core::identity::HostId;
 use agent_core::journal::{self, Journal, Record};
 use agent_core::message::{Message, Offer, Prepared, Tree, TunnelEnd};
 use agent_core::peers;
@@ -117,7 +118,7 @@ pub struct Network {
 
 impl Arrival {
     /// Writes the journal's first record.
-    pub fn begin(
+    pub async fn begin(
         host: &'static Host,
         (source, source_name): (HostId, String),
         permissions: &Permissions,
@@ -127,7 +128,7 @@ impl Arrival {
         let disk = permissions.disk.unwrap_or(u64::MAX);
         let limits = Limits { images: offer.image_room(), disk };
         let state = &host.directories.state;
-        let anchor = identity::peer_number(state, source)?;
+        let anchor = peers::allot(&host.directories, source).await?;
         let record = Record::Arrival {
             migration: offer.migration,
             container: offer.id.clone(),
@@ -278,6 +279,7 @@ impl Arrival {
         if let Some(spool) = &mut self.spool {
             block_in_place(|| spool.replay(|message| incoming.first_pass(message)))?;
         }
+        let others = OfOthers::read(&self.host.directories, &self.offer.id)?;
         let addresses = addresses(&self.offer);
         let mut files = 0;
         let manifest = loop {
@@ -304,6 +306,7 @@ impl Arrival {
                 Ok(Message::LogData(data)) => block_in_place(|| incoming.log(&data.0)),
                 Ok(Message::Flows(batch)) => match self.next_hop(batch.anchor) {
                     Ok(hop) => block_in_place(|| {
+                        others.check_far(&batch.stand_ins)?;
                         let (stand_ins, readdressed) =
                             (&batch.stand_ins[..], &self.readdressed[..]);
                         let udp_timeout = flow::udp_timeout();

@@ -185,4 +185,35 @@ mod tests {
         again.remove().unwrap();
         assert!(!path.exists());
     }
+
+    /// Needs root; says so where it is not.
+    #[test]
+    fn images_are_kept_out_of_swap_where_the_kernel_can() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: not root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
+        let options_at = |path: &Path| {
+            let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let at = format!(" {} ", path.display());
+            let line = table.lines().find(|line| line.contains(&at)).map(str::to_owned);
+            line.unwrap_or_default()
+        };
+        let plain = dir.path().join("plain");
+        fs::create_dir(&plain).unwrap();
+        let none = MsFlags::empty();
+        if mount(Some("t"), &plain, Some("tmpfs"), none, Some("size=4096,noswap")).is_err() {
+            println!("skipped: this kernel cannot");
+            return;
+        }
+        let can = options_at(&plain).contains("noswap");
+        umount2(&plain, MntFlags::MNT_DETACH).unwrap();
+        let path = dir.path().join("images");
+        let images = ImageDir::create(&path, 1 << 20).unwrap();
+        let options = options_at(&path);
+        images.remove().unwrap();
+        assert!(can && options.contains("noswap"), "{options}");
+    }
 }

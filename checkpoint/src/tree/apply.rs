@@ -45,6 +45,8 @@ pub struct Applier {
     path: PathBuf,
     root: OwnedFd,
     limits: Limits,
+    /// Bytes of content that may come in all.
+    room: u64,
     stats: Stats,
     /// Hashes of the paths that were named, to refuse doubles.
     seen: HashSet<u128>,
@@ -71,12 +73,25 @@ impl Applier {
             path: root.into(),
             root: fd.into(),
             limits,
+            room: limits.bytes,
             stats: Stats::default(),
             seen: HashSet::new(),
             parent: None,
             writing: None,
             directories: Vec::new(),
         })
+    }
+
+    /// Returns how many bytes of content have come.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.stats.bytes
+    }
+
+    /// Lets no more than these bytes of content come in all, where others take of the same room. The
+    /// length of a file is bounded as before: it may be one that is there, and changed in part.
+    pub fn set_room(&mut self, bytes: u64) {
+        self.room = bytes.min(self.limits.bytes);
     }
 
     /// Applies one record.
@@ -88,8 +103,8 @@ impl Applier {
         match record {
             Record::Data { offset, bytes } => {
                 self.stats.bytes = self.stats.bytes.saturating_add(bytes.len() as u64);
-                if self.stats.bytes > self.limits.bytes {
-                    return Err(Error::TooMuch { what: "bytes", limit: self.limits.bytes });
+                if self.stats.bytes > self.room {
+                    return Err(Error::TooMuch { what: "bytes", limit: self.room });
                 }
                 let Some(writing) = &mut self.writing else {
                     return Err(refused(b"", "content without a file"));

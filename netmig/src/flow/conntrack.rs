@@ -9,7 +9,7 @@ use super::parse::byte_counts;
 use super::{Counted, Direction, Flow, build, parse};
 use crate::nfnetlink::attribute::Attributes;
 use crate::nfnetlink::message::{
-    ACK, CREATE, DUMP, EXCLUSIVE, Head, Message, NFGENMSG, append, kind, request_ack,
+    ACK, CREATE, DUMP, EXCLUSIVE, Head, Message, NFGENMSG, Refused, append, kind, request_ack,
 };
 use crate::nfnetlink::{Malformed, Options, Socket, SocketError, subsystem};
 use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
@@ -57,6 +57,20 @@ pub enum FlowError {
         #[source]
         source: SocketError,
     },
+    /// The kernel refused some of them. Everything else that was asked for is done.
+    #[error(
+        "the kernel refused to {act} {count} conntrack entries, the first one ({flow}) with: {reason}"
+    )]
+    Refused {
+        /// What was to be done: mark, create, delete.
+        act: &'static str,
+        /// How many it refused.
+        count: usize,
+        /// The first of them.
+        flow: String,
+        /// Its error, and the kernel's own words if it gave any.
+        reason: String,
+    },
 }
 
 impl From<SocketError> for FlowError {
@@ -65,7 +79,8 @@ impl From<SocketError> for FlowError {
     }
 }
 
-/// What became of the flows of one request. Indices are those of the slice that was given.
+/// What became of the flows of one request, none of which was [refused](FlowError::Refused). Indices are
+/// those of the slice that was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// How many requests were carried out.
@@ -74,19 +89,14 @@ pub struct Outcome {
     pub gone: Vec<usize>,
     /// Flows that existed already and so were not created.
     pub existing: Vec<usize>,
-    /// Flows that the kernel refused for another reason.
-    pub refused: Vec<Refusal>,
 }
 
-/// A flow that the kernel refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Its index.
-    pub flow: usize,
-    /// The error number.
-    pub errno: Errno,
-    /// The kernel's own words, empty if it gave none.
-    pub reason: String,
+/// Flows that the kernel refused, for another reason than that they are gone or exist already.
+#[derive(Default)]
+struct Refusals {
+    count: usize,
+    /// The index of the first one, and why.
+    first: Option<(usize, Refused)>,
 }
 
 /// The conntrack table of the network namespace in which this was opened.
@@ -271,7 +281,8 @@ impl Conntrack {
     /// the entries changes.
     ///
     /// # Errors
-    /// When the table cannot be changed at all; single flows are told in the [`Outcome`].
+    /// [`FlowError::Change`] when the table cannot be changed at all, [`FlowError::Refused`] when single
+    /// flows cannot. One that has ended is none of these: the [`Outcome`] tells of it.
     pub fn set_mark(
         &mut self,
         flows: &[Flow],
@@ -313,6 +324,7 @@ impl Conntrack {
         fill: impl Fn(&mut Vec<u8>, &Flow),
     ) -> Result<Outcome, FlowError> {
         let mut outcome = Outcome::default();
+        let mut refusals = Refusals::default();
         let mut next = 0;
         while next < flows.len() {
             let first = next;
@@ -335,18 +347,25 @@ impl Conntrack {
             // Refusals are always told; one acknowledgement at the end shows that all is done.
             request_ack(&mut self.requests, last_start);
             let chunk = Chunk { first, first_sequence, last_sequence: self.sequence };
-            self.exchange(&chunk, &mut outcome).map_err(|source| FlowError::Change {
-                act,
-                count: flows.len(),
-                source,
-            })?;
+            let exchanged = self.exchange(&chunk, &mut outcome, &mut refusals);
+            let count = flows.len();
+            exchanged.map_err(|source| FlowError::Change { act, count, source })?;
         }
-        let failed = outcome.gone.len() + outcome.existing.len() + outcome.refused.len();
-        outcome.done = flows.len() - failed;
+        if let Some((index, Refused { errno, reason })) = refusals.first {
+            let flow = flows.get(index).map(ToString::to_string).unwrap_or_default();
+            let reason = format!("{} {reason}", errno.desc()).trim_end().to_owned();
+            return Err(FlowError::Refused { act, count: refusals.count, flow, reason });
+        }
+        outcome.done = flows.len() - outcome.gone.len() - outcome.existing.len();
         Ok(outcome)
     }
 
-    fn exchange(&mut self, chunk: &Chunk, outcome: &mut Outcome) -> Result<(), SocketError> {
+    fn exchange(
+        &mut self,
+        chunk: &Chunk,
+        outcome: &mut Outcome,
+        refusals: &mut Refusals,
+    ) -> Result<(), SocketError> {
         self.socket.send(&self.requests)?;
         loop {
             for message in self.socket.receive(&mut self.buffer)? {
@@ -357,9 +376,9 @@ impl Conntrack {
                         match refused.errno {
                             Errno::ENOENT => outcome.gone.push(flow),
                             Errno::EEXIST => outcome.existing.push(flow),
-                            errno => {
-                                let reason = refused.reason;
-                                outcome.refused.push(Refusal { flow, errno, reason });
+                            _ => {
+                                refusals.count += 1;
+                                refusals.first.get_or_insert((flow, refused));
                             }
                         }
                         if sequence == chunk.last_sequence {

@@ -135,7 +135,7 @@ pub struct Arrival<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{TcpState, ZoneScope};
+    use crate::flow::{Aliases, TcpState, ZoneScope};
 
     fn tuple(source: &str, source_port: u16, destination: &str, destination_port: u16) -> Tuple {
         Tuple {
@@ -257,8 +257,9 @@ mod tests {
             assert_eq!((on.original, on.reply), (flow.original, flow.reply));
             assert_eq!(on.anchor(&CONTAINER), Some(next));
         }
-        let all = StandIn::needed(&[inbound], &CONTAINER, &[gateway], [3; 16]);
-        assert_eq!(all, [StandIn::new(gateway, [3; 16])]);
+        let aliases = Aliases::new([3; 16]);
+        let all = StandIn::needed(&[inbound], &CONTAINER, &[gateway], &aliases);
+        assert_eq!(all, Ok(vec![aliases.of(gateway).unwrap()]));
     }
 
     #[test]
@@ -277,8 +278,12 @@ mod tests {
                 tuple("192.0.2.4", 443, "192.0.2.1", 61000),
             )
         };
-        let pair = |old: &str, new: &str| (old.parse().unwrap(), new.parse().unwrap());
-        let first = [Readdressed::new(pair("10.88.0.2", "10.88.0.9"), [1; 16])];
+        let become_by = |old: &str, tunnel: &str, new: &str| Readdressed {
+            old: old.parse().unwrap(),
+            tunnel: tunnel.parse().unwrap(),
+            new: new.parse().unwrap(),
+        };
+        let first = [become_by("10.88.0.2", "198.18.0.1", "10.88.0.9")];
         let tunnel = first[0].tunnel.to_string();
         let arrival = Arrival { readdressed: &first, ..by(9, &[]) };
         let inbound = plain.at_destination(&CONTAINER, &arrival).unwrap();
@@ -290,7 +295,7 @@ mod tests {
         // On it goes, to a third address: the anchor does not know, and the second host sends on what
         // it gets from there as it came.
         let there = ["10.88.0.9".parse().unwrap()];
-        let second = [Readdressed::new(pair("10.88.0.9", "10.99.0.4"), [2; 16])];
+        let second = [become_by("10.88.0.9", "198.18.0.2", "10.99.0.4")];
         let arrival = Arrival { readdressed: &second, ..by(3, &[]) };
         let led = inbound.at_destination(&there, &arrival).unwrap();
         assert_eq!(led.original, inbound.original);

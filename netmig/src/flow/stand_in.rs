@@ -1,10 +1,10 @@
 //! Addresses that stand in tunnels for those of a host's own container networks.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Direction, Flow};
+use super::{Aliases, Direction, Flow, NoAlias};
 use crate::peer::PeerNumber;
 
 /// An address of a host's own container network that means something else on other hosts, and the one
@@ -49,6 +49,17 @@ impl Exchange {
             && self.passing.is_empty()
             && self.passing_ends.is_empty()
     }
+
+    /// Returns the stand-ins that this host has chosen.
+    pub fn own(&self) -> impl Iterator<Item = &StandIn> {
+        let beside = self.beside.iter().map(|(stand_in, _)| stand_in);
+        self.gateways.iter().chain(beside).chain(&self.container)
+    }
+
+    /// Returns those of other hosts, by which flows are sent on whatever their far end is.
+    pub fn others(&self) -> impl Iterator<Item = &StandIn> {
+        self.passing.iter().map(|(_, stand_in)| stand_in)
+    }
 }
 
 /// Addresses of a container that has others on its new host: the old one, that by which its flows'
@@ -64,50 +75,22 @@ pub struct Readdressed {
     pub new: IpAddr,
 }
 
-impl Readdressed {
-    /// A container's address on the host with this identity becomes another one.
-    #[must_use]
-    pub fn new((old, new): (IpAddr, IpAddr), host: [u8; 16]) -> Self {
-        Self { old, tunnel: StandIn::new(old, host).address, new }
-    }
-}
-
 impl StandIn {
-    /// The stand-in of an address on the host with this identity. It is of the range for tests of
-    /// networks (198.18.0.0/15, RFC 2544) or a unique local address (fd00::/8, RFC 4193), which no
-    /// other host is likely to use for an address of its own.
-    #[must_use]
-    pub fn new(here: IpAddr, host: [u8; 16]) -> Self {
-        let address = match here {
-            IpAddr::V4(v4) => {
-                let of_host = u32::from_be_bytes([host[0], host[1], host[2], host[3]]);
-                // Fibonacci hashing: addresses that differ little are far from each other.
-                let mixed = (v4.to_bits() ^ of_host).wrapping_mul(0x9e37_79b1);
-                Ipv4Addr::from(u32::from_be_bytes([198, 18, 0, 0]) | mixed >> 15).into()
-            }
-            IpAddr::V6(v6) => {
-                let mut octets = v6.octets();
-                octets.iter_mut().zip(host).for_each(|(octet, of_host)| *octet ^= of_host);
-                octets[0] = 0xfd;
-                IpAddr::from(octets)
-            }
-        };
-        Self { here, address }
-    }
-
     /// Those of the gateways that are the other end of any of the container's flows whose anchor this
-    /// host is.
-    #[must_use]
+    /// host is, with what stands for them.
+    ///
+    /// # Errors
+    /// [`NoAlias`].
     pub fn needed(
         flows: &[Flow],
         container: &[IpAddr],
         gateways: &[IpAddr],
-        host: [u8; 16],
-    ) -> Vec<Self> {
+        aliases: &Aliases,
+    ) -> Result<Vec<Self>, NoAlias> {
         let own = flows.iter().filter(|flow| flow.anchor(container).is_none());
         let ends: Vec<IpAddr> = own.filter_map(|flow| flow.other_end(container)).collect();
         let talks = |gateway: &&IpAddr| ends.contains(gateway);
-        gateways.iter().filter(talks).map(|gateway| Self::new(*gateway, host)).collect()
+        gateways.iter().filter(talks).map(|gateway| aliases.of(*gateway)).collect()
     }
 
     /// What the anchors of flows call the container's addresses, where they differ from its own here.
@@ -152,27 +135,5 @@ impl StandIn {
     /// The stand-in of a gateway among those of a host.
     pub(super) fn of(all: &[Self], gateway: IpAddr) -> Option<IpAddr> {
         all.iter().find(|one| one.here == gateway).map(|one| one.address)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gateways_and_hosts_have_stand_ins_of_their_own() {
-        let gateways = ["10.88.0.1", "10.89.0.1", "10.89.1.1", "fd00::1", "fd00::2"];
-        let mut seen = Vec::new();
-        for host in [[1; 16], [2; 16]] {
-            for gateway in gateways {
-                let StandIn { address, .. } = StandIn::new(gateway.parse().unwrap(), host);
-                assert!(!seen.contains(&address), "{address} twice");
-                seen.push(address);
-                match address {
-                    IpAddr::V4(v4) => assert!(v4.octets()[0] == 198 && v4.octets()[1] | 1 == 19),
-                    IpAddr::V6(v6) => assert_eq!(v6.octets()[0], 0xfd),
-                }
-            }
-        }
     }
 }

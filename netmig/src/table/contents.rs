@@ -5,7 +5,7 @@ use nftnl::ProtoFamily;
 use super::chains::BaseChain;
 use super::{Owner, TABLE, TableError, is_absent};
 use crate::nfnetlink::attribute::{Attribute, Attributes, put};
-use crate::nfnetlink::message::{ACK, DUMP, Head, Message, NFGENMSG, append, kind};
+use crate::nfnetlink::message::{ACK, DUMP, Head, Message, Messages, NFGENMSG, append, kind};
 use crate::nfnetlink::{Malformed, Socket, SocketError, subsystem};
 
 /// Attribute numbers (`include/uapi/linux/netfilter/nf_tables.h`).
@@ -13,6 +13,7 @@ mod nfta {
     pub(super) const RULE_TABLE: u16 = 1;
     pub(super) const RULE_CHAIN: u16 = 2;
     pub(super) const RULE_HANDLE: u16 = 3;
+    pub(super) const RULE_EXPRESSIONS: u16 = 4;
     pub(super) const RULE_USERDATA: u16 = 7;
     pub(super) const CHAIN_TABLE: u16 = 1;
     pub(super) const CHAIN_NAME: u16 = 3;
@@ -51,6 +52,15 @@ pub struct InstalledRule {
     pub handle: u64,
     /// Whose it is; `None` for a rule that someone else put into the table.
     pub owner: Option<Owner>,
+    /// What it does, as the kernel writes it down.
+    pub(super) expressions: Vec<u8>,
+}
+
+/// A rule as it is sent to the kernel.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct WrittenRule {
+    pub(super) chain: String,
+    pub(super) expressions: Vec<u8>,
 }
 
 /// A base chain as found in the kernel.
@@ -147,24 +157,58 @@ fn attributes(payload: &[u8]) -> Result<Attributes<'_>, Malformed> {
     payload.get(NFGENMSG..).map(Attributes::new).ok_or(Malformed("a message without its header"))
 }
 
-/// A rule of a dump; `None` if it is of another table (kernels that do not filter).
-fn rule(payload: &[u8]) -> Result<Option<InstalledRule>, Malformed> {
-    let (mut table, mut chain, mut handle, mut owner) = (None, None, None, None);
+/// The rules that a batch of messages adds.
+pub(super) fn written(batch: &[u8]) -> Result<Vec<WrittenRule>, Malformed> {
+    let new_rule = head(libc::NFT_MSG_NEWRULE, 0).kind;
+    let mut rules = Vec::new();
+    for message in Messages::new(batch) {
+        let Message::Data { kind, payload, .. } = message? else { continue };
+        if kind != new_rule {
+            continue;
+        }
+        let Parts { chain, expressions, .. } = parts(payload)?;
+        let chain = chain.ok_or(Malformed("a rule without a chain"))?;
+        rules.push(WrittenRule { chain, expressions });
+    }
+    Ok(rules)
+}
+
+/// What a message says of a rule.
+#[derive(Default)]
+struct Parts<'a> {
+    table: Option<&'a str>,
+    chain: Option<String>,
+    handle: Option<u64>,
+    owner: Option<Owner>,
+    expressions: Vec<u8>,
+}
+
+fn parts(payload: &[u8]) -> Result<Parts<'_>, Malformed> {
+    let mut parts = Parts::default();
     for attribute in attributes(payload)? {
         let attribute = attribute?;
         match attribute.kind {
-            nfta::RULE_TABLE => table = Some(attribute.text()?),
-            nfta::RULE_CHAIN => chain = Some(attribute.text()?.to_owned()),
-            nfta::RULE_HANDLE => handle = Some(attribute.be64()?),
-            nfta::RULE_USERDATA => owner = comment(attribute).and_then(Owner::from_comment),
+            nfta::RULE_TABLE => parts.table = Some(attribute.text()?),
+            nfta::RULE_CHAIN => parts.chain = Some(attribute.text()?.to_owned()),
+            nfta::RULE_HANDLE => parts.handle = Some(attribute.be64()?),
+            nfta::RULE_EXPRESSIONS => parts.expressions = attribute.value.to_owned(),
+            nfta::RULE_USERDATA => parts.owner = comment(attribute).and_then(Owner::from_comment),
             _ => {}
         }
     }
+    Ok(parts)
+}
+
+/// A rule of a dump; `None` if it is of another table (kernels that do not filter).
+fn rule(payload: &[u8]) -> Result<Option<InstalledRule>, Malformed> {
+    let Parts { table, chain, handle, owner, expressions } = parts(payload)?;
     if table != Some(TABLE) {
         return Ok(None);
     }
     match (chain, handle) {
-        (Some(chain), Some(handle)) => Ok(Some(InstalledRule { chain, handle, owner })),
+        (Some(chain), Some(handle)) => {
+            Ok(Some(InstalledRule { chain, handle, owner, expressions }))
+        }
         _ => Err(Malformed("a rule without chain or handle")),
     }
 }
@@ -227,7 +271,8 @@ mod tests {
     fn a_rule_is_read_with_its_owner() {
         let read = rule(&rule_bytes("netmig", &comment_bytes("netmig hold web"))).unwrap();
         let owner = Some(Owner::Hold("web".parse().unwrap()));
-        assert_eq!(read, Some(InstalledRule { chain: "hold".into(), handle: 42, owner }));
+        let (chain, expressions) = ("hold".into(), Vec::new());
+        assert_eq!(read, Some(InstalledRule { chain, handle: 42, owner, expressions }));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::rules::NewRule;
+use super::rules::{NewRule, set_mark};
 use super::stand_in::LOOPBACK;
 use super::step::Step;
 use super::{
@@ -26,7 +26,7 @@ use super::{
     Owner, Table, TableError,
 };
 use crate::flow::Protocol;
-use crate::peer::{FWMARK_MASK, ORIGINAL_MASK, PeerNumber, REPLY_MASK};
+use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
 /// Most rules for one container.
 const MOST_RULES: usize = 4096;
@@ -85,7 +85,7 @@ impl Range {
             Step::Ports(protocol, port, self.last),
             place,
             Step::SetConnmark { mask: ORIGINAL_MASK, value: peer.original_mark() },
-            Step::SetMark { mask: FWMARK_MASK, value: peer.fwmark() },
+            set_mark(peer),
             Step::SendTo(to.ip(), target),
         ]
     }

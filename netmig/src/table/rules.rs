@@ -12,7 +12,8 @@ use super::{
     InstalledRule, Owner, TableError,
 };
 use crate::flow::Protocol;
-use crate::peer::{FWMARK_MASK, ORIGINAL_MASK, PeerNumber, REPLY_MASK};
+use crate::marks::MarkBits;
+use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 use crate::tunnel::HardwareAddress;
 
 /// Most rules of one hold: each is a comparison for every packet of the host.
@@ -66,9 +67,15 @@ pub(super) struct NewRule {
     pub(super) steps: Vec<Step>,
 }
 
+/// The step that marks a packet for a peer's routing table.
+pub(super) fn set_mark(peer: PeerNumber) -> Step {
+    let bits = MarkBits::in_use();
+    Step::SetMark { mask: bits.mask(), value: bits.mark(peer) }
+}
+
 /// The rules that turn the connmark's byte of a packet's direction into the skb mark.
 pub(super) fn steering(peer: PeerNumber) -> Vec<NewRule> {
-    let set = Step::SetMark { mask: FWMARK_MASK, value: peer.fwmark() };
+    let set = set_mark(peer);
     let directions =
         [(ORIGINAL, ORIGINAL_MASK, peer.original_mark()), (REPLY, REPLY_MASK, peer.reply_mark())];
     let mut rules = Vec::new();

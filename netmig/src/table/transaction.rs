@@ -28,6 +28,11 @@ impl Transaction {
         Self { bytes, answered, first }
     }
 
+    /// The messages.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Sequence number of the `index`th message.
     pub(crate) fn message(&self, index: u32) -> u32 {
         self.first + index

@@ -46,12 +46,13 @@ impl Departure<'_> {
     }
 
     /// Notes by which detours other containers will be led to this host.
-    pub fn note_detours(&self, detours: &[Detour]) -> Result<(), Cause> {
+    pub async fn note_detours(&self, detours: &[Detour]) -> Result<(), Cause> {
         if detours.is_empty() {
             return Ok(());
         }
         let carried = self.carried(self.exchange.clone());
-        Carried { detours: detours.to_vec(), ..carried }.note(&self.context.directories)
+        let noted = Carried { detours: detours.to_vec(), ..carried };
+        noted.note(&self.context.directories).await
     }
 
     pub(super) fn carried(&self, exchange: Exchange) -> Carried {

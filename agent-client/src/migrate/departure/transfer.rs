@@ -3,13 +3,12 @@
 use std::net::IpAddr;
 
 use agent_core::cause::Cause;
-use agent_core::identity::HostId;
 use agent_core::message::{Data, Message, Tree, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
 use agent_core::wire::PIECE;
 use agent_core::{deadline, expect, keeper};
 use checkpoint::tree::{Source, Tasks};
-use netmig::flow::Readdressed;
+use netmig::flow::{NoAlias, Readdressed};
 use netmig::tunnel;
 use tokio::io::AsyncReadExt;
 use tokio::task::spawn_blocking;
@@ -103,9 +102,12 @@ impl Departure<'_> {
         if others.len() > own.len() || !others.iter().all(sound) {
             return Err(NotItsAddresses.into());
         }
-        let HostId(this) = self.context.trust.identity.fingerprint().host();
-        self.plan.readdressed =
-            others.into_iter().map(|pair| Readdressed::new(pair, this)).collect();
+        let aliases = &self.plan.aliases;
+        let become_new = |(old, new)| {
+            let tunnel = aliases.of(old)?.address;
+            Ok::<_, NoAlias>(Readdressed { old, tunnel, new })
+        };
+        self.plan.readdressed = others.into_iter().map(become_new).collect::<Result<_, _>>()?;
         Ok(())
     }
 

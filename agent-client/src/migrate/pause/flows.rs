@@ -1,6 +1,7 @@
 //! The container's flows, while nothing of them moves.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use agent_core::cause::Cause;
 use agent_core::identity::HostId;
@@ -26,15 +27,14 @@ pub(super) struct Collected {
 }
 
 impl Pause<'_> {
-    /// Makes ready for the connections with other containers of its network that are open now.
+    /// Makes ready for the connections with other containers of its network that are open now; gives the
+    /// detours that are to be noted and laid.
     pub(super) fn find_besides(&mut self) -> Result<Vec<Detour>, Cause> {
         let (Some(conntrack), Some(sockets)) = (&mut self.conntrack, &mut self.sockets) else {
             return Ok(Vec::new());
         };
         let container = &self.departure.plan().addresses;
-        let detours = self.besides.prepare(conntrack, sockets, container)?;
-        self.departure.note_detours(&detours)?;
-        Ok(detours)
+        self.besides.prepare(conntrack, sockets, container)
     }
 
     pub(super) fn collect_flows(&mut self, outbox: Outbox) -> JoinHandle<Result<Collected, Cause>> {
@@ -45,7 +45,7 @@ impl Pause<'_> {
         let addresses = self.departure.plan().addresses.clone();
         let destination = self.departure.plan().link.peer;
         let gateways = self.departure.plan().port.bridge().addresses.clone();
-        let HostId(this) = self.departure.context().trust.identity.fingerprint().host();
+        let aliases = Arc::clone(&self.departure.plan().aliases);
         let anchors = self.departure.anchors().hosts();
         spawn_blocking(move || {
             let mut conntrack = match conntrack {
@@ -62,8 +62,8 @@ impl Pause<'_> {
                 flows.extend(remember(&mut conntrack, &connections, &container, &flows)?);
                 (flows, detours) = besides.complete(&mut conntrack, &connections, flows)?;
             }
-            let stand_ins = StandIn::needed(&flows, &addresses, &gateways, this);
-            let beside = besides.stand_ins(this).into_iter().map(|(stand_in, _)| stand_in);
+            let stand_ins = StandIn::needed(&flows, &addresses, &gateways, &aliases)?;
+            let beside = besides.stand_ins(&aliases)?.into_iter().map(|(stand_in, _)| stand_in);
             let all_stand_ins: Vec<_> = stand_ins.iter().copied().chain(beside).collect();
             // The container is cut off, and what is sent to it waits: no packet misses its entry. A
             // packet that waits already keeps the old one.

@@ -86,7 +86,7 @@ impl Pause<'_> {
         self.flows = collected.flows;
         self.stand_ins = collected.stand_ins;
         self.besides = collected.besides;
-        self.departure.note_detours(&collected.detours)?;
+        self.departure.note_detours(&collected.detours).await?;
         self.besides.lay(&collected.detours)?;
         trees.await??;
         let manifest = images.await??;

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use agent_core::carried;
 use agent_core::cause::Cause;
 use agent_core::identity::HostId;
 use agent_core::peers::PeerLock;
-use netmig::flow::{Conntrack, StandIn};
+use netmig::flow::Conntrack;
 use netmig::peer::PeerNumber;
 use netmig::table::{HoldTag, Table};
 use tokio::task::block_in_place;
@@ -37,16 +38,19 @@ impl Arrival {
 
     /// The addresses for which packets of flows that come home arrive, each before the one that the
     /// container has here.
-    fn late_ways(&self) -> Vec<(IpAddr, IpAddr)> {
-        let HostId(this) = self.host.id;
+    fn late_ways(&self) -> Result<Vec<(IpAddr, IpAddr)>, Cause> {
+        // What stands for its addresses here was chosen when it left.
+        let note = carried::find(&self.host.directories, &self.offer.id)?;
+        let exchanged = note.map(|note| note.exchange.container).unwrap_or_default();
         let own = addresses(&self.offer).into_iter();
         let mut ways: Vec<_> = own.zip(self.addresses()).collect();
         for other in &self.readdressed {
-            ways.push((StandIn::new(other.new, this).address, other.new));
+            let stand_in = exchanged.iter().find(|stand_in| stand_in.here == other.new);
+            ways.extend(stand_in.map(|stand_in| (stand_in.address, other.new)));
             // Of the source's own flows.
             ways.push((other.tunnel, other.new));
         }
-        ways
+        Ok(ways)
     }
 
     /// Lets packets of flows that come home pass that were on their way to the container's last host.
@@ -55,7 +59,7 @@ impl Arrival {
             return Ok(());
         }
         let _lock = PeerLock::take(&self.host.directories.run).await?;
-        Ok(Table::open()?.pass_late(&self.late_tag()?, self.anchor, &self.late_ways())?)
+        Ok(Table::open()?.pass_late(&self.late_tag()?, self.anchor, &self.late_ways()?)?)
     }
 
     /// Ends that again.

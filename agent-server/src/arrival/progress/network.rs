@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use agent_core::carried::{self, Carried};
 use agent_core::cause::Cause;
 use agent_core::forward::{self, Note, Role};
-use agent_core::identity::HostId;
 use agent_core::journal::Record;
 use agent_core::message::{Forwarder, Offer};
 use agent_core::peers::{self, Claim, PeerLock};
@@ -20,6 +19,11 @@ use super::flows::LATE;
 use super::{Arrival, Network};
 use crate::arrival::addresses::{addresses, pairs};
 use crate::arrival::check::Addresses;
+
+/// The source has not said what stands for an address that becomes another one.
+#[derive(Debug, thiserror::Error)]
+#[error("the offer does not say what stands in the tunnel for {0}")]
+struct NoAliasOffered(IpAddr);
 
 impl Arrival {
     /// Makes ready for new connections that other hosts will lead here, if they will.
@@ -35,8 +39,8 @@ impl Arrival {
                 migration: self.offer.migration,
                 role: Role::Here,
             };
-            let _lock = PeerLock::take(&self.host.directories.run).await?;
-            note.write(&self.host.directories)?;
+            let lock = PeerLock::take(&self.host.directories.run).await?;
+            note.write(&self.host.directories, &lock)?;
             note.apply(&self.host.directories.state)?;
         }
         Ok(())
@@ -67,8 +71,8 @@ impl Arrival {
     }
 
     /// Notes whose the flows are that lead from here to other hosts.
-    pub fn note_container(&self) -> Result<(), Cause> {
-        self.carried().note(&self.host.directories)
+    pub async fn note_container(&self) -> Result<(), Cause> {
+        self.carried().note(&self.host.directories).await
     }
 
     /// Containers of its network here with which it has had flows since it left this host.
@@ -81,7 +85,7 @@ impl Arrival {
 
     /// The other containers of its network that the copy needs to be told of. Those that it has left
     /// where it comes from are noted here.
-    pub fn others(&self, network: &Network) -> Result<Others, Cause> {
+    pub async fn others(&self, network: &Network) -> Result<Others, Cause> {
         let interface = network.sandbox.interface_at(&network.port)?;
         let own = self.addresses();
         let gateways = &network.port.bridge().addresses;
@@ -99,14 +103,14 @@ impl Arrival {
                 beside: *address,
             };
             let detours = left.iter().map(detour).collect();
-            Carried { detours, ..self.carried() }.note(&self.host.directories)?;
+            Carried { detours, ..self.carried() }.note(&self.host.directories).await?;
         }
         Ok(Others { left: left.into_iter().collect(), here: network.here.clone() })
     }
 
     /// Lets other containers of its network here reach the container by themselves again.
-    pub fn rejoin(&self) -> Result<(), Cause> {
-        carried::rejoin(&self.host.directories, &self.offer.id).map(drop)
+    pub async fn rejoin(&self) -> Result<(), Cause> {
+        carried::rejoin(&self.host.directories, &self.offer.id).await.map(drop)
     }
 
     fn carried(&self) -> Carried {
@@ -120,7 +124,7 @@ impl Arrival {
             tokio::time::sleep(LATE).await;
         }
         let mut outcome = self.end_late().await;
-        outcome = outcome.and(self.claim_source_tunnel());
+        outcome = outcome.and(self.claim_source_tunnel().await);
         let others: Vec<IpAddr> = network.here.iter().map(|(address, _)| *address).collect();
         outcome = outcome.and(carried::forget_between(&self.addresses(), &others));
         // What stood for this host's gateways is not needed by a container that is here.
@@ -135,13 +139,14 @@ impl Arrival {
 
     /// Keeps the tunnel to the source, by which the packets of third hosts' flows come until these hosts
     /// lead them here.
-    fn claim_source_tunnel(&self) -> Result<(), Cause> {
+    async fn claim_source_tunnel(&self) -> Result<(), Cause> {
         let with: Vec<_> = self.anchors.numbers().collect();
         if with.is_empty() {
             return Ok(());
         }
         let claim = Claim { with, to: self.anchor, container: self.addresses() };
-        claim.write(&self.host.directories, self.offer.migration)
+        let lock = PeerLock::take(&self.host.directories.run).await?;
+        claim.write(&self.host.directories, self.offer.migration, &lock)
     }
 
     /// The container's addresses here.
@@ -162,8 +167,13 @@ impl Arrival {
             Addresses::Former(others) => others.clone(),
             Addresses::Fresh => pairs(&own, there).filter(|(old, new)| old != new).collect(),
         };
-        let HostId(source) = self.source;
-        self.readdressed = others.into_iter().map(|pair| Readdressed::new(pair, source)).collect();
+        let aliases = &self.offer.aliases;
+        let become_new = |(old, new)| {
+            let alias =
+                aliases.iter().find(|alias| alias.here == old).ok_or(NoAliasOffered(old))?;
+            Ok::<_, NoAliasOffered>(Readdressed { old, tunnel: alias.address, new })
+        };
+        self.readdressed = others.into_iter().map(become_new).collect::<Result<_, _>>()?;
         let wanted = self.addresses();
         if !self.readdressed.is_empty()
             && let Some(journal) = &mut self.journal

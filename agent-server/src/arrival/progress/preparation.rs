@@ -9,7 +9,7 @@ use agent_core::message::{AnchorTunnel, Message, TunnelEnd};
 use agent_core::peers::{self, PeerLock};
 use agent_core::turn::{Place, give_way};
 use agent_core::wire::Connection;
-use agent_core::{deadline, host, identity, keeper};
+use agent_core::{deadline, host, keeper};
 use checkpoint::images::ImageDir;
 use checkpoint::podman::Metadata;
 use checkpoint::runtime::Runtime;
@@ -65,7 +65,7 @@ impl Arrival {
         if stranger || anchor.end.is_direct() {
             return Err(NotOffered.into());
         }
-        let number = identity::peer_number(&self.host.directories.state, anchor.host)?;
+        let number = peers::allot(&self.host.directories, anchor.host).await?;
         if let Some(journal) = &mut self.journal {
             block_in_place(|| journal.append(&Record::Anchor { peer: anchor.host }))?;
         }

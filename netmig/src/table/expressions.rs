@@ -1,0 +1,161 @@
+//! What a rule does, as nf_tables writes it down: whether a rule that is there does what one of ours would.
+//!
+//! The kernel gives back every attribute that it was given, and some that it was not, with the value that they
+//! have then: so an attribute more is no difference if it says nothing.
+
+use crate::nfnetlink::Malformed;
+use crate::nfnetlink::attribute::{Attribute, Attributes};
+
+/// Attribute numbers (`include/uapi/linux/netfilter/nf_tables.h`).
+mod nfta {
+    pub(super) const EXPR_NAME: u16 = 1;
+    pub(super) const EXPR_DATA: u16 = 2;
+    pub(super) const NAT_REG_ADDR_MIN: u16 = 3;
+    pub(super) const NAT_REG_ADDR_MAX: u16 = 4;
+    pub(super) const NAT_REG_PROTO_MIN: u16 = 5;
+    pub(super) const NAT_REG_PROTO_MAX: u16 = 6;
+    pub(super) const NAT_FLAGS: u16 = 7;
+}
+
+/// `NF_NAT_RANGE_MAP_IPS` and `NF_NAT_RANGE_PROTO_SPECIFIED`: that there is an address, and a port.
+const NAT_FLAGS_IMPLIED: u32 = 3;
+/// Data in an expression is nested two deep (a verdict in an immediate's data).
+const DEPTH: usize = 3;
+
+/// One expression: its name, and its attributes by number.
+struct Expression<'a> {
+    name: &'a str,
+    attributes: Vec<Attribute<'a>>,
+}
+
+impl<'a> Expression<'a> {
+    fn read(element: Attribute<'a>) -> Result<Self, Malformed> {
+        let (mut name, mut attributes) = (None, Vec::new());
+        for attribute in element.nested() {
+            let attribute = attribute?;
+            match attribute.kind {
+                nfta::EXPR_NAME => name = Some(attribute.text()?),
+                nfta::EXPR_DATA => attributes = attribute.nested().collect::<Result<_, _>>()?,
+                _ => {}
+            }
+        }
+        let name = name.ok_or(Malformed("an expression without a name"))?;
+        Ok(Self { name, attributes })
+    }
+
+    fn find(&self, kind: u16) -> Option<Attribute<'a>> {
+        self.attributes.iter().copied().find(|attribute| attribute.kind == kind)
+    }
+
+    fn does(&self, wanted: &Self) -> bool {
+        let is_there = |wanted: &Attribute<'_>| {
+            self.find(wanted.kind).is_some_and(|found| same(found.value, wanted.value, DEPTH))
+        };
+        let is_asked_for =
+            |found: &Attribute<'_>| wanted.find(found.kind).is_some() || self.is_implied(found);
+        self.name == wanted.name
+            && wanted.attributes.iter().all(is_there)
+            && self.attributes.iter().all(is_asked_for)
+    }
+
+    /// Whether an attribute follows from the others, or says that there is nothing.
+    fn is_implied(&self, attribute: &Attribute<'_>) -> bool {
+        let as_in = |kind| self.find(kind).is_some_and(|other| other.value == attribute.value);
+        let implied = match (self.name, attribute.kind) {
+            // A range of one.
+            ("nat", nfta::NAT_REG_ADDR_MAX) => as_in(nfta::NAT_REG_ADDR_MIN),
+            ("nat", nfta::NAT_REG_PROTO_MAX) => as_in(nfta::NAT_REG_PROTO_MIN),
+            ("nat", nfta::NAT_FLAGS) => {
+                attribute.be32().is_ok_and(|flags| flags & !NAT_FLAGS_IMPLIED == 0)
+            }
+            _ => false,
+        };
+        implied || attribute.value.iter().all(|byte| *byte == 0)
+    }
+}
+
+/// Whether two values are equal, but for the flags of attributes nested in them.
+fn same(a: &[u8], b: &[u8], depth: usize) -> bool {
+    if a == b {
+        return true;
+    }
+    let nested = |value| Attributes::new(value).collect::<Result<Vec<_>, _>>();
+    match (nested(a), nested(b)) {
+        (Ok(a), Ok(b)) if depth > 0 && !a.is_empty() && a.len() == b.len() => {
+            let pairs = a.iter().zip(&b);
+            pairs.into_iter().all(|(a, b)| a.kind == b.kind && same(a.value, b.value, depth - 1))
+        }
+        _ => false,
+    }
+}
+
+fn read(list: &[u8]) -> Result<Vec<Expression<'_>>, Malformed> {
+    Attributes::new(list).map(|element| Expression::read(element?)).collect()
+}
+
+/// Whether a rule with the list of expressions `found`, as the kernel gives it, does what one with the list
+/// `wanted`, as it is sent to the kernel, would do.
+pub(super) fn does(found: &[u8], wanted: &[u8]) -> bool {
+    match (read(found), read(wanted)) {
+        (Ok(found), Ok(wanted)) => {
+            found.len() == wanted.len()
+                && found.iter().zip(&wanted).all(|(found, wanted)| found.does(wanted))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nfnetlink::attribute::{nest, put};
+
+    /// A list of one expression.
+    fn list(name: &str, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut list = Vec::new();
+        nest(&mut list, 1, |element| {
+            put(element, nfta::EXPR_NAME, &[name.as_bytes(), &[0]].concat());
+            nest(element, nfta::EXPR_DATA, |data| {
+                attributes.iter().for_each(|(kind, value)| put(data, *kind, value));
+            });
+        });
+        list
+    }
+
+    #[test]
+    fn what_the_kernel_adds_is_no_difference_and_what_others_change_is_one() {
+        let number = |n: u32| n.to_be_bytes();
+        let (one, two, none) = (number(1), number(2), number(0));
+        let wanted = list("meta", &[(1, &one), (2, &two)]);
+        assert!(does(&wanted, &wanted));
+        assert!(does(&list("meta", &[(2, &two), (1, &one), (3, &none)]), &wanted));
+        for other in [
+            list("meta", &[(1, &one), (2, &one)]),
+            list("meta", &[(1, &one)]),
+            list("meta", &[(1, &one), (2, &two), (3, &one)]),
+            list("ct", &[(1, &one), (2, &two)]),
+            [wanted.clone(), wanted.clone()].concat(),
+            Vec::new(),
+            vec![9, 0, 1],
+        ] {
+            assert!(!does(&other, &wanted), "{other:?}");
+        }
+        let nat = list("nat", &[(3, &one)]);
+        assert!(does(&list("nat", &[(3, &one), (4, &one), (7, &one)]), &nat));
+        assert!(!does(&list("nat", &[(3, &one), (4, &two)]), &nat), "a range of addresses");
+        assert!(!does(&list("nat", &[(3, &one), (7, &number(4))]), &nat), "random ports");
+    }
+
+    #[test]
+    fn flags_of_nested_attributes_do_not_count() {
+        let value = |make: fn(&mut Vec<u8>, u16)| {
+            let mut value = Vec::new();
+            make(&mut value, 2);
+            value
+        };
+        let plain = value(|value, kind| put(value, kind, &[1, 2, 3, 4, 5]));
+        let nested = value(|value, kind| nest(value, kind, |v| v.extend([1, 2, 3, 4, 5])));
+        assert_ne!(plain, nested);
+        assert!(does(&list("immediate", &[(2, &plain)]), &list("immediate", &[(2, &nested)])));
+    }
+}
