@@ -22,6 +22,9 @@ pub const PROBE: &str = "netmig-probe";
 /// so it is built with it.
 pub const HOSTILE_PEER: &str = "netmig-hostile-peer";
 
+/// The feature of this package with which it is built.
+pub const HOSTILE_PEER_FEATURE: &str = "hostile-peer";
+
 /// Longest time for building everything from nothing.
 const LIMIT: Duration = Duration::from_secs(1800);
 
@@ -76,6 +79,7 @@ pub fn ensure(what: What) -> Result<Programs> {
         for (package, program) in PRODUCT.iter().chain(&[("testbed", HOSTILE_PEER)]) {
             cargo.args(["--package", package, "--bin", program]);
         }
+        cargo.args(["--features", &format!("testbed/{HOSTILE_PEER_FEATURE}")]);
         cargo.arg("--target-dir").arg(workspace().join("target"));
         command::run(&mut cargo, LIMIT)?;
     }

@@ -26,6 +26,7 @@ mod leftovers;
 mod migration;
 mod operator;
 mod permissions;
+pub(crate) mod promise;
 mod refusal;
 mod subject;
 pub(crate) mod terminal;
@@ -57,6 +58,7 @@ pub fn all() -> Vec<Case> {
         trust_wire::CASES,
         permissions::CASES,
         faults::CASES,
+        &promise::cases(),
         vm::CASES,
     ]
     .concat()
