@@ -116,7 +116,7 @@ impl Arena {
         strike::strike(lab, cell.fault, &mut client, &first)?;
         beside.strike(lab, cell.fault)?;
         let broken = match cell.fault {
-            Fault::GoingBackFails(part) => Some(going_back::break_part(a, part, &client)?),
+            Fault::GoingBackFails(part) => Some(going_back::break_part(a, part, &mut client)?),
             _ => None,
         };
         watch.release()?;

@@ -137,6 +137,7 @@ impl Fault {
                 | Self::CutAndKill(_)
                 | Self::Opposite(_)
                 | Self::Reboot(_)
+                | Self::GoingBackFails(Part::Thaw)
         )
     }
 

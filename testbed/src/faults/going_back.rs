@@ -1,9 +1,12 @@
 //! Makes a part of going back fail, from outside of the agents, and sees to it afterwards.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
 
 use super::fault::Part;
+use super::leftovers;
 use super::moment::{interruption, journals};
 use super::outcome::Problem;
 use crate::command;
@@ -13,8 +16,6 @@ use crate::host::process::HostProcess;
 
 /// How long a migration may take to fail.
 const FAILS: Duration = Duration::from_secs(90);
-/// How long the guardian may take to do what the agent could not.
-const GUARDIAN: Duration = Duration::from_secs(5);
 /// Descriptors that every program has: nothing more can be opened.
 const NO_MORE: &str = "--nofile=3:3";
 
@@ -30,7 +31,7 @@ pub(super) enum Broken {
 }
 
 /// Breaks a part on the source of a migration that has interrupted its container.
-pub(super) fn break_part(host: &Host, part: Part, client: &HostProcess) -> Result<Broken> {
+pub(super) fn break_part(host: &Host, part: Part, client: &mut HostProcess) -> Result<Broken> {
     let record = interruption(host)?;
     let word = |name: &str| {
         let word = record[name].as_str().map(str::to_owned);
@@ -41,6 +42,8 @@ pub(super) fn break_part(host: &Host, part: Part, client: &HostProcess) -> Resul
             let file = format!("{}/cgroup.freeze", word("cgroup")?);
             host.run(["mount", "--bind", &file, &file])?;
             host.run(["mount", "-o", "remount,bind,ro", &file])?;
+            // The agent has the file open since before; whoever goes back in its place has not.
+            client.signal(Signal::SIGKILL)?;
             Ok(Broken::Freezer(file))
         }
         Part::Reconnect => {
@@ -67,6 +70,11 @@ pub(super) fn mend(
     client: &mut HostProcess,
 ) -> Result<Vec<(Problem, String)>> {
     client.await_end(FAILS)?;
+    // The guardian of one that was killed has failed, too, once it is gone.
+    let end = Instant::now() + FAILS;
+    while Instant::now() < end && !leftovers::passing(host)?.is_empty() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let mut problems = Vec::new();
     let has_journal = journals(host).next().is_some();
     match broken {
@@ -82,10 +90,6 @@ pub(super) fn mend(
     if !by_guardian && !has_journal {
         let text = "going back has failed, and no journal is kept".to_owned();
         problems.push((Problem::Leftover, text));
-    }
-    let end = std::time::Instant::now() + GUARDIAN;
-    while by_guardian && journals(host).next().is_some() && std::time::Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(50));
     }
     host.command("agent-client").args(["recover"]).limit(FAILS).output()?;
     Ok(problems)
