@@ -17,8 +17,8 @@ use crate::lab::Lab;
 const SOURCE: &str = "a";
 /// Where the clients are.
 const FAR: &str = "c";
-/// Where it is to go.
-const DESTINATIONS: [&str; 4] = ["b", "d", "e", "f"];
+/// Where it is to go. A host called f would have an interface whose name is a keyword of ip(8).
+const DESTINATIONS: [&str; 4] = ["b", "d", "e", "g"];
 /// The container.
 const NAME: &str = "web";
 /// Exit code of an order that was refused.
