@@ -18,6 +18,12 @@ const PRODUCT: &[(&str, &str)] = &[
 
 /// The traffic program.
 pub const PROBE: &str = "netmig-probe";
+/// The paired host that does not keep to the protocol. It is made of the product's own code for the wire,
+/// so it is built with it.
+pub const HOSTILE_PEER: &str = "netmig-hostile-peer";
+
+/// The feature of this package with which it is built.
+pub const HOSTILE_PEER_FEATURE: &str = "hostile-peer";
 
 /// Longest time for building everything from nothing.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -70,14 +76,15 @@ pub fn ensure(what: What) -> Result<Programs> {
     if what == What::All {
         let mut cargo = cargo();
         cargo.args(["build", "--release", "--quiet"]);
-        for (package, program) in PRODUCT {
+        for (package, program) in PRODUCT.iter().chain(&[("testbed", HOSTILE_PEER)]) {
             cargo.args(["--package", package, "--bin", program]);
         }
+        cargo.args(["--features", &format!("testbed/{HOSTILE_PEER_FEATURE}")]);
         cargo.arg("--target-dir").arg(workspace().join("target"));
         command::run(&mut cargo, LIMIT)?;
     }
-    let mut files: Vec<PathBuf> =
-        PRODUCT.iter().map(|(_, program)| release_directory().join(program)).collect();
+    let names = PRODUCT.iter().map(|(_, program)| *program).chain([HOSTILE_PEER]);
+    let mut files: Vec<PathBuf> = names.map(|name| release_directory().join(name)).collect();
     if what == What::Nothing {
         files.retain(|file| file.exists());
     }

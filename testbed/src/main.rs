@@ -83,6 +83,10 @@ enum Action {
         /// File for the figures as JSON
         #[arg(long)]
         json: Option<PathBuf>,
+        /// File to which the fault matrix adds each result, and which it goes on from; those of another
+        /// build of the product do not count
+        #[arg(long, value_name = "FILE")]
+        resume: Option<PathBuf>,
     },
 }
 
@@ -160,8 +164,8 @@ fn act(action: Action, is_inside: bool) -> Result<ExitCode> {
             })
         }
         Action::Vm { command } => in_virtual_machine(command),
-        Action::Bench { name, runs, cells, jobs, json } => {
-            bench::run(&name, &BenchPlan { runs, cells, jobs, json })?;
+        Action::Bench { name, runs, cells, jobs, json, resume } => {
+            bench::run(&name, &BenchPlan { runs, cells, jobs, json, resume })?;
             Ok(ExitCode::SUCCESS)
         }
         Action::Down => {

@@ -11,6 +11,7 @@ mod flows;
 mod goodput;
 mod lab;
 mod parallel;
+mod promise;
 mod scene;
 pub mod statistics;
 mod today;
@@ -35,6 +36,8 @@ pub struct BenchPlan {
     pub jobs: Option<u32>,
     /// Where to write the figures as JSON.
     pub json: Option<PathBuf>,
+    /// Where each result is added as it comes, and what is there is not measured again.
+    pub resume: Option<PathBuf>,
 }
 
 /// A benchmark.
@@ -59,6 +62,7 @@ pub const ALL: &[Bench] = &[
     direct::BENCH,
     faults::BENCH,
     endurance::BENCH,
+    promise::BENCH,
     lab::BENCH,
 ];
 

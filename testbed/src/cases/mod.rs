@@ -26,7 +26,7 @@ mod leftovers;
 mod migration;
 mod operator;
 mod permissions;
-mod promise;
+pub(crate) mod promise;
 mod refusal;
 mod subject;
 pub(crate) mod terminal;
@@ -57,8 +57,8 @@ pub fn all() -> Vec<Case> {
         trust::CASES,
         trust_wire::CASES,
         permissions::CASES,
-        &promise::cases(),
         faults::CASES,
+        &promise::cases(),
         vm::CASES,
     ]
     .concat()

@@ -1,13 +1,16 @@
 //! A lab in which one cell after the other is tried.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::cell::{Cell, Fault, Moment, Side};
-use super::moment::Watch;
+use super::beside::{Beside, THIRD};
+use super::cell::{Cell, Moment, Side};
+use super::container::{State, state};
+use super::fault::Fault;
+use super::going_back;
+use super::moment::{Watch, journals};
 use super::outcome::{Outcome, RunsOn};
 use super::{NAME, gate, leftovers, strike};
 use crate::cases::terminal::Terminal;
@@ -55,7 +58,7 @@ impl Arena {
     /// # Errors
     /// It did not start.
     pub fn start() -> Result<Self> {
-        Self::of(Arc::new(Lab::start(&["a", "b", "c"])?))
+        Self::of(Arc::new(Lab::start(&["a", "b", "c", THIRD])?))
     }
 
     /// Takes over a fresh lab of three hosts.
@@ -91,7 +94,8 @@ impl Arena {
         let lab = &self.lab;
         let (a, c) = (lab.host("a")?, lab.host("c")?);
         let (id, first) = start(a, c, cell)?;
-        strike::set_up(lab, cell.fault)?;
+        let mut beside = Beside::set_up(lab, cell)?;
+        strike::set_up(lab, cell.moment, cell.fault)?;
         let server = a.port(7000);
         let wire = c.probe().wire(server)?;
         let tcp = c.probe().tcp_echo(server).rate(RATE).start()?;
@@ -102,12 +106,26 @@ impl Arena {
             .collect::<Result<Vec<_>>>()?;
 
         let mut watch = Watch::set_up(lab, cell.moment)?;
-        let mut client = a.command("agent-client").args(["migrate", NAME, "b"]).spawn()?;
+        let mut words = vec!["migrate", NAME, "b"];
+        if cell.fault.takes_time() {
+            words.extend(["--max-interruption", "120"]);
+        }
+        let mut client = a.command("agent-client").args(words).spawn()?;
+        beside.begin(lab, cell.fault)?;
         watch.reach(&mut client)?;
         strike::strike(lab, cell.fault, &mut client, &first)?;
+        beside.strike(lab, cell.fault)?;
+        let broken = match cell.fault {
+            Fault::GoingBackFails(part) => Some(going_back::break_part(a, part, &mut client)?),
+            _ => None,
+        };
         watch.release()?;
         strike::heal(lab, cell.fault, &mut client)?;
-        let ordered = self.settle(cell, &id, &mut client)?;
+        let mut also = match &broken {
+            Some(broken) => going_back::mend(a, broken, &mut client)?,
+            None => Vec::new(),
+        };
+        let ordered = self.settle(cell, &id, &mut client, &mut beside)?;
 
         // The container's end has the patience of its kernel on a host that it came to.
         std::thread::sleep(match cell.fault {
@@ -122,8 +140,7 @@ impl Arena {
         let wire = wire.stop()?;
         let runs_on = self.runs_on(&id)?;
         let output = client.wait(Duration::ZERO)?;
-        // A reload makes every interface anew.
-        let is_comparable = !matches!(cell.fault, Fault::FirewallReloaded(_));
+        also.extend(beside.judge(lab, cell.fault, output.status.code())?);
         let outcome = Outcome {
             exit: output.status.code(),
             said: output.error_text(),
@@ -134,7 +151,8 @@ impl Arena {
             tcp,
             udp,
             rate: RATE,
-            leftovers: left(&before, runs_on, is_comparable)?,
+            beside: also,
+            leftovers: left(&before, runs_on, cell.fault.is_comparable())?,
         };
         self.clear()?;
         Ok(outcome)
@@ -142,12 +160,18 @@ impl Arena {
 
     /// Waits until nobody is at work any more. A person helps where a person is promised to be
     /// needed; whether that was so is returned.
-    fn settle(&self, cell: Cell, id: &str, client: &mut HostProcess) -> Result<bool> {
+    fn settle(
+        &self,
+        cell: Cell,
+        id: &str,
+        client: &mut HostProcess,
+        beside: &mut Beside,
+    ) -> Result<bool> {
         let end = Instant::now() + SETTLES;
         let mut ordered = false;
         loop {
             let a = self.lab.host("a")?;
-            let quiet = !client.is_running() && self.is_settled()?;
+            let quiet = !client.is_running() && beside.is_over() && self.is_settled()?;
             if quiet {
                 if cell.is_for_good() {
                     self.lab.set_cable("b", true)?;
@@ -164,11 +188,7 @@ impl Arena {
                 }
             }
             if Instant::now() >= end {
-                let journals: Vec<String> = [Side::Source, Side::Destination]
-                    .iter()
-                    .filter_map(|side| self.lab.host(side.host()).ok())
-                    .flat_map(|host| journals(host).into_iter().map(|path| read(&path)))
-                    .collect();
+                let journals: Vec<String> = self.movers().flat_map(journals).collect();
                 return Err(Error::Check(format!(
                     "not settled after {} s: on the source {:?}, on the destination {:?}; {}\n{}{}",
                     SETTLES.as_secs(),
@@ -185,9 +205,8 @@ impl Arena {
 
     /// Whether no journal is open and no program of a migration is at work.
     fn is_settled(&self) -> Result<bool> {
-        for side in Side::BOTH {
-            let host = self.lab.host(side.host())?;
-            if !journals(host).is_empty() {
+        for host in self.movers() {
+            if journals(host).next().is_some() {
                 return Ok(false);
             }
             if !leftovers::passing(host)?.is_empty() {
@@ -197,35 +216,47 @@ impl Arena {
         Ok(true)
     }
 
+    /// The hosts between which something may be moved: all but that of the clients.
+    fn movers(&self) -> impl Iterator<Item = &Host> {
+        self.lab.hosts().iter().filter(|host| host.name() != "c")
+    }
+
     fn runs_on(&self, id: &str) -> Result<RunsOn> {
         let runs = |side: Side| -> Result<bool> {
             Ok(state(self.lab.host(side.host())?, id) == State::Running)
         };
-        Ok(match (runs(Side::Source)?, runs(Side::Destination)?) {
-            (true, true) => RunsOn::Both,
-            (true, false) => RunsOn::Source,
-            (false, true) => RunsOn::Destination,
-            (false, false) => RunsOn::Neither,
+        let third = self.lab.host(THIRD).is_ok_and(|host| state(host, id) == State::Running);
+        Ok(match (runs(Side::Source)?, runs(Side::Destination)?, third) {
+            (true, false, false) => RunsOn::Source,
+            (false, true, false) => RunsOn::Destination,
+            (false, false, true) => RunsOn::Third,
+            (false, false, false) => RunsOn::Neither,
+            _ => RunsOn::Both,
         })
     }
 
     /// Makes the hosts fit for the next cell.
     fn clear(&self) -> Result<()> {
-        for side in Side::BOTH {
-            let host = self.lab.host(side.host())?;
+        for host in self.movers() {
             gate::clear(host)?;
             host.podman(["rm", "--all", "--force", "--time", "0"])?;
-            host.run(["conntrack", "-F"])?;
-            for _ in 0..FORGOTTEN {
-                host.run(["sh", "-c", FORGET])?;
-                // A guardian's last act may have been to start another keeper.
-                if !host.run(["nft", "list", "tables"])?.contains("netmig") {
-                    break;
-                }
-            }
+            forget(host)?;
         }
         Ok(())
     }
+}
+
+/// Removes from a host what moved connections need and what agents remember of what arrived.
+pub(crate) fn forget(host: &Host) -> Result<()> {
+    host.run(["conntrack", "-F"])?;
+    for _ in 0..FORGOTTEN {
+        host.run(["sh", "-c", FORGET])?;
+        // A guardian's last act may have been to start another keeper.
+        if !host.run(["nft", "list", "tables"])?.contains("netmig") {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// How long after a long outage both ends of a connection may take to try again: never more than two minutes
@@ -266,9 +297,12 @@ fn start(host: &Host, far: &Host, cell: Cell) -> Result<(String, String)> {
     let sysctls: Vec<String> =
         impatience().map(|(name, value)| format!("--sysctl=net.ipv4.{name}={value}")).collect();
     words.extend(sysctls.iter().map(String::as_str));
-    words.push("probe:1");
     let ending =
         format!("netmig-probe serve & while [ ! -e {} ]; do sleep 0.05; done", strike::END);
+    if matches!(cell.fault, Fault::Reboot(_)) {
+        words.push("--restart=always");
+    }
+    words.push("probe:1");
     if cell.fault == Fault::ContainerExits {
         words.extend(["sh", "-c", &ending]);
     } else {
@@ -310,47 +344,6 @@ fn left(before: &[Before<'_>], runs_on: RunsOn, is_comparable: bool) -> Result<V
         }
     }
     Ok(all)
-}
-
-/// A container on a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Absent,
-    Frozen,
-    Running,
-}
-
-/// Looks at the container's cgroup: podman would have to be waited for.
-fn state(host: &Host, id: &str) -> State {
-    let mut state = State::Absent;
-    let mut directories = vec![host.path("/sys/fs/cgroup")];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
-            }
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.ends_with(id) && !name.contains("conmon") {
-                let events = read(&entry.path().join("cgroup.events"));
-                if events.contains("populated 1") {
-                    let frozen = events.contains("frozen 1");
-                    state = if frozen { State::Frozen } else { State::Running };
-                }
-            }
-            directories.push(entry.path());
-        }
-    }
-    state
-}
-
-/// The journals of a host that have not ended.
-fn journals(host: &Host) -> Vec<PathBuf> {
-    let directory = host.path("/var/lib/netmig/journal");
-    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-}
-
-fn read(path: &std::path::Path) -> String {
-    fs::read_to_string(path).unwrap_or_default()
 }
 
 /// Whether somebody on the source said so.

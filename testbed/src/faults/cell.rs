@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use super::fault::{Disk, Fault, Part};
+use super::stale::Kind;
+
 /// A host of the migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -23,7 +26,7 @@ impl Side {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Source => "source",
             Self::Destination => "destination",
@@ -104,76 +107,6 @@ impl Moment {
     }
 }
 
-/// What has no room left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Disk {
-    /// The directory of journals.
-    State,
-    /// The directory of what is volatile.
-    Run,
-    /// podman's storage.
-    Storage,
-}
-
-/// What happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// SIGKILL of the agent. One on the destination is started again, as a service manager does.
-    Kill(Side),
-    /// SIGSTOP of the agent, and SIGCONT after 10 s.
-    Stop(Side),
-    /// No packet passes between the hosts for some seconds; `None`: until nobody tries any more.
-    Cut(Option<u64>),
-    /// SIGKILL of both agents.
-    KillBoth,
-    /// The link is cut for 5 s, and an agent killed while it is.
-    CutAndKill(Side),
-    /// CRIU refuses in the middle of the dump.
-    DumpFails,
-    /// CRIU fails in the middle of the restore: an image is damaged.
-    RestoreFails,
-    /// Nothing more can be written to a disk.
-    DiskFull(Side, Disk),
-    /// SIGKILL of the podman that imports the container.
-    ImportKilled,
-    /// SIGKILL of the program that makes the tunnel.
-    TunnelKilled(Side),
-    /// `podman network reload --all`.
-    FirewallReloaded(Side),
-    /// The original's first process gets SIGKILL, as from the kernel that is out of memory.
-    ContainerKilled,
-    /// The original ends by itself.
-    ContainerExits,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Kill(side) => write!(f, "kill-{}", side.name()),
-            Self::Stop(side) => write!(f, "stop-{}", side.name()),
-            Self::Cut(Some(seconds)) => write!(f, "cut-{seconds}s"),
-            Self::Cut(None) => f.write_str("cut-for-good"),
-            Self::KillBoth => f.write_str("kill-both"),
-            Self::CutAndKill(side) => write!(f, "cut-and-kill-{}", side.name()),
-            Self::DumpFails => f.write_str("fails"),
-            Self::RestoreFails => f.write_str("fails"),
-            Self::DiskFull(side, disk) => {
-                let disk = match disk {
-                    Disk::State => "journals",
-                    Disk::Run => "run",
-                    Disk::Storage => "storage",
-                };
-                write!(f, "{disk}-full-{}", side.name())
-            }
-            Self::ImportKilled => f.write_str("import-killed"),
-            Self::TunnelKilled(side) => write!(f, "tunnel-killed-{}", side.name()),
-            Self::FirewallReloaded(side) => write!(f, "firewall-reloaded-{}", side.name()),
-            Self::ContainerKilled => f.write_str("container-killed"),
-            Self::ContainerExits => f.write_str("container-exits"),
-        }
-    }
-}
-
 /// One cell of the matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cell {
@@ -230,17 +163,28 @@ impl Cell {
         let moments = [Moment::Stage, Moment::Freeze, Moment::Dump, Moment::Prepared];
         add(&moments, Fault::ContainerKilled);
         add(&[Moment::Stage, Moment::Dump], Fault::ContainerExits);
+        add(&Moment::ALL, Fault::Rival);
+        // At the first moment the destination's agent stands still, and hears nobody.
+        add(&Moment::ALL[1..], Fault::Stranger);
+        for side in Side::BOTH {
+            let moments = [
+                Moment::Stage,
+                Moment::Dump,
+                Moment::Prepared,
+                Moment::Commit,
+                Moment::Active,
+                Moment::HandOver,
+            ];
+            add(&moments, Fault::Opposite(side));
+            add(&Moment::ALL, Fault::Reboot(side));
+        }
+        for part in Part::ALL {
+            add(&[Moment::Dump, Moment::Restore], Fault::GoingBackFails(part));
+        }
+        for kind in Kind::ALL {
+            add(&[Moment::Stage, Moment::Dump], Fault::Stale(kind));
+        }
         all
-    }
-
-    /// Whether the container may be gone afterwards, by its own doing.
-    pub fn may_end(&self) -> bool {
-        matches!(self.fault, Fault::ContainerKilled | Fault::ContainerExits)
-    }
-
-    /// Whether a host is not fit for another cell afterwards.
-    pub fn spoils_the_lab(&self) -> bool {
-        matches!(self.fault, Fault::DiskFull(..))
     }
 
     /// Whether nobody can be reached until a person has seen to the link.
@@ -260,5 +204,10 @@ mod tests {
         let names: BTreeSet<String> = all.iter().map(Cell::to_string).collect();
         assert_eq!(names.len(), all.len());
         assert!(names.contains("commit/cut-20s") && names.contains("dump/fails"));
+        let new = ["rival", "stranger", "opposite", "reboot", "going-back", "stale"];
+        let count = names.iter().filter(|name| new.iter().any(|word| name.contains(word))).count();
+        assert!(count >= 60, "{count}");
+        assert!(names.contains("prepared/reboot-destination"));
+        assert!(names.contains("dump/stale-acknowledged"));
     }
 }

@@ -116,7 +116,11 @@ impl Gate {
                 std::thread::sleep(Duration::from_micros(100));
             }
         }
-        fs::remove_file(&path).context(what)
+        match fs::remove_file(&path) {
+            // The host was restarted meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome.context(what),
+        }
     }
 }
 

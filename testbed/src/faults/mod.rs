@@ -8,17 +8,26 @@
 //! its journals and its progress, and made to last by a stand-in for the OCI runtime that waits, by a
 //! server that is stopped, or by a host that does not hear.
 
-mod arena;
+pub(crate) mod arena;
+mod beside;
 mod cell;
+pub(crate) mod container;
+mod fault;
 pub(crate) mod gate;
+mod going_back;
+pub(crate) mod hostile;
 mod leftovers;
-mod moment;
+pub(crate) mod moment;
 mod outcome;
+mod reboot;
+pub(crate) mod stale;
 mod strike;
 
 pub use arena::Arena;
-pub use cell::{Cell, Disk, Fault, Moment, Side};
+pub use cell::{Cell, Moment, Side};
+pub use fault::{Disk, Fault, Part};
 pub use outcome::{Outcome, Problem, RunsOn};
+pub use stale::Kind;
 
 /// Name of the container that is moved.
 const NAME: &str = "web";

@@ -96,7 +96,7 @@ impl<'a> Watch<'a> {
             Moment::Active => {
                 self.commit(client)?;
                 // The order comes through, the answer does not.
-                deafen(a, "sport")?;
+                deafen(a, b, "sport")?;
                 hear(b)?;
                 self.deaf = Some(a);
                 self.until(client, |_| noted(b, "activated"))?;
@@ -110,7 +110,7 @@ impl<'a> Watch<'a> {
     /// Lets the source learn that the copy is prepared, and the destination learn nothing.
     fn commit(&mut self, client: &mut HostProcess) -> Result<()> {
         let (a, b) = (self.lab.host("a")?, self.lab.host("b")?);
-        deafen(b, "dport")?;
+        deafen(b, a, "dport")?;
         self.deaf = Some(b);
         if let Some((gate, host)) = self.gate.take() {
             gate.open(host)?;
@@ -170,25 +170,32 @@ pub(super) fn pause_server(lab: &Lab, signal: Signal) -> Result<()> {
 }
 
 /// Whether any journal of a host has a record of that name.
-fn noted(host: &Host, record: &str) -> bool {
+pub(crate) fn noted(host: &Host, record: &str) -> bool {
     let wanted = format!("\"{record}\"");
     journals(host).any(|text| text.contains(&wanted))
 }
 
-fn journals(host: &Host) -> impl Iterator<Item = String> {
+/// The texts of a host's journals of migrations that have not ended.
+pub(crate) fn journals(host: &Host) -> impl Iterator<Item = String> {
     let entries = fs::read_dir(host.path(JOURNALS)).into_iter().flatten().flatten();
     entries.filter_map(|entry| fs::read_to_string(entry.path()).ok())
 }
 
 /// The cgroup of the container that is moved, by the journal of its source.
 fn cgroup(host: &Host) -> Result<PathBuf> {
+    let record = interruption(host)?;
+    let path = record["cgroup"].as_str().map(|path| host.path(path));
+    path.ok_or_else(|| Error::Check("the journal names no cgroup".to_owned()))
+}
+
+/// The record of a source's journal that tells of the interrupted container.
+pub(super) fn interruption(host: &Host) -> Result<serde_json::Value> {
     journals(host)
         .find_map(|text| {
             let line = text.lines().find(|line| line.contains("\"interruption\""))?;
-            let record: serde_json::Value = serde_json::from_str(line).ok()?;
-            Some(host.path(record["cgroup"].as_str()?))
+            serde_json::from_str(line).ok()
         })
-        .ok_or_else(|| Error::Check("the journal names no cgroup".to_owned()))
+        .ok_or_else(|| Error::Check("no journal tells of an interruption".to_owned()))
 }
 
 /// Whether the last image that CRIU writes has arrived at a host.
@@ -207,15 +214,19 @@ pub(super) fn importing(host: &Host) -> Option<i32> {
     })
 }
 
-/// Makes a host drop what comes from (`sport`) or for (`dport`) the port of agent-server.
-fn deafen(host: &Host, direction: &str) -> Result<()> {
+/// Makes a host drop what comes from another one's agent, whose port is that of a server (`sport`) or
+/// which talks to this host's (`dport`).
+pub(crate) fn deafen(host: &Host, other: &Host, direction: &str) -> Result<()> {
     let rules = format!(
         "table netdev lab {{\n chain in {{\n type filter hook ingress device eth0 priority 0;\n \
-         tcp {direction} {PORT} drop\n }}\n}}\n"
+         ip saddr {} tcp {direction} {PORT} drop\n }}\n}}\n",
+        other.address()
     );
     host.command("nft").args(["-f", "-"]).input(rules).run().map(drop)
 }
 
-fn hear(host: &Host) -> Result<()> {
-    host.run(["nft", "delete", "table", "netdev", "lab"]).map(drop)
+/// Ends that.
+pub(crate) fn hear(host: &Host) -> Result<()> {
+    // One that was restarted meanwhile has no rules.
+    host.run(["nft", "destroy", "table", "netdev", "lab"]).map(drop)
 }

@@ -1,8 +1,9 @@
 //! What came of a migration that something happened to, and whether that is as promised.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::cell::{Cell, Fault, Moment};
+use super::cell::{Cell, Moment, Side};
+use super::fault::Fault;
 use crate::traffic::report::{EchoReport, Gap, WireReport};
 
 /// Shorter silences are the machine's own.
@@ -13,21 +14,23 @@ const DEAD_NS: u64 = 700_000_000;
 const ON_THE_WAY: f64 = 5.0;
 
 /// Where the container runs in the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunsOn {
     /// On the source, as before.
     Source,
     /// On the destination.
     Destination,
-    /// On both: the worst that can happen.
+    /// On another host, to which somebody else has moved it.
+    Third,
+    /// On more than one: the worst that can happen.
     Both,
     /// Nowhere.
     Neither,
 }
 
 /// A promise that was not kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Problem {
     /// Two copies run, or both were heard.
@@ -42,6 +45,8 @@ pub enum Problem {
     Leftover,
     /// The program said nothing, or something wrong.
     Message,
+    /// Somebody was obeyed who has no say.
+    Authority,
 }
 
 /// What was seen.
@@ -71,17 +76,22 @@ pub struct Outcome {
     pub rate: f64,
     /// What is left on the hosts.
     pub leftovers: Vec<String>,
+    /// What is not as promised about whatever else took part.
+    #[serde(skip)]
+    pub beside: Vec<(Problem, String)>,
 }
 
 impl Outcome {
     /// Compares with what is promised.
     pub fn problems(&self, cell: Cell) -> Vec<(Problem, String)> {
-        let mut found = Vec::new();
+        let mut found = self.beside.clone();
         let mut note = |problem, text: String| found.push((problem, text));
         let wire = &self.wire;
         match self.runs_on {
-            RunsOn::Both => note(Problem::TwoAudible, "runs on both hosts".to_owned()),
-            RunsOn::Neither if !cell.may_end() => note(Problem::None, "runs nowhere".to_owned()),
+            RunsOn::Both => note(Problem::TwoAudible, "runs on more than one host".to_owned()),
+            RunsOn::Neither if !cell.fault.may_end() => {
+                note(Problem::None, "runs nowhere".to_owned())
+            }
             _ => {}
         }
         if wire.original_after_copy > 0 {
@@ -98,7 +108,8 @@ impl Outcome {
         if wire.foreign > 0 {
             note(Problem::TwoAudible, format!("{} packets on another way", wire.foreign));
         }
-        let ended = cell.may_end() && self.runs_on != RunsOn::Destination;
+        let ended = (cell.fault.may_end() && self.runs_on != RunsOn::Destination)
+            || self.was_restarted(cell.fault);
         if !ended {
             if let Some(fault) = self.tcp.fault() {
                 note(Problem::Reset, format!("TCP: {fault}"));
@@ -113,17 +124,26 @@ impl Outcome {
         }
         // One that was moved first may have ended at the destination, like any other.
         let moved = self.exit == Some(0);
-        if self.runs_on == RunsOn::Neither && !moved && !self.said.contains("ended by itself") {
+        let is_told = cell.fault.may_end();
+        if is_told
+            && self.runs_on == RunsOn::Neither
+            && !moved
+            && !self.said.contains("ended by itself")
+        {
             note(Problem::Message, "it does not say that the container has ended".to_owned());
         }
-        let told = matches!(cell.fault, Fault::Kill(_) | Fault::KillBoth | Fault::CutAndKill(_))
-            || self.exit == Some(0)
-            || self.said.contains("agent-client: ");
+        let told =
+            cell.fault.silences() || self.exit == Some(0) || self.said.contains("agent-client: ");
         if !told {
             note(Problem::Message, format!("exit code {:?} and no message", self.exit));
         }
         let before = cell.moment < Moment::Hold;
-        if before && !cell.may_end() && self.tcp.max_gap_ms > 5_000.0 && !cell.is_for_good() {
+        if before
+            && !ended
+            && !cell.fault.takes_time()
+            && self.tcp.max_gap_ms > 5_000.0
+            && !cell.is_for_good()
+        {
             // Nothing was interrupted yet, so nobody may have noticed more than a moved container's
             // pause, or the cut of the link that its packets take by then.
             let allowed = matches!(cell.fault, Fault::Cut(_) | Fault::CutAndKill(_));
@@ -132,6 +152,16 @@ impl Outcome {
             }
         }
         found
+    }
+
+    /// Whether connections have ended because the host that had the container, or was their anchor, was
+    /// restarted.
+    fn was_restarted(&self, fault: Fault) -> bool {
+        match fault {
+            Fault::Reboot(Side::Source) => true,
+            Fault::Reboot(Side::Destination) => self.runs_on != RunsOn::Source,
+            _ => false,
+        }
     }
 
     fn judge_datagrams(&self, note: &mut impl FnMut(Problem, String)) {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::cell::{Disk, Fault, Side};
-use super::gate;
+use super::cell::{Moment, Side};
+use super::fault::{Disk, Fault};
 use super::moment::{importing, pause_server};
+use super::{gate, reboot};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::host::process::HostProcess;
@@ -27,11 +28,15 @@ const FILLER: &str = "filler";
 pub(super) const END: &str = "/tmp/end";
 
 /// What has to be so before the migration begins.
-pub(super) fn set_up(lab: &Lab, fault: Fault) -> Result<()> {
+pub(super) fn set_up(lab: &Lab, moment: Moment, fault: Fault) -> Result<()> {
     let host = |side: Side| lab.host(side.host());
     match fault {
         Fault::DumpFails => gate::spoil(host(Side::Source)?, "dump"),
         Fault::RestoreFails => gate::spoil(host(Side::Destination)?, "restore"),
+        Fault::GoingBackFails(_) if moment == Moment::Dump => {
+            gate::spoil(host(Side::Source)?, "dump")
+        }
+        Fault::GoingBackFails(_) => gate::spoil(host(Side::Destination)?, "restore"),
         Fault::DiskFull(side, Disk::State) => {
             let host = host(side)?;
             // What the agent keeps from its first run on, and room for nothing else.
@@ -106,6 +111,9 @@ pub(super) fn strike(lab: &Lab, fault: Fault, client: &mut HostProcess, first: &
             let reload = "podman network reload --all > /dev/null 2>&1 &";
             host(Side::Destination)?.run(["sh", "-c", reload]).map(drop)
         }
+        Fault::Opposite(side) => kill_agent(lab, side, client),
+        Fault::Reboot(side) => reboot::power_off(lab, side),
+        Fault::Rival | Fault::Stranger | Fault::GoingBackFails(_) | Fault::Stale(_) => Ok(()),
         Fault::ContainerKilled => host(Side::Source)?.run(["kill", "-9", first]).map(drop),
         Fault::ContainerExits => {
             let path = host(Side::Source)?.path(format!("/proc/{first}/root{END}"));
@@ -128,7 +136,8 @@ pub(super) fn heal(lab: &Lab, fault: Fault, client: &mut HostProcess) -> Result<
             std::thread::sleep(Duration::from_secs(seconds));
             lab.set_cable("b", true)
         }
-        Fault::Kill(Side::Destination) | Fault::KillBoth => {
+        Fault::Reboot(side) => reboot::boot(lab, side),
+        Fault::Kill(Side::Destination) | Fault::KillBoth | Fault::Opposite(Side::Destination) => {
             std::thread::sleep(RESTART);
             lab.serve("b")
         }

@@ -35,6 +35,7 @@ pub(super) fn run() -> Count {
 fn cargo_test() -> Result<Output> {
     let mut cargo = build::cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]).stdin(Stdio::null());
+    cargo.args(["--features", &format!("testbed/{}", build::HOSTILE_PEER_FEATURE)]);
     // Those are the tests against the kernel, each in a network namespace of its own.
     if nix::unistd::geteuid().is_root() {
         cargo.args(["--", "--include-ignored"]);

@@ -1,16 +1,18 @@
 //! The fault matrix: every cell some times, several labs side by side.
 
+mod record;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Bench, BenchPlan};
-use crate::error::{Error, Result, chain};
-use crate::faults::{Arena, Cell, Moment, Outcome, Problem, RunsOn};
+use crate::error::{Error, Result};
+use crate::faults::{Arena, Cell, Moment, Problem, RunsOn};
 use crate::prepare;
+use record::{Record, Records};
 
 pub(super) const BENCH: Bench =
     Bench { name: "faults", about: "what comes of migrations that something happens to", run };
@@ -19,23 +21,12 @@ const RUNS: u32 = 3;
 /// Labs side by side. Most of the time of a run is waiting.
 const JOBS: u32 = 2;
 
-/// One run of one cell.
-#[derive(Debug, Serialize)]
-struct Run {
-    #[serde(flatten)]
-    outcome: Option<Outcome>,
-    problems: Vec<(Problem, String)>,
-    /// Why there is no outcome.
-    error: Option<String>,
-    tcp_silent_ms: f64,
-    udp_lost: u64,
-    seconds: f64,
-}
-
 /// What all workers share.
 struct Board {
+    product: String,
+    records: Option<Records>,
     queue: Mutex<VecDeque<(usize, u32)>>,
-    done: Mutex<Vec<Vec<Run>>>,
+    done: Mutex<Vec<Vec<Record>>>,
 }
 
 fn run(plan: &BenchPlan) -> Result<Value> {
@@ -49,10 +40,19 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     if cells.is_empty() {
         return Err(Error::Refused(format!("no cell is called {wanted:?}")));
     }
-    prepare::for_labs()?;
-    let queue = (0..runs).flat_map(|run| (0..cells.len()).map(move |cell| (cell, run))).collect();
-    let done = cells.iter().map(|_| Vec::new()).collect();
-    let board = Board { queue: Mutex::new(queue), done: Mutex::new(done) };
+    let product = record::product(&prepare::for_labs()?)?;
+    let (records, known) = match &plan.resume {
+        Some(path) => {
+            let (records, known) = Records::open(path, &product)?;
+            (Some(records), known)
+        }
+        None => (None, Vec::new()),
+    };
+    let (queue, done) = missing(&cells, runs, known);
+    if plan.resume.is_some() {
+        println!("{} runs are there, {} are missing", done.iter().flatten().count(), queue.len());
+    }
+    let board = Board { product, records, queue: Mutex::new(queue), done: Mutex::new(done) };
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(|| work(&cells, &board))).collect();
         workers.into_iter().try_for_each(|worker| {
@@ -67,6 +67,27 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     Ok(json!({ "cells": table, "summary": summary }))
 }
 
+/// What is still to be run, and what was run before.
+fn missing(
+    cells: &[Cell],
+    runs: u32,
+    known: Vec<Record>,
+) -> (VecDeque<(usize, u32)>, Vec<Vec<Record>>) {
+    let mut done: Vec<Vec<Record>> = cells.iter().map(|_| Vec::new()).collect();
+    for record in known {
+        let index = cells.iter().position(|cell| cell.to_string() == record.cell);
+        if let Some(runs_of_it) = index.and_then(|index| done.get_mut(index)) {
+            runs_of_it.push(record);
+        }
+    }
+    let is_there = |index: usize, run| {
+        done.get(index).is_some_and(|all| all.iter().any(|record| record.number == run))
+    };
+    let all = (0..runs).flat_map(|run| (0..cells.len()).map(move |cell| (cell, run)));
+    let queue = all.filter(|(cell, run)| !is_there(*cell, *run)).collect();
+    (queue, done)
+}
+
 /// Takes cells from the board until there are none.
 fn work(cells: &[Cell], board: &Board) -> Result<()> {
     let mut arena = None;
@@ -79,67 +100,24 @@ fn work(cells: &[Cell], board: &Board) -> Result<()> {
             None => Arena::start()?,
         };
         let outcome = ready.run(cell);
-        let run = Run::new(cell, outcome, started);
-        println!("{}", run.line(cell, number));
-        if run.is_good() && !cell.spoils_the_lab() {
+        let seconds = started.elapsed().as_secs_f64();
+        let record = Record::new(&board.product, cell, number, outcome, seconds);
+        println!("{}", record.line());
+        if record.is_good() && !cell.fault.spoils_the_lab() {
             arena = Some(ready);
-        } else if let Some(error) = &run.error {
+        } else if let Some(error) = &record.error {
             eprintln!("{cell}: {error}");
             eprint!("{}", ready.lab().diagnosis());
         }
-        lock(&board.done)[index].push(run);
-    }
-}
-
-impl Run {
-    fn new(cell: Cell, outcome: Result<Outcome>, started: Instant) -> Self {
-        let (outcome, error) = match outcome {
-            Ok(outcome) => (Some(outcome), None),
-            Err(error) => (None, Some(chain(&error))),
-        };
-        let tcp = outcome.as_ref().map_or(0.0, |outcome| outcome.tcp.max_gap_ms);
-        Self {
-            problems: outcome.as_ref().map(|outcome| outcome.problems(cell)).unwrap_or_default(),
-            tcp_silent_ms: tcp,
-            udp_lost: outcome.as_ref().map_or(0, |outcome| outcome.udp.lost),
-            outcome,
-            error,
-            seconds: started.elapsed().as_secs_f64(),
+        if let Some(records) = &board.records {
+            records.append(&record)?;
         }
-    }
-
-    fn is_good(&self) -> bool {
-        self.error.is_none() && self.problems.is_empty()
-    }
-
-    fn line(&self, cell: Cell, number: u32) -> String {
-        let verdict = if self.is_good() { "ok    " } else { "FAILED" };
-        let mut text =
-            format!("{verdict} {:34} {} {:5.1} s", cell.to_string(), number + 1, self.seconds);
-        if let Some(outcome) = &self.outcome {
-            let exit = outcome.exit.map_or("-".to_owned(), |code| code.to_string());
-            text.push_str(&format!(
-                "  exit {exit}, runs on {:?}{}, silent {:.0} ms, {} datagrams lost",
-                outcome.runs_on,
-                if outcome.ordered { " by order" } else { "" },
-                self.tcp_silent_ms,
-                self.udp_lost
-            ));
-        }
-        for (problem, what) in &self.problems {
-            text.push_str(&format!("\n       {problem:?}: {what}"));
-        }
-        if !self.problems.is_empty()
-            && let Some(outcome) = &self.outcome
-        {
-            text.push_str(&format!("\n       it said: {}", outcome.said));
-        }
-        text
+        lock(&board.done)[index].push(record);
     }
 }
 
 /// Prints the matrix in Markdown: where the container runs afterwards, and the longest silence.
-fn print_table(cells: &[Cell], done: &[Vec<Run>]) {
+fn print_table(cells: &[Cell], done: &[Vec<Record>]) {
     let mut faults: Vec<String> = Vec::new();
     let mut rows: BTreeMap<Moment, BTreeMap<String, String>> = BTreeMap::new();
     for (cell, runs) in cells.iter().zip(done) {
@@ -160,14 +138,15 @@ fn print_table(cells: &[Cell], done: &[Vec<Run>]) {
 }
 
 /// One entry of the matrix.
-fn entry(runs: &[Run]) -> String {
+fn entry(runs: &[Record]) -> String {
     let mut places: Vec<&str> = runs
         .iter()
-        .filter_map(|run| run.outcome.as_ref())
-        .map(|outcome| match outcome.runs_on {
-            RunsOn::Source if outcome.ordered => "S by order",
+        .filter_map(|run| Some((run.runs_on?, run.ordered)))
+        .map(|(place, ordered)| match place {
+            RunsOn::Source if ordered => "S by order",
             RunsOn::Source => "S",
             RunsOn::Destination => "D",
+            RunsOn::Third => "third",
             RunsOn::Both => "BOTH",
             RunsOn::Neither => "ended",
         })
@@ -183,7 +162,7 @@ fn entry(runs: &[Run]) -> String {
     text
 }
 
-fn row(cell: Cell, runs: &[Run]) -> Value {
+fn row(cell: Cell, runs: &[Record]) -> Value {
     json!({
         "moment": cell.moment.name(),
         "fault": cell.fault.to_string(),
@@ -193,7 +172,7 @@ fn row(cell: Cell, runs: &[Run]) -> Value {
 }
 
 /// Counts runs with each kind of problem.
-fn summary(done: &[Vec<Run>]) -> Value {
+fn summary(done: &[Vec<Record>]) -> Value {
     let runs = || done.iter().flatten();
     let with = |problem| {
         runs().filter(|run| run.problems.iter().any(|(found, _)| *found == problem)).count()
@@ -207,10 +186,31 @@ fn summary(done: &[Vec<Run>]) -> Value {
         "datagrams": with(Problem::Datagrams),
         "leftovers": with(Problem::Leftover),
         "messages": with(Problem::Message),
+        "authority": with(Problem::Authority),
         "errors": runs().filter(|run| run.error.is_some()).count(),
     })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faults::{Fault, Side};
+
+    #[test]
+    fn only_what_is_missing_is_run() {
+        let cell = |moment| Cell { moment, fault: Fault::Kill(Side::Source) };
+        let cells = [cell(Moment::Dump), cell(Moment::Commit)];
+        let end = || Err(Error::Check("no".to_owned()));
+        let known = vec![
+            Record::new("p", cells[1], 0, end(), 1.0),
+            Record::new("p", cell(Moment::Hold), 0, end(), 1.0),
+        ];
+        let (queue, done) = missing(&cells, 2, known);
+        assert_eq!(queue, [(0, 0), (0, 1), (1, 1)]);
+        assert_eq!((done[0].len(), done[1].len()), (0, 1));
+    }
 }

@@ -1,0 +1,291 @@
+//! A paired host that says what it should not. It shows this host's own identity, as an agent does, and
+//! then sends any messages in any order; tests tell it which, as JSON on standard input:
+//!
+//! ```json
+//! {"to": "192.0.2.2:7472", "patience_ms": 3000, "conversations": [
+//!     [{"send": "Resume", "body": [0, 0]}, {"send": "Commit", "body": [0, 0]}],
+//!     [{"greet": false}, {"offer": "evil", "anchors": [[0, 0]]}]
+//! ]}
+//! ```
+//!
+//! What comes back is printed as JSON, for each message of each conversation.
+
+use std::io::Read;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use agent_core::cause::{Cause, chain};
+use agent_core::destination::Destination;
+use agent_core::directories::STATE;
+use agent_core::host;
+use agent_core::id::{HostId, MigrationId};
+use agent_core::message::{Hello, ImageRef, Message, Network, Offer};
+use agent_core::trust::Trust;
+use agent_core::wire::{self, Connection};
+use checkpoint::criu;
+use checkpoint::podman::Podman;
+use clap::{Parser, Subcommand};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A paired host that does not keep to the protocol
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Print this host's identity as JSON
+    Whoami,
+    /// Hold the conversations that are described on standard input
+    Say,
+}
+
+/// What is to be said, and to whom.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Script {
+    /// The agent-server.
+    to: Destination,
+    /// How long each answer is waited for.
+    patience_ms: u64,
+    /// One connection each.
+    conversations: Vec<Vec<Line>>,
+}
+
+/// One thing to be said.
+#[derive(Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum Line {
+    /// A message by its name, and its body.
+    Message {
+        send: String,
+        #[serde(default)]
+        body: Value,
+        /// Whether to go on without waiting for an answer.
+        #[serde(default)]
+        at_once: bool,
+    },
+    /// The offer of a container of this host, as the client would make it, with third hosts for anchors.
+    Offer {
+        offer: String,
+        migration: MigrationId,
+        #[serde(default)]
+        anchors: Vec<HostId>,
+    },
+    /// As a first line: whether to introduce itself.
+    Greeting { greet: bool },
+    /// Waits before the next line.
+    Pause { pause_ms: u64 },
+}
+
+/// What came back for one message.
+#[derive(Serialize)]
+struct Answer {
+    /// The message's name.
+    sent: String,
+    /// The answer's name; `closed`, or `silence` if none came in time.
+    answer: String,
+    /// What it says, for people.
+    text: String,
+}
+
+/// A name that no message has.
+#[derive(Debug, thiserror::Error)]
+#[error("no message is called {0:?}")]
+struct NoMessage(String);
+
+/// Finds a message by its name; its body is that of the protocol in JSON.
+macro_rules! named {
+    ($name:expr, $body:expr, [$($known:ident)*]) => {
+        match $name {
+            $(stringify!($known) => Message::$known(serde_json::from_value($body)?),)*
+            other => return Err(NoMessage(other.to_owned()).into()),
+        }
+    };
+}
+
+fn message(name: &str, body: Value) -> Result<Message, Cause> {
+    Ok(named!(
+        name,
+        body,
+        [Hello Failure Offer Verdict TunnelOffer TunnelAnswer ImageBegin ImageData ImageEnd ImageStored
+         Stage Staged TreeChange TreeEnd TreeApplied Chunks Flows Restore Prepared Commit Committed
+         Finish Finished Abort Aborted Resume Resumed LogData Anchor AnchorOffer AnchorReady Rehome
+         Rehomed AskTurn TurnAnswer ForwardEnd ForwardEnded LedPast Expect]
+    ))
+}
+
+fn main() -> ExitCode {
+    match act(&Cli::parse().action) {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(cause) => {
+            eprintln!("netmig-hostile-peer: {}", chain(cause.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(action: &Action) -> Result<String, Cause> {
+    let trust = Trust::open(STATE.as_ref())?;
+    match action {
+        Action::Whoami => Ok(serde_json::to_string(&trust.identity.fingerprint().host())?),
+        Action::Say => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text)?;
+            let script = serde_json::from_str(&text)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok(serde_json::to_string(&runtime.block_on(say(&trust, script))?)?)
+        }
+    }
+}
+
+async fn say(trust: &Trust, script: Script) -> Result<Vec<Vec<Answer>>, Cause> {
+    let patience = Duration::from_millis(script.patience_ms);
+    let mut all = Vec::new();
+    for lines in script.conversations {
+        all.push(converse(trust, &script.to, patience, lines).await?);
+    }
+    Ok(all)
+}
+
+/// Holds one conversation, until its lines are said or the far end has closed.
+async fn converse(
+    trust: &Trust,
+    to: &Destination,
+    patience: Duration,
+    lines: Vec<Line>,
+) -> Result<Vec<Answer>, Cause> {
+    let mut connection = Connection::dial(trust, to).await?;
+    if !matches!(lines.first(), Some(Line::Greeting { greet: false })) {
+        let ours = Hello { name: host::name(), software: "hostile".to_owned() };
+        connection.send(&Message::Hello(ours)).await?;
+        connection.receive(patience).await?;
+    }
+    let mut answers = Vec::new();
+    for line in lines {
+        let (message, at_once) = match line {
+            Line::Greeting { .. } => continue,
+            Line::Pause { pause_ms } => {
+                tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+                continue;
+            }
+            Line::Message { send, body, at_once } => (message(&send, body)?, at_once),
+            Line::Offer { offer, migration, anchors } => {
+                (Message::Offer(Box::new(describe(&offer, migration, anchors).await?)), false)
+            }
+        };
+        let sent = message.name().to_owned();
+        if let Err(error) = connection.send(&message).await {
+            answers.push(Answer::of(sent, Err(error)));
+            break;
+        }
+        if at_once {
+            continue;
+        }
+        let answer = Answer::of(sent, connection.receive(patience).await);
+        let is_over = answer.answer == "closed";
+        answers.push(answer);
+        if is_over {
+            break;
+        }
+    }
+    Ok(answers)
+}
+
+impl Answer {
+    fn of(sent: String, heard: Result<Message, wire::Error>) -> Self {
+        let (answer, text) = match heard {
+            Ok(message) => (message.name().to_owned(), format!("{message:?}")),
+            Err(wire::Error::Failure(failure)) => {
+                ("Failure".to_owned(), format!("{:?}: {}", failure.code, failure.message))
+            }
+            Err(error @ wire::Error::Deadline { .. }) => ("silence".to_owned(), chain(&error)),
+            Err(error) => ("closed".to_owned(), chain(&error)),
+        };
+        Self { sent, answer, text }
+    }
+}
+
+/// What the client would offer for a container of this host.
+async fn describe(
+    name: &str,
+    migration: MigrationId,
+    anchors: Vec<HostId>,
+) -> Result<Offer, Cause> {
+    let podman = Podman::default();
+    let (info, container) = podman.inspect(name).await?;
+    let metadata = podman.metadata(&info, &container.id).await?;
+    let version = criu::version(&host::find_program("criu")?).await?;
+    Ok(Offer {
+        migration,
+        id: container.id.clone(),
+        name: container.name.clone(),
+        image: ImageRef { id: container.image.id.clone(), name: container.image.name.clone() },
+        image_shipped: false,
+        runtime: container.runtime.name.clone(),
+        forwarders: Vec::new(),
+        networks: container.networks.iter().map(network).collect(),
+        any_address: true,
+        direct: None,
+        // One that publishes none.
+        ports: Vec::new(),
+        anchors,
+        memory: container.memory_in_use,
+        disk: 0,
+        description: metadata.into(),
+        criu: (version.major, version.minor, version.patch),
+        architecture: std::env::consts::ARCH.to_owned(),
+        cpu_flags: Vec::new(),
+    })
+}
+
+fn network(network: &checkpoint::container::Network) -> Network {
+    Network {
+        name: network.name.clone(),
+        addresses: network.addresses.iter().map(|(address, _)| *address).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_has_messages_offers_and_pauses() {
+        let script: Script = serde_json::from_str(
+            r#"{"to": "b", "patience_ms": 10, "conversations": [[
+                {"greet": false},
+                {"send": "Commit", "body": [1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]},
+                {"send": "Finish", "at_once": true},
+                {"pause_ms": 5},
+                {"offer": "evil", "migration": [1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}]]}"#,
+        )
+        .unwrap();
+        let lines = &script.conversations[0];
+        assert!(matches!(lines[0], Line::Greeting { greet: false }));
+        assert!(
+            matches!(&lines[1], Line::Message { send, at_once: false, .. } if send == "Commit")
+        );
+        assert!(matches!(lines[2], Line::Message { at_once: true, .. }));
+        assert!(matches!(lines[3], Line::Pause { pause_ms: 5 }));
+        assert!(matches!(&lines[4], Line::Offer { anchors, .. } if anchors.is_empty()));
+    }
+
+    #[test]
+    fn messages_are_found_by_name_with_the_protocols_own_body() {
+        let id = serde_json::json!(vec![7; 16]);
+        let commit = message("Commit", id).unwrap();
+        assert!(matches!(commit, Message::Commit(MigrationId(id)) if id == [7; 16]));
+        let end = serde_json::json!({"kind": "wireguard",
+            "means": {"WireGuard": {"public_key": vec![1; 32], "port": 51820}}});
+        assert!(matches!(message("TunnelOffer", end), Ok(Message::TunnelOffer(_))));
+        assert!(message("Bribe", Value::Null).is_err());
+    }
+}

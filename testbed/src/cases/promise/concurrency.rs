@@ -1,0 +1,70 @@
+//! One container that is ordered to several hosts at once goes to one of them.
+
+use std::time::Duration;
+
+use super::rivals::{self, Beside};
+use crate::ensure;
+use crate::error::Result;
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("promise-two-moves-of-one-container", &["promise"], two).limit(240),
+    Case::new("promise-four-moves-of-one-container", &["promise"], four).limit(300),
+    Case::new("promise-two-moves-and-recover-beside", &["promise"], beside_recover).limit(240),
+    Case::new("promise-two-moves-and-one-is-killed", &["promise"], one_killed).limit(300),
+];
+
+const fn ms(time: u64) -> Duration {
+    Duration::from_millis(time)
+}
+
+/// Goes through rounds, in which each order is given after its time; tells of all that went wrong.
+fn rounds(context: &Context, rounds: &[(&[Duration], Beside)]) -> Result<()> {
+    let count = rounds.first().map_or(2, |(after, _)| after.len());
+    let lab = context.lab(&rivals::hosts(count))?;
+    let mut problems = Vec::new();
+    for (number, (after, beside)) in rounds.iter().enumerate() {
+        let round = rivals::round(&lab, after, *beside)?;
+        context.remark(format!("{:?} {:?}", round.exits, round.runs_on.unwrap_or_default()));
+        problems.extend(round.problems.iter().map(|text| format!("round {number}: {text}")));
+    }
+    ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    Ok(())
+}
+
+fn two(context: &Context) -> Result<()> {
+    let all = [
+        (&[ms(0), ms(0)][..], Beside::Nothing),
+        (&[ms(0), ms(150)], Beside::Nothing),
+        (&[ms(0), ms(500)], Beside::Nothing),
+        (&[ms(900), ms(0)], Beside::Nothing),
+    ];
+    rounds(context, &all)
+}
+
+fn four(context: &Context) -> Result<()> {
+    let all = [
+        (&[ms(0), ms(0), ms(0), ms(0)][..], Beside::Nothing),
+        (&[ms(0), ms(200), ms(500), ms(900)], Beside::Nothing),
+        (&[ms(600), ms(400), ms(200), ms(0)], Beside::Nothing),
+    ];
+    rounds(context, &all)
+}
+
+fn beside_recover(context: &Context) -> Result<()> {
+    let all = [
+        (&[ms(0), ms(0)][..], Beside::Recover),
+        (&[ms(0), ms(400)], Beside::Recover),
+        (&[ms(300), ms(0)], Beside::Recover),
+    ];
+    rounds(context, &all)
+}
+
+fn one_killed(context: &Context) -> Result<()> {
+    let all = [
+        (&[ms(0), ms(0)][..], Beside::Kill(0, ms(300))),
+        (&[ms(0), ms(100)], Beside::Kill(1, ms(600))),
+        (&[ms(0), ms(300)], Beside::Kill(0, ms(800))),
+    ];
+    rounds(context, &all)
+}

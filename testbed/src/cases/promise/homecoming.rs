@@ -1,0 +1,153 @@
+//! A journal that tells of an earlier move, beside a container that has come home under its ID.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use nix::sys::signal::Signal;
+
+use super::{LIMIT, home, settled};
+use crate::cases::subject::{Clients, serve};
+use crate::ensure;
+use crate::error::{Context as _, Error, Result, chain};
+use crate::faults::stale::{self, Journal, Kind};
+use crate::faults::{arena, container};
+use crate::host::Host;
+use crate::lab::Lab;
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("promise-recover-leaves-what-came-home", &["promise"], departures).limit(400),
+    Case::new("promise-arrivals-leave-what-came-home", &["promise"], arrivals).limit(400),
+];
+
+/// A container that has been on b and is on a again, with a client all the time.
+struct Home<'a> {
+    lab: &'a Lab,
+    id: String,
+    first: i32,
+    clients: Clients,
+    /// The journals of the move away and of the move back, each by its host.
+    journals: Vec<BTreeMap<String, Journal>>,
+}
+
+/// A stale journal: of which of the two moves, on which host, how far it had come.
+type Stale = (usize, &'static str, Kind);
+
+impl<'a> Home<'a> {
+    fn start(lab: &'a Lab) -> Result<Self> {
+        let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+        lab.serve("a")?;
+        lab.serve("b")?;
+        serve(a, "web", 7000, &[], c)?;
+        let id = container::id(a, "web")?;
+        let clients = Clients::gentle(c, a.port(7000))?;
+        let mut journals = Vec::new();
+        for (from, to) in [("a", "b"), ("b", "a")] {
+            let (kept, outcome) = stale::keep(&[a, b], || lab.migrate("web", from, to))?;
+            outcome?;
+            settled(lab)?;
+            journals.push(kept);
+        }
+        ensure!(home(lab, &id)? == "a", "it did not come home");
+        let first = first_process(a, &id);
+        Ok(Self { lab, id, first, clients, journals })
+    }
+
+    /// Lets a journal lie there again, has it settled, and looks at the container.
+    fn try_one(&self, stale: Stale, settle: &dyn Fn(&Lab, &Host) -> Result<()>) -> Result<()> {
+        let (number, host, kind) = stale;
+        let (host, a) = (self.lab.host(host)?, self.lab.host("a")?);
+        let journal = self.journals[number].get(host.name());
+        let lacking = || Error::Check(format!("host {} had no journal", host.name()));
+        let path = journal.ok_or_else(lacking)?.plant(host, kind)?;
+        let settled = settle(self.lab, host);
+        // What cannot be settled may stay, and is told; it must not be in the way of the next.
+        let left = host.path(&path);
+        if left.exists() {
+            fs::remove_file(&left).context(|| format!("removing {}", left.display()))?;
+        }
+        settled?;
+        let runs_on = container::runs_on(self.lab, &self.id);
+        let first = first_process(a, &self.id);
+        ensure!(
+            runs_on == ["a"] && first == self.first,
+            "it runs on {runs_on:?}, its first process was {} and is {first}",
+            self.first
+        );
+        let known = a.podman(["ps", "--quiet", "--filter", "name=^web$"])?;
+        ensure!(!known.is_empty(), "podman does not know it any more");
+        self.lab.host("c")?.probe().wait_for_echo(a.port(7000), LIMIT)
+    }
+}
+
+fn first_process(host: &Host, id: &str) -> i32 {
+    container::processes(host, id).into_iter().min().unwrap_or_default()
+}
+
+/// Tries them one after the other; after one that did harm with another container.
+fn try_all(
+    context: &Context,
+    all: &[Stale],
+    settle: &dyn Fn(&Lab, &Host) -> Result<()>,
+) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let mut problems = Vec::new();
+    let mut home: Option<Home<'_>> = None;
+    for stale in all {
+        let present = match home.take() {
+            Some(present) => present,
+            None => Home::start(&lab)?,
+        };
+        match present.try_one(*stale, settle) {
+            Ok(()) => home = Some(present),
+            Err(error) => {
+                problems.push(format!("{stale:?}: {}", chain(&error)));
+                drop(present);
+                clear(&lab)?;
+            }
+        }
+    }
+    if let Some(present) = home {
+        match present.clients.stop() {
+            Ok(seen) => context.remark(seen.gaps()),
+            Err(error) => problems.push(chain(&error)),
+        }
+    }
+    ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    Ok(())
+}
+
+fn clear(lab: &Lab) -> Result<()> {
+    for name in ["a", "b"] {
+        // A server keeps its port's connections, and what it knows of journals.
+        lab.stop_server(name, Signal::SIGTERM)?;
+        let host = lab.host(name)?;
+        host.podman(["rm", "--all", "--force", "--time", "0"])?;
+        arena::forget(host)?;
+    }
+    Ok(())
+}
+
+/// The move away from a as its journal there tells of it, and the move back on b, where it has left.
+fn departures(context: &Context) -> Result<()> {
+    let kinds = Kind::ALL.into_iter().filter(|kind| kind.is_departure());
+    let all: Vec<Stale> = kinds.flat_map(|kind| [(0, "a", kind), (1, "b", kind)]).collect();
+    // What it says of a journal that it leaves alone is not judged here.
+    let recover = |_: &Lab, host: &Host| {
+        host.command("agent-client").args(["recover"]).limit(LIMIT).output().map(drop)
+    };
+    try_all(context, &all, &recover)
+}
+
+/// The same of arrivals: the move back as the journal on a tells of it, and the move away on b.
+fn arrivals(context: &Context) -> Result<()> {
+    let kinds = Kind::ALL.into_iter().filter(|kind| !kind.is_departure());
+    let all: Vec<Stale> = kinds.flat_map(|kind| [(1, "a", kind), (0, "b", kind)]).collect();
+    let restart = |lab: &Lab, host: &Host| {
+        lab.stop_server(host.name(), Signal::SIGTERM)?;
+        lab.serve(host.name())?;
+        // It listens before it is asked for the first time, and has settled everything by then.
+        lab.host("c")?.run(["true"]).map(drop)
+    };
+    try_all(context, &all, &restart)
+}

@@ -1,0 +1,92 @@
+//! A first pass over the files that takes long, because the link is slow.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{home, settled};
+use crate::cases::subject::serve;
+use crate::ensure;
+use crate::error::{Error, Result};
+use crate::faults::container;
+use crate::host::Host;
+use crate::lab::{Lab, MigrationReport};
+use crate::pace;
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] =
+    &[Case::new("promise-podman-answers-during-a-long-pass", &["promise"], answers).limit(240)];
+
+/// Bytes that the container has written, and how fast the link takes them.
+const FILE: usize = 40 << 20;
+const RATE: &str = "40mbit";
+/// podman has to answer in a fraction of the pass; a busy machine is slow by itself.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a move with a long pass may take.
+const MOVES: Duration = Duration::from_secs(500);
+
+fn answers(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let moved = move_slowly(&lab, FILE, RATE)?;
+    let (longest, pass) = (moved.longest_answer.as_secs_f64(), moved.pass.as_secs_f64());
+    context.remark(format!("first pass {pass:.1} s, podman ps {longest:.2} s at most"));
+    ensure!(moved.pass >= PATIENCE, "the pass took {pass:.1} s only");
+    ensure!(
+        moved.longest_answer < pace::patience(PATIENCE),
+        "podman ps took {longest:.1} s while the first pass took {pass:.1} s"
+    );
+    Ok(())
+}
+
+/// A move over a slow link.
+pub(crate) struct Slow {
+    /// The longest that podman on the destination took to answer.
+    pub(crate) longest_answer: Duration,
+    /// How long the first pass took.
+    pub(crate) pass: Duration,
+}
+
+/// Moves a container with a file of so many bytes over a link of that rate, as tc(8) writes it.
+pub(crate) fn move_slowly(lab: &Lab, bytes: usize, rate: &str) -> Result<Slow> {
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    lab.serve("b")?;
+    serve(a, "web", 7000, &[], c)?;
+    let id = container::id(a, "web")?;
+    let first = a.podman(["inspect", "--format", "{{.State.Pid}}", "web"])?;
+    // Zeros would be holes.
+    a.write(format!("/proc/{first}/root/file"), vec![1; bytes])?;
+    // The far end's packets share the link, and wait for the files: TCP alone, and rarely.
+    let client = c.probe().tcp_echo(a.port(7000)).rate(5.0).start()?;
+    let shape = ["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "64k"];
+    a.command("tc").args(shape).args(["latency", "300ms"]).run()?;
+    let over = AtomicBool::new(false);
+    let (longest_answer, report) = thread::scope(|scope| -> Result<_> {
+        let asker = scope.spawn(|| longest(b, &over));
+        let words = ["migrate", "web", "b", "--json", "--max-interruption", "60"];
+        let report = a.command("agent-client").args(words).limit(MOVES).output();
+        over.store(true, Ordering::Relaxed);
+        let longest = asker.join().unwrap_or_else(|_| Err(Error::Check("it died".to_owned())))?;
+        let report: MigrationReport = report?.success()?.json()?;
+        Ok((longest, report))
+    })?;
+    a.run(["tc", "qdisc", "del", "dev", "eth0", "root"])?;
+    settled(lab)?;
+    ensure!(home(lab, &id)? == "b", "it is not on b");
+    let seen = client.stop()?;
+    ensure!(seen.fault().is_none(), "TCP: {:?}", seen.fault());
+    let pass = report.steps.iter().find(|step| step.name.contains("first pass"));
+    let ms = pass.map_or(0.0, |step| step.ms);
+    Ok(Slow { longest_answer, pass: Duration::from_secs_f64(ms / 1e3) })
+}
+
+/// The longest time in which podman of a host tells which containers there are.
+fn longest(host: &Host, over: &AtomicBool) -> Result<Duration> {
+    let mut longest = Duration::ZERO;
+    while !over.load(Ordering::Relaxed) {
+        let asked = Instant::now();
+        host.command("podman").args(["ps", "--all"]).limit(MOVES).output()?;
+        longest = longest.max(asked.elapsed());
+        thread::sleep(Duration::from_millis(200));
+    }
+    Ok(longest)
+}
