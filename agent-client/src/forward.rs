@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use agent_core::cause::{Cause, chain};
+use agent_core::container_lock::ContainerLock;
 use agent_core::destination::DEFAULT_PORT;
 use agent_core::destination::Destination;
 use agent_core::forward::{self, Note, Role};
@@ -104,6 +105,13 @@ async fn remove(context: &Context, container: &str) -> Result<String, Cause> {
         let decided = note.away().is_none_or(|away| away.in_force);
         decided && (note.name == container || note.id == container)
     };
+    // Nothing else may work on the container meanwhile.
+    let mut locks = Vec::new();
+    let mut ids: Vec<_> = forward::all(directories)?.into_iter().filter(chosen).collect();
+    ids.dedup_by(|a, b| a.id == b.id);
+    for note in ids {
+        locks.push(ContainerLock::begin(directories, &note.id, &note.name)?);
+    }
     let removed = forward::remove(directories, chosen).await?;
     if removed.is_empty() {
         return Err(NotForwarded(container.to_owned()).into());

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::aliases::OfOthers;
 use crate::cause::Cause;
+use crate::container_lock::ContainerLock;
 use crate::directories::Directories;
 use crate::forward;
 use crate::journal::{self, Record};
@@ -202,6 +203,11 @@ pub async fn forget_ended(
     let forwarded = forward::all(directories)?;
     for mut note in notes {
         if !note.detours.is_empty() && is_departing(directories, &note.id, ended)? {
+            continue;
+        }
+        // The keeper leaves alone what an agent works on.
+        let free = ContainerLock::begin(directories, &note.id, &note.name);
+        if ended.is_none() && free.is_err() {
             continue;
         }
         let addresses = note.addresses.clone();

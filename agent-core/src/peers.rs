@@ -12,6 +12,7 @@ use netmig::flow::{Conntrack, Counted};
 use netmig::peer::PeerNumber;
 use netmig::table::{Guard, Table};
 use netmig::tunnel::{self, Kind};
+use ownership::anchor::may_set_key;
 use serde::{Deserialize, Serialize};
 
 use crate::carried;
@@ -58,6 +59,59 @@ pub async fn prepare(peer: PeerNumber, address: IpAddr, direct: bool) -> Result<
     } else {
         tunnel::prepare(peer).await?.into()
     })
+}
+
+/// The end of a tunnel that a third host was said to have is not the one that it has.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "another host says that the end of tunnel {interface} has another key than it has; only the host at that \
+     end can change it"
+)]
+pub struct KeyPassedOn {
+    /// The tunnel's interface.
+    pub interface: String,
+}
+
+/// Makes this host's end of the tunnel to a third host, whose end another peer has passed on. What is passed
+/// on makes a tunnel where none is; of one that is there it changes nothing. The caller holds the
+/// [`PeerLock`].
+///
+/// # Errors
+/// [`KeyPassedOn`]; otherwise as for [`connect`].
+pub async fn connect_passed_on(
+    peer: PeerNumber,
+    address: IpAddr,
+    end: &TunnelEnd,
+) -> Result<(TunnelEnd, u32), Cause> {
+    let local = prepare(peer, address, end.is_direct()).await?;
+    let mtu = complete_passed_on(peer, address, end).await?;
+    Ok((local, mtu))
+}
+
+/// The same as [`complete`] for an end that another peer has passed on.
+///
+/// # Errors
+/// As for [`connect_passed_on`].
+pub async fn complete_passed_on(
+    peer: PeerNumber,
+    address: IpAddr,
+    end: &TunnelEnd,
+) -> Result<u32, Cause> {
+    let present = tunnel::status(peer).await?.and_then(|status| status.remote);
+    let Means::WireGuard { public_key, .. } = end.means else {
+        return complete(peer, address, end).await;
+    };
+    if !may_set_key(present.as_ref().map(|remote| remote.public_key), public_key) {
+        return Err(KeyPassedOn { interface: peer.interface() }.into());
+    }
+    match present {
+        // Its address is what its own packets have told.
+        Some(tunnel::RemoteEnd { public_key, endpoint }) => {
+            let means = Means::WireGuard { public_key, port: endpoint.port() };
+            complete(peer, endpoint.ip(), &TunnelEnd { means, kind: end.kind.clone() }).await
+        }
+        None => complete(peer, address, end).await,
+    }
 }
 
 /// Connects this host's prepared end of the tunnel to `peer`, with the rules that steer into it;
@@ -114,6 +168,14 @@ impl Claim {
         _: &PeerLock,
     ) -> Result<(), Cause> {
         Ok(notes::write(&Self::path(directories, migration), VERSION, self)?)
+    }
+
+    /// Returns the claim of a migration, if it has one.
+    ///
+    /// # Errors
+    /// The note cannot be read.
+    pub fn find(directories: &Directories, migration: MigrationId) -> Result<Option<Self>, Cause> {
+        Ok(notes::read(&Self::path(directories, migration), VERSION)?)
     }
 
     /// Whether a migration has a claim.

@@ -244,19 +244,28 @@ fn journals() -> Vec<Vec<u8>> {
         name: "web".into(),
         addresses: vec!["10.88.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
         peer: HostId([9; 16]),
+        source: "a".into(),
+        began: 1_700_000_000,
     };
-    let process = Process { pid: 7, namespace: "/run/netns/n".into(), interface: "eth0".into() };
+    let process = Process {
+        pid: 7,
+        namespace: "/run/netns/n".into(),
+        interface: "eth0".into(),
+        started: 9,
+        monitor: 6,
+    };
     let interruption =
         Step::Interruption { cgroup: "/sys/fs/cgroup/x".into(), port: "v0".into(), process };
     let file = |steps: &[Step]| {
         let lines = steps.iter().map(|step| serde_json::to_string(step).unwrap() + "\n");
-        format!("netmig journal 1\n{}", lines.collect::<String>()).into_bytes()
+        format!("netmig journal 2\n{}", lines.collect::<String>()).into_bytes()
     };
     vec![
         file(&[]),
-        file(&[arrival, Step::Activated, Step::HandedOver { pid: 7 }]),
-        file(&[interruption.clone(), Step::Committed, Step::Acknowledged]),
-        file(&[interruption, Step::Committed, Step::Withdrawn]),
+        file(&[arrival.clone(), Step::Activated, Step::HandedOver { pid: 7 }]),
+        file(&[arrival, Step::Activated, Step::Lost]),
+        file(&[interruption.clone(), Step::Committed { at: 1_700_000_001 }, Step::Acknowledged]),
+        file(&[interruption, Step::Committed { at: 1_700_000_001 }, Step::Withdrawn]),
     ]
 }
 

@@ -14,12 +14,13 @@ use std::time::Duration;
 use agent_core::carried::{self, Carried};
 use agent_core::cause::Cause;
 use agent_core::identity::{self, HostId};
-use agent_core::message::{AnchorOffer, Message, Rehome, TunnelEnd};
+use agent_core::message::{AnchorOffer, Message, MigrationId, Rehome, TunnelEnd};
 use agent_core::peers::{self, Claim, PeerLock};
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect, forward, keeper};
 use netmig::flow::Conntrack;
 use netmig::tunnel;
+use ownership::anchor::{Leading, leading, may_lead};
 use tokio::task::block_in_place;
 
 use crate::answer::give_up;
@@ -37,6 +38,12 @@ enum Error {
     /// Too many addresses, or a host that is no third one.
     #[error("the offer to an anchor is not well-formed")]
     Malformed,
+    /// The peer has no say about the container.
+    #[error("this host leads no flows of that container to the host that asks")]
+    NotItsContainer,
+    /// The migration is another peer's.
+    #[error("that migration is not one of the host that asks")]
+    NotItsMigration,
     /// There is no tunnel to the new host.
     #[error("there is no tunnel from here to the container's new host")]
     NoTunnel,
@@ -50,14 +57,14 @@ pub async fn agree(
     offer: AnchorOffer,
 ) -> Result<(), Cause> {
     if let Err(cause) = prepare(host, connection, source, &offer).await {
-        withdraw(host, &offer).await?;
+        withdraw(host, source, &offer).await?;
         return give_up(connection, cause).await;
     }
     connection.send(&Message::AnchorReady(())).await?;
     match connection.receive(deadline::NEXT_MESSAGE).await? {
         Message::Rehome(order) => rehome(host, connection, source, &order).await,
         Message::Abort(id) if id == offer.migration => {
-            withdraw(host, &offer).await?;
+            withdraw(host, source, &offer).await?;
             Ok(connection.send(&Message::Aborted(())).await?)
         }
         other => Err(connection.unexpected(&other, "Rehome").into()),
@@ -72,11 +79,17 @@ async fn prepare(
 ) -> Result<(), Cause> {
     well_formed(host, source, offer.host, &offer.container)?;
     let from = identity::number(&host.directories.state, source)?;
-    let to = peers::allot(&host.directories, offer.host).await?;
     let container = carried::known_as(&host.directories, &offer.id, &offer.container)?;
+    if !may_lead(leads_to(host, source, from, &offer.id, &container)?) {
+        return Err(Error::NotItsContainer.into());
+    }
+    let to = peers::allot(&host.directories, offer.host).await?;
     let run = &host.directories.run;
     let local = {
         let lock = PeerLock::take(run).await?;
+        if claim_of_others(host, from, offer.migration)? {
+            return Err(Error::NotItsMigration.into());
+        }
         let claim = Claim { with: vec![from], to, container };
         claim.write(&host.directories, offer.migration, &lock)?;
         tunnel::prepare(to).await?
@@ -90,7 +103,7 @@ async fn prepare(
     }
     {
         let _lock = PeerLock::take(run).await?;
-        peers::complete(to, offer.address, &theirs).await?;
+        peers::complete_passed_on(to, offer.address, &theirs).await?;
     }
     tunnel::establish(to).await?;
     // The destination does the same since it has its end.
@@ -98,7 +111,11 @@ async fn prepare(
 }
 
 /// Gives the claim back, and the tunnel if nothing else needs it.
-async fn withdraw(host: &Host, offer: &AnchorOffer) -> Result<(), Cause> {
+async fn withdraw(host: &Host, source: HostId, offer: &AnchorOffer) -> Result<(), Cause> {
+    let Some(from) = identity::find_number(&host.directories.state, source)? else { return Ok(()) };
+    if claim_of_others(host, from, offer.migration)? {
+        return Ok(());
+    }
     match Claim::remove(&host.directories, offer.migration)? {
         Some(claim) => peers::release(&host.directories, claim.to, None).await,
         None => Ok(()),
@@ -117,9 +134,11 @@ pub async fn rehome(
         Err(cause) => return give_up(connection, cause).await,
     };
     tracing::info!("{}: {led} flows lead to another host now", order.migration);
-    Claim::remove(&host.directories, order.migration)?;
-    connection.send(&Message::Rehomed(led)).await?;
     let from = identity::number(&host.directories.state, source)?;
+    if !claim_of_others(host, from, order.migration)? {
+        Claim::remove(&host.directories, order.migration)?;
+    }
+    connection.send(&Message::Rehomed(led)).await?;
     tokio::time::sleep(LATE).await;
     peers::release(&host.directories, from, None).await
 }
@@ -127,12 +146,20 @@ pub async fn rehome(
 async fn lead(host: &Host, source: HostId, order: &Rehome) -> Result<u64, Cause> {
     well_formed(host, source, order.host, &order.container)?;
     let state = &host.directories.state;
-    let (from, to) = (identity::number(state, source)?, identity::number(state, order.host)?);
+    let from = identity::number(state, source)?;
+    let to = identity::find_number(state, order.host)?.ok_or(Error::NoTunnel)?;
+    let container = carried::known_as(&host.directories, &order.id, &order.container)?;
+    let to_new = leads_to(host, order.host, to, &order.id, &container)?;
+    match leading(leads_to(host, source, from, &order.id, &container)?, to_new) {
+        Leading::Lead => {}
+        Leading::Confirm => return Ok(0),
+        // Its flows have ended; nothing is led, and nothing is told.
+        Leading::Refuse => return Err(Error::NotItsContainer.into()),
+    }
     let connected = tunnel::status(to).await?.is_some_and(|status| status.address.is_some());
     if !connected {
         return Err(Error::NoTunnel.into());
     }
-    let container = carried::known_as(&host.directories, &order.id, &order.container)?;
     // Only flows that lead to whoever gives this order.
     let led = block_in_place(|| Conntrack::open()?.lead(&container, from, Some(to)))?;
     // Gateways of this host are in every tunnel the same; their loopback addresses are not allowed in
@@ -147,6 +174,29 @@ async fn lead(host: &Host, source: HostId, order: &Rehome) -> Result<u64, Cause>
         tracing::info!("{}: new connections for {name} follow", order.migration);
     }
     Ok(led as u64)
+}
+
+/// Returns whether this host leads flows, or new connections, of a container to a peer.
+fn leads_to(
+    host: &Host,
+    peer: HostId,
+    number: PeerNumber,
+    id: &str,
+    container: &[IpAddr],
+) -> Result<bool, Cause> {
+    let forwards = forward::all(&host.directories)?;
+    let mut forwards = forwards.iter().filter(|note| note.id == id && note.host == peer);
+    if forwards.any(|note| note.away().is_some_and(|away| away.in_force)) {
+        return Ok(true);
+    }
+    let flows = block_in_place(|| Conntrack::open()?.dump(container))?;
+    Ok(flows.iter().any(|flow| flow.leads_to(container) == Some(number)))
+}
+
+/// Returns whether a migration has a claim here that another peer has made.
+fn claim_of_others(host: &Host, from: PeerNumber, migration: MigrationId) -> Result<bool, Cause> {
+    let claim = Claim::find(&host.directories, migration)?;
+    Ok(claim.is_some_and(|claim| !claim.with.contains(&from)))
 }
 
 /// A host that led new connections here for a container does so no more.

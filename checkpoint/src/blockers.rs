@@ -4,6 +4,7 @@
 //! are stable: programs may depend on them.
 
 mod open_files;
+mod service;
 
 use crate::cgroup::Cgroup;
 use crate::container::{Container, MountKind, State};
@@ -206,17 +207,27 @@ fn running(c: &Container) -> Vec<Finding> {
         Ok(cgroup) => cgroup,
         Err(error) => return vec![Finding { code: "cgroup", message: error.to_string() }],
     };
-    let pids = cgroup.pids().unwrap_or_default();
-    open_files::unmovable(&pids)
-        .into_iter()
-        .map(|file| Finding {
-            code: file.code,
+    let mut found = Vec::new();
+    if let Some(unit) = service::unit(c) {
+        let name = &c.name;
+        found.push(Finding {
+            code: "service-unit",
             message: format!(
-                "process {} of {} has {} open; {}",
-                file.pid, c.name, file.target, file.advice
+                "{name} is run by {unit}, which would start another {name} here after the move; stop the \
+                 unit, start {name} by podman without it (podman run --detach), and move it then"
             ),
-        })
-        .collect()
+        });
+    }
+    let pids = cgroup.pids().unwrap_or_default();
+    let files = open_files::unmovable(&pids).into_iter().map(|file| Finding {
+        code: file.code,
+        message: format!(
+            "process {} of {} has {} open; {}",
+            file.pid, c.name, file.target, file.advice
+        ),
+    });
+    found.extend(files);
+    found
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use agent_core::forward;
 use agent_core::journal::Record;
 use agent_core::message::Rehome;
 use agent_core::turn::give_way;
-use ownership::source::Next;
 
 use super::anchors;
 use super::failure::Failure;
@@ -80,9 +79,6 @@ impl<'a> Retirement<'a> {
         });
         match insist(&mut self.pause, told, Goal::Finished).await {
             Ok(()) => {}
-            Err(error) if error.next() == Next::GoBack => {
-                return Err(self.pause.go_back(error.into()).await);
-            }
             Err(error) => {
                 let container = self.pause.container_name().to_owned();
                 return Err(Failure::InDoubt { container, cause: error.into() });

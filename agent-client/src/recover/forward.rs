@@ -27,10 +27,14 @@ pub async fn finish(
     departed: &Departed,
     journal: &mut Journal,
 ) -> Result<Outcome, Error> {
+    let mut is_committed = false;
     let told = async {
         let mut connection = departed.peer.resume(context).await?;
         order::commit(&mut connection, departed.migration()).await?;
-        order::finish(&mut connection).await?;
+        // A destination that has said that its copy is audible cannot take that back.
+        let finished = order::finish(&mut connection).await;
+        is_committed = finished.is_err();
+        finished?;
         Ok::<_, order::Error>(connection)
     };
     match told.await {
@@ -43,7 +47,7 @@ pub async fn finish(
             }
             Ok(Outcome::Moved)
         }
-        Err(e) if e.next() == Next::GoBack => {
+        Err(e) if e.next() == Next::GoBack && !is_committed => {
             say("  the destination holds no copy; going back");
             Ok(Outcome::Back)
         }

@@ -237,6 +237,7 @@ async fn describe(
         // One that publishes none.
         ports: Vec::new(),
         anchors,
+        aliases: Vec::new(),
         memory: container.memory_in_use,
         disk: 0,
         description: metadata.into(),

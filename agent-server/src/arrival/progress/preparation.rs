@@ -70,7 +70,7 @@ impl Arrival {
             block_in_place(|| journal.append(&Record::Anchor { peer: anchor.host }))?;
         }
         self.anchors.add(anchor.host, number);
-        let answer = self.connect(number, anchor.address, &anchor.end).await?;
+        let answer = self.connect_passed_on(number, anchor.address, &anchor.end).await?;
         self.anchors.listen(anchor.host);
         Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
     }
@@ -84,6 +84,20 @@ impl Arrival {
     ) -> Result<TunnelEnd, Cause> {
         let _lock = PeerLock::take(&self.host.directories.run).await?;
         let (local, mtu) = peers::connect(peer, address, end).await?;
+        keeper::start(&self.host.directories, KEEPER)?;
+        self.mtu = self.mtu.min(mtu);
+        Ok(local)
+    }
+
+    /// The same for a tunnel to a third host, whose end the source has passed on.
+    async fn connect_passed_on(
+        &mut self,
+        peer: PeerNumber,
+        address: IpAddr,
+        end: &TunnelEnd,
+    ) -> Result<TunnelEnd, Cause> {
+        let _lock = PeerLock::take(&self.host.directories.run).await?;
+        let (local, mtu) = peers::connect_passed_on(peer, address, end).await?;
         keeper::start(&self.host.directories, KEEPER)?;
         self.mtu = self.mtu.min(mtu);
         Ok(local)
