@@ -19,6 +19,7 @@ use agent_core::peers::{self, Claim, PeerLock};
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect, forward, keeper};
 use netmig::flow::Conntrack;
+use netmig::peer::PeerNumber;
 use netmig::tunnel;
 use ownership::anchor::{Leading, leading, may_lead};
 use tokio::task::block_in_place;
