@@ -15,7 +15,7 @@ use agent_core::message::{Blocker, Forwarder, ImageRef, Message, MigrationId, Ne
 use agent_core::{deadline, host, peers};
 use checkpoint::container::{Container, PublishedPort};
 use checkpoint::criu::{self, Version};
-use checkpoint::podman::Metadata;
+use checkpoint::description::Description;
 use checkpoint::runtime::Runtime;
 use checkpoint::{blockers, cgroup::Cgroup, tree};
 use netmig::flow::{Conntrack, Readdressed};
@@ -121,6 +121,10 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     }
     let criu_version = criu_version.map_err(refused)?;
     let mut local = look(context, &info, &container, criu_version).await.map_err(refused)?;
+    let lost = std::mem::take(&mut local.lost);
+    if !lost.is_empty() {
+        return Err(Failure::Blocked(lost));
+    }
     if let Some(blocker) = too_many(&container.name, &local.namespace).map_err(refused)? {
         return Err(Failure::Blocked(vec![blocker]));
     }
@@ -130,7 +134,7 @@ pub async fn agree(context: &Context, request: &Migrate, mut link: Link) -> Resu
     } else {
         let ports: Vec<_> =
             options.publish.iter().flat_map(|publish| publish.ports.clone()).collect();
-        local.metadata.publish(&ports).map_err(|e| refused(e.into()))?;
+        local.description.connectivity.publish(&ports);
         ports
     };
     let this = context.trust.identity.fingerprint().host();
@@ -215,7 +219,9 @@ fn too_many(container: &str, namespace: &Namespace) -> Result<Option<Blocker>, C
 
 /// What only this host can tell of the container.
 struct Local {
-    metadata: Metadata,
+    description: Description,
+    /// Settings that it would lose.
+    lost: Vec<Blocker>,
     runtime: Runtime,
     criu: PathBuf,
     shim: PathBuf,
@@ -234,7 +240,8 @@ async fn look(
     container: &Container,
     criu_version: Version,
 ) -> Result<Local, Cause> {
-    let metadata = context.podman.metadata(info, &container.id).await?;
+    let described = context.podman.description(info, &container.id).await?;
+    let lost = described.lost.iter().map(|setting| lost(&container.name, setting)).collect();
     let path = match &container.runtime.path {
         Some(path) => path.clone(),
         None => host::find_program(&container.runtime.name)?,
@@ -267,7 +274,8 @@ async fn look(
         anchors.insert(identity::peer_number(state, *host)?, *host);
     }
     Ok(Local {
-        metadata,
+        description: described.description,
+        lost,
         runtime,
         criu,
         shim,
@@ -279,6 +287,15 @@ async fn look(
         anchors,
         forwarders,
     })
+}
+
+fn lost(container: &str, setting: &str) -> Blocker {
+    Blocker {
+        code: "setting".to_owned(),
+        message: format!(
+            "{container} has the setting {setting}, which would be lost or changed; create it without"
+        ),
+    }
 }
 
 fn offer(
@@ -307,7 +324,7 @@ fn offer(
         direct: None,
         memory: container.memory_in_use,
         disk: container.upper.as_deref().map_or(Ok(0), tree::size)?,
-        description: local.metadata.clone().into(),
+        description: local.description.clone(),
         criu: (major, minor, patch),
         architecture: std::env::consts::ARCH.to_owned(),
         cpu_flags: host::cpu_flags(&fs::read_to_string(Path::new("/proc/cpuinfo"))?),

@@ -26,6 +26,7 @@ mod leftovers;
 mod migration;
 mod operator;
 mod permissions;
+mod promise;
 mod refusal;
 mod subject;
 pub(crate) mod terminal;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Case> {
         trust::CASES,
         trust_wire::CASES,
         permissions::CASES,
+        &promise::cases(),
         faults::CASES,
         vm::CASES,
     ]
