@@ -219,7 +219,8 @@ fn outside(host: &Host, permissions: &Permissions, offer: &Offer) -> Result<Vec<
         return Ok(vec![Blocker { code: "setting".to_owned(), message }]);
     }
     let image = &description.image;
-    let same = (&description.id, &description.name) == (&offer.id, &offer.name)
+    let same = (&description.id, &description.name, &description.runtime)
+        == (&offer.id, &offer.name, &offer.runtime)
         && (&image.id, &image.name) == (&offer.image.id, &offer.image.name);
     if !same {
         return Err(Malformed("its description is that of another container").into());

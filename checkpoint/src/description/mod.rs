@@ -47,6 +47,8 @@ pub struct Description {
     pub create_command: Vec<String>,
     /// Its image.
     pub image: Image,
+    /// The OCI runtime that runs it: `crun` or `runc`.
+    pub runtime: String,
     /// Version of the OCI runtime specification by which it was started.
     pub specification: String,
     /// What runs in it.

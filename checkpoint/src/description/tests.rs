@@ -10,6 +10,7 @@ pub(crate) fn plain() -> Description {
         name: "web".into(),
         created: "2026-11-28T17:47:59.709796569Z".into(),
         image: Image { id, name: "localhost/probe:1".into(), requested: "probe:1".into() },
+        runtime: "crun".into(),
         specification: "1.2.1".into(),
         process: Process { args: vec!["sleep".into()], cwd: "/".into(), ..Process::default() },
         ..Description::default()
@@ -54,7 +55,7 @@ fn hostile_texts_are_refused_by_name() {
     let long = || "x".repeat(1 << 20);
     let nul = || "a\0b".to_owned();
     let many = || vec![String::new(); 5000];
-    let changes: [(&str, Change); 33] = [
+    let changes: [(&str, Change); 34] = [
         ("id", &|d| d.id = "../a".into()),
         ("id", &|d| d.id = "A7".repeat(32)),
         ("name", &|d| d.name = "a/b".into()),
@@ -64,6 +65,7 @@ fn hostile_texts_are_refused_by_name() {
         ("image.name", &|d| d.image.name = "--x".into()),
         ("image.name", &|d| d.image.name = "\u{1b}[2J".into()),
         ("image.id", &|d| d.image.id = String::new()),
+        ("runtime", &|d| d.runtime = "/bin/sh".into()),
         ("specification", &|d| d.specification = "/".into()),
         ("process.args", &|d| d.process.args = vec![long()]),
         ("process.env", &|d| d.process.env = vec![nul()]),

@@ -53,6 +53,7 @@ impl Description {
         demand("image.id", &image.id, is_full_id)?;
         demand("image.name", &image.name, |name| is_printable(name) && !name.starts_with('-'))?;
         demand("image.requested", &image.requested, is_printable)?;
+        demand("runtime", &self.runtime, |runtime| matches!(runtime, "crun" | "runc"))?;
         demand("specification", &self.specification, |v| at_most(v, 32) && is_word(v, ".-+"))?;
         check_process(process)?;
         demand("hostname", &self.hostname, |name| at_most(name, 64) && is_word(name, ".-_"))?;

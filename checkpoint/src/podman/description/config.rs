@@ -36,6 +36,7 @@ struct Config {
     shm_size: i64,
     #[serde(rename = "createWorkingDir")]
     create_working_dir: bool,
+    runtime: String,
     volatile: bool,
     passwd: Option<bool>,
     chroot_directories: Vec<String>,
@@ -237,6 +238,7 @@ pub(super) fn read(
     };
     into.id = config.id;
     into.name = config.name;
+    into.runtime = config.runtime;
     into.created = config.created;
     into.create_command = config.create_command;
     into.image =
@@ -299,7 +301,7 @@ pub(super) fn read(
     Ok(())
 }
 
-/// Writes the configuration. What podman sets by itself is left out: its lock, its runtime, the paths of its
+/// Writes the configuration. What podman sets by itself is left out: its lock, the paths of its
 /// logs and process IDs, and the directory of shared memory, which it adds to the mounts.
 pub(super) fn write(description: &Description, place: &Place) -> Value {
     let Description { image, process, life, health, log, confinement, storage, .. } = description;
@@ -312,6 +314,7 @@ pub(super) fn write(description: &Description, place: &Place) -> Value {
     }
     let first = json!({
         "id": description.id,
+        "runtime": description.runtime,
         "name": description.name,
         "CreateCommand": description.create_command,
         "RawImageName": image.requested,

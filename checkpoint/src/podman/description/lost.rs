@@ -9,8 +9,8 @@ use super::config::{OWN_PARENTS, SHORT_ID};
 use super::{Place, Records};
 
 /// What podman makes anew for every container that it imports.
-const MADE_ANEW: [&str; 7] =
-    ["spec", "lockID", "cgroupManager", "runtime", "exitCommand", "logPath", "mounts"];
+const MADE_ANEW: [&str; 6] =
+    ["spec", "lockID", "cgroupManager", "exitCommand", "logPath", "mounts"];
 /// Names every setting that differs.
 pub(super) fn between(before: &Records, after: &Records, place: &Place) -> BTreeSet<String> {
     let (mut before, mut after) = (before.clone(), after.clone());
