@@ -161,7 +161,8 @@ fn mounts_stay_in_their_container() {
 fn networks_have_names_and_addresses() {
     let network =
         || Network { name: "podman".into(), interface: "eth0".into(), ..Network::default() };
-    let changes: [(&str, &dyn Fn(&mut Network)); 8] = [
+    type Change<'a> = &'a dyn Fn(&mut Network);
+    let changes: [(&str, Change); 8] = [
         ("network.name", &|n| n.name = "../x".into()),
         ("network.interface", &|n| n.interface = "a/b".into()),
         ("network.interface", &|n| n.interface = "x".repeat(16)),
