@@ -1,179 +1,19 @@
 //! podman's `ContainerConfig` (`libpod/container_config.go`) and its state of networks
 //! (`StatusBlock`, `libnetwork/types/network.go`).
 
+mod form;
+
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Place;
 use crate::description::{
-    Address, Confinement, Connectivity, Description, Health, HealthCheck, Image, Life, Log,
-    Network, Port, Process, StartupCheck, Storage,
+    Address, Confinement, Connectivity, Description, Health, Image, Life, Log, Network, Port,
+    Process, StartupCheck, Storage,
 };
-
-/// What is read of the configuration.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Config {
-    id: String,
-    name: String,
-    spec: Created,
-    #[serde(rename = "CreateCommand")]
-    create_command: Vec<String>,
-    #[serde(rename = "RawImageName")]
-    raw_image_name: String,
-    #[serde(rename = "rootfsImageID")]
-    image_id: String,
-    #[serde(rename = "rootfsImageName")]
-    image_name: String,
-    #[serde(rename = "NOShmShare")]
-    no_shm_share: bool,
-    #[serde(rename = "NoShm")]
-    no_shm: bool,
-    #[serde(rename = "shmSize")]
-    shm_size: i64,
-    #[serde(rename = "createWorkingDir")]
-    create_working_dir: bool,
-    runtime: String,
-    volatile: bool,
-    passwd: Option<bool>,
-    chroot_directories: Vec<String>,
-    privileged: bool,
-    labelopts: Vec<String>,
-    user: String,
-    groups: Vec<String>,
-    #[serde(rename = "newPortMappings")]
-    ports: Vec<PortMapping>,
-    #[serde(rename = "exposedPorts")]
-    exposed: BTreeMap<u16, Vec<String>>,
-    #[serde(rename = "UseImageResolvConf")]
-    image_resolver: bool,
-    #[serde(rename = "dnsServer")]
-    dns_servers: Vec<IpAddr>,
-    #[serde(rename = "dnsSearch")]
-    dns_search: Vec<String>,
-    #[serde(rename = "dnsOption")]
-    dns_options: Vec<String>,
-    #[serde(rename = "useImageHostname")]
-    image_hostname: bool,
-    #[serde(rename = "UseImageHosts")]
-    image_hosts: bool,
-    #[serde(rename = "baseHostsFile")]
-    hosts_file: String,
-    #[serde(rename = "hostsAdd")]
-    extra_hosts: Vec<String>,
-    #[serde(rename = "newNetworks")]
-    networks: BTreeMap<String, NetworkOptions>,
-    #[serde(rename = "userVolumes")]
-    user_volumes: Vec<String>,
-    entrypoint: Vec<String>,
-    command: Vec<String>,
-    stdin: bool,
-    labels: BTreeMap<String, String>,
-    #[serde(rename = "stopSignal")]
-    stop_signal: u64,
-    #[serde(rename = "stopTimeout")]
-    stop_timeout: u64,
-    timeout: u64,
-    #[serde(rename = "createdTime")]
-    created: String,
-    #[serde(rename = "cgroupParent")]
-    cgroup_parent: String,
-    group_entry: String,
-    #[serde(rename = "logTag")]
-    log_tag: String,
-    #[serde(rename = "logSize")]
-    log_size: i64,
-    #[serde(rename = "logDriver")]
-    log_driver: String,
-    restart_policy: String,
-    restart_retries: u64,
-    #[serde(rename = "sdnotifyMode")]
-    notify_mode: String,
-    healthcheck: Option<HealthCheck>,
-    healthcheck_on_failure_action: u64,
-    #[serde(rename = "healthLogDestination")]
-    health_log: Option<String>,
-    #[serde(rename = "healthMaxLogCount")]
-    health_log_count: Option<u64>,
-    #[serde(rename = "healthMaxLogSize")]
-    health_log_size: Option<u64>,
-    #[serde(rename = "startupHealthCheck")]
-    startup: Option<Startup>,
-    timezone: String,
-    umask: String,
-    device_host_src: Vec<HostDevice>,
-    passwd_entry: String,
-    #[serde(rename = "mountAllDevices")]
-    all_devices: bool,
-    #[serde(rename = "readWriteTmpfs")]
-    writable_memory: bool,
-}
-
-/// The OCI configuration with which a container was created; the one by which it was started has a host name
-/// in any case.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Created {
-    hostname: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct PortMapping {
-    host_ip: String,
-    container_port: u16,
-    host_port: u16,
-    range: u16,
-    protocol: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct NetworkOptions {
-    static_ips: Vec<IpAddr>,
-    aliases: Vec<String>,
-    static_mac: String,
-    interface_name: String,
-    options: BTreeMap<String, String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Startup {
-    #[serde(flatten)]
-    check: HealthCheck,
-    #[serde(rename = "Successes")]
-    successes: i64,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct HostDevice {
-    path: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Status {
-    interfaces: BTreeMap<String, Interface>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Interface {
-    subnets: Vec<Subnet>,
-    mac_address: String,
-}
-
-#[derive(Deserialize)]
-struct Subnet {
-    ipnet: String,
-    #[serde(default)]
-    gateway: Option<IpAddr>,
-}
+use form::{Config, Interface, PortMapping, Startup, Status, Subnet};
 
 /// podman's words that others would not know, and those of a description.
 const READINESS: (&str, &str) = ("conmon", "monitor");

@@ -97,7 +97,7 @@ fn settle_spec(spec: &mut Value, place: &Place) {
             namespaces.sort_by_key(ToString::to_string);
         }
     }
-    super::oci::remove_own_files(spec, place);
+    super::own_files::remove(spec, place);
     if let Some(mounts) = spec.get_mut("mounts").and_then(Value::as_array_mut) {
         // Each by its destination: the order is podman's, and a name is told.
         let named = mounts

@@ -11,6 +11,7 @@
 mod config;
 mod lost;
 mod oci;
+mod own_files;
 
 #[cfg(test)]
 mod tests;
@@ -107,7 +108,7 @@ impl Records {
         let mut description = Description::default();
         config::read(&self.config, &self.networks, &mut description).map_err(fail)?;
         let mut spec = self.spec.clone();
-        oci::remove_own_files(&mut spec, place);
+        own_files::remove(&mut spec, place);
         oci::read(&spec, &mut description).map_err(fail)?;
         let again = Self::write(&description, place);
         let mut lost = lost::between(self, &again, place);

@@ -2,7 +2,6 @@
 //! them (`pkg/specgen/generate/oci_linux.go`, `generateSpec` in `libpod/container_internal_common.go`).
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -119,35 +118,6 @@ const KILL_SIGNAL: &str = "org.systemd.property.KillSignal";
 const STOP_TIMEOUT: &str = "org.systemd.property.TimeoutStopUSec";
 const PREFIX: &str = "io.podman.annotations.";
 const TRUE: &str = "TRUE";
-
-/// Files that podman makes for every container: where they are in it, and their names beside it
-/// (`makeBindMounts`, `libpod/container_internal_common.go`).
-const FILES: [(&str, &str); 9] = [
-    ("/dev/shm", "shm"),
-    ("/etc/resolv.conf", "resolv.conf"),
-    ("/etc/hosts", "hosts"),
-    ("/etc/hostname", "hostname"),
-    ("/run/.containerenv", ".containerenv"),
-    ("/run/secrets", "secrets"),
-    ("/etc/passwd", "passwd"),
-    ("/etc/group", "group"),
-    ("/etc/localtime", "localtime"),
-];
-
-/// Removes the mounts of podman's own files, which it makes and mounts anew.
-pub(super) fn remove_own_files(spec: &mut Value, place: &Place) {
-    if let Some(mounts) = spec.get_mut("mounts").and_then(Value::as_array_mut) {
-        mounts.retain(|mount| !is_own_file(mount, place));
-    }
-}
-
-fn is_own_file(mount: &Value, place: &Place) -> bool {
-    FILES.iter().any(|(destination, name)| {
-        let is_source = |dir: &Path| mount["source"] == json!(dir.join(name));
-        mount["destination"] == *destination
-            && (is_source(&place.userdata) || is_source(&place.volatile))
-    })
-}
 
 /// Reads an OCI configuration; `into` has what podman's own configuration says.
 pub(super) fn read(spec: &Value, into: &mut Description) -> Result<(), serde_json::Error> {
