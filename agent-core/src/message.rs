@@ -80,7 +80,7 @@ pub use crate::id::MigrationId;
 use crate::trust::Secret;
 
 pub use self::codec::{CodecError, FRAME_LIMIT};
-pub use self::offer::{Blocker, Description, Forwarder, ImageRef, Network, Offer, Port, Verdict};
+pub use self::offer::{Blocker, Forwarder, ImageRef, Network, Offer, Port, Verdict};
 pub use self::ways::{AnchorOffer, AnchorTunnel, Means, Rehome, TunnelEnd};
 
 /// One place that ties a message to its number: the enum, its encoder and its decoder.

@@ -79,8 +79,6 @@ impl Permissions {
         let capabilities = needs.capabilities.difference(&self.capabilities);
         denied.extend(capabilities.cloned().map(Denied::Capability));
         denied.extend(needs.shared_namespaces.iter().cloned().map(Denied::Namespace));
-        denied.extend(needs.volumes.iter().cloned().map(Denied::Volume));
-        denied.extend(needs.forbidden.iter().cloned().map(Denied::Never));
     }
 }
 
@@ -146,15 +144,9 @@ pub enum Denied {
     /// A capability.
     #[error("it has the capability {0}")]
     Capability(String),
-    /// A namespace of the host or of another container, for which there is no permission.
+    /// A namespace of the host, for which there is no permission.
     #[error("it shares its {0} namespace; that is never allowed")]
     Namespace(String),
-    /// A volume, for which there is no permission.
-    #[error("it has the volume {0:?}; that is never allowed")]
-    Volume(String),
-    /// Anything else for which there is no permission.
-    #[error("it has {0}; that is never allowed")]
-    Never(String),
 }
 
 impl Denied {
@@ -171,7 +163,7 @@ impl Denied {
             Self::Mount(_) => "not-allowed-mount",
             Self::Device(_) => "not-allowed-device",
             Self::Capability(_) => "not-allowed-capability",
-            Self::Namespace(_) | Self::Volume(_) | Self::Never(_) => "never-allowed",
+            Self::Namespace(_) => "never-allowed",
         }
     }
 
@@ -188,7 +180,7 @@ impl Denied {
             Self::Mount(path) => format!("--mount {}", path.display()),
             Self::Device(path) => format!("--device {}", path.display()),
             Self::Capability(name) => format!("--capability {name}"),
-            Self::Namespace(_) | Self::Volume(_) | Self::Never(_) => return None,
+            Self::Namespace(_) => return None,
         })
     }
 }
@@ -339,16 +331,12 @@ mod tests {
     }
 
     #[test]
-    fn some_things_are_never_permitted() {
-        let needs = Needs {
-            shared_namespaces: ["network".into()].into(),
-            volumes: ["data".into()].into(),
-            forbidden: ["OCI hooks".into()].into(),
-            ..Needs::default()
-        };
+    fn namespaces_of_the_host_are_never_permitted() {
+        let needs =
+            Needs { shared_namespaces: ["ipc".into(), "pid".into()].into(), ..Needs::default() };
         let all = Permissions { privileged: true, ..Permissions::of_new_peer() };
         let denied = all.check(&asked(&needs));
-        assert_eq!(denied.len(), 3);
+        assert_eq!(denied.len(), 2);
         assert!(denied.iter().all(|d| d.code() == "never-allowed" && d.remedy().is_none()));
     }
 

@@ -12,6 +12,7 @@ use agent_core::identity::HostId;
 use agent_core::journal::{Process, Record as Step};
 use agent_core::message::*;
 use agent_core::trust::{Secret, Token, Trust};
+use checkpoint::description::{Description, Filesystem, Mount, Storage};
 use checkpoint::images::{Chunk, Follower};
 use checkpoint::tree::{Kind, Meta, Record, Source, Tasks};
 use netmig::tunnel::{DirectEnd, HardwareAddress};
@@ -92,6 +93,21 @@ fn metadata() -> (Vec<u8>, Vec<u8>) {
         [{"allow":false,"access":"rwm"}],"memory":{"limit":5}},"maskedPaths":["/proc/kcore"],
         "seccomp":{"defaultAction":"SCMP_ACT_ERRNO"}}}"#;
     (config.to_vec(), spec.to_vec())
+}
+
+fn description() -> Description {
+    let mount = Mount {
+        destination: "/x".into(),
+        filesystem: Filesystem::Host("/srv".into()),
+        options: vec!["rbind".into()],
+    };
+    Description {
+        id: "a7".repeat(32),
+        name: "web".into(),
+        labels: [("a".into(), "b".into())].into(),
+        storage: Storage { mounts: vec![mount], ..Storage::default() },
+        ..Description::default()
+    }
 }
 
 fn messages() -> Vec<Vec<u8>> {
@@ -292,5 +308,6 @@ fn podman() -> Vec<Vec<u8>> {
         "databaseBackend":"sqlite","security":{"rootless":false}},"store":{"graphDriverName":
         "overlay","graphRoot":"/g","runRoot":"/r"},"version":{"Version":"5.8.6"}}"#;
     let both = [config, vec![0], spec.clone()].concat();
-    [both, spec, sample.to_vec(), list.to_vec(), networks.to_vec(), info.to_vec()].into()
+    let described = encoded(&description());
+    [both, spec, described, sample.to_vec(), list.to_vec(), networks.to_vec(), info.to_vec()].into()
 }

@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod cgroup;
 pub mod container;
 pub mod criu;
+pub mod description;
 pub mod gate;
 pub mod images;
 pub mod needs;

@@ -11,9 +11,9 @@ use agent_core::journal;
 use agent_core::message::Message;
 use agent_core::trust::Token;
 use bincode::serde::decode_from_slice;
+use checkpoint::description::Description;
 use checkpoint::images::{self, Chunk, Manifest, Writer};
 use checkpoint::needs::Needs;
-use checkpoint::podman::{Info, Metadata};
 use checkpoint::tree::{self, Applier, Record};
 
 /// Bytes that a test's tree or images may take.
@@ -107,13 +107,14 @@ pub fn token(bytes: &[u8]) {
     assert_eq!(again.to_string(), token.to_string());
 }
 
-/// podman's answers and files.
+/// podman's answers and files, and a peer's description of a container.
 pub fn podman(bytes: &[u8]) {
     let _ = checkpoint::podman::understood(bytes);
-    let mut parts = bytes.splitn(2, |byte| *byte == 0).map(<[u8]>::to_vec);
-    let mut part = || parts.next().unwrap_or_default();
-    let metadata = Metadata { config: part(), spec: part(), network_status: Vec::new() };
-    let _ = Needs::read(&metadata, &Info::default());
+    if let Some((description, _)) = next::<Description>(bytes)
+        && description.validate().is_ok()
+    {
+        let _ = Needs::of(&description);
+    }
 }
 
 /// Reads one value from the beginning of `bytes`.

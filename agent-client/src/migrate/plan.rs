@@ -17,7 +17,7 @@ use agent_core::message::{Blocker, Forwarder, ImageRef, Message, MigrationId, Ne
 use agent_core::{deadline, host, marks, peers};
 use checkpoint::container::{Container, PublishedPort};
 use checkpoint::criu::{self, Version};
-use checkpoint::podman::Metadata;
+use checkpoint::description::Description;
 use checkpoint::runtime::Runtime;
 use checkpoint::{blockers, cgroup::Cgroup, process, tree};
 use netmig::flow::{Aliases, Conntrack, Exchange, Flow, Readdressed, StandIn};
@@ -152,6 +152,7 @@ pub async fn agree(
     if let Err(e) = local.others.check(&local.passing) {
         own.push(aliases::blocker(&host::name(), &e));
     }
+    own.append(&mut local.lost);
     own.extend(too_many(&container.name, &local.namespace).map_err(refused)?);
     if !own.is_empty() {
         return Err(Failure::Blocked(own));
@@ -162,7 +163,7 @@ pub async fn agree(
     } else {
         let ports: Vec<_> =
             options.publish.iter().flat_map(|publish| publish.ports.clone()).collect();
-        local.metadata.publish(&ports).map_err(|e| refused(e.into()))?;
+        local.description.connectivity.publish(&ports);
         ports
     };
     let away = match options.forward {
@@ -271,7 +272,9 @@ fn too_many(container: &str, namespace: &Namespace) -> Result<Option<Blocker>, C
 
 /// What only this host can tell of the container.
 struct Local {
-    metadata: Metadata,
+    description: Description,
+    /// Settings that it would lose.
+    lost: Vec<Blocker>,
     runtime: Runtime,
     criu: PathBuf,
     shim: PathBuf,
@@ -294,7 +297,8 @@ async fn look(
     container: &Container,
     criu_version: Version,
 ) -> Result<Local, Cause> {
-    let metadata = context.podman.metadata(info, &container.id).await?;
+    let described = context.podman.description(info, &container.id).await?;
+    let lost = described.lost.iter().map(|setting| lost(&container.name, setting)).collect();
     let path = match &container.runtime.path {
         Some(path) => path.clone(),
         None => host::find_program(&container.runtime.name)?,
@@ -331,7 +335,8 @@ async fn look(
         anchors.insert(identity::number(state, *host)?, *host);
     }
     Ok(Local {
-        metadata,
+        description: described.description,
+        lost,
         runtime,
         criu,
         shim,
@@ -345,6 +350,15 @@ async fn look(
         passing: Exchange { passing, ..Exchange::default() },
         others: OfOthers::read(&context.directories, &container.id)?,
     })
+}
+
+fn lost(container: &str, setting: &str) -> Blocker {
+    Blocker {
+        code: "setting".to_owned(),
+        message: format!(
+            "{container} has the setting {setting}, which would be lost or changed; create it without"
+        ),
+    }
 }
 
 fn offer(
@@ -383,7 +397,7 @@ fn offer(
             .as_deref()
             .map_or(Ok(0), tree::size)?
             .saturating_add(log_size(container)),
-        description: local.metadata.clone().into(),
+        description: local.description.clone(),
         criu: (major, minor, patch),
         architecture: std::env::consts::ARCH.to_owned(),
         cpu_flags: host::cpu_flags(&fs::read_to_string(Path::new("/proc/cpuinfo"))?),

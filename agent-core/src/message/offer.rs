@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use checkpoint::podman::Metadata;
+use checkpoint::description::Description;
 use netmig::flow::{Protocol, StandIn};
 use serde::{Deserialize, Serialize};
 
@@ -38,33 +38,6 @@ pub struct Network {
     pub name: String,
     /// The container's addresses in it.
     pub addresses: Vec<IpAddr>,
-}
-
-/// What podman needs to build the container anew. The destination judges by this, and builds
-/// nothing else.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Description {
-    /// podman's own configuration of the container, JSON.
-    #[serde(with = "serde_bytes")]
-    pub config: Vec<u8>,
-    /// The OCI runtime specification, JSON.
-    #[serde(with = "serde_bytes")]
-    pub spec: Vec<u8>,
-    /// The network status, JSON: it keeps addresses and MACs.
-    #[serde(with = "serde_bytes")]
-    pub network_status: Vec<u8>,
-}
-
-impl From<Description> for Metadata {
-    fn from(Description { config, spec, network_status }: Description) -> Self {
-        Self { config, spec, network_status }
-    }
-}
-
-impl From<Metadata> for Description {
-    fn from(Metadata { config, spec, network_status }: Metadata) -> Self {
-        Self { config, spec, network_status }
-    }
 }
 
 /// A host that leads new connections for a container to its host.
@@ -113,7 +86,7 @@ pub struct Offer {
     pub memory: u64,
     /// Bytes of the files that it changed, and of its log.
     pub disk: u64,
-    /// What podman builds it from.
+    /// All of its settings. The destination judges by this, and builds nothing else.
     pub description: Description,
     /// CRIU's version at the source.
     pub criu: (u32, u32, u32),

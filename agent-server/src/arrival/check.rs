@@ -17,7 +17,6 @@ use agent_core::permissions::{Asked, Denied, Permissions};
 use checkpoint::container::{is_full_id, is_name};
 use checkpoint::criu;
 use checkpoint::needs::Needs;
-use checkpoint::podman::Metadata;
 use netmig::flow::{Conntrack, Flow, Protocol};
 use netmig::tunnel;
 
@@ -243,17 +242,21 @@ fn well_formed(offer: &Offer) -> Result<(), Malformed> {
     }
 }
 
-/// What the peer may not move here, judged by what podman would build.
+/// What the peer may not move here, judged by what the engine's records will be written from.
 fn outside(host: &Host, permissions: &Permissions, offer: &Offer) -> Result<Vec<Blocker>, Cause> {
-    let metadata = Metadata::from(offer.description.clone());
-    let described = metadata.identity()?;
-    let same = (&described.id, &described.name, &described.runtime)
+    let description = &offer.description;
+    if let Err(invalid) = description.validate() {
+        let message = format!("{} does not take {}: {invalid}", host.name, offer.name);
+        return Ok(vec![Blocker { code: "setting".to_owned(), message }]);
+    }
+    let image = &description.image;
+    let same = (&description.id, &description.name, &description.runtime)
         == (&offer.id, &offer.name, &offer.runtime)
-        && (&described.image_id, &described.image_name) == (&offer.image.id, &offer.image.name);
+        && (&image.id, &image.name) == (&offer.image.id, &offer.image.name);
     if !same {
         return Err(Malformed("its description is that of another container").into());
     }
-    let needs = Needs::read(&metadata, &host.engine)?;
+    let needs = Needs::of(description);
     let asked = Asked {
         name: &offer.name,
         image: &offer.image.name,

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod command;
+pub(crate) mod description;
 mod files;
 mod host;
 mod image;
@@ -17,9 +18,9 @@ mod records;
 mod remove;
 
 pub use addresses::Holder;
+pub use description::Described;
 pub use host::{Info, Version};
 pub use image::Save;
-pub use metadata::{Identity, Metadata};
 pub use remove::PreparedRemoval;
 
 use std::io;
@@ -210,18 +211,19 @@ pub enum Error {
 }
 
 /// Reads a text as each of podman's answers and files; tells how many it could be. A NUL ends the
-/// container's configuration, behind which its OCI configuration comes. For tests with arbitrary
-/// bytes.
+/// container's configuration, behind which its OCI configuration comes. What podman's records say of a
+/// container is judged and written again, too. For tests with arbitrary bytes.
 #[doc(hidden)]
 #[must_use]
 pub fn understood(text: &[u8]) -> usize {
     let mut parts = text.splitn(2, |byte| *byte == 0);
-    let mut part = || parts.next().unwrap_or_default().to_vec();
-    let metadata = Metadata { config: part(), spec: part(), network_status: Vec::new() };
+    let mut part = || parts.next().unwrap_or_default();
     let info = Info::default();
+    let records = description::Records::parse(part(), part(), b"{}");
+    let place = description::Place::of(&info, "", Vec::new());
     let answers = [
         crate::bundle::Bundle::parse(std::path::Path::new("/b"), text).is_ok(),
-        metadata.identity().is_ok(),
+        records.is_ok_and(|records| records.describe(&place).is_ok()),
         host::parse_info(text).is_ok(),
         inspect::describe(text, &info).is_ok(),
         inspect::parse_networks(text).is_ok(),

@@ -14,6 +14,7 @@ use std::path::Path;
 use rusqlite::Connection;
 use serde_json::{Map, Value};
 
+use super::description::is_zero;
 use super::inspect::raw::{
     RawAddress, RawBinding, RawConfig, RawContainer, RawGraphDriver, RawHostConfig, RawLogConfig,
     RawNetwork, RawNetworkSettings, RawRestartPolicy, RawState,
@@ -208,21 +209,8 @@ fn only(text: &[u8], fields: &[&str]) -> Option<()> {
     let object: Map<String, Value> = serde_json::from_slice(text).ok()?;
     object
         .iter()
-        .all(|(field, value)| is_empty(value) || fields.contains(&field.as_str()))
+        .all(|(field, value)| is_zero(value) || fields.contains(&field.as_str()))
         .then_some(())
-}
-
-/// Whether it says no more than Go's zero value. An object in an object may be an entry of a map, and says
-/// at least its key.
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Bool(value) => !value,
-        Value::Number(value) => value.as_i64() == Some(0),
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(fields) => fields.values().all(|value| !value.is_object() && is_empty(value)),
-    }
 }
 
 /// Whether users have the same numbers inside and outside.
@@ -230,13 +218,13 @@ fn is_without_mapping(options: &Value) -> bool {
     let Some(options) = options.as_object() else { return false };
     options.iter().all(|(field, value)| match field.as_str() {
         "HostUIDMapping" | "HostGIDMapping" => value == &Value::Bool(true),
-        _ => is_empty(value),
+        _ => is_zero(value),
     })
 }
 
 /// Whether the OCI configuration has nothing that podman does not give to every container, but limits.
 fn is_usual(spec: &Spec) -> bool {
-    let absent = |value: &Option<Value>| value.as_ref().is_none_or(is_empty);
+    let absent = |value: &Option<Value>| value.as_ref().is_none_or(is_zero);
     let resources = spec.linux.resources.as_ref();
     let namespaces: BTreeSet<_> = spec.linux.namespaces.iter().map(|n| n.kind.as_str()).collect();
     !spec.process.terminal

@@ -33,9 +33,9 @@ pub enum Error {
         #[source]
         source: podman::Error,
     },
-    /// What came from the source is not a container's metadata.
-    #[error("the container's metadata cannot be used")]
-    Metadata(#[source] podman::Error),
+    /// What came from the source is not a container's description.
+    #[error("the container's description cannot be used")]
+    Description(#[source] crate::description::Invalid),
     /// The working directory cannot be used.
     #[error("cannot use {path} to prepare a container")]
     Work {

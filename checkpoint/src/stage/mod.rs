@@ -37,8 +37,9 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 
-use crate::container;
-use crate::podman::{Identity, Info, Metadata, Podman};
+use crate::description::Description;
+use crate::podman::description::{Place, Records};
+use crate::podman::{Info, Podman};
 use link::Link;
 use work::Work;
 
@@ -50,8 +51,8 @@ pub struct Stage {
     pub podman: Podman,
     /// Its configuration.
     pub info: Info,
-    /// The container, as podman on the source described it.
-    pub metadata: Metadata,
+    /// The container.
+    pub description: Description,
     /// Whether podman chooses addresses for it, in place of those that it had.
     pub fresh_addresses: bool,
     /// The source's log of the container so far; may be empty.
@@ -88,39 +89,35 @@ impl Stage {
             }
             early => early,
         };
-        let identity = checked?;
+        checked?;
         let is_early = early.is_some();
-        match self.attempt(&identity, early).await {
+        match self.attempt(early).await {
             Err(error @ Error::Podman { .. }) if is_early => {
                 tracing::debug!(%error, "a podman that was started early failed");
-                self.attempt(&identity, None).await
+                self.attempt(None).await
             }
             outcome => outcome,
         }
     }
 
-    async fn check(&self) -> Result<Identity, Error> {
-        let identity = self.metadata.identity().map_err(Error::Metadata)?;
-        if !container::is_name(&identity.name) {
-            let name = identity.name.chars().take(80).collect();
-            return Err(Error::Metadata(crate::podman::Error::BadName { name }));
-        }
-        self.check_free(&identity.id, &identity.name, &identity.image_id, &identity.image_name)
-            .await?;
-        Ok(identity)
+    async fn check(&self) -> Result<(), Error> {
+        self.description.validate().map_err(Error::Description)?;
+        let Description { id, name, image, .. } = &self.description;
+        self.check_free(id, name, &image.id, &image.name).await
     }
 
-    async fn attempt(&self, identity: &Identity, early: Option<Early>) -> Result<Staged, Error> {
+    async fn attempt(&self, early: Option<Early>) -> Result<Staged, Error> {
         let work = match &early {
             Some(early) => early.work.clone(),
             None => Work::create(&self.work)?,
         };
-        match self.start(&work, &identity.id, &identity.name, early).await {
+        let Description { id, name, .. } = &self.description;
+        match self.start(&work, id, name, early).await {
             Ok(staged) => Ok(staged),
             Err(error) => {
                 // The first error matters; what cannot be undone now, a later recovery does.
-                if let Err(undo) = abort_by_id(&self.podman, &identity.id, &self.work).await {
-                    tracing::warn!(id = identity.id, error = %undo, "staging was not undone");
+                if let Err(undo) = abort_by_id(&self.podman, id, &self.work).await {
+                    tracing::warn!(id, error = %undo, "staging was not undone");
                 }
                 Err(error)
             }
@@ -162,12 +159,9 @@ impl Stage {
     ) -> Result<Staged, Error> {
         let started = Instant::now();
         let path = work.archive();
-        let place = archive::Place {
-            userdata: self.info.userdata(id),
-            cleanup: process::cleanup(&self.podman, id),
-        };
-        let archive =
-            archive::build(&self.metadata, &self.log, &place).map_err(work.fail(&path))?;
+        let place = Place::of(&self.info, id, process::cleanup(&self.podman, id));
+        let records = Records::write(&self.description, &place);
+        let archive = archive::build(&records, &self.log).map_err(work.fail(&path))?;
         work.put_archive(&archive)?;
         let listener = link::listen(&work.socket()).map_err(work.fail(&work.socket()))?;
         work.own(id)?;

@@ -221,7 +221,7 @@ async fn describe(
 ) -> Result<Offer, Cause> {
     let podman = Podman::default();
     let (info, container) = podman.inspect(name).await?;
-    let metadata = podman.metadata(&info, &container.id).await?;
+    let described = podman.description(&info, &container.id).await?;
     let version = criu::version(&host::find_program("criu")?).await?;
     Ok(Offer {
         migration,
@@ -240,7 +240,7 @@ async fn describe(
         aliases: Vec::new(),
         memory: container.memory_in_use,
         disk: 0,
-        description: metadata.into(),
+        description: described.description,
         criu: (version.major, version.minor, version.patch),
         architecture: std::env::consts::ARCH.to_owned(),
         cpu_flags: Vec::new(),

@@ -11,7 +11,6 @@ use agent_core::turn::{Place, give_way};
 use agent_core::wire::Connection;
 use agent_core::{deadline, host, keeper};
 use checkpoint::images::ImageDir;
-use checkpoint::podman::Metadata;
 use checkpoint::runtime::Runtime;
 use checkpoint::stage::{self, Conflict, Early, Stage, Staged};
 use netmig::isolation::Port;
@@ -106,14 +105,14 @@ impl Arrival {
     /// Builds everything around the container and cuts its network off.
     pub(super) async fn stage(&mut self) -> Result<ImageDir, Cause> {
         create_private(&self.work)?;
-        let mut metadata: Metadata = self.offer.description.clone().into();
+        let mut description = self.offer.description.clone();
         if let Addresses::Former(pairs) = &self.chosen {
-            metadata.readdress(pairs)?;
+            description.connectivity.readdress(pairs);
         }
         let stage = Stage {
             podman: self.host.podman.clone(),
             info: self.host.engine.clone(),
-            metadata,
+            description,
             fresh_addresses: self.chosen == Addresses::Fresh,
             log: Vec::new(),
             work: self.stage_directory(),

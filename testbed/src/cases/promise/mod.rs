@@ -1,6 +1,7 @@
 //! What the product promises whatever else happens: one container, once, with its connections.
 
 mod concurrency;
+mod description;
 mod frozen;
 mod homecoming;
 mod kernel;
@@ -40,6 +41,7 @@ pub(super) fn cases() -> Vec<Case> {
         peers::CASES,
         long::CASES,
         kernel::CASES,
+        description::CASES,
     ]
     .concat()
 }

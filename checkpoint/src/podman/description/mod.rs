@@ -1,0 +1,141 @@
+//! podman's records of a container, read into a [`Description`] and written from one.
+//!
+//! podman keeps a `ContainerConfig` in its database (`libpod/container_config.go`), an OCI configuration in
+//! the container's bundle, and the state of its networks. It imports the same three, and takes whatever
+//! stands in them; its decoder knows keys in capitals, too. So a destination never passes on what a peer
+//! wrote: it writes the three by itself.
+//!
+//! A source makes sure that nothing is lost on the way. It reads its records, writes them again, and names
+//! what is not the same.
+
+mod config;
+mod lost;
+mod oci;
+mod own_files;
+
+#[cfg(test)]
+mod tests;
+
+pub(super) use lost::is_zero;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{Error, Info};
+use crate::description::Description;
+
+/// The configuration, the OCI configuration and the networks' state of a container, as podman writes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Records {
+    /// podman's `ContainerConfig`.
+    pub(crate) config: Value,
+    /// The OCI configuration by which the container was started.
+    pub(crate) spec: Value,
+    /// The networks' state.
+    pub(crate) networks: Value,
+}
+
+/// What podman's records say of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// The container.
+    pub description: Description,
+    /// Settings that have no place in the description, by podman's names for them.
+    pub lost: BTreeSet<String>,
+}
+
+/// Where this host's podman keeps a container's files, and what it runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The container's own directory, below podman's.
+    pub(crate) userdata: PathBuf,
+    /// The one that does not outlive a boot.
+    pub(crate) volatile: PathBuf,
+    /// The init for containers that have one.
+    pub(crate) init: PathBuf,
+    /// What conmon runs when the container has ended, for podman before 5.1.
+    pub(crate) cleanup: Vec<String>,
+}
+
+/// Where podman looks for its init (`containers.conf(5)`, `helper_binaries_dir`).
+const INIT: [&str; 5] = [
+    "/usr/libexec/podman/catatonit",
+    "/usr/local/libexec/podman/catatonit",
+    "/usr/local/lib/podman/catatonit",
+    "/usr/lib/podman/catatonit",
+    "/usr/bin/catatonit",
+];
+
+impl Place {
+    /// Returns the place of a container on this host.
+    pub(crate) fn of(info: &Info, id: &str, cleanup: Vec<String>) -> Self {
+        let exists = |path: &&str| Path::new(path).is_file();
+        let init = INIT.into_iter().find(exists).unwrap_or(INIT[0]);
+        Self {
+            userdata: info.userdata(id),
+            volatile: info.volatile_userdata(id),
+            init: init.into(),
+            cleanup,
+        }
+    }
+}
+
+impl Records {
+    /// Reads three texts.
+    ///
+    /// # Errors
+    /// [`Error::Parse`] for what is not JSON.
+    pub(crate) fn parse(config: &[u8], spec: &[u8], networks: &[u8]) -> Result<Self, Error> {
+        let read = |what: &str, text: &[u8]| {
+            let fail = |source| Error::Parse { what: what.to_owned(), source };
+            serde_json::from_slice(text).map(without_nulls).map_err(fail)
+        };
+        Ok(Self {
+            config: read("the container's configuration", config)?,
+            spec: read("the container's OCI configuration", spec)?,
+            networks: read("the container's network status", networks)?,
+        })
+    }
+
+    /// Describes the container, and names what cannot be described. `place` is that of this host.
+    ///
+    /// # Errors
+    /// [`Error::Parse`] when a setting does not have the type that podman gives it.
+    pub(crate) fn describe(&self, place: &Place) -> Result<Described, Error> {
+        let fail = |source| Error::Parse { what: "the container's settings".into(), source };
+        let mut description = Description::default();
+        config::read(&self.config, &self.networks, &mut description).map_err(fail)?;
+        let mut spec = self.spec.clone();
+        own_files::remove(&mut spec, place);
+        oci::read(&spec, &mut description).map_err(fail)?;
+        let again = Self::write(&description, place);
+        let mut lost = lost::between(self, &again, place);
+        if let Err(invalid) = description.validate() {
+            lost.insert(format!("{}={}", invalid.setting, invalid.value));
+        }
+        Ok(Described { description, lost })
+    }
+
+    /// Writes the records of a container. Each path in them is of `place`, or of a mount of the host's.
+    pub(crate) fn write(description: &Description, place: &Place) -> Self {
+        Self {
+            config: without_nulls(config::write(description, place)),
+            spec: without_nulls(oci::write(description, place)),
+            networks: without_nulls(config::write_networks(&description.connectivity.networks)),
+        }
+    }
+}
+
+/// The same without what Go writes for an absent value.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept = map.into_iter().filter(|(_, value)| !value.is_null());
+            kept.map(|(key, value)| (key, without_nulls(value))).collect()
+        }
+        Value::Array(list) => list.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
+}
