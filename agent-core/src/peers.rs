@@ -73,18 +73,19 @@ pub struct KeyPassedOn {
 }
 
 /// Makes this host's end of the tunnel to a third host, whose end another peer has passed on. What is passed
-/// on makes a tunnel where none is; of one that is there it changes nothing. The caller holds the
-/// [`PeerLock`].
+/// on makes a tunnel where none is, or where nothing but this migration needs the one that is there; of
+/// another one it changes nothing. The caller holds the [`PeerLock`].
 ///
 /// # Errors
 /// [`KeyPassedOn`]; otherwise as for [`connect`].
 pub async fn connect_passed_on(
-    peer: PeerNumber,
+    directories: &Directories,
+    (peer, migration): (PeerNumber, MigrationId),
     address: IpAddr,
     end: &TunnelEnd,
 ) -> Result<(TunnelEnd, u32), Cause> {
     let local = prepare(peer, address, end.is_direct()).await?;
-    let mtu = complete_passed_on(peer, address, end).await?;
+    let mtu = complete_passed_on(directories, (peer, migration), address, end).await?;
     Ok((local, mtu))
 }
 
@@ -93,11 +94,15 @@ pub async fn connect_passed_on(
 /// # Errors
 /// As for [`connect_passed_on`].
 pub async fn complete_passed_on(
-    peer: PeerNumber,
+    directories: &Directories,
+    (peer, migration): (PeerNumber, MigrationId),
     address: IpAddr,
     end: &TunnelEnd,
 ) -> Result<u32, Cause> {
-    let present = tunnel::status(peer).await?.and_then(|status| status.remote);
+    let is_needed = needed_by_migration(&directories.state, peer, Some(migration))?
+        || carry_besides(directories, peer, migration)?;
+    let status = tunnel::status(peer).await?;
+    let present = status.and_then(|status| status.remote).filter(|_| is_needed);
     let Means::WireGuard { public_key, .. } = end.means else {
         return complete(peer, address, end).await;
     };
@@ -247,6 +252,27 @@ pub fn carry(directories: &Directories, peer: PeerNumber) -> Result<bool, Cause>
     Ok(marked.iter().any(|counted| counted.flow.is_marked_for(peer))
         || claimed(directories, peer, &marked)?
         || forward::need(directories, peer)?)
+}
+
+/// The same, but for the claim of a migration.
+fn carry_besides(
+    directories: &Directories,
+    peer: PeerNumber,
+    migration: MigrationId,
+) -> Result<bool, Cause> {
+    let marked = Conntrack::open()?.marked()?;
+    if marked.iter().any(|counted| counted.flow.is_marked_for(peer))
+        || forward::need(directories, peer)?
+    {
+        return Ok(true);
+    }
+    let own = Claim::path(directories, migration);
+    for (path, claim) in notes::all::<Claim>(&directories.run.join(CLAIMS), VERSION)? {
+        if path != own && claim.to == peer && claim.holds(directories, &marked)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether a claim needs the peer; one whose flows have ended is forgotten.

@@ -17,7 +17,7 @@ use agent_core::identity::{self, HostId};
 use agent_core::message::{AnchorOffer, Message, MigrationId, Rehome, TunnelEnd};
 use agent_core::peers::{self, Claim, PeerLock};
 use agent_core::wire::Connection;
-use agent_core::{deadline, expect, forward, keeper};
+use agent_core::{deadline, forward, keeper};
 use netmig::flow::Conntrack;
 use netmig::peer::PeerNumber;
 use netmig::tunnel;
@@ -45,6 +45,9 @@ enum Error {
     /// The migration is another peer's.
     #[error("that migration is not one of the host that asks")]
     NotItsMigration,
+    /// The host that asked needs nothing any more.
+    #[error("the flows go by the host that asked")]
+    Withdrawn,
     /// There is no tunnel to the new host.
     #[error("there is no tunnel from here to the container's new host")]
     NoTunnel,
@@ -97,14 +100,19 @@ async fn prepare(
     };
     keeper::start(&host.directories, KEEPER)?;
     connection.send(&Message::TunnelAnswer(TunnelEnd::from(local))).await?;
-    let theirs = expect!(connection, deadline::NEXT_MESSAGE, TunnelOffer)?;
+    let theirs = match connection.receive(deadline::NEXT_MESSAGE).await? {
+        Message::TunnelOffer(theirs) => theirs,
+        Message::Abort(id) if id == offer.migration => return Err(Error::Withdrawn.into()),
+        other => return Err(connection.unexpected(&other, "TunnelOffer").into()),
+    };
     if theirs.is_direct() {
         // Nobody here was asked whether these flows may go without encryption.
         return Err(Error::Malformed.into());
     }
     {
         let _lock = PeerLock::take(run).await?;
-        peers::complete_passed_on(to, offer.address, &theirs).await?;
+        let tunnel = (to, offer.migration);
+        peers::complete_passed_on(&host.directories, tunnel, offer.address, &theirs).await?;
     }
     tunnel::establish(to).await?;
     // The destination does the same since it has its end.

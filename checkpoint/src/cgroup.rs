@@ -360,6 +360,15 @@ pub(crate) fn directory(cgroups: &str) -> Result<PathBuf, Error> {
     locate::whole(cgroups, &mounts).ok_or_else(|| Error::NotMounted(cgroups.trim().to_owned()))
 }
 
+/// Moves a process into the cgroup of the calling process.
+///
+/// # Errors
+/// [`Error::NotMounted`], [`Error::Access`].
+pub(crate) fn bring_here(pid: i32) -> Result<(), Error> {
+    let path = directory(&read(Path::new("/proc/self/cgroup"))?)?.join("cgroup.procs");
+    fs::write(&path, pid.to_string()).map_err(|source| Error::Access { path, source })
+}
+
 fn read(path: &Path) -> Result<String, Error> {
     fs::read(path)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())

@@ -118,7 +118,16 @@ impl Anchor {
         let end = expect!(connection, deadline::ANSWER, TunnelAnswer)?;
         let theirs = AnchorTunnel { host, address: connection.peer().ip(), end };
         destination.send(&Message::Anchor(theirs)).await?;
-        let end = expect!(destination, deadline::ANSWER, TunnelAnswer)?;
+        let end = match expect!(destination, deadline::ANSWER, TunnelAnswer) {
+            Ok(end) => end,
+            Err(e) => {
+                // The anchor need not wait for what does not come.
+                if connection.send(&Message::Abort(migration)).await.is_ok() {
+                    let _ = connection.receive(deadline::ANSWER).await;
+                }
+                return Err(e.into());
+            }
+        };
         connection.send(&Message::TunnelOffer(end)).await?;
         expect!(connection, deadline::ANSWER, AnchorReady)?;
         Ok(Self { host, number, connection, migration })

@@ -34,8 +34,8 @@ const MESSAGE: usize = 1 << 20;
 /// Most descriptors that come with one.
 const DESCRIPTORS: usize = 16;
 
-/// What freezes the restored tasks, given their first process. Called from the relay's thread.
-pub type Freeze = Box<dyn Fn(i32) -> io::Result<()> + Send + Sync>;
+/// What freezes the restored tasks, given their first process and CRIU's. Called from the relay's thread.
+pub type Freeze = Box<dyn Fn(i32, i32) -> io::Result<()> + Send + Sync>;
 
 /// A relay. Dropped, it ends every conversation.
 pub(super) struct Relay {
@@ -182,7 +182,7 @@ impl State {
                 if let Some(told) = rpc::notification(&message.bytes) {
                     pid = told.pid.or(pid);
                     if told.script == PRE_RESUME {
-                        self.freeze(pid)?;
+                        self.freeze(pid, getsockopt(criu, PeerCredentials)?.pid())?;
                     }
                 }
                 message.send(runtime)?;
@@ -204,11 +204,11 @@ impl State {
 
     /// Freezes what CRIU is about to let go. CRIU does not stop for a failure at this moment, so tasks that
     /// cannot be frozen are killed: nothing of a copy may run before it is the container.
-    fn freeze(&self, pid: Option<i32>) -> io::Result<()> {
+    fn freeze(&self, pid: Option<i32>, criu: i32) -> io::Result<()> {
         let Some(pid) = pid else {
             return Err(io::Error::other("CRIU has not named the restored process"));
         };
-        let frozen = (self.freeze)(pid);
+        let frozen = (self.freeze)(pid, criu);
         if frozen.is_err() {
             // SAFETY: kill(2) takes numbers alone. The process is stopped by CRIU, so it is the one meant.
             unsafe { libc::kill(pid, libc::SIGKILL) };
@@ -406,7 +406,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let frozen = Arc::new(AtomicI32::new(0));
         let seen = Arc::clone(&frozen);
-        let freeze = Box::new(move |pid| {
+        let freeze = Box::new(move |pid, _criu| {
             seen.store(pid, Ordering::SeqCst);
             Ok(())
         });
@@ -442,7 +442,7 @@ mod tests {
     #[test]
     fn a_relay_that_is_dropped_ends_who_waits() {
         let dir = tempfile::tempdir().unwrap();
-        let relay = Relay::start(dir.path(), Box::new(|_| Ok(()))).unwrap();
+        let relay = Relay::start(dir.path(), Box::new(|_, _| Ok(()))).unwrap();
         let (runtime, criu) = relayed(dir.path(), RESTORE);
         assert!(relay.await_reached(LIMIT, Duration::from_millis(1), || false));
         drop(relay);
@@ -453,7 +453,7 @@ mod tests {
     #[test]
     fn other_requests_go_on_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        let relay = Relay::start(dir.path(), Box::new(|_| Ok(()))).unwrap();
+        let relay = Relay::start(dir.path(), Box::new(|_, _| Ok(()))).unwrap();
         let (_runtime, criu) = relayed(dir.path(), &[0x08, 10]);
         assert_eq!(receive(&criu).unwrap().unwrap().bytes, [0x08, 10]);
         assert!(!relay.is_reached());

@@ -32,7 +32,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, io, thread};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::criu::ConfigDir;
 use crate::gate::{self, Gate};
 use crate::urgency::Urgency;
@@ -212,11 +212,7 @@ impl Links {
         let gate = self.dir.join(GATE);
         let criu = find_criu().ok_or_else(|| io::Error::other("criu is not installed"))?;
         let id = argv.last().and_then(|id| id.to_str()).unwrap_or_default().to_owned();
-        let freeze = Box::new(move |pid| {
-            Cgroup::of_pid(pid, &id)
-                .and_then(|cgroup| cgroup.tell_to_freeze())
-                .map_err(io::Error::other)
-        });
+        let freeze = Box::new(move |pid, criu| freeze(pid, criu, &id).map_err(io::Error::other));
         let gate = Gate::relay(&gate, &fs::read_link(self.dir.join(CONMON))?, &criu, freeze)?;
         let mut command = self.real(REAL_RUNTIME)?;
         command.args(argv::redirect(argv, &go.images, &go.work));
@@ -262,6 +258,16 @@ impl Links {
             };
         }
     }
+}
+
+/// Freezes what CRIU is about to let go. runc puts CRIU itself into the container's cgroup, where it would
+/// stop as well: it comes to this process's own.
+fn freeze(pid: i32, criu: i32, id: &str) -> Result<(), cgroup::Error> {
+    let container = Cgroup::of_pid(pid, id)?;
+    if container.pids()?.contains(&criu) {
+        cgroup::bring_here(criu)?;
+    }
+    container.tell_to_freeze()
 }
 
 /// The cgroup of what a runtime with these arguments has restored, by the file of its process ID.

@@ -17,6 +17,7 @@ const OWN_STATE: &[&str] = &[
     "peers.json",
     "lock",
     "peers.lock",
+    "containers.lock",
     "journal/",
     "engine.json",
     "places/",

@@ -13,6 +13,7 @@ const DIRECTORIES: &[&str] = &["/var/lib/netmig/journal", "/run/netmig"];
 const KEPT: &[&str] = &[
     "lock",
     "peers.lock",
+    "containers.lock",
     "places",
     "turns",
     "recover.log",

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::create_private;
 use agent_core::journal::Record;
-use agent_core::message::{AnchorTunnel, Message, TunnelEnd};
-use agent_core::peers::{self, PeerLock};
+use agent_core::message::{AnchorTunnel, Failure, FailureCode, Message, TunnelEnd};
+use agent_core::peers::{self, KeyPassedOn, PeerLock};
 use agent_core::turn::{Place, give_way};
 use agent_core::wire::Connection;
 use agent_core::{deadline, host, keeper};
@@ -69,7 +69,17 @@ impl Arrival {
             block_in_place(|| journal.append(&Record::Anchor { peer: anchor.host }))?;
         }
         self.anchors.add(anchor.host, number);
-        let answer = self.connect_passed_on(number, anchor.address, &anchor.end).await?;
+        let answer = match self.connect_passed_on(number, anchor.address, &anchor.end).await {
+            Ok(answer) => answer,
+            // Its flows go by the source; nothing else is wrong with the migration.
+            Err(cause) if cause.is::<KeyPassedOn>() => {
+                tracing::warn!("{}: {}", self.offer.migration, chain(cause.as_ref()));
+                let failure =
+                    Failure { code: FailureCode::Conflict, message: chain(cause.as_ref()) };
+                return Ok(connection.send(&Message::Failure(failure)).await?);
+            }
+            Err(cause) => return Err(cause),
+        };
         self.anchors.listen(anchor.host);
         Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
     }
@@ -96,7 +106,9 @@ impl Arrival {
         end: &TunnelEnd,
     ) -> Result<TunnelEnd, Cause> {
         let _lock = PeerLock::take(&self.host.directories.run).await?;
-        let (local, mtu) = peers::connect_passed_on(peer, address, end).await?;
+        let tunnel = (peer, self.offer.migration);
+        let directories = &self.host.directories;
+        let (local, mtu) = peers::connect_passed_on(directories, tunnel, address, end).await?;
         keeper::start(&self.host.directories, KEEPER)?;
         self.mtu = self.mtu.min(mtu);
         Ok(local)
