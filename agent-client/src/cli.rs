@@ -142,8 +142,9 @@ pub struct Recover {
     pub watch: Option<PathBuf>,
     /// Let the original run again although its move is decided and the destination cannot be asked.
     ///
-    /// Only for a destination that is lost, or certain to be without the container: if it runs
-    /// there, two of it run from now on. The name has to be typed out.
+    /// Only if you are certain that the container runs nowhere else: neither at the destination nor on a
+    /// host that it has gone to from there. Otherwise two of it run from now on. The name has to be typed
+    /// out.
     #[arg(long, value_name = "CONTAINER", conflicts_with = "watch", value_parser = container_name)]
     pub rollback_anyway: Option<String>,
 }

@@ -119,6 +119,12 @@ pub enum Record {
         /// The container's first process.
         pid: i32,
     },
+    /// The engine is told not to start the original by its restart policy: the move is decided and in doubt,
+    /// and the host has been restarted.
+    Disarmed {
+        /// The policy that it had, as the engine's command line takes it.
+        policy: String,
+    },
     /// The copy was made audible, and is gone. What it has acknowledged to others is lost with it, so that
     /// its source may not go back by itself.
     Lost,

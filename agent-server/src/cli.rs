@@ -58,6 +58,9 @@ pub enum Command {
     Invite(Invite),
     /// List the hosts that may move containers here.
     Peers(Peers),
+    /// Settle what a former agent-server has left of arrivals, and end. For the time of a boot: it has to be
+    /// over before anything starts containers by their restart policy.
+    Recover,
     /// Show or set which bits of packets' marks netmig uses on this host.
     ///
     /// They lead packets of moved connections to their tunnels. No routing rule of others may use the same

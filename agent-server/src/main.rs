@@ -99,6 +99,11 @@ async fn run(cli: Cli) -> Result<(), String> {
     }
     let directories = Directories { state: cli.state_dir, run: cli.run_dir };
     directories.create().map_err(|e| chain(&e))?;
+    if let Some(Command::Recover) = cli.command {
+        // A server that runs has settled everything, and has the journals of what it works on locked.
+        let settled = recover::run(&directories, &Podman::default()).await;
+        return settled.map_err(|e| chain(&e));
+    }
     if let Some(command) = cli.command {
         return manage(&directories, &command).await;
     }
@@ -135,6 +140,7 @@ async fn manage(directories: &Directories, command: &Command) -> Result<(), Stri
         Command::Peers(request) => {
             (invite::peers(state, request).map_err(|e| chain(e.as_ref()))?, String::new())
         }
+        Command::Recover => return Ok(()),
         Command::Marks { bits } => {
             if let Some(bits) = bits {
                 marks::set(directories, *bits).await.map_err(|e| chain(e.as_ref()))?;

@@ -13,6 +13,7 @@
 //! Everything here may be repeated: what is done already is no error.
 
 mod back;
+mod disarm;
 mod forward;
 pub mod guardian;
 pub mod withdraw;
@@ -54,6 +55,8 @@ pub struct Departed {
     pub decided: Option<u64>,
     /// The container that was interrupted.
     pub process: Option<Process>,
+    /// The restart policy that was taken from the original.
+    pub disarmed: Option<String>,
 }
 
 /// How one recovery ended.
@@ -152,12 +155,19 @@ async fn settle(
     let _lock = locked.map_err(|e| Error::Begin(e.into()))?;
     let outcome = match recovery(departed.reached) {
         Recovery::Undo => Outcome::Back,
-        Recovery::Repeat => forward::finish(context, departed, &mut journal).await?,
+        Recovery::Repeat => match forward::finish(context, departed, &mut journal).await {
+            Err(doubt @ Error::InDoubt { .. }) => {
+                disarm::disarm(context, departed, &mut journal).await;
+                return Err(doubt);
+            }
+            finished => finished?,
+        },
         Recovery::RemoveOriginal => Outcome::Moved,
     };
     let left = match outcome {
         Outcome::Back => {
-            let left = back::undo(context, departed).await;
+            let mut left = back::undo(context, departed).await;
+            left.extend(disarm::arm(context, departed).await);
             // Nothing here waits for the far end: its copy cannot be heard by anyone.
             back::abort(context, departed).await;
             left
@@ -196,6 +206,10 @@ impl Departed {
             reached: journal::reached(records),
             decided: records.iter().find_map(|record| match record {
                 Record::Committed { at } if *at > 0 => Some(*at),
+                _ => None,
+            }),
+            disarmed: records.iter().find_map(|record| match record {
+                Record::Disarmed { policy } => Some(policy.clone()),
                 _ => None,
             }),
             process: records.iter().find_map(|record| match record {

@@ -67,6 +67,15 @@ impl Podman {
         Ok(times.max().unwrap_or(0))
     }
 
+    /// Sets a container's restart policy, such as `no` or `on-failure:3` (podman-update(1)).
+    ///
+    /// # Errors
+    /// [`Error`] when podman fails; it can since its version 5.1.
+    pub async fn set_restart_policy(&self, id: &str, policy: &str) -> Result<(), Error> {
+        let args = ["container", "update", "--restart", policy, "--", id];
+        self.run(&args, self.deadlines.query, Overdue::Kill).await.map(drop)
+    }
+
     /// Kills and removes a container, running, frozen or half-made. Absent means done.
     ///
     /// A container frozen in its cgroup dies as well: version 2 of cgroups lets SIGKILL through.

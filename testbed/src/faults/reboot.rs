@@ -64,6 +64,7 @@ pub(super) fn power_off(lab: &Lab, side: Side) -> Result<()> {
 /// Starts what starts at boot, in the order in which the units in packaging/systemd do it.
 pub(super) fn boot(lab: &Lab, side: Side) -> Result<()> {
     let host = lab.host(side.host())?;
+    host.command("agent-server").args(["recover"]).limit(BOOT).output()?;
     host.command("agent-client").args(["recover"]).limit(BOOT).output()?;
     if side == Side::Destination {
         lab.serve(host.name())?;
