@@ -164,7 +164,7 @@ impl<'a> Moved<'a> {
         lab.attempt("web", "a", "b", &["--forward"])?.success()?;
         settled(&lab)?;
         let identities = [hostile::identity(a)?, hostile::identity(b)?];
-        let name = b.run(["ls", "/var/lib/netmig/arrived"])?;
+        let name = b.run(["ls", "/var/lib/netmig/arrived/settled"])?;
         let archived = hostile::number(&name);
         let archived = archived.ok_or_else(|| Error::Check(format!("b remembers {name:?}")))?;
         let addresses = json!([address]);
@@ -174,7 +174,7 @@ impl<'a> Moved<'a> {
     /// As the destination of a container with third anchors has it until these have been told, and as
     /// an anchor has it until the container has moved on.
     fn plant_claims(&self) -> Result<()> {
-        let name = self.lab.host("b")?.run(["ls", "/var/lib/netmig/arrived"])?;
+        let name = self.lab.host("b")?.run(["ls", "/var/lib/netmig/arrived/settled"])?;
         let claim = json!({ "with": [1], "to": 1, "container": self.addresses });
         for host in ["a", "b"] {
             let path = format!("/run/netmig/claims/{name}.json");

@@ -89,7 +89,8 @@ fn command(option: &str) -> String {
 }
 
 fn attached(host: &Host, option: &str) -> Result<()> {
-    let line = format!("({}) > /dev/null 2>&1 < /dev/null &", command(option));
+    // A shell of its own: in a subshell `$$` would be the outer one.
+    let line = format!("sh -c '{}' > /dev/null 2>&1 < /dev/null &", command(option));
     host.run(["sh", "-c", &line])?;
     until("it runs", LIMIT, || {
         Ok(host.podman(["ps", "--quiet", "--filter", "name=^web$"]).is_ok_and(|id| !id.is_empty()))
