@@ -181,7 +181,7 @@ fn strange_journals(context: &Context) -> Result<()> {
         ("random bytes", noise),
         ("nothing", Vec::new()),
         ("a cut header", whole.as_bytes()[..9].to_vec()),
-        ("a later version", whole.replace("journal 1", "journal 2").into_bytes()),
+        ("a later version", whole.replace("journal 1", "journal 3").into_bytes()),
         ("a damaged record", whole.replace("departure", "departed").into_bytes()),
     ];
     for (what, contents) in strange {

@@ -6,6 +6,7 @@ mod frozen;
 mod homecoming;
 mod kernel;
 pub(crate) mod long;
+mod lost;
 mod opposite;
 mod original;
 mod peers;
@@ -40,6 +41,7 @@ pub(super) fn cases() -> Vec<Case> {
         frozen::CASES,
         peers::CASES,
         long::CASES,
+        lost::CASES,
         kernel::CASES,
         description::CASES,
     ]
