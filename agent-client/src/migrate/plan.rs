@@ -113,6 +113,14 @@ pub async fn agree(
 ) -> Result<Plan, Failure> {
     let refused = Failure::Refused;
     let migration = MigrationId::random().map_err(|e| refused(e.into()))?;
+    // Before the processors have anything of this migration to do.
+    let early = match context.podman.cgroup(&request.container) {
+        Some((id, cgroup)) => {
+            let lock = lock(context, &id, &request.container)?;
+            Some((id, lock, Room::make(Some(cgroup))))
+        }
+        None => None,
+    };
     // podman over there can start while the one here looks at the container.
     let sent = link.connection.send(&Message::Expect(migration)).await;
     sent.map_err(|e| refused(e.into()))?;
@@ -120,7 +128,14 @@ pub async fn agree(
     // Each may take its time.
     let (inspected, criu_version) = tokio::join!(context.podman.describe(&request.container), criu);
     let (mut info, mut container) = inspected.map_err(|e| refused(e.into()))?;
-    let lock = lock(context, &container)?;
+    let (lock, room) = match early {
+        Some((id, lock, room)) if id == container.id => (lock, room),
+        // Another container has the name by now, or podman's records do not tell.
+        _ => {
+            let lock = lock(context, &container.id, &container.name)?;
+            (lock, Room::make(Cgroup::of_pid(container.pid, &container.id).ok()))
+        }
+    };
     if Cgroup::of_pid(container.pid, &container.id).is_err() {
         // It has ended, or has been moved elsewhere, since it was looked at.
         let id = container.id.clone();
@@ -130,7 +145,6 @@ pub async fn agree(
             return Err(refused(Replaced(container.name).into()));
         }
     }
-    let room = Room::make(&container);
     let findings = blockers::blockers(&container);
     let own = findings.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
     let mut own: Vec<_> = own.collect();
@@ -221,10 +235,8 @@ pub async fn agree(
 struct Replaced(String);
 
 /// Takes the container for this migration.
-fn lock(context: &Context, container: &Container) -> Result<ContainerLock, Failure> {
-    ContainerLock::begin(&context.directories, &container.id, &container.name).map_err(|e| match e
-        .blocker()
-    {
+fn lock(context: &Context, id: &str, name: &str) -> Result<ContainerLock, Failure> {
+    ContainerLock::begin(&context.directories, id, name).map_err(|e| match e.blocker() {
         Some(blocker) => Failure::Blocked(vec![blocker]),
         None => Failure::Refused(e.into()),
     })

@@ -2,7 +2,6 @@
 
 use agent_core::cause::chain;
 use checkpoint::cgroup::Cgroup;
-use checkpoint::container::Container;
 use netmig::sockets::room;
 
 /// Larger buffers, which are given their own size back when this is dropped.
@@ -12,8 +11,8 @@ pub struct Room(Option<Cgroup>);
 
 impl Room {
     /// Enlarges the buffers of a container's sockets. What prevents this is found out later.
-    pub fn make(container: &Container) -> Self {
-        let cgroup = Cgroup::of_pid(container.pid, &container.id).ok().filter(|cgroup| {
+    pub fn make(cgroup: Option<Cgroup>) -> Self {
+        let cgroup = cgroup.filter(|cgroup| {
             let pids = cgroup.pids().unwrap_or_default();
             room::make_room(&pids).is_ok_and(|sockets| sockets > 0)
         });

@@ -78,12 +78,13 @@ impl Podman {
         Ok((info, container))
     }
 
-    /// The cgroup of a container, given by its ID or exact name, without running podman: `None` where that
-    /// cannot be told so.
+    /// Returns the full ID and the cgroup of a container, given by its ID or exact name, without running
+    /// podman: `None` where they cannot be told so.
     #[must_use]
-    pub fn cgroup(&self, id_or_name: &str) -> Option<Cgroup> {
+    pub fn cgroup(&self, id_or_name: &str) -> Option<(String, Cgroup)> {
         let (id, pid) = files::process(&self.recall()?, id_or_name)?;
-        Cgroup::of_pid(pid, &id).ok()
+        let cgroup = Cgroup::of_pid(pid, &id).ok()?;
+        Some((id, cgroup))
     }
 
     async fn inspect_raw(&self, name_or_id: &str) -> Result<RawContainer, Error> {

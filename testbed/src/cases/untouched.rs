@@ -19,6 +19,7 @@ const OWN_STATE: &[&str] = &[
     "peers.lock",
     "containers.lock",
     "journal/",
+    "spool/",
     "engine.json",
     "places/",
     "places/0",

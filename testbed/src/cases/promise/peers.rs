@@ -178,7 +178,9 @@ impl<'a> Moved<'a> {
         let claim = json!({ "with": [1], "to": 1, "container": self.addresses });
         for host in ["a", "b"] {
             let path = format!("/run/netmig/claims/{name}.json");
-            self.lab.host(host)?.write(path, claim.to_string())?;
+            let host = self.lab.host(host)?;
+            host.write(&path, claim.to_string())?;
+            host.run(["chmod", "600", &path])?;
         }
         Ok(())
     }
