@@ -84,10 +84,10 @@ pub fn container(running: Vec<Summary>) -> Result<String, Error> {
 }
 
 /// Makes sure that a person means it: the container's name has to be typed out.
-pub fn rollback(container: &str, destination: &Destination) -> Result<(), Error> {
+pub fn rollback(container: &str) -> Result<(), Error> {
     let question = format!(
-        "If {container} runs at {destination}, or on a host that it has gone to from there, two of it will \
-         run from now on. Type the container's name to let it run here again:"
+        "If {container} runs anywhere else, two of it will run from now on. \
+         Type the container's name to let it run here again:"
     );
     if Text::new(&question).prompt()?.trim() == container {
         Ok(())

@@ -281,6 +281,8 @@ impl<'a> Departure<'a> {
         let of_this = |note: &Note| note.migration == migration;
         let unforwarded = forward::remove(&self.context.directories, of_this).await;
         leftovers.extend(unforwarded.err().map(|e| chain(e.as_ref())));
+        let forgotten = carried::forget_ended(&self.context.directories, Some(migration)).await;
+        leftovers.extend(forgotten.err().map(|e| chain(e.as_ref())));
         let peer = self.plan.link.peer;
         let unused = peers::release(&self.context.directories, peer, Some(migration)).await;
         leftovers.extend(unused.err().map(|e| chain(e.as_ref())));

@@ -76,6 +76,8 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
         "nothing is forwarded",
         forward::remove(&context.directories, of_this).await.map(|_| false),
     );
+    let forgotten = carried::forget_ended(&context.directories, Some(departed.migration())).await;
+    left.extend(forgotten.err().map(|e| chain(e.as_ref())));
     if left.is_empty()
         && let Some(number) = departed.number
     {

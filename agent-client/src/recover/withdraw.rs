@@ -62,7 +62,7 @@ async fn withdraw(context: &Context, container: &str) -> Result<Exit, String> {
 
 /// Asks, writes the order down, and carries it out.
 async fn order(context: &Context, container: &str, before: Departed) -> Result<Exit, String> {
-    ask::rollback(&before.name, &before.peer.destination).map_err(|e| chain(&e))?;
+    ask::rollback(&before.name).map_err(|e| chain(&e))?;
     // A guardian may have had the journal meanwhile, and learned something.
     let (mut journal, mut departed) = find(context, container).await?;
     if departed.reached == Departure::Committed {
