@@ -24,13 +24,14 @@ pub mod argv;
 pub mod wire;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
-use std::{env, fs, io, thread};
+use std::{env, fs, io, iter, thread};
 
 use crate::cgroup::{self, Cgroup};
 use crate::criu::ConfigDir;
@@ -61,6 +62,8 @@ pub const LIFETIME: Duration = Duration::from_secs(235);
 
 /// How long a runtime may take to its gate before we say that it is on its way.
 const SETTLE: Duration = Duration::from_millis(250);
+/// CRIU's log of a restore, in its working directory.
+const RESTORE_LOG: &str = "restore.log";
 /// How long killed tasks may take to be gone.
 const KILLED: Duration = Duration::from_secs(2);
 /// Pause between two attempts to connect anew.
@@ -212,7 +215,17 @@ impl Links {
         let gate = self.dir.join(GATE);
         let criu = find_criu().ok_or_else(|| io::Error::other("criu is not installed"))?;
         let id = argv.last().and_then(|id| id.to_str()).unwrap_or_default().to_owned();
-        let freeze = Box::new(move |pid, criu| freeze(pid, criu, &id).map_err(io::Error::other));
+        let log = go.work.join(RESTORE_LOG);
+        let freeze = Box::new(move |pid, criu| {
+            freeze(pid, criu, &id).map_err(|error| {
+                // CRIU's own lines say only that its client has failed.
+                let line =
+                    format!("Error (netmig): the copy cannot be frozen: {}\n", chain(&error));
+                let log = fs::OpenOptions::new().append(true).create(true).open(&log);
+                let _ = log.and_then(|mut log| log.write_all(line.as_bytes()));
+                io::Error::other(error)
+            })
+        });
         let gate = Gate::relay(&gate, &fs::read_link(self.dir.join(CONMON))?, &criu, freeze)?;
         let mut command = self.real(REAL_RUNTIME)?;
         command.args(argv::redirect(argv, &go.images, &go.work));
@@ -260,10 +273,21 @@ impl Links {
     }
 }
 
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// Freezes what CRIU is about to let go. runc puts CRIU itself into the container's cgroup, where it would
 /// stop as well: it comes to this process's own.
 fn freeze(pid: i32, criu: i32, id: &str) -> Result<(), cgroup::Error> {
-    let container = Cgroup::of_pid(pid, id)?;
+    let container = match Cgroup::of_pid(pid, id) {
+        // crun restores some containers in its own cgroup and moves them afterwards. They are frozen as soon
+        // as it has ended (`Staged::frozen_cgroup`).
+        Err(cgroup::Error::NotOwn { .. }) => return Ok(()),
+        other => other?,
+    };
     if container.pids()?.contains(&criu) {
         cgroup::bring_here(criu)?;
     }

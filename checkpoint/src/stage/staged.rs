@@ -21,7 +21,7 @@ const TAIL: Duration = Duration::from_secs(30);
 /// How long restored tasks may take to be frozen: they are told to before CRIU lets them go.
 const FROZEN: Duration = Duration::from_secs(1);
 /// How many telling lines of CRIU's log an error carries.
-const LOG_LINES: usize = 8;
+const LOG_LINES: usize = 12;
 
 /// A container that is ready to be restored, or restored and not yet handed to podman.
 ///
@@ -236,6 +236,8 @@ impl Staged {
         let restored = self.restored.ok_or_else(|| self.order("freezing"))?;
         let running = |source| Error::NotFrozen { name: self.name.clone(), source };
         let cgroup = Cgroup::of_pid(restored.pid, &self.id).map_err(|e| running(Some(e)))?;
+        // It was told before it could run, unless its runtime has put it into its cgroup only afterwards.
+        cgroup.tell_to_freeze().map_err(|e| running(Some(e)))?;
         match cgroup.await_frozen(Instant::now() + FROZEN) {
             Ok(true) => Ok(cgroup),
             Ok(false) => Err(running(None)),
