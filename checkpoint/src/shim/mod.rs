@@ -291,7 +291,7 @@ fn freeze(pid: i32, criu: i32, id: &str) -> Result<(), cgroup::Error> {
     if container.pids()?.contains(&criu) {
         cgroup::bring_here(criu)?;
     }
-    container.tell_to_freeze()
+    container.freeze_apart()
 }
 
 /// The cgroup of what a runtime with these arguments has restored, by the file of its process ID.

@@ -238,6 +238,7 @@ impl Staged {
         let cgroup = Cgroup::of_pid(restored.pid, &self.id).map_err(|e| running(Some(e)))?;
         // It was told before it could run, unless its runtime has put it into its cgroup only afterwards.
         cgroup.tell_to_freeze().map_err(|e| running(Some(e)))?;
+        cgroup.rejoin().map_err(|e| running(Some(e)))?;
         match cgroup.await_frozen(Instant::now() + FROZEN) {
             Ok(true) => Ok(cgroup),
             Ok(false) => Err(running(None)),

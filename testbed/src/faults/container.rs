@@ -51,7 +51,9 @@ pub(crate) fn cgroups(host: &Host, id: &str) -> Vec<PathBuf> {
                 continue;
             }
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.ends_with(id) && !name.contains("conmon") {
+            // systemd's scopes have a suffix.
+            let plain = name.strip_suffix(".scope").unwrap_or(&name);
+            if plain.ends_with(id) && !name.contains("conmon") {
                 found.push(entry.path());
             }
             directories.push(entry.path());

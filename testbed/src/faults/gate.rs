@@ -1,4 +1,4 @@
-//! Stops an OCI runtime at the door: a stand-in for crun on a lab host that waits before or after a
+//! Stops an OCI runtime at the door: a stand-in for it on a lab host that waits before or after a
 //! dump or a restore until it is let go, and that makes either fail or last.
 //!
 //! The agents know nothing of it. A gate is a FIFO that the stand-in reads from: there it blocks until
@@ -13,17 +13,18 @@ use nix::sys::stat::Mode;
 
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
+use crate::lab::Runtime;
 
-/// Where the runtime is, and where it goes to make room.
-const RUNTIME: &str = "/usr/bin/crun";
-const REAL: &str = "/usr/libexec/lab/crun";
+/// Where a runtime goes to make room.
+const REAL: &str = "/usr/libexec/lab/";
 /// Directory of the gates, on the hosts.
 const GATES: &str = "/run/gates";
 /// How long a stand-in may take from its mark to its gate.
 const OPENS: Duration = Duration::from_secs(5);
 
+/// Called by the runtime's name.
 const STAND_IN: &str = r#"#!/bin/sh
-real=/usr/libexec/lab/crun
+real=/usr/libexec/lab/${0##*/}
 gates=/run/gates
 case " $* " in
     *" checkpoint "*) step=dump ;;
@@ -124,10 +125,20 @@ impl Gate {
     }
 }
 
-/// Puts the stand-in into a host.
+/// Puts the stand-in for crun into a host.
 pub(crate) fn install(host: &Host) -> Result<()> {
-    let real = fs::read(host.path(RUNTIME)).context(|| format!("reading {RUNTIME}"))?;
-    for (path, contents) in [(REAL, real.as_slice()), (RUNTIME, STAND_IN.as_bytes())] {
+    install_for(host, Runtime::Crun)
+}
+
+/// Puts the stand-in for a runtime into a host.
+pub(crate) fn install_for(host: &Host, runtime: Runtime) -> Result<()> {
+    let called = match runtime {
+        Runtime::Crun => "/usr/bin/crun",
+        Runtime::Runc => "/usr/sbin/runc",
+    };
+    let real = format!("{REAL}{}", runtime.name());
+    let program = fs::read(host.path(called)).context(|| format!("reading {called}"))?;
+    for (path, contents) in [(real.as_str(), program.as_slice()), (called, STAND_IN.as_bytes())] {
         // A file that a process executes cannot be written.
         let _ = fs::remove_file(host.path(path));
         host.write(path, contents)?;

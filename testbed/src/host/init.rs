@@ -6,8 +6,9 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -16,7 +17,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::sys::wait::waitpid;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context, Result, chain};
+use crate::error::{Context, Error, Result, chain};
 
 /// First argument of a process 1.
 pub(crate) const HOST_ARGUMENT: &str = "host-init";
@@ -27,6 +28,9 @@ pub(crate) const READY: &str = "ready";
 /// The cgroup below a host's own in which all of its processes start. With processes in the root
 /// of its cgroup namespace, crun retries for seconds to enable controllers there.
 pub(crate) const LEAF: &str = "init";
+
+/// systemd, in the host's root file system.
+const SYSTEMD: &str = "/usr/lib/systemd/systemd";
 
 /// Character devices of a host: name, major, minor.
 const DEVICES: &[(&str, u64, u64)] = &[
@@ -57,6 +61,8 @@ pub(crate) struct InitPlan {
     pub(crate) work: PathBuf,
     /// Directory of this machine, and where the host sees it.
     pub(crate) binds: Vec<(PathBuf, PathBuf)>,
+    /// Whether its process 1 is systemd.
+    pub(crate) systemd: bool,
 }
 
 /// Becomes a process 1 or the holder of a switch if the arguments say so. Every program that starts
@@ -94,7 +100,7 @@ fn run_host(plan: &[u8]) -> Result<()> {
     enter(&plan.root)?;
     forward()?;
     say_ready()?;
-    reap()
+    if plan.systemd { Err(become_systemd()) } else { reap() }
 }
 
 fn run_switch(cgroup: &Path) -> Result<()> {
@@ -125,7 +131,10 @@ fn separate(plan: &InitPlan) -> Result<()> {
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWCGROUP;
     unshare(all).context(|| "making namespaces")?;
-    join_cgroup(&plan.cgroup.join(LEAF))?;
+    // systemd takes the cgroup that it is started in for the root of its own.
+    if !plan.systemd {
+        join_cgroup(&plan.cgroup.join(LEAF))?;
+    }
     nix::unistd::setsid().context(|| "making a session")?;
     nix::unistd::sethostname(&plan.name).context(|| "setting the host name")
 }
@@ -219,6 +228,13 @@ fn forward() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Becomes systemd, as in a container: it boots, and mounts nothing of what is there already.
+fn become_systemd() -> Error {
+    let mut command = Command::new(SYSTEMD);
+    command.arg("--unit=multi-user.target").env_clear().env("container", "lab");
+    Error::Io { action: "starting systemd".to_owned(), source: command.exec() }
 }
 
 fn block_child_signal() -> Result<()> {

@@ -8,6 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -21,10 +23,15 @@ use crate::command;
 use crate::error::{Context, Error, Result};
 use crate::host::init::{HOST_ARGUMENT, InitPlan, LEAF, READY, SWITCH_ARGUMENT};
 use crate::host::{self, Host};
-use crate::{network, prepare};
+use crate::{network, pace, prepare};
 
 /// Where a host has the product's programs and the testbed's own: the rootfs leaves it empty.
 const PROGRAMS: &str = "/usr/local/bin";
+
+/// How long systemd may take to boot.
+const BOOT: Duration = Duration::from_secs(60);
+/// Between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A lab to be started.
 #[derive(Debug, Clone)]
@@ -34,6 +41,7 @@ pub struct LabBuilder {
     runtime: Runtime,
     standing: bool,
     empty_storage: bool,
+    systemd: bool,
 }
 
 impl LabBuilder {
@@ -44,6 +52,7 @@ impl LabBuilder {
             runtime: Runtime::default(),
             standing: false,
             empty_storage: false,
+            systemd: false,
         }
     }
 
@@ -56,6 +65,12 @@ impl LabBuilder {
     /// Lets the lab live on when this program ends.
     pub fn standing(mut self) -> Self {
         self.standing = true;
+        self
+    }
+
+    /// Has systemd as process 1 of each host, and podman make cgroups by it.
+    pub fn systemd(mut self) -> Self {
+        self.systemd = true;
         self
     }
 
@@ -166,6 +181,7 @@ impl LabBuilder {
                     (bin.clone(), PROGRAMS.into()),
                     (share.clone(), "/lab".into()),
                 ],
+                systemd: self.systemd,
             };
             for path in [&plan.root, &plan.upper, &plan.work] {
                 fs::create_dir_all(path).context(|| format!("creating {}", path.display()))?;
@@ -188,6 +204,9 @@ impl LabBuilder {
         for ((number, name), child) in (1..).zip(self.names()).zip(&children[1..]) {
             let cgroup = claim.places.cgroup.join(name);
             hosts.push(Host::new(name, number, child.id() as i32, &cgroup, &logs)?);
+        }
+        if self.systemd {
+            hosts.iter().try_for_each(await_boot)?;
         }
         network::connect(&switch, &hosts)?;
         let state = State {
@@ -214,9 +233,10 @@ impl LabBuilder {
             table.push_str(&format!("{} {other}\n", host::address(number)));
             table.push_str(&format!("{} {other}\n", host::address6(number)));
         }
-        // No pids controller and no systemd in the hosts; journald is not there for events either.
+        // This machine may have no pids controller, and most hosts have no journald for events.
+        let manager = if self.systemd { "systemd" } else { "cgroupfs" };
         let containers = format!(
-            "[containers]\npids_limit=0\n[engine]\ncgroup_manager=\"cgroupfs\"\n\
+            "[containers]\npids_limit=0\n[engine]\ncgroup_manager=\"{manager}\"\n\
              events_logger=\"file\"\nruntime=\"{}\"\n",
             self.runtime.name()
         );
@@ -273,6 +293,26 @@ fn spawn_init(role: &str, plan: &[u8], logs: &Path, keep: Option<i32>) -> Result
         spawner.join().unwrap_or_else(|_| Err(std::io::Error::other("the spawning thread died")))
     })
     .context(|| "starting a process 1")
+}
+
+/// Waits until a host's systemd has started everything.
+fn await_boot(host: &Host) -> Result<()> {
+    let end = Instant::now() + pace::patience(BOOT);
+    // What it cannot do in a namespace, such as mounting rpc_pipefs, leaves it "degraded".
+    loop {
+        let asked = host.command("systemctl").args(["is-system-running"]).output()?;
+        let state = asked.text();
+        if matches!(state.trim(), "running" | "degraded") {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            let name = host.name();
+            return Err(Error::Refused(format!(
+                "systemd of host {name} is {state:?} after a minute"
+            )));
+        }
+        thread::sleep(LOOK);
+    }
 }
 
 fn await_ready(child: &mut Child, name: &str, logs: &Path) -> Result<()> {

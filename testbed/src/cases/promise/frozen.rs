@@ -1,80 +1,120 @@
 //! The copy stands still until the decision is made.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{LIMIT, home, settled, until};
 use crate::cases::subject::Clients;
 use crate::ensure;
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::faults::container;
 use crate::faults::gate::{self, Gate};
 use crate::host::Host;
+use crate::lab::cgroup;
+use crate::lab::{Lab, LabBuilder, Runtime};
 use crate::runner::{Case, Context};
 
-pub(super) const CASES: &[Case] =
-    &[Case::new("promise-copy-stands-still-before-the-commit", &["promise"], frozen).limit(240)];
+pub(super) const CASES: &[Case] = &[
+    Case::new("promise-copy-stands-still-before-the-commit", &["promise"], |context| {
+        frozen(context, Runtime::Crun, false)
+    })
+    .limit(240),
+    Case::new("promise-copy-of-runc-stands-still-before-the-commit", &["promise"], |context| {
+        frozen(context, Runtime::Runc, false)
+    })
+    .limit(240),
+    Case::new("promise-copy-in-a-scope-stands-still-before-the-commit", &["promise"], |context| {
+        frozen(context, Runtime::Crun, true)
+    })
+    .limit(300),
+    Case::new(
+        "promise-copy-of-runc-in-a-scope-stands-still-before-the-commit",
+        &["promise"],
+        |c| frozen(c, Runtime::Runc, true),
+    )
+    .limit(300),
+];
 
 /// How long the copy is watched.
 const WATCHED: Duration = Duration::from_millis(1500);
-/// Counters: one in memory that both sides carry, one in the root file system.
-const COUNTERS: [&str; 2] = ["/dev/shm/count", "/count"];
-/// Counts beside the server.
-const COUNTING: &str = "netmig-probe serve & n=0; while :; do n=$((n+1)); echo $n > /dev/shm/count; \
-                        echo $n > /count; sleep 0.02; done";
+/// A counter in memory that both sides carry. It counts without a pause, in place: a copy that ran for a
+/// millisecond shows.
+const COUNTER: &str = "/dev/shm/count";
+/// Counts in a process beside the server's.
+const COUNTING: &str =
+    "netmig-probe serve & n=0; while :; do n=$((n+1)); echo $n 1<> /dev/shm/count; done";
 
-fn frozen(context: &Context) -> Result<()> {
-    let lab = context.lab(&["a", "b", "c"])?;
+/// Two hops: what a host has of a first one may change how the runtime restores.
+fn frozen(context: &Context, runtime: Runtime, systemd: bool) -> Result<()> {
+    let hosts = ["a", "b", "c"];
+    let builder = LabBuilder::new(&hosts).runtime(runtime);
+    let lab = context.start(&if systemd { builder.systemd() } else { builder })?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
-    gate::install(b)?;
-    lab.serve("b")?;
+    for host in [a, b] {
+        gate::install_for(host, runtime)?;
+        lab.serve(host.name())?;
+    }
     let run = ["run", "--detach", "--name", "web"];
     let ports = ["--publish", "7000:7000/tcp", "--publish", "7000:7000/udp"];
     let id = a.podman([&run[..], &ports, &["probe:1", "sh", "-c", COUNTING]].concat())?;
     c.probe().wait_for_echo(a.port(7000), LIMIT)?;
     let clients = Clients::gentle(c, a.port(7000))?;
     ensure!(advances(a, &id)?, "the original does not count");
-
-    Gate::Restored.close(b)?;
-    let words = ["migrate", "web", "b", "--max-interruption", "60"];
-    let mut order = a.command("agent-client").args(words).spawn()?;
-    until("the copy is restored", LIMIT, || {
-        ensure!(order.is_running(), "the move ended: {}", order.stderr());
-        Ok(Gate::Restored.is_reached(b))
-    })?;
-    let seen = still(b, &id);
-    Gate::Restored.open(b)?;
-    let end = order.wait(LIMIT)?;
-    ensure!(end.status.code() == Some(0), "{}", end.error_text());
-    settled(&lab)?;
-    seen?;
-    ensure!(home(&lab, &id)? == "b" && advances(b, &id)?, "the copy does not count afterwards");
+    for (from, to) in [(a, b), (b, a)] {
+        hop(&lab, &id, from, to)?;
+    }
     context.remark(clients.stop()?.gaps());
     Ok(())
 }
 
-/// The copy's cgroup is frozen, and none of its counters advances.
-fn still(host: &Host, id: &str) -> Result<()> {
-    let cgroups = container::cgroups(host, id);
-    let frozen = cgroups.iter().any(|path| {
-        fs::read_to_string(path.join("cgroup.events")).is_ok_and(|text| text.contains("frozen 1"))
-    });
-    let advances = advances(host, id)?;
-    ensure!(frozen && !advances, "before the commit: frozen {frozen}, counts {advances}");
+fn hop(lab: &Lab, id: &str, from: &Host, to: &Host) -> Result<()> {
+    Gate::Restored.close(to)?;
+    let words = ["migrate", "web", to.name(), "--max-interruption", "60"];
+    let mut order = from.command("agent-client").args(words).spawn()?;
+    until("the copy is restored", LIMIT, || {
+        ensure!(order.is_running(), "the move ended: {}", order.stderr());
+        Ok(Gate::Restored.is_reached(to))
+    })?;
+    let seen = still(from, to, id);
+    Gate::Restored.open(to)?;
+    let end = order.wait(LIMIT)?;
+    ensure!(end.status.code() == Some(0), "{}", end.error_text());
+    settled(lab)?;
+    seen?;
+    ensure!(home(lab, id)? == to.name() && advances(to, id)?, "the copy does not count afterwards");
+    gate::clear(to)?;
+    // Whatever a container starts has to be in its cgroup: limits, `podman kill`, the next freeze.
+    let inside = container::processes(to, id).len();
+    let told = to.podman(["top", "web", "hpid"])?.lines().count() - 1;
+    ensure!(inside == told && told >= 2, "{inside} of {told} processes are in the cgroup");
+    Ok(())
+}
+
+/// The copy stands where the original stands, and goes on standing there.
+fn still(from: &Host, to: &Host, id: &str) -> Result<()> {
+    let (original, copy) = (count(from, id)?, count(to, id)?);
+    let advances = advances(to, id)?;
+    ensure!(
+        original == copy && !advances,
+        "before the commit: the original is at {original}, the copy at {copy}, counts {advances}"
+    );
     Ok(())
 }
 
 /// Whether a container counts.
 fn advances(host: &Host, id: &str) -> Result<bool> {
-    let before = counters(host, id)?;
+    let before = count(host, id)?;
     std::thread::sleep(WATCHED);
-    Ok(counters(host, id)? != before)
+    Ok(count(host, id)? != before)
 }
 
-fn counters(host: &Host, id: &str) -> Result<Vec<String>> {
-    let lacking = || Error::Check(format!("no process of the container is on {}", host.name()));
-    let first = container::processes(host, id).into_iter().next().ok_or_else(lacking)?;
-    let read = |path: &&str| fs::read_to_string(format!("/proc/{first}/root{path}"));
-    // A file that is being written may be empty for a moment.
-    Ok(COUNTERS.iter().map(read).map(Result::unwrap_or_default).collect())
+/// The counter of a container, wherever on the host its processes are. It may be empty while it is written.
+fn count(host: &Host, id: &str) -> Result<String> {
+    let of = |process: i32| format!("/proc/{process}/root{COUNTER}");
+    let all = cgroup::processes(&host.path("/sys/fs/cgroup"));
+    let path = all.into_iter().map(of).find(|path| Path::new(path).exists());
+    let lacking = || Error::Check(format!("no process of {id} is on {}", host.name()));
+    let path = path.ok_or_else(lacking)?;
+    fs::read_to_string(&path).context(|| format!("reading {path}"))
 }
