@@ -6,6 +6,7 @@
 
 mod encoding;
 mod follow;
+mod interrupted;
 mod manifest;
 mod memory;
 mod readdress;
@@ -16,6 +17,7 @@ mod write;
 mod tests;
 
 pub use follow::Follower;
+pub use interrupted::rewind_calls;
 pub use manifest::{CHUNK, Chunk, FileSum, Limits, Manifest, Stats};
 pub use memory::ImageDir;
 pub use readdress::readdress;

@@ -226,6 +226,7 @@ impl Incoming {
             if !self.readdressed.is_empty() {
                 images::readdress(&self.image_directory, &self.readdressed)?;
             }
+            images::rewind_calls(&self.image_directory)?;
             match self.unscaled {
                 true => images::settle_scales(&self.image_directory),
                 false => Ok(0),
