@@ -4,6 +4,7 @@
 //! whose name carries the container's full ID and that holds the container's process.
 //! Kernel reference: `Documentation/admin-guide/cgroup-v2.rst`, "Core Interface Files".
 
+mod gather;
 mod locate;
 
 use std::fs::{self, File, OpenOptions};

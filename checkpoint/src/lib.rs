@@ -12,6 +12,7 @@ pub mod description;
 pub mod gate;
 pub mod images;
 pub mod interrupted;
+pub mod mounts;
 pub mod needs;
 pub mod podman;
 pub mod prime;

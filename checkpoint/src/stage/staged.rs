@@ -239,6 +239,9 @@ impl Staged {
         // It was told before it could run, unless its runtime has put it into its cgroup only afterwards.
         let was_told = cgroup.is_told_to_freeze().map_err(|e| running(Some(e)))?;
         cgroup.tell_to_freeze().map_err(|e| running(Some(e)))?;
+        if !was_told {
+            cgroup.gather(restored.pid).map_err(|e| running(Some(e)))?;
+        }
         match cgroup.await_frozen(Instant::now() + FROZEN) {
             Ok(true) => {
                 if !was_told {
