@@ -140,11 +140,7 @@ fn leases_are_held(context: &Context) -> Result<()> {
         let told = log(to)?.matches("leases").count();
         lab.host(to)?.podman(["kill", "--signal", "USR1", "leases"])?;
         until("it tells its leases", LIMIT, || Ok(log(to)?.matches("leases").count() > told))?;
-        let last = log(to)?
-            .lines()
-            .filter(|line| line.starts_with("leases"))
-            .next_back()
-            .map(str::to_owned);
+        let last = log(to)?.lines().rfind(|line| line.starts_with("leases")).map(str::to_owned);
         ensure!(last.as_deref() == Some("leases 0 1"), "on {to}: {last:?}");
     }
     let write = ["exec", "leases", "sh", "-c", "echo x > /read"];
