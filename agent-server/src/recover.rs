@@ -257,7 +257,7 @@ impl Arrived {
         let of_this = detours.filter(|detour| is_same(&detour.namespace, pid));
         let left = of_this.map(|detour| detour.towards).collect();
         sandbox.seed_neighbours(&port, &Others { left, ..Others::default() })?;
-        Ok(Cgroup::of_pid(pid, &self.container)?.thaw()?)
+        Ok(Cgroup::of_pid(pid, &self.container)?.resume()?)
     }
 
     async fn hand_over(

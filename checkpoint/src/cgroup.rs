@@ -5,6 +5,7 @@
 //! Kernel reference: `Documentation/admin-guide/cgroup-v2.rst`, "Core Interface Files".
 
 mod apart;
+mod gather;
 mod locate;
 
 use std::fs::{self, File, OpenOptions};
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::interrupted;
 
 /// Longest sleep between two looks at `cgroup.events`, in milliseconds. The kernel wakes us by
 /// POLLPRI, but at most once in 10 ms (`CGROUP_FILE_NOTIFY_MIN_INTV` in
@@ -159,6 +162,30 @@ impl Cgroup {
     /// [`Error::Access`], for instance when the cgroup is gone (ENODEV).
     pub fn thaw(&self) -> Result<(), Error> {
         self.write_state(b"0")
+    }
+
+    /// Lets the tasks go on as if they had never been stopped ([`Cgroup::rewind_calls`]). Does not wait; a
+    /// cgroup that is not frozen stays so.
+    ///
+    /// # Errors
+    /// As [`Cgroup::thaw`].
+    pub fn resume(&self) -> Result<(), Error> {
+        self.rewind_calls();
+        self.thaw()
+    }
+
+    /// Has the frozen tasks that were stopped in a system call make it again ([`interrupted::rewind`]). A call
+    /// that cannot be set back is logged: it returns EINTR. Tasks that are not frozen are left alone, since
+    /// looking at them would stop them.
+    pub fn rewind_calls(&self) {
+        if !self.is_frozen().is_ok_and(|is_frozen| is_frozen) {
+            return;
+        }
+        match self.pids().map(|pids| interrupted::rewind(&pids)) {
+            Ok(Ok(calls)) => tracing::debug!(calls, "system calls are made again"),
+            Ok(Err(error)) => tracing::warn!(source = %error, "a system call is cut short"),
+            Err(error) => tracing::warn!(source = %error, "system calls are cut short"),
+        }
     }
 
     /// Waits until all tasks of a cgroup that was told to freeze have stopped; `false` when `deadline` passes.

@@ -6,8 +6,10 @@
 
 mod encoding;
 mod follow;
+mod interrupted;
 mod manifest;
 mod memory;
+mod mounts;
 mod readdress;
 mod scale;
 mod write;
@@ -16,8 +18,10 @@ mod write;
 mod tests;
 
 pub use follow::Follower;
+pub use interrupted::rewind_calls;
 pub use manifest::{CHUNK, Chunk, FileSum, Limits, Manifest, Stats};
 pub use memory::ImageDir;
+pub use mounts::keep_mount_flags;
 pub use readdress::readdress;
 pub use scale::settle_scales;
 pub use write::Writer;

@@ -11,6 +11,8 @@ pub mod criu;
 pub mod description;
 pub mod gate;
 pub mod images;
+pub mod interrupted;
+pub mod mounts;
 pub mod needs;
 pub mod podman;
 pub mod prime;

@@ -6,6 +6,7 @@
 //! Everything needs root.
 
 pub mod bench;
+pub mod blocked;
 pub mod build;
 pub mod cache;
 pub mod cases;

@@ -227,7 +227,7 @@ impl<'a> Pause<'a> {
             stuck.push(format!("it could not be connected again: {}", chain(&e)));
         }
         if self.frozen
-            && let Err(e) = plan.cgroup.thaw()
+            && let Err(e) = plan.cgroup.resume()
         {
             stuck.push(format!("it could not be thawed: {}", chain(&e)));
         }

@@ -19,7 +19,7 @@ use checkpoint::container::{Container, PublishedPort};
 use checkpoint::criu::{self, Version};
 use checkpoint::description::Description;
 use checkpoint::runtime::Runtime;
-use checkpoint::{blockers, cgroup::Cgroup, process, tree};
+use checkpoint::{blockers, cgroup::Cgroup, mounts, process, tree};
 use netmig::flow::{Aliases, Conntrack, Exchange, Flow, Readdressed, StandIn};
 use netmig::isolation;
 use netmig::netns::Namespace;
@@ -413,6 +413,7 @@ fn offer(
         criu: (major, minor, patch),
         architecture: std::env::consts::ARCH.to_owned(),
         cpu_flags: host::cpu_flags(&fs::read_to_string(Path::new("/proc/cpuinfo"))?),
+        without_symlinks: mounts::without_symlinks(container.pid)?,
     })
 }
 

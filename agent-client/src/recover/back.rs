@@ -130,7 +130,7 @@ async fn run_on(context: &Context, departed: &Departed) -> Result<bool, Cause> {
     // Each is tried whatever comes of the other: a container that is only cut off must not stay frozen, too.
     let connected = connect(process);
     let was_frozen = cgroup.is_told_to_freeze();
-    cgroup.thaw()?;
+    cgroup.resume()?;
     let changes = connected? || was_frozen?;
     room::take_room_back(&cgroup.pids()?)?;
     Ok(changes)

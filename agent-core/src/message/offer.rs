@@ -94,6 +94,8 @@ pub struct Offer {
     pub architecture: String,
     /// Processor features that its processes may have come to rely on.
     pub cpu_flags: Vec<String>,
+    /// Its mount points in which symbolic links are not followed.
+    pub without_symlinks: Vec<String>,
 }
 
 /// Images need more room than the memory in use: the kernel's side of each socket takes some

@@ -112,14 +112,14 @@ pub async fn look(
             ),
         );
     }
-    let (name_taken, image) = tokio::try_join!(
+    let (name_taken, has_image) = tokio::try_join!(
         host.podman.has_container(&host.engine, &offer.name),
-        host.podman.image_id(&host.engine, &offer.image.name)
+        host.podman.has_image(&host.engine, &offer.image.id)
     )?;
     if name_taken {
         block("name-taken", format!("{here} has a container named {} already", offer.name));
     }
-    let image_missing = image.as_deref() != Some(offer.image.id.as_str());
+    let image_missing = !has_image;
     if image_missing && !offer.image_shipped {
         block(
             "image-missing",
@@ -234,6 +234,7 @@ fn well_formed(offer: &Offer) -> Result<(), Malformed> {
         (offer.aliases.len() <= LIMIT, "the number of addresses in the tunnel"),
         (offer.cpu_flags.len() <= host::CPU_FLAGS_LIMIT, "the number of processor flags"),
         (offer.cpu_flags.iter().all(|flag| short(flag)), "the processor flags"),
+        (offer.without_symlinks.len() <= LIMIT, "the number of mounts without symbolic links"),
         (offer.memory < 1 << 50, "the memory"),
     ];
     match rules.iter().find(|(holds, _)| !holds) {

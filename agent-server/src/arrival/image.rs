@@ -33,8 +33,8 @@ struct TooLarge {
     limit: u64,
 }
 
-/// Loads the image that follows, and makes sure that it has the ID and the name it should have;
-/// at most `limit` bytes.
+/// Loads the image that follows, and makes sure that it has the ID that it should have; gives it its name, if
+/// that is free. At most `limit` bytes.
 pub async fn store(
     host: &Host,
     connection: &mut Connection,
@@ -62,27 +62,23 @@ pub async fn store(
     let before = host.podman.image_names().await?;
     let load = async { Ok::<_, Cause>(host.podman.load(&mut reader).await?) };
     tokio::try_join!(receive, load)?;
-    put_names_back(host, &before, &image.name).await?;
-    if !host.podman.image_exists(&image.id).await? {
+    put_names_back(host, &before).await?;
+    if !host.podman.has_image(&host.engine, &image.id).await? {
         return Err(WrongImage { name: image.name.clone(), id: image.id.clone() }.into());
     }
-    if host.podman.image_id(&host.engine, &image.name).await?.as_deref() != Some(image.id.as_str())
-    {
+    // A name of this host's keeps its image.
+    if host.podman.image_id(&host.engine, &image.name).await?.is_none() {
         host.podman.tag(&image.id, &image.name).await?;
     }
     Ok(connection.send(&Message::ImageStored(())).await?)
 }
 
-/// podman gives an image all names that its archive claims, and takes them from others. All but that
-/// of the container's image are put back, and the archive is refused.
-async fn put_names_back(
-    host: &Host,
-    before: &BTreeMap<String, String>,
-    expected: &str,
-) -> Result<(), Cause> {
+/// podman gives an image all names that its archive claims, and takes them from others. They are put
+/// back, and the archive is refused: an image that was saved by its ID has no names.
+async fn put_names_back(host: &Host, before: &BTreeMap<String, String>) -> Result<(), Cause> {
     let after = host.podman.image_names().await?;
     let mut claimed = Vec::new();
-    for (name, id) in after.iter().filter(|(name, _)| *name != expected) {
+    for (name, id) in &after {
         match before.get(name) {
             Some(old) if old == id => continue,
             Some(old) => host.podman.tag(old, name).await?,

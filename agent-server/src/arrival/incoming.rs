@@ -79,6 +79,8 @@ pub struct Incoming {
     image_directory: PathBuf,
     /// Addresses of the container that are others here, each after the one that it replaces.
     pub readdressed: Vec<(IpAddr, IpAddr)>,
+    /// Its mount points in which symbolic links are not followed.
+    pub without_symlinks: Vec<String>,
     /// Whether some connection may be without window scaling.
     pub unscaled: bool,
     /// Entries that were made here, to be unmade if the migration fails.
@@ -106,6 +108,7 @@ impl Incoming {
             conntrack: Conntrack::open()?,
             image_directory: images.path().to_owned(),
             readdressed: Vec::new(),
+            without_symlinks: Vec::new(),
             unscaled: false,
             created: Vec::new(),
         })
@@ -226,6 +229,8 @@ impl Incoming {
             if !self.readdressed.is_empty() {
                 images::readdress(&self.image_directory, &self.readdressed)?;
             }
+            images::rewind_calls(&self.image_directory)?;
+            images::keep_mount_flags(&self.image_directory, &self.without_symlinks)?;
             match self.unscaled {
                 true => images::settle_scales(&self.image_directory),
                 false => Ok(0),

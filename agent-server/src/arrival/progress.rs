@@ -274,6 +274,7 @@ impl Arrival {
         let mut is_ready = false;
         // Of flows whose anchor this host is the source tells nothing.
         incoming.unscaled = self.is_return();
+        incoming.without_symlinks.clone_from(&self.offer.without_symlinks);
         incoming.readdressed =
             self.readdressed.iter().map(|other| (other.old, other.new)).collect();
         if let Some(spool) = &mut self.spool {

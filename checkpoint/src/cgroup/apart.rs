@@ -40,17 +40,19 @@ impl Cgroup {
         move_tasks(&self.path, &apart)
     }
 
-    /// Takes back the tasks of [`Cgroup::freeze_apart`]. This cgroup must have been told to freeze.
+    /// Takes back the tasks of [`Cgroup::freeze_apart`]; returns whether there were any. This cgroup must have
+    /// been told to freeze.
     ///
     /// # Errors
     /// [`Error::Access`].
-    pub(crate) fn rejoin(&self) -> Result<(), Error> {
+    pub(crate) fn rejoin(&self) -> Result<bool, Error> {
         let apart = self.path.join(APART);
         if !apart.exists() {
-            return Ok(());
+            return Ok(false);
         }
         move_tasks(&apart, &self.path)?;
-        fs::remove_dir(&apart).map_err(|source| Error::Access { path: apart, source })
+        fs::remove_dir(&apart).map_err(|source| Error::Access { path: apart, source })?;
+        Ok(true)
     }
 
     /// Whether there is a process in a cgroup below.

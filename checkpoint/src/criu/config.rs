@@ -42,6 +42,8 @@ pub struct Options {
     pub skip_in_flight: bool,
     /// Dump and restore `flock` and `fcntl` locks.
     pub file_locks: bool,
+    /// Leave the container's control groups alone.
+    pub ignore_cgroups: bool,
     /// Allow unix sockets whose other end is outside the container.
     pub external_unix: bool,
     /// Allow a terminal and a session that were opened outside the container.
@@ -59,6 +61,7 @@ impl Options {
             tcp_established: true,
             skip_in_flight: false,
             file_locks: true,
+            ignore_cgroups: true,
             external_unix: false,
             shell_job: false,
             // CRIU's default is 1 MiB; the images are in memory and counted there anyway.
@@ -68,24 +71,28 @@ impl Options {
     }
 
     /// For a restore into a network namespace that is blocked by us.
+    ///
+    /// Control groups are left to the runtime: crun has CRIU put every process into the container's, and
+    /// otherwise moves the first one there alone, when all of them run (`libcrun_container_restore`).
     pub fn restore() -> Self {
-        Self::dump()
+        Self { ignore_cgroups: false, ..Self::dump() }
     }
 
     /// The text of a configuration file: one option a line, as on CRIU's command line but
     /// without the dashes.
     ///
     /// `network-lock skip`: the hold and the veth block are ours, and CRIU's own lock costs two
-    /// runs of iptables-restore. `manage-cgroups ignore`: the runtime makes the cgroup. No log
+    /// runs of iptables-restore. No log
     /// level: the runtimes set one, and here it would put CRIU's first lines, which come before its
     /// log file is open, into the container's own log.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = String::from("network-lock skip\nmanage-cgroups=ignore\n");
+        let mut text = String::from("network-lock skip\n");
         for (wanted, option) in [
             (self.tcp_established, "tcp-established"),
             (self.skip_in_flight, "skip-in-flight"),
             (self.file_locks, "file-locks"),
+            (self.ignore_cgroups, "manage-cgroups=ignore"),
             (self.external_unix, "ext-unix-sk"),
             (self.shell_job, "shell-job"),
         ] {
@@ -222,6 +229,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines.contains(&"network-lock skip"));
         assert!(lines.contains(&"manage-cgroups=ignore"));
+        assert!(!Options::restore().text().contains("manage-cgroups"));
         assert!(lines.contains(&"tcp-established"));
         assert!(lines.contains(&"skip-in-flight"));
         assert!(lines.contains(&"ghost-limit 77"));

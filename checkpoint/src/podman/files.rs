@@ -72,11 +72,20 @@ pub(super) fn databases(info: &Info) -> Vec<Option<Connection>> {
     metadata::places(info).iter().filter(|path| path.is_file()).map(|path| open(path)).collect()
 }
 
-/// The ID of the image that has this very name in the list of the store
-/// (`containers/storage`, `images.go`).
-pub(super) fn image_id(info: &Info, name: &str) -> Option<String> {
+/// The list of images of the store (`containers/storage`, `images.go`).
+fn images(info: &Info) -> Option<Vec<StoredImage>> {
     let path = info.graph_root.join(format!("{}-images", info.storage_driver)).join("images.json");
-    let images: Vec<StoredImage> = serde_json::from_slice(&read(&path)?).ok()?;
+    serde_json::from_slice(&read(&path)?).ok()
+}
+
+/// Whether the store lists an image of that ID. One that it does not list may be in another store.
+pub(super) fn has_image(info: &Info, id: &str) -> bool {
+    images(info).into_iter().flatten().any(|image| image.id == id)
+}
+
+/// The ID of the image that has this very name in the list of the store.
+pub(super) fn image_id(info: &Info, name: &str) -> Option<String> {
+    let images = images(info)?;
     let named = |image: &StoredImage| image.names.iter().flatten().any(|n| n == name);
     let mut found = images.into_iter().filter(named);
     let id = found.next()?.id;

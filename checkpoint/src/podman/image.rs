@@ -43,7 +43,7 @@ impl Podman {
         let output = self.output(&args, self.deadlines.query, Overdue::Kill).await?;
         if output.status != 0 {
             // podman's message for an absent image is not meant for programs.
-            return match self.has_image(name).await? {
+            return match self.knows_image(name).await? {
                 false => Ok(None),
                 true => Err(self.failure(&args, output.status, &output.stderr)),
             };
@@ -53,18 +53,21 @@ impl Podman {
         if is_full_id(&id) { Ok(Some(id)) } else { Err(Error::BadId { id: shortened(&id) }) }
     }
 
-    /// Whether the image of that ID is here.
+    /// Whether the image of that ID is here, under whichever name.
     ///
     /// # Errors
     /// [`Error::BadId`] unless `id` is a full ID; [`Error`] when podman cannot tell.
-    pub async fn image_exists(&self, id: &str) -> Result<bool, Error> {
+    pub async fn has_image(&self, info: &Info, id: &str) -> Result<bool, Error> {
         if !is_full_id(id) {
             return Err(Error::BadId { id: shortened(id) });
         }
-        self.has_image(id).await
+        match files::has_image(info, id) {
+            true => Ok(true),
+            false => self.knows_image(id).await,
+        }
     }
 
-    async fn has_image(&self, name: &str) -> Result<bool, Error> {
+    async fn knows_image(&self, name: &str) -> Result<bool, Error> {
         let args = ["image", "exists", "--", name];
         let output = self.output(&args, self.deadlines.query, Overdue::Kill).await?;
         match output.status {
@@ -88,7 +91,7 @@ impl Podman {
         }
     }
 
-    /// Reads an image from a stream. The caller checks with [`Podman::image_exists`] that it is
+    /// Reads an image from a stream. The caller checks with [`Podman::has_image`] that it is
     /// the one that was meant.
     ///
     /// # Errors

@@ -36,7 +36,11 @@ pub fn is_restore(argv: &[OsString]) -> bool {
     subcommand(argv).is_some_and(|at| argv[at] == "restore")
 }
 
-/// The same restore from other images, with CRIU's log elsewhere.
+/// The option by which CRIU restores locks. What a runtime asks CRIU for comes after every configuration file
+/// but its own, which is not read where there is no `/etc/criu`: without the option it asks for no locks.
+const FILE_LOCKS: &str = "--file-locks";
+
+/// The same restore from other images, with locks, and with CRIU's log elsewhere.
 #[must_use]
 pub fn redirect(argv: &[OsString], images: &Path, work: &Path) -> Vec<OsString> {
     let at = subcommand(argv).map_or(argv.len(), |at| at + 1);
@@ -46,13 +50,15 @@ pub fn redirect(argv: &[OsString], images: &Path, work: &Path) -> Vec<OsString> 
         new.push(option.into());
         new.push(dir.into());
     }
+    new.push(FILE_LOCKS.into());
     let mut own = own.iter();
     while let Some(arg) = own.next() {
         if arg == "--image-path" || arg == "--work-path" {
             own.next();
-        } else if !["--image-path=", "--work-path="]
-            .iter()
-            .any(|option| arg.as_bytes().starts_with(option.as_bytes()))
+        } else if arg != FILE_LOCKS
+            && !["--image-path=", "--work-path="]
+                .iter()
+                .any(|option| arg.as_bytes().starts_with(option.as_bytes()))
         {
             new.push(arg.clone());
         }
@@ -158,15 +164,15 @@ mod tests {
             new,
             args(
                 "--log-format=json --log /run/u/oci-log restore --image-path /i --work-path /w \
-                 --bundle /var/u --pid-file /run/u/pidfile --detach --tcp-established a72e"
+                 --file-locks --bundle /var/u --pid-file /run/u/pidfile --detach --tcp-established a72e"
             )
         );
         let new = redirect(
-            &args("restore --image-path=/a --work-path=/b x"),
+            &args("restore --image-path=/a --file-locks --work-path=/b x"),
             Path::new("/i"),
             Path::new("/w"),
         );
-        assert_eq!(new, args("restore --image-path /i --work-path /w x"));
+        assert_eq!(new, args("restore --image-path /i --work-path /w --file-locks x"));
     }
 
     #[test]

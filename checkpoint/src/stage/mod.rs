@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 
-use crate::description::Description;
+use crate::description::{Description, Image};
 use crate::podman::description::{Place, Records};
 use crate::podman::{Info, Podman};
 use link::Link;
@@ -103,7 +103,7 @@ impl Stage {
     async fn check(&self) -> Result<(), Error> {
         self.description.validate().map_err(Error::Description)?;
         let Description { id, name, image, .. } = &self.description;
-        self.check_free(id, name, &image.id, &image.name).await
+        self.check_free(id, name, image).await
     }
 
     async fn attempt(&self, early: Option<Early>) -> Result<Staged, Error> {
@@ -124,30 +124,36 @@ impl Stage {
         }
     }
 
-    async fn check_free(
-        &self,
-        id: &str,
-        name: &str,
-        image_id: &str,
-        image_name: &str,
-    ) -> Result<(), Error> {
+    async fn check_free(&self, id: &str, name: &str, image: &Image) -> Result<(), Error> {
         let conflict = |conflict| Err(Error::Conflict { name: name.to_owned(), conflict });
         let query = |source| Error::Query { name: name.to_owned(), source };
         let podman = &self.podman;
-        // podman resolves the image by its name, and would go and pull it. A name that is taken it
-        // finds by itself, before it makes anything.
-        let (id_taken, image) = tokio::try_join!(
+        // A name that is taken podman finds by itself, before it makes anything.
+        let (id_taken, has_image) = tokio::try_join!(
             podman.has_container(&self.info, id),
-            podman.image_id(&self.info, image_name)
+            podman.has_image(&self.info, &image.id)
         )
         .map_err(query)?;
         if id_taken {
             return conflict(Conflict::Id(id.to_owned()));
         }
-        if image.is_none_or(|found| !image_id.is_empty() && found != image_id) {
-            return conflict(Conflict::Image(format!("{image_name}, ID {image_id}")));
+        if !has_image {
+            return conflict(Conflict::Image(format!("{}, ID {}", image.name, image.id)));
         }
         Ok(())
+    }
+
+    /// The container as podman is to have it. podman makes it from the image's ID, and pulls an image whose name
+    /// it does not know: one that has no such name here goes by its ID.
+    async fn described(&self) -> Result<Description, Error> {
+        let mut description = self.description.clone();
+        let Image { id, name, .. } = &mut description.image;
+        let known = self.podman.image_id(&self.info, name).await;
+        let query = |source| Error::Query { name: self.description.name.clone(), source };
+        if known.map_err(query)?.is_none() {
+            name.clone_from(id);
+        }
+        Ok(description)
     }
 
     async fn start(
@@ -160,7 +166,7 @@ impl Stage {
         let started = Instant::now();
         let path = work.archive();
         let place = Place::of(&self.info, id, process::cleanup(&self.podman, id));
-        let records = Records::write(&self.description, &place);
+        let records = Records::write(&self.described().await?, &place);
         let archive = archive::build(&records, &self.log).map_err(work.fail(&path))?;
         work.put_archive(&archive)?;
         let listener = link::listen(&work.socket()).map_err(work.fail(&work.socket()))?;

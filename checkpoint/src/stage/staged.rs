@@ -237,10 +237,19 @@ impl Staged {
         let running = |source| Error::NotFrozen { name: self.name.clone(), source };
         let cgroup = Cgroup::of_pid(restored.pid, &self.id).map_err(|e| running(Some(e)))?;
         // It was told before it could run, unless its runtime has put it into its cgroup only afterwards.
+        let was_told = cgroup.is_told_to_freeze().map_err(|e| running(Some(e)))?;
         cgroup.tell_to_freeze().map_err(|e| running(Some(e)))?;
-        cgroup.rejoin().map_err(|e| running(Some(e)))?;
+        let was_told = cgroup.rejoin().map_err(|e| running(Some(e)))? || was_told;
+        if !was_told {
+            cgroup.gather(restored.pid).map_err(|e| running(Some(e)))?;
+        }
         match cgroup.await_frozen(Instant::now() + FROZEN) {
-            Ok(true) => Ok(cgroup),
+            Ok(true) => {
+                if !was_told {
+                    cgroup.rewind_calls();
+                }
+                Ok(cgroup)
+            }
             Ok(false) => Err(running(None)),
             Err(e) => Err(running(Some(e))),
         }

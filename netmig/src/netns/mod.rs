@@ -8,6 +8,7 @@
 pub(crate) mod link;
 pub(crate) mod message;
 pub(crate) mod neighbour;
+mod parameter;
 pub(crate) mod rtnl;
 pub(crate) mod socket;
 
@@ -20,6 +21,7 @@ use nix::sched::{CloneFlags, setns};
 use rtnetlink::Handle;
 use thiserror::Error;
 
+pub use self::parameter::ParameterError;
 use self::socket::{KernelSocket, Protocol};
 
 /// Why a network namespace could not be used.

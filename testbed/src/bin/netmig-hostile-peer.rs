@@ -244,6 +244,7 @@ async fn describe(
         criu: (version.major, version.minor, version.patch),
         architecture: std::env::consts::ARCH.to_owned(),
         cpu_flags: Vec::new(),
+        without_symlinks: Vec::new(),
     })
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
+use testbed::blocked;
 use testbed::traffic::bulk::{self, BulkPlan};
 use testbed::traffic::count::{self, CountPlan};
 use testbed::traffic::echo::{self, EchoPlan, SIZE_MIN};
@@ -42,6 +43,11 @@ enum Action {
     Wire {
         /// IPv4 address and port of the server
         server: SocketAddrV4,
+    },
+    /// Sit in each of a number of blocking system calls, and tell how it returned
+    Blocked {
+        /// Seconds after which each of them is to return
+        seconds: u64,
     },
     /// Print the counters of a server, and a check of its memory
     Stats {
@@ -202,6 +208,7 @@ fn act(action: Action) -> io::Result<()> {
             print(&count::run(&plan, &stop, ready)?)
         }
         Action::Wire { server } => print(&wire::listen(server, &Stop::new(None, true)?, ready)?),
+        Action::Blocked { seconds } => blocked::run(Duration::from_secs(seconds), ready),
         Action::Stats { server } => print(&bulk::stats(server)?),
     }
 }

@@ -64,7 +64,8 @@ impl Departure<'_> {
         let image = self.plan.offer.image.clone();
         let connection = &mut self.plan.link.connection;
         connection.send(&Message::ImageBegin(image.clone())).await?;
-        let mut save = self.context.podman.save(&image.name)?;
+        // Its name may be another image's by now.
+        let mut save = self.context.podman.save(&image.id)?;
         loop {
             let mut piece = Vec::with_capacity(PIECE);
             let read = (&mut save.stdout).take(PIECE as u64).read_to_end(&mut piece).await?;

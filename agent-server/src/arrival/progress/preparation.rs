@@ -156,6 +156,8 @@ impl Arrival {
         anchors?;
         let path = staged.bundle.netns.clone().ok_or(Incomplete("a network namespace"))?;
         let namespace = Namespace::at_path(&path)?;
+        // A runtime sets them when it starts a container, not when it restores one.
+        namespace.set_parameters(&self.offer.description.confinement.sysctls)?;
         let sandbox = Sandbox::open(&namespace)?;
         let interface = sandbox.interfaces().first().ok_or(Incomplete("an interface"))?;
         // Flows are taken over for these addresses, so they have to be the container's.

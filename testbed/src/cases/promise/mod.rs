@@ -49,7 +49,11 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Waits until something is so.
-fn until(what: &str, limit: Duration, mut reached: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(super) fn until(
+    what: &str,
+    limit: Duration,
+    mut reached: impl FnMut() -> Result<bool>,
+) -> Result<()> {
     let deadline = Instant::now() + pace::patience(limit);
     while !reached()? {
         ensure!(Instant::now() < deadline, "after {} s not yet: {what}", limit.as_secs());
@@ -59,7 +63,7 @@ fn until(what: &str, limit: Duration, mut reached: impl FnMut() -> Result<bool>)
 }
 
 /// Waits until no migration is under way or left on any host.
-fn settled(lab: &Lab) -> Result<()> {
+pub(super) fn settled(lab: &Lab) -> Result<()> {
     let none = || Ok(lab.hosts().iter().all(|host| journals(host).next().is_none()));
     until("no journal is left", SETTLES, none).map_err(|error| {
         let all = lab.hosts().iter().flat_map(journals).collect::<Vec<_>>();
@@ -68,7 +72,7 @@ fn settled(lab: &Lab) -> Result<()> {
 }
 
 /// The one host on which a container runs.
-fn home<'a>(lab: &'a Lab, id: &str) -> Result<&'a str> {
+pub(super) fn home<'a>(lab: &'a Lab, id: &str) -> Result<&'a str> {
     match container::runs_on(lab, id)[..] {
         [one] => Ok(one),
         ref all => Err(Error::Check(format!("the container runs on {all:?}"))),
