@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
+use testbed::situation;
 use testbed::traffic::bulk::{self, BulkPlan};
 use testbed::traffic::count::{self, CountPlan};
 use testbed::traffic::echo::{self, EchoPlan, SIZE_MIN};
@@ -42,6 +43,11 @@ enum Action {
     Wire {
         /// IPv4 address and port of the server
         server: SocketAddrV4,
+    },
+    /// Enter a situation that a move has to know of, and stay in it
+    Situation {
+        /// Its name; `options`: sockets with options
+        name: String,
     },
     /// Print the counters of a server, and a check of its memory
     Stats {
@@ -201,6 +207,8 @@ fn act(action: Action) -> io::Result<()> {
             };
             print(&count::run(&plan, &stop, ready)?)
         }
+        Action::Situation { name } if name == "options" => situation::options::hold(),
+        Action::Situation { name } => situation::hold(&name),
         Action::Wire { server } => print(&wire::listen(server, &Stop::new(None, true)?, ready)?),
         Action::Stats { server } => print(&bulk::stats(server)?),
     }
