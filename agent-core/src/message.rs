@@ -27,7 +27,7 @@
 //!   Chunks AskTurn ────────────────────────▶           the runtime waits in front of CRIU
 //!         ◀───────────────────────────────── TurnAnswer
 //!   ── interruption begins ──
-//!   Chunks* Flows* LogData* (TreeChange* TreeEnd)* ▶
+//!   Chunks* Flows* LogData* (TreeChange* TreeEnd)* Settings* ▶
 //!   Restore ───────────────────────────────▶           prepared copy, frozen and cut off
 //!         ◀───────────────────────────────── Prepared
 //!   ── commit record on the source's disk ──
@@ -70,6 +70,8 @@ mod ways;
 use std::net::IpAddr;
 
 use checkpoint::images::{Chunk, Manifest};
+use checkpoint::sockets::SocketSettings;
+use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::Record;
 use netmig::flow::{Flow, StandIn};
 use serde::{Deserialize, Serialize};
@@ -218,6 +220,8 @@ messages! {
     43 => Unstaged(()),
     /// To the destination: the sender needs no answer about this migration any more.
     44 => Settled(MigrationId),
+    /// What CRIU does not restore and the destination sets on the copy.
+    45 => Settings(Settings),
 }
 
 /// Introduction of an agent.
@@ -323,6 +327,15 @@ pub struct TreeEnd {
     pub tree: Tree,
     /// [Hash](checkpoint::tree::Digest) of all changes of this pass.
     pub digest: [u8; 16],
+}
+
+/// Settings that are not at their defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Of sockets.
+    pub sockets: Vec<SocketSettings>,
+    /// Of threads.
+    pub tasks: Vec<TaskSettings>,
 }
 
 /// The destination's part of the interruption, in microseconds.

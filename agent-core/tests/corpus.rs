@@ -14,6 +14,8 @@ use agent_core::message::*;
 use agent_core::trust::{Secret, Token, Trust};
 use checkpoint::description::{Description, Filesystem, Mount, Storage};
 use checkpoint::images::{Chunk, Follower};
+use checkpoint::sockets::{SocketSettings, Value};
+use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::{Kind, Meta, Record, Source, Tasks};
 use netmig::tunnel::{DirectEnd, HardwareAddress};
 
@@ -127,6 +129,9 @@ fn messages() -> Vec<Vec<u8>> {
     let flows = vec![netmig::flow::parse(&entry()).unwrap().unwrap()];
     let (here, address) = ("10.88.0.1".parse().unwrap(), "198.18.7.7".parse().unwrap());
     let stand_ins = vec![netmig::flow::StandIn { here, address }];
+    let value = Value { option: "TCP_SYNCNT".into(), value: vec![3, 0, 0, 0] };
+    let socket = SocketSettings { process: 1, descriptor: 3, values: vec![value] };
+    let task = TaskSettings { thread: 1, processors: Some(vec![0]), ..TaskSettings::default() };
     let all = [
         Message::Hello(hello),
         Message::Failure(failure),
@@ -147,6 +152,7 @@ fn messages() -> Vec<Vec<u8>> {
         Message::ForwardEnd("c7".repeat(32)),
         Message::LedPast(MigrationId([7; 16])),
         Message::Expect(migration),
+        Message::Settings(Settings { sockets: vec![socket], tasks: vec![task] }),
     ];
     let encode = |message: &Message| {
         let mut bytes = Vec::new();
@@ -179,6 +185,7 @@ fn trees() -> Vec<Vec<u8>> {
         Kind::HardLink { target: path("../beside") },
         Kind::Symlink { target: path("../beside") },
         Kind::Fifo,
+        Kind::Socket,
         Kind::Device { block: false, major: 1, minor: 3 },
     ];
     let names = ["new", "d/file", "link", "link/x", "../beside", "d"];

@@ -19,6 +19,8 @@ pub mod prime;
 pub mod process;
 pub mod runtime;
 pub mod shim;
+pub mod sockets;
 pub mod stage;
+pub mod tasks;
 pub mod tree;
 pub mod urgency;

@@ -21,6 +21,15 @@ pub fn start_time(pid: i32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// Returns the number that a process has in the innermost of its process namespaces: the last one of the
+/// line `NSpid` (proc_pid_status(5)).
+#[must_use]
+pub fn inner_pid(pid: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_ascii_whitespace().last()?.parse().ok()
+}
+
 /// Kills the monitor of a container (conmon), so that nobody notices the container's end and starts it again
 /// by its restart policy. A number that is another process's by now, or nobody's, is left alone.
 ///

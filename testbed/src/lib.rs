@@ -25,6 +25,7 @@ pub mod prepare;
 pub mod probe;
 pub mod rootfs;
 pub mod runner;
+pub mod situation;
 pub mod snapshot;
 pub mod traffic;
 pub mod vm;

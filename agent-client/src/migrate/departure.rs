@@ -183,8 +183,8 @@ impl<'a> Departure<'a> {
         create_private(&self.work)?;
         let images = self.work.join("images");
         self.ready.images = Some(ImageDir::create(&images, self.plan.offer.image_room())?);
-        self.ready.criu_config =
-            Some(ConfigDir::create(&self.work.join("criu"), &Options::dump())?);
+        let options = Options { watched: self.plan.watched.clone(), ..Options::dump() };
+        self.ready.criu_config = Some(ConfigDir::create(&self.work.join("criu"), &options)?);
         let published = ports::offered(&self.plan.container.ports);
         let rules = HoldRules {
             addresses: self.plan.addresses.clone(),

@@ -73,6 +73,8 @@ pub struct Plan {
     pub aliases: Arc<Aliases>,
     /// What will differ afterwards, for people.
     pub warnings: Vec<String>,
+    /// Paths in the container that are watched.
+    pub watched: Vec<PathBuf>,
     /// Larger buffers, until the migration has ended.
     pub _room: Room,
     /// Nobody else works on the container meanwhile. Given back last.
@@ -145,15 +147,15 @@ pub async fn agree(
             return Err(refused(Replaced(container.name).into()));
         }
     }
-    let findings = blockers::blockers(&container);
-    let own = findings.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
+    let findings = blockers::look(&container);
+    let own =
+        findings.blockers.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
     let mut own: Vec<_> = own.collect();
     let direct = way(context, &link, request.options.tunnel, &mut own).await.map_err(refused)?;
     if !own.is_empty() {
         return Err(Failure::Blocked(own));
     }
-    let mut warnings: Vec<String> =
-        blockers::warnings(&container).into_iter().map(|f| f.message).collect();
+    let mut warnings: Vec<String> = findings.warnings.into_iter().map(|f| f.message).collect();
     if multicast::is_used(container.pid) {
         warnings.push(multicast::NOT_KEPT.to_owned());
     }
@@ -224,6 +226,7 @@ pub async fn agree(
         away,
         aliases: Arc::new(aliases),
         warnings,
+        watched: findings.watched,
         _room: room,
         _lock: lock,
     })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use agent_core::aliases::{self, OfOthers};
@@ -146,6 +147,18 @@ pub async fn look(
             );
         }
     }
+    for network in &offer.networks {
+        if !host.podman.has_network(&network.name).await? {
+            block(
+                "network-missing",
+                format!(
+                    "{here} has no network {} of podman's, on which {} is; create it there (podman network \
+                     create), with the same subnet",
+                    network.name, offer.name
+                ),
+            );
+        }
+    }
     check_way(host, (source, address), offer.direct, &mut block).await?;
     let detour = on_a_detour(host, offer, &addresses)?;
     if detour > 0 {
@@ -159,11 +172,9 @@ pub async fn look(
         );
     }
     for port in &offer.ports {
-        if let Some(reason) = port_taken(port) {
-            block(
-                "port-taken",
-                format!("{} port {} of {here} is taken: {reason}", port.protocol, port.host_port),
-            );
+        if let Err(e) = try_port(port) {
+            let (code, message) = unpublishable(here, port, &e);
+            block(code, message);
         }
     }
     let others = OfOthers::read(&host.directories, &offer.id)?;
@@ -229,6 +240,7 @@ fn well_formed(offer: &Offer) -> Result<(), Malformed> {
         (short(&offer.architecture), "the architecture"),
         (offer.ports.len() <= LIMIT, "the number of ports"),
         (offer.networks.len() <= LIMIT, "the number of networks"),
+        (offer.networks.iter().all(|one| is_name(&one.name)), "the name of a network"),
         (offer.anchors.len() <= ANCHORS, "the number of anchors"),
         (offer.forwarders.len() <= ANCHORS, "the number of forwarding hosts"),
         (offer.aliases.len() <= LIMIT, "the number of addresses in the tunnel"),
@@ -336,16 +348,39 @@ fn available_memory(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// Why a port cannot be published here, if it cannot. Binding it for a moment asks the kernel
+/// Code and message of a port that cannot be published here.
+fn unpublishable(here: &str, port: &Port, error: &io::Error) -> (&'static str, String) {
+    let Port { protocol, host_port, .. } = port;
+    match (error.kind(), port.host_address) {
+        (io::ErrorKind::AddrInUse, _) => (
+            "port-taken",
+            format!(
+                "{protocol} port {host_port} of {here} is taken: {error}; publish another (--publish)"
+            ),
+        ),
+        (io::ErrorKind::AddrNotAvailable, Some(address)) => (
+            "address-missing",
+            format!(
+                "{here} has no address {address}, at which {protocol} port {host_port} is published; \
+                 publish it at another one (--publish)"
+            ),
+        ),
+        _ => (
+            "port-taken",
+            format!("{protocol} port {host_port} cannot be published on {here}: {error}"),
+        ),
+    }
+}
+
+/// Whether a port can be published here. Binding it for a moment asks the kernel
 /// itself; a port that podman forwards is bound by conmon or podman, too.
-fn port_taken(port: &Port) -> Option<String> {
+fn try_port(port: &Port) -> io::Result<()> {
     let address = port.host_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let socket = SocketAddr::new(address, port.host_port);
-    let bound = match port.protocol {
+    match port.protocol {
         Protocol::Tcp => TcpListener::bind(socket).map(drop),
         Protocol::Udp => UdpSocket::bind(socket).map(drop),
-    };
-    bound.err().map(|e| e.to_string())
+    }
 }
 
 #[cfg(test)]
@@ -368,8 +403,14 @@ mod tests {
             host_port: listener.local_addr().unwrap().port(),
             container_port: 80,
         };
-        assert!(port_taken(&port).is_some());
+        let error = try_port(&port).unwrap_err();
+        assert_eq!(unpublishable("b", &port, &error).0, "port-taken");
         drop(listener);
-        assert!(port_taken(&port).is_none());
+        assert!(try_port(&port).is_ok());
+        let elsewhere = Port { host_address: Some("192.0.2.77".parse().unwrap()), ..port };
+        let error = try_port(&elsewhere).unwrap_err();
+        let (code, message) = unpublishable("b", &elsewhere, &error);
+        assert_eq!(code, "address-missing");
+        assert!(message.starts_with("b has no address 192.0.2.77"), "{message}");
     }
 }

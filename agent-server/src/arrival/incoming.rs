@@ -9,13 +9,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use agent_core::cause::Cause;
-use agent_core::message::{Message, Tree, TreeChange, TreeEnd};
+use agent_core::message::{Message, Settings, Tree, TreeChange, TreeEnd};
 use checkpoint::images::{self, Chunk, ImageDir, Manifest};
 use checkpoint::tree::{self, Applier, Digest};
 use netmig::flow::{Arrival, Conntrack, Flow};
 
 /// Flows of one container; more than a host's conntrack table holds by default.
 const FLOW_LIMIT: usize = 1_000_000;
+
+/// Sockets and threads of one container with settings of their own.
+const SETTINGS_LIMIT: usize = 1_000_000;
 
 /// Bytes of a container's log.
 const LOG_LIMIT: u64 = 16 << 30;
@@ -26,6 +29,9 @@ pub enum Error {
     /// Too many flows.
     #[error("the source sent more than {FLOW_LIMIT} flows")]
     TooManyFlows,
+    /// Too many settings.
+    #[error("the source sent settings of more than {SETTINGS_LIMIT} sockets and threads")]
+    TooManySettings,
     /// Too long a log.
     #[error("the container's log is larger than {} GiB; rotate it", LOG_LIMIT >> 30)]
     LogTooLarge,
@@ -83,6 +89,8 @@ pub struct Incoming {
     pub without_symlinks: Vec<String>,
     /// Whether some connection may be without window scaling.
     pub unscaled: bool,
+    /// What is to be set on the copy.
+    pub settings: Settings,
     /// Entries that were made here, to be unmade if the migration fails.
     pub created: Vec<Flow>,
 }
@@ -110,6 +118,7 @@ impl Incoming {
             readdressed: Vec::new(),
             without_symlinks: Vec::new(),
             unscaled: false,
+            settings: Settings::default(),
             created: Vec::new(),
         })
     }
@@ -129,6 +138,18 @@ impl Incoming {
             return Err(Error::DiskLimit(self.disk).into());
         }
         Ok(self.log.write_all(bytes)?)
+    }
+
+    /// Takes settings of sockets and threads.
+    pub fn settings(&mut self, more: Settings) -> Result<(), Cause> {
+        let Settings { sockets, tasks } = &mut self.settings;
+        let count = sockets.len() + tasks.len() + more.sockets.len() + more.tasks.len();
+        if count > SETTINGS_LIMIT {
+            return Err(Error::TooManySettings.into());
+        }
+        sockets.extend(more.sockets);
+        tasks.extend(more.tasks);
+        Ok(())
     }
 
     /// Takes a message of the first pass, which came before there was a container.

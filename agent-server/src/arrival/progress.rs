@@ -17,7 +17,7 @@ use agent_core::forward::{self, Note};
 use agent_core::guardian::{self, Guardian};
 use agent_core::identity::HostId;
 use agent_core::journal::{self, Journal, Record};
-use agent_core::message::{Message, Offer, Prepared, Tree, TunnelEnd};
+use agent_core::message::{Message, Offer, Prepared, Settings, Tree, TunnelEnd};
 use agent_core::peers;
 use agent_core::permissions::Permissions;
 use agent_core::turn::{Place, Turn};
@@ -25,7 +25,9 @@ use agent_core::wire::Connection;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::{Chunk, ImageDir};
+use checkpoint::sockets::SocketSettings;
 use checkpoint::stage::{Early, Staged};
+use checkpoint::tasks::TaskSettings;
 use checkpoint::urgency::{MANY_FILES, Urgency};
 use netmig::flow::{self, Flow, Readdressed};
 use netmig::isolation::Port;
@@ -316,6 +318,7 @@ impl Arrival {
                     }),
                     Err(cause) => Err(cause),
                 },
+                Ok(Message::Settings(settings)) => incoming.settings(settings),
                 Ok(Message::AskTurn(())) => self.answer_turn(connection).await,
                 Ok(Message::Restore(manifest)) => break manifest,
                 Ok(other) => Err(connection.unexpected(&other, "Restore").into()),
@@ -328,6 +331,7 @@ impl Arrival {
         };
         let ordered = Instant::now();
         self.urgency = self.turn.as_ref().map(|_| Urgency::begin());
+        let settings = std::mem::take(&mut incoming.settings);
         match incoming.complete(&manifest) {
             Ok(created) => self.created = created,
             Err((created, cause)) => {
@@ -335,7 +339,7 @@ impl Arrival {
                 return Err(cause);
             }
         }
-        self.restore(&images, &criu_config, ordered).await.map(Some)
+        self.restore(&images, &criu_config, &settings, ordered).await.map(Some)
     }
 
     /// The next message, if it comes before podman would give up what is staged.
@@ -384,13 +388,16 @@ impl Arrival {
         &mut self,
         images: &ImageDir,
         criu_config: &ConfigDir,
+        settings: &Settings,
         ordered: Instant,
     ) -> Result<Prepared, Cause> {
         let staged = self.staged.as_mut().ok_or(Incomplete("itself"))?;
         let go = Instant::now();
         staged.restore(images.path(), criu_config.path(), deadline::STAGE).await?;
         // Nothing of the copy runs before its source has decided.
-        self.cgroup = Some(block_in_place(|| staged.frozen_cgroup())?);
+        let cgroup = block_in_place(|| staged.frozen_cgroup())?;
+        block_in_place(|| set(settings, &cgroup))?;
+        self.cgroup = Some(cgroup);
         if !staged.is_awaited() {
             return Err(EngineGone.into());
         }
@@ -470,6 +477,16 @@ impl Arrival {
     fn stage_directory(&self) -> PathBuf {
         self.work.join(STAGE)
     }
+}
+
+/// Sets on a frozen copy what CRIU does not restore.
+fn set(Settings { sockets, tasks }: &Settings, copy: &Cgroup) -> Result<(), Cause> {
+    if sockets.is_empty() && tasks.is_empty() {
+        return Ok(());
+    }
+    let pids = copy.pids()?;
+    SocketSettings::apply(sockets, &pids)?;
+    Ok(TaskSettings::apply(tasks, &pids)?)
 }
 
 /// The times of a restore in the protocol's unit.

@@ -52,6 +52,8 @@ pub struct Options {
     pub ghost_limit: u64,
     /// How long CRIU may take to collect the tasks, in seconds.
     pub timeout: u32,
+    /// Where CRIU looks for what is watched, before the places that it knows.
+    pub watched: Vec<PathBuf>,
 }
 
 impl Options {
@@ -67,6 +69,7 @@ impl Options {
             // CRIU's default is 1 MiB; the images are in memory and counted there anyway.
             ghost_limit: 256 << 20,
             timeout: 10,
+            watched: Vec::new(),
         }
     }
 
@@ -104,6 +107,9 @@ impl Options {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "ghost-limit {}", self.ghost_limit);
         let _ = writeln!(text, "timeout {}", self.timeout);
+        for path in &self.watched {
+            let _ = writeln!(text, "irmap-scan-path {}", path.display());
+        }
         text
     }
 }
@@ -225,7 +231,9 @@ mod tests {
 
     #[test]
     fn text_names_every_option_that_is_on() {
-        let text = Options { skip_in_flight: true, ghost_limit: 77, ..Options::dump() }.text();
+        let watched = vec!["/srv/a".into()];
+        let options = Options { skip_in_flight: true, ghost_limit: 77, watched, ..Options::dump() };
+        let text = options.text();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines.contains(&"network-lock skip"));
         assert!(lines.contains(&"manage-cgroups=ignore"));
@@ -233,6 +241,7 @@ mod tests {
         assert!(lines.contains(&"tcp-established"));
         assert!(lines.contains(&"skip-in-flight"));
         assert!(lines.contains(&"ghost-limit 77"));
+        assert!(lines.contains(&"irmap-scan-path /srv/a"));
         assert!(!lines.contains(&"shell-job"));
         assert!(!text.contains("--"));
     }

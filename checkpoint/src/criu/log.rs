@@ -47,6 +47,12 @@ pub enum Reason {
     NoProcess,
     /// None of the above; the log says more.
     Other,
+    /// A connection to a unix socket is not yet accepted.
+    PendingUnixConnection,
+    /// A file or directory is watched, and CRIU does not find its path.
+    Watch,
+    /// A file in use was replaced or removed, and has a name elsewhere.
+    ReplacedFile,
 }
 
 impl Reason {
@@ -74,13 +80,23 @@ impl Reason {
             Self::NoSpace => "no space for the images; raise the limit or free memory",
             Self::CannotFreeze => "the container's tasks could not be stopped in time",
             Self::NoProcess => "the container's process has ended",
-            Self::Other => "see CRIU's log",
+            Self::Other => "what it said follows",
+            Self::PendingUnixConnection => {
+                "a connection to a unix socket in the container waits to be accepted; try again"
+            }
+            Self::Watch => {
+                "a file is watched (inotify, fanotify) whose path CRIU does not find; try again, or end the \
+                 watch"
+            }
+            Self::ReplacedFile => {
+                "a file in use was replaced or removed; restart the process that uses it"
+            }
         }
     }
 }
 
 /// Words in an error line of CRIU 4.x and what they mean; the first match counts.
-const WORDS: [(&str, Reason); 26] = [
+const WORDS: [(&str, Reason); 31] = [
     ("No space left on device", Reason::NoSpace),
     ("Cannot allocate memory", Reason::NoSpace),
     ("io_uring", Reason::IoUring),
@@ -89,6 +105,8 @@ const WORDS: [(&str, Reason); 26] = [
     ("Dump file lock", Reason::FileLock),
     ("Unresolved lock", Reason::FileLock),
     ("Some file locks", Reason::FileLock),
+    ("In-flight connection on", Reason::PendingUnixConnection),
+    ("in-flight socket", Reason::PendingUnixConnection),
     ("In-flight connection", Reason::InFlightConnection),
     ("in-flight", Reason::InFlightConnection),
     ("--tcp-established", Reason::EstablishedConnection),
@@ -100,9 +118,12 @@ const WORDS: [(&str, Reason); 26] = [
     ("--shell-job", Reason::ExternalTerminal),
     ("session leader", Reason::ExternalTerminal),
     ("No such process", Reason::NoProcess),
+    ("fsnotify: ", Reason::Watch),
+    ("Use link-remap", Reason::ReplacedFile),
     ("mnt: ", Reason::Mount),
     ("of that type", Reason::Unsupported),
     ("MPTCP", Reason::Unsupported),
+    ("corked", Reason::Unsupported),
     ("uprobes", Reason::Unsupported),
     ("not supported", Reason::Unsupported),
     ("nsupported", Reason::Unsupported),
@@ -110,8 +131,9 @@ const WORDS: [(&str, Reason); 26] = [
 ];
 
 /// Errors that stand in every log and mean nothing: limits that a root without CAP_SYS_RESOURCE
-/// cannot raise, and optional probes.
-const HARMLESS: [&str; 3] = ["RLIMIT_NOFILE", "rlimit", "libcriu_plugin"];
+/// cannot raise, optional probes, and a helper that ends with the restore.
+const HARMLESS: [&str; 4] =
+    ["RLIMIT_NOFILE", "rlimit", "libcriu_plugin", "cgroupd: recv req error"];
 
 /// What the error lines say. Where several match, the first recognisable one is the cause; the
 /// rest is CRIU unwinding.
@@ -130,8 +152,8 @@ fn is_error(line: &str) -> bool {
     line.contains("Error (") && !HARMLESS.iter().any(|words| line.contains(words))
 }
 
-/// The last `n` error lines of a log, oldest first, each cut to 400 bytes; where it holds no
-/// error line, its last `n` lines. Only the last 256 KiB of the file are read. The log quotes
+/// The first `n` error lines of a log, each cut to 400 bytes: the first one is the cause, the rest is CRIU
+/// unwinding. Where it holds no error line, its last `n` lines. Only the last 256 KiB of the file are read. The log quotes
 /// names chosen in the container, so control characters are replaced.
 ///
 /// # Errors
@@ -141,9 +163,9 @@ pub fn log_tail(path: &Path, n: usize) -> Result<Vec<String>, Error> {
     let mut lines: Vec<&str> = text.lines().filter(|line| is_error(line)).collect();
     if lines.is_empty() {
         lines = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        lines.drain(..lines.len().saturating_sub(n));
     }
-    let start = lines.len().saturating_sub(n);
-    Ok(lines[start..].iter().map(|line| printable(line)).collect())
+    Ok(lines.iter().take(n).map(|line| printable(line)).collect())
 }
 
 /// The last part of a file, starting at a line.
@@ -248,7 +270,8 @@ mod tests {
         assert_eq!(tail.len(), 2);
         assert!(!tail[0].contains('\x1b'));
         assert_eq!(reason(&tail), Reason::GhostFile);
-        assert_eq!(log_tail(log.path(), 1).unwrap().len(), 1);
+        let first = log_tail(log.path(), 1).unwrap();
+        assert!(first.len() == 1 && first[0].contains("ghost"), "{first:?}");
     }
 
     #[test]
@@ -258,6 +281,10 @@ mod tests {
         let full = "(0.1) Error (a:1): Can't send ghost to image: No space left on device";
         assert_eq!(reason(&[full]), Reason::NoSpace);
         assert_eq!(reason(&["(00.1) External socket is used"]), Reason::Other);
+        let unix = "(0.1) Error (criu/sk-unix.c:494): unix: In-flight connection on 0x7";
+        assert_eq!(reason(&[unix]), Reason::PendingUnixConnection);
+        let tcp = "(0.1) Error (criu/sk-inet.c:186): inet: In-flight connection (l) for 7";
+        assert_eq!(reason(&[tcp]), Reason::InFlightConnection);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod inspect;
 mod list;
 mod memory;
 mod metadata;
+mod network;
 mod records;
 mod remove;
 

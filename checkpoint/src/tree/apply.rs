@@ -234,6 +234,11 @@ impl Applier {
                 mkfifoat(dir, name, Mode::S_IRUSR).map_err(fail("create"))?;
                 set_owner_and_mode(dir, name, &meta).map_err(fail("set the owner of"))?;
             }
+            Kind::Socket => {
+                beneath::remove(dir, name).map_err(fail("remove"))?;
+                mknodat(dir, name, SFlag::S_IFSOCK, Mode::S_IRUSR, 0).map_err(fail("create"))?;
+                set_owner_and_mode(dir, name, &meta).map_err(fail("set the owner of"))?;
+            }
             Kind::Device { block, major, minor } => {
                 if !devices {
                     return Err(refused(&path, "device nodes are not allowed"));

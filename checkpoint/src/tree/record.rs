@@ -73,6 +73,8 @@ pub enum Kind {
         /// The device's minor number.
         minor: u32,
     },
+    /// The file of a unix socket. CRIU makes those anew that are in use.
+    Socket,
 }
 
 /// Owner, mode, times and extended attributes.

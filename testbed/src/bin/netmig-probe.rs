@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use testbed::blocked;
+use testbed::situation;
 use testbed::traffic::bulk::{self, BulkPlan};
 use testbed::traffic::count::{self, CountPlan};
 use testbed::traffic::echo::{self, EchoPlan, SIZE_MIN};
@@ -48,6 +49,11 @@ enum Action {
     Blocked {
         /// Seconds after which each of them is to return
         seconds: u64,
+    },
+    /// Enter a situation that a move has to know of, and stay in it
+    Situation {
+        /// Its name; `options`: sockets with options
+        name: String,
     },
     /// Print the counters of a server, and a check of its memory
     Stats {
@@ -207,6 +213,8 @@ fn act(action: Action) -> io::Result<()> {
             };
             print(&count::run(&plan, &stop, ready)?)
         }
+        Action::Situation { name } if name == "options" => situation::options::hold(),
+        Action::Situation { name } => situation::hold(&name),
         Action::Wire { server } => print(&wire::listen(server, &Stop::new(None, true)?, ready)?),
         Action::Blocked { seconds } => blocked::run(Duration::from_secs(seconds), ready),
         Action::Stats { server } => print(&bulk::stats(server)?),

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use agent_core::cause::Cause;
 use agent_core::deadline;
-use agent_core::message::Message;
+use agent_core::message::{Message, Settings};
 use agent_core::wire::PIECE;
 use checkpoint::images::{Chunk, Follower, Manifest};
 use checkpoint::runtime::Waiting;
+use checkpoint::sockets::SocketSettings;
+use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::Tasks;
 use checkpoint::urgency::{MANY_FILES, Urgency};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -24,6 +26,8 @@ use crate::migrate::trees::{self, CarriedTree};
 const DRAIN_PAUSE: Duration = Duration::from_micros(200);
 /// Most pieces of images in one message: there is a small one for each connection.
 const BATCH: usize = 128;
+/// Most sockets or threads in one message about settings.
+const SETTINGS: usize = 512;
 /// Between two looks at the growing images.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(1);
 
@@ -56,6 +60,7 @@ impl Pause<'_> {
         let PreparedDump { waiting, follower, primed: _until_it_has_ended } = prepared;
         self.dump = Some(self.start_dump(waiting, Arc::clone(&done)));
         let images = follow(follower, Arc::clone(&done), outbox.clone());
+        let settings = self.read_settings();
         let flows = self.collect_flows(outbox.clone());
         let trees = self.send_changes(outbox);
 
@@ -89,6 +94,9 @@ impl Pause<'_> {
         self.departure.note_detours(&collected.detours).await?;
         self.besides.lay(&collected.detours)?;
         trees.await??;
+        for part in settings.await?? {
+            self.departure.plan_mut().link.connection.send(&Message::Settings(part)).await?;
+        }
         let manifest = images.await??;
         self.progress.checkpoint_bytes = manifest.files.iter().map(|file| file.length).sum();
         Ok((manifest, dumped))
@@ -114,6 +122,23 @@ impl Pause<'_> {
             let ended = EndedDump { at: Instant::now(), urgency: Urgency::begin() };
             done.store(true, Ordering::Release);
             result.map(|_| ended)
+        })
+    }
+
+    /// Reads settings that CRIU does not restore, while it dumps. Each part fits into a message.
+    fn read_settings(&self) -> JoinHandle<Result<Vec<Settings>, Cause>> {
+        let plan = self.departure.plan();
+        let (cgroup, monitor) = (Arc::clone(&plan.cgroup), plan.container.monitor_pid);
+        spawn_blocking(move || {
+            let sockets = SocketSettings::read(&cgroup.pids()?)?;
+            let tasks = TaskSettings::read(&cgroup, monitor);
+            let of_sockets = sockets
+                .chunks(SETTINGS)
+                .map(|part| Settings { sockets: part.to_vec(), tasks: Vec::new() });
+            let of_tasks = tasks
+                .chunks(SETTINGS)
+                .map(|part| Settings { sockets: Vec::new(), tasks: part.to_vec() });
+            Ok(of_sockets.chain(of_tasks).collect())
         })
     }
 

@@ -226,10 +226,11 @@ impl<'a> Walk<'a> {
                 }
                 What::Other
             }
-            SFlag::S_IFIFO | SFlag::S_IFCHR | SFlag::S_IFBLK => {
+            SFlag::S_IFIFO | SFlag::S_IFSOCK | SFlag::S_IFCHR | SFlag::S_IFBLK => {
                 if !same {
                     let kind = match kind {
                         SFlag::S_IFIFO => Kind::Fifo,
+                        SFlag::S_IFSOCK => Kind::Socket,
                         kind => Kind::Device {
                             block: kind == SFlag::S_IFBLK,
                             major: u32::try_from(major(stat.st_rdev)).unwrap_or(u32::MAX),
@@ -240,7 +241,6 @@ impl<'a> Walk<'a> {
                 }
                 What::Other
             }
-            // A socket is made anew by CRIU.
             _ => return Ok(None),
         };
         Ok(Some(Node { stamp, unsure, what }))

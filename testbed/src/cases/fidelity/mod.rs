@@ -1,16 +1,32 @@
-//! A moved container lacks nothing that it had: what CRIU's images hold, and what they do not.
+//! What a container is before a move, it is afterwards; or the move is refused and says why.
 
 mod calls;
+mod carried;
 mod images;
 mod locks;
+mod messages;
 mod mounts;
 mod parameters;
 mod processes;
+mod refused;
+mod situations;
+mod socket_options;
 
 use crate::runner::Case;
 
 /// All lab tests of this area.
 pub(super) fn cases() -> Vec<Case> {
-    [calls::CASES, images::CASES, locks::CASES, mounts::CASES, parameters::CASES, processes::CASES]
-        .concat()
+    [
+        calls::CASES,
+        locks::CASES,
+        mounts::CASES,
+        parameters::CASES,
+        processes::CASES,
+        images::CASES,
+        carried::CASES,
+        socket_options::CASES,
+        refused::CASES,
+        messages::CASES,
+    ]
+    .concat()
 }

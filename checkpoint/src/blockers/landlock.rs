@@ -1,0 +1,37 @@
+//! Processes that may have restricted themselves by Landlock.
+//!
+//! No interface of the kernel tells whether a process is in a Landlock domain (landlock(7); neither `/proc`,
+//! nor pidfd, nor netlink as of 6.18), and CRIU restores none. What can be seen is the bit that a process
+//! without privileges must set before (`no_new_privs`, prctl(2)): a hint, which programs set for seccomp, too.
+
+use super::Finding;
+use super::processes::Processes;
+use crate::bundle::Bundle;
+use crate::container::Container;
+
+/// LANDLOCK_CREATE_RULESET_VERSION (linux/landlock.h).
+const VERSION: u32 = 1;
+
+/// A warning, where the kernel has Landlock and a process has set the bit although its container does not.
+pub(super) fn warning(container: &Container, processes: &Processes) -> Option<Finding> {
+    let process = processes.all.iter().find(|process| process.no_new_privileges)?;
+    if !is_there() || Bundle::read(&container.bundle).ok()?.no_new_privileges {
+        return None;
+    }
+    Some(Finding {
+        code: "landlock",
+        message: format!(
+            "process {} ({}) of {} has given up gaining privileges; if it has restricted itself by Landlock, \
+             which the kernel does not tell, it is without that restriction after the move",
+            process.pid, process.name, container.name
+        ),
+    })
+}
+
+/// Whether this kernel has Landlock.
+fn is_there() -> bool {
+    let none = std::ptr::null::<libc::c_void>();
+    // SAFETY: with this flag the call takes no ruleset and returns a version (landlock_create_ruleset(2)).
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0, VERSION) };
+    version > 0
+}

@@ -1,0 +1,148 @@
+//! What CRIU cannot carry is refused by the preflight, by its name, and nothing changes. Each is also
+//! tried on CRIU itself: a refusal of what works would be a fault, too.
+
+use super::situations::{remove, start};
+use crate::ensure;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::lab::Lab;
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("fidelity-refuses-what-is-in-processes", &["fidelity"], in_processes)
+        .limit(400)
+        .in_company(),
+    Case::new("fidelity-refuses-files-that-are-gone", &["fidelity"], files_that_are_gone)
+        .limit(300)
+        .in_company(),
+    Case::new("fidelity-refuses-sockets", &["fidelity"], sockets).limit(300).in_company(),
+    Case::new("fidelity-many-processes-are-looked-at-soon", &["fidelity"], many_processes)
+        .limit(300),
+];
+
+/// Exit code of a refusal before anything changed.
+const REFUSED: i32 = 3;
+/// What a container needs for what podman's defaults do not allow.
+const ADMIN: &[&str] = &["--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined"];
+
+/// A situation, the code and a word of the refusal, what podman needs for it, and whether CRIU's own dump
+/// fails. Where it does not, what is lost shows after the restore alone.
+type Row = (&'static str, &'static str, &'static str, &'static [&'static str], bool);
+
+fn check(context: &Context, rows: &[Row]) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let a = lab.host("a")?;
+    lab.serve("b")?;
+    let mut problems = Vec::new();
+    for (situation, code, word, options, fails) in rows {
+        start(a, "web", situation, options)?;
+        let mut note = |outcome: Result<()>| {
+            problems.extend(outcome.err().map(|error| format!("{situation}: {error}")));
+        };
+        note(is_refused(&lab, code, word));
+        if *fails {
+            note(fails_to_dump(a));
+        }
+        remove(a, "web")?;
+    }
+    ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    context.remark(format!("{} situations", rows.len()));
+    Ok(())
+}
+
+fn is_refused(lab: &Lab, code: &str, word: &str) -> Result<()> {
+    let a = lab.host("a")?;
+    let id = || a.podman(["inspect", "--format", "{{.State.Pid}} {{.State.Status}}", "web"]);
+    let before = id()?;
+    let attempt = lab.attempt("web", "a", "b", &[])?;
+    ensure!(attempt.code == Some(REFUSED), "exit code {:?}: {}", attempt.code, attempt.stderr);
+    let json = attempt.json()?;
+    let blockers = json["blockers"].as_array().cloned().unwrap_or_default();
+    let codes: Vec<&str> = blockers.iter().filter_map(|one| one["code"].as_str()).collect();
+    ensure!(codes == [code], "{codes:?} of {}", attempt.stderr);
+    ensure!(attempt.stderr.contains(word), "no {word:?} in {}", attempt.stderr);
+    ensure!(id()? == before, "the container has changed");
+    Ok(())
+}
+
+/// What CRIU says to the same container.
+fn fails_to_dump(host: &Host) -> Result<()> {
+    let line = ["container", "checkpoint", "--leave-running", "--tcp-established", "--file-locks"];
+    let output = host
+        .command("podman")
+        .args(line.into_iter().chain(["--export", "/root/checkpoint.tar", "web"]))
+        .output()?;
+    if output.status.success() {
+        return Err(Error::Check("CRIU can dump it, and it was refused".to_owned()));
+    }
+    Ok(())
+}
+
+fn in_processes(context: &Context) -> Result<()> {
+    let rows: &[Row] = &[
+        ("traced", "traced", "is traced by process", &[], true),
+        ("user-namespace", "nested-namespace", "user namespace", &[], true),
+        ("pid-namespace", "nested-namespace", "pid namespace", ADMIN, true),
+        ("ipc-namespace", "nested-namespace", "ipc namespace", ADMIN, true),
+        ("uts-namespace", "nested-namespace", "uts namespace", ADMIN, true),
+        ("cgroup-namespace", "nested-namespace", "cgroup namespace", ADMIN, true),
+        ("time-namespace", "nested-namespace", "time namespace", ADMIN, true),
+        ("inotify-proc", "watch", "of kind proc", &[], true),
+        ("message-queue", "message-queue", "/queue", &[], true),
+        ("message-queue-closed", "message-queue", "/queue", &[], false),
+        ("epoll-of-a-child", "epoll-closed", "by epoll for descriptor", &[], true),
+        ("seccomp-notify", "seccomp-notify", "seccomp notify", &[], true),
+        ("landlock-ruleset", "landlock", "landlock-ruleset", &[], true),
+        ("secret-memory", "secret-memory", "/secretmem", &[], true),
+        ("io-uring", "io-uring", "io_uring", ADMIN, true),
+    ];
+    check(context, rows)
+}
+
+fn files_that_are_gone(context: &Context) -> Result<()> {
+    let rows: &[Row] = &[
+        ("replaced-image-library", "replaced-file", "/etc/group", &[], true),
+        ("linked-deleted-file", "replaced-file", "/root/first", &[], true),
+        ("deleted-image-directory", "deleted-directory", "/tmp", &[], true),
+        ("deleted-root", "deleted-root", "root directory", &[], true),
+        ("memfd-executable", "memfd-executable", "/memfd:program", &[], false),
+        (
+            "unix-renamed",
+            "unix-socket-name",
+            "/run/web.sock, which was bound to /run/new.sock",
+            &[],
+            false,
+        ),
+        ("unix-renamed-datagram", "unix-socket-name", "/run/web.sock", &[], false),
+        ("unix-linked", "unix-socket-name", "/run/one.sock", &[], false),
+    ];
+    check(context, rows)
+}
+
+fn sockets(context: &Context) -> Result<()> {
+    let rows: &[Row] = &[
+        ("mptcp-listener", "mptcp", "0.0.0.0:7100", &[], true),
+        ("mptcp-connection", "mptcp", "Multipath TCP", &[], true),
+        ("vsock", "socket-family", "AF_VSOCK", ADMIN, true),
+    ];
+    check(context, rows)
+}
+
+/// The preflight is one pass over the processes.
+fn many_processes(context: &Context) -> Result<()> {
+    const COUNT: &str = "600";
+    let lab = context.lab(&["a", "b"])?;
+    let a = lab.host("a")?;
+    lab.serve("b")?;
+    let fork = "for i in $(seq $0); do sleep 100000 & done; echo ready; wait";
+    a.podman(["run", "--detach", "--name", "web", "probe:1", "sh", "-c", fork, COUNT])?;
+    super::situations::says(a, "web", "ready")?;
+    // Something to be refused: only the preflight is of interest.
+    a.podman(["exec", "--detach", "web", "netmig-probe", "situation", "mptcp-listener"])?;
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let attempt = lab.attempt("web", "a", "b", &[])?;
+    ensure!(attempt.code == Some(REFUSED), "exit code {:?}: {}", attempt.code, attempt.stderr);
+    ensure!(attempt.stderr.contains("(mptcp)"), "{}", attempt.stderr);
+    context.remark(format!("refused after {} ms", attempt.elapsed.as_millis()));
+    Ok(())
+}
