@@ -24,6 +24,7 @@ use agent_core::turn::{Place, Turn};
 use agent_core::wire::Connection;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::{ConfigDir, Options};
+use checkpoint::fingerprint::{Difference, Fingerprint};
 use checkpoint::images::{Chunk, ImageDir};
 use checkpoint::stage::{Early, Staged};
 use checkpoint::urgency::{MANY_FILES, Urgency};
@@ -37,6 +38,7 @@ use tokio::task::block_in_place;
 use super::addresses::addresses;
 use super::anchors::Anchors;
 use super::check::{Addresses, Looked};
+use super::equality;
 use super::expected::Expected;
 use super::image;
 use super::incoming::{Incoming, Limits};
@@ -334,7 +336,7 @@ impl Arrival {
                 return Err(cause);
             }
         }
-        self.restore(&images, &criu_config, ordered).await.map(Some)
+        self.restore(connection, &images, &criu_config, ordered).await.map(Some)
     }
 
     /// The next message, if it comes before podman would give up what is staged.
@@ -381,20 +383,25 @@ impl Arrival {
 
     async fn restore(
         &mut self,
+        connection: &mut Connection,
         images: &ImageDir,
         criu_config: &ConfigDir,
         ordered: Instant,
     ) -> Result<Prepared, Cause> {
         let staged = self.staged.as_mut().ok_or(Incomplete("itself"))?;
         let go = Instant::now();
-        staged.restore(images.path(), criu_config.path(), deadline::STAGE).await?;
+        let restored =
+            staged.restore(images.path(), criu_config.path(), deadline::STAGE).await?;
+        let elapsed = go.elapsed();
         // Nothing of the copy runs before its source has decided.
-        self.cgroup = Some(block_in_place(|| staged.frozen_cgroup())?);
+        let cgroup = self.cgroup.insert(block_in_place(|| staged.frozen_cgroup())?);
+        let copy = block_in_place(|| Fingerprint::read(cgroup, restored.pid))?;
+        let differences = equality::compare(connection, &copy).await?;
         if !staged.is_awaited() {
             return Err(EngineGone.into());
         }
         tunnel::check(self.anchor)?;
-        Ok(prepared(go - ordered, go.elapsed()))
+        Ok(prepared(go - ordered, elapsed, differences))
     }
 
     /// What a copy is made of, once it is prepared; `None` before. The rest goes with it.
@@ -472,7 +479,7 @@ impl Arrival {
 }
 
 /// The times of a restore in the protocol's unit.
-fn prepared(entries: Duration, restore: Duration) -> Prepared {
+fn prepared(entries: Duration, restore: Duration, differences: Vec<Difference>) -> Prepared {
     let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
-    Prepared { entries_us: micros(entries), restore_us: micros(restore) }
+    Prepared { entries_us: micros(entries), restore_us: micros(restore), differences }
 }
