@@ -114,7 +114,8 @@ pub async fn run(context: &Context) -> Exit {
 /// Recovers the migration of one journal; `None` if there is nothing to do about it.
 async fn recover(context: &Context, path: &Path) -> Option<Exit> {
     let (journal, records) = match journal::claim(path) {
-        Ok(claimed) => claimed?,
+        Ok(Some(claimed)) => claimed,
+        Ok(None) => return at_work(context, path),
         Err(e) => {
             say(&chain(&e));
             return Some(Exit::Failed);
@@ -143,6 +144,23 @@ async fn recover(context: &Context, path: &Path) -> Option<Exit> {
             if matches!(e, Error::InDoubt { .. }) { Exit::InDoubt } else { Exit::Failed }
         }
     })
+}
+
+/// Tells of a migration that another process is at work on; `None` if it has just ended.
+fn at_work(context: &Context, path: &Path) -> Option<Exit> {
+    // Its end may come between any two of these steps.
+    let records = journal::read(path).ok().filter(|records| !records.is_empty())?;
+    let departed = Departed::read(&context.directories.state, &records).ok()??;
+    let (name, destination) = (&departed.name, &departed.peer.destination);
+    if departed.reached == Departure::Committed {
+        say(&format!(
+            "{name}: in doubt: the move to {destination} is decided, and another process waits for the \
+             confirmation"
+        ));
+        return Some(Exit::InDoubt);
+    }
+    say(&format!("{name}: another process is at work on its migration to {destination} (busy)"));
+    Some(Exit::Refused)
 }
 
 async fn settle(

@@ -23,6 +23,8 @@ const DESTINATIONS: [&str; 4] = ["b", "d", "e", "g"];
 const NAME: &str = "web";
 /// Exit code of an order that was refused.
 const REFUSED: i32 = 3;
+/// Datagrams that a process which is killed may have held.
+const MOST_HELD: u64 = 20;
 /// Between two calls of `agent-client recover`.
 const BREATH: Duration = Duration::from_millis(50);
 
