@@ -1,7 +1,6 @@
 //! Compares the copy with what its source tells of the original.
 
 use agent_core::cause::Cause;
-use agent_core::message::Message;
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect};
 use checkpoint::fingerprint::{Difference, Fingerprint};

@@ -390,8 +390,7 @@ impl Arrival {
     ) -> Result<Prepared, Cause> {
         let staged = self.staged.as_mut().ok_or(Incomplete("itself"))?;
         let go = Instant::now();
-        let restored =
-            staged.restore(images.path(), criu_config.path(), deadline::STAGE).await?;
+        let restored = staged.restore(images.path(), criu_config.path(), deadline::STAGE).await?;
         let elapsed = go.elapsed();
         // Nothing of the copy runs before its source has decided.
         let cgroup = self.cgroup.insert(block_in_place(|| staged.frozen_cgroup())?);

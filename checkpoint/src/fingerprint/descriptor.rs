@@ -5,7 +5,7 @@ use std::fs;
 use super::{Error, Fingerprint, Kind, text};
 
 /// Lines of `/proc/PID/fdinfo/FD` (proc_pid_fdinfo(5)) that are equal on both hosts.
-const LINES: &[&str] = &["flags", "pos", "eventfd-count", "sigmask", "clockid", "settime flags"];
+const LINES: &[&str] = &["pos", "eventfd-count", "sigmask", "clockid", "settime flags"];
 
 /// Reads the open files of a process, whose number inside the container is `number`.
 pub(super) fn read(process: i32, number: i32, into: &mut Fingerprint) -> Result<(), Error> {
@@ -22,6 +22,7 @@ pub(super) fn read(process: i32, number: i32, into: &mut Fingerprint) -> Result<
             let Some((key, rest)) = line.split_once(':') else { continue };
             let rest = rest.trim();
             match key {
+                "flags" => value.push_str(&format!(" flags={:o}", flags(rest))),
                 // A terminal's or pipe's position means nothing.
                 "pos" if !link.starts_with('/') || link.starts_with("/dev/") => {}
                 key if LINES.contains(&key) => {
@@ -48,6 +49,12 @@ fn target(link: &str) -> String {
     }
 }
 
+/// Flags of open(2), without O_LARGEFILE: a 64-bit program is given it or not, by how the file was opened.
+fn flags(octal: &str) -> u32 {
+    const LARGE_FILE: u32 = 0o100_000;
+    u32::from_str_radix(octal, 8).unwrap_or(u32::MAX) & !LARGE_FILE
+}
+
 /// A lock without its number, process, device and inode: "1: FLOCK  ADVISORY  WRITE 7 00:2a:17 0 EOF".
 fn lock(line: &str) -> String {
     let fields: Vec<&str> = line.split_whitespace().skip(1).collect();
@@ -72,7 +79,12 @@ mod tests {
         assert_eq!(target("socket:[4711]"), "socket");
         assert_eq!(target("/var/log/x"), "/var/log/x");
         assert_eq!(target("anon_inode:[eventpoll]"), "anon_inode:[eventpoll]");
-        assert_eq!(lock("1: FLOCK  ADVISORY  WRITE 7 00:2a:17 0 EOF"), "FLOCK ADVISORY WRITE 0 EOF");
+        assert_eq!(flags("0100001"), flags("01"));
+        assert_ne!(flags("02004001"), flags("02000001"));
+        assert_eq!(
+            lock("1: FLOCK  ADVISORY  WRITE 7 00:2a:17 0 EOF"),
+            "FLOCK ADVISORY WRITE 0 EOF"
+        );
         assert_eq!(watched("       5 events: 19 data: 5  pos:0 ino:61 sdev:9"), "5 events: 19");
     }
 }

@@ -4,8 +4,10 @@ use super::{Error, Fingerprint, Kind, text};
 
 /// Options of a file system that name directories or sizes of this host alone, or that a kernel adds as it
 /// likes. What they lead to is carried in other ways.
-const OF_HOST: &[&str] =
-    &["lowerdir", "upperdir", "workdir", "inode64", "inode32", "uuid", "seclabel", "index", "metacopy"];
+const OF_HOST: &[&str] = &[
+    "lowerdir", "upperdir", "workdir", "inode64", "inode32", "uuid", "seclabel", "index",
+    "metacopy",
+];
 
 /// Reads the mounts that a process sees (proc_pid_mountinfo(5)).
 pub(super) fn read(process: i32, into: &mut Fingerprint) -> Result<(), Error> {
@@ -54,7 +56,8 @@ mod tests {
 
     #[test]
     fn flags_count_and_directories_of_the_host_do_not() {
-        let root = "29 1 0:25 / / rw,nodev,relatime shared:1 - overlay overlay rw,lowerdir=/a,upperdir=/b";
+        let root =
+            "29 1 0:25 / / rw,nodev,relatime shared:1 - overlay overlay rw,lowerdir=/a,upperdir=/b";
         assert_eq!(fact(root), Some(("/", "bind nodev,relatime,rw".to_owned())));
         let masked = "30 29 0:26 / /sys/firmware ro,relatime - tmpfs tmpfs ro,size=0k,inode64";
         assert_eq!(

@@ -146,7 +146,11 @@ fn threads(process: i32, number: i32, into: &mut Fingerprint) -> Result<(), Erro
 fn processors(allowed: &str) -> String {
     let online = fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
     let all = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
-    if [online.trim(), all.trim()].contains(&allowed) { "all".to_owned() } else { allowed.to_owned() }
+    if [online.trim(), all.trim()].contains(&allowed) {
+        "all".to_owned()
+    } else {
+        allowed.to_owned()
+    }
 }
 
 /// Lines of `/proc/PID/limits`.
@@ -168,7 +172,11 @@ fn timers(text: &str, process: i32, into: &mut Fingerprint) {
             "ID" => id = value.trim(),
             // Its number and value are told together, and the value is an address of the process's own.
             "signal" | "ClockID" => {
-                into.add(Kind::Timer, format!("{name} of timer {id} of process {process}"), value.trim());
+                into.add(
+                    Kind::Timer,
+                    format!("{name} of timer {id} of process {process}"),
+                    value.trim(),
+                );
             }
             _ => {}
         }
