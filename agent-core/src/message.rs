@@ -28,7 +28,7 @@
 //!         ◀───────────────────────────────── TurnAnswer
 //!   ── interruption begins ──
 //!   Chunks* Flows* LogData* (TreeChange* TreeEnd)* Settings* ▶
-//!   Restore ───────────────────────────────▶           prepared copy, frozen and cut off
+//!   Restore Facts* ────────────────────────▶           prepared copy, frozen, cut off, and compared
 //!         ◀───────────────────────────────── Prepared
 //!   ── commit record on the source's disk ──
 //!   Commit ────────────────────────────────▶           copy audible
@@ -69,6 +69,7 @@ mod ways;
 
 use std::net::IpAddr;
 
+use checkpoint::fingerprint::{Difference, Fingerprint};
 use checkpoint::images::{Chunk, Manifest};
 use checkpoint::sockets::SocketSettings;
 use checkpoint::tasks::TaskSettings;
@@ -222,6 +223,8 @@ messages! {
     44 => Settled(MigrationId),
     /// What CRIU does not restore and the destination sets on the copy.
     45 => Settings(Settings),
+    /// What the kernel tells of the frozen original; the copy has to be equal.
+    48 => Facts(Facts),
 }
 
 /// Introduction of an agent.
@@ -345,6 +348,17 @@ pub struct Prepared {
     pub entries_us: u64,
     /// From the order to the runtime until it exited.
     pub restore_us: u64,
+    /// In what the copy differs from the original, as far as the source has told what that is.
+    pub differences: Vec<Difference>,
+}
+
+/// A part of an original's fingerprint.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Facts {
+    /// The part.
+    pub part: Fingerprint,
+    /// Whether no further one comes.
+    pub is_last: bool,
 }
 
 /// The end of a migration, as the destination sees it.
@@ -376,7 +390,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_refused() {
-        for number in [0, 45, 200, 255] {
+        for number in [0, 49, 200, 255] {
             let refused = Message::decode(&[number, 0, 0]);
             assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
         }

@@ -13,6 +13,7 @@ mod cancel;
 mod commit;
 mod departure;
 mod dump;
+mod equality;
 mod failure;
 mod insist;
 mod log;

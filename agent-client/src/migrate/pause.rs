@@ -28,6 +28,7 @@ use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 use super::beside::Besides;
 use super::departure::Departure;
 use super::dump::{EndedDump, PreparedDump};
+use super::equality;
 use super::failure::Failure;
 use super::log::CarriedLog;
 use super::order::Peer;
@@ -194,8 +195,12 @@ impl<'a> Pause<'a> {
         block_in_place(|| self.set_marks(true))?;
         let beside = self.besides.stand_ins(&self.departure.plan().aliases)?;
         self.departure.exchange(self.stand_ins.clone(), beside, &self.flows).await?;
-        let connection = &mut self.departure.plan_mut().link.connection;
-        Ok(expect!(connection, deadline::STAGE, Prepared)?)
+        let plan = self.departure.plan_mut();
+        let connection = &mut plan.link.connection;
+        equality::tell(connection, &plan.cgroup, plan.process.pid).await?;
+        let mut prepared = expect!(connection, deadline::STAGE, Prepared)?;
+        equality::check(&mut prepared.differences)?;
+        Ok(prepared)
     }
 
     /// Lets the original run on, as if nothing had happened.

@@ -11,6 +11,7 @@ mod anchors;
 mod calm;
 mod check;
 mod copy;
+mod equality;
 mod expected;
 mod image;
 mod incoming;

@@ -24,6 +24,7 @@ use agent_core::turn::{Place, Turn};
 use agent_core::wire::Connection;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::{ConfigDir, Options};
+use checkpoint::fingerprint::{Difference, Fingerprint};
 use checkpoint::images::{Chunk, ImageDir};
 use checkpoint::sockets::SocketSettings;
 use checkpoint::stage::{Early, Staged};
@@ -39,6 +40,7 @@ use tokio::task::block_in_place;
 use super::addresses::addresses;
 use super::anchors::Anchors;
 use super::check::{Addresses, Looked};
+use super::equality;
 use super::expected::Expected;
 use super::image;
 use super::incoming::{Incoming, Limits};
@@ -339,7 +341,7 @@ impl Arrival {
                 return Err(cause);
             }
         }
-        self.restore(&images, &criu_config, &settings, ordered).await.map(Some)
+        self.restore(connection, &images, &criu_config, &settings, ordered).await.map(Some)
     }
 
     /// The next message, if it comes before podman would give up what is staged.
@@ -386,6 +388,7 @@ impl Arrival {
 
     async fn restore(
         &mut self,
+        connection: &mut Connection,
         images: &ImageDir,
         criu_config: &ConfigDir,
         settings: &Settings,
@@ -393,16 +396,18 @@ impl Arrival {
     ) -> Result<Prepared, Cause> {
         let staged = self.staged.as_mut().ok_or(Incomplete("itself"))?;
         let go = Instant::now();
-        staged.restore(images.path(), criu_config.path(), deadline::STAGE).await?;
+        let restored = staged.restore(images.path(), criu_config.path(), deadline::STAGE).await?;
+        let elapsed = go.elapsed();
         // Nothing of the copy runs before its source has decided.
-        let cgroup = block_in_place(|| staged.frozen_cgroup())?;
-        block_in_place(|| set(settings, &cgroup))?;
-        self.cgroup = Some(cgroup);
+        let cgroup = self.cgroup.insert(block_in_place(|| staged.frozen_cgroup())?);
+        block_in_place(|| set(settings, cgroup))?;
+        let copy = block_in_place(|| Fingerprint::read(cgroup, restored.pid))?;
+        let differences = equality::compare(connection, &copy).await?;
         if !staged.is_awaited() {
             return Err(EngineGone.into());
         }
         tunnel::check(self.anchor)?;
-        Ok(prepared(go - ordered, go.elapsed()))
+        Ok(prepared(go - ordered, elapsed, differences))
     }
 
     /// What a copy is made of, once it is prepared; `None` before. The rest goes with it.
@@ -490,7 +495,7 @@ fn set(Settings { sockets, tasks }: &Settings, copy: &Cgroup) -> Result<(), Caus
 }
 
 /// The times of a restore in the protocol's unit.
-fn prepared(entries: Duration, restore: Duration) -> Prepared {
+fn prepared(entries: Duration, restore: Duration, differences: Vec<Difference>) -> Prepared {
     let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
-    Prepared { entries_us: micros(entries), restore_us: micros(restore) }
+    Prepared { entries_us: micros(entries), restore_us: micros(restore), differences }
 }

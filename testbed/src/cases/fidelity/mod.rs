@@ -2,6 +2,7 @@
 
 mod calls;
 mod carried;
+mod equality;
 mod images;
 mod locks;
 mod messages;
@@ -24,6 +25,7 @@ pub(super) fn cases() -> Vec<Case> {
         processes::CASES,
         images::CASES,
         carried::CASES,
+        equality::CASES,
         socket_options::CASES,
         refused::CASES,
         messages::CASES,

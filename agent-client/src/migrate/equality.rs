@@ -1,0 +1,44 @@
+//! Tells the destination what the original is, and does not commit a copy that is anything else.
+
+use agent_core::cause::Cause;
+use agent_core::message::{Facts, Message};
+use agent_core::wire::Connection;
+use checkpoint::cgroup::Cgroup;
+use checkpoint::fingerprint::{Difference, Fingerprint};
+use tokio::task::block_in_place;
+
+/// Bytes of one message, of the four million that it may have.
+const PART: usize = 1 << 20;
+/// Most differences that an error names.
+const NAMED: usize = 5;
+
+/// The copy is not what the original is.
+#[derive(Debug, thiserror::Error)]
+#[error("the copy differs from the original: {}", named(.0))]
+pub struct Differs(Vec<Difference>);
+
+/// Reads the fingerprint of the frozen original and sends it.
+pub async fn tell(connection: &mut Connection, cgroup: &Cgroup, first: i32) -> Result<(), Cause> {
+    let mut parts = block_in_place(|| Fingerprint::read(cgroup, first))?.into_parts(PART);
+    let last = parts.pop().unwrap_or_default();
+    for part in parts {
+        connection.send(&Message::Facts(Facts { part, is_last: false })).await?;
+    }
+    Ok(connection.send(&Message::Facts(Facts { part: last, is_last: true })).await?)
+}
+
+/// Refuses a copy that differs.
+pub fn check(differences: &mut Vec<Difference>) -> Result<(), Differs> {
+    match std::mem::take(differences) {
+        none if none.is_empty() => Ok(()),
+        differences => Err(Differs(differences)),
+    }
+}
+
+fn named(differences: &[Difference]) -> String {
+    let mut text: Vec<String> = differences.iter().take(NAMED).map(ToString::to_string).collect();
+    if differences.len() > NAMED {
+        text.push(format!("and {} more", differences.len() - NAMED));
+    }
+    text.join("; ")
+}

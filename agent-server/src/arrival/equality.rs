@@ -1,0 +1,22 @@
+//! Compares the copy with what its source tells of the original.
+
+use agent_core::cause::Cause;
+use agent_core::wire::Connection;
+use agent_core::{deadline, expect};
+use checkpoint::fingerprint::{Difference, Fingerprint};
+
+/// Receives the original's fingerprint and returns in what the copy differs. The source has read it while
+/// the copy was made, so nothing is waited for.
+pub async fn compare(
+    connection: &mut Connection,
+    copy: &Fingerprint,
+) -> Result<Vec<Difference>, Cause> {
+    let mut original = Fingerprint::default();
+    loop {
+        let facts = expect!(connection, deadline::NEXT_MESSAGE, Facts)?;
+        original.join(facts.part)?;
+        if facts.is_last {
+            return Ok(original.differences(copy));
+        }
+    }
+}

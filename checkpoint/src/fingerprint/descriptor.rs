@@ -1,0 +1,90 @@
+//! Open files, the locks on them, and what watches.
+
+use std::fs;
+
+use super::{Error, Fingerprint, Kind, text};
+
+/// Lines of `/proc/PID/fdinfo/FD` (proc_pid_fdinfo(5)) that are equal on both hosts.
+const LINES: &[&str] = &["pos", "eventfd-count", "sigmask", "clockid", "settime flags"];
+
+/// Reads the open files of a process, whose number inside the container is `number`.
+pub(super) fn read(process: i32, number: i32, into: &mut Fingerprint) -> Result<(), Error> {
+    let path = format!("/proc/{process}/fd");
+    let entries = fs::read_dir(&path).map_err(|source| Error::Read { path, source })?;
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let link = fs::read_link(entry.path());
+        let link = link.map(|link| link.to_string_lossy().into_owned()).unwrap_or_default();
+        let info = text(format!("/proc/{process}/fdinfo/{name}"))?;
+        let object = format!("{name} of process {number}");
+        let mut value = target(&link);
+        for line in info.lines() {
+            let Some((key, rest)) = line.split_once(':') else { continue };
+            let rest = rest.trim();
+            match key {
+                "flags" => value.push_str(&format!(" flags={:o}", flags(rest))),
+                // A terminal's or pipe's position means nothing.
+                "pos" if !link.starts_with('/') || link.starts_with("/dev/") => {}
+                key if LINES.contains(&key) => {
+                    value.push_str(&format!(" {key}={rest}"));
+                }
+                "lock" => into.add(Kind::Lock, format!("lock by {object}"), lock(rest)),
+                "tfd" | "inotify wd" => value.push_str(&format!(" {key}={}", watched(rest))),
+                _ => {}
+            }
+        }
+        into.add(Kind::Descriptor, object, value);
+    }
+    Ok(())
+}
+
+/// What a descriptor leads to, without numbers that each kernel gives anew.
+fn target(link: &str) -> String {
+    match link.split_once(":[") {
+        // pipe:[123], socket:[123]; an anonymous inode has a name there.
+        Some((kind, number)) if number.trim_end_matches(']').parse::<u64>().is_ok() => {
+            kind.to_owned()
+        }
+        _ => link.to_owned(),
+    }
+}
+
+/// Flags of open(2), without O_LARGEFILE: a 64-bit program is given it or not, by how the file was opened.
+fn flags(octal: &str) -> u32 {
+    const LARGE_FILE: u32 = 0o100_000;
+    u32::from_str_radix(octal, 8).unwrap_or(u32::MAX) & !LARGE_FILE
+}
+
+/// A lock without its number, process, device and inode: "1: FLOCK  ADVISORY  WRITE 7 00:2a:17 0 EOF".
+fn lock(line: &str) -> String {
+    let fields: Vec<&str> = line.split_whitespace().skip(1).collect();
+    let kept = fields.iter().take(3).chain(fields.iter().skip(5));
+    kept.copied().collect::<Vec<_>>().join(" ")
+}
+
+/// What is watched: the first fields, up to what names an inode or an address.
+fn watched(line: &str) -> String {
+    let words = line.split_whitespace().take_while(|word| {
+        !["ino", "sdev", "pos", "data"].iter().any(|name| word.starts_with(&format!("{name}:")))
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_this_kernel_are_left_out() {
+        assert_eq!(target("socket:[4711]"), "socket");
+        assert_eq!(target("/var/log/x"), "/var/log/x");
+        assert_eq!(target("anon_inode:[eventpoll]"), "anon_inode:[eventpoll]");
+        assert_eq!(flags("0100001"), flags("01"));
+        assert_ne!(flags("02004001"), flags("02000001"));
+        assert_eq!(
+            lock("1: FLOCK  ADVISORY  WRITE 7 00:2a:17 0 EOF"),
+            "FLOCK ADVISORY WRITE 0 EOF"
+        );
+        assert_eq!(watched("       5 events: 19 data: 5  pos:0 ino:61 sdev:9"), "5 events: 19");
+    }
+}

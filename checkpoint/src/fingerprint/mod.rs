@@ -1,0 +1,319 @@
+//! What a container is, as the kernel tells it: read of the frozen original and of the frozen copy, and
+//! compared before the commit.
+//!
+//! CRIU's images hold most of a container, and nobody tells what they leave out. So nothing here asks CRIU:
+//! each [`Fact`] is read from `/proc` in the same way on both hosts, and has to be equal. What may differ is
+//! not read, or is made comparable where it is read, with the reason beside it.
+
+mod descriptor;
+mod mount;
+mod task;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::{self, Cgroup};
+
+/// Most facts of one container.
+pub const MOST_FACTS: usize = 1 << 20;
+/// Most differences that are told.
+pub const MOST_DIFFERENCES: usize = 32;
+/// What the encoding of a fact adds to its strings, in bytes.
+const OVERHEAD: usize = 16;
+/// Longest value of a fact in a difference, in bytes.
+const SHOWN: usize = 200;
+
+/// What a fact is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Kind {
+    /// That a process is there, and its place in the tree of processes.
+    Process,
+    /// Users, groups, capabilities, seccomp, no_new_privs, the label of a security module.
+    Credentials,
+    /// What is blocked, ignored, caught and pending.
+    Signals,
+    /// Policy, priorities, affinity, timer slack.
+    Scheduling,
+    /// Resource limits and what the kernel does when memory is short.
+    Limits,
+    /// Which namespaces are shared with the first process.
+    Namespaces,
+    /// A mount with its flags.
+    Mount,
+    /// An open file with its flags and position.
+    Descriptor,
+    /// A lock on a file.
+    Lock,
+    /// A timer.
+    Timer,
+}
+
+impl Kind {
+    /// Returns the kind's stable name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Credentials => "credentials",
+            Self::Signals => "signals",
+            Self::Scheduling => "scheduling",
+            Self::Limits => "limits",
+            Self::Namespaces => "namespaces",
+            Self::Mount => "mount",
+            Self::Descriptor => "descriptor",
+            Self::Lock => "lock",
+            Self::Timer => "timer",
+        }
+    }
+}
+
+/// What a fact is about, and of which object: `capabilities of process 7`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Fact {
+    /// The kind.
+    pub kind: Kind,
+    /// The object, for people.
+    pub object: String,
+}
+
+/// Everything that has to be equal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    facts: BTreeMap<Fact, String>,
+}
+
+/// A fact that is not equal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// What it is about.
+    pub fact: Fact,
+    /// Its value of the original; `None` where only the copy has it.
+    pub original: Option<String>,
+    /// Its value of the copy; `None` where only the original has it.
+    pub copy: Option<String>,
+}
+
+impl Fingerprint {
+    /// Reads the fingerprint of a container whose tasks are frozen.
+    ///
+    /// # Errors
+    /// When its cgroup or `/proc` cannot be read. A process that vanishes meanwhile is an error as well: a
+    /// frozen one does not.
+    pub fn read(cgroup: &Cgroup, first: i32) -> Result<Self, Error> {
+        let mut read = Self::default();
+        let processes = cgroup.pids()?;
+        mount::read(first, &mut read)?;
+        let namespaces = task::namespaces(first)?;
+        for process in processes {
+            let Some(number) = task::read(process, &namespaces, &mut read)? else { continue };
+            descriptor::read(process, number, &mut read)?;
+        }
+        Ok(read)
+    }
+
+    /// Returns in which facts the copy of this original differs, at most [`MOST_DIFFERENCES`].
+    #[must_use]
+    pub fn differences(&self, copy: &Self) -> Vec<Difference> {
+        let of = |fact: &Fact| Difference {
+            fact: fact.clone(),
+            original: self.facts.get(fact).map(|value| shown(value)),
+            copy: copy.facts.get(fact).map(|value| shown(value)),
+        };
+        let lost = self.facts.iter().filter(|(fact, value)| copy.facts.get(fact) != Some(value));
+        let new = copy.facts.keys().filter(|fact| !self.facts.contains_key(fact));
+        lost.map(|(fact, _)| fact).chain(new).take(MOST_DIFFERENCES).map(of).collect()
+    }
+
+    /// Divides it into parts of about `bytes` bytes each, to be sent one after the other.
+    #[must_use]
+    pub fn into_parts(self, bytes: usize) -> Vec<Self> {
+        let mut parts = vec![Self::default()];
+        let mut room = bytes;
+        for (fact, value) in self.facts {
+            let size = fact.object.len() + value.len() + OVERHEAD;
+            if size > room {
+                parts.push(Self::default());
+                room = bytes;
+            }
+            room = room.saturating_sub(size);
+            if let Some(part) = parts.last_mut() {
+                part.facts.insert(fact, value);
+            }
+        }
+        parts
+    }
+
+    /// Adds a part that was sent.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`] beyond [`MOST_FACTS`].
+    pub fn join(&mut self, part: Self) -> Result<(), Error> {
+        self.facts.extend(part.facts);
+        if self.facts.len() > MOST_FACTS { Err(Error::TooMany) } else { Ok(()) }
+    }
+
+    /// Adds a fact. Of two with the same name both are kept, one after the other.
+    fn add(&mut self, kind: Kind, object: impl Into<String>, value: impl Into<String>) {
+        let value = value.into();
+        self.facts
+            .entry(Fact { kind, object: object.into() })
+            .and_modify(|present| {
+                present.push_str("; ");
+                present.push_str(&value);
+            })
+            .or_insert(value);
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Fact { kind, object } = &self.fact;
+        let kind = kind.name();
+        match (&self.original, &self.copy) {
+            (Some(original), Some(copy)) => {
+                write!(f, "{kind}: {object} is {copy:?}, not {original:?}")
+            }
+            (Some(original), None) => write!(f, "{kind}: {object} ({original:?}) is lost"),
+            (None, Some(copy)) => write!(f, "{kind}: {object} ({copy:?}) is new"),
+            (None, None) => write!(f, "{kind}: {object}"),
+        }
+    }
+}
+
+/// The beginning of a value.
+fn shown(value: &str) -> String {
+    let end = value.char_indices().map(|(at, _)| at).take_while(|at| *at <= SHOWN).last();
+    let end = if value.len() <= SHOWN { value.len() } else { end.unwrap_or(0) };
+    value[..end].to_owned()
+}
+
+/// A fingerprint could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file of procfs.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// More facts than [`MOST_FACTS`].
+    #[error("more than {MOST_FACTS} facts")]
+    TooMany,
+    /// The container's cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+}
+
+/// Reads a file of procfs; what is no text becomes U+FFFD.
+fn text(path: String) -> Result<String, Error> {
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(source) => Err(Error::Read { path, source }),
+    }
+}
+
+/// The same; `None` where this kernel or process has no such file.
+fn optional(path: String) -> Result<Option<String>, Error> {
+    match text(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(Error::Read { source, .. })
+            if matches!(
+                source.raw_os_error(),
+                Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP)
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(facts: &[(Kind, &str, &str)]) -> Fingerprint {
+        let mut fingerprint = Fingerprint::default();
+        for (kind, object, value) in facts {
+            fingerprint.add(*kind, *object, *value);
+        }
+        fingerprint
+    }
+
+    #[test]
+    fn a_loss_a_change_and_an_addition_are_each_named() {
+        let original = of(&[
+            (Kind::Lock, "FLOCK of process 7 on /a", "WRITE"),
+            (Kind::Limits, "nofile of process 7", "1024"),
+            (Kind::Mount, "/sys/firmware", "ro"),
+        ]);
+        let copy = of(&[
+            (Kind::Limits, "nofile of process 7", "512"),
+            (Kind::Mount, "/sys/firmware", "ro"),
+            (Kind::Mount, "/new", "rw"),
+        ]);
+        let told: Vec<String> =
+            original.differences(&copy).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "limits: nofile of process 7 is \"512\", not \"1024\"",
+                "lock: FLOCK of process 7 on /a (\"WRITE\") is lost",
+                "mount: /new (\"rw\") is new",
+            ]
+        );
+        assert!(original.differences(&original).is_empty());
+    }
+
+    #[test]
+    fn parts_make_up_the_whole() {
+        let mut whole = Fingerprint::default();
+        for number in 0..100 {
+            whole.add(Kind::Process, format!("process {number}"), "x".repeat(100));
+        }
+        let parts = whole.clone().into_parts(1000);
+        assert!(parts.len() > 10, "{}", parts.len());
+        let mut joined = Fingerprint::default();
+        parts.into_iter().for_each(|part| joined.join(part).unwrap());
+        assert_eq!(joined, whole);
+    }
+
+    #[test]
+    fn differences_are_bounded() {
+        let mut original = Fingerprint::default();
+        for number in 0..1000 {
+            original.add(Kind::Process, format!("process {number}"), "ä".repeat(1000));
+        }
+        let differences = original.differences(&Fingerprint::default());
+        assert_eq!(differences.len(), MOST_DIFFERENCES);
+        assert!(differences[0].original.as_ref().unwrap().len() <= SHOWN);
+    }
+
+    #[test]
+    fn the_fingerprint_of_this_process_is_the_same_twice() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let read = || {
+            let mut read = Fingerprint::default();
+            mount::read(own, &mut read).unwrap();
+            let namespaces = task::namespaces(own).unwrap();
+            let number = task::read(own, &namespaces, &mut read).unwrap().unwrap();
+            // Its open files come and go with the other tests of this program.
+            assert!(number > 0);
+            read.facts.retain(|fact, _| !matches!(fact.kind, Kind::Process | Kind::Signals));
+            read
+        };
+        let (first, second) = (read(), read());
+        assert!(first.differences(&second).is_empty(), "{:?}", first.differences(&second));
+        for kind in [Kind::Credentials, Kind::Limits, Kind::Namespaces, Kind::Mount] {
+            assert!(first.facts.keys().any(|fact| fact.kind == kind), "{kind:?}");
+        }
+    }
+}

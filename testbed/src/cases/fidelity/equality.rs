@@ -1,0 +1,107 @@
+//! A copy that is not equal is not committed, and the difference is named.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::sys::resource::Resource;
+
+use crate::cases::subject::{Clients, serve};
+use crate::ensure;
+use crate::error::{Context as _, Error, Result};
+use crate::faults::container;
+use crate::faults::gate::{self, Gate};
+use crate::host::Host;
+use crate::pace;
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] =
+    &[Case::new("fidelity-what-a-copy-lacks-is-named", &["fidelity"], lacking).limit(600)];
+
+/// How long the copy may take.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Exit code of a move that was rolled back.
+const ROLLED_BACK: i32 = 4;
+
+/// Takes something from the copy whose first process this is.
+type Loss = fn(&Host, i32) -> Result<()>;
+
+/// What is taken, and the word for it.
+const LOSSES: &[(&str, Loss)] = &[
+    ("Max open files", |_, copy| {
+        // SAFETY: prlimit(2) with a structure of ours and none to write to.
+        let limit = libc::rlimit { rlim_cur: 100, rlim_max: 100 };
+        let limited = unsafe {
+            libc::prlimit(copy, Resource::RLIMIT_NOFILE as _, &limit, std::ptr::null_mut())
+        };
+        nix::errno::Errno::result(limited).map(drop).context(|| "limiting")
+    }),
+    ("oom_score_adj", |_, copy| {
+        let path = format!("/proc/{copy}/oom_score_adj");
+        fs::write(&path, "500").context(|| format!("writing {path}"))
+    }),
+    ("nice", |_, copy| {
+        // SAFETY: setpriority(2) takes numbers alone.
+        let set = unsafe { libc::setpriority(libc::PRIO_PROCESS, copy as u32, 5) };
+        nix::errno::Errno::result(set).map(drop).context(|| "setting nice")
+    }),
+    ("/sys/firmware", |host, copy| {
+        let inside = inside(copy)?;
+        let words = ["--target", &inside, "--mount", "umount", "/sys/firmware"];
+        host.command("nsenter").args(words).run().map(drop)
+    }),
+    ("/proc/acpi", |host, copy| {
+        let inside = inside(copy)?;
+        let mount = ["mount", "-o", "remount,bind,rw", "/proc/acpi"];
+        let words = ["--target", &inside, "--mount"];
+        host.command("nsenter").args([&words[..], &mount].concat()).run().map(drop)
+    }),
+];
+
+/// The process's number on its host.
+fn inside(process: i32) -> Result<String> {
+    let path = format!("/proc/{process}/status");
+    let text = fs::read_to_string(&path).context(|| format!("reading {path}"))?;
+    let numbers = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let number = numbers.and_then(|numbers| numbers.split_whitespace().nth(1));
+    number.map(str::to_owned).ok_or_else(|| Error::Check(format!("no number of {process}")))
+}
+
+fn lacking(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    gate::install(b)?;
+    lab.serve("b")?;
+    serve(a, "web", 7000, &[], c)?;
+    let id = container::id(a, "web")?;
+    let clients = Clients::gentle(c, a.port(7000))?;
+    for (word, lose) in LOSSES {
+        Gate::Restored.close(b)?;
+        let words = ["migrate", "web", "b", "--max-interruption", "60"];
+        let mut order = a.command("agent-client").args(words).spawn()?;
+        let end = std::time::Instant::now() + pace::patience(LIMIT);
+        while !Gate::Restored.is_reached(b) {
+            ensure!(order.is_running(), "{word}: the move ended: {}", order.stderr());
+            ensure!(std::time::Instant::now() < end, "{word}: no copy");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let copy = container::processes(b, &id).first().copied();
+        let copy = copy.ok_or_else(|| Error::Check("the copy has no process".to_owned()))?;
+        let lost = lose(b, copy);
+        Gate::Restored.open(b)?;
+        gate::clear(b)?;
+        let end = order.wait(LIMIT)?;
+        lost?;
+        let said = end.error_text();
+        ensure!(
+            end.status.code() == Some(ROLLED_BACK) && said.contains(word),
+            "{word}: exit {:?}: {said}",
+            end.status.code()
+        );
+        ensure!(container::runs_on(&lab, &id) == ["a"], "{word}: not home alone");
+    }
+    // What has lost nothing moves.
+    a.command("agent-client").args(["migrate", "web", "b"]).run()?;
+    ensure!(container::runs_on(&lab, &id) == ["b"], "it has not moved");
+    context.remark(clients.stop()?.gaps());
+    Ok(())
+}
