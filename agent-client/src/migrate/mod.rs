@@ -16,6 +16,7 @@ mod dump;
 mod failure;
 mod insist;
 mod log;
+mod lost;
 mod multicast;
 pub mod order;
 mod outbox;
