@@ -216,7 +216,7 @@ mod tests {
             coredump_filter: was.coredump_filter,
         };
         let inner = TaskSettings { thread: inner_pid(own).unwrap(), ..settings };
-        TaskSettings::apply(&[inner.clone()], &[own]).unwrap();
+        TaskSettings::apply(std::slice::from_ref(&inner), &[own]).unwrap();
         assert_eq!(Settings::of(own).io_priority, (2 << 13) | 6);
         let gone = TaskSettings { thread: i32::MAX, ..inner };
         assert!(matches!(TaskSettings::apply(&[gone], &[own]), Err(Error::NoThread(_))));

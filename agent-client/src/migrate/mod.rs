@@ -17,6 +17,7 @@ mod equality;
 mod failure;
 mod insist;
 mod log;
+mod lost;
 mod multicast;
 pub mod order;
 mod outbox;

@@ -31,7 +31,7 @@ use netmig::tunnel;
 use super::failure::Failure;
 use super::order::Peer;
 use super::room::Room;
-use super::{multicast, ports};
+use super::{lost, multicast, ports};
 use crate::cli::{AddressPolicy, ImagePolicy, Migrate, TunnelChoice};
 use crate::connect::{Introduced, Link};
 use crate::context::Context;
@@ -147,7 +147,7 @@ pub async fn agree(
             return Err(refused(Replaced(container.name).into()));
         }
     }
-    let findings = blockers::look(&container);
+    let findings = tokio::task::block_in_place(|| blockers::look(&container));
     let own =
         findings.blockers.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
     let mut own: Vec<_> = own.collect();
@@ -313,7 +313,7 @@ async fn look(
     criu_version: Version,
 ) -> Result<Local, Cause> {
     let described = context.podman.description(info, &container.id).await?;
-    let lost = described.lost.iter().map(|setting| lost(&container.name, setting)).collect();
+    let lost = lost::blockers(&container.name, &described.lost);
     let path = match &container.runtime.path {
         Some(path) => path.clone(),
         None => host::find_program(&container.runtime.name)?,
@@ -365,15 +365,6 @@ async fn look(
         passing: Exchange { passing, ..Exchange::default() },
         others: OfOthers::read(&context.directories, &container.id)?,
     })
-}
-
-fn lost(container: &str, setting: &str) -> Blocker {
-    Blocker {
-        code: "setting".to_owned(),
-        message: format!(
-            "{container} has the setting {setting}, which would be lost or changed; create it without"
-        ),
-    }
 }
 
 fn offer(

@@ -1,5 +1,6 @@
 //! POSIX message queues (mq_overview(7)): CRIU knows neither their descriptors nor their contents.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use nix::sys::statfs::{FsType, statfs};
@@ -15,6 +16,7 @@ const ADVICE: &str =
     "CRIU cannot save it: end the programs that use it, and remove it (mq_unlink(3))";
 
 pub(super) fn check(processes: &Processes, found: &mut Found<'_>) {
+    let mut open = BTreeSet::new();
     for (process, descriptor) in processes.descriptors() {
         // A queue has a name and no directory, and so have few other files that are open.
         if !descriptor.target.starts_with('/') {
@@ -25,6 +27,7 @@ pub(super) fn check(processes: &Processes, found: &mut Found<'_>) {
         if is_queue {
             let what = format!("has the message queue {} open", descriptor.target);
             found.add(process, "message-queue", what, ADVICE);
+            open.insert(descriptor.target.as_str());
         }
     }
     // A queue and its messages stay when nobody has it open.
@@ -34,7 +37,9 @@ pub(super) fn check(processes: &Processes, found: &mut Found<'_>) {
         return;
     }
     for queue in fs::read_dir(shown).into_iter().flatten().flatten().take(16) {
-        let name = queue.file_name().to_string_lossy().into_owned();
-        found.add_general("message-queue", format!("has the message queue /{name}"), ADVICE);
+        let name = format!("/{}", queue.file_name().to_string_lossy());
+        if !open.contains(name.as_str()) {
+            found.add_general("message-queue", format!("has the message queue {name}"), ADVICE);
+        }
     }
 }

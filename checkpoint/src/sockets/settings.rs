@@ -1,5 +1,6 @@
 //! Options that are not at their defaults: read from the original, set on the copy.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
@@ -110,12 +111,14 @@ impl SocketSettings {
         for settings in all {
             let Self { process, descriptor, .. } = *settings;
             let missing = || Error::NoSocket { process, descriptor };
-            if !lenders.contains_key(&process) {
-                let pid = numbers.get(&process).ok_or_else(missing)?;
-                lenders.insert(process, borrow::of_process(*pid).map_err(|_| missing())?);
-            }
-            let socket = lenders.get(&process).and_then(|l| l.descriptor(descriptor).ok());
-            settings.set(&socket.ok_or_else(missing)?)?;
+            let lender = match lenders.entry(process) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => {
+                    let pid = numbers.get(&process).ok_or_else(missing)?;
+                    place.insert(borrow::of_process(*pid).map_err(|_| missing())?)
+                }
+            };
+            settings.set(&lender.descriptor(descriptor).map_err(|_| missing())?)?;
         }
         Ok(())
     }
@@ -204,7 +207,7 @@ mod tests {
         let names: Vec<&str> = changed.values.iter().map(|value| value.option.as_str()).collect();
         assert_eq!(names, ["IP_MULTICAST_TTL"]);
         socket.set_multicast_ttl_v4(1).unwrap();
-        SocketSettings::apply(&[changed.clone()], &[own()]).unwrap();
+        SocketSettings::apply(std::slice::from_ref(&changed), &[own()]).unwrap();
         assert_eq!(socket.multicast_ttl_v4().unwrap(), 9);
         let mut strange = changed.clone();
         strange.values[0].option = "SO_ATTACH_FILTER".to_owned();

@@ -14,7 +14,7 @@ pub(super) const ALL: &[(&str, Enter)] = &[
     ("inotify-overlay", || watch("/srv/watched")),
     ("inotify-tmpfs", || watch("/tmp/watched")),
     ("inotify-shm", || watch("/dev/shm")),
-    ("inotify-proc", || watch("/proc")),
+    ("inotify-proc", || watch("/proc/sys")),
     ("inotify-empty", || kept(Inotify::init(InitFlags::empty())?)),
     ("fanotify-etc", || fanotify("/etc")),
     ("fanotify-overlay", || fanotify("/srv/watched")),

@@ -21,10 +21,11 @@ fn lacks(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
     lab.serve("b")?;
-    a.podman(["network", "create", "--subnet", "10.77.0.0/24", "back"])?;
+    let create = ["network", "create", "--disable-dns", "--subnet", "10.77.0.0/24", "back"];
+    a.podman(create)?;
     a.podman(["run", "--detach", "--name", "web", "--network", "back", "probe:1"])?;
     refused(&lab, "network-missing", &["b has no network back"])?;
-    b.podman(["network", "create", "--subnet", "10.77.0.0/24", "back"])?;
+    b.podman(create)?;
     lab.attempt("web", "a", "b", &[])?.success()?;
     b.podman(["rm", "--force", "--time", "0", "web"])?;
 

@@ -31,8 +31,8 @@ fn is_left_out(what: &str) -> bool {
     match option {
         // The kernel changes them by itself.
         "SO_INCOMING_CPU" | "TCP_QUICKACK" => true,
-        // What a connection was made with.
-        "TCP_MAXSEG" => !socket.ends_with("listener"),
+        // What a connection was made with; what a listener does with new ones.
+        "TCP_MAXSEG" | "TCP_SAVE_SYN" => !socket.ends_with("listener"),
         // Of datagrams alone.
         _ => option.contains("MULTICAST") && socket.starts_with("tcp"),
     }
