@@ -60,6 +60,8 @@
 //! When all of them have answered, and nothing can be on its way by the source any more, it says `LedPast`
 //! to the destination, which keeps the tunnel between the two until then. `Settled` comes last.
 //!
+//! A user may end flows: `Hello`, `EndFlows`; the answers are `Hello`, `FlowsEnded`.
+//!
 //! A host that forwards new connections for a container to its new host, and is told to end that, says
 //! so there: `Hello`, `ForwardEnd`; the answers are `Hello`, `ForwardEnded`.
 
@@ -81,7 +83,7 @@ use crate::trust::Secret;
 
 pub use self::codec::{CodecError, FRAME_LIMIT};
 pub use self::offer::{Blocker, Forwarder, ImageRef, Network, Offer, Port, Verdict};
-pub use self::ways::{AnchorOffer, AnchorTunnel, Means, Rehome, TunnelEnd};
+pub use self::ways::{AnchorOffer, AnchorTunnel, EndFlows, FlowEnds, Means, Rehome, TunnelEnd};
 
 /// One place that ties a message to its number: the enum, its encoder and its decoder.
 macro_rules! messages {
@@ -218,6 +220,10 @@ messages! {
     43 => Unstaged(()),
     /// To the destination: the sender needs no answer about this migration any more.
     44 => Settled(MigrationId),
+    /// Flows that the receiver carries with the sender are to end.
+    45 => EndFlows(EndFlows),
+    /// So many have ended.
+    46 => FlowsEnded(u64),
 }
 
 /// Introduction of an agent.
@@ -290,8 +296,11 @@ pub struct FlowBatch {
     pub anchor: Option<HostId>,
     /// The source's entries.
     pub flows: Vec<Flow>,
-    /// What the source's gateways are in the tunnel, as far as they are the other end of a flow.
+    /// What the source's gateways are in the tunnel, as far as they are the other end of a flow; and
+    /// addresses of the destination, if they are.
     pub stand_ins: Vec<StandIn>,
+    /// Addresses of the destination that are the other end of a flow: such flows become local there.
+    pub at_destination: Vec<IpAddr>,
 }
 
 /// Bytes of an archive.
@@ -341,6 +350,9 @@ pub struct Finished {
     pub pid: i32,
     /// Datagrams that its sockets' buffers could not take so far.
     pub full_buffers: u64,
+    /// Addresses of the destination, far ends of flows that became local there: the source's entries of
+    /// these are needed no more.
+    pub local: Vec<IpAddr>,
 }
 
 #[cfg(test)]
@@ -363,7 +375,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_refused() {
-        for number in [0, 45, 200, 255] {
+        for number in [0, 47, 200, 255] {
             let refused = Message::decode(&[number, 0, 0]);
             assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
         }

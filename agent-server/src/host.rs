@@ -56,7 +56,8 @@ impl Host {
         Ok(records.iter().rev().find_map(|record| match record {
             Record::HandedOver { pid } => {
                 let full_buffers = room::full_buffers(*pid).unwrap_or(0);
-                Some(Finished { pid: *pid, full_buffers })
+                // Flows that are local all the same are in the source's list until they are forgotten.
+                Some(Finished { pid: *pid, full_buffers, local: Vec::new() })
             }
             _ => None,
         }))

@@ -306,8 +306,12 @@ impl Arrived {
         let made: Vec<Flow> = conntrack
             .dump(&self.addresses)?
             .into_iter()
-            .filter(|flow| flow.anchor(&self.addresses).is_some_and(|peer| hops.contains(&peer)))
             .filter(|flow| flow.leads_to(&self.addresses).is_none())
+            .filter(|flow| match flow.anchor(&self.addresses) {
+                Some(peer) => hops.contains(&peer),
+                // Of a copy that was the container they may be local.
+                None => self.activated,
+            })
             .collect();
         conntrack.delete(&made)?;
         let of_this = |note: &Note| note.migration == self.migration;

@@ -14,6 +14,7 @@ mod commit;
 mod departure;
 mod dump;
 mod failure;
+pub mod far_ends;
 mod insist;
 mod log;
 mod multicast;

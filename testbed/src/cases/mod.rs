@@ -19,6 +19,7 @@
 mod applications;
 mod cancel;
 mod faults;
+mod fidelity;
 mod flows;
 mod hops;
 mod lab;
@@ -59,6 +60,7 @@ pub fn all() -> Vec<Case> {
         permissions::CASES,
         faults::CASES,
         &promise::cases(),
+        &fidelity::cases(),
         vm::CASES,
     ]
     .concat()

@@ -36,18 +36,18 @@ const FROZEN: Duration = Duration::from_millis(100);
 /// Datagrams that may be lost on the way home.
 const LATE: u64 = 15;
 /// The container that stays.
-const NEIGHBOUR: &str = "neighbour";
+pub(in crate::cases) const NEIGHBOUR: &str = "neighbour";
 /// Its clients: name, and action of the probe.
 const CLIENTS: [(&str, &str); 2] = [("tcp", "tcp-echo"), ("udp", "udp-echo")];
 
 /// A network, and the family that the clients use.
 #[derive(Clone, Copy)]
-struct Network {
+pub(in crate::cases) struct Network {
     name: &'static str,
     six: bool,
 }
 
-const USUAL: Network = Network { name: "podman", six: false };
+pub(in crate::cases) const USUAL: Network = Network { name: "podman", six: false };
 
 /// Where bridged packets pass no connection tracking, as on most hosts.
 fn there_and_home(context: &Context) -> Result<()> {
@@ -204,7 +204,7 @@ fn crashes(context: &Context) -> Result<()> {
 }
 
 /// Bridged packets are not handed to connection tracking; a kernel without such a setting never does that.
-fn untracked(host: &Host) -> Result<()> {
+pub(in crate::cases) fn untracked(host: &Host) -> Result<()> {
     host.run(["sysctl", "-q", "-e", "-w", "net.bridge.bridge-nf-call-iptables=0"]).map(drop)
 }
 
@@ -222,7 +222,7 @@ fn await_recovery(host: &Host) -> Result<()> {
 }
 
 /// Starts both containers on `host`, and clients in both; gives their addresses.
-fn start(host: &Host, network: Network) -> Result<(IpAddr, IpAddr)> {
+pub(in crate::cases) fn start(host: &Host, network: Network) -> Result<(IpAddr, IpAddr)> {
     let serve = ["probe:1", "sh", "-c", "netmig-probe serve & while :; do sleep 1000; done"];
     let of = ["--network", network.name];
     host.podman([&["run", "--detach", "--name", NEIGHBOUR][..], &of, &serve].concat())?;
@@ -243,7 +243,7 @@ fn start(host: &Host, network: Network) -> Result<(IpAddr, IpAddr)> {
 
 /// Ends the clients of the container that stays; gives the longest silence in milliseconds, and
 /// the datagrams that were lost.
-fn stop(host: &Host, datagrams: u64) -> Result<(f64, u64)> {
+pub(in crate::cases) fn stop(host: &Host, datagrams: u64) -> Result<(f64, u64)> {
     std::thread::sleep(Duration::from_secs(1));
     host.podman(["exec", NEIGHBOUR, "sh", "-c", "kill -TERM $(cat /tmp/*.pid)"])?;
     let (mut longest, mut lost) = (0f64, 0);
@@ -268,7 +268,7 @@ fn address(host: &Host, name: &str, network: Network) -> Result<IpAddr> {
 }
 
 /// Neighbour entries of netmig's in the containers of a host.
-fn detours(host: &Host) -> Result<Vec<String>> {
+pub(in crate::cases) fn detours(host: &Host) -> Result<Vec<String>> {
     let list = "for n in /run/netns/*; do nsenter --net=$n ip neigh show proto 78; done";
     let text = host.run(["sh", "-c", list])?;
     Ok(text.lines().map(str::to_owned).collect())
