@@ -287,7 +287,7 @@ fn journals() -> Vec<Vec<u8>> {
     };
     vec![
         file(&[]),
-        file(&[arrival.clone(), Step::Activated, Step::HandedOver { pid: 7 }]),
+        file(&[arrival.clone(), Step::Activated, Step::HandedOver { pid: 7, local: Vec::new() }]),
         file(&[arrival, Step::Activated, Step::Lost]),
         file(&[interruption.clone(), Step::Committed { at: 1_700_000_001 }, Step::Acknowledged]),
         file(&[interruption, Step::Committed { at: 1_700_000_001 }, Step::Withdrawn]),

@@ -54,10 +54,9 @@ impl Host {
     pub fn handed_over(&self, migration: MigrationId) -> Result<Option<Finished>, journal::Error> {
         let records = journal::archived(&self.directories.state, migration)?.unwrap_or_default();
         Ok(records.iter().rev().find_map(|record| match record {
-            Record::HandedOver { pid } => {
+            Record::HandedOver { pid, local } => {
                 let full_buffers = room::full_buffers(*pid).unwrap_or(0);
-                // Flows that are local all the same are in the source's list until they are forgotten.
-                Some(Finished { pid: *pid, full_buffers, local: Vec::new() })
+                Some(Finished { pid: *pid, full_buffers, local: local.clone() })
             }
             _ => None,
         }))

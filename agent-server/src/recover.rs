@@ -266,7 +266,8 @@ impl Arrived {
         mut journal: Journal,
         pid: i32,
     ) -> Result<(), Cause> {
-        journal.append(&Record::HandedOver { pid })?;
+        // Which flows have become local is not known any more: the source keeps its entries of them.
+        journal.append(&Record::HandedOver { pid, local: Vec::new() })?;
         // Packets that the source's hold let go before are not waited for: it died with its process
         // or has been released long ago.
         if let Some(anchor) = identity::find_number(&scene.directories.state, self.source)? {

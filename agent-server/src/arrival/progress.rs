@@ -87,6 +87,8 @@ pub struct Arrival {
     chosen: Addresses,
     /// This host's addresses, as the source knows them.
     own: Vec<IpAddr>,
+    /// The address by which the source talks to this host.
+    source_address: Option<IpAddr>,
     readdressed: Vec<Readdressed>,
     anchor: PeerNumber,
     anchors: Anchors,
@@ -154,6 +156,7 @@ impl Arrival {
             offer,
             chosen,
             own: verdict.addresses,
+            source_address: None,
             readdressed: Vec::new(),
             anchor,
             anchors: Anchors::default(),

@@ -12,6 +12,7 @@
 //!
 //! The new host is the anchor from then on.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{
@@ -76,7 +77,8 @@ impl Flow {
 impl Conntrack {
     /// Finds what becomes of flows whose far ends are here: each is the anchor's entry, with that by which
     /// the flow has arrived. `container` has the addresses that the container had at the anchor, each with
-    /// the one that it has here. Leaves out flows whose far end has moved on to another host itself.
+    /// the one that it has here. Leaves out flows whose far end has moved on to another host itself, and
+    /// those that do not come from one of the `anchor`'s addresses: they are others' connections.
     ///
     /// # Errors
     /// When the table cannot be read.
@@ -84,9 +86,13 @@ impl Conntrack {
         &mut self,
         flows: &[(Flow, Flow)],
         container: &[(IpAddr, IpAddr)],
+        anchor: &BTreeSet<IpAddr>,
     ) -> Result<Vec<Option<Joined>>, FlowError> {
         let olds: Vec<IpAddr> = container.iter().map(|(old, _)| *old).collect();
-        let arriving = |flow: &Flow| Some((flow.protocol, flow.towards_far_end(&olds)?));
+        let arriving = |flow: &Flow| {
+            let tuple = flow.towards_far_end(&olds)?;
+            anchor.contains(&tuple.source).then_some((flow.protocol, tuple))
+        };
         let wanted: Vec<(Protocol, Tuple)> =
             flows.iter().filter_map(|(flow, _)| arriving(flow)).collect();
         let mut found = self.find(&wanted)?.into_iter();

@@ -13,6 +13,7 @@ use agent_core::message::FlowBatch;
 use agent_core::peers::PeerLock;
 use netmig::flow::{self, Conntrack, Flow, Joined, StandIn};
 use netmig::peer::PeerNumber;
+use netmig::routing;
 use netmig::table::{HoldTag, LateEnd, Table};
 use tokio::task::{block_in_place, spawn_blocking};
 
@@ -57,8 +58,9 @@ impl Arrival {
         let own = addresses(&self.offer).into_iter().zip(self.addresses());
         let own = own.map(|(old, new)| Own { old, tunnel: tunnel(&old), new }).collect();
         let tag: HoldTag = self.offer.migration.to_string().parse()?;
-        self.far_ends =
-            far_ends.prepare(&self.host.directories.run, &tag, self.anchor, own).await?;
+        let run = &self.host.directories.run;
+        let source = (self.anchor, self.source_address);
+        self.far_ends = far_ends.prepare(run, &tag, source, own).await?;
         Ok(())
     }
 
@@ -120,14 +122,21 @@ impl FarEnds {
         mut self,
         run: &Path,
         tag: &HoldTag,
-        source: PeerNumber,
+        (source, address): (PeerNumber, Option<IpAddr>),
         own: Vec<Own>,
     ) -> Result<Self, Cause> {
         let pairs: Vec<_> = own.iter().map(|own| (own.old, own.new)).collect();
         let olds: Vec<_> = own.iter().map(|own| own.old).collect();
         let arrived = std::mem::take(&mut self.arrived);
+        // A source may name flows as its own only if they come from it.
+        let claimed = arrived.iter().filter_map(|(flow, _)| flow.towards_far_end(&olds));
+        let claimed = claimed.map(|tuple| tuple.source).collect();
+        let source_addresses = match address {
+            Some(address) => routing::addresses_of(address, &claimed).await?,
+            None => BTreeSet::new(),
+        };
         let found = spawn_blocking(move || {
-            let joined = Conntrack::open()?.joined(&arrived, &pairs)?;
+            let joined = Conntrack::open()?.joined(&arrived, &pairs, &source_addresses)?;
             Ok::<_, Cause>(arrived.into_iter().zip(joined).collect::<Vec<_>>())
         });
         let found = found.await??;

@@ -25,8 +25,11 @@ pub(super) const CASES: &[Case] = &[
         around(c, Far::Container, Family::Six)
     }),
     Case::new("far-end-direct", &["fidelity", "flows"], direct),
+    Case::new("far-end-by-a-third-host", &["fidelity", "flows"], by_a_third_host),
 ];
 
+/// Exit code of a move that was refused.
+const REFUSED: i32 = 3;
 /// How long traces may take to go.
 const END: Duration = Duration::from_secs(40);
 /// How long a server may take to answer.
@@ -54,6 +57,16 @@ enum Family {
 }
 
 impl Family {
+    /// Options for addresses that no other container has.
+    fn addresses(self, number: u8) -> &'static [&'static str] {
+        match (self, number) {
+            (Self::Four, 50) => &["--ip", "10.88.0.50"],
+            (Self::Four, _) => &["--ip", "10.88.0.51"],
+            (Self::Six, 50) => &["--ip", "10.77.0.50", "--ip6", "fd77::50"],
+            (Self::Six, _) => &["--ip", "10.77.0.51", "--ip6", "fd77::51"],
+        }
+    }
+
     fn port(self, host: &Host, port: u16) -> SocketAddr {
         match self {
             Self::Four => host.port(port),
@@ -78,7 +91,13 @@ impl FarEnd {
         };
         let network = network(lab, family)?;
         if far == Far::Container {
-            serve(b, "server", 7000, network, a)?;
+            // Not with the address of the one that comes.
+            let ports = ["--publish", "7000-7001:7000-7001/tcp", "--publish", "7000:7000/udp"];
+            let run = ["run", "--detach", "--name", "server"];
+            let image = ["probe:1", "netmig-probe", "serve"];
+            let line = [&run[..], network, family.addresses(50), &ports, &image].concat();
+            b.podman(line)?;
+            a.probe().wait_for_echo(family.port(b, 7000), ANSWERS)?;
         }
         let ports = ["--publish", "7100-7101:7000-7001/tcp", "--publish", "7100:7000/udp"];
         opener::start(a, "web", family.port(b, 7000), &[network, &ports].concat())?;
@@ -95,7 +114,8 @@ impl FarEnd {
             })
             .concat();
         let script = format!("{clients} while :; do sleep 1000; done");
-        let run = [&["run", "--detach", "--name", CALLER], network].concat();
+        let run = ["run", "--detach", "--name", CALLER];
+        let run = [&run[..], network, family.addresses(51)].concat();
         b.podman([&run[..], &["probe:1", "sh", "-c", &script]].concat())?;
         for (client, _) in CLIENTS {
             opener::wait_for(b, CALLER, &format!("/tmp/{client}.err"), "ready")?;
@@ -176,6 +196,36 @@ fn direct(context: &Context) -> Result<()> {
     let _server = end.stop(b, HELD)?;
     let gap = opener::stop_losing(b, "web", HELD)?;
     context.remark(format!("gap {gap:.0} ms"));
+    Ok(())
+}
+
+/// The container has left the anchor when it is to go to the far end's host: that is refused, and
+/// nothing changes; by way of the anchor it can go there.
+fn by_a_third_host(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    for host in lab.hosts() {
+        traces::forget_soon(host)?;
+    }
+    lab.serve("a")?;
+    lab.serve("c")?;
+    serve(a, "web", 7000, &[], c)?;
+    let clients = Clients::gentle(c, a.port(7000))?;
+    lab.migrate("web", "a", "b")?;
+    let refused = lab.attempt("web", "b", "c", &[])?;
+    ensure!(refused.code == Some(REFUSED), "{refused:?}");
+    for word in ["far-end-at-destination", &c.address().to_string(), "agent-client flows end"] {
+        let said = format!("{}{}", refused.stdout, refused.stderr);
+        ensure!(said.contains(word), "no {word:?} in {said}");
+    }
+    for (from, to) in [("b", "a"), ("a", "c")] {
+        lab.migrate("web", from, to)?;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    for host in [a, b, c] {
+        traces::none_within(host, END)?;
+    }
+    context.remark(clients.stop()?.gaps());
     Ok(())
 }
 

@@ -40,7 +40,7 @@ fn at_the_anchor(context: &Context) -> Result<()> {
     said(a, &ends, REFUSED, "carries no such flow")?;
     said(a, &["other"], REFUSED, "carries no such flow")?;
     said(a, &["web", "--far-end", "192.0.2.9"], REFUSED, "carries no such flow")?;
-    said(a, &[], USAGE, "container")?;
+    said(a, &[], USAGE, "CONTAINER")?;
     ensure!(idle.is_running(), "a connection has ended");
     // The datagrams and the outbound connections first, by their far end.
     let far = format!("{}:7000", c.address());

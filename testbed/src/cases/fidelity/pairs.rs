@@ -1,11 +1,13 @@
 //! Two containers of one network that talk to each other, and both move.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::cases::flows::beside::{self, NEIGHBOUR, USUAL};
+use crate::cases::flows::beside::{self, CLIENTS, NEIGHBOUR};
 use crate::cases::flows::{opener, traces};
 use crate::ensure;
 use crate::error::Result;
+use crate::host::Host;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
@@ -14,6 +16,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new("pair-moves-to-two-hosts-and-home", &["fidelity", "flows"], apart),
 ];
 
+/// Their addresses.
+const WEB: &str = "10.88.0.60";
+const BESIDE: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 61);
 /// How long traces may take to go.
 const END: Duration = Duration::from_secs(40);
 /// Datagrams of the moves home, at 50 a second.
@@ -53,7 +58,7 @@ fn around(context: &Context, lab: &Lab, moves: &[(&str, &str, &str)]) -> Result<
         traces::forget_soon(host)?;
         beside::untracked(host)?;
     }
-    beside::start(a, USUAL)?;
+    start(a)?;
     lab.serve("a")?;
     for (container, from, to) in moves {
         let moved = lab.migrate(container, from, to)?;
@@ -68,5 +73,28 @@ fn around(context: &Context, lab: &Lab, moves: &[(&str, &str, &str)]) -> Result<
         traces::none_within(host, END)?;
     }
     context.remark(format!("gaps {gap:.0} and {outbound:.0} ms, {lost} datagrams lost"));
+    Ok(())
+}
+
+/// Starts both, each with clients of the other one's server, and no process that podman has to remember.
+fn start(host: &Host) -> Result<()> {
+    let clients: String = CLIENTS
+        .map(|(name, action)| {
+            let client = format!("netmig-probe {action} {WEB}:7000 --rate 50");
+            format!("{client} >/tmp/{name} 2>/tmp/{name}.err & echo $! >/tmp/{name}.pid; ")
+        })
+        .concat();
+    let script = format!(
+        "netmig-probe serve >/dev/null 2>&1 & until [ -e /go ]; do sleep 0.1; done; {clients} \
+         while :; do sleep 1000; done"
+    );
+    let beside = BESIDE.to_string();
+    let run = ["run", "--detach", "--name", NEIGHBOUR, "--ip", &beside];
+    host.podman([&run[..], &["probe:1", "sh", "-c", &script]].concat())?;
+    opener::start(host, "web", SocketAddr::from((BESIDE, 7000)), &["--ip", WEB])?;
+    host.podman(["exec", NEIGHBOUR, "touch", "/go"])?;
+    for (client, _) in CLIENTS {
+        opener::wait_for(host, NEIGHBOUR, &format!("/tmp/{client}.err"), "ready")?;
+    }
     Ok(())
 }

@@ -38,16 +38,16 @@ const LATE: u64 = 15;
 /// The container that stays.
 pub(in crate::cases) const NEIGHBOUR: &str = "neighbour";
 /// Its clients: name, and action of the probe.
-const CLIENTS: [(&str, &str); 2] = [("tcp", "tcp-echo"), ("udp", "udp-echo")];
+pub(in crate::cases) const CLIENTS: [(&str, &str); 2] = [("tcp", "tcp-echo"), ("udp", "udp-echo")];
 
 /// A network, and the family that the clients use.
 #[derive(Clone, Copy)]
-pub(in crate::cases) struct Network {
+struct Network {
     name: &'static str,
     six: bool,
 }
 
-pub(in crate::cases) const USUAL: Network = Network { name: "podman", six: false };
+const USUAL: Network = Network { name: "podman", six: false };
 
 /// Where bridged packets pass no connection tracking, as on most hosts.
 fn there_and_home(context: &Context) -> Result<()> {
@@ -222,7 +222,7 @@ fn await_recovery(host: &Host) -> Result<()> {
 }
 
 /// Starts both containers on `host`, and clients in both; gives their addresses.
-pub(in crate::cases) fn start(host: &Host, network: Network) -> Result<(IpAddr, IpAddr)> {
+fn start(host: &Host, network: Network) -> Result<(IpAddr, IpAddr)> {
     let serve = ["probe:1", "sh", "-c", "netmig-probe serve & while :; do sleep 1000; done"];
     let of = ["--network", network.name];
     host.podman([&["run", "--detach", "--name", NEIGHBOUR][..], &of, &serve].concat())?;
