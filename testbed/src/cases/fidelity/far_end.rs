@@ -76,9 +76,9 @@ impl Family {
 }
 
 /// The far end, which has a server for the container that moves, and clients of that one's server.
-enum FarEnd {
-    Process { server: HostProcess, clients: Clients },
-    Container,
+struct FarEnd {
+    /// Those of the host itself; none if they are in containers.
+    process: Option<(HostProcess, Clients)>,
 }
 
 impl FarEnd {
@@ -105,7 +105,7 @@ impl FarEnd {
         b.probe().wait_for_echo(there, ANSWERS)?;
         if let Some(server) = server {
             let clients = Clients::gentle(b, there)?;
-            return Ok(Self::Process { server, clients });
+            return Ok(Self { process: Some((server, clients)) });
         }
         let clients: String = CLIENTS
             .map(|(name, action)| {
@@ -120,13 +120,13 @@ impl FarEnd {
         for (client, _) in CLIENTS {
             opener::wait_for(b, CALLER, &format!("/tmp/{client}.err"), "ready")?;
         }
-        Ok(Self::Container)
+        Ok(Self { process: None })
     }
 
     /// Ends the clients and checks that no more datagrams than these were lost, and nothing else. Gives the
     /// server, which goes on until it is dropped.
     fn stop(self, b: &Host, lost: u64) -> Result<Option<HostProcess>> {
-        if let Self::Process { clients, server } = self {
+        if let Some((server, clients)) = self.process {
             return clients.stop_losing(lost).map(|_| Some(server));
         }
         std::thread::sleep(Duration::from_secs(1));
