@@ -1,5 +1,6 @@
 //! The command line. Parsing it has no side effects.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use agent_core::trust::Token;
 use agent_core::trust::peers::Name;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use netmig::flow::Protocol;
+
+use crate::flows::FarEnd;
 use crate::publish::Publish;
 
 /// Moves a running podman container to another host while its connections live on.
@@ -47,7 +51,7 @@ pub enum Command {
     /// asked. If that cannot be reached nothing is changed, and the exit code is 5.
     Recover(Recover),
     /// List the flows that this host carries for containers elsewhere, and those of containers here
-    /// that come by another host.
+    /// that come by another host; or end some of them.
     Flows(Flows),
     /// List or end the forwarding of new connections (migrate --forward).
     Forward(Forward),
@@ -70,6 +74,56 @@ pub struct Flows {
     /// Print one JSON object on standard output, and nothing else there.
     #[arg(long)]
     pub json: bool,
+    /// What else to do.
+    #[command(subcommand)]
+    pub command: Option<FlowsCommand>,
+}
+
+/// What can be done about flows.
+#[derive(Clone, Debug, Subcommand)]
+pub enum FlowsCommand {
+    /// End flows now: TCP connections are reset, and nothing is kept for them on this host and the peer.
+    ///
+    /// Which ones: those of a container, those with a far end, or one by its ends as the list shows them.
+    End(EndedFlows),
+}
+
+/// Arguments of `flows end`.
+#[derive(Clone, Debug, Args)]
+pub struct EndedFlows {
+    /// Name or ID of the container.
+    #[arg(required_unless_present = "from")]
+    pub container: Option<String>,
+    /// Only those with this far end, as the container sees it.
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub far_end: Option<FarEnd>,
+    /// Only those of this protocol.
+    #[arg(long, value_enum, value_name = "tcp|udp")]
+    pub protocol: Option<Transport>,
+    /// Only the one that comes from there.
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "to")]
+    pub from: Option<SocketAddr>,
+    /// Only the one that goes there.
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "from")]
+    pub to: Option<SocketAddr>,
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl From<Transport> for Protocol {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Tcp => Self::Tcp,
+            Transport::Udp => Self::Udp,
+        }
+    }
 }
 
 /// Arguments of `forward`.

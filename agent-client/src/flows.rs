@@ -1,5 +1,7 @@
 //! `agent-client flows`: what this host carries, for whom.
 
+mod end;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,10 +11,12 @@ use agent_core::directories::Directories;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use indicatif::HumanBytes;
-use netmig::flow::{Conntrack, Counted, Direction, Protocol, Tuple};
+use netmig::flow::{Conntrack, Counted, Direction, Flow, Protocol, Tuple};
 use netmig::peer::PeerNumber;
 use netmig::tunnel::{self, Status};
 use serde::Serialize;
+
+pub use end::{FarEnd, run as end};
 
 /// What this host is to a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -73,8 +77,17 @@ pub async fn run(directories: &Directories, json: bool) -> Result<(), Cause> {
     Ok(())
 }
 
-fn line(counted: &Counted, notes: &[Carried], ways: &BTreeMap<PeerNumber, Status>) -> Option<Line> {
-    let flow = &counted.flow;
+/// A flow of this list.
+struct Seen<'a> {
+    /// None if the container is not known any more.
+    note: Option<&'a Carried>,
+    role: Role,
+    peer: PeerNumber,
+    direction: Direction,
+}
+
+/// What this host has to do with a marked flow.
+fn seen<'a>(flow: &Flow, notes: &'a [Carried]) -> Option<Seen<'a>> {
     let note = notes.iter().find(|note| flow.direction(&note.addresses).is_some());
     // Of a container that nobody knows any more the marks themselves tell where it is: the original
     // direction leads to it, or comes from it.
@@ -90,6 +103,12 @@ fn line(counted: &Counted, notes: &[Carried], ways: &BTreeMap<PeerNumber, Status
         (Some(peer), Some(_)) => (Role::Between, peer),
         (None, None) => return None,
     };
+    Some(Seen { note, role, peer, direction: flow.direction(container)? })
+}
+
+fn line(counted: &Counted, notes: &[Carried], ways: &BTreeMap<PeerNumber, Status>) -> Option<Line> {
+    let flow = &counted.flow;
+    let Seen { note, role, peer, direction } = seen(flow, notes)?;
     Some(Line {
         container: note.map(|note| note.name.clone()),
         role,
@@ -97,7 +116,7 @@ fn line(counted: &Counted, notes: &[Carried], ways: &BTreeMap<PeerNumber, Status
         peer_address: ways.get(&peer).and_then(|way| way.address),
         tunnel: ways.get(&peer).map(|way| way.kind.to_string()),
         protocol: flow.protocol,
-        direction: match flow.direction(container)? {
+        direction: match direction {
             Direction::Inbound => "inbound",
             Direction::Outbound => "outbound",
         },

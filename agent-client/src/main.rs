@@ -30,7 +30,7 @@ use checkpoint::urgency;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command, Migrate, Options, Recover};
+use crate::cli::{Cli, Command, Flows, FlowsCommand, Migrate, Options, Recover};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::migrate::Failure;
@@ -73,6 +73,12 @@ fn run(cli: Cli) -> Exit {
     let request = match cli.command {
         Some(Command::Migrate(request)) => request,
         Some(Command::Recover(request)) => return recover(&runtime, directories, request),
+        Some(Command::Flows(Flows { command: Some(FlowsCommand::End(request)), .. })) => {
+            return told(runtime.block_on(async {
+                let context = Context::open(directories).map_err(|e| chain(e.as_ref()))?;
+                flows::end(&context, &request).await.map_err(|e| chain(e.as_ref()))
+            }));
+        }
         Some(Command::Flows(request)) => {
             return match runtime.block_on(flows::run(&directories, request.json)) {
                 Ok(()) => Exit::Moved,

@@ -148,12 +148,43 @@ pub fn known_as(
 /// The container runs here: others of its networks reach it by themselves again. Gives their addresses.
 pub async fn rejoin(directories: &Directories, id: &str) -> Result<Vec<IpAddr>, Cause> {
     let lock = PeerLock::take(&directories.run).await?;
-    let Some(mut note) = find(directories, id)? else { return Ok(Vec::new()) };
-    let addresses = note.addresses.clone();
-    let of_others = |detour: &Detour| addresses.contains(&detour.towards);
-    let others = note.detours.iter().filter(|d| of_others(d)).map(|detour| detour.beside).collect();
-    note.lift_unless(directories, &lock, |detour| !of_others(detour))?;
+    let notes = all(directories)?;
+    let Some(addresses) =
+        notes.iter().find(|note| note.id == id).map(|note| note.addresses.clone())
+    else {
+        return Ok(Vec::new());
+    };
+    let is_led = |detour: &Detour| addresses.contains(&detour.towards);
+    let mut others = Vec::new();
+    for mut note in notes {
+        if note.id == id {
+            others.extend(note.detours.iter().filter(|d| is_led(d)).map(|detour| detour.beside));
+            note.lift_unless(directories, &lock, |detour| !is_led(detour))?;
+        } else if note.detours.iter().any(is_led) {
+            // It came back while this one was away, or both are away and their flows pass another host.
+            let own = note.addresses.clone();
+            let mut flows = Conntrack::open()?.dump(&own)?;
+            flows.retain(|flow| flow.peers().next().is_some());
+            let passes = |end| flows.iter().any(|flow| flow.other_end(&own) == Some(end));
+            if !note.detours.iter().any(|detour| is_led(detour) && passes(detour.towards)) {
+                note.lift_unless(directories, &lock, |detour| !is_led(detour))?;
+                others.extend(own);
+            }
+        }
+    }
     Ok(others)
+}
+
+/// Containers that this host has notes of, but for the one with this ID.
+pub fn others(directories: &Directories, id: &str) -> Result<Vec<Carried>, Cause> {
+    Ok(all(directories)?.into_iter().filter(|note| note.id != id).collect())
+}
+
+/// The one of some containers that is away, and at the other end of a flow: this host is the anchor of both
+/// ends.
+#[must_use]
+pub fn apart<'a>(flow: &Flow, others: &'a [Carried]) -> Option<&'a Carried> {
+    others.iter().find(|other| flow.leads_to(&other.addresses).is_some())
 }
 
 /// Forgets flows between a container that runs here and others of its networks: they pass no routing.
@@ -172,20 +203,6 @@ pub fn forget_between(container: &[IpAddr], others: &[IpAddr]) -> Result<(), Cau
         conntrack.delete(&flows)?;
     }
     Ok(())
-}
-
-/// Containers that have left this host, with flows to one of these addresses of a container which is
-/// about to leave, too: by their addresses. These flows end.
-pub fn parted(
-    directories: &Directories,
-    id: &str,
-    addresses: &[IpAddr],
-) -> Result<Vec<IpAddr>, Cause> {
-    let notes = all(directories)?.into_iter().filter(|note| note.id != id);
-    let parted = notes
-        .flat_map(|note| note.detours)
-        .filter(|detour| addresses.contains(&detour.beside) && detour.towards != detour.beside);
-    Ok(parted.map(|detour| detour.towards).collect())
 }
 
 /// Forgets the containers without any flow that is led to another host, and for which no new ones will

@@ -118,6 +118,9 @@ pub enum Record {
     HandedOver {
         /// The container's first process.
         pid: i32,
+        /// Far ends on this host whose flows have become local.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        local: Vec<IpAddr>,
     },
     /// The engine is told not to start the original by its restart policy: the move is decided and in doubt,
     /// and the host has been restarted.

@@ -17,6 +17,7 @@ pub mod container_lock;
 pub mod deadline;
 pub mod destination;
 pub mod directories;
+pub mod ended;
 pub mod forward;
 pub mod guardian;
 pub mod host;

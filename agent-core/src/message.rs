@@ -60,6 +60,8 @@
 //! When all of them have answered, and nothing can be on its way by the source any more, it says `LedPast`
 //! to the destination, which keeps the tunnel between the two until then. `Settled` comes last.
 //!
+//! A user may end flows: `Hello`, `EndFlows`; the answers are `Hello`, `FlowsEnded`.
+//!
 //! A host that forwards new connections for a container to its new host, and is told to end that, says
 //! so there: `Hello`, `ForwardEnd`; the answers are `Hello`, `ForwardEnded`.
 
@@ -84,7 +86,7 @@ use crate::trust::Secret;
 
 pub use self::codec::{CodecError, FRAME_LIMIT};
 pub use self::offer::{Blocker, Forwarder, ImageRef, Network, Offer, Port, Verdict};
-pub use self::ways::{AnchorOffer, AnchorTunnel, Means, Rehome, TunnelEnd};
+pub use self::ways::{AnchorOffer, AnchorTunnel, EndFlows, FlowEnds, Means, Rehome, TunnelEnd};
 
 /// One place that ties a message to its number: the enum, its encoder and its decoder.
 macro_rules! messages {
@@ -223,6 +225,10 @@ messages! {
     44 => Settled(MigrationId),
     /// What CRIU does not restore and the destination sets on the copy.
     45 => Settings(Settings),
+    /// Flows that the receiver carries with the sender are to end.
+    46 => EndFlows(EndFlows),
+    /// So many have ended.
+    47 => FlowsEnded(u64),
     /// What the kernel tells of the frozen original; the copy has to be equal.
     48 => Facts(Facts),
 }
@@ -297,8 +303,11 @@ pub struct FlowBatch {
     pub anchor: Option<HostId>,
     /// The source's entries.
     pub flows: Vec<Flow>,
-    /// What the source's gateways are in the tunnel, as far as they are the other end of a flow.
+    /// What the source's gateways are in the tunnel, as far as they are the other end of a flow; and
+    /// addresses of the destination, if they are.
     pub stand_ins: Vec<StandIn>,
+    /// Addresses of the destination that are the other end of a flow: such flows become local there.
+    pub at_destination: Vec<IpAddr>,
 }
 
 /// Bytes of an archive.
@@ -368,6 +377,9 @@ pub struct Finished {
     pub pid: i32,
     /// Datagrams that its sockets' buffers could not take so far.
     pub full_buffers: u64,
+    /// Addresses of the destination, far ends of flows that became local there: the source's entries of
+    /// these are needed no more.
+    pub local: Vec<IpAddr>,
 }
 
 #[cfg(test)]

@@ -135,7 +135,11 @@ fn messages() -> Vec<Vec<u8>> {
     let all = [
         Message::Hello(hello),
         Message::Failure(failure),
-        Message::Verdict(Verdict { blockers: vec![blocker], image_missing: true }),
+        Message::Verdict(Verdict {
+            blockers: vec![blocker],
+            image_missing: true,
+            addresses: vec!["192.0.2.2".parse().unwrap()],
+        }),
         Message::TunnelOffer(end),
         Message::TunnelAnswer(direct.into()),
         Message::ImageBegin(image),
@@ -145,11 +149,16 @@ fn messages() -> Vec<Vec<u8>> {
         Message::Staged(vec![("10.88.0.2".parse().unwrap(), "10.88.0.9".parse().unwrap())]),
         Message::TreeChange(TreeChange { tree: Tree::Root, record }),
         Message::Chunks(vec![chunk]),
-        Message::Flows(FlowBatch { anchor: Some(HostId([4; 16])), flows, stand_ins }),
+        Message::Flows(FlowBatch {
+            anchor: Some(HostId([4; 16])),
+            flows,
+            stand_ins,
+            at_destination: vec!["192.0.2.2".parse().unwrap()],
+        }),
         Message::Prepared(Prepared { entries_us: 5, restore_us: 100_000, differences: Vec::new() }),
         Message::Facts(Facts { part: Fingerprint::default(), is_last: true }),
         Message::Commit(migration),
-        Message::Finished(Finished { pid: 77, full_buffers: 0 }),
+        Message::Finished(Finished { pid: 77, full_buffers: 0, local: Vec::new() }),
         Message::ForwardEnd("c7".repeat(32)),
         Message::LedPast(MigrationId([7; 16])),
         Message::Expect(migration),
@@ -286,7 +295,7 @@ fn journals() -> Vec<Vec<u8>> {
     };
     vec![
         file(&[]),
-        file(&[arrival.clone(), Step::Activated, Step::HandedOver { pid: 7 }]),
+        file(&[arrival.clone(), Step::Activated, Step::HandedOver { pid: 7, local: Vec::new() }]),
         file(&[arrival, Step::Activated, Step::Lost]),
         file(&[interruption.clone(), Step::Committed { at: 1_700_000_001 }, Step::Acknowledged]),
         file(&[interruption, Step::Committed { at: 1_700_000_001 }, Step::Withdrawn]),

@@ -54,9 +54,9 @@ impl Host {
     pub fn handed_over(&self, migration: MigrationId) -> Result<Option<Finished>, journal::Error> {
         let records = journal::archived(&self.directories.state, migration)?.unwrap_or_default();
         Ok(records.iter().rev().find_map(|record| match record {
-            Record::HandedOver { pid } => {
+            Record::HandedOver { pid, local } => {
                 let full_buffers = room::full_buffers(*pid).unwrap_or(0);
-                Some(Finished { pid: *pid, full_buffers })
+                Some(Finished { pid: *pid, full_buffers, local: local.clone() })
             }
             _ => None,
         }))

@@ -11,6 +11,7 @@ mod answer;
 mod arrival;
 mod cli;
 mod decide;
+mod ending;
 mod host;
 mod invite;
 mod lease;

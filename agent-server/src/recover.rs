@@ -266,7 +266,8 @@ impl Arrived {
         mut journal: Journal,
         pid: i32,
     ) -> Result<(), Cause> {
-        journal.append(&Record::HandedOver { pid })?;
+        // Which flows have become local is not known any more: the source keeps its entries of them.
+        journal.append(&Record::HandedOver { pid, local: Vec::new() })?;
         // Packets that the source's hold let go before are not waited for: it died with its process
         // or has been released long ago.
         if let Some(anchor) = identity::find_number(&scene.directories.state, self.source)? {
@@ -306,8 +307,12 @@ impl Arrived {
         let made: Vec<Flow> = conntrack
             .dump(&self.addresses)?
             .into_iter()
-            .filter(|flow| flow.anchor(&self.addresses).is_some_and(|peer| hops.contains(&peer)))
             .filter(|flow| flow.leads_to(&self.addresses).is_none())
+            .filter(|flow| match flow.anchor(&self.addresses) {
+                Some(peer) => hops.contains(&peer),
+                // Of a copy that was the container they may be local.
+                None => self.activated,
+            })
             .collect();
         conntrack.delete(&made)?;
         let of_this = |note: &Note| note.migration == self.migration;

@@ -10,6 +10,7 @@ use agent_core::{deadline, expect};
 use crate::anchor;
 use crate::arrival::{Expected, abandon};
 use crate::decide::resume;
+use crate::ending;
 use crate::host::Host;
 use crate::lease::Copies;
 use crate::receive;
@@ -51,6 +52,7 @@ pub async fn converse(copies: &'static Copies, connection: &mut Connection) -> R
             anchor::agree(host, connection, connection.host(), offer).await
         }
         Message::ForwardEnd(id) => anchor::forward_ended(host, connection, &id).await,
+        Message::EndFlows(order) => ending::end_flows(host, connection, order).await,
         Message::Rehome(order) => anchor::rehome(host, connection, connection.host(), &order).await,
         other => Err(connection.unexpected(&other, "Offer").into()),
     }

@@ -23,6 +23,7 @@ mod beside;
 mod build;
 mod conntrack;
 mod forgotten;
+mod joined;
 mod parse;
 mod place;
 mod stand_in;
@@ -40,6 +41,7 @@ pub(crate) use beside::Neighbouring;
 pub use conntrack::{Conntrack, FlowError, Outcome};
 pub(crate) use forgotten::contains;
 pub use forgotten::{Forgotten, Published};
+pub use joined::Joined;
 pub use parse::parse;
 pub use place::Arrival;
 pub use stand_in::{Exchange, Readdressed, StandIn};
@@ -253,6 +255,15 @@ impl Flow {
         }
     }
 
+    /// The container's own address in it; `None` if the flow is not its.
+    #[must_use]
+    pub fn own_end(&self, container: &[IpAddr]) -> Option<IpAddr> {
+        Some(match self.direction(container)? {
+            Direction::Inbound => self.reply.source,
+            Direction::Outbound => self.original.source,
+        })
+    }
+
     /// Who talks to the container, as the container sees it; `None` if the flow is not its.
     #[must_use]
     pub fn other_end(&self, container: &[IpAddr]) -> Option<IpAddr> {
@@ -260,6 +271,11 @@ impl Flow {
             Direction::Inbound => self.reply.destination,
             Direction::Outbound => self.original.destination,
         })
+    }
+
+    /// The peers to which its connmark leads a direction of it.
+    pub fn peers(&self) -> impl Iterator<Item = PeerNumber> + use<> {
+        [PeerNumber::of_original(self.mark), PeerNumber::of_reply(self.mark)].into_iter().flatten()
     }
 
     /// Whether its connmark leads one of its directions to `peer`.

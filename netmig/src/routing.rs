@@ -16,6 +16,8 @@
 //! Without it packets would fall through to the main table, and far ends would get resets.
 
 mod foreign;
+mod neighbours;
+mod own;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -37,6 +39,8 @@ use crate::netns::rtnl;
 use crate::peer::PeerNumber;
 use crate::tunnel::direct::{self, Remote};
 pub use foreign::{MarkRule, mark_rules};
+pub use neighbours::addresses_of;
+pub use own::own_addresses;
 
 /// Protocol number of netmig's rules and routes (`RTA_PROTOCOL`, `FRA_PROTOCOL`): it tells them
 /// from anybody else's. `ip route show proto 78` lists them.
@@ -68,6 +72,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The addresses of this host, or of its neighbours, could not be listed.
+    #[error("cannot list the addresses of this host and its neighbours")]
+    Addresses(#[source] io::Error),
     /// The rules of this host could not be listed.
     #[error("cannot list this host's routing rules")]
     Rules(#[source] io::Error),

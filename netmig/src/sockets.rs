@@ -4,6 +4,7 @@
 //! process has read everything. sock_diag(7) reports each socket's queued bytes
 //! (`inet_diag_msg.idiag_rqueue`; `net/ipv4/udp_diag.c`).
 
+mod abort;
 mod connections;
 pub mod room;
 
@@ -11,6 +12,7 @@ use std::io;
 
 use thiserror::Error;
 
+pub use abort::abort;
 pub use connections::{Connections, TcpSockets, UdpSockets};
 
 use crate::netns::message::{Message, u32_at};
@@ -32,6 +34,15 @@ pub enum Error {
     /// The container's network namespace cannot be used.
     #[error("cannot look at the sockets of a container")]
     Namespace(#[from] netns::Error),
+    /// The kernel refused to reset a connection.
+    #[error("cannot reset a connection of {container}")]
+    Abort {
+        /// What the network namespace belongs to.
+        container: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel refused to list sockets.
     #[error(
         "cannot list the sockets of {container}; netmig needs the kernel's udp_diag and tcp_diag"

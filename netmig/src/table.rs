@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | `hold` | prerouting | mangle − 1 (−151) | queue the packets towards a container ([`crate::hold`]) |
 //! | `hold-output` | output | mangle − 1 (−151) | the same for this host's own packets |
-//! | `late` | prerouting | raw (−300) | packets of flows that have come home by way of a tunnel pass untracked; [`StandIn`](crate::flow::StandIn)s become again what they stand for; what comes by a direct way from others than its peer is dropped |
+//! | `late` | prerouting | raw (−300) | packets of flows that have become local, and come by way of a tunnel still, pass untracked; [`StandIn`](crate::flow::StandIn)s become again what they stand for; what comes by a direct way from others than its peer is dropped |
 //! | `stand-in` | postrouting | srcnat + 100 (200) | addresses become their stand-ins on the way into a tunnel |
 //! | `steer` | prerouting | mangle (−150) | connmark → skb mark, per peer |
 //! | `steer-output` | output, type route | mangle (−150) | the same for this host's own packets |
@@ -62,7 +62,7 @@ pub use error::TableError;
 pub use forward::{Forward, ForwardedPort};
 pub use guard::{GUARD, Guard};
 pub use owner::{HoldTag, InvalidTag, Owner};
-pub use rules::{HoldRules, OnHolderLoss, Queueing};
+pub use rules::{HoldRules, LateEnd, OnHolderLoss, Queueing};
 pub(crate) use transaction::Transaction;
 
 use crate::nfnetlink::{Options, Socket, SocketError};
@@ -190,6 +190,26 @@ impl Table {
         let owner = Owner::Late(tag.clone());
         let mut batch = Batch::new();
         for rule in &rules::late(peer, addresses) {
+            rules::add(&mut batch, &table, rule, &owner)?;
+        }
+        self.commit(batch, &format!("let late packets of peer {peer} pass"))
+    }
+
+    /// Lets packets of far ends of this host pass as well, which went to the peer before their container
+    /// came here. To be removed by [`Table::remove_late`], too.
+    ///
+    /// # Errors
+    /// When the table is not installed, or nftables refuses.
+    pub fn pass_late_from(
+        &mut self,
+        tag: &HoldTag,
+        peer: PeerNumber,
+        ends: &[LateEnd],
+    ) -> Result<(), TableError> {
+        let table = handle()?;
+        let owner = Owner::Late(tag.clone());
+        let mut batch = Batch::new();
+        for rule in &rules::late_from(peer, ends) {
             rules::add(&mut batch, &table, rule, &owner)?;
         }
         self.commit(batch, &format!("let late packets of peer {peer} pass"))

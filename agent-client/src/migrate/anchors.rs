@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use agent_core::carried::{self, Carried};
 use agent_core::cause::{Cause, chain};
 use agent_core::destination::DEFAULT_PORT;
 use agent_core::destination::Destination;
@@ -156,7 +157,9 @@ pub async fn rehome_anew(
     destination: PeerNumber,
 ) -> Result<bool, Cause> {
     let container = &rehome.container[..];
-    let flows = Conntrack::open()?.dump(container)?;
+    let mut flows = Conntrack::open()?.dump(container)?;
+    let others = carried::others(&context.directories, &rehome.id)?;
+    flows.retain(|flow| carried::apart(flow, &others).is_none());
     let mut numbers: Vec<_> = flows.iter().filter_map(|flow| flow.anchor(container)).collect();
     numbers.sort_unstable();
     numbers.dedup();
@@ -177,17 +180,22 @@ pub async fn rehome_anew(
             }
         }
     }
-    forget(container, &past)?;
+    forget(container, &past, &others)?;
     Ok(all_led && past.len() > 1)
 }
 
-/// Deletes the container's entries here whose anchor is one of these peers.
-pub fn forget(container: &[IpAddr], anchors: &[PeerNumber]) -> Result<(), Cause> {
+/// Deletes the container's entries here whose anchor is one of these peers, and not this host for `others`.
+pub fn forget(
+    container: &[IpAddr],
+    anchors: &[PeerNumber],
+    others: &[Carried],
+) -> Result<(), Cause> {
     let mut conntrack = Conntrack::open()?;
     let past: Vec<Flow> = conntrack
         .dump(container)?
         .into_iter()
         .filter(|flow| flow.anchor(container).is_some_and(|anchor| anchors.contains(&anchor)))
+        .filter(|flow| carried::apart(flow, others).is_none())
         .collect();
     if !past.is_empty() {
         conntrack.delete(&past)?;

@@ -1,13 +1,15 @@
 //! Connections with other containers of the same network, by their own addresses: before they can be
 //! held and led, their packets have to come to this host (see [`netmig::beside`]).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use agent_core::carried;
+use agent_core::carried::{self, Carried};
 use agent_core::cause::Cause;
 use agent_core::directories::Directories;
 use netmig::beside::{Beside, Detour};
-use netmig::flow::{Aliases, Conntrack, Flow, NoAlias, StandIn};
+use netmig::flow::{Aliases, Conntrack, Direction, Flow, NoAlias, StandIn};
+use netmig::peer::{ORIGINAL_MASK, REPLY_MASK};
 use netmig::sockets::{Connections, TcpSockets};
 
 use super::plan::Plan;
@@ -17,8 +19,10 @@ use super::plan::Plan;
 pub struct Besides {
     found: Option<Beside>,
     detours: Vec<Detour>,
-    /// Containers that have left already: flows with them end.
-    parted: Vec<IpAddr>,
+    /// Other containers that this host has notes of.
+    others: Vec<Carried>,
+    /// Their addresses in flows with the one that moves, each with that one's.
+    apart: BTreeSet<(IpAddr, IpAddr)>,
 }
 
 impl Besides {
@@ -26,14 +30,14 @@ impl Besides {
     pub fn find(directories: &Directories, plan: &Plan) -> Result<Self, Cause> {
         Ok(Self {
             found: Some(Beside::find(&plan.port, &plan.namespace, &plan.addresses)?),
-            parted: carried::parted(directories, &plan.container.id, &plan.addresses)?,
+            others: carried::others(directories, &plan.container.id)?,
             ..Self::default()
         })
     }
 
-    /// Whether a flow's other end has left this host, too.
-    pub fn is_parted(&self, flow: &Flow, container: &[IpAddr]) -> bool {
-        flow.other_end(container).is_some_and(|end| self.parted.contains(&end))
+    /// Settles flows with containers that have left this host, too.
+    pub fn settle(&mut self, flows: &mut [Flow], container: &[IpAddr]) {
+        self.apart.extend(settle(flows, container, &self.others));
     }
 
     /// Makes the entries of connections that are open now, so that none of their packets is taken for
@@ -47,7 +51,8 @@ impl Besides {
         if self.addresses().is_empty() {
             return Ok(Vec::new());
         }
-        let known = conntrack.dump(container)?;
+        let mut known = conntrack.dump(container)?;
+        self.settle(&mut known, container);
         self.complete(conntrack, &sockets.list()?, known).map(|(_, detours)| detours)
     }
 
@@ -66,9 +71,7 @@ impl Besides {
             known.extend(made);
         }
         let mut detours = found.detours(&known)?;
-        detours.retain(|detour| {
-            !self.detours.contains(detour) && !self.parted.contains(&detour.beside)
-        });
+        detours.retain(|detour| !self.detours.contains(detour));
         self.detours.extend(detours.iter().cloned());
         Ok((known, detours))
     }
@@ -84,11 +87,72 @@ impl Besides {
     /// What the other containers' addresses are in the tunnel, each with that of the container by which
     /// they talk to it.
     pub fn stand_ins(&self, aliases: &Aliases) -> Result<Vec<(StandIn, IpAddr)>, NoAlias> {
-        let of = |detour: &Detour| Ok((aliases.of(detour.beside)?, detour.towards));
-        self.detours.iter().map(of).collect()
+        let beside = self.detours.iter().map(|detour| (detour.beside, detour.towards));
+        let all: BTreeSet<_> = beside.chain(self.apart.iter().copied()).collect();
+        all.into_iter().map(|(beside, of)| Ok((aliases.of(beside)?, of))).collect()
     }
 
     fn addresses(&self) -> Vec<IpAddr> {
         self.found.as_ref().map(Beside::addresses).unwrap_or_default()
+    }
+}
+
+/// Makes flows with containers that have left this host as well look as they are to this one: this host is
+/// their anchor, and where it leads the other end is no matter of this end. Gives the addresses of the others
+/// that are known to this one, each with its own.
+pub fn settle(
+    flows: &mut [Flow],
+    container: &[IpAddr],
+    others: &[Carried],
+) -> BTreeSet<(IpAddr, IpAddr)> {
+    let mut apart = BTreeSet::new();
+    for flow in flows {
+        let Some(other) = carried::apart(flow, others) else { continue };
+        let Some(direction) = flow.direction(container) else { continue };
+        flow.mark &= !match direction {
+            Direction::Inbound => REPLY_MASK,
+            Direction::Outbound => ORIGINAL_MASK,
+        };
+        if let (Some(end), Some(own)) = (flow.other_end(container), flow.own_end(container))
+            && other.addresses.contains(&end)
+        {
+            apart.insert((end, own));
+        }
+    }
+    apart
+}
+
+#[cfg(test)]
+mod tests {
+    use netmig::flow::{Exchange, Protocol, Tuple, Zone};
+    use netmig::peer::PeerNumber;
+
+    use super::*;
+
+    #[test]
+    fn the_way_to_the_other_end_is_none_to_its_anchor() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let (web, db) = (ip("10.88.0.2"), ip("10.88.0.3"));
+        let original =
+            Tuple { source: db, destination: web, source_port: 40000, destination_port: 80 };
+        let led = Flow {
+            protocol: Protocol::Tcp,
+            original,
+            reply: original.inverse(),
+            status: 0,
+            timeout: 9,
+            // The one that was opened leads to peer 5.
+            mark: 5 << 16,
+            zone: Zone::default(),
+            tcp: None,
+        };
+        let others = [Carried::new("c", "web", &[web], Exchange::default())];
+        let mut flows = [led.clone()];
+        assert_eq!(flows[0].anchor(&[db]), PeerNumber::new(5));
+        assert_eq!(settle(&mut flows, &[db], &others), [(web, db)].into());
+        assert_eq!(flows[0].anchor(&[db]), None);
+        let mut flows = [led.clone()];
+        assert_eq!(settle(&mut flows, &[db], &[]), [].into());
+        assert_eq!(flows[0], led);
     }
 }

@@ -15,6 +15,7 @@ mod departure;
 mod dump;
 mod equality;
 mod failure;
+pub mod far_ends;
 mod insist;
 mod log;
 mod lost;

@@ -65,6 +65,7 @@ pub struct Pause<'a> {
     dump: Option<JoinHandle<Result<EndedDump, checkpoint::runtime::Error>>>,
     flows: Vec<Flow>,
     stand_ins: Vec<StandIn>,
+    far_ends: Vec<StandIn>,
     marked: bool,
     progress: Progress,
 }
@@ -112,6 +113,7 @@ impl<'a> Pause<'a> {
             dump: None,
             flows: Vec::new(),
             stand_ins: Vec::new(),
+            far_ends: Vec::new(),
             marked: false,
             progress: Progress {
                 began: Instant::now(),
@@ -193,7 +195,12 @@ impl<'a> Pause<'a> {
         self.departure.plan_mut().link.connection.send(&Message::Restore(manifest)).await?;
         self.marked = true;
         block_in_place(|| self.set_marks(true))?;
-        let beside = self.besides.stand_ins(&self.departure.plan().aliases)?;
+        let plan = self.departure.plan();
+        let mut beside = self.besides.stand_ins(&plan.aliases)?;
+        for far in &self.far_ends {
+            let same = plan.addresses.iter().filter(|own| own.is_ipv4() == far.here.is_ipv4());
+            beside.extend(same.map(|own| (*far, *own)));
+        }
         self.departure.exchange(self.stand_ins.clone(), beside, &self.flows).await?;
         let plan = self.departure.plan_mut();
         let connection = &mut plan.link.connection;

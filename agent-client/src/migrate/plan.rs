@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent_core::aliases::{self, OfOthers};
+use agent_core::carried;
 use agent_core::cause::{Cause, chain};
 use agent_core::container_lock::ContainerLock;
 use agent_core::expect;
@@ -29,9 +30,10 @@ use netmig::sockets::TcpSockets;
 use netmig::tunnel;
 
 use super::failure::Failure;
+use super::far_ends::FarEnds;
 use super::order::Peer;
 use super::room::Room;
-use super::{lost, multicast, ports};
+use super::{beside, lost, multicast, ports};
 use crate::cli::{AddressPolicy, ImagePolicy, Migrate, TunnelChoice};
 use crate::connect::{Introduced, Link};
 use crate::context::Context;
@@ -65,6 +67,8 @@ pub struct Plan {
     pub process: Process,
     /// Hosts that are the anchors of its flows, other than this one, by their numbers here.
     pub anchors: BTreeMap<PeerNumber, HostId>,
+    /// Which far ends are the destination's own.
+    pub far_ends: FarEnds,
     /// Its addresses that are others at the destination; none before it is staged.
     pub readdressed: Vec<Readdressed>,
     /// How new connections to this host's ports are to be led there, if they are.
@@ -206,6 +210,16 @@ pub async fn agree(
     if !verdict.blockers.is_empty() {
         return Err(Failure::Blocked(verdict.blockers));
     }
+    let known = identity::find_number(&context.directories.state, link.host);
+    let known = known.map_err(|e| refused(e.into()))?;
+    let far_ends = FarEnds::new(&verdict.addresses, known).await.map_err(refused)?;
+    let names = (container.name.as_str(), request.destination.host.as_str());
+    let by_third_hosts = local.anchors.values().any(|host| *host != link.host);
+    if by_third_hosts
+        && let Some(blocker) = far_ends.look(&addresses(&container), names).map_err(refused)?
+    {
+        return Err(Failure::Blocked(vec![blocker]));
+    }
     let link = link.agreed(context).await.map_err(refused)?;
     let Local { runtime, criu, shim, namespace, port, cgroup, process, anchors, .. } = local;
     Ok(Plan {
@@ -222,6 +236,7 @@ pub async fn agree(
         cgroup,
         process,
         anchors,
+        far_ends,
         readdressed: Vec::new(),
         away,
         aliases: Arc::new(aliases),
@@ -341,7 +356,9 @@ async fn look(
         monitor: container.monitor_pid,
     };
     let state = &context.directories.state;
-    let flows = Conntrack::open()?.dump(&addresses(container))?;
+    let mut flows = Conntrack::open()?.dump(&addresses(container))?;
+    let others = carried::others(&context.directories, &container.id)?;
+    beside::settle(&mut flows, &addresses(container), &others);
     let passing = StandIn::of_anchors(&flows, &addresses(container));
     let mut anchors = anchors(state, &addresses(container), &flows)?;
     // They have to lead new connections on, as they have to do with those that exist.

@@ -1,7 +1,9 @@
 //! Step 12: the copy is the container. Packets go on, the original goes.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use agent_core::carried;
 use agent_core::cause::{Cause, chain};
 use agent_core::deadline;
 use agent_core::forward;
@@ -11,6 +13,7 @@ use agent_core::turn::give_way;
 
 use super::anchors;
 use super::failure::Failure;
+use super::far_ends;
 use super::insist::{Goal, insist};
 use super::order;
 use super::pause::Pause;
@@ -31,6 +34,8 @@ pub struct Retirement<'a> {
     held_packets: u64,
     warnings: Vec<String>,
     leftovers: Vec<String>,
+    /// Far ends at the destination whose flows are local there.
+    local: Vec<IpAddr>,
 }
 
 impl<'a> Retirement<'a> {
@@ -61,7 +66,8 @@ impl<'a> Retirement<'a> {
                 pause.progress().undrained
             ));
         }
-        Self { pause, parts, interruption_ms, held_packets, warnings, leftovers }
+        let local = Vec::new();
+        Self { pause, parts, interruption_ms, held_packets, warnings, leftovers, local }
     }
 
     /// Removes the original, which is still cut off, and everything else of the migration. Not
@@ -70,6 +76,7 @@ impl<'a> Retirement<'a> {
     pub async fn complete(mut self, steps: &mut Steps) -> Result<Self, Failure> {
         steps.begin("hand-over");
         let told = order::finish(self.pause.connection()).await.map(|finished| {
+            self.local = finished.local;
             if finished.full_buffers > 0 {
                 self.warnings.push(format!(
                     "the container did not read fast enough: {} datagrams found its receive buffers full",
@@ -84,7 +91,7 @@ impl<'a> Retirement<'a> {
                 return Err(Failure::InDoubt { container, cause: error.into() });
             }
         }
-        let mut led = None;
+        let mut led = (!self.local.is_empty()).then(Instant::now);
         let mut all_led = false;
         if !self.pause.departure().plan().anchors.is_empty() {
             steps.begin("lead flows past this host");
@@ -161,7 +168,9 @@ impl<'a> Retirement<'a> {
 
     /// Forgets the flows that do not pass this host any more.
     fn forget_flows(&mut self) -> Result<(), Cause> {
-        let container = self.pause.departure().plan().addresses.clone();
+        let plan = self.pause.departure().plan();
+        let container = plan.addresses.clone();
+        far_ends::forget(&container, &self.local, plan.link.peer)?;
         let by_others = self.pause.flows().iter().any(|flow| flow.anchor(&container).is_some());
         let departure = self.pause.departure();
         if !by_others && departure.plan().offer.forwarders.is_empty() {
@@ -170,7 +179,9 @@ impl<'a> Retirement<'a> {
         }
         let mut past = departure.anchors().led().collect::<Vec<_>>();
         past.push(departure.plan().link.peer);
-        anchors::forget(&container, &past)
+        let others =
+            carried::others(&departure.context().directories, &departure.plan().container.id)?;
+        anchors::forget(&container, &past, &others)
     }
 
     fn note(&mut self, result: Result<(), Cause>) {

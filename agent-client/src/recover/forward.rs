@@ -15,7 +15,7 @@ use tokio::task::block_in_place;
 use super::back::{tidy, unhold};
 use super::{Departed, Error, Outcome, say};
 use crate::context::Context;
-use crate::migrate::{anchors, order};
+use crate::migrate::{anchors, far_ends, order};
 
 /// How long the killed tasks of the original may take to be gone.
 const KILLED: Duration = Duration::from_secs(10);
@@ -34,13 +34,17 @@ pub async fn finish(
         // A destination that has said that its copy is audible cannot take that back.
         let finished = order::finish(&mut connection).await;
         is_committed = finished.is_err();
-        finished?;
-        Ok::<_, order::Error>(connection)
+        Ok::<_, order::Error>((connection, finished?.local))
     };
     match told.await {
-        Ok(mut connection) => {
+        Ok((mut connection, local)) => {
             say("  the destination runs the container");
             journal.append(&Record::Acknowledged).map_err(|e| Error::Begin(e.into()))?;
+            if let Some(number) = departed.number
+                && let Err(e) = far_ends::forget(&departed.addresses, &local, number)
+            {
+                tracing::warn!("{}", chain(e.as_ref()));
+            }
             // A destination that does not hear it remembers the migration.
             if let Err(e) = order::settled(&mut connection, departed.migration()).await {
                 tracing::debug!("{}", chain(&e));

@@ -127,4 +127,6 @@ pub struct Verdict {
     pub blockers: Vec<Blocker>,
     /// Whether the image has to be shipped.
     pub image_missing: bool,
+    /// The destination's own addresses. Flows with far ends there become local.
+    pub addresses: Vec<IpAddr>,
 }

@@ -1,7 +1,8 @@
 //! How packets get from host to host.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use netmig::flow::Protocol;
 use netmig::tunnel::{DirectEnd, Kind, LocalEnd};
 use serde::{Deserialize, Serialize};
 
@@ -88,4 +89,24 @@ pub struct Rehome {
     pub id: String,
     /// The container's addresses, which may be others than it had on the anchor.
     pub container: Vec<IpAddr>,
+}
+
+/// Flows of a container that a user ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndFlows {
+    /// The container's ID.
+    pub id: String,
+    /// The flows.
+    pub flows: Vec<FlowEnds>,
+}
+
+/// A flow as its container has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowEnds {
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The container's own end. It may have another address on another host.
+    pub own: SocketAddr,
+    /// The far end.
+    pub far: SocketAddr,
 }

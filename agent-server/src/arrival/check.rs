@@ -19,7 +19,7 @@ use checkpoint::container::{is_full_id, is_name};
 use checkpoint::criu;
 use checkpoint::needs::Needs;
 use netmig::flow::{Conntrack, Flow, Protocol};
-use netmig::tunnel;
+use netmig::{routing, tunnel};
 
 use super::addresses::{addresses, pairs};
 use crate::host::Host;
@@ -70,7 +70,7 @@ pub async fn look(
     let denied = outside(host, permissions, offer)?;
     if !denied.is_empty() {
         // More is not told to whom may not come.
-        let verdict = Verdict { blockers: denied, image_missing: false };
+        let verdict = Verdict { blockers: denied, image_missing: false, addresses: Vec::new() };
         return Ok(Looked { verdict, chosen: Addresses::Own, lock: None });
     }
     let mut blockers = Vec::new();
@@ -183,7 +183,15 @@ pub async fn look(
     }
     let comes_home = offer.anchors.contains(&host.id);
     blockers.extend(marks::blockers(&host.directories.state, comes_home).await?);
-    Ok(Looked { verdict: Verdict { blockers, image_missing }, chosen, lock })
+    let addresses = own_addresses(offer).await?;
+    Ok(Looked { verdict: Verdict { blockers, image_missing, addresses }, chosen, lock })
+}
+
+/// This host's addresses, but for those that the source has in the same place: its gateways.
+async fn own_addresses(offer: &Offer) -> Result<Vec<IpAddr>, Cause> {
+    let own = routing::own_addresses().await?.into_iter();
+    let of_source = |address: &IpAddr| offer.aliases.iter().any(|alias| alias.here == *address);
+    Ok(own.filter(|address| !of_source(address)).take(LIMIT).collect())
 }
 
 /// Whether packets can come from the source as they are to; `direct` is the largest packet of its segment if

@@ -63,6 +63,7 @@ impl Copy {
         // From the record on nothing removes the copy, and no process presumes that it should.
         self.staged.keep().await?;
         self.network.port.unblock()?;
+        self.arrival.join_far_ends();
         // Without its gateway's address the copy's first packets go out after the question for it, which is
         // asked each second.
         let Network { port, sandbox, .. } = &self.network;
@@ -96,7 +97,9 @@ impl Copy {
         }
         let restored = self.staged.commit().await?;
         let pid = restored.pid;
-        block_in_place(|| self.journal.append(&Record::HandedOver { pid }))?;
+        let local = self.arrival.local_ends().to_vec();
+        let record = Record::HandedOver { pid, local: local.clone() };
+        block_in_place(|| self.journal.append(&record))?;
         if let Err(e) = self.arrival.tidy() {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
@@ -104,7 +107,7 @@ impl Copy {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
         self.journal.archive(&self.arrival.host().directories.state)?;
-        Ok(Finished { pid, full_buffers: room::full_buffers(pid).unwrap_or(0) })
+        Ok(Finished { pid, full_buffers: room::full_buffers(pid).unwrap_or(0), local })
     }
 
     /// Removes the copy and everything made for it; returns what this host holds of it then. What cannot be

@@ -9,10 +9,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use agent_core::cause::Cause;
-use agent_core::message::{Message, Settings, Tree, TreeChange, TreeEnd};
+use agent_core::message::{FlowBatch, Message, Settings, Tree, TreeChange, TreeEnd};
 use checkpoint::images::{self, Chunk, ImageDir, Manifest};
 use checkpoint::tree::{self, Applier, Digest};
 use netmig::flow::{Arrival, Conntrack, Flow};
+
+use super::progress::FarEnds;
 
 /// Flows of one container; more than a host's conntrack table holds by default.
 const FLOW_LIMIT: usize = 1_000_000;
@@ -93,6 +95,8 @@ pub struct Incoming {
     pub settings: Settings,
     /// Entries that were made here, to be unmade if the migration fails.
     pub created: Vec<Flow>,
+    /// Flows whose far ends are on this host.
+    pub far_ends: FarEnds,
 }
 
 impl Incoming {
@@ -120,6 +124,7 @@ impl Incoming {
             unscaled: false,
             settings: Settings::default(),
             created: Vec::new(),
+            far_ends: FarEnds::default(),
         })
     }
 
@@ -211,16 +216,18 @@ impl Incoming {
     /// Makes the entries that lead the flows' packets between the container and the anchor.
     pub fn flows(
         &mut self,
-        flows: &[Flow],
+        batch: &FlowBatch,
         container: &[IpAddr],
         arrival: &Arrival<'_>,
     ) -> Result<(), Cause> {
+        let flows = &batch.flows[..];
         if self.created.len() + flows.len() > FLOW_LIMIT {
             return Err(Error::TooManyFlows.into());
         }
         self.unscaled |= flows.iter().any(|flow| flow.tcp.is_some_and(|tcp| !tcp.is_scaled()));
         let entries: Vec<Flow> =
             flows.iter().filter_map(|flow| flow.at_destination(container, arrival)).collect();
+        self.far_ends.add(batch, container, arrival);
         // Also of a request that is refused some may have been made.
         self.created.extend(entries.iter().cloned());
         let mut existing = self.conntrack.create(&entries)?.existing;

@@ -1,6 +1,7 @@
 //! From the tunnel to a prepared, isolated copy. Whatever of it has been made, [`Arrival::undo`]
 //! removes.
 
+mod far_ends;
 mod flows;
 mod network;
 mod preparation;
@@ -45,6 +46,8 @@ use super::expected::Expected;
 use super::image;
 use super::incoming::{Incoming, Limits};
 use super::spool::Spool;
+pub use far_ends::FarEnds;
+
 use super::work::{IMAGES, STAGE, tidy};
 use crate::cli::GUARDIAN;
 use crate::host::Host;
@@ -86,6 +89,10 @@ pub struct Arrival {
     source: HostId,
     offer: Offer,
     chosen: Addresses,
+    /// This host's addresses, as the source knows them.
+    own: Vec<IpAddr>,
+    /// The address by which the source talks to this host.
+    source_address: Option<IpAddr>,
     readdressed: Vec<Readdressed>,
     anchor: PeerNumber,
     anchors: Anchors,
@@ -98,6 +105,7 @@ pub struct Arrival {
     network: Option<Network>,
     cgroup: Option<Cgroup>,
     created: Vec<Flow>,
+    far_ends: FarEnds,
     spool: Option<Spool>,
     early: Option<Early>,
     place: Option<Place>,
@@ -127,7 +135,7 @@ impl Arrival {
         (source, source_name): (HostId, String),
         permissions: &Permissions,
         offer: Offer,
-        Looked { chosen, lock, .. }: Looked,
+        Looked { verdict, chosen, lock }: Looked,
     ) -> Result<Self, Cause> {
         let disk = permissions.disk.unwrap_or(u64::MAX);
         let limits = Limits { images: offer.image_room(), disk };
@@ -151,6 +159,8 @@ impl Arrival {
             source,
             offer,
             chosen,
+            own: verdict.addresses,
+            source_address: None,
             readdressed: Vec::new(),
             anchor,
             anchors: Anchors::default(),
@@ -163,6 +173,7 @@ impl Arrival {
             network: None,
             cgroup: None,
             created: Vec::new(),
+            far_ends: FarEnds::default(),
             spool: None,
             early: None,
             place: None,
@@ -310,13 +321,17 @@ impl Arrival {
                 Ok(Message::TreeEnd(end)) => block_in_place(|| incoming.end_pass(&end)),
                 Ok(Message::LogData(data)) => block_in_place(|| incoming.log(&data.0)),
                 Ok(Message::Flows(batch)) => match self.next_hop(batch.anchor) {
+                    // It knows these addresses from this host.
+                    Ok(_) if batch.at_destination.iter().any(|ip| !self.own.contains(ip)) => {
+                        Err(NotOffered.into())
+                    }
                     Ok(hop) => block_in_place(|| {
                         others.check_far(&batch.stand_ins)?;
                         let (stand_ins, readdressed) =
                             (&batch.stand_ins[..], &self.readdressed[..]);
                         let udp_timeout = flow::udp_timeout();
                         let arrival = flow::Arrival { hop, stand_ins, readdressed, udp_timeout };
-                        incoming.flows(&batch.flows, &addresses, &arrival)
+                        incoming.flows(&batch, &addresses, &arrival)
                     }),
                     Err(cause) => Err(cause),
                 },
@@ -334,6 +349,7 @@ impl Arrival {
         let ordered = Instant::now();
         self.urgency = self.turn.as_ref().map(|_| Urgency::begin());
         let settings = std::mem::take(&mut incoming.settings);
+        self.far_ends = std::mem::take(&mut incoming.far_ends);
         match incoming.complete(&manifest) {
             Ok(created) => self.created = created,
             Err((created, cause)) => {
@@ -394,9 +410,13 @@ impl Arrival {
         settings: &Settings,
         ordered: Instant,
     ) -> Result<Prepared, Cause> {
-        let staged = self.staged.as_mut().ok_or(Incomplete("itself"))?;
+        let mut staged = self.staged.take().ok_or(Incomplete("itself"))?;
         let go = Instant::now();
-        let restored = staged.restore(images.path(), criu_config.path(), deadline::STAGE).await?;
+        let restore = staged.restore(images.path(), criu_config.path(), deadline::STAGE);
+        let (restored, prepared_ends) = tokio::join!(restore, self.prepare_far_ends());
+        let staged = self.staged.insert(staged);
+        let restored = restored?;
+        prepared_ends?;
         let elapsed = go.elapsed();
         // Nothing of the copy runs before its source has decided.
         let cgroup = self.cgroup.insert(block_in_place(|| staged.frozen_cgroup())?);

@@ -76,6 +76,11 @@ pub(super) fn identity(message: &mut Vec<u8>, flow: &Flow) {
     whole_zone(message, flow.zone);
 }
 
+/// What asks for the entry that has a tuple in either direction.
+pub(super) fn wanted(message: &mut Vec<u8>, protocol: Protocol, wanted: Tuple) {
+    tuple(message, cta::TUPLE_ORIG, wanted, protocol, Zone::default());
+}
+
 /// Attributes of a request that changes an entry's mark where `mask` has bits.
 pub(super) fn mark(message: &mut Vec<u8>, flow: &Flow, value: u32, mask: u32) {
     identity(message, flow);

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use super::build::Filter;
 use super::parse::byte_counts;
-use super::{Counted, Direction, Flow, build, parse};
+use super::{Counted, Direction, Flow, Protocol, Tuple, build, parse};
 use crate::nfnetlink::attribute::Attributes;
 use crate::nfnetlink::message::{
     ACK, CREATE, DUMP, EXCLUSIVE, Head, Message, NFGENMSG, Refused, append, kind, request_ack,
@@ -27,6 +27,8 @@ const STATS_ENTRIES: u16 = 1;
 /// A pass over the table costs about as much as this many entries that are given and thrown away
 /// (10 ms and 2.6 µs on the reference machine, whose table has 262,144 buckets).
 const ENTRIES_PER_PASS: usize = 4_000;
+/// Entries that are asked for at a time: each answer takes about a kilobyte of the receive buffer.
+const ASKED_AT_ONCE: usize = 64;
 /// How often a dump is repeated when the table was resized under it.
 const DUMP_ATTEMPTS: usize = 5;
 
@@ -56,6 +58,14 @@ pub enum FlowError {
         /// The reason.
         #[source]
         source: SocketError,
+    },
+    /// Others are made in their place again and again.
+    #[error("{count} conntrack entries are in the way of others, the first one is that of {flow}")]
+    InTheWay {
+        /// How many.
+        count: usize,
+        /// The first of those that could not be made.
+        flow: String,
     },
     /// The kernel refused some of them. Everything else that was asked for is done.
     #[error(
@@ -202,6 +212,54 @@ impl Conntrack {
             led.map(|flow| Ok(Counted { flow, bytes: byte_counts(entry)? })).transpose()
         })?;
         Ok(marked)
+    }
+
+    /// The entry that has each tuple, as its original or its reply direction; `None` if there is none.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn find(&mut self, tuples: &[(Protocol, Tuple)]) -> Result<Vec<Option<Flow>>, FlowError> {
+        let mut found = vec![None; tuples.len()];
+        for (first, chunk) in (0..).step_by(ASKED_AT_ONCE).zip(tuples.chunks(ASKED_AT_ONCE)) {
+            let first_sequence = self.sequence.wrapping_add(1);
+            self.requests.clear();
+            for (protocol, tuple) in chunk {
+                self.sequence = self.sequence.wrapping_add(1);
+                let head = Head {
+                    kind: kind(subsystem::CONNTRACK, GET),
+                    flags: 0,
+                    sequence: self.sequence,
+                    family: build::family(tuple.source),
+                    resource: 0,
+                };
+                append(&mut self.requests, head, |body| build::wanted(body, *protocol, *tuple));
+            }
+            let asked = Chunk { first, first_sequence, last_sequence: self.sequence };
+            self.socket.send(&self.requests).map_err(FlowError::Dump)?;
+            let mut missing = chunk.len();
+            while missing > 0 {
+                for message in self.socket.receive(&mut self.buffer)? {
+                    match message.map_err(SocketError::from)? {
+                        Message::Data { sequence, payload, .. } => {
+                            let Some(index) = asked.flow(sequence) else { continue };
+                            found[index] = parse(payload).map_err(FlowError::Entry)?;
+                            missing -= 1;
+                        }
+                        Message::Refused { sequence, refused }
+                            if asked.flow(sequence).is_some() =>
+                        {
+                            if refused.errno != Errno::ENOENT {
+                                return Err(FlowError::Dump(refused.into()));
+                            }
+                            missing -= 1;
+                        }
+                        Message::Overrun => return Err(SocketError::Overrun.into()),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// One pass over the table, for what is made of its entries. Older kernels may give more than was asked

@@ -100,17 +100,18 @@ fn list(
 
 impl Connections {
     fn add(&mut self, message: &[u8]) {
-        let (Some(state), Some(own), Some(far)) =
-            (message.get(1), end(message, 4, 8), end(message, 6, 24))
-        else {
-            return;
-        };
+        let (Some(state), Some((own, far))) = (message.get(1), ends(message)) else { return };
         if *state == LISTEN {
             self.listening.insert(own.port());
         } else {
             self.open.push((own, far));
         }
     }
+}
+
+/// Own end and far end of a socket.
+pub(super) fn ends(message: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    Some((end(message, 4, 8)?, end(message, 6, 24)?))
 }
 
 /// The end whose port and address stand at these places.
@@ -125,7 +126,7 @@ fn end(message: &[u8], port: usize, address: usize) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, port))
 }
 
-fn request(family: i32, protocol: i32, states: &[u8]) -> Vec<u8> {
+pub(super) fn request(family: i32, protocol: i32, states: &[u8]) -> Vec<u8> {
     let mut payload = [0; REQUEST];
     payload[0] = u8::try_from(family).unwrap_or(0);
     payload[1] = u8::try_from(protocol).unwrap_or(0);

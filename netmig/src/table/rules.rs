@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::step::{ORIGINAL, REPLY, Step};
 use super::{
-    CHAIN_HOLD, CHAIN_HOLD_OUTPUT, CHAIN_LATE, CHAIN_STEER, CHAIN_STEER_OUTPUT, HoldTag,
-    InstalledRule, Owner, TableError,
+    CHAIN_HOLD, CHAIN_HOLD_OUTPUT, CHAIN_LATE, CHAIN_STAND_IN, CHAIN_STEER, CHAIN_STEER_OUTPUT,
+    HoldTag, InstalledRule, Owner, TableError,
 };
-use crate::flow::Protocol;
+use crate::flow::{Protocol, StandIn};
 use crate::marks::MarkBits;
 use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 use crate::tunnel::HardwareAddress;
@@ -67,6 +67,15 @@ pub(super) struct NewRule {
     pub(super) steps: Vec<Step>,
 }
 
+/// A far end of this host whose packets may still come from a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LateEnd {
+    /// Its address, with what stands for it.
+    pub far: StandIn,
+    /// The container's address as they come for it, and as it is here.
+    pub container: (IpAddr, IpAddr),
+}
+
 /// The step that marks a packet for a peer's routing table.
 pub(super) fn set_mark(peer: PeerNumber) -> Step {
     let bits = MarkBits::in_use();
@@ -101,6 +110,26 @@ pub(super) fn late(peer: PeerNumber, addresses: &[(IpAddr, IpAddr)]) -> Vec<NewR
         NewRule { chain: CHAIN_LATE.to_owned(), steps }
     };
     addresses.iter().map(rule).collect()
+}
+
+/// The rules that let packets from a peer past conntrack that come from an address which stands for one of
+/// this host, and give them that one when they have been routed: the kernel drops what comes from elsewhere
+/// with an address of its own (`fib_validate_source`, `net/ipv4/fib_frontend.c`).
+pub(super) fn late_from(peer: PeerNumber, ends: &[LateEnd]) -> Vec<NewRule> {
+    let rules = |end: &LateEnd| {
+        let LateEnd { far, container: (there, here) } = *end;
+        let mut steps =
+            vec![Step::From(peer.interface()), Step::FromAddress(far.address), Step::To(there)];
+        if there != here {
+            steps.push(Step::WriteDestination(here));
+        }
+        steps.push(Step::Untracked);
+        let leave =
+            vec![Step::FromAddress(far.address), Step::To(here), Step::WriteSource(far.here)];
+        [(CHAIN_LATE, steps), (CHAIN_STAND_IN, leave)]
+            .map(|(chain, steps)| NewRule { chain: chain.to_owned(), steps })
+    };
+    ends.iter().flat_map(rules).collect()
 }
 
 /// The rule that drops what comes by the way to a peer in frames of anybody else on the segment, before

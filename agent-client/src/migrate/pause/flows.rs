@@ -22,6 +22,8 @@ pub(super) struct Collected {
     pub(super) conntrack: Conntrack,
     pub(super) flows: Vec<Flow>,
     pub(super) stand_ins: Vec<StandIn>,
+    /// What stands for addresses of the destination.
+    pub(super) far_ends: Vec<StandIn>,
     pub(super) besides: Besides,
     pub(super) detours: Vec<Detour>,
 }
@@ -47,6 +49,9 @@ impl Pause<'_> {
         let gateways = self.departure.plan().port.bridge().addresses.clone();
         let aliases = Arc::clone(&self.departure.plan().aliases);
         let anchors = self.departure.anchors().hosts();
+        let there = self.departure.plan().far_ends.clone();
+        let name = container.name.clone();
+        let destination_name = self.departure.plan().link.destination.host.clone();
         spawn_blocking(move || {
             let mut conntrack = match conntrack {
                 Some(conntrack) => conntrack,
@@ -55,16 +60,20 @@ impl Pause<'_> {
             let mut flows = conntrack.dump(&addresses)?;
             // Others are those of an earlier holder of the address, which has moved.
             flows.retain(|flow| flow.leads_to(&addresses).is_none());
-            flows.retain(|flow| !besides.is_parted(flow, &addresses));
+            besides.settle(&mut flows, &addresses);
             let mut detours = Vec::new();
             if let Some(mut sockets) = sockets {
                 let connections = sockets.list()?;
                 flows.extend(remember(&mut conntrack, &connections, &container, &flows)?);
                 (flows, detours) = besides.complete(&mut conntrack, &connections, flows)?;
             }
+            there.check(&flows, &addresses, (&name, &destination_name))?;
+            let far_ends = there.of(&flows, &addresses, &aliases)?;
             let stand_ins = StandIn::needed(&flows, &addresses, &gateways, &aliases)?;
             let beside = besides.stand_ins(&aliases)?.into_iter().map(|(stand_in, _)| stand_in);
-            let all_stand_ins: Vec<_> = stand_ins.iter().copied().chain(beside).collect();
+            let all_stand_ins: Vec<_> =
+                stand_ins.iter().copied().chain(beside).chain(far_ends.iter().copied()).collect();
+            let at_destination: Vec<_> = far_ends.iter().map(|far| far.here).collect();
             // The container is cut off, and what is sent to it waits: no packet misses its entry. A
             // packet that waits already keeps the old one.
             let anew = |flow: &Flow| flow.lasting(&addresses, &stand_ins);
@@ -85,10 +94,15 @@ impl Pause<'_> {
             for (anchor, flows) in by_anchor {
                 for batch in flows.chunks(FLOWS_PER_FRAME) {
                     let (flows, stand_ins) = (batch.to_vec(), all_stand_ins.clone());
-                    post(&outbox, Message::Flows(FlowBatch { anchor, flows, stand_ins }))?;
+                    let at_destination = match anchor {
+                        None => at_destination.clone(),
+                        Some(_) => Vec::new(),
+                    };
+                    let batch = FlowBatch { anchor, flows, stand_ins, at_destination };
+                    post(&outbox, Message::Flows(batch))?;
                 }
             }
-            Ok(Collected { conntrack, flows, stand_ins, besides, detours })
+            Ok(Collected { conntrack, flows, stand_ins, far_ends, besides, detours })
         })
     }
 

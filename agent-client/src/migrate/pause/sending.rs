@@ -90,6 +90,7 @@ impl Pause<'_> {
         self.conntrack = Some(collected.conntrack);
         self.flows = collected.flows;
         self.stand_ins = collected.stand_ins;
+        self.far_ends = collected.far_ends;
         self.besides = collected.besides;
         self.departure.note_detours(&collected.detours).await?;
         self.besides.lay(&collected.detours)?;

@@ -62,9 +62,14 @@ impl Arrival {
         Ok(Table::open()?.pass_late(&self.late_tag()?, self.anchor, &self.late_ways()?)?)
     }
 
+    /// Whether packets of flows that become local may still come from the source.
+    pub(super) fn has_late(&self) -> bool {
+        self.is_return() || !self.local_ends().is_empty()
+    }
+
     /// Ends that again.
     pub(super) async fn end_late(&self) -> Result<(), Cause> {
-        if !self.is_return() {
+        if !self.has_late() {
             return Ok(());
         }
         let _lock = PeerLock::take(&self.host.directories.run).await?;

@@ -11,7 +11,7 @@ use agent_core::journal::Record;
 use agent_core::message::{Forwarder, Offer};
 use agent_core::peers::{self, Claim, PeerLock};
 use netmig::beside::Detour;
-use netmig::flow::{Exchange, Readdressed};
+use netmig::flow::{Conntrack, Exchange, Readdressed};
 use netmig::sandbox::Others;
 use tokio::task::block_in_place;
 
@@ -91,7 +91,13 @@ impl Arrival {
         let gateways = &network.port.bridge().addresses;
         let is_left = |end: &IpAddr| interface.is_on_link(*end) && !gateways.contains(end);
         let ends = self.created.iter().filter_map(|flow| flow.other_end(&own));
-        let left: BTreeSet<IpAddr> = ends.filter(is_left).collect();
+        let mut left: BTreeSet<IpAddr> = ends.filter(is_left).collect();
+        if self.is_return() {
+            // Some have left this host, too, and are led to from here.
+            let flows = block_in_place(|| Conntrack::open()?.dump(&own))?;
+            let apart = flows.iter().filter(|flow| flow.anchor(&own).is_some());
+            left.extend(apart.filter_map(|flow| flow.other_end(&own)).filter(is_left));
+        }
         if let Some(mac) = interface.mac
             && !left.is_empty()
         {
@@ -105,12 +111,15 @@ impl Arrival {
             let detours = left.iter().map(detour).collect();
             Carried { detours, ..self.carried() }.note(&self.host.directories).await?;
         }
-        Ok(Others { left: left.into_iter().collect(), here: network.here.clone() })
+        let here = network.here.iter().filter(|(address, _)| !left.contains(address));
+        let here = here.copied().collect();
+        Ok(Others { left: left.into_iter().collect(), here })
     }
 
     /// Lets other containers of its network here reach the container by themselves again.
     pub async fn rejoin(&self) -> Result<(), Cause> {
-        carried::rejoin(&self.host.directories, &self.offer.id).await.map(drop)
+        let others = carried::rejoin(&self.host.directories, &self.offer.id).await?;
+        carried::forget_between(&self.addresses(), &others)
     }
 
     fn carried(&self) -> Carried {
@@ -120,7 +129,7 @@ impl Arrival {
 
     /// Ends what only the move itself needed of the network, once the journal has ended.
     pub async fn settle_network(&self, network: &Network) -> Result<(), Cause> {
-        if self.is_return() {
+        if self.has_late() {
             tokio::time::sleep(LATE).await;
         }
         let mut outcome = self.end_late().await;

@@ -39,6 +39,7 @@ impl Arrival {
         offer: TunnelEnd,
     ) -> Result<(), Cause> {
         let address = connection.peer().ip();
+        self.source_address = Some(address.to_canonical());
         // What was allowed is what was offered.
         if offer.is_direct() != self.offer.direct.is_some() {
             return Err(NotOffered.into());

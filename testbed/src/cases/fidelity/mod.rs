@@ -3,10 +3,13 @@
 mod calls;
 mod carried;
 mod equality;
+mod far_end;
+mod flows_end;
 mod images;
 mod locks;
 mod messages;
 mod mounts;
+mod pairs;
 mod parameters;
 mod processes;
 mod refused;
@@ -29,6 +32,9 @@ pub(super) fn cases() -> Vec<Case> {
         socket_options::CASES,
         refused::CASES,
         messages::CASES,
+        far_end::CASES,
+        pairs::CASES,
+        flows_end::CASES,
     ]
     .concat()
 }

@@ -36,9 +36,9 @@ const FROZEN: Duration = Duration::from_millis(100);
 /// Datagrams that may be lost on the way home.
 const LATE: u64 = 15;
 /// The container that stays.
-const NEIGHBOUR: &str = "neighbour";
+pub(in crate::cases) const NEIGHBOUR: &str = "neighbour";
 /// Its clients: name, and action of the probe.
-const CLIENTS: [(&str, &str); 2] = [("tcp", "tcp-echo"), ("udp", "udp-echo")];
+pub(in crate::cases) const CLIENTS: [(&str, &str); 2] = [("tcp", "tcp-echo"), ("udp", "udp-echo")];
 
 /// A network, and the family that the clients use.
 #[derive(Clone, Copy)]
@@ -204,7 +204,7 @@ fn crashes(context: &Context) -> Result<()> {
 }
 
 /// Bridged packets are not handed to connection tracking; a kernel without such a setting never does that.
-fn untracked(host: &Host) -> Result<()> {
+pub(in crate::cases) fn untracked(host: &Host) -> Result<()> {
     host.run(["sysctl", "-q", "-e", "-w", "net.bridge.bridge-nf-call-iptables=0"]).map(drop)
 }
 
@@ -243,7 +243,7 @@ fn start(host: &Host, network: Network) -> Result<(IpAddr, IpAddr)> {
 
 /// Ends the clients of the container that stays; gives the longest silence in milliseconds, and
 /// the datagrams that were lost.
-fn stop(host: &Host, datagrams: u64) -> Result<(f64, u64)> {
+pub(in crate::cases) fn stop(host: &Host, datagrams: u64) -> Result<(f64, u64)> {
     std::thread::sleep(Duration::from_secs(1));
     host.podman(["exec", NEIGHBOUR, "sh", "-c", "kill -TERM $(cat /tmp/*.pid)"])?;
     let (mut longest, mut lost) = (0f64, 0);
@@ -268,7 +268,7 @@ fn address(host: &Host, name: &str, network: Network) -> Result<IpAddr> {
 }
 
 /// Neighbour entries of netmig's in the containers of a host.
-fn detours(host: &Host) -> Result<Vec<String>> {
+pub(in crate::cases) fn detours(host: &Host) -> Result<Vec<String>> {
     let list = "for n in /run/netns/*; do nsenter --net=$n ip neigh show proto 78; done";
     let text = host.run(["sh", "-c", list])?;
     Ok(text.lines().map(str::to_owned).collect())

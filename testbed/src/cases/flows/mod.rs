@@ -1,7 +1,7 @@
 //! Every kind of flow that a container has: kept across a move, both directions checked.
 
 mod addresses;
-mod beside;
+pub(super) mod beside;
 mod direct;
 mod families;
 mod far;
@@ -12,11 +12,11 @@ mod life;
 mod making;
 mod mtu;
 mod neighbours;
-mod opener;
+pub(super) mod opener;
 mod outbound;
 mod returns;
 mod states;
-mod traces;
+pub(super) mod traces;
 
 use crate::runner::Case;
 

@@ -11,12 +11,12 @@ use crate::pace;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Waits until nothing of netmig is left in the kernel of `host`.
-pub(super) fn none(host: &Host) -> Result<()> {
+pub(in crate::cases) fn none(host: &Host) -> Result<()> {
     none_within(host, LIMIT)
 }
 
 /// The same within a time of its own.
-pub(super) fn none_within(host: &Host, limit: Duration) -> Result<()> {
+pub(in crate::cases) fn none_within(host: &Host, limit: Duration) -> Result<()> {
     let deadline = Instant::now() + pace::patience(limit);
     loop {
         let left = all(host)?;
@@ -29,7 +29,7 @@ pub(super) fn none_within(host: &Host, limit: Duration) -> Result<()> {
 }
 
 /// Everything of netmig in the kernel of `host`: table, interfaces, processes, rules, routes, marks.
-pub(super) fn all(host: &Host) -> Result<Vec<String>> {
+pub(in crate::cases) fn all(host: &Host) -> Result<Vec<String>> {
     let sources: [(&[&str], &str); 7] = [
         (&["nft", "list", "tables"], " netmig"),
         (&["ip", "-oneline", "link"], "netmig"),
@@ -51,7 +51,7 @@ pub(super) fn all(host: &Host) -> Result<Vec<String>> {
 }
 
 /// Has the kernel forget flows soon after they have ended.
-pub(super) fn forget_soon(host: &Host) -> Result<()> {
+pub(in crate::cases) fn forget_soon(host: &Host) -> Result<()> {
     // Where nobody has asked for it yet, the kernel loads connection tracking now.
     host.run(["conntrack", "-L"])?;
     for (of, seconds) in [

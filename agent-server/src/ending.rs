@@ -1,0 +1,62 @@
+//! Another host ends flows that it and this one carry together.
+
+use agent_core::cause::Cause;
+use agent_core::identity;
+use agent_core::message::{EndFlows, Message};
+use agent_core::wire::Connection;
+use agent_core::{carried, ended};
+use netmig::flow::{Conntrack, Flow};
+
+use crate::answer::give_up;
+use crate::host::Host;
+
+/// More than a user ends at a time; a message may not name more.
+const LIMIT: usize = 100_000;
+
+/// An order that cannot be meant.
+#[derive(Debug, thiserror::Error)]
+#[error("the order to end flows names more than {LIMIT}")]
+struct TooMany;
+
+/// Ends those of the flows that lead to the sender, or come by it.
+pub async fn end_flows(
+    host: &Host,
+    connection: &mut Connection,
+    order: EndFlows,
+) -> Result<(), Cause> {
+    match end(host, connection, &order).await {
+        Ok(count) => Ok(connection.send(&Message::FlowsEnded(count)).await?),
+        Err(cause) => give_up(connection, cause).await,
+    }
+}
+
+async fn end(host: &Host, connection: &Connection, order: &EndFlows) -> Result<u64, Cause> {
+    if order.flows.len() > LIMIT {
+        return Err(TooMany.into());
+    }
+    let Some(from) = identity::find_number(&host.directories.state, connection.host())? else {
+        return Ok(0);
+    };
+    let Some(container) = carried::find(&host.directories, &order.id)? else { return Ok(0) };
+    let addresses = &container.addresses;
+    let mut flows = Conntrack::open()?.dump(addresses)?;
+    // The container may have another address there.
+    let named = |flow: &Flow| {
+        let same = |own: &_, far: &_| {
+            order.flows.iter().any(|one: &agent_core::message::FlowEnds| {
+                one.protocol == flow.protocol && one.own.port() == *own && one.far == *far
+            })
+        };
+        ended::ends(flow, &container).is_some_and(|ends| same(&ends.own.port(), &ends.far))
+    };
+    flows.retain(|flow| {
+        let shared = [flow.anchor(addresses), flow.leads_to(addresses)].contains(&Some(from));
+        shared && named(flow)
+    });
+    if flows.is_empty() {
+        return Ok(0);
+    }
+    tracing::info!("{} of {}: {} flows are ended", order.id, connection.host(), flows.len());
+    ended::end(&host.directories, &host.podman, &container, &flows).await?;
+    Ok(flows.len() as u64)
+}

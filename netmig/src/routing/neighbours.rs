@@ -1,0 +1,65 @@
+//! What the neighbour tables tell of a host with several addresses.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use futures::TryStreamExt;
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
+
+use super::Error;
+use crate::netns::rtnl;
+
+/// A neighbour's address, and where it is: an interface and a hardware address.
+type Entry = (IpAddr, (u32, Vec<u8>));
+
+/// Returns the address of a host and, of the `claimed` ones, those that are seen to be its as well: they have
+/// the same hardware address on the same interface.
+///
+/// # Errors
+/// [`Error::Socket`], [`Error::Addresses`].
+pub async fn addresses_of(
+    host: IpAddr,
+    claimed: &BTreeSet<IpAddr>,
+) -> Result<BTreeSet<IpAddr>, Error> {
+    let mut its = BTreeSet::from([host]);
+    if claimed.iter().all(|address| *address == host) {
+        return Ok(its);
+    }
+    let handle = rtnl::connect().map_err(Error::Socket)?;
+    let mut listed = handle.neighbours().get().execute();
+    let mut entries = Vec::new();
+    let failed = |e| Error::Addresses(rtnl::answer(e));
+    while let Some(message) = listed.try_next().await.map_err(failed)? {
+        entries.extend(entry(&message));
+    }
+    let places: Vec<_> = entries.iter().filter(|(ip, _)| *ip == host).map(|(_, at)| at).collect();
+    let same = entries.iter().filter(|(ip, at)| claimed.contains(ip) && places.contains(&at));
+    its.extend(same.map(|(ip, _)| *ip));
+    Ok(its)
+}
+
+fn entry(message: &NeighbourMessage) -> Option<Entry> {
+    let find = |attribute: &NeighbourAttribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some((*v4).into()),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some((*v6).into()),
+        _ => None,
+    };
+    let address = message.attributes.iter().find_map(find)?;
+    let hardware = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) if !bytes.is_empty() => Some(bytes.clone()),
+        _ => None,
+    })?;
+    Some((address, (message.header.ifindex, hardware)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_nobody_has_is_not_believed() {
+        let host: IpAddr = "192.0.2.77".parse().unwrap();
+        let claimed = BTreeSet::from([host, "192.0.2.78".parse().unwrap()]);
+        assert_eq!(addresses_of(host, &claimed).await.unwrap(), BTreeSet::from([host]));
+    }
+}

@@ -1,0 +1,116 @@
+//! `agent-client flows end`: connections that netmig carries end at once, on all hosts.
+
+use std::time::{Duration, Instant};
+
+use crate::cases::flows::{opener, traces};
+use crate::cases::subject::serve;
+use crate::ensure;
+use crate::error::Result;
+use crate::host::Host;
+use crate::pace;
+use crate::probe::EchoRun;
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("flows-end-at-the-anchor", &["fidelity", "flows"], at_the_anchor),
+    Case::new("flows-end-where-the-container-is", &["fidelity", "flows"], at_the_container),
+];
+
+/// Exit codes.
+const DONE: i32 = 0;
+const USAGE: i32 = 2;
+const REFUSED: i32 = 3;
+/// How long traces may take to go.
+const END: Duration = Duration::from_secs(40);
+/// How long a connection may take to hear that it was reset.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+fn at_the_anchor(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    let _server = opener::server(c)?;
+    let ports = ["--publish", "7100-7101:7000-7001/tcp", "--publish", "7100:7000/udp"];
+    opener::start(a, "web", c.port(7000), &ports)?;
+    c.probe().wait_for_echo(a.port(7100), AT_ONCE)?;
+    let tcp = c.probe().tcp_echo(a.port(7100)).rate(20.0).start()?;
+    let mut idle = c.probe().tcp_echo(a.port(7100)).rate(0.1).start()?;
+    lab.migrate("web", "a", "b")?;
+    // What is not netmig's is left alone, and nothing is ended by mistake.
+    let ends = ["--from", "192.0.2.9:1", "--to", "192.0.2.1:7100"];
+    said(a, &ends, REFUSED, "carries no such flow")?;
+    said(a, &["other"], REFUSED, "carries no such flow")?;
+    said(a, &["web", "--far-end", "192.0.2.9"], REFUSED, "carries no such flow")?;
+    said(a, &[], USAGE, "CONTAINER")?;
+    ensure!(idle.is_running(), "a connection has ended");
+    // The datagrams and the outbound connections first, by their far end.
+    let far = format!("{}:7000", c.address());
+    let before = flows(a)?;
+    said(a, &["web", "--far-end", &far], DONE, "ended")?;
+    ensure!(flows(a)? < before, "no flow has ended of {before}");
+    said(a, &["web"], DONE, "ended")?;
+    gone(idle)?;
+    gone(tcp)?;
+    for host in [a, b] {
+        traces::none_within(host, END)?;
+    }
+    said(a, &["web"], REFUSED, "carries no such flow")?;
+    // The container lives, and can be moved.
+    lab.serve("a")?;
+    lab.migrate("web", "b", "a")?;
+    c.probe().wait_for_echo(a.port(7100), AT_ONCE)
+}
+
+fn at_the_container(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    for host in [a, b] {
+        traces::forget_soon(host)?;
+    }
+    serve(a, "web", 7000, &[], c)?;
+    let tcp = c.probe().tcp_echo(a.port(7000)).rate(20.0).start()?;
+    let idle = c.probe().tcp_echo(a.port(7000)).rate(0.1).start()?;
+    lab.migrate("web", "a", "b")?;
+    let mut ended = 0;
+    for flow in listed(b)? {
+        let ends = [&flow["original"]["from"], &flow["original"]["to"]];
+        let [from, to] = ends.map(|end| end.as_str().unwrap_or_default());
+        said(b, &["--from", from, "--to", to], DONE, "ended 1 flows of web")?;
+        ended += 1;
+    }
+    ensure!(ended >= 2, "only {ended} flows");
+    gone(idle)?;
+    gone(tcp)?;
+    for host in [a, b] {
+        traces::none_within(host, END)?;
+    }
+    Ok(())
+}
+
+/// Runs the command and checks what it says.
+fn said(host: &Host, arguments: &[&str], code: i32, word: &str) -> Result<()> {
+    let output = host.command("agent-client").args(["flows", "end"]).args(arguments).output()?;
+    let said = format!("{}{}", output.text(), output.error_text());
+    ensure!(output.status.code() == Some(code), "{arguments:?}: {:?}, {said}", output.status);
+    ensure!(said.contains(word), "{arguments:?}: no {word:?} in {said}");
+    Ok(())
+}
+
+/// Waits until a client's connection has ended.
+fn gone(mut client: EchoRun) -> Result<()> {
+    let deadline = Instant::now() + pace::patience(AT_ONCE);
+    while client.is_running() {
+        ensure!(Instant::now() < deadline, "a connection goes on");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+fn listed(host: &Host) -> Result<Vec<serde_json::Value>> {
+    let list: serde_json::Value =
+        host.command("agent-client").args(["flows", "--json"]).run()?.json()?;
+    Ok(list["flows"].as_array().cloned().unwrap_or_default())
+}
+
+fn flows(host: &Host) -> Result<usize> {
+    listed(host).map(|list| list.len())
+}
