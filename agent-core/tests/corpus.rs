@@ -13,6 +13,7 @@ use agent_core::journal::{Process, Record as Step};
 use agent_core::message::*;
 use agent_core::trust::{Secret, Token, Trust};
 use checkpoint::description::{Description, Filesystem, Mount, Storage};
+use checkpoint::fingerprint::Fingerprint;
 use checkpoint::images::{Chunk, Follower};
 use checkpoint::sockets::{SocketSettings, Value};
 use checkpoint::tasks::TaskSettings;
