@@ -18,6 +18,7 @@ pub(super) fn read(process: i32, number: i32, into: &mut Fingerprint) -> Result<
         let info = text(format!("/proc/{process}/fdinfo/{name}"))?;
         let object = format!("{name} of process {number}");
         let mut value = target(&link);
+        let mut watches = Vec::new();
         for line in info.lines() {
             let Some((key, rest)) = line.split_once(':') else { continue };
             let rest = rest.trim();
@@ -29,10 +30,13 @@ pub(super) fn read(process: i32, number: i32, into: &mut Fingerprint) -> Result<
                     value.push_str(&format!(" {key}={rest}"));
                 }
                 "lock" => into.add(Kind::Lock, format!("lock by {object}"), lock(rest)),
-                "tfd" | "inotify wd" => value.push_str(&format!(" {key}={}", watched(rest))),
+                "tfd" | "inotify wd" => watches.push(format!(" {key}={}", watched(rest))),
                 _ => {}
             }
         }
+        // Their order is that of addresses in the kernel.
+        watches.sort_unstable();
+        value.extend(watches);
         into.add(Kind::Descriptor, object, value);
     }
     Ok(())
