@@ -1,8 +1,10 @@
 //! Another host ends flows that it and this one carry together.
 
+use std::collections::HashSet;
+
 use agent_core::cause::Cause;
 use agent_core::identity;
-use agent_core::message::{EndFlows, Message};
+use agent_core::message::{EndFlows, FlowEnds, Message};
 use agent_core::wire::Connection;
 use agent_core::{carried, ended};
 use netmig::flow::{Conntrack, Flow};
@@ -41,13 +43,10 @@ async fn end(host: &Host, connection: &Connection, order: &EndFlows) -> Result<u
     let addresses = &container.addresses;
     let mut flows = Conntrack::open()?.dump(addresses)?;
     // The container may have another address there.
+    let key = |one: &FlowEnds| (one.protocol, one.own.port(), one.far);
+    let ordered: HashSet<_> = order.flows.iter().map(key).collect();
     let named = |flow: &Flow| {
-        let same = |own: &_, far: &_| {
-            order.flows.iter().any(|one: &agent_core::message::FlowEnds| {
-                one.protocol == flow.protocol && one.own.port() == *own && one.far == *far
-            })
-        };
-        ended::ends(flow, &container).is_some_and(|ends| same(&ends.own.port(), &ends.far))
+        ended::ends(flow, &container).is_some_and(|ends| ordered.contains(&key(&ends)))
     };
     flows.retain(|flow| {
         let shared = [flow.anchor(addresses), flow.leads_to(addresses)].contains(&Some(from));

@@ -5,6 +5,7 @@ mod far_ends;
 mod flows;
 mod network;
 mod preparation;
+mod restore;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -18,30 +19,25 @@ use agent_core::forward::{self, Note};
 use agent_core::guardian::{self, Guardian};
 use agent_core::identity::HostId;
 use agent_core::journal::{self, Journal, Record};
-use agent_core::message::{Message, Offer, Prepared, Settings, Tree, TunnelEnd};
+use agent_core::message::{Message, Offer, Prepared, Tree, TunnelEnd};
 use agent_core::peers;
 use agent_core::permissions::Permissions;
 use agent_core::turn::{Place, Turn};
 use agent_core::wire::Connection;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::{ConfigDir, Options};
-use checkpoint::fingerprint::{Difference, Fingerprint};
 use checkpoint::images::{Chunk, ImageDir};
-use checkpoint::sockets::SocketSettings;
 use checkpoint::stage::{Early, Staged};
-use checkpoint::tasks::TaskSettings;
 use checkpoint::urgency::{MANY_FILES, Urgency};
 use netmig::flow::{self, Flow, Readdressed};
 use netmig::isolation::Port;
 use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
-use netmig::tunnel;
 use tokio::task::block_in_place;
 
 use super::addresses::addresses;
 use super::anchors::Anchors;
 use super::check::{Addresses, Looked};
-use super::equality;
 use super::expected::Expected;
 use super::image;
 use super::incoming::{Incoming, Limits};
@@ -402,34 +398,6 @@ impl Arrival {
         self.turn = None;
     }
 
-    async fn restore(
-        &mut self,
-        connection: &mut Connection,
-        images: &ImageDir,
-        criu_config: &ConfigDir,
-        settings: &Settings,
-        ordered: Instant,
-    ) -> Result<Prepared, Cause> {
-        let mut staged = self.staged.take().ok_or(Incomplete("itself"))?;
-        let go = Instant::now();
-        let restore = staged.restore(images.path(), criu_config.path(), deadline::STAGE);
-        let (restored, prepared_ends) = tokio::join!(restore, self.prepare_far_ends());
-        let staged = self.staged.insert(staged);
-        let restored = restored?;
-        prepared_ends?;
-        let elapsed = go.elapsed();
-        // Nothing of the copy runs before its source has decided.
-        let cgroup = self.cgroup.insert(block_in_place(|| staged.frozen_cgroup())?);
-        block_in_place(|| set(settings, cgroup))?;
-        let copy = block_in_place(|| Fingerprint::read(cgroup, restored.pid))?;
-        let differences = equality::compare(connection, &copy).await?;
-        if !staged.is_awaited() {
-            return Err(EngineGone.into());
-        }
-        tunnel::check(self.anchor)?;
-        Ok(prepared(go - ordered, elapsed, differences))
-    }
-
     /// What a copy is made of, once it is prepared; `None` before. The rest goes with it.
     pub fn take_prepared(&mut self) -> Option<(Staged, Network, Cgroup, Journal, u32)> {
         let (staged, network) = (self.staged.take()?, self.network.take()?);
@@ -502,20 +470,4 @@ impl Arrival {
     fn stage_directory(&self) -> PathBuf {
         self.work.join(STAGE)
     }
-}
-
-/// Sets on a frozen copy what CRIU does not restore.
-fn set(Settings { sockets, tasks }: &Settings, copy: &Cgroup) -> Result<(), Cause> {
-    if sockets.is_empty() && tasks.is_empty() {
-        return Ok(());
-    }
-    let pids = copy.pids()?;
-    SocketSettings::apply(sockets, &pids)?;
-    Ok(TaskSettings::apply(tasks, &pids)?)
-}
-
-/// The times of a restore in the protocol's unit.
-fn prepared(entries: Duration, restore: Duration, differences: Vec<Difference>) -> Prepared {
-    let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
-    Prepared { entries_us: micros(entries), restore_us: micros(restore), differences }
 }

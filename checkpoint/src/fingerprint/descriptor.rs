@@ -66,12 +66,14 @@ fn lock(line: &str) -> String {
     kept.copied().collect::<Vec<_>>().join(" ")
 }
 
-/// What is watched: the first fields, up to what names an inode or an address.
+/// What is watched, without what names an inode or an address: a descriptor or watch by its number, and the
+/// events.
 fn watched(line: &str) -> String {
-    let words = line.split_whitespace().take_while(|word| {
-        !["ino", "sdev", "pos", "data"].iter().any(|name| word.starts_with(&format!("{name}:")))
-    });
-    words.collect::<Vec<_>>().join(" ")
+    let (front, _) = line.split_once("data:").unwrap_or((line, ""));
+    let is_kept = |word: &&str| !word.contains(':') || word.starts_with("mask:");
+    let words: Vec<&str> =
+        front.split_whitespace().map(|word| word.trim_end_matches(':')).collect();
+    words.into_iter().filter(is_kept).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -89,6 +91,10 @@ mod tests {
             lock("1: FLOCK  ADVISORY  WRITE 7 00:2a:17 0 EOF"),
             "FLOCK ADVISORY WRITE 0 EOF"
         );
-        assert_eq!(watched("       5 events: 19 data: 5  pos:0 ino:61 sdev:9"), "5 events: 19");
+        assert_eq!(watched("       5 events: 19 data: 5  pos:0 ino:61 sdev:9"), "5 events 19");
+        assert_eq!(
+            watched("1 ino:9e7e sdev:800013 mask:800afce ignored_mask:0 fhandle-bytes:8"),
+            "1 mask:800afce"
+        );
     }
 }

@@ -23,14 +23,16 @@ pub(super) fn read(process: i32, into: &mut Fingerprint) -> Result<(), Error> {
 /// system that was made for the container also its options.
 fn fact(line: &str) -> Option<(&str, String)> {
     let (front, back) = line.split_once(" - ")?;
-    let mut front = front.split(' ').skip(4);
-    let (point, flags) = (front.next()?, front.next()?);
+    let mut front = front.split(' ').skip(3);
+    let (root, point, flags) = (front.next()?, front.next()?, front.next()?);
     let mut back = back.split(' ');
     let (kind, options) = (back.next()?, back.nth(1)?);
-    // Engines keep files such as /etc/hosts where they like: of those the type may differ.
-    let is_own = matches!(kind, "tmpfs" | "proc" | "sysfs" | "mqueue" | "devpts" | "cgroup2");
+    // Engines keep files such as /etc/hosts where they like: of a part of a file system the type may differ.
+    // runc covers files with a null device, once the container's and once the host's.
+    let is_own =
+        root == "/" && matches!(kind, "tmpfs" | "proc" | "sysfs" | "mqueue" | "devpts" | "cgroup2");
     let mut value = format!("{} {}", if is_own { kind } else { "bind" }, sorted(flags));
-    if matches!(kind, "tmpfs" | "proc" | "sysfs" | "devpts") {
+    if is_own && matches!(kind, "tmpfs" | "proc" | "sysfs" | "devpts") {
         // The flags of the file system as a whole are the host's where the file system is.
         let options = options.split(',').filter(|option| {
             let name = option.split('=').next().unwrap_or_default();

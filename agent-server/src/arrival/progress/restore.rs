@@ -1,0 +1,66 @@
+//! The restore: a copy that is frozen, cut off, complete, and compared with the original.
+
+use std::time::{Duration, Instant};
+
+use agent_core::cause::Cause;
+use agent_core::deadline;
+use agent_core::message::{Prepared, Settings};
+use agent_core::wire::Connection;
+use checkpoint::cgroup::Cgroup;
+use checkpoint::criu::ConfigDir;
+use checkpoint::fingerprint::{Difference, Fingerprint};
+use checkpoint::images::ImageDir;
+use checkpoint::sockets::SocketSettings;
+use checkpoint::tasks::TaskSettings;
+use netmig::tunnel;
+use tokio::task::block_in_place;
+
+use super::{Arrival, EngineGone, Incomplete};
+use crate::arrival::equality;
+
+impl Arrival {
+    /// Restores the copy; `ordered` is when the source has ordered it.
+    pub(super) async fn restore(
+        &mut self,
+        connection: &mut Connection,
+        images: &ImageDir,
+        criu_config: &ConfigDir,
+        settings: &Settings,
+        ordered: Instant,
+    ) -> Result<Prepared, Cause> {
+        let mut staged = self.staged.take().ok_or(Incomplete("itself"))?;
+        let go = Instant::now();
+        let restore = staged.restore(images.path(), criu_config.path(), deadline::STAGE);
+        let (restored, prepared_ends) = tokio::join!(restore, self.prepare_far_ends());
+        let staged = self.staged.insert(staged);
+        let restored = restored?;
+        prepared_ends?;
+        let elapsed = go.elapsed();
+        // Nothing of the copy runs before its source has decided.
+        let cgroup = self.cgroup.insert(block_in_place(|| staged.frozen_cgroup())?);
+        block_in_place(|| set(settings, cgroup))?;
+        let copy = block_in_place(|| Fingerprint::read(cgroup, restored.pid))?;
+        let differences = equality::compare(connection, &copy).await?;
+        if !staged.is_awaited() {
+            return Err(EngineGone.into());
+        }
+        tunnel::check(self.anchor)?;
+        Ok(prepared(go - ordered, elapsed, differences))
+    }
+}
+
+/// Sets on a frozen copy what CRIU does not restore.
+fn set(Settings { sockets, tasks }: &Settings, copy: &Cgroup) -> Result<(), Cause> {
+    if sockets.is_empty() && tasks.is_empty() {
+        return Ok(());
+    }
+    let pids = copy.pids()?;
+    SocketSettings::apply(sockets, &pids)?;
+    Ok(TaskSettings::apply(tasks, &pids)?)
+}
+
+/// The times of a restore in the protocol's unit.
+fn prepared(entries: Duration, restore: Duration, differences: Vec<Difference>) -> Prepared {
+    let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+    Prepared { entries_us: micros(entries), restore_us: micros(restore), differences }
+}
