@@ -34,9 +34,10 @@ fn fact(line: &str) -> Option<(&str, String)> {
     let mut value = format!("{} {}", if is_own { kind } else { "bind" }, sorted(flags));
     if is_own && matches!(kind, "tmpfs" | "proc" | "sysfs" | "devpts") {
         // The flags of the file system as a whole are the host's where the file system is.
+        let is_wide = |option: &str| kind != "tmpfs" && matches!(option, "rw" | "ro");
         let options = options.split(',').filter(|option| {
             let name = option.split('=').next().unwrap_or_default();
-            !OF_HOST.contains(&name) && !(kind != "tmpfs" && matches!(*option, "rw" | "ro"))
+            !OF_HOST.contains(&name) && !is_wide(option)
         });
         let mut options: Vec<&str> = options.collect();
         options.sort_unstable();

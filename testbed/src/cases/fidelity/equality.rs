@@ -28,8 +28,8 @@ type Loss = fn(&Host, i32) -> Result<()>;
 /// What is taken, and the word for it.
 const LOSSES: &[(&str, Loss)] = &[
     ("Max open files", |_, copy| {
-        // SAFETY: prlimit(2) with a structure of ours and none to write to.
         let limit = libc::rlimit { rlim_cur: 100, rlim_max: 100 };
+        // SAFETY: prlimit(2) with a structure of ours and none to write to.
         let limited = unsafe {
             libc::prlimit(copy, Resource::RLIMIT_NOFILE as _, &limit, std::ptr::null_mut())
         };
