@@ -142,8 +142,10 @@ async fn occupant(context: &Context, departed: &Departed) -> Result<Occupant, Ca
         // Podman tells whole seconds.
         Some(decided) if began > decided => Occupant::Later,
         _ => {
+            // Where conmon was killed with the tasks, podman goes on telling that they run.
             let (_, container) = context.podman.inspect(&departed.container).await?;
-            if container.pid > 1 { Occupant::Later } else { Occupant::Stopped }
+            let runs = Cgroup::of_pid(container.pid, &departed.container).is_ok();
+            if runs { Occupant::Later } else { Occupant::Stopped }
         }
     })
 }

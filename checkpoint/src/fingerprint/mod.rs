@@ -298,21 +298,33 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_of_this_process_is_the_same_twice() {
-        let own = i32::try_from(std::process::id()).unwrap();
+    fn the_fingerprint_of_a_process_is_the_same_twice() {
+        let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let process = i32::try_from(sleeper.id()).unwrap();
         let read = || {
             let mut read = Fingerprint::default();
-            mount::read(own, &mut read).unwrap();
-            let namespaces = task::namespaces(own).unwrap();
-            let number = task::read(own, &namespaces, &mut read).unwrap().unwrap();
-            // Its open files come and go with the other tests of this program.
-            assert!(number > 0);
-            read.facts.retain(|fact, _| !matches!(fact.kind, Kind::Process | Kind::Signals));
+            mount::read(process, &mut read).unwrap();
+            let namespaces = task::namespaces(process).unwrap();
+            let number = task::read(process, &namespaces, &mut read).unwrap().unwrap();
+            descriptor::read(process, number, &mut read).unwrap();
             read
         };
+        // Until it has become the other program.
+        std::thread::sleep(std::time::Duration::from_millis(300));
         let (first, second) = (read(), read());
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
         assert!(first.differences(&second).is_empty(), "{:?}", first.differences(&second));
-        for kind in [Kind::Credentials, Kind::Limits, Kind::Namespaces, Kind::Mount] {
+        for kind in [
+            Kind::Process,
+            Kind::Credentials,
+            Kind::Signals,
+            Kind::Scheduling,
+            Kind::Limits,
+            Kind::Namespaces,
+            Kind::Mount,
+            Kind::Descriptor,
+        ] {
             assert!(first.facts.keys().any(|fact| fact.kind == kind), "{kind:?}");
         }
     }
