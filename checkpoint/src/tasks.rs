@@ -1,7 +1,7 @@
 //! Settings of threads that CRIU does not restore: processors, the disk's priority, timer slack, and what a
 //! core dump holds.
 //!
-//! [`TaskSettings::read`] reads from the frozen original what is not as the engine's monitor has it,
+//! [`TaskSettings::read`] reads from the frozen original what is not as the engine's monitor has it, and timer slack,
 //! [`TaskSettings::apply`] sets it on the frozen copy.
 
 use std::collections::HashMap;
@@ -91,7 +91,8 @@ impl TaskSettings {
                 thread: inner,
                 processors: (!is_usual).then_some(processors),
                 io_priority: (io_priority != usual.io_priority).then_some(io_priority),
-                timer_slack: timer_slack.filter(|_| timer_slack != usual.timer_slack),
+                // There is no usual one: what a restore runs at real-time priority begets has none.
+                timer_slack,
                 coredump_filter: coredump_filter
                     .filter(|_| coredump_filter != usual.coredump_filter),
             };
@@ -139,7 +140,7 @@ impl TaskSettings {
                 return Err(failed("the I/O priority")(io::Error::last_os_error()));
             }
         }
-        if let Some(slack) = self.timer_slack {
+        if let Some(slack) = self.timer_slack.filter(|slack| timer_slack(tid) != Some(*slack)) {
             fs::write(format!("/proc/{tid}/timerslack_ns"), slack.to_string())
                 .map_err(failed("the timer slack"))?;
         }
@@ -165,11 +166,15 @@ impl Settings {
         Self {
             processors: (0..most).filter(|one| set.is_set(*one as usize) == Ok(true)).collect(),
             io_priority: i32::try_from(priority).unwrap_or(0).max(0),
-            timer_slack: read("timerslack_ns").and_then(|text| text.parse().ok()),
+            timer_slack: timer_slack(tid),
             coredump_filter: read("coredump_filter")
                 .and_then(|text| u32::from_str_radix(&text, 16).ok()),
         }
     }
+}
+
+fn timer_slack(tid: i32) -> Option<u64> {
+    fs::read_to_string(format!("/proc/{tid}/timerslack_ns")).ok()?.trim().parse().ok()
 }
 
 /// All threads of processes: numbers in the container and on the host.

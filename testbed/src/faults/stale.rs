@@ -81,6 +81,21 @@ impl Journal {
         Ok(path)
     }
 
+    /// The same of a move that is decided at another time, in seconds since 1970.
+    pub(crate) fn decided_at(&self, at: u64) -> Self {
+        let mut text = String::new();
+        for line in self.text.split_inclusive('\n') {
+            match line.split_once("\"at\":") {
+                Some((front, behind)) => {
+                    let behind = behind.trim_start_matches(|c: char| c.is_ascii_digit());
+                    text.push_str(&format!("{front}\"at\":{at}{behind}"));
+                }
+                None => text.push_str(line),
+            }
+        }
+        Self { name: self.name.clone(), text }
+    }
+
     /// Its text up to the record of that kind.
     fn up_to(&self, kind: Kind) -> Option<String> {
         let record = format!("\"record\":\"{kind}\"");

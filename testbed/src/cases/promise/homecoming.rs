@@ -18,6 +18,7 @@ use crate::runner::{Case, Context};
 pub(super) const CASES: &[Case] = &[
     Case::new("promise-recover-leaves-what-came-home", &["promise"], departures).limit(400),
     Case::new("promise-arrivals-leave-what-came-home", &["promise"], arrivals).limit(400),
+    Case::new("promise-recover-removes-what-was-killed", &["promise"], killed).limit(240),
 ];
 
 /// A container that has been on b and is on a again, with a client all the time.
@@ -150,4 +151,26 @@ fn arrivals(context: &Context) -> Result<()> {
         lab.host("c")?.run(["true"]).map(drop)
     };
     try_all(context, &all, &restart)
+}
+
+/// An agent that died between killing the original and having its engine remove it: the engine knows of no
+/// end, since nobody has told it.
+fn killed(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let Home { id, clients, journals, .. } = Home::start(&lab)?;
+    clients.stop()?;
+    let a = lab.host("a")?;
+    a.command("pkill").args(["-KILL", "-x", "conmon"]).run()?;
+    for cgroup in container::cgroups(a, &id) {
+        let path = cgroup.join("cgroup.kill");
+        fs::write(&path, "1").context(|| format!("writing {}", path.display()))?;
+    }
+    let journal = journals[0].get("a");
+    let journal = journal.ok_or_else(|| Error::Check("host a had no journal".to_owned()))?;
+    let path = journal.decided_at(u64::from(u32::MAX)).plant(a, Kind::Acknowledged)?;
+    let said = a.command("agent-client").args(["recover"]).limit(LIMIT).run()?;
+    let known = a.podman(["ps", "--all", "--quiet", "--filter", "name=^web$"])?;
+    ensure!(known.is_empty(), "podman still has it; recover said {}", said.error_text());
+    ensure!(!a.path(&path).exists(), "the journal is left");
+    Ok(())
 }
