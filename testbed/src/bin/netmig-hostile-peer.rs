@@ -115,7 +115,8 @@ fn message(name: &str, body: Value) -> Result<Message, Cause> {
         [Hello Failure Offer Verdict TunnelOffer TunnelAnswer ImageBegin ImageData ImageEnd ImageStored
          Stage Staged TreeChange TreeEnd TreeApplied Chunks Flows Restore Prepared Commit Committed
          Finish Finished Abort Aborted Resume Resumed LogData Anchor AnchorOffer AnchorReady Rehome
-         Rehomed AskTurn TurnAnswer ForwardEnd ForwardEnded LedPast Expect]
+         Rehomed AskTurn TurnAnswer ForwardEnd ForwardEnded LedPast Expect
+         Settings Facts EndFlows FlowsEnded]
     ))
 }
 

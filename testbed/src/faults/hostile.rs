@@ -105,9 +105,12 @@ pub(crate) fn first_messages(migration: &Value) -> Vec<Value> {
     let end = json!({ "tree": "Root", "digest": vec![0; 16] });
     let removal = json!({ "tree": "Root", "record": { "Remove": { "path": [0x78] } } });
     let anchor = json!({ "host": vec![1; 16], "address": "192.0.2.1", "end": strange_end() });
-    let flows = json!({ "anchor": null, "flows": [], "stand_ins": [] });
+    let flows = json!({ "anchor": null, "flows": [], "stand_ins": [], "at_destination": [] });
+    let verdict = json!({ "blockers": [], "image_missing": false, "addresses": [] });
+    let prepared = json!({ "entries_us": 1, "restore_us": 1, "differences": [] });
+    let facts = json!({ "part": { "facts": {} }, "is_last": true });
     vec![
-        message("Verdict", json!({ "blockers": [], "image_missing": false })),
+        message("Verdict", verdict),
         message("TunnelOffer", strange_end()),
         message("TunnelAnswer", strange_end()),
         message("ImageBegin", image),
@@ -121,11 +124,13 @@ pub(crate) fn first_messages(migration: &Value) -> Vec<Value> {
         message("TreeApplied", json!("Root")),
         message("Chunks", json!([])),
         message("Flows", flows),
-        message("Prepared", json!({ "entries_us": 1, "restore_us": 1 })),
+        message("Settings", json!({ "sockets": [], "tasks": [] })),
+        message("Facts", facts),
+        message("Prepared", prepared),
         id("Commit"),
         nothing("Committed"),
         nothing("Finish"),
-        message("Finished", json!({ "pid": 1, "full_buffers": 0 })),
+        message("Finished", json!({ "pid": 1, "full_buffers": 0, "local": [] })),
         id("Abort"),
         nothing("Aborted"),
         nothing("Resumed"),
@@ -136,6 +141,7 @@ pub(crate) fn first_messages(migration: &Value) -> Vec<Value> {
         nothing("AskTurn"),
         message("TurnAnswer", json!(true)),
         nothing("ForwardEnded"),
+        message("FlowsEnded", json!(3)),
         id("LedPast"),
     ]
 }
