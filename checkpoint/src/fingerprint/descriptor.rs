@@ -30,7 +30,9 @@ pub(super) fn read(process: i32, number: i32, into: &mut Fingerprint) -> Result<
                     value.push_str(&format!(" {key}={rest}"));
                 }
                 "lock" => into.add(Kind::Lock, format!("lock by {object}"), lock(rest)),
-                "tfd" | "inotify wd" => watches.push(format!(" {key}={}", watched(rest))),
+                // The number may be one that the process has closed since, and CRIU gives it another one.
+                "tfd" => watches.push(format!(" epoll {}", watched(after_number(rest)))),
+                "inotify wd" => watches.push(format!(" watch {}", watched(rest))),
                 _ => {}
             }
         }
@@ -51,6 +53,11 @@ fn target(link: &str) -> String {
         }
         _ => link.to_owned(),
     }
+}
+
+/// The rest of a line that begins with a number.
+fn after_number(line: &str) -> &str {
+    line.trim_start().split_once(' ').map_or("", |(_, rest)| rest)
 }
 
 /// Flags of open(2), without O_LARGEFILE: a 64-bit program is given it or not, by how the file was opened.
@@ -91,7 +98,8 @@ mod tests {
             lock("1: FLOCK  ADVISORY  WRITE 7 00:2a:17 0 EOF"),
             "FLOCK ADVISORY WRITE 0 EOF"
         );
-        assert_eq!(watched("       5 events: 19 data: 5  pos:0 ino:61 sdev:9"), "5 events 19");
+        let epoll = "       5 events:       19 data:        5  pos:0 ino:61 sdev:9";
+        assert_eq!(watched(after_number(epoll)), "events 19");
         assert_eq!(
             watched("1 ino:9e7e sdev:800013 mask:800afce ignored_mask:0 fhandle-bytes:8"),
             "1 mask:800afce"

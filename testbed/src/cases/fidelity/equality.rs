@@ -46,13 +46,13 @@ const LOSSES: &[(&str, Loss)] = &[
     }),
     ("/sys/firmware", |host, copy| {
         let inside = inside(copy)?;
-        let words = ["--target", &inside, "--mount", "busybox", "umount", "/sys/firmware"];
+        let words = ["--target", &inside, "--mount", "--pid", "busybox", "umount", "/sys/firmware"];
         host.command("nsenter").args(words).run().map(drop)
     }),
     ("/proc/acpi", |host, copy| {
         let inside = inside(copy)?;
         let mount = ["busybox", "mount", "-o", "remount,bind,rw", "/proc/acpi"];
-        let words = ["--target", &inside, "--mount"];
+        let words = ["--target", &inside, "--mount", "--pid"];
         host.command("nsenter").args([&words[..], &mount].concat()).run().map(drop)
     }),
 ];
