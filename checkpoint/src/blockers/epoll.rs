@@ -16,21 +16,15 @@ const EPOLL: &str = "anon_inode:[eventpoll]";
 type Entry = (i32, u64);
 
 pub(super) fn check(processes: &Processes, found: &mut Found<'_>) {
-    // An instance that several processes share is dumped once: it is enough that one of them has it all.
-    let mut lacking: Vec<(&Process, Vec<Entry>, i32)> = Vec::new();
-    let mut whole: BTreeSet<Vec<Entry>> = BTreeSet::new();
+    // An instance that several processes share is dumped once, as the first of them has it.
+    let mut seen: BTreeSet<Vec<Entry>> = BTreeSet::new();
     for (process, descriptor) in processes.descriptors() {
         if descriptor.target != EPOLL {
             continue;
         }
         let entries = entries(&process.info(descriptor.number));
-        match entries.iter().find(|entry| !has(process, **entry)) {
-            Some((number, _)) => lacking.push((process, entries.clone(), *number)),
-            None => drop(whole.insert(entries)),
-        }
-    }
-    for (process, entries, number) in lacking {
-        if !whole.contains(&entries) {
+        let lacking = entries.iter().find(|entry| !has(process, **entry)).copied();
+        if let (true, Some((number, _))) = (seen.insert(entries), lacking) {
             found.add(
                 process,
                 "epoll-closed",
