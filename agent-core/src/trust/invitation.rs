@@ -3,6 +3,7 @@
 //! token hears why it is refused.
 //!
 //! ```toml
+//! version = 1
 //! secret = "…"                        # SHA-256, hexadecimal
 //! expires = "2026-11-21T06:00:00Z"
 //! uses = 1
@@ -18,12 +19,10 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use super::token::SecretHash;
-use super::{Fingerprint, Moment, Peer, Peers, Secret, peers};
+use super::{Fingerprint, Moment, Peer, Peers, Secret, file, peers};
 use crate::directories::create_private;
 use crate::private;
 
-/// Size limit of an invitation's file.
-const LIMIT: u64 = 64 * 1024;
 /// Invitations that may be open at once.
 const MOST: usize = 64;
 /// How long an expired one is remembered.
@@ -60,7 +59,10 @@ pub enum Error {
     /// A file cannot be used.
     #[error(transparent)]
     File(#[from] private::Error),
-    /// A file holds something else.
+    /// A file of a later version, or one that holds something else.
+    #[error(transparent)]
+    Read(#[from] file::Error),
+    /// A file's secret is none.
     #[error("{path} is not an invitation; remove it")]
     Damaged {
         /// The file.
@@ -93,7 +95,7 @@ pub fn invite(state: &Path, expires: Moment, uses: u32) -> Result<Secret, Error>
     create_private(&directory).map_err(private::Error::from)?;
     let mut open = 0;
     for path in files(&directory)? {
-        match read(&path)? {
+        match file::read::<Invitation>(&path)? {
             Some(old) if old.expires.after(REMEMBERED).has_passed() => {
                 private::remove(&path)?;
             }
@@ -107,7 +109,7 @@ pub fn invite(state: &Path, expires: Moment, uses: u32) -> Result<Secret, Error>
     let secret = Secret::random().map_err(Error::Random)?;
     let hash = HEXLOWER.encode(&secret.hash().0);
     let path = directory.join(format!("{}.toml", &hash[..16]));
-    write(&path, &Invitation { secret: hash, expires, uses, used_by: Vec::new() })?;
+    file::write(&path, &Invitation { secret: hash, expires, uses, used_by: Vec::new() })?;
     Ok(secret)
 }
 
@@ -127,7 +129,7 @@ pub fn redeem(
     let presented = secret.hash();
     let mut found = None;
     for path in files(&directory(state))? {
-        let Some(invitation) = read(&path)? else { continue };
+        let Some(invitation) = file::read::<Invitation>(&path)? else { continue };
         let stored = HEXLOWER.decode(invitation.secret.as_bytes()).unwrap_or_default();
         let Ok(stored) = stored.try_into() else { return Err(Error::Damaged { path }) };
         // All of them are compared, each in constant time.
@@ -150,7 +152,7 @@ pub fn redeem(
     }
     // First, so that a crash in between wastes the token and does not double it.
     invitation.used_by.push(joiner);
-    write(&path, &invitation)?;
+    file::write(&path, &invitation)?;
     Ok(peers.add_source(&lock, joiner, wish)?)
 }
 
@@ -171,20 +173,6 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, Error> {
         }
     }
     Ok(paths)
-}
-
-fn read(path: &Path) -> Result<Option<Invitation>, Error> {
-    let Some(bytes) = private::read(path, LIMIT)? else { return Ok(None) };
-    std::str::from_utf8(&bytes)
-        .ok()
-        .and_then(|text| toml::from_str(text).ok())
-        .map(Some)
-        .ok_or_else(|| Error::Damaged { path: path.to_owned() })
-}
-
-fn write(path: &Path, invitation: &Invitation) -> Result<(), Error> {
-    let text = toml::to_string(invitation).map_err(|_| Error::Damaged { path: path.to_owned() })?;
-    Ok(private::replace(path, text.as_bytes())?)
 }
 
 #[cfg(test)]
@@ -236,7 +224,7 @@ mod tests {
         assert!(matches!(redeem(state, &foreign, print(1), "a"), Err(Error::Unknown)));
         assert!(Peers::new(state).all().unwrap().is_empty());
         private::replace(&files(&directory(state)).unwrap()[0], b"secret = 1").unwrap();
-        assert!(matches!(redeem(state, &secret, print(1), "a"), Err(Error::Damaged { .. })));
+        assert!(matches!(redeem(state, &secret, print(1), "a"), Err(Error::Read(_))));
     }
 
     #[test]

@@ -7,10 +7,11 @@
 //! STATE/invitations/HASH.toml    a join token that was given out, hashed      (invitation)
 //! ```
 //!
-//! All of them have mode 0600 and are read anew for every handshake, so that a removed peer is
+//! The last two name the version of their form ([`file`]). All of them have mode 0600 and are read anew for every handshake, so that a removed peer is
 //! refused by a server that has been running all the time. Two hosts come to know each other by a
 //! join [`Token`], which carries the server's fingerprint to the client and a secret back.
 
+pub mod file;
 mod fingerprint;
 mod identity;
 pub mod invitation;

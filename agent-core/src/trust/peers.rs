@@ -1,6 +1,7 @@
 //! The hosts that this one knows: one small file each, which people may read and edit.
 //!
 //! ```toml
+//! version = 1
 //! fingerprint = "SHA256:…"
 //! paired = "2026-11-21T05:00:00Z"
 //! destination = "192.0.2.2:7472"    # containers may be moved there; its agent-server's address
@@ -19,14 +20,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fingerprint, Moment};
+use super::{Fingerprint, Moment, file};
 use crate::destination::Destination;
 use crate::directories::create_private;
 use crate::permissions::Permissions;
 use crate::private::{self, StateLock};
 
-/// Size limit of a peer's file.
-const LIMIT: u64 = 64 * 1024;
 /// Peers are numbered with one byte in the kernel's marks.
 const MOST: usize = 255;
 const SUFFIX: &str = ".toml";
@@ -124,26 +123,7 @@ struct Record {
 pub enum Error {
     /// A file cannot be used.
     #[error(transparent)]
-    File(#[from] private::Error),
-    /// A file holds something else.
-    #[error(
-        "{path} does not describe a peer; correct it, or remove it and pair with that host anew"
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What the parser said.
-        #[source]
-        source: toml::de::Error,
-    },
-    /// A file is not UTF-8, or could not be put into TOML.
-    #[error("{path} cannot be a peer's file: {why}")]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
+    File(#[from] file::Error),
     /// There are too many.
     #[error("this host knows {MOST} peers already; remove one first")]
     TooMany,
@@ -203,12 +183,7 @@ impl Peers {
     /// # Errors
     /// Its file cannot be used or is damaged.
     pub fn get(&self, name: &Name) -> Result<Option<Peer>, Error> {
-        let path = self.path(name);
-        let Some(bytes) = private::read(&path, LIMIT)? else { return Ok(None) };
-        let text = String::from_utf8(bytes)
-            .map_err(|e| Error::Foreign { path: path.clone(), why: e.to_string() })?;
-        let record: Record =
-            toml::from_str(&text).map_err(|source| Error::Damaged { path, source })?;
+        let Some(record) = file::read::<Record>(&self.path(name))? else { return Ok(None) };
         Ok(Some(Peer {
             name: name.clone(),
             fingerprint: record.fingerprint,
@@ -321,7 +296,7 @@ impl Peers {
     fn write(&self, _lock: &StateLock, peer: &Peer) -> Result<(), Error> {
         let path = self.path(&peer.name);
         if peer.source.is_none() && peer.destination.is_none() {
-            private::remove(&path)?;
+            private::remove(&path).map_err(file::Error::from)?;
             return Ok(());
         }
         let record = Record {
@@ -330,22 +305,23 @@ impl Peers {
             destination: peer.destination.clone(),
             source: peer.source.clone(),
         };
-        let text = toml::to_string(&record)
-            .map_err(|e| Error::Foreign { path: path.clone(), why: e.to_string() })?;
-        create_private(&self.directory()).map_err(private::Error::from)?;
-        Ok(private::replace(&path, text.as_bytes())?)
+        create_private(&self.directory())
+            .map_err(private::Error::from)
+            .map_err(file::Error::from)?;
+        Ok(file::write(&path, &record)?)
     }
 
     /// Names of all files that a peer could have, in order.
     fn names(&self) -> Result<Vec<Name>, Error> {
         let directory = self.directory();
+        let unread = |e| Error::from(file::Error::from(private::Error::of(&directory)(e)));
         let entries = match fs::read_dir(&directory) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(private::Error::of(&directory))?,
+            other => other.map_err(unread)?,
         };
         let mut names = Vec::new();
         for entry in entries {
-            let file = entry.map_err(private::Error::of(&directory))?.file_name();
+            let file = entry.map_err(unread)?.file_name();
             let name = file.to_str().and_then(|text| text.strip_suffix(SUFFIX));
             names.extend(name.and_then(|name| name.parse::<Name>().ok()));
         }
