@@ -32,6 +32,9 @@ pub const GIVE_WAY: Duration = Duration::from_secs(2);
 pub const DRAIN: Duration = Duration::from_millis(50);
 /// The same until they are empty, as long as they do get shorter.
 pub const DRAIN_ALL: Duration = Duration::from_millis(500);
+/// Connections that are being set up, or wait to be accepted, to be accepted by the container. Only new
+/// connections wait meanwhile.
+pub const BACKLOG: Duration = Duration::from_secs(1);
 /// All tasks of the container frozen.
 pub const FREEZE: Duration = Duration::from_secs(2);
 /// The interruption as a whole, unless the user says otherwise.

@@ -23,12 +23,17 @@ mod unix_names;
 mod watches;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use self::found::Found;
 use self::mounts::Mounts;
 use self::processes::Processes;
 use crate::cgroup::Cgroup;
 use crate::container::{Container, State};
+
+/// How often a process in which something was found is looked at again, and how long it runs in between.
+const MORE_LOOKS: usize = 3;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(7);
 
 /// One thing that stands in the way, or that will differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,15 +90,9 @@ fn running(container: &Container, findings: &mut Findings) {
         });
     }
     let processes = Processes::look(&cgroup.pids().unwrap_or_default(), container.pid);
+    findings.blockers.extend(lasting(&container.name, &cgroup, &processes, container.pid));
     let mounts = Mounts::of_process(container.pid);
     let mut found = Found::new(&container.name);
-    traced::check(&processes, &mut found);
-    namespaces::check(&processes, &mut found);
-    descriptors::check(&processes, &mut found);
-    socket_families::check(&processes, &mut found);
-    epoll::check(&processes, &mut found);
-    message_queues::check(&processes, &mut found);
-    deleted::check(&processes, &mut found);
     // Both look for names of what they know the number of; one search does for both.
     let mut search = inodes::Search::new(container.pid, &mounts);
     let watches = watches::Watches::read(&processes, &mounts, &mut search);
@@ -103,6 +102,31 @@ fn running(container: &Container, findings: &mut Findings) {
     sockets.check(&search, &mut found);
     findings.blockers.extend(found.into_findings());
     findings.warnings.extend(landlock::warning(container, &processes));
+}
+
+/// What of the processes themselves stands in the way. They run meanwhile: a descriptor that is closed between
+/// two reads of a look would be taken for one that was closed for good. So what is found must be found again.
+fn lasting(name: &str, cgroup: &Cgroup, first: &Processes, first_pid: i32) -> Vec<Finding> {
+    let look = |processes: &Processes| {
+        let mut found = Found::new(name);
+        traced::check(processes, &mut found);
+        namespaces::check(processes, &mut found);
+        descriptors::check(processes, &mut found);
+        socket_families::check(processes, &mut found);
+        epoll::check(processes, &mut found);
+        message_queues::check(processes, &mut found);
+        deleted::check(processes, &mut found);
+        found
+    };
+    let mut lasting = look(first);
+    for _ in 0..MORE_LOOKS {
+        if lasting.is_empty() {
+            break;
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+        lasting.keep(&look(&Processes::look(&cgroup.pids().unwrap_or_default(), first_pid)));
+    }
+    lasting.into_findings()
 }
 
 #[cfg(test)]

@@ -115,7 +115,8 @@ fn hold(tag: &str, container: &str, published: &str, ms: &str, end: &str) -> Res
     };
     let prepared = PreparedHold::new(tag.parse()?, &rules)?;
     let start = Instant::now();
-    let hold = prepared.engage()?;
+    let mut hold = prepared.engage()?;
+    hold.engage_all()?;
     let engaging = start.elapsed();
     std::thread::sleep(Duration::from_millis(ms.parse()?));
     let counters = hold.counters()?;

@@ -1,7 +1,8 @@
 //! The hold: packets for a container wait in an NFQUEUE while the container is on its way.
 //!
 //! A [`PreparedHold`] has its queue, thread, buffers and rules ready; [`PreparedHold::engage`]
-//! is one nftables transaction of two rules. From then on every packet towards the container waits in the
+//! is one nftables transaction of two rules, after which new TCP connections wait: those that are being
+//! set up can be completed meanwhile. [`Hold::engage_all`] is another one. From then on every packet towards the container waits in the
 //! kernel, in order, without being copied to this process. [`Hold::release`] lets them go on
 //! from where they stood: with the mark that their flow has *then*, so that the steering chain,
 //! which comes next, sends them wherever the container is.
@@ -56,7 +57,7 @@ pub use queue::packet_id;
 pub use release::Pace;
 
 use crate::nfnetlink::SocketError;
-use crate::table::{Table, TableError, Transaction};
+use crate::table::{HoldTransactions, Table, TableError, Transaction};
 use queue::{ACCEPT, DROP, Queue};
 use statistics::Statistics;
 
@@ -147,7 +148,7 @@ pub struct HoldReport {
 /// A hold that is ready but takes no packets yet.
 pub struct PreparedHold {
     hold: Hold,
-    rules: Transaction,
+    rules: HoldTransactions,
 }
 
 impl PreparedHold {
@@ -163,8 +164,7 @@ impl PreparedHold {
         let mut table = Table::open().map_err(of_rules)?;
         let queueing = table.queueing().map_err(of_rules)?;
         let queue = Arc::new(bind_free(&tag)?);
-        let transaction =
-            table.prepare_hold(rules, &tag, queue.number(), queueing).map_err(of_rules)?;
+        let rules = table.prepare_hold(rules, &tag, queue.number(), queueing).map_err(of_rules)?;
         let of_host = |act| {
             let tag = tag.clone();
             move |source| HoldError::Host { act, tag, source }
@@ -178,9 +178,17 @@ impl PreparedHold {
                 move || queue.read_until_unbound()
             })
             .map_err(of_host("start a thread"))?;
-        let engaged = None;
-        let hold = Hold { tag, table, queue, statistics, reader: Some(reader), engaged, queueing };
-        Ok(Self { hold, rules: transaction })
+        let hold = Hold {
+            tag,
+            table,
+            queue,
+            statistics,
+            reader: Some(reader),
+            engaged: None,
+            rest: None,
+            queueing,
+        };
+        Ok(Self { hold, rules })
     }
 
     /// Which form of queueing the kernel has.
@@ -189,15 +197,14 @@ impl PreparedHold {
         self.hold.queueing
     }
 
-    /// Puts the rules in force: the next packet towards the container waits.
+    /// Puts the rules in force for new TCP connections: the first packet of the next one waits.
     ///
     /// # Errors
     /// When nftables refuses; nothing is held then.
     pub fn engage(mut self) -> Result<Hold, HoldError> {
-        let act = format!("add the rules of hold {}", self.hold.tag);
-        let applied = self.hold.table.apply(&self.rules, &act);
-        applied.map_err(|source| HoldError::Rules { tag: self.hold.tag.clone(), source })?;
+        self.hold.put_in_force(&self.rules.new_connections)?;
         self.hold.engaged = Some(Instant::now());
+        self.hold.rest = Some(self.rules.everything);
         Ok(self.hold)
     }
 }
@@ -214,10 +221,29 @@ pub struct Hold {
     statistics: Statistics,
     reader: Option<JoinHandle<()>>,
     engaged: Option<Instant>,
+    /// What is to be done for it to take every packet.
+    rest: Option<Transaction>,
     queueing: Queueing,
 }
 
 impl Hold {
+    /// Puts the rules in force for everything: the next packet towards the container waits.
+    ///
+    /// # Errors
+    /// When nftables refuses; new connections alone are held then.
+    pub fn engage_all(&mut self) -> Result<(), HoldError> {
+        match self.rest.take() {
+            Some(rest) => self.put_in_force(&rest),
+            None => Ok(()),
+        }
+    }
+
+    fn put_in_force(&mut self, rules: &Transaction) -> Result<(), HoldError> {
+        let act = format!("add the rules of hold {}", self.tag);
+        let applied = self.table.apply(rules, &act);
+        applied.map_err(|source| HoldError::Rules { tag: self.tag.clone(), source })
+    }
+
     /// What was counted so far.
     ///
     /// # Errors

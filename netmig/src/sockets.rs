@@ -1,10 +1,12 @@
-//! What a container's own sockets tell: its TCP connections, and the receive queues of its UDP sockets.
+//! What a container's own sockets tell: its TCP connections, those that its listeners have not accepted, and
+//! the receive queues of its UDP sockets.
 //!
 //! CRIU does not save what waits in a UDP socket's receive queue, so the freeze waits until the
 //! process has read everything. sock_diag(7) reports each socket's queued bytes
 //! (`inet_diag_msg.idiag_rqueue`; `net/ipv4/udp_diag.c`).
 
 mod abort;
+mod backlog;
 mod connections;
 pub mod room;
 
@@ -13,6 +15,7 @@ use std::io;
 use thiserror::Error;
 
 pub use abort::abort;
+pub use backlog::{Backlog, Backlogs};
 pub use connections::{Connections, TcpSockets, UdpSockets};
 
 use crate::netns::message::{Message, u32_at};

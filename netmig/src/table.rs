@@ -63,7 +63,7 @@ pub use forward::{Forward, ForwardedPort};
 pub use guard::{GUARD, Guard};
 pub use owner::{HoldTag, InvalidTag, Owner};
 pub use rules::{HoldRules, LateEnd, OnHolderLoss, Queueing};
-pub(crate) use transaction::Transaction;
+pub(crate) use transaction::{HoldTransactions, Transaction};
 
 use crate::nfnetlink::{Options, Socket, SocketError};
 use crate::peer::PeerNumber;
@@ -334,7 +334,8 @@ impl Table {
     }
 
     /// Makes a hold's rules, in a chain of its own to which nothing leads, and returns the
-    /// transaction that puts them in force: two rules more, to be committed by [`Table::apply`].
+    /// transactions that put them in force, for new TCP connections and for everything: two rules more
+    /// each, to be committed by [`Table::apply`].
     ///
     /// The rules themselves are not left to that moment because the kernel may take 20 ms to add
     /// one with an xtables target: it first waits until all that was removed lately is destroyed
@@ -345,7 +346,7 @@ impl Table {
         tag: &HoldTag,
         queue: u16,
         queueing: Queueing,
-    ) -> Result<Transaction, TableError> {
+    ) -> Result<HoldTransactions, TableError> {
         let rules = rules::holding(tag, rules, queue, queueing)?;
         self.remove_hold(tag)?;
         let table = handle()?;
@@ -357,11 +358,17 @@ impl Table {
             rules::add(&mut batch, &table, rule, &owner)?;
         }
         self.commit(batch, &format!("prepare hold {tag}"))?;
-        let mut batch = Batch::new();
-        for rule in &rules::engaging(tag) {
-            rules::add(&mut batch, &table, rule, &owner)?;
-        }
-        Ok(Transaction::new(batch))
+        let engage = |rules: [rules::NewRule; 2]| {
+            let mut batch = Batch::new();
+            for rule in &rules {
+                rules::add(&mut batch, &table, rule, &owner)?;
+            }
+            Ok::<_, TableError>(Transaction::new(batch))
+        };
+        Ok(HoldTransactions {
+            new_connections: engage(rules::engaging_new(tag))?,
+            everything: engage(rules::engaging(tag))?,
+        })
     }
 
     /// Commits a prepared transaction.

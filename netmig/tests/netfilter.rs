@@ -189,15 +189,18 @@ fn holds_come_and_go_side_by_side() {
         published: vec![(Protocol::Tcp, 80), (Protocol::Udp, 53)],
         on_loss: OnHolderLoss::Accept,
     };
-    let engage =
-        |tag: &str| PreparedHold::new(tag.parse().unwrap(), &rules).unwrap().engage().unwrap();
+    let engage = |tag: &str| {
+        let mut hold = PreparedHold::new(tag.parse().unwrap(), &rules).unwrap().engage().unwrap();
+        hold.engage_all().unwrap();
+        hold
+    };
     let (first, second, lost) = (engage("first"), engage("second"), engage("lost"));
-    assert_eq!(table.read().unwrap().rules.len(), 3 * 8);
+    assert_eq!(table.read().unwrap().rules.len(), 3 * 10);
     drop(lost);
     let report = first.release(Pace::default(), None).unwrap();
     assert_eq!((report.counters.held, report.closing), (0, 0));
     second.drop_all().unwrap();
-    assert_eq!(table.read().unwrap().rules.len(), 8, "an unreleased hold leaves its rules");
+    assert_eq!(table.read().unwrap().rules.len(), 10, "an unreleased hold leaves its rules");
     drop(PreparedHold::new("unused".parse().unwrap(), &rules).unwrap());
     table.sweep_holds(&["lost".parse().unwrap()]).unwrap();
     assert_eq!(table.read().unwrap().rules.len(), 8, "one that is kept is kept");

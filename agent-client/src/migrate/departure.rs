@@ -22,7 +22,7 @@ use checkpoint::images::ImageDir;
 use checkpoint::process;
 use netmig::flow::{Conntrack, Exchange};
 use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
-use netmig::sockets::{TcpSockets, UdpQueues, room};
+use netmig::sockets::{Backlogs, TcpSockets, UdpQueues, room};
 use netmig::table::HoldTag;
 use netmig::tunnel;
 use ownership::source::may_end;
@@ -193,6 +193,7 @@ impl<'a> Departure<'a> {
         };
         self.ready.hold = Some(PreparedHold::new(self.hold_tag()?, &rules)?);
         self.ready.queues = Some(UdpQueues::open(&self.plan.namespace)?);
+        self.ready.backlogs = Some(Backlogs::open(&self.plan.namespace)?);
         self.ready.sockets = Some(TcpSockets::open(&self.plan.namespace)?);
         self.ready.conntrack = Some(Conntrack::open()?);
         self.ready.besides = Some(Besides::find(&self.context.directories, &self.plan)?);

@@ -1,8 +1,9 @@
-//! Steps 6 to 10: the interruption, up to the commit point.
+//! Steps 6 to 10: the interruption, up to the commit point. New connections begin to wait a moment earlier.
 //!
 //! A [`Pause`] owns a container that may be held, frozen and cut off. Whatever of that has happened,
 //! [`Pause::go_back`] undoes; nothing else in this program thaws a container.
 
+mod backlog;
 mod flows;
 mod sending;
 
@@ -21,7 +22,7 @@ use checkpoint::urgency::Urgency;
 use netmig::beside::Detour;
 use netmig::flow::{Conntrack, Flow, StandIn};
 use netmig::hold::{Hold, Outlet, Pace, PreparedHold};
-use netmig::sockets::{TcpSockets, UdpQueues};
+use netmig::sockets::{Backlogs, TcpSockets, UdpQueues};
 use netmig::tunnel;
 use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 
@@ -55,6 +56,7 @@ pub struct Pause<'a> {
     criu_config: ConfigDir,
     prepared: Option<PreparedDump>,
     queues: UdpQueues,
+    backlogs: Backlogs,
     sockets: Option<TcpSockets>,
     besides: Besides,
     conntrack: Option<Conntrack>,
@@ -103,6 +105,7 @@ impl<'a> Pause<'a> {
             criu_config: tools.criu_config,
             prepared: Some(tools.dump),
             queues: tools.queues,
+            backlogs: tools.backlogs,
             sockets: Some(tools.sockets),
             besides: tools.besides,
             conntrack: Some(tools.conntrack),
@@ -136,6 +139,10 @@ impl<'a> Pause<'a> {
         block_in_place(|| self.departure.journal_mut().append(&record))?;
         let detours = block_in_place(|| self.find_besides())?;
         self.departure.note_detours(&detours).await?;
+        if let Some(ready) = self.ready.take() {
+            self.hold = Some(block_in_place(|| ready.engage())?);
+        }
+        self.drain_backlog().await?;
         self.urgency = Some(Urgency::begin());
         match tokio::time::timeout(limit, self.interrupt(&detours)).await {
             // This process may have been stopped meanwhile.
@@ -148,8 +155,8 @@ impl<'a> Pause<'a> {
     async fn interrupt(&mut self, detours: &[Detour]) -> Result<(), Cause> {
         let began = Instant::now();
         self.progress.began = began;
-        if let Some(ready) = self.ready.take() {
-            self.hold = Some(block_in_place(|| ready.engage())?);
+        if let Some(hold) = &mut self.hold {
+            block_in_place(|| hold.engage_all())?;
         }
         // What these containers send passes the hold from now on.
         self.besides.lay(detours)?;
@@ -158,11 +165,10 @@ impl<'a> Pause<'a> {
         let drained = Instant::now();
         // Freezing comes before cutting off: what the container sends until its last instruction
         // still gets out, and nothing new gets in since the hold took effect.
-        let plan = self.departure.plan();
-        self.frozen = true;
-        block_in_place(|| plan.cgroup.freeze(Instant::now() + deadline::FREEZE))?;
+        self.freeze().await?;
         let frozen = Instant::now();
         self.blocked = true;
+        let plan = self.departure.plan();
         plan.port.block()?;
         let blocked = Instant::now();
         let (manifest, dumped) = self.dump_and_send().await?;

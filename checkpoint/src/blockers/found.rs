@@ -48,7 +48,19 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// The same for something that no one process has.
+    /// Keeps what was found another time as well.
+    pub(super) fn keep(&mut self, again: &Self) {
+        let is =
+            |one: &Obstacle, other: &Obstacle| one.code == other.code && one.object == other.object;
+        self.all.retain(|obstacle| again.all.iter().any(|other| is(obstacle, other)));
+    }
+
+    /// Whether nothing was found.
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Adds an obstacle that no one process has.
     pub(super) fn add_general(
         &mut self,
         code: &'static str,
@@ -110,5 +122,18 @@ mod tests {
                 "process 7 (a?b) of web has y open; close it"
             ]
         );
+    }
+    #[test]
+    fn what_is_not_found_again_is_forgotten() {
+        let process = |pid| Process { pid, name: "a".into(), ..Process::default() };
+        let look = |objects: &[(i32, &str)]| {
+            let mut found = Found::new("web");
+            objects.iter().for_each(|(pid, object)| found.add(&process(*pid), "c", *object, "go"));
+            found
+        };
+        let mut found = look(&[(7, "has x open"), (8, "has x open"), (7, "has y open")]);
+        found.keep(&look(&[(8, "has x open"), (7, "has z open")]));
+        assert_eq!(found.into_findings().len(), 1);
+        assert!(look(&[]).is_empty());
     }
 }

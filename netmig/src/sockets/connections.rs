@@ -17,7 +17,7 @@ const ESTABLISHED: u8 = 1;
 const FIN_WAIT_1: u8 = 4;
 const FIN_WAIT_2: u8 = 5;
 const CLOSE_WAIT: u8 = 8;
-const LISTEN: u8 = 10;
+pub(super) const LISTEN: u8 = 10;
 
 /// The TCP sockets of one network namespace, ready to be listed.
 #[derive(Debug)]

@@ -146,9 +146,19 @@ pub(super) fn hold_chain(tag: &HoldTag) -> String {
 
 /// The rules that put a hold in force.
 pub(super) fn engaging(tag: &HoldTag) -> [NewRule; 2] {
+    leading_to(tag, &[])
+}
+
+/// The rules that put a hold in force for new TCP connections only: their first packet waits.
+pub(super) fn engaging_new(tag: &HoldTag) -> [NewRule; 2] {
+    leading_to(tag, &[Step::StateNew, Step::Ports(Protocol::Tcp, 0, u16::MAX)])
+}
+
+/// Rules that lead what these steps match to the hold's own chain.
+fn leading_to(tag: &HoldTag, which: &[Step]) -> [NewRule; 2] {
     [CHAIN_HOLD, CHAIN_HOLD_OUTPUT].map(|chain| NewRule {
         chain: chain.to_owned(),
-        steps: vec![Step::Jump { chain: hold_chain(tag) }],
+        steps: [which, &[Step::Jump { chain: hold_chain(tag) }]].concat(),
     })
 }
 

@@ -18,6 +18,14 @@ pub(crate) struct Transaction {
     first: u32,
 }
 
+/// What puts a hold in force.
+pub(crate) struct HoldTransactions {
+    /// For new TCP connections.
+    pub(crate) new_connections: Transaction,
+    /// For everything.
+    pub(crate) everything: Transaction,
+}
+
 impl Transaction {
     pub(crate) fn new(batch: Batch) -> Self {
         let batch = batch.finalize();

@@ -15,6 +15,7 @@ use testbed::traffic::bulk::{self, BulkPlan};
 use testbed::traffic::count::{self, CountPlan};
 use testbed::traffic::echo::{self, EchoPlan, SIZE_MIN};
 use testbed::traffic::report::Direction;
+use testbed::traffic::requests::{self, RequestsPlan};
 use testbed::traffic::serve::{self, ServePlan};
 use testbed::traffic::stop::Stop;
 use testbed::traffic::wire;
@@ -40,6 +41,8 @@ enum Action {
     Bulk(Bulk),
     /// Increment a counter in redis over one connection and check every answer
     Count(Count),
+    /// Ask a web server again and again, with a connection for each request
+    Requests(Requests),
     /// Count what comes from a server, by the hosts that forwarded it, until standard input closes
     Wire {
         /// IPv4 address and port of the server
@@ -154,6 +157,23 @@ struct Count {
     until: Until,
 }
 
+#[derive(Args)]
+struct Requests {
+    /// Address of the web server
+    server: SocketAddr,
+    /// What to ask for
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// Clients at a time
+    #[arg(long, default_value_t = 1)]
+    clients: u32,
+    /// Seconds that a connection or an answer may take
+    #[arg(long, default_value_t = 20)]
+    patience: u64,
+    #[command(flatten)]
+    until: Until,
+}
+
 fn message_size(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(size @ SIZE_MIN..=1400) => Ok(size),
@@ -212,6 +232,16 @@ fn act(action: Action) -> io::Result<()> {
                 patience: Duration::from_secs(args.patience.max(1)),
             };
             print(&count::run(&plan, &stop, ready)?)
+        }
+        Action::Requests(args) => {
+            let stop = Stop::new(args.until.seconds, args.until.until_stdin_closes)?;
+            let plan = RequestsPlan {
+                server: args.server,
+                path: args.path,
+                clients: args.clients,
+                patience: Duration::from_secs(args.patience.max(1)),
+            };
+            print(&requests::run(&plan, &stop, ready)?)
         }
         Action::Situation { name } if name == "options" => situation::options::hold(),
         Action::Situation { name } => situation::hold(&name),

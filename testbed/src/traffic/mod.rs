@@ -8,6 +8,7 @@ pub mod echo;
 pub mod gap;
 pub mod pattern;
 pub mod report;
+pub mod requests;
 pub mod serve;
 pub mod stop;
 pub mod wire;

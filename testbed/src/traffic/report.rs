@@ -200,6 +200,19 @@ pub struct CountReport {
     pub max_gap_ms: f64,
 }
 
+/// What clients saw that open a connection for each request.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RequestsReport {
+    /// Requests with a whole answer.
+    pub answered: u64,
+    /// Requests without one.
+    pub failed: u64,
+    /// Why the first of them failed, in words.
+    pub error: Option<String>,
+    /// Longest time from a request to its answer, in milliseconds.
+    pub longest_ms: f64,
+}
+
 /// What a `serve` process says of itself on its control connection.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServerStats {

@@ -6,7 +6,7 @@ use checkpoint::images::ImageDir;
 use checkpoint::podman::PreparedRemoval;
 use netmig::flow::Conntrack;
 use netmig::hold::PreparedHold;
-use netmig::sockets::{TcpSockets, UdpQueues};
+use netmig::sockets::{Backlogs, TcpSockets, UdpQueues};
 
 use crate::migrate::anchors::Anchors;
 use crate::migrate::beside::Besides;
@@ -28,6 +28,8 @@ pub struct Tools {
     pub dump: PreparedDump,
     /// The container's datagram queues.
     pub queues: UdpQueues,
+    /// What the container's listeners have not accepted.
+    pub backlogs: Backlogs,
     /// The container's connections.
     pub sockets: TcpSockets,
     /// Connections with other containers of its network.
@@ -53,6 +55,7 @@ pub(super) struct Ready {
     pub(super) images: Option<ImageDir>,
     pub(super) criu_config: Option<ConfigDir>,
     pub(super) queues: Option<UdpQueues>,
+    pub(super) backlogs: Option<Backlogs>,
     pub(super) sockets: Option<TcpSockets>,
     pub(super) besides: Option<Besides>,
     pub(super) conntrack: Option<Conntrack>,
@@ -73,6 +76,7 @@ impl Ready {
             Some(images),
             Some(criu_config),
             Some(queues),
+            Some(backlogs),
             Some(sockets),
             Some(besides),
             Some(conntrack),
@@ -83,6 +87,7 @@ impl Ready {
             self.images.take(),
             self.criu_config.take(),
             self.queues.take(),
+            self.backlogs.take(),
             self.sockets.take(),
             self.besides.take(),
             self.conntrack.take(),
@@ -99,6 +104,7 @@ impl Ready {
             criu_config,
             dump,
             queues,
+            backlogs,
             sockets,
             besides,
             conntrack,

@@ -1,5 +1,6 @@
 //! What a container is before a move, it is afterwards; or the move is refused and says why.
 
+mod busy;
 mod calls;
 mod carried;
 mod equality;
@@ -35,6 +36,7 @@ pub(super) fn cases() -> Vec<Case> {
         far_end::CASES,
         pairs::CASES,
         flows_end::CASES,
+        busy::CASES,
     ]
     .concat()
 }
