@@ -52,6 +52,8 @@ struct Arrived {
     source: HostId,
     anchors: Vec<HostId>,
     activated: bool,
+    /// When it began, in seconds since 1970; `None` where an earlier version has not noted it.
+    began: Option<u64>,
 }
 
 fn anchor(record: &Record) -> Option<HostId> {
@@ -156,7 +158,7 @@ async fn settle_all(directories: &Directories, podman: &Podman, journals: Vec<Pa
 impl Arrived {
     /// What a journal says; `None` if it is that of a departure, which agent-client recovers.
     fn read(records: &[Record]) -> Option<Self> {
-        let Some(Record::Arrival { migration, container, name, addresses, peer, .. }) =
+        let Some(Record::Arrival { migration, container, name, addresses, peer, began, .. }) =
             records.first()
         else {
             return None;
@@ -169,6 +171,7 @@ impl Arrived {
             source: *peer,
             anchors: records.iter().filter_map(anchor).collect(),
             activated: records.contains(&Record::Activated),
+            began: Some(*began).filter(|began| *began > 0),
         })
     }
 
@@ -198,11 +201,14 @@ impl Arrived {
 
     /// Finds out what became of the copy, and does what follows.
     async fn settle(&self, scene: &Scene<'_>, mut journal: Journal) -> Result<(), Cause> {
-        let (found, pid) = if self.activated { self.look(scene).await } else { (Found::Gone, 0) };
+        let (found, pid) =
+            if self.activated { self.look(scene).await } else { (Found::Gone, None) };
         match recovery(self.activated, found) {
             Recovery::HandOver => {
-                self.set_going(scene, pid)?;
-                self.hand_over(scene, journal, pid).await
+                if let Some(pid) = pid {
+                    self.set_going(scene, pid)?;
+                }
+                self.hand_over(scene, journal, pid.unwrap_or(0)).await
             }
             Recovery::Remove => {
                 tracing::info!("{}: removing what is left of {}", self.migration, self.name);
@@ -224,16 +230,18 @@ impl Arrived {
         }
     }
 
-    /// What became of the copy, and its first process.
-    async fn look(&self, scene: &Scene<'_>) -> (Found, i32) {
-        match self.runs(scene).await {
-            Ok(Some(pid)) => (Found::Engine, pid),
-            Ok(None) => (Found::Gone, 0),
-            Err(e) => {
-                tracing::warn!("{}: {}", self.migration, chain(e.as_ref()));
-                (Found::Unclear, 0)
-            }
-        }
+    /// What became of the copy, and its first process if podman runs it. A container that podman has taken over
+    /// and that does not run any more has ended here, as any other: by itself, or with the host.
+    async fn look(&self, scene: &Scene<'_>) -> (Found, Option<i32>) {
+        let looked = async {
+            let pid = self.runs(scene).await?;
+            let is_podmans = pid.is_some() || scene.podman.is_restored(&self.container).await?;
+            Ok::<_, Cause>((if is_podmans { Found::Engine } else { Found::Gone }, pid))
+        };
+        looked.await.unwrap_or_else(|e| {
+            tracing::warn!("{}: {}", self.migration, chain(e.as_ref()));
+            (Found::Unclear, None)
+        })
     }
 
     /// The container's first process, if podman runs it.
@@ -301,7 +309,8 @@ impl Arrived {
     /// Removes the copy and everything made for it.
     async fn undo(&self, scene: &Scene<'_>) -> Result<(), Cause> {
         let work = scene.directories.migration(self.migration);
-        stage::abort_by_id(scene.podman, &self.container, &work.join(STAGE)).await?;
+        let work_of_stage = work.join(STAGE);
+        stage::abort_by_id(scene.podman, &self.container, &work_of_stage, self.began).await?;
         let hops = self.hops(scene)?;
         let mut conntrack = Conntrack::open()?;
         let made: Vec<Flow> = conntrack

@@ -41,16 +41,36 @@ impl Podman {
         }
     }
 
-    /// Whether a container exists and has never run: the state in which a broken-off restore
-    /// leaves it.
-    pub(crate) async fn never_started(&self, id: &str) -> Result<bool, Error> {
+    /// Whether a container exists that a restore has not finished: one that never ran, or that was made by an
+    /// import which began at `since`, in seconds since 1970. podman counts an import as a start
+    /// (`libpod/runtime_ctr.go`: `RestoreContainer`), and notes the restore when it is done.
+    pub(crate) async fn is_half_restored(
+        &self,
+        id: &str,
+        since: Option<u64>,
+    ) -> Result<bool, Error> {
         if !self.exists(id).await? {
             return Ok(false);
         }
+        Ok(self.times(id).await?.is_some_and(|times| times.is_half_restored(since)))
+    }
+
+    /// Returns whether a container exists whose restore podman has finished, running or not.
+    ///
+    /// # Errors
+    /// [`Error`] when podman cannot tell.
+    pub async fn is_restored(&self, id: &str) -> Result<bool, Error> {
+        if !self.exists(id).await? {
+            return Ok(false);
+        }
+        Ok(self.times(id).await?.is_some_and(|times| times.restored > 0))
+    }
+
+    async fn times(&self, id: &str) -> Result<Option<Times>, Error> {
         let format = "{{.State.Status}} {{.State.StartedAt.Unix}} {{.State.RestoredAt.Unix}}";
         let args = ["container", "inspect", "--format", format, "--", id];
         let text = self.run(&args, self.deadlines.query, Overdue::Kill).await?;
-        Ok(is_never_started(&String::from_utf8_lossy(&text)))
+        Ok(Times::read(&String::from_utf8_lossy(&text)))
     }
 
     /// Returns when a container was last started or restored, in seconds since 1970; 0 if never.
@@ -58,13 +78,10 @@ impl Podman {
     /// # Errors
     /// [`Error`] when podman cannot tell.
     pub async fn started_at(&self, id: &str) -> Result<u64, Error> {
-        let format = "{{.State.StartedAt.Unix}} {{.State.RestoredAt.Unix}}";
-        let args = ["container", "inspect", "--format", format, "--", id];
-        let text = self.run(&args, self.deadlines.query, Overdue::Kill).await?;
-        let text = String::from_utf8_lossy(&text).into_owned();
+        let times = self.times(id).await?;
+        let last = times.map_or(0, |times| times.started.max(times.restored));
         // Go's zero time is negative.
-        let times = text.split_whitespace().filter_map(|word| word.parse::<u64>().ok());
-        Ok(times.max().unwrap_or(0))
+        Ok(u64::try_from(last).unwrap_or(0))
     }
 
     /// Sets a container's restart policy, such as `no` or `on-failure:3` (podman-update(1)).
@@ -149,12 +166,34 @@ impl PreparedRemoval {
     }
 }
 
-/// Go's zero time is long before the epoch.
-fn is_never_started(text: &str) -> bool {
-    let mut words = text.split_whitespace();
-    let status = words.next();
-    let mut zero = || words.next().and_then(|w| w.parse::<i64>().ok()).is_some_and(|t| t < 0);
-    matches!(status, Some("created" | "configured")) && zero() && zero()
+/// What podman tells of a container's state. Times are in seconds since 1970; Go's zero time is long before.
+#[derive(Debug, PartialEq, Eq)]
+struct Times {
+    is_created: bool,
+    started: i64,
+    restored: i64,
+}
+
+/// How long after its beginning a migration can have an import begin, in seconds: longer than all that comes
+/// before together.
+const IMPORT: u64 = 3600;
+
+impl Times {
+    fn read(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        let is_created = matches!(words.next()?, "created" | "configured");
+        let mut time = || words.next()?.parse().ok();
+        Some(Self { is_created, started: time()?, restored: time()? })
+    }
+
+    fn is_half_restored(&self, since: Option<u64>) -> bool {
+        let was_imported = |since: u64| {
+            u64::try_from(self.started).is_ok_and(|at| (since..since + IMPORT).contains(&at))
+        };
+        self.is_created
+            && self.restored <= 0
+            && (self.started <= 0 || since.is_some_and(was_imported))
+    }
 }
 
 #[cfg(test)]
@@ -165,13 +204,24 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn only_a_container_that_never_ran_counts() {
-        assert!(is_never_started("created -62135596800 -62135596800\n"));
-        assert!(!is_never_started("created 1795225026 -62135596800"));
-        assert!(!is_never_started("created -62135596800 1795225026"));
-        assert!(!is_never_started("exited -62135596800 -62135596800"));
+    fn only_a_container_that_never_ran_counts_as_half_restored() {
+        const ZERO: &str = "-62135596800";
+        let is = |text: &str, since| Times::read(text).is_some_and(|t| t.is_half_restored(since));
+        for since in [None, Some(1_795_225_000)] {
+            assert!(is(&format!("created {ZERO} {ZERO}\n"), since));
+            assert!(!is(&format!("exited {ZERO} {ZERO}"), since));
+            assert!(!is(&format!("created {ZERO} 1795225026"), since), "it was restored");
+            assert!(!is(&"created 1795225026 1795225027", since), "it was restored");
+            assert!(!is(&format!("exited 1795225026 {ZERO}"), since));
+        }
+        let imported = format!("created 1795225026 {ZERO}");
+        assert!(is(&imported, Some(1_795_225_000)));
+        assert!(!is(&imported, None), "it may be one that a reboot has stopped");
+        for another_time in [1_795_225_027, 1_795_221_000, 0] {
+            assert!(!is(&imported, Some(another_time)), "since {another_time}");
+        }
         for text in ["", "created", "created x y"] {
-            assert!(!is_never_started(text));
+            assert_eq!(Times::read(text), None);
         }
     }
 

@@ -23,13 +23,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// everything that was made for it. Absent means done; calling again is safe.
 ///
 /// Only a container that the working directory names is removed, or, when the directory is gone
-/// (a reboot empties `/run`), one that was made and never started: podman records a restored
-/// container as running only after the commit. So a container of the same ID that lives here
-/// rightfully stays.
+/// (a reboot empties `/run`), one whose restore podman has not finished: it was imported after `since`, when
+/// the migration began in seconds since 1970. podman finishes a restore only after the commit. So a container
+/// of the same ID that lives here rightfully stays.
 ///
 /// # Errors
 /// [`Error::Remove`] when podman fails, [`Error::Work`] when the directory stays.
-pub async fn abort_by_id(podman: &Podman, id: &str, work: &Path) -> Result<(), Error> {
+pub async fn abort_by_id(
+    podman: &Podman,
+    id: &str,
+    work: &Path,
+    since: Option<u64>,
+) -> Result<(), Error> {
     let work = Work { dir: work.to_path_buf() };
     let ours = work.owns(id);
     if ours {
@@ -38,7 +43,8 @@ pub async fn abort_by_id(podman: &Podman, id: &str, work: &Path) -> Result<(), E
         work.kill_cgroup(id).await;
     }
     let remove = |source| Error::Remove { id: id.to_owned(), source };
-    if ours || (!work.dir.exists() && podman.never_started(id).await.map_err(remove)?) {
+    let is_left = async || podman.is_half_restored(id, since).await.map_err(remove);
+    if ours || (!work.dir.exists() && is_left().await?) {
         podman.remove(id).await.map_err(remove)?;
     }
     if ours {

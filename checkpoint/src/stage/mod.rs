@@ -116,7 +116,7 @@ impl Stage {
             Ok(staged) => Ok(staged),
             Err(error) => {
                 // The first error matters; what cannot be undone now, a later recovery does.
-                if let Err(undo) = abort_by_id(&self.podman, id, &self.work).await {
+                if let Err(undo) = abort_by_id(&self.podman, id, &self.work, None).await {
                     tracing::warn!(id, error = %undo, "staging was not undone");
                 }
                 Err(error)

@@ -302,7 +302,7 @@ impl Staged {
             let _ = tokio::time::timeout(abort::PATIENCE, child.wait()).await;
         }
         drop(self.link);
-        abort_by_id(&self.podman, &self.id, &self.work.dir).await
+        abort_by_id(&self.podman, &self.id, &self.work.dir, None).await
     }
 
     fn go(&self, images: &Path, criu_config: &Path) -> Go {
