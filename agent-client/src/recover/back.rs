@@ -6,8 +6,8 @@ use agent_core::carried::{self, Carried};
 use agent_core::cause::{Cause, chain};
 use agent_core::journal::Process;
 use agent_core::{forward, peers};
-use checkpoint::cgroup::Cgroup;
 use checkpoint::images::ImageDir;
+use checkpoint::process;
 use netmig::flow::{Conntrack, Direction, Exchange, Flow};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
@@ -32,6 +32,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 #[error("the dump is still at work; run recover again when it has ended")]
 struct StillDumping;
 
+/// The original's control group is not found.
+#[derive(Debug, thiserror::Error)]
+#[error("podman runs it, but its process {0} is in no control group of its own")]
+struct Hidden(i32);
+
 /// Lets the destination drop its part at once, if it can be reached. It does so by itself otherwise:
 /// it has lost its connection, and a prepared copy has a lease.
 pub async fn abort(context: &Context, departed: &Departed) {
@@ -51,15 +56,20 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
         Err(e) => left.push(format!("{what}: {}", chain(e.as_ref()))),
     };
     if departed.reached >= Departure::Interrupted {
-        note(
-            "flows lead to this host",
-            departed.number.map_or(Ok(false), |n| lead_back(departed, n)),
-        );
-        let nothing = Exchange::default();
-        let carried =
-            Carried::new(&departed.container, &departed.name, &departed.addresses, nothing);
-        let plain = carried.note_and_apply(&context.directories).await;
-        note("addresses are what they are", plain.map(|()| false));
+        let moved = moved_since(context, departed);
+        let is_of_this = matches!(moved, Ok(false));
+        match moved {
+            Ok(false) => {
+                let led = departed.number.map_or(Ok(false), |n| lead_back(departed, n));
+                note("flows lead to this host", led);
+                let nothing = Exchange::default();
+                let (id, name) = (&departed.container, &departed.name);
+                let carried = Carried::new(id, name, &departed.addresses, nothing);
+                let plain = carried.note_and_apply(&context.directories).await;
+                note("addresses are what they are", plain.map(|()| false));
+            }
+            moved => note("flows stay as a later move has led them", moved),
+        }
         let running = run_on(context, departed).await;
         if running.as_ref().is_err_and(|e| e.is::<StillDumping>()) {
             // Its images, and all else, must stay as they are until CRIU has ended.
@@ -67,7 +77,9 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
             return left;
         }
         note("the original runs on", running);
-        note("its network is what it was", rejoin(context, departed).await);
+        if is_of_this {
+            note("its network is what it was", rejoin(context, departed).await);
+        }
     }
     note("nothing is held", unhold(departed));
     note("images removed", tidy(context, departed));
@@ -86,6 +98,15 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
         left.extend(released.err().map(|e| chain(e.as_ref())));
     }
     left
+}
+
+/// Whether another migration has moved the container away since, so that its flows lead where they should.
+fn moved_since(context: &Context, departed: &Departed) -> Result<bool, Cause> {
+    if departed.original().is_some() {
+        return Ok(false);
+    }
+    let carried = carried::find(&context.directories, &departed.container)?;
+    Ok(carried.is_some_and(|note| note.moved > departed.began))
 }
 
 /// Clears the marks that lead the container's flows to the peer.
@@ -120,12 +141,12 @@ async fn rejoin(context: &Context, departed: &Departed) -> Result<bool, Cause> {
 async fn run_on(context: &Context, departed: &Departed) -> Result<bool, Cause> {
     let Some(process) = &departed.process else { return Ok(false) };
     dump_ended(&context.directories.migration(departed.migration())).await?;
-    let cgroup = match Cgroup::of_pid(process.pid, &departed.container) {
-        Ok(cgroup) => cgroup,
-        // It ended by itself, or the host has been restarted: nothing of it is frozen. Its number may
-        // be another process's by now.
-        Err(_) if !is_alive(context, departed).await? => return Ok(false),
-        Err(e) => return Err(e.into()),
+    // Without it, it ended by itself or the host has been restarted: nothing of it is frozen.
+    let Some(cgroup) = departed.original() else {
+        return match is_alive(context, process, &departed.container).await? {
+            true => Err(Hidden(process.pid).into()),
+            false => Ok(false),
+        };
     };
     // Each is tried whatever comes of the other: a container that is only cut off must not stay frozen, too.
     let connected = connect(process);
@@ -145,13 +166,13 @@ fn connect(process: &Process) -> Result<bool, Cause> {
     Ok(was_blocked)
 }
 
-/// Whether the engine runs the container.
-async fn is_alive(context: &Context, departed: &Departed) -> Result<bool, Cause> {
-    if !context.podman.exists(&departed.container).await? {
+/// Whether the engine says that it runs the container with this first process.
+async fn is_alive(context: &Context, process: &Process, id: &str) -> Result<bool, Cause> {
+    if !context.podman.exists(id).await? {
         return Ok(false);
     }
-    let (_, container) = context.podman.inspect(&departed.container).await?;
-    Ok(container.pid > 1)
+    let (_, container) = context.podman.inspect(id).await?;
+    Ok(container.pid == process.pid && process::start_time(process.pid).is_some())
 }
 
 /// Waits for the dump of the dead process, which goes on by itself and must not be disturbed: the

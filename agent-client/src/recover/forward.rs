@@ -124,15 +124,11 @@ async fn end_original(context: &Context, departed: &Departed) -> Result<(), Caus
 
 /// What has the container's ID on this host.
 async fn occupant(context: &Context, departed: &Departed) -> Result<Occupant, Cause> {
-    if let Some(process) = &departed.process {
-        let is_same = process.started == 0
-            || process::start_time(process.pid).is_some_and(|started| started == process.started);
-        if is_same && let Ok(cgroup) = Cgroup::of_pid(process.pid, &departed.container) {
-            // The original was frozen from before the decision on. One that runs was set going by
-            // somebody, or is another container in a journal of an earlier version.
-            let frozen = cgroup.is_told_to_freeze()?;
-            return Ok(if frozen { Occupant::Original } else { Occupant::Later });
-        }
+    if let Some(cgroup) = departed.original() {
+        // The original was frozen from before the decision on. One that runs was set going by somebody, or is
+        // another container in a journal of an earlier version.
+        let frozen = cgroup.is_told_to_freeze()?;
+        return Ok(if frozen { Occupant::Original } else { Occupant::Later });
     }
     if !context.podman.exists(&departed.container).await? {
         return Ok(Occupant::Nothing);

@@ -26,6 +26,8 @@ use agent_core::container_lock::ContainerLock;
 use agent_core::identity;
 use agent_core::journal::{self, Journal, Process, Record};
 use agent_core::message::MigrationId;
+use checkpoint::cgroup::Cgroup;
+use checkpoint::process;
 use netmig::peer::PeerNumber;
 use ownership::source::{Departure, Recovery, recovery};
 
@@ -49,6 +51,8 @@ pub struct Departed {
     pub peer: Peer,
     /// Its number on this host; without one, nothing was made for it.
     pub number: Option<PeerNumber>,
+    /// When the migration began, in seconds since 1970; 0 where an earlier version wrote the journal.
+    pub began: u64,
     /// How far the migration came.
     pub reached: Departure,
     /// When the move was decided, in seconds since 1970, if the journal says.
@@ -131,6 +135,12 @@ async fn recover(context: &Context, path: &Path) -> Option<Exit> {
     let name = departed.name.clone();
     say(&format!("{name}: its migration to {} was broken off", departed.peer.destination));
     Some(match settle(context, &departed, journal).await {
+        Ok(Outcome::Back) if departed.process.is_some() && departed.original().is_none() => {
+            say(&format!(
+                "{name}: does not run any more as it did then; nothing is left of that migration"
+            ));
+            Exit::Moved
+        }
         Ok(Outcome::Back) => {
             say(&format!("{name}: runs on this host as before"));
             Exit::Moved
@@ -209,7 +219,7 @@ impl Departed {
             addresses,
             destination,
             peer,
-            ..
+            began,
         }) = records.first()
         else {
             return Ok(None);
@@ -221,6 +231,7 @@ impl Departed {
             addresses: addresses.clone(),
             number: identity::find_number(state, peer.host)?,
             peer,
+            began: *began,
             reached: journal::reached(records),
             decided: records.iter().find_map(|record| match record {
                 Record::Committed { at } if *at > 0 => Some(*at),
@@ -240,6 +251,15 @@ impl Departed {
     /// The migration.
     fn migration(&self) -> MigrationId {
         self.peer.migration
+    }
+
+    /// The control group of the very container that was interrupted; `None` when its first process is gone,
+    /// whatever has its ID or its process' number by now.
+    fn original(&self) -> Option<Cgroup> {
+        let process = self.process.as_ref()?;
+        let is_same = process.started == 0
+            || process::start_time(process.pid).is_some_and(|started| started == process.started);
+        is_same.then(|| Cgroup::of_pid(process.pid, &self.container).ok()).flatten()
     }
 }
 

@@ -187,6 +187,10 @@ impl Arena {
                     self.lab.set_cable("b", true)?;
                 }
             }
+            if cell.may_lose_a_heard_copy() && !ordered && is_lost(a, client) {
+                ordered = true;
+                roll_back(a)?;
+            }
             if Instant::now() >= end {
                 let journals: Vec<String> = self.movers().flat_map(journals).collect();
                 return Err(Error::Check(format!(
@@ -350,6 +354,13 @@ fn left(before: &[Before<'_>], runs_on: RunsOn, is_comparable: bool) -> Result<V
 fn in_doubt(host: &Host, client: &HostProcess) -> bool {
     client.stderr().contains("in doubt")
         || host.read("/run/netmig/recover.log").is_ok_and(|text| text.contains("in doubt"))
+}
+
+/// Whether the source has heard that the copy is lost.
+fn is_lost(host: &Host, client: &HostProcess) -> bool {
+    const WORDS: &str = "ran on this host, and is gone";
+    client.stderr().contains(WORDS)
+        || host.read("/run/netmig/recover.log").is_ok_and(|text| text.contains(WORDS))
 }
 
 /// The order of a person who knows that the destination will not come back.

@@ -191,6 +191,12 @@ impl Cell {
     pub fn is_for_good(&self) -> bool {
         self.fault == Fault::Cut(None)
     }
+
+    /// Whether a copy can be lost that others have heard: what becomes of the original a person decides.
+    pub fn may_lose_a_heard_copy(&self) -> bool {
+        self.fault == Fault::Reboot(Side::Destination)
+            && matches!(self.moment, Moment::Active | Moment::HandOver)
+    }
 }
 
 #[cfg(test)]

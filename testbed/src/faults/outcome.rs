@@ -94,22 +94,26 @@ impl Outcome {
             }
             _ => {}
         }
-        if wire.original_after_copy > 0 {
+        // A person has ordered that the original run although its copy was heard.
+        let anyway = self.ordered && cell.may_lose_a_heard_copy();
+        if wire.original_after_copy > 0 && !anyway {
             let text = format!(
                 "{} packets of the original after the first of the copy",
                 wire.original_after_copy
             );
             note(Problem::TwoAudible, text);
         }
-        if self.runs_on == RunsOn::Source && wire.copy > 0 {
+        if self.runs_on == RunsOn::Source && wire.copy > 0 && !anyway {
             let text = format!("{} packets of a copy that was given up", wire.copy);
             note(Problem::TwoAudible, text);
         }
-        if wire.foreign > 0 {
+        // The sockets of processes that are killed say goodbye, which those of a host without power do not.
+        if wire.foreign > 0 && !anyway {
             note(Problem::TwoAudible, format!("{} packets on another way", wire.foreign));
         }
         let ended = (cell.fault.may_end() && self.runs_on != RunsOn::Destination)
-            || self.was_restarted(cell.fault);
+            || self.was_restarted(cell.fault)
+            || anyway;
         if !ended {
             if let Some(fault) = self.tcp.fault() {
                 note(Problem::Reset, format!("TCP: {fault}"));

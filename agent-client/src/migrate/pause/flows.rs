@@ -67,6 +67,9 @@ impl Pause<'_> {
                 flows.extend(remember(&mut conntrack, &connections, &container, &flows)?);
                 (flows, detours) = besides.complete(&mut conntrack, &connections, flows)?;
             }
+            // Of a connection that both sides have closed there is no socket to which a packet could go. A busy
+            // server has thousands of those.
+            flows.retain(Flow::is_alive);
             there.check(&flows, &addresses, (&name, &destination_name))?;
             let far_ends = there.of(&flows, &addresses, &aliases)?;
             let stand_ins = StandIn::needed(&flows, &addresses, &gateways, &aliases)?;
