@@ -9,6 +9,7 @@ use super::subject::{Clients, serve};
 use super::terminal::Terminal;
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
+use crate::faults::stale::Kind;
 use crate::faults::{Arena, Cell, Fault, Moment, RunsOn, Side};
 use crate::host::Host;
 use crate::lab::Lab;
@@ -21,6 +22,12 @@ pub(super) const CASES: &[Case] = &[
         .in_company(),
     Case::new("faults-after-the-decision", &["faults", "migration"], after).limit(300).in_company(),
     Case::new("faults-a-person-takes-a-move-back", &["faults", "operator"], taken_back)
+        .limit(300)
+        .in_company(),
+    Case::new("faults-a-restart-of-the-destination", &["faults", "promise"], restarted)
+        .limit(300)
+        .in_company(),
+    Case::new("faults-a-stale-journal-and-a-later-move", &["faults", "promise"], stale)
         .limit(300)
         .in_company(),
     Case::new("faults-killed-as-it-begins", &["faults"], beginnings).limit(300).in_company(),
@@ -72,6 +79,19 @@ fn after(context: &Context) -> Result<()> {
         (Moment::Commit, Fault::CutAndKill(Side::Source)),
     ];
     try_all(context, &cells, RunsOn::Destination)
+}
+
+/// What a restarted destination has of an undecided copy is not started there by its restart policy.
+fn restarted(context: &Context) -> Result<()> {
+    for moment in [Moment::Files, Moment::Restore, Moment::Prepared] {
+        try_all(context, &[(moment, Fault::Reboot(Side::Destination))], RunsOn::Source)?;
+    }
+    Ok(())
+}
+
+/// The recovery of a move that is long over leaves the flows of a later one alone.
+fn stale(context: &Context) -> Result<()> {
+    try_all(context, &[(Moment::Stage, Fault::Stale(Kind::Interruption))], RunsOn::Destination)
 }
 
 /// The source's agent dies just before, while, or just after the migration's first record is written on
