@@ -2,13 +2,16 @@
 
 mod calls;
 mod carried;
+mod cgroup;
 mod equality;
 mod far_end;
 mod flows_end;
+mod groups;
 mod images;
 mod locks;
 mod messages;
 mod mounts;
+mod network;
 mod pairs;
 mod parameters;
 mod processes;
@@ -35,6 +38,9 @@ pub(super) fn cases() -> Vec<Case> {
         far_end::CASES,
         pairs::CASES,
         flows_end::CASES,
+        network::CASES,
+        groups::CASES,
+        cgroup::CASES,
     ]
     .concat()
 }
