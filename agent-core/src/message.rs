@@ -20,7 +20,7 @@
 //!         ◀───────────────────────────────── TunnelAnswer]
 //!   LogData* (TreeChange* TreeEnd) per tree ─▶         kept until there is a container
 //!         ◀───────────────────────────────── TreeApplied
-//!   Stage ─────────────────────────────────▶           podman waits in the shim
+//!   NetworkState Stage ────────────────────▶           podman waits in the shim
 //!         ◀───────────────────────────────── Staged
 //!   AskTurn ───────────────────────────────▶           if it is not free soon: Unstage, and again
 //!         ◀───────────────────────────────── TurnAnswer
@@ -71,12 +71,15 @@ mod ways;
 
 use std::net::IpAddr;
 
+use checkpoint::cgroup::CgroupSetting;
 use checkpoint::fingerprint::{Difference, Fingerprint};
 use checkpoint::images::{Chunk, Manifest};
 use checkpoint::sockets::SocketSettings;
 use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::Record;
+use netmig::configuration::Configuration;
 use netmig::flow::{Flow, StandIn};
+use netmig::parameters::Parameters;
 use serde::{Deserialize, Serialize};
 
 use self::codec::{decode_body, encode_body};
@@ -231,6 +234,8 @@ messages! {
     47 => FlowsEnded(u64),
     /// What the kernel tells of the frozen original; the copy has to be equal.
     48 => Facts(Facts),
+    /// How the original's network namespace is configured; the staged one has to be equal.
+    49 => NetworkState(NetworkState),
 }
 
 /// Introduction of an agent.
@@ -348,6 +353,8 @@ pub struct Settings {
     pub sockets: Vec<SocketSettings>,
     /// Of threads.
     pub tasks: Vec<TaskSettings>,
+    /// Of the container's cgroup.
+    pub cgroup: Vec<CgroupSetting>,
 }
 
 /// The destination's part of the interruption, in microseconds.
@@ -359,6 +366,15 @@ pub struct Prepared {
     pub restore_us: u64,
     /// In what the copy differs from the original, as far as the source has told what that is.
     pub differences: Vec<Difference>,
+}
+
+/// How a container's network namespace is configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkState {
+    /// What has to be equal.
+    pub configuration: Configuration,
+    /// Kernel parameters, which are set at the destination.
+    pub parameters: Parameters,
 }
 
 /// A part of an original's fingerprint.
@@ -402,7 +418,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_refused() {
-        for number in [0, 49, 200, 255] {
+        for number in [0, 50, 200, 255] {
             let refused = Message::decode(&[number, 0, 0]);
             assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
         }

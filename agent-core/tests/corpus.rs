@@ -131,7 +131,8 @@ fn messages() -> Vec<Vec<u8>> {
     let (here, address) = ("10.88.0.1".parse().unwrap(), "198.18.7.7".parse().unwrap());
     let stand_ins = vec![netmig::flow::StandIn { here, address }];
     let value = Value { option: "TCP_SYNCNT".into(), value: vec![3, 0, 0, 0] };
-    let socket = SocketSettings { process: 1, descriptor: 3, values: vec![value] };
+    let socket =
+        SocketSettings { process: 1, descriptor: 3, values: vec![value], groups: Vec::new() };
     let task = TaskSettings { thread: 1, processors: Some(vec![0]), ..TaskSettings::default() };
     let all = [
         Message::Hello(hello),
@@ -158,12 +159,17 @@ fn messages() -> Vec<Vec<u8>> {
         }),
         Message::Prepared(Prepared { entries_us: 5, restore_us: 100_000, differences: Vec::new() }),
         Message::Facts(Facts { part: Fingerprint::default(), is_last: true }),
+        Message::NetworkState(NetworkState::default()),
         Message::Commit(migration),
         Message::Finished(Finished { pid: 77, full_buffers: 0, local: Vec::new() }),
         Message::ForwardEnd("c7".repeat(32)),
         Message::LedPast(MigrationId([7; 16])),
         Message::Expect(migration),
-        Message::Settings(Settings { sockets: vec![socket], tasks: vec![task] }),
+        Message::Settings(Settings {
+            sockets: vec![socket],
+            tasks: vec![task],
+            cgroup: Vec::new(),
+        }),
     ];
     let encode = |message: &Message| {
         let mut bytes = Vec::new();

@@ -7,6 +7,7 @@
 mod apart;
 mod gather;
 mod locate;
+mod settings;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -18,6 +19,8 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::interrupted;
+
+pub use self::settings::{CgroupSetting, Error as SettingError};
 
 /// Longest sleep between two looks at `cgroup.events`, in milliseconds. The kernel wakes us by
 /// POLLPRI, but at most once in 10 ms (`CGROUP_FILE_NOTIFY_MIN_INTV` in

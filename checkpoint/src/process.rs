@@ -4,6 +4,9 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+/// Numbers of capabilities (`include/uapi/linux/capability.h`).
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
 /// The name of podman's monitor of containers.
 const CONMON: &str = "conmon";
 
@@ -63,6 +66,18 @@ pub fn kill_monitor(pid: i32, container: &str) -> io::Result<()> {
             error => Err(error),
         },
     }
+}
+
+/// Returns whether a process, or a program that it starts, may change its network namespace: by
+/// CAP_NET_ADMIN, or by CAP_SYS_ADMIN, with which `/proc/sys` can be made writable (capabilities(7)).
+#[must_use]
+pub fn may_administer_networks(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let sets = status.lines().filter_map(|line| {
+        let set = line.strip_prefix("CapPrm:").or_else(|| line.strip_prefix("CapBnd:"))?;
+        u64::from_str_radix(set.trim(), 16).ok()
+    });
+    sets.fold(0, |all, set| all | set) & (1 << CAP_NET_ADMIN | 1 << CAP_SYS_ADMIN) != 0
 }
 
 /// Returns whether a process is conmon with this container's ID among its arguments.

@@ -6,8 +6,10 @@
 
 pub mod borrow;
 mod defaults;
+mod groups;
 mod options;
 mod settings;
 
+pub use groups::Membership;
 pub use options::{Kind, OPTIONS, SocketOption};
 pub use settings::{Error, SocketSettings, Value};

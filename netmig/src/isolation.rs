@@ -139,6 +139,7 @@ pub struct Port {
     socket: Mutex<KernelSocket>,
     index: u32,
     name: String,
+    mtu: u32,
     bridge: Bridge,
     /// Requests that let the bridge know the container's Ethernet address.
     introduction: Vec<u8>,
@@ -186,6 +187,7 @@ impl Port {
             socket: Mutex::new(socket),
             index: outside.index,
             name: outside.name,
+            mtu: outside.mtu,
             bridge,
         })
     }
@@ -200,6 +202,12 @@ impl Port {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its largest packet, in bytes, as it was when it was found.
+    #[must_use]
+    pub fn mtu(&self) -> u32 {
+        self.mtu
     }
 
     /// The bridge it belongs to.

@@ -4,6 +4,7 @@
 //! the agents' protocol.
 
 pub mod beside;
+pub mod configuration;
 pub mod events;
 pub mod flow;
 pub mod hold;
@@ -11,6 +12,7 @@ pub mod isolation;
 pub mod marks;
 pub mod netns;
 pub mod nfnetlink;
+pub mod parameters;
 pub mod peer;
 pub mod routing;
 pub mod sandbox;

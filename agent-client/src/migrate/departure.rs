@@ -223,7 +223,10 @@ impl<'a> Departure<'a> {
 
     async fn order_stage(&mut self) -> Result<(), Cause> {
         let anchors = self.ready.anchors.hosts().into_values().collect();
-        Ok(self.plan.link.connection.send(&Message::Stage(anchors)).await?)
+        let state = Message::NetworkState(self.plan.network.state().clone());
+        let connection = &mut self.plan.link.connection;
+        connection.send(&state).await?;
+        Ok(connection.send(&Message::Stage(anchors)).await?)
     }
 
     /// Hands out everything for the interruption.

@@ -20,6 +20,7 @@ mod insist;
 mod log;
 mod lost;
 mod multicast;
+mod network;
 pub mod order;
 mod outbox;
 mod pause;

@@ -31,6 +31,7 @@ use netmig::tunnel;
 
 use super::failure::Failure;
 use super::far_ends::FarEnds;
+use super::network::OwnNetwork;
 use super::order::Peer;
 use super::room::Room;
 use super::{beside, lost, multicast, ports};
@@ -58,7 +59,9 @@ pub struct Plan {
     /// What stands in for it before the interruption.
     pub shim: PathBuf,
     /// Its network namespace.
-    pub namespace: Namespace,
+    pub namespace: Arc<Namespace>,
+    /// What that is like.
+    pub network: Arc<OwnNetwork>,
     /// Its end of the host's bridge.
     pub port: isolation::Port,
     /// Its cgroup.
@@ -173,6 +176,7 @@ pub async fn agree(
         own.push(aliases::blocker(&host::name(), &e));
     }
     own.append(&mut local.lost);
+    own.extend(local.network.blockers(&container.name));
     own.extend(too_many(&container.name, &local.namespace).map_err(refused)?);
     if !own.is_empty() {
         return Err(Failure::Blocked(own));
@@ -221,7 +225,8 @@ pub async fn agree(
         return Err(Failure::Blocked(vec![blocker]));
     }
     let link = link.agreed(context).await.map_err(refused)?;
-    let Local { runtime, criu, shim, namespace, port, cgroup, process, anchors, .. } = local;
+    let Local { runtime, criu, shim, namespace, network, port, cgroup, process, anchors, .. } =
+        local;
     Ok(Plan {
         addresses: addresses(&container),
         image_missing: verdict.image_missing,
@@ -232,6 +237,7 @@ pub async fn agree(
         criu,
         shim,
         namespace,
+        network,
         port,
         cgroup,
         process,
@@ -309,7 +315,8 @@ struct Local {
     criu: PathBuf,
     shim: PathBuf,
     criu_version: Version,
-    namespace: Namespace,
+    namespace: Arc<Namespace>,
+    network: Arc<OwnNetwork>,
     port: isolation::Port,
     cgroup: Arc<Cgroup>,
     process: Process,
@@ -341,9 +348,15 @@ async fn look(
         Some(path) => Namespace::at_path(path)?,
         None => Namespace::of_pid(container.pid)?,
     };
+    let namespace = Arc::new(namespace);
     let sandbox = Sandbox::open(&namespace)?;
     let interface = sandbox.interfaces().first().ok_or(NoInterface)?;
     let port = isolation::Port::of_container(&namespace, &interface.name)?;
+    let readonly_paths = &described.description.confinement.readonly_paths;
+    let network = tokio::task::block_in_place(|| {
+        OwnNetwork::read(container, &namespace, (&interface.name, &port), readonly_paths)
+    })?;
+    let network = Arc::new(network);
     let cgroup = Arc::new(Cgroup::of_pid(container.pid, &container.id)?);
     let process = Process {
         pid: container.pid,
@@ -374,6 +387,7 @@ async fn look(
         shim,
         criu_version,
         namespace,
+        network,
         port,
         cgroup,
         process,

@@ -32,7 +32,7 @@ pub enum Error {
     #[error("the source sent more than {FLOW_LIMIT} flows")]
     TooManyFlows,
     /// Too many settings.
-    #[error("the source sent settings of more than {SETTINGS_LIMIT} sockets and threads")]
+    #[error("the source sent more than {SETTINGS_LIMIT} settings of sockets, threads and cgroups")]
     TooManySettings,
     /// Too long a log.
     #[error("the container's log is larger than {} GiB; rotate it", LOG_LIMIT >> 30)]
@@ -147,13 +147,15 @@ impl Incoming {
 
     /// Takes settings of sockets and threads.
     pub fn settings(&mut self, more: Settings) -> Result<(), Cause> {
-        let Settings { sockets, tasks } = &mut self.settings;
+        let Settings { sockets, tasks, cgroup } = &mut self.settings;
         let count = sockets.len() + tasks.len() + more.sockets.len() + more.tasks.len();
+        let count = count + cgroup.len() + more.cgroup.len();
         if count > SETTINGS_LIMIT {
             return Err(Error::TooManySettings.into());
         }
         sockets.extend(more.sockets);
         tasks.extend(more.tasks);
+        cgroup.extend(more.cgroup);
         Ok(())
     }
 

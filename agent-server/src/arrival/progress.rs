@@ -19,7 +19,7 @@ use agent_core::forward::{self, Note};
 use agent_core::guardian::{self, Guardian};
 use agent_core::identity::HostId;
 use agent_core::journal::{self, Journal, Record};
-use agent_core::message::{Message, Offer, Prepared, Tree, TunnelEnd};
+use agent_core::message::{Message, NetworkState, Offer, Prepared, Tree, TunnelEnd};
 use agent_core::peers;
 use agent_core::permissions::Permissions;
 use agent_core::turn::{Place, Turn};
@@ -87,6 +87,8 @@ pub struct Arrival {
     chosen: Addresses,
     /// This host's addresses, as the source knows them.
     own: Vec<IpAddr>,
+    /// What the source has said of the original's network namespace.
+    wanted: Option<NetworkState>,
     /// The address by which the source talks to this host.
     source_address: Option<IpAddr>,
     readdressed: Vec<Readdressed>,
@@ -156,6 +158,7 @@ impl Arrival {
             offer,
             chosen,
             own: verdict.addresses,
+            wanted: None,
             source_address: None,
             readdressed: Vec::new(),
             anchor,
@@ -205,6 +208,7 @@ impl Arrival {
                 message @ (Message::TreeChange(_) | Message::TreeEnd(_) | Message::LogData(_)) => {
                     self.keep_first_pass(connection, &message).await?;
                 }
+                Message::NetworkState(state) => self.wanted = Some(state),
                 Message::Stage(anchors) => {
                     let (directories, migration) = (&self.host.directories, self.offer.migration);
                     self.anchors.keep(directories, migration, &anchors).await?;

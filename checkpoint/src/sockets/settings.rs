@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::borrow::{self, Lender};
 use super::defaults::Defaults;
+use super::groups::{self, Membership};
 use super::options::{Kind, LONGEST, OPTIONS, SocketOption};
 use crate::process::inner_pid;
 
@@ -47,6 +48,24 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A group could not be joined again.
+    #[error(
+        "cannot join the multicast group {group} at {interface} again (descriptor {descriptor} of the copy's \
+         process {process})"
+    )]
+    Join {
+        /// The group.
+        group: std::net::IpAddr,
+        /// The interface.
+        interface: String,
+        /// The process, as the container numbers it.
+        process: i32,
+        /// The descriptor.
+        descriptor: i32,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The source sent what is no option of the table.
     #[error("the source sent the socket option {0:?}, which is not carried")]
     Unknown(String),
@@ -70,6 +89,8 @@ pub struct SocketSettings {
     pub descriptor: i32,
     /// The values.
     pub values: Vec<Value>,
+    /// Multicast groups that it has joined.
+    pub groups: Vec<Membership>,
 }
 
 impl SocketSettings {
@@ -137,12 +158,22 @@ impl SocketSettings {
                 source,
             })?;
         }
+        for membership in &self.groups {
+            groups::join(socket, &kind, membership).map_err(|source| Error::Join {
+                group: membership.group,
+                interface: membership.interface.chars().take(16).collect(),
+                process,
+                descriptor,
+                source,
+            })?;
+        }
         Ok(())
     }
 }
 
 fn read_all(pids: &[i32]) -> Vec<SocketSettings> {
     let mut defaults = Defaults::default();
+    let joined = groups::joined();
     // Processes share sockets that they have inherited.
     let mut seen = HashSet::new();
     let mut all = Vec::new();
@@ -159,9 +190,11 @@ fn read_all(pids: &[i32]) -> Vec<SocketSettings> {
             let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
             let Some(descriptor) = number else { continue };
             let Ok(socket) = lender.descriptor(descriptor) else { continue };
-            let values = values(&socket, &mut defaults);
-            if !values.is_empty() {
-                all.push(SocketSettings { process, descriptor, values });
+            let Some(kind) = Kind::of(&socket) else { continue };
+            let values = values(&socket, &kind, &mut defaults);
+            let groups = groups::of_socket(&socket, &kind, &joined);
+            if !values.is_empty() || !groups.is_empty() {
+                all.push(SocketSettings { process, descriptor, values, groups });
             }
         }
     }
@@ -169,14 +202,13 @@ fn read_all(pids: &[i32]) -> Vec<SocketSettings> {
 }
 
 /// What of a socket is not as in a new one.
-fn values(socket: &OwnedFd, defaults: &mut Defaults) -> Vec<Value> {
-    let Some(kind) = Kind::of(socket) else { return Vec::new() };
-    let defaults = defaults.of(&kind);
-    let with_defaults = OPTIONS.iter().zip(defaults).filter(|(option, _)| option.is_of(&kind));
+fn values(socket: &OwnedFd, kind: &Kind, defaults: &mut Defaults) -> Vec<Value> {
+    let defaults = defaults.of(kind);
+    let with_defaults = OPTIONS.iter().zip(defaults).filter(|(option, _)| option.is_of(kind));
     with_defaults
         .filter_map(|(option, default)| {
             let (value, default) = (option.read(socket)?, default.as_ref()?);
-            let differs = value != *default && option.is_chosen(socket, &kind, &value);
+            let differs = value != *default && option.is_chosen(socket, kind, &value);
             differs.then(|| Value { option: option.name.to_owned(), value })
         })
         .collect()

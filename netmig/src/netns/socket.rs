@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP_INTR};
-use rtnetlink::sys::protocols::{NETLINK_ROUTE, NETLINK_SOCK_DIAG};
+use rtnetlink::sys::protocols::{NETLINK_ROUTE, NETLINK_SOCK_DIAG, NETLINK_XFRM};
 use rtnetlink::sys::{Socket, SocketAddr};
 use thiserror::Error;
 
@@ -34,6 +34,8 @@ pub(crate) enum Protocol {
     Route,
     /// Sockets and their queues, sock_diag(7).
     SocketDiagnosis,
+    /// Policies and security associations of IPsec.
+    Ipsec,
 }
 
 /// The kernel refused a message of a batch.
@@ -60,6 +62,7 @@ impl KernelSocket {
         let socket = Socket::new(match protocol {
             Protocol::Route => NETLINK_ROUTE,
             Protocol::SocketDiagnosis => NETLINK_SOCK_DIAG,
+            Protocol::Ipsec => NETLINK_XFRM,
         })?;
         socket.connect(&SocketAddr::new(0, 0))?;
         let wait = TimeVal::new(ANSWER_SECONDS, 0);

@@ -61,6 +61,7 @@ impl Pause<'_> {
         self.dump = Some(self.start_dump(waiting, Arc::clone(&done)));
         let images = follow(follower, Arc::clone(&done), outbox.clone());
         let settings = self.read_settings();
+        let network = self.check_network();
         let flows = self.collect_flows(outbox.clone());
         let trees = self.send_changes(outbox);
 
@@ -95,6 +96,7 @@ impl Pause<'_> {
         self.departure.note_detours(&collected.detours).await?;
         self.besides.lay(&collected.detours)?;
         trees.await??;
+        network.await??;
         for part in settings.await?? {
             self.departure.plan_mut().link.connection.send(&Message::Settings(part)).await?;
         }
@@ -135,12 +137,21 @@ impl Pause<'_> {
             let tasks = TaskSettings::read(&cgroup, monitor);
             let of_sockets = sockets
                 .chunks(SETTINGS)
-                .map(|part| Settings { sockets: part.to_vec(), tasks: Vec::new() });
+                .map(|part| Settings { sockets: part.to_vec(), ..Settings::default() });
             let of_tasks = tasks
                 .chunks(SETTINGS)
-                .map(|part| Settings { sockets: Vec::new(), tasks: part.to_vec() });
-            Ok(of_sockets.chain(of_tasks).collect())
+                .map(|part| Settings { tasks: part.to_vec(), ..Settings::default() });
+            let of_cgroup = Settings { cgroup: cgroup.settings(), ..Settings::default() };
+            Ok(of_sockets.chain(of_tasks).chain([of_cgroup]).collect())
         })
+    }
+
+    /// Looks at the network of a container that may have changed it until it was frozen.
+    fn check_network(&self) -> JoinHandle<Result<(), Cause>> {
+        let plan = self.departure.plan();
+        let (network, namespace) = (Arc::clone(&plan.network), Arc::clone(&plan.namespace));
+        let cgroup = Arc::clone(&plan.cgroup);
+        spawn_blocking(move || network.check_frozen(&namespace, &cgroup.pids()?))
     }
 
     /// Sends what changed in the trees and in the log since their first pass.

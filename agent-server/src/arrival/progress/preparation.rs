@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::create_private;
 use agent_core::journal::Record;
-use agent_core::message::{AnchorTunnel, Failure, FailureCode, Message, TunnelEnd};
+use agent_core::message::{AnchorTunnel, Failure, FailureCode, Message, NetworkState, TunnelEnd};
 use agent_core::peers::{self, KeyPassedOn, PeerLock};
 use agent_core::turn::{Place, give_way};
 use agent_core::wire::Connection;
@@ -13,6 +13,7 @@ use agent_core::{deadline, host, keeper};
 use checkpoint::images::ImageDir;
 use checkpoint::runtime::Runtime;
 use checkpoint::stage::{self, Conflict, Early, Stage, Staged};
+use netmig::configuration::{Configuration, Difference, Known};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
@@ -32,7 +33,53 @@ struct OtherAddress {
     address: IpAddr,
 }
 
+/// podman has made another network for the container than it has at the source.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the network of the staged container differs from the original's: {}; undo it before the move, or make \
+     the network alike on both hosts", named(.0)
+)]
+struct OtherNetwork(Vec<Difference>);
+
+/// Most differences that an error names.
+const NAMED: usize = 5;
+
+fn named(differences: &[Difference]) -> String {
+    let mut text: Vec<String> = differences.iter().take(NAMED).map(ToString::to_string).collect();
+    if differences.len() > NAMED {
+        text.push(format!("and {} more", differences.len() - NAMED));
+    }
+    text.join("; ")
+}
+
 impl Arrival {
+    /// Gives the staged network namespace the kernel parameters of the original's, and compares everything
+    /// else of it.
+    fn make_equal(
+        &self,
+        namespace: &Namespace,
+        sandbox: &Sandbox,
+        port: &Port,
+    ) -> Result<(), Cause> {
+        let Some(NetworkState { configuration, parameters }) = &self.wanted else { return Ok(()) };
+        let set = parameters.apply(namespace)?;
+        tracing::debug!("{}: {set} kernel parameters of the network set", self.offer.migration);
+        let interface = sandbox.interface_at(port)?;
+        let gateways = sandbox.gateways().iter().map(|gateway| gateway.address);
+        let known = Known {
+            interface: interface.name.clone(),
+            mac: interface.mac,
+            mtu: interface.mtu,
+            addresses: self.addresses(),
+            gateways: gateways.chain(port.bridge().addresses.iter().copied()).collect(),
+        };
+        let copy = Configuration::read(namespace, &known)?;
+        match configuration.differences(&copy) {
+            none if none.is_empty() => Ok(()),
+            differences => Err(OtherNetwork(differences).into()),
+        }
+    }
+
     pub(super) async fn answer_tunnel(
         &mut self,
         connection: &mut Connection,
@@ -171,6 +218,7 @@ impl Arrival {
         let port = Port::of_container(&namespace, &interface.name)?;
         // Isolated from birth: nobody hears the copy before the commit.
         port.block()?;
+        block_in_place(|| self.make_equal(&namespace, &sandbox, &port))?;
         self.begin_late().await?;
         self.take_new_connections().await?;
         let here = self.left_here()?;

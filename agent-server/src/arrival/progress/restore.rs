@@ -50,7 +50,8 @@ impl Arrival {
 }
 
 /// Sets on a frozen copy what CRIU does not restore.
-fn set(Settings { sockets, tasks }: &Settings, copy: &Cgroup) -> Result<(), Cause> {
+fn set(Settings { sockets, tasks, cgroup }: &Settings, copy: &Cgroup) -> Result<(), Cause> {
+    copy.apply(cgroup)?;
     if sockets.is_empty() && tasks.is_empty() {
         return Ok(());
     }

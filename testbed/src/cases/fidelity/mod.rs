@@ -3,13 +3,16 @@
 mod busy;
 mod calls;
 mod carried;
+mod cgroup;
 mod equality;
 mod far_end;
 mod flows_end;
+mod groups;
 mod images;
 mod locks;
 mod messages;
 mod mounts;
+mod network;
 mod pairs;
 mod parameters;
 mod processes;
@@ -37,6 +40,9 @@ pub(super) fn cases() -> Vec<Case> {
         pairs::CASES,
         flows_end::CASES,
         busy::CASES,
+        network::CASES,
+        groups::CASES,
+        cgroup::CASES,
     ]
     .concat()
 }

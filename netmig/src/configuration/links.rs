@@ -1,0 +1,135 @@
+//! Interfaces and their queueing disciplines.
+//!
+//! Attribute numbers are those of `include/uapi/linux/if_link.h` and `rtnetlink.h`.
+
+use std::io;
+
+use super::{Configuration, Kind, Known, Links, list, name};
+use crate::netns::link::{LINK_HEADER, Link, RTM_GETLINK};
+use crate::netns::message::{attribute, attributes, text_attribute, u32_at, u32_attribute};
+use crate::netns::socket::KernelSocket;
+
+const RTM_GETQDISC: u16 = 38;
+/// Bytes of `struct tcmsg`, and where its interface and its handle stand.
+const QUEUEING_HEADER: usize = 20;
+const QUEUEING_INTERFACE: usize = 4;
+const QUEUEING_HANDLE: usize = 8;
+const TCA_KIND: u16 = 1;
+
+const IFLA_TXQLEN: u16 = 13;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_GROUP: u16 = 27;
+const IFLA_XDP: u16 = 43;
+const IFLA_XDP_ATTACHED: u16 = 2;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
+
+/// Flags that somebody sets (netdevice(7)), by name. The others are states.
+const FLAGS: &[(i32, &str)] = &[
+    (libc::IFF_UP, "up"),
+    (libc::IFF_NOARP, "noarp"),
+    (libc::IFF_PROMISC, "promiscuous"),
+    (libc::IFF_ALLMULTI, "allmulticast"),
+    (libc::IFF_MULTICAST, "multicast"),
+];
+
+/// Interfaces that the kernel puts into every namespace once a kind of tunnel is known to it
+/// (`net.core.fb_tunnels_only_for_init_net`).
+const FALLBACKS: &[&str] =
+    &["tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0"];
+
+/// Reads the interfaces; returns their names.
+pub(super) fn read(
+    socket: &mut KernelSocket,
+    known: &Known,
+    into: &mut Configuration,
+) -> io::Result<Links> {
+    let mut links = Links::new();
+    for payload in list(socket, RTM_GETLINK, &[0; LINK_HEADER])? {
+        let Some(link) = Link::parse(&payload) else { continue };
+        let rest = payload.get(LINK_HEADER..).unwrap_or_default();
+        links.push((link.index, link.name.clone()));
+        let has = |flag: i32| link.flags & flag.cast_unsigned() != 0;
+        let is_loopback = has(libc::IFF_LOOPBACK);
+        if FALLBACKS.contains(&link.name.as_str()) && !has(libc::IFF_UP) {
+            continue;
+        }
+        let mut text = format!("interface {}", link.name);
+        for (_, word) in FLAGS.iter().filter(|(flag, _)| has(*flag)) {
+            text.push_str(", ");
+            text.push_str(word);
+        }
+        text.push_str(&properties(rest));
+        if !is_loopback && link.name != known.interface {
+            let kind = link.kind.as_deref().unwrap_or("unknown");
+            into.add_own(Kind::Link, format!("{text} of kind {kind}"));
+            continue;
+        }
+        into.add(Kind::Link, text);
+        if is_loopback {
+            // Nobody records it, so that it is compared.
+            into.add(Kind::Link, format!("interface {} with an MTU of {}", link.name, link.mtu));
+        } else {
+            own_properties(&link, known, into);
+        }
+    }
+    Ok(links)
+}
+
+/// What differs from what the engine gave the container's interface. The destination's network may have
+/// another MTU, so that this is not compared between hosts.
+fn own_properties(link: &Link, known: &Known, into: &mut Configuration) {
+    let name = &link.name;
+    if link.mtu != known.mtu {
+        let (is, was) = (link.mtu, known.mtu);
+        into.add_own(Kind::Link, format!("an MTU of {is} of interface {name}, not {was}"));
+    }
+    if let (Some(is), Some(was)) = (link.mac, known.mac)
+        && is != was
+    {
+        let text = is.map(|byte| format!("{byte:02x}")).join(":");
+        into.add_own(Kind::Link, format!("the Ethernet address {text} of interface {name}"));
+    }
+}
+
+/// Properties that somebody sets, in words.
+fn properties(rest: &[u8]) -> String {
+    let mut text = String::new();
+    if let Some(length) = u32_attribute(rest, IFLA_TXQLEN) {
+        text.push_str(&format!(", queue of {length}"));
+    }
+    if let Some(group @ 1..) = u32_attribute(rest, IFLA_GROUP) {
+        text.push_str(&format!(", group {group}"));
+    }
+    if let Some(alias) = text_attribute(rest, IFLA_IFALIAS) {
+        text.push_str(&format!(", alias {alias:?}"));
+    }
+    let other_names = attributes(attribute(rest, IFLA_PROP_LIST).unwrap_or_default());
+    for (_, other) in other_names.filter(|(kind, _)| *kind == IFLA_ALT_IFNAME) {
+        let other = String::from_utf8_lossy(other);
+        text.push_str(&format!(", name {:?}", other.trim_end_matches('\0')));
+    }
+    let xdp = attribute(rest, IFLA_XDP).unwrap_or_default();
+    if attribute(xdp, IFLA_XDP_ATTACHED).is_some_and(|attached| attached != [0]) {
+        text.push_str(", an XDP program");
+    }
+    text
+}
+
+/// Reads queueing disciplines that somebody has made: those that the kernel gives an interface have no
+/// handle (`qdisc_create_dflt`, `net/sched/sch_generic.c`). Classes and filters need one that was made.
+pub(super) fn queueing(
+    socket: &mut KernelSocket,
+    links: &Links,
+    into: &mut Configuration,
+) -> io::Result<()> {
+    for payload in list(socket, RTM_GETQDISC, &[0; QUEUEING_HEADER])? {
+        let rest = payload.get(QUEUEING_HEADER..).unwrap_or_default();
+        if u32_at(&payload, QUEUEING_HANDLE).unwrap_or(0) != 0 {
+            let kind = text_attribute(rest, TCA_KIND).unwrap_or_default();
+            let interface = name(links, u32_at(&payload, QUEUEING_INTERFACE).unwrap_or(0));
+            into.add_own(Kind::Queueing, format!("queueing discipline {kind} of {interface}"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,306 @@
+//! How a container's network namespace is configured, beyond what its engine's record says: links, addresses,
+//! routes, rules, neighbours, filters, queueing disciplines, IPsec.
+//!
+//! Read in the same way of the original and of the staged copy, so that the two can be compared. What may
+//! differ is not read, or is made comparable where it is read, with the reason beside it: numbers of
+//! interfaces, what the kernel makes by itself, and what the destination's network has another one of
+//! ([`Known`]). [`Parameters`](crate::parameters::Parameters) are read apart, since they can be set.
+
+mod addresses;
+mod filters;
+mod legacy_tables;
+mod links;
+mod routes;
+mod rules;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::netns::message::Message;
+use crate::netns::socket::{KernelSocket, Protocol};
+use crate::netns::{self, Namespace};
+use crate::nfnetlink::SocketError;
+
+/// Most facts of one namespace.
+pub const MOST_FACTS: usize = 10_000;
+
+/// Why a namespace's configuration could not be read.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The namespace cannot be used.
+    #[error("cannot look into the network of a container")]
+    Namespace(#[from] netns::Error),
+    /// The kernel does not list something.
+    #[error("cannot read the {what} of {container}")]
+    Read {
+        /// What was to be listed.
+        what: &'static str,
+        /// What the network namespace belongs to.
+        container: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Netfilter does not list its tables.
+    #[error("cannot read the nftables tables of {container}")]
+    Tables {
+        /// What the network namespace belongs to.
+        container: String,
+        /// Netfilter's answer.
+        #[source]
+        source: SocketError,
+    },
+    /// More than a container has.
+    #[error(
+        "the network of {0} has more than {MOST_FACTS} routes, addresses and the like, too many to compare"
+    )]
+    TooMuch(String),
+}
+
+/// What a fact is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// An interface and its properties.
+    Link,
+    /// An address.
+    Address,
+    /// A route, or a next hop that routes share.
+    Route,
+    /// A routing rule.
+    Rule,
+    /// A permanent neighbour entry, or one by which the container answers for another host.
+    Neighbour,
+    /// A table of nftables, iptables, ip6tables or arptables.
+    Filter,
+    /// A queueing discipline, and with it classes and filters.
+    Queueing,
+    /// A policy or security association of IPsec.
+    Ipsec,
+}
+
+impl Kind {
+    /// Returns the kind's stable name.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Link => "network-link",
+            Self::Address => "network-address",
+            Self::Route => "network-route",
+            Self::Rule => "network-rule",
+            Self::Neighbour => "network-neighbour",
+            Self::Filter => "network-filter",
+            Self::Queueing => "network-qdisc",
+            Self::Ipsec => "network-ipsec",
+        }
+    }
+}
+
+/// Something that a namespace has.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Fact {
+    /// What it is about.
+    pub kind: Kind,
+    /// Whether no engine makes such a thing: it was made in the container, or by hand.
+    pub is_own: bool,
+    /// The object with all of its properties, for people.
+    pub text: String,
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// What is known of a container's network from elsewhere. Each host has its own, so that these things
+/// themselves are not compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The name of its interface.
+    pub interface: String,
+    /// The interface's Ethernet address, as the engine's record has it.
+    pub mac: Option<[u8; 6]>,
+    /// The largest packet of the host's end of it, in bytes.
+    pub mtu: u32,
+    /// The container's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its gateways.
+    pub gateways: Vec<IpAddr>,
+}
+
+impl Known {
+    /// An address as it is called on every host.
+    fn name_of(&self, address: IpAddr) -> String {
+        match address {
+            own if self.addresses.contains(&own) => "its address".to_owned(),
+            gateway if self.gateways.contains(&gateway) => "its gateway".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// How a namespace is configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    facts: BTreeSet<Fact>,
+}
+
+/// A fact that only one of two namespaces has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The fact.
+    pub fact: Fact,
+    /// Whether it is the first that has it, which is to say that the second one has lost it.
+    pub is_lost: bool,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.is_lost { "missing" } else { "new" };
+        write!(f, "{}: {} is {state}", self.fact.kind.code(), self.fact)
+    }
+}
+
+impl Configuration {
+    /// Reads the configuration of a namespace, some milliseconds.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn read(namespace: &Namespace, known: &Known) -> Result<Self, Error> {
+        let mut read = Self::default();
+        let mut socket = namespace.socket(Protocol::Route)?;
+        let failed = |what| {
+            move |source| Error::Read { what, container: namespace.name().to_owned(), source }
+        };
+        let links = links::read(&mut socket, known, &mut read).map_err(failed("interfaces"))?;
+        addresses::read(&mut socket, known, &links, &mut read).map_err(failed("addresses"))?;
+        addresses::neighbours(&mut socket, &links, &mut read).map_err(failed("neighbours"))?;
+        routes::read(&mut socket, known, &links, &mut read).map_err(failed("routes"))?;
+        rules::read(&mut socket, &mut read).map_err(failed("routing rules"))?;
+        links::queueing(&mut socket, &links, &mut read).map_err(failed("queueing disciplines"))?;
+        match namespace.socket(Protocol::Ipsec) {
+            Ok(mut socket) => filters::ipsec(&mut socket, &mut read).map_err(failed("IPsec"))?,
+            // A kernel without IPsec.
+            Err(netns::Error::Socket { source, .. })
+                if source.raw_os_error() == Some(libc::EPROTONOSUPPORT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let tables = namespace.run(filters::tables)?;
+        let tables = tables
+            .map_err(|source| Error::Tables { container: namespace.name().to_owned(), source })?;
+        read.facts.extend(tables);
+        read.facts.extend(namespace.run(legacy_tables::read)?.map_err(failed("iptables"))?);
+        if read.facts.len() > MOST_FACTS {
+            return Err(Error::TooMuch(namespace.name().to_owned()));
+        }
+        Ok(read)
+    }
+
+    /// Returns what no engine has made, and no engine will make at the destination.
+    pub fn own(&self) -> impl Iterator<Item = &Fact> {
+        self.facts.iter().filter(|fact| fact.is_own)
+    }
+
+    /// Returns in what another one differs from this.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<Difference> {
+        let lost = self.facts.difference(&other.facts).map(|fact| (fact, true));
+        let new = other.facts.difference(&self.facts).map(|fact| (fact, false));
+        lost.chain(new).map(|(fact, is_lost)| Difference { fact: fact.clone(), is_lost }).collect()
+    }
+
+    /// Adds what an engine may have made.
+    fn add(&mut self, kind: Kind, text: String) {
+        self.facts.insert(Fact { kind, is_own: false, text });
+    }
+
+    /// Adds what no engine makes.
+    fn add_own(&mut self, kind: Kind, text: String) {
+        self.facts.insert(Fact { kind, is_own: true, text });
+    }
+}
+
+/// The names of interfaces by their numbers.
+type Links = Vec<(u32, String)>;
+
+/// The name of an interface.
+fn name(links: &Links, index: u32) -> String {
+    let found = links.iter().find(|(number, _)| *number == index);
+    found.map_or_else(|| format!("interface {index}"), |(_, name)| name.clone())
+}
+
+/// Lists objects by a request of this type and fixed part; none of a family that the kernel does not have.
+fn list(socket: &mut KernelSocket, kind: u16, fixed: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    let mut request = Message::new(kind, netns::link::NLM_F_DUMP, fixed).finish();
+    match socket.dump(&mut request) {
+        Err(error) if netns::rtnl::is_no_family(&error) => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+/// Bytes as hexadecimal digits, for what this code has no word for.
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(facts: &[(Kind, &str)]) -> Configuration {
+        let mut all = Configuration::default();
+        facts.iter().for_each(|(kind, text)| all.add(*kind, (*text).to_owned()));
+        all
+    }
+
+    #[test]
+    fn what_one_side_alone_has_is_named() {
+        let one = of(&[(Kind::Route, "10.0.0.0/8 via its gateway"), (Kind::Link, "lo, up")]);
+        let other = of(&[(Kind::Link, "lo, up"), (Kind::Rule, "7: from all lookup 7")]);
+        let told: Vec<String> = one.differences(&other).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "network-route: 10.0.0.0/8 via its gateway is missing",
+                "network-rule: 7: from all lookup 7 is new"
+            ]
+        );
+        assert!(one.differences(&one).is_empty());
+    }
+
+    #[test]
+    fn addresses_that_hosts_have_their_own_of_are_called_the_same() {
+        let known = |own: &str, gateway: &str| Known {
+            addresses: vec![own.parse().unwrap()],
+            gateways: vec![gateway.parse().unwrap()],
+            ..Known::default()
+        };
+        let (a, b) = (known("10.1.0.2", "10.1.0.1"), known("10.2.0.9", "10.2.0.1"));
+        assert_eq!(a.name_of([10, 1, 0, 1].into()), b.name_of([10, 2, 0, 1].into()));
+        assert_eq!(a.name_of([10, 1, 0, 2].into()), b.name_of([10, 2, 0, 9].into()));
+        assert_eq!(a.name_of([10, 2, 0, 9].into()), "10.2.0.9");
+    }
+
+    /// A namespace as the kernel makes it has nothing of its own; needs root, and says so.
+    #[test]
+    fn a_fresh_namespace_has_nothing_of_its_own() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: not root");
+            return;
+        }
+        let fresh = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            Namespace::current().unwrap()
+        });
+        let fresh = fresh.join().unwrap();
+        let read = Configuration::read(&fresh, &Known::default()).unwrap();
+        let own: Vec<&Fact> = read.own().collect();
+        assert!(own.is_empty(), "{own:?}");
+        assert_eq!(read, Configuration::read(&fresh, &Known::default()).unwrap());
+    }
+}

@@ -1,0 +1,85 @@
+//! Settings of a container's cgroup that were changed since it was started hold after a move.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::situations::says;
+use crate::ensure;
+use crate::error::{Context as _, Error, Result};
+use crate::faults::container;
+use crate::host::Host;
+use crate::lab::Runtime;
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("fidelity-cgroup-settings", &["fidelity"], settings).limit(300),
+    Case::new("fidelity-cgroup-limits", &["fidelity"], limits).limit(400),
+];
+
+/// The container's own cgroup on a host.
+fn directory(host: &Host, id: &str) -> Result<PathBuf> {
+    let found = container::cgroups(host, id).into_iter().min_by_key(|path| path.as_os_str().len());
+    found.ok_or_else(|| Error::Check(format!("no cgroup of {id} on {}", host.name())))
+}
+
+fn value(host: &Host, id: &str, file: &str) -> Result<String> {
+    let path = directory(host, id)?.join(file);
+    let text = fs::read_to_string(&path).context(|| format!("reading {}", path.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+fn set(host: &Host, id: &str, file: &str, value: &str) -> Result<()> {
+    let path = directory(host, id)?.join(file);
+    fs::write(&path, value).context(|| format!("writing {}", path.display()))
+}
+
+fn idle(host: &Host) -> Result<String> {
+    let run = ["run", "--detach", "--name", "web", "probe:1"];
+    host.podman([&run[..], &["sh", "-c", "echo ready; sleep 100000"]].concat())?;
+    says(host, "web", "ready")?;
+    container::id(host, "web")
+}
+
+/// What every kernel has.
+fn settings(context: &Context) -> Result<()> {
+    for runtime in Runtime::ALL {
+        let lab = context.lab_with(&["a", "b"], runtime)?;
+        let id = idle(lab.host("a")?)?;
+        set(lab.host("a")?, &id, "cgroup.max.descendants", "77")?;
+        for (from, to) in [("a", "b"), ("b", "a")] {
+            lab.migrate("web", from, to)?;
+            let is = value(lab.host(to)?, &id, "cgroup.max.descendants")?;
+            ensure!(is == "77", "{is} on {to} by {}", runtime.name());
+        }
+    }
+    Ok(())
+}
+
+/// Limits of memory, processors and processes, by the engine and by hand.
+fn limits(context: &Context) -> Result<()> {
+    const BY_HAND: &[(&str, &str)] =
+        &[("memory.high", "268435456"), ("memory.low", "1048576"), ("cpu.weight", "77")];
+    const ALL: &[&str] =
+        &["memory.max", "memory.high", "memory.low", "cpu.max", "cpu.weight", "pids.max"];
+    let lab = context.lab(&["a", "b"])?;
+    let a = lab.host("a")?;
+    let controllers = a.read("/sys/fs/cgroup/cgroup.controllers")?;
+    let has = |name: &&str| controllers.split_whitespace().any(|one| one == *name);
+    if let Some(missing) = ["memory", "cpu", "pids"].iter().find(|name| !has(name)) {
+        return Err(Error::Skip(format!(
+            "this kernel has no {missing} controller; run cargo testbed vm -- test fidelity-cgroup"
+        )));
+    }
+    let id = idle(a)?;
+    a.podman(["update", "--memory", "300m", "--cpus", "0.7", "--pids-limit", "77", "web"])?;
+    BY_HAND.iter().try_for_each(|(file, value)| set(a, &id, file, value))?;
+    let all = |host| ALL.iter().map(|file| value(host, &id, file)).collect::<Result<Vec<_>>>();
+    let before = all(a)?;
+    ensure!(before[5] == "77" && before[1] == "268435456", "{before:?}");
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        lab.migrate("web", from, to)?;
+        let after = all(lab.host(to)?)?;
+        ensure!(after == before, "on {to} {ALL:?} are {after:?}, were {before:?}");
+    }
+    Ok(())
+}
