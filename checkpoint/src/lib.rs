@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod container;
 pub mod criu;
 pub mod description;
+pub mod estimate;
 pub mod fingerprint;
 pub mod gate;
 pub mod images;

@@ -17,6 +17,7 @@ mod equality;
 mod failure;
 pub mod far_ends;
 mod insist;
+mod limits;
 mod log;
 mod lost;
 mod multicast;

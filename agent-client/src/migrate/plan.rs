@@ -26,7 +26,6 @@ use netmig::isolation;
 use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
-use netmig::sockets::TcpSockets;
 use netmig::tunnel;
 
 use super::failure::Failure;
@@ -34,7 +33,7 @@ use super::far_ends::FarEnds;
 use super::network::OwnNetwork;
 use super::order::Peer;
 use super::room::Room;
-use super::{beside, lost, multicast, ports};
+use super::{beside, limits, lost, multicast, ports};
 use crate::cli::{AddressPolicy, ImagePolicy, Migrate, TunnelChoice};
 use crate::connect::{Introduced, Link};
 use crate::context::Context;
@@ -177,7 +176,9 @@ pub async fn agree(
     }
     own.append(&mut local.lost);
     own.extend(local.network.blockers(&container.name));
-    own.extend(too_many(&container.name, &local.namespace).map_err(refused)?);
+    let limit = request.options.max_interruption;
+    let too_much = limits::blockers(&container.name, &local.namespace, &local.cgroup, limit);
+    own.extend(too_much.map_err(refused)?);
     if !own.is_empty() {
         return Err(Failure::Blocked(own));
     }
@@ -291,19 +292,6 @@ async fn way(
             Ok(None)
         }
     }
-}
-
-/// More connections than CRIU can dump here.
-fn too_many(container: &str, namespace: &Namespace) -> Result<Option<Blocker>, Cause> {
-    let (most, open) = (criu::most_connections(), TcpSockets::open(namespace)?.list()?.open.len());
-    Ok((open as u64 > most).then(|| Blocker {
-        code: "open-files".to_owned(),
-        message: format!(
-            "{container} has {open} open TCP connections, and CRIU, which opens a file for each, can \
-             have {most} here; raise the limit on open files for agent-client (ulimit -n), or let it \
-             have CAP_SYS_RESOURCE"
-        ),
-    }))
 }
 
 /// What only this host can tell of the container.
