@@ -22,6 +22,11 @@
 //!         ◀───────────────────────────────── TreeApplied
 //!   Stage ─────────────────────────────────▶           podman waits in the shim
 //!         ◀───────────────────────────────── Staged
+//!   [TryPaths ─────────────────────────────▶           packets of flows like those of the container
+//!         ◀───────────────────────────────── PathsReady
+//!   (AskPaths ─────────────────────────────▶           they have come, and others go back
+//!         ◀───────────────────────────────── PathsTried)*
+//!   EndPaths] ─────────────────────────────▶
 //!   AskTurn ───────────────────────────────▶           if it is not free soon: Unstage, and again
 //!         ◀───────────────────────────────── TurnAnswer
 //!   Chunks AskTurn ────────────────────────▶           the runtime waits in front of CRIU
@@ -36,6 +41,8 @@
 //!   ── interruption ends ──
 //!   Finish ────────────────────────────────▶           podman owns the container
 //!         ◀───────────────────────────────── Finished
+//!   [AskSilent ────────────────────────────▶           far ends that the container has not heard
+//!         ◀───────────────────────────────── Silent]*
 //!   Settled ───────────────────────────────▶           may forget the migration
 //! ```
 //!
@@ -67,9 +74,10 @@
 
 mod codec;
 mod offer;
+mod paths;
 mod ways;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use checkpoint::fingerprint::{Difference, Fingerprint};
 use checkpoint::images::{Chunk, Manifest};
@@ -86,6 +94,7 @@ use crate::trust::Secret;
 
 pub use self::codec::{CodecError, FRAME_LIMIT};
 pub use self::offer::{Blocker, Forwarder, ImageRef, Network, Offer, Port, Verdict};
+pub use self::paths::TriedPath;
 pub use self::ways::{AnchorOffer, AnchorTunnel, EndFlows, FlowEnds, Means, Rehome, TunnelEnd};
 
 /// One place that ties a message to its number: the enum, its encoder and its decoder.
@@ -231,6 +240,21 @@ messages! {
     47 => FlowsEnded(u64),
     /// What the kernel tells of the frozen original; the copy has to be equal.
     48 => Facts(Facts),
+    /// To the destination, after the engine runs the container: whose far ends has it not heard yet?
+    60 => AskSilent(MigrationId),
+    /// The container's connections on which nothing came since it was restored.
+    61 => Silent(Vec<SilentConnection>),
+    /// To the destination, once the container is staged: packets of flows like these are about to come, to try
+    /// their ways. The entries are those of the source.
+    62 => TryPaths(Vec<Flow>),
+    /// It is ready for them, or why it cannot be.
+    63 => PathsReady(Option<String>),
+    /// They have been sent: what has become of them, and of such as the destination sends back?
+    64 => AskPaths(()),
+    /// What has, in the order of the flows.
+    65 => PathsTried(Vec<TriedPath>),
+    /// No more of them come.
+    66 => EndPaths(()),
 }
 
 /// Introduction of an agent.
@@ -368,6 +392,17 @@ pub struct Facts {
     pub part: Fingerprint,
     /// Whether no further one comes.
     pub is_last: bool,
+}
+
+/// A connection of a moved container on which nothing came since it was restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SilentConnection {
+    /// The container's own end.
+    pub own: SocketAddr,
+    /// The far end, as the container sees it.
+    pub far: SocketAddr,
+    /// Whether the container has sent something that is not acknowledged.
+    pub awaits_answer: bool,
 }
 
 /// The end of a migration, as the destination sees it.

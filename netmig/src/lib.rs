@@ -11,6 +11,7 @@ pub mod isolation;
 pub mod marks;
 pub mod netns;
 pub mod nfnetlink;
+pub mod path;
 pub mod peer;
 pub mod routing;
 pub mod sandbox;

@@ -6,6 +6,7 @@
 
 mod abort;
 mod connections;
+mod info;
 pub mod room;
 
 use std::io;
@@ -14,6 +15,7 @@ use thiserror::Error;
 
 pub use abort::abort;
 pub use connections::{Connections, TcpSockets, UdpSockets};
+pub use info::TcpInfo;
 
 use crate::netns::message::{Message, u32_at};
 use crate::netns::socket::{KernelSocket, Protocol};

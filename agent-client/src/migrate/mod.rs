@@ -22,12 +22,14 @@ mod lost;
 mod multicast;
 pub mod order;
 mod outbox;
+mod paths;
 mod pause;
 mod plan;
 mod ports;
 mod remembered;
 mod retire;
 mod room;
+mod silent;
 mod trees;
 mod turn;
 

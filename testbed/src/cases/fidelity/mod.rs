@@ -11,6 +11,7 @@ mod messages;
 mod mounts;
 mod pairs;
 mod parameters;
+mod paths;
 mod processes;
 mod refused;
 mod situations;
@@ -35,6 +36,7 @@ pub(super) fn cases() -> Vec<Case> {
         far_end::CASES,
         pairs::CASES,
         flows_end::CASES,
+        paths::CASES,
     ]
     .concat()
 }
