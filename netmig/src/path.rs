@@ -23,7 +23,8 @@ use std::io;
 use std::net::IpAddr;
 
 use crate::flow::{
-    Conntrack, Direction, Flow, FlowError, Protocol, STATUS_FIXED_TIMEOUT, STATUS_SEEN_REPLY, Tuple,
+    Conntrack, Direction, Flow, FlowError, Protocol, STATUS_FIXED_TIMEOUT, STATUS_SEEN_REPLY,
+    TCP_BE_LIBERAL, TcpState, Tuple,
 };
 use crate::netns::link::{self, Link};
 use crate::netns::rtnl;
@@ -31,9 +32,10 @@ use crate::netns::socket::{self, KernelSocket};
 use crate::nfnetlink::SocketError;
 use crate::peer::PeerNumber;
 use crate::routing;
-use crate::table::{HoldTag, Table, TableError};
+use crate::table::{ForwardedPort, HoldTag, Table, TableError};
 
 use inject::Injector;
+use packet::Stage;
 use trace::Tracer;
 
 pub use trace::{Barrier, Fate};
@@ -57,6 +59,9 @@ pub enum Error {
     /// The entries that they need.
     #[error("cannot make entries to try the ways of flows")]
     Flows(#[from] FlowError),
+    /// A flow that was to be tried is somebody's.
+    #[error("there is a flow {0} already, so that its way cannot be tried")]
+    Taken(String),
     /// What becomes of the packets.
     #[error("cannot hear what becomes of packets that try the ways of flows")]
     Trace(#[from] SocketError),
@@ -101,6 +106,8 @@ pub struct Trial {
     conntrack: Conntrack,
     tracer: Tracer,
     flows: Vec<Tried>,
+    /// The entries that are its own.
+    made: Vec<Flow>,
     entrances: HashMap<u32, Entrance>,
     links: Vec<Link>,
 }
@@ -138,19 +145,24 @@ impl Trial {
             conntrack: Conntrack::open()?,
             tracer,
             flows: tried,
+            made: Vec::new(),
             entrances: HashMap::new(),
             links,
         };
+        let entry = |flow: &Flow| Flow {
+            status: flow.status | STATUS_FIXED_TIMEOUT,
+            timeout: FORGOTTEN_AFTER,
+            ..flow.clone()
+        };
+        let entries: Vec<Flow> = of_rules.iter().map(entry).collect();
+        let outcome = trial.conntrack.create(&entries)?;
+        let is_new = |(number, flow)| (!outcome.existing.contains(&number)).then_some(flow);
+        trial.made = entries.into_iter().enumerate().filter_map(is_new).collect();
+        // Packets of somebody's flow are not to be caught.
+        if let Some(flow) = outcome.existing.first().and_then(|number| of_rules.get(*number)) {
+            return Err(Error::Taken(flow.to_string()));
+        }
         trial.table.catch(tag, peer, &of_rules)?;
-        let entries: Vec<Flow> = of_rules
-            .into_iter()
-            .map(|flow| Flow {
-                status: flow.status | STATUS_FIXED_TIMEOUT,
-                timeout: FORGOTTEN_AFTER,
-                ..flow
-            })
-            .collect();
-        trial.conntrack.create(&entries)?;
         Ok(trial)
     }
 
@@ -199,8 +211,12 @@ impl Trial {
             Way::Towards => (tried.towards, tried.towards == tried.flow.original),
             Way::From => (tried.from, tried.from == tried.flow.original),
         };
-        let is_new = is_original && tried.flow.status & STATUS_SEEN_REPLY == 0;
-        let frame = packet::frame(entrance.mac, tried.flow.protocol, &tuple, is_new);
+        let stage = match (tried.flow.status & STATUS_SEEN_REPLY == 0, is_original) {
+            (true, true) => Stage::First,
+            (true, false) => Stage::Answer,
+            (false, _) => Stage::Later,
+        };
+        let frame = packet::frame(entrance.mac, tried.flow.protocol, &tuple, stage);
         entrance
             .injector
             .receive(&frame)
@@ -231,6 +247,12 @@ impl Trial {
         Ok(known.cloned().unwrap_or(Fate::Unseen))
     }
 
+    /// Whether the flow with this number is one that is only being opened.
+    #[must_use]
+    pub fn is_new(&self, number: usize) -> bool {
+        self.flows.get(number).is_some_and(|tried| tried.flow.status & STATUS_SEEN_REPLY == 0)
+    }
+
     /// Whether the flow with this number has IPv4 addresses.
     #[must_use]
     pub fn is_ipv4(&self, number: usize) -> bool {
@@ -246,8 +268,7 @@ impl fmt::Debug for Trial {
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        let flows: Vec<Flow> = self.flows.iter().map(|tried| tried.flow.clone()).collect();
-        let deleted = self.conntrack.delete(&flows).map(drop).map_err(Error::from);
+        let deleted = self.conntrack.delete(&self.made).map(drop).map_err(Error::from);
         let removed = self.table.end_catch(&self.tag).map_err(Error::from);
         for error in [deleted.err(), removed.err()].into_iter().flatten() {
             // The entries end by themselves, and the rules with the migration.
@@ -310,8 +331,57 @@ pub struct Candidate {
     pub interface: u32,
     /// That interface's name.
     pub name: String,
-    /// How many flows it stands for.
+    /// How many flows it stands for; none if it is for new connections.
     pub stands_for: usize,
+}
+
+impl Candidate {
+    /// The same for new connections to a forwarded port, from the same far end; `None` if it is of another
+    /// address family or of a flow that the container has opened, or no port is free.
+    ///
+    /// # Errors
+    /// When conntrack cannot be read.
+    pub fn opening(
+        &self,
+        port: &ForwardedPort,
+        container: &[IpAddr],
+        peer: PeerNumber,
+    ) -> Result<Option<Self>, Error> {
+        /// `TCP_CONNTRACK_SYN_SENT`.
+        const SYN_SENT: u8 = 1;
+        let Flow { original, .. } = self.flow;
+        if self.flow.direction(container) != Some(Direction::Inbound)
+            || original.source.is_ipv4() != port.to.is_ipv4()
+        {
+            return Ok(None);
+        }
+        let original = Tuple {
+            destination: port.address.unwrap_or(original.destination),
+            destination_port: port.port,
+            ..original
+        };
+        let reply = Tuple {
+            source: port.to.ip(),
+            source_port: port.to.port(),
+            destination: original.source,
+            destination_port: original.source_port,
+        };
+        let flags = [TCP_BE_LIBERAL; 2];
+        let tcp = TcpState { state: SYN_SENT, scales: [0; 2], flags };
+        let flow = Flow {
+            protocol: port.protocol,
+            original,
+            reply,
+            status: 0,
+            timeout: FORGOTTEN_AFTER,
+            mark: 0,
+            zone: self.flow.zone,
+            tcp: (port.protocol == Protocol::Tcp).then_some(tcp),
+        };
+        let flow = beside(&flow, Direction::Inbound, peer, &mut Conntrack::open()?)?;
+        let name = self.name.clone();
+        Ok(flow.map(|flow| Self { flow, interface: self.interface, name, stands_for: 0 }))
+    }
 }
 
 /// What two flows have in common whose packets meet the same rules.

@@ -38,6 +38,7 @@ mod expression;
 mod expressions;
 mod forward;
 mod guard;
+mod open;
 mod owner;
 mod present;
 mod rules;

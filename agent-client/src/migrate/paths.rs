@@ -1,7 +1,9 @@
 //! The ways that the container's packets will take are tried while nothing is interrupted. What does not come
 //! through is refused, with the name of what drops it.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
@@ -11,6 +13,7 @@ use agent_core::{deadline, expect, host};
 use netmig::flow::{Conntrack, Direction, Flow};
 use netmig::path::{self, Barrier, Candidate, Fate, Trial, Way};
 use netmig::routing;
+use netmig::table::{HoldTag, InvalidTag, Table};
 use tokio::task::block_in_place;
 
 use super::plan::Plan;
@@ -22,6 +25,8 @@ const ARRIVE: Duration = Duration::from_millis(150);
 const PAUSE: Duration = Duration::from_millis(2);
 /// How often what has not come through is sent again: a packet may be lost.
 const ROUNDS: usize = 3;
+/// Chains that are opened for one move.
+const MOST_OPENED: usize = 8;
 /// The code of what is refused.
 const CODE: &str = "path-blocked";
 
@@ -36,40 +41,79 @@ impl fmt::Display for Blocked {
     }
 }
 
-/// Tries the ways of the container's flows that this host leads to the destination; gives warnings.
+/// Tries the ways of the container's flows that this host leads to the destination, and of new connections that
+/// it will; gives warnings.
 ///
 /// # Errors
 /// [`Blocked`], and what the conversation with the destination fails of.
 pub async fn check(context: &Context, plan: &mut Plan) -> Result<Vec<String>, Cause> {
-    let mut blockers = Vec::new();
-    blockers.extend(route_back(plan).await?);
     let flows = block_in_place(|| Conntrack::open()?.dump(&plan.addresses))?;
     let peer = plan.link.peer;
     let left_out = plan.far_ends.addresses();
-    let candidates = path::candidates(&flows, &plan.addresses, peer, &left_out).await?;
-    let mut warnings = Vec::new();
-    if !candidates.is_empty() {
-        match attempt(context, plan, &candidates).await? {
-            Ok(tried) => {
-                let name = |at: Side| at.name(plan);
-                let named = candidates.iter().zip(&tried);
-                blockers.extend(
-                    named.flat_map(|(candidate, ways)| ways.blockers(candidate, plan, &name)),
-                );
+    let mut candidates = path::candidates(&flows, &plan.addresses, peer, &left_out).await?;
+    candidates.extend(openings(plan, &candidates)?);
+    candidates.truncate(path::MOST);
+    if candidates.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut opened = Vec::new();
+    loop {
+        let tried = match attempt(context, plan, &candidates).await? {
+            Ok(tried) => tried,
+            Err(reason) => {
+                return Ok(vec![format!(
+                    "the ways of its packets could not be tried before they were relied on: {reason}"
+                )]);
             }
-            Err(reason) => warnings.push(format!(
-                "the ways of its packets could not be tried before they were relied on: {reason}"
-            )),
+        };
+        let named = candidates.iter().zip(&tried);
+        let mut blockers: Vec<Blocker> =
+            named.flat_map(|(candidate, ways)| ways.blockers(candidate, plan)).collect();
+        let closed: BTreeSet<&Barrier> = tried.iter().flat_map(Ways::closed_here).collect();
+        let next = closed.iter().find(|barrier| !opened.contains(**barrier));
+        if let Some(barrier) = next.filter(|_| plan.open_firewall && opened.len() < MOST_OPENED) {
+            // One chain may stand behind another.
+            let name = comment(&plan.link.destination.host)?;
+            let _lock = PeerLock::take(&context.directories.run).await?;
+            block_in_place(|| Table::open()?.open_chain(barrier, peer, &name))?;
+            opened.push((*barrier).clone());
+            continue;
+        }
+        blockers.extend(route_back(plan, &candidates).await?);
+        blockers.dedup();
+        return if blockers.is_empty() { Ok(Vec::new()) } else { Err(Blocked(blockers).into()) };
+    }
+}
+
+/// New connections to each port that is to lead to the container, from far ends of flows.
+fn openings(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<Candidate>, Cause> {
+    let Some(away) = &plan.away else { return Ok(Vec::new()) };
+    let mut all = Vec::new();
+    for port in &away.ports {
+        for candidate in candidates {
+            let opening = candidate.opening(port, &plan.addresses, plan.link.peer)?;
+            if let Some(opening) = opening {
+                all.push(opening);
+                break;
+            }
         }
     }
-    blockers.dedup();
-    if blockers.is_empty() { Ok(warnings) } else { Err(Blocked(blockers).into()) }
+    Ok(all)
+}
+
+/// A host's name as it can stand in a rule's comment.
+fn comment(name: &str) -> Result<HoldTag, InvalidTag> {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    name.chars().take(64).map(plain).collect::<String>().parse()
 }
 
 /// This host would drop what comes back once the container's bridge is gone.
-async fn route_back(plan: &Plan) -> Result<Option<Blocker>, Cause> {
+async fn route_back(plan: &Plan, candidates: &[Candidate]) -> Result<Option<Blocker>, Cause> {
     let bridge = plan.port.bridge();
-    for address in &plan.addresses {
+    let is_led = |address: &&IpAddr| {
+        candidates.iter().any(|one| one.flow.own_end(&plan.addresses) == Some(**address))
+    };
+    for address in plan.addresses.iter().filter(is_led) {
         if routing::needs_bridge(plan.link.peer, *address, bridge.index).await? {
             return Ok(Some(Blocker {
                 code: CODE.to_owned(),
@@ -186,13 +230,18 @@ impl Ways {
         self.there.towards == Fate::Arrived && self.here_from == Fate::Arrived
     }
 
+    /// What drops them on this host, where that is a chain of others.
+    fn closed_here(&self) -> impl Iterator<Item = &Barrier> {
+        let open = [self.there.towards == Fate::Arrived, self.here_from == Fate::Arrived];
+        let here = [&self.here_towards, &self.here_from].into_iter().zip(open);
+        here.filter_map(|(fate, open)| match fate {
+            Fate::Dropped(barrier) if !open && barrier.can_be_opened() => Some(barrier),
+            _ => None,
+        })
+    }
+
     /// The first thing that is in the way, in each direction.
-    fn blockers(
-        &self,
-        candidate: &Candidate,
-        plan: &Plan,
-        name: &dyn Fn(Side) -> String,
-    ) -> Vec<Blocker> {
+    fn blockers(&self, candidate: &Candidate, plan: &Plan) -> Vec<Blocker> {
         let (here, there) = (Side::Source, Side::Destination);
         let towards = [
             (here, &self.here_towards, &self.suspects),
@@ -206,9 +255,10 @@ impl Ways {
         let mut blockers = Vec::new();
         for (stretch, way) in [(towards, "to the container"), (from, "from the container")] {
             let Some((at, reason)) = in_the_way(stretch) else { continue };
+            let at = at.name(plan);
             blockers.push(Blocker {
                 code: CODE.to_owned(),
-                message: format!("packets of {kind} would not get {way}: on {} {reason}", name(at)),
+                message: format!("packets of {kind} would not get {way}: on {at} {reason}"),
             });
         }
         blockers
@@ -223,7 +273,10 @@ fn kind(candidate: &Candidate, plan: &Plan) -> String {
         Some(Direction::Inbound) => format!("to port {}", flow.original.destination_port),
         _ => "that the container has opened".to_owned(),
     };
-    format!("{} {family} flows {what} by {name} ({stands_for} of them)", flow.protocol)
+    match stands_for {
+        0 => format!("new {} {family} connections {what} by {name}", flow.protocol),
+        _ => format!("{} {family} flows {what} by {name} ({stands_for} of them)", flow.protocol),
+    }
 }
 
 /// Where a packet has ended and of what, if it has not arrived.
@@ -257,6 +310,10 @@ fn lost(suspects: &[String]) -> String {
     )
 }
 
+/// What to do about a chain.
+const REMEDY: &str = "have it accept what comes from and goes to interfaces netmig*, or on the source use \
+                      --open-firewall";
+
 fn dropped(barrier: &Barrier) -> String {
     let Barrier { table, chain, rule, .. } = barrier;
     let family = barrier.family_name();
@@ -266,7 +323,7 @@ fn dropped(barrier: &Barrier) -> String {
         }
         Some(handle) => format!(
             "rule {handle} of chain {chain} in nftables' table {family} {table} drops them (nft -a list chain \
-             {family} {table} {chain})"
+             {family} {table} {chain}); {REMEDY}"
         ),
     }
 }

@@ -15,10 +15,30 @@ const ACK: u8 = 0x10;
 /// A locally administered address, of nobody.
 const SENDER: [u8; 6] = [0x02, 0, 0, 0x4e, 0x4d, 0x47];
 
-/// Makes an Ethernet frame for `receiver` with a packet of that tuple; one that opens a connection, if it is to
-/// be `new`.
-pub(super) fn frame(receiver: [u8; 6], protocol: Protocol, tuple: &Tuple, new: bool) -> Vec<u8> {
-    let segment = segment(protocol, tuple, new);
+/// Where in a connection a packet stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It opens it.
+    First,
+    /// It answers the one that opens it.
+    Answer,
+    /// It is a later one.
+    Later,
+}
+
+impl Stage {
+    fn flags(self) -> u8 {
+        match self {
+            Self::First => SYN,
+            Self::Answer => SYN | ACK,
+            Self::Later => ACK,
+        }
+    }
+}
+
+/// Makes an Ethernet frame for `receiver` with a packet of that tuple.
+pub(super) fn frame(receiver: [u8; 6], protocol: Protocol, tuple: &Tuple, stage: Stage) -> Vec<u8> {
+    let segment = segment(protocol, tuple, stage);
     // Both address families have these lengths far below their limits.
     let length = segment.len() as u16;
     let mut frame = [receiver, SENDER].concat();
@@ -49,16 +69,18 @@ pub(super) fn frame(receiver: [u8; 6], protocol: Protocol, tuple: &Tuple, new: b
     frame
 }
 
-fn segment(protocol: Protocol, tuple: &Tuple, new: bool) -> Vec<u8> {
+fn segment(protocol: Protocol, tuple: &Tuple, stage: Stage) -> Vec<u8> {
     let mut segment = Vec::with_capacity(20);
     segment.extend(tuple.source_port.to_be_bytes());
     segment.extend(tuple.destination_port.to_be_bytes());
     let at = match protocol {
         Protocol::Tcp => {
             segment.extend(1u32.to_be_bytes());
-            segment.extend(u32::from(!new).to_be_bytes());
+            // After the one that opens a connection, which has the number 1, comes 2.
+            let acknowledged = if stage == Stage::First { 0u32 } else { 2 };
+            segment.extend(acknowledged.to_be_bytes());
             // Five words of header, the flags, a window.
-            segment.extend([0x50, if new { SYN } else { ACK }, 0x20, 0]);
+            segment.extend([0x50, stage.flags(), 0x20, 0]);
             segment.extend([0; 4]);
             16
         }
@@ -118,7 +140,7 @@ mod tests {
         {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 let tuple = tuple(source, destination);
-                let frame = frame([2; 6], protocol, &tuple, false);
+                let frame = frame([2; 6], protocol, &tuple, Stage::Later);
                 let (network, segment) = frame[ETHERNET..].split_at(header);
                 if header == 20 {
                     assert_eq!(checksum(&[network]), 0);
@@ -133,7 +155,9 @@ mod tests {
     #[test]
     fn a_new_connection_begins_with_its_first_segment() {
         let tuple = tuple("192.0.2.3", "192.0.2.1");
-        assert_eq!(frame([2; 6], Protocol::Tcp, &tuple, true)[ETHERNET + 20 + 13], SYN);
-        assert_eq!(frame([2; 6], Protocol::Tcp, &tuple, false)[ETHERNET + 20 + 13], ACK);
+        for (stage, flags) in [(Stage::First, 0x02), (Stage::Answer, 0x12), (Stage::Later, 0x10)] {
+            let frame = frame([2; 6], Protocol::Tcp, &tuple, stage);
+            assert_eq!(frame[ETHERNET + 20 + 13], flags);
+        }
     }
 }

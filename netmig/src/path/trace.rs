@@ -48,6 +48,18 @@ pub struct Barrier {
 }
 
 impl Barrier {
+    /// Whether rules can be put into its chain for flows: not if iptables manages the table, which does not
+    /// understand these, and refuses to list the table then.
+    #[must_use]
+    pub fn can_be_opened(&self) -> bool {
+        const OF_IPTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
+        match self.family_name() {
+            "inet" => true,
+            "ip" | "ip6" => !OF_IPTABLES.contains(&self.table.as_str()),
+            _ => false,
+        }
+    }
+
     /// The family's name, as nft(8) writes it.
     #[must_use]
     pub fn family_name(&self) -> &'static str {
@@ -242,6 +254,11 @@ mod tests {
         assert_eq!(fate(&policy), barrier(None));
         let passed = message("fw", "guard", &[(nfta::TYPE, POLICY), (nfta::POLICY, 1)], None);
         assert_eq!(fate(&passed), None);
+        let open = |family, table: &str| {
+            let (table, chain) = (table.to_owned(), "FORWARD".to_owned());
+            Barrier { family, table, chain, rule: None }.can_be_opened()
+        };
+        assert!(open(1, "filter") && open(2, "fw") && !open(2, "filter") && !open(7, "fw"));
         let own = message(TABLE, CHAIN_STAND_IN, &[(nfta::TYPE, 3), (nfta::VERDICT, 0)], Some(3));
         assert_eq!(fate(&own), Some(Fate::Arrived));
         let on = message(TABLE, CHAIN_STAND_IN, &[(nfta::TYPE, POLICY), (nfta::POLICY, 1)], None);

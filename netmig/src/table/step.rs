@@ -88,6 +88,7 @@ pub(super) enum Step {
     /// The same of the destination.
     WriteDestination(IpAddr),
     Drop,
+    Accept,
 }
 
 impl Step {
@@ -246,6 +247,7 @@ impl Step {
             Self::WriteSource(address) => add_write(rule, address, [12, 8]),
             Self::WriteDestination(address) => add_write(rule, address, [16, 24]),
             Self::Drop => rule.add_expr(&Verdict::Drop),
+            Self::Accept => rule.add_expr(&Verdict::Accept),
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use agent_core::cause::{Cause, chain};
 use agent_core::message::{Message, TriedPath};
 use agent_core::peers::PeerLock;
 use agent_core::wire::Connection;
-use netmig::flow::{self, Flow, Readdressed, STATUS_ASSURED, STATUS_SEEN_REPLY};
+use netmig::flow::{self, Flow, Readdressed};
 use netmig::path::{self, Fate, MOST, Trial, Way, suspects};
 use tokio::task::block_in_place;
 
@@ -39,8 +39,9 @@ impl Arrival {
             udp_timeout: flow::udp_timeout(),
         };
         let there = |flow: &Flow| {
-            let status = flow.status & (STATUS_SEEN_REPLY | STATUS_ASSURED);
-            Some(Flow { status, ..flow.at_destination(&container, &arrival)? })
+            let there = flow.at_destination(&container, &arrival)?;
+            // New connections have no history on either host.
+            Some(if flow.status == 0 { Flow { status: 0, ..there } } else { there })
         };
         let there: Vec<Flow> = flows.iter().filter_map(there).collect();
         let tag = self.offer.migration.to_string().parse()?;
@@ -68,15 +69,18 @@ impl Arrival {
         let network = self.network.as_ref().ok_or(Incomplete("a network"))?;
         let bridge = network.port.bridge().clone();
         let Some(trial) = &mut self.paths else { return Err(NotOffered.into()) };
-        for number in 0..trial.len() {
-            trial.send(number, Way::From, bridge.index)?;
-        }
+        let mut unsent = vec![true; trial.len()];
         let tunnel = self.anchor.interface();
         let give_up = Instant::now() + ARRIVE;
         let tried = loop {
             let mut tried = Vec::with_capacity(trial.len());
             for number in 0..trial.len() {
                 let towards = trial.fate(number, Way::Towards)?;
+                // An answer to what has not come would make a known connection of a new one.
+                let may_send = !trial.is_new(number) || towards == Fate::Arrived;
+                if may_send && std::mem::take(&mut unsent[number]) {
+                    trial.send(number, Way::From, bridge.index)?;
+                }
                 let from = trial.fate(number, Way::From)?;
                 let ipv4 = trial.is_ipv4(number);
                 let by = if from == Fate::Stuck { &bridge.name } else { &tunnel };

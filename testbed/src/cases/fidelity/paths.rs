@@ -2,7 +2,9 @@
 //! afterwards what it has lost.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
 
 use crate::cases::flows::{opener, traces};
 use crate::cases::subject::{Clients, serve};
@@ -24,6 +26,10 @@ pub(super) const CASES: &[Case] = &[
         iptables(c, ["iptables-legacy", "ip6tables-legacy"])
     }),
     Case::new("paths-established-alone", &["fidelity", "flows"], established_alone),
+    Case::new("paths-of-ipv6", &["fidelity", "flows"], ipv6),
+    Case::new("paths-of-direct-flows", &["fidelity", "flows"], direct),
+    Case::new("paths-opened", &["fidelity", "flows"], opened),
+    Case::new("paths-tried-by-agents-that-are-killed", &["fidelity", "flows"], killed),
     Case::new("paths-reverse-path-filter", &["fidelity", "flows"], reverse_path_filter),
 ];
 
@@ -137,39 +143,162 @@ fn closed_during_the_move(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Has a container with flows of all kinds move from `a` to `b` over a path that is closed, then over the
-/// same path when `open` has opened it, and back.
+/// A container on `a` with flows of all kinds, and what is at their other ends.
+struct Scene {
+    inbound: Clients,
+    _server: HostProcess,
+}
+
+impl Scene {
+    fn start(lab: &Lab) -> Result<Self> {
+        let (a, c) = (lab.host("a")?, lab.host("c")?);
+        Self::start_with(lab, a.port(7000), c.port(7000), &[])
+    }
+
+    fn start_with(
+        lab: &Lab,
+        inbound: SocketAddr,
+        outbound: SocketAddr,
+        options: &[&str],
+    ) -> Result<Self> {
+        let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+        for host in [a, b] {
+            traces::forget_soon(host)?;
+            lab.serve(host.name())?;
+        }
+        let server = opener::server(c)?;
+        opener::start(a, "web", outbound, &[&PUBLISHED, options].concat())?;
+        c.probe().wait_for_echo(inbound, ANSWERS)?;
+        Ok(Self { inbound: Clients::gentle(c, inbound)?, _server: server })
+    }
+
+    /// Checks that nobody has noticed more than a pause, and that nothing is left of the moves.
+    fn end(self, context: &Context, lab: &Lab) -> Result<()> {
+        let seen = self.inbound.stop()?;
+        let gap = opener::stop(lab.host("a")?, "web")?;
+        for host in ["a", "b"] {
+            traces::none_within(lab.host(host)?, END)?;
+        }
+        context.remark(format!("{}, outbound {gap:.0} ms", seen.gaps()));
+        Ok(())
+    }
+}
+
+/// Has the container move there and home again.
+fn there_and_home(lab: &Lab, options: &[&str]) -> Result<()> {
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        let moved = lab.attempt("web", from, to, options)?.success()?;
+        ensure!(moved.warnings.is_empty(), "{from} to {to}: {:?}", moved.warnings);
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    Ok(())
+}
+
+/// Has it move over a path that is closed, then over the same one when `open` has opened it, and back.
 fn refused_until(
     context: &Context,
     lab: &Lab,
+    (scene, options): (Scene, &[&str]),
     close: impl FnOnce() -> Result<()>,
     words: &[&str],
     open: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
-    for host in [a, b] {
-        traces::forget_soon(host)?;
-        lab.serve(host.name())?;
-    }
-    let _server = opener::server(c)?;
-    opener::start(a, "web", c.port(7000), &PUBLISHED)?;
-    c.probe().wait_for_echo(a.port(7000), ANSWERS)?;
-    let inbound = Clients::gentle(c, a.port(7000))?;
     close()?;
-    refused(&lab.attempt("web", "a", "b", &[])?, words)?;
-    for host in [a, b] {
-        traces::none_within(host, END)?;
+    refused(&lab.attempt("web", "a", "b", options)?, words)?;
+    for host in ["a", "b"] {
+        traces::none_within(lab.host(host)?, END)?;
     }
     open()?;
-    for (from, to) in [("a", "b"), ("b", "a")] {
-        let moved = lab.migrate("web", from, to)?;
-        ensure!(moved.warnings.is_empty(), "{from} to {to}: {:?}", moved.warnings);
-        std::thread::sleep(Duration::from_secs(1));
+    there_and_home(lab, options)?;
+    scene.end(context, lab)
+}
+
+/// A firewall against IPv6 alone, in a table of that family.
+fn ipv6(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, c) = (lab.host("a")?, lab.host("c")?);
+    for host in lab.hosts() {
+        let subnets = ["--subnet", "10.77.0.0/24", "--subnet", "fd77::/64"];
+        let create = ["network", "create", "--disable-dns", "--ipv6"];
+        host.podman([&create[..], &subnets, &["dual"]].concat())?;
     }
-    let seen = inbound.stop()?;
-    let gap = opener::stop(a, "web")?;
-    context.remark(format!("{}, outbound {gap:.0} ms", seen.gaps()));
-    Ok(())
+    let [inbound, outbound] = [a, c].map(|host| SocketAddr::from((host.address6(), 7000)));
+    let scene = Scene::start_with(&lab, inbound, outbound, &["--network", "dual"])?;
+    let close = || load(a, &BRIDGE_ALONE.replace("inet", "ip6"));
+    let open = || a.run(["nft", "delete", "table", "ip6", "fw"]).map(drop);
+    let words = ["chain guard", "table ip6 fw", "IPv6"];
+    refused_until(context, &lab, (scene, &[]), close, &words, open)
+}
+
+/// Without a tunnel, there is the same firewall.
+fn direct(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    let scene = Scene::start(&lab)?;
+    b.run(["agent-server", "peers", "allow", "a", "--direct"])?;
+    a.run(["agent-server", "peers", "allow", "b", "--direct"])?;
+    let close = || load(a, BRIDGE_ALONE);
+    let open = || a.run(["nft", "delete", "table", "inet", "fw"]).map(drop);
+    let words = ["chain guard", "table inet fw"];
+    refused_until(context, &lab, (scene, &["--tunnel", "direct"]), close, &words, open)
+}
+
+/// With a user's word for it the chain is opened for these flows, and closed with the last of them.
+fn opened(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let a = lab.host("a")?;
+    let scene = Scene::start(&lab)?;
+    load(a, BRIDGE_ALONE)?;
+    let before = a.run(["nft", "list", "table", "inet", "fw"])?;
+    let rules = || a.run(["nft", "list", "table", "inet", "fw"]);
+    // A second move there finds the chain as it was.
+    for _ in 0..2 {
+        let moved = lab.attempt("web", "a", "b", &["--open-firewall", "--forward"])?.success()?;
+        ensure!(moved.warnings.is_empty(), "{:?}", moved.warnings);
+        let there = rules()?;
+        ensure!(there.contains("netmig open 1 b"), "{there}");
+        std::thread::sleep(Duration::from_secs(1));
+        lab.migrate("web", "b", "a")?;
+        traces::none_within(a, END)?;
+        ensure!(rules()? == before, "{} was {before}", rules()?);
+    }
+    // What is refused for another reason opens nothing either.
+    a.set_parameter("net/ipv4/conf/all/rp_filter", "1")?;
+    refused(&lab.attempt("web", "a", "b", &["--open-firewall"])?, &["rp_filter"])?;
+    traces::none_within(a, END)?;
+    ensure!(rules()? == before, "{} was {before}", rules()?);
+    scene.end(context, &lab)
+}
+
+/// Agents that are killed while packets try the ways leave nothing behind.
+fn killed(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    let scene = Scene::start(&lab)?;
+    // What does not come through is tried again, which takes its time.
+    load(a, BRIDGE_ALONE)?;
+    for of in [a, b] {
+        let mut client = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
+        let deadline = Instant::now() + ANSWERS;
+        while !of.run(["nft", "list", "tables"])?.contains("netmig")
+            || !of.run(["nft", "list", "table", "inet", "netmig"])?.contains("netmig path")
+        {
+            ensure!(Instant::now() < deadline, "{} tries nothing", of.name());
+        }
+        if of.name() == "a" {
+            client.signal(Signal::SIGKILL)?;
+        } else {
+            lab.stop_server("b", Signal::SIGKILL)?;
+        }
+        drop(client.wait(END));
+        for host in [a, b] {
+            traces::none_within(host, END)?;
+        }
+        lab.serve("b")?;
+    }
+    a.run(["nft", "delete", "table", "inet", "fw"])?;
+    there_and_home(&lab, &[])?;
+    scene.end(context, &lab)
 }
 
 fn refused(attempt: &Attempt, words: &[&str]) -> Result<()> {
@@ -188,7 +317,8 @@ fn firewall(context: &Context, of: &str) -> Result<()> {
     let rules = if of == "a" { BRIDGE_ALONE } else { ONE_WAY_OUT };
     let close = || load(host, rules);
     let open = || host.run(["nft", "delete", "table", "inet", "fw"]).map(drop);
-    refused_until(context, &lab, close, &["chain guard", "table inet fw", of], open)
+    let scene = (Scene::start(&lab)?, &[][..]);
+    refused_until(context, &lab, scene, close, &["chain guard", "table inet fw", of], open)
 }
 
 fn iptables(context: &Context, programs: [&str; 2]) -> Result<()> {
@@ -206,38 +336,22 @@ fn iptables(context: &Context, programs: [&str; 2]) -> Result<()> {
         run(&["-P", "FORWARD", "DROP"])
     };
     let open = || run(&["-P", "FORWARD", "ACCEPT"]);
-    refused_until(context, &lab, close, &["FORWARD", "filter"], open)
+    let scene = (Scene::start(&lab)?, &[][..]);
+    refused_until(context, &lab, scene, close, &["FORWARD", "filter"], open)
 }
 
 /// Firewalls that let known connections through are no reason to refuse, as long as no new ones are to be
 /// led there.
 fn established_alone(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
-    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
-    for host in [a, b] {
-        traces::forget_soon(host)?;
-        lab.serve(host.name())?;
+    let scene = Scene::start(&lab)?;
+    for host in ["a", "b"] {
+        load(lab.host(host)?, ESTABLISHED_TOO)?;
     }
-    let _server = opener::server(c)?;
-    opener::start(a, "web", c.port(7000), &PUBLISHED)?;
-    c.probe().wait_for_echo(a.port(7000), ANSWERS)?;
-    let inbound = Clients::gentle(c, a.port(7000))?;
-    for host in [a, b] {
-        load(host, ESTABLISHED_TOO)?;
-    }
-    refused(&lab.attempt("web", "a", "b", &["--forward"])?, &["new connections", "guard"])?;
-    for (from, to) in [("a", "b"), ("b", "a"), ("a", "b"), ("b", "a")] {
-        let moved = lab.migrate("web", from, to)?;
-        ensure!(moved.warnings.is_empty(), "{from} to {to}: {:?}", moved.warnings);
-        std::thread::sleep(Duration::from_secs(1));
-    }
-    let seen = inbound.stop()?;
-    let gap = opener::stop(a, "web")?;
-    for host in [a, b] {
-        traces::none_within(host, END)?;
-    }
-    context.remark(format!("{}, outbound {gap:.0} ms", seen.gaps()));
-    Ok(())
+    refused(&lab.attempt("web", "a", "b", &["--forward"])?, &["new tcp", "new udp", "guard"])?;
+    there_and_home(&lab, &[])?;
+    there_and_home(&lab, &[])?;
+    scene.end(context, &lab)
 }
 
 /// When the container has left, so has its bridge, and with it the route to its address: a strict check of
@@ -248,5 +362,6 @@ fn reverse_path_filter(context: &Context) -> Result<()> {
     let by_c = c.address().to_string();
     let close = || a.set_parameter("net/ipv4/conf/all/rp_filter", "1");
     let open = || a.run(["ip", "route", "add", "default", "via", &by_c]).map(drop);
-    refused_until(context, &lab, close, &["rp_filter", "route"], open)
+    let scene = (Scene::start(&lab)?, &[][..]);
+    refused_until(context, &lab, scene, close, &["rp_filter", "route"], open)
 }
