@@ -74,11 +74,11 @@ impl Arrival {
         let give_up = Instant::now() + ARRIVE;
         let tried = loop {
             let mut tried = Vec::with_capacity(trial.len());
-            for number in 0..trial.len() {
+            for (number, unsent) in unsent.iter_mut().enumerate() {
                 let towards = trial.fate(number, Way::Towards)?;
                 // An answer to what has not come would make a known connection of a new one.
                 let may_send = !trial.is_new(number) || towards == Fate::Arrived;
-                if may_send && std::mem::take(&mut unsent[number]) {
+                if may_send && std::mem::take(unsent) {
                     trial.send(number, Way::From, bridge.index)?;
                 }
                 let from = trial.fate(number, Way::From)?;
