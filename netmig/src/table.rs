@@ -254,7 +254,8 @@ impl Table {
         for rule in &rules::catching(peer, flows) {
             rules::add(&mut batch, &table, rule, &owner)?;
         }
-        self.commit(batch, "catch packets that try the ways of flows")
+        let transaction = Transaction::new(batch).inserting();
+        self.apply(&transaction, "catch packets that try the ways of flows")
     }
 
     /// Ends that; absent means done.

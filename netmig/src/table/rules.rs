@@ -152,6 +152,8 @@ pub(super) fn catching(peer: PeerNumber, flows: &[Flow]) -> Vec<NewRule> {
                 Step::Ports(flow.protocol, destination_port, destination_port),
                 Step::SourcePort(source_port),
                 Step::Trace,
+                // Before rules for late packets of flows that come home, which pass untracked.
+                Step::Accept,
             ];
             rules.push(NewRule { chain: CHAIN_LATE.to_owned(), steps });
         }
