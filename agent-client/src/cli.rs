@@ -219,6 +219,10 @@ pub struct Options {
     /// tunnel, until `agent-client forward remove`.
     #[arg(long)]
     pub forward: bool,
+    /// Where a chain of this host's nftables drops packets of its flows, put rules in front of it that let
+    /// these pass, until the last flow with the destination has ended. Otherwise such a move is refused.
+    #[arg(long)]
+    pub open_firewall: bool,
     /// Publish this port at the destination, in place of those that are published here; may be
     /// repeated. As podman run --publish.
     #[arg(long, value_name = "[[IP:]PORT:]CONTAINER_PORT[/PROTOCOL]")]
@@ -238,6 +242,7 @@ impl Default for Options {
             image: ImagePolicy::Send,
             max_interruption: agent_core::deadline::INTERRUPTION,
             forward: false,
+            open_firewall: false,
             publish: Vec::new(),
             address: AddressPolicy::Keep,
             tunnel: TunnelChoice::WireGuard,

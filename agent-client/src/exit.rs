@@ -20,6 +20,8 @@ pub enum Exit {
     InDoubt = 5,
     /// The container runs at the destination, but something could not be cleaned up here.
     MovedWithLeftovers = 6,
+    /// The container runs at the destination, but something that is named did not survive the move.
+    MovedWithLosses = 7,
     /// The move was given up, and the container could not be set going again on this host yet.
     Stuck = 8,
 }
@@ -36,6 +38,7 @@ impl Exit {
             Self::RolledBack => "rolled-back",
             Self::InDoubt => "in-doubt",
             Self::MovedWithLeftovers => "moved-with-leftovers",
+            Self::MovedWithLosses => "moved-with-losses",
             Self::Stuck => "stuck",
         }
     }

@@ -91,7 +91,10 @@ pub struct ContainerName {
 /// A migration that reached its end.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
-    /// `moved`, or `moved-with-leftovers`.
+    /// How it ended.
+    #[serde(skip)]
+    pub exit: Exit,
+    /// `moved`, `moved-with-leftovers` or `moved-with-losses`.
     pub outcome: &'static str,
     /// The migration's identity, as it stands in logs.
     pub migration: String,
@@ -119,6 +122,8 @@ pub struct Summary {
     pub queue: &'static str,
     /// Addresses that are others at the destination.
     pub readdressed: Vec<NewAddress>,
+    /// What did not survive the move, each a whole sentence.
+    pub lost: Vec<String>,
     /// What is left to be done, or was not kept.
     pub warnings: Vec<String>,
 }
@@ -132,10 +137,13 @@ impl Summary {
         } else {
             self.print_for_people();
         }
+        for lost in &self.lost {
+            eprintln!("agent-client: lost: {lost}");
+        }
         for warning in &self.warnings {
             eprintln!("agent-client: warning: {warning}");
         }
-        if self.outcome == Exit::Moved.outcome() { Exit::Moved } else { Exit::MovedWithLeftovers }
+        self.exit
     }
 
     fn print_for_people(&self) {

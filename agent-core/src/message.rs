@@ -22,6 +22,11 @@
 //!         ◀───────────────────────────────── TreeApplied
 //!   NetworkState Stage ────────────────────▶           podman waits in the shim
 //!         ◀───────────────────────────────── Staged
+//!   [TryPaths ─────────────────────────────▶           packets of flows like those of the container
+//!         ◀───────────────────────────────── PathsReady
+//!   (AskPaths ─────────────────────────────▶           they have come, and others go back
+//!         ◀───────────────────────────────── PathsTried)*
+//!   EndPaths] ─────────────────────────────▶
 //!   AskTurn ───────────────────────────────▶           if it is not free soon: Unstage, and again
 //!         ◀───────────────────────────────── TurnAnswer
 //!   Chunks AskTurn ────────────────────────▶           the runtime waits in front of CRIU
@@ -36,6 +41,8 @@
 //!   ── interruption ends ──
 //!   Finish ────────────────────────────────▶           podman owns the container
 //!         ◀───────────────────────────────── Finished
+//!   [AskSilent ────────────────────────────▶           far ends that the container has not heard
+//!         ◀───────────────────────────────── Silent]*
 //!   Settled ───────────────────────────────▶           may forget the migration
 //! ```
 //!
@@ -67,9 +74,10 @@
 
 mod codec;
 mod offer;
+mod paths;
 mod ways;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use checkpoint::cgroup::CgroupSetting;
 use checkpoint::fingerprint::{Difference, Fingerprint};
@@ -89,6 +97,7 @@ use crate::trust::Secret;
 
 pub use self::codec::{CodecError, FRAME_LIMIT};
 pub use self::offer::{Blocker, Forwarder, ImageRef, Network, Offer, Port, Verdict};
+pub use self::paths::TriedPath;
 pub use self::ways::{AnchorOffer, AnchorTunnel, EndFlows, FlowEnds, Means, Rehome, TunnelEnd};
 
 /// One place that ties a message to its number: the enum, its encoder and its decoder.
@@ -236,6 +245,21 @@ messages! {
     48 => Facts(Facts),
     /// How the original's network namespace is configured; the staged one has to be equal.
     49 => NetworkState(NetworkState),
+    /// To the destination, after the engine runs the container: whose far ends has it not heard yet?
+    50 => AskSilent(MigrationId),
+    /// The container's connections on which nothing came since it was restored.
+    51 => Silent(Vec<SilentConnection>),
+    /// To the destination, once the container is staged: packets of flows like these are about to come, to try
+    /// their ways. The entries are those of the source.
+    52 => TryPaths(Vec<Flow>),
+    /// It is ready for them, or why it cannot be.
+    53 => PathsReady(Option<String>),
+    /// They have been sent: what has become of them, and of such as the destination sends back?
+    54 => AskPaths(()),
+    /// What has, in the order of the flows.
+    55 => PathsTried(Vec<TriedPath>),
+    /// No more of them come.
+    56 => EndPaths(()),
 }
 
 /// Introduction of an agent.
@@ -386,6 +410,17 @@ pub struct Facts {
     pub is_last: bool,
 }
 
+/// A connection of a moved container on which nothing came since it was restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SilentConnection {
+    /// The container's own end.
+    pub own: SocketAddr,
+    /// The far end, as the container sees it.
+    pub far: SocketAddr,
+    /// Whether the container has sent something that is not acknowledged.
+    pub awaits_answer: bool,
+}
+
 /// The end of a migration, as the destination sees it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Finished {
@@ -418,7 +453,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_refused() {
-        for number in [0, 50, 200, 255] {
+        for number in [0, 57, 200, 255] {
             let refused = Message::decode(&[number, 0, 0]);
             assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
         }

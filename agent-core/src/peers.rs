@@ -234,6 +234,7 @@ pub async fn release(
     }
     let mut table = Table::open()?;
     table.unsteer(peer)?;
+    table.close_chains(peer)?;
     tunnel::remove(peer).await?;
     if table.read()?.rules.is_empty() {
         table.remove()?;

@@ -30,7 +30,7 @@ use crate::message::Message;
 use crate::trust::Fingerprint;
 
 /// Version of the protocol.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// Bytes of payload that a sender puts into one frame of a stream.
 pub const PIECE: usize = 256 * 1024;
 /// Flows that a sender puts into one frame.

@@ -18,6 +18,7 @@ use checkpoint::images::{Chunk, Follower};
 use checkpoint::sockets::{SocketSettings, Value};
 use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::{Kind, Meta, Record, Source, Tasks};
+use netmig::path::{Barrier, Fate};
 use netmig::tunnel::{DirectEnd, HardwareAddress};
 
 #[path = "../../fuzz/src/lib.rs"]
@@ -158,6 +159,26 @@ fn messages() -> Vec<Vec<u8>> {
             at_destination: vec!["192.0.2.2".parse().unwrap()],
         }),
         Message::Prepared(Prepared { entries_us: 5, restore_us: 100_000, differences: Vec::new() }),
+        Message::AskSilent(migration),
+        Message::Silent(vec![SilentConnection {
+            own: "10.88.0.2:80".parse().unwrap(),
+            far: "192.0.2.3:9".parse().unwrap(),
+            awaits_answer: true,
+        }]),
+        Message::TryPaths(vec![netmig::flow::parse(&entry()).unwrap().unwrap()]),
+        Message::PathsReady(Some("no bpf".into())),
+        Message::AskPaths(()),
+        Message::PathsTried(vec![TriedPath {
+            towards: Fate::Arrived,
+            from: Fate::Dropped(Barrier {
+                family: 1,
+                table: "fw".into(),
+                chain: "guard".into(),
+                rule: Some(7),
+            }),
+            suspects: vec!["a route".into()],
+        }]),
+        Message::EndPaths(()),
         Message::Facts(Facts { part: Fingerprint::default(), is_last: true }),
         Message::NetworkState(NetworkState::default()),
         Message::Commit(migration),

@@ -9,11 +9,13 @@ use agent_core::peers::{self, Claim};
 use agent_core::wire::{self, Connection};
 use agent_core::{deadline, expect, journal};
 use ownership::destination::{Holding, Order, Reply};
+use tokio::task::block_in_place;
 
 use crate::answer::{give_up, lost, not_allowed, unknown};
 use crate::arrival::{Copy, settle_buffers};
 use crate::host::Host;
 use crate::lease::{Copies, Decision};
+use crate::silent::silent;
 
 /// Between two looks at a copy that another conversation is deciding about.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
@@ -193,6 +195,10 @@ async fn await_end(
         match connection.receive(deadline::STAGE).await {
             Ok(Message::LedPast(id)) if id == migration => {
                 release(copies.host(), migration).await?
+            }
+            Ok(Message::AskSilent(id)) if id == migration => {
+                let silent = block_in_place(|| silent(copies.host(), migration));
+                connection.send(&Message::Silent(silent)).await?;
             }
             Ok(Message::Settled(id)) if id == migration => {
                 let from = connection.host();

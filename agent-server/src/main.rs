@@ -21,6 +21,7 @@ mod reception;
 mod recover;
 mod serve;
 mod session;
+mod silent;
 mod welcome;
 
 use std::io::Write;

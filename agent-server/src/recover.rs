@@ -283,7 +283,7 @@ impl Arrived {
         }
         let others = carried::rejoin(scene.directories, &self.container).await?;
         carried::forget_between(&self.addresses, &others)?;
-        Table::open()?.remove_late(&self.migration.to_string().parse()?)?;
+        self.remove_rules()?;
         let away = |note: &Note| note.id == self.container && note.away().is_some();
         forward::remove(scene.directories, away).await?;
         self.claim_source_tunnel(scene).await?;
@@ -292,6 +292,14 @@ impl Arrived {
         journal.archive(&scene.directories.state)?;
         tracing::info!("{}: container {} is podman's now", self.migration, self.name);
         Ok(())
+    }
+
+    /// Removes the rules of the table that were made for this migration alone.
+    fn remove_rules(&self) -> Result<(), Cause> {
+        let tag = self.migration.to_string().parse()?;
+        let mut table = Table::open()?;
+        table.remove_late(&tag)?;
+        Ok(table.end_catch(&tag)?)
     }
 
     /// Keeps the tunnel to the source until third hosts lead their flows past it.
@@ -326,7 +334,7 @@ impl Arrived {
         conntrack.delete(&made)?;
         let of_this = |note: &Note| note.migration == self.migration;
         forward::remove(scene.directories, of_this).await?;
-        Table::open()?.remove_late(&self.migration.to_string().parse()?)?;
+        self.remove_rules()?;
         tidy(&work)?;
         remove_spool(scene.directories, self.migration)?;
         for peer in hops {

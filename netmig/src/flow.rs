@@ -52,6 +52,8 @@ pub const STATUS_SEEN_REPLY: u32 = 1 << 1;
 pub const STATUS_ASSURED: u32 = 1 << 2;
 /// Conntrack status bit: the entry is in the table (`IPS_CONFIRMED`).
 pub const STATUS_CONFIRMED: u32 = 1 << 3;
+/// Conntrack status bit: packets do not change when the entry is forgotten (`IPS_FIXED_TIMEOUT`).
+pub const STATUS_FIXED_TIMEOUT: u32 = 1 << 10;
 /// Seconds that the kernel remembers an answered UDP flow by default.
 const UDP_TIMEOUT: u32 = 120;
 /// Where it says for how long it does (nf_conntrack-sysctl.rst).

@@ -13,6 +13,7 @@ pub mod marks;
 pub mod netns;
 pub mod nfnetlink;
 pub mod parameters;
+pub mod path;
 pub mod peer;
 pub mod routing;
 pub mod sandbox;

@@ -254,8 +254,41 @@ pub(crate) async fn route_to(handle: &Handle, destination: IpAddr) -> Result<Rou
     answer.ok_or_else(|| no_route(None))
 }
 
+/// Whether this host drops what comes by the way to `peer` from an IPv4 address once the bridge that leads to
+/// this address has gone with its last container: the kernel looks for a route back, even loosely, and there is
+/// no other one (ip-sysctl.rst, `rp_filter`).
+///
+/// # Errors
+/// When routes or settings cannot be read.
+pub async fn needs_bridge(peer: PeerNumber, address: IpAddr, bridge: u32) -> Result<bool, Error> {
+    let path = Path::new("/proc/sys/net/ipv4/conf");
+    let interface = peer.interface();
+    if !address.is_ipv4()
+        || !is_set(&path.join("all/rp_filter"))?
+            && !is_set(&path.join(interface).join("rp_filter"))?
+    {
+        return Ok(false);
+    }
+    let handle = rtnl::connect().map_err(Error::Socket)?;
+    let routes = list_routes(&handle, peer, AddressFamily::Inet).await?;
+    let leads_back = |route: &RouteMessage| {
+        let destination = route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+            _ => None,
+        });
+        let length = route.header.destination_prefix_length;
+        let covers = length == 0
+            || destination.is_some_and(|network| crate::flow::contains((network, length), address));
+        route.header.kind == RouteType::Unicast
+            && route.header.protocol != RouteProtocol::from(PROTOCOL)
+            && interface_of(route) != Some(bridge)
+            && covers
+    };
+    Ok(!routes.iter().any(leads_back))
+}
+
 /// The interface of a looked-up route.
-fn interface_of(route: &RouteMessage) -> Option<u32> {
+pub(crate) fn interface_of(route: &RouteMessage) -> Option<u32> {
     route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,

@@ -8,6 +8,7 @@
 mod abort;
 mod backlog;
 mod connections;
+mod info;
 pub mod room;
 
 use std::io;
@@ -17,6 +18,7 @@ use thiserror::Error;
 pub use abort::abort;
 pub use backlog::{Backlog, Backlogs};
 pub use connections::{Connections, TcpSockets, UdpSockets};
+pub use info::TcpInfo;
 
 use crate::netns::message::{Message, u32_at};
 use crate::netns::socket::{KernelSocket, Protocol};

@@ -38,6 +38,7 @@ mod expression;
 mod expressions;
 mod forward;
 mod guard;
+mod open;
 mod owner;
 mod present;
 mod rules;
@@ -65,6 +66,7 @@ pub use owner::{HoldTag, InvalidTag, Owner};
 pub use rules::{HoldRules, LateEnd, OnHolderLoss, Queueing};
 pub(crate) use transaction::{HoldTransactions, Transaction};
 
+use crate::flow::Flow;
 use crate::nfnetlink::{Options, Socket, SocketError};
 use crate::peer::PeerNumber;
 use crate::tunnel::HardwareAddress;
@@ -232,6 +234,36 @@ impl Table {
             Owner::Peer(of) | Owner::Segment(of, _) => *of == peer,
             _ => false,
         })
+    }
+
+    /// Traces packets of flows that try a way, and lets none of them leave this host but to `peer`: of the
+    /// entry that a packet belongs to, an ICMP error or a reset included.
+    ///
+    /// # Errors
+    /// When the table is not installed, or nftables refuses.
+    pub(crate) fn catch(
+        &mut self,
+        tag: &HoldTag,
+        peer: PeerNumber,
+        flows: &[Flow],
+    ) -> Result<(), TableError> {
+        self.end_catch(tag)?;
+        let table = handle()?;
+        let owner = Owner::Path(tag.clone());
+        let mut batch = Batch::new();
+        for rule in &rules::catching(peer, flows) {
+            rules::add(&mut batch, &table, rule, &owner)?;
+        }
+        let transaction = Transaction::new(batch).inserting();
+        self.apply(&transaction, "catch packets that try the ways of flows")
+    }
+
+    /// Ends that; absent means done.
+    ///
+    /// # Errors
+    /// When the table cannot be read or changed.
+    pub fn end_catch(&mut self, tag: &HoldTag) -> Result<(), TableError> {
+        self.remove_rules(|owner| matches!(owner, Owner::Path(of) if of == tag))
     }
 
     /// Removes the rules of one hold; absent means done.

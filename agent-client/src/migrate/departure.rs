@@ -32,8 +32,10 @@ use super::anchors::Anchors;
 use super::beside::Besides;
 use super::dump::PreparedDump;
 use super::failure::Failure;
+use super::paths;
 use super::plan::Plan;
 use super::ports;
+use super::silent::InUse;
 use super::{order, turn};
 use crate::cli::GUARDIAN;
 use crate::context::Context;
@@ -115,6 +117,9 @@ impl<'a> Departure<'a> {
         self.prepare_removal();
         block_in_place(|| self.start_runtime())?;
         self.await_stage().await?;
+        steps.begin("try paths");
+        let warnings = paths::check(self.context, &mut self.plan).await?;
+        self.plan.warnings.extend(warnings);
         steps.end();
         let turn = turn::take(self.context, &mut self.plan, STAGED_WAIT).await?;
         self.ready.turn = match turn {
@@ -123,7 +128,9 @@ impl<'a> Departure<'a> {
         };
         // Again, for sockets that are new, or got their own size back after an earlier move.
         self.make_room()?;
-        self.start_far_runtime().await
+        self.start_far_runtime().await?;
+        self.ready.in_use = block_in_place(|| InUse::look(&self.plan.namespace))?;
+        Ok(())
     }
 
     /// Has the container unstaged, since its turn does not come, and staged again once it has come: the far
@@ -296,6 +303,9 @@ impl<'a> Departure<'a> {
         if !ended && !stuck.is_empty() {
             return Failure::Stuck { container: self.plan.container.name, cause, leftovers };
         }
+        if leftovers.is_empty() && !ended {
+            return Failure::undone(cause);
+        }
         Failure::RolledBack { cause, ended, leftovers }
     }
 
@@ -341,6 +351,11 @@ impl<'a> Departure<'a> {
     /// The third hosts that are anchors of flows.
     pub fn anchors(&mut self) -> &mut Anchors {
         &mut self.ready.anchors
+    }
+
+    /// The connections that were in use before the interruption; to be asked for once.
+    pub fn take_in_use(&mut self) -> InUse {
+        std::mem::take(&mut self.ready.in_use)
     }
 
     /// How the tunnel is made, for people.

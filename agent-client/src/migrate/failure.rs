@@ -4,6 +4,7 @@ use agent_core::cause::{Cause, chain};
 use agent_core::message::Blocker;
 use serde::Serialize;
 
+use super::paths;
 use crate::exit::Exit;
 use crate::summary::print_json;
 
@@ -44,6 +45,16 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// One of which everything was taken back, for this reason: a refusal, if the container was not
+    /// interrupted for it.
+    #[must_use]
+    pub fn undone(cause: Cause) -> Self {
+        match cause.downcast::<paths::Blocked>() {
+            Ok(blocked) => Self::Blocked(blocked.0),
+            Err(cause) => Self::RolledBack { cause, ended: false, leftovers: Vec::new() },
+        }
+    }
+
     /// The exit code.
     #[must_use]
     pub fn exit(&self) -> Exit {

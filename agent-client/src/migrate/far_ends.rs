@@ -36,6 +36,11 @@ impl FarEnds {
         Ok(Self { destination: destination.copied().collect(), peer })
     }
 
+    /// The addresses.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.destination.iter().copied().collect()
+    }
+
     /// Names flows that would end: with the destination itself, by way of a third host.
     pub fn blocker(
         &self,

@@ -24,12 +24,14 @@ mod multicast;
 mod network;
 pub mod order;
 mod outbox;
+mod paths;
 mod pause;
 mod plan;
 mod ports;
 mod remembered;
 mod retire;
 mod room;
+mod silent;
 mod trees;
 mod turn;
 

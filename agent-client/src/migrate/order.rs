@@ -2,7 +2,7 @@
 
 use agent_core::destination::Destination;
 use agent_core::identity::HostId;
-use agent_core::message::{FailureCode, Finished, Message, MigrationId};
+use agent_core::message::{FailureCode, Finished, Message, MigrationId, SilentConnection};
 use agent_core::wire::{self, Connection};
 use agent_core::{deadline, expect};
 use ownership::source::{Answer, Next, after_order};
@@ -83,6 +83,15 @@ pub async fn commit(connection: &mut Connection, migration: MigrationId) -> Resu
 pub async fn finish(connection: &mut Connection) -> Result<Finished, Error> {
     connection.send(&Message::Finish(())).await?;
     Ok(expect!(connection, deadline::STAGE, Finished)?)
+}
+
+/// Asks the destination for the container's connections on which nothing has come yet.
+pub async fn silent(
+    connection: &mut Connection,
+    migration: MigrationId,
+) -> Result<Vec<SilentConnection>, Error> {
+    connection.send(&Message::AskSilent(migration)).await?;
+    Ok(expect!(connection, deadline::ANSWER, Silent)?)
 }
 
 /// Tells the destination that this host needs no answer about the migration any more.

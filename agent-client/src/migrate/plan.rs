@@ -75,6 +75,8 @@ pub struct Plan {
     pub readdressed: Vec<Readdressed>,
     /// How new connections to this host's ports are to be led there, if they are.
     pub away: Option<Away>,
+    /// Whether chains of others that drop its packets are to be opened.
+    pub open_firewall: bool,
     /// What stands for this host's addresses in the tunnel.
     pub aliases: Arc<Aliases>,
     /// What will differ afterwards, for people.
@@ -246,6 +248,7 @@ pub async fn agree(
         far_ends,
         readdressed: Vec::new(),
         away,
+        open_firewall: options.open_firewall,
         aliases: Arc::new(aliases),
         warnings,
         watched: findings.watched,

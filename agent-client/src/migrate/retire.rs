@@ -17,6 +17,7 @@ use super::far_ends;
 use super::insist::{Goal, insist};
 use super::order;
 use super::pause::Pause;
+use super::silent;
 use netmig::peer::PeerNumber;
 
 use crate::exit::Exit;
@@ -32,6 +33,9 @@ pub struct Retirement<'a> {
     parts: Parts,
     interruption_ms: f64,
     held_packets: u64,
+    /// When packets could come to the container.
+    audible: Instant,
+    lost: Vec<String>,
     warnings: Vec<String>,
     leftovers: Vec<String>,
     /// Far ends at the destination whose flows are local there.
@@ -67,7 +71,17 @@ impl<'a> Retirement<'a> {
             ));
         }
         let local = Vec::new();
-        Self { pause, parts, interruption_ms, held_packets, warnings, leftovers, local }
+        Self {
+            pause,
+            parts,
+            interruption_ms,
+            held_packets,
+            audible: Instant::now(),
+            lost: Vec::new(),
+            warnings,
+            leftovers,
+            local,
+        }
     }
 
     /// Removes the original, which is still cut off, and everything else of the migration. Not
@@ -115,6 +129,7 @@ impl<'a> Retirement<'a> {
                 tracing::warn!("{}", chain(&e));
             }
         }
+        self.listen(steps).await;
         let migration = self.pause.migration();
         // A destination that does not hear it remembers the migration.
         if let Err(e) = order::settled(self.pause.connection(), migration).await {
@@ -122,6 +137,18 @@ impl<'a> Retirement<'a> {
         }
         steps.end();
         Ok(self)
+    }
+
+    /// Learns which connections the move has cost.
+    async fn listen(&mut self, steps: &mut Steps) {
+        steps.begin("listen for far ends");
+        let in_use = self.pause.departure().take_in_use();
+        match silent::dead(&mut self.pause, &in_use, self.audible).await {
+            Ok(dead) => self.lost.extend(dead),
+            Err(e) => self
+                .warnings
+                .push(format!("whether its connections live is not known: {}", chain(e.as_ref()))),
+        }
     }
 
     async fn remove_original(&mut self) -> Result<(), Cause> {
@@ -205,10 +232,15 @@ impl<'a> Retirement<'a> {
             self.leftovers.extend(departure.end().await.err().map(|e| chain(e.as_ref())));
         }
         let clean = self.leftovers.is_empty();
-        let exit = if clean { Exit::Moved } else { Exit::MovedWithLeftovers };
+        let exit = match (self.lost.is_empty(), clean) {
+            (false, _) => Exit::MovedWithLosses,
+            (true, true) => Exit::Moved,
+            (true, false) => Exit::MovedWithLeftovers,
+        };
         let (steps, total) = steps.finish();
         self.warnings.extend(self.leftovers);
         Summary {
+            exit,
             outcome: exit.outcome(),
             migration,
             container,
@@ -223,6 +255,7 @@ impl<'a> Retirement<'a> {
             tunnel,
             queue: progress.queue,
             readdressed,
+            lost: self.lost,
             warnings: self.warnings,
         }
     }

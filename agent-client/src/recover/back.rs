@@ -205,10 +205,12 @@ fn mentioned(path: &std::path::Path) -> std::io::Result<bool> {
     Ok(false)
 }
 
-/// Removes the hold's rules; its queue and the packets in it went with the process.
+/// Removes the hold's rules, and those that try ways; its queue and the packets in it went with the process.
 pub fn unhold(departed: &Departed) -> Result<bool, Cause> {
     let tag = departed.migration().to_string().parse()?;
-    Table::open()?.remove_hold(&tag)?;
+    let mut table = Table::open()?;
+    table.remove_hold(&tag)?;
+    table.end_catch(&tag)?;
     Ok(false)
 }
 

@@ -4,6 +4,7 @@
 mod far_ends;
 mod flows;
 mod network;
+mod paths;
 mod preparation;
 mod restore;
 
@@ -31,6 +32,7 @@ use checkpoint::stage::{Early, Staged};
 use checkpoint::urgency::{MANY_FILES, Urgency};
 use netmig::flow::{self, Flow, Readdressed};
 use netmig::isolation::Port;
+use netmig::path::Trial;
 use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
 use tokio::task::block_in_place;
@@ -103,6 +105,7 @@ pub struct Arrival {
     network: Option<Network>,
     cgroup: Option<Cgroup>,
     created: Vec<Flow>,
+    paths: Option<Trial>,
     far_ends: FarEnds,
     spool: Option<Spool>,
     early: Option<Early>,
@@ -172,6 +175,7 @@ impl Arrival {
             network: None,
             cgroup: None,
             created: Vec::new(),
+            paths: None,
             far_ends: FarEnds::default(),
             spool: None,
             early: None,
@@ -256,6 +260,7 @@ impl Arrival {
 
     /// Removes what was staged, and keeps everything else for another attempt.
     async fn unstage(&mut self, connection: &mut Connection) -> Result<(), Cause> {
+        self.paths = None;
         if let Some(staged) = self.staged.take() {
             staged.abort().await?;
         }
@@ -336,6 +341,12 @@ impl Arrival {
                     Err(cause) => Err(cause),
                 },
                 Ok(Message::Settings(settings)) => incoming.settings(settings),
+                Ok(Message::TryPaths(flows)) => self.begin_paths(connection, &flows).await,
+                Ok(Message::AskPaths(())) => self.answer_paths(connection).await,
+                Ok(Message::EndPaths(())) => {
+                    self.paths = None;
+                    Ok(())
+                }
                 Ok(Message::AskTurn(())) => self.answer_turn(connection).await,
                 Ok(Message::Restore(manifest)) => break manifest,
                 Ok(other) => Err(connection.unexpected(&other, "Restore").into()),
@@ -347,6 +358,7 @@ impl Arrival {
             }
         };
         let ordered = Instant::now();
+        self.paths = None;
         self.urgency = self.turn.as_ref().map(|_| Urgency::begin());
         let settings = std::mem::take(&mut incoming.settings);
         self.far_ends = std::mem::take(&mut incoming.far_ends);
@@ -423,6 +435,7 @@ impl Arrival {
     /// The same for a copy that owns the stage and the journal; `false` if something is left.
     pub async fn clean(&mut self, staged: Option<Staged>) -> bool {
         let mut clean = true;
+        self.paths = None;
         let migration = self.offer.migration;
         let mut note = |result: Result<(), Cause>| {
             if let Err(e) = &result {

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
-    Flow, Protocol, STATUS_ASSURED, STATUS_CONFIRMED, STATUS_SEEN_REPLY, TCP_BE_LIBERAL, Tuple,
-    Zone, ZoneScope,
+    Flow, Protocol, STATUS_ASSURED, STATUS_CONFIRMED, STATUS_FIXED_TIMEOUT, STATUS_SEEN_REPLY,
+    TCP_BE_LIBERAL, Tuple, Zone, ZoneScope,
 };
 use crate::nfnetlink::attribute::{nest, put};
 
@@ -104,7 +104,8 @@ pub(super) fn create(message: &mut Vec<u8>, flow: &Flow) {
     tuple(message, cta::TUPLE_ORIG, flow.original, flow.protocol, flow.zone);
     tuple(message, cta::TUPLE_REPLY, plain, flow.protocol, flow.zone);
     whole_zone(message, flow.zone);
-    let status = flow.status & (STATUS_SEEN_REPLY | STATUS_ASSURED) | STATUS_CONFIRMED;
+    let kept = STATUS_SEEN_REPLY | STATUS_ASSURED | STATUS_FIXED_TIMEOUT;
+    let status = flow.status & kept | STATUS_CONFIRMED;
     put(message, cta::STATUS, &status.to_be_bytes());
     put(message, cta::TIMEOUT, &flow.timeout.to_be_bytes());
     put(message, cta::MARK, &flow.mark.to_be_bytes());

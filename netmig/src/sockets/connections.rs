@@ -13,17 +13,17 @@ use crate::netns::socket::{KernelSocket, Protocol};
 
 const NLM_F_DUMP: u16 = 0x300;
 /// States (`include/net/tcp_states.h`): connections that carry data one way at least, and listening.
-const ESTABLISHED: u8 = 1;
-const FIN_WAIT_1: u8 = 4;
+pub(super) const ESTABLISHED: u8 = 1;
+pub(super) const FIN_WAIT_1: u8 = 4;
 const FIN_WAIT_2: u8 = 5;
-const CLOSE_WAIT: u8 = 8;
+pub(super) const CLOSE_WAIT: u8 = 8;
 pub(super) const LISTEN: u8 = 10;
 
 /// The TCP sockets of one network namespace, ready to be listed.
 #[derive(Debug)]
 pub struct TcpSockets {
-    socket: KernelSocket,
-    container: String,
+    pub(super) socket: KernelSocket,
+    pub(super) container: String,
 }
 
 /// What they were at one moment.

@@ -94,7 +94,7 @@ fn head(message: i32, flags: u16) -> Head {
     }
 }
 
-fn put_name(message: &mut Vec<u8>, kind: u16, name: &str) {
+pub(super) fn put_name(message: &mut Vec<u8>, kind: u16, name: &str) {
     put(message, kind, &[name.as_bytes(), &[0]].concat());
 }
 
@@ -175,15 +175,15 @@ pub(super) fn written(batch: &[u8]) -> Result<Vec<WrittenRule>, Malformed> {
 
 /// What a message says of a rule.
 #[derive(Default)]
-struct Parts<'a> {
-    table: Option<&'a str>,
-    chain: Option<String>,
-    handle: Option<u64>,
-    owner: Option<Owner>,
+pub(super) struct Parts<'a> {
+    pub(super) table: Option<&'a str>,
+    pub(super) chain: Option<String>,
+    pub(super) handle: Option<u64>,
+    pub(super) owner: Option<Owner>,
     expressions: Vec<u8>,
 }
 
-fn parts(payload: &[u8]) -> Result<Parts<'_>, Malformed> {
+pub(super) fn parts(payload: &[u8]) -> Result<Parts<'_>, Malformed> {
     let mut parts = Parts::default();
     for attribute in attributes(payload)? {
         let attribute = attribute?;

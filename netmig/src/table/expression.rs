@@ -85,6 +85,15 @@ impl Raw {
         Self { name: c"payload", settings }
     }
 
+    /// `meta nftrace set`: whether the packet is traced, by the register's first byte.
+    pub(super) fn trace() -> Self {
+        let settings = vec![
+            Setting::U32(sys::NFTNL_EXPR_META_SREG, REGISTER),
+            Setting::U32(sys::NFTNL_EXPR_META_KEY, libc::NFT_META_NFTRACE.unsigned_abs()),
+        ];
+        Self { name: c"meta", settings }
+    }
+
     /// `notrack`.
     pub(super) fn notrack() -> Self {
         Self { name: c"notrack", settings: Vec::new() }

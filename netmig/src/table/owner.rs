@@ -79,6 +79,10 @@ pub enum Owner {
     /// Drops what comes by the direct way to a peer from others on its segment than this sender:
     /// `netmig segment 3 02:00:00:00:00:01`.
     Segment(PeerNumber, HardwareAddress),
+    /// Lets flows to a peer pass a chain of others: `netmig open 3 NAME`.
+    Open(PeerNumber, HoldTag),
+    /// Catches packets that try the ways of flows: `netmig path TAG`.
+    Path(HoldTag),
     /// Exchanges addresses at the tunnels: `netmig stand-in TAG`.
     StandIn(HoldTag),
     /// Takes new connections that a peer leads here: `netmig accept 3 TAG`.
@@ -90,6 +94,8 @@ impl fmt::Display for Owner {
         match self {
             Self::Peer(peer) => write!(f, "netmig peer {peer}"),
             Self::Hold(tag) => write!(f, "netmig hold {tag}"),
+            Self::Open(peer, name) => write!(f, "netmig open {peer} {name}"),
+            Self::Path(tag) => write!(f, "netmig path {tag}"),
             Self::Late(tag) => write!(f, "netmig late {tag}"),
             Self::StandIn(tag) => write!(f, "netmig stand-in {tag}"),
             Self::Forward(peer, tag) => write!(f, "netmig forward {peer} {tag}"),
@@ -112,10 +118,12 @@ impl Owner {
         let owner = match kind {
             "peer" => Self::Peer(peer(rest)?),
             "hold" => Self::Hold(rest.parse().ok()?),
+            "path" => Self::Path(rest.parse().ok()?),
             "late" => Self::Late(rest.parse().ok()?),
             "stand-in" => Self::StandIn(rest.parse().ok()?),
             "forward" => of_peer(Self::Forward)?,
             "accept" => of_peer(Self::Accept)?,
+            "open" => of_peer(Self::Open)?,
             "segment" => {
                 let (number, sender) = rest.split_once(' ')?;
                 Self::Segment(peer(number)?, sender.parse().ok()?)
@@ -139,6 +147,8 @@ mod tests {
         let longest: HoldTag = "f".repeat(TAG_LENGTH).parse().unwrap();
         let of_peers = [
             Owner::StandIn(longest.clone()),
+            Owner::Path(longest.clone()),
+            Owner::Open(number, longest.clone()),
             Owner::Forward(number, tag.clone()),
             Owner::Accept(number, longest),
             Owner::Segment(number, HardwareAddress([2, 0, 0xab, 1, 0, 255])),

@@ -11,7 +11,7 @@ use super::{
     CHAIN_HOLD, CHAIN_HOLD_OUTPUT, CHAIN_LATE, CHAIN_STAND_IN, CHAIN_STEER, CHAIN_STEER_OUTPUT,
     HoldTag, InstalledRule, Owner, TableError,
 };
-use crate::flow::{Protocol, StandIn};
+use crate::flow::{Flow, Protocol, StandIn, Tuple};
 use crate::marks::MarkBits;
 use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 use crate::tunnel::HardwareAddress;
@@ -137,6 +137,40 @@ pub(super) fn late_from(peer: PeerNumber, ends: &[LateEnd]) -> Vec<NewRule> {
 pub(super) fn admitting(peer: PeerNumber, sender: HardwareAddress) -> NewRule {
     let steps = vec![Step::From(peer.interface()), Step::NotFromHardware(sender), Step::Drop];
     NewRule { chain: CHAIN_LATE.to_owned(), steps }
+}
+
+/// The rules that trace packets of flows, and drop those that would leave this host otherwise than to a peer.
+pub(super) fn catching(peer: PeerNumber, flows: &[Flow]) -> Vec<NewRule> {
+    let mut rules = Vec::new();
+    for flow in flows {
+        for Tuple { source, destination, source_port, destination_port } in
+            [flow.original, flow.reply]
+        {
+            let steps = vec![
+                Step::FromAddress(source),
+                Step::To(destination),
+                Step::Ports(flow.protocol, destination_port, destination_port),
+                Step::SourcePort(source_port),
+                Step::Trace,
+                // Before rules for late packets of flows that come home, which pass untracked.
+                Step::Accept,
+            ];
+            rules.push(NewRule { chain: CHAIN_LATE.to_owned(), steps });
+        }
+        let steps = vec![
+            Step::NotTowards(peer.interface()),
+            Step::FlowSource(ORIGINAL, flow.original.source),
+            Step::FlowDestination(ORIGINAL, flow.original.destination),
+            Step::FlowPorts(
+                flow.protocol,
+                flow.original.source_port,
+                flow.original.destination_port,
+            ),
+            Step::Drop,
+        ];
+        rules.push(NewRule { chain: CHAIN_STAND_IN.to_owned(), steps });
+    }
+    rules
 }
 
 /// Name of the chain that has a hold's rules.

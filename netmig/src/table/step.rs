@@ -26,7 +26,15 @@ pub(super) enum Step {
     Direction(u8),
     /// The source address of the flow's packets in one direction.
     FlowSource(u8, IpAddr),
+    /// The same of their destination address.
+    FlowDestination(u8, IpAddr),
+    /// Protocol, source port and destination port of the packets that opened the flow.
+    FlowPorts(Protocol, u16, u16),
     StateNew,
+    /// The packet's own source port.
+    SourcePort(u16),
+    /// nftables tells what it meets from now on.
+    Trace,
     /// Protocol, and first and last destination port.
     Ports(Protocol, u16, u16),
     ToThisHost,
@@ -60,6 +68,8 @@ pub(super) enum Step {
     TowardsTunnel,
     /// The interface by which the packet will leave.
     Towards(String),
+    /// It will leave by another one.
+    NotTowards(String),
     /// The address family, by any address of it.
     Family(IpAddr),
     To(IpAddr),
@@ -78,6 +88,7 @@ pub(super) enum Step {
     /// The same of the destination.
     WriteDestination(IpAddr),
     Drop,
+    Accept,
 }
 
 impl Step {
@@ -96,6 +107,32 @@ impl Step {
                 };
                 rule.add_expr(&Raw::conntrack_of(key, direction));
                 rule.add_expr(&nft_expr!(cmp == address));
+            }
+            Self::FlowDestination(direction, address) => {
+                let key = match address {
+                    IpAddr::V4(_) => libc::NFT_CT_DST_IP,
+                    IpAddr::V6(_) => libc::NFT_CT_DST_IP6,
+                };
+                rule.add_expr(&Raw::conntrack_of(key, direction));
+                rule.add_expr(&nft_expr!(cmp == address));
+            }
+            Self::FlowPorts(protocol, source, destination) => {
+                rule.add_expr(&Raw::conntrack_of(libc::NFT_CT_PROTOCOL, ORIGINAL));
+                rule.add_expr(&nft_expr!(cmp == protocol.number()));
+                for (key, port) in
+                    [(libc::NFT_CT_PROTO_SRC, source), (libc::NFT_CT_PROTO_DST, destination)]
+                {
+                    rule.add_expr(&Raw::conntrack_of(key, ORIGINAL));
+                    rule.add_expr(&nft_expr!(cmp == port.to_be()));
+                }
+            }
+            Self::SourcePort(port) => {
+                rule.add_expr(&nft_expr!(payload tcp sport));
+                rule.add_expr(&nft_expr!(cmp == port.to_be()));
+            }
+            Self::Trace => {
+                rule.add_expr(&Immediate::new(1u8, Register::Reg1));
+                rule.add_expr(&Raw::trace());
             }
             Self::StateNew => {
                 rule.add_expr(&nft_expr!(ct state));
@@ -169,6 +206,11 @@ impl Step {
                 rule.add_expr(&nft_expr!(meta oifname));
                 rule.add_expr(&Cmp::new(CmpOp::Eq, name));
             }
+            Self::NotTowards(ref interface) => {
+                let name = InterfaceName::Exact(CString::new(interface.as_str())?);
+                rule.add_expr(&nft_expr!(meta oifname));
+                rule.add_expr(&Cmp::new(CmpOp::Neq, name));
+            }
             Self::Family(address) => {
                 let family =
                     if address.is_ipv4() { libc::NFPROTO_IPV4 } else { libc::NFPROTO_IPV6 };
@@ -205,6 +247,7 @@ impl Step {
             Self::WriteSource(address) => add_write(rule, address, [12, 8]),
             Self::WriteDestination(address) => add_write(rule, address, [16, 24]),
             Self::Drop => rule.add_expr(&Verdict::Drop),
+            Self::Accept => rule.add_expr(&Verdict::Accept),
         }
         Ok(())
     }

@@ -5,8 +5,8 @@ use std::ops::Range;
 use nftnl::Batch;
 
 use super::TableError;
-use crate::nfnetlink::message::{Message, Refused};
-use crate::nfnetlink::{Socket, SocketError};
+use crate::nfnetlink::message::{Message, Refused, kind};
+use crate::nfnetlink::{Socket, SocketError, subsystem};
 
 /// A finished batch, ready to be sent.
 pub(crate) struct Transaction {
@@ -34,6 +34,24 @@ impl Transaction {
         let answered = batch.sequence_numbers();
         let first = answered.start + u32::from(begin_is_answered(&batch));
         Self { bytes, answered, first }
+    }
+
+    /// The same, but rules that it adds come before all others of their chains, the last one first.
+    pub(crate) fn inserting(mut self) -> Self {
+        /// `NLM_F_APPEND`, without which a rule is put first (`nf_tables_newrule`).
+        const APPEND: u16 = 0x800;
+        const HEADER: usize = 16;
+        let new_rule = kind(subsystem::NFTABLES, libc::NFT_MSG_NEWRULE as u8);
+        let mut at = 0;
+        while let Some(header) = self.bytes.get_mut(at..at + HEADER) {
+            let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]);
+            if u16::from_ne_bytes([header[4], header[5]]) == new_rule {
+                let flags = u16::from_ne_bytes([header[6], header[7]]) & !APPEND;
+                header[6..8].copy_from_slice(&flags.to_ne_bytes());
+            }
+            at += (length as usize).max(HEADER).next_multiple_of(4);
+        }
+        self
     }
 
     /// The messages.

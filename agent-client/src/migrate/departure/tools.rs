@@ -12,6 +12,7 @@ use crate::migrate::anchors::Anchors;
 use crate::migrate::beside::Besides;
 use crate::migrate::dump::PreparedDump;
 use crate::migrate::log::CarriedLog;
+use crate::migrate::silent::InUse;
 use crate::migrate::trees::CarriedTree;
 
 /// What the interruption uses, made ready before it.
@@ -65,6 +66,7 @@ pub(super) struct Ready {
     pub(super) turn: Option<Turn>,
     pub(super) dump: Option<PreparedDump>,
     pub(super) removal: Option<PreparedRemoval>,
+    pub(super) in_use: InUse,
 }
 
 impl Ready {

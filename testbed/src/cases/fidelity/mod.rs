@@ -15,6 +15,7 @@ mod mounts;
 mod network;
 mod pairs;
 mod parameters;
+mod paths;
 mod processes;
 mod refused;
 mod situations;
@@ -43,6 +44,7 @@ pub(super) fn cases() -> Vec<Case> {
         network::CASES,
         groups::CASES,
         cgroup::CASES,
+        paths::CASES,
     ]
     .concat()
 }

@@ -1,0 +1,32 @@
+//! Connections of a container on which nothing has come since it was restored.
+
+use agent_core::cause::chain;
+use agent_core::message::{MigrationId, SilentConnection};
+use netmig::netns::Namespace;
+use netmig::sockets::{TcpInfo, TcpSockets};
+
+use crate::host::Host;
+
+/// Most connections that are named; whoever asks wants to know whether there are any.
+const MOST: usize = 4096;
+
+/// Returns those of a migration's container, if the engine runs it. A restored socket counts what comes from
+/// zero, and when CRIU lets it go its kernel asks the far end for an answer (`tcp_send_window_probe`).
+pub fn silent(host: &Host, migration: MigrationId) -> Vec<SilentConnection> {
+    let Ok(Some(finished)) = host.handed_over(migration) else { return Vec::new() };
+    let listed = Namespace::of_pid(finished.pid)
+        .map_err(Into::into)
+        .and_then(|namespace| TcpSockets::open(&namespace)?.info());
+    let connections = listed.unwrap_or_else(|e| {
+        // The container may have ended, and its connections with it.
+        tracing::debug!("{migration}: {}", chain(&e));
+        Vec::new()
+    });
+    let silent = connections.iter().filter(|info| info.segments_in == 0);
+    let named = |info: &TcpInfo| SilentConnection {
+        own: info.own,
+        far: info.far,
+        awaits_answer: info.awaits_answer(),
+    };
+    silent.take(MOST).map(named).collect()
+}

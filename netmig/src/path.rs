@@ -1,0 +1,477 @@
+//! Tries the ways of flows before they are relied on.
+//!
+//! For a flow that is to be led to a peer there is made another one beside it: the same ends, translation and
+//! marks, but a port that nobody uses, in an entry of conntrack that is forgotten by itself after
+//! [`FORGOTTEN_AFTER`]. A packet of it is handed to the interface by which those of the real flow come
+//! ([`inject`](self)), and goes through everything that these go through: hooks of all tables, connection
+//! tracking, the check of its sender, routing, the tunnel, and the same on the other host. Before it would leave
+//! that one it is dropped by a rule in chain `stand-in`. So neither the container nor the far end ever sees it.
+//! It is traced on its way, so that what drops it before can be named.
+//!
+//! | packet | comes on the source by | is dropped on |
+//! | --- | --- | --- |
+//! | towards the container | the interface of the route to the far end | the destination, before it enters the bridge |
+//! | from the container | on the destination by the container's bridge | the source, before it leaves for the far end |
+
+mod inject;
+mod packet;
+mod trace;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+
+use crate::flow::{
+    Conntrack, Direction, Flow, FlowError, Protocol, STATUS_FIXED_TIMEOUT, STATUS_SEEN_REPLY,
+    TCP_BE_LIBERAL, TcpState, Tuple,
+};
+use crate::netns::link::{self, Link};
+use crate::netns::rtnl;
+use crate::netns::socket::{self, KernelSocket};
+use crate::nfnetlink::SocketError;
+use crate::peer::PeerNumber;
+use crate::routing;
+use crate::table::{ForwardedPort, HoldTag, Table, TableError};
+
+use inject::Injector;
+use packet::Stage;
+use trace::Tracer;
+
+pub use trace::{Barrier, Fate};
+
+/// Most ways that are tried at a time.
+pub const MOST: usize = 32;
+/// Seconds after which the kernel forgets the entries, whatever becomes of this process.
+pub const FORGOTTEN_AFTER: u32 = 5;
+/// Ports that are looked at for an unused one.
+const PORTS: u16 = 64;
+/// The first port that needs no privilege.
+const FIRST_PORT: u16 = 1024;
+
+/// Why ways could not be tried. That is no statement about the ways.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The rules that catch the packets.
+    #[error("cannot prepare to try the ways of flows")]
+    Table(#[from] TableError),
+    /// The entries that they need.
+    #[error("cannot make entries to try the ways of flows")]
+    Flows(#[from] FlowError),
+    /// A flow that was to be tried is somebody's.
+    #[error("there is a flow {0} already, so that its way cannot be tried")]
+    Taken(String),
+    /// What becomes of the packets.
+    #[error("cannot hear what becomes of packets that try the ways of flows")]
+    Trace(#[from] SocketError),
+    /// The interface by which they are to come.
+    #[error("cannot find the interface by which packets of a flow come")]
+    Interface(#[source] io::Error),
+    /// The route to a far end.
+    #[error(transparent)]
+    Route(#[from] routing::Error),
+    /// A packet could not be handed to an interface.
+    #[error("cannot have {interface} receive a packet that tries the way of a flow (bpf)")]
+    Inject {
+        /// The interface.
+        interface: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Which packets of a flow, seen from its container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Way {
+    /// Those that it gets.
+    Towards,
+    /// Those that it sends.
+    From,
+}
+
+/// An interface that can receive packets.
+#[derive(Debug)]
+struct Entrance {
+    name: String,
+    mac: [u8; 6],
+    injector: Injector,
+}
+
+/// One host's part in a trial. What it has made goes with it.
+pub struct Trial {
+    tag: HoldTag,
+    table: Table,
+    conntrack: Conntrack,
+    tracer: Tracer,
+    flows: Vec<Tried>,
+    /// The entries that are its own.
+    made: Vec<Flow>,
+    entrances: HashMap<u32, Entrance>,
+    links: Vec<Link>,
+}
+
+/// A flow whose ways are tried.
+struct Tried {
+    flow: Flow,
+    /// Its packets as they come to this host.
+    towards: Tuple,
+    from: Tuple,
+    fates: HashMap<Way, Fate>,
+}
+
+impl Trial {
+    /// Makes entries for these flows and rules that let none of their packets leave this host but by the way
+    /// to `peer`. What an earlier one of that tag has left is removed.
+    ///
+    /// # Errors
+    /// When the kernel refuses; nothing is left then.
+    pub fn begin(
+        tag: &HoldTag,
+        peer: PeerNumber,
+        flows: &[Flow],
+        container: &[IpAddr],
+    ) -> Result<Self, Error> {
+        let tracer = Tracer::open()?;
+        let mut socket = KernelSocket::open(socket::Protocol::Route).map_err(Error::Interface)?;
+        let links = link::links(&mut socket).map_err(Error::Interface)?;
+        let tried = flows.iter().take(MOST).filter_map(|flow| Tried::new(flow, container));
+        let tried: Vec<Tried> = tried.collect();
+        let of_rules: Vec<Flow> = tried.iter().map(|tried| tried.flow.clone()).collect();
+        let mut trial = Self {
+            tag: tag.clone(),
+            table: Table::open()?,
+            conntrack: Conntrack::open()?,
+            tracer,
+            flows: tried,
+            made: Vec::new(),
+            entrances: HashMap::new(),
+            links,
+        };
+        let entry = |flow: &Flow| Flow {
+            status: flow.status | STATUS_FIXED_TIMEOUT,
+            timeout: FORGOTTEN_AFTER,
+            ..flow.clone()
+        };
+        let entries: Vec<Flow> = of_rules.iter().map(entry).collect();
+        let outcome = trial.conntrack.create(&entries)?;
+        let is_new = |(number, flow)| (!outcome.existing.contains(&number)).then_some(flow);
+        trial.made = entries.into_iter().enumerate().filter_map(is_new).collect();
+        // Packets of somebody's flow are not to be caught.
+        if let Some(flow) = outcome.existing.first().and_then(|number| of_rules.get(*number)) {
+            return Err(Error::Taken(flow.to_string()));
+        }
+        trial.table.catch(tag, peer, &of_rules)?;
+        Ok(trial)
+    }
+
+    /// How many flows there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// Makes ready to have an interface receive packets.
+    ///
+    /// # Errors
+    /// [`Error::Interface`], [`Error::Inject`].
+    pub fn open(&mut self, interface: u32) -> Result<(), Error> {
+        if self.entrances.contains_key(&interface) {
+            return Ok(());
+        }
+        let link = self.links.iter().find(|link| link.index == interface);
+        let absent = || Error::Interface(io::Error::from_raw_os_error(libc::ENODEV));
+        let Link { name, mac, .. } = link.ok_or_else(absent)?;
+        let injector = Injector::new(interface)
+            .map_err(|source| Error::Inject { interface: name.clone(), source })?;
+        let (name, mac) = (name.clone(), mac.unwrap_or_default());
+        self.entrances.insert(interface, Entrance { name, mac, injector });
+        Ok(())
+    }
+
+    /// Has an interface receive a packet of the flow with this number.
+    ///
+    /// # Errors
+    /// [`Error::Interface`], [`Error::Inject`].
+    pub fn send(&mut self, number: usize, way: Way, interface: u32) -> Result<(), Error> {
+        self.open(interface)?;
+        let (Some(tried), Some(entrance)) =
+            (self.flows.get(number), self.entrances.get(&interface))
+        else {
+            return Ok(());
+        };
+        let (tuple, is_original) = match way {
+            Way::Towards => (tried.towards, tried.towards == tried.flow.original),
+            Way::From => (tried.from, tried.from == tried.flow.original),
+        };
+        let stage = match (tried.flow.status & STATUS_SEEN_REPLY == 0, is_original) {
+            (true, true) => Stage::First,
+            (true, false) => Stage::Answer,
+            (false, _) => Stage::Later,
+        };
+        let frame = packet::frame(entrance.mac, tried.flow.protocol, &tuple, stage);
+        entrance
+            .injector
+            .receive(&frame)
+            .map_err(|source| Error::Inject { interface: entrance.name.clone(), source })
+    }
+
+    /// What is known by now of the packets of the flow with this number. What dropped one of several counts
+    /// less than that another one has come through.
+    ///
+    /// # Errors
+    /// [`Error::Trace`].
+    pub fn fate(&mut self, number: usize, way: Way) -> Result<Fate, Error> {
+        let flows = &mut self.flows;
+        self.tracer.read(|(protocol, tuple), fate| {
+            for tried in flows.iter_mut().filter(|tried| tried.flow.protocol == protocol) {
+                let way = match tuple {
+                    tuple if tuple == tried.towards => Way::Towards,
+                    tuple if tuple == tried.from => Way::From,
+                    _ => continue,
+                };
+                let known = tried.fates.entry(way).or_insert(Fate::Unseen);
+                if rank(&fate) > rank(known) {
+                    *known = fate.clone();
+                }
+            }
+        })?;
+        let known = self.flows.get(number).and_then(|tried| tried.fates.get(&way));
+        Ok(known.cloned().unwrap_or(Fate::Unseen))
+    }
+
+    /// Whether the flow with this number is one that is only being opened.
+    #[must_use]
+    pub fn is_new(&self, number: usize) -> bool {
+        self.flows.get(number).is_some_and(|tried| tried.flow.status & STATUS_SEEN_REPLY == 0)
+    }
+
+    /// Whether the flow with this number has IPv4 addresses.
+    #[must_use]
+    pub fn is_ipv4(&self, number: usize) -> bool {
+        self.flows.get(number).is_some_and(|tried| tried.flow.original.source.is_ipv4())
+    }
+}
+
+impl fmt::Debug for Trial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trial").field("tag", &self.tag).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        let deleted = self.conntrack.delete(&self.made).map(drop).map_err(Error::from);
+        let removed = self.table.end_catch(&self.tag).map_err(Error::from);
+        for error in [deleted.err(), removed.err()].into_iter().flatten() {
+            // The entries end by themselves, and the rules with the migration.
+            tracing::warn!("trying the ways of flows: {error}");
+        }
+    }
+}
+
+/// What outweighs what.
+fn rank(fate: &Fate) -> u8 {
+    match fate {
+        Fate::Unseen => 0,
+        Fate::Stuck => 1,
+        Fate::Dropped(_) => 2,
+        Fate::Forwarded => 3,
+        Fate::Arrived => 4,
+    }
+}
+
+impl Tried {
+    fn new(flow: &Flow, container: &[IpAddr]) -> Option<Self> {
+        let (towards, from) = match flow.direction(container)? {
+            Direction::Inbound => (flow.original, flow.reply),
+            Direction::Outbound => (flow.reply, flow.original),
+        };
+        Some(Self { flow: flow.clone(), towards, from, fates: HashMap::new() })
+    }
+}
+
+/// What of this host may have dropped packets that came by an interface and that no rule of nftables has dropped.
+#[must_use]
+pub fn suspects(interface: &str, ipv4: bool) -> Vec<String> {
+    let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
+    let mut found = Vec::new();
+    let names = if ipv4 { "ip_tables_names" } else { "ip6_tables_names" };
+    let program = if ipv4 { "iptables-legacy" } else { "ip6tables-legacy" };
+    if read(format!("/proc/thread-self/net/{names}")).lines().any(|table| table == "filter") {
+        found.push(format!(
+            "the legacy table filter, by a rule or the policy of its chain FORWARD ({program} -S FORWARD)"
+        ));
+    }
+    let check = |of: &str| read(format!("/proc/sys/net/ipv4/conf/{of}/rp_filter"));
+    let strict = ["all", interface].map(|of| check(of).trim().parse().unwrap_or(0u8));
+    if ipv4 && let Some(value) = strict.into_iter().max().filter(|value| *value > 0) {
+        found.push(format!(
+            "the check of senders (net.ipv4.conf.{interface}.rp_filter is {value} in effect), if no route leads \
+             back there"
+        ));
+    }
+    found.push("a missing or prohibiting route (ip route, ip rule)".to_owned());
+    found
+}
+
+/// A flow whose way stands for that of others.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The flow, with a port that is nobody's.
+    pub flow: Flow,
+    /// Index of the interface by which its packets come to this host.
+    pub interface: u32,
+    /// That interface's name.
+    pub name: String,
+    /// How many flows it stands for; none if it is for new connections.
+    pub stands_for: usize,
+}
+
+impl Candidate {
+    /// The same for new connections to a forwarded port, from the same far end; `None` if it is of another
+    /// address family or of a flow that the container has opened, or no port is free.
+    ///
+    /// # Errors
+    /// When conntrack cannot be read.
+    pub fn opening(
+        &self,
+        port: &ForwardedPort,
+        container: &[IpAddr],
+        peer: PeerNumber,
+    ) -> Result<Option<Self>, Error> {
+        /// `TCP_CONNTRACK_SYN_SENT`.
+        const SYN_SENT: u8 = 1;
+        let Flow { original, .. } = self.flow;
+        if self.flow.direction(container) != Some(Direction::Inbound)
+            || original.source.is_ipv4() != port.to.is_ipv4()
+        {
+            return Ok(None);
+        }
+        let original = Tuple {
+            destination: port.address.unwrap_or(original.destination),
+            destination_port: port.port,
+            ..original
+        };
+        let reply = Tuple {
+            source: port.to.ip(),
+            source_port: port.to.port(),
+            destination: original.source,
+            destination_port: original.source_port,
+        };
+        let flags = [TCP_BE_LIBERAL; 2];
+        let tcp = TcpState { state: SYN_SENT, scales: [0; 2], flags };
+        let flow = Flow {
+            protocol: port.protocol,
+            original,
+            reply,
+            status: 0,
+            timeout: FORGOTTEN_AFTER,
+            mark: 0,
+            zone: self.flow.zone,
+            tcp: (port.protocol == Protocol::Tcp).then_some(tcp),
+        };
+        let flow = beside(&flow, Direction::Inbound, peer, &mut Conntrack::open()?)?;
+        let name = self.name.clone();
+        Ok(flow.map(|flow| Self { flow, interface: self.interface, name, stands_for: 0 }))
+    }
+}
+
+/// What two flows have in common whose packets meet the same rules.
+type Kind = (Protocol, Direction, bool, u32, Option<u16>);
+
+/// Chooses flows to try for these, which this host leads to `peer` from now on: one of each protocol, direction,
+/// address family, outer interface, and published port. Those with this host itself are left out.
+///
+/// # Errors
+/// When routes or conntrack cannot be read.
+pub async fn candidates(
+    flows: &[Flow],
+    container: &[IpAddr],
+    peer: PeerNumber,
+    left_out: &[IpAddr],
+) -> Result<Vec<Candidate>, Error> {
+    /// Far ends whose routes are looked up.
+    const MOST_FAR_ENDS: usize = 256;
+    let own = routing::own_addresses().await?;
+    let handle = rtnl::connect().map_err(Error::Interface)?;
+    let mut socket = KernelSocket::open(socket::Protocol::Route).map_err(Error::Interface)?;
+    let links = link::links(&mut socket).map_err(Error::Interface)?;
+    let mut routes: HashMap<IpAddr, Option<u32>> = HashMap::new();
+    let mut kinds: HashMap<Kind, Candidate> = HashMap::new();
+    let mut conntrack = Conntrack::open()?;
+    for flow in flows.iter().filter(|flow| flow.is_alive()) {
+        let (Some(direction), None) = (flow.direction(container), flow.anchor(container)) else {
+            continue;
+        };
+        let far = match direction {
+            Direction::Inbound => flow.original.source,
+            Direction::Outbound => flow.original.destination,
+        };
+        let is_here =
+            own.contains(&far) || flow.other_end(container).is_some_and(|end| own.contains(&end));
+        if is_here || far.is_loopback() || left_out.contains(&far) || container.contains(&far) {
+            continue;
+        }
+        if !routes.contains_key(&far) && routes.len() < MOST_FAR_ENDS {
+            let route = routing::route_to(&handle, far).await.ok();
+            routes.insert(far, route.as_ref().and_then(routing::interface_of));
+        }
+        let Some(Some(interface)) = routes.get(&far).copied() else { continue };
+        let Some(link) = links.iter().find(|link| link.index == interface) else { continue };
+        // Packets of the containers' own network come by its bridge, and are led otherwise.
+        if link.kind.as_deref() == Some("bridge")
+            && flow.other_end(container) == Some(far)
+            && !flow.is_translated()
+        {
+            continue;
+        }
+        let port = (direction == Direction::Inbound).then_some(flow.original.destination_port);
+        let kind = (flow.protocol, direction, far.is_ipv4(), interface, port);
+        if let Some(candidate) = kinds.get_mut(&kind) {
+            candidate.stands_for += 1;
+        } else if kinds.len() < MOST
+            && let Some(flow) = beside(flow, direction, peer, &mut conntrack)?
+        {
+            let name = link.name.clone();
+            kinds.insert(kind, Candidate { flow, interface, name, stands_for: 1 });
+        }
+    }
+    let mut all: Vec<(Kind, Candidate)> = kinds.into_iter().collect();
+    all.sort_by_key(|(kind, _)| (kind.0, kind.1 == Direction::Outbound, kind.2, kind.3, kind.4));
+    Ok(all.into_iter().map(|(_, candidate)| candidate).collect())
+}
+
+/// The flow as it will be marked, from another port of whoever opened it; `None` if no port is free.
+fn beside(
+    flow: &Flow,
+    direction: Direction,
+    peer: PeerNumber,
+    conntrack: &mut Conntrack,
+) -> Result<Option<Flow>, Error> {
+    let (value, mask) = Flow::mark_at_source(direction, peer);
+    let first = flow.original.source_port;
+    for step in 1..=PORTS {
+        // Far from those that are about to be given out.
+        let port =
+            FIRST_PORT + first.wrapping_add(step.wrapping_mul(509)) % (u16::MAX - FIRST_PORT);
+        let mut other = flow.clone();
+        other.mark = flow.mark & !mask | value;
+        other.original.source_port = port;
+        other.reply.destination_port = port;
+        let tuples = [other.original, other.reply];
+        let of = |protocol| tuples.map(|tuple| (protocol, tuple));
+        let asked = [of(Protocol::Tcp), of(Protocol::Udp)].concat();
+        if conntrack.find(&asked)?.iter().all(Option::is_none) {
+            return Ok(Some(other));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,173 @@
+//! Rules in chains of others that let flows of ours pass: only where a user has asked for it.
+//!
+//! They accept packets that come by the way to a peer, or go there, and belong to a flow that its mark leads to
+//! this peer; nothing else. Each has its [`Owner`] as a comment, so that any process can find and remove it.
+
+use std::ffi::CString;
+
+use nftnl::{Batch, Chain, MsgType, ProtoFamily, Rule};
+
+use super::contents::parts;
+use super::step::{ORIGINAL, REPLY, Step};
+use super::{
+    HoldTag, InstalledRule, Owner, TABLE, Table, TableError, Transaction, is_absent, rules,
+};
+use crate::nfnetlink::message::{DUMP, Head, append, kind};
+use crate::nfnetlink::{Malformed, SocketError, subsystem};
+use crate::path::Barrier;
+use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
+
+const SEQUENCE: u32 = 1;
+/// How often a reading is repeated when rules change under it.
+const READ_ATTEMPTS: usize = 5;
+
+/// A rule of ours in a table of others.
+struct Found {
+    family: ProtoFamily,
+    table: String,
+    rule: InstalledRule,
+}
+
+/// The families whose chains see forwarded packets.
+fn family(number: u8) -> Option<ProtoFamily> {
+    [ProtoFamily::Inet, ProtoFamily::Ipv4, ProtoFamily::Ipv6]
+        .into_iter()
+        .find(|family| *family as u16 == u16::from(number))
+}
+
+/// What accepts packets of flows that are led to a peer, on their way there and back.
+fn accepting(peer: PeerNumber) -> Vec<Vec<Step>> {
+    let (interface, mut all) = (peer.interface(), Vec::new());
+    // Of a flow whose original direction is led there the replies come from there, and the other way round.
+    let marks = [
+        (ORIGINAL, REPLY, ORIGINAL_MASK, peer.original_mark()),
+        (REPLY, ORIGINAL, REPLY_MASK, peer.reply_mark()),
+    ];
+    for (there, back, mask, value) in marks {
+        for (way, direction) in
+            [(Step::Towards(interface.clone()), there), (Step::From(interface.clone()), back)]
+        {
+            all.push(vec![
+                way,
+                Step::Direction(direction),
+                Step::Connmark { mask, value },
+                Step::Accept,
+            ]);
+        }
+    }
+    all
+}
+
+impl Table {
+    /// Puts rules at the beginning of a chain of others that let flows pass which are led to `peer`. `name` tells
+    /// people who that is.
+    ///
+    /// # Errors
+    /// When nftables refuses; nothing has changed then.
+    pub fn open_chain(
+        &mut self,
+        chain: &Barrier,
+        peer: PeerNumber,
+        name: &HoldTag,
+    ) -> Result<(), TableError> {
+        let family = family(chain.family).ok_or(TableError::NotInstalled)?;
+        let table = nftnl::Table::new(CString::new(chain.table.as_str())?, family);
+        let into = Chain::new(CString::new(chain.chain.as_str())?, &table);
+        let comment = CString::new(Owner::Open(peer, name.clone()).to_string())?;
+        let mut batch = Batch::new();
+        for steps in accepting(peer) {
+            let mut rule = Rule::new(&into);
+            for step in steps {
+                step.add_to(&mut rule)?;
+            }
+            let _ = rule.set_comment(comment.clone());
+            batch.add(&rule, MsgType::Add);
+        }
+        let act = format!("open chain {} of table {}", chain.chain, chain.table);
+        self.apply(&Transaction::new(batch).inserting(), &act)
+    }
+
+    /// Removes such rules of a peer, wherever they are; absent means done.
+    ///
+    /// # Errors
+    /// When nftables cannot be read or changed.
+    pub fn close_chains(&mut self, peer: PeerNumber) -> Result<(), TableError> {
+        let found = self.find_open(peer)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        for Found { family, table, rule } in &found {
+            let table = nftnl::Table::new(CString::new(table.as_str())?, *family);
+            rules::delete(&mut batch, &table, rule)?;
+        }
+        self.commit(batch, "close chains of others that were opened")
+    }
+
+    fn find_open(&mut self, peer: PeerNumber) -> Result<Vec<Found>, TableError> {
+        let mut request = Vec::new();
+        let head = Head {
+            kind: kind(subsystem::NFTABLES, libc::NFT_MSG_GETRULE as u8),
+            flags: DUMP,
+            sequence: SEQUENCE,
+            family: 0,
+            resource: 0,
+        };
+        append(&mut request, head, |_| ());
+        for _ in 0..READ_ATTEMPTS {
+            let mut found = Vec::new();
+            let dumped = self.socket.dump(&request, SEQUENCE, &mut self.buffer, |payload| {
+                found.extend(open_rule(payload, peer)?);
+                Ok::<_, SocketError>(())
+            });
+            match dumped {
+                Ok(true) => return Ok(found),
+                Ok(false) => {}
+                Err(error) if is_absent(&error) => return Ok(Vec::new()),
+                Err(error) if error.refusal() == Some(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Err(TableError::Read(error)),
+            }
+        }
+        Err(TableError::Read(SocketError::from(Malformed("rules changed during each reading"))))
+    }
+}
+
+/// A rule of a dump, if it opens a chain for this peer.
+fn open_rule(payload: &[u8], peer: PeerNumber) -> Result<Option<Found>, Malformed> {
+    let of = payload.first().copied().and_then(family);
+    let parts = parts(payload)?;
+    let (Some(family), Some(table), Some(chain), Some(handle), Some(owner)) =
+        (of, parts.table, parts.chain, parts.handle, parts.owner)
+    else {
+        return Ok(None);
+    };
+    let is_ours = matches!(&owner, Owner::Open(of, _) if *of == peer) && table != TABLE;
+    let rule = InstalledRule { chain, handle, owner: Some(owner), expressions: Vec::new() };
+    Ok(is_ours.then(|| Found { family, table: table.to_owned(), rule }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::contents::put_name;
+    use super::*;
+    use crate::nfnetlink::attribute::put;
+
+    #[test]
+    fn rules_of_one_peer_are_found_in_tables_of_others() {
+        let peer = PeerNumber::new(3).unwrap();
+        let rule = |family: u8, table: &str, comment: &str| {
+            let mut bytes = vec![family, 0, 0, 0];
+            put_name(&mut bytes, 1, table);
+            put_name(&mut bytes, 2, "guard");
+            put(&mut bytes, 3, &9u64.to_be_bytes());
+            let text = [comment.as_bytes(), &[0]].concat();
+            put(&mut bytes, 7, &[&[0, text.len() as u8], &text[..]].concat());
+            open_rule(&bytes, peer).unwrap().map(|found| found.table)
+        };
+        assert_eq!(rule(1, "fw", "netmig open 3 b"), Some("fw".to_owned()));
+        assert_eq!(rule(1, "fw", "netmig open 4 b"), None);
+        assert_eq!(rule(1, "fw", "open"), None);
+        assert_eq!(rule(1, TABLE, "netmig open 3 b"), None);
+        assert_eq!(rule(7, "fw", "netmig open 3 b"), None, "bridges see no flows");
+    }
+}
