@@ -4,6 +4,7 @@
 use super::situations::{remove, start};
 use crate::ensure;
 use crate::error::{Error, Result};
+use crate::faults::container;
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
@@ -18,6 +19,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-refuses-sockets", &["fidelity"], sockets).limit(300).in_company(),
     Case::new("fidelity-many-processes-are-looked-at-soon", &["fidelity"], many_processes)
         .limit(300),
+    Case::new("fidelity-too-long-an-interruption", &["fidelity"], too_long).limit(300),
 ];
 
 /// Exit code of a refusal before anything changed.
@@ -144,5 +146,26 @@ fn many_processes(context: &Context) -> Result<()> {
     ensure!(attempt.code == Some(REFUSED), "exit code {:?}: {}", attempt.code, attempt.stderr);
     ensure!(attempt.stderr.contains("(mptcp)"), "{}", attempt.stderr);
     context.remark(format!("refused after {} ms", attempt.elapsed.as_millis()));
+    Ok(())
+}
+
+/// What would take longer than is allowed is refused while the container runs, and with more time it moves.
+fn too_long(context: &Context) -> Result<()> {
+    const COUNT: &str = "300";
+    let lab = context.lab(&["a", "b"])?;
+    let a = lab.host("a")?;
+    lab.serve("b")?;
+    let fork = "for i in $(seq $0); do sleep 100000 & done; echo ready; wait";
+    let id = a.podman(["run", "--detach", "--name", "web", "probe:1", "sh", "-c", fork, COUNT])?;
+    super::situations::says(a, "web", "ready")?;
+    let attempt = lab.attempt("web", "a", "b", &["--max-interruption", "0.5"])?;
+    ensure!(attempt.code == Some(REFUSED), "exit code {:?}: {}", attempt.code, attempt.stderr);
+    for words in ["(too-long)", "301 processes", "0.5 s are allowed", "--max-interruption"] {
+        ensure!(attempt.stderr.contains(words), "{words:?} is not in: {}", attempt.stderr);
+    }
+    let migration = lab.attempt("web", "a", "b", &["--max-interruption", "120"])?.success()?;
+    let there = container::processes(lab.host("b")?, &id).len();
+    ensure!(there == 301, "{there} of 301 processes came");
+    context.remark(format!("with more time: {:.0} ms", migration.interruption_ms));
     Ok(())
 }

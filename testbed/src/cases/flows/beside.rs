@@ -30,7 +30,7 @@ const END: Duration = Duration::from_secs(40);
 /// How long a move may take to come to a step, and its recovery to end.
 const RECOVERY: Duration = Duration::from_secs(30);
 /// So much longer a restore takes that is not to end in time.
-const TARRIES: Duration = Duration::from_secs(1);
+const TARRIES: Duration = Duration::from_secs(3);
 /// Until a container that is about to be frozen is.
 const FROZEN: Duration = Duration::from_millis(100);
 /// Datagrams that may be lost on the way home.
@@ -61,7 +61,7 @@ fn there_and_home(context: &Context) -> Result<()> {
     gate::install(b)?;
     // First one that cannot be in time: it goes back when everything has been laid.
     gate::tarry(b, "restore", TARRIES)?;
-    let late = lab.attempt("web", "a", "b", &["--max-interruption", "0.3"])?;
+    let late = lab.attempt("web", "a", "b", &["--max-interruption", "1.5"])?;
     ensure!(late.code == Some(ROLLED_BACK), "{:?}: {}", late.code, late.stderr);
     gate::clear(b)?;
     let left = (detours(a)?, entries(a, web, neighbour)?);
