@@ -1,5 +1,5 @@
-//! One container that goes round and round, A→B→C→A, under steady load: nothing is lost, and nothing
-//! grows on any host.
+//! One container that goes round and round, A→B→C→A, under steady load, while another one goes the other way
+//! round: nothing is lost, and nothing grows on any host.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use super::statistics::Samples;
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::lab::{LabBuilder, Runtime};
+use crate::lab::{Lab, LabBuilder, Runtime};
 use crate::traffic::report::Loss;
 
 pub(super) const BENCH: Bench = Bench {
@@ -22,14 +22,16 @@ pub(super) const BENCH: Bench = Bench {
 };
 
 /// Moves, unless told otherwise.
-const MOVES: u32 = 200;
+const MOVES: u32 = 201;
 /// The hosts on the way round.
 const ROUND: [&str; 3] = ["a", "b", "c"];
+/// The container that goes the other way round, and where its server is at first.
+const OTHER: &str = "other";
+const OTHER_PORT: u16 = 8000;
+const OTHER_ROUND: [&str; 3] = ["c", "b", "a"];
 /// Moves before the hosts are counted for the first time: heaps have found their size by then, and
 /// everything has been there.
 const WARM_UP: u32 = 30;
-/// Moves between two readings of the agents' memory.
-const READING: u32 = 10;
 /// Messages a second of each client.
 const RATE: f64 = 500.0;
 /// How long hosts may take to come to rest before they are counted.
@@ -43,7 +45,8 @@ const MEMORY_NOISE: f64 = 3072.0;
 type Counts = BTreeMap<&'static str, f64>;
 
 fn run(plan: &BenchPlan) -> Result<Value> {
-    let moves = plan.runs.unwrap_or(MOVES).max(6);
+    let laps = ROUND.len();
+    let moves = plan.runs.unwrap_or(MOVES).max(6).next_multiple_of(laps as u32);
     let warm_up = WARM_UP.min(moves / 2).next_multiple_of(ROUND.len() as u32);
     let lab = LabBuilder::new(&["a", "b", "c", "d"]).start()?;
     for host in ROUND {
@@ -65,38 +68,39 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         let server = scene::start(a, d, Runtime::Crun, NAME, 7000, &[])?;
         let tcp = d.probe().tcp_echo(server).rate(RATE).start()?;
         let udp = d.probe().udp_echo(server).rate(RATE).start()?;
+        let other = scene::start(lab.host("c")?, d, Runtime::Crun, OTHER, OTHER_PORT, &[])?;
+        let beside = d.probe().tcp_echo(other).rate(RATE).start()?;
         let mut interruptions = Vec::new();
         let mut first = None;
         let mut legs = Vec::new();
         let mut memory = Vec::new();
-        for number in 0..moves {
-            let from = ROUND[number as usize % ROUND.len()];
-            let to = ROUND[(number as usize + 1) % ROUND.len()];
-            let report = lab.migrate(NAME, from, to)?;
-            interruptions.push(report.interruption_ms);
-            legs.push(now());
-            if (number + 1).is_multiple_of(READING) {
-                let all = ROUND.map(|host| lab.server_pid(host).and_then(resident));
-                eprintln!("{} of {moves} moves, agent-server has {all:?} KiB", number + 1);
-                memory.push(all);
-            }
-            if number + 1 == warm_up {
+        for number in (0..moves).step_by(laps) {
+            // Both are where they began after each lap.
+            std::thread::scope(|scope| -> Result<()> {
+                let opposite = scope.spawn(|| lap(&lab, OTHER, OTHER_ROUND, |_| ()));
+                lap(&lab, NAME, ROUND, |interruption| {
+                    interruptions.push(interruption);
+                    legs.push(now());
+                })?;
+                opposite.join().unwrap_or_else(|_| Err(Error::Check("a thread died".to_owned())))
+            })?;
+            let all = ROUND.map(|host| lab.server_pid(host).and_then(resident));
+            let done = number + laps as u32;
+            eprintln!("{done} of {moves} moves, agent-server has {all:?} KiB");
+            memory.push(all);
+            if done == warm_up {
                 first = Some(count_all(&lab, None)?);
             }
         }
         let first = first.unwrap_or_default();
-        // A last lap may have ended elsewhere: the same place is compared with itself.
-        for number in moves..moves.next_multiple_of(ROUND.len() as u32) {
-            let from = ROUND[number as usize % ROUND.len()];
-            let to = ROUND[(number as usize + 1) % ROUND.len()];
-            lab.migrate(NAME, from, to)?;
-        }
         let last = count_all(&lab, Some(&first))?;
         let (tcp, udp) = (tcp.stop()?, udp.stop_after(Duration::ZERO)?);
+        let beside = beside.stop()?;
         let growth = growth(&first, &last);
         let interruptions: Samples = interruptions.into_iter().collect();
         println!("{moves} moves, interruption {} ms", interruptions.distribution());
         println!("TCP: {} messages, {} lost, {} resets", tcp.sent, tcp.lost, tcp.resets);
+        println!("TCP of the other: {} messages, {} lost", beside.sent, beside.lost);
         println!("UDP: {} messages, {} lost, {} doubled", udp.sent, udp.lost, udp.duplicated);
         let lost = by_leg(&udp.losses, &legs);
         println!("UDP lost by leg: {lost:?}, at {:?}", udp.losses);
@@ -113,6 +117,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             "interruption_ms": interruptions.distribution(),
             "tcp": tcp,
             "udp": udp,
+            "tcp_of_the_other": beside,
             "counts": growth,
             "memory_kib": memory,
             "udp_lost_by_leg": lost,
@@ -121,10 +126,13 @@ fn run(plan: &BenchPlan) -> Result<Value> {
                 "resets": tcp.resets,
                 "tcp_lost": tcp.lost,
                 "udp_lost": udp.lost,
+                "tcp_lost_of_the_other": beside.lost,
                 "grown": grown,
             },
         });
-        for (name, fault) in [("TCP", tcp.fault()), ("UDP", udp.fault())] {
+        for (name, fault) in
+            [("TCP", tcp.fault()), ("UDP", udp.fault()), ("TCP of the other", beside.fault())]
+        {
             if let Some(fault) = fault {
                 eprintln!("{name}: {fault}");
             }
@@ -136,13 +144,22 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     Ok(figures)
 }
 
+/// Moves a container once around, and tells how long it was interrupted each time.
+fn lap(lab: &Lab, container: &str, round: [&str; 3], mut moved: impl FnMut(f64)) -> Result<()> {
+    for (place, from) in round.iter().enumerate() {
+        let to = round[(place + 1) % round.len()];
+        moved(lab.migrate(container, from, to)?.interruption_ms);
+    }
+    Ok(())
+}
+
 fn noise(what: &str) -> f64 {
     if what.contains("memory") { MEMORY_NOISE } else { NOISE }
 }
 
 /// What is on all hosts, once that is no more than `wanted`, or the time for it is over.
 fn count_all(
-    lab: &crate::lab::Lab,
+    lab: &Lab,
     wanted: Option<&BTreeMap<String, Counts>>,
 ) -> Result<BTreeMap<String, Counts>> {
     let end = Instant::now() + REST;
