@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -28,6 +29,8 @@ const ROUND: [&str; 3] = ["a", "b", "c"];
 /// The container that goes the other way round, and where its server is at first.
 const OTHER: &str = "other";
 const OTHER_PORT: u16 = 8000;
+/// Not the first one of its network, which the other one has on its host.
+const OTHER_ADDRESS: &str = "10.88.0.200";
 const OTHER_ROUND: [&str; 3] = ["c", "b", "a"];
 /// Moves before the hosts are counted for the first time: heaps have found their size by then, and
 /// everything has been there.
@@ -68,7 +71,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         let server = scene::start(a, d, Runtime::Crun, NAME, 7000, &[])?;
         let tcp = d.probe().tcp_echo(server).rate(RATE).start()?;
         let udp = d.probe().udp_echo(server).rate(RATE).start()?;
-        let other = scene::start(lab.host("c")?, d, Runtime::Crun, OTHER, OTHER_PORT, &[])?;
+        let other = start_other(lab.host("c")?, d)?;
         let beside = d.probe().tcp_echo(other).rate(RATE).start()?;
         let mut interruptions = Vec::new();
         let mut first = None;
@@ -142,6 +145,15 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     let figures = scene::diagnosed(&lab, outcome)?;
     lab.down()?;
     Ok(figures)
+}
+
+fn start_other(host: &Host, far: &Host) -> Result<SocketAddr> {
+    let publish = format!("{OTHER_PORT}:7000/tcp");
+    let run = ["run", "--detach", "--name", OTHER, "--ip", OTHER_ADDRESS, "--publish", &publish];
+    host.podman([&run[..], &["probe:1", "netmig-probe", "serve"]].concat())?;
+    let server = host.port(OTHER_PORT);
+    far.probe().wait_for_echo(server, REST)?;
+    Ok(server)
 }
 
 /// Moves a container once around, and tells how long it was interrupted each time.

@@ -66,7 +66,10 @@ fn not_accepted(context: &Context) -> Result<()> {
     let attempt = lab.attempt("py", "a", "b", &[])?;
     let said = format!("{}{}", attempt.stdout, attempt.stderr);
     ensure!(attempt.code == Some(4), "exit code {:?}: {said}", attempt.code);
-    ensure!(said.contains("being set up"), "the reason is not told: {said}");
+    ensure!(
+        said.contains("wait for the container to accept them"),
+        "the reason is not told: {said}"
+    );
     a.podman(["exec", "py", "touch", "/go"])?;
     client.close_stdin();
     let said = client.wait(LIMIT)?.success()?.text();
