@@ -116,7 +116,8 @@ fn message(name: &str, body: Value) -> Result<Message, Cause> {
          Stage Staged TreeChange TreeEnd TreeApplied Chunks Flows Restore Prepared Commit Committed
          Finish Finished Abort Aborted Resume Resumed LogData Anchor AnchorOffer AnchorReady Rehome
          Rehomed AskTurn TurnAnswer ForwardEnd ForwardEnded LedPast Expect
-         Settings Facts EndFlows FlowsEnded]
+         Settings Facts EndFlows FlowsEnded NetworkState AskSilent Silent TryPaths PathsReady AskPaths
+         PathsTried EndPaths]
     ))
 }
 
