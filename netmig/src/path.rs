@@ -387,6 +387,26 @@ impl Candidate {
 /// What two flows have in common whose packets meet the same rules.
 type Kind = (Protocol, Direction, bool, u32, Option<u16>);
 
+/// Whether an address is one that another host can send from: no kernel takes packets from a group or from
+/// everybody. Link-local addresses need an interface that conntrack does not tell.
+fn is_one_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            !(v4.is_loopback()
+                || v4.is_multicast()
+                || v4.is_broadcast()
+                || v4.is_unspecified()
+                || v4.is_link_local())
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_loopback()
+                || v6.is_multicast()
+                || v6.is_unspecified()
+                || v6.is_unicast_link_local())
+        }
+    }
+}
+
 /// Chooses flows to try for these, which this host leads to `peer` from now on: one of each protocol, direction,
 /// address family, outer interface, and published port. Those with this host itself are left out.
 ///
@@ -417,7 +437,7 @@ pub async fn candidates(
         };
         let is_here =
             own.contains(&far) || flow.other_end(container).is_some_and(|end| own.contains(&end));
-        if is_here || far.is_loopback() || left_out.contains(&far) || container.contains(&far) {
+        if is_here || !is_one_host(far) || left_out.contains(&far) || container.contains(&far) {
             continue;
         }
         if !routes.contains_key(&far) && routes.len() < MOST_FAR_ENDS {
