@@ -211,7 +211,7 @@ mod tests {
             assert!(is(&format!("created {ZERO} {ZERO}\n"), since));
             assert!(!is(&format!("exited {ZERO} {ZERO}"), since));
             assert!(!is(&format!("created {ZERO} 1795225026"), since), "it was restored");
-            assert!(!is(&"created 1795225026 1795225027", since), "it was restored");
+            assert!(!is("created 1795225026 1795225027", since), "it was restored");
             assert!(!is(&format!("exited 1795225026 {ZERO}"), since));
         }
         let imported = format!("created 1795225026 {ZERO}");
