@@ -318,9 +318,9 @@ fn dropped(barrier: &Barrier) -> String {
     let Barrier { table, chain, rule, .. } = barrier;
     let family = barrier.family_name();
     match rule {
-        None => {
-            format!("the policy of chain {chain} in nftables' table {family} {table} drops them")
-        }
+        None => format!(
+            "the policy of chain {chain} in nftables' table {family} {table} drops them; {REMEDY}"
+        ),
         Some(handle) => format!(
             "rule {handle} of chain {chain} in nftables' table {family} {table} drops them (nft -a list chain \
              {family} {table} {chain}); {REMEDY}"

@@ -83,6 +83,8 @@ pub struct Progress {
     pub checkpoint_bytes: u64,
     /// Datagram bytes that were still unread when the container was frozen; they are lost.
     pub undrained: u64,
+    /// TCP connections whose handshake was not complete when the container was frozen; they are lost.
+    pub half_open: u64,
     /// Which queue expression the kernel has.
     pub queue: &'static str,
 }
@@ -123,6 +125,7 @@ impl<'a> Pause<'a> {
                 parts: Parts::default(),
                 checkpoint_bytes: 0,
                 undrained: 0,
+                half_open: 0,
                 queue,
             },
         })

@@ -179,7 +179,9 @@ pub async fn agree(
     own.append(&mut local.lost);
     own.extend(local.network.blockers(&container.name));
     let limit = request.options.max_interruption;
-    let too_much = limits::blockers(&container.name, &local.namespace, &local.cgroup, limit);
+    let too_much = tokio::task::block_in_place(|| {
+        limits::blockers(&container.name, &local.namespace, &local.cgroup, limit)
+    });
     own.extend(too_much.map_err(refused)?);
     if !own.is_empty() {
         return Err(Failure::Blocked(own));

@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::far_ends;
 use super::insist::{Goal, insist};
 use super::order;
-use super::pause::Pause;
+use super::pause::{Pause, Progress};
 use super::silent;
 use netmig::peer::PeerNumber;
 
@@ -42,6 +42,26 @@ pub struct Retirement<'a> {
     local: Vec<IpAddr>,
 }
 
+/// What CRIU does not carry of the container's sockets: a sentence for each kind that there was.
+fn lost_with_the_original(progress: &Progress) -> Vec<String> {
+    let mut lost = Vec::new();
+    if progress.undrained > 0 {
+        lost.push(format!(
+            "the container had not read {} bytes of datagrams when it was frozen",
+            progress.undrained
+        ));
+    }
+    if progress.half_open > 0 {
+        lost.push(format!(
+            "{} TCP connections were still being set up {} s after new ones had begun to wait; a far end that \
+             completes one is reset",
+            progress.half_open,
+            deadline::BACKLOG.as_secs()
+        ));
+    }
+    lost
+}
+
 impl<'a> Retirement<'a> {
     /// Lets the held packets go. `since` is when the commit began.
     pub async fn begin(mut pause: Pause<'a>, since: Instant) -> Self {
@@ -63,13 +83,8 @@ impl<'a> Retirement<'a> {
             leftovers.push(chain(e.as_ref()));
             0
         });
-        let mut warnings = pause.departure().plan().warnings.clone();
-        if pause.progress().undrained > 0 {
-            warnings.push(format!(
-                "the container had not read {} bytes of datagrams when it was frozen; they are lost",
-                pause.progress().undrained
-            ));
-        }
+        let warnings = pause.departure().plan().warnings.clone();
+        let lost = lost_with_the_original(pause.progress());
         let local = Vec::new();
         Self {
             pause,
@@ -77,7 +92,7 @@ impl<'a> Retirement<'a> {
             interruption_ms,
             held_packets,
             audible: Instant::now(),
-            lost: Vec::new(),
+            lost,
             warnings,
             leftovers,
             local,
@@ -92,7 +107,7 @@ impl<'a> Retirement<'a> {
         let told = order::finish(self.pause.connection()).await.map(|finished| {
             self.local = finished.local;
             if finished.full_buffers > 0 {
-                self.warnings.push(format!(
+                self.lost.push(format!(
                     "the container did not read fast enough: {} datagrams found its receive buffers full",
                     finished.full_buffers
                 ));

@@ -123,6 +123,7 @@ mod tests {
             ]
         );
     }
+
     #[test]
     fn what_is_not_found_again_is_forgotten() {
         let process = |pid| Process { pid, name: "a".into(), ..Process::default() };

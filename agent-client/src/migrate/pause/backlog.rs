@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use agent_core::cause::Cause;
 use agent_core::deadline;
+use netmig::sockets::Backlog;
 use tokio::task::block_in_place;
 
 use super::Pause;
@@ -24,7 +25,7 @@ pub(super) struct Unaccepted(u64);
 
 impl Pause<'_> {
     /// Waits until the container has accepted the connections that are being set up. New ones are held.
-    /// Handshakes whose far end does not answer are not waited for any longer than that.
+    /// It waits one second at most, also for handshakes whose far end does not answer.
     pub(super) async fn drain_backlog(&mut self) -> Result<(), Cause> {
         let end = Instant::now() + deadline::BACKLOG;
         loop {
@@ -48,8 +49,9 @@ impl Pause<'_> {
             let plan = self.departure.plan();
             self.frozen = true;
             block_in_place(|| plan.cgroup.freeze(Instant::now() + deadline::FREEZE))?;
-            let unaccepted = self.backlogs.look()?.unaccepted;
+            let Backlog { half_open, unaccepted } = self.backlogs.look()?;
             if unaccepted == 0 {
+                self.progress.half_open = half_open;
                 return Ok(());
             }
             if Instant::now() >= end {
