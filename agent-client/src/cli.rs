@@ -8,6 +8,7 @@ use agent_core::destination::Destination;
 use agent_core::directories;
 use agent_core::trust::Token;
 use agent_core::trust::peers::Name;
+use checkpoint::blockers;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use netmig::flow::Protocol;
@@ -24,7 +25,8 @@ use crate::publish::Publish;
     version,
     after_help = "Exit codes: 0 moved, 1 failed outside of a migration, 2 bad usage, 3 refused \
                   before anything changed, 4 failed and rolled back, 5 in doubt (original kept \
-                  frozen), 6 moved but something is left to clean up here, 8 given up, but the \
+                  frozen), 6 moved but something is left to clean up here, 7 moved but what is named \
+                  was lost, 8 given up, but the \
                   container does not run again yet. recover: 0 nothing is \
                   left, 1 something is, 5 in doubt."
 )]
@@ -233,6 +235,10 @@ pub struct Options {
     /// How packets of its flows get from this host to the destination.
     #[arg(long, value_enum, default_value = "wireguard", value_name = "KIND")]
     pub tunnel: TunnelChoice,
+    /// Move it although this may be lost, where the kernel does not tell whether there is any; may be
+    /// repeated.
+    #[arg(long, value_enum, value_name = "LOSS")]
+    pub accept_loss: Vec<Loss>,
 }
 
 impl Default for Options {
@@ -246,6 +252,7 @@ impl Default for Options {
             publish: Vec::new(),
             address: AddressPolicy::Keep,
             tunnel: TunnelChoice::WireGuard,
+            accept_loss: Vec::new(),
         }
     }
 }
@@ -268,6 +275,22 @@ pub enum TunnelChoice {
     /// As they are, unencrypted, to a host on the same Ethernet segment, which has to allow it
     /// (agent-server peers allow HOST --direct). Faster. For segments on which everybody is trusted.
     Direct,
+}
+
+/// What a container may lose without anybody being able to tell beforehand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Loss {
+    /// Restrictions by Landlock (landlock(7)) that processes have put themselves under.
+    Landlock,
+}
+
+impl Loss {
+    /// The code of what it stands in the way as, if it is not accepted.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Landlock => blockers::MAYBE_LANDLOCK,
+        }
+    }
 }
 
 /// Which address the container gets at the destination.

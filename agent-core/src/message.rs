@@ -12,6 +12,8 @@
 //!   Expect ────────────────────────────────▶           may start podman, which waits
 //!   Offer ─────────────────────────────────▶           checks, changes nothing
 //!         ◀───────────────────────────────── Verdict
+//!   [Measure ──────────────────────────────▶           how fast the link is, if there is much memory
+//!         ◀───────────────────────────────── Measured]*
 //!   TunnelOffer ───────────────────────────▶
 //!         ◀───────────────────────────────── TunnelAnswer
 //!   [ImageBegin ImageData* ImageEnd ───────▶
@@ -260,6 +262,10 @@ messages! {
     55 => PathsTried(Vec<TriedPath>),
     /// No more of them come.
     56 => EndPaths(()),
+    /// To the destination, after its verdict: bytes of no meaning, to learn how fast they get there.
+    57 => Measure(Data),
+    /// They are here.
+    58 => Measured(()),
 }
 
 /// Introduction of an agent.

@@ -179,6 +179,8 @@ fn messages() -> Vec<Vec<u8>> {
             suspects: vec!["a route".into()],
         }]),
         Message::EndPaths(()),
+        Message::Measure(Data(vec![0; 5])),
+        Message::Measured(()),
         Message::Facts(Facts { part: Fingerprint::default(), is_last: true }),
         Message::NetworkState(NetworkState::default()),
         Message::Commit(migration),

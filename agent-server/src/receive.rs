@@ -15,6 +15,9 @@ use crate::lease::Copies;
 /// Bytes of files whose first pass takes its time as well.
 const LARGE: u64 = 64 << 20;
 
+/// Messages by which a source may learn how fast the link is.
+const MOST_MEASURED: usize = 16;
+
 /// Takes a migration from its offer to its end.
 pub async fn receive(
     copies: &'static Copies,
@@ -47,6 +50,13 @@ pub async fn receive(
             return Ok(None);
         }
         // Until the source goes on, nothing is to be undone but what was expected of it.
+        for _ in 0..MOST_MEASURED {
+            match connection.receive(deadline::NEXT_MESSAGE).await? {
+                Message::Measure(_) => connection.send(&Message::Measured(())).await?,
+                Message::TunnelOffer(tunnel) => return Ok(Some(tunnel)),
+                other => return Err(connection.unexpected(&other, "TunnelOffer")),
+            }
+        }
         expect!(connection, deadline::NEXT_MESSAGE, TunnelOffer).map(Some)
     };
     let agreed = agreed.await;

@@ -25,6 +25,8 @@ mod watches;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::landlock::MAYBE_LANDLOCK;
+
 use self::found::Found;
 use self::mounts::Mounts;
 use self::processes::Processes;
@@ -101,7 +103,7 @@ fn running(container: &Container, findings: &mut Findings) {
     findings.watched = watches.check(&search, &mut found);
     sockets.check(&search, &mut found);
     findings.blockers.extend(found.into_findings());
-    findings.warnings.extend(landlock::warning(container, &processes));
+    findings.blockers.extend(landlock::finding(container, &processes));
 }
 
 /// What of the processes themselves stands in the way. They run meanwhile: a descriptor that is closed between

@@ -50,10 +50,19 @@ pub struct Forecast {
 }
 
 impl Forecast {
+    /// Returns the forecast over a link that takes so many bytes a second. Memory is sent while it is dumped,
+    /// so only what the link takes longer for counts.
+    #[must_use]
+    pub fn over_link(self, memory: u64, rate: f64) -> Self {
+        let sent = Duration::try_from_secs_f64(memory as f64 / rate).unwrap_or(Duration::MAX);
+        let transfer = self.transfer.saturating_add(sent.saturating_sub(self.dump));
+        Self { transfer, ..self }
+    }
+
     /// The interruption as a whole.
     #[must_use]
     pub fn total(&self) -> Duration {
-        self.dump + self.transfer + self.restore
+        self.dump.saturating_add(self.transfer).saturating_add(self.restore)
     }
 }
 
@@ -126,6 +135,10 @@ mod tests {
         assert!(forecast(Workload { memory: 1400 << 20, ..one }) > Duration::from_secs(5));
         assert!(forecast(Workload { connections: 10_000, ..one }) > Duration::from_millis(400));
         assert!(one.forecast(2.0).total() > one.forecast(1.0).total());
+        let much = Workload { memory: 100 << 20, ..one }.forecast(1.0);
+        assert_eq!(much.over_link(100 << 20, 1e12), much);
+        assert!(much.over_link(100 << 20, 1e7).total() > Duration::from_secs(10));
+        assert!(much.over_link(100 << 20, 0.0).total() > Duration::from_secs(1 << 40));
     }
 
     #[test]

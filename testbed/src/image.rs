@@ -56,7 +56,7 @@ const ACCOUNTS: &[(&str, &str)] = &[
 ];
 
 impl Image {
-    /// All test images: `probe:1`, `redis:1`, `nginx:1`, `python:1`.
+    /// All test images: `probe:1`, `redis:1`, `nginx:1`, `python:1`, `iperf3:1`.
     pub fn all() -> Vec<Self> {
         vec![
             Self {
@@ -88,6 +88,14 @@ impl Image {
                 command: &["python3"],
                 programs: &["/usr/bin/python3"],
                 trees: &["/usr/lib/python3*"],
+                directories: &[],
+                files: &[],
+            },
+            Self {
+                name: "iperf3:1",
+                command: &["iperf3", "--server"],
+                programs: &["/usr/bin/iperf3"],
+                trees: &[],
                 directories: &[],
                 files: &[],
             },

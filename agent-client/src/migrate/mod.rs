@@ -18,6 +18,7 @@ mod failure;
 pub mod far_ends;
 mod insist;
 mod limits;
+mod link_rate;
 mod log;
 mod lost;
 mod multicast;

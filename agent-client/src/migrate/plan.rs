@@ -30,10 +30,11 @@ use netmig::tunnel;
 
 use super::failure::Failure;
 use super::far_ends::FarEnds;
+use super::limits::Interruption;
 use super::network::OwnNetwork;
 use super::order::Peer;
 use super::room::Room;
-use super::{beside, limits, lost, multicast, ports};
+use super::{beside, link_rate, lost, multicast, ports};
 use crate::cli::{AddressPolicy, ImagePolicy, Migrate, TunnelChoice};
 use crate::connect::{Introduced, Link};
 use crate::context::Context;
@@ -155,7 +156,9 @@ pub async fn agree(
             return Err(refused(Replaced(container.name).into()));
         }
     }
-    let findings = tokio::task::block_in_place(|| blockers::look(&container));
+    let mut findings = tokio::task::block_in_place(|| blockers::look(&container));
+    let accepted: Vec<_> = request.options.accept_loss.iter().map(|loss| loss.code()).collect();
+    findings.blockers.retain(|finding| !accepted.contains(&finding.code));
     let own =
         findings.blockers.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
     let mut own: Vec<_> = own.collect();
@@ -179,10 +182,11 @@ pub async fn agree(
     own.append(&mut local.lost);
     own.extend(local.network.blockers(&container.name));
     let limit = request.options.max_interruption;
-    let too_much = tokio::task::block_in_place(|| {
-        limits::blockers(&container.name, &local.namespace, &local.cgroup, limit)
+    let interruption = tokio::task::block_in_place(|| {
+        Interruption::estimate(&container.name, &local.namespace, &local.cgroup, limit)
     });
-    own.extend(too_much.map_err(refused)?);
+    let mut interruption = interruption.map_err(refused)?;
+    own.extend(interruption.blockers());
     if !own.is_empty() {
         return Err(Failure::Blocked(own));
     }
@@ -218,6 +222,12 @@ pub async fn agree(
     let verdict = exchange.await.map_err(|e| refused(e.into()))?;
     if !verdict.blockers.is_empty() {
         return Err(Failure::Blocked(verdict.blockers));
+    }
+    if interruption.depends_on_link() {
+        let rate = link_rate::measure(&mut link.connection).await.map_err(|e| refused(e.into()))?;
+        if let Some(blocker) = interruption.over_link(rate) {
+            return Err(Failure::Blocked(vec![blocker]));
+        }
     }
     let known = identity::find_number(&context.directories.state, link.host);
     let known = known.map_err(|e| refused(e.into()))?;

@@ -9,20 +9,24 @@ use super::processes::Processes;
 use crate::bundle::Bundle;
 use crate::container::Container;
 
+/// The code of the finding.
+pub const MAYBE_LANDLOCK: &str = "maybe-landlock";
 /// LANDLOCK_CREATE_RULESET_VERSION (linux/landlock.h).
 const VERSION: u32 = 1;
 
-/// A warning, where the kernel has Landlock and a process has set the bit although its container does not.
-pub(super) fn warning(container: &Container, processes: &Processes) -> Option<Finding> {
+/// Returns a finding where the kernel has Landlock and a process has set the bit although its container does
+/// not.
+pub(super) fn finding(container: &Container, processes: &Processes) -> Option<Finding> {
     let process = processes.all.iter().find(|process| process.no_new_privileges)?;
     if !is_there() || Bundle::read(&container.bundle).ok()?.no_new_privileges {
         return None;
     }
     Some(Finding {
-        code: "landlock",
+        code: MAYBE_LANDLOCK,
         message: format!(
-            "process {} ({}) of {} has given up gaining privileges; if it has restricted itself by Landlock, \
-             which the kernel does not tell, it is without that restriction after the move",
+            "process {} ({}) of {} has given up gaining privileges (no_new_privs), and may have restricted itself \
+             by Landlock, which the kernel does not tell: CRIU cannot restore such a restriction; if the program \
+             does not use Landlock, or may do without, move it with --accept-loss landlock",
             process.pid, process.name, container.name
         ),
     })

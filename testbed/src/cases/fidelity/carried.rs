@@ -10,8 +10,11 @@ pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-moves-what-looks-odd-and-is-carried", &["fidelity"], odd).limit(400),
     Case::new("fidelity-watches-go-on", &["fidelity"], watches).limit(240),
     Case::new("fidelity-socket-files-of-nobody-are-carried", &["fidelity"], socket_files),
-    Case::new("fidelity-landlock-is-warned-of", &["fidelity"], landlock),
+    Case::new("fidelity-landlock-is-refused", &["fidelity"], landlock),
 ];
+
+/// The exit code of a move that was refused.
+const REFUSED: i32 = 3;
 
 /// None of them loses anything in a move, there and back.
 fn odd(context: &Context) -> Result<()> {
@@ -84,15 +87,17 @@ fn socket_files(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The kernel does not tell who is restricted.
+/// The kernel does not tell which process is restricted.
 fn landlock(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
-    start(lab.host("a")?, "web", "landlock", &[])?;
-    let report = lab.migrate("web", "a", "b")?;
-    let told = report.warnings.iter().any(|warning| warning.contains("Landlock"));
-    ensure!(told, "{:?}", report.warnings);
-    start(lab.host("a")?, "plain", "memfd", &[])?;
-    let report = lab.migrate("plain", "a", "b")?;
-    ensure!(report.warnings.is_empty(), "{:?}", report.warnings);
+    let a = lab.host("a")?;
+    lab.serve("b")?;
+    start(a, "web", "landlock", &[])?;
+    let attempt = lab.attempt("web", "a", "b", &[])?;
+    ensure!(attempt.code == Some(REFUSED), "exit code {:?}: {}", attempt.code, attempt.stderr);
+    ensure!(attempt.stderr.contains("--accept-loss landlock"), "{}", attempt.stderr);
+    lab.attempt("web", "a", "b", &["--accept-loss", "landlock"])?.success()?;
+    start(a, "plain", "memfd", &[])?;
+    lab.attempt("plain", "a", "b", &[])?.success()?;
     Ok(())
 }

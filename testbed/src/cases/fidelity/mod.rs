@@ -4,6 +4,7 @@ mod busy;
 mod calls;
 mod carried;
 mod cgroup;
+mod datagrams;
 mod equality;
 mod far_end;
 mod flows_end;
@@ -41,6 +42,7 @@ pub(super) fn cases() -> Vec<Case> {
         pairs::CASES,
         flows_end::CASES,
         busy::CASES,
+        datagrams::CASES,
         network::CASES,
         groups::CASES,
         cgroup::CASES,

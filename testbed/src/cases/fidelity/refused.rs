@@ -20,6 +20,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-many-processes-are-looked-at-soon", &["fidelity"], many_processes)
         .limit(300),
     Case::new("fidelity-too-long-an-interruption", &["fidelity"], too_long).limit(300),
+    Case::new("fidelity-too-long-over-a-slow-link", &["fidelity"], too_slow).limit(240),
 ];
 
 /// Exit code of a refusal before anything changed.
@@ -166,6 +167,30 @@ fn too_long(context: &Context) -> Result<()> {
     let migration = lab.attempt("web", "a", "b", &["--max-interruption", "120"])?.success()?;
     let there = container::processes(lab.host("b")?, &id).len();
     ensure!(there == 301, "{there} of 301 processes came");
+    context.remark(format!("with more time: {:.0} ms", migration.interruption_ms));
+    Ok(())
+}
+
+/// Memory has to get to the destination: over a slow link that takes longest.
+fn too_slow(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let a = lab.host("a")?;
+    lab.serve("b")?;
+    let fill = "import os\nmemory = os.urandom(48 << 20)\nprint('ready', flush=True)\nimport time\ntime.sleep(1e6)";
+    a.podman(["run", "--detach", "--name", "web", "python:1", "python3", "-c", fill])?;
+    super::situations::says(a, "web", "ready")?;
+    // What is sent besides takes its time, too: the image is there already.
+    lab.migrate("web", "a", "b")?;
+    lab.serve("a")?;
+    lab.migrate("web", "b", "a")?;
+    let shape = ["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "60mbit"];
+    a.command("tc").args(shape.into_iter().chain(["burst", "64k", "latency", "50ms"])).run()?;
+    let attempt = lab.attempt("web", "a", "b", &[])?;
+    ensure!(attempt.code == Some(REFUSED), "exit code {:?}: {}", attempt.code, attempt.stderr);
+    for words in ["(too-long)", "transfer ", "5.0 s are allowed"] {
+        ensure!(attempt.stderr.contains(words), "{words:?} is not in: {}", attempt.stderr);
+    }
+    let migration = lab.attempt("web", "a", "b", &["--max-interruption", "60"])?.success()?;
     context.remark(format!("with more time: {:.0} ms", migration.interruption_ms));
     Ok(())
 }

@@ -1,0 +1,63 @@
+//! Datagrams that a container sends: none is lost on its way by a move.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::ensure;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] =
+    &[Case::new("fidelity-datagrams-that-it-sends", &["fidelity"], sends)];
+
+const LIMIT: Duration = Duration::from_secs(40);
+/// Seconds that it sends for.
+const SECONDS: &str = "8";
+
+/// iperf3 makes up for an interruption by a burst, which its far end may not read fast enough: that is the far
+/// end's own loss, as after `podman pause`. Everything that was sent has got there.
+fn sends(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, c) = (lab.host("a")?, lab.host("c")?);
+    ["a", "b"].iter().try_for_each(|host| lab.serve(host))?;
+    let ports = ["--publish", "5201:5201/tcp", "--publish", "5201:5201/udp"];
+    a.podman([&["run", "--detach", "--name", "sender"][..], &ports, &["iperf3:1"]].concat())?;
+    std::thread::sleep(Duration::from_secs(1));
+    for (from, to, rate) in [("a", "b", "5M"), ("b", "a", "20M"), ("a", "b", "50M")] {
+        let before = not_read(c)?;
+        let server = lab.host(from)?.address().to_string();
+        let ask = ["--client", &server, "--udp", "--reverse", "--json", "--time", SECONDS];
+        let client = c.command("iperf3").args(ask).args(["--bitrate", rate]).spawn()?;
+        std::thread::sleep(Duration::from_secs(2));
+        lab.migrate("sender", from, to)?;
+        let report: Value = client.wait(LIMIT)?.success()?.json()?;
+        let sum = &report["end"]["sum"];
+        let figure = |name: &str| {
+            let figure = sum[name].as_u64();
+            figure.ok_or_else(|| Error::Check(format!("iperf3 does not tell {name}: {report}")))
+        };
+        let (sent, lost) = (figure("packets")?, figure("lost_packets")?);
+        let not_read = not_read(c)? - before;
+        ensure!(sent > 1_000, "only {sent} datagrams at {rate}");
+        ensure!(
+            lost <= not_read,
+            "{lost} of {sent} datagrams lost at {rate}, {not_read} of them by the far end"
+        );
+        context.remark(format!("{rate}bit/s: {sent} sent, {lost} lost, {not_read} not read"));
+    }
+    Ok(())
+}
+
+/// Datagrams that found the receive buffers of a host full (`RcvbufErrors`, proc_net_snmp in the kernel's
+/// documentation).
+fn not_read(host: &Host) -> Result<u64> {
+    let text = host.run(["cat", "/proc/net/snmp"])?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    let found = pairs.find(|(name, _)| *name == "RcvbufErrors");
+    let value = found.and_then(|(_, value)| value.parse().ok());
+    value.ok_or_else(|| Error::Check(format!("no RcvbufErrors in {text}")))
+}
