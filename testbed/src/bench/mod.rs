@@ -1,5 +1,6 @@
 //! Benchmarks: named measurements with figures for people and JSON for programs.
 
+pub mod busy;
 mod cold;
 mod criu;
 mod direct;
@@ -61,6 +62,7 @@ pub const ALL: &[Bench] = &[
     goodput::BENCH,
     direct::BENCH,
     faults::BENCH,
+    busy::BENCH,
     endurance::BENCH,
     promise::BENCH,
     lab::BENCH,
