@@ -31,6 +31,8 @@ pub struct Parts {
     pub entries: f64,
     /// The runtime's restore.
     pub restore: f64,
+    /// Setting on the copy what CRIU does not restore, and comparing it with the original.
+    pub compare: f64,
     /// Commit record, order and acknowledgement.
     pub commit: f64,
     /// Until the first held packets went on.
@@ -39,7 +41,7 @@ pub struct Parts {
 
 impl Parts {
     /// The parts by name, in order.
-    fn rows(&self) -> [(&'static str, f64); 10] {
+    fn rows(&self) -> [(&'static str, f64); 11] {
         [
             ("hold", self.hold),
             ("drain", self.drain),
@@ -49,6 +51,7 @@ impl Parts {
             ("transfer", self.transfer),
             ("entries", self.entries),
             ("restore", self.restore),
+            ("compare", self.compare),
             ("commit", self.commit),
             ("release", self.release),
         ]

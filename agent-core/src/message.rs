@@ -394,6 +394,8 @@ pub struct Prepared {
     pub entries_us: u64,
     /// From the order to the runtime until it exited.
     pub restore_us: u64,
+    /// How long the copy's settings and its comparison with the original took, in microseconds.
+    pub compare_us: u64,
     /// In what the copy differs from the original, as far as the source has told what that is.
     pub differences: Vec<Difference>,
 }

@@ -158,7 +158,12 @@ fn messages() -> Vec<Vec<u8>> {
             stand_ins,
             at_destination: vec!["192.0.2.2".parse().unwrap()],
         }),
-        Message::Prepared(Prepared { entries_us: 5, restore_us: 100_000, differences: Vec::new() }),
+        Message::Prepared(Prepared {
+            entries_us: 5,
+            restore_us: 100_000,
+            compare_us: 7,
+            differences: Vec::new(),
+        }),
         Message::AskSilent(migration),
         Message::Silent(vec![SilentConnection {
             own: "10.88.0.2:80".parse().unwrap(),

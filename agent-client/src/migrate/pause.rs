@@ -190,8 +190,10 @@ impl<'a> Pause<'a> {
         parts.dump = span(blocked, dumped);
         parts.entries = from_micros(prepared.entries_us);
         parts.restore = from_micros(prepared.restore_us);
+        parts.compare = from_micros(prepared.compare_us);
         // Whatever of the far end's turn it did not measure itself was spent on the way.
-        let far = span(sent, answered) - parts.entries - parts.restore;
+        let named = parts.entries + parts.restore + parts.compare;
+        let far = span(sent, answered) - named;
         parts.transfer = span(dumped, sent) + far.max(0.0);
         Ok(())
     }

@@ -22,9 +22,9 @@ pub(super) const AROUND: Duration = Duration::from_millis(500);
 /// How long a container may take to answer at first.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(20);
 /// The parts of an interruption, in the order in which they happen.
-pub(super) const PARTS: [&str; 10] = [
-    "hold", "drain", "freeze", "block", "dump", "transfer", "entries", "restore", "commit",
-    "release",
+pub(super) const PARTS: [&str; 11] = [
+    "hold", "drain", "freeze", "block", "dump", "transfer", "entries", "restore", "compare",
+    "commit", "release",
 ];
 /// The container's name.
 pub(super) const NAME: &str = "web";

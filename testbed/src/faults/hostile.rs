@@ -107,7 +107,7 @@ pub(crate) fn first_messages(migration: &Value) -> Vec<Value> {
     let anchor = json!({ "host": vec![1; 16], "address": "192.0.2.1", "end": strange_end() });
     let flows = json!({ "anchor": null, "flows": [], "stand_ins": [], "at_destination": [] });
     let verdict = json!({ "blockers": [], "image_missing": false, "addresses": [] });
-    let prepared = json!({ "entries_us": 1, "restore_us": 1, "differences": [] });
+    let prepared = json!({ "entries_us": 1, "restore_us": 1, "compare_us": 1, "differences": [] });
     let facts = json!({ "part": { "facts": {} }, "is_last": true });
     vec![
         message("Verdict", verdict),

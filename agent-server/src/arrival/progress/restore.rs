@@ -8,7 +8,7 @@ use agent_core::message::{Prepared, Settings};
 use agent_core::wire::Connection;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::ConfigDir;
-use checkpoint::fingerprint::{Difference, Fingerprint};
+use checkpoint::fingerprint::Fingerprint;
 use checkpoint::images::ImageDir;
 use checkpoint::sockets::SocketSettings;
 use checkpoint::tasks::TaskSettings;
@@ -30,12 +30,13 @@ impl Arrival {
     ) -> Result<Prepared, Cause> {
         let mut staged = self.staged.take().ok_or(Incomplete("itself"))?;
         let go = Instant::now();
-        let restore = staged.restore(images.path(), criu_config.path(), deadline::STAGE);
-        let (restored, prepared_ends) = tokio::join!(restore, self.prepare_far_ends());
+        let restoring = staged.restore(images.path(), criu_config.path(), deadline::STAGE);
+        let (restored, prepared_ends) = tokio::join!(restoring, self.prepare_far_ends());
         let staged = self.staged.insert(staged);
         let restored = restored?;
         prepared_ends?;
-        let elapsed = go.elapsed();
+        let restore = go.elapsed();
+        let done = Instant::now();
         // Nothing of the copy runs before its source has decided.
         let cgroup = self.cgroup.insert(block_in_place(|| staged.frozen_cgroup())?);
         block_in_place(|| set(settings, cgroup))?;
@@ -45,7 +46,12 @@ impl Arrival {
             return Err(EngineGone.into());
         }
         tunnel::check(self.anchor)?;
-        Ok(prepared(go - ordered, elapsed, differences))
+        Ok(Prepared {
+            entries_us: micros(go - ordered),
+            restore_us: micros(restore),
+            compare_us: micros(done.elapsed()),
+            differences,
+        })
     }
 }
 
@@ -60,8 +66,7 @@ fn set(Settings { sockets, tasks, cgroup }: &Settings, copy: &Cgroup) -> Result<
     Ok(TaskSettings::apply(tasks, &pids)?)
 }
 
-/// The times of a restore in the protocol's unit.
-fn prepared(entries: Duration, restore: Duration, differences: Vec<Difference>) -> Prepared {
-    let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
-    Prepared { entries_us: micros(entries), restore_us: micros(restore), differences }
+/// A time in the protocol's unit.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
