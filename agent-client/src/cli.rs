@@ -8,13 +8,12 @@ use agent_core::destination::Destination;
 use agent_core::directories;
 use agent_core::trust::Token;
 use agent_core::trust::peers::Name;
-use checkpoint::blockers;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use migration::request::{self, Publish, Request};
 use netmig::flow::Protocol;
 
 use crate::flows::FarEnd;
-use crate::publish::Publish;
 
 /// Moves a running podman container to another host while its connections live on.
 ///
@@ -241,19 +240,35 @@ pub struct Options {
     pub accept_loss: Vec<Loss>,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            json: false,
-            image: ImagePolicy::Send,
-            max_interruption: agent_core::deadline::INTERRUPTION,
-            forward: false,
-            open_firewall: false,
-            publish: Vec::new(),
-            address: AddressPolicy::Keep,
-            tunnel: TunnelChoice::WireGuard,
-            accept_loss: Vec::new(),
-        }
+impl Migrate {
+    /// Returns the order as the migration takes it.
+    pub fn request(self) -> Request {
+        let Self { container, destination, options } = self;
+        let image = match options.image {
+            ImagePolicy::Send => request::ImagePolicy::Send,
+            ImagePolicy::Require => request::ImagePolicy::Require,
+        };
+        let address = match options.address {
+            AddressPolicy::Keep => request::AddressPolicy::Keep,
+            AddressPolicy::Any => request::AddressPolicy::Any,
+        };
+        let tunnel = match options.tunnel {
+            TunnelChoice::WireGuard => request::TunnelChoice::WireGuard,
+            TunnelChoice::Direct => request::TunnelChoice::Direct,
+        };
+        let accepted = options.accept_loss.into_iter();
+        let accepted_losses = accepted.map(|Loss::Landlock| request::Loss::Landlock).collect();
+        let options = request::Options {
+            image,
+            max_interruption: options.max_interruption,
+            forward: options.forward,
+            open_firewall: options.open_firewall,
+            publish: options.publish,
+            address,
+            tunnel,
+            accepted_losses,
+        };
+        Request { container, destination, options }
     }
 }
 
@@ -282,15 +297,6 @@ pub enum TunnelChoice {
 pub enum Loss {
     /// Restrictions by Landlock (landlock(7)) that processes have put themselves under.
     Landlock,
-}
-
-impl Loss {
-    /// The code of what it stands in the way as, if it is not accepted.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Landlock => blockers::MAYBE_LANDLOCK,
-        }
-    }
 }
 
 /// Which address the container gets at the destination.

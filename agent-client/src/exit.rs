@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use migration::{Failure, Outcome, recovery};
+
 /// How a run of `agent-client` ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -40,6 +42,39 @@ impl Exit {
             Self::MovedWithLeftovers => "moved-with-leftovers",
             Self::MovedWithLosses => "moved-with-losses",
             Self::Stuck => "stuck",
+        }
+    }
+}
+
+impl From<Outcome> for Exit {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Moved => Self::Moved,
+            Outcome::MovedWithLeftovers => Self::MovedWithLeftovers,
+            Outcome::MovedWithLosses => Self::MovedWithLosses,
+        }
+    }
+}
+
+impl From<&Failure> for Exit {
+    fn from(failure: &Failure) -> Self {
+        match failure {
+            Failure::Setup(_) => Self::Failed,
+            Failure::Refused(_) | Failure::Blocked(_) => Self::Refused,
+            Failure::RolledBack { .. } => Self::RolledBack,
+            Failure::Stuck { .. } => Self::Stuck,
+            Failure::InDoubt { .. } => Self::InDoubt,
+        }
+    }
+}
+
+impl From<recovery::Outcome> for Exit {
+    fn from(outcome: recovery::Outcome) -> Self {
+        match outcome {
+            recovery::Outcome::Clean => Self::Moved,
+            recovery::Outcome::Incomplete => Self::Failed,
+            recovery::Outcome::Busy => Self::Refused,
+            recovery::Outcome::InDoubt => Self::InDoubt,
         }
     }
 }

@@ -17,8 +17,8 @@ use netmig::tunnel;
 use serde::Serialize;
 
 use crate::cli::{Forward, ForwardCommand};
-use crate::connect::dial_host;
-use crate::context::Context;
+use migration::Context;
+use migration::connect::dial_host;
 
 /// Nothing is forwarded for that container.
 #[derive(Debug, thiserror::Error)]

@@ -1,21 +1,17 @@
 //! `agent-client`: moves a container of this host to another host.
 //!
 //! ```text
-//! cli → ask → migrate (steps) → agent-core, checkpoint, netmig → kernel
+//! cli, ask → migration → agent-core, checkpoint, netmig → kernel
 //! ```
 
 mod ask;
 mod cli;
-mod connect;
-mod context;
 mod exit;
 mod flows;
 mod forward;
-mod migrate;
 mod pair;
-mod publish;
-mod recover;
-mod report;
+mod progress;
+mod signals;
 mod summary;
 
 use std::io::{IsTerminal, Write};
@@ -28,12 +24,13 @@ use agent_core::{guardian, keeper, marks};
 use checkpoint::podman::Podman;
 use checkpoint::urgency;
 use clap::Parser;
+use migration::request::Options;
+use migration::{Cancel, Context, Failure, Request, recovery, source};
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command, Flows, FlowsCommand, Migrate, Options, Recover};
-use crate::context::Context;
+use crate::cli::{Cli, Command, Flows, FlowsCommand, GUARDIAN, Recover};
 use crate::exit::Exit;
-use crate::migrate::Failure;
+use crate::progress::Progress;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -70,12 +67,16 @@ fn run(cli: Cli) -> Exit {
     if let Err(e) = marks::begin(&directories.state) {
         return complain(Exit::Failed, &chain(&e));
     }
+    let mut json = false;
     let request = match cli.command {
-        Some(Command::Migrate(request)) => request,
+        Some(Command::Migrate(order)) => {
+            json = order.options.json;
+            order.request()
+        }
         Some(Command::Recover(request)) => return recover(&runtime, directories, request),
         Some(Command::Flows(Flows { command: Some(FlowsCommand::End(request)), .. })) => {
             return told(runtime.block_on(async {
-                let context = Context::open(directories).map_err(|e| chain(e.as_ref()))?;
+                let context = open(directories, false).map_err(|e| chain(e.as_ref()))?;
                 flows::end(&context, &request).await.map_err(|e| chain(e.as_ref()))
             }));
         }
@@ -87,7 +88,7 @@ fn run(cli: Cli) -> Exit {
         }
         Some(Command::Forward(request)) => {
             return told(runtime.block_on(async {
-                let context = Context::open(directories).map_err(|e| chain(e.as_ref()))?;
+                let context = open(directories, false).map_err(|e| chain(e.as_ref()))?;
                 forward::run(&context, &request).await.map_err(|e| chain(e.as_ref()))
             }));
         }
@@ -108,33 +109,55 @@ fn run(cli: Cli) -> Exit {
             Err(exit) => return exit,
         },
     };
-    let json = request.options.json;
     let destination = request.destination.clone();
     let outcome = runtime.block_on(async {
-        let context = Context::open(directories).map_err(Failure::Setup)?;
-        migrate::run(&context, &request).await
+        let context = open(directories, json).map_err(Failure::Setup)?;
+        let cancel = Cancel::default();
+        signals::cancel(cancel.clone()).map_err(|e| Failure::Setup(e.into()))?;
+        source::run(&context, &request, &cancel).await
     });
     // A step that was given up may still sit in a blocking call; its process may not wait for it.
     runtime.shutdown_background();
     match outcome {
-        Ok(summary) => summary.print(json),
+        Ok(report) => summary::print(&report, json),
         Err(failure) => fail(&failure, &destination.to_string(), json),
     }
+}
+
+/// Opens what this host has; `quiet` shows no steps.
+fn open(directories: Directories, quiet: bool) -> Result<Context, Cause> {
+    let progress = Progress::new(quiet);
+    Context::open(directories, &GUARDIAN, Box::new(move |event| progress.show(&event)))
 }
 
 /// Recovers the migration of one journal, or all whose process has died.
 fn recover(runtime: &tokio::runtime::Runtime, directories: Directories, request: Recover) -> Exit {
     runtime.block_on(async {
-        let context = match Context::open(directories) {
+        let context = match open(directories, false) {
             Ok(context) => context,
             Err(e) => return complain(Exit::Failed, &chain(e.as_ref())),
         };
         match (request.watch, request.rollback_anyway) {
-            (Some(journal), _) => recover::guardian::run(&context, journal).await,
-            (None, Some(container)) => recover::withdraw::run(&context, &container).await,
-            (None, None) => recover::run(&context).await,
+            (Some(journal), _) => recovery::guardian::run(&context, journal).await.into(),
+            (None, Some(container)) => withdraw(&context, &container).await,
+            (None, None) => recovery::run(&context).await.into(),
         }
     })
+}
+
+/// Lets the original of a move in doubt run again, once its name was typed out.
+async fn withdraw(context: &Context, container: &str) -> Exit {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        let message = "--rollback-anyway asks for the container's name, on a terminal alone";
+        return complain(Exit::Usage, message);
+    }
+    let confirm = |name: &str| ask::rollback(name).map_err(|e| chain(&e));
+    match recovery::withdraw::run(context, container, confirm).await {
+        Ok(outcome) => outcome.into(),
+        Err(message) => {
+            complain(Exit::Refused, &format!("refused, nothing was changed: {message}"))
+        }
+    }
 }
 
 /// Does something about this host's peers and says what.
@@ -157,26 +180,26 @@ fn told(outcome: Result<String, String>) -> Exit {
 }
 
 /// Asks for what the command line left out.
-fn interactive(runtime: &tokio::runtime::Runtime) -> Result<Migrate, Exit> {
+fn interactive(runtime: &tokio::runtime::Runtime) -> Result<Request, Exit> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Err(complain(
             Exit::Usage,
             "no command given and no terminal to ask on; see agent-client --help",
         ));
     }
-    let answers = || -> Result<Migrate, Box<dyn std::error::Error>> {
+    let answers = || -> Result<Request, Box<dyn std::error::Error>> {
         let destination = ask::destination()?;
         let running = runtime.block_on(Podman::default().list_running())?;
         let container = ask::container(running)?;
-        Ok(Migrate { container, destination, options: Options::default() })
+        Ok(Request { container, destination, options: Options::default() })
     };
     answers().map_err(|e| complain(Exit::Refused, &chain(e.as_ref())))
 }
 
 fn fail(failure: &Failure, destination: &str, json: bool) -> Exit {
-    let exit = failure.exit();
+    let exit = Exit::from(failure);
     if json {
-        failure.print(destination);
+        summary::print_failure(failure, destination);
     }
     complain(exit, &failure.explain())
 }

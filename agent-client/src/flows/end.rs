@@ -16,8 +16,8 @@ use netmig::tunnel;
 
 use super::{Ends, Seen, ends, seen};
 use crate::cli::EndedFlows;
-use crate::connect::dial_host;
-use crate::context::Context;
+use migration::Context;
+use migration::connect::dial_host;
 
 /// An address, and perhaps a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

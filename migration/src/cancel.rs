@@ -1,0 +1,56 @@
+//! Cancellation: before the commit it turns a migration back, after it the migration goes on to its end.
+
+use std::future::Future;
+
+use agent_core::cause::Cause;
+use tokio_util::sync::CancellationToken;
+
+use crate::source::Failure;
+
+/// The user wants the migration to stop.
+#[derive(Debug, thiserror::Error)]
+#[error("cancelled")]
+pub struct Cancelled;
+
+/// Tells a migration to stop. Clones are of one and the same order.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(CancellationToken);
+
+impl Cancel {
+    /// Orders the migration to stop, if it is not decided yet.
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
+
+    /// Runs `work` until it is done or the migration is told to stop. `work` is dropped then, so it must
+    /// leave behind only what its owner can undo.
+    ///
+    /// # Errors
+    /// Those of `work`, and [`Cancelled`].
+    pub(crate) async fn guard<T>(
+        &self,
+        work: impl Future<Output = Result<T, Cause>>,
+    ) -> Result<T, Cause> {
+        tokio::select! {
+            // A result that is there already counts more than an order that came with it.
+            biased;
+            result = work => result,
+            () = self.0.cancelled() => Err(Cancelled.into()),
+        }
+    }
+
+    /// The same for work that knows how to refuse.
+    ///
+    /// # Errors
+    /// Those of `work`, and a refusal by [`Cancelled`].
+    pub(crate) async fn guard_failure<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            result = work => result,
+            () = self.0.cancelled() => Err(Failure::Refused(Cancelled.into())),
+        }
+    }
+}

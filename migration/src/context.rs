@@ -1,0 +1,55 @@
+//! What a host has for every migration.
+
+use std::fmt;
+
+use agent_core::cause::Cause;
+use agent_core::directories::Directories;
+use agent_core::trust::Trust;
+use checkpoint::podman::Podman;
+
+use crate::event::Event;
+
+/// Hears of events. It is called in the middle of a move, so it returns at once.
+pub type Observer = dyn Fn(Event) + Send + Sync;
+
+/// What every migration of this host needs.
+pub struct Context {
+    /// Where state is kept.
+    pub directories: Directories,
+    /// This host's identity and its peers.
+    pub trust: Trust,
+    /// The engine.
+    pub podman: Podman,
+    /// The arguments with which this program waits as the guardian of a migration; the journal's path
+    /// follows.
+    pub guardian: &'static [&'static str],
+    observer: Box<Observer>,
+}
+
+impl Context {
+    /// Makes the directories and reads this host's identity.
+    ///
+    /// # Errors
+    /// The directories cannot be made, or what is in them cannot be read.
+    pub fn open(
+        directories: Directories,
+        guardian: &'static [&'static str],
+        observer: Box<Observer>,
+    ) -> Result<Self, Cause> {
+        directories.create()?;
+        let trust = Trust::open(&directories.state)?;
+        let podman = Podman::default().remembering(directories.run.join("engine.json"));
+        Ok(Self { directories, trust, podman, guardian, observer })
+    }
+
+    /// Tells the observer of an event.
+    pub fn tell(&self, event: impl Into<Event>) {
+        (self.observer)(event.into());
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("directories", &self.directories).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,28 @@
+//! A migration: what the source does, and what recovers one whose process has died.
+//!
+//! Whoever orders a move calls [`source::run`] with a [`Request`] and hears of it by [`Event`]s. Nothing
+//! here reads a command line, prints, or ends the process.
+//!
+//! | module | purpose |
+//! | --- | --- |
+//! | [`request`] | what is to be moved, and how |
+//! | [`source`] | one move, step by step |
+//! | [`recovery`] | undoes or finishes moves whose process has died |
+//! | [`event`] | what is told meanwhile |
+//! | [`report`] | what is told at the end |
+
+pub mod cancel;
+pub mod connect;
+pub mod context;
+pub mod event;
+pub mod recovery;
+pub mod report;
+pub mod request;
+pub mod source;
+
+pub use cancel::Cancel;
+pub use context::Context;
+pub use event::Event;
+pub use report::{Outcome, Report};
+pub use request::Request;
+pub use source::Failure;

@@ -1,0 +1,153 @@
+//! What a recovery tells of itself.
+
+use std::fmt;
+
+use agent_core::destination::Destination;
+
+/// Something that a recovery has found or done.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// No journal is that of a migration whose process has died.
+    NothingToRecover,
+    /// A journal is taken over.
+    BrokenOff {
+        /// The container's name.
+        name: String,
+        /// Where it was to go.
+        destination: Destination,
+    },
+    /// The destination is asked whether it confirms the move.
+    Asking {
+        /// The container's name.
+        name: String,
+        /// Where it was to go.
+        destination: Destination,
+    },
+    /// The destination does not confirm it.
+    NotConfirmed {
+        /// Where it was to go.
+        destination: Destination,
+        /// Why not.
+        reason: String,
+    },
+    /// Something is as it was before the migration.
+    Undone(&'static str),
+    /// The destination runs the container.
+    DestinationRuns,
+    /// The destination holds no copy.
+    DestinationHoldsNone,
+    /// The destination has removed its copy.
+    CopyRemoved,
+    /// The destination cannot be reached, and will remove its copy by itself.
+    CopyExpires {
+        /// Why it cannot be reached.
+        reason: String,
+    },
+    /// A container that was started after the decision is not the original, and stays.
+    LaterContainer {
+        /// The container's name.
+        name: String,
+    },
+    /// The original keeps its restart policy, which could not be taken from it.
+    StillArmed {
+        /// The container's name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// The original runs on this host.
+    RunsHere {
+        /// The container's name.
+        name: String,
+        /// A person has ordered it.
+        again: bool,
+    },
+    /// The original has ended.
+    Ended {
+        /// The container's name.
+        name: String,
+    },
+    /// The container runs at the destination.
+    RunsThere {
+        /// The container's name.
+        name: String,
+        /// Where.
+        destination: Destination,
+    },
+    /// Another process waits for the destination's confirmation.
+    InDoubtElsewhere {
+        /// The container's name.
+        name: String,
+        /// Where it was to go.
+        destination: Destination,
+    },
+    /// Another process is at work on the migration.
+    Busy {
+        /// The container's name.
+        name: String,
+        /// Where it was to go.
+        destination: Destination,
+    },
+    /// A recovery could not be ended.
+    Failed {
+        /// The container's name, where it is known.
+        name: Option<String>,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NothingToRecover => f.write_str("nothing to recover"),
+            Self::BrokenOff { name, destination } => {
+                write!(f, "{name}: its migration to {destination} was broken off")
+            }
+            Self::Asking { name, destination } => {
+                write!(f, "{name}: asking {destination} once more")
+            }
+            Self::NotConfirmed { destination, reason } => {
+                write!(f, "  {destination} does not confirm the move: {reason}")
+            }
+            Self::Undone(what) => write!(f, "  {what}"),
+            Self::DestinationRuns => f.write_str("  the destination runs the container"),
+            Self::DestinationHoldsNone => {
+                f.write_str("  the destination holds no copy; going back")
+            }
+            Self::CopyRemoved => f.write_str("  the destination has removed its copy"),
+            Self::CopyExpires { reason } => {
+                write!(f, "  the destination will remove its part by itself ({reason})")
+            }
+            Self::LaterContainer { name } => write!(
+                f,
+                "  {name} was started here after its move was decided, so it is not the original; it stays"
+            ),
+            Self::StillArmed { name, reason } => write!(
+                f,
+                "  do not start {name} here: podman may do so by its restart policy, which could not be taken \
+                 away ({reason})"
+            ),
+            Self::RunsHere { name, again: false } => {
+                write!(f, "{name}: runs on this host as before")
+            }
+            Self::RunsHere { name, again: true } => write!(f, "{name}: runs on this host again"),
+            Self::Ended { name } => write!(
+                f,
+                "{name}: does not run any more as it did then; nothing is left of that migration"
+            ),
+            Self::RunsThere { name, destination } => write!(f, "{name}: runs on {destination}"),
+            Self::InDoubtElsewhere { name, destination } => write!(
+                f,
+                "{name}: in doubt: the move to {destination} is decided, and another process waits for the \
+                 confirmation"
+            ),
+            Self::Busy { name, destination } => write!(
+                f,
+                "{name}: another process is at work on its migration to {destination} (busy)"
+            ),
+            Self::Failed { name: Some(name), reason } => write!(f, "{name}: {reason}"),
+            Self::Failed { name: None, reason } => f.write_str(reason),
+        }
+    }
+}

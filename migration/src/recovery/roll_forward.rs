@@ -1,0 +1,152 @@
+//! Finishing a migration whose commit record is on disk.
+
+use agent_core::cause::{Cause, chain};
+use agent_core::forward;
+use agent_core::journal::{Journal, Record};
+use agent_core::message::Rehome;
+
+use std::time::{Duration, Instant};
+
+use checkpoint::cgroup::Cgroup;
+use checkpoint::process;
+use ownership::source::{Next, Occupant, Removal, removal};
+use tokio::task::block_in_place;
+
+use super::undo::{tidy, unhold};
+use super::{Departed, Error, Event, Settled};
+use crate::context::Context;
+use crate::source::{anchors, destination_rpc, far_ends};
+
+/// How long the killed tasks of the original may take to be gone.
+const KILLED: Duration = Duration::from_secs(10);
+
+/// Gets the destination to run the container, and notes that it does. Changes nothing here while
+/// the destination does not answer.
+pub async fn finish(
+    context: &Context,
+    departed: &Departed,
+    journal: &mut Journal,
+) -> Result<Settled, Error> {
+    let mut is_committed = false;
+    let told = async {
+        let mut connection = departed.peer.resume(context).await?;
+        destination_rpc::commit(&mut connection, departed.migration()).await?;
+        // A destination that has said that its copy is audible cannot take that back.
+        let finished = destination_rpc::finish(&mut connection).await;
+        is_committed = finished.is_err();
+        Ok::<_, destination_rpc::Error>((connection, finished?.local))
+    };
+    match told.await {
+        Ok((mut connection, local)) => {
+            context.tell(Event::DestinationRuns);
+            journal.append(&Record::Acknowledged).map_err(|e| Error::Begin(e.into()))?;
+            if let Some(number) = departed.number
+                && let Err(e) = far_ends::forget(&departed.addresses, &local, number)
+            {
+                tracing::warn!("{}", chain(e.as_ref()));
+            }
+            // A destination that does not hear it remembers the migration.
+            if let Err(e) = destination_rpc::settled(&mut connection, departed.migration()).await {
+                tracing::debug!("{}", chain(&e));
+            }
+            Ok(Settled::Moved)
+        }
+        Err(e) if e.next() == Next::GoBack && !is_committed => {
+            context.tell(Event::DestinationHoldsNone);
+            Ok(Settled::Back)
+        }
+        Err(source) => {
+            Err(Error::InDoubt { destination: departed.peer.destination.clone(), source })
+        }
+    }
+}
+
+/// Removes the original, which is cut off still, and what the migration needed; gives what could not
+/// be removed.
+pub async fn remove_original(context: &Context, departed: &Departed) -> Vec<String> {
+    let mut left = Vec::new();
+    let mut note = |result: Result<(), Cause>| {
+        left.extend(result.err().map(|e| chain(e.as_ref())));
+    };
+    let migration = departed.migration();
+    let order = Rehome {
+        migration,
+        host: departed.peer.host,
+        id: departed.container.clone(),
+        container: departed.addresses.clone(),
+    };
+    let rehomed = match departed.number {
+        Some(number) => anchors::rehome_anew(context, &order, number).await,
+        None => Ok(false),
+    };
+    match rehomed {
+        Ok(true) => {
+            // A destination that does not hear it keeps its end of the tunnel until the flows end.
+            if let Err(e) = tell_led_past(context, departed).await {
+                tracing::warn!("{}", chain(&e));
+            }
+        }
+        Ok(false) => {}
+        Err(e) => note(Err(e)),
+    }
+    note(forward::begin(&context.directories, migration).await);
+    let here = forward::here(&departed.container);
+    note(forward::remove(&context.directories, here).await.map(drop));
+    note(end_original(context, departed).await);
+    note(unhold(departed).map(drop));
+    note(tidy(context, departed).map(drop));
+    left
+}
+
+/// Removes the original, and nothing else that may have its ID by now.
+async fn end_original(context: &Context, departed: &Departed) -> Result<(), Cause> {
+    let occupant = occupant(context, departed).await?;
+    match removal(occupant) {
+        Removal::Done => return Ok(()),
+        Removal::Keep => {
+            context.tell(Event::LaterContainer { name: departed.name.clone() });
+            return Ok(());
+        }
+        Removal::Remove => {}
+    }
+    if let Some(process) = &departed.process {
+        process::kill_monitor(process.monitor, &departed.container)?;
+        if occupant == Occupant::Original {
+            let cgroup = Cgroup::of_pid(process.pid, &departed.container)?;
+            block_in_place(|| cgroup.kill(Instant::now() + KILLED))?;
+        }
+    }
+    Ok(context.podman.remove(&departed.container).await?)
+}
+
+/// What has the container's ID on this host.
+async fn occupant(context: &Context, departed: &Departed) -> Result<Occupant, Cause> {
+    if let Some(cgroup) = departed.original() {
+        // The original was frozen from before the decision on. One that runs was set going by somebody, or is
+        // another container in a journal of an earlier version.
+        let frozen = cgroup.is_told_to_freeze()?;
+        return Ok(if frozen { Occupant::Original } else { Occupant::Later });
+    }
+    if !context.podman.exists(&departed.container).await? {
+        return Ok(Occupant::Nothing);
+    }
+    let began = context.podman.started_at(&departed.container).await?;
+    Ok(match departed.decided {
+        // Podman tells whole seconds.
+        Some(decided) if began > decided => Occupant::Later,
+        _ => {
+            // Where conmon was killed with the tasks, podman goes on telling that they run.
+            let (_, container) = context.podman.inspect(&departed.container).await?;
+            let runs = Cgroup::of_pid(container.pid, &departed.container).is_ok();
+            if runs { Occupant::Later } else { Occupant::Stopped }
+        }
+    })
+}
+
+async fn tell_led_past(
+    context: &Context,
+    departed: &Departed,
+) -> Result<(), destination_rpc::Error> {
+    let mut connection = departed.peer.resume(context).await?;
+    destination_rpc::led_past(&mut connection, departed.migration()).await
+}

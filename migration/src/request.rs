@@ -1,0 +1,101 @@
+//! What is to be moved, and how.
+
+mod publish;
+
+use std::time::Duration;
+
+use agent_core::destination::Destination;
+use checkpoint::blockers;
+
+pub use publish::Publish;
+
+/// An order to move a container.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Name or ID of a running container on this host.
+    pub container: String,
+    /// Where agent-server runs.
+    pub destination: Destination,
+    /// How to go about it.
+    pub options: Options,
+}
+
+/// How a migration goes about it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What to do if the destination lacks the container's image.
+    pub image: ImagePolicy,
+    /// The longest interruption. A move that would take longer is refused or goes back.
+    pub max_interruption: Duration,
+    /// Whether this host goes on leading new connections to its published ports to the container.
+    pub forward: bool,
+    /// Whether chains of others that drop packets of its flows get rules that let these pass.
+    pub open_firewall: bool,
+    /// What to publish at the destination, in place of what is published here; nothing for the same.
+    pub publish: Vec<Publish>,
+    /// Which address it gets on its network at the destination.
+    pub address: AddressPolicy,
+    /// How packets of its flows get from this host to the destination.
+    pub tunnel: TunnelChoice,
+    /// What may be lost, where nobody can tell beforehand whether there is any.
+    pub accepted_losses: Vec<Loss>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            image: ImagePolicy::Send,
+            max_interruption: agent_core::deadline::INTERRUPTION,
+            forward: false,
+            open_firewall: false,
+            publish: Vec::new(),
+            address: AddressPolicy::Keep,
+            tunnel: TunnelChoice::WireGuard,
+            accepted_losses: Vec::new(),
+        }
+    }
+}
+
+/// What to do if the destination lacks the container's image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImagePolicy {
+    /// Ship it while the container runs.
+    Send,
+    /// Refuse to move.
+    Require,
+}
+
+/// How packets get to the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelChoice {
+    /// Encrypted, over any network.
+    WireGuard,
+    /// As they are, unencrypted, to a host on the same Ethernet segment, which has to allow it.
+    Direct,
+}
+
+/// Which address the container gets at the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressPolicy {
+    /// Its own; the move is refused if that is taken.
+    Keep,
+    /// Another one if its own is taken; its connections go on.
+    Any,
+}
+
+/// What a container may lose without anybody being able to tell beforehand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Restrictions by Landlock (landlock(7)) that processes have put themselves under.
+    Landlock,
+}
+
+impl Loss {
+    /// Returns the code of the blocker that stands for it where it is not accepted.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Landlock => blockers::MAYBE_LANDLOCK,
+        }
+    }
+}

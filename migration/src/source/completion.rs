@@ -1,0 +1,278 @@
+//! Step 12: the copy is the container. Packets go on, the original goes.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use agent_core::carried;
+use agent_core::cause::{Cause, chain};
+use agent_core::deadline;
+use agent_core::forward;
+use agent_core::journal::Record;
+use agent_core::message::Rehome;
+use agent_core::turn::give_way;
+
+use super::anchors;
+use super::destination_rpc;
+use super::failure::Failure;
+use super::far_ends;
+use super::interruption::{Interruption, Progress};
+use super::retry::{Goal, insist};
+use super::silent_connections;
+use netmig::peer::PeerNumber;
+
+use crate::event::{Steps, milliseconds, span};
+use crate::report::{ContainerName, NewAddress, Outcome, Parts, Report};
+
+/// How long after flows were led past this host their last packets may still come through it.
+const LAST_PACKETS: Duration = Duration::from_secs(1);
+
+/// An original that will never run again.
+pub struct Completion<'a> {
+    interruption: Interruption<'a>,
+    parts: Parts,
+    interruption_ms: f64,
+    held_packets: u64,
+    /// When packets could come to the container.
+    audible: Instant,
+    lost: Vec<String>,
+    warnings: Vec<String>,
+    leftovers: Vec<String>,
+    /// Far ends at the destination whose flows are local there.
+    local: Vec<IpAddr>,
+}
+
+/// What CRIU does not carry of the container's sockets: a sentence for each kind that there was.
+fn lost_with_the_original(progress: &Progress) -> Vec<String> {
+    let mut lost = Vec::new();
+    if progress.undrained > 0 {
+        lost.push(format!(
+            "the container had not read {} bytes of datagrams when it was frozen",
+            progress.undrained
+        ));
+    }
+    if progress.half_open > 0 {
+        lost.push(format!(
+            "{} TCP connections were still being set up {} s after new ones had begun to wait; a far end that \
+             completes one is reset",
+            progress.half_open,
+            deadline::BACKLOG.as_secs()
+        ));
+    }
+    lost
+}
+
+impl<'a> Completion<'a> {
+    /// Lets the held packets go. `since` is when the commit began.
+    pub async fn begin(mut interruption: Interruption<'a>, since: Instant) -> Self {
+        let acknowledged = Instant::now();
+        let began = interruption.progress().began;
+        let mut parts = interruption.progress().parts.clone();
+        let mut leftovers = Vec::new();
+        // Before new connections that were held go on.
+        if interruption.preparation().plan().away.is_some() {
+            let directories = &interruption.context().directories;
+            let begun = forward::begin(directories, interruption.migration()).await;
+            leftovers.extend(begun.err().map(|e| chain(e.as_ref())));
+        }
+        let held = interruption.release_hold().await;
+        interruption.end_turn();
+        parts.commit = span(since, acknowledged);
+        let interruption_ms = span(began, acknowledged);
+        let held_packets = held.unwrap_or_else(|e| {
+            leftovers.push(chain(e.as_ref()));
+            0
+        });
+        let warnings = interruption.preparation().plan().warnings.clone();
+        let lost = lost_with_the_original(interruption.progress());
+        let local = Vec::new();
+        Self {
+            interruption,
+            parts,
+            interruption_ms,
+            held_packets,
+            audible: Instant::now(),
+            lost,
+            warnings,
+            leftovers,
+            local,
+        }
+    }
+
+    /// Removes the original, which is still cut off, and everything else of the migration. Not
+    /// before the destination's engine runs the container: until then the original is the only one
+    /// that a failure over there cannot take away.
+    pub async fn complete(mut self, steps: &mut Steps<'_>) -> Result<Self, Failure> {
+        steps.begin("hand-over");
+        let told = destination_rpc::finish(self.interruption.connection()).await.map(|finished| {
+            self.local = finished.local;
+            if finished.full_buffers > 0 {
+                self.lost.push(format!(
+                    "the container did not read fast enough: {} datagrams found its receive buffers full",
+                    finished.full_buffers
+                ));
+            }
+        });
+        match insist(&mut self.interruption, told, Goal::Finished).await {
+            Ok(()) => {}
+            Err(error) => {
+                let container = self.interruption.container_name().to_owned();
+                return Err(Failure::InDoubt { container, cause: error.into() });
+            }
+        }
+        let mut led = (!self.local.is_empty()).then(Instant::now);
+        let mut all_led = false;
+        if !self.interruption.preparation().plan().anchors.is_empty() {
+            steps.begin("lead flows past this host");
+            let left = self.rehome().await;
+            all_led = left.is_empty();
+            self.warnings.extend(left);
+            led = Some(Instant::now());
+        }
+        steps.begin("remove original");
+        let removed = self.remove_original().await;
+        self.note(removed);
+        if let Some(led) = led {
+            tokio::time::sleep(LAST_PACKETS.saturating_sub(led.elapsed())).await;
+        }
+        let forgotten = self.forget_flows();
+        self.note(forgotten);
+        if all_led {
+            let migration = self.interruption.migration();
+            // A destination that does not hear it keeps its end of the tunnel until the flows end.
+            if let Err(e) =
+                destination_rpc::led_past(self.interruption.connection(), migration).await
+            {
+                tracing::warn!("{}", chain(&e));
+            }
+        }
+        self.listen(steps).await;
+        let migration = self.interruption.migration();
+        // A destination that does not hear it remembers the migration.
+        if let Err(e) = destination_rpc::settled(self.interruption.connection(), migration).await {
+            tracing::debug!("{}", chain(&e));
+        }
+        steps.end();
+        Ok(self)
+    }
+
+    /// Learns which connections the move has cost.
+    async fn listen(&mut self, steps: &mut Steps<'_>) {
+        steps.begin("listen for far ends");
+        let in_use = self.interruption.preparation().take_in_use();
+        match silent_connections::dead(&mut self.interruption, &in_use, self.audible).await {
+            Ok(dead) => self.lost.extend(dead),
+            Err(e) => self
+                .warnings
+                .push(format!("whether its connections live is not known: {}", chain(e.as_ref()))),
+        }
+    }
+
+    async fn remove_original(&mut self) -> Result<(), Cause> {
+        let context = self.interruption.context();
+        let preparation = self.interruption.preparation();
+        preparation.journal_mut().append(&Record::Acknowledged)?;
+        give_way(&context.directories.run, deadline::GIVE_WAY).await;
+        let plan = preparation.plan();
+        // It must not be heard when it is killed, whoever has rebuilt its network meanwhile.
+        if plan.port.check_blocked().is_err()
+            && let Ok(port) = plan.present_port()
+        {
+            port.block()?;
+        }
+        preparation.remove_original().await?;
+        preparation.tidy()
+    }
+
+    /// Has the other anchors lead their flows to the destination; tells what could not be done.
+    async fn rehome(&mut self) -> Vec<String> {
+        let preparation = self.interruption.preparation();
+        let destination = preparation.plan().link.host;
+        let order = Rehome {
+            migration: preparation.plan().offer.migration,
+            host: destination,
+            id: preparation.plan().container.id.clone(),
+            container: preparation.plan().addresses.clone(),
+        };
+        let mut left = preparation.anchors().rehome(order).await;
+        let led: Vec<PeerNumber> = preparation.anchors().led().collect();
+        for (number, host) in &preparation.plan().anchors {
+            let mut forwarders = preparation.plan().offer.forwarders.iter();
+            let forwards = forwarders.any(|forwarder| forwarder.host == *host);
+            if forwards && *host != destination && !led.contains(number) {
+                left.push(format!(
+                    "new connections that peer {number} forwards do not reach the container any more; \
+                     run agent-client forward remove {} there",
+                    preparation.plan().container.name
+                ));
+            }
+        }
+        left
+    }
+
+    /// Forgets the flows that do not pass this host any more.
+    fn forget_flows(&mut self) -> Result<(), Cause> {
+        let plan = self.interruption.preparation().plan();
+        let container = plan.addresses.clone();
+        far_ends::forget(&container, &self.local, plan.link.peer)?;
+        let by_others =
+            self.interruption.flows().iter().any(|flow| flow.anchor(&container).is_some());
+        let preparation = self.interruption.preparation();
+        if !by_others && preparation.plan().offer.forwarders.is_empty() {
+            // All are this host's own, and so are those that were about to be opened.
+            return Ok(());
+        }
+        let mut past = preparation.anchors().led().collect::<Vec<_>>();
+        past.push(preparation.plan().link.peer);
+        let others =
+            carried::others(&preparation.context().directories, &preparation.plan().container.id)?;
+        anchors::forget(&container, &past, &others)
+    }
+
+    fn note(&mut self, result: Result<(), Cause>) {
+        self.leftovers.extend(result.err().map(|e| chain(e.as_ref())));
+    }
+
+    /// Ends the journal and tells what happened.
+    #[must_use]
+    pub async fn summary(mut self, steps: Steps<'_>) -> Report {
+        let flows = self.interruption.flow_count();
+        let progress = self.interruption.progress().clone();
+        let preparation = self.interruption.into_preparation();
+        let plan = preparation.plan();
+        let migration = plan.offer.migration.to_string();
+        let container =
+            ContainerName { id: plan.container.id.clone(), name: plan.container.name.clone() };
+        let destination = plan.link.destination.host.clone();
+        let tunnel = preparation.tunnel_kind().to_owned();
+        let readdressed = plan.readdressed.iter().map(NewAddress::from).collect();
+        if self.leftovers.is_empty() {
+            self.leftovers.extend(preparation.end().await.err().map(|e| chain(e.as_ref())));
+        }
+        let clean = self.leftovers.is_empty();
+        let outcome = match (self.lost.is_empty(), clean) {
+            (false, _) => Outcome::MovedWithLosses,
+            (true, true) => Outcome::Moved,
+            (true, false) => Outcome::MovedWithLeftovers,
+        };
+        let (steps, total) = steps.finish();
+        self.warnings.extend(self.leftovers);
+        Report {
+            outcome,
+            migration,
+            container,
+            destination,
+            total_ms: milliseconds(total),
+            interruption_ms: self.interruption_ms,
+            steps,
+            parts_ms: self.parts,
+            flows,
+            checkpoint_bytes: progress.checkpoint_bytes,
+            held_packets: self.held_packets,
+            tunnel,
+            queue: progress.queue,
+            readdressed,
+            lost: self.lost,
+            warnings: self.warnings,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! How a migration can fail, in the words that its user sees.
+
+use agent_core::cause::{Cause, chain};
+use agent_core::message::Blocker;
+
+use super::path_trial;
+
+/// A migration that did not reach its end.
+#[derive(Debug)]
+pub enum Failure {
+    /// This host's own state could not be read.
+    Setup(Cause),
+    /// Refused before anything changed, by a single error.
+    Refused(Cause),
+    /// Refused before anything changed, with every reason.
+    Blocked(Vec<Blocker>),
+    /// A step failed; the original runs on as before.
+    RolledBack {
+        /// What failed.
+        cause: Cause,
+        /// The original has ended by itself meanwhile.
+        ended: bool,
+        /// What could not be undone, each a whole sentence.
+        leftovers: Vec<String>,
+    },
+    /// The move was given up, and the original could not be set going again.
+    Stuck {
+        /// The container's name.
+        container: String,
+        /// What failed at first.
+        cause: Cause,
+        /// What could not be undone, each a whole sentence.
+        leftovers: Vec<String>,
+    },
+    /// The decision is made and the destination has not acknowledged it.
+    InDoubt {
+        /// The container's name.
+        container: String,
+        /// The last error of the destination.
+        cause: Cause,
+    },
+}
+
+impl Failure {
+    /// One of which everything was taken back, for this reason: a refusal, if the container was not
+    /// interrupted for it.
+    #[must_use]
+    pub fn undone(cause: Cause) -> Self {
+        match cause.downcast::<path_trial::Blocked>() {
+            Ok(blocked) => Self::Blocked(blocked.0),
+            Err(cause) => Self::RolledBack { cause, ended: false, leftovers: Vec::new() },
+        }
+    }
+
+    /// Every reason of a refusal.
+    #[must_use]
+    pub fn blockers(&self) -> &[Blocker] {
+        if let Self::Blocked(blockers) = self { blockers } else { &[] }
+    }
+
+    /// The message for people.
+    #[must_use]
+    pub fn explain(&self) -> String {
+        match self {
+            Self::Setup(cause) => chain(cause.as_ref()),
+            Self::Refused(cause) => {
+                format!("refused, nothing was changed: {}", chain(cause.as_ref()))
+            }
+            Self::Blocked(blockers) => {
+                let mut text = String::from("refused, nothing was changed:");
+                for blocker in blockers {
+                    text.push_str(&format!("\n  - {} ({})", blocker.message, blocker.code));
+                }
+                text
+            }
+            Self::RolledBack { cause, ended, leftovers } => {
+                let state = if *ended { "ended by itself" } else { "runs here as before" };
+                let mut text =
+                    format!("not moved, the container {state}: {}", chain(cause.as_ref()));
+                for leftover in leftovers {
+                    text.push_str(&format!("\n  still to be cleaned up: {leftover}"));
+                }
+                text
+            }
+            Self::Stuck { container, cause, leftovers } => format!(
+                "not moved, and {container} could not be set going again; nothing of it is lost. A guardian \
+                 goes on trying, and so does agent-client recover: {}\n  what failed at first: {}",
+                leftovers.join("; "),
+                chain(cause.as_ref())
+            ),
+            Self::InDoubt { container, cause } => format!(
+                "in doubt: the decision to move {container} is recorded, but the destination has not \
+                 confirmed that it runs there; the original is kept frozen and unreachable, and \
+                 nothing of it is lost. Look at the destination, then run agent-client recover: {}",
+                chain(cause.as_ref())
+            ),
+        }
+    }
+}

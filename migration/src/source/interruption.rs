@@ -1,0 +1,351 @@
+//! Steps 6 to 10: the interruption, up to the commit point. New connections begin to wait a moment earlier.
+//!
+//! A [`Interruption`] owns a container that may be held, frozen and cut off. Whatever of that has happened,
+//! [`Interruption::go_back`] undoes; nothing else in this program thaws a container.
+
+mod backlog;
+mod flows;
+mod sending;
+
+use std::time::{Duration, Instant};
+
+use agent_core::carried;
+use agent_core::cause::{Cause, chain};
+use agent_core::journal::{self, Record};
+use agent_core::message::{Message, MigrationId};
+use agent_core::turn::Turn;
+use agent_core::wire::Connection;
+use agent_core::{deadline, expect};
+use checkpoint::criu::ConfigDir;
+use checkpoint::images::{ImageDir, Manifest};
+use checkpoint::urgency::Urgency;
+use netmig::beside::Detour;
+use netmig::flow::{Conntrack, Flow, StandIn};
+use netmig::hold::{Hold, Outlet, Pace, PreparedHold};
+use netmig::sockets::{Backlogs, TcpSockets, UdpQueues};
+use netmig::tunnel;
+use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
+
+use super::comparison;
+use super::container_log::CarriedLog;
+use super::destination_rpc::Peer;
+use super::dump::{EndedDump, PreparedDump};
+use super::failure::Failure;
+use super::preparation::Preparation;
+use super::siblings::Besides;
+use super::trees::CarriedTree;
+use crate::context::Context;
+use crate::event::{milliseconds, span};
+use crate::report::Parts;
+
+/// How long a dump that is at work may take to end by itself when the migration turns back.
+const DUMP_END: Duration = Duration::from_secs(60);
+
+/// The interruption took too long.
+#[derive(Debug, thiserror::Error)]
+#[error("the interruption would have lasted longer than {:.2} s (see --max-interruption)", .0.as_secs_f64())]
+pub struct TooLong(Duration);
+
+/// A container whose interruption is about to begin, or has begun.
+pub struct Interruption<'a> {
+    preparation: Preparation<'a>,
+    turn: Option<Turn>,
+    urgency: Option<Urgency>,
+    ready: Option<PreparedHold>,
+    hold: Option<Hold>,
+    images: ImageDir,
+    criu_config: ConfigDir,
+    prepared: Option<PreparedDump>,
+    queues: UdpQueues,
+    backlogs: Backlogs,
+    sockets: Option<TcpSockets>,
+    besides: Besides,
+    conntrack: Option<Conntrack>,
+    trees: Vec<CarriedTree>,
+    log: Option<CarriedLog>,
+    frozen: bool,
+    blocked: bool,
+    dump: Option<JoinHandle<Result<EndedDump, checkpoint::runtime::Error>>>,
+    flows: Vec<Flow>,
+    stand_ins: Vec<StandIn>,
+    far_ends: Vec<StandIn>,
+    marked: bool,
+    progress: Progress,
+}
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// When the hold's rule went in.
+    pub began: Instant,
+    /// The parts so far.
+    pub parts: Parts,
+    /// Bytes of images.
+    pub checkpoint_bytes: u64,
+    /// Datagram bytes that were still unread when the container was frozen; they are lost.
+    pub undrained: u64,
+    /// TCP connections whose handshake was not complete when the container was frozen; they are lost.
+    pub half_open: u64,
+    /// Which queue expression the kernel has.
+    pub queue: &'static str,
+}
+
+impl<'a> Interruption<'a> {
+    /// Takes over a prepared preparation. Nothing is interrupted yet.
+    pub fn of(mut preparation: Preparation<'a>) -> Result<Self, Box<(Preparation<'a>, Cause)>> {
+        let tools = match preparation.take_tools() {
+            Ok(tools) => tools,
+            Err(e) => return Err(Box::new((preparation, e.into()))),
+        };
+        let queue = tools.hold.queueing().name();
+        Ok(Self {
+            preparation,
+            turn: Some(tools.turn),
+            urgency: None,
+            ready: Some(tools.hold),
+            hold: None,
+            images: tools.images,
+            criu_config: tools.criu_config,
+            prepared: Some(tools.dump),
+            queues: tools.queues,
+            backlogs: tools.backlogs,
+            sockets: Some(tools.sockets),
+            besides: tools.besides,
+            conntrack: Some(tools.conntrack),
+            trees: tools.trees,
+            log: tools.log,
+            frozen: false,
+            blocked: false,
+            dump: None,
+            flows: Vec::new(),
+            stand_ins: Vec::new(),
+            far_ends: Vec::new(),
+            marked: false,
+            progress: Progress {
+                began: Instant::now(),
+                parts: Parts::default(),
+                checkpoint_bytes: 0,
+                undrained: 0,
+                half_open: 0,
+                queue,
+            },
+        })
+    }
+
+    /// Holds, drains, freezes, cuts off, dumps, sends, and waits for the isolated copy.
+    pub async fn run(&mut self, limit: Duration) -> Result<(), Cause> {
+        let plan = self.preparation.plan();
+        let record = Record::Interruption {
+            cgroup: plan.cgroup.path().to_owned(),
+            port: plan.port.name().to_owned(),
+            process: plan.process.clone(),
+        };
+        block_in_place(|| self.preparation.journal_mut().append(&record))?;
+        let detours = block_in_place(|| self.find_besides())?;
+        self.preparation.note_detours(&detours).await?;
+        if let Some(ready) = self.ready.take() {
+            self.hold = Some(block_in_place(|| ready.engage())?);
+        }
+        self.drain_backlog().await?;
+        self.urgency = Some(Urgency::begin());
+        match tokio::time::timeout(limit, self.interrupt(&detours)).await {
+            // This process may have been stopped meanwhile.
+            Ok(Ok(())) if self.progress.began.elapsed() > limit => Err(TooLong(limit).into()),
+            Ok(result) => result,
+            Err(_) => Err(TooLong(limit).into()),
+        }
+    }
+
+    async fn interrupt(&mut self, detours: &[Detour]) -> Result<(), Cause> {
+        let began = Instant::now();
+        self.progress.began = began;
+        if let Some(hold) = &mut self.hold {
+            block_in_place(|| hold.engage_all())?;
+        }
+        // What these containers send passes the hold from now on.
+        self.besides.lay(detours)?;
+        let held = Instant::now();
+        self.drain().await?;
+        let drained = Instant::now();
+        // Freezing comes before cutting off: what the container sends until its last instruction
+        // still gets out, and nothing new gets in since the hold took effect.
+        self.freeze().await?;
+        let frozen = Instant::now();
+        self.blocked = true;
+        let plan = self.preparation.plan();
+        plan.port.block()?;
+        let blocked = Instant::now();
+        let (manifest, dumped) = self.dump_and_send().await?;
+        let sent = Instant::now();
+        let prepared = self.restore(manifest).await?;
+        let plan = self.preparation.plan();
+        tunnel::check(plan.link.peer)?;
+        plan.port.check_blocked()?;
+        let answered = Instant::now();
+
+        let parts = &mut self.progress.parts;
+        parts.hold = span(began, held);
+        parts.drain = span(held, drained);
+        parts.freeze = span(drained, frozen);
+        parts.block = span(frozen, blocked);
+        parts.dump = span(blocked, dumped);
+        parts.entries = from_micros(prepared.entries_us);
+        parts.restore = from_micros(prepared.restore_us);
+        parts.compare = from_micros(prepared.compare_us);
+        // Whatever of the far end's turn it did not measure itself was spent on the way.
+        let named = parts.entries + parts.restore + parts.compare;
+        let far = span(sent, answered) - named;
+        parts.transfer = span(dumped, sent) + far.max(0.0);
+        Ok(())
+    }
+
+    /// Orders the restore, and marks this host's flows while the far end works.
+    async fn restore(
+        &mut self,
+        manifest: Manifest,
+    ) -> Result<agent_core::message::Prepared, Cause> {
+        self.preparation.plan_mut().link.connection.send(&Message::Restore(manifest)).await?;
+        self.marked = true;
+        block_in_place(|| self.set_marks(true))?;
+        let plan = self.preparation.plan();
+        let mut beside = self.besides.stand_ins(&plan.aliases)?;
+        for far in &self.far_ends {
+            let same = plan.addresses.iter().filter(|own| own.is_ipv4() == far.here.is_ipv4());
+            beside.extend(same.map(|own| (*far, *own)));
+        }
+        self.preparation.exchange(self.stand_ins.clone(), beside, &self.flows).await?;
+        let plan = self.preparation.plan_mut();
+        let connection = &mut plan.link.connection;
+        comparison::tell(connection, &plan.cgroup, plan.process.pid).await?;
+        let mut prepared = expect!(connection, deadline::STAGE, Prepared)?;
+        comparison::check(&mut prepared.differences)?;
+        Ok(prepared)
+    }
+
+    /// Lets the original run on, as if nothing had happened.
+    pub async fn go_back(mut self, cause: Cause) -> Failure {
+        let mut leftovers = Vec::new();
+        if let Some(prepared) = self.prepared.take() {
+            prepared.abandon().await;
+        }
+        // CRIU is never signalled at work, nor the container thawed: its code would stay in the tasks.
+        if let Some(dump) = self.dump.take()
+            && tokio::time::timeout(DUMP_END, dump).await.is_err()
+        {
+            self.preparation.leave_dump();
+            return self.stay(cause, vec!["CRIU is still at work on it".to_owned()]).await;
+        }
+        let mut stuck = Vec::new();
+        let mut note = |result: Result<(), Cause>| {
+            leftovers.extend(result.err().map(|e| chain(e.as_ref())));
+        };
+        if std::mem::take(&mut self.marked) {
+            note(self.set_marks(false));
+        }
+        note(self.preparation.end_exchange().await);
+        let plan = self.preparation.plan();
+        // Each is tried whatever comes of the other.
+        if self.blocked
+            && let Err(e) = plan.reconnect()
+        {
+            stuck.push(format!("it could not be connected again: {}", chain(&e)));
+        }
+        if self.frozen
+            && let Err(e) = plan.cgroup.resume()
+        {
+            stuck.push(format!("it could not be thawed: {}", chain(&e)));
+        }
+        // The container answers those that ask for its address.
+        let plan = self.preparation.plan();
+        let (id, container) = (plan.container.id.clone(), plan.addresses.clone());
+        let others = carried::rejoin(&self.preparation.context().directories, &id).await;
+        let others = others.unwrap_or_else(|e| {
+            note(Err(e));
+            Vec::new()
+        });
+        note(self.release_hold().await.map(drop));
+        note(carried::forget_between(&container, &others));
+        // Marks that lead elsewhere, or packets that are held, keep it from being heard as well.
+        stuck.extend(leftovers);
+        self.stay(cause, stuck).await
+    }
+
+    /// Ends the attempt with what could not be undone, if anything.
+    async fn stay(mut self, cause: Cause, stuck: Vec<String>) -> Failure {
+        self.end_turn();
+        self.preparation.go_back_without(cause, stuck).await
+    }
+
+    /// Writes the commit record.
+    pub fn note_commit(&mut self) -> Result<(), journal::Error> {
+        let at = journal::now();
+        block_in_place(|| self.preparation.journal_mut().append(&Record::Committed { at }))
+    }
+
+    /// Lets the held packets go, in order; gives how many there were.
+    pub async fn release_hold(&mut self) -> Result<u64, Cause> {
+        let Some(hold) = self.hold.take() else { return Ok(0) };
+        let tunnel = self.marked.then(|| self.preparation.plan().link.peer.interface());
+        let release = move || {
+            let outlet = tunnel.and_then(|interface| Outlet::open(&interface).ok());
+            hold.release(Pace::default(), outlet)
+        };
+        let report = spawn_blocking(release).await??;
+        Ok(report.counters.held)
+    }
+
+    /// Lets the next container be interrupted.
+    pub fn end_turn(&mut self) {
+        self.urgency = None;
+        self.turn = None;
+    }
+
+    /// What was measured so far.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The migration.
+    pub fn migration(&self) -> MigrationId {
+        self.preparation.plan().offer.migration
+    }
+
+    /// The container's name.
+    pub fn container_name(&self) -> &str {
+        &self.preparation.plan().container.name
+    }
+
+    /// The far end, to be found again.
+    pub fn peer(&self) -> Peer {
+        self.preparation.plan().far_end()
+    }
+
+    /// What every migration of this host needs.
+    pub fn context(&self) -> &'a Context {
+        self.preparation.context()
+    }
+
+    /// The conversation with the destination.
+    pub fn connection(&mut self) -> &mut Connection {
+        &mut self.preparation.plan_mut().link.connection
+    }
+
+    /// Goes on over a connection that was dialled anew.
+    pub fn replace_connection(&mut self, connection: Connection) {
+        self.preparation.plan_mut().link.connection = connection;
+    }
+
+    /// What is left to be ended once the container is gone from here.
+    pub fn preparation(&mut self) -> &mut Preparation<'a> {
+        &mut self.preparation
+    }
+
+    /// The same, for good.
+    pub fn into_preparation(self) -> Preparation<'a> {
+        self.preparation
+    }
+}
+/// Returns microseconds as measured by the far end in milliseconds.
+fn from_micros(us: u64) -> f64 {
+    milliseconds(Duration::from_micros(us))
+}

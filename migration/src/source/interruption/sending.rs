@@ -1,0 +1,201 @@
+//! The dump, and what of it goes to the destination while it is being made.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use agent_core::cause::Cause;
+use agent_core::deadline;
+use agent_core::message::{Message, Settings};
+use agent_core::wire::PIECE;
+use checkpoint::images::{Chunk, Follower, Manifest};
+use checkpoint::runtime::Waiting;
+use checkpoint::sockets::SocketSettings;
+use checkpoint::tasks::TaskSettings;
+use checkpoint::tree::Tasks;
+use checkpoint::urgency::{MANY_FILES, Urgency};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::{DUMP_END, Interruption};
+use crate::source::dump::{EndedDump, PreparedDump, request};
+use crate::source::preparation::NotPrepared;
+use crate::source::send_queue::{Outbox, outbox, post};
+use crate::source::trees::{self, CarriedTree};
+
+/// Between two looks at the datagram queues.
+const DRAIN_PAUSE: Duration = Duration::from_micros(200);
+/// Most pieces of images in one message: there is a small one for each connection.
+const BATCH: usize = 128;
+/// Most sockets or threads in one message about settings.
+const SETTINGS: usize = 512;
+/// Between two looks at the growing images.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(1);
+
+impl Interruption<'_> {
+    /// Waits until the container has read the datagrams that it had received.
+    pub(super) async fn drain(&mut self) -> Result<(), Cause> {
+        let began = Instant::now();
+        let (mut least, mut progress) = (u64::MAX, began);
+        loop {
+            self.progress.undrained = self.queues.pending()?;
+            let now = Instant::now();
+            if self.progress.undrained < least {
+                (least, progress) = (self.progress.undrained, now);
+            }
+            // A container that does not read at all must not keep its connections waiting for long.
+            let stuck = now - progress >= deadline::DRAIN;
+            if least == 0 || stuck || now - began >= deadline::DRAIN_ALL {
+                return Ok(());
+            }
+            tokio::time::sleep(DRAIN_PAUSE).await;
+        }
+    }
+
+    /// Dumps, and sends everything as it comes: images while CRIU writes them, flows, and changed
+    /// files.
+    pub(super) async fn dump_and_send(&mut self) -> Result<(Manifest, Instant), Cause> {
+        let (outbox, mut messages) = outbox();
+        let done = Arc::new(AtomicBool::new(false));
+        let prepared = self.prepared.take().ok_or(NotPrepared)?;
+        let PreparedDump { waiting, follower, primed: _until_it_has_ended } = prepared;
+        self.dump = Some(self.start_dump(waiting, Arc::clone(&done)));
+        let images = follow(follower, Arc::clone(&done), outbox.clone());
+        let settings = self.read_settings();
+        let network = self.check_network();
+        let flows = self.collect_flows(outbox.clone());
+        let trees = self.send_changes(outbox);
+
+        let connection = &mut self.preparation.plan_mut().link.connection;
+        let mut files = 0;
+        while let Some(message) = messages.recv().await {
+            if let Message::Chunks(chunks) = &message {
+                files += chunks.iter().filter(|chunk| chunk.is_first()).count();
+            }
+            if files > MANY_FILES && !done.load(Ordering::Acquire) {
+                self.urgency = None;
+            }
+            connection.send(&message).await?;
+        }
+        let dumped = match &mut self.dump {
+            Some(dump) => {
+                let ended = dump.await;
+                // A task that has ended must not be waited for again, whichever way it ended.
+                self.dump = None;
+                let ended = ended??;
+                self.urgency = Some(ended.urgency);
+                ended.at
+            }
+            None => Instant::now(),
+        };
+        let collected = flows.await??;
+        self.conntrack = Some(collected.conntrack);
+        self.flows = collected.flows;
+        self.stand_ins = collected.stand_ins;
+        self.far_ends = collected.far_ends;
+        self.besides = collected.besides;
+        self.preparation.note_detours(&collected.detours).await?;
+        self.besides.lay(&collected.detours)?;
+        trees.await??;
+        network.await??;
+        for part in settings.await?? {
+            self.preparation.plan_mut().link.connection.send(&Message::Settings(part)).await?;
+        }
+        let manifest = images.await??;
+        self.progress.checkpoint_bytes = manifest.files.iter().map(|file| file.length).sum();
+        Ok((manifest, dumped))
+    }
+
+    /// The dump runs as a task of its own: when this migration turns back it must be waited for,
+    /// never ended.
+    fn start_dump(
+        &self,
+        waiting: Waiting,
+        done: Arc<AtomicBool>,
+    ) -> JoinHandle<Result<EndedDump, checkpoint::runtime::Error>> {
+        let plan = self.preparation.plan();
+        let id = plan.container.id.clone();
+        let cgroup = Arc::clone(&plan.cgroup);
+        let images = self.images.path().to_owned();
+        let work = self.preparation.work().to_owned();
+        let config = self.criu_config.clone();
+        tokio::spawn(async move {
+            let request = request(&id, &images, &work, &config, Some(&cgroup));
+            let dump = async { waiting.go(request)?.wait(Instant::now() + DUMP_END).await };
+            let result = dump.await;
+            let ended = EndedDump { at: Instant::now(), urgency: Urgency::begin() };
+            done.store(true, Ordering::Release);
+            result.map(|_| ended)
+        })
+    }
+
+    /// Reads settings that CRIU does not restore, while it dumps. Each part fits into a message.
+    fn read_settings(&self) -> JoinHandle<Result<Vec<Settings>, Cause>> {
+        let plan = self.preparation.plan();
+        let (cgroup, monitor) = (Arc::clone(&plan.cgroup), plan.container.monitor_pid);
+        spawn_blocking(move || {
+            let sockets = SocketSettings::read(&cgroup.pids()?)?;
+            let tasks = TaskSettings::read(&cgroup, monitor);
+            let of_sockets = sockets
+                .chunks(SETTINGS)
+                .map(|part| Settings { sockets: part.to_vec(), ..Settings::default() });
+            let of_tasks = tasks
+                .chunks(SETTINGS)
+                .map(|part| Settings { tasks: part.to_vec(), ..Settings::default() });
+            let of_cgroup = Settings { cgroup: cgroup.settings(), ..Settings::default() };
+            Ok(of_sockets.chain(of_tasks).chain([of_cgroup]).collect())
+        })
+    }
+
+    /// Looks at the network of a container that may have changed it until it was frozen.
+    fn check_network(&self) -> JoinHandle<Result<(), Cause>> {
+        let plan = self.preparation.plan();
+        let (network, namespace) = (Arc::clone(&plan.network), Arc::clone(&plan.namespace));
+        let cgroup = Arc::clone(&plan.cgroup);
+        spawn_blocking(move || network.check_frozen(&namespace, &cgroup.pids()?))
+    }
+
+    /// Sends what changed in the trees and in the log since their first pass.
+    fn send_changes(&mut self, outbox: Outbox) -> JoinHandle<Result<(), Cause>> {
+        let trees = std::mem::take(&mut self.trees);
+        let log = self.log.take();
+        spawn_blocking(move || {
+            if let Some(mut log) = log {
+                log.pass(&outbox)?;
+            }
+            for CarriedTree { tree, source, snapshot } in trees {
+                trees::send(tree, &outbox, |sink| {
+                    source.changes_since(snapshot, Tasks::Frozen, sink)
+                })?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Follows the images in a thread of its own and sends them as they grow.
+fn follow(
+    follower: Follower,
+    done: Arc<AtomicBool>,
+    outbox: Outbox,
+) -> JoinHandle<Result<Manifest, Cause>> {
+    spawn_blocking(move || {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let send = |batch: &mut Vec<Chunk>| {
+            let message = Message::Chunks(std::mem::take(batch));
+            post(&outbox, message).map_err(|_| checkpoint::images::Error::Closed)
+        };
+        let mut sink = |chunk: Chunk| {
+            bytes += chunk.bytes.len();
+            batch.push(chunk);
+            if batch.len() < BATCH && bytes < PIECE {
+                return Ok(());
+            }
+            bytes = 0;
+            send(&mut batch)
+        };
+        let manifest = follower.run(&done, FOLLOW_PAUSE, &mut sink)?;
+        send(&mut batch)?;
+        Ok(manifest)
+    })
+}

@@ -1,0 +1,93 @@
+//! One migration, seen from the source. Each file is one stretch of it, and each stretch is a type
+//! that owns what it has changed; going on consumes it, and so does going back.
+//!
+//! ```text
+//! connect ─▶ Plan ─▶ Preparation ─▶ Interruption ─▶ Committed ─▶ Report
+//!            │        │            │         │
+//!            refused  rolled back  rolled    in doubt: never back by itself
+//! ```
+
+pub(crate) mod anchors;
+mod commit;
+mod comparison;
+mod completion;
+mod container_log;
+pub(crate) mod destination_rpc;
+mod dump;
+mod failure;
+pub(crate) mod far_ends;
+mod forecast;
+mod forgotten_flows;
+mod interrupt_slot;
+mod interruption;
+mod link_rate;
+mod lost_settings;
+mod multicast;
+mod network_namespace;
+mod path_trial;
+mod plan;
+mod ports;
+mod preparation;
+mod receive_buffers;
+mod retry;
+mod send_queue;
+mod siblings;
+mod silent_connections;
+mod trees;
+
+use crate::cancel::Cancel;
+use crate::connect;
+use crate::context::Context;
+use crate::event::Steps;
+use crate::report::Report;
+use crate::request::Request;
+
+pub use self::failure::Failure;
+
+use self::commit::Committed;
+use self::interruption::Interruption;
+use self::preparation::Preparation;
+
+/// Moves a container.
+///
+/// # Errors
+/// The container was not moved, or nobody knows. What has become of it is said by the [`Failure`].
+pub async fn run(context: &Context, request: &Request, cancel: &Cancel) -> Result<Report, Failure> {
+    let mut steps = Steps::start(context);
+
+    steps.begin("connect");
+    let connection = cancel
+        .guard(connect::connect(context, &request.destination))
+        .await
+        .map_err(Failure::Refused)?;
+    steps.begin("preflight");
+    let plan = cancel.guard_failure(plan::agree(context, request, connection)).await?;
+
+    // From here on there is something to undo.
+    let mut preparation = Preparation::begin(context, plan).map_err(Failure::Refused)?;
+    let prepared = cancel.guard(preparation.prepare(&mut steps)).await;
+    if let Err(cause) = prepared {
+        return Err(preparation.go_back(cause).await);
+    }
+    let mut interruption = match Interruption::of(preparation) {
+        Ok(interruption) => interruption,
+        Err(undone) => {
+            let (preparation, cause) = *undone;
+            return Err(preparation.go_back(cause).await);
+        }
+    };
+    steps.interrupt();
+    let limit = request.options.max_interruption;
+    if let Err(cause) = cancel.guard(interruption.run(limit)).await {
+        return Err(interruption.go_back(cause).await);
+    }
+    // The commit point. A cancellation from here on waits until the move is finished.
+    let committed = match Committed::record(interruption) {
+        Ok(committed) => committed,
+        Err(undone) => {
+            let (interruption, cause) = *undone;
+            return Err(interruption.go_back(cause).await);
+        }
+    };
+    committed.complete(steps).await
+}

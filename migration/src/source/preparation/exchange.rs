@@ -1,0 +1,62 @@
+//! Addresses that packets get at the tunnel, and what is noted of them for after a crash.
+
+use std::net::IpAddr;
+
+use agent_core::carried::Carried;
+use agent_core::cause::Cause;
+use netmig::beside::Detour;
+use netmig::flow::{Exchange, Flow, Readdressed, StandIn};
+use netmig::tunnel;
+
+use super::Preparation;
+
+impl Preparation<'_> {
+    /// Exchanges addresses at the tunnel: these gateways of the host, those of containers beside the one
+    /// that moves, and those of the container's that are others at the destination or for the anchors of
+    /// these flows.
+    pub async fn exchange(
+        &mut self,
+        gateways: Vec<StandIn>,
+        beside: Vec<(StandIn, IpAddr)>,
+        flows: &[Flow],
+    ) -> Result<(), Cause> {
+        let stand_in = |other: &Readdressed| StandIn { here: other.old, address: other.tunnel };
+        let container = self.plan.readdressed.iter().map(stand_in).collect();
+        let passing = StandIn::of_anchors(flows, &self.plan.addresses);
+        // At the destination the far ends of its own flows are what they are to the container.
+        let mut passing_ends = StandIn::of_far_ends(flows, &self.plan.addresses);
+        passing_ends.retain(|(anchor, ..)| *anchor != self.plan.link.peer);
+        let exchange = Exchange { gateways, beside, container, passing, passing_ends };
+        if exchange.is_empty() {
+            return Ok(());
+        }
+        self.exchange = exchange.clone();
+        if !exchange.gateways.is_empty() {
+            tunnel::carry_loopback(self.plan.link.peer)?;
+        }
+        self.carried(exchange).note_and_apply(&self.context.directories).await
+    }
+
+    /// Ends that again.
+    pub async fn end_exchange(&mut self) -> Result<(), Cause> {
+        if std::mem::take(&mut self.exchange).is_empty() {
+            return Ok(());
+        }
+        self.carried(Exchange::default()).note_and_apply(&self.context.directories).await
+    }
+
+    /// Notes by which detours other containers will be led to this host.
+    pub async fn note_detours(&self, detours: &[Detour]) -> Result<(), Cause> {
+        if detours.is_empty() {
+            return Ok(());
+        }
+        let carried = self.carried(self.exchange.clone());
+        let noted = Carried { detours: detours.to_vec(), ..carried };
+        noted.note(&self.context.directories).await
+    }
+
+    pub(super) fn carried(&self, exchange: Exchange) -> Carried {
+        let container = &self.plan.container;
+        Carried::new(&container.id, &container.name, &self.plan.addresses, exchange)
+    }
+}

@@ -1,0 +1,117 @@
+//! What the interruption uses. Everything of it is made ready before.
+
+use agent_core::turn::Turn;
+use checkpoint::criu::ConfigDir;
+use checkpoint::images::ImageDir;
+use checkpoint::podman::PreparedRemoval;
+use netmig::flow::Conntrack;
+use netmig::hold::PreparedHold;
+use netmig::sockets::{Backlogs, TcpSockets, UdpQueues};
+
+use crate::source::anchors::Anchors;
+use crate::source::container_log::CarriedLog;
+use crate::source::dump::PreparedDump;
+use crate::source::siblings::Besides;
+use crate::source::silent_connections::InUse;
+use crate::source::trees::CarriedTree;
+
+/// What the interruption uses, made ready before it.
+pub struct Tools {
+    /// The right to interrupt it now.
+    pub turn: Turn,
+    /// The hold.
+    pub hold: PreparedHold,
+    /// The directory that the dump goes into.
+    pub images: ImageDir,
+    /// CRIU's options.
+    pub criu_config: ConfigDir,
+    /// The dump, in front of CRIU.
+    pub dump: PreparedDump,
+    /// The container's datagram queues.
+    pub queues: UdpQueues,
+    /// What the container's listeners have not accepted.
+    pub backlogs: Backlogs,
+    /// The container's connections.
+    pub sockets: TcpSockets,
+    /// Connections with other containers of its network.
+    pub besides: Besides,
+    /// This host's conntrack table.
+    pub conntrack: Conntrack,
+    /// Trees whose first pass has been sent.
+    pub trees: Vec<CarriedTree>,
+    /// The log, whose first pass has been sent.
+    pub log: Option<CarriedLog>,
+}
+
+/// Something that the interruption needs was not made ready.
+#[derive(Debug, thiserror::Error)]
+#[error("the migration was not prepared")]
+pub struct NotPrepared;
+
+/// What `prepare` has made ready so far.
+#[derive(Default)]
+pub(super) struct Ready {
+    pub(super) tunnel_kind: String,
+    pub(super) hold: Option<PreparedHold>,
+    pub(super) images: Option<ImageDir>,
+    pub(super) criu_config: Option<ConfigDir>,
+    pub(super) queues: Option<UdpQueues>,
+    pub(super) backlogs: Option<Backlogs>,
+    pub(super) sockets: Option<TcpSockets>,
+    pub(super) besides: Option<Besides>,
+    pub(super) conntrack: Option<Conntrack>,
+    pub(super) trees: Vec<CarriedTree>,
+    pub(super) log: Option<CarriedLog>,
+    pub(super) anchors: Anchors,
+    pub(super) turn: Option<Turn>,
+    pub(super) dump: Option<PreparedDump>,
+    pub(super) removal: Option<PreparedRemoval>,
+    pub(super) in_use: InUse,
+}
+
+impl Ready {
+    /// Hands out everything for the interruption, once all of it is self.
+    pub(super) fn take(&mut self) -> Result<Tools, NotPrepared> {
+        let (
+            Some(turn),
+            Some(hold),
+            Some(images),
+            Some(criu_config),
+            Some(queues),
+            Some(backlogs),
+            Some(sockets),
+            Some(besides),
+            Some(conntrack),
+            Some(dump),
+        ) = (
+            self.turn.take(),
+            self.hold.take(),
+            self.images.take(),
+            self.criu_config.take(),
+            self.queues.take(),
+            self.backlogs.take(),
+            self.sockets.take(),
+            self.besides.take(),
+            self.conntrack.take(),
+            self.dump.take(),
+        )
+        else {
+            return Err(NotPrepared);
+        };
+        let (trees, log) = (std::mem::take(&mut self.trees), self.log.take());
+        Ok(Tools {
+            turn,
+            hold,
+            images,
+            criu_config,
+            dump,
+            queues,
+            backlogs,
+            sockets,
+            besides,
+            conntrack,
+            trees,
+            log,
+        })
+    }
+}

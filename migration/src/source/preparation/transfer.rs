@@ -1,0 +1,157 @@
+//! What goes to the destination before the interruption, and the tunnel by which flows will.
+
+use std::net::IpAddr;
+
+use agent_core::cause::Cause;
+use agent_core::message::{Data, Message, Tree, TunnelEnd};
+use agent_core::peers::{self, PeerLock};
+use agent_core::wire::PIECE;
+use agent_core::{deadline, expect, keeper};
+use checkpoint::tree::{Source, Tasks};
+use netmig::flow::{NoAlias, Readdressed};
+use netmig::tunnel;
+use tokio::io::AsyncReadExt;
+use tokio::task::spawn_blocking;
+
+use super::Preparation;
+use crate::event::Steps;
+use crate::source::anchors::Anchors;
+use crate::source::container_log::CarriedLog;
+use crate::source::plan::Plan;
+use crate::source::send_queue::outbox;
+use crate::source::trees::{self, CarriedTree};
+
+/// The destination's end of the tunnel is of another kind than this host's.
+#[derive(Debug, thiserror::Error)]
+#[error("the destination has answered with another kind of tunnel than this host asked for")]
+struct NotAsAsked;
+
+/// The destination speaks of addresses that are none of the container's.
+#[derive(Debug, thiserror::Error)]
+#[error("the destination gives the container addresses in place of some that it does not have")]
+struct NotItsAddresses;
+
+impl Preparation<'_> {
+    /// Makes this host's end of the tunnel and hears of the other one.
+    pub(super) async fn offer_tunnel(&mut self) -> Result<TunnelEnd, Cause> {
+        let link = &self.plan.link;
+        let (peer, address) = (link.peer, link.connection.peer().ip());
+        let direct = self.plan.offer.direct.is_some();
+        let run = &self.context.directories.run;
+        let lock = PeerLock::take(run).await?;
+        let local = peers::prepare(peer, address, direct).await?;
+        // The journal keeps the tunnel from being removed meanwhile.
+        drop(lock);
+        self.ready.tunnel_kind.clone_from(&local.kind);
+        let connection = &mut self.plan.link.connection;
+        connection.send(&Message::TunnelOffer(local)).await?;
+        let answer = expect!(connection, deadline::ANSWER, TunnelAnswer)?;
+        if answer.is_direct() != direct {
+            return Err(NotAsAsked.into());
+        }
+        self.ready.anchors = Anchors::agree(self.context, &mut self.plan).await;
+        Ok(answer)
+    }
+
+    pub(super) async fn connect_tunnel(&mut self, end: &TunnelEnd) -> Result<(), Cause> {
+        let link = &self.plan.link;
+        let _lock = PeerLock::take(&self.context.directories.run).await?;
+        peers::complete(link.peer, link.connection.peer().ip(), end).await?;
+        Ok(keeper::start(&self.context.directories, keeper::COMMAND)?)
+    }
+
+    pub(super) async fn ship_image(&mut self, steps: &mut Steps<'_>) -> Result<(), Cause> {
+        let image = self.plan.offer.image.clone();
+        let connection = &mut self.plan.link.connection;
+        connection.send(&Message::ImageBegin(image.clone())).await?;
+        // Its name may be another image's by now.
+        let mut save = self.context.podman.save(&image.id)?;
+        loop {
+            let mut piece = Vec::with_capacity(PIECE);
+            let read = (&mut save.stdout).take(PIECE as u64).read_to_end(&mut piece).await?;
+            if read == 0 {
+                break;
+            }
+            connection.send(&Message::ImageData(Data(piece))).await?;
+            steps.add_bytes(read as u64);
+        }
+        save.finish(&self.context.podman).await?;
+        connection.send(&Message::ImageEnd(())).await?;
+        expect!(connection, deadline::IMAGE, ImageStored)?;
+        Ok(())
+    }
+
+    /// Waits for the stage, and meanwhile tries the tunnel together with the far end: what the far
+    /// end says of a failure counts more than its silence in the tunnel.
+    pub(super) async fn await_stage(&mut self) -> Result<(), Cause> {
+        let Plan { link, runtime, criu, .. } = &mut self.plan;
+        let staged = async {
+            let readdressed = expect!(link.connection, deadline::STAGE, Staged)?;
+            Ok::<_, Cause>(readdressed)
+        };
+        let heard = async {
+            // The first packet through a tunnel waits for its handshake: not inside the interruption.
+            tunnel::establish(link.peer).await?;
+            Ok(tunnel::confirm(link.peer).await?)
+        };
+        let warmed = async { Ok(runtime.warm(criu).await?) };
+        let (others, (), ()) = tokio::try_join!(staged, heard, warmed)?;
+        let own = &self.plan.addresses;
+        let sound = |(old, new): &(IpAddr, IpAddr)| {
+            own.contains(old) && old != new && old.is_ipv4() == new.is_ipv4()
+        };
+        if others.len() > own.len() || !others.iter().all(sound) {
+            return Err(NotItsAddresses.into());
+        }
+        let aliases = &self.plan.aliases;
+        let become_new = |(old, new)| {
+            let tunnel = aliases.of(old)?.address;
+            Ok::<_, NoAlias>(Readdressed { old, tunnel, new })
+        };
+        self.plan.readdressed = others.into_iter().map(become_new).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    pub(super) async fn send_files(&mut self, steps: &mut Steps<'_>) -> Result<(), Cause> {
+        let container = &self.plan.container;
+        let mut sources = Vec::new();
+        if let (Some(upper), Some(merged)) = (&container.upper, &container.merged) {
+            sources.push((Tree::Root, Source::overlay(upper, merged)?));
+        }
+        if let Some(shm) = container.shm.as_deref().filter(|path| path.is_dir()) {
+            sources.push((Tree::SharedMemory, Source::plain(shm)?));
+        }
+        if let Some(path) = container.log.as_deref().filter(|path| path.is_file()) {
+            let mut log = CarriedLog::open(path)?;
+            let (outbox, mut messages) = outbox();
+            let pass = spawn_blocking(move || {
+                let bytes = log.pass(&outbox)?;
+                Ok::<_, Cause>((log, bytes))
+            });
+            let connection = &mut self.plan.link.connection;
+            while let Some(message) = messages.recv().await {
+                connection.send(&message).await?;
+            }
+            let (log, bytes) = pass.await??;
+            steps.add_bytes(bytes);
+            self.ready.log = Some(log);
+        }
+        for (tree, source) in sources {
+            let (outbox, mut messages) = outbox();
+            let pass = spawn_blocking(move || {
+                let (snapshot, stats) =
+                    trees::send(tree, &outbox, |sink| source.first_pass(Tasks::Running, sink))?;
+                Ok::<_, Cause>((CarriedTree { tree, source, snapshot }, stats))
+            });
+            let connection = &mut self.plan.link.connection;
+            while let Some(message) = messages.recv().await {
+                connection.send(&message).await?;
+            }
+            let (carried, stats) = pass.await??;
+            expect!(connection, deadline::TREE, TreeApplied)?;
+            steps.add_bytes(stats.bytes);
+            self.ready.trees.push(carried);
+        }
+        Ok(())
+    }
+}

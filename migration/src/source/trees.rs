@@ -1,0 +1,33 @@
+//! Directory trees that are carried beside the checkpoint.
+
+use agent_core::cause::Cause;
+use agent_core::message::{Message, Tree, TreeChange, TreeEnd};
+use checkpoint::tree::{Digest, Error, Record, Snapshot, Source};
+
+use super::send_queue::{Outbox, post};
+
+/// A tree whose first pass has been sent.
+#[derive(Debug)]
+pub struct CarriedTree {
+    /// Which one.
+    pub tree: Tree,
+    /// Where it is.
+    pub source: Source,
+    /// What of it has been sent.
+    pub snapshot: Snapshot,
+}
+
+/// Sends one pass over a tree: the changes that `walk` finds, and their end. Only for blocking code.
+pub fn send<T>(
+    tree: Tree,
+    outbox: &Outbox,
+    walk: impl FnOnce(&mut dyn FnMut(Record) -> Result<(), Error>) -> Result<T, Error>,
+) -> Result<T, Cause> {
+    let mut digest = Digest::default();
+    let found = walk(&mut |record| {
+        digest.add(&record);
+        post(outbox, Message::TreeChange(TreeChange { tree, record })).map_err(|_| Error::Closed)
+    })?;
+    post(outbox, Message::TreeEnd(TreeEnd { tree, digest: digest.value() }))?;
+    Ok(found)
+}
