@@ -60,6 +60,14 @@ pub enum Error {
         #[source]
         source: bundle::Error,
     },
+    /// podman could not note that the container runs.
+    #[error("{path} has no room left, so podman could not take container {name} over; make some")]
+    Full {
+        /// The container.
+        name: String,
+        /// A directory on the file system.
+        path: PathBuf,
+    },
     /// A step took too long.
     #[error("{what} of container {name} did not end within {seconds} s")]
     Timeout {

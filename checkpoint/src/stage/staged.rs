@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::statvfs::statvfs;
 use tokio::process::Child;
 
 use super::link::{self, Link};
@@ -63,6 +64,10 @@ pub struct Restored {
     /// From the runtime's start to its exit.
     pub elapsed: Duration,
 }
+
+/// Bytes that podman needs at most to note that a container runs: some pages of its database, and files of
+/// conmon's.
+const ROOM: u64 = 4 << 20;
 
 impl Staged {
     pub(super) fn new(
@@ -148,6 +153,22 @@ impl Staged {
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.work.podman().is_some()
+    }
+
+    /// Makes sure that podman has room to note that the container runs: a copy that podman cannot take over is
+    /// lost, although others may have heard it.
+    ///
+    /// # Errors
+    /// [`Error::Full`], and [`Error::Work`] if the kernel does not tell.
+    pub fn check_room(&self) -> Result<(), Error> {
+        let path = &self.bundle.dir;
+        let source =
+            |errno: nix::errno::Errno| Error::Work { path: path.clone(), source: errno.into() };
+        let room = statvfs(path).map_err(source)?;
+        if room.blocks_available().saturating_mul(room.fragment_size()) < ROOM {
+            return Err(Error::Full { name: self.name.clone(), path: path.clone() });
+        }
+        Ok(())
     }
 
     /// Has the runtime do everything that comes before CRIU, and wait: what it reads of the images

@@ -45,6 +45,7 @@ impl Arrival {
         if !staged.is_awaited() {
             return Err(EngineGone.into());
         }
+        staged.check_room()?;
         tunnel::check(self.anchor)?;
         Ok(Prepared {
             entries_us: micros(go - ordered),
