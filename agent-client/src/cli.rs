@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use agent_core::destination::Destination;
 use agent_core::directories;
+use agent_core::keeper;
 use agent_core::trust::Token;
 use agent_core::trust::peers::Name;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use migration::Background;
 use migration::request::{self, Publish, Request};
 use netmig::flow::Protocol;
 
@@ -331,6 +333,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// The command by which a migration's guardian is started; the journal follows.
 pub const GUARDIAN: [&str; 2] = ["recover", "--watch"];
+
+/// How this program is started in the background.
+pub const BACKGROUND: Background = Background { guardian: &GUARDIAN, keeper: keeper::COMMAND };
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use migration::{Failure, Outcome, recovery};
+use migration::recovery::source as recovery;
+use migration::{Failure, Outcome};
 
 /// How a run of `agent-client` ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,7 +28,7 @@ use migration::request::Options;
 use migration::{Cancel, Context, Failure, Request, recovery, source};
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command, Flows, FlowsCommand, GUARDIAN, Recover};
+use crate::cli::{BACKGROUND, Cli, Command, Flows, FlowsCommand, Recover};
 use crate::exit::Exit;
 use crate::progress::Progress;
 
@@ -127,7 +127,7 @@ fn run(cli: Cli) -> Exit {
 /// Opens what this host has; `quiet` shows no steps.
 fn open(directories: Directories, quiet: bool) -> Result<Context, Cause> {
     let progress = Progress::new(quiet);
-    Context::open(directories, &GUARDIAN, Box::new(move |event| progress.show(&event)))
+    Context::open(directories, BACKGROUND, Box::new(move |event| progress.show(&event)))
 }
 
 /// Recovers the migration of one journal, or all whose process has died.
@@ -138,9 +138,9 @@ fn recover(runtime: &tokio::runtime::Runtime, directories: Directories, request:
             Err(e) => return complain(Exit::Failed, &chain(e.as_ref())),
         };
         match (request.watch, request.rollback_anyway) {
-            (Some(journal), _) => recovery::guardian::run(&context, journal).await.into(),
+            (Some(journal), _) => recovery::source::guardian::run(&context, journal).await.into(),
             (None, Some(container)) => withdraw(&context, &container).await,
-            (None, None) => recovery::run(&context).await.into(),
+            (None, None) => recovery::source::run(&context).await.into(),
         }
     })
 }
@@ -152,7 +152,7 @@ async fn withdraw(context: &Context, container: &str) -> Exit {
         return complain(Exit::Usage, message);
     }
     let confirm = |name: &str| ask::rollback(name).map_err(|e| chain(&e));
-    match recovery::withdraw::run(context, container, confirm).await {
+    match recovery::source::withdraw::run(context, container, confirm).await {
         Ok(outcome) => outcome.into(),
         Err(message) => {
             complain(Exit::Refused, &format!("refused, nothing was changed: {message}"))

@@ -11,6 +11,7 @@ use agent_core::permissions::Pattern;
 use agent_core::trust::invitation::USES_LIMIT;
 use agent_core::trust::peers::Name;
 use clap::{Args, Parser, Subcommand};
+use migration::Background;
 use netmig::marks::MarkBits;
 
 /// The option by which the guardian of an arrival is started; its journal follows.
@@ -18,6 +19,9 @@ pub const GUARDIAN: &str = "--watch";
 
 /// The option that makes this program the keeper of the host's flows.
 pub const KEEPER: &str = "--keep";
+
+/// How this program is started in the background.
+pub const BACKGROUND: Background = Background { guardian: &[GUARDIAN], keeper: KEEPER };
 
 /// Receives running containers from other hosts, until told to stop.
 ///

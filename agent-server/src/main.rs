@@ -1,27 +1,16 @@
 //! `agent-server`: receives containers from other hosts.
 //!
 //! ```text
-//! cli → serve → session → receive, decide → arrival (steps) → agent-core, checkpoint, netmig → kernel
+//! cli → serve → migration → agent-core, checkpoint, netmig → kernel
 //!       serve → welcome, invite: pairing
 //! ```
 
 mod allow;
-mod anchor;
-mod answer;
-mod arrival;
 mod cli;
-mod decide;
-mod ending;
-mod host;
 mod invite;
-mod lease;
 mod memory;
-mod receive;
 mod reception;
-mod recover;
 mod serve;
-mod session;
-mod silent;
 mod welcome;
 
 use std::io::Write;
@@ -37,12 +26,13 @@ use agent_core::trust::{Servers, Trust};
 use checkpoint::podman::Podman;
 use checkpoint::urgency;
 use clap::Parser;
+use migration::destination::Host;
+use migration::recovery::destination as recovery;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
-use crate::host::Host;
 
 fn main() -> ExitCode {
     memory::limit_heaps();
@@ -80,7 +70,7 @@ fn main() -> ExitCode {
         match watched {
             Some(journal) => {
                 let directories = Directories { state: cli.state_dir, run: cli.run_dir };
-                recover::guard(&directories, &Podman::default(), journal).await;
+                recovery::guard(&directories, &Podman::default(), journal).await;
                 Ok(())
             }
             None => run(cli).await,
@@ -103,7 +93,7 @@ async fn run(cli: Cli) -> Result<(), String> {
     directories.create().map_err(|e| chain(&e))?;
     if let Some(Command::Recover) = cli.command {
         // A server that runs has settled everything, and has the journals of what it works on locked.
-        let settled = recover::run(&directories, &Podman::default()).await;
+        let settled = recovery::run(&directories, &Podman::default()).await;
         return settled.map_err(|e| chain(&e));
     }
     if let Some(command) = cli.command {
@@ -115,10 +105,11 @@ async fn run(cli: Cli) -> Result<(), String> {
     // Bound first: of two agents on one host only one may settle what was left. Sources wait in the
     // backlog meanwhile.
     let listener = bind(cli.listen, cli.port).await?;
-    recover::run(&directories, &Podman::default()).await.map_err(|e| chain(&e))?;
+    recovery::run(&directories, &Podman::default()).await.map_err(|e| chain(&e))?;
     let kept = keep(&directories).await;
     kept.map_err(|e| format!("cannot start the keeper of flows: {}", chain(e.as_ref())))?;
-    let host = Host::open(directories, trust).await.map_err(|e| chain(e.as_ref()))?;
+    let host =
+        Host::open(directories, trust, cli::BACKGROUND).await.map_err(|e| chain(e.as_ref()))?;
     tracing::info!("ready for other hosts");
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;

@@ -8,15 +8,13 @@ use agent_core::cause::{Cause, chain};
 use agent_core::message::{Failure, FailureCode, Message};
 use agent_core::trust::{Purpose, Servers};
 use agent_core::wire::{self, Connection};
+use migration::destination::{self, Copies, Host};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::host::Host;
-use crate::lease::Copies;
 use crate::memory;
 use crate::reception::{Reception, Ticket};
-use crate::session;
 use crate::welcome;
 
 /// Conversations with paired hosts at once. A source needs one, and another one to pick up a lost one.
@@ -114,7 +112,7 @@ impl Service {
             let failure = Failure { code: FailureCode::Busy, message };
             return Ok(connection.send(&Message::Failure(failure)).await?);
         };
-        session::converse(&self.copies, connection).await
+        destination::converse(&self.copies, connection).await
     }
 }
 

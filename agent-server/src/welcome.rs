@@ -6,7 +6,7 @@ use agent_core::trust::invitation;
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect};
 
-use crate::host::Host;
+use migration::destination::Host;
 
 /// Hears the secret and lets its owner in, or says why not.
 pub async fn welcome(host: &Host, mut connection: Connection) -> Result<(), Cause> {

@@ -12,6 +12,15 @@ use crate::event::Event;
 /// Hears of events. It is called in the middle of a move, so it returns at once.
 pub type Observer = dyn Fn(Event) + Send + Sync;
 
+/// How this program is started in the background: its own arguments for that.
+#[derive(Clone, Copy, Debug)]
+pub struct Background {
+    /// As the guardian of a migration; the path of its journal follows.
+    pub guardian: &'static [&'static str],
+    /// As the keeper of this host's flows.
+    pub keeper: &'static str,
+}
+
 /// What every migration of this host needs.
 pub struct Context {
     /// Where state is kept.
@@ -20,9 +29,8 @@ pub struct Context {
     pub trust: Trust,
     /// The engine.
     pub podman: Podman,
-    /// The arguments with which this program waits as the guardian of a migration; the journal's path
-    /// follows.
-    pub guardian: &'static [&'static str],
+    /// How this program is started in the background.
+    pub background: Background,
     observer: Box<Observer>,
 }
 
@@ -33,13 +41,13 @@ impl Context {
     /// The directories cannot be made, or what is in them cannot be read.
     pub fn open(
         directories: Directories,
-        guardian: &'static [&'static str],
+        background: Background,
         observer: Box<Observer>,
     ) -> Result<Self, Cause> {
         directories.create()?;
         let trust = Trust::open(&directories.state)?;
         let podman = Podman::default().remembering(directories.run.join("engine.json"));
-        Ok(Self { directories, trust, podman, guardian, observer })
+        Ok(Self { directories, trust, podman, background, observer })
     }
 
     /// Tells the observer of an event.

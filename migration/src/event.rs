@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::recovery;
+use crate::recovery::source as recovery;
 
 /// Something that an observer hears of.
 #[derive(Clone, Debug)]

@@ -1,4 +1,4 @@
-//! A migration: what the source does, and what recovers one whose process has died.
+//! A migration: what the source and the destination do, and what recovers one whose process has died.
 //!
 //! Whoever orders a move calls [`source::run`] with a [`Request`] and hears of it by [`Event`]s. Nothing
 //! here reads a command line, prints, or ends the process.
@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`request`] | what is to be moved, and how |
 //! | [`source`] | one move, step by step |
+//! | [`destination`] | conversations with sources, step by step |
 //! | [`recovery`] | undoes or finishes moves whose process has died |
 //! | [`event`] | what is told meanwhile |
 //! | [`report`] | what is told at the end |
@@ -14,6 +15,7 @@
 pub mod cancel;
 pub mod connect;
 pub mod context;
+pub mod destination;
 pub mod event;
 pub mod recovery;
 pub mod report;
@@ -21,7 +23,7 @@ pub mod request;
 pub mod source;
 
 pub use cancel::Cancel;
-pub use context::Context;
+pub use context::{Background, Context};
 pub use event::Event;
 pub use report::{Outcome, Report};
 pub use request::Request;

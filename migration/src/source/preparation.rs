@@ -73,7 +73,7 @@ impl<'a> Preparation<'a> {
             began: journal::now(),
         };
         let path = journal::path(&context.directories.state, migration);
-        let guardian = guardian::start(&context.directories, context.guardian, &path)?;
+        let guardian = guardian::start(&context.directories, context.background.guardian, &path)?;
         let journal = Journal::begin(&context.directories.state, migration, &record)?;
         let work = context.directories.migration(migration);
         Ok(Self {

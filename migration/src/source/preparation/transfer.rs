@@ -57,7 +57,7 @@ impl Preparation<'_> {
         let link = &self.plan.link;
         let _lock = PeerLock::take(&self.context.directories.run).await?;
         peers::complete(link.peer, link.connection.peer().ip(), end).await?;
-        Ok(keeper::start(&self.context.directories, keeper::COMMAND)?)
+        Ok(keeper::start(&self.context.directories, self.context.background.keeper)?)
     }
 
     pub(super) async fn ship_image(&mut self, steps: &mut Steps<'_>) -> Result<(), Cause> {

@@ -37,7 +37,9 @@ use netmig::sandbox::{Others, Sandbox};
 use netmig::table::Table;
 use ownership::destination::{Found, Recovery, recovery};
 
-use crate::arrival::{STAGE, remove_spool, sweep, tidy};
+use crate::destination::early_podman::sweep;
+use crate::destination::spool;
+use crate::destination::work_directory::{STAGE, tidy};
 
 /// How long the shim of a copy may take to find us: it tries every 50 ms.
 const TAKE_OVER: Duration = Duration::from_secs(2);
@@ -288,7 +290,7 @@ impl Arrived {
         forward::remove(scene.directories, away).await?;
         self.claim_source_tunnel(scene).await?;
         tidy(&scene.directories.migration(self.migration))?;
-        remove_spool(scene.directories, self.migration)?;
+        spool::remove(scene.directories, self.migration)?;
         journal.archive(&scene.directories.state)?;
         tracing::info!("{}: container {} is podman's now", self.migration, self.name);
         Ok(())
@@ -336,7 +338,7 @@ impl Arrived {
         forward::remove(scene.directories, of_this).await?;
         self.remove_rules()?;
         tidy(&work)?;
-        remove_spool(scene.directories, self.migration)?;
+        spool::remove(scene.directories, self.migration)?;
         for peer in hops {
             peers::release(scene.directories, peer, Some(self.migration)).await?;
         }

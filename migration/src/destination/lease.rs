@@ -23,8 +23,8 @@ use agent_core::journal::{self, Record};
 use agent_core::message::MigrationId;
 use ownership::destination::{Holding, Order, Reply, reply};
 
-use crate::arrival::Copy;
-use crate::host::Host;
+use crate::destination::copy::Copy;
+use crate::destination::host::Host;
 
 /// Copies by migration, and the host that has them.
 #[derive(Debug)]

@@ -17,8 +17,8 @@ use tokio::task::block_in_place;
 
 use super::flows::LATE;
 use super::{Arrival, Network};
-use crate::arrival::addresses::{addresses, pairs};
-use crate::arrival::check::Addresses;
+use crate::destination::addresses::{addresses, pairs};
+use crate::destination::admission::Addresses;
 
 /// The source has not said what stands for an address that becomes another one.
 #[derive(Debug, thiserror::Error)]

@@ -12,6 +12,8 @@ use agent_core::trust::{Peers, Trust};
 use checkpoint::podman::{Info, Podman};
 use netmig::sockets::room;
 
+use crate::context::Background;
+
 /// This host, as every conversation sees it.
 #[derive(Debug)]
 pub struct Host {
@@ -27,6 +29,8 @@ pub struct Host {
     pub podman: Podman,
     /// The engine's configuration, as it was when this agent started.
     pub engine: Info,
+    /// How this program is started in the background.
+    pub background: Background,
     /// The program that stands in for the OCI runtime while a container is staged.
     pub shim: PathBuf,
     stopping: AtomicBool,
@@ -34,7 +38,14 @@ pub struct Host {
 
 impl Host {
     /// Makes the directories and asks the engine for its configuration.
-    pub async fn open(directories: Directories, trust: Trust) -> Result<Self, Cause> {
+    ///
+    /// # Errors
+    /// The directories cannot be made, or the engine or the shim is not there.
+    pub async fn open(
+        directories: Directories,
+        trust: Trust,
+        background: Background,
+    ) -> Result<Self, Cause> {
         directories.create()?;
         let podman = Podman::default();
         let engine = podman.info().await?;
@@ -45,6 +56,7 @@ impl Host {
             name: agent_core::host::name(),
             podman,
             engine,
+            background,
             shim: agent_core::host::find_shim()?,
             stopping: AtomicBool::new(false),
         })

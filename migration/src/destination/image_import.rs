@@ -8,7 +8,7 @@ use agent_core::message::{ImageRef, Message};
 use agent_core::wire::Connection;
 use tokio::io::AsyncWriteExt;
 
-use crate::host::Host;
+use crate::destination::host::Host;
 
 /// Bytes that may wait between the connection and podman.
 const BUFFER: usize = 1024 * 1024;

@@ -14,7 +14,7 @@ use checkpoint::images::{self, Chunk, ImageDir, Manifest};
 use checkpoint::tree::{self, Applier, Digest};
 use netmig::flow::{Arrival, Conntrack, Flow};
 
-use super::progress::FarEnds;
+use super::arrival::FarEnds;
 
 /// Flows of one container; more than a host's conntrack table holds by default.
 const FLOW_LIMIT: usize = 1_000_000;

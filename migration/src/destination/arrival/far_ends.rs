@@ -18,7 +18,7 @@ use netmig::table::{HoldTag, LateEnd, Table};
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::Arrival;
-use crate::arrival::addresses::addresses;
+use crate::destination::addresses::addresses;
 
 /// What of a migration's flows becomes local, and how far it is.
 #[derive(Debug, Default)]

@@ -9,8 +9,8 @@ use agent_core::wire::Connection;
 use agent_core::{carried, ended};
 use netmig::flow::{Conntrack, Flow};
 
-use crate::answer::give_up;
-use crate::host::Host;
+use crate::destination::host::Host;
+use crate::destination::refusal::give_up;
 
 /// More than a user ends at a time; a message may not name more.
 const LIMIT: usize = 100_000;

@@ -7,13 +7,13 @@ use agent_core::trust::Name;
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect};
 
-use crate::anchor;
-use crate::arrival::{Expected, abandon};
-use crate::decide::resume;
-use crate::ending;
-use crate::host::Host;
-use crate::lease::Copies;
-use crate::receive;
+use crate::destination::anchor_role;
+use crate::destination::decision::resume;
+use crate::destination::early_podman::{Expected, abandon};
+use crate::destination::end_flows;
+use crate::destination::host::Host;
+use crate::destination::lease::Copies;
+use crate::destination::offer;
 
 /// Holds one conversation with a paired host to its end.
 pub async fn converse(copies: &'static Copies, connection: &mut Connection) -> Result<(), Cause> {
@@ -49,11 +49,13 @@ pub async fn converse(copies: &'static Copies, connection: &mut Connection) -> R
         Message::Offer(offer) => offered(copies, connection, *offer, expected).await,
         Message::Resume(migration) => resume(copies, connection, migration).await,
         Message::AnchorOffer(offer) => {
-            anchor::agree(host, connection, connection.host(), offer).await
+            anchor_role::agree(host, connection, connection.host(), offer).await
         }
-        Message::ForwardEnd(id) => anchor::forward_ended(host, connection, &id).await,
-        Message::EndFlows(order) => ending::end_flows(host, connection, order).await,
-        Message::Rehome(order) => anchor::rehome(host, connection, connection.host(), &order).await,
+        Message::ForwardEnd(id) => anchor_role::forward_ended(host, connection, &id).await,
+        Message::EndFlows(order) => end_flows::end_flows(host, connection, order).await,
+        Message::Rehome(order) => {
+            anchor_role::rehome(host, connection, connection.host(), &order).await
+        }
         other => Err(connection.unexpected(&other, "Offer").into()),
     }
 }
@@ -102,5 +104,5 @@ async fn offered(
         return Err(NotASource.into());
     };
     tracing::info!("{name} offers container {} ({})", offer.name, offer.migration);
-    receive::receive(copies, connection, (&name, &permissions), offer, expected).await
+    offer::receive(copies, connection, (&name, &permissions), offer, expected).await
 }

@@ -23,8 +23,7 @@ use netmig::tunnel;
 use tokio::task::block_in_place;
 
 use super::{Arrival, Incomplete, Network, NotOffered};
-use crate::arrival::check::Addresses;
-use crate::cli::KEEPER;
+use crate::destination::admission::Addresses;
 
 /// The staged container is not where the offer says.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +140,7 @@ impl Arrival {
     ) -> Result<TunnelEnd, Cause> {
         let _lock = PeerLock::take(&self.host.directories.run).await?;
         let (local, mtu) = peers::connect(peer, address, end).await?;
-        keeper::start(&self.host.directories, KEEPER)?;
+        keeper::start(&self.host.directories, self.host.background.keeper)?;
         self.mtu = self.mtu.min(mtu);
         Ok(local)
     }
@@ -157,7 +156,7 @@ impl Arrival {
         let tunnel = (peer, self.offer.migration);
         let directories = &self.host.directories;
         let (local, mtu) = peers::connect_passed_on(directories, tunnel, address, end).await?;
-        keeper::start(&self.host.directories, KEEPER)?;
+        keeper::start(&self.host.directories, self.host.background.keeper)?;
         self.mtu = self.mtu.min(mtu);
         Ok(local)
     }

@@ -5,7 +5,7 @@ use agent_core::message::{MigrationId, SilentConnection};
 use netmig::netns::Namespace;
 use netmig::sockets::{TcpInfo, TcpSockets};
 
-use crate::host::Host;
+use crate::destination::host::Host;
 
 /// Most connections that are named; whoever asks wants to know whether there are any.
 const MOST: usize = 4096;

@@ -8,7 +8,7 @@ use checkpoint::stage::Staged;
 use ownership::destination::{Holding, after_removal};
 use tokio::task::block_in_place;
 
-use super::progress::{Arrival, Network};
+use super::arrival::{Arrival, Network};
 use netmig::sandbox::Others;
 use netmig::sockets::room;
 

@@ -24,9 +24,8 @@ use netmig::tunnel;
 use ownership::anchor::{Leading, leading, may_lead};
 use tokio::task::block_in_place;
 
-use crate::answer::give_up;
-use crate::cli::KEEPER;
-use crate::host::Host;
+use crate::destination::host::Host;
+use crate::destination::refusal::give_up;
 
 /// More addresses than any container has.
 const ADDRESSES: usize = 256;
@@ -98,7 +97,7 @@ async fn prepare(
         claim.write(&host.directories, offer.migration, &lock)?;
         tunnel::prepare(to).await?
     };
-    keeper::start(&host.directories, KEEPER)?;
+    keeper::start(&host.directories, host.background.keeper)?;
     connection.send(&Message::TunnelAnswer(TunnelEnd::from(local))).await?;
     let theirs = match connection.receive(deadline::NEXT_MESSAGE).await? {
         Message::TunnelOffer(theirs) => theirs,

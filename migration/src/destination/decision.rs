@@ -11,11 +11,12 @@ use agent_core::{deadline, expect, journal};
 use ownership::destination::{Holding, Order, Reply};
 use tokio::task::block_in_place;
 
-use crate::answer::{give_up, lost, not_allowed, unknown};
-use crate::arrival::{Copy, settle_buffers};
-use crate::host::Host;
-use crate::lease::{Copies, Decision};
-use crate::silent::silent;
+use crate::destination::copy::Copy;
+use crate::destination::host::Host;
+use crate::destination::lease::{Copies, Decision};
+use crate::destination::receive_buffers::settle_buffers;
+use crate::destination::refusal::{give_up, lost, not_allowed, unknown};
+use crate::destination::silent_connections::silent;
 
 /// Between two looks at a copy that another conversation is deciding about.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);

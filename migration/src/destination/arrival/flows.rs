@@ -13,7 +13,7 @@ use netmig::table::{HoldTag, Table};
 use tokio::task::block_in_place;
 
 use super::{Arrival, NotOffered};
-use crate::arrival::addresses::addresses;
+use crate::destination::addresses::addresses;
 
 /// How long packets of flows that have come home may be on their way through the tunnel and back.
 pub(super) const LATE: Duration = Duration::from_millis(400);

@@ -22,7 +22,7 @@ use netmig::flow::{Conntrack, Flow, Protocol};
 use netmig::{routing, tunnel};
 
 use super::addresses::{addresses, pairs};
-use crate::host::Host;
+use crate::destination::host::Host;
 
 /// More than any container has; an offer may not hold more.
 const LIMIT: usize = 4096;

@@ -16,7 +16,7 @@ use netmig::tunnel;
 use tokio::task::block_in_place;
 
 use super::{Arrival, EngineGone, Incomplete};
-use crate::arrival::equality;
+use crate::destination::comparison;
 
 impl Arrival {
     /// Restores the copy; `ordered` is when the source has ordered it.
@@ -41,7 +41,7 @@ impl Arrival {
         let cgroup = self.cgroup.insert(block_in_place(|| staged.frozen_cgroup())?);
         block_in_place(|| set(settings, cgroup))?;
         let copy = block_in_place(|| Fingerprint::read(cgroup, restored.pid))?;
-        let differences = equality::compare(connection, &copy).await?;
+        let differences = comparison::compare(connection, &copy).await?;
         if !staged.is_awaited() {
             return Err(EngineGone.into());
         }

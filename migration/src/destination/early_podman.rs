@@ -12,8 +12,8 @@ use agent_core::message::MigrationId;
 use agent_core::turn::{Place, Turn};
 use checkpoint::stage::{self, Early};
 
-use super::work::{STAGE, tidy};
-use crate::host::Host;
+use super::work_directory::{STAGE, tidy};
+use crate::destination::host::Host;
 
 /// A migration that is about to be offered.
 #[derive(Debug)]

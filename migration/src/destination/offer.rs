@@ -7,10 +7,13 @@ use agent_core::trust::Name;
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect};
 
-use crate::answer::give_up;
-use crate::arrival::{self, Arrival, Copy, Expected, abandon};
-use crate::decide::{decide, keep};
-use crate::lease::Copies;
+use crate::destination::admission;
+use crate::destination::arrival::Arrival;
+use crate::destination::copy::Copy;
+use crate::destination::decision::{decide, keep};
+use crate::destination::early_podman::{Expected, abandon};
+use crate::destination::lease::Copies;
+use crate::destination::refusal::give_up;
 
 /// Bytes of files whose first pass takes its time as well.
 const LARGE: u64 = 64 << 20;
@@ -29,7 +32,7 @@ pub async fn receive(
     let host = copies.host();
     let source = connection.host();
     let migration = offer.migration;
-    let looked = arrival::look(host, permissions, (source, connection.peer().ip()), &offer).await;
+    let looked = admission::look(host, permissions, (source, connection.peer().ip()), &offer).await;
     let looked = match looked {
         Ok(looked) => looked,
         Err(cause) => {

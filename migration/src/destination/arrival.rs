@@ -4,7 +4,7 @@
 mod far_ends;
 mod flows;
 mod network;
-mod paths;
+mod path_trial;
 mod preparation;
 mod restore;
 
@@ -38,17 +38,16 @@ use netmig::sandbox::Sandbox;
 use tokio::task::block_in_place;
 
 use super::addresses::addresses;
+use super::admission::{Addresses, Looked};
 use super::anchors::Anchors;
-use super::check::{Addresses, Looked};
-use super::expected::Expected;
-use super::image;
+use super::early_podman::Expected;
+use super::image_import;
 use super::incoming::{Incoming, Limits};
 use super::spool::Spool;
 pub use far_ends::FarEnds;
 
-use super::work::{IMAGES, STAGE, tidy};
-use crate::cli::GUARDIAN;
-use crate::host::Host;
+use super::work_directory::{IMAGES, STAGE, tidy};
+use crate::destination::host::Host;
 
 /// The source wants to go back.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +151,7 @@ impl Arrival {
             began: journal::now(),
         };
         let path = journal::path(state, offer.migration);
-        let guardian = guardian::start(&host.directories, &[GUARDIAN], &path)?;
+        let guardian = guardian::start(&host.directories, host.background.guardian, &path)?;
         let journal = Journal::begin(state, offer.migration, &record)?;
         let work = host.directories.migration(offer.migration);
         Ok(Self {
@@ -207,7 +206,8 @@ impl Arrival {
                         return Err(NotOffered.into());
                     }
                     shipped = true;
-                    image::store(self.host, connection, &announced, self.limits.disk).await?;
+                    image_import::store(self.host, connection, &announced, self.limits.disk)
+                        .await?;
                 }
                 message @ (Message::TreeChange(_) | Message::TreeEnd(_) | Message::LogData(_)) => {
                     self.keep_first_pass(connection, &message).await?;
