@@ -21,6 +21,7 @@ mod limits;
 mod log;
 mod lost;
 mod multicast;
+mod names;
 mod network;
 pub mod order;
 mod outbox;

@@ -33,7 +33,7 @@ use super::far_ends::FarEnds;
 use super::network::OwnNetwork;
 use super::order::Peer;
 use super::room::Room;
-use super::{beside, limits, lost, multicast, ports};
+use super::{beside, limits, lost, multicast, names, ports};
 use crate::cli::{AddressPolicy, ImagePolicy, Migrate, TunnelChoice};
 use crate::connect::{Introduced, Link};
 use crate::context::Context;
@@ -169,6 +169,8 @@ pub async fn agree(
     }
     let criu_version = criu_version.map_err(refused)?;
     let mut local = look(context, &info, &container, criu_version).await.map_err(refused)?;
+    let networks = &local.description.connectivity.networks;
+    warnings.extend(names::warning(&container.name, &container.id, networks));
     let this = context.trust.identity.fingerprint().host();
     let aliases = aliases::known(&context.directories, this).map_err(refused)?;
     let comes_home = local.anchors.values().any(|host| *host == link.host);

@@ -62,8 +62,14 @@ fn names(context: &Context) -> Result<()> {
     find_each_other(a)?;
     let clients = Clients::gentle(c, a.port(7000))?;
     for (from, to) in [("a", "b"), ("b", "a"), ("a", "b")] {
-        for name in ["web", "db"] {
-            lab.migrate(name, from, to)?;
+        for (name, left_behind) in [("web", Some("db")), ("db", None)] {
+            let warnings = lab.migrate(name, from, to)?.warnings;
+            let told = warnings.iter().find(|warning| warning.contains("by name"));
+            let is_right = match left_behind {
+                Some(other) => told.is_some_and(|warning| warning.ends_with(other)),
+                None => told.is_none(),
+            };
+            ensure!(is_right, "{name} to {to}: {warnings:?}");
             // Its own name, as soon as it is there.
             let own = if name == "web" { WEB } else { STORE };
             finds(lab.host(to)?, name, name, own)?;
