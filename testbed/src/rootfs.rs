@@ -12,10 +12,13 @@ use crate::error::{Context, Error, Result};
 /// The first Debian suite whose CRIU (4.2) dumps sockets on kernels from 6.16 on.
 const SUITE: &str = "forky";
 
-/// `libcriu2` is not a dependency of crun's package, but crun's checkpoint needs it.
+/// `libcriu2` is not a dependency of crun's package, but crun's checkpoint needs it. podman has
+/// `aardvark-dns` answer for names of containers, and `catatonit` be process 1 with `--init`.
 const PACKAGES: &[&str] = &[
+    "aardvark-dns",
     "busybox-static",
     "ca-certificates",
+    "catatonit",
     "conntrack",
     "criu",
     "crun",

@@ -19,7 +19,7 @@ mod records;
 mod remove;
 
 pub use addresses::Holder;
-pub use description::Described;
+pub use description::{Described, init};
 pub use host::{Info, Version};
 pub use image::Save;
 pub use remove::PreparedRemoval;

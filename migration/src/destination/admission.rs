@@ -18,6 +18,7 @@ use agent_core::permissions::{Asked, Denied, Permissions};
 use checkpoint::container::{is_full_id, is_name};
 use checkpoint::criu;
 use checkpoint::needs::Needs;
+use checkpoint::podman;
 use netmig::flow::{Conntrack, Flow, Protocol};
 use netmig::{routing, tunnel};
 
@@ -98,6 +99,15 @@ pub async fn look(
     }
     if let Err(e) = host::find_program(&offer.runtime) {
         block("runtime-missing", format!("{here}: {e}"));
+    }
+    if offer.description.life.init && podman::init().is_none() {
+        block(
+            "init-missing",
+            format!(
+                "{here} has no catatonit, which is process 1 of {} (--init); install it there",
+                offer.name
+            ),
+        );
     }
     check_criu(here, offer, &mut block).await?;
     if let Some(free) = available_memory(&fs::read_to_string("/proc/meminfo")?)

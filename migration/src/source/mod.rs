@@ -12,6 +12,7 @@ mod commit;
 mod comparison;
 mod completion;
 mod container_log;
+mod container_names;
 pub(crate) mod destination_rpc;
 mod dump;
 mod failure;

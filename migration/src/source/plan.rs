@@ -34,7 +34,7 @@ use super::far_ends::FarEnds;
 use super::forecast::ExpectedInterruption;
 use super::network_namespace::OwnNetwork;
 use super::receive_buffers::Room;
-use super::{link_rate, lost_settings, multicast, ports, siblings};
+use super::{container_names, link_rate, lost_settings, multicast, ports, siblings};
 use crate::connect::{Introduced, Link};
 use crate::context::Context;
 use crate::request::{AddressPolicy, ImagePolicy, Request, TunnelChoice};
@@ -172,6 +172,8 @@ pub async fn agree(
     }
     let criu_version = criu_version.map_err(refused)?;
     let mut local = look(context, &info, &container, criu_version).await.map_err(refused)?;
+    let networks = &local.description.connectivity.networks;
+    warnings.extend(container_names::warning(&container.name, &container.id, networks));
     let this = context.trust.identity.fingerprint().host();
     let aliases = aliases::known(&context.directories, this).map_err(refused)?;
     let comes_home = local.anchors.values().any(|host| *host == link.host);

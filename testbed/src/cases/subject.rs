@@ -27,11 +27,23 @@ pub(super) fn serve(
     arguments: &[&str],
     client: &Host,
 ) -> Result<()> {
+    let command = [&["probe:1", "netmig-probe", "serve"][..], arguments].concat();
+    serve_by(host, name, port, &[], &command, client)
+}
+
+/// The same with options of `podman run`, and the image and command that serve.
+pub(super) fn serve_by(
+    host: &Host,
+    name: &str,
+    port: u16,
+    options: &[&str],
+    command: &[&str],
+    client: &Host,
+) -> Result<()> {
     let tcp = format!("{port}-{}:7000-7001/tcp", port + 1);
     let udp = format!("{port}:7000/udp");
     let start = ["run", "--detach", "--name", name, "--publish", &tcp, "--publish", &udp];
-    let image = ["probe:1", "netmig-probe", "serve"];
-    host.podman([&start, &image[..], arguments].concat())?;
+    host.podman([&start, options, command].concat())?;
     client.probe().wait_for_echo(host.port(port), ANSWERS)
 }
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result, chain};
 use crate::lab::MigrationReport;
 use crate::runner::{Case, Context};
 use crate::traffic::report::EchoReport;
-use crate::vm::{Machine, Plan, Show};
+use crate::vm::{Machine, Plan, Ran, Show};
 
 /// The area of tests that need a virtual machine.
 pub const VM: &str = "vm";
@@ -17,9 +17,16 @@ pub const VM: &str = "vm";
 /// How long the virtual machine may take for the demo.
 const LIMIT: Duration = Duration::from_secs(480);
 
-pub(super) const CASES: &[Case] = &[Case::new("vm-demo-on-a-stock-kernel", &[VM], demo)
-    .limit(LIMIT.as_secs() + 600)
-    .in_company()];
+pub(super) const CASES: &[Case] = &[
+    Case::new("vm-demo-on-a-stock-kernel", &[VM], demo).limit(LIMIT.as_secs() + 600).in_company(),
+    Case::new("vm-other-user-with-limits", &[VM], with_limits)
+        .limit(LIMIT.as_secs() + 600)
+        .in_company(),
+];
+
+/// The lab test that the machine at hand may have to skip: a container of another user than root, with
+/// limits of its own.
+const TEST: &str = "fidelity-other-user-with-limits-crun";
 
 /// What the demo prints as JSON.
 #[derive(Deserialize)]
@@ -30,12 +37,28 @@ struct Seen {
     udp: EchoReport,
 }
 
-fn demo(context: &Context) -> Result<()> {
+/// Runs a command of the testbed in the virtual machine, which must succeed.
+fn run(arguments: [&str; 2]) -> Result<(Machine, Ran)> {
     let machine = Machine::prepare()
         .map_err(|e| Error::Skip(format!("no second kernel to be had: {}", chain(&e))))?;
-    let arguments = ["demo", "--json"].map(str::to_owned).to_vec();
+    let arguments = arguments.map(str::to_owned).to_vec();
     let ran = machine.run(Plan { arguments, file: None, limit: LIMIT, show: Show::Nothing })?;
     ensure!(ran.code == Some(0), "code {:?}: {}{}", ran.code, ran.stderr, ran.stdout);
+    Ok((machine, ran))
+}
+
+fn with_limits(context: &Context) -> Result<()> {
+    let (machine, ran) = run(["test", TEST])?;
+    // Skipped would be no failure there.
+    let passed = ran.stdout.lines().find(|line| line.starts_with("ok ") && line.contains(TEST));
+    let passed =
+        passed.ok_or_else(|| Error::Check(format!("{TEST} did not run: {}", ran.stdout)))?;
+    context.remark(format!("Linux {}: {passed}", machine.release()));
+    Ok(())
+}
+
+fn demo(context: &Context) -> Result<()> {
+    let (machine, ran) = run(["demo", "--json"])?;
     let seen: Seen = serde_json::from_str(&ran.stdout)
         .map_err(|e| Error::Check(format!("{e} in the demo's {:?}", ran.stdout)))?;
     let (tunnel, queue) = (&seen.migration.tunnel, &seen.migration.queue);

@@ -18,6 +18,7 @@ use nix::sys::wait::waitpid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result, chain};
+use crate::lab::cgroup;
 
 /// First argument of a process 1.
 pub(crate) const HOST_ARGUMENT: &str = "host-init";
@@ -134,6 +135,7 @@ fn separate(plan: &InitPlan) -> Result<()> {
     // systemd takes the cgroup that it is started in for the root of its own.
     if !plan.systemd {
         join_cgroup(&plan.cgroup.join(LEAF))?;
+        cgroup::delegate(&plan.cgroup)?;
     }
     nix::unistd::setsid().context(|| "making a session")?;
     nix::unistd::sethostname(&plan.name).context(|| "setting the host name")

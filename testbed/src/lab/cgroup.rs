@@ -35,6 +35,17 @@ pub(crate) fn create(path: &Path) -> Result<()> {
     fs::create_dir_all(path).context(|| format!("creating the cgroup {}", path.display()))
 }
 
+/// Hands the controllers that a cgroup has on to those below it, as systemd does on most machines.
+/// One that the kernel keeps back is missing there, for what needs it to tell.
+pub(crate) fn delegate(path: &Path) -> Result<()> {
+    let list = path.join("cgroup.controllers");
+    let all = fs::read_to_string(&list).context(|| format!("reading {}", list.display()))?;
+    for controller in all.split_whitespace() {
+        let _ = fs::write(path.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+    Ok(())
+}
+
 /// Kills every process in the cgroup and below it, frozen ones too, waits for their end, and
 /// removes the cgroups. A cgroup that does not exist is fine.
 pub(crate) fn destroy(path: &Path) -> Result<()> {

@@ -162,6 +162,7 @@ impl LabBuilder {
                 .context(|| format!("copying {}", file.display()))?;
         }
 
+        cgroup::delegate(&claim.places.cgroup)?;
         let switch_cgroup = claim.places.cgroup.join(SWITCH);
         cgroup::create(&switch_cgroup)?;
         let keep = self.standing.then(|| claim.lock().as_raw_fd());

@@ -15,6 +15,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result, chain};
+use crate::lab::cgroup;
 
 /// Open files that a process may have.
 const OPEN_FILES: u64 = 1 << 19;
@@ -73,6 +74,7 @@ fn report(outcome: &Outcome) -> io::Result<()> {
 
 fn run() -> Result<Option<i32>> {
     mounts()?;
+    cgroup::delegate(Path::new("/sys/fs/cgroup"))?;
     // As the init of a distribution does; the kernel's own limit is 4,096.
     setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)
         .context(|| "lifting the limit on open files")?;

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::config::{OWN_PARENTS, SHORT_ID};
-use super::{Place, Records};
+use super::oci::INIT;
+use super::{Place, Records, program};
 
 /// What podman makes anew for every container that it imports.
 const MADE_ANEW: [&str; 6] =
@@ -99,6 +100,10 @@ fn settle_spec(spec: &mut Value, place: &Place) {
     }
     super::own_files::remove(spec, place);
     if let Some(mounts) = spec.get_mut("mounts").and_then(Value::as_array_mut) {
+        for init in mounts.iter_mut().filter(|mount| mount["destination"] == INIT) {
+            let source = Path::new(init["source"].as_str().unwrap_or_default());
+            init["source"] = json!(program(source));
+        }
         // Each by its destination: the order is podman's, and a name is told.
         let named = mounts
             .drain(..)

@@ -19,6 +19,7 @@ mod tests;
 pub(super) use lost::is_zero;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -53,7 +54,7 @@ pub(crate) struct Place {
     pub(crate) userdata: PathBuf,
     /// The one that does not outlive a boot.
     pub(crate) volatile: PathBuf,
-    /// The init for containers that have one.
+    /// The init for containers that have one: the program itself, no symbolic link to it.
     pub(crate) init: PathBuf,
     /// What conmon runs when the container has ended, for podman before 5.1.
     pub(crate) cleanup: Vec<String>,
@@ -71,15 +72,25 @@ const INIT: [&str; 5] = [
 impl Place {
     /// Returns the place of a container on this host.
     pub(crate) fn of(info: &Info, id: &str, cleanup: Vec<String>) -> Self {
-        let exists = |path: &&str| Path::new(path).is_file();
-        let init = INIT.into_iter().find(exists).unwrap_or(INIT[0]);
         Self {
             userdata: info.userdata(id),
             volatile: info.volatile_userdata(id),
-            init: init.into(),
+            init: init().unwrap_or_else(|| INIT[0].into()),
             cleanup,
         }
     }
+}
+
+/// Returns the program that is process 1 of containers with `--init` on this host, if it has it.
+#[must_use]
+pub fn init() -> Option<PathBuf> {
+    INIT.into_iter().map(Path::new).find(|path| path.is_file()).map(program)
+}
+
+/// The program that a path leads to. Where podman finds its init, Debian has a symbolic link. A runtime follows
+/// it; CRIU would mount the link itself, and fail (`__do_bind_mount_v2` in `criu/mount-v2.c`).
+fn program(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 impl Records {

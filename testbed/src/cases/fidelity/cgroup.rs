@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::situations::says;
+use super::stock;
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
 use crate::faults::container;
@@ -13,7 +14,7 @@ use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-cgroup-settings", &["fidelity"], settings).limit(300),
-    Case::new("fidelity-cgroup-limits", &["fidelity"], limits).limit(400),
+    Case::new("fidelity-cgroup-limits", &["fidelity", stock::KERNEL], limits).limit(400),
 ];
 
 /// The container's own cgroup on a host.
@@ -22,7 +23,7 @@ fn directory(host: &Host, id: &str) -> Result<PathBuf> {
     found.ok_or_else(|| Error::Check(format!("no cgroup of {id} on {}", host.name())))
 }
 
-fn value(host: &Host, id: &str, file: &str) -> Result<String> {
+pub(super) fn value(host: &Host, id: &str, file: &str) -> Result<String> {
     let path = directory(host, id)?.join(file);
     let text = fs::read_to_string(&path).context(|| format!("reading {}", path.display()))?;
     Ok(text.trim().to_owned())
@@ -63,13 +64,7 @@ fn limits(context: &Context) -> Result<()> {
         &["memory.max", "memory.high", "memory.low", "cpu.max", "cpu.weight", "pids.max"];
     let lab = context.lab(&["a", "b"])?;
     let a = lab.host("a")?;
-    let controllers = a.read("/sys/fs/cgroup/cgroup.controllers")?;
-    let has = |name: &&str| controllers.split_whitespace().any(|one| one == *name);
-    if let Some(missing) = ["memory", "cpu", "pids"].iter().find(|name| !has(name)) {
-        return Err(Error::Skip(format!(
-            "this kernel has no {missing} controller; run cargo testbed vm -- test fidelity-cgroup"
-        )));
-    }
+    stock::limits(a)?;
     let id = idle(a)?;
     a.podman(["update", "--memory", "300m", "--cpus", "0.7", "--pids-limit", "77", "web"])?;
     BY_HAND.iter().try_for_each(|(file, value)| set(a, &id, file, value))?;

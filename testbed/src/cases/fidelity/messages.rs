@@ -31,5 +31,10 @@ fn lacks(context: &Context) -> Result<()> {
 
     let own = format!("{}:8082:7000", a.address());
     a.podman(["run", "--detach", "--name", "web", "--publish", &own, "probe:1"])?;
-    refused(&lab, "address-missing", &["b has no address 192.0.2.1", "8082"])
+    refused(&lab, "address-missing", &["b has no address 192.0.2.1", "8082"])?;
+    a.podman(["rm", "--force", "--time", "0", "web"])?;
+
+    b.run(["rm", "/usr/bin/catatonit"])?;
+    a.podman(["run", "--detach", "--name", "web", "--init", "probe:1"])?;
+    refused(&lab, "init-missing", &["b has no catatonit"])
 }

@@ -10,9 +10,12 @@ mod far_end;
 mod flows_end;
 mod groups;
 mod images;
+mod initial;
+mod limits;
 mod locks;
 mod messages;
 mod mounts;
+mod names;
 mod network;
 mod pairs;
 mod parameters;
@@ -21,6 +24,8 @@ mod processes;
 mod refused;
 mod situations;
 mod socket_options;
+mod stock;
+mod users;
 
 use crate::runner::Case;
 
@@ -47,6 +52,10 @@ pub(super) fn cases() -> Vec<Case> {
         groups::CASES,
         cgroup::CASES,
         paths::CASES,
+        users::CASES,
+        limits::CASES,
+        initial::CASES,
+        names::CASES,
     ]
     .concat()
 }

@@ -1,0 +1,84 @@
+//! Containers whose processes are not root's, as those of most images.
+
+use super::situations::{SERVER, there_and_home};
+use super::{limits, stock};
+use crate::ensure;
+use crate::error::{Context as _, Result};
+use crate::faults::container;
+use crate::host::Host;
+use crate::lab::Runtime;
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("fidelity-other-user-crun", AREAS, |context| by_option(context, Runtime::Crun))
+        .limit(240),
+    Case::new("fidelity-other-user-runc", AREAS, |context| by_option(context, Runtime::Runc))
+        .limit(240),
+    Case::new("fidelity-other-user-of-the-image", AREAS, of_the_image).limit(240),
+    Case::new("fidelity-other-user-with-limits-crun", AREAS, |context| {
+        with_limits(context, Runtime::Crun)
+    })
+    .limit(240),
+    Case::new("fidelity-other-user-with-limits-runc", AREAS, |context| {
+        with_limits(context, Runtime::Runc)
+    })
+    .limit(240),
+];
+
+const AREAS: &[&str] = &["fidelity", stock::KERNEL];
+const HOSTS: [&str; 3] = ["a", "b", "c"];
+/// A user and a group that no test image knows.
+const USER: &str = "1000:1000";
+/// What the kernel tells of that user's processes.
+const IDS: [&str; 2] = ["Uid:\t1000\t1000\t1000\t1000", "Gid:\t1000\t1000\t1000\t1000"];
+/// An image that one host alone has.
+const IMAGE: &str = "localhost/app:1";
+
+/// Checks that every process of a container is that user's, without any capability.
+fn is_of_the_user(host: &Host, id: &str) -> Result<()> {
+    let processes = container::processes(host, id);
+    ensure!(!processes.is_empty(), "no process on {}", host.name());
+    for process in processes {
+        let path = format!("/proc/{process}/status");
+        let status = std::fs::read_to_string(&path).context(|| format!("reading {path}"))?;
+        let is = |line: &&str| status.lines().any(|one| one == *line);
+        let missing = IDS.iter().chain(&["CapEff:\t0000000000000000"]).find(|line| !is(line));
+        ensure!(missing.is_none(), "{missing:?} is not so on {}: {status}", host.name());
+    }
+    Ok(())
+}
+
+fn by_option(context: &Context, runtime: Runtime) -> Result<()> {
+    stock::other_users()?;
+    let lab = context.lab_with(&HOSTS, runtime)?;
+    there_and_home(context, &lab, &["--user", USER], &SERVER, is_of_the_user)
+}
+
+/// The user is that of an image which the destination lacks.
+fn of_the_image(context: &Context) -> Result<()> {
+    stock::other_users()?;
+    let lab = context.lab(&HOSTS)?;
+    let a = lab.host("a")?;
+    a.podman(["create", "--name", "draft", "probe:1", "true"])?;
+    let user = format!("USER {USER}");
+    let command = r#"CMD ["netmig-probe","serve"]"#;
+    a.podman(["commit", "--quiet", "--change", &user, "--change", command, "draft", IMAGE])?;
+    a.podman(["rm", "draft"])?;
+    there_and_home(context, &lab, &[], &[IMAGE], |host, id| {
+        is_of_the_user(host, id)?;
+        let user = host.podman(["inspect", "--format", "{{.Config.User}}", "web"])?;
+        ensure!(user == USER, "its user is {user:?} on {}", host.name());
+        Ok(())
+    })
+}
+
+fn with_limits(context: &Context, runtime: Runtime) -> Result<()> {
+    stock::other_users()?;
+    let lab = context.lab_with(&HOSTS, runtime)?;
+    stock::limits(lab.host("a")?)?;
+    let options = [&["--user", USER][..], &limits::OPTIONS].concat();
+    there_and_home(context, &lab, &options, &SERVER, |host, id| {
+        is_of_the_user(host, id)?;
+        limits::hold(host, "web", id)
+    })
+}
