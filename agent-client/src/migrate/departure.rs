@@ -16,7 +16,7 @@ use agent_core::journal::{self, Journal, Record};
 use agent_core::message::Message;
 use agent_core::peers::{self, PeerLock};
 use agent_core::turn::Turn;
-use agent_core::{deadline, expect, forward};
+use agent_core::{deadline, expect, forward, opened};
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
 use checkpoint::process;
@@ -35,6 +35,7 @@ use super::failure::Failure;
 use super::paths;
 use super::plan::Plan;
 use super::ports;
+use super::siblings;
 use super::silent::InUse;
 use super::{order, turn};
 use crate::cli::GUARDIAN;
@@ -204,6 +205,20 @@ impl<'a> Departure<'a> {
         self.ready.sockets = Some(TcpSockets::open(&self.plan.namespace)?);
         self.ready.conntrack = Some(Conntrack::open()?);
         self.ready.besides = Some(Besides::find(&self.context.directories, &self.plan)?);
+        self.tell_of_siblings()
+    }
+
+    /// What the container leaves behind in its networks.
+    fn tell_of_siblings(&mut self) -> Result<(), Cause> {
+        let Plan { siblings, addresses, container, warnings, .. } = &mut self.plan;
+        let Ready { besides, conntrack, sockets, .. } = &mut self.ready;
+        if let (Some(besides), Some(conntrack), Some(sockets)) = (besides, conntrack, sockets)
+            && !siblings.is_empty()
+        {
+            let known = conntrack.dump(addresses)?;
+            let talking = besides.talking(&sockets.list()?, known, addresses)?;
+            warnings.extend(siblings::warnings(&container.name, siblings, &talking));
+        }
         Ok(())
     }
 
@@ -294,6 +309,8 @@ impl<'a> Departure<'a> {
         leftovers.extend(unforwarded.err().map(|e| chain(e.as_ref())));
         let forgotten = carried::forget_ended(&self.context.directories, Some(migration)).await;
         leftovers.extend(forgotten.err().map(|e| chain(e.as_ref())));
+        let closed = opened::withdraw(&self.context.directories, migration).await;
+        leftovers.extend(closed.err().map(|e| chain(e.as_ref())));
         let peer = self.plan.link.peer;
         let unused = peers::release(&self.context.directories, peer, Some(migration)).await;
         leftovers.extend(unused.err().map(|e| chain(e.as_ref())));

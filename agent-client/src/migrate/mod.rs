@@ -31,6 +31,7 @@ mod ports;
 mod remembered;
 mod retire;
 mod room;
+mod siblings;
 mod silent;
 mod trees;
 mod turn;

@@ -71,7 +71,9 @@ pub async fn dead(
         for connection in &mut silent {
             connection.own = before(connection.own);
         }
-        silent.retain(|connection| in_use.0.contains(&(connection.own, connection.far)));
+        // Whatever the far end says more than once, or of others, is nothing.
+        let mut left = in_use.0.clone();
+        silent.retain(|connection| left.remove(&(connection.own, connection.far)));
         if silent.is_empty() {
             return Ok(Vec::new());
         }

@@ -6,6 +6,7 @@ mod carried;
 mod cgroup;
 mod equality;
 mod far_end;
+mod firewall;
 mod flows_end;
 mod groups;
 mod images;
@@ -18,8 +19,10 @@ mod parameters;
 mod paths;
 mod processes;
 mod refused;
+mod siblings;
 mod situations;
 mod socket_options;
+mod strange_paths;
 
 use crate::runner::Case;
 
@@ -45,6 +48,9 @@ pub(super) fn cases() -> Vec<Case> {
         groups::CASES,
         cgroup::CASES,
         paths::CASES,
+        firewall::CASES,
+        strange_paths::CASES,
+        siblings::CASES,
     ]
     .concat()
 }
