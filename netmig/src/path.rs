@@ -16,6 +16,7 @@
 mod candidates;
 mod inject;
 mod packet;
+mod passage;
 mod trace;
 
 use std::collections::HashMap;
@@ -38,6 +39,7 @@ use packet::Stage;
 use trace::Tracer;
 
 pub use candidates::{Candidate, candidates, is_one_host};
+pub use passage::{MOST_WATCHED, Passage};
 pub use trace::{Barrier, Fate};
 
 /// Most ways that are tried at a time.

@@ -1,6 +1,7 @@
 //! Steps 3 to 5: everything slow, while the container runs. What is changed here is undone here.
 
 mod exchange;
+mod look;
 mod tools;
 mod transfer;
 
@@ -35,8 +36,6 @@ use super::failure::Failure;
 use super::paths;
 use super::plan::Plan;
 use super::ports;
-use super::siblings;
-use super::silent::InUse;
 use super::{order, turn};
 use crate::cli::GUARDIAN;
 use crate::context::Context;
@@ -122,6 +121,7 @@ impl<'a> Departure<'a> {
         let warnings = paths::check(self.context, &mut self.plan).await?;
         self.plan.warnings.extend(warnings);
         steps.end();
+        self.ready.in_use = self.watch().await;
         let turn = turn::take(self.context, &mut self.plan, STAGED_WAIT).await?;
         self.ready.turn = match turn {
             Some(turn) => Some(turn),
@@ -130,8 +130,7 @@ impl<'a> Departure<'a> {
         // Again, for sockets that are new, or got their own size back after an earlier move.
         self.make_room()?;
         self.start_far_runtime().await?;
-        self.ready.in_use = block_in_place(|| InUse::look(&self.plan.namespace))?;
-        Ok(())
+        block_in_place(|| self.ready.in_use.look(&self.plan.namespace))
     }
 
     /// Has the container unstaged, since its turn does not come, and staged again once it has come: the far
@@ -208,20 +207,6 @@ impl<'a> Departure<'a> {
         self.tell_of_siblings()
     }
 
-    /// What the container leaves behind in its networks.
-    fn tell_of_siblings(&mut self) -> Result<(), Cause> {
-        let Plan { siblings, addresses, container, warnings, .. } = &mut self.plan;
-        let Ready { besides, conntrack, sockets, .. } = &mut self.ready;
-        if let (Some(besides), Some(conntrack), Some(sockets)) = (besides, conntrack, sockets)
-            && !siblings.is_empty()
-        {
-            let known = conntrack.dump(addresses)?;
-            let talking = besides.talking(&sockets.list()?, known, addresses)?;
-            warnings.extend(siblings::warnings(&container.name, siblings, &talking));
-        }
-        Ok(())
-    }
-
     /// The engine's own start is a third of what it takes to remove the original, and can come first.
     fn prepare_removal(&mut self) {
         match self.context.podman.prepare_removal() {
@@ -290,6 +275,8 @@ impl<'a> Departure<'a> {
         self.abort().await;
         self.ready.anchors.withdraw().await;
         drop(self.ready.hold.take());
+        // Its rules would keep the table.
+        drop(self.take_in_use());
         if let Some(dump) = self.ready.dump.take() {
             dump.abandon().await;
         }
@@ -368,11 +355,6 @@ impl<'a> Departure<'a> {
     /// The third hosts that are anchors of flows.
     pub fn anchors(&mut self) -> &mut Anchors {
         &mut self.ready.anchors
-    }
-
-    /// The connections that were in use before the interruption; to be asked for once.
-    pub fn take_in_use(&mut self) -> InUse {
-        std::mem::take(&mut self.ready.in_use)
     }
 
     /// How the tunnel is made, for people.

@@ -11,6 +11,7 @@ pub mod anchors;
 mod beside;
 mod cancel;
 mod commit;
+mod datagrams;
 mod departure;
 mod dump;
 mod equality;

@@ -77,6 +77,9 @@ impl<'a> Retirement<'a> {
         }
         let held = pause.release_hold().await;
         pause.end_turn();
+        if let Err(e) = pause.departure().note_release() {
+            tracing::debug!("{}", chain(e.as_ref()));
+        }
         parts.commit = span(since, acknowledged);
         let interruption_ms = span(began, acknowledged);
         let held_packets = held.unwrap_or_else(|e| {
@@ -157,8 +160,8 @@ impl<'a> Retirement<'a> {
     /// Learns which connections the move has cost.
     async fn listen(&mut self, steps: &mut Steps) {
         steps.begin("listen for far ends");
-        let in_use = self.pause.departure().take_in_use();
-        match silent::dead(&mut self.pause, &in_use, self.audible).await {
+        let mut in_use = self.pause.departure().take_in_use();
+        match silent::dead(&mut self.pause, &mut in_use, self.audible).await {
             Ok(dead) => self.lost.extend(dead),
             Err(e) => self
                 .warnings

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use agent_core::cause::{Cause, chain};
 use agent_core::destination::Destination;
-use agent_core::directories::{Directories, RUN, STATE};
+use agent_core::directories::{Directories, STATE};
 use agent_core::id::{HostId, MigrationId};
 use agent_core::message::{Hello, ImageRef, Message, Network, Offer};
 use agent_core::peers::{self, PeerLock};
@@ -26,6 +26,7 @@ use agent_core::{expect, host};
 use checkpoint::criu;
 use checkpoint::podman::Podman;
 use clap::{Parser, Subcommand};
+use netmig::peer::PeerNumber;
 use netmig::tunnel;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -175,11 +176,12 @@ async fn converse(
         connection.receive(patience).await?;
     }
     let mut answers = Vec::new();
+    let mut tunnel = None;
     for line in lines {
         let (message, at_once) = match line {
             Line::Greeting { .. } | Line::Tunnel { tunnel: false } => continue,
             Line::Tunnel { tunnel: true } => {
-                connect(&mut connection, patience).await?;
+                tunnel = Some(connect(&mut connection, patience).await?);
                 continue;
             }
             Line::Pause { pause_ms } => {
@@ -206,12 +208,15 @@ async fn converse(
             break;
         }
     }
+    if let Some(peer) = tunnel {
+        peers::release(&Directories::default(), peer, None).await?;
+    }
     Ok(answers)
 }
 
-/// Makes both ends of a tunnel.
-async fn connect(connection: &mut Connection, patience: Duration) -> Result<(), Cause> {
-    let directories = Directories { state: STATE.into(), run: RUN.into() };
+/// Makes both ends of a tunnel; gives the number of the host at the other end.
+async fn connect(connection: &mut Connection, patience: Duration) -> Result<PeerNumber, Cause> {
+    let directories = Directories::default();
     directories.create()?;
     let (peer, address) =
         (peers::allot(&directories, connection.host()).await?, connection.peer().ip());
@@ -220,7 +225,8 @@ async fn connect(connection: &mut Connection, patience: Duration) -> Result<(), 
     connection.send(&Message::TunnelOffer(end)).await?;
     let answer = expect!(connection, patience, TunnelAnswer)?;
     peers::complete(peer, address, &answer).await?;
-    Ok(tunnel::establish(peer).await?)
+    tunnel::establish(peer).await?;
+    Ok(peer)
 }
 
 impl Answer {

@@ -137,7 +137,10 @@ pub(crate) fn first_messages(migration: &Value) -> Vec<Value> {
         message("Flows", flows),
         message("Settings", json!({ "sockets": [], "tasks": [], "cgroup": [] })),
         message("Facts", facts),
-        message("NetworkState", json!({ "configuration": { "facts": [] }, "parameters": { "all": [] } })),
+        message(
+            "NetworkState",
+            json!({ "configuration": { "facts": [] }, "parameters": { "all": [] } }),
+        ),
         id("AskSilent"),
         message("Silent", json!([])),
         message("TryPaths", json!([])),

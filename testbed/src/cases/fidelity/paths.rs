@@ -17,6 +17,7 @@ use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("paths-closed-during-the-move", &["fidelity", "flows"], closed_during_the_move),
+    Case::new("paths-closed-to-answers", &["fidelity", "flows"], closed_to_answers),
     Case::new("paths-firewall-of-the-source", &["fidelity", "flows"], |c| firewall(c, "a")),
     Case::new("paths-firewall-of-the-destination", &["fidelity", "flows"], |c| firewall(c, "b")),
     Case::new("paths-iptables-policy", &["fidelity", "flows"], |c| {
@@ -135,11 +136,35 @@ fn closed_during_the_move(context: &Context) -> Result<()> {
     let lost: Vec<String> = serde_json::from_value(json["lost"].clone())
         .map_err(|e| Error::Check(format!("{e}: {json}")))?;
     let far = format!("{}:", c.address());
-    ensure!(lost.len() == 1 && lost[0].contains(&far), "{lost:?}");
+    ensure!(lost.len() == 2 && lost.iter().all(|one| one.contains(&far)), "{lost:?}");
+    ensure!(lost[0].contains("TCP") && lost[1].contains("UDP"), "{lost:?}");
+    ensure!(lost[1].contains("for the container that came to a"), "{lost:?}");
     ensure!(!lost[0].contains(&format!("{far}{rests}")), "a resting connection: {lost:?}");
-    ensure!(moved.stderr.contains(&lost[0]), "{}", moved.stderr);
+    ensure!(lost.iter().all(|one| moved.stderr.contains(one)), "{}", moved.stderr);
     ensure!(clients.stop().is_err(), "the connection lives");
-    context.remark(lost[0].clone());
+    context.remark(lost.join("; "));
+    Ok(())
+}
+
+/// The way back is closed instead, to datagrams alone.
+fn closed_to_answers(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, c) = (lab.host("a")?, lab.host("c")?);
+    lab.serve("b")?;
+    serve(a, "web", 7000, &[], c)?;
+    let clients = Clients::gentle(c, a.port(7000))?;
+    load(a, OPEN)?;
+    let close = CLOSE.replace("oifname 'netmig*'", "iifname 'netmig*' meta l4proto udp");
+    let mut trap = a.command("sh").args(["-c", &close]).spawn()?;
+    trap.wait_for("ready", ANSWERS)?;
+    let moved = lab.attempt("web", "a", "b", &[])?;
+    ensure!(moved.code == Some(LOST), "{moved:?}");
+    let json = moved.json()?;
+    let lost = json["lost"].as_array().map(Vec::len);
+    let text = json["lost"][0].as_str().unwrap_or_default();
+    ensure!(lost == Some(1) && text.contains("from the container that came to a"), "{json}");
+    ensure!(clients.stop().is_err(), "the flow lives");
+    context.remark(text.to_owned());
     Ok(())
 }
 
