@@ -224,6 +224,7 @@ pub struct Options {
     pub forward: bool,
     /// Where a chain of this host's nftables drops packets of its flows, put rules in front of it that let
     /// these pass, until the last flow with the destination has ended. Otherwise such a move is refused.
+    /// Chains of iptables, and those of the destination, are never opened.
     #[arg(long)]
     pub open_firewall: bool,
     /// Publish this port at the destination, in place of those that are published here; may be

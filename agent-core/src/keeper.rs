@@ -4,6 +4,7 @@
 //!
 //! * puts netmig's rules back at once when somebody has removed them (a reload of the firewall),
 //!   owning a table that makes flows live through it meanwhile ([`netmig::table::Guard`]);
+//! * opens chains of others again that were [opened] for flows and loaded anew;
 //! * makes a tunnel again whose `wireguard-go` was killed ([`tunnels`]);
 //! * keeps UDP flows from being forgotten while a peer cannot be reached ([`memory`]);
 //! * removes the tunnel to a peer, with all that belongs to it, when the last flow led there has
@@ -35,6 +36,7 @@ use crate::cause::{Cause, chain};
 use crate::directories::Directories;
 use crate::forward;
 use crate::identity;
+use crate::opened;
 use crate::peer_lock::PeerLock;
 use crate::peers;
 use alone::{LOCK, is_at_work, lock};
@@ -165,6 +167,10 @@ impl Keeper<'_> {
             if number.is_some_and(|peer| peers.contains(&peer)) {
                 note.apply(&self.directories.state)?;
             }
+        }
+        let opened = opened::reopen(self.directories, &peers)?;
+        if opened > 0 {
+            self.note_line(&format!("opened {opened} chains of others again"));
         }
         self.protect(peers)?;
         Ok(true)

@@ -28,6 +28,7 @@ pub mod keeper;
 pub mod marks;
 pub mod message;
 pub mod notes;
+pub mod opened;
 pub mod peer_lock;
 pub mod peers;
 pub mod permissions;

@@ -99,7 +99,7 @@ use crate::trust::Secret;
 
 pub use self::codec::{CodecError, FRAME_LIMIT};
 pub use self::offer::{Blocker, Forwarder, ImageRef, Network, Offer, Port, Verdict};
-pub use self::paths::TriedPath;
+pub use self::paths::{MOST_TRIALS, TriedPath, plain_words};
 pub use self::ways::{AnchorOffer, AnchorTunnel, EndFlows, FlowEnds, Means, Rehome, TunnelEnd};
 
 /// One place that ties a message to its number: the enum, its encoder and its decoder.

@@ -24,6 +24,7 @@ use crate::journal::{self, Record};
 use crate::keeper::alone;
 use crate::message::{Means, MigrationId, TunnelEnd};
 use crate::notes;
+use crate::opened;
 pub use crate::peer_lock::PeerLock;
 use crate::private;
 
@@ -234,7 +235,7 @@ pub async fn release(
     }
     let mut table = Table::open()?;
     table.unsteer(peer)?;
-    table.close_chains(peer)?;
+    opened::close(directories, &mut table, peer)?;
     tunnel::remove(peer).await?;
     if table.read()?.rules.is_empty() {
         table.remove()?;

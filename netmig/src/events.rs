@@ -11,9 +11,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::flow::{self, FlowError};
 use crate::nfnetlink::attribute::Attributes;
-use crate::nfnetlink::message::Message;
+use crate::nfnetlink::message::{Message, NFGENMSG};
 use crate::nfnetlink::{Options, Socket, SocketError, subsystem};
 use crate::peer::{INTERFACE_PREFIX, ORIGINAL_MASK, REPLY_MASK};
+use crate::table::{GUARD, TABLE};
 
 /// Multicast groups (`enum nfnetlink_groups`): ended flows, changes of nftables.
 const CONNTRACK_DESTROY: u32 = 3;
@@ -30,6 +31,8 @@ pub struct Seen {
     pub flow_ended: bool,
     /// A table, chain or rule of anybody was removed.
     pub rules_removed: bool,
+    /// A chain was added to a table of others, as by a reload of the host's firewall.
+    pub chain_added: bool,
     /// A tunnel's interface has come, changed or gone.
     pub tunnel_changed: bool,
 }
@@ -117,7 +120,7 @@ impl Events {
 
 impl Seen {
     fn everything() -> Self {
-        Self { flow_ended: true, rules_removed: true, tunnel_changed: true }
+        Self { flow_ended: true, rules_removed: true, chain_added: true, tunnel_changed: true }
     }
 
     fn note(&mut self, kind: u16, payload: &[u8]) {
@@ -130,8 +133,20 @@ impl Seen {
         } else if of == subsystem::NFTABLES {
             let removals = [libc::NFT_MSG_DELTABLE, libc::NFT_MSG_DELCHAIN, libc::NFT_MSG_DELRULE];
             self.rules_removed |= removals.contains(&i32::from(message));
+            self.chain_added |=
+                i32::from(message) == libc::NFT_MSG_NEWCHAIN && !is_of_our_table(payload);
         }
     }
+}
+
+/// Whether a message about a chain is of a table of netmig's.
+fn is_of_our_table(payload: &[u8]) -> bool {
+    /// `NFTA_CHAIN_TABLE` (`include/uapi/linux/netfilter/nf_tables.h`).
+    const CHAIN_TABLE: u16 = 1;
+    Attributes::new(payload.get(NFGENMSG..).unwrap_or_default())
+        .flatten()
+        .filter(|attribute| attribute.kind == CHAIN_TABLE)
+        .any(|name| name.text().is_ok_and(|name| name == TABLE || GUARD.to_str() == Ok(name)))
 }
 
 fn listen_to_links() -> io::Result<netlink_sys::Socket> {
@@ -155,6 +170,7 @@ fn is_of_tunnel(message: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nfnetlink::attribute::put;
 
     #[test]
     fn only_interfaces_of_tunnels_count() {
@@ -183,6 +199,20 @@ mod tests {
         };
         assert!(seen(libc::NFT_MSG_DELTABLE) && seen(libc::NFT_MSG_DELRULE));
         assert!(!seen(libc::NFT_MSG_NEWRULE) && !seen(libc::NFT_MSG_NEWGEN));
+    }
+
+    #[test]
+    fn chains_of_others_count_when_they_come() {
+        let seen = |table: &str| {
+            let mut payload = vec![0; NFGENMSG];
+            put(&mut payload, 1, &[table.as_bytes(), &[0]].concat());
+            let mut seen = Seen::default();
+            let message = libc::NFT_MSG_NEWCHAIN.to_le_bytes()[0];
+            seen.note(u16::from_be_bytes([subsystem::NFTABLES, message]), &payload);
+            seen.chain_added
+        };
+        assert!(seen("fw") && seen("filter"));
+        assert!(!seen(TABLE) && !seen(GUARD.to_str().unwrap()));
     }
 
     #[test]

@@ -16,6 +16,7 @@
 mod candidates;
 mod inject;
 mod packet;
+mod passage;
 mod trace;
 
 use std::collections::HashMap;
@@ -37,11 +38,14 @@ use inject::Injector;
 use packet::Stage;
 use trace::Tracer;
 
-pub use candidates::{Candidate, candidates};
+pub use candidates::{Candidate, candidates, is_one_host};
+pub use passage::{MOST_WATCHED, Passage};
 pub use trace::{Barrier, Fate};
 
 /// Most ways that are tried at a time.
 pub const MOST: usize = 32;
+/// How often what has not come through is sent again: a packet may be lost.
+pub const ROUNDS: usize = 3;
 /// Seconds after which the kernel forgets the entries, whatever becomes of this process.
 pub const FORGOTTEN_AFTER: u32 = 5;
 
@@ -294,6 +298,19 @@ impl Tried {
     }
 }
 
+/// Whether the way of a flow that a peer names may be tried here: packets are to be made that look as if the
+/// container had sent them. So it has to be the container's, led here by that peer without any translation of
+/// the peer's choice, and its far end a single host other than this one, of which `own` are the addresses.
+#[must_use]
+pub fn may_be_tried(flow: &Flow, container: &[IpAddr], own: &[IpAddr]) -> bool {
+    let is_elsewhere = |end: IpAddr| {
+        is_one_host(end) && !own.contains(&end.to_canonical()) && !container.contains(&end)
+    };
+    flow.direction(container).is_some()
+        && flow.anchor(container).is_none()
+        && flow.other_end(container).is_some_and(is_elsewhere)
+}
+
 /// What of this host may have dropped packets that came by an interface and that no rule of nftables has dropped.
 #[must_use]
 pub fn suspects(interface: &str, ipv4: bool) -> Vec<String> {
@@ -303,7 +320,9 @@ pub fn suspects(interface: &str, ipv4: bool) -> Vec<String> {
     let program = if ipv4 { "iptables-legacy" } else { "ip6tables-legacy" };
     if read(format!("/proc/thread-self/net/{names}")).lines().any(|table| table == "filter") {
         found.push(format!(
-            "the legacy table filter, by a rule or the policy of its chain FORWARD ({program} -S FORWARD)"
+            "the legacy table filter, by a rule or the policy of its chain FORWARD ({program} -S FORWARD), which \
+             --open-firewall does not open: run {program} -I FORWARD -i netmig+ -j ACCEPT; {program} -I FORWARD \
+             -o netmig+ -j ACCEPT"
         ));
     }
     let check = |of: &str| read(format!("/proc/sys/net/ipv4/conf/{of}/rp_filter"));
@@ -316,4 +335,60 @@ pub fn suspects(interface: &str, ipv4: bool) -> Vec<String> {
     }
     found.push("a missing or prohibiting route (ip route, ip rule)".to_owned());
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Protocol, Zone};
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// A flow to the container as it is at the source: by a port that is published there.
+    fn inbound(far: &str) -> Flow {
+        let original = Tuple {
+            source: ip(far),
+            destination: ip("192.0.2.1"),
+            source_port: 40000,
+            destination_port: 8080,
+        };
+        let reply = Tuple { source: ip("10.88.0.2"), source_port: 80, ..original.inverse() };
+        Flow {
+            protocol: Protocol::Udp,
+            original,
+            reply,
+            status: STATUS_SEEN_REPLY,
+            timeout: 9,
+            mark: 5 << 16,
+            zone: Zone::default(),
+            tcp: None,
+        }
+    }
+
+    #[test]
+    fn only_ways_between_the_container_and_a_host_elsewhere_are_tried() {
+        let (container, own) = ([ip("10.88.0.2")], [ip("192.0.2.2"), ip("10.88.0.1")]);
+        let may = |flow: &Flow| may_be_tried(flow, &container, &own);
+        assert!(may(&inbound("192.0.2.3")));
+        for far in [
+            "192.0.2.2",
+            "10.88.0.1",
+            "127.0.0.1",
+            "255.255.255.255",
+            "224.0.0.1",
+            "0.0.0.0",
+            "10.88.0.2",
+        ] {
+            assert!(!may(&inbound(far)), "{far}");
+        }
+        // Of somebody else, whichever end is looked at.
+        let mut other = inbound("192.0.2.3");
+        other.reply.source = ip("10.88.0.3");
+        assert!(!may(&other));
+        // Led by another host: its tuples would be taken as they are.
+        let translated = Flow { mark: 7 << 24, ..inbound("192.0.2.3") };
+        assert!(!may(&translated));
+    }
 }

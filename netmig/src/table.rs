@@ -33,6 +33,7 @@
 
 mod chains;
 mod contents;
+mod count;
 mod error;
 mod expression;
 mod expressions;
@@ -59,6 +60,7 @@ pub use chains::{
     CHAIN_LATE, CHAIN_STAND_IN, CHAIN_STEER, CHAIN_STEER_OUTPUT,
 };
 pub use contents::{Contents, InstalledRule};
+pub use count::Passed;
 pub use error::TableError;
 pub use forward::{Forward, ForwardedPort};
 pub use guard::{GUARD, Guard};

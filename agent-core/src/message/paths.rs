@@ -1,7 +1,15 @@
 //! Trying the ways of flows before they are relied on.
 
-use netmig::path::Fate;
+use netmig::path::{Barrier, Fate};
 use serde::{Deserialize, Serialize};
+
+/// How often a source may begin to try the ways of one container's flows.
+pub const MOST_TRIALS: usize = 9;
+/// Most of what may have dropped packets.
+const MOST_SUSPECTS: usize = 8;
+/// Longest name of a table or chain, and longest sentence, in bytes.
+const NAME: usize = 512;
+const SENTENCE: usize = 1024;
 
 /// What became of a flow's packets at the destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,4 +20,54 @@ pub struct TriedPath {
     pub from: Fate,
     /// What may have dropped them, where no rule of nftables has.
     pub suspects: Vec<String>,
+}
+
+impl TriedPath {
+    /// Whether an agent may have said so: what it names is short, and can be shown to people.
+    #[must_use]
+    pub fn is_plausible(&self) -> bool {
+        let is_name = |name: &String| name.len() <= NAME && !name.contains(char::is_control);
+        let is_named = |fate: &Fate| match fate {
+            Fate::Dropped(Barrier { table, chain, .. }) => is_name(table) && is_name(chain),
+            _ => true,
+        };
+        let is_sentence =
+            |text: &String| text.len() <= SENTENCE && !text.contains(char::is_control);
+        is_named(&self.towards)
+            && is_named(&self.from)
+            && self.suspects.len() <= MOST_SUSPECTS
+            && self.suspects.iter().all(is_sentence)
+    }
+}
+
+/// What a peer has said, as it can be shown to people: one line of a bounded length.
+#[must_use]
+pub fn plain_words(said: &str) -> String {
+    said.chars().take(SENTENCE).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dropped(table: &str) -> TriedPath {
+        let barrier =
+            Barrier { family: 1, table: table.to_owned(), chain: "guard".to_owned(), rule: None };
+        TriedPath { towards: Fate::Arrived, from: Fate::Dropped(barrier), suspects: Vec::new() }
+    }
+
+    #[test]
+    fn names_and_sentences_that_no_agent_says_are_none() {
+        assert!(dropped("fw").is_plausible());
+        assert!(!dropped(&"x".repeat(NAME + 1)).is_plausible());
+        for strange in ["\u{1b}[2J", "a\nb", "\u{9b}1m"] {
+            assert!(!dropped(strange).is_plausible());
+            assert!(!plain_words(strange).contains(char::is_control));
+        }
+        let with = |suspects: Vec<String>| TriedPath { suspects, ..dropped("fw") }.is_plausible();
+        assert!(with(vec!["a missing route".to_owned(); MOST_SUSPECTS]));
+        assert!(!with(vec![String::new(); MOST_SUSPECTS + 1]));
+        assert!(!with(vec!["y".repeat(SENTENCE + 1)]));
+        assert_eq!(plain_words(&"z".repeat(1 << 20)).len(), SENTENCE);
+    }
 }

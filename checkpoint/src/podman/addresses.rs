@@ -50,6 +50,22 @@ impl Podman {
     /// made.
     #[must_use]
     pub fn holders(&self, info: &Info, addresses: &[IpAddr], except: &str) -> Vec<Holder> {
+        self.others(info, except, |_, address| addresses.contains(&address))
+    }
+
+    /// The containers, other than that with the ID `except`, that are in one of these networks. What cannot be
+    /// read is left out.
+    #[must_use]
+    pub fn members(&self, info: &Info, networks: &[&str], except: &str) -> Vec<Holder> {
+        self.others(info, except, |network, _| networks.contains(&network))
+    }
+
+    fn others(
+        &self,
+        info: &Info,
+        except: &str,
+        is_wanted: impl Fn(&str, IpAddr) -> bool,
+    ) -> Vec<Holder> {
         let mut holders = Vec::new();
         for database in databases(info).into_iter().flatten() {
             let query = "SELECT c.ID, c.Name, CAST(s.JSON AS BLOB) FROM ContainerConfig c \
@@ -60,7 +76,7 @@ impl Podman {
             });
             let rows = read.into_iter().flatten().flatten();
             for (_, name, state) in rows.filter(|(id, ..)| id != except) {
-                let of = held(&state).into_iter().filter(|(_, ip)| addresses.contains(ip));
+                let of = held(&state).into_iter().filter(|(network, ip)| is_wanted(network, *ip));
                 holders.extend(of.map(|(network, address)| Holder {
                     address,
                     network,
@@ -109,6 +125,10 @@ mod tests {
         assert_eq!(told, [("dual", wanted[0]), ("podman", wanted[1])]);
         assert!(found.iter().all(|holder| holder.container == "echo"));
         assert_eq!(podman.holders(&info, &wanted, &id), [], "its own addresses");
+        let found = podman.members(&info, &["dual", "other"], "");
+        let told: Vec<_> = found.iter().map(|h| (h.network.as_str(), h.address)).collect();
+        assert_eq!(told, [("dual", "10.77.0.2".parse().unwrap()), ("dual", wanted[0])]);
+        assert_eq!(podman.members(&info, &["dual"], &id), [], "itself");
         std::fs::write(dir.path().join("db.sql"), [7; 5000]).unwrap();
         assert_eq!(podman.holders(&info, &wanted, ""), [], "a damaged database");
     }

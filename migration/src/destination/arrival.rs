@@ -32,7 +32,6 @@ use checkpoint::stage::{Early, Staged};
 use checkpoint::urgency::{MANY_FILES, Urgency};
 use netmig::flow::{self, Flow, Readdressed};
 use netmig::isolation::Port;
-use netmig::path::Trial;
 use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
 use tokio::task::block_in_place;
@@ -45,6 +44,7 @@ use super::image_import;
 use super::incoming::{Incoming, Limits};
 use super::spool::Spool;
 pub use far_ends::FarEnds;
+use path_trial::Trials;
 
 use super::work_directory::{IMAGES, STAGE, tidy};
 use crate::destination::host::Host;
@@ -104,7 +104,7 @@ pub struct Arrival {
     network: Option<Network>,
     cgroup: Option<Cgroup>,
     created: Vec<Flow>,
-    paths: Option<Trial>,
+    paths: Trials,
     far_ends: FarEnds,
     spool: Option<Spool>,
     early: Option<Early>,
@@ -174,7 +174,7 @@ impl Arrival {
             network: None,
             cgroup: None,
             created: Vec::new(),
-            paths: None,
+            paths: Trials::default(),
             far_ends: FarEnds::default(),
             spool: None,
             early: None,
@@ -212,7 +212,7 @@ impl Arrival {
                 message @ (Message::TreeChange(_) | Message::TreeEnd(_) | Message::LogData(_)) => {
                     self.keep_first_pass(connection, &message).await?;
                 }
-                Message::NetworkState(state) => self.wanted = Some(state),
+                Message::NetworkState(state) if self.wanted.is_none() => self.wanted = Some(state),
                 Message::Stage(anchors) => {
                     let (directories, migration) = (&self.host.directories, self.offer.migration);
                     self.anchors.keep(directories, migration, &anchors).await?;
@@ -260,7 +260,7 @@ impl Arrival {
 
     /// Removes what was staged, and keeps everything else for another attempt.
     async fn unstage(&mut self, connection: &mut Connection) -> Result<(), Cause> {
-        self.paths = None;
+        self.paths.end();
         if let Some(staged) = self.staged.take() {
             staged.abort().await?;
         }
@@ -269,6 +269,7 @@ impl Arrival {
         ImageDir::remove_at(&self.images())?;
         // Everything that was chosen is chosen anew.
         self.readdressed.clear();
+        self.wanted = None;
         Ok(connection.send(&Message::Unstaged(())).await?)
     }
 
@@ -344,7 +345,7 @@ impl Arrival {
                 Ok(Message::TryPaths(flows)) => self.begin_paths(connection, &flows).await,
                 Ok(Message::AskPaths(())) => self.answer_paths(connection).await,
                 Ok(Message::EndPaths(())) => {
-                    self.paths = None;
+                    self.paths.end();
                     Ok(())
                 }
                 Ok(Message::AskTurn(())) => self.answer_turn(connection).await,
@@ -358,7 +359,7 @@ impl Arrival {
             }
         };
         let ordered = Instant::now();
-        self.paths = None;
+        self.paths.end();
         self.urgency = self.turn.as_ref().map(|_| Urgency::begin());
         let settings = std::mem::take(&mut incoming.settings);
         self.far_ends = std::mem::take(&mut incoming.far_ends);
@@ -435,7 +436,7 @@ impl Arrival {
     /// The same for a copy that owns the stage and the journal; `false` if something is left.
     pub async fn clean(&mut self, staged: Option<Staged>) -> bool {
         let mut clean = true;
-        self.paths = None;
+        self.paths.end();
         let migration = self.offer.migration;
         let mut note = |result: Result<(), Cause>| {
             if let Err(e) = &result {

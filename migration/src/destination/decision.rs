@@ -23,6 +23,9 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// How long is waited for that conversation: less than a source waits for an answer.
 const BUSY_LIMIT: Duration = Duration::from_secs(15);
 
+/// How often a source may ask which connections are silent: it does so for some seconds, five times each.
+const MOST_ASKED: usize = 200;
+
 /// A copy's fate hangs on something else than its source.
 #[derive(Debug, thiserror::Error)]
 #[error("the copy cannot be decided about now; see the log of agent-server")]
@@ -192,12 +195,14 @@ async fn await_end(
     connection: &mut Connection,
     migration: MigrationId,
 ) -> Result<(), Cause> {
+    let mut asked = 0;
     loop {
         match connection.receive(deadline::STAGE).await {
             Ok(Message::LedPast(id)) if id == migration => {
                 release(copies.host(), migration).await?
             }
-            Ok(Message::AskSilent(id)) if id == migration => {
+            Ok(Message::AskSilent(id)) if id == migration && asked < MOST_ASKED => {
+                asked += 1;
                 let silent = block_in_place(|| silent(copies.host(), migration));
                 connection.send(&Message::Silent(silent)).await?;
             }

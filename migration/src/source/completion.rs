@@ -76,6 +76,9 @@ impl<'a> Completion<'a> {
         }
         let held = interruption.release_hold().await;
         interruption.end_turn();
+        if let Err(e) = interruption.preparation().note_release() {
+            tracing::debug!("{}", chain(e.as_ref()));
+        }
         parts.commit = span(since, acknowledged);
         let interruption_ms = span(began, acknowledged);
         let held_packets = held.unwrap_or_else(|e| {
@@ -158,8 +161,8 @@ impl<'a> Completion<'a> {
     /// Learns which connections the move has cost.
     async fn listen(&mut self, steps: &mut Steps<'_>) {
         steps.begin("listen for far ends");
-        let in_use = self.interruption.preparation().take_in_use();
-        match silent_connections::dead(&mut self.interruption, &in_use, self.audible).await {
+        let mut in_use = self.interruption.preparation().take_in_use();
+        match silent_connections::dead(&mut self.interruption, &mut in_use, self.audible).await {
             Ok(dead) => self.lost.extend(dead),
             Err(e) => self
                 .warnings

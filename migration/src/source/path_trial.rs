@@ -1,19 +1,21 @@
 //! The ways that the container's packets will take are tried while nothing is interrupted. What does not come
 //! through is refused, with the name of what drops it.
 
+mod words;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
-use agent_core::message::{Blocker, Message, TriedPath};
+use agent_core::message::{Blocker, MOST_TRIALS, Message, TriedPath, plain_words};
 use agent_core::peers::PeerLock;
-use agent_core::{deadline, expect, host};
+use agent_core::{deadline, expect, host, opened};
 use netmig::flow::{Conntrack, Direction, Flow};
-use netmig::path::{self, Barrier, Candidate, Fate, Trial, Way};
+use netmig::path::{self, Barrier, Candidate, Fate, ROUNDS, Trial, Way};
 use netmig::routing;
-use netmig::table::{HoldTag, InvalidTag, Table};
+use netmig::table::{HoldTag, InvalidTag};
 use tokio::task::block_in_place;
 
 use super::plan::Plan;
@@ -23,12 +25,15 @@ use crate::context::Context;
 const ARRIVE: Duration = Duration::from_millis(150);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
-/// How often what has not come through is sent again: a packet may be lost.
-const ROUNDS: usize = 3;
-/// Chains that are opened for one move.
-const MOST_OPENED: usize = 8;
+/// Chains that are opened for one move: the ways are tried again after each.
+const MOST_OPENED: usize = MOST_TRIALS - 1;
 /// The code of what is refused.
 const CODE: &str = "path-blocked";
+
+/// The destination's answer is none.
+#[derive(Debug, thiserror::Error)]
+#[error("the destination tells of other ways than those that were tried")]
+struct OtherWays;
 
 /// Ways on which packets do not come through.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +61,7 @@ pub async fn check(context: &Context, plan: &mut Plan) -> Result<Vec<String>, Ca
     if candidates.is_empty() {
         return Ok(Vec::new());
     }
-    let mut opened = Vec::new();
+    let mut tried_to_open = Vec::new();
     loop {
         let tried = match attempt(context, plan, &candidates).await? {
             Ok(tried) => tried,
@@ -70,14 +75,25 @@ pub async fn check(context: &Context, plan: &mut Plan) -> Result<Vec<String>, Ca
         let mut blockers: Vec<Blocker> =
             named.flat_map(|(candidate, ways)| ways.blockers(candidate, plan)).collect();
         let closed: BTreeSet<&Barrier> = tried.iter().flat_map(Ways::closed_here).collect();
-        let next = closed.iter().find(|barrier| !opened.contains(**barrier));
-        if let Some(barrier) = next.filter(|_| plan.open_firewall && opened.len() < MOST_OPENED) {
+        let next = closed.iter().find(|barrier| !tried_to_open.contains(**barrier));
+        let may_open = plan.open_firewall && tried_to_open.len() < MOST_OPENED;
+        if let Some(barrier) = next.filter(|_| may_open) {
             // One chain may stand behind another.
             let name = comment(&plan.link.destination.host)?;
-            let _lock = PeerLock::take(&context.directories.run).await?;
-            block_in_place(|| Table::open()?.open_chain(barrier, peer, &name))?;
-            opened.push((*barrier).clone());
-            continue;
+            let (directories, migration) = (&context.directories, plan.offer.migration);
+            let lock = PeerLock::take(&directories.run).await?;
+            let open = || opened::open(directories, migration, (peer, &name), barrier, &lock);
+            match block_in_place(open) {
+                Ok(()) => {
+                    tried_to_open.push((*barrier).clone());
+                    continue;
+                }
+                // Such as one that belongs to a process, which alone may change it.
+                Err(cause) => blockers.push(Blocker {
+                    code: CODE.to_owned(),
+                    message: chain(cause.as_ref()).to_string(),
+                }),
+            }
         }
         blockers.extend(route_back(plan, &candidates).await?);
         blockers.dedup();
@@ -168,6 +184,7 @@ async fn attempt(
     let connection = &mut plan.link.connection;
     connection.send(&Message::TryPaths(flows.clone())).await?;
     if let Some(reason) = expect!(connection, deadline::ANSWER, PathsReady)? {
+        let reason = plain_words(&reason);
         return Ok(Err(format!("{} says: {reason}", plan.link.destination.host)));
     }
     let lock = PeerLock::take(&context.directories.run).await?;
@@ -191,8 +208,8 @@ async fn attempt(
         }
         connection.send(&Message::AskPaths(())).await?;
         let there = expect!(connection, deadline::ANSWER, PathsTried)?;
-        if there.len() != candidates.len() {
-            return Err("the destination tells of other ways than those that were tried".into());
+        if there.len() != candidates.len() || !there.iter().all(TriedPath::is_plausible) {
+            return Err(OtherWays.into());
         }
         let give_up = Instant::now() + ARRIVE;
         ways = loop {
@@ -243,18 +260,14 @@ impl Ways {
     /// The first thing that is in the way, in each direction.
     fn blockers(&self, candidate: &Candidate, plan: &Plan) -> Vec<Blocker> {
         let (here, there) = (Side::Source, Side::Destination);
-        let towards = [
-            (here, &self.here_towards, &self.suspects),
-            (there, &self.there.towards, &self.there.suspects),
-        ];
-        let from = [
-            (there, &self.there.from, &self.there.suspects),
-            (here, &self.here_from, &self.suspects),
-        ];
+        let (own, others) = (&self.suspects[..], &self.there.suspects[..]);
+        let towards = [(here, &self.here_towards, own), (there, &self.there.towards, others)];
+        let from = [(there, &self.there.from, others), (here, &self.here_from, own)];
         let kind = kind(candidate, plan);
         let mut blockers = Vec::new();
         for (stretch, way) in [(towards, "to the container"), (from, "from the container")] {
-            let Some((at, reason)) = in_the_way(stretch) else { continue };
+            let name = |side: Side| side.name(plan);
+            let Some((at, reason)) = words::in_the_way(stretch, name) else { continue };
             let at = at.name(plan);
             blockers.push(Blocker {
                 code: CODE.to_owned(),
@@ -276,84 +289,5 @@ fn kind(candidate: &Candidate, plan: &Plan) -> String {
     match stands_for {
         0 => format!("new {} {family} connections {what} by {name}", flow.protocol),
         _ => format!("{} {family} flows {what} by {name} ({stands_for} of them)", flow.protocol),
-    }
-}
-
-/// Where a packet has ended and of what, if it has not arrived.
-fn in_the_way<'a>(stretch: [(Side, &'a Fate, &'a Vec<String>); 2]) -> Option<(Side, String)> {
-    let [(first, at_first, first_suspects), (second, at_second, second_suspects)] = stretch;
-    if *at_second == Fate::Arrived {
-        return None;
-    }
-    Some(match (at_first, at_second) {
-        (Fate::Dropped(barrier), _) => (first, dropped(barrier)),
-        (_, Fate::Dropped(barrier)) => (second, dropped(barrier)),
-        (_, Fate::Stuck) => (second, lost(second_suspects)),
-        (_, Fate::Forwarded) => (second, "they are led back into the tunnel (ip rule)".to_owned()),
-        (Fate::Forwarded, _) => {
-            (second, "they do not come out of the tunnel, or something drops them before netfilter".to_owned())
-        }
-        (Fate::Arrived, _) => {
-            (first, "they are led elsewhere than into the tunnel, by a routing rule (ip rule)".to_owned())
-        }
-        (Fate::Stuck, _) => (first, lost(first_suspects)),
-        (Fate::Unseen, _) => {
-            (first, "something drops them before netfilter: XDP, tc, or a chain of a lower priority than -300".to_owned())
-        }
-    })
-}
-
-fn lost(suspects: &[String]) -> String {
-    format!(
-        "they are lost between their arrival and their preparation; by one of: {}",
-        suspects.join(", ")
-    )
-}
-
-/// What to do about a chain.
-const REMEDY: &str = "have it accept what comes from and goes to interfaces netmig*, or on the source use \
-                      --open-firewall";
-
-fn dropped(barrier: &Barrier) -> String {
-    let Barrier { table, chain, rule, .. } = barrier;
-    let family = barrier.family_name();
-    match rule {
-        None => format!(
-            "the policy of chain {chain} in nftables' table {family} {table} drops them; {REMEDY}"
-        ),
-        Some(handle) => format!(
-            "rule {handle} of chain {chain} in nftables' table {family} {table} drops them (nft -a list chain \
-             {family} {table} {chain}); {REMEDY}"
-        ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn barrier() -> Fate {
-        let (table, chain) = ("fw".to_owned(), "guard".to_owned());
-        Fate::Dropped(Barrier { family: 1, table, chain, rule: None })
-    }
-
-    fn reason(first: Fate, second: Fate) -> Option<(bool, String)> {
-        let none = Vec::new();
-        let stretch = [(Side::Source, &first, &none), (Side::Destination, &second, &none)];
-        in_the_way(stretch).map(|(side, reason)| (side == Side::Source, reason))
-    }
-
-    #[test]
-    fn what_is_in_the_way_is_looked_for_in_the_packets_order() {
-        assert_eq!(reason(Fate::Forwarded, Fate::Arrived), None);
-        // A message of the trace may be lost; what has arrived has arrived.
-        assert_eq!(reason(Fate::Unseen, Fate::Arrived), None);
-        let (at_source, text) = reason(barrier(), Fate::Unseen).unwrap();
-        assert!(at_source && text.contains("policy of chain guard") && text.contains("inet fw"));
-        let (at_source, text) = reason(Fate::Forwarded, barrier()).unwrap();
-        assert!(!at_source && text.contains("guard"));
-        assert!(!reason(Fate::Forwarded, Fate::Stuck).unwrap().0);
-        assert!(reason(Fate::Stuck, Fate::Unseen).unwrap().0);
-        assert!(!reason(Fate::Forwarded, Fate::Unseen).unwrap().0);
     }
 }

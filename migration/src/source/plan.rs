@@ -19,6 +19,7 @@ use agent_core::{deadline, host, marks, peers};
 use checkpoint::container::{Container, PublishedPort};
 use checkpoint::criu::{self, Version};
 use checkpoint::description::Description;
+use checkpoint::podman::Holder;
 use checkpoint::runtime::Runtime;
 use checkpoint::{blockers, cgroup::Cgroup, mounts, process, tree};
 use netmig::flow::{Aliases, Conntrack, Exchange, Flow, Readdressed, StandIn};
@@ -82,6 +83,8 @@ pub struct Plan {
     pub aliases: Arc<Aliases>,
     /// What will differ afterwards, for people.
     pub warnings: Vec<String>,
+    /// Other containers of its networks on this host.
+    pub siblings: Vec<Holder>,
     /// Paths in the container that are watched.
     pub watched: Vec<PathBuf>,
     /// Larger buffers, until the migration has ended.
@@ -244,6 +247,8 @@ pub async fn agree(
     let link = link.agreed(context).await.map_err(refused)?;
     let Local { runtime, criu, shim, namespace, network, port, cgroup, process, anchors, .. } =
         local;
+    let networks: Vec<&str> = container.networks.iter().map(|n| n.name.as_str()).collect();
+    let siblings = context.podman.members(&info, &networks, &container.id);
     Ok(Plan {
         addresses: addresses(&container),
         image_missing: verdict.image_missing,
@@ -265,6 +270,7 @@ pub async fn agree(
         open_firewall: options.open_firewall,
         aliases: Arc::new(aliases),
         warnings,
+        siblings,
         watched: findings.watched,
         _room: room,
         _lock: lock,

@@ -1,6 +1,7 @@
 //! Steps 3 to 5: everything slow, while the container runs. What is changed here is undone here.
 
 mod exchange;
+mod look;
 mod tools;
 mod transfer;
 
@@ -16,7 +17,7 @@ use agent_core::journal::{self, Journal, Record};
 use agent_core::message::Message;
 use agent_core::peers::{self, PeerLock};
 use agent_core::turn::Turn;
-use agent_core::{deadline, expect, forward};
+use agent_core::{deadline, expect, forward, opened};
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
 use checkpoint::process;
@@ -35,7 +36,6 @@ use super::path_trial;
 use super::plan::Plan;
 use super::ports;
 use super::siblings::Besides;
-use super::silent_connections::InUse;
 use super::{destination_rpc, interrupt_slot};
 use crate::context::Context;
 use crate::event::Steps;
@@ -120,6 +120,7 @@ impl<'a> Preparation<'a> {
         let warnings = path_trial::check(self.context, &mut self.plan).await?;
         self.plan.warnings.extend(warnings);
         steps.end();
+        self.ready.in_use = self.watch().await;
         let turn = interrupt_slot::take(self.context, &mut self.plan, STAGED_WAIT).await?;
         self.ready.turn = match turn {
             Some(turn) => Some(turn),
@@ -128,8 +129,7 @@ impl<'a> Preparation<'a> {
         // Again, for sockets that are new, or got their own size back after an earlier move.
         self.make_room()?;
         self.start_far_runtime().await?;
-        self.ready.in_use = block_in_place(|| InUse::look(&self.plan.namespace))?;
-        Ok(())
+        block_in_place(|| self.ready.in_use.look(&self.plan.namespace))
     }
 
     /// Has the container unstaged, since its turn does not come, and staged again once it has come: the far
@@ -203,7 +203,7 @@ impl<'a> Preparation<'a> {
         self.ready.sockets = Some(TcpSockets::open(&self.plan.namespace)?);
         self.ready.conntrack = Some(Conntrack::open()?);
         self.ready.besides = Some(Besides::find(&self.context.directories, &self.plan)?);
-        Ok(())
+        self.tell_of_siblings()
     }
 
     /// The engine's own start is a third of what it takes to remove the original, and can come first.
@@ -274,6 +274,8 @@ impl<'a> Preparation<'a> {
         self.abort().await;
         self.ready.anchors.withdraw().await;
         drop(self.ready.hold.take());
+        // Its rules would keep the table.
+        drop(self.take_in_use());
         if let Some(dump) = self.ready.dump.take() {
             dump.abandon().await;
         }
@@ -293,6 +295,8 @@ impl<'a> Preparation<'a> {
         leftovers.extend(unforwarded.err().map(|e| chain(e.as_ref())));
         let forgotten = carried::forget_ended(&self.context.directories, Some(migration)).await;
         leftovers.extend(forgotten.err().map(|e| chain(e.as_ref())));
+        let closed = opened::withdraw(&self.context.directories, migration).await;
+        leftovers.extend(closed.err().map(|e| chain(e.as_ref())));
         let peer = self.plan.link.peer;
         let unused = peers::release(&self.context.directories, peer, Some(migration)).await;
         leftovers.extend(unused.err().map(|e| chain(e.as_ref())));
@@ -350,11 +354,6 @@ impl<'a> Preparation<'a> {
     /// The third hosts that are anchors of flows.
     pub fn anchors(&mut self) -> &mut Anchors {
         &mut self.ready.anchors
-    }
-
-    /// The connections that were in use before the interruption; to be asked for once.
-    pub fn take_in_use(&mut self) -> InUse {
-        std::mem::take(&mut self.ready.in_use)
     }
 
     /// How the tunnel is made, for people.

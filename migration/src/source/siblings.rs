@@ -35,6 +35,21 @@ impl Besides {
         })
     }
 
+    /// The addresses of other containers here that have connections with the one that moves, given its TCP
+    /// sockets and all that conntrack has of it. Changes nothing.
+    pub fn talking(
+        &mut self,
+        tcp: &Connections,
+        mut known: Vec<Flow>,
+        container: &[IpAddr],
+    ) -> Result<BTreeSet<IpAddr>, Cause> {
+        let Some(found) = &mut self.found else { return Ok(BTreeSet::new()) };
+        known.extend(found.flows(tcp, &known)?);
+        let others = found.addresses();
+        let ends = known.iter().filter_map(|flow| flow.other_end(container));
+        Ok(ends.filter(|end| others.contains(end)).collect())
+    }
+
     /// Settles flows with containers that have left this host, too.
     pub fn settle(&mut self, flows: &mut [Flow], container: &[IpAddr]) {
         self.apart.extend(settle(flows, container, &self.others));

@@ -1,4 +1,4 @@
-//! Connections that were in use before a move and are dead after it: somebody's firewall, say, was changed
+//! Connections and flows that were in use before a move and are dead after it: somebody's firewall, say, was changed
 //! while the move was under way. What only rests is not among them.
 //!
 //! A socket that CRIU has restored asks its far end for an answer at once, and counts what comes from zero. So
@@ -14,6 +14,7 @@ use netmig::flow::{Conntrack, Direction, Flow};
 use netmig::netns::Namespace;
 use netmig::sockets::TcpSockets;
 
+use super::datagrams::Datagrams;
 use super::destination_rpc;
 use super::interruption::Interruption;
 
@@ -33,18 +34,47 @@ const MOST_NAMED: usize = 20;
 /// Own end and far end.
 type Ends = (SocketAddr, SocketAddr);
 
-/// The TCP connections of a container that are in use.
+/// What of a container is in use.
 #[derive(Debug, Default)]
-pub struct InUse(BTreeSet<Ends>);
+pub struct InUse {
+    /// Its TCP connections.
+    tcp: BTreeSet<Ends>,
+    /// Its UDP flows, as far as they are watched.
+    datagrams: Option<Datagrams>,
+}
 
 impl InUse {
+    /// Begins to watch its UDP flows.
+    pub fn watch(datagrams: Option<Datagrams>) -> Self {
+        Self { datagrams, ..Self::default() }
+    }
+
     /// Looks at the container, before it is interrupted.
-    pub fn look(namespace: &Namespace) -> Result<Self, Cause> {
+    pub fn look(&mut self, namespace: &Namespace) -> Result<(), Cause> {
+        if let Some(datagrams) = &mut self.datagrams {
+            datagrams.note_passing()?;
+        }
         let all = TcpSockets::open(namespace)?.info()?;
         // Far ends that have not answered for a while are not to be blamed on the move.
         let in_use = all.into_iter().filter(|info| info.retransmits == 0);
         let in_use = in_use.filter(|info| info.heard < LATELY || info.awaits_answer());
-        Ok(Self(in_use.map(|info| (info.own, info.far)).collect()))
+        self.tcp = in_use.map(|info| (info.own, info.far)).collect();
+        Ok(())
+    }
+
+    /// Notes that its packets can come again.
+    pub fn note_release(&mut self) -> Result<(), Cause> {
+        self.datagrams.as_mut().map_or(Ok(()), Datagrams::note_release)
+    }
+
+    /// Waits until it is known which of its UDP flows are dead, if any seems to be; returns a sentence for each.
+    async fn dead_datagrams(&mut self, since: Instant) -> Result<Vec<String>, Cause> {
+        let Some(mut datagrams) = self.datagrams.take() else { return Ok(Vec::new()) };
+        if !datagrams.is_any_stuck()? {
+            return Ok(Vec::new());
+        }
+        tokio::time::sleep(PATIENCE.saturating_sub(since.elapsed())).await;
+        datagrams.dead(since.elapsed())
     }
 }
 
@@ -52,10 +82,20 @@ impl InUse {
 /// was at `since`; returns a sentence for each one that is dead.
 pub async fn dead(
     pause: &mut Interruption<'_>,
-    in_use: &InUse,
+    in_use: &mut InUse,
     since: Instant,
 ) -> Result<Vec<String>, Cause> {
-    if in_use.0.is_empty() {
+    let mut dead = dead_connections(pause, &in_use.tcp, since).await?;
+    dead.extend(in_use.dead_datagrams(since).await?);
+    Ok(dead)
+}
+
+async fn dead_connections(
+    pause: &mut Interruption<'_>,
+    in_use: &BTreeSet<Ends>,
+    since: Instant,
+) -> Result<Vec<String>, Cause> {
+    if in_use.is_empty() {
         return Ok(Vec::new());
     }
     let migration = pause.migration();
@@ -71,7 +111,9 @@ pub async fn dead(
         for connection in &mut silent {
             connection.own = before(connection.own);
         }
-        silent.retain(|connection| in_use.0.contains(&(connection.own, connection.far)));
+        // Whatever the far end says more than once, or of others, is nothing.
+        let mut left = in_use.clone();
+        silent.retain(|connection| left.remove(&(connection.own, connection.far)));
         if silent.is_empty() {
             return Ok(Vec::new());
         }

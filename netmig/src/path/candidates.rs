@@ -84,7 +84,8 @@ type Kind = (Protocol, Direction, bool, u32, Option<u16>);
 
 /// Whether an address is one that another host can send from: no kernel takes packets from a group or from
 /// everybody. Link-local addresses need an interface that conntrack does not tell.
-fn is_one_host(address: IpAddr) -> bool {
+#[must_use]
+pub fn is_one_host(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
             !(v4.is_loopback()

@@ -52,12 +52,20 @@ impl Barrier {
     /// understand these, and refuses to list the table then.
     #[must_use]
     pub fn can_be_opened(&self) -> bool {
-        const OF_IPTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
-        match self.family_name() {
-            "inet" => true,
-            "ip" | "ip6" => !OF_IPTABLES.contains(&self.table.as_str()),
-            _ => false,
-        }
+        matches!(self.family_name(), "inet" | "ip" | "ip6") && !self.is_of_iptables()
+    }
+
+    /// Whether iptables manages its table.
+    #[must_use]
+    pub fn is_of_iptables(&self) -> bool {
+        const TABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
+        matches!(self.family_name(), "ip" | "ip6") && TABLES.contains(&self.table.as_str())
+    }
+
+    /// Whether another one is in the same chain.
+    #[must_use]
+    pub fn is_same_chain(&self, other: &Self) -> bool {
+        (self.family, &self.table, &self.chain) == (other.family, &other.table, &other.chain)
     }
 
     /// The family's name, as nft(8) writes it.

@@ -94,6 +94,11 @@ impl Raw {
         Self { name: c"meta", settings }
     }
 
+    /// `counter`.
+    pub(super) fn counter() -> Self {
+        Self { name: c"counter", settings: Vec::new() }
+    }
+
     /// `notrack`.
     pub(super) fn notrack() -> Self {
         Self { name: c"notrack", settings: Vec::new() }

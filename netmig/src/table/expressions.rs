@@ -15,6 +15,7 @@ mod nfta {
     pub(super) const NAT_REG_PROTO_MIN: u16 = 5;
     pub(super) const NAT_REG_PROTO_MAX: u16 = 6;
     pub(super) const NAT_FLAGS: u16 = 7;
+    pub(super) const COUNTER_PACKETS: u16 = 2;
 }
 
 /// `NF_NAT_RANGE_MAP_IPS` and `NF_NAT_RANGE_PROTO_SPECIFIED`: that there is an address, and a port.
@@ -105,6 +106,13 @@ pub(super) fn does(found: &[u8], wanted: &[u8]) -> bool {
     }
 }
 
+/// How many packets a rule with this list of expressions has counted; `None` if it counts none.
+pub(super) fn packets(list: &[u8]) -> Option<u64> {
+    let expressions = read(list).ok()?;
+    let counter = expressions.iter().find(|expression| expression.name == "counter")?;
+    counter.find(nfta::COUNTER_PACKETS)?.be64().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +128,16 @@ mod tests {
             });
         });
         list
+    }
+
+    #[test]
+    fn a_counter_tells_its_packets() {
+        let (bytes, count) = (900u64.to_be_bytes(), 3u64.to_be_bytes());
+        let counter = list("counter", &[(1, &bytes), (2, &count)]);
+        assert_eq!(packets(&[list("ct", &[]), counter].concat()), Some(3));
+        assert_eq!(packets(&list("ct", &[(2, &count)])), None);
+        assert_eq!(packets(&list("counter", &[(2, &[1])])), None);
+        assert_eq!(packets(&[9, 0, 1]), None);
     }
 
     #[test]

@@ -58,23 +58,72 @@ fn accepting(peer: PeerNumber) -> Vec<Vec<Step>> {
     all
 }
 
+impl Found {
+    fn is_in(&self, chain: &Barrier) -> bool {
+        family(chain.family) == Some(self.family)
+            && self.table == chain.table
+            && self.rule.chain == chain.chain
+    }
+}
+
 impl Table {
-    /// Puts rules at the beginning of a chain of others that let flows pass which are led to `peer`. `name` tells
-    /// people who that is.
+    /// Puts rules at the beginning of a chain of others that let flows pass which are led to `peer`, in place of
+    /// such as are there. `name` tells people who that is.
     ///
     /// # Errors
-    /// When nftables refuses; nothing has changed then.
+    /// When nftables refuses, or the chain is not there; nothing has changed then.
     pub fn open_chain(
         &mut self,
         chain: &Barrier,
         peer: PeerNumber,
         name: &HoldTag,
     ) -> Result<(), TableError> {
+        let earlier = self.find_open(peer)?;
+        self.put_rules(chain, peer, name, earlier.iter().filter(|found| found.is_in(chain)))
+    }
+
+    /// Puts back what is missing of such rules in chains that are there, as after a reload of the host's
+    /// firewall. Chains that are not there are left out. Returns how many were opened again.
+    ///
+    /// # Errors
+    /// When nftables cannot be read, or refuses for another reason.
+    pub fn reopen_chains(
+        &mut self,
+        chains: &[Barrier],
+        peer: PeerNumber,
+        name: &HoldTag,
+    ) -> Result<usize, TableError> {
+        let found = self.find_open(peer)?;
+        let mut opened = 0;
+        for chain in chains {
+            let here: Vec<&Found> = found.iter().filter(|found| found.is_in(chain)).collect();
+            if here.len() == accepting(peer).len() {
+                continue;
+            }
+            match self.put_rules(chain, peer, name, here.into_iter()) {
+                Ok(()) => opened += 1,
+                Err(TableError::Refused { source, .. }) if is_absent(&source) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(opened)
+    }
+
+    fn put_rules<'a>(
+        &mut self,
+        chain: &Barrier,
+        peer: PeerNumber,
+        name: &HoldTag,
+        earlier: impl Iterator<Item = &'a Found>,
+    ) -> Result<(), TableError> {
         let family = family(chain.family).ok_or(TableError::NotInstalled)?;
         let table = nftnl::Table::new(CString::new(chain.table.as_str())?, family);
         let into = Chain::new(CString::new(chain.chain.as_str())?, &table);
         let comment = CString::new(Owner::Open(peer, name.clone()).to_string())?;
         let mut batch = Batch::new();
+        for found in earlier {
+            rules::delete(&mut batch, &table, &found.rule)?;
+        }
         for steps in accepting(peer) {
             let mut rule = Rule::new(&into);
             for step in steps {
@@ -93,11 +142,25 @@ impl Table {
     /// When nftables cannot be read or changed.
     pub fn close_chains(&mut self, peer: PeerNumber) -> Result<(), TableError> {
         let found = self.find_open(peer)?;
+        self.remove_found(&found)
+    }
+
+    /// Removes those of a peer from these chains; absent means done.
+    ///
+    /// # Errors
+    /// When nftables cannot be read or changed.
+    pub fn close_these(&mut self, chains: &[Barrier], peer: PeerNumber) -> Result<(), TableError> {
+        let mut found = self.find_open(peer)?;
+        found.retain(|found| chains.iter().any(|chain| found.is_in(chain)));
+        self.remove_found(&found)
+    }
+
+    fn remove_found(&mut self, found: &[Found]) -> Result<(), TableError> {
         if found.is_empty() {
             return Ok(());
         }
         let mut batch = Batch::new();
-        for Found { family, table, rule } in &found {
+        for Found { family, table, rule } in found {
             let table = nftnl::Table::new(CString::new(table.as_str())?, *family);
             rules::delete(&mut batch, &table, rule)?;
         }

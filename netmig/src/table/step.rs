@@ -89,6 +89,8 @@ pub(super) enum Step {
     WriteDestination(IpAddr),
     Drop,
     Accept,
+    /// Counts the packet.
+    Count,
 }
 
 impl Step {
@@ -130,6 +132,7 @@ impl Step {
                 rule.add_expr(&nft_expr!(payload tcp sport));
                 rule.add_expr(&nft_expr!(cmp == port.to_be()));
             }
+            Self::Count => rule.add_expr(&Raw::counter()),
             Self::Trace => {
                 rule.add_expr(&Immediate::new(1u8, Register::Reg1));
                 rule.add_expr(&Raw::trace());

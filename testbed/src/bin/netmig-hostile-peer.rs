@@ -16,15 +16,18 @@ use std::time::Duration;
 
 use agent_core::cause::{Cause, chain};
 use agent_core::destination::Destination;
-use agent_core::directories::STATE;
-use agent_core::host;
+use agent_core::directories::{Directories, STATE};
 use agent_core::id::{HostId, MigrationId};
 use agent_core::message::{Hello, ImageRef, Message, Network, Offer};
+use agent_core::peers::{self, PeerLock};
 use agent_core::trust::Trust;
 use agent_core::wire::{self, Connection};
+use agent_core::{expect, host};
 use checkpoint::criu;
 use checkpoint::podman::Podman;
 use clap::{Parser, Subcommand};
+use netmig::peer::PeerNumber;
+use netmig::tunnel;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -76,6 +79,8 @@ enum Line {
         #[serde(default)]
         anchors: Vec<HostId>,
     },
+    /// After an offer: a tunnel that works, as the client would make it.
+    Tunnel { tunnel: bool },
     /// As a first line: whether to introduce itself.
     Greeting { greet: bool },
     /// Waits before the next line.
@@ -171,9 +176,14 @@ async fn converse(
         connection.receive(patience).await?;
     }
     let mut answers = Vec::new();
+    let mut tunnel = None;
     for line in lines {
         let (message, at_once) = match line {
-            Line::Greeting { .. } => continue,
+            Line::Greeting { .. } | Line::Tunnel { tunnel: false } => continue,
+            Line::Tunnel { tunnel: true } => {
+                tunnel = Some(connect(&mut connection, patience).await?);
+                continue;
+            }
             Line::Pause { pause_ms } => {
                 tokio::time::sleep(Duration::from_millis(pause_ms)).await;
                 continue;
@@ -198,7 +208,25 @@ async fn converse(
             break;
         }
     }
+    if let Some(peer) = tunnel {
+        peers::release(&Directories::default(), peer, None).await?;
+    }
     Ok(answers)
+}
+
+/// Makes both ends of a tunnel; gives the number of the host at the other end.
+async fn connect(connection: &mut Connection, patience: Duration) -> Result<PeerNumber, Cause> {
+    let directories = Directories::default();
+    directories.create()?;
+    let (peer, address) =
+        (peers::allot(&directories, connection.host()).await?, connection.peer().ip());
+    let _lock = PeerLock::take(&directories.run).await?;
+    let end = peers::prepare(peer, address, false).await?;
+    connection.send(&Message::TunnelOffer(end)).await?;
+    let answer = expect!(connection, patience, TunnelAnswer)?;
+    peers::complete(peer, address, &answer).await?;
+    tunnel::establish(peer).await?;
+    Ok(peer)
 }
 
 impl Answer {

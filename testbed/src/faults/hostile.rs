@@ -13,6 +13,8 @@ use crate::host::Host;
 const PATIENCE_MS: u64 = 1500;
 /// The same of one in haste.
 const HASTE_MS: u64 = 600;
+/// How long staging may take.
+const STAGED_MS: u64 = 30_000;
 /// A number of a migration that there is none of.
 pub(crate) const NO_MIGRATION: [u8; 16] = [0xee; 16];
 
@@ -50,6 +52,15 @@ pub(crate) fn say_hastily(
     conversations: &[Vec<Value>],
 ) -> Result<Vec<Vec<Answer>>> {
     say_within(from, to, conversations, HASTE_MS)
+}
+
+/// The same by one that waits until a container is staged.
+pub(crate) fn say_patiently(
+    from: &Host,
+    to: &Host,
+    conversations: &[Vec<Value>],
+) -> Result<Vec<Vec<Answer>>> {
+    say_within(from, to, conversations, STAGED_MS)
 }
 
 fn say_within(
@@ -126,6 +137,10 @@ pub(crate) fn first_messages(migration: &Value) -> Vec<Value> {
         message("Flows", flows),
         message("Settings", json!({ "sockets": [], "tasks": [], "cgroup": [] })),
         message("Facts", facts),
+        message(
+            "NetworkState",
+            json!({ "configuration": { "facts": [] }, "parameters": { "all": [] } }),
+        ),
         id("AskSilent"),
         message("Silent", json!([])),
         message("TryPaths", json!([])),

@@ -1,21 +1,47 @@
 //! Packets that try the ways of flows, before the container's interruption.
+//!
+//! They are made on this host by a peer's word. So each is one that the container itself could send to a host
+//! elsewhere, it can leave this host by the way to that peer alone, and there is a bounded number of them.
 
 use std::time::{Duration, Instant};
 
 use agent_core::cause::{Cause, chain};
-use agent_core::message::{Message, TriedPath};
+use agent_core::message::{MOST_TRIALS, Message, TriedPath};
 use agent_core::peers::PeerLock;
 use agent_core::wire::Connection;
 use netmig::flow::{self, Flow, Readdressed};
-use netmig::path::{self, Fate, MOST, Trial, Way, suspects};
+use netmig::path::{self, Fate, MOST, ROUNDS, Trial, Way, suspects};
+use netmig::routing;
 use tokio::task::block_in_place;
 
-use super::{Arrival, Incomplete, NotOffered};
+use super::{Arrival, Incomplete};
 
 /// How long packets that were sent may be on their way.
 const ARRIVE: Duration = Duration::from_millis(150);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
+
+/// What the source asks for is no part of trying the ways of the container's flows.
+#[derive(Debug, thiserror::Error)]
+#[error("the source asks to try ways that no flow of the container takes, or too often")]
+struct NoSuchWay;
+
+/// What a source has tried of the ways of a container's flows.
+#[derive(Debug, Default)]
+pub(super) struct Trials {
+    /// The one that is under way.
+    current: Option<Trial>,
+    /// How many were begun, and how often the current one was asked about.
+    begun: usize,
+    asked: usize,
+}
+
+impl Trials {
+    /// Ends the one that is under way.
+    pub(super) fn end(&mut self) {
+        self.current = None;
+    }
+}
 
 impl Arrival {
     /// Makes ready for packets of flows like these, or tells the source why it cannot.
@@ -26,8 +52,12 @@ impl Arrival {
     ) -> Result<(), Cause> {
         let container = self.offer.networks.iter().flat_map(|n| n.addresses.clone());
         let container: Vec<_> = container.collect();
-        if flows.len() > MOST || flows.iter().any(|flow| flow.direction(&container).is_none()) {
-            return Err(NotOffered.into());
+        self.paths.end();
+        (self.paths.begun, self.paths.asked) = (self.paths.begun + 1, 0);
+        let here: Vec<_> = routing::own_addresses().await?.into_iter().collect();
+        let may_be_tried = |flow: &Flow| path::may_be_tried(flow, &container, &here);
+        if self.paths.begun > MOST_TRIALS || flows.len() > MOST || !flows.iter().all(may_be_tried) {
+            return Err(NoSuchWay.into());
         }
         // What stands for its addresses in the tunnel does so only once the source's rules are there.
         let plain = |other: &Readdressed| Readdressed { tunnel: other.old, ..*other };
@@ -56,7 +86,7 @@ impl Arrival {
         drop(lock);
         let reason = match begun {
             Ok(trial) => {
-                self.paths = Some(trial);
+                self.paths.current = Some(trial);
                 None
             }
             Err(e) => Some(chain(&e)),
@@ -68,7 +98,11 @@ impl Arrival {
     pub(super) async fn answer_paths(&mut self, connection: &mut Connection) -> Result<(), Cause> {
         let network = self.network.as_ref().ok_or(Incomplete("a network"))?;
         let bridge = network.port.bridge().clone();
-        let Some(trial) = &mut self.paths else { return Err(NotOffered.into()) };
+        self.paths.asked += 1;
+        let may_ask = self.paths.asked <= ROUNDS;
+        let Some(trial) = self.paths.current.as_mut().filter(|_| may_ask) else {
+            return Err(NoSuchWay.into());
+        };
         let mut unsent = vec![true; trial.len()];
         let tunnel = self.anchor.interface();
         let give_up = Instant::now() + ARRIVE;

@@ -1,5 +1,6 @@
 //! Finishing a migration whose commit record is on disk.
 
+use agent_core::carried::{self, Carried};
 use agent_core::cause::{Cause, chain};
 use agent_core::forward;
 use agent_core::journal::{Journal, Record};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use checkpoint::cgroup::Cgroup;
 use checkpoint::process;
+use netmig::flow::Exchange;
 use ownership::source::{Next, Occupant, Removal, removal};
 use tokio::task::block_in_place;
 
@@ -61,6 +63,16 @@ pub async fn finish(
     }
 }
 
+/// Notes whose the flows are that lead from here, if the agent that was killed has not come to that.
+async fn note_container(context: &Context, departed: &Departed) -> Result<(), Cause> {
+    if carried::find(&context.directories, &departed.container)?.is_some() {
+        return Ok(());
+    }
+    let (id, name) = (&departed.container, &departed.name);
+    let carried = Carried::new(id, name, &departed.addresses, Exchange::default());
+    carried.note(&context.directories).await
+}
+
 /// Removes the original, which is cut off still, and what the migration needed; gives what could not
 /// be removed.
 pub async fn remove_original(context: &Context, departed: &Departed) -> Vec<String> {
@@ -89,6 +101,7 @@ pub async fn remove_original(context: &Context, departed: &Departed) -> Vec<Stri
         Ok(false) => {}
         Err(e) => note(Err(e)),
     }
+    note(note_container(context, departed).await);
     note(forward::begin(&context.directories, migration).await);
     let here = forward::here(&departed.container);
     note(forward::remove(&context.directories, here).await.map(drop));

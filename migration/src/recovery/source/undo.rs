@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use agent_core::carried::{self, Carried};
 use agent_core::cause::{Cause, chain};
 use agent_core::journal::Process;
-use agent_core::{forward, peers};
+use agent_core::{forward, opened, peers};
 use checkpoint::images::ImageDir;
 use checkpoint::process;
 use netmig::flow::{Conntrack, Direction, Exchange, Flow};
@@ -88,6 +88,8 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
         "nothing is forwarded",
         forward::remove(&context.directories, of_this).await.map(|_| false),
     );
+    let closed = opened::withdraw(&context.directories, departed.migration()).await;
+    note("chains of others are as they were", closed.map(|()| false));
     let forgotten = carried::forget_ended(&context.directories, Some(departed.migration())).await;
     left.extend(forgotten.err().map(|e| chain(e.as_ref())));
     if left.is_empty()

@@ -7,6 +7,7 @@ mod cgroup;
 mod datagrams;
 mod equality;
 mod far_end;
+mod firewall;
 mod flows_end;
 mod groups;
 mod images;
@@ -22,9 +23,11 @@ mod parameters;
 mod paths;
 mod processes;
 mod refused;
+mod siblings;
 mod situations;
 mod socket_options;
 mod stock;
+mod strange_paths;
 mod users;
 
 use crate::runner::Case;
@@ -56,6 +59,9 @@ pub(super) fn cases() -> Vec<Case> {
         limits::CASES,
         initial::CASES,
         names::CASES,
+        firewall::CASES,
+        strange_paths::CASES,
+        siblings::CASES,
     ]
     .concat()
 }

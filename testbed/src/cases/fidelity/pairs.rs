@@ -62,7 +62,9 @@ fn around(context: &Context, lab: &Lab, moves: &[(&str, &str, &str)]) -> Result<
     lab.serve("a")?;
     for (container, from, to) in moves {
         let moved = lab.migrate(container, from, to)?;
-        ensure!(moved.warnings.is_empty(), "{container}, {from} to {to}: {:?}", moved.warnings);
+        // Of the other one, for as long as that is on the host that this one leaves.
+        let others = moved.warnings.iter().filter(|warning| !warning.contains("stays behind"));
+        ensure!(others.count() == 0, "{container}, {from} to {to}: {:?}", moved.warnings);
         std::thread::sleep(Duration::from_secs(1));
     }
     let left = beside::detours(a)?;

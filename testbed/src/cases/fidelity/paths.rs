@@ -17,6 +17,7 @@ use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("paths-closed-during-the-move", &["fidelity", "flows"], closed_during_the_move),
+    Case::new("paths-closed-to-answers", &["fidelity", "flows"], closed_to_answers),
     Case::new("paths-firewall-of-the-source", &["fidelity", "flows"], |c| firewall(c, "a")),
     Case::new("paths-firewall-of-the-destination", &["fidelity", "flows"], |c| firewall(c, "b")),
     Case::new("paths-iptables-policy", &["fidelity", "flows"], |c| {
@@ -38,14 +39,14 @@ const REFUSED: i32 = 3;
 /// Exit code of a move that has lost something.
 const LOST: i32 = 7;
 /// How long traces may take to go.
-const END: Duration = Duration::from_secs(40);
+pub(super) const END: Duration = Duration::from_secs(40);
 /// How long a server may take to answer.
 const ANSWERS: Duration = Duration::from_secs(10);
 /// Ports of the container that moves.
 const PUBLISHED: [&str; 4] = ["--publish", "7000-7001:7000-7001/tcp", "--publish", "7000:7000/udp"];
 
 /// A firewall that lets the containers' bridge through, and nothing else.
-const BRIDGE_ALONE: &str = "\
+pub(super) const BRIDGE_ALONE: &str = "\
 table inet fw {
     chain guard {
         type filter hook forward priority 10; policy drop;
@@ -55,7 +56,7 @@ table inet fw {
 }
 ";
 /// One that lets them talk by one interface alone.
-const ONE_WAY_OUT: &str = "\
+pub(super) const ONE_WAY_OUT: &str = "\
 table inet fw {
     chain guard {
         type filter hook forward priority 10; policy drop;
@@ -98,12 +99,12 @@ time.sleep(600)
 ";
 
 /// Loads rules of a user of the host.
-fn load(host: &Host, rules: &str) -> Result<()> {
+pub(super) fn load(host: &Host, rules: &str) -> Result<()> {
     host.command("nft").args(["-f", "-"]).input(rules).run().map(drop)
 }
 
 /// A connection of `host` to which nobody says anything, and its port.
-fn idle(host: &Host, server: SocketAddr) -> Result<(HostProcess, String)> {
+pub(super) fn idle(host: &Host, server: SocketAddr) -> Result<(HostProcess, String)> {
     let (ip, port) = (server.ip().to_string(), server.port().to_string());
     let mut process = host.command("python3").args(["-c", IDLE, &ip, &port]).spawn()?;
     process.wait_for("port ", ANSWERS)?;
@@ -135,22 +136,46 @@ fn closed_during_the_move(context: &Context) -> Result<()> {
     let lost: Vec<String> = serde_json::from_value(json["lost"].clone())
         .map_err(|e| Error::Check(format!("{e}: {json}")))?;
     let far = format!("{}:", c.address());
-    ensure!(lost.len() == 1 && lost[0].contains(&far), "{lost:?}");
+    ensure!(lost.len() == 2 && lost.iter().all(|one| one.contains(&far)), "{lost:?}");
+    ensure!(lost[0].contains("TCP") && lost[1].contains("UDP"), "{lost:?}");
+    ensure!(lost[1].contains("for the container that came to a"), "{lost:?}");
     ensure!(!lost[0].contains(&format!("{far}{rests}")), "a resting connection: {lost:?}");
-    ensure!(moved.stderr.contains(&lost[0]), "{}", moved.stderr);
+    ensure!(lost.iter().all(|one| moved.stderr.contains(one)), "{}", moved.stderr);
     ensure!(clients.stop().is_err(), "the connection lives");
-    context.remark(lost[0].clone());
+    context.remark(lost.join("; "));
+    Ok(())
+}
+
+/// The way back is closed instead, to datagrams alone.
+fn closed_to_answers(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, c) = (lab.host("a")?, lab.host("c")?);
+    lab.serve("b")?;
+    serve(a, "web", 7000, &[], c)?;
+    let clients = Clients::gentle(c, a.port(7000))?;
+    load(a, OPEN)?;
+    let close = CLOSE.replace("oifname 'netmig*'", "iifname 'netmig*' meta l4proto udp");
+    let mut trap = a.command("sh").args(["-c", &close]).spawn()?;
+    trap.wait_for("ready", ANSWERS)?;
+    let moved = lab.attempt("web", "a", "b", &[])?;
+    ensure!(moved.code == Some(LOST), "{moved:?}");
+    let json = moved.json()?;
+    let lost = json["lost"].as_array().map(Vec::len);
+    let text = json["lost"][0].as_str().unwrap_or_default();
+    ensure!(lost == Some(1) && text.contains("from the container that came to a"), "{json}");
+    ensure!(clients.stop().is_err(), "the flow lives");
+    context.remark(text.to_owned());
     Ok(())
 }
 
 /// A container on `a` with flows of all kinds, and what is at their other ends.
-struct Scene {
-    inbound: Clients,
+pub(super) struct Scene {
+    pub(super) inbound: Clients,
     _server: HostProcess,
 }
 
 impl Scene {
-    fn start(lab: &Lab) -> Result<Self> {
+    pub(super) fn start(lab: &Lab) -> Result<Self> {
         let (a, c) = (lab.host("a")?, lab.host("c")?);
         Self::start_with(lab, a.port(7000), c.port(7000), &[])
     }
@@ -173,9 +198,14 @@ impl Scene {
     }
 
     /// Checks that nobody has noticed more than a pause, and that nothing is left of the moves.
-    fn end(self, context: &Context, lab: &Lab) -> Result<()> {
-        let seen = self.inbound.stop()?;
-        let gap = opener::stop(lab.host("a")?, "web")?;
+    pub(super) fn end(self, context: &Context, lab: &Lab) -> Result<()> {
+        self.end_losing(context, lab, 0)
+    }
+
+    /// The same where so many datagrams each way at most may be lost.
+    pub(super) fn end_losing(self, context: &Context, lab: &Lab, datagrams: u64) -> Result<()> {
+        let seen = self.inbound.stop_losing(datagrams)?;
+        let gap = opener::stop_losing(lab.host("a")?, "web", datagrams)?;
         for host in ["a", "b"] {
             traces::none_within(lab.host(host)?, END)?;
         }
@@ -185,7 +215,7 @@ impl Scene {
 }
 
 /// Has the container move there and home again.
-fn there_and_home(lab: &Lab, options: &[&str]) -> Result<()> {
+pub(super) fn there_and_home(lab: &Lab, options: &[&str]) -> Result<()> {
     for (from, to) in [("a", "b"), ("b", "a")] {
         let moved = lab.attempt("web", from, to, options)?.success()?;
         ensure!(moved.warnings.is_empty(), "{from} to {to}: {:?}", moved.warnings);
@@ -301,7 +331,7 @@ fn killed(context: &Context) -> Result<()> {
     scene.end(context, &lab)
 }
 
-fn refused(attempt: &Attempt, words: &[&str]) -> Result<()> {
+pub(super) fn refused(attempt: &Attempt, words: &[&str]) -> Result<()> {
     ensure!(attempt.code == Some(REFUSED), "{attempt:?}");
     let said = format!("{}{}", attempt.stdout, attempt.stderr);
     for word in words.iter().chain(&["path-blocked"]) {

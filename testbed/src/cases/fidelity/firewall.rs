@@ -1,0 +1,232 @@
+//! `--open-firewall`: rules in chains of others stay for as long as flows need them, whatever becomes of the
+//! agents and of the firewall, and are gone afterwards. What is not opened is named, with what to do.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::paths::{BRIDGE_ALONE, END, ONE_WAY_OUT, Scene, idle, load, refused, there_and_home};
+use crate::cases::flows::traces;
+use crate::ensure;
+use crate::error::Result;
+use crate::faults::moment::noted;
+use crate::host::Host;
+use crate::host::process::HostProcess;
+use crate::pace;
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("firewall-opened-by-agents-that-are-killed", &["fidelity", "flows"], killed),
+    Case::new("firewall-opened-for-as-long-as-there-are-flows", &["fidelity", "flows"], committed),
+    Case::new("firewall-that-is-loaded-anew", &["fidelity", "flows"], loaded_anew),
+    Case::new("firewall-opened-for-nothing", &["fidelity", "flows"], for_nothing),
+    Case::new("firewall-of-iptables", &["fidelity", "flows"], |c| {
+        iptables(c, ["iptables-nft", "ip6tables-nft"], "could not list them any more")
+    }),
+    Case::new("firewall-of-legacy-iptables", &["fidelity", "flows"], |c| {
+        iptables(c, ["iptables-legacy", "ip6tables-legacy"], "--open-firewall does not")
+    }),
+    Case::new("firewall-of-the-destination", &["fidelity", "flows"], of_the_destination),
+];
+
+/// How long an agent may take to come to a step, and the keeper to put rules back.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Datagrams that may be lost while a firewall is without these rules, or an agent is dead: some seconds.
+const MEANWHILE: u64 = 200;
+/// What a move of this kind is started with.
+const MIGRATE: [&str; 4] = ["migrate", "web", "b", "--open-firewall"];
+
+/// The user's own table.
+fn table(host: &Host) -> Result<String> {
+    host.run(["nft", "list", "table", "inet", "fw"])
+}
+
+fn is_open(host: &Host) -> bool {
+    table(host).is_ok_and(|text| text.matches("netmig open").count() == 4)
+}
+
+fn until(what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + pace::patience(LIMIT);
+    while !done()? {
+        ensure!(Instant::now() < end, "not {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// A move that is under way, and has opened the firewall.
+fn begun(a: &Host) -> Result<HostProcess> {
+    let client = a.command("agent-client").args(MIGRATE).spawn()?;
+    until("opened", || Ok(is_open(a)))?;
+    Ok(client)
+}
+
+/// Kills those who watch over a host's migrations.
+fn kill_guardians(host: &Host) -> Result<()> {
+    for line in host.run(["ps", "-eo", "pid,args"])?.lines().filter(|l| l.contains("--watch")) {
+        let pid = line.split_whitespace().next().unwrap_or_default();
+        host.command("kill").args(["-KILL", pid]).output()?;
+    }
+    Ok(())
+}
+
+/// Before the decision: by its guardian, and without one by hand.
+fn killed(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    let scene = Scene::start(&lab)?;
+    load(a, BRIDGE_ALONE)?;
+    let before = table(a)?;
+    for by_hand in [false, true] {
+        let mut client = begun(a)?;
+        if by_hand {
+            kill_guardians(a)?;
+        }
+        client.signal(Signal::SIGKILL)?;
+        ensure!(!noted(a, "interruption"), "it was killed too late");
+        drop(client.wait(END));
+        if by_hand {
+            ensure!(is_open(a), "somebody has closed it already");
+            a.run(["agent-client", "recover"])?;
+        }
+        for host in [a, b] {
+            traces::none_within(host, END)?;
+        }
+        let now = table(a)?;
+        ensure!(now == before, "by hand: {by_hand}: {now} was {before}");
+    }
+    there_and_home(&lab, &["--open-firewall"])?;
+    scene.end(context, &lab)?;
+    let now = table(a)?;
+    ensure!(now == before, "{now} was {before}");
+    Ok(())
+}
+
+/// After the decision: the guardian ends the move, and the rules go with the last flow.
+fn committed(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    let scene = Scene::start(&lab)?;
+    load(a, BRIDGE_ALONE)?;
+    let before = table(a)?;
+    let (resting, _) = idle(c, a.port(7000))?;
+    let mut client = begun(a)?;
+    until("decided", || Ok(noted(a, "committed") || noted(a, "acknowledged")))?;
+    client.signal(Signal::SIGKILL)?;
+    drop(client.wait(END));
+    until("ended", || Ok(!noted(a, "departure")))?;
+    std::thread::sleep(Duration::from_secs(1));
+    ensure!(is_open(a), "closed while there are flows: {}", table(a)?);
+    let seen = scene.inbound.stop_losing(MEANWHILE)?;
+    ensure!(is_open(a), "closed while connections rest: {}", table(a)?);
+    let listed = a.run(["agent-client", "flows"])?;
+    ensure!(listed.contains("web"), "it has no name: {listed:?}");
+    a.run(["agent-client", "flows", "end", "web"])?;
+    drop(resting);
+    for host in [a, b] {
+        traces::none_within(host, END)?;
+    }
+    let now = table(a)?;
+    ensure!(now == before, "{now} was {before}");
+    context.remark(seen.gaps());
+    Ok(())
+}
+
+/// Whoever loads the firewall anew loads none of netmig's rules.
+fn loaded_anew(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    let scene = Scene::start(&lab)?;
+    load(a, BRIDGE_ALONE)?;
+    let before = table(a)?;
+    lab.attempt("web", "a", "b", &["--open-firewall"])?.success()?;
+    ensure!(is_open(a), "{}", table(a)?);
+    // In one transaction, as a file for nft does it; in two, with nothing in between; by its rules alone.
+    load(a, &format!("flush ruleset\n{BRIDGE_ALONE}"))?;
+    until("opened after a reload", || Ok(is_open(a)))?;
+    a.run(["nft", "flush", "ruleset"])?;
+    std::thread::sleep(Duration::from_millis(500));
+    load(a, BRIDGE_ALONE)?;
+    until("opened after a flush and a load", || Ok(is_open(a)))?;
+    load(a, &format!("flush chain inet fw guard\n{BRIDGE_ALONE}"))?;
+    until("opened after its rules were replaced", || Ok(is_open(a)))?;
+    std::thread::sleep(Duration::from_secs(1));
+    lab.migrate("web", "b", "a")?;
+    traces::none_within(a, END)?;
+    let now = table(a)?;
+    ensure!(now == before, "{now} was {before}");
+    // Nobody opens it for a container that is here.
+    load(a, &format!("flush table inet fw\n{BRIDGE_ALONE}"))?;
+    std::thread::sleep(Duration::from_secs(1));
+    ensure!(table(a)? == before, "{} was {before}", table(a)?);
+    traces::none_within(b, END)?;
+    scene.end_losing(context, &lab, MEANWHILE)
+}
+
+/// A move that is refused, to a host to which flows are led already, leaves nothing open that was not.
+fn for_nothing(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let a = lab.host("a")?;
+    let scene = Scene::start(&lab)?;
+    crate::cases::subject::serve(a, "other", 7100, &[], lab.host("c")?)?;
+    let (_resting, _) = idle(lab.host("c")?, a.port(7100))?;
+    lab.attempt("other", "a", "b", &[])?.success()?;
+    load(a, BRIDGE_ALONE)?;
+    let before = table(a)?;
+    load(lab.host("b")?, ONE_WAY_OUT)?;
+    refused(&lab.attempt("web", "a", "b", &["--open-firewall"])?, &["table inet fw", "on b"])?;
+    let now = table(a)?;
+    ensure!(now == before, "{now} was {before}");
+    for host in ["a", "b"] {
+        lab.host(host)?.run(["nft", "delete", "table", "inet", "fw"])?;
+    }
+    lab.host("b")?.podman(["rm", "--force", "--time", "0", "other"])?;
+    a.run(["agent-client", "flows", "end", "other"])?;
+    there_and_home(&lab, &[])?;
+    scene.end(context, &lab)
+}
+
+/// Chains that iptables manages are left alone, whatever is asked for; doing what the refusal says helps.
+fn iptables(context: &Context, programs: [&str; 2], why: &str) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let a = lab.host("a")?;
+    let scene = Scene::start(&lab)?;
+    for program in programs {
+        for line in ["-A FORWARD -i podman+ -j ACCEPT", "-A FORWARD -o podman+ -j ACCEPT"] {
+            a.run([&[program][..], &line.split(' ').collect::<Vec<_>>()].concat())?;
+        }
+        a.run([program, "-P", "FORWARD", "DROP"])?;
+    }
+    let before = a.run([programs[0], "-S"])?;
+    let attempt = lab.attempt("web", "a", "b", &["--open-firewall"])?;
+    refused(&attempt, &["FORWARD", "on a", why])?;
+    ensure!(a.run([programs[0], "-S"])? == before, "iptables has other rules");
+    let said = format!("{}{}", attempt.stdout, attempt.stderr);
+    // With either way of naming the program, they are its arguments.
+    for arguments in ["-I FORWARD -i netmig+ -j ACCEPT", "-I FORWARD -o netmig+ -j ACCEPT"] {
+        ensure!(said.contains(arguments), "no {arguments:?} in {said}");
+        a.run([&[programs[0]][..], &arguments.split(' ').collect::<Vec<_>>()].concat())?;
+    }
+    there_and_home(&lab, &["--open-firewall"])?;
+    scene.end(context, &lab)
+}
+
+/// The option is for the source alone, and the refusal says what to do where.
+fn of_the_destination(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let b = lab.host("b")?;
+    let scene = Scene::start(&lab)?;
+    load(b, ONE_WAY_OUT)?;
+    let before = table(b)?;
+    let attempt = lab.attempt("web", "a", "b", &["--open-firewall"])?;
+    refused(&attempt, &["on b", "chain guard", "the source alone"])?;
+    ensure!(table(b)? == before, "{} was {before}", table(b)?);
+    for way in ["iifname", "oifname"] {
+        let rule = format!("insert rule inet fw guard {way} \"netmig*\" accept");
+        let said = format!("{}{}", attempt.json()?, attempt.stderr).replace("\\\"", "\"");
+        ensure!(said.contains(&rule), "no {rule:?} in {said}");
+        load(b, &rule)?;
+    }
+    there_and_home(&lab, &["--open-firewall"])?;
+    scene.end(context, &lab)
+}

@@ -1,0 +1,205 @@
+//! A paired source that has its destination try ways which are none of its container's. What it is let try
+//! reaches nobody.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::paths::{END, load};
+use crate::cases::flows::traces;
+use crate::ensure;
+use crate::error::{Error, Result};
+use crate::faults::hostile::{self, Answer, message};
+use crate::host::Host;
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("strange-paths-are-not-tried", &["fidelity", "trust"], strange).limit(300),
+    Case::new("strange-paths-lead-to-nobody", &["fidelity", "trust"], harmless),
+];
+
+/// The container that is offered, which stays where it is.
+const NAME: &str = "evil";
+/// How often ways may be tried, and one trial asked about.
+const MOST_TRIALS: usize = 9;
+const ROUNDS: usize = 3;
+/// How often a tunnel is tried.
+const ATTEMPTS: usize = 4;
+/// Counts what comes to a third host from a container, or at all by a port that nobody uses.
+const COUNT: &str = "\
+table inet count {
+    chain in {
+        type filter hook prerouting priority -400; policy accept;
+        ip saddr 10.88.0.0/16 counter name strange
+        udp dport 9 counter name strange
+        tcp dport 9 counter name strange
+    }
+    counter strange { }
+}
+";
+
+/// An answer, and how often it comes.
+type Done = (&'static str, usize);
+/// What is said, and how much of it is done.
+type Said = (Vec<Value>, Vec<Done>);
+
+/// Counts what comes to the one who has asked for it, and lets it go no further.
+const CATCH: &str = "\
+table inet catch {
+    chain in {
+        type filter hook prerouting priority -400; policy accept;
+        iifname \"netmig*\" udp dport 9 counter name asked drop
+        iifname \"netmig*\" tcp dport 9 counter name asked drop
+    }
+    counter asked { }
+}
+";
+
+struct Scene<'a> {
+    d: &'a Host,
+    b: &'a Host,
+    own: String,
+}
+
+/// A flow of TCP or UDP that the container has opened to a far end, in the words of the protocol.
+fn opened(protocol: &str, own: &str, far: &str, mark: u32) -> Value {
+    let (tuple, inverse) = (
+        json!({ "source": own, "destination": far, "source_port": 9, "destination_port": 9 }),
+        json!({ "source": far, "destination": own, "source_port": 9, "destination_port": 9 }),
+    );
+    let tcp = json!({ "state": 3, "scales": [7, 7], "flags": [0, 0] });
+    json!({
+        "protocol": protocol, "original": tuple, "reply": inverse, "status": 14, "timeout": 4_000_000,
+        "mark": mark, "zone": { "id": 7, "scope": "Both" },
+        "tcp": if protocol == "Tcp" { tcp } else { Value::Null },
+    })
+}
+
+fn stage() -> Value {
+    message("Stage", json!([]))
+}
+
+/// A network as the original's is said to be, with one kernel parameter.
+fn network(parameter: &str) -> Value {
+    let parameter = json!({ "name": parameter, "value": "1", "is_changed": true });
+    let body = json!({ "configuration": { "facts": [] }, "parameters": { "all": [parameter] } });
+    json!({ "send": "NetworkState", "at_once": true, "body": body })
+}
+
+impl Scene<'_> {
+    fn udp(&self, far: &str, mark: u32) -> Value {
+        opened("Udp", &self.own, far, mark)
+    }
+
+    /// A conversation up to the tunnel, and what follows; gives the answers to that.
+    fn say(&self, then: Vec<Value>) -> Result<Vec<Answer>> {
+        let offered =
+            vec![json!({ "offer": NAME, "migration": vec![7; 16] }), json!({ "tunnel": true })];
+        let said = [[offered, then].concat()];
+        for _ in 0..ATTEMPTS {
+            let answers = hostile::say_patiently(self.d, self.b, &said)?;
+            let answers: Vec<Answer> = answers.into_iter().flatten().skip(1).collect();
+            // Two ends that greet each other at one moment are not what this is about.
+            if !answers.iter().any(|answer| answer.text.contains("no answer through")) {
+                return Ok(answers);
+            }
+        }
+        Err(Error::Check("b does not hear d".to_owned()))
+    }
+
+    /// Checks that of what is said only so much is done, and the rest refused.
+    fn refused(&self, what: &str, then: Vec<Value>, done: &[Done]) -> Result<()> {
+        let answers = self.say([vec![stage()], then].concat())?;
+        let names: Vec<&str> = answers.iter().map(|answer| answer.answer.as_str()).collect();
+        let done = done.iter().flat_map(|(name, times)| vec![*name; *times]);
+        let wanted: Vec<&str> = ["Staged"].into_iter().chain(done).chain(["Failure"]).collect();
+        ensure!(names == wanted, "{what}: {answers:?}");
+        Ok(())
+    }
+}
+
+fn with_scene(context: &Context, act: impl FnOnce(&Scene<'_>, &Host) -> Result<()>) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c", "d"])?;
+    let (b, c, d) = (lab.host("b")?, lab.host("c")?, lab.host("d")?);
+    lab.serve("b")?;
+    d.podman(["run", "--detach", "--name", NAME, "probe:1", "sleep", "10000"])?;
+    let format = "{{.NetworkSettings.Networks.podman.IPAddress}}";
+    let own = d.podman(["inspect", "--format", format, NAME])?;
+    load(c, COUNT)?;
+    load(d, CATCH)?;
+    act(&Scene { d, b, own }, c)?;
+    // The one who does not keep to the protocol has left its own end.
+    traces::none_within(b, END)?;
+    let counted = c.run(["nft", "list", "counter", "inet", "count", "strange"])?;
+    ensure!(counted.contains("packets 0 "), "a third host has got packets: {counted}");
+    ensure!(lab.server_pid("b").is_some(), "agent-server has ended: {}", lab.server_log("b"));
+    Ok(())
+}
+
+fn strange(context: &Context) -> Result<()> {
+    with_scene(context, |scene, c| {
+        let (far, here) = (c.address().to_string(), scene.b.address().to_string());
+        let tried = |flows: Vec<Value>| vec![message("TryPaths", Value::Array(flows))];
+        let one = |flow: Value| tried(vec![flow]);
+        let fine = || message("TryPaths", json!([scene.udp(&far, 0)]));
+        let nothing = |name: &str| message(name, Value::Null);
+        let too_often = [vec![fine()], vec![nothing("AskPaths"); ROUNDS + 1]].concat();
+        let once = |then: Vec<Value>| (then, Vec::new());
+        let said: Vec<(&str, Said)> = vec![
+            ("of others", once(one(opened("Udp", &here, &far, 0)))),
+            ("of nobody here", once(one(opened("Tcp", "203.0.113.1", &far, 0)))),
+            ("to the host itself", once(one(scene.udp(&here, 0)))),
+            ("to its bridge", once(one(scene.udp("10.88.0.1", 0)))),
+            ("to its loopback", once(one(scene.udp("127.0.0.1", 0)))),
+            ("to everybody", once(one(scene.udp("255.255.255.255", 0)))),
+            ("to a group", once(one(scene.udp("224.0.0.1", 0)))),
+            ("with the marks of another peer", once(one(scene.udp(&far, 0x00ff_0000)))),
+            ("too many", once(tried(vec![scene.udp(&far, 0); 33]))),
+            ("too often", (vec![fine(); MOST_TRIALS + 1], vec![("PathsReady", MOST_TRIALS)])),
+            ("asked too often", (too_often, vec![("PathsReady", 1), ("PathsTried", ROUNDS)])),
+            ("nothing to ask about", once(vec![nothing("AskPaths")])),
+            ("an answer", once(vec![message("PathsTried", json!([]))])),
+            ("another answer", once(vec![message("Silent", json!([]))])),
+        ];
+        for (what, (then, done)) in said {
+            scene.refused(what, then, &done)?;
+        }
+        // What is said of the original's network reaches no other file, and is said once.
+        for strange in
+            ["../../kernel/core_pattern", "/kernel/core_pattern", "ipv4/ip_no_such_thing", ""]
+        {
+            let answers = scene.say(vec![network(strange), stage()])?;
+            ensure!(answers.len() == 1 && answers[0].is_refusal(), "{strange}: {answers:?}");
+        }
+        let twice = vec![network("ipv4/ip_forward"), network("ipv4/ip_forward"), stage()];
+        let answers = scene.say(twice)?;
+        ensure!(answers.len() == 1 && answers[0].is_refusal(), "twice: {answers:?}");
+        context.remark("every one was refused");
+        Ok(())
+    })
+}
+
+/// What belongs to the role comes to the one who has asked for it, and to nobody else.
+fn harmless(context: &Context) -> Result<()> {
+    with_scene(context, |scene, c| {
+        let far = c.address().to_string();
+        let flows = ["Udp", "Tcp"].map(|protocol| opened(protocol, &scene.own, &far, 0));
+        let then = vec![
+            stage(),
+            message("TryPaths", json!(flows)),
+            message("AskPaths", Value::Null),
+            json!({ "pause_ms": 300 }),
+            message("AskPaths", Value::Null),
+        ];
+        let answers = scene.say(then)?;
+        let said: Vec<&str> = answers.iter().map(|answer| answer.answer.as_str()).collect();
+        ensure!(said == ["Staged", "PathsReady", "PathsTried", "PathsTried"], "{answers:?}");
+        // They have left by the tunnel.
+        let last = answers.last().map(|answer| answer.text.as_str()).unwrap_or_default();
+        ensure!(last.matches("from: Forwarded").count() == flows.len(), "{last}");
+        std::thread::sleep(Duration::from_millis(500));
+        let asked = scene.d.run(["nft", "list", "counter", "inet", "catch", "asked"])?;
+        ensure!(!asked.contains("packets 0 "), "nothing came: {asked}");
+        Ok(())
+    })
+}
