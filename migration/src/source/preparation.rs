@@ -111,6 +111,8 @@ impl<'a> Preparation<'a> {
         if !self.plan.image_missing {
             self.connect_tunnel(&remote).await?;
         }
+        // What passes in the time that is left until the interruption is in use.
+        self.ready.in_use = self.watch().await;
         self.note_forwarding().await?;
         block_in_place(|| self.prepare_hold())?;
         self.prepare_removal();
@@ -120,7 +122,6 @@ impl<'a> Preparation<'a> {
         let warnings = path_trial::check(self.context, &mut self.plan).await?;
         self.plan.warnings.extend(warnings);
         steps.end();
-        self.ready.in_use = self.watch().await;
         let turn = interrupt_slot::take(self.context, &mut self.plan, STAGED_WAIT).await?;
         self.ready.turn = match turn {
             Some(turn) => Some(turn),

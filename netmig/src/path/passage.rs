@@ -43,7 +43,7 @@ impl std::fmt::Debug for Passage {
 
 impl Drop for Passage {
     fn drop(&mut self) {
-        if let Err(error) = self.table.end_catch(&self.tag) {
+        if let Err(error) = self.table.end_count(&self.tag) {
             // They go with the migration.
             tracing::warn!("counting packets of flows: {error}");
         }

@@ -39,18 +39,26 @@ fn counting(flows: &[Flow]) -> Vec<rules::NewRule> {
 }
 
 impl Table {
-    /// Begins to count. The rules go with those that try ways ([`Table::end_catch`]).
+    /// Begins to count, until [`Table::end_count`].
     ///
     /// # Errors
     /// When the table is not installed, or nftables refuses.
     pub(crate) fn count(&mut self, tag: &HoldTag, flows: &[Flow]) -> Result<(), TableError> {
-        self.end_catch(tag)?;
-        let (table, owner) = (handle()?, Owner::Path(tag.clone()));
+        self.end_count(tag)?;
+        let (table, owner) = (handle()?, Owner::Count(tag.clone()));
         let mut batch = Batch::new();
         for rule in &counting(flows) {
             rules::add(&mut batch, &table, rule, &owner)?;
         }
         self.commit(batch, "count packets of flows")
+    }
+
+    /// Ends that; absent means done.
+    ///
+    /// # Errors
+    /// When the table cannot be read or changed.
+    pub fn end_count(&mut self, tag: &HoldTag) -> Result<(), TableError> {
+        self.remove_rules(|owner| matches!(owner, Owner::Count(of) if of == tag))
     }
 
     /// What has been counted of so many flows, of the original and of the reply direction; `None` if
@@ -63,7 +71,7 @@ impl Table {
         tag: &HoldTag,
         flows: usize,
     ) -> Result<Option<Vec<[Passed; 2]>>, TableError> {
-        let (contents, owner) = (self.read()?, Owner::Path(tag.clone()));
+        let (contents, owner) = (self.read()?, Owner::Count(tag.clone()));
         let of = |chain: &str| {
             let rules = contents.owned_by(&owner).filter(|rule| rule.chain == chain);
             rules.filter_map(|rule| expressions::packets(&rule.expressions)).collect::<Vec<u64>>()

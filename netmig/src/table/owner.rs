@@ -83,6 +83,8 @@ pub enum Owner {
     Open(PeerNumber, HoldTag),
     /// Catches packets that try the ways of flows: `netmig path TAG`.
     Path(HoldTag),
+    /// Counts packets of flows: `netmig count TAG`.
+    Count(HoldTag),
     /// Exchanges addresses at the tunnels: `netmig stand-in TAG`.
     StandIn(HoldTag),
     /// Takes new connections that a peer leads here: `netmig accept 3 TAG`.
@@ -96,6 +98,7 @@ impl fmt::Display for Owner {
             Self::Hold(tag) => write!(f, "netmig hold {tag}"),
             Self::Open(peer, name) => write!(f, "netmig open {peer} {name}"),
             Self::Path(tag) => write!(f, "netmig path {tag}"),
+            Self::Count(tag) => write!(f, "netmig count {tag}"),
             Self::Late(tag) => write!(f, "netmig late {tag}"),
             Self::StandIn(tag) => write!(f, "netmig stand-in {tag}"),
             Self::Forward(peer, tag) => write!(f, "netmig forward {peer} {tag}"),
@@ -119,6 +122,7 @@ impl Owner {
             "peer" => Self::Peer(peer(rest)?),
             "hold" => Self::Hold(rest.parse().ok()?),
             "path" => Self::Path(rest.parse().ok()?),
+            "count" => Self::Count(rest.parse().ok()?),
             "late" => Self::Late(rest.parse().ok()?),
             "stand-in" => Self::StandIn(rest.parse().ok()?),
             "forward" => of_peer(Self::Forward)?,
@@ -148,6 +152,7 @@ mod tests {
         let of_peers = [
             Owner::StandIn(longest.clone()),
             Owner::Path(longest.clone()),
+            Owner::Count(longest.clone()),
             Owner::Open(number, longest.clone()),
             Owner::Forward(number, tag.clone()),
             Owner::Accept(number, longest),

@@ -213,6 +213,7 @@ pub fn unhold(departed: &Departed) -> Result<bool, Cause> {
     let mut table = Table::open()?;
     table.remove_hold(&tag)?;
     table.end_catch(&tag)?;
+    table.end_count(&tag)?;
     Ok(false)
 }
 

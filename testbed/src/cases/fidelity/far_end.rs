@@ -154,7 +154,7 @@ fn around(context: &Context, far: Far, family: Family) -> Result<()> {
     let end = FarEnd::start(&lab, far, family)?;
     lab.serve("a")?;
     let there = lab.migrate("web", "a", "b")?;
-    ensure!(there.warnings.is_empty(), "{:?}", there.warnings);
+    ensure!(only_of_siblings(&there.warnings), "{:?}", there.warnings);
     // The connections are open, and no host has anything for them.
     traces::none_within(lab.host("a")?, END)?;
     traces::none_within(b, END)?;
@@ -164,7 +164,7 @@ fn around(context: &Context, far: Far, family: Family) -> Result<()> {
     lab.set_cable("a", true)?;
     for (from, to) in [("b", "c"), ("c", "a"), ("a", "b")] {
         let moved = lab.migrate("web", from, to)?;
-        ensure!(moved.warnings.is_empty(), "{from} to {to}: {:?}", moved.warnings);
+        ensure!(only_of_siblings(&moved.warnings), "{from} to {to}: {:?}", moved.warnings);
         std::thread::sleep(Duration::from_secs(1));
     }
     traces::none_within(lab.host("a")?, END)?;
@@ -173,6 +173,14 @@ fn around(context: &Context, far: Far, family: Family) -> Result<()> {
     let gap = opener::stop_losing(b, "web", HELD)?;
     context.remark(format!("interruption {:.0}, gap {gap:.0} ms", there.interruption_ms));
     Ok(())
+}
+
+/// Returns whether nothing is told but that far ends in the same network stay behind.
+fn only_of_siblings(warnings: &[String]) -> bool {
+    let of_siblings = |warning: &String| {
+        warning.contains("stay behind in network") || warning.contains("find each other by name")
+    };
+    warnings.iter().all(of_siblings)
 }
 
 /// Without a tunnel, there and back twice.
