@@ -4,9 +4,9 @@ use checkpoint::container::Summary;
 use inquire::validator::Validation;
 use inquire::{CustomType, InquireError, Select, Text};
 
-use agent_core::destination::DEFAULT_PORT;
+use protocol::peer_address::DEFAULT_PORT;
 
-use agent_core::destination::Destination;
+use protocol::peer_address::Destination;
 
 /// The questions could not be asked or were not answered.
 #[derive(Debug, thiserror::Error)]

@@ -18,14 +18,15 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use agent_core::cause::{Cause, chain};
-use agent_core::directories::Directories;
-use agent_core::{guardian, keeper, marks};
 use checkpoint::podman::Podman;
 use checkpoint::urgency;
 use clap::Parser;
 use migration::request::Options;
 use migration::{Cancel, Context, Failure, Request, recovery, source};
+use state::cause::{Cause, chain};
+use state::directories::Directories;
+use state::guardian;
+use steering::{fwmark, reconciler};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{BACKGROUND, Cli, Command, Flows, FlowsCommand, Recover};
@@ -64,7 +65,7 @@ fn run(cli: Cli) -> Exit {
             "agent-client has to run as root: it freezes processes and changes routes",
         );
     }
-    if let Err(e) = marks::begin(&directories.state) {
+    if let Err(e) = fwmark::begin(&directories.state) {
         return complain(Exit::Failed, &chain(&e));
     }
     let mut json = false;
@@ -93,7 +94,7 @@ fn run(cli: Cli) -> Exit {
             }));
         }
         Some(Command::Keep) => {
-            return match runtime.block_on(keeper::run(&directories)) {
+            return match runtime.block_on(reconciler::run(&directories)) {
                 Ok(()) => Exit::Moved,
                 Err(e) => complain(Exit::Failed, &chain(e.as_ref())),
             };

@@ -17,17 +17,17 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
-use agent_core::cause::{Cause, chain};
-use agent_core::directories::Directories;
-use agent_core::guardian;
-use agent_core::keeper;
-use agent_core::marks;
-use agent_core::trust::{Servers, Trust};
 use checkpoint::podman::Podman;
 use checkpoint::urgency;
 use clap::Parser;
 use migration::destination::Host;
 use migration::recovery::destination as recovery;
+use protocol::trust::{Servers, Trust};
+use state::cause::{Cause, chain};
+use state::directories::Directories;
+use state::guardian;
+use steering::fwmark;
+use steering::reconciler;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     }
     // Others may not read it, and are told below that they may not run this.
     if nix::unistd::geteuid().is_root()
-        && let Err(e) = marks::begin(&cli.state_dir)
+        && let Err(e) = fwmark::begin(&cli.state_dir)
     {
         return complain(&chain(&e));
     }
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         if cli.keep {
             let directories = Directories { state: cli.state_dir, run: cli.run_dir };
-            return keeper::run(&directories).await.map_err(|e| chain(e.as_ref()));
+            return reconciler::run(&directories).await.map_err(|e| chain(e.as_ref()));
         }
         match watched {
             Some(journal) => {
@@ -107,7 +107,7 @@ async fn run(cli: Cli) -> Result<(), String> {
     let listener = bind(cli.listen, cli.port).await?;
     recovery::run(&directories, &Podman::default()).await.map_err(|e| chain(&e))?;
     let kept = keep(&directories).await;
-    kept.map_err(|e| format!("cannot start the keeper of flows: {}", chain(e.as_ref())))?;
+    kept.map_err(|e| format!("cannot start the reconciler of flows: {}", chain(e.as_ref())))?;
     let host =
         Host::open(directories, trust, cli::BACKGROUND).await.map_err(|e| chain(e.as_ref()))?;
     tracing::info!("ready for other hosts");
@@ -136,9 +136,9 @@ async fn manage(directories: &Directories, command: &Command) -> Result<(), Stri
         Command::Recover => return Ok(()),
         Command::Marks { bits } => {
             if let Some(bits) = bits {
-                marks::set(directories, *bits).await.map_err(|e| chain(e.as_ref()))?;
+                fwmark::set(directories, *bits).await.map_err(|e| chain(e.as_ref()))?;
             }
-            let bits = marks::read(state).map_err(|e| chain(&e))?;
+            let bits = fwmark::read(state).map_err(|e| chain(&e))?;
             let told = format!("packets are marked in bits {bits} (mask {:#010x})", bits.mask());
             (told, String::new())
         }
@@ -153,10 +153,10 @@ async fn manage(directories: &Directories, command: &Command) -> Result<(), Stri
     Ok(())
 }
 
-/// Sees to it that flows which were moved before have their keeper.
+/// Sees to it that flows which were moved before have their reconciler.
 async fn keep(directories: &Directories) -> Result<(), Cause> {
     if !netmig::tunnel::list().await?.is_empty() {
-        keeper::start(directories, cli::KEEPER)?;
+        reconciler::start(directories, cli::KEEPER)?;
     }
     Ok(())
 }

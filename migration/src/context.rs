@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use agent_core::cause::Cause;
-use agent_core::directories::Directories;
-use agent_core::trust::Trust;
 use checkpoint::podman::Podman;
+use protocol::trust::Trust;
+use state::cause::Cause;
+use state::directories::Directories;
 
 use crate::event::Event;
 
@@ -17,8 +17,8 @@ pub type Observer = dyn Fn(Event) + Send + Sync;
 pub struct Background {
     /// As the guardian of a migration; the path of its journal follows.
     pub guardian: &'static [&'static str],
-    /// As the keeper of this host's flows.
-    pub keeper: &'static str,
+    /// As the reconciler of this host's flows.
+    pub reconciler: &'static str,
 }
 
 /// What every migration of this host needs.

@@ -5,22 +5,23 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
-use agent_core::aliases::{self, OfOthers};
-use agent_core::carried;
-use agent_core::cause::{Cause, chain};
-use agent_core::container_lock::ContainerLock;
-use agent_core::host;
-use agent_core::identity::{self, HostId};
-use agent_core::marks;
-use agent_core::message::{Blocker, Offer, Port, Verdict};
-use agent_core::peers;
-use agent_core::permissions::{Asked, Denied, Permissions};
 use checkpoint::container::{is_full_id, is_name};
 use checkpoint::criu;
 use checkpoint::needs::Needs;
 use checkpoint::podman;
 use netmig::flow::{Conntrack, Flow, Protocol};
 use netmig::{routing, tunnel};
+use protocol::message::{Offer, Port, Verdict};
+use protocol::permissions::{Asked, Denied, Permissions};
+use state::blocker::Blocker;
+use state::cause::{Cause, chain};
+use state::container_lock::ContainerLock;
+use state::host;
+use steering::fwmark;
+use steering::moved_containers;
+use steering::peer_numbers::{self, HostId};
+use steering::tunnel_aliases::{self, OfOthers};
+use steering::tunnels;
 
 use super::addresses::{addresses, pairs};
 use crate::destination::host::Host;
@@ -189,10 +190,10 @@ pub async fn look(
     }
     let others = OfOthers::read(&host.directories, &offer.id)?;
     if let Err(e) = others.check_far(&offer.aliases) {
-        blockers.push(aliases::blocker(here, e.as_ref()));
+        blockers.push(tunnel_aliases::blocker(here, e.as_ref()));
     }
     let comes_home = offer.anchors.contains(&host.id);
-    blockers.extend(marks::blockers(&host.directories.state, comes_home).await?);
+    blockers.extend(fwmark::blockers(&host.directories.state, comes_home).await?);
     let addresses = own_addresses(offer).await?;
     Ok(Looked { verdict: Verdict { blockers, image_missing, addresses }, chosen, lock })
 }
@@ -213,8 +214,8 @@ async fn check_way(
     block: &mut impl FnMut(&str, String),
 ) -> Result<(), Cause> {
     let here = &host.name;
-    if let Some(peer) = identity::find_number(&host.directories.state, source)?
-        && let Some(e) = peers::other_way(peer, direct.is_some()).await?
+    if let Some(peer) = peer_numbers::find_number(&host.directories.state, source)?
+        && let Some(e) = tunnels::other_way(peer, direct.is_some()).await?
     {
         block("other-tunnel", format!("{here}: {e}"));
     }
@@ -241,7 +242,7 @@ fn before(host: &Host, offer: &Offer) -> Result<(Addresses, Vec<IpAddr>), Cause>
     if !offer.anchors.contains(&host.id) {
         return Ok((Addresses::Own, own));
     }
-    let former = carried::known_as(&host.directories, &offer.id, &own)?;
+    let former = moved_containers::known_as(&host.directories, &offer.id, &own)?;
     let pairs: Vec<_> = pairs(&own, &former).filter(|(old, new)| old != new).collect();
     let chosen = if pairs.is_empty() { Addresses::Own } else { Addresses::Former(pairs) };
     Ok((chosen, former))
@@ -350,7 +351,7 @@ fn on_a_detour(host: &Host, offer: &Offer, container: &[IpAddr]) -> Result<usize
     let state = &host.directories.state;
     let mut between = BTreeSet::new();
     for anchor in offer.anchors.iter().filter(|anchor| **anchor != host.id) {
-        between.extend(identity::find_number(state, *anchor)?);
+        between.extend(peer_numbers::find_number(state, *anchor)?);
     }
     if between.is_empty() {
         return Ok(0);

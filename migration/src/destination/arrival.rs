@@ -12,19 +12,6 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use agent_core::aliases::OfOthers;
-use agent_core::cause::{Cause, chain};
-use agent_core::container_lock::ContainerLock;
-use agent_core::deadline;
-use agent_core::forward::{self, Note};
-use agent_core::guardian::{self, Guardian};
-use agent_core::identity::HostId;
-use agent_core::journal::{self, Journal, Record};
-use agent_core::message::{Message, NetworkState, Offer, Prepared, Tree, TunnelEnd};
-use agent_core::peers;
-use agent_core::permissions::Permissions;
-use agent_core::turn::{Place, Turn};
-use agent_core::wire::Connection;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::{Chunk, ImageDir};
@@ -34,6 +21,19 @@ use netmig::flow::{self, Flow, Readdressed};
 use netmig::isolation::Port;
 use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
+use protocol::message::{Message, NetworkState, Offer, Prepared, Tree, TunnelEnd};
+use protocol::permissions::Permissions;
+use protocol::wire::Connection;
+use state::cause::{Cause, chain};
+use state::container_lock::ContainerLock;
+use state::deadline;
+use state::guardian::{self, Guardian};
+use state::id::HostId;
+use state::interrupt_slot::{Place, Turn};
+use state::journal::{self, Journal, Record};
+use steering::port_forward::{self, Note};
+use steering::tunnel_aliases::OfOthers;
+use steering::tunnels;
 use tokio::task::block_in_place;
 
 use super::addresses::addresses;
@@ -140,7 +140,7 @@ impl Arrival {
         let disk = permissions.disk.unwrap_or(u64::MAX);
         let limits = Limits { images: offer.image_room(), disk };
         let state = &host.directories.state;
-        let anchor = peers::allot(&host.directories, source).await?;
+        let anchor = tunnels::allot(&host.directories, source).await?;
         let record = Record::Arrival {
             migration: offer.migration,
             container: offer.id.clone(),
@@ -455,13 +455,13 @@ impl Arrival {
         note(self.forget_flows());
         note(self.end_late().await);
         let of_this = |note: &Note| note.migration == migration;
-        note(forward::remove(&self.host.directories, of_this).await.map(drop));
+        note(port_forward::remove(&self.host.directories, of_this).await.map(drop));
         // The directory tells who may remove the container.
         if gone {
             note(self.tidy());
         }
         for peer in self.anchors.numbers().chain([self.anchor]) {
-            note(peers::release(&self.host.directories, peer, Some(migration)).await);
+            note(tunnels::release(&self.host.directories, peer, Some(migration)).await);
         }
         clean
     }

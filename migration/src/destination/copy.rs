@@ -1,11 +1,11 @@
 //! A prepared copy: restored, whole, frozen, and cut off from every network.
 
-use agent_core::cause::{Cause, chain};
-use agent_core::journal::{Journal, Record};
-use agent_core::message::Finished;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::stage::Staged;
 use ownership::destination::{Holding, after_removal};
+use protocol::message::Finished;
+use state::cause::{Cause, chain};
+use state::journal::{Journal, Record};
 use tokio::task::block_in_place;
 
 use super::arrival::{Arrival, Network};

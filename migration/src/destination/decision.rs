@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use agent_core::cause::Cause;
-use agent_core::identity::HostId;
-use agent_core::message::{Message, MigrationId};
-use agent_core::peers::{self, Claim};
-use agent_core::wire::{self, Connection};
-use agent_core::{deadline, expect, journal};
 use ownership::destination::{Holding, Order, Reply};
+use protocol::expect;
+use protocol::message::{Message, MigrationId};
+use protocol::wire::{self, Connection};
+use state::cause::Cause;
+use state::id::HostId;
+use state::{deadline, journal};
+use steering::tunnels::{self, Claim};
 use tokio::task::block_in_place;
 
 use crate::destination::copy::Copy;
@@ -232,7 +233,7 @@ async fn led_past(
 /// Gives up the tunnel to the source, unless something else needs it.
 async fn release(host: &Host, migration: MigrationId) -> Result<(), Cause> {
     match Claim::remove(&host.directories, migration)? {
-        Some(claim) => peers::release(&host.directories, claim.to, None).await,
+        Some(claim) => tunnels::release(&host.directories, claim.to, None).await,
         None => Ok(()),
     }
 }

@@ -5,12 +5,12 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use agent_core::cause::{Cause, chain};
-use agent_core::directories::Directories;
-use agent_core::journal;
-use agent_core::message::MigrationId;
-use agent_core::turn::{Place, Turn};
 use checkpoint::stage::{self, Early};
+use state::cause::{Cause, chain};
+use state::directories::Directories;
+use state::id::MigrationId;
+use state::interrupt_slot::{Place, Turn};
+use state::journal;
 
 use super::work_directory::{STAGE, tidy};
 use crate::destination::host::Host;

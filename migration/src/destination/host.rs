@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use agent_core::cause::Cause;
-use agent_core::directories::Directories;
-use agent_core::identity::HostId;
-use agent_core::journal::{self, Record};
-use agent_core::message::{Finished, MigrationId};
-use agent_core::trust::{Peers, Trust};
 use checkpoint::podman::{Info, Podman};
 use netmig::sockets::room;
+use protocol::message::{Finished, MigrationId};
+use protocol::trust::{Peers, Trust};
+use state::cause::Cause;
+use state::directories::Directories;
+use state::id::HostId;
+use state::journal::{self, Record};
 
 use crate::context::Background;
 
@@ -53,11 +53,11 @@ impl Host {
             directories,
             id: trust.identity.fingerprint().host(),
             peers: trust.peers,
-            name: agent_core::host::name(),
+            name: state::host::name(),
             podman,
             engine,
             background,
-            shim: agent_core::host::find_shim()?,
+            shim: state::host::find_shim()?,
             stopping: AtomicBool::new(false),
         })
     }

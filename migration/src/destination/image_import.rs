@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use agent_core::cause::Cause;
-use agent_core::deadline;
-use agent_core::message::{ImageRef, Message};
-use agent_core::wire::Connection;
+use protocol::message::{ImageRef, Message};
+use protocol::wire::Connection;
+use state::cause::Cause;
+use state::deadline;
 use tokio::io::AsyncWriteExt;
 
 use crate::destination::host::Host;

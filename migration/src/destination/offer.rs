@@ -1,11 +1,12 @@
 //! A migration from its offer to a copy that waits for its source's decision.
 
-use agent_core::cause::Cause;
-use agent_core::message::{Message, Offer};
-use agent_core::permissions::Permissions;
-use agent_core::trust::Name;
-use agent_core::wire::Connection;
-use agent_core::{deadline, expect};
+use protocol::expect;
+use protocol::message::{Message, Offer};
+use protocol::permissions::Permissions;
+use protocol::trust::Name;
+use protocol::wire::Connection;
+use state::cause::Cause;
+use state::deadline;
 
 use crate::destination::admission;
 use crate::destination::arrival::Arrival;

@@ -1,8 +1,8 @@
 //! Why not, in the protocol's terms.
 
-use agent_core::cause::{Cause, chain};
-use agent_core::message::{Failure, FailureCode, Message, MigrationId};
-use agent_core::wire::{self, Connection};
+use protocol::message::{Failure, FailureCode, Message, MigrationId};
+use protocol::wire::{self, Connection};
+use state::cause::{Cause, chain};
 
 /// Tells the source why, and the log as well.
 pub async fn give_up(connection: &mut Connection, cause: Cause) -> Result<(), Cause> {

@@ -17,15 +17,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use agent_core::carried;
-use agent_core::cause::{Cause, chain};
-use agent_core::container_lock::ContainerLock;
-use agent_core::directories::Directories;
-use agent_core::forward::{self, Note};
-use agent_core::identity::{self, HostId};
-use agent_core::journal::{self, Journal, Record};
-use agent_core::message::MigrationId;
-use agent_core::peers::{self, Claim, PeerLock};
 use checkpoint::cgroup::Cgroup;
 use checkpoint::podman::Podman;
 use checkpoint::stage::{self, Staged};
@@ -36,6 +27,15 @@ use netmig::peer::PeerNumber;
 use netmig::sandbox::{Others, Sandbox};
 use netmig::table::Table;
 use ownership::destination::{Found, Recovery, recovery};
+use state::cause::{Cause, chain};
+use state::container_lock::ContainerLock;
+use state::directories::Directories;
+use state::id::MigrationId;
+use state::journal::{self, Journal, Record};
+use steering::moved_containers;
+use steering::peer_numbers::{self, HostId};
+use steering::port_forward::{self, Note};
+use steering::tunnels::{self, Claim, SteeringLock};
 
 use crate::destination::early_podman::sweep;
 use crate::destination::spool;
@@ -262,7 +262,7 @@ impl Arrived {
         let interface = sandbox.interfaces().first().ok_or(Lacking("interface"))?;
         let port = Port::of_container(&namespace, &interface.name)?;
         port.unblock()?;
-        let note = carried::find(scene.directories, &self.container)?;
+        let note = moved_containers::find(scene.directories, &self.container)?;
         let detours = note.into_iter().flat_map(|note| note.detours);
         let of_this = detours.filter(|detour| is_same(&detour.namespace, pid));
         let left = of_this.map(|detour| detour.towards).collect();
@@ -280,14 +280,14 @@ impl Arrived {
         journal.append(&Record::HandedOver { pid, local: Vec::new() })?;
         // Packets that the source's hold let go before are not waited for: it died with its process
         // or has been released long ago.
-        if let Some(anchor) = identity::find_number(&scene.directories.state, self.source)? {
+        if let Some(anchor) = peer_numbers::find_number(&scene.directories.state, self.source)? {
             Conntrack::open()?.lead(&self.addresses, anchor, None)?;
         }
-        let others = carried::rejoin(scene.directories, &self.container).await?;
-        carried::forget_between(&self.addresses, &others)?;
+        let others = moved_containers::rejoin(scene.directories, &self.container).await?;
+        moved_containers::forget_between(&self.addresses, &others)?;
         self.remove_rules()?;
         let away = |note: &Note| note.id == self.container && note.away().is_some();
-        forward::remove(scene.directories, away).await?;
+        port_forward::remove(scene.directories, away).await?;
         self.claim_source_tunnel(scene).await?;
         tidy(&scene.directories.migration(self.migration))?;
         spool::remove(scene.directories, self.migration)?;
@@ -309,10 +309,10 @@ impl Arrived {
         if self.anchors.is_empty() {
             return Ok(());
         }
-        let number = |host: &HostId| identity::number(&scene.directories.state, *host);
+        let number = |host: &HostId| peer_numbers::number(&scene.directories.state, *host);
         let with = self.anchors.iter().map(number).collect::<Result<_, _>>()?;
         let claim = Claim { with, to: number(&self.source)?, container: self.addresses.clone() };
-        let lock = PeerLock::take(&scene.directories.run).await?;
+        let lock = SteeringLock::take(&scene.directories.run).await?;
         claim.write(scene.directories, self.migration, &lock)
     }
 
@@ -335,20 +335,20 @@ impl Arrived {
             .collect();
         conntrack.delete(&made)?;
         let of_this = |note: &Note| note.migration == self.migration;
-        forward::remove(scene.directories, of_this).await?;
+        port_forward::remove(scene.directories, of_this).await?;
         self.remove_rules()?;
         tidy(&work)?;
         spool::remove(scene.directories, self.migration)?;
         for peer in hops {
-            peers::release(scene.directories, peer, Some(self.migration)).await?;
+            tunnels::release(scene.directories, peer, Some(self.migration)).await?;
         }
         Ok(())
     }
 
     /// The peers to which it made tunnels.
-    fn hops(&self, scene: &Scene<'_>) -> Result<Vec<PeerNumber>, identity::Error> {
+    fn hops(&self, scene: &Scene<'_>) -> Result<Vec<PeerNumber>, peer_numbers::Error> {
         let hosts = self.anchors.iter().chain([&self.source]);
-        let numbers = hosts.map(|host| identity::find_number(&scene.directories.state, *host));
+        let numbers = hosts.map(|host| peer_numbers::find_number(&scene.directories.state, *host));
         // For a host without one nothing was made.
         numbers.filter_map(Result::transpose).collect()
     }

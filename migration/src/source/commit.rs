@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use agent_core::cause::{Cause, chain};
+use state::cause::{Cause, chain};
 
 use ownership::source::Next;
 

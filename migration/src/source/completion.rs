@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use agent_core::carried;
-use agent_core::cause::{Cause, chain};
-use agent_core::deadline;
-use agent_core::forward;
-use agent_core::journal::Record;
-use agent_core::message::Rehome;
-use agent_core::turn::give_way;
+use protocol::message::Rehome;
+use state::cause::{Cause, chain};
+use state::deadline;
+use state::interrupt_slot::give_way;
+use state::journal::Record;
+use steering::moved_containers;
+use steering::port_forward;
 
 use super::anchors;
 use super::destination_rpc;
@@ -71,7 +71,7 @@ impl<'a> Completion<'a> {
         // Before new connections that were held go on.
         if interruption.preparation().plan().away.is_some() {
             let directories = &interruption.context().directories;
-            let begun = forward::begin(directories, interruption.migration()).await;
+            let begun = port_forward::begin(directories, interruption.migration()).await;
             leftovers.extend(begun.err().map(|e| chain(e.as_ref())));
         }
         let held = interruption.release_hold().await;
@@ -226,8 +226,10 @@ impl<'a> Completion<'a> {
         }
         let mut past = preparation.anchors().led().collect::<Vec<_>>();
         past.push(preparation.plan().link.peer);
-        let others =
-            carried::others(&preparation.context().directories, &preparation.plan().container.id)?;
+        let others = moved_containers::others(
+            &preparation.context().directories,
+            &preparation.plan().container.id,
+        )?;
         anchors::forget(&container, &past, &others)
     }
 

@@ -9,13 +9,6 @@ mod sending;
 
 use std::time::{Duration, Instant};
 
-use agent_core::carried;
-use agent_core::cause::{Cause, chain};
-use agent_core::journal::{self, Record};
-use agent_core::message::{Message, MigrationId};
-use agent_core::turn::Turn;
-use agent_core::wire::Connection;
-use agent_core::{deadline, expect};
 use checkpoint::criu::ConfigDir;
 use checkpoint::images::{ImageDir, Manifest};
 use checkpoint::urgency::Urgency;
@@ -24,6 +17,14 @@ use netmig::flow::{Conntrack, Flow, StandIn};
 use netmig::hold::{Hold, Outlet, Pace, PreparedHold};
 use netmig::sockets::{Backlogs, TcpSockets, UdpQueues};
 use netmig::tunnel;
+use protocol::expect;
+use protocol::message::{Message, MigrationId};
+use protocol::wire::Connection;
+use state::cause::{Cause, chain};
+use state::deadline;
+use state::interrupt_slot::Turn;
+use state::journal::{self, Record};
+use steering::moved_containers;
 use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 
 use super::comparison;
@@ -200,10 +201,7 @@ impl<'a> Interruption<'a> {
     }
 
     /// Orders the restore, and marks this host's flows while the far end works.
-    async fn restore(
-        &mut self,
-        manifest: Manifest,
-    ) -> Result<agent_core::message::Prepared, Cause> {
+    async fn restore(&mut self, manifest: Manifest) -> Result<protocol::message::Prepared, Cause> {
         self.preparation.plan_mut().link.connection.send(&Message::Restore(manifest)).await?;
         self.marked = true;
         block_in_place(|| self.set_marks(true))?;
@@ -258,13 +256,13 @@ impl<'a> Interruption<'a> {
         // The container answers those that ask for its address.
         let plan = self.preparation.plan();
         let (id, container) = (plan.container.id.clone(), plan.addresses.clone());
-        let others = carried::rejoin(&self.preparation.context().directories, &id).await;
+        let others = moved_containers::rejoin(&self.preparation.context().directories, &id).await;
         let others = others.unwrap_or_else(|e| {
             note(Err(e));
             Vec::new()
         });
         note(self.release_hold().await.map(drop));
-        note(carried::forget_between(&container, &others));
+        note(moved_containers::forget_between(&container, &others));
         // Marks that lead elsewhere, or packets that are held, keep it from being heard as well.
         stuck.extend(leftovers);
         self.stay(cause, stuck).await

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use agent_core::message::Blocker;
+use state::blocker::Blocker;
 
 /// How podman's secrets are called among lost settings, and the mount that goes with them.
 const SECRETS: [&str; 2] = ["secrets", "secret_env"];

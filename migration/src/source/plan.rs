@@ -6,16 +6,6 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use agent_core::aliases::{self, OfOthers};
-use agent_core::carried;
-use agent_core::cause::{Cause, chain};
-use agent_core::container_lock::ContainerLock;
-use agent_core::expect;
-use agent_core::forward::{self, Away};
-use agent_core::identity::{self, HostId};
-use agent_core::journal::Process;
-use agent_core::message::{Blocker, Forwarder, ImageRef, Message, MigrationId, Network, Offer};
-use agent_core::{deadline, host, marks, peers};
 use checkpoint::container::{Container, PublishedPort};
 use checkpoint::criu::{self, Version};
 use checkpoint::description::Description;
@@ -28,6 +18,18 @@ use netmig::netns::Namespace;
 use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
 use netmig::tunnel;
+use protocol::expect;
+use protocol::message::{Forwarder, ImageRef, Message, MigrationId, Network, Offer};
+use state::blocker::Blocker;
+use state::cause::{Cause, chain};
+use state::container_lock::ContainerLock;
+use state::journal::Process;
+use state::{deadline, host};
+use steering::moved_containers;
+use steering::peer_numbers::{self, HostId};
+use steering::port_forward::{self, Away};
+use steering::tunnel_aliases::{self, OfOthers};
+use steering::{fwmark, tunnels};
 
 use super::destination_rpc::Peer;
 use super::failure::Failure;
@@ -178,11 +180,12 @@ pub async fn agree(
     let networks = &local.description.connectivity.networks;
     warnings.extend(container_names::warning(&container.name, &container.id, networks));
     let this = context.trust.identity.fingerprint().host();
-    let aliases = aliases::known(&context.directories, this).map_err(refused)?;
+    let aliases = tunnel_aliases::known(&context.directories, this).map_err(refused)?;
     let comes_home = local.anchors.values().any(|host| *host == link.host);
-    let mut own = marks::blockers(&context.directories.state, comes_home).await.map_err(refused)?;
+    let mut own =
+        fwmark::blockers(&context.directories.state, comes_home).await.map_err(refused)?;
     if let Err(e) = local.others.check(&local.passing) {
-        own.push(aliases::blocker(&host::name(), &e));
+        own.push(tunnel_aliases::blocker(&host::name(), &e));
     }
     own.append(&mut local.lost);
     own.extend(local.network.blockers(&container.name));
@@ -234,7 +237,7 @@ pub async fn agree(
             return Err(Failure::Blocked(vec![blocker]));
         }
     }
-    let known = identity::find_number(&context.directories.state, link.host);
+    let known = peer_numbers::find_number(&context.directories.state, link.host);
     let known = known.map_err(|e| refused(e.into()))?;
     let far_ends = FarEnds::new(&verdict.addresses, known).await.map_err(refused)?;
     let names = (container.name.as_str(), request.destination.host.as_str());
@@ -299,8 +302,8 @@ async fn way(
     blockers: &mut Vec<Blocker>,
 ) -> Result<Option<u32>, Cause> {
     let direct = choice == TunnelChoice::Direct;
-    if let Some(peer) = identity::find_number(&context.directories.state, link.host)?
-        && let Some(e) = peers::other_way(peer, direct).await?
+    if let Some(peer) = peer_numbers::find_number(&context.directories.state, link.host)?
+        && let Some(e) = tunnels::other_way(peer, direct).await?
     {
         blockers.push(Blocker { code: "other-tunnel".to_owned(), message: e.to_string() });
     }
@@ -381,14 +384,14 @@ async fn look(
     };
     let state = &context.directories.state;
     let mut flows = Conntrack::open()?.dump(&addresses(container))?;
-    let others = carried::others(&context.directories, &container.id)?;
+    let others = moved_containers::others(&context.directories, &container.id)?;
     siblings::settle(&mut flows, &addresses(container), &others);
     let passing = StandIn::of_anchors(&flows, &addresses(container));
     let mut anchors = anchors(state, &addresses(container), &flows)?;
     // They have to lead new connections on, as they have to do with those that exist.
-    let forwarders = forward::leading_here(&context.directories, &container.id)?;
+    let forwarders = port_forward::leading_here(&context.directories, &container.id)?;
     for Forwarder { host, .. } in &forwarders {
-        anchors.insert(identity::number(state, *host)?, *host);
+        anchors.insert(peer_numbers::number(state, *host)?, *host);
     }
     Ok(Local {
         description: described.description,
@@ -468,7 +471,7 @@ fn anchors(
     let mut anchors = BTreeMap::new();
     for number in numbers {
         // An unknown one is met on the way by this host, as it is now.
-        if let Some(host) = identity::peer_with_number(state, number)? {
+        if let Some(host) = peer_numbers::peer_with_number(state, number)? {
             anchors.insert(number, host);
         }
     }

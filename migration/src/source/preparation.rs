@@ -8,16 +8,6 @@ mod transfer;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use agent_core::carried;
-use agent_core::cause::{Cause, chain};
-use agent_core::directories::create_private;
-use agent_core::forward::{Away, Note, Role};
-use agent_core::guardian::{self, Guardian};
-use agent_core::journal::{self, Journal, Record};
-use agent_core::message::Message;
-use agent_core::peers::{self, PeerLock};
-use agent_core::turn::Turn;
-use agent_core::{deadline, expect, forward, opened};
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
 use checkpoint::process;
@@ -27,6 +17,18 @@ use netmig::sockets::{Backlogs, TcpSockets, UdpQueues, room};
 use netmig::table::HoldTag;
 use netmig::tunnel;
 use ownership::source::may_end;
+use protocol::expect;
+use protocol::message::Message;
+use state::cause::{Cause, chain};
+use state::deadline;
+use state::directories::create_private;
+use state::guardian::{self, Guardian};
+use state::interrupt_slot::Turn;
+use state::journal::{self, Journal, Record};
+use steering::moved_containers;
+use steering::port_forward::{Away, Note, Role};
+use steering::tunnels::{self, SteeringLock};
+use steering::{opened_firewall, port_forward};
 use tokio::task::block_in_place;
 
 use super::anchors::Anchors;
@@ -181,7 +183,7 @@ impl<'a> Preparation<'a> {
     async fn note_forwarding(&self) -> Result<(), Cause> {
         let Some(away) = &self.plan.away else { return Ok(()) };
         let directories = &self.context.directories;
-        let lock = PeerLock::take(&directories.run).await?;
+        let lock = SteeringLock::take(&directories.run).await?;
         forwarding(&self.plan, away).write(directories, &lock)
     }
 
@@ -292,14 +294,15 @@ impl<'a> Preparation<'a> {
             leftovers.extend(self.tidy().err().map(|e| chain(e.as_ref())));
         }
         let of_this = |note: &Note| note.migration == migration;
-        let unforwarded = forward::remove(&self.context.directories, of_this).await;
+        let unforwarded = port_forward::remove(&self.context.directories, of_this).await;
         leftovers.extend(unforwarded.err().map(|e| chain(e.as_ref())));
-        let forgotten = carried::forget_ended(&self.context.directories, Some(migration)).await;
+        let forgotten =
+            moved_containers::forget_ended(&self.context.directories, Some(migration)).await;
         leftovers.extend(forgotten.err().map(|e| chain(e.as_ref())));
-        let closed = opened::withdraw(&self.context.directories, migration).await;
+        let closed = opened_firewall::withdraw(&self.context.directories, migration).await;
         leftovers.extend(closed.err().map(|e| chain(e.as_ref())));
         let peer = self.plan.link.peer;
-        let unused = peers::release(&self.context.directories, peer, Some(migration)).await;
+        let unused = tunnels::release(&self.context.directories, peer, Some(migration)).await;
         leftovers.extend(unused.err().map(|e| chain(e.as_ref())));
         if may_end(leftovers.is_empty()) {
             leftovers.extend(self.journal.end().err().map(|e| chain(&e)));
@@ -373,12 +376,12 @@ impl<'a> Preparation<'a> {
         let container = &self.plan.container;
         let directories = &self.context.directories;
         self.carried(self.exchange.clone()).note(directories).await?;
-        forward::remove(directories, forward::here(&container.id)).await?;
+        port_forward::remove(directories, port_forward::here(&container.id)).await?;
         // Its rules would keep the table.
         let migration = Some(self.plan.offer.migration);
-        carried::forget_ended(directories, migration).await?;
+        moved_containers::forget_ended(directories, migration).await?;
         for peer in self.plan.anchors.keys().copied().chain([self.plan.link.peer]) {
-            peers::release(directories, peer, migration).await?;
+            tunnels::release(directories, peer, migration).await?;
         }
         Ok(self.journal.end()?)
     }

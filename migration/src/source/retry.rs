@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use agent_core::cause::chain;
-use agent_core::deadline;
 use ownership::source::Next;
+use state::cause::chain;
+use state::deadline;
 
 use super::destination_rpc::{self, Error};
 use super::interruption::Interruption;

@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use agent_core::cause::Cause;
-use agent_core::message::SilentConnection;
 use netmig::flow::{Conntrack, Direction, Flow};
 use netmig::netns::Namespace;
 use netmig::sockets::TcpSockets;
+use protocol::message::SilentConnection;
+use state::cause::Cause;
 
 use super::datagrams::Datagrams;
 use super::destination_rpc;

@@ -8,13 +8,13 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 
-use agent_core::cause::{Cause, chain};
-use agent_core::message::FlowBatch;
-use agent_core::peers::PeerLock;
 use netmig::flow::{self, Conntrack, Flow, Joined, StandIn};
 use netmig::peer::PeerNumber;
 use netmig::routing;
 use netmig::table::{HoldTag, LateEnd, Table};
+use protocol::message::FlowBatch;
+use state::cause::{Cause, chain};
+use steering::tunnels::SteeringLock;
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::Arrival;
@@ -164,7 +164,7 @@ impl FarEnds {
         });
         let late: Vec<LateEnd> = late.collect();
         if !late.is_empty() {
-            let _lock = PeerLock::take(run).await?;
+            let _lock = SteeringLock::take(run).await?;
             block_in_place(|| Table::open()?.pass_late_from(tag, source, &late))?;
         }
         Ok(self)

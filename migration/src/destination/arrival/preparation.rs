@@ -2,14 +2,6 @@
 
 use std::net::IpAddr;
 
-use agent_core::cause::{Cause, chain};
-use agent_core::directories::create_private;
-use agent_core::journal::Record;
-use agent_core::message::{AnchorTunnel, Failure, FailureCode, Message, NetworkState, TunnelEnd};
-use agent_core::peers::{self, KeyPassedOn, PeerLock};
-use agent_core::turn::{Place, give_way};
-use agent_core::wire::Connection;
-use agent_core::{deadline, host, keeper};
 use checkpoint::images::ImageDir;
 use checkpoint::runtime::Runtime;
 use checkpoint::stage::{self, Conflict, Early, Stage, Staged};
@@ -20,6 +12,15 @@ use netmig::peer::PeerNumber;
 use netmig::sandbox::Sandbox;
 use netmig::table::{Table, TableError};
 use netmig::tunnel;
+use protocol::message::{AnchorTunnel, Failure, FailureCode, Message, NetworkState, TunnelEnd};
+use protocol::wire::Connection;
+use state::cause::{Cause, chain};
+use state::directories::create_private;
+use state::interrupt_slot::{Place, give_way};
+use state::journal::Record;
+use state::{deadline, host};
+use steering::reconciler;
+use steering::tunnels::{self, KeyPassedOn, SteeringLock};
 use tokio::task::block_in_place;
 
 use super::{Arrival, Incomplete, Network, NotOffered};
@@ -111,7 +112,7 @@ impl Arrival {
         if stranger || anchor.end.is_direct() {
             return Err(NotOffered.into());
         }
-        let number = peers::allot(&self.host.directories, anchor.host).await?;
+        let number = tunnels::allot(&self.host.directories, anchor.host).await?;
         if let Some(journal) = &mut self.journal {
             block_in_place(|| journal.append(&Record::Anchor { peer: anchor.host }))?;
         }
@@ -138,9 +139,9 @@ impl Arrival {
         address: IpAddr,
         end: &TunnelEnd,
     ) -> Result<TunnelEnd, Cause> {
-        let _lock = PeerLock::take(&self.host.directories.run).await?;
-        let (local, mtu) = peers::connect(peer, address, end).await?;
-        keeper::start(&self.host.directories, self.host.background.keeper)?;
+        let _lock = SteeringLock::take(&self.host.directories.run).await?;
+        let (local, mtu) = tunnels::connect(peer, address, end).await?;
+        reconciler::start(&self.host.directories, self.host.background.reconciler)?;
         self.mtu = self.mtu.min(mtu);
         Ok(local)
     }
@@ -152,11 +153,11 @@ impl Arrival {
         address: IpAddr,
         end: &TunnelEnd,
     ) -> Result<TunnelEnd, Cause> {
-        let _lock = PeerLock::take(&self.host.directories.run).await?;
+        let _lock = SteeringLock::take(&self.host.directories.run).await?;
         let tunnel = (peer, self.offer.migration);
         let directories = &self.host.directories;
-        let (local, mtu) = peers::connect_passed_on(directories, tunnel, address, end).await?;
-        keeper::start(&self.host.directories, self.host.background.keeper)?;
+        let (local, mtu) = tunnels::connect_passed_on(directories, tunnel, address, end).await?;
+        reconciler::start(&self.host.directories, self.host.background.reconciler)?;
         self.mtu = self.mtu.min(mtu);
         Ok(local)
     }

@@ -2,10 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use agent_core::cause::Cause;
-use agent_core::deadline;
-use agent_core::message::{Prepared, Settings};
-use agent_core::wire::Connection;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::ConfigDir;
 use checkpoint::fingerprint::Fingerprint;
@@ -13,6 +9,10 @@ use checkpoint::images::ImageDir;
 use checkpoint::sockets::SocketSettings;
 use checkpoint::tasks::TaskSettings;
 use netmig::tunnel;
+use protocol::message::{Prepared, Settings};
+use protocol::wire::Connection;
+use state::cause::Cause;
+use state::deadline;
 use tokio::task::block_in_place;
 
 use super::{Arrival, EngineGone, Incomplete};

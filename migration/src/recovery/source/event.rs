@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use agent_core::destination::Destination;
+use protocol::peer_address::Destination;
 
 /// Something that a recovery has found or done.
 #[derive(Clone, Debug)]

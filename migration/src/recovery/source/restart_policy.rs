@@ -3,8 +3,8 @@
 //! After a reboot the original is stopped. Its engine would start it by its restart policy, beside a copy that
 //! may run at the destination. So the policy is taken away until the doubt is over.
 
-use agent_core::cause::{Cause, chain};
-use agent_core::journal::{Journal, Record};
+use state::cause::{Cause, chain};
+use state::journal::{Journal, Record};
 
 use super::{Departed, Event};
 use crate::context::Context;

@@ -1,10 +1,10 @@
 //! Finishing a migration whose commit record is on disk.
 
-use agent_core::carried::{self, Carried};
-use agent_core::cause::{Cause, chain};
-use agent_core::forward;
-use agent_core::journal::{Journal, Record};
-use agent_core::message::Rehome;
+use protocol::message::Rehome;
+use state::cause::{Cause, chain};
+use state::journal::{Journal, Record};
+use steering::moved_containers::{self, MovedContainer};
+use steering::port_forward;
 
 use std::time::{Duration, Instant};
 
@@ -65,11 +65,11 @@ pub async fn finish(
 
 /// Notes whose the flows are that lead from here, if the agent that was killed has not come to that.
 async fn note_container(context: &Context, departed: &Departed) -> Result<(), Cause> {
-    if carried::find(&context.directories, &departed.container)?.is_some() {
+    if moved_containers::find(&context.directories, &departed.container)?.is_some() {
         return Ok(());
     }
     let (id, name) = (&departed.container, &departed.name);
-    let carried = Carried::new(id, name, &departed.addresses, Exchange::default());
+    let carried = MovedContainer::new(id, name, &departed.addresses, Exchange::default());
     carried.note(&context.directories).await
 }
 
@@ -102,9 +102,9 @@ pub async fn remove_original(context: &Context, departed: &Departed) -> Vec<Stri
         Err(e) => note(Err(e)),
     }
     note(note_container(context, departed).await);
-    note(forward::begin(&context.directories, migration).await);
-    let here = forward::here(&departed.container);
-    note(forward::remove(&context.directories, here).await.map(drop));
+    note(port_forward::begin(&context.directories, migration).await);
+    let here = port_forward::here(&departed.container);
+    note(port_forward::remove(&context.directories, here).await.map(drop));
     note(end_original(context, departed).await);
     note(unhold(departed).map(drop));
     note(tidy(context, departed).map(drop));

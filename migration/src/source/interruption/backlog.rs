@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use agent_core::cause::Cause;
-use agent_core::deadline;
 use netmig::sockets::Backlog;
+use state::cause::Cause;
+use state::deadline;
 use tokio::task::block_in_place;
 
 use super::Interruption;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use agent_core::cause::Cause;
-use agent_core::identity::HostId;
-use agent_core::message::{FlowBatch, Message};
-use agent_core::wire::FLOWS_PER_FRAME;
 use netmig::beside::Detour;
 use netmig::flow::{Conntrack, Direction, Flow, StandIn};
+use protocol::message::{FlowBatch, Message};
+use protocol::wire::FLOWS_PER_FRAME;
+use state::cause::Cause;
+use state::id::HostId;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::Interruption;

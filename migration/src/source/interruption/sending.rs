@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use agent_core::cause::Cause;
-use agent_core::deadline;
-use agent_core::message::{Message, Settings};
-use agent_core::wire::PIECE;
 use checkpoint::images::{Chunk, Follower, Manifest};
 use checkpoint::runtime::Waiting;
 use checkpoint::sockets::SocketSettings;
 use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::Tasks;
 use checkpoint::urgency::{MANY_FILES, Urgency};
+use protocol::message::{Message, Settings};
+use protocol::wire::PIECE;
+use state::cause::Cause;
+use state::deadline;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{DUMP_END, Interruption};

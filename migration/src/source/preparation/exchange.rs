@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use agent_core::carried::Carried;
-use agent_core::cause::Cause;
 use netmig::beside::Detour;
 use netmig::flow::{Exchange, Flow, Readdressed, StandIn};
 use netmig::tunnel;
+use state::cause::Cause;
+use steering::moved_containers::MovedContainer;
 
 use super::Preparation;
 
@@ -51,12 +51,12 @@ impl Preparation<'_> {
             return Ok(());
         }
         let carried = self.carried(self.exchange.clone());
-        let noted = Carried { detours: detours.to_vec(), ..carried };
+        let noted = MovedContainer { detours: detours.to_vec(), ..carried };
         noted.note(&self.context.directories).await
     }
 
-    pub(super) fn carried(&self, exchange: Exchange) -> Carried {
+    pub(super) fn carried(&self, exchange: Exchange) -> MovedContainer {
         let container = &self.plan.container;
-        Carried::new(&container.id, &container.name, &self.plan.addresses, exchange)
+        MovedContainer::new(&container.id, &container.name, &self.plan.addresses, exchange)
     }
 }

@@ -1,6 +1,6 @@
 //! What is looked at before the interruption, to tell afterwards what it has cost.
 
-use agent_core::cause::{Cause, chain};
+use state::cause::{Cause, chain};
 use tokio::task::block_in_place;
 
 use super::super::datagrams::Datagrams;

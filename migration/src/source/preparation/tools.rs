@@ -1,12 +1,12 @@
 //! What the interruption uses. Everything of it is made ready before.
 
-use agent_core::turn::Turn;
 use checkpoint::criu::ConfigDir;
 use checkpoint::images::ImageDir;
 use checkpoint::podman::PreparedRemoval;
 use netmig::flow::Conntrack;
 use netmig::hold::PreparedHold;
 use netmig::sockets::{Backlogs, TcpSockets, UdpQueues};
+use state::interrupt_slot::Turn;
 
 use crate::source::anchors::Anchors;
 use crate::source::container_log::CarriedLog;

@@ -2,14 +2,16 @@
 
 use std::net::IpAddr;
 
-use agent_core::cause::Cause;
-use agent_core::message::{Data, Message, Tree, TunnelEnd};
-use agent_core::peers::{self, PeerLock};
-use agent_core::wire::PIECE;
-use agent_core::{deadline, expect, keeper};
 use checkpoint::tree::{Source, Tasks};
 use netmig::flow::{NoAlias, Readdressed};
 use netmig::tunnel;
+use protocol::expect;
+use protocol::message::{Data, Message, Tree, TunnelEnd};
+use protocol::wire::PIECE;
+use state::cause::Cause;
+use state::deadline;
+use steering::reconciler;
+use steering::tunnels::{self, SteeringLock};
 use tokio::io::AsyncReadExt;
 use tokio::task::spawn_blocking;
 
@@ -38,8 +40,8 @@ impl Preparation<'_> {
         let (peer, address) = (link.peer, link.connection.peer().ip());
         let direct = self.plan.offer.direct.is_some();
         let run = &self.context.directories.run;
-        let lock = PeerLock::take(run).await?;
-        let local = peers::prepare(peer, address, direct).await?;
+        let lock = SteeringLock::take(run).await?;
+        let local = tunnels::prepare(peer, address, direct).await?;
         // The journal keeps the tunnel from being removed meanwhile.
         drop(lock);
         self.ready.tunnel_kind.clone_from(&local.kind);
@@ -55,9 +57,9 @@ impl Preparation<'_> {
 
     pub(super) async fn connect_tunnel(&mut self, end: &TunnelEnd) -> Result<(), Cause> {
         let link = &self.plan.link;
-        let _lock = PeerLock::take(&self.context.directories.run).await?;
-        peers::complete(link.peer, link.connection.peer().ip(), end).await?;
-        Ok(keeper::start(&self.context.directories, self.context.background.keeper)?)
+        let _lock = SteeringLock::take(&self.context.directories.run).await?;
+        tunnels::complete(link.peer, link.connection.peer().ip(), end).await?;
+        Ok(reconciler::start(&self.context.directories, self.context.background.reconciler)?)
     }
 
     pub(super) async fn ship_image(&mut self, steps: &mut Steps<'_>) -> Result<(), Cause> {
