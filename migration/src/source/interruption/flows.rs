@@ -12,7 +12,6 @@ use state::id::HostId;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::Interruption;
-use crate::report::FlowCount;
 use crate::source::forgotten_flows::remember;
 use crate::source::send_queue::{Outbox, post};
 use crate::source::siblings::Besides;
@@ -35,7 +34,7 @@ impl Interruption<'_> {
         let (Some(conntrack), Some(sockets)) = (&mut self.conntrack, &mut self.sockets) else {
             return Ok(Vec::new());
         };
-        let container = &self.preparation.plan().addresses;
+        let container = &self.migration.plan.addresses;
         self.besides.prepare(conntrack, sockets, container)
     }
 
@@ -43,15 +42,15 @@ impl Interruption<'_> {
         let conntrack = self.conntrack.take();
         let sockets = self.sockets.take();
         let mut besides = std::mem::take(&mut self.besides);
-        let container = self.preparation.plan().container.clone();
-        let addresses = self.preparation.plan().addresses.clone();
-        let destination = self.preparation.plan().link.peer;
-        let gateways = self.preparation.plan().port.bridge().addresses.clone();
-        let aliases = Arc::clone(&self.preparation.plan().aliases);
-        let anchors = self.preparation.anchors().hosts();
-        let there = self.preparation.plan().far_ends.clone();
+        let container = self.migration.plan.container.clone();
+        let addresses = self.migration.plan.addresses.clone();
+        let destination = self.migration.plan.link.peer;
+        let gateways = self.migration.plan.port.bridge().addresses.clone();
+        let aliases = Arc::clone(&self.migration.plan.aliases);
+        let anchors = self.migration.anchors.hosts();
+        let there = self.migration.plan.far_ends.clone();
         let name = container.name.clone();
-        let destination_name = self.preparation.plan().link.destination.host.clone();
+        let destination_name = self.migration.plan.link.destination.host.clone();
         spawn_blocking(move || {
             let mut conntrack = match conntrack {
                 Some(conntrack) => conntrack,
@@ -111,7 +110,7 @@ impl Interruption<'_> {
 
     /// Leads the container's flows to the peer, or back to this host.
     pub(super) fn set_marks(&mut self, away: bool) -> Result<(), Cause> {
-        let plan = self.preparation.plan();
+        let plan = &self.migration.plan;
         let Some(conntrack) = &mut self.conntrack else { return Ok(()) };
         for direction in [Direction::Inbound, Direction::Outbound] {
             let flows: Vec<Flow> = self
@@ -126,16 +125,5 @@ impl Interruption<'_> {
             }
         }
         Ok(())
-    }
-
-    /// The flows as they were before they were led away.
-    pub fn flows(&self) -> &[Flow] {
-        &self.flows
-    }
-
-    /// Flows by protocol.
-    pub fn flow_count(&self) -> FlowCount {
-        let tcp = self.flows.iter().filter(|flow| flow.tcp.is_some()).count();
-        FlowCount { tcp, udp: self.flows.len() - tcp }
     }
 }

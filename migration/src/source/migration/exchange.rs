@@ -8,9 +8,9 @@ use netmig::tunnel;
 use state::cause::Cause;
 use steering::moved_containers::MovedContainer;
 
-use super::Preparation;
+use super::Migration;
 
-impl Preparation<'_> {
+impl Migration<'_> {
     /// Exchanges addresses at the tunnel: these gateways of the host, those of containers beside the one
     /// that moves, and those of the container's that are others at the destination or for the anchors of
     /// these flows.
@@ -34,7 +34,7 @@ impl Preparation<'_> {
         if !exchange.gateways.is_empty() {
             tunnel::carry_loopback(self.plan.link.peer)?;
         }
-        self.carried(exchange).note_and_apply(&self.context.directories).await
+        self.moved_container(exchange).note_and_apply(&self.context.directories).await
     }
 
     /// Ends that again.
@@ -42,7 +42,7 @@ impl Preparation<'_> {
         if std::mem::take(&mut self.exchange).is_empty() {
             return Ok(());
         }
-        self.carried(Exchange::default()).note_and_apply(&self.context.directories).await
+        self.moved_container(Exchange::default()).note_and_apply(&self.context.directories).await
     }
 
     /// Notes by which detours other containers will be led to this host.
@@ -50,12 +50,12 @@ impl Preparation<'_> {
         if detours.is_empty() {
             return Ok(());
         }
-        let carried = self.carried(self.exchange.clone());
+        let carried = self.moved_container(self.exchange.clone());
         let noted = MovedContainer { detours: detours.to_vec(), ..carried };
         noted.note(&self.context.directories).await
     }
 
-    pub(super) fn carried(&self, exchange: Exchange) -> MovedContainer {
+    pub(super) fn moved_container(&self, exchange: Exchange) -> MovedContainer {
         let container = &self.plan.container;
         MovedContainer::new(&container.id, &container.name, &self.plan.addresses, exchange)
     }
