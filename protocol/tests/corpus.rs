@@ -8,12 +8,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use checkpoint::description::{Description, Filesystem, Mount, Storage};
 use checkpoint::fingerprint::Fingerprint;
 use checkpoint::images::{Chunk, Follower};
 use checkpoint::sockets::{SocketSettings, Value};
 use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::{Kind, Meta, Record, Source, Tasks};
+use engine::description::{Description, Filesystem, Mount, Storage};
 use netmig::path::{Barrier, Fate};
 use netmig::tunnel::{DirectEnd, HardwareAddress};
 use protocol::message::*;
@@ -351,7 +351,7 @@ fn tokens() -> Vec<Vec<u8>> {
 
 fn podman() -> Vec<Vec<u8>> {
     let (config, spec) = metadata();
-    let sample = include_bytes!("../../checkpoint/src/podman/inspect/sample.json");
+    let sample = include_bytes!("../../engine/src/podman/inspect/sample.json");
     let list = br#"[{"Id":"a7","Names":["web"],"Image":"i","Ports":[{"host_ip":"","container_port":
         80,"host_port":8080,"range":2,"protocol":"tcp"}],"Networks":["podman"],"Status":"Up"}]"#;
     let networks = br#"[{"name":"n6","driver":"bridge","network_interface":"podman1",

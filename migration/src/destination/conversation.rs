@@ -10,11 +10,11 @@ use state::deadline;
 
 use crate::destination::anchor_role;
 use crate::destination::decision::resume;
-use crate::destination::early_podman::{Expected, abandon};
 use crate::destination::end_flows;
 use crate::destination::host::Host;
 use crate::destination::lease::Copies;
 use crate::destination::offer;
+use crate::destination::prepared_stage::{Expected, abandon};
 
 /// Holds one conversation with a paired host to its end.
 pub async fn converse(copies: &'static Copies, connection: &mut Connection) -> Result<(), Cause> {

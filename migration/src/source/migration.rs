@@ -11,8 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use checkpoint::images::ImageDir;
-use checkpoint::podman::PreparedRemoval;
-use checkpoint::process;
+use engine::PreparedRemoval;
 use netmig::flow::Exchange;
 use netmig::sockets::room;
 use netmig::table::HoldTag;
@@ -55,7 +54,7 @@ pub struct Migration<'a> {
     /// What was in use before the interruption.
     pub in_use: InUse,
     /// The engine, started to remove the original.
-    pub removal: Option<PreparedRemoval>,
+    pub removal: Option<Box<dyn PreparedRemoval>>,
     /// Whether CRIU may still be at work on the container: its images must stay until it has ended.
     pub is_dumping: bool,
     exchange: Exchange,
@@ -122,11 +121,11 @@ impl<'a> Migration<'a> {
     /// A task is still there after ten seconds, or the engine does not remove the container.
     pub async fn remove_original(&mut self) -> Result<(), Cause> {
         let id = &self.plan.container.id;
-        process::kill_monitor(self.plan.process.monitor, id)?;
+        self.context.engine.ignore_exit(id, self.plan.process.monitor).await?;
         block_in_place(|| self.plan.cgroup.kill(Instant::now() + KILLED))?;
         match self.removal.take() {
             Some(prepared) => prepared.remove(id).await?,
-            None => self.context.podman.remove(id).await?,
+            None => self.context.engine.remove(id).await?,
         }
         Ok(())
     }

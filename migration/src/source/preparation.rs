@@ -179,8 +179,8 @@ impl<'a> Preparation<'a> {
 
     /// The engine's own start is a third of what it takes to remove the original, and can come first.
     fn prepare_removal(&mut self) {
-        match self.migration.context.podman.prepare_removal() {
-            Ok(removal) => self.migration.removal = Some(removal),
+        match self.migration.context.engine.prepare_removal() {
+            Ok(removal) => self.migration.removal = removal,
             Err(e) => tracing::debug!("{}", chain(&e)),
         }
     }

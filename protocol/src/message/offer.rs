@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use checkpoint::description::Description;
+use engine::description::Description;
 use netmig::flow::{Protocol, StandIn};
 use serde::{Deserialize, Serialize};
 use state::blocker::Blocker;
