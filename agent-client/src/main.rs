@@ -20,13 +20,12 @@ use std::process::ExitCode;
 
 use agent_core::cause::{Cause, chain};
 use agent_core::directories::Directories;
-use agent_core::{guardian, keeper, marks};
+use agent_core::{guardian, keeper, log, marks};
 use checkpoint::podman::Podman;
 use checkpoint::urgency;
 use clap::Parser;
 use migration::request::Options;
 use migration::{Cancel, Context, Failure, Request, recovery, source};
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{BACKGROUND, Cli, Command, Flows, FlowsCommand, Recover};
 use crate::exit::Exit;
@@ -35,10 +34,7 @@ use crate::progress::Progress;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // Quiet unless asked: what the user has to know is printed by the commands themselves.
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("NETMIG_LOG").unwrap_or_else(|_| "error".into()))
-        .with_writer(std::io::stderr)
-        .init();
+    log::begin("error", true);
     run(cli).into()
 }
 

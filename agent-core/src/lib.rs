@@ -25,6 +25,7 @@ pub mod id;
 pub mod identity;
 pub mod journal;
 pub mod keeper;
+pub mod log;
 pub mod marks;
 pub mod message;
 pub mod notes;

@@ -21,6 +21,7 @@ use agent_core::cause::{Cause, chain};
 use agent_core::directories::Directories;
 use agent_core::guardian;
 use agent_core::keeper;
+use agent_core::log;
 use agent_core::marks;
 use agent_core::trust::{Servers, Trust};
 use checkpoint::podman::Podman;
@@ -30,7 +31,6 @@ use migration::destination::Host;
 use migration::recovery::destination as recovery;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
 
@@ -52,11 +52,7 @@ fn main() -> ExitCode {
     {
         return complain(&chain(&e));
     }
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("NETMIG_LOG").unwrap_or_else(|_| "info".into()))
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .init();
+    log::begin("info", false);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = match runtime.enable_all().on_thread_start(urgency::thread_began).build() {
         Ok(runtime) => runtime,

@@ -6,7 +6,7 @@ use checkpoint::description::Description;
 use netmig::flow::{Protocol, StandIn};
 use serde::{Deserialize, Serialize};
 
-use super::MigrationId;
+use super::{MigrationId, PeerText};
 use crate::id::HostId;
 
 /// An image of the engine's store.
@@ -115,9 +115,17 @@ impl Offer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocker {
     /// Stable short name in kebab case.
-    pub code: String,
+    pub code: PeerText,
     /// A whole sentence: what is in the way, and what to do.
-    pub message: String,
+    pub message: PeerText,
+}
+
+impl Blocker {
+    /// Makes one of a short name and a whole sentence.
+    #[must_use]
+    pub fn new(code: impl Into<PeerText>, message: impl Into<PeerText>) -> Self {
+        Self { code: code.into(), message: message.into() }
+    }
 }
 
 /// What the destination thinks of an offer.

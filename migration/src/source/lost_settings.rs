@@ -19,18 +19,18 @@ pub fn blockers(container: &str, all: &BTreeSet<String>) -> Vec<Blocker> {
             "{container} has secrets of podman's, which stay on this host; create it without (--secret), and \
              give it the values in another way"
         );
-        blockers.push(Blocker { code: "secret".to_owned(), message });
+        blockers.push(Blocker::new("secret", message));
     }
     blockers
 }
 
 fn lost(container: &str, setting: &str) -> Blocker {
-    Blocker {
-        code: "setting".to_owned(),
-        message: format!(
+    Blocker::new(
+        "setting",
+        format!(
             "{container} has the setting {setting}, which would be lost or changed; create it without"
         ),
-    }
+    )
 }
 
 #[cfg(test)]

@@ -162,8 +162,7 @@ pub async fn agree(
     let mut findings = tokio::task::block_in_place(|| blockers::look(&container));
     let accepted: Vec<_> = request.options.accepted_losses.iter().map(|loss| loss.code()).collect();
     findings.blockers.retain(|finding| !accepted.contains(&finding.code));
-    let own =
-        findings.blockers.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
+    let own = findings.blockers.into_iter().map(|f| Blocker::new(f.code, f.message));
     let mut own: Vec<_> = own.collect();
     let direct = way(context, &link, request.options.tunnel, &mut own).await.map_err(refused)?;
     if !own.is_empty() {
@@ -302,7 +301,7 @@ async fn way(
     if let Some(peer) = identity::find_number(&context.directories.state, link.host)?
         && let Some(e) = peers::other_way(peer, direct).await?
     {
-        blockers.push(Blocker { code: "other-tunnel".to_owned(), message: e.to_string() });
+        blockers.push(Blocker::new("other-tunnel", e.to_string()));
     }
     if !direct {
         return Ok(None);
@@ -310,8 +309,7 @@ async fn way(
     match tunnel::direct::segment(link.connection.peer().ip()).await {
         Ok(segment) => Ok(Some(segment.mtu)),
         Err(e) => {
-            let message = chain(&e).to_string();
-            blockers.push(Blocker { code: "not-on-link".to_owned(), message });
+            blockers.push(Blocker::new("not-on-link", chain(&e)));
             Ok(None)
         }
     }

@@ -26,6 +26,7 @@ mod lab;
 mod leftovers;
 mod migration;
 mod operator;
+mod peer_texts;
 mod permissions;
 pub(crate) mod promise;
 mod refusal;
@@ -58,6 +59,7 @@ pub fn all() -> Vec<Case> {
         trust::CASES,
         trust_wire::CASES,
         permissions::CASES,
+        peer_texts::CASES,
         faults::CASES,
         &promise::cases(),
         &fidelity::cases(),

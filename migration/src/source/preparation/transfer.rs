@@ -42,7 +42,7 @@ impl Preparation<'_> {
         let local = peers::prepare(peer, address, direct).await?;
         // The journal keeps the tunnel from being removed meanwhile.
         drop(lock);
-        self.ready.tunnel_kind.clone_from(&local.kind);
+        self.ready.tunnel_kind = local.kind.to_string();
         let connection = &mut self.plan.link.connection;
         connection.send(&Message::TunnelOffer(local)).await?;
         let answer = expect!(connection, deadline::ANSWER, TunnelAnswer)?;
