@@ -35,10 +35,10 @@ use super::far_ends::FarEnds;
 use super::forecast::ExpectedInterruption;
 use super::network_namespace::OwnNetwork;
 use super::receive_buffers::Room;
-use super::{container_names, link_rate, lost_settings, multicast, ports, siblings};
+use super::{container_names, landlock, link_rate, lost_settings, multicast, ports, siblings};
 use crate::connect::{Introduced, Link};
 use crate::context::Context;
-use crate::request::{AddressPolicy, ImagePolicy, Request, TunnelChoice};
+use crate::request::{AddressPolicy, ImagePolicy, Loss, Request, TunnelChoice};
 
 /// A migration that both hosts agree to. Nothing has been changed.
 #[derive(Debug)]
@@ -174,6 +174,9 @@ pub async fn agree(
     }
     let criu_version = criu_version.map_err(refused)?;
     let mut local = look(context, &info, &container, criu_version).await.map_err(refused)?;
+    if !request.options.accepted_losses.contains(&Loss::Landlock) {
+        warnings.extend(landlock::warning(&local.description));
+    }
     let networks = &local.description.connectivity.networks;
     warnings.extend(container_names::warning(&container.name, &container.id, networks));
     let this = context.trust.identity.fingerprint().host();
