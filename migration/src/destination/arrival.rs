@@ -306,7 +306,7 @@ impl Arrival {
         let others = OfOthers::read(&self.host.directories, &self.offer.id)?;
         let addresses = addresses(&self.offer);
         let here = routing::own_addresses().await?;
-        let claims = Claims::new(self.host, self.offer.id.clone(), self.addresses(), here);
+        let claims = Claims::new(self.host, self.offer.id.clone(), self.addresses(), here)?;
         let mut files = 0;
         let manifest = loop {
             let step = match self.next_before(connection, begin_by).await {

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use agent_core::cause::Cause;
+use agent_core::forward;
 use netmig::flow::{Conntrack, Direction, Flow, is_alias};
 use netmig::path::is_one_host;
 
@@ -30,14 +31,26 @@ pub struct Claims {
     id: String,
     /// Its addresses here.
     own: Vec<IpAddr>,
-    /// This host's addresses.
-    here: BTreeSet<IpAddr>,
+    /// This host's addresses, and aliases by which new connections come here for other containers.
+    taken: BTreeSet<IpAddr>,
 }
 
 impl Claims {
     /// Makes those of a container with this ID that has these addresses, on a host with those.
-    pub fn new(host: &'static Host, id: String, own: Vec<IpAddr>, here: BTreeSet<IpAddr>) -> Self {
-        Self { host, id, own, here }
+    ///
+    /// # Errors
+    /// The notes of what is forwarded cannot be read.
+    pub fn new(
+        host: &'static Host,
+        id: String,
+        own: Vec<IpAddr>,
+        here: BTreeSet<IpAddr>,
+    ) -> Result<Self, Cause> {
+        let mut taken = here;
+        let others = forward::all(&host.directories)?.into_iter().filter(|note| note.id != id);
+        let ways = others.flat_map(|note| note.readdressed).map(|(by, _)| by);
+        taken.extend(ways.filter(|by| is_alias(*by)));
+        Ok(Self { host, id, own, taken })
     }
 
     /// Checks entries before any of them is made.
@@ -47,7 +60,7 @@ impl Claims {
     pub fn check(&self, entries: &[Flow]) -> Result<(), NotOfContainer> {
         let mut ends = BTreeSet::new();
         for entry in entries {
-            match judge(entry, &self.own, &self.here) {
+            match judge(entry, &self.own, &self.taken) {
                 Claim::Own => {}
                 Claim::OwnUnlessHere(end) => drop(ends.insert(end)),
                 Claim::Foreign => return Err(NotOfContainer(entry.to_string())),
@@ -111,35 +124,39 @@ enum Claim {
     Foreign,
 }
 
-/// Judges an entry by the container's addresses and this host's.
+/// Judges an entry by the container's addresses, and those that are others' here.
 ///
 /// Seen from the container it has to be a flow with one of its addresses. In the tunnel the two ends may have
 /// others, and the ports are the same: the far end may have an alias. The container's address may be an alias
 /// as well, or the one by which the anchor knows it, which it had there. Nobody here can tell whether it had;
 /// but packets to it that other hosts send do not come to this host, and those of this host and its
 /// containers are recognised by their senders.
-fn judge(entry: &Flow, own: &[IpAddr], here: &BTreeSet<IpAddr>) -> Claim {
+fn judge(entry: &Flow, own: &[IpAddr], taken: &BTreeSet<IpAddr>) -> Claim {
     // Each from the far end to the container.
     let (inner, outer) = match entry.direction(own) {
         Some(Direction::Inbound) => (entry.reply.inverse(), entry.original),
         Some(Direction::Outbound) => (entry.original.inverse(), entry.reply),
         None => return Claim::Foreign,
     };
-    let is_same = |one: IpAddr, other: IpAddr| {
-        one.is_ipv4() == other.is_ipv4() && (one == other || is_alias(other))
-    };
     let has_same_ports =
         (inner.source_port, inner.destination_port) == (outer.source_port, outer.destination_port);
-    let has_one_family = inner.source.is_ipv4() == inner.destination.is_ipv4()
-        && inner.source.is_ipv4() == outer.destination.is_ipv4();
-    if !has_same_ports || !has_one_family || !is_same(inner.source, outer.source) {
+    let is_v4 = inner.destination.is_ipv4();
+    let all = [inner.source, outer.source, outer.destination];
+    let has_one_family = all.iter().all(|address| address.is_ipv4() == is_v4);
+    let has_one_far_end = inner.source == outer.source || is_alias(outer.source);
+    if !has_same_ports || !has_one_family || !has_one_far_end {
         return Claim::Foreign;
     }
-    if is_same(inner.destination, outer.destination) {
+    if inner.destination == outer.destination {
         return Claim::Own;
     }
-    let is_elsewhere = |address: IpAddr| is_one_host(address) && !here.contains(&address);
-    if is_elsewhere(outer.source) && is_elsewhere(outer.destination) {
+    let is_elsewhere = |address: IpAddr| is_one_host(address) && !taken.contains(&address);
+    if !is_elsewhere(outer.destination) {
+        Claim::Foreign
+    } else if is_v4 && is_alias(outer.destination) {
+        // Nobody but agents uses these.
+        Claim::Own
+    } else if is_elsewhere(outer.source) {
         Claim::OwnUnlessHere(outer.source)
     } else {
         Claim::Foreign
@@ -154,7 +171,7 @@ mod tests {
     use super::*;
 
     const OWN: &str = "10.88.0.9";
-    const HERE: [&str; 3] = ["192.0.2.2", "10.88.0.1", "2001:db8::2"];
+    const TAKEN: [&str; 5] = ["192.0.2.2", "10.88.0.1", "2001:db8::2", "fd00::1", "198.18.0.99"];
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -175,8 +192,8 @@ mod tests {
     }
 
     fn judged(original: Tuple, reply: Tuple) -> Claim {
-        let here = HERE.iter().map(|text| ip(text)).collect();
-        judge(&flow(original, reply, 0), &[ip(OWN), ip("fd00::9")], &here)
+        let taken = TAKEN.iter().map(|text| ip(text)).collect();
+        judge(&flow(original, reply, 0), &[ip(OWN), ip("fd00::9")], &taken)
     }
 
     #[test]
@@ -201,6 +218,12 @@ mod tests {
             (tuple((OWN, 5000), (far, 443)), tuple((far, 443), ("192.0.2.2", 61000))),
             // No flow of the container.
             (tuple((far, 5000), ("192.0.2.2", 80)), tuple(("10.88.0.3", 80), (far, 5000))),
+            // Unique local addresses may be those of containers, and aliases may be others'.
+            (
+                tuple(("2001:db8::7", 5000), ("fd00::1", 80)),
+                tuple(("fd00::9", 80), ("2001:db8::7", 5000)),
+            ),
+            (tuple((far, 5000), ("198.18.0.99", 80)), tuple((OWN, 80), (far, 5000))),
             // Two families.
             (tuple((far, 5000), ("fd00::9", 80)), tuple((OWN, 80), (far, 5000))),
         ];
@@ -245,7 +268,7 @@ mod tests {
                 way("10.77.0.4", "198.19.0.1", OWN),
             ],
         ];
-        let here: BTreeSet<IpAddr> = HERE.iter().map(|text| ip(text)).collect();
+        let taken: BTreeSet<IpAddr> = TAKEN.iter().map(|text| ip(text)).collect();
         for hops in moves {
             for (original, reply) in [plain, opened, hidden] {
                 let mut arrived = flow(original, reply, 0);
@@ -257,7 +280,7 @@ mod tests {
                     container = readdressed.first().map_or(container, |other| other.new);
                 }
                 assert_eq!(container, ip(OWN));
-                let claim = judge(&arrived, &[container], &here);
+                let claim = judge(&arrived, &[container], &taken);
                 assert_ne!(claim, Claim::Foreign, "{arrived} over {} moves", hops.len());
             }
         }
