@@ -109,6 +109,8 @@ fn landlock_unseen(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let a = lab.host("a")?;
     lab.serve("b")?;
+    let allow = ["agent-server", "peers", "allow", "a", "--capability", "SYS_ADMIN"];
+    lab.host("b")?.run(allow)?;
     let ways: [(&str, &str, &[&str]); 2] = [
         ("bit", "landlock", &["--security-opt=no-new-privileges"]),
         ("administrator", "landlock-of-an-administrator", &["--cap-add=SYS_ADMIN"]),
