@@ -16,8 +16,9 @@ use thiserror::Error;
 
 use crate::flow::{Flow, Neighbouring};
 use crate::isolation::Port;
-use crate::netns::socket::{KernelSocket, Protocol};
-use crate::netns::{self, Namespace, neighbour};
+use crate::netlink::route::{permanent, remove_permanent};
+use crate::netlink::{Connection, Protocol};
+use crate::netns::{self, Namespace};
 use crate::sandbox::{self, Sandbox};
 use crate::sockets::{self, Connections, UdpSockets};
 
@@ -75,7 +76,7 @@ impl Detour {
             Err(_) if !self.namespace.exists() => return Ok(()),
             other => other?,
         };
-        let mut socket = match namespace.socket(Protocol::Route) {
+        let mut socket = match namespace.netlink(Protocol::Route) {
             // The name of a namespace that has gone is for a moment that of a plain file.
             Err(netns::Error::Enter { source, .. })
                 if source.raw_os_error() == Some(libc::EINVAL) =>
@@ -84,12 +85,11 @@ impl Detour {
             }
             other => other?,
         };
-        neighbour::remove(&mut socket, self.interface, self.towards).map(drop).map_err(|source| {
-            Error::Neighbour {
-                container: self.namespace.display().to_string(),
-                address: self.towards,
-                source,
-            }
+        let removed = remove_permanent(&mut socket, self.interface, self.towards);
+        removed.map(drop).map_err(|error| Error::Neighbour {
+            container: self.namespace.display().to_string(),
+            address: self.towards,
+            source: error.into(),
         })
     }
 }
@@ -101,7 +101,7 @@ struct Attached {
     mac: [u8; 6],
     addresses: Vec<IpAddr>,
     /// A socket inside, once something is to be changed there: not one for each container of a host.
-    route: Option<KernelSocket>,
+    route: Option<Connection>,
 }
 
 impl Attached {
@@ -199,7 +199,7 @@ impl Beside {
             }
             if detours.len() > before && other.route.is_none() {
                 let namespace = Namespace::at_path(&other.namespace)?;
-                other.route = Some(namespace.socket(Protocol::Route)?);
+                other.route = Some(namespace.netlink(Protocol::Route)?);
             }
         }
         Ok(detours)
@@ -215,11 +215,11 @@ impl Beside {
             let mut others = self.others.iter_mut();
             let other = others.find(|other| other.namespace == detour.namespace);
             let Some(route) = other.and_then(|other| other.route.as_mut()) else { continue };
-            let mut request = neighbour::permanent(detour.interface, detour.towards, self.bridge);
+            let mut request = permanent(detour.interface, detour.towards, self.bridge);
             let laid = route.execute(&mut request).map_err(|refused| Error::Neighbour {
                 container: detour.namespace.display().to_string(),
                 address: detour.towards,
-                source: refused.source,
+                source: refused.source.into(),
             });
             outcome = outcome.and(laid);
         }

@@ -56,7 +56,7 @@ pub use outlet::Outlet;
 pub use queue::packet_id;
 pub use release::Pace;
 
-use crate::nfnetlink::SocketError;
+use crate::netlink::SocketError;
 use crate::table::{HoldTransactions, Table, TableError, Transaction};
 use queue::{ACCEPT, DROP, Queue};
 use statistics::Statistics;

@@ -30,21 +30,21 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nix::errno::Errno;
 use thiserror::Error;
 
-use crate::netns::link::{
+use crate::netlink::attribute::{find_u32, nest, put};
+use crate::netlink::message::request;
+use crate::netlink::route::{
     self, InterfaceAddress, LINK_HEADER, Link, addresses, link_request, links, port_number,
     reachable,
 };
-use crate::netns::message::{Message, u32_attribute};
-use crate::netns::socket::{KernelSocket, Protocol, Refused};
+use crate::netlink::{Connection, Protocol, RefusedAt, SocketError};
 use crate::netns::{self, Namespace};
 
-const RTM_SETLINK: u16 = 19;
-const RTM_GETNSID: u16 = 90;
+/// `include/uapi/linux/net_namespace.h` and `if_link.h`.
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
-const IFLA_PROTINFO: u16 = 12;
 const IFLA_BRPORT_STATE: u16 = 1;
 const IFLA_BRPORT_FORWARD_DELAY_TIMER: u16 = 22;
 /// Bridge port states, `include/uapi/linux/if_bridge.h`.
@@ -136,7 +136,7 @@ pub struct Bridge {
 /// The bridge port by which a container is connected to its host.
 #[derive(Debug)]
 pub struct Port {
-    socket: Mutex<KernelSocket>,
+    socket: Mutex<Connection>,
     index: u32,
     name: String,
     mtu: u32,
@@ -152,9 +152,12 @@ impl Port {
     /// # Errors
     /// A variant of its own for each way in which the container is not on a bridge.
     pub fn of_container(container: &Namespace, container_interface: &str) -> Result<Self, Error> {
-        let read = |name: &str, source| Error::Read { name: name.to_owned(), source };
+        let read = |name: &str, error: SocketError| Error::Read {
+            name: name.to_owned(),
+            source: error.into(),
+        };
         let host = Namespace::current()?;
-        let mut visit = container.socket(Protocol::Route)?;
+        let mut visit = container.netlink(Protocol::Route)?;
         let in_container = |source| read(container.name(), source);
         let container_addresses = addresses(&mut visit).map_err(in_container)?;
         let inside = links(&mut visit)
@@ -166,10 +169,10 @@ impl Port {
                 interface: container_interface.to_owned(),
             })?;
 
-        let mut socket = host.socket(Protocol::Route)?;
+        let mut socket = host.netlink(Protocol::Route)?;
         let on_host = |source| read(host.name(), source);
         let outside = match (inside.peer, inside.kind.as_deref()) {
-            (Some(peer), Some("veth")) => link::link(&mut socket, peer).map_err(on_host)?,
+            (Some(peer), Some("veth")) => route::link(&mut socket, peer).map_err(on_host)?,
             _ => None,
         };
         let number = namespace_number(&mut socket, container).map_err(on_host)?;
@@ -251,7 +254,7 @@ impl Port {
     }
 
     /// Makes the bridge know the container's Ethernet address.
-    pub(crate) fn introduce(&self) -> Result<(), Refused> {
+    pub(crate) fn introduce(&self) -> Result<(), RefusedAt> {
         // A bridge whose only port was blocked has no carrier, and drops what is sent through it
         // until the kernel's link watch has run. When that runs after the port was blocked it takes
         // the neighbour entries along. Asking for the link makes it run now (rtnl_getlink,
@@ -267,10 +270,7 @@ impl Port {
     /// # Errors
     /// [`Error::Rebuilt`], [`Error::Read`].
     pub fn check_blocked(&self) -> Result<(), Error> {
-        let link = link::link(&mut self.socket(), self.index)
-            .map_err(|source| Error::Read { name: self.name.clone(), source })?;
-        let state = link.and_then(|link| port_number(&link.port_data, IFLA_BRPORT_STATE));
-        match state {
+        match self.state()? {
             Some(state) if state != u64::from(STATE_FORWARDING) => Ok(()),
             _ => Err(Error::Rebuilt { port: self.name.clone() }),
         }
@@ -281,10 +281,14 @@ impl Port {
     /// # Errors
     /// [`Error::Read`]; a port that is gone counts as blocked.
     pub fn is_blocked(&self) -> Result<bool, Error> {
-        let link = link::link(&mut self.socket(), self.index)
-            .map_err(|source| Error::Read { name: self.name.clone(), source })?;
-        let state = link.and_then(|link| port_number(&link.port_data, IFLA_BRPORT_STATE));
-        Ok(state != Some(u64::from(STATE_FORWARDING)))
+        Ok(self.state()? != Some(u64::from(STATE_FORWARDING)))
+    }
+
+    /// The port's state as the kernel reports it now; `None` when the port is gone.
+    fn state(&self) -> Result<Option<u64>, Error> {
+        let link = route::link(&mut self.socket(), self.index)
+            .map_err(|error| Error::Read { name: self.name.clone(), source: error.into() })?;
+        Ok(link.and_then(|link| port_number(&link.port_data, IFLA_BRPORT_STATE)))
     }
 
     fn send(
@@ -293,32 +297,32 @@ impl Port {
         batch: &mut [u8],
         mut each: impl FnMut(Link),
     ) -> Result<(), Error> {
-        let answered = self.socket().answer(batch, |answer| {
-            if let Some(link) = Link::parse(answer.payload) {
+        let answered = self.socket().answer(batch, |payload| {
+            if let Some(link) = Link::parse(payload) {
                 each(link);
             }
         });
-        answered.map_err(|refused| match refused.source.raw_os_error() {
-            Some(libc::EBUSY) => Error::SpanningTree { port: self.name.clone() },
-            _ => Error::State { action, port: self.name.clone(), source: refused.source },
+        answered.map_err(|refused| match refused.refusal() {
+            Some(Errno::EBUSY) => Error::SpanningTree { port: self.name.clone() },
+            _ => Error::State { action, port: self.name.clone(), source: refused.source.into() },
         })
     }
 
     /// The socket on the host; a panic elsewhere cannot have left it half-used.
-    fn socket(&self) -> MutexGuard<'_, KernelSocket> {
+    fn socket(&self) -> MutexGuard<'_, Connection> {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn set_state(port: u32, state: u8) -> Vec<u8> {
-    let mut payload = [0; LINK_HEADER];
-    payload[0] = u8::try_from(libc::AF_BRIDGE).unwrap_or(0);
-    payload[4..8].copy_from_slice(&port.to_ne_bytes());
-    let mut message = Message::new(RTM_SETLINK, 0, &payload);
-    message.nested(IFLA_PROTINFO, |port| {
-        port.attribute(IFLA_BRPORT_STATE, &[state]);
-    });
-    message.finish()
+    let mut fixed = [0; LINK_HEADER];
+    fixed[0] = libc::AF_BRIDGE.to_le_bytes()[0];
+    fixed[4..8].copy_from_slice(&port.to_ne_bytes());
+    request(libc::RTM_SETLINK, 0, &fixed, |body| {
+        nest(body, libc::IFLA_PROTINFO, |port| {
+            put(port, IFLA_BRPORT_STATE, &[state]);
+        });
+    })
 }
 
 /// What is left of the forward-delay timer, in hundredths of a second; 0 when it does not run.
@@ -335,11 +339,11 @@ fn introduction(bridge: &Bridge, inside: &Link, addresses: &[InterfaceAddress]) 
         .collect()
 }
 
-fn bridge_of(socket: &mut KernelSocket, port: &Link) -> io::Result<Option<Bridge>> {
+fn bridge_of(socket: &mut Connection, port: &Link) -> Result<Option<Bridge>, SocketError> {
     let Some(master) = port.master.filter(|_| port.port_kind.as_deref() == Some("bridge")) else {
         return Ok(None);
     };
-    let Some(link) = link::link(socket, master)? else { return Ok(None) };
+    let Some(link) = route::link(socket, master)? else { return Ok(None) };
     let Some(mac) = link.mac else { return Ok(None) };
     let addresses = addresses(socket)?
         .into_iter()
@@ -350,13 +354,17 @@ fn bridge_of(socket: &mut KernelSocket, port: &Link) -> io::Result<Option<Bridge
 }
 
 /// The number that the socket's namespace has for `other`, `None` when it has given it none.
-fn namespace_number(socket: &mut KernelSocket, other: &Namespace) -> io::Result<Option<u32>> {
-    let mut message = Message::new(RTM_GETNSID, 0, &[0; 4]);
-    message.attribute(NETNSA_FD, &other.as_fd().as_raw_fd().to_ne_bytes());
+fn namespace_number(
+    socket: &mut Connection,
+    other: &Namespace,
+) -> Result<Option<u32>, SocketError> {
+    let mut asked = request(libc::RTM_GETNSID, 0, &[0; 4], |body| {
+        put(body, NETNSA_FD, &other.as_fd().as_raw_fd().to_ne_bytes());
+    });
     let mut number = None;
     socket
-        .answer(&mut message.finish(), |answer| {
-            number = answer.payload.get(4..).and_then(|rest| u32_attribute(rest, NETNSA_NSID));
+        .answer(&mut asked, |payload| {
+            number = payload.get(4..).and_then(|rest| find_u32(rest, NETNSA_NSID));
         })
         .map_err(|refused| refused.source)?;
     // NETNSA_NSID_NOT_ASSIGNED is -1.
@@ -366,25 +374,26 @@ fn namespace_number(socket: &mut KernelSocket, other: &Namespace) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netns::message::{attribute, messages};
+    use crate::netlink::attribute::find;
+    use crate::netlink::message::HEADER;
 
     #[test]
     fn a_state_is_nested_in_the_bridge_family() {
         let bytes = set_state(7, STATE_LISTENING);
-        let message = messages(&bytes).next().unwrap();
-        assert_eq!(message.kind, RTM_SETLINK);
-        assert_eq!(message.payload[0], 7, "AF_BRIDGE");
-        assert_eq!(message.payload[4], 7, "index");
-        let nest = attribute(&message.payload[LINK_HEADER..], IFLA_PROTINFO).unwrap();
-        assert_eq!(attribute(nest, IFLA_BRPORT_STATE), Some(&[STATE_LISTENING][..]));
+        assert_eq!(bytes[4..6], libc::RTM_SETLINK.to_ne_bytes());
+        let payload = &bytes[HEADER..];
+        assert_eq!(payload[0], 7, "AF_BRIDGE");
+        assert_eq!(payload[4], 7, "index");
+        let nested = find(&payload[LINK_HEADER..], libc::IFLA_PROTINFO).unwrap();
+        assert_eq!(find(nested, IFLA_BRPORT_STATE), Some(&[STATE_LISTENING][..]));
     }
 
     #[test]
     fn a_running_timer_is_seen() {
-        let mut data = Message::new(0, 0, &[]);
-        data.attribute(IFLA_BRPORT_STATE, &[STATE_FORWARDING]);
-        data.attribute(IFLA_BRPORT_FORWARD_DELAY_TIMER, &1499_u64.to_ne_bytes());
-        assert_eq!(timer_left(&data.finish()[16..]), 1499);
+        let mut data = Vec::new();
+        put(&mut data, IFLA_BRPORT_STATE, &[STATE_FORWARDING]);
+        put(&mut data, IFLA_BRPORT_FORWARD_DELAY_TIMER, &1499_u64.to_ne_bytes());
+        assert_eq!(timer_left(&data), 1499);
         assert_eq!(timer_left(&[]), 0);
     }
 

@@ -27,9 +27,8 @@ use std::net::IpAddr;
 use crate::flow::{
     Conntrack, Direction, Flow, FlowError, STATUS_FIXED_TIMEOUT, STATUS_SEEN_REPLY, Tuple,
 };
-use crate::netns::link::{self, Link};
-use crate::netns::socket::{self, KernelSocket};
-use crate::nfnetlink::SocketError;
+use crate::netlink::route::{self, Link};
+use crate::netlink::{Connection, Protocol as Netlink, SocketError};
 use crate::peer::PeerNumber;
 use crate::routing;
 use crate::table::{HoldTag, Table, TableError};
@@ -134,8 +133,9 @@ impl Trial {
         container: &[IpAddr],
     ) -> Result<Self, Error> {
         let tracer = Tracer::open()?;
-        let mut socket = KernelSocket::open(socket::Protocol::Route).map_err(Error::Interface)?;
-        let links = link::links(&mut socket).map_err(Error::Interface)?;
+        let links = Connection::open(Netlink::Route)
+            .and_then(|mut connection| route::links(&mut connection))
+            .map_err(|error| Error::Interface(error.into()))?;
         let tried = flows.iter().take(MOST).filter_map(|flow| Tried::new(flow, container));
         let tried: Vec<Tried> = tried.collect();
         let of_rules: Vec<Flow> = tried.iter().map(|tried| tried.flow.clone()).collect();

@@ -35,16 +35,14 @@ use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 use thiserror::Error;
 
 use crate::marks::MarkBits;
-use crate::netns::rtnl;
+pub use crate::netlink::route::PROTOCOL;
+use crate::netlink::rtnetlink as rtnl;
 use crate::peer::PeerNumber;
 use crate::tunnel::direct::{self, Remote};
 pub use foreign::{MarkRule, mark_rules};
 pub use neighbours::addresses_of;
 pub use own::own_addresses;
 
-/// Protocol number of netmig's rules and routes (`RTA_PROTOCOL`, `FRA_PROTOCOL`): it tells them
-/// from anybody else's. `ip route show proto 78` lists them.
-pub const PROTOCOL: u8 = 78;
 /// Metric of the route into the tunnel.
 const TUNNEL_METRIC: u32 = 1;
 /// Metric of the blackhole: the highest, so any other route comes first.

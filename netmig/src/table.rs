@@ -69,7 +69,7 @@ pub use rules::{HoldRules, LateEnd, OnHolderLoss, Queueing};
 pub(crate) use transaction::{HoldTransactions, Transaction};
 
 use crate::flow::Flow;
-use crate::nfnetlink::{Options, Socket, SocketError};
+use crate::netlink::{Connection, Protocol, SocketError};
 use crate::peer::PeerNumber;
 use crate::tunnel::HardwareAddress;
 
@@ -79,8 +79,7 @@ pub const TABLE: &str = "netmig";
 ///
 /// All calls block for a fraction of a millisecond each, and are transactions: all or nothing.
 pub struct Table {
-    socket: Socket,
-    buffer: Vec<u8>,
+    connection: Connection,
 }
 
 impl Table {
@@ -89,8 +88,8 @@ impl Table {
     /// # Errors
     /// Without CAP_NET_ADMIN, or on a kernel without nfnetlink.
     pub fn open() -> Result<Self, TableError> {
-        let socket = Socket::open(Options::default()).map_err(TableError::Open)?;
-        Ok(Self { socket, buffer: Socket::buffer() })
+        let connection = Connection::open(Protocol::Netfilter).map_err(TableError::Open)?;
+        Ok(Self { connection })
     }
 
     /// Makes the table and those of its chains that are missing.
@@ -100,7 +99,7 @@ impl Table {
     pub fn install(&mut self) -> Result<(), TableError> {
         let mut missing = Vec::new();
         for chain in &CHAINS {
-            match contents::read_chain(&self.socket, &mut self.buffer, chain.name)? {
+            match contents::read_chain(&mut self.connection, chain.name)? {
                 None => missing.push(chain),
                 Some(found) if found.is(chain) => {}
                 Some(_) => return Err(TableError::ForeignChain { chain: chain.name }),
@@ -328,7 +327,7 @@ impl Table {
     /// # Errors
     /// When nftables cannot be read.
     pub fn read(&mut self) -> Result<Contents, TableError> {
-        contents::read(&self.socket, &mut self.buffer)
+        contents::read(&mut self.connection)
     }
 
     /// Which form of queueing this kernel has; found out once in the life of a process.
@@ -344,7 +343,7 @@ impl Table {
         if let Some(queueing) = FOUND.get() {
             return Ok(*queueing);
         }
-        if contents::read_chain(&self.socket, &mut self.buffer, CHAIN_HOLD)?.is_none() {
+        if contents::read_chain(&mut self.connection, CHAIN_HOLD)?.is_none() {
             return Err(TableError::NotInstalled);
         }
         let mut refusal = None;
@@ -355,7 +354,7 @@ impl Table {
             rules::add_probe(&mut batch, &table, queueing)?;
             batch.add(&absent, MsgType::Del);
             let transaction = Transaction::new(batch);
-            let refusals = transaction.refusals(&self.socket, &mut self.buffer)?;
+            let refusals = transaction.refusals(&mut self.connection)?;
             // The first message of the batch is the rule, the second the deliberate failure.
             let rule = transaction.message(0);
             match refusals.into_iter().find(|(sequence, _)| *sequence == rule) {
@@ -407,7 +406,7 @@ impl Table {
 
     /// Commits a prepared transaction.
     pub(crate) fn apply(&mut self, transaction: &Transaction, act: &str) -> Result<(), TableError> {
-        let refusals = transaction.refusals(&self.socket, &mut self.buffer)?;
+        let refusals = transaction.refusals(&mut self.connection)?;
         // Where one message fails, the others may be refused in its wake: the first tells why.
         match refusals.into_iter().next() {
             None => Ok(()),

@@ -1,15 +1,13 @@
 //! Tables of nftables, and IPsec. No engine makes any inside of a container.
 
-use std::io;
+use super::{Configuration, Fact, Kind};
+use crate::netlink::attribute::find_text;
+use crate::netlink::message::{DUMP, request};
+use crate::netlink::nfnetlink::{NFGENMSG, Subsystem, nfgenmsg};
+use crate::netlink::route::list;
+use crate::netlink::{Connection, Protocol, SocketError};
 
-use super::{Configuration, Fact, Kind, list};
-use crate::netns::socket::KernelSocket;
-use crate::nfnetlink::attribute::Attributes;
-use crate::nfnetlink::message::{DUMP, Head, NFGENMSG, append, kind};
-use crate::nfnetlink::{Options, Socket, SocketError, subsystem};
-
-/// `NFT_MSG_GETTABLE` and `NFTA_TABLE_NAME` (`include/uapi/linux/netfilter/nf_tables.h`).
-const GET_TABLE: u8 = 1;
+/// `NFTA_TABLE_NAME` (`include/uapi/linux/netfilter/nf_tables.h`).
 const TABLE_NAME: u16 = 1;
 /// Families by their numbers (`NFPROTO_*`).
 const FAMILIES: &[(u8, &str)] =
@@ -21,16 +19,13 @@ const GET_POLICY: u16 = 0x15;
 
 /// Reads the tables of nftables in the calling thread's namespace.
 pub(super) fn tables() -> Result<Vec<Fact>, SocketError> {
-    let socket = Socket::open(Options::default())?;
-    let mut request = Vec::new();
-    let kind = kind(subsystem::NFTABLES, GET_TABLE);
-    append(&mut request, Head { kind, flags: DUMP, sequence: 1, family: 0, resource: 0 }, |_| ());
+    let kind = Subsystem::NfTables.kind(libc::NFT_MSG_GETTABLE);
+    let mut asked = request(kind, DUMP, &nfgenmsg(0, 0), |_| ());
     let mut found = Vec::new();
-    let mut buffer = Socket::buffer();
     // Tables that come or go meanwhile are seen or not; the frozen original is read once more.
-    let _consistent = socket.dump(&request, 1, &mut buffer, |payload| {
+    let _consistent = Connection::open(Protocol::Netfilter)?.dump(&mut asked, |payload| {
         found.push(table(payload));
-        Ok::<_, SocketError>(())
+        Ok(())
     })?;
     Ok(found)
 }
@@ -38,15 +33,13 @@ pub(super) fn tables() -> Result<Vec<Fact>, SocketError> {
 fn table(payload: &[u8]) -> Fact {
     let family = payload.first().copied().unwrap_or(0);
     let word = FAMILIES.iter().find(|(number, _)| *number == family).map_or("?", |(_, word)| word);
-    let mut attributes = Attributes::new(payload.get(NFGENMSG..).unwrap_or_default());
-    let name = attributes
-        .find_map(|attribute| attribute.ok().filter(|one| one.kind == TABLE_NAME)?.text().ok());
-    let text = format!("nftables table {word} {}", name.unwrap_or("?"));
+    let name = find_text(payload.get(NFGENMSG..).unwrap_or_default(), TABLE_NAME);
+    let text = format!("nftables table {word} {}", name.as_deref().unwrap_or("?"));
     Fact { kind: Kind::Filter, is_own: true, text }
 }
 
 /// Reads how many policies and associations there are.
-pub(super) fn ipsec(socket: &mut KernelSocket, into: &mut Configuration) -> io::Result<()> {
+pub(super) fn ipsec(socket: &mut Connection, into: &mut Configuration) -> Result<(), SocketError> {
     for (request, what) in [(GET_ASSOCIATION, "security association"), (GET_POLICY, "policy")] {
         let number = list(socket, request, &[])?.len();
         if number > 0 {

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::{Fact, Kind};
-use crate::netns::message::{u16_at, u32_at};
+use crate::netlink::attribute::{u16_at, u32_at};
 
 /// `IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES`; the same numbers in IPv6.
 const GET_INFO: i32 = 64;

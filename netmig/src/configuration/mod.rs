@@ -21,10 +21,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::netns::message::Message;
-use crate::netns::socket::{KernelSocket, Protocol};
+use crate::netlink::{Protocol, SocketError};
 use crate::netns::{self, Namespace};
-use crate::nfnetlink::SocketError;
 
 /// Most facts of one namespace.
 pub const MOST_FACTS: usize = 10_000;
@@ -173,17 +171,17 @@ impl Configuration {
     /// [`Error`].
     pub fn read(namespace: &Namespace, known: &Known) -> Result<Self, Error> {
         let mut read = Self::default();
-        let mut socket = namespace.socket(Protocol::Route)?;
-        let failed = |what| {
-            move |source| Error::Read { what, container: namespace.name().to_owned(), source }
-        };
+        let mut socket = namespace.netlink(Protocol::Route)?;
+        let read_failed =
+            |what, source| Error::Read { what, container: namespace.name().to_owned(), source };
+        let failed = |what| move |error: SocketError| read_failed(what, error.into());
         let links = links::read(&mut socket, known, &mut read).map_err(failed("interfaces"))?;
         addresses::read(&mut socket, known, &links, &mut read).map_err(failed("addresses"))?;
         addresses::neighbours(&mut socket, &links, &mut read).map_err(failed("neighbours"))?;
         routes::read(&mut socket, known, &links, &mut read).map_err(failed("routes"))?;
         rules::read(&mut socket, &mut read).map_err(failed("routing rules"))?;
         links::queueing(&mut socket, &links, &mut read).map_err(failed("queueing disciplines"))?;
-        match namespace.socket(Protocol::Ipsec) {
+        match namespace.netlink(Protocol::Xfrm) {
             Ok(mut socket) => filters::ipsec(&mut socket, &mut read).map_err(failed("IPsec"))?,
             // A kernel without IPsec.
             Err(netns::Error::Socket { source, .. })
@@ -194,7 +192,11 @@ impl Configuration {
         let tables = tables
             .map_err(|source| Error::Tables { container: namespace.name().to_owned(), source })?;
         read.facts.extend(tables);
-        read.facts.extend(namespace.run(legacy_tables::read)?.map_err(failed("iptables"))?);
+        read.facts.extend(
+            namespace
+                .run(legacy_tables::read)?
+                .map_err(|source| read_failed("iptables", source))?,
+        );
         if read.facts.len() > MOST_FACTS {
             return Err(Error::TooMuch(namespace.name().to_owned()));
         }
@@ -232,15 +234,6 @@ type Links = Vec<(u32, String)>;
 fn name(links: &Links, index: u32) -> String {
     let found = links.iter().find(|(number, _)| *number == index);
     found.map_or_else(|| format!("interface {index}"), |(_, name)| name.clone())
-}
-
-/// Lists objects by a request of this type and fixed part; none of a family that the kernel does not have.
-fn list(socket: &mut KernelSocket, kind: u16, fixed: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    let mut request = Message::new(kind, netns::link::NLM_F_DUMP, fixed).finish();
-    match socket.dump(&mut request) {
-        Err(error) if netns::rtnl::is_no_family(&error) => Ok(Vec::new()),
-        other => other,
-    }
 }
 
 /// Bytes as hexadecimal digits, for what this code has no word for.

@@ -1,12 +1,12 @@
 //! Writing conntrack requests.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{
     Flow, Protocol, STATUS_ASSURED, STATUS_CONFIRMED, STATUS_FIXED_TIMEOUT, STATUS_SEEN_REPLY,
     TCP_BE_LIBERAL, Tuple, Zone, ZoneScope,
 };
-use crate::nfnetlink::attribute::{nest, put};
+use crate::netlink::attribute::{family, nest, put};
 
 /// Attribute numbers (`include/uapi/linux/netfilter/nfnetlink_conntrack.h`).
 pub(super) mod cta {
@@ -63,12 +63,6 @@ pub(super) mod cta {
 /// TCP flags that a created entry takes from a [`Flow`]: window scaling, SACK, close begun,
 /// liberal. The others are the kernel's own bookkeeping.
 const TCP_FLAGS: u8 = 0x01 | 0x02 | 0x04 | TCP_BE_LIBERAL;
-
-/// Address family number of a flow's requests.
-pub(super) fn family(address: IpAddr) -> u8 {
-    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    u8::try_from(family).unwrap_or_default()
-}
 
 /// What identifies an entry: original tuple and zone.
 pub(super) fn identity(message: &mut Vec<u8>, flow: &Flow) {
@@ -150,7 +144,7 @@ pub(super) enum Filter {
 pub(super) fn filter_family(filter: Filter) -> u8 {
     match filter {
         Filter::None => 0,
-        Filter::V6 => family(Ipv6Addr::UNSPECIFIED.into()),
+        Filter::V6 => libc::AF_INET6.to_le_bytes()[0],
         Filter::OriginalSource(address) | Filter::ReplySource(address) => family(address.into()),
     }
 }
@@ -163,7 +157,9 @@ pub(super) fn filter(message: &mut Vec<u8>, filter: Filter) {
         Filter::ReplySource(address) => (cta::TUPLE_REPLY, cta::FILTER_REPLY_FLAGS, address),
     };
     nest(message, kind, |message| {
-        nest(message, cta::TUPLE_IP, |message| put(message, cta::IP_V4_SRC, &address.octets()));
+        nest(message, cta::TUPLE_IP, |message| {
+            put(message, cta::IP_V4_SRC, &address.octets());
+        });
     });
     nest(message, cta::FILTER, |message| {
         // These flags are in host byte order, unlike all else.
@@ -229,7 +225,7 @@ fn translation(message: &mut Vec<u8>, kind: u16, address: IpAddr, port: u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nfnetlink::attribute::Attributes;
+    use crate::netlink::attribute::Attributes;
 
     fn kinds(bytes: &[u8]) -> Vec<u16> {
         Attributes::new(bytes).map(|attribute| attribute.unwrap().kind).collect()

@@ -7,21 +7,21 @@ use nix::errno::Errno;
 use super::build::Filter;
 use super::parse::byte_counts;
 use super::{Counted, Direction, Flow, Protocol, Tuple, build, parse};
-use crate::nfnetlink::attribute::Attributes;
-use crate::nfnetlink::message::{
-    ACK, CREATE, DUMP, EXCLUSIVE, Head, Message, NFGENMSG, Refused, append, kind, request_ack,
-};
-use crate::nfnetlink::{Malformed, Options, Socket, SocketError, subsystem};
+use crate::netlink::attribute::family;
+use crate::netlink::connection::Answer;
+use crate::netlink::message::{CREATE, DUMP, EXCLUSIVE, append, request};
+use crate::netlink::nfnetlink::{Subsystem, attributes, nfgenmsg};
+use crate::netlink::{Connection, Malformed, Protocol as Netlink, Refused, SocketError};
 use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
 /// Messages of ctnetlink (`enum cntl_msg_types`).
-const NEW: u8 = 0;
-const GET: u8 = 1;
-const DELETE: u8 = 2;
+const NEW: i32 = 0;
+const GET: i32 = 1;
+const DELETE: i32 = 2;
+/// Asks for figures of the whole table.
+const GET_STATS: i32 = 5;
 /// Requests are sent in datagrams of about this many bytes.
 const CHUNK: usize = 60 << 10;
-/// Asks for figures of the whole table.
-const GET_STATS: u8 = 5;
 /// `CTA_STATS_GLOBAL_ENTRIES`: entries of this network namespace.
 const STATS_ENTRIES: u16 = 1;
 /// A pass over the table costs about as much as this many entries that are given and thrown away
@@ -29,8 +29,6 @@ const STATS_ENTRIES: u16 = 1;
 const ENTRIES_PER_PASS: usize = 4_000;
 /// Entries that are asked for at a time: each answer takes about a kilobyte of the receive buffer.
 const ASKED_AT_ONCE: usize = 64;
-/// How often a dump is repeated when the table was resized under it.
-const DUMP_ATTEMPTS: usize = 5;
 
 /// Why conntrack could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +44,7 @@ pub enum FlowError {
     #[error("cannot understand an entry of the conntrack table")]
     Entry(#[source] Malformed),
     /// The table changed its size during each of several readings.
-    #[error("the conntrack table changed during each of {DUMP_ATTEMPTS} readings; try again")]
+    #[error("the conntrack table changed during each of several readings; try again")]
     Unstable,
     /// Flows could not be marked, created or deleted at all.
     #[error("cannot {act} {count} conntrack entries")]
@@ -85,7 +83,11 @@ pub enum FlowError {
 
 impl From<SocketError> for FlowError {
     fn from(error: SocketError) -> Self {
-        Self::Dump(error)
+        match error {
+            SocketError::Unstable => Self::Unstable,
+            SocketError::Malformed(malformed) => Self::Entry(malformed),
+            error => Self::Dump(error),
+        }
     }
 }
 
@@ -114,10 +116,8 @@ struct Refusals {
 /// All calls block, for no longer than five seconds; those that change entries have taken effect
 /// when they return.
 pub struct Conntrack {
-    socket: Socket,
-    buffer: Vec<u8>,
+    connection: Connection,
     requests: Vec<u8>,
-    sequence: u32,
 }
 
 impl Conntrack {
@@ -126,9 +126,8 @@ impl Conntrack {
     /// # Errors
     /// Without CAP_NET_ADMIN, or on a kernel without nfnetlink.
     pub fn open() -> Result<Self, FlowError> {
-        let socket = Socket::open(Options::default()).map_err(FlowError::Open)?;
-        let requests = Vec::with_capacity(CHUNK + 1024);
-        Ok(Self { socket, buffer: Socket::buffer(), requests, sequence: 0 })
+        let connection = Connection::open(Netlink::Netfilter).map_err(FlowError::Open)?;
+        Ok(Self { connection, requests: Vec::with_capacity(CHUNK + 1024) })
     }
 
     /// How many entries the table has, of any kind.
@@ -136,26 +135,16 @@ impl Conntrack {
     /// # Errors
     /// When the table cannot be read.
     pub fn count(&mut self) -> Result<usize, FlowError> {
-        let sequence = self.next_request(GET_STATS, ACK, 0, |_| {});
-        self.socket.send(&self.requests).map_err(FlowError::Dump)?;
+        let mut asked = request(kind(GET_STATS), 0, &nfgenmsg(0, 0), |_| ());
         let mut entries = None;
-        loop {
-            for message in self.socket.receive(&mut self.buffer)? {
-                match message.map_err(SocketError::from)? {
-                    Message::Data { sequence: of, payload, .. } if of == sequence => {
-                        entries = entry_count(payload).map_err(FlowError::Entry)?;
-                    }
-                    Message::Ack { sequence: of } if of == sequence => {
-                        let missing = FlowError::Entry(Malformed("figures without a count"));
-                        return entries.ok_or(missing);
-                    }
-                    Message::Refused { sequence: of, refused } if of == sequence => {
-                        return Err(FlowError::Dump(refused.into()));
-                    }
-                    _ => {}
-                }
+        self.connection.exchange(&mut asked, |_, answer| {
+            match answer {
+                Answer::Data(payload) => entries = entry_count(payload)?,
+                Answer::Refused(refused) => return Err(refused.into()),
             }
-        }
+            Ok(())
+        })?;
+        entries.ok_or(FlowError::Entry(Malformed("figures without a count")))
     }
 
     /// The TCP and UDP flows that have one of the addresses as original or reply source.
@@ -220,44 +209,22 @@ impl Conntrack {
     /// When the table cannot be read.
     pub fn find(&mut self, tuples: &[(Protocol, Tuple)]) -> Result<Vec<Option<Flow>>, FlowError> {
         let mut found = vec![None; tuples.len()];
-        for (first, chunk) in (0..).step_by(ASKED_AT_ONCE).zip(tuples.chunks(ASKED_AT_ONCE)) {
-            let first_sequence = self.sequence.wrapping_add(1);
+        for (found, chunk) in found.chunks_mut(ASKED_AT_ONCE).zip(tuples.chunks(ASKED_AT_ONCE)) {
             self.requests.clear();
             for (protocol, tuple) in chunk {
-                self.sequence = self.sequence.wrapping_add(1);
-                let head = Head {
-                    kind: kind(subsystem::CONNTRACK, GET),
-                    flags: 0,
-                    sequence: self.sequence,
-                    family: build::family(tuple.source),
-                    resource: 0,
-                };
-                append(&mut self.requests, head, |body| build::wanted(body, *protocol, *tuple));
+                let fixed = nfgenmsg(family(tuple.source), 0);
+                append(&mut self.requests, kind(GET), 0, &fixed, |body| {
+                    build::wanted(body, *protocol, *tuple);
+                });
             }
-            let asked = Chunk { first, first_sequence, last_sequence: self.sequence };
-            self.socket.send(&self.requests).map_err(FlowError::Dump)?;
-            let mut missing = chunk.len();
-            while missing > 0 {
-                for message in self.socket.receive(&mut self.buffer)? {
-                    match message.map_err(SocketError::from)? {
-                        Message::Data { sequence, payload, .. } => {
-                            let Some(index) = asked.flow(sequence) else { continue };
-                            found[index] = parse(payload).map_err(FlowError::Entry)?;
-                            missing -= 1;
-                        }
-                        Message::Refused { sequence, refused }
-                            if asked.flow(sequence).is_some() =>
-                        {
-                            if refused.errno != Errno::ENOENT {
-                                return Err(FlowError::Dump(refused.into()));
-                            }
-                            missing -= 1;
-                        }
-                        Message::Overrun => return Err(SocketError::Overrun.into()),
-                        _ => {}
-                    }
+            self.connection.exchange(&mut self.requests, |index, answer| {
+                match answer {
+                    Answer::Data(payload) => found[index] = parse(payload)?,
+                    Answer::Refused(refused) if refused.errno == Errno::ENOENT => {}
+                    Answer::Refused(refused) => return Err(refused.into()),
                 }
-            }
+                Ok(())
+            })?;
         }
         Ok(found)
     }
@@ -270,40 +237,10 @@ impl Conntrack {
         found: &mut Vec<T>,
         make: impl Fn(&[u8]) -> Result<Option<T>, Malformed>,
     ) -> Result<(), FlowError> {
-        let before = found.len();
-        for _ in 0..DUMP_ATTEMPTS {
-            found.truncate(before);
-            let sequence = self.next_request(GET, DUMP, build::filter_family(filter), |body| {
-                build::filter(body, filter);
-            });
-            let dumped = self.socket.dump(&self.requests, sequence, &mut self.buffer, |entry| {
-                found.extend(make(entry).map_err(FlowError::Entry)?);
-                Ok(())
-            });
-            match dumped {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(FlowError::Dump(error)) if error.refusal() == Some(Errno::EINTR) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(FlowError::Unstable)
-    }
-
-    /// Makes `requests` hold one request, and returns its sequence number.
-    fn next_request(
-        &mut self,
-        message: u8,
-        flags: u16,
-        family: u8,
-        fill: impl FnOnce(&mut Vec<u8>),
-    ) -> u32 {
-        self.sequence = self.sequence.wrapping_add(1);
-        let kind = kind(subsystem::CONNTRACK, message);
-        let head = Head { kind, flags, sequence: self.sequence, family, resource: 0 };
-        self.requests.clear();
-        append(&mut self.requests, head, fill);
-        self.sequence
+        let fixed = nfgenmsg(build::filter_family(filter), 0);
+        let mut asked = request(kind(GET), DUMP, &fixed, |body| build::filter(body, filter));
+        found.extend(self.connection.dump_consistent(&mut asked, make)?);
+        Ok(())
     }
 
     /// Leads those of the container's flows that go to `from` to another peer, or home (`None`); gives
@@ -378,7 +315,7 @@ impl Conntrack {
         &mut self,
         act: &'static str,
         flows: &[Flow],
-        (message, flags): (u8, u16),
+        (message, flags): (i32, u16),
         fill: impl Fn(&mut Vec<u8>, &Flow),
     ) -> Result<Outcome, FlowError> {
         let mut outcome = Outcome::default();
@@ -386,26 +323,25 @@ impl Conntrack {
         let mut next = 0;
         while next < flows.len() {
             let first = next;
-            let first_sequence = self.sequence.wrapping_add(1);
-            let mut last_start = 0;
             self.requests.clear();
             while next < flows.len() && self.requests.len() < CHUNK {
-                self.sequence = self.sequence.wrapping_add(1);
-                last_start = self.requests.len();
-                let head = Head {
-                    kind: kind(subsystem::CONNTRACK, message),
-                    flags,
-                    sequence: self.sequence,
-                    family: build::family(flows[next].original.source),
-                    resource: 0,
-                };
-                append(&mut self.requests, head, |body| fill(body, &flows[next]));
+                let flow = &flows[next];
+                let fixed = nfgenmsg(family(flow.original.source), 0);
+                append(&mut self.requests, kind(message), flags, &fixed, |body| fill(body, flow));
                 next += 1;
             }
-            // Refusals are always told; one acknowledgement at the end shows that all is done.
-            request_ack(&mut self.requests, last_start);
-            let chunk = Chunk { first, first_sequence, last_sequence: self.sequence };
-            let exchanged = self.exchange(&chunk, &mut outcome, &mut refusals);
+            let exchanged = self.connection.exchange(&mut self.requests, |index, answer| {
+                let Answer::Refused(refused) = answer else { return Ok(()) };
+                match refused.errno {
+                    Errno::ENOENT => outcome.gone.push(first + index),
+                    Errno::EEXIST => outcome.existing.push(first + index),
+                    _ => {
+                        refusals.count += 1;
+                        refusals.first.get_or_insert((first + index, refused));
+                    }
+                }
+                Ok(())
+            });
             let count = flows.len();
             exchanged.map_err(|source| FlowError::Change { act, count, source })?;
         }
@@ -417,38 +353,10 @@ impl Conntrack {
         outcome.done = flows.len() - outcome.gone.len() - outcome.existing.len();
         Ok(outcome)
     }
+}
 
-    fn exchange(
-        &mut self,
-        chunk: &Chunk,
-        outcome: &mut Outcome,
-        refusals: &mut Refusals,
-    ) -> Result<(), SocketError> {
-        self.socket.send(&self.requests)?;
-        loop {
-            for message in self.socket.receive(&mut self.buffer)? {
-                match message? {
-                    Message::Ack { sequence } if sequence == chunk.last_sequence => return Ok(()),
-                    Message::Refused { sequence, refused } => {
-                        let Some(flow) = chunk.flow(sequence) else { continue };
-                        match refused.errno {
-                            Errno::ENOENT => outcome.gone.push(flow),
-                            Errno::EEXIST => outcome.existing.push(flow),
-                            _ => {
-                                refusals.count += 1;
-                                refusals.first.get_or_insert((flow, refused));
-                            }
-                        }
-                        if sequence == chunk.last_sequence {
-                            return Ok(());
-                        }
-                    }
-                    Message::Overrun => return Err(SocketError::Overrun),
-                    _ => {}
-                }
-            }
-        }
-    }
+fn kind(message: i32) -> u16 {
+    Subsystem::Conntrack.kind(message)
 }
 
 /// Makes those flows of a pass that are wanted.
@@ -457,43 +365,11 @@ fn flow_that(wanted: impl Fn(&Flow) -> bool) -> impl Fn(&[u8]) -> Result<Option<
 }
 
 fn entry_count(payload: &[u8]) -> Result<Option<usize>, Malformed> {
-    let attributes = payload.get(NFGENMSG..).ok_or(Malformed("a message without its header"))?;
-    for attribute in Attributes::new(attributes) {
+    for attribute in attributes(payload)? {
         let attribute = attribute?;
         if attribute.kind == STATS_ENTRIES {
             return attribute.be32().map(|entries| Some(entries as usize));
         }
     }
     Ok(None)
-}
-
-/// The flows of one datagram and the sequence numbers of their requests.
-struct Chunk {
-    first: usize,
-    first_sequence: u32,
-    last_sequence: u32,
-}
-
-impl Chunk {
-    /// Index of the flow that a sequence number of this chunk stands for.
-    fn flow(&self, sequence: u32) -> Option<usize> {
-        let offset = sequence.wrapping_sub(self.first_sequence);
-        let last = self.last_sequence.wrapping_sub(self.first_sequence);
-        (offset <= last).then_some(self.first + offset as usize)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sequence_numbers_lead_back_to_flows_even_across_the_wrap() {
-        let chunk = Chunk { first: 500, first_sequence: u32::MAX - 1, last_sequence: 2 };
-        assert_eq!(chunk.flow(u32::MAX - 1), Some(500));
-        assert_eq!(chunk.flow(u32::MAX), Some(501));
-        assert_eq!(chunk.flow(2), Some(504));
-        assert_eq!(chunk.flow(3), None);
-        assert_eq!(chunk.flow(u32::MAX - 2), None);
-    }
 }

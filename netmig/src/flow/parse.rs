@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::build::cta;
 use super::{Flow, Protocol, TcpState, Tuple, Zone, ZoneScope};
-use crate::nfnetlink::Malformed;
-use crate::nfnetlink::attribute::{Attribute, Attributes};
-use crate::nfnetlink::message::NFGENMSG;
+use crate::netlink::Malformed;
+use crate::netlink::attribute::Attribute;
+use crate::netlink::nfnetlink::attributes;
 
 /// Reads one entry: the payload of a ctnetlink message, nfnetlink header included.
 ///
@@ -15,11 +15,10 @@ use crate::nfnetlink::message::NFGENMSG;
 /// # Errors
 /// [`Malformed`] if the bytes are not an entry; nothing is guessed.
 pub fn parse(payload: &[u8]) -> Result<Option<Flow>, Malformed> {
-    let attributes = payload.get(NFGENMSG..).ok_or(Malformed("a message without its header"))?;
     let (mut original, mut reply) = (None, None);
     let (mut status, mut timeout, mut mark) = (0, 0, 0);
     let (mut zone, mut tcp) = (Zone::default(), None);
-    for attribute in Attributes::new(attributes) {
+    for attribute in attributes(payload)? {
         let attribute = attribute?;
         match attribute.kind {
             cta::TUPLE_ORIG => original = Some(side(attribute)?),
@@ -50,9 +49,8 @@ pub fn parse(payload: &[u8]) -> Result<Option<Flow>, Malformed> {
 
 /// Bytes of an entry's original and reply direction; `None` where they are not counted.
 pub(super) fn byte_counts(payload: &[u8]) -> Result<Option<[u64; 2]>, Malformed> {
-    let attributes = payload.get(NFGENMSG..).ok_or(Malformed("a message without its header"))?;
     let mut counts = [None; 2];
-    for attribute in Attributes::new(attributes) {
+    for attribute in attributes(payload)? {
         let attribute = attribute?;
         let direction = match attribute.kind {
             cta::COUNTERS_ORIG => 0,

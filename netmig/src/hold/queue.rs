@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::MAX_HELD;
-use crate::nfnetlink::attribute::{Attributes, put};
-use crate::nfnetlink::message::{ACK, Head, Message, NFGENMSG, append, kind};
-use crate::nfnetlink::{Malformed, Options, Socket, SocketError, subsystem};
+use crate::netlink::attribute::put;
+use crate::netlink::message::{Message, append, request_ack, set_sequence};
+use crate::netlink::nfnetlink::{Subsystem, attributes, nfgenmsg};
+use crate::netlink::{Connection, Malformed, Options, Protocol, Socket, SocketError};
 
 /// Verdicts (`NF_DROP`, `NF_ACCEPT`).
 pub(super) const DROP: u32 = 0;
@@ -25,10 +26,8 @@ const ALL: u32 = i32::MAX as u32;
 /// the packets that came during the one before.
 const CLOSING_ROUNDS: usize = 3;
 
-/// Sequence numbers of what is answered.
-const SETTING_UP: u32 = 1;
-const UNBINDING: u32 = 2;
-const UNANSWERED: u32 = 3;
+/// Sequence number of the request that unbinds the queue. Verdicts have 0.
+const UNBINDING: u32 = u32::MAX;
 
 /// A bound queue, shared by the thread that reads its notifications and the one that decides.
 pub(super) struct Queue {
@@ -47,16 +46,17 @@ impl Queue {
     ///
     /// Refused with EPERM or EBUSY if the number is taken.
     pub(super) fn bind(number: u16) -> Result<Self, SocketError> {
-        let socket = Socket::open(Options {
-            receive_buffer: RECEIVE_BUFFER,
+        let options = Options {
+            receive_buffer: Some(RECEIVE_BUFFER),
             timeout: READ_TIMEOUT,
             no_enobufs: true,
-            ..Options::default()
-        })?;
-        let config = |fill: &dyn Fn(&mut Vec<u8>)| {
+            groups: &[],
+        };
+        let mut connection = Connection::with(Protocol::Netfilter, options)?;
+        let mut config = |fill: &dyn Fn(&mut Vec<u8>)| {
             let mut request = Vec::new();
-            append_config(&mut request, number, ACK, SETTING_UP, fill);
-            socket.request(&request, SETTING_UP)
+            append_config(&mut request, number, fill);
+            connection.execute(&mut request).map_err(|refused| refused.source)
         };
         config(&|body| put_command(body, libc::NFQNL_CFG_CMD_BIND))?;
         config(&|body| {
@@ -68,7 +68,7 @@ impl Queue {
         config(&|body| put_flags(body, libc::NFQA_CFG_F_FAIL_OPEN, libc::NFQA_CFG_F_FAIL_OPEN))?;
         config(&|body| put_flags(body, 0, libc::NFQA_CFG_F_FAIL_OPEN))?;
         Ok(Self {
-            socket,
+            socket: connection.into_socket(),
             number,
             newest: AtomicU32::new(0),
             decided: AtomicU32::new(0),
@@ -108,13 +108,13 @@ impl Queue {
     /// Lets packets pass without waiting from now on, those that wait going first.
     pub(super) fn open_up(&self) -> Result<(), SocketError> {
         let mut request = Vec::with_capacity(256);
-        append_config(&mut request, self.number, 0, UNANSWERED, &|body| {
+        append_config(&mut request, self.number, &|body| {
             put_flags(body, libc::NFQA_CFG_F_FAIL_OPEN, libc::NFQA_CFG_F_FAIL_OPEN);
         });
         for _ in 0..CLOSING_ROUNDS {
             append_verdict(&mut request, self.number, ACCEPT, ALL);
         }
-        append_config(&mut request, self.number, 0, UNANSWERED, &|body| {
+        append_config(&mut request, self.number, &|body| {
             put(body, attribute(libc::NFQA_CFG_QUEUE_MAXLEN), &[0; 4]);
         });
         append_verdict(&mut request, self.number, ACCEPT, ALL);
@@ -124,9 +124,11 @@ impl Queue {
     /// Gives the queue back. What is still in it is dropped by the kernel.
     pub(super) fn unbind(&self) -> Result<(), SocketError> {
         let mut request = Vec::new();
-        append_config(&mut request, self.number, ACK, UNBINDING, &|body| {
+        append_config(&mut request, self.number, &|body| {
             put_command(body, libc::NFQNL_CFG_CMD_UNBIND);
         });
+        set_sequence(&mut request, UNBINDING);
+        request_ack(&mut request);
         self.ended.store(true, Ordering::Release);
         self.socket.send(&request)
     }
@@ -158,7 +160,9 @@ impl Queue {
     /// Takes note of a message; true if it is the last one.
     fn note(&self, message: &Message<'_>) -> bool {
         match message {
-            Message::Data { kind, payload, .. } if *kind == queue_kind(libc::NFQNL_MSG_PACKET) => {
+            Message::Data { kind, payload, .. }
+                if *kind == Subsystem::Queue.kind(libc::NFQNL_MSG_PACKET) =>
+            {
                 if let Ok(id) = packet_id(payload) {
                     self.newest.store(id, Ordering::Release);
                     let waiting = id.saturating_sub(self.decided.load(Ordering::Acquire));
@@ -178,8 +182,7 @@ impl Queue {
 /// # Errors
 /// [`Malformed`] if there is none.
 pub fn packet_id(payload: &[u8]) -> Result<u32, Malformed> {
-    let attributes = payload.get(NFGENMSG..).ok_or(Malformed("a message without its header"))?;
-    for found in Attributes::new(attributes) {
+    for found in attributes(payload)? {
         let found = found?;
         if found.kind == attribute(libc::NFQA_PACKET_HDR) {
             // struct nfqnl_msg_packet_hdr: be32 id, be16 protocol, u8 hook, packed.
@@ -199,25 +202,14 @@ fn mode_metadata() -> u8 {
     libc::NFQNL_COPY_META.to_le_bytes()[0]
 }
 
-fn queue_kind(message: i32) -> u16 {
-    kind(subsystem::QUEUE, message.to_le_bytes()[0])
-}
-
-fn append_config(
-    request: &mut Vec<u8>,
-    number: u16,
-    flags: u16,
-    sequence: u32,
-    fill: &dyn Fn(&mut Vec<u8>),
-) {
-    let kind = queue_kind(libc::NFQNL_MSG_CONFIG);
-    append(request, Head { kind, flags, sequence, family: 0, resource: number }, fill);
+fn append_config(request: &mut Vec<u8>, number: u16, fill: &dyn Fn(&mut Vec<u8>)) {
+    let kind = Subsystem::Queue.kind(libc::NFQNL_MSG_CONFIG);
+    append(request, kind, 0, &nfgenmsg(0, number), fill);
 }
 
 fn append_verdict(request: &mut Vec<u8>, number: u16, verdict: u32, up_to: u32) {
-    let kind = queue_kind(libc::NFQNL_MSG_VERDICT_BATCH);
-    let head = Head { kind, flags: 0, sequence: UNANSWERED, family: 0, resource: number };
-    append(request, head, |body| {
+    let kind = Subsystem::Queue.kind(libc::NFQNL_MSG_VERDICT_BATCH);
+    append(request, kind, 0, &nfgenmsg(0, number), |body| {
         let header = [verdict.to_be_bytes(), up_to.to_be_bytes()].concat();
         put(body, attribute(libc::NFQA_VERDICT_HDR), &header);
     });
@@ -236,7 +228,8 @@ fn put_flags(body: &mut Vec<u8>, flags: i32, mask: i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nfnetlink::message::Messages;
+    use crate::netlink::message::Messages;
+    use crate::netlink::nfnetlink::NFGENMSG;
 
     fn notification(id: u32) -> Vec<u8> {
         let mut bytes = vec![2, 0, 0x6d, 0x00];

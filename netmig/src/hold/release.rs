@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use super::outlet::{Outlet, Watch};
 use super::queue::{ACCEPT, Queue};
 use super::statistics::Statistics;
-use crate::nfnetlink::SocketError;
+use crate::netlink::SocketError;
 
 /// Longest time that a paced release takes; what is left then goes at once.
 const LONGEST: Duration = Duration::from_secs(2);

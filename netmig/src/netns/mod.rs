@@ -5,12 +5,7 @@
 //! namespace, opens the socket and ends. No thread that serves other tasks ever changes its
 //! namespace. See setns(2) and network_namespaces(7).
 
-pub(crate) mod link;
-pub(crate) mod message;
-pub(crate) mod neighbour;
 mod parameter;
-pub(crate) mod rtnl;
-pub(crate) mod socket;
 
 use std::fs::File;
 use std::io;
@@ -22,7 +17,7 @@ use rtnetlink::Handle;
 use thiserror::Error;
 
 pub use self::parameter::ParameterError;
-use self::socket::{KernelSocket, Protocol};
+use crate::netlink::{Connection, Protocol};
 
 /// Why a network namespace could not be used.
 #[derive(Debug, Error)]
@@ -153,10 +148,10 @@ impl Namespace {
         Ok(handle)
     }
 
-    /// A blocking netlink socket inside the namespace, for work that must not wait for a scheduler.
-    pub(crate) fn socket(&self, protocol: Protocol) -> Result<KernelSocket, Error> {
-        self.run(|| KernelSocket::open(protocol))?
-            .map_err(|source| Error::Socket { name: self.name.clone(), source })
+    /// Opens a blocking netlink socket inside the namespace, for work that must not wait for a scheduler.
+    pub(crate) fn netlink(&self, protocol: Protocol) -> Result<Connection, Error> {
+        self.run(|| Connection::open(protocol))?
+            .map_err(|error| Error::Socket { name: self.name.clone(), source: error.into() })
     }
 }
 

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use super::{Error, FORGOTTEN_AFTER, MOST};
 use crate::flow::{Conntrack, Direction, Flow, Protocol, TCP_BE_LIBERAL, TcpState, Tuple};
-use crate::netns::link;
-use crate::netns::rtnl;
-use crate::netns::socket::{self, KernelSocket};
+use crate::netlink::route;
+use crate::netlink::rtnetlink;
+use crate::netlink::{Connection, Protocol as Netlink};
 use crate::peer::PeerNumber;
 use crate::routing;
 use crate::table::ForwardedPort;
@@ -117,9 +117,10 @@ pub async fn candidates(
     /// Far ends whose routes are looked up.
     const MOST_FAR_ENDS: usize = 256;
     let own = routing::own_addresses().await?;
-    let handle = rtnl::connect().map_err(Error::Interface)?;
-    let mut socket = KernelSocket::open(socket::Protocol::Route).map_err(Error::Interface)?;
-    let links = link::links(&mut socket).map_err(Error::Interface)?;
+    let handle = rtnetlink::connect().map_err(Error::Interface)?;
+    let links = Connection::open(Netlink::Route)
+        .and_then(|mut connection| route::links(&mut connection))
+        .map_err(|error| Error::Interface(error.into()))?;
     let mut routes: HashMap<IpAddr, Option<u32>> = HashMap::new();
     let mut kinds: HashMap<Kind, Candidate> = HashMap::new();
     let mut conntrack = Conntrack::open()?;

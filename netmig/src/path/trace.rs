@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::{Protocol, Tuple};
-use crate::nfnetlink::attribute::{Attribute, Attributes};
-use crate::nfnetlink::message::{Message, NFGENMSG, kind};
-use crate::nfnetlink::{Malformed, Options, Socket, SocketError, subsystem};
+use crate::netlink::attribute::Attribute;
+use crate::netlink::message::Message;
+use crate::netlink::nfnetlink::{Subsystem, attributes};
+use crate::netlink::{Malformed, Options, Protocol as Netlink, Socket, SocketError};
 use crate::table::{CHAIN_STAND_IN, TABLE};
 
 /// Attribute numbers (`include/uapi/linux/netfilter/nf_tables.h`, `enum nft_trace_attributes`).
@@ -125,12 +126,12 @@ impl Tracer {
     pub(super) fn open() -> Result<Self, SocketError> {
         let groups = &[libc::NFNLGRP_NFTRACE as u32];
         let options = Options {
-            receive_buffer: 4 << 20,
+            receive_buffer: Some(4 << 20),
             timeout: Duration::from_secs(1),
             no_enobufs: true,
             groups,
         };
-        let (socket, buffer) = (Socket::open(options)?, Socket::buffer());
+        let (socket, buffer) = (Socket::open(Netlink::Netfilter, options)?, Socket::buffer());
         Ok(Self { socket, buffer, packets: HashMap::new() })
     }
 
@@ -141,8 +142,8 @@ impl Tracer {
     ) -> Result<(), SocketError> {
         while let Some(messages) = self.socket.poll(&mut self.buffer)? {
             for message in messages {
-                let Message::Data { kind: of, payload, .. } = message? else { continue };
-                if of != kind(subsystem::NFTABLES, libc::NFT_MSG_TRACE as u8) {
+                let Message::Data { kind, payload, .. } = message? else { continue };
+                if kind != Subsystem::NfTables.kind(libc::NFT_MSG_TRACE) {
                     continue;
                 }
                 let Some(event) = event(payload)? else { continue };
@@ -163,9 +164,8 @@ impl Tracer {
 
 fn event(payload: &[u8]) -> Result<Option<Event>, Malformed> {
     let family = *payload.first().ok_or(Malformed("a message without its header"))?;
-    let attributes = payload.get(NFGENMSG..).ok_or(Malformed("a message without its header"))?;
     let mut found: HashMap<u16, Attribute<'_>> = HashMap::new();
-    for attribute in Attributes::new(attributes) {
+    for attribute in attributes(payload)? {
         let attribute = attribute?;
         found.insert(attribute.kind, attribute);
     }
@@ -225,12 +225,12 @@ fn tuple(network: &[u8], transport: &[u8]) -> Option<(Protocol, Tuple)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nfnetlink::attribute::{nest, put};
+    use crate::netlink::attribute::{nest, put, put_text};
 
     fn message(table: &str, chain: &str, of: &[(u16, u32)], handle: Option<u64>) -> Vec<u8> {
         let mut bytes = vec![1, 0, 0, 0];
         for (kind, name) in [(nfta::TABLE, table), (nfta::CHAIN, chain)] {
-            put(&mut bytes, kind, &[name.as_bytes(), &[0]].concat());
+            put_text(&mut bytes, kind, name);
         }
         put(&mut bytes, nfta::ID, &7u32.to_be_bytes());
         if let Some(handle) = handle {
@@ -238,7 +238,9 @@ mod tests {
         }
         for (kind, value) in of {
             if *kind == nfta::VERDICT {
-                nest(&mut bytes, *kind, |v| put(v, nfta::VERDICT_CODE, &value.to_be_bytes()));
+                nest(&mut bytes, *kind, |verdict| {
+                    put(verdict, nfta::VERDICT_CODE, &value.to_be_bytes());
+                });
             } else {
                 put(&mut bytes, *kind, &value.to_be_bytes());
             }

@@ -9,7 +9,7 @@ use rtnetlink::{Handle, IpVersion};
 
 use super::{Error, PROTOCOL, address_family};
 use crate::marks::MarkBits;
-use crate::netns::rtnl;
+use crate::netlink::rtnetlink as rtnl;
 use crate::peer::TABLE_BASE;
 
 /// A rule that looks at packets' marks.

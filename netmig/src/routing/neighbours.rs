@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 
 use super::Error;
-use crate::netns::rtnl;
+use crate::netlink::rtnetlink as rtnl;
 
 /// A neighbour's address, and where it is: an interface and a hardware address.
 type Entry = (IpAddr, (u32, Vec<u8>));

@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use rtnetlink::packet_route::address::AddressAttribute;
 
 use super::Error;
-use crate::netns::rtnl;
+use crate::netlink::rtnetlink as rtnl;
 
 /// Returns the addresses by which other hosts may know this one: none of loopback, and none that means
 /// something on one link alone, as those of tunnels do.

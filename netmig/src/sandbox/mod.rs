@@ -14,9 +14,8 @@ use thiserror::Error;
 use self::routes::Routes;
 use crate::flow::contains;
 use crate::isolation::Port;
-use crate::netns::link::{InterfaceAddress, addresses, links, reachable};
-use crate::netns::neighbour::permanent;
-use crate::netns::socket::{KernelSocket, Protocol, Refused};
+use crate::netlink::route::{InterfaceAddress, addresses, links, permanent, reachable};
+use crate::netlink::{Connection, Protocol, RefusedAt, SocketError};
 use crate::netns::{self, Namespace};
 
 /// `RT_SCOPE_UNIVERSE`: an address valid everywhere.
@@ -126,7 +125,7 @@ pub struct Sandbox {
 
 #[derive(Debug)]
 struct Inner {
-    socket: KernelSocket,
+    socket: Connection,
     routes: Routes,
 }
 
@@ -137,8 +136,9 @@ impl Sandbox {
     /// [`Error::Namespace`], [`Error::Read`].
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
         let name = namespace.name().to_owned();
-        let mut socket = namespace.socket(Protocol::Route)?;
-        let read = |source| Error::Read { container: name.clone(), source };
+        let mut socket = namespace.netlink(Protocol::Route)?;
+        let read =
+            |error: SocketError| Error::Read { container: name.clone(), source: error.into() };
         let interfaces = read_interfaces(&mut socket).map_err(read)?;
         let routes = Routes::read(&mut socket, &interfaces).map_err(read)?;
         let gateways = routes.gateways().to_vec();
@@ -169,10 +169,12 @@ impl Sandbox {
     pub fn set_route_mtu(&self, mtu: u32) -> Result<(), Error> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let Inner { socket, routes } = &mut *inner;
-        socket.execute(routes.with_mtu(mtu)).map_err(|Refused { index, source }| Error::RouteMtu {
-            route: routes.name(index).to_owned(),
-            container: self.name.clone(),
-            source,
+        socket.execute(routes.with_mtu(mtu)).map_err(|RefusedAt { index, source }| {
+            Error::RouteMtu {
+                route: routes.name(index).to_owned(),
+                container: self.name.clone(),
+                source: source.into(),
+            }
         })
     }
 
@@ -210,9 +212,9 @@ impl Sandbox {
     pub fn seed_neighbours(&self, port: &Port, others: &Others) -> Result<(), Error> {
         let interface = self.interface_at(port)?;
         let bridge = port.bridge();
-        let neighbour = |place: &str, refused: Refused| Error::Neighbour {
+        let neighbour = |place: &str, refused: RefusedAt| Error::Neighbour {
             place: place.to_owned(),
-            source: refused.source,
+            source: refused.source.into(),
         };
 
         let mut inside = Vec::new();
@@ -234,7 +236,7 @@ impl Sandbox {
     }
 }
 
-fn read_interfaces(socket: &mut KernelSocket) -> io::Result<Vec<Interface>> {
+fn read_interfaces(socket: &mut Connection) -> Result<Vec<Interface>, SocketError> {
     let addresses = addresses(socket)?;
     let loopback = u32::try_from(libc::IFF_LOOPBACK).unwrap_or(0);
     let links = links(socket)?.into_iter().filter(|link| link.flags & loopback == 0);

@@ -5,19 +5,15 @@
 //! how many wait at a listener (`idiag_rqueue`), and each handshake that is under way as a socket in the state
 //! SYN_RECV. Connections that wait at a unix listener are carried.
 
-use super::connections::{LISTEN, request};
-use super::{Error, RQUEUE};
+use super::{Error, not_listed};
+use crate::netlink::sock_diag::{self, state};
+use crate::netlink::{Connection, Protocol};
 use crate::netns::Namespace;
-use crate::netns::message::u32_at;
-use crate::netns::socket::{KernelSocket, Protocol};
 
-/// `include/net/tcp_states.h`: under what the kernel reports handshakes, and in which it keeps them.
-const SYN_RECV: u8 = 3;
-const NEW_SYN_RECV: u8 = 12;
 /// The listeners of one network namespace, ready to be asked often.
 #[derive(Debug)]
 pub struct Backlogs {
-    socket: KernelSocket,
+    socket: Connection,
     requests: [Vec<u8>; 2],
     container: String,
 }
@@ -45,14 +41,15 @@ impl Backlogs {
     /// # Errors
     /// [`Error::Namespace`].
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
-        let socket = namespace.socket(Protocol::SocketDiagnosis)?;
+        let socket = namespace.netlink(Protocol::SockDiag)?;
         Ok(Self::of(socket, namespace.name()))
     }
 
-    fn of(socket: KernelSocket, container: &str) -> Self {
-        let states = [LISTEN, SYN_RECV, NEW_SYN_RECV];
-        let requests = [libc::AF_INET, libc::AF_INET6]
-            .map(|family| request(family, libc::IPPROTO_TCP, &states));
+    fn of(socket: Connection, container: &str) -> Self {
+        // The kernel keeps handshakes in the state NEW_SYN_RECV and reports them as SYN_RECV.
+        let states = [state::LISTEN, state::SYN_RECV, state::NEW_SYN_RECV];
+        let list = |family| sock_diag::list(family, libc::IPPROTO_TCP, &states);
+        let requests = sock_diag::FAMILIES.map(list);
         Self { socket, requests, container: container.to_owned() }
     }
 
@@ -63,15 +60,14 @@ impl Backlogs {
     pub fn look(&mut self) -> Result<Backlog, Error> {
         let mut backlog = Backlog::default();
         for request in &mut self.requests {
-            self.socket
-                .dump_each(request, |message| {
-                    let waiting = u64::from(u32_at(message.payload, RQUEUE).unwrap_or(0));
-                    match message.payload.get(1) {
-                        Some(&LISTEN) => backlog.unaccepted += waiting,
-                        _ => backlog.half_open += 1,
-                    }
-                })
-                .map_err(|source| Error::List { container: self.container.clone(), source })?;
+            let listed = self.socket.dump(request, |answer| {
+                match sock_diag::state_of(answer) {
+                    Some(state::LISTEN) => backlog.unaccepted += sock_diag::receive_queue(answer),
+                    _ => backlog.half_open += 1,
+                }
+                Ok(())
+            });
+            listed.map_err(|error| not_listed(&self.container, error))?;
         }
         Ok(backlog)
     }
@@ -85,7 +81,7 @@ mod tests {
     /// The namespace of the tests is shared, so look only for what this test adds.
     #[test]
     fn connections_count_until_they_are_accepted() {
-        let socket = KernelSocket::open(Protocol::SocketDiagnosis).unwrap();
+        let socket = Connection::open(Protocol::SockDiag).unwrap();
         let mut backlogs = Backlogs::of(socket, "the tests");
         let listener = TcpListener::bind("[::1]:0").unwrap();
         let connect = |_| TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -4,16 +4,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::connections::{CLOSE_WAIT, ESTABLISHED, FIN_WAIT_1, ends, request};
-use super::{Error, TcpSockets};
-use crate::nfnetlink::attribute::Attributes;
+use super::{Error, TcpSockets, not_listed};
+use crate::netlink::attribute::u32_at;
+use crate::netlink::sock_diag::{self, state};
 
-/// `INET_DIAG_INFO`: the attribute that holds `struct tcp_info`, and, less one, its bit in a request.
-const INFO: u16 = 2;
-/// Bytes of `struct inet_diag_msg`; attributes follow.
-const MESSAGE: usize = 72;
-/// Position of `idiag_ext` in a request's payload, behind the netlink header.
-const EXTENSIONS: usize = 16 + 2;
 /// Positions in `struct tcp_info`.
 const RETRANSMITS: usize = 2;
 const UNACKED: usize = 24;
@@ -55,28 +49,25 @@ impl TcpSockets {
     /// # Errors
     /// [`Error::List`].
     pub fn info(&mut self) -> Result<Vec<TcpInfo>, Error> {
-        let states = [ESTABLISHED, FIN_WAIT_1, CLOSE_WAIT];
+        let states = [state::ESTABLISHED, state::FIN_WAIT_1, state::CLOSE_WAIT];
         let mut all = Vec::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            let mut request = request(family, libc::IPPROTO_TCP, &states);
-            request[EXTENSIONS] = 1 << (INFO - 1);
-            let found = self.socket.dump_each(&mut request, |message| {
-                all.extend(read(message.payload).filter(|info| !info.far.ip().is_loopback()));
+        for family in sock_diag::FAMILIES {
+            let request = sock_diag::list(family, libc::IPPROTO_TCP, &states);
+            let mut request = sock_diag::with_tcp_info(request);
+            let listed = self.socket.dump(&mut request, |answer| {
+                all.extend(read(answer).filter(|info| !info.far.ip().is_loopback()));
+                Ok(())
             });
-            found.map_err(|source| Error::List { container: self.container.clone(), source })?;
+            listed.map_err(|error| not_listed(&self.container, error))?;
         }
         Ok(all)
     }
 }
 
-fn read(message: &[u8]) -> Option<TcpInfo> {
-    let (own, far) = ends(message)?;
-    let mut attributes = Attributes::new(message.get(MESSAGE..)?).flatten();
-    let info = attributes.find(|attribute| attribute.kind == INFO)?.value;
-    let word = |at: usize| {
-        let bytes = info.get(at..at + 4)?.try_into().ok()?;
-        Some(u32::from_ne_bytes(bytes))
-    };
+fn read(answer: &[u8]) -> Option<TcpInfo> {
+    let (own, far) = sock_diag::ends(answer)?;
+    let info = sock_diag::tcp_info(answer)?;
+    let word = |at: usize| u32_at(info, at);
     // Data and acknowledgements are noted apart.
     let heard = word(LAST_DATA_RECEIVED)?.min(word(LAST_ACK_RECEIVED)?);
     Some(TcpInfo {
@@ -100,7 +91,7 @@ mod tests {
 
     #[test]
     fn what_arrives_and_what_waits_is_told() {
-        assert_eq!(read(&[0; MESSAGE]), None);
+        assert_eq!(read(&[0; 72]), None);
         // Loopback connections are left out, so the reading is tried by itself.
         let namespace = Namespace::current().unwrap();
         let mut sockets = TcpSockets::open(&namespace).unwrap();
@@ -110,11 +101,13 @@ mod tests {
         client.write_all(b"hello").unwrap();
         server.read_exact(&mut [0; 5]).unwrap();
         let own = client.local_addr().unwrap();
-        let mut request = request(libc::AF_INET, libc::IPPROTO_TCP, &[ESTABLISHED]);
-        request[EXTENSIONS] = 1 << (INFO - 1);
+        let request = sock_diag::list(libc::AF_INET, libc::IPPROTO_TCP, &[state::ESTABLISHED]);
         let mut found = None;
-        let mut note = |payload: &[u8]| found = found.or(read(payload).filter(|i| i.own == own));
-        sockets.socket.dump_each(&mut request, |message| note(message.payload)).unwrap();
+        let note = |answer: &[u8]| {
+            found = found.or(read(answer).filter(|info| info.own == own));
+            Ok(())
+        };
+        sockets.socket.dump(&mut sock_diag::with_tcp_info(request), note).unwrap();
         let info = found.unwrap();
         assert!(!info.awaits_answer() && info.segments_in > 0, "{info:?}");
         assert!(info.heard < Duration::from_secs(60), "{info:?}");

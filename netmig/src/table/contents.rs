@@ -4,9 +4,10 @@ use nftnl::ProtoFamily;
 
 use super::chains::BaseChain;
 use super::{Owner, TABLE, TableError, is_absent};
-use crate::nfnetlink::attribute::{Attribute, Attributes, put};
-use crate::nfnetlink::message::{ACK, DUMP, Head, Message, Messages, NFGENMSG, append, kind};
-use crate::nfnetlink::{Malformed, Socket, SocketError, subsystem};
+use crate::netlink::attribute::{Attribute, put_text};
+use crate::netlink::message::{DUMP, Message, Messages, request};
+use crate::netlink::nfnetlink::{Subsystem, attributes, nfgenmsg};
+use crate::netlink::{Connection, Malformed, SocketError};
 
 /// Attribute numbers (`include/uapi/linux/netfilter/nf_tables.h`).
 mod nfta {
@@ -25,9 +26,6 @@ mod nfta {
 
 /// `NFTNL_UDATA_RULE_COMMENT`: the first type of a rule's user data (libnftnl's `udata.h`).
 const UDATA_COMMENT: u8 = 0;
-const SEQUENCE: u32 = 1;
-/// How often a reading is repeated when the table changes under it.
-const READ_ATTEMPTS: usize = 5;
 
 /// What the table holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,82 +82,43 @@ impl FoundChain {
     }
 }
 
-fn head(message: i32, flags: u16) -> Head {
-    Head {
-        kind: kind(subsystem::NFTABLES, message.to_le_bytes()[0]),
-        flags,
-        sequence: SEQUENCE,
-        family: (ProtoFamily::Inet as u16).to_le_bytes()[0],
-        resource: 0,
-    }
-}
-
-pub(super) fn put_name(message: &mut Vec<u8>, kind: u16, name: &str) {
-    put(message, kind, &[name.as_bytes(), &[0]].concat());
+fn asking(message: i32, flags: u16, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let family = (ProtoFamily::Inet as u16).to_le_bytes()[0];
+    request(Subsystem::NfTables.kind(message), flags, &nfgenmsg(family, 0), fill)
 }
 
 /// Reads the rules of our table; none if there is no table.
-pub(super) fn read(socket: &Socket, buffer: &mut [u8]) -> Result<Contents, TableError> {
-    let mut request = Vec::new();
-    append(&mut request, head(libc::NFT_MSG_GETRULE, DUMP), |body| {
-        put_name(body, nfta::RULE_TABLE, TABLE);
+pub(super) fn read(connection: &mut Connection) -> Result<Contents, TableError> {
+    let mut asked = asking(libc::NFT_MSG_GETRULE, DUMP, |body| {
+        put_text(body, nfta::RULE_TABLE, TABLE);
     });
-    for _ in 0..READ_ATTEMPTS {
-        let mut contents = Contents::default();
-        let dumped = socket.dump(&request, SEQUENCE, buffer, |payload| {
-            if let Some(rule) = rule(payload)? {
-                contents.rules.push(rule);
-            }
-            Ok::<_, SocketError>(())
-        });
-        match dumped {
-            Ok(true) => return Ok(contents),
-            Ok(false) => {}
-            Err(error) if is_absent(&error) => return Ok(Contents::default()),
-            Err(error) if error.refusal() == Some(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(TableError::Read(error)),
-        }
+    match connection.dump_consistent(&mut asked, rule) {
+        Ok(rules) => Ok(Contents { rules }),
+        Err(error) if is_absent(&error) => Ok(Contents::default()),
+        Err(error) => Err(TableError::Read(error)),
     }
-    Err(TableError::Read(SocketError::from(Malformed("the table changed during each reading"))))
 }
 
 /// Reads one chain of our table; `None` if there is none of that name.
 pub(super) fn read_chain(
-    socket: &Socket,
-    buffer: &mut [u8],
+    connection: &mut Connection,
     name: &str,
 ) -> Result<Option<FoundChain>, TableError> {
-    let mut request = Vec::new();
-    append(&mut request, head(libc::NFT_MSG_GETCHAIN, ACK), |body| {
-        put_name(body, nfta::CHAIN_TABLE, TABLE);
-        put_name(body, nfta::CHAIN_NAME, name);
+    let mut asked = asking(libc::NFT_MSG_GETCHAIN, 0, |body| {
+        put_text(body, nfta::CHAIN_TABLE, TABLE);
+        put_text(body, nfta::CHAIN_NAME, name);
     });
-    socket.send(&request)?;
-    let mut found = None;
-    loop {
-        for message in socket.receive(buffer)? {
-            match message.map_err(SocketError::from)? {
-                Message::Data { sequence: SEQUENCE, payload, .. } => {
-                    found = Some(chain(payload).map_err(SocketError::from)?);
-                }
-                Message::Ack { sequence: SEQUENCE } => return Ok(found),
-                Message::Refused { sequence: SEQUENCE, refused } => {
-                    let error = SocketError::from(refused);
-                    return if is_absent(&error) { Ok(None) } else { Err(TableError::Read(error)) };
-                }
-                _ => {}
-            }
-        }
+    let mut found = Ok(None);
+    match connection.answer(&mut asked, |payload| found = chain(payload).map(Some)) {
+        Ok(()) => Ok(found.map_err(SocketError::from)?),
+        Err(refused) if is_absent(&refused.source) => Ok(None),
+        Err(refused) => Err(TableError::Read(refused.source)),
     }
-}
-
-fn attributes(payload: &[u8]) -> Result<Attributes<'_>, Malformed> {
-    payload.get(NFGENMSG..).map(Attributes::new).ok_or(Malformed("a message without its header"))
 }
 
 /// The rules that a batch of messages adds.
 pub(super) fn written(batch: &[u8]) -> Result<Vec<WrittenRule>, Malformed> {
-    let new_rule = head(libc::NFT_MSG_NEWRULE, 0).kind;
+    let new_rule = Subsystem::NfTables.kind(libc::NFT_MSG_NEWRULE);
     let mut rules = Vec::new();
     for message in Messages::new(batch) {
         let Message::Data { kind, payload, .. } = message? else { continue };
@@ -253,11 +212,12 @@ fn chain(payload: &[u8]) -> Result<FoundChain, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::attribute::put;
 
     fn rule_bytes(table: &str, userdata: &[u8]) -> Vec<u8> {
         let mut bytes = vec![1, 0, 0, 0];
-        put_name(&mut bytes, nfta::RULE_TABLE, table);
-        put_name(&mut bytes, nfta::RULE_CHAIN, "hold");
+        put_text(&mut bytes, nfta::RULE_TABLE, table);
+        put_text(&mut bytes, nfta::RULE_CHAIN, "hold");
         put(&mut bytes, nfta::RULE_HANDLE, &42u64.to_be_bytes());
         put(&mut bytes, nfta::RULE_USERDATA, userdata);
         bytes

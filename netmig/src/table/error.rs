@@ -1,7 +1,7 @@
 //! What can go wrong with the table.
 
 use super::TABLE;
-use crate::nfnetlink::SocketError;
+use crate::netlink::SocketError;
 
 /// Why the table could not be read or changed.
 #[derive(Debug, thiserror::Error)]

@@ -3,8 +3,8 @@
 //! The kernel gives back every attribute that it was given, and some that it was not, with the value that they
 //! have then: so an attribute more is no difference if it says nothing.
 
-use crate::nfnetlink::Malformed;
-use crate::nfnetlink::attribute::{Attribute, Attributes};
+use crate::netlink::Malformed;
+use crate::netlink::attribute::{Attribute, Attributes};
 
 /// Attribute numbers (`include/uapi/linux/netfilter/nf_tables.h`).
 mod nfta {
@@ -116,15 +116,17 @@ pub(super) fn packets(list: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nfnetlink::attribute::{nest, put};
+    use crate::netlink::attribute::{nest, put, put_text};
 
     /// A list of one expression.
     fn list(name: &str, attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let mut list = Vec::new();
         nest(&mut list, 1, |element| {
-            put(element, nfta::EXPR_NAME, &[name.as_bytes(), &[0]].concat());
+            put_text(element, nfta::EXPR_NAME, name);
             nest(element, nfta::EXPR_DATA, |data| {
-                attributes.iter().for_each(|(kind, value)| put(data, *kind, value));
+                for (kind, value) in attributes {
+                    put(data, *kind, value);
+                }
             });
         });
         list
@@ -171,7 +173,9 @@ mod tests {
             make(&mut value, 2);
             value
         };
-        let plain = value(|value, kind| put(value, kind, &[1, 2, 3, 4, 5]));
+        let plain = value(|value, kind| {
+            put(value, kind, &[1, 2, 3, 4, 5]);
+        });
         let nested = value(|value, kind| nest(value, kind, |v| v.extend([1, 2, 3, 4, 5])));
         assert_ne!(plain, nested);
         assert!(does(&list("immediate", &[(2, &plain)]), &list("immediate", &[(2, &nested)])));

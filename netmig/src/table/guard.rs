@@ -18,7 +18,7 @@ use nix::errno::Errno;
 
 use super::chains::PRIORITY_MANGLE;
 use super::{CHAIN_STEER, CHAIN_STEER_OUTPUT, Owner, TableError, Transaction, rules};
-use crate::nfnetlink::{Options, Socket, SocketError};
+use crate::netlink::{Connection, Protocol, SocketError};
 use crate::peer::PeerNumber;
 
 /// Name of the table, in family `inet`.
@@ -33,8 +33,7 @@ const PERSIST: u32 = 1 << 2;
 
 /// The guard table, owned by this value's socket.
 pub struct Guard {
-    socket: Socket,
-    buffer: Vec<u8>,
+    connection: Connection,
     flags: u32,
 }
 
@@ -44,8 +43,8 @@ impl Guard {
     /// # Errors
     /// Without CAP_NET_ADMIN, or on a kernel without nfnetlink.
     pub fn open() -> Result<Self, TableError> {
-        let socket = Socket::open(Options::default()).map_err(TableError::Open)?;
-        Ok(Self { socket, buffer: Socket::buffer(), flags: OWNER | PERSIST })
+        let connection = Connection::open(Protocol::Netfilter).map_err(TableError::Open)?;
+        Ok(Self { connection, flags: OWNER | PERSIST })
     }
 
     /// Makes the table, or makes it fit these peers; takes one over whose owner has gone. Not while
@@ -114,7 +113,7 @@ impl Guard {
     }
 
     fn commit(&mut self, batch: Batch, act: &str) -> Result<(), TableError> {
-        let refusals = Transaction::new(batch).refusals(&self.socket, &mut self.buffer)?;
+        let refusals = Transaction::new(batch).refusals(&mut self.connection)?;
         match refusals.into_iter().next() {
             None => Ok(()),
             Some((_, refused)) => {

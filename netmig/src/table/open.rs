@@ -12,14 +12,11 @@ use super::step::{ORIGINAL, REPLY, Step};
 use super::{
     HoldTag, InstalledRule, Owner, TABLE, Table, TableError, Transaction, is_absent, rules,
 };
-use crate::nfnetlink::message::{DUMP, Head, append, kind};
-use crate::nfnetlink::{Malformed, SocketError, subsystem};
+use crate::netlink::Malformed;
+use crate::netlink::message::{DUMP, request};
+use crate::netlink::nfnetlink::{Subsystem, nfgenmsg};
 use crate::path::Barrier;
 use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
-
-const SEQUENCE: u32 = 1;
-/// How often a reading is repeated when rules change under it.
-const READ_ATTEMPTS: usize = 5;
 
 /// A rule of ours in a table of others.
 struct Found {
@@ -168,30 +165,13 @@ impl Table {
     }
 
     fn find_open(&mut self, peer: PeerNumber) -> Result<Vec<Found>, TableError> {
-        let mut request = Vec::new();
-        let head = Head {
-            kind: kind(subsystem::NFTABLES, libc::NFT_MSG_GETRULE as u8),
-            flags: DUMP,
-            sequence: SEQUENCE,
-            family: 0,
-            resource: 0,
-        };
-        append(&mut request, head, |_| ());
-        for _ in 0..READ_ATTEMPTS {
-            let mut found = Vec::new();
-            let dumped = self.socket.dump(&request, SEQUENCE, &mut self.buffer, |payload| {
-                found.extend(open_rule(payload, peer)?);
-                Ok::<_, SocketError>(())
-            });
-            match dumped {
-                Ok(true) => return Ok(found),
-                Ok(false) => {}
-                Err(error) if is_absent(&error) => return Ok(Vec::new()),
-                Err(error) if error.refusal() == Some(nix::errno::Errno::EINTR) => {}
-                Err(error) => return Err(TableError::Read(error)),
-            }
+        let kind = Subsystem::NfTables.kind(libc::NFT_MSG_GETRULE);
+        let mut asked = request(kind, DUMP, &nfgenmsg(0, 0), |_| ());
+        let open = |payload: &[u8]| open_rule(payload, peer);
+        match self.connection.dump_consistent(&mut asked, open) {
+            Err(error) if is_absent(&error) => Ok(Vec::new()),
+            other => other.map_err(TableError::Read),
         }
-        Err(TableError::Read(SocketError::from(Malformed("rules changed during each reading"))))
     }
 }
 
@@ -211,17 +191,16 @@ fn open_rule(payload: &[u8], peer: PeerNumber) -> Result<Option<Found>, Malforme
 
 #[cfg(test)]
 mod tests {
-    use super::super::contents::put_name;
     use super::*;
-    use crate::nfnetlink::attribute::put;
+    use crate::netlink::attribute::{put, put_text};
 
     #[test]
     fn rules_of_one_peer_are_found_in_tables_of_others() {
         let peer = PeerNumber::new(3).unwrap();
         let rule = |family: u8, table: &str, comment: &str| {
             let mut bytes = vec![family, 0, 0, 0];
-            put_name(&mut bytes, 1, table);
-            put_name(&mut bytes, 2, "guard");
+            put_text(&mut bytes, 1, table);
+            put_text(&mut bytes, 2, "guard");
             put(&mut bytes, 3, &9u64.to_be_bytes());
             let text = [comment.as_bytes(), &[0]].concat();
             put(&mut bytes, 7, &[&[0, text.len() as u8], &text[..]].concat());

@@ -8,7 +8,7 @@ use nftnl::Batch;
 use super::contents::{WrittenRule, written};
 use super::rules::{self, NewRule};
 use super::{Contents, InstalledRule, Owner, TableError, Transaction, expressions, handle};
-use crate::nfnetlink::SocketError;
+use crate::netlink::SocketError;
 
 /// Owners of rules that this kernel gives back in another form than it got them, so that one cannot tell
 /// whether they were changed. To make them anew each time would never end: the kernel tells of every change.

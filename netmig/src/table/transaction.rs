@@ -5,8 +5,9 @@ use std::ops::Range;
 use nftnl::Batch;
 
 use super::TableError;
-use crate::nfnetlink::message::{Message, Refused, kind};
-use crate::nfnetlink::{Socket, SocketError, subsystem};
+use crate::netlink::message::{APPEND, Message, change_flags};
+use crate::netlink::nfnetlink::Subsystem;
+use crate::netlink::{Connection, Refused, SocketError};
 
 /// A finished batch, ready to be sent.
 pub(crate) struct Transaction {
@@ -38,19 +39,9 @@ impl Transaction {
 
     /// The same, but rules that it adds come before all others of their chains, the last one first.
     pub(crate) fn inserting(mut self) -> Self {
-        /// `NLM_F_APPEND`, without which a rule is put first (`nf_tables_newrule`).
-        const APPEND: u16 = 0x800;
-        const HEADER: usize = 16;
-        let new_rule = kind(subsystem::NFTABLES, libc::NFT_MSG_NEWRULE as u8);
-        let mut at = 0;
-        while let Some(header) = self.bytes.get_mut(at..at + HEADER) {
-            let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]);
-            if u16::from_ne_bytes([header[4], header[5]]) == new_rule {
-                let flags = u16::from_ne_bytes([header[6], header[7]]) & !APPEND;
-                header[6..8].copy_from_slice(&flags.to_ne_bytes());
-            }
-            at += (length as usize).max(HEADER).next_multiple_of(4);
-        }
+        // Without the flag a rule is put first (`nf_tables_newrule`).
+        let new_rule = Subsystem::NfTables.kind(libc::NFT_MSG_NEWRULE);
+        change_flags(&mut self.bytes, new_rule, |flags| flags & !APPEND);
         self
     }
 
@@ -71,10 +62,10 @@ impl Transaction {
     /// call that sends it returns, so there is nothing to wait for.
     pub(crate) fn refusals(
         &self,
-        socket: &Socket,
-        buffer: &mut [u8],
+        connection: &mut Connection,
     ) -> Result<Vec<(u32, Refused)>, TableError> {
         let answers_lost = || TableError::Read(SocketError::Overrun);
+        let (socket, buffer) = connection.parts();
         while socket.poll(buffer)?.is_some() {}
         socket.send(&self.bytes)?;
         let mut answers = 0;

@@ -10,7 +10,7 @@ use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo
 use rtnetlink::{Handle, LinkUnspec, LinkWireguard};
 
 use super::{Error, Kind, SourceCheck, lookup, refused, userspace, wrong_way};
-use crate::netns::rtnl;
+use crate::netlink::rtnetlink as rtnl;
 use crate::peer::{INTERFACE_PREFIX, PeerNumber};
 
 /// Ethernet's: what most flows have agreed on their segment sizes for.

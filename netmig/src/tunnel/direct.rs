@@ -27,7 +27,7 @@ use super::device::{self, Device, MTU_COMMON};
 use super::{
     Connected, Error, Kind, config, in_time, link_address, lookup, refused, routing, wrong_way,
 };
-use crate::netns::rtnl;
+use crate::netlink::rtnetlink as rtnl;
 use crate::peer::PeerNumber;
 
 /// Begins the alias of an interface that knows its other end.

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rtnetlink::Handle;
 
-use crate::netns::rtnl;
+use crate::netlink::rtnetlink as rtnl;
 use crate::peer::{INTERFACE_PREFIX, PeerNumber};
 use crate::routing;
 

@@ -11,7 +11,7 @@ use wireguard_control::Key;
 use super::{
     Connected, Error, Kind, RemoteEnd, config, connect, device, existing, in_time, prepare,
 };
-use crate::netns::rtnl;
+use crate::netlink::rtnetlink as rtnl;
 use crate::peer::PeerNumber;
 
 /// All that makes a tunnel of `wireguard-go` what it is.

@@ -1,4 +1,4 @@
-//! Small helps for the `rtnetlink` crate.
+//! Helpers for the `rtnetlink` crate.
 
 use std::io;
 
@@ -6,8 +6,8 @@ use futures::TryStreamExt;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::link::LinkMessage;
 
-/// An rtnetlink connection in the network namespace of this process. It ends with the last clone of
-/// the handle.
+/// Opens an rtnetlink connection in the network namespace of this process. It ends with the last clone
+/// of the handle.
 pub(crate) fn connect() -> io::Result<Handle> {
     let runtime = tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
     let (connection, handle, _) = rtnetlink::new_connection()?;
@@ -15,7 +15,7 @@ pub(crate) fn connect() -> io::Result<Handle> {
     Ok(handle)
 }
 
-/// The kernel's answer as the error number it is; the library's error drags the message along.
+/// Reduces the crate's error, which carries the whole message, to the kernel's error number.
 pub(crate) fn answer(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => {
@@ -25,12 +25,12 @@ pub(crate) fn answer(error: rtnetlink::Error) -> io::Error {
     }
 }
 
-/// Whether the kernel says that it does not know the address family.
+/// Returns whether the kernel says that it does not know the address family.
 pub(crate) fn is_no_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
 }
 
-/// Success as well when the kernel says `number`; whether it did not.
+/// Turns the error `number` into success. Returns whether the request was carried out.
 pub(crate) fn unless(result: Result<(), rtnetlink::Error>, number: i32) -> io::Result<bool> {
     match result.map_err(answer) {
         Ok(()) => Ok(true),
@@ -39,12 +39,12 @@ pub(crate) fn unless(result: Result<(), rtnetlink::Error>, number: i32) -> io::R
     }
 }
 
-/// The interface of that name, `None` when there is none.
+/// Looks up an interface by name; `None` when there is none.
 pub(crate) async fn link_by_name(handle: &Handle, name: &str) -> io::Result<Option<LinkMessage>> {
     absent(handle.link().get().match_name(name).execute().try_next().await)
 }
 
-/// The interface with that index, `None` when there is none.
+/// Looks up an interface by index; `None` when there is none.
 pub(crate) async fn link_by_index(handle: &Handle, index: u32) -> io::Result<Option<LinkMessage>> {
     absent(handle.link().get().match_index(index).execute().try_next().await)
 }
