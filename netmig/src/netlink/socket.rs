@@ -5,11 +5,13 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG, NETLINK_XFRM};
-use netlink_sys::{Socket as NetlinkSocket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
+use rtnetlink::sys::protocols::{
+    NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG, NETLINK_XFRM,
+};
+use rtnetlink::sys::{Socket as NetlinkSocket, SocketAddr};
 
 use super::SocketError;
 use super::message::Messages;
