@@ -12,7 +12,7 @@ use agent_core::trust::invitation::USES_LIMIT;
 use agent_core::trust::peers::Name;
 use clap::{Args, Parser, Subcommand};
 use migration::Background;
-use netmig::marks::MarkBits;
+use netmig::fwmark::MarkBits;
 
 /// The option by which the guardian of an arrival is started; its journal follows.
 pub const GUARDIAN: &str = "--watch";

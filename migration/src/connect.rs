@@ -6,7 +6,7 @@ use agent_core::identity::HostId;
 use agent_core::message::{Hello, Message};
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect, host, peers, wire};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 
 use crate::context::Context;
 

@@ -13,7 +13,7 @@ use crate::netlink::message::Message;
 use crate::netlink::nfnetlink::{NFGENMSG, Subsystem};
 use crate::netlink::route::LINK_HEADER;
 use crate::netlink::{Options, Protocol, Socket, SocketError};
-use crate::peer::{INTERFACE_PREFIX, ORIGINAL_MASK, REPLY_MASK};
+use crate::peer_number::{INTERFACE_PREFIX, ORIGINAL_MASK, REPLY_MASK};
 use crate::table::{GUARD, TABLE};
 
 /// Multicast groups (`enum nfnetlink_groups`): ended flows, changes of nftables.

@@ -18,15 +18,13 @@
 //! stays the anchor wherever the container goes. On the host of the container [`Flow::anchor`] tells
 //! which one it is, on the anchor [`Flow::leads_to`] where the container is.
 
-mod aliases;
-mod beside;
-mod build;
+mod alias;
+mod bridged;
 mod conntrack;
-mod forgotten;
-mod joined;
-mod parse;
-mod place;
-mod stand_in;
+mod expired;
+mod merged;
+mod relocation;
+mod tunnel_nat;
 
 use std::fmt;
 use std::fs;
@@ -34,17 +32,16 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
+use crate::peer_number::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
-pub use aliases::{Aliases, NoAlias, is_alias};
-pub(crate) use beside::Neighbouring;
-pub use conntrack::{Conntrack, FlowError, Outcome};
-pub(crate) use forgotten::contains;
-pub use forgotten::{Forgotten, Published};
-pub use joined::Joined;
-pub use parse::parse;
-pub use place::Arrival;
-pub use stand_in::{Exchange, Readdressed, StandIn};
+pub use alias::{Alias, Aliases, NoAlias, is_alias};
+pub(crate) use bridged::BridgedFlows;
+pub use conntrack::{Conntrack, FlowError, Outcome, parse};
+pub(crate) use expired::contains;
+pub use expired::{ExpiredFlows, Published};
+pub use merged::MergedEntry;
+pub use relocation::Relocation;
+pub use tunnel_nat::{Readdressed, TunnelNat};
 
 /// Conntrack status bit: a packet was seen in the reply direction (`IPS_SEEN_REPLY`).
 pub const STATUS_SEEN_REPLY: u32 = 1 << 1;
@@ -215,7 +212,7 @@ pub struct Counted {
 /// Who opened a flow, seen from the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Direction {
-    /// Others, to a port of the container.
+    /// SiblingAddresses, to a port of the container.
     Inbound,
     /// The container.
     Outbound,

@@ -20,7 +20,7 @@
 //!    very context in which they arrive, since a full queue that fails open accepts
 //!    (`__nfqnl_enqueue_packet`). The limit is checked under the queue's lock, so there is no
 //!    moment at which a packet is neither queued nor passed. A packet can be overtaken only if
-//!    it comes within the microseconds between the first two steps *and* the next one of its
+//!    it comes within the microseconds between the first two statements *and* the next one of its
 //!    flow before the third.
 //! 3. Only then are the rules removed: whether a packet takes the way through the open queue or
 //!    no longer matches any rule makes no difference to its order.
@@ -39,7 +39,7 @@
 //!   the interface. New ones are held as before.
 //! * More packets than [`MAX_HELD`] are waiting: further ones are dropped, and counted.
 
-mod outlet;
+mod egress;
 mod queue;
 mod release;
 mod statistics;
@@ -51,8 +51,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-pub use crate::table::{HoldRules, HoldTag, OnHolderLoss, Queueing};
-pub use outlet::Outlet;
+pub use crate::table::{HoldRules, OnHolderLoss, Queueing, RuleTag};
+pub use egress::Egress;
 pub use queue::packet_id;
 pub use release::Pace;
 
@@ -82,7 +82,7 @@ pub enum HoldError {
         /// The queue's number.
         number: u16,
         /// The hold.
-        tag: HoldTag,
+        tag: RuleTag,
         /// The reason.
         #[source]
         source: SocketError,
@@ -98,7 +98,7 @@ pub enum HoldError {
     #[error("cannot change the rules of hold {tag}")]
     Rules {
         /// The hold.
-        tag: HoldTag,
+        tag: RuleTag,
         /// The reason.
         #[source]
         source: TableError,
@@ -109,7 +109,7 @@ pub enum HoldError {
         /// What was to be done.
         act: &'static str,
         /// The hold.
-        tag: HoldTag,
+        tag: RuleTag,
         /// The reason.
         #[source]
         source: io::Error,
@@ -159,7 +159,7 @@ impl PreparedHold {
     /// # Errors
     /// Without CAP_NET_ADMIN, without NFQUEUE in the kernel, with more addresses and ports than
     /// a hold may have.
-    pub fn new(tag: HoldTag, rules: &HoldRules) -> Result<Self, HoldError> {
+    pub fn new(tag: RuleTag, rules: &HoldRules) -> Result<Self, HoldError> {
         let of_rules = |source| HoldError::Rules { tag: tag.clone(), source };
         let mut table = Table::open().map_err(of_rules)?;
         let queueing = table.queueing().map_err(of_rules)?;
@@ -215,7 +215,7 @@ impl PreparedHold {
 /// dropped instead, the packets held are lost and the rules stay (see the module).
 #[must_use = "packets are lost when a hold is dropped instead of released"]
 pub struct Hold {
-    tag: HoldTag,
+    tag: RuleTag,
     table: Table,
     queue: Arc<Queue>,
     statistics: Statistics,
@@ -273,7 +273,7 @@ impl Hold {
     ///
     /// # Errors
     /// When the kernel refuses; as much of the rest as possible is done nevertheless.
-    pub fn release(mut self, pace: Pace, outlet: Option<Outlet>) -> Result<HoldReport, HoldError> {
+    pub fn release(mut self, pace: Pace, outlet: Option<Egress>) -> Result<HoldReport, HoldError> {
         let start = Instant::now();
         let closed = release::run(&self.queue, &self.statistics, pace, outlet);
         let release = start.elapsed();
@@ -370,7 +370,7 @@ pub fn any() -> io::Result<bool> {
 }
 
 /// Binds the first free queue of the range, beginning at a place of this process's own.
-fn bind_free(tag: &HoldTag) -> Result<Queue, HoldError> {
+fn bind_free(tag: &RuleTag) -> Result<Queue, HoldError> {
     let count = u32::from(*QUEUE_NUMBERS.end() - *QUEUE_NUMBERS.start()) + 1;
     let offset = (std::process::id() % count) as usize;
     for number in QUEUE_NUMBERS.skip(offset).chain(QUEUE_NUMBERS.take(offset)) {

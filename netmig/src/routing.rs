@@ -1,9 +1,9 @@
 //! Policy routing towards peers: what carries a peer's mark goes into its tunnel, or nowhere.
 //!
-//! For peer *P*, over IPv4 and IPv6 (see [`crate::peer`] for the numbers):
+//! For peer *P*, over IPv4 and IPv6 (see [`crate::peer_number`] for the numbers):
 //!
 //! ```text
-//! rule  pref 3000+P  fwmark P<<16/0x00ff0000  lookup 3000+P   (or other bits, see crate::marks)
+//! rule  pref 3000+P  fwmark P<<16/0x00ff0000  lookup 3000+P   (or other bits, see crate::fwmark)
 //! table 3000+P       default dev netmigP metric 1
 //!                    blackhole default metric 4294967295
 //! ```
@@ -15,33 +15,32 @@
 //! The blackhole holds the place when the tunnel's interface goes away, as its route does then.
 //! Without it packets would fall through to the main table, and far ends would get resets.
 
-mod foreign;
-mod neighbours;
-mod own;
+mod host_addresses;
+mod lookup;
+mod mark_rules;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
-    RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use rtnetlink::{Handle, IpVersion};
 use thiserror::Error;
 
-use crate::marks::MarkBits;
+use crate::fwmark::MarkBits;
 pub use crate::netlink::route::PROTOCOL;
 use crate::netlink::rtnetlink as rtnl;
-use crate::peer::PeerNumber;
+use crate::peer_number::PeerNumber;
 use crate::tunnel::direct::{self, Remote};
-pub use foreign::{MarkRule, mark_rules};
-pub use neighbours::addresses_of;
-pub use own::own_addresses;
+pub use host_addresses::{addresses_of, host_addresses};
+pub use lookup::{Forwarding, forwarding, needs_bridge, route_mtu};
+pub(crate) use lookup::{interface_of, ipv6_enabled, neighbour_interface, route_to};
+pub use mark_rules::{MarkRule, mark_rules};
 
 /// Metric of the route into the tunnel.
 const TUNNEL_METRIC: u32 = 1;
@@ -104,15 +103,6 @@ pub enum Error {
     },
 }
 
-/// Whether this host forwards packets between its interfaces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Forwarding {
-    /// `net.ipv4.ip_forward`.
-    pub v4: bool,
-    /// `net.ipv6.conf.all.forwarding`; false too when there is no IPv6.
-    pub v6: bool,
-}
-
 /// Leads packets that carry the peer's mark into the tunnel to it. Doing it twice changes nothing.
 ///
 /// A host (or interface) without IPv6 gets IPv4 alone.
@@ -128,10 +118,10 @@ pub async fn install(peer: PeerNumber) -> Result<(), Error> {
         .ok_or_else(|| Error::NoTunnel { peer, interface: interface.clone() })?;
     let index = link.header.index;
     let way = match (direct::is_direct(&link), direct::remote_of(&link)) {
-        (false, _) => Some(Way { index, gateway: false }),
+        (false, _) => Some(PeerRoute { index, gateway: false }),
         (true, Some(remote)) => {
             know_neighbour(&handle, peer, index, &remote).await?;
-            Some(Way { index, gateway: true })
+            Some(PeerRoute { index, gateway: true })
         }
         // Where its packets go is not known yet.
         (true, None) => None,
@@ -147,7 +137,7 @@ pub async fn install(peer: PeerNumber) -> Result<(), Error> {
 
 /// Where the peer's packets go.
 #[derive(Clone, Copy, Debug)]
-struct Way {
+struct PeerRoute {
     index: u32,
     /// Whether to the address of a [`gateway`], not just into the interface.
     gateway: bool,
@@ -197,146 +187,6 @@ pub async fn remove(peer: PeerNumber) -> Result<(), Error> {
     outcome
 }
 
-/// Whether this host forwards packets, as it must to serve moved containers.
-///
-/// # Errors
-/// [`Error::Setting`].
-pub fn forwarding() -> Result<Forwarding, Error> {
-    let v6 = Path::new("/proc/sys/net/ipv6/conf/all/forwarding");
-    Ok(Forwarding {
-        v4: is_set(Path::new("/proc/sys/net/ipv4/ip_forward"))?,
-        v6: v6.exists() && is_set(v6)?,
-    })
-}
-
-/// The MTU, in bytes, of the interface by which packets to `destination` leave this host, or that
-/// of the route if somebody configured a smaller one.
-///
-/// # Errors
-/// [`Error::NoRoute`], [`Error::Socket`].
-pub async fn route_mtu(destination: IpAddr) -> Result<u32, Error> {
-    let handle = rtnl::connect().map_err(Error::Socket)?;
-    let no_route = |source| Error::NoRoute { destination, source };
-    let answer = route_to(&handle, destination).await?;
-    let link = rtnl::link_by_index(&handle, interface_of(&answer).ok_or_else(|| no_route(None))?)
-        .await
-        .map_err(|source| no_route(Some(source)))?;
-    let device = link.and_then(|link| {
-        link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::Mtu(mtu) => Some(*mtu),
-            _ => None,
-        })
-    });
-    let device = device.ok_or_else(|| no_route(None))?;
-    Ok(configured_mtu(&answer).map_or(device, |mtu| mtu.min(device)))
-}
-
-/// The route that this host's packets to `destination` take.
-pub(crate) async fn route_to(handle: &Handle, destination: IpAddr) -> Result<RouteMessage, Error> {
-    let no_route = |source| Error::NoRoute { destination, source };
-    let request = match destination {
-        IpAddr::V4(address) => {
-            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build()
-        }
-        IpAddr::V6(address) => {
-            RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, 128).build()
-        }
-    };
-    let answer: Option<RouteMessage> = handle
-        .route()
-        .get(request)
-        .execute()
-        .try_next()
-        .await
-        .map_err(|source| no_route(Some(rtnl::answer(source))))?;
-    answer.ok_or_else(|| no_route(None))
-}
-
-/// Whether this host drops what comes by the way to `peer` from an IPv4 address once the bridge that leads to
-/// this address has gone with its last container: the kernel looks for a route back, even loosely, and there is
-/// no other one (ip-sysctl.rst, `rp_filter`).
-///
-/// # Errors
-/// When routes or settings cannot be read.
-pub async fn needs_bridge(peer: PeerNumber, address: IpAddr, bridge: u32) -> Result<bool, Error> {
-    let path = Path::new("/proc/sys/net/ipv4/conf");
-    let interface = peer.interface();
-    if !address.is_ipv4()
-        || !is_set(&path.join("all/rp_filter"))?
-            && !is_set(&path.join(interface).join("rp_filter"))?
-    {
-        return Ok(false);
-    }
-    let handle = rtnl::connect().map_err(Error::Socket)?;
-    let routes = list_routes(&handle, peer, AddressFamily::Inet).await?;
-    let leads_back = |route: &RouteMessage| {
-        let destination = route.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
-            _ => None,
-        });
-        let length = route.header.destination_prefix_length;
-        let covers = length == 0
-            || destination.is_some_and(|network| crate::flow::contains((network, length), address));
-        route.header.kind == RouteType::Unicast
-            && route.header.protocol != RouteProtocol::from(PROTOCOL)
-            && interface_of(route) != Some(bridge)
-            && covers
-    };
-    Ok(!routes.iter().any(leads_back))
-}
-
-/// The interface of a looked-up route.
-pub(crate) fn interface_of(route: &RouteMessage) -> Option<u32> {
-    route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(*index),
-        _ => None,
-    })
-}
-
-/// The interface of a looked-up route to a neighbour; `None` if a router is in between, or it is no route
-/// to another host.
-pub(crate) fn neighbour_interface(route: &RouteMessage) -> Option<u32> {
-    let routed = route.attributes.iter().any(|attribute| {
-        matches!(
-            attribute,
-            RouteAttribute::Gateway(_)
-                | RouteAttribute::Via(_)
-                | RouteAttribute::Encap(_)
-                | RouteAttribute::MultiPath(_)
-        )
-    });
-    let remote = route.header.kind == RouteType::Unicast;
-    (remote && !routed).then(|| interface_of(route)).flatten()
-}
-
-/// The MTU metric of a looked-up route. One with an expiry was learnt from ICMP, not configured.
-fn configured_mtu(route: &RouteMessage) -> Option<u32> {
-    let learnt = route
-        .attributes
-        .iter()
-        .any(|attribute| matches!(attribute, RouteAttribute::CacheInfo(info) if info.expires != 0));
-    let metrics = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Metrics(metrics) if !learnt => Some(metrics),
-        _ => None,
-    })?;
-    metrics.iter().find_map(|metric| match metric {
-        RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
-        _ => None,
-    })
-}
-
-/// False where the kernel has no IPv6 or it is switched off for the interface.
-pub(crate) fn ipv6_enabled(interface: &str) -> bool {
-    let disabled = Path::new("/proc/sys/net/ipv6/conf").join(interface).join("disable_ipv6");
-    disabled.exists() && is_set(&disabled).is_ok_and(|disabled| !disabled)
-}
-
-fn is_set(path: &Path) -> Result<bool, Error> {
-    std::fs::read_to_string(path)
-        .map(|value| value.trim() != "0")
-        .map_err(|source| Error::Setting { path: path.to_owned(), source })
-}
-
 fn refused(
     action: &'static str,
     object: &'static str,
@@ -349,7 +199,7 @@ async fn install_family(
     handle: &Handle,
     peer: PeerNumber,
     version: IpVersion,
-    way: Option<Way>,
+    way: Option<PeerRoute>,
 ) -> Result<(), Error> {
     let blackhole = ("blackhole route", default_route(peer, &version, None));
     let tunnel = way.map(|way| ("tunnel route", default_route(peer, &version, Some(way))));
@@ -388,13 +238,13 @@ fn rule(peer: PeerNumber, version: &IpVersion) -> RuleMessage {
 }
 
 /// The peer's default route: by a `way`, or the blackhole.
-fn default_route(peer: PeerNumber, version: &IpVersion, way: Option<Way>) -> RouteMessage {
+fn default_route(peer: PeerNumber, version: &IpVersion, way: Option<PeerRoute>) -> RouteMessage {
     let mut route = RouteMessage::default();
     route.header.address_family = address_family(version);
     route.header.table = RouteHeader::RT_TABLE_UNSPEC;
     route.header.protocol = RouteProtocol::from(PROTOCOL);
     route.attributes = vec![RouteAttribute::Table(peer.table())];
-    if let Some(Way { index, gateway: by }) = way {
+    if let Some(PeerRoute { index, gateway: by }) = way {
         route.header.kind = RouteType::Unicast;
         route.attributes.push(RouteAttribute::Priority(TUNNEL_METRIC));
         route.attributes.push(RouteAttribute::Oif(index));
@@ -484,7 +334,6 @@ async fn list_routes(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rtnetlink::packet_route::route::RouteCacheInfo;
 
     fn peer(number: u8) -> PeerNumber {
         PeerNumber::new(number).unwrap()
@@ -507,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_peers_routes_are_recognised_among_others() {
-        let ways = [false, true].map(|gateway| Some(Way { index: 7, gateway }));
+        let ways = [false, true].map(|gateway| Some(PeerRoute { index: 7, gateway }));
         for way in [None].into_iter().chain(ways) {
             let route = default_route(peer(3), &IpVersion::V4, way);
             assert!(is_route_of(peer(3), &route));
@@ -516,17 +365,5 @@ mod tests {
             foreign.header.protocol = RouteProtocol::Static;
             assert!(!is_route_of(peer(3), &foreign), "somebody else's in the same table");
         }
-    }
-
-    #[test]
-    fn a_learnt_mtu_is_not_a_configured_one() {
-        let mut route = RouteMessage::default();
-        assert_eq!(configured_mtu(&route), None);
-        route.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]));
-        assert_eq!(configured_mtu(&route), Some(1400));
-        let mut info = RouteCacheInfo::parse(&[0; 32]).unwrap();
-        info.expires = 500;
-        route.attributes.push(RouteAttribute::CacheInfo(info));
-        assert_eq!(configured_mtu(&route), None);
     }
 }

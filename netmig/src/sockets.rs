@@ -8,8 +8,8 @@
 mod abort;
 mod backlog;
 mod connections;
-mod info;
-pub mod room;
+pub mod receive_buffers;
+mod tcp_info;
 
 use std::io;
 
@@ -18,7 +18,7 @@ use thiserror::Error;
 pub use abort::abort;
 pub use backlog::{Backlog, Backlogs};
 pub use connections::{Connections, TcpSockets, UdpSockets};
-pub use info::TcpInfo;
+pub use tcp_info::TcpInfo;
 
 use crate::netlink::{Connection, Protocol, SocketError, sock_diag};
 use crate::netns::{self, Namespace};

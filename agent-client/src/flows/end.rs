@@ -11,7 +11,7 @@ use agent_core::destination::{DEFAULT_PORT, Destination};
 use agent_core::message::{EndFlows, FlowEnds, Message};
 use agent_core::{deadline, ended, expect, identity};
 use netmig::flow::{Conntrack, Flow};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 
 use super::{Ends, Seen, ends, seen};

@@ -1,6 +1,6 @@
 //! Trying the ways of flows before they are relied on.
 
-use netmig::path::{Barrier, Fate};
+use netmig::path_trial::{DropRule, Fate};
 use serde::{Deserialize, Serialize};
 
 /// How often a source may begin to try the ways of one container's flows.
@@ -28,7 +28,7 @@ impl TriedPath {
     pub fn is_plausible(&self) -> bool {
         let is_name = |name: &String| name.len() <= NAME && !name.contains(char::is_control);
         let is_named = |fate: &Fate| match fate {
-            Fate::Dropped(Barrier { table, chain, .. }) => is_name(table) && is_name(chain),
+            Fate::Dropped(DropRule { table, chain, .. }) => is_name(table) && is_name(chain),
             _ => true,
         };
         let is_sentence =
@@ -52,7 +52,7 @@ mod tests {
 
     fn dropped(table: &str) -> TriedPath {
         let barrier =
-            Barrier { family: 1, table: table.to_owned(), chain: "guard".to_owned(), rule: None };
+            DropRule { family: 1, table: table.to_owned(), chain: "guard".to_owned(), rule: None };
         TriedPath { towards: Fate::Arrived, from: Fate::Dropped(barrier), suspects: Vec::new() }
     }
 

@@ -193,13 +193,13 @@ pub async fn look(
     }
     let comes_home = offer.anchors.contains(&host.id);
     blockers.extend(marks::blockers(&host.directories.state, comes_home).await?);
-    let addresses = own_addresses(offer).await?;
+    let addresses = host_addresses(offer).await?;
     Ok(Looked { verdict: Verdict { blockers, image_missing, addresses }, chosen, lock })
 }
 
 /// This host's addresses, but for those that the source has in the same place: its gateways.
-async fn own_addresses(offer: &Offer) -> Result<Vec<IpAddr>, Cause> {
-    let own = routing::own_addresses().await?.into_iter();
+async fn host_addresses(offer: &Offer) -> Result<Vec<IpAddr>, Cause> {
+    let own = routing::host_addresses().await?.into_iter();
     let of_source = |address: &IpAddr| offer.aliases.iter().any(|alias| alias.here == *address);
     Ok(own.filter(|address| !of_source(address)).take(LIMIT).collect())
 }

@@ -19,7 +19,7 @@ use agent_core::peers::{self, Claim, PeerLock};
 use agent_core::wire::Connection;
 use agent_core::{deadline, forward, keeper};
 use netmig::flow::Conntrack;
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use ownership::anchor::{Leading, leading, may_lead};
 use tokio::task::block_in_place;
@@ -169,7 +169,7 @@ async fn lead(host: &Host, source: HostId, order: &Rehome) -> Result<u64, Cause>
         return Err(Error::NoTunnel.into());
     }
     // Only flows that lead to whoever gives this order.
-    let led = block_in_place(|| Conntrack::open()?.lead(&container, from, Some(to)))?;
+    let led = block_in_place(|| Conntrack::open()?.redirect(&container, from, Some(to)))?;
     // Gateways of this host are in every tunnel the same; their loopback addresses are not allowed in
     // each.
     let concerned = |note: &Carried| note.addresses.iter().any(|ip| container.contains(ip));

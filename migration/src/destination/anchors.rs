@@ -7,7 +7,7 @@ use agent_core::directories::Directories;
 use agent_core::identity::HostId;
 use agent_core::message::MigrationId;
 use agent_core::peers;
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use tokio::task::JoinSet;
 

@@ -30,10 +30,10 @@ use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::{Chunk, ImageDir};
 use checkpoint::stage::{Early, Staged};
 use checkpoint::urgency::{MANY_FILES, Urgency};
+use netmig::container_network::ContainerNetwork;
 use netmig::flow::{self, Flow, Readdressed};
 use netmig::isolation::Port;
-use netmig::peer::PeerNumber;
-use netmig::sandbox::Sandbox;
+use netmig::peer_number::PeerNumber;
 use tokio::task::block_in_place;
 
 use super::addresses::addresses;
@@ -121,7 +121,7 @@ pub struct Network {
     /// Its port of the host's bridge.
     pub port: Port,
     /// Its own side.
-    pub sandbox: Sandbox,
+    pub sandbox: ContainerNetwork,
     /// Where its network namespace is.
     pub namespace: PathBuf,
     /// Other containers of its network that it left here and comes back to, with their Ethernet addresses.
@@ -336,7 +336,8 @@ impl Arrival {
                         let (stand_ins, readdressed) =
                             (&batch.stand_ins[..], &self.readdressed[..]);
                         let udp_timeout = flow::udp_timeout();
-                        let arrival = flow::Arrival { hop, stand_ins, readdressed, udp_timeout };
+                        let arrival =
+                            flow::Relocation { hop, aliases: stand_ins, readdressed, udp_timeout };
                         incoming.flows(&batch, &addresses, &arrival)
                     }),
                     Err(cause) => Err(cause),

@@ -10,7 +10,7 @@ use agent_core::journal::{self, Record};
 use agent_core::message::{Finished, MigrationId};
 use agent_core::trust::{Peers, Trust};
 use checkpoint::podman::{Info, Podman};
-use netmig::sockets::room;
+use netmig::sockets::receive_buffers;
 
 use crate::context::Background;
 
@@ -67,7 +67,7 @@ impl Host {
         let records = journal::archived(&self.directories.state, migration)?.unwrap_or_default();
         Ok(records.iter().rev().find_map(|record| match record {
             Record::HandedOver { pid, local } => {
-                let full_buffers = room::full_buffers(*pid).unwrap_or(0);
+                let full_buffers = receive_buffers::dropped_datagrams(*pid).unwrap_or(0);
                 Some(Finished { pid: *pid, full_buffers, local: local.clone() })
             }
             _ => None,

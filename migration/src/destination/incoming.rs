@@ -12,7 +12,7 @@ use agent_core::cause::Cause;
 use agent_core::message::{FlowBatch, Message, Settings, Tree, TreeChange, TreeEnd};
 use checkpoint::images::{self, Chunk, ImageDir, Manifest};
 use checkpoint::tree::{self, Applier, Digest};
-use netmig::flow::{Arrival, Conntrack, Flow};
+use netmig::flow::{Conntrack, Flow, Relocation};
 
 use super::arrival::FarEnds;
 
@@ -220,7 +220,7 @@ impl Incoming {
         &mut self,
         batch: &FlowBatch,
         container: &[IpAddr],
-        arrival: &Arrival<'_>,
+        arrival: &Relocation<'_>,
     ) -> Result<(), Cause> {
         let flows = &batch.flows[..];
         if self.created.len() + flows.len() > FLOW_LIMIT {

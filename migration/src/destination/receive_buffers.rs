@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use agent_core::cause::{Cause, chain};
 use checkpoint::cgroup::Cgroup;
 use netmig::netns::Namespace;
-use netmig::sockets::{UdpQueues, room};
+use netmig::sockets::{UdpQueues, receive_buffers};
 
 /// How long no datagrams may have piled up in a container's sockets before these get their own buffers
 /// back: what was held has come through the tunnel then, and the processors are free again.
@@ -30,7 +30,7 @@ pub async fn settle_buffers(pid: i32, container: String) {
                 calm = Instant::now();
             }
         }
-        room::take_room_back(&Cgroup::of_pid(pid, &container)?.pids()?)?;
+        receive_buffers::restore(&Cgroup::of_pid(pid, &container)?.pids()?)?;
         Ok::<(), Cause>(())
     };
     // The container may have ended, or have moved on.

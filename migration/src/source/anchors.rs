@@ -16,7 +16,7 @@ use agent_core::message::{AnchorOffer, AnchorTunnel, Message, MigrationId, Rehom
 use agent_core::wire::Connection;
 use agent_core::{deadline, expect};
 use netmig::flow::{Conntrack, Flow};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 
 use super::plan::Plan;

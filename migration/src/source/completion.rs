@@ -18,7 +18,7 @@ use super::far_ends;
 use super::interruption::{Interruption, Progress};
 use super::retry::{Goal, insist};
 use super::silent_connections;
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 
 use crate::event::{Steps, milliseconds, span};
 use crate::report::{ContainerName, NewAddress, Outcome, Parts, Report};

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use agent_core::cause::Cause;
 use checkpoint::container::Container;
-use netmig::flow::{Conntrack, Flow, Forgotten, Published};
+use netmig::flow::{Conntrack, ExpiredFlows, Flow, Published};
 use netmig::sockets::Connections;
 
 /// Makes their entries anew, from the container's own sockets; gives those that were made. `flows` are
@@ -26,7 +26,7 @@ pub fn remember(
             container: port.container_port,
         })
         .collect();
-    let forgotten = Forgotten {
+    let forgotten = ExpiredFlows {
         connections,
         container: &addresses,
         networks: &networks,

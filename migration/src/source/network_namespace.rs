@@ -12,7 +12,7 @@ use checkpoint::process;
 use netmig::configuration::{Configuration, Difference, Kind, Known};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
-use netmig::parameters::{Parameter, Parameters};
+use netmig::sysctl::{Parameter, Parameters};
 
 /// Most objects that a sentence names.
 const NAMED: usize = 5;

@@ -21,10 +21,10 @@ use agent_core::{deadline, expect, forward, opened};
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
 use checkpoint::process;
-use netmig::flow::{Conntrack, Exchange};
+use netmig::flow::{Conntrack, TunnelNat};
 use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
-use netmig::sockets::{Backlogs, TcpSockets, UdpQueues, room};
-use netmig::table::HoldTag;
+use netmig::sockets::{Backlogs, TcpSockets, UdpQueues, receive_buffers};
+use netmig::table::RuleTag;
 use netmig::tunnel;
 use ownership::source::may_end;
 use tokio::task::block_in_place;
@@ -56,7 +56,7 @@ pub struct Preparation<'a> {
     work: PathBuf,
     ready: Ready,
     is_dumping: bool,
-    exchange: Exchange,
+    exchange: TunnelNat,
 }
 
 impl<'a> Preparation<'a> {
@@ -84,7 +84,7 @@ impl<'a> Preparation<'a> {
             work,
             ready: Ready::default(),
             is_dumping: false,
-            exchange: Exchange::default(),
+            exchange: TunnelNat::default(),
         })
     }
 
@@ -152,7 +152,7 @@ impl<'a> Preparation<'a> {
     /// For datagrams that will have been held, and for those that come while the processors have this
     /// migration's work to do. The copy gets its buffers' own size back from the far end.
     fn make_room(&self) -> Result<(), Cause> {
-        room::make_room(&self.plan.cgroup.pids()?)?;
+        receive_buffers::enlarge(&self.plan.cgroup.pids()?)?;
         Ok(())
     }
 
@@ -285,7 +285,7 @@ impl<'a> Preparation<'a> {
         }
         // Larger buffers than before do no harm, so this is no leftover.
         let pids = self.plan.cgroup.pids().unwrap_or_default();
-        if let Err(e) = room::take_room_back(&pids) {
+        if let Err(e) = receive_buffers::restore(&pids) {
             tracing::debug!("{}", chain(&e));
         }
         if !self.is_dumping {
@@ -363,7 +363,7 @@ impl<'a> Preparation<'a> {
     }
 
     /// The tag of the hold's rules.
-    pub fn hold_tag(&self) -> Result<HoldTag, Cause> {
+    pub fn hold_tag(&self) -> Result<RuleTag, Cause> {
         Ok(self.plan.offer.migration.to_string().parse()?)
     }
 

@@ -4,11 +4,10 @@
 //! Read in the same way of the original and of the staged copy, so that the two can be compared. What may
 //! differ is not read, or is made comparable where it is read, with the reason beside it: numbers of
 //! interfaces, what the kernel makes by itself, and what the destination's network has another one of
-//! ([`Known`]). [`Parameters`](crate::parameters::Parameters) are read apart, since they can be set.
+//! ([`Known`]). [`Parameters`](crate::sysctl::Parameters) are read apart, since they can be set.
 
 mod addresses;
 mod filters;
-mod legacy_tables;
 mod links;
 mod routes;
 mod rules;
@@ -194,7 +193,7 @@ impl Configuration {
         read.facts.extend(tables);
         read.facts.extend(
             namespace
-                .run(legacy_tables::read)?
+                .run(filters::legacy_tables)?
                 .map_err(|source| read_failed("iptables", source))?,
         );
         if read.facts.len() > MOST_FACTS {

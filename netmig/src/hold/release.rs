@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::outlet::{Outlet, Watch};
+use super::egress::{Egress, Watch};
 use super::queue::{ACCEPT, Queue};
 use super::statistics::Statistics;
 use crate::netlink::SocketError;
@@ -23,7 +23,7 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// run in three lost some even so.
 ///
 /// Where packets come in faster than that, they are also let go faster: in each interval at
-/// least twice as many as came in the one before. The device by which they leave, an [`Outlet`],
+/// least twice as many as came in the one before. The device by which they leave, an [`Egress`],
 /// slows that down again: tunnels in particular drop what comes faster than they encrypt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
@@ -56,13 +56,13 @@ pub(super) fn run(
     queue: &Queue,
     statistics: &Statistics,
     pace: Pace,
-    outlet: Option<Outlet>,
+    outlet: Option<Egress>,
 ) -> Result<Option<u64>, SocketError> {
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
             stay_on_this_processor();
             sleep_precisely();
-            accept_paced(queue, pace, outlet.map(Outlet::watch))?;
+            accept_paced(queue, pace, outlet.map(Egress::watch))?;
             // What the reading thread has not seen yet, so that the closing finds next to none.
             queue.verdict_all(ACCEPT)?;
             let before = statistics.read().ok().map(|line| line.sequence);

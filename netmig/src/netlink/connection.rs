@@ -55,7 +55,7 @@ impl Connection {
         Ok(Self { socket, sequence: 0, buffer: Socket::buffer() })
     }
 
-    /// Returns the socket alone, for its owner to send and receive on.
+    /// Returns the socket alone, for its purpose to send and receive on.
     pub(crate) fn into_socket(self) -> Socket {
         self.socket
     }

@@ -7,9 +7,9 @@ pub const CHAIN_HOLD: &str = "hold";
 /// Chain whose rules queue this host's own packets.
 pub const CHAIN_HOLD_OUTPUT: &str = "hold-output";
 /// Chain that exchanges addresses for their stand-ins.
-pub const CHAIN_STAND_IN: &str = "stand-in";
+pub const CHAIN_POSTROUTING: &str = "stand-in";
 /// Chain that lets packets past conntrack.
-pub const CHAIN_LATE: &str = "late";
+pub const CHAIN_RAW: &str = "late";
 /// Chain that steers forwarded packets.
 pub const CHAIN_STEER: &str = "steer";
 /// Chain that steers this host's own packets.
@@ -44,7 +44,7 @@ pub(super) struct BaseChain {
 /// All of them.
 pub(super) const CHAINS: [BaseChain; 9] = [
     BaseChain {
-        name: CHAIN_LATE,
+        name: CHAIN_RAW,
         hook: Hook::PreRouting,
         kind: ChainType::Filter,
         priority: PRIORITY_RAW,
@@ -62,7 +62,7 @@ pub(super) const CHAINS: [BaseChain; 9] = [
         priority: PRIORITY_MANGLE - 1,
     },
     BaseChain {
-        name: CHAIN_STAND_IN,
+        name: CHAIN_POSTROUTING,
         hook: Hook::PostRouting,
         kind: ChainType::Filter,
         priority: PRIORITY_SOURCE + 100,

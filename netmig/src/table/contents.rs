@@ -3,7 +3,7 @@
 use nftnl::ProtoFamily;
 
 use super::chains::BaseChain;
-use super::{Owner, TABLE, TableError, is_absent};
+use super::{Purpose, TABLE, TableError, is_absent};
 use crate::netlink::attribute::{Attribute, put_text};
 use crate::netlink::message::{DUMP, Message, Messages, request};
 use crate::netlink::nfnetlink::{Subsystem, attributes, nfgenmsg};
@@ -35,9 +35,9 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// The rules of one owner.
-    pub fn owned_by(&self, owner: &Owner) -> impl Iterator<Item = &InstalledRule> {
-        self.rules.iter().filter(move |rule| rule.owner.as_ref() == Some(owner))
+    /// The rules of one purpose.
+    pub fn with_purpose(&self, purpose: &Purpose) -> impl Iterator<Item = &InstalledRule> {
+        self.rules.iter().filter(move |rule| rule.purpose.as_ref() == Some(purpose))
     }
 }
 
@@ -49,7 +49,7 @@ pub struct InstalledRule {
     /// The kernel's number for it.
     pub handle: u64,
     /// Whose it is; `None` for a rule that someone else put into the table.
-    pub owner: Option<Owner>,
+    pub purpose: Option<Purpose>,
     /// What it does, as the kernel writes it down.
     pub(super) expressions: Vec<u8>,
 }
@@ -138,7 +138,7 @@ pub(super) struct Parts<'a> {
     pub(super) table: Option<&'a str>,
     pub(super) chain: Option<String>,
     pub(super) handle: Option<u64>,
-    pub(super) owner: Option<Owner>,
+    pub(super) purpose: Option<Purpose>,
     expressions: Vec<u8>,
 }
 
@@ -151,7 +151,9 @@ pub(super) fn parts(payload: &[u8]) -> Result<Parts<'_>, Malformed> {
             nfta::RULE_CHAIN => parts.chain = Some(attribute.text()?.to_owned()),
             nfta::RULE_HANDLE => parts.handle = Some(attribute.be64()?),
             nfta::RULE_EXPRESSIONS => parts.expressions = attribute.value.to_owned(),
-            nfta::RULE_USERDATA => parts.owner = comment(attribute).and_then(Owner::from_comment),
+            nfta::RULE_USERDATA => {
+                parts.purpose = comment(attribute).and_then(Purpose::from_comment)
+            }
             _ => {}
         }
     }
@@ -160,19 +162,19 @@ pub(super) fn parts(payload: &[u8]) -> Result<Parts<'_>, Malformed> {
 
 /// A rule of a dump; `None` if it is of another table (kernels that do not filter).
 fn rule(payload: &[u8]) -> Result<Option<InstalledRule>, Malformed> {
-    let Parts { table, chain, handle, owner, expressions } = parts(payload)?;
+    let Parts { table, chain, handle, purpose, expressions } = parts(payload)?;
     if table != Some(TABLE) {
         return Ok(None);
     }
     match (chain, handle) {
         (Some(chain), Some(handle)) => {
-            Ok(Some(InstalledRule { chain, handle, owner, expressions }))
+            Ok(Some(InstalledRule { chain, handle, purpose, expressions }))
         }
         _ => Err(Malformed("a rule without chain or handle")),
     }
 }
 
-/// The comment in a rule's user data: a sequence of type, length, value of one byte each. Others
+/// The comment in a rule's user data: a sequence of type, length, value of one byte each. SiblingAddresses
 /// may put anything there, so that what cannot be read is no comment rather than an error.
 fn comment<'a>(attribute: Attribute<'a>) -> Option<&'a str> {
     let mut rest = attribute.value;
@@ -230,9 +232,9 @@ mod tests {
     #[test]
     fn a_rule_is_read_with_its_owner() {
         let read = rule(&rule_bytes("netmig", &comment_bytes("netmig hold web"))).unwrap();
-        let owner = Some(Owner::Hold("web".parse().unwrap()));
+        let purpose = Some(Purpose::Hold("web".parse().unwrap()));
         let (chain, expressions) = ("hold".into(), Vec::new());
-        assert_eq!(read, Some(InstalledRule { chain, handle: 42, owner, expressions }));
+        assert_eq!(read, Some(InstalledRule { chain, handle: 42, purpose, expressions }));
     }
 
     #[test]
@@ -240,7 +242,7 @@ mod tests {
         assert_eq!(rule(&rule_bytes("filter", &comment_bytes("netmig peer 1"))), Ok(None));
         for userdata in [&b""[..], b"\x00", b"\x00\xff", b"\x07\x01x\x00\x03hi", b"\x00\x03abc"] {
             let read = rule(&rule_bytes("netmig", userdata)).unwrap().unwrap();
-            assert_eq!(read.owner, None, "{userdata:?}");
+            assert_eq!(read.purpose, None, "{userdata:?}");
         }
     }
 
@@ -248,7 +250,7 @@ mod tests {
     fn another_first_record_does_not_hide_the_comment() {
         let userdata = [&[7, 2, 0xaa, 0xbb], &comment_bytes("netmig peer 3")[..]].concat();
         let read = rule(&rule_bytes("netmig", &userdata)).unwrap().unwrap();
-        assert_eq!(read.owner.unwrap().to_string(), "netmig peer 3");
+        assert_eq!(read.purpose.unwrap().to_string(), "netmig peer 3");
     }
 
     #[test]

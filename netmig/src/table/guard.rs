@@ -3,8 +3,8 @@
 //! When somebody flushes all rules, flows would break before anything could be put back: their packets
 //! would not be steered any more, and not even be translated, since the kernel translates only as long
 //! as there is some chain of type `nat`. A far end's next packet would then reach this host itself, which
-//! answers with a reset. A table with an *owner* is left alone by a flush that is not its owner's
-//! (`nft_flush`, `net/netfilter/nf_tables_api.c`, from 5.12 on); it lasts as long as its owner's socket,
+//! answers with a reset. A table with an *purpose* is left alone by a flush that is not its purpose's
+//! (`nft_flush`, `net/netfilter/nf_tables_api.c`, from 5.12 on); it lasts as long as its purpose's socket,
 //! and with the flag *persist* (from 6.9 on) beyond that, as a table that anybody may change.
 //!
 //! So the process that keeps a host's flows owns `inet netmig-guard`: the steering rules once more, and
@@ -17,9 +17,9 @@ use nftnl::{Batch, Chain, ChainType, Hook, MsgType, NlMsg, Policy, ProtoFamily, 
 use nix::errno::Errno;
 
 use super::chains::PRIORITY_MANGLE;
-use super::{CHAIN_STEER, CHAIN_STEER_OUTPUT, Owner, TableError, Transaction, rules};
+use super::{CHAIN_STEER, CHAIN_STEER_OUTPUT, Purpose, TableError, Transaction, rules};
 use crate::netlink::{Connection, Protocol, SocketError};
-use crate::peer::PeerNumber;
+use crate::peer_number::PeerNumber;
 
 /// Name of the table, in family `inet`.
 pub const GUARD: &CStr = c"netmig-guard";
@@ -47,16 +47,16 @@ impl Guard {
         Ok(Self { connection, flags: OWNER | PERSIST })
     }
 
-    /// Makes the table, or makes it fit these peers; takes one over whose owner has gone. Not while
+    /// Makes the table, or makes it fit these peers; takes one over whose purpose has gone. Not while
     /// packets are held in this network namespace if it is not there yet: they would all be dropped.
     ///
-    /// `Ok(false)`: this kernel knows no owners of tables.
+    /// `Ok(false)`: this kernel knows no purposes of tables.
     ///
     /// # Errors
     /// When nftables refuses, for one because another process owns the table.
     pub fn protect(&mut self, peers: &[PeerNumber]) -> Result<bool, TableError> {
         match self.replace(peers) {
-            // The flag to persist is younger than owners.
+            // The flag to persist is younger than purposes.
             Err(TableError::Refused { source, .. })
                 if self.flags & PERSIST != 0 && unknown_flag(&source) =>
             {
@@ -90,7 +90,7 @@ impl Guard {
         }
         for peer in peers {
             for rule in &rules::steering(*peer) {
-                rules::add(&mut batch, &table, rule, &Owner::Peer(*peer))?;
+                rules::add(&mut batch, &table, rule, &Purpose::Peer(*peer))?;
             }
         }
         self.commit(batch, "protect flows against a flush of all rules")

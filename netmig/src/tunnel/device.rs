@@ -11,12 +11,12 @@ use rtnetlink::{Handle, LinkUnspec, LinkWireguard};
 
 use super::{Error, Kind, SourceCheck, lookup, refused, userspace, wrong_way};
 use crate::netlink::rtnetlink as rtnl;
-use crate::peer::{INTERFACE_PREFIX, PeerNumber};
+use crate::peer_number::{INTERFACE_PREFIX, PeerNumber};
 
 /// Ethernet's: what most flows have agreed on their segment sizes for.
 pub(super) const MTU_COMMON: u32 = 1500;
 /// What is left of the largest IP packet after outer headers and WireGuard's own (80 bytes), in
-/// WireGuard's steps of 16.
+/// WireGuard's statements of 16.
 pub(super) const MTU_MAX: u32 = 65_440;
 
 /// The tunnel's interface as found.

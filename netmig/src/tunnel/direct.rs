@@ -9,7 +9,7 @@
 //!   segment's own interface. The peer's hardware address is in permanent neighbour entries.
 //! - Its mode is *private*. Mode *source*, which takes only the frames of given senders, clones each
 //!   frame and cost more than half of the throughput; a rule drops what comes from others instead
-//!   ([`crate::table::Table::admit`]).
+//!   ([`crate::table::Table::admit_sender`]).
 //! - What is known of the other end stands in the interface's alias, where any process finds it.
 
 use std::fmt;
@@ -28,7 +28,7 @@ use super::{
     Connected, Error, Kind, config, in_time, link_address, lookup, refused, routing, wrong_way,
 };
 use crate::netlink::rtnetlink as rtnl;
-use crate::peer::PeerNumber;
+use crate::peer_number::PeerNumber;
 
 /// Begins the alias of an interface that knows its other end.
 const ALIAS: &str = "netmig direct";

@@ -4,7 +4,7 @@
 //! The kernel's WireGuard is used where there is one, else `wireguard-go`, a process that drives a
 //! TUN interface and outlives the agent. Both are configured by `wireguard-control`.
 //!
-//! Two hosts build a tunnel in two steps each: [`prepare`] makes the interface with its key pair and
+//! Two hosts build a tunnel in two statements each: [`prepare`] makes the interface with its key pair and
 //! its port, which travel to the other host over the agents' own, authenticated connection; then
 //! [`connect`] with what came from there. Both may be repeated at any time. [`establish`] then begins
 //! a session, and [`confirm`] at both ends proves that they hear each other.
@@ -20,7 +20,7 @@ mod config;
 mod device;
 pub mod direct;
 mod error;
-mod revive;
+mod saved_tunnel;
 mod session;
 mod userspace;
 
@@ -31,12 +31,12 @@ use std::time::{Duration, Instant, SystemTime};
 use rtnetlink::Handle;
 
 use crate::netlink::rtnetlink as rtnl;
-use crate::peer::{INTERFACE_PREFIX, PeerNumber};
+use crate::peer_number::{INTERFACE_PREFIX, PeerNumber};
 use crate::routing;
 
 pub use direct::{DirectEnd, HardwareAddress};
 pub use error::Error;
-pub use revive::Settings;
+pub use saved_tunnel::SavedTunnel;
 
 /// Everything here ends after this time at the latest.
 pub const DEADLINE: Duration = Duration::from_secs(15);

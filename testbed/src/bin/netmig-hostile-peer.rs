@@ -26,7 +26,7 @@ use agent_core::{expect, host};
 use checkpoint::criu;
 use checkpoint::podman::Podman;
 use clap::{Parser, Subcommand};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

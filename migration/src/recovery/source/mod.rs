@@ -29,7 +29,7 @@ use agent_core::journal::{self, Journal, Process, Record};
 use agent_core::message::MigrationId;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::process;
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use ownership::source::{Departure, Recovery, recovery};
 
 pub use self::event::Event;

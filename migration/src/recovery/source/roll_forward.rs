@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use checkpoint::cgroup::Cgroup;
 use checkpoint::process;
-use netmig::flow::Exchange;
+use netmig::flow::TunnelNat;
 use ownership::source::{Next, Occupant, Removal, removal};
 use tokio::task::block_in_place;
 
@@ -69,7 +69,7 @@ async fn note_container(context: &Context, departed: &Departed) -> Result<(), Ca
         return Ok(());
     }
     let (id, name) = (&departed.container, &departed.name);
-    let carried = Carried::new(id, name, &departed.addresses, Exchange::default());
+    let carried = Carried::new(id, name, &departed.addresses, TunnelNat::default());
     carried.note(&context.directories).await
 }
 

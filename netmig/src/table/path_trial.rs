@@ -1,0 +1,77 @@
+//! Rules for packets that try the ways of flows ([`crate::path_trial`]).
+
+use nftnl::Batch;
+
+use super::rules::{self, NewRule};
+use super::statement::{ORIGINAL, Statement};
+use super::{
+    CHAIN_POSTROUTING, CHAIN_RAW, Purpose, RuleTag, Table, TableError, Transaction, handle,
+};
+use crate::flow::{Flow, Tuple};
+use crate::peer_number::PeerNumber;
+
+/// The rules that trace packets of flows, and drop those that would leave this host otherwise than to a peer.
+fn catching(peer: PeerNumber, flows: &[Flow]) -> Vec<NewRule> {
+    let mut rules = Vec::new();
+    for flow in flows {
+        for Tuple { source, destination, source_port, destination_port } in
+            [flow.original, flow.reply]
+        {
+            let statements = vec![
+                Statement::Source(source),
+                Statement::Destination(destination),
+                Statement::DestinationPorts(flow.protocol, destination_port, destination_port),
+                Statement::SourcePort(source_port),
+                Statement::NfTrace,
+                // Before rules for late packets of flows that come home, which pass untracked.
+                Statement::Accept,
+            ];
+            rules.push(NewRule { chain: CHAIN_RAW.to_owned(), statements });
+        }
+        let statements = vec![
+            Statement::NotOutputInterface(peer.interface()),
+            Statement::CtSource(ORIGINAL, flow.original.source),
+            Statement::CtDestination(ORIGINAL, flow.original.destination),
+            Statement::CtPorts(
+                flow.protocol,
+                flow.original.source_port,
+                flow.original.destination_port,
+            ),
+            Statement::Drop,
+        ];
+        rules.push(NewRule { chain: CHAIN_POSTROUTING.to_owned(), statements });
+    }
+    rules
+}
+
+impl Table {
+    /// Traces packets of flows that try a way, and lets none of them leave this host but to `peer`: of the
+    /// entry that a packet belongs to, an ICMP error or a reset included.
+    ///
+    /// # Errors
+    /// When the table is not installed, or nftables refuses.
+    pub(crate) fn add_path_trial(
+        &mut self,
+        tag: &RuleTag,
+        peer: PeerNumber,
+        flows: &[Flow],
+    ) -> Result<(), TableError> {
+        self.remove_path_trial(tag)?;
+        let table = handle()?;
+        let purpose = Purpose::PathTrial(tag.clone());
+        let mut batch = Batch::new();
+        for rule in &catching(peer, flows) {
+            rules::add(&mut batch, &table, rule, &purpose)?;
+        }
+        let transaction = Transaction::new(batch).inserting();
+        self.apply(&transaction, "catch packets that try the ways of flows")
+    }
+
+    /// Ends that; absent means done.
+    ///
+    /// # Errors
+    /// When the table cannot be read or changed.
+    pub fn remove_path_trial(&mut self, tag: &RuleTag) -> Result<(), TableError> {
+        self.remove_rules(|purpose| matches!(purpose, Purpose::PathTrial(of) if of == tag))
+    }
+}
