@@ -45,7 +45,7 @@ pub struct NoAliasAtAll(IpAddr);
 pub fn known(directories: &Directories, HostId(this): HostId) -> Result<Aliases, Cause> {
     let aliases = Aliases::new(this);
     for note in carried::all(directories)? {
-        aliases.learn_exchange(&note.exchange);
+        aliases.learn_nat(&note.exchange);
     }
     for note in forward::all(directories)? {
         note.readdressed.iter().for_each(|(by, _)| aliases.avoid(*by));

@@ -1,5 +1,5 @@
-//! What the kernel tells of flows that have ended, of nftables rules that were removed, and of tunnels
-//! that came, changed or went.
+//! Kernel notifications: flows that have ended, nftables rules that were removed, tunnels that were
+//! added, changed or removed.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -16,22 +16,22 @@ use crate::netlink::{Options, Protocol, Socket, SocketError};
 use crate::peer_number::{INTERFACE_PREFIX, ORIGINAL_MASK, REPLY_MASK};
 use crate::table::{GUARD, TABLE};
 
-/// Multicast groups (`enum nfnetlink_groups`): ended flows, changes of nftables.
+/// Multicast groups (`enum nfnetlink_groups`): destroyed conntrack entries, changes of nftables.
 const CONNTRACK_DESTROY: u32 = 3;
 const NFTABLES: u32 = 7;
 /// Multicast group of interfaces (`RTNLGRP_LINK`, `include/uapi/linux/rtnetlink.h`).
 const LINKS: u32 = 1;
 
-/// What has happened since the last look.
+/// What has happened since the last call of [`Events::wait`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// A flow that was led to a peer has ended.
+    /// A flow that was steered to a peer has ended.
     pub flow_ended: bool,
-    /// A table, chain or rule of anybody was removed.
+    /// A table, chain or rule was removed, whoever owned it.
     pub rules_removed: bool,
-    /// A chain was added to a table of others, as by a reload of the host's firewall.
+    /// A chain was added to a table that is not netmig's, as by a reload of the host's firewall.
     pub chain_added: bool,
-    /// A tunnel's interface has come, changed or gone.
+    /// A tunnel interface was added, changed or removed.
     pub tunnel_changed: bool,
 }
 
@@ -43,10 +43,10 @@ pub struct Events {
 }
 
 impl Events {
-    /// Begins to listen.
+    /// Starts listening.
     ///
     /// # Errors
-    /// Without CAP_NET_ADMIN, or on a kernel without nfnetlink.
+    /// [`FlowError::Open`] without CAP_NET_ADMIN, or on a kernel without nfnetlink.
     pub fn open() -> Result<Self, FlowError> {
         let open = |protocol, groups| {
             let options = Options { groups, ..Options::of(protocol) };
@@ -57,11 +57,11 @@ impl Events {
         Ok(Self { socket, links, buffer: Socket::buffer() })
     }
 
-    /// Waits for the next event, no longer than `limit`, and takes those that are there with it.
-    /// Where the kernel had more to tell than it could keep, everything may have happened.
+    /// Waits for the next event, at most for `limit`, and returns it with all others that are
+    /// pending. If the kernel had to drop notifications, all events are reported.
     ///
     /// # Errors
-    /// When the socket fails.
+    /// [`FlowError::Dump`] when the socket fails.
     pub fn wait(&mut self, limit: Duration) -> Result<Seen, FlowError> {
         let end = Instant::now() + limit;
         loop {
@@ -81,7 +81,7 @@ impl Events {
         }
     }
 
-    /// Whether a tunnel is among the interfaces that changed since the last look.
+    /// Returns whether a tunnel is among the interfaces that changed since the last call.
     fn take_links(&mut self) -> bool {
         let mut changed = false;
         loop {
@@ -93,7 +93,7 @@ impl Events {
                     }
                 }
                 Ok(None) => return changed,
-                // More than could be kept, a tunnel's change perhaps.
+                // Notifications were dropped, perhaps a tunnel's.
                 Err(_) => return true,
             }
         }
@@ -127,7 +127,7 @@ impl Seen {
 
     fn note(&mut self, kind: u16, payload: &[u8]) {
         if Subsystem::Conntrack.message_of(kind).is_some() {
-            // An entry of another protocol, or one that cannot be read, is none of ours.
+            // An entry of another protocol, or one that cannot be parsed, is not one of ours.
             let flow = flow::parse(payload).ok().flatten();
             self.flow_ended |=
                 flow.is_some_and(|flow| flow.mark & (ORIGINAL_MASK | REPLY_MASK) != 0);
@@ -139,7 +139,7 @@ impl Seen {
     }
 }
 
-/// Whether a message about a chain is of a table of netmig's.
+/// Returns whether a message about a chain concerns one of netmig's tables.
 fn is_of_our_table(payload: &[u8]) -> bool {
     /// `NFTA_CHAIN_TABLE` (`include/uapi/linux/netfilter/nf_tables.h`).
     const CHAIN_TABLE: u16 = 1;
@@ -147,7 +147,7 @@ fn is_of_our_table(payload: &[u8]) -> bool {
         .is_some_and(|name| name == TABLE || GUARD.to_str() == Ok(&name))
 }
 
-/// Whether a message tells of a tunnel's interface.
+/// Returns whether a message concerns a tunnel interface.
 fn is_of_tunnel(kind: u16, payload: &[u8]) -> bool {
     [libc::RTM_NEWLINK, libc::RTM_DELLINK].contains(&kind)
         && find_text(payload.get(LINK_HEADER..).unwrap_or_default(), libc::IFLA_IFNAME)

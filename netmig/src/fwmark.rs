@@ -1,11 +1,12 @@
-//! Which bits of packets' marks name a peer on this host.
+//! Which bits of packet marks (fwmarks) name a peer on this host.
 //!
-//! Marks belong to the whole host: others use bits of them for their own routing rules, and no two may use
-//! the same ones. So the place of netmig's eight bits can be chosen ([`MarkBits::use_here`]). Everything that
-//! sets or reads a packet's mark asks [`MarkBits::in_use`].
+//! Packet marks belong to the whole host. Other software uses bits of them for its own policy
+//! rules, and no two programs may use the same bits. So the position of netmig's eight bits can be
+//! chosen ([`MarkBits::use_here`]). All code that sets or reads a packet mark asks
+//! [`MarkBits::in_use`].
 //!
-//! The bits of connmarks stay where they are ([`crate::peer_number`]): no routing rule reads these, and hosts tell each
-//! other of them when a container moves on.
+//! The bits of connmarks are fixed ([`crate::peer_number`]): no policy rule reads connmarks, and
+//! hosts send them to each other when a container moves on.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,27 +16,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::peer_number::PeerNumber;
 
-/// Bits of a peer's number.
+/// Width of a peer's number, in bits.
 const WIDTH: u8 = 8;
 
-/// The first bit in use; a process is told of it when it starts.
+/// The lowest bit in use. Each process sets it when it starts.
 static IN_USE: AtomicU8 = AtomicU8::new(MarkBits::DEFAULT.0);
 
-/// Eight neighbouring bits of a packet's mark, by the lowest of them: 0 to 24.
+/// Eight adjacent bits of a packet mark, named by the lowest of them: 0 to 24.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct MarkBits(u8);
 
-/// A text that names no such bits.
+/// A text that does not name such bits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} are no bits for marks: eight neighbouring ones of 32, such as 8-15")]
+#[error("{0:?} does not name bits of packet marks; write eight adjacent bits of 32, such as 8-15")]
 pub struct InvalidBits(String);
 
 impl MarkBits {
-    /// Those of a host where nobody has chosen.
+    /// The bits of a host on which nobody has chosen others.
     pub const DEFAULT: Self = Self(16);
 
-    /// All that can be chosen without dividing a byte, in the order in which they are suggested.
+    /// Whole bytes, in the order in which they are suggested.
     const BYTES: [Self; 4] = [Self(16), Self(8), Self(24), Self(0)];
 
     /// Returns the bits that this process uses.
@@ -44,7 +45,7 @@ impl MarkBits {
         Self(IN_USE.load(Ordering::Relaxed))
     }
 
-    /// Has this process use these bits. Not while there are rules with others.
+    /// Makes this process use these bits. No rules with other bits may exist.
     pub fn use_here(self) {
         IN_USE.store(self.0, Ordering::Relaxed);
     }
@@ -55,13 +56,13 @@ impl MarkBits {
         u32::from(u8::MAX) << self.0
     }
 
-    /// Returns the mark that leads a packet into the routing table of a peer.
+    /// Returns the mark that selects the routing table of a peer.
     #[must_use]
     pub fn mark(self, peer: PeerNumber) -> u32 {
         u32::from(peer.get()) << self.0
     }
 
-    /// Returns bits that `suit`, the usual ones first.
+    /// Returns bits for which `suit` is true, whole bytes first.
     pub fn find(suit: impl Fn(Self) -> bool) -> Option<Self> {
         Self::BYTES.into_iter().chain((0..=32 - WIDTH).map(Self)).find(|bits| suit(*bits))
     }
@@ -82,9 +83,9 @@ impl FromStr for MarkBits {
             let (first, last) = (number(first)?, number(last)?);
             (last < 32 && first.checked_add(WIDTH - 1) == Some(last)).then_some(Self(first))
         });
-        // Only the one way of writing them.
+        // Only the canonical spelling.
         bits.filter(|bits| bits.to_string() == text).ok_or_else(|| {
-            /// As much as a message shows of a text that is none.
+            /// Characters of an invalid text that a message shows.
             const SHOWN: usize = 16;
             InvalidBits(text.chars().take(SHOWN).collect())
         })

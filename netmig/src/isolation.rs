@@ -4,26 +4,26 @@
 //! *forwarding* neither takes frames in (`br_handle_frame`) nor sends any out (`should_deliver`).
 //! Setting the port's state is one netlink message (`RTM_SETLINK` in family `AF_BRIDGE` with
 //! `IFLA_PROTINFO`/`IFLA_BRPORT_STATE`; `net/bridge/br_netlink.c`, `br_set_port_state`). The link
-//! stays up, so addresses, routes and the bridge's forwarding table stay too. A packet filter would
+//! stays up, and with it addresses, routes and the bridge's forwarding table. A packet filter would
 //! do the same, but adding or removing a base chain drops every packet that waits in an NFQUEUE of
 //! that namespace.
 //!
-//! Two of the kernel's port states block, and each has one thing that ends it behind our back:
+//! Two of the kernel's port states block, and one event ends each of them:
 //!
-//! | state | ends by itself when |
+//! | state | ends when |
 //! | --- | --- |
 //! | listening | the port's forward-delay timer, started when it joined the bridge, fires twice (2 × 15 s): `br_forward_delay_timer_expired` |
-//! | disabled | somebody changes the flags of the host's end, as `ip link set … multicast off`: any `NETDEV_CHANGE`, `br_port_carrier_check` |
+//! | disabled | the flags of the host's end change, as by `ip link set … multicast off`: any `NETDEV_CHANGE`, `br_port_carrier_check` |
 //!
-//! So [`Port::block`] takes *listening*, unless it finds that timer running: then *disabled*.
-//! Calling it again later changes over. Both states end when the link itself goes down and up
-//! again, at either end of the pair (a frozen container cannot do so), when the bridge does, and
-//! when the port leaves the bridge and comes back.
+//! So [`Port::block`] sets *listening*, or *disabled* if it finds that timer running. Calling it
+//! again later switches over. Both states end when the link goes down and up again, at either end
+//! of the pair (a frozen container cannot do so), when the bridge does, and when the port leaves
+//! the bridge and comes back.
 //!
-//! When no port of a bridge forwards any more the bridge loses its carrier, and with it the host's
-//! neighbour entries on the bridge (`neigh_carrier_down`, `net/core/neighbour.c`). A question asked
-//! while the port is blocked is lost and only repeated after a second, so [`Port::unblock`] puts the
-//! container's entries back.
+//! When no port of a bridge forwards any more, the bridge loses its carrier, and with it the host's
+//! neighbour entries on the bridge (`neigh_carrier_down`, `net/core/neighbour.c`). A neighbour
+//! request that is sent while the port is blocked is lost, and repeated only after a second, so
+//! [`Port::unblock`] restores the container's entries.
 
 use std::io;
 use std::net::IpAddr;
@@ -87,22 +87,22 @@ pub enum Error {
         /// The container's interface.
         interface: String,
     },
-    /// The host's end is no port of a bridge.
+    /// The host's end is not a port of a bridge.
     #[error(
-        "interface {port} is no port of a bridge; only containers on a bridge network can be moved"
+        "interface {port} is not a port of a bridge; only containers on a bridge network can be moved"
     )]
     NoBridge {
         /// Name of the host's end.
         port: String,
     },
-    /// The bridge runs the spanning tree protocol, so the state of its ports is not ours to set.
+    /// The bridge runs the spanning tree protocol, which sets the states of its ports.
     #[error("bridge of {port} runs the spanning tree protocol; switch it off (stp_state 0)")]
     SpanningTree {
         /// Name of the port.
         port: String,
     },
-    /// The port that was blocked is not there any more, or lets frames pass.
-    #[error("the container's network was rebuilt meanwhile: port {port} is not blocked any more")]
+    /// The port that was blocked is gone, or forwards frames.
+    #[error("the container's network was rebuilt meanwhile: port {port} is no longer blocked")]
     Rebuilt {
         /// Name of the port.
         port: String,
@@ -120,16 +120,16 @@ pub enum Error {
     },
 }
 
-/// The bridge that a container is attached to.
+/// The bridge to which a container is attached.
 #[derive(Clone, Debug)]
 pub struct Bridge {
     /// Interface index on the host.
     pub index: u32,
     /// Interface name on the host.
     pub name: String,
-    /// Its Ethernet address: what the container sends to for its gateway.
+    /// Ethernet address, to which the container sends frames for its gateway.
     pub mac: [u8; 6],
-    /// Its addresses, those of the link included: the container's gateways.
+    /// Addresses, link-local ones included: the container's gateways.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -141,16 +141,17 @@ pub struct Port {
     name: String,
     mtu: u32,
     bridge: Bridge,
-    /// Requests that let the bridge know the container's Ethernet address.
+    /// Requests that make the bridge know the container's Ethernet address.
     introduction: Vec<u8>,
 }
 
 impl Port {
-    /// Finds the host's end of `container_interface` in the network namespace `container`, looking
-    /// in the namespace of the calling thread.
+    /// Finds the host's end of `container_interface` in the network namespace `container`. Looks in
+    /// the namespace of the calling thread.
     ///
     /// # Errors
-    /// A variant of its own for each way in which the container is not on a bridge.
+    /// [`Error::NoInterface`], [`Error::NoHostEnd`] or [`Error::NoBridge`] when the container is
+    /// not on a bridge; [`Error::Namespace`], [`Error::Read`].
     pub fn of_container(container: &Namespace, container_interface: &str) -> Result<Self, Error> {
         let read = |name: &str, error: SocketError| Error::Read {
             name: name.to_owned(),
@@ -195,36 +196,36 @@ impl Port {
         })
     }
 
-    /// The port's interface index on the host.
+    /// Returns the port's interface index on the host.
     #[must_use]
     pub fn index(&self) -> u32 {
         self.index
     }
 
-    /// The port's interface name on the host.
+    /// Returns the port's interface name on the host.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its largest packet, in bytes, as it was when it was found.
+    /// Returns the port's MTU, in bytes, as it was when the port was found.
     #[must_use]
     pub fn mtu(&self) -> u32 {
         self.mtu
     }
 
-    /// The bridge it belongs to.
+    /// Returns the bridge to which the port belongs.
     #[must_use]
     pub fn bridge(&self) -> &Bridge {
         &self.bridge
     }
 
-    /// Stops all frames from and to the container. What was on its way at this moment still
-    /// arrives within microseconds. Blocking a blocked port is no error, and makes the block proof
-    /// against interface events once the port is old enough (see the module's documentation).
+    /// Stops all frames from and to the container. Frames in flight still arrive within
+    /// microseconds. Blocking a blocked port is not an error; it makes the block proof against
+    /// interface events once the port is old enough (see the module).
     ///
     /// # Errors
-    /// [`Error::State`], [`Error::SpanningTree`].
+    /// [`Error::State`] when the kernel refuses, [`Error::SpanningTree`].
     pub fn block(&self) -> Result<(), Error> {
         let mut batch = set_state(self.index, STATE_LISTENING);
         // Asking for the link also lets pending carrier events of the port happen now, rather than
@@ -238,17 +239,17 @@ impl Port {
         Ok(())
     }
 
-    /// Lets frames pass again. When this returns the bridge can carry them, and knows the
+    /// Lets frames pass again. When this returns the bridge forwards them, and knows the
     /// container's Ethernet address.
     ///
     /// # Errors
-    /// [`Error::State`], [`Error::SpanningTree`].
+    /// [`Error::State`] when the kernel refuses, [`Error::SpanningTree`].
     pub fn unblock(&self) -> Result<(), Error> {
         let mut batch = set_state(self.index, STATE_FORWARDING);
         self.send("unblock", &mut batch, |_| ())?;
         if let Err(refused) = self.introduce() {
             // Frames pass; the first may have to wait for an answer.
-            tracing::debug!(port = self.name, error = %refused.source, "no neighbour entries");
+            tracing::debug!(port = self.name, error = %refused.source, "cannot restore neighbour entries of the container");
         }
         Ok(())
     }
@@ -264,11 +265,11 @@ impl Port {
         self.socket().execute(&mut batch)
     }
 
-    /// Makes sure that the port is there and stops frames: whoever rebuilds a container's network, as
-    /// `podman network reload` does, replaces it by one that does not.
+    /// Checks that the port exists and stops frames. `podman network reload` and other tools that
+    /// rebuild a container's network replace it by a port that forwards.
     ///
     /// # Errors
-    /// [`Error::Rebuilt`], [`Error::Read`].
+    /// [`Error::Rebuilt`] when the port is gone or forwards, [`Error::Read`].
     pub fn check_blocked(&self) -> Result<(), Error> {
         match self.state()? {
             Some(state) if state != u64::from(STATE_FORWARDING) => Ok(()),
@@ -276,15 +277,15 @@ impl Port {
         }
     }
 
-    /// Whether frames are stopped, as the kernel says now.
+    /// Returns whether the port stops frames now; true for a port that is gone.
     ///
     /// # Errors
-    /// [`Error::Read`]; a port that is gone counts as blocked.
+    /// [`Error::Read`] when the kernel refuses.
     pub fn is_blocked(&self) -> Result<bool, Error> {
         Ok(self.state()? != Some(u64::from(STATE_FORWARDING)))
     }
 
-    /// The port's state as the kernel reports it now; `None` when the port is gone.
+    /// Returns the port's current state; `None` when the port is gone.
     fn state(&self) -> Result<Option<u64>, Error> {
         let link = route::link(&mut self.socket(), self.index)
             .map_err(|error| Error::Read { name: self.name.clone(), source: error.into() })?;
@@ -308,7 +309,7 @@ impl Port {
         })
     }
 
-    /// The socket on the host; a panic elsewhere cannot have left it half-used.
+    /// Returns the socket on the host. A panic elsewhere cannot have left it half-used.
     fn socket(&self) -> MutexGuard<'_, Connection> {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -325,12 +326,14 @@ fn set_state(port: u32, state: u8) -> Vec<u8> {
     })
 }
 
-/// What is left of the forward-delay timer, in hundredths of a second; 0 when it does not run.
+/// Returns what is left of the forward-delay timer, in hundredths of a second; 0 when it does not
+/// run.
 fn timer_left(port_data: &[u8]) -> u64 {
     port_number(port_data, IFLA_BRPORT_FORWARD_DELAY_TIMER).unwrap_or(0)
 }
 
-/// Neighbour entries for the container's addresses, of the families that the bridge has.
+/// Returns the neighbour entries for the container's addresses, of the families that the bridge
+/// has.
 fn introduction(bridge: &Bridge, inside: &Link, addresses: &[InterfaceAddress]) -> Vec<u8> {
     let own = addresses.iter().filter(|own| own.interface == inside.index);
     own.filter(|own| bridge.addresses.iter().any(|host| host.is_ipv4() == own.address.is_ipv4()))
@@ -353,7 +356,7 @@ fn bridge_of(socket: &mut Connection, port: &Link) -> Result<Option<Bridge>, Soc
     Ok(Some(Bridge { index: master, name: link.name, mac, addresses }))
 }
 
-/// The number that the socket's namespace has for `other`, `None` when it has given it none.
+/// Returns the number that the socket's namespace has for `other`; `None` when it has none.
 fn namespace_number(
     socket: &mut Connection,
     other: &Namespace,

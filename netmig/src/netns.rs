@@ -1,9 +1,9 @@
-//! Network namespaces, and netlink sockets opened inside of them.
+//! Network namespaces, and netlink sockets opened inside them.
 //!
-//! A netlink socket belongs for ever to the network namespace of the thread that opened it, so
-//! work in a container's namespace needs only one short visit: a thread of its own joins the
-//! namespace, opens the socket and ends. No thread that serves other tasks ever changes its
-//! namespace. See setns(2) and network_namespaces(7).
+//! A netlink socket belongs forever to the network namespace of the thread that opened it. So work
+//! in a container's namespace needs only one short visit: a new thread joins the namespace, opens
+//! the socket and ends. No thread that serves other tasks changes its namespace. See setns(2) and
+//! network_namespaces(7).
 
 use std::fs::File;
 use std::io;
@@ -20,7 +20,7 @@ use crate::netlink::{Connection, Protocol};
 #[derive(Debug, Error)]
 pub enum Error {
     /// There is no such namespace, or this process may not see it.
-    #[error("cannot open the network namespace of {name}; does it still run?")]
+    #[error("cannot open the network namespace of {name}; is it still running?")]
     Open {
         /// What the namespace belongs to.
         name: String,
@@ -28,7 +28,8 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The kernel refused to let a thread in: not root, or the file is no network namespace.
+    /// The kernel refused to let a thread in: the process is not root, or the file is not a network
+    /// namespace.
     #[error("cannot enter the network namespace of {name}; netmig needs CAP_SYS_ADMIN for it")]
     Enter {
         /// What the namespace belongs to.
@@ -57,7 +58,7 @@ pub enum Error {
     },
 }
 
-/// A network namespace, held open: it lives at least as long as this value.
+/// A network namespace, held open: it exists at least as long as this value.
 #[derive(Debug)]
 pub struct Namespace {
     fd: OwnedFd,
@@ -65,7 +66,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// The network namespace that process `pid` is in now.
+    /// Opens the network namespace of process `pid`.
     ///
     /// # Errors
     /// [`Error::Open`] when there is no such process.
@@ -73,16 +74,16 @@ impl Namespace {
         Self::open(Path::new(&format!("/proc/{pid}/ns/net")), format!("process {pid}"))
     }
 
-    /// The network namespace that is mounted at `path`, as podman and `ip netns` keep theirs.
+    /// Opens the network namespace that is mounted at `path`, as podman and `ip netns` do.
     ///
     /// # Errors
-    /// [`Error::Open`] when there is no such file. That it is a network namespace at all shows
-    /// only when it is entered.
+    /// [`Error::Open`] when there is no such file. A file that is not a network namespace is
+    /// noticed only when it is entered.
     pub fn at_path(path: &Path) -> Result<Self, Error> {
         Self::open(path, path.display().to_string())
     }
 
-    /// The network namespace of the calling thread.
+    /// Opens the network namespace of the calling thread.
     ///
     /// # Errors
     /// [`Error::Open`] when `/proc` is not mounted.
@@ -97,19 +98,19 @@ impl Namespace {
         }
     }
 
-    /// What the namespace belongs to, for messages.
+    /// Returns a description of the namespace, for messages.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Runs `visit` inside the namespace, on a thread of its own, and waits for it.
+    /// Runs `visit` inside the namespace, on a new thread, and waits for it.
     ///
-    /// Meant for short visits (it takes some 50 µs by itself): the calling thread waits. Only the
-    /// network namespace changes; files are those of the caller.
+    /// Visits should be short, since the calling thread waits; the thread itself takes some 50 µs.
+    /// Only the network namespace changes; files are those of the caller.
     ///
     /// # Errors
-    /// [`Error::Thread`] or [`Error::Enter`]. A panic in `visit` goes on in the caller.
+    /// [`Error::Thread`] or [`Error::Enter`]. A panic in `visit` continues in the caller.
     pub fn run<T: Send>(&self, visit: impl FnOnce() -> T + Send) -> Result<T, Error> {
         std::thread::scope(|scope| {
             let visitor = std::thread::Builder::new()
@@ -126,11 +127,11 @@ impl Namespace {
         })
     }
 
-    /// An rtnetlink connection whose socket is inside the namespace; it may be used from anywhere.
-    /// It ends with the last clone of the handle.
+    /// Opens an rtnetlink connection whose socket is inside the namespace; it may be used from
+    /// anywhere. It ends with the last clone of the handle.
     ///
     /// # Errors
-    /// [`Error::Socket`], also when called outside of a tokio runtime, and those of [`Self::run`].
+    /// [`Error::Socket`], also when called outside a tokio runtime, and those of [`Self::run`].
     pub fn route_handle(&self) -> Result<Handle, Error> {
         let failed = |source| Error::Socket { name: self.name.clone(), source };
         let runtime = tokio::runtime::Handle::try_current()

@@ -1,28 +1,28 @@
 //! Numbers of peer hosts, and every mark, table and name derived from them.
 //!
-//! Each host numbers the peers it knows from 1 to 255. All that netmig puts into the kernel for a
-//! peer is a function of that number, so a fresh process can find and remove it:
+//! Each host numbers the peers it knows from 1 to 255. Everything that netmig puts into the kernel
+//! for a peer is a function of that number, so a fresh process can find and remove it:
 //!
 //! | object | value for peer *P* |
 //! | --- | --- |
 //! | connmark, next hop of the original direction | `P << 16`, mask `0x00ff0000` |
 //! | connmark, next hop of the reply direction | `P << 24`, mask `0xff000000` |
-//! | skb mark (fwmark) | `P << 16`, mask `0x00ff0000`, or at other bits ([`crate::fwmark`]) |
-//! | routing table, and preference of the rule that leads to it | `3000 + P` |
+//! | packet mark (fwmark) | `P << 16`, mask `0x00ff0000`, or at other bits ([`crate::fwmark`]) |
+//! | routing table, and preference of the policy rule that selects it | `3000 + P` |
 //! | tunnel interface | `netmigP` |
 //!
-//! A zero in a connmark byte means "this host": the flow is delivered locally.
+//! A zero in a connmark byte means this host: the packets are delivered locally.
 
 use std::fmt;
 use std::num::NonZeroU8;
 
 use serde::{Deserialize, Serialize};
 
-/// Bits of a connmark that name the next hop of a flow's original direction.
+/// Bits of a connmark that hold the next hop of a flow's original direction.
 pub const ORIGINAL_MASK: u32 = 0x00ff_0000;
-/// Bits of a connmark that name the next hop of a flow's reply direction.
+/// Bits of a connmark that hold the next hop of a flow's reply direction.
 pub const REPLY_MASK: u32 = 0xff00_0000;
-/// The routing table of peer *P* is this plus *P*; so is the preference of its rule.
+/// The routing table of peer *P* is this plus *P*; so is the preference of its policy rule.
 pub const TABLE_BASE: u32 = 3000;
 /// Prefix of the tunnel interfaces' names.
 pub const INTERFACE_PREFIX: &str = "netmig";
@@ -32,49 +32,50 @@ pub const INTERFACE_PREFIX: &str = "netmig";
 pub struct PeerNumber(NonZeroU8);
 
 impl PeerNumber {
-    /// `None` for 0, which stands for this host itself.
+    /// Returns the number; `None` for 0, which stands for this host.
     #[must_use]
     pub fn new(number: u8) -> Option<Self> {
         NonZeroU8::new(number).map(Self)
     }
 
-    /// The bare number.
+    /// Returns the plain number.
     #[must_use]
     pub fn get(self) -> u8 {
         self.0.get()
     }
 
-    /// Connmark value that sends a flow's original direction to this peer.
+    /// Returns the connmark value that steers a flow's original direction to this peer.
     #[must_use]
     pub fn original_mark(self) -> u32 {
         u32::from(self.get()) << 16
     }
 
-    /// Connmark value that sends a flow's reply direction to this peer.
+    /// Returns the connmark value that steers a flow's reply direction to this peer.
     #[must_use]
     pub fn reply_mark(self) -> u32 {
         u32::from(self.get()) << 24
     }
 
-    /// The peer to which a connmark sends a flow's original direction; `None`: it stays here.
+    /// Returns the peer to which a connmark steers the original direction; `None` for this host.
     #[must_use]
     pub fn of_original(mark: u32) -> Option<Self> {
         Self::new(mark.to_be_bytes()[1])
     }
 
-    /// The peer to which a connmark sends a flow's reply direction; `None`: it stays here.
+    /// Returns the peer to which a connmark steers the reply direction; `None` for this host.
     #[must_use]
     pub fn of_reply(mark: u32) -> Option<Self> {
         Self::new(mark.to_be_bytes()[0])
     }
 
-    /// Number of the peer's routing table, and preference of the rule that leads to it.
+    /// Returns the number of the peer's routing table, which is also the preference of its policy
+    /// rule.
     #[must_use]
     pub fn table(self) -> u32 {
         TABLE_BASE + u32::from(self.get())
     }
 
-    /// Name of the tunnel interface to this peer.
+    /// Returns the name of the tunnel interface to this peer.
     #[must_use]
     pub fn interface(self) -> String {
         format!("{INTERFACE_PREFIX}{}", self.get())

@@ -1,10 +1,10 @@
-//! Containers beside the one that moves: on the same bridge, so that their connections with it cross
-//! the bridge as frames and pass neither translation nor routing of the host.
+//! Siblings: other containers on the bridge of the one that moves. Their connections with it cross
+//! the bridge as frames, without NAT or routing by the host.
 //!
-//! While the one is away, frames of the others for it have to come to their host, and its own for them
-//! to its new host. Both is a matter of an Ethernet address: each end gets a neighbour entry that says
-//! the other one is reached by the bridge itself, a [`Detour`]. From there conntrack's entries lead the
-//! packets, as those of any flow. Nothing of a bridge or of its ports is changed.
+//! While the container is away, the siblings' frames for it have to reach their host, and its
+//! frames for them its new host. Both take a neighbour entry, a [`Detour`]: it resolves the other
+//! container's address to the bridge itself. From there conntrack entries steer the packets, as
+//! those of any flow. The bridge and its ports are not changed.
 
 use std::fs;
 use std::io;
@@ -22,14 +22,14 @@ use crate::netlink::{Connection, Protocol};
 use crate::netns::{self, Namespace};
 use crate::sockets::{self, Connections, UdpSockets};
 
-/// Where network namespaces have names, after podman's and `ip netns`' habit.
+/// Where podman and `ip netns` mount network namespaces by name.
 const NAMESPACES: &str = "/run/netns";
 
-/// Why the way between two containers could not be found or changed.
+/// Why the path between two containers could not be found or changed.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The namespace cannot be used.
-    #[error("cannot look into the network of a container")]
+    /// The network namespace cannot be used.
+    #[error("cannot read the network of a container")]
     Namespace(#[from] netns::Error),
     /// Interfaces could not be listed.
     #[error(transparent)]
@@ -37,12 +37,12 @@ pub enum Error {
     /// Sockets could not be listed.
     #[error(transparent)]
     Sockets(#[from] sockets::Error),
-    /// The kernel refused.
-    #[error("cannot change how {container} reaches {address} on its network")]
+    /// The kernel refused a neighbour entry.
+    #[error("cannot set the neighbour entry for {address} in {container}")]
     Neighbour {
-        /// The namespace.
+        /// The network namespace.
         container: String,
-        /// Whom it is to reach.
+        /// The address that the entry resolves.
         address: IpAddr,
         /// The kernel's answer.
         #[source]
@@ -50,25 +50,26 @@ pub enum Error {
     },
 }
 
-/// A neighbour entry in a container that leads what it sends to another container to its host instead.
+/// A neighbour entry in a container that sends its frames for another container to the host
+/// instead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Detour {
-    /// Name of the container's network namespace.
+    /// Path of the container's network namespace.
     pub namespace: PathBuf,
-    /// Its interface, by the index that it has there.
+    /// Index of the container's interface in its namespace.
     pub interface: u32,
-    /// That interface's Ethernet address.
+    /// Ethernet address of that interface.
     pub mac: [u8; 6],
-    /// Whom it reaches by its host.
+    /// The address that the entry resolves to the bridge.
     pub towards: IpAddr,
-    /// The end that does not move, of the flows for which this is needed.
+    /// The end that does not move, of the flows for which this entry is needed.
     #[serde(rename = "beside")]
     pub sibling: IpAddr,
 }
 
 impl Detour {
-    /// Takes the entry away, so that the container asks for the address when it needs it. One that is
-    /// not there, and a container that is gone, are no errors.
+    /// Removes the entry, so that the container resolves the address itself. An absent entry and an
+    /// absent container are not errors.
     ///
     /// # Errors
     /// [`Error::Namespace`], [`Error::Neighbour`].
@@ -78,7 +79,7 @@ impl Detour {
             other => other?,
         };
         let mut socket = match namespace.netlink(Protocol::Route) {
-            // The name of a namespace that has gone is for a moment that of a plain file.
+            // While a namespace goes, its path is for a moment a plain file.
             Err(netns::Error::Enter { source, .. })
                 if source.raw_os_error() == Some(libc::EINVAL) =>
             {
@@ -101,18 +102,18 @@ struct Sibling {
     interface: u32,
     mac: [u8; 6],
     addresses: Vec<IpAddr>,
-    /// A socket inside, once something is to be changed there: not one for each container of a host.
+    /// A socket in its namespace, opened once an entry is needed there.
     route: Option<Connection>,
 }
 
 impl Sibling {
-    /// Own end and far end of its connected UDP sockets.
+    /// Returns the connected UDP sockets of the sibling.
     fn udp(&self) -> Result<Connections, Error> {
         Ok(UdpSockets::open(&Namespace::at_path(&self.namespace)?)?.list()?)
     }
 }
 
-/// The containers on a bridge beside one that is about to move, ready to be asked and changed.
+/// The containers on the bridge of one that is about to move.
 pub struct Siblings {
     container: Vec<IpAddr>,
     own: UdpSockets,
@@ -121,11 +122,11 @@ pub struct Siblings {
 }
 
 impl Siblings {
-    /// Finds them: namespaces with an interface whose other end is a port of the same bridge. `own` is
-    /// that of the container which moves.
+    /// Finds them: namespaces with an interface whose other end is a port of the same bridge. `own`
+    /// is the namespace of the container that moves. Siblings that cannot be read are skipped.
     ///
     /// # Errors
-    /// When the container itself cannot be looked at. SiblingAddresses that cannot are left out.
+    /// [`Error::Sockets`] when the container's own sockets cannot be listed.
     pub fn find(port: &Port, own: &Namespace, container: &[IpAddr]) -> Result<Self, Error> {
         let mut others = Vec::new();
         for entry in fs::read_dir(NAMESPACES).into_iter().flatten().flatten() {
@@ -135,7 +136,7 @@ impl Siblings {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::debug!(namespace = %entry.path().display(), %error, "left out");
+                    tracing::debug!(namespace = %entry.path().display(), %error, "not counted as a sibling");
                 }
             }
         }
@@ -147,17 +148,17 @@ impl Siblings {
         })
     }
 
-    /// The addresses of the others.
+    /// Returns the addresses of the siblings.
     #[must_use]
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.others.iter().flat_map(|other| other.addresses.iter().copied()).collect()
     }
 
-    /// Entries for the connections between the container and the others that `known`, all that
-    /// conntrack has of the container, lacks. `tcp` are the container's own TCP sockets.
+    /// Returns entries for the connections between the container and its siblings that `known`, all
+    /// of the container's conntrack entries, lacks. `tcp` are the container's own TCP sockets.
     ///
     /// # Errors
-    /// [`Error::Sockets`] if the container's cannot be listed.
+    /// [`Error::Sockets`] if the container's UDP sockets cannot be listed.
     pub fn flows(&mut self, tcp: &Connections, known: &[Flow]) -> Result<Vec<Flow>, Error> {
         if self.others.is_empty() {
             return Ok(Vec::new());
@@ -165,7 +166,7 @@ impl Siblings {
         let udp = self.own.list()?;
         let mut inward = Vec::new();
         for other in &self.others {
-            // One that has ended meanwhile has no connections.
+            // A sibling that has ended meanwhile has no connections.
             let seen = other.udp().unwrap_or_default();
             let own = |(end, _): &(std::net::SocketAddr, _)| other.addresses.contains(&end.ip());
             inward.extend(seen.open.into_iter().filter(own));
@@ -174,8 +175,8 @@ impl Siblings {
         Ok(BridgedFlows { container, others, tcp, udp: &udp, inward: &inward }.entries(known))
     }
 
-    /// The detours of the others that these flows need, to be noted before they are laid; makes ready for
-    /// that.
+    /// Returns the siblings' detours that these flows need, and opens the sockets to install them.
+    /// Record them before installing them.
     ///
     /// # Errors
     /// [`Error::Namespace`].
@@ -206,10 +207,10 @@ impl Siblings {
         Ok(detours)
     }
 
-    /// Has the others send to their host what is for the container.
+    /// Makes the siblings send frames for the container to their host.
     ///
     /// # Errors
-    /// [`Error::Neighbour`], the first; the others are laid.
+    /// [`Error::Neighbour`] for the first entry that the kernel refused; the others are installed.
     pub fn install_detours(&mut self, detours: &[Detour]) -> Result<(), Error> {
         let mut outcome = Ok(());
         for detour in detours {
@@ -228,7 +229,7 @@ impl Siblings {
     }
 }
 
-/// What is in a namespace, if that is attached to the bridge of `port`.
+/// Returns the sibling in a namespace, if it is attached to the bridge of `port`.
 fn attached(path: &Path, port: &Port) -> Result<Option<Sibling>, Error> {
     let namespace = Namespace::at_path(path)?;
     let sandbox = ContainerNetwork::open(&namespace)?;

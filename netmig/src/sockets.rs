@@ -1,8 +1,8 @@
-//! What a container's own sockets tell: its TCP connections, those that its listeners have not accepted, and
+//! A container's own sockets: its TCP connections, those that its listeners have not accepted, and
 //! the receive queues of its UDP sockets.
 //!
-//! CRIU does not save what waits in a UDP socket's receive queue, so the freeze waits until the
-//! process has read everything. sock_diag(7) reports each socket's queued bytes
+//! CRIU does not save the receive queue of a UDP socket, so the freeze waits until the process has
+//! read everything. sock_diag(7) reports the bytes queued at each socket
 //! (`inet_diag_msg.idiag_rqueue`; `net/ipv4/udp_diag.c`).
 
 mod abort;
@@ -23,11 +23,11 @@ pub use tcp_info::TcpInfo;
 use crate::netlink::{Connection, Protocol, SocketError, sock_diag};
 use crate::netns::{self, Namespace};
 
-/// Why sockets could not be listed.
+/// Why sockets could not be listed or reset.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The container's network namespace cannot be used.
-    #[error("cannot look at the sockets of a container")]
+    #[error("cannot list the sockets of a container")]
     Namespace(#[from] netns::Error),
     /// The kernel refused to reset a connection.
     #[error("cannot reset a connection of {container}")]
@@ -40,7 +40,7 @@ pub enum Error {
     },
     /// The kernel refused to list sockets.
     #[error(
-        "cannot list the sockets of {container}; netmig needs the kernel's udp_diag and tcp_diag"
+        "cannot list the sockets of {container}; load the kernel modules udp_diag and tcp_diag"
     )]
     List {
         /// What the network namespace belongs to.
@@ -51,7 +51,7 @@ pub enum Error {
     },
 }
 
-/// The UDP sockets of one network namespace, ready to be asked often.
+/// The receive queues of the UDP sockets of one network namespace, prepared for frequent reading.
 #[derive(Debug)]
 pub struct UdpQueues {
     socket: Connection,
@@ -60,8 +60,8 @@ pub struct UdpQueues {
 }
 
 impl UdpQueues {
-    /// Prepares for the sockets in `namespace`: UDP and, where the kernel still has it, UDP-Lite,
-    /// over IPv4 and IPv6.
+    /// Prepares the requests for the sockets in `namespace`: UDP and, where the kernel still has
+    /// it, UDP-Lite, over IPv4 and IPv6.
     ///
     /// # Errors
     /// [`Error::Namespace`], and [`Error::List`] when the kernel cannot list UDP sockets.
@@ -85,11 +85,11 @@ impl UdpQueues {
         Ok(queues)
     }
 
-    /// Bytes waiting in all receive queues together, as the kernel accounts them (a datagram
-    /// counts with its buffer's overhead); 0 when every datagram has been read.
+    /// Returns the bytes in all receive queues together, as the kernel accounts them: a datagram
+    /// counts with its buffer's overhead. 0 means that every datagram has been read.
     ///
     /// # Errors
-    /// [`Error::List`].
+    /// [`Error::List`] when the kernel refuses.
     pub fn pending(&mut self) -> Result<u64, Error> {
         let mut bytes = 0;
         for request in &mut self.requests {
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
     use std::net::UdpSocket;
 
-    /// The namespace of the tests is shared, so look only for what this test adds.
+    /// The tests share a network namespace, so this one looks only for what it adds.
     #[test]
     fn unread_datagrams_are_counted_until_they_are_read() {
         let mut queues = UdpQueues {

@@ -1,7 +1,7 @@
-//! The container's own network namespace: interfaces, gateways, route MTU, neighbours.
+//! The container's own network namespace: interfaces, gateways, route MTU, neighbour entries.
 //!
-//! A [`ContainerNetwork`] is opened while there is time, and holds what the moments around the restore need:
-//! a socket inside the namespace and the messages that set the MTU of its routes.
+//! A [`ContainerNetwork`] is opened in advance and holds what is needed around the restore: a
+//! socket inside the namespace and the messages that set the MTU of its routes.
 
 mod route_mtu;
 
@@ -18,14 +18,14 @@ use crate::netlink::route::{InterfaceAddress, addresses, links, permanent, reach
 use crate::netlink::{Connection, Protocol, RefusedAt, SocketError};
 use crate::netns::{self, Namespace};
 
-/// `RT_SCOPE_UNIVERSE`: an address valid everywhere.
+/// `RT_SCOPE_UNIVERSE`: an address that is valid everywhere.
 const SCOPE_GLOBAL: u8 = 0;
 
 /// Why a container's network namespace could not be read or changed.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The namespace cannot be used.
-    #[error("cannot look into the network of a container")]
+    /// The network namespace cannot be used.
+    #[error("cannot read the network of a container")]
     Namespace(#[from] netns::Error),
     /// Interfaces, addresses or routes could not be listed.
     #[error("cannot read the network of {container}")]
@@ -36,8 +36,8 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A route would not take the MTU. It may have changed since the sandbox was opened; opening it
-    /// again reads it anew.
+    /// The kernel refused the MTU of a route. The route may have changed since the network was
+    /// opened; opening it again reads it anew.
     #[error("cannot set the MTU of route {route} of {container}")]
     RouteMtu {
         /// Destination and device of the route.
@@ -56,7 +56,7 @@ pub enum Error {
         /// Name of the port.
         port: String,
     },
-    /// A neighbour entry was refused.
+    /// The kernel refused a neighbour entry.
     #[error("cannot set the neighbour entries of {place}")]
     Neighbour {
         /// The container or the bridge.
@@ -70,19 +70,19 @@ pub enum Error {
 /// An interface of the container, other than loopback.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Name inside of the container.
+    /// Name inside the container.
     pub name: String,
-    /// Index inside of the container.
+    /// Index inside the container.
     pub index: u32,
     /// Ethernet address, where the interface has one.
     pub mac: Option<[u8; 6]>,
     /// Index of the veth pair's other end, in its namespace.
     pub peer_index: Option<u32>,
-    /// Largest packet, in bytes.
+    /// MTU, in bytes.
     pub mtu: u32,
     /// Global addresses with their prefix lengths.
     pub addresses: Vec<(IpAddr, u8)>,
-    /// Addresses valid on the link only.
+    /// Addresses that are valid on the link only.
     pub link_addresses: Vec<IpAddr>,
 }
 
@@ -96,8 +96,8 @@ pub struct Gateway {
 }
 
 impl Interface {
-    /// Whether the container takes an address for one that it reaches by this interface without a
-    /// gateway, and that is not its own.
+    /// Returns whether the container reaches an address by this interface without a gateway. False
+    /// for its own address.
     #[must_use]
     pub fn is_on_link(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| contains(*own, address))
@@ -105,16 +105,16 @@ impl Interface {
     }
 }
 
-/// Other containers of a container's network, by their addresses there.
+/// Other containers of the container's network, by their addresses there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SiblingAddresses {
     /// Those that it has left on another host, with flows that go on.
     pub left: Vec<IpAddr>,
-    /// Those that are here, with their Ethernet addresses.
+    /// Those on this host, with their Ethernet addresses.
     pub here: Vec<(IpAddr, [u8; 6])>,
 }
 
-/// A container's network namespace, ready to be changed quickly.
+/// A container's network namespace, prepared for quick changes.
 #[derive(Debug)]
 pub struct ContainerNetwork {
     name: String,
@@ -130,7 +130,7 @@ struct Inner {
 }
 
 impl ContainerNetwork {
-    /// Reads the interfaces, addresses and routes in `namespace` and prepares for changing them.
+    /// Reads the interfaces, addresses and routes in `namespace`.
     ///
     /// # Errors
     /// [`Error::Namespace`], [`Error::Read`].
@@ -145,27 +145,28 @@ impl ContainerNetwork {
         Ok(Self { name, interfaces, gateways, inner: Mutex::new(Inner { socket, routes }) })
     }
 
-    /// The container's interfaces as they were when the sandbox was opened, without loopback.
+    /// Returns the container's interfaces as they were when the network was opened, without
+    /// loopback.
     #[must_use]
     pub fn interfaces(&self) -> &[Interface] {
         &self.interfaces
     }
 
-    /// The container's default gateways as they were when the sandbox was opened.
+    /// Returns the container's default gateways as they were when the network was opened.
     #[must_use]
     pub fn gateways(&self) -> &[Gateway] {
         &self.gateways
     }
 
     /// Sets the `mtu` metric, in bytes, of every unicast route that leaves through an interface of
-    /// the container, and changes nothing else of them. 0 takes the metric away.
+    /// the container, and changes nothing else of the routes. 0 removes the metric.
     ///
     /// A socket restored with `TCP_REPAIR` keeps a segment size of 524 bytes until the MTU of its
-    /// route *changes*, so a restore wants two calls with different values: one before and one
+    /// route *changes*, so a restore needs two calls with different values: one before and one
     /// after.
     ///
     /// # Errors
-    /// [`Error::RouteMtu`] for the first route refused; the others are set.
+    /// [`Error::RouteMtu`] for the first route that the kernel refused; the others are set.
     pub fn set_route_mtu(&self, mtu: u32) -> Result<(), Error> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let Inner { socket, routes } = &mut *inner;
@@ -178,10 +179,10 @@ impl ContainerNetwork {
         })
     }
 
-    /// The interface of the container that ends at this bridge port.
+    /// Returns the interface of the container that ends at this bridge port.
     ///
     /// # Errors
-    /// [`Error::NotConnected`].
+    /// [`Error::NotConnected`] when there is none.
     pub fn interface_at(&self, port: &Port) -> Result<&Interface, Error> {
         let ends_here = |interface: &&Interface| interface.peer_index == Some(port.index());
         self.interfaces.iter().find(ends_here).ok_or_else(|| Error::NotConnected {
@@ -190,23 +191,24 @@ impl ContainerNetwork {
         })
     }
 
-    /// Tells the container the Ethernet addresses of its gateways on the bridge, and the bridge
-    /// that of the container, so that no question need be asked (and be lost, which costs a second)
-    /// in the first moments. The entries age like learnt ones.
+    /// Gives the container the Ethernet addresses of its gateways on the bridge, and the bridge
+    /// that of the container, so that no address needs to be resolved in the first moments: a lost
+    /// request costs a second. The entries age like learnt ones.
     ///
-    /// Until then, in a namespace that is new, what the container sends waits in its kernel, up to
-    /// some hundred packets for each gateway (`neigh/…/unres_qlen_bytes`), and goes out in order by
-    /// this call. So a restored copy that is cut off loses nothing of what it sends, if this comes
-    /// after its port is unblocked.
+    /// In a new namespace, what the container sends until then waits in its kernel, up to some
+    /// hundred packets for each gateway (`neigh/…/unres_qlen_bytes`), and this call sends it in
+    /// order. So a restored copy that is cut off loses none of it, if its port is unblocked before
+    /// this call.
     ///
-    /// Gateways that are not the bridge itself are left out: their addresses are not known here.
+    /// Gateways other than the bridge itself are skipped: their Ethernet addresses are not known
+    /// here.
     ///
-    /// Other containers of its network are told as well: those with which it had flows where it comes from
-    /// are reached by the bridge from now on, until [`Detour::remove`]; of those that are here their own
-    /// Ethernet addresses are said.
+    /// The container also gets entries for its siblings. Those with which it had flows on the host
+    /// it came from resolve to the bridge, until [`Detour::remove`]; those on this host resolve to
+    /// their own Ethernet addresses.
     ///
     /// # Errors
-    /// [`Error::NotConnected`], [`Error::Neighbour`].
+    /// [`Error::NotConnected`]; [`Error::Neighbour`] for the first entry that the kernel refused.
     ///
     /// [`Detour::remove`]: crate::siblings::Detour::remove
     pub fn seed_neighbours(&self, port: &Port, others: &SiblingAddresses) -> Result<(), Error> {

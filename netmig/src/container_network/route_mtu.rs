@@ -1,7 +1,7 @@
-//! The container's routes as messages that give them another MTU.
+//! The container's routes as requests that give them another MTU.
 //!
 //! A route is changed by sending it again with `NLM_F_REPLACE`. What was read is sent back byte for
-//! byte, so that attributes this code does not know stay as they were. Layout: rtnetlink(7),
+//! byte, so that attributes unknown to this code stay as they were. Layout: rtnetlink(7),
 //! `include/uapi/linux/rtnetlink.h`.
 
 use libc::{
@@ -15,15 +15,15 @@ use crate::netlink::message::{REPLACE, request};
 use crate::netlink::route::{NEXT_HOP_CONFIGURATION, ROUTE_HEADER, RTA_NH_ID, RTAX_MTU, list};
 use crate::netlink::{Connection, SocketError};
 
-/// Position of `rta_expires` in `struct rta_cacheinfo`, and its unit per second (`USER_HZ`).
+/// Position of `rta_expires` in `struct rta_cacheinfo`, and its units per second (`USER_HZ`).
 const EXPIRES: usize = 8;
 const EXPIRES_PER_SECOND: u32 = 100;
 
-/// All routes as one batch of messages.
+/// All routes as one batch of requests.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     batch: Vec<u8>,
-    /// Where the MTU of each route is in the batch.
+    /// Position of the MTU of each route in the batch.
     mtu: Vec<usize>,
     names: Vec<String>,
     gateways: Vec<Gateway>,
@@ -74,12 +74,12 @@ impl Routes {
         self.names.push(format!("{destination} through {device}"));
     }
 
-    /// The default gateways.
+    /// Returns the default gateways.
     pub(super) fn gateways(&self) -> &[Gateway] {
         &self.gateways
     }
 
-    /// The batch that gives every route this MTU.
+    /// Returns the batch that gives every route this MTU.
     pub(super) fn with_mtu(&mut self, mtu: u32) -> &mut [u8] {
         for position in &self.mtu {
             self.batch[*position..position + 4].copy_from_slice(&mtu.to_ne_bytes());
@@ -87,13 +87,13 @@ impl Routes {
         &mut self.batch
     }
 
-    /// Destination and device of the route in message `index` of the batch.
+    /// Returns destination and device of the route in request `index` of the batch.
     pub(super) fn name(&self, index: usize) -> &str {
         self.names.get(index).map_or("(none)", String::as_str)
     }
 }
 
-/// The request that puts a route in its own place, and where its MTU stands in it.
+/// Returns the request that replaces a route by itself, and the position of its MTU.
 fn replacement(header: &[u8], attributes_read: &[u8]) -> (Vec<u8>, usize) {
     let mut header = header.to_vec();
     let flags = u32_at(&header, 8).unwrap_or(0) & NEXT_HOP_CONFIGURATION;

@@ -1,8 +1,14 @@
-//! Which address stands for which in a host's tunnels: no two may have the same one.
+//! Aliases: addresses that stand for others in a host's tunnels.
 //!
-//! A host's [`Alias`]s are in all of its tunnels the same, and those of other hosts may pass there, too. An
-//! address gets the first one of a row that begins at a hash of it, made from the host's identity as well, so
-//! that hosts which know nothing of each other mostly differ; and the next of the row if that is taken.
+//! A container that talks to its host, or to which its host talks by 127.0.0.1 or on behalf of a
+//! sibling container, sees the gateway's address as the other end. On its new host that address is
+//! another gateway's. So inside the tunnel such addresses are replaced by an alias
+//! ([`crate::table`] does so packet by packet).
+//!
+//! A host's aliases are the same in all of its tunnels, and those of other hosts may pass through
+//! there too. An address takes the first free one of a sequence that begins at its hash. The hash
+//! includes the host's identity, so that hosts which know nothing of each other mostly choose
+//! differently.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,74 +19,75 @@ use serde::{Deserialize, Serialize};
 use super::{Direction, Flow, TunnelNat};
 use crate::peer_number::PeerNumber;
 
-/// How many of its row an address tries.
+/// Length of the sequence that an address tries.
 const TRIES: u32 = 4096;
-/// The range for tests of networks (198.18.0.0/15, RFC 2544), which no other host is likely to use.
+/// The range for network benchmarks (198.18.0.0/15, RFC 2544), which other hosts are unlikely to
+/// use.
 const V4_RANGE: u32 = u32::from_be_bytes([198, 18, 0, 0]);
 const V4_MASK: u32 = u32::MAX << V4_HOST_BITS;
 const V4_HOST_BITS: u32 = 17;
 /// Unique local addresses (fd00::/8, RFC 4193).
 const V6_PREFIX: u8 = 0xfd;
 
-/// An address of a host's own container network that means something else on other hosts, and the one
-/// that stands for it in tunnels (see [`crate::table::Table::set_tunnel_nat`]).
+/// An address of a host's own container network, and the alias that stands for it in tunnels
+/// ([`crate::table::Table::set_tunnel_nat`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Alias {
     /// The address on this host.
     pub here: IpAddr,
-    /// What it is in tunnels.
+    /// The alias.
     pub address: IpAddr,
 }
 
-/// All addresses that could stand for one are taken.
+/// No alias is free for an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no address is free that could stand for {here} in this host's tunnels (alias-taken); try again when \
-     some of the flows have ended that this host leads elsewhere (agent-client flows)"
+    "all aliases for {here} in this host's tunnels are taken (alias-taken); try again when some of the \
+     flows that this host carries for containers elsewhere have ended (agent-client flows)"
 )]
 pub struct NoAlias {
     /// The address.
     pub here: IpAddr,
 }
 
-/// What stands for addresses of this host's container networks, and what does not because others have it.
+/// The aliases of this host, and addresses that are taken because other hosts chose them.
 #[derive(Debug)]
 pub struct Aliases {
     host: [u8; 16],
-    /// Each with the address for which it stands; `None` if it is another host's.
+    /// Each alias with the address for which it stands; `None` if another host chose it.
     taken: Mutex<BTreeMap<IpAddr, Option<IpAddr>>>,
 }
 
 impl Aliases {
-    /// Returns those of a host with this identity that exchanges nothing.
+    /// Returns an empty set for the host of this identity.
     #[must_use]
     pub fn new(host: [u8; 16]) -> Self {
         Self { host, taken: Mutex::default() }
     }
 
-    /// Notes what stands for an address already.
+    /// Adds an alias that is in use already.
     pub fn learn(&self, alias: Alias) {
         self.lock().insert(alias.address, Some(alias.here));
     }
 
-    /// Notes what this host exchanges for a container: its own, and what other hosts chose.
-    pub fn learn_exchange(&self, exchange: &TunnelNat) {
+    /// Adds the aliases that this host uses for a container, its own and those of other hosts.
+    pub fn learn_nat(&self, exchange: &TunnelNat) {
         let ends = exchange.passing_ends.iter().map(|(_, end, _)| end);
         exchange.others().chain(ends).for_each(|other| self.avoid(other.address));
         exchange.own().for_each(|own| self.learn(*own));
     }
 
-    /// Notes an address that another host may have chosen; one that none would choose is nothing to it.
+    /// Marks an address as taken by another host. An address that no host would choose is ignored.
     pub fn avoid(&self, address: IpAddr) {
         if is_alias(address) {
             self.lock().entry(address).or_insert(None);
         }
     }
 
-    /// Returns what stands for an address; the same each time.
+    /// Returns the alias of an address, the same one each time.
     ///
     /// # Errors
-    /// [`NoAlias`].
+    /// [`NoAlias`] when the whole sequence is taken.
     pub fn of(&self, here: IpAddr) -> Result<Alias, NoAlias> {
         let mut taken = self.lock();
         let known = taken.iter().find(|(_, stands_for)| **stands_for == Some(here));
@@ -100,7 +107,7 @@ impl Aliases {
     }
 }
 
-/// Whether a host may have chosen an address to stand for another one.
+/// Returns whether a host may have chosen this address as an alias.
 #[must_use]
 pub fn is_alias(address: IpAddr) -> bool {
     match address {
@@ -109,7 +116,7 @@ pub fn is_alias(address: IpAddr) -> bool {
     }
 }
 
-/// The `n`th of an address's row.
+/// Returns the `n`th address of the sequence for an address.
 fn nth(here: IpAddr, host: [u8; 16], n: u32) -> IpAddr {
     match here {
         IpAddr::V4(v4) => {
@@ -129,11 +136,11 @@ fn nth(here: IpAddr, host: [u8; 16], n: u32) -> IpAddr {
 }
 
 impl Alias {
-    /// Those of the gateways that are the other end of any of the container's flows whose anchor this
-    /// host is, with what stands for them.
+    /// Returns the aliases of those gateways that are the other end of any of the container's flows
+    /// for which this host is the anchor.
     ///
     /// # Errors
-    /// [`NoAlias`].
+    /// [`NoAlias`] when one of them has none.
     pub fn needed(
         flows: &[Flow],
         container: &[IpAddr],
@@ -146,7 +153,8 @@ impl Alias {
         gateways.iter().filter(talks).map(|gateway| aliases.of(*gateway)).collect()
     }
 
-    /// What the anchors of flows call the container's addresses, where they differ from its own here.
+    /// Returns by which addresses the anchors of flows know the container, where they differ from
+    /// its own here.
     #[must_use]
     pub fn of_anchors(flows: &[Flow], container: &[IpAddr]) -> Vec<(PeerNumber, Self)> {
         let called = |flow: &Flow| {
@@ -163,8 +171,8 @@ impl Alias {
         all
     }
 
-    /// What the anchors of flows call the far ends, where the container knows them by another address: those
-    /// that have a stand-in. With the container's address.
+    /// Returns the aliases by which the anchors of flows know the far ends, where the container
+    /// knows them by another address; each with the container's address.
     #[must_use]
     pub fn of_far_ends(flows: &[Flow], container: &[IpAddr]) -> Vec<(PeerNumber, Self, IpAddr)> {
         let called = |flow: &Flow| {
@@ -185,7 +193,7 @@ impl Alias {
         all
     }
 
-    /// The stand-in of a gateway among those of a host.
+    /// Returns the alias of an address.
     pub(super) fn of(all: &[Self], gateway: IpAddr) -> Option<IpAddr> {
         all.iter().find(|one| one.here == gateway).map(|one| one.address)
     }
@@ -235,7 +243,7 @@ mod tests {
         let aliases = Aliases::new(HOST);
         let peer = crate::peer_number::PeerNumber::new(3).unwrap();
         let passing = vec![(peer, Alias { here, address: first.address })];
-        aliases.learn_exchange(&TunnelNat { passing, ..TunnelNat::default() });
+        aliases.learn_nat(&TunnelNat { passing, ..TunnelNat::default() });
         assert_ne!(
             aliases.of(here).unwrap(),
             first,

@@ -1,6 +1,7 @@
-//! Connections between a container that moves and others on its bridge. They have no entries of
-//! conntrack (unless bridged packets are handed to it, `net.bridge.bridge-nf-call-iptables`), so these
-//! are made from the sockets of both.
+//! Flows between a container that moves and others on its bridge.
+//!
+//! Bridged packets have no conntrack entries (unless `net.bridge.bridge-nf-call-iptables` hands
+//! them to conntrack), so the entries are built from the sockets of both containers.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -13,26 +14,26 @@ use crate::sockets::Connections;
 
 /// `TCP_CONNTRACK_ESTABLISHED`.
 const ESTABLISHED: u8 = 3;
-/// Seconds; the kernel's default for established connections.
+/// The kernel's default timeout of established connections, in seconds.
 const TCP_TIMEOUT: u32 = 432_000;
 
-/// What is known of connections between containers of one bridge.
+/// The sockets from which the entries are built.
 #[derive(Debug)]
 pub(crate) struct BridgedFlows<'a> {
-    /// The addresses of the container that moves.
+    /// Addresses of the container that moves.
     pub(crate) container: &'a [IpAddr],
-    /// Those of the others.
+    /// Addresses of the others.
     pub(crate) others: &'a [IpAddr],
     /// The container's TCP sockets.
     pub(crate) tcp: &'a Connections,
-    /// Its UDP sockets.
+    /// The container's connected UDP sockets.
     pub(crate) udp: &'a Connections,
-    /// Own end and far end of the others' UDP sockets.
+    /// Local and remote end of the others' connected UDP sockets.
     pub(crate) inward: &'a [(SocketAddr, SocketAddr)],
 }
 
 impl BridgedFlows<'_> {
-    /// The entries that `known` lacks, untranslated.
+    /// Returns the entries that `known` lacks, without NAT.
     pub(crate) fn entries(&self, known: &[Flow]) -> Vec<Flow> {
         let ends = |flow: &Flow| {
             let own = match flow.direction(self.container)? {

@@ -1,4 +1,4 @@
-//! The kernel's conntrack table by ctnetlink.
+//! The kernel's conntrack table by ctnetlink (`net/netfilter/nf_conntrack_netlink.c`).
 
 mod change;
 mod dump;
@@ -17,60 +17,60 @@ pub use parse::parse;
 const NEW: i32 = 0;
 const GET: i32 = 1;
 const DELETE: i32 = 2;
-/// Asks for figures of the whole table.
+/// Requests figures of the whole table.
 const GET_STATS: i32 = 5;
 /// `CTA_STATS_GLOBAL_ENTRIES`: entries of this network namespace.
 const STATS_ENTRIES: u16 = 1;
-/// Requests are sent in datagrams of about this many bytes.
+/// Bytes of requests that are sent in one datagram, roughly.
 const CHUNK: usize = 60 << 10;
 
-/// Why conntrack could not be read or changed.
+/// Why the conntrack table could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FlowError {
-    /// The table could not be opened.
-    #[error("cannot reach the conntrack table")]
+    /// The netlink socket could not be opened.
+    #[error("cannot open the conntrack table")]
     Open(#[source] SocketError),
     /// The table could not be read.
     #[error("cannot read the conntrack table")]
     Dump(#[source] SocketError),
-    /// An entry could not be understood.
-    #[error("cannot understand an entry of the conntrack table")]
+    /// The kernel's description of an entry could not be parsed.
+    #[error("cannot parse an entry of the conntrack table")]
     Entry(#[source] Malformed),
-    /// The table changed its size during each of several readings.
-    #[error("the conntrack table changed during each of several readings; try again")]
+    /// The table was resized during each of several dumps.
+    #[error("the conntrack table changed during each of several dumps; try again")]
     Unstable,
-    /// Flows could not be marked, created or deleted at all.
+    /// No entry could be changed.
     #[error("cannot {act} {count} conntrack entries")]
     Change {
-        /// What was to be done: mark, create, delete.
+        /// The requested change: mark, create, delete, prolong.
         act: &'static str,
-        /// To how many.
+        /// Number of entries to be changed.
         count: usize,
         /// The reason.
         #[source]
         source: SocketError,
     },
-    /// SiblingAddresses are made in their place again and again.
-    #[error("{count} conntrack entries are in the way of others, the first one is that of {flow}")]
-    InTheWay {
-        /// How many.
-        count: usize,
-        /// The first of those that could not be made.
-        flow: String,
-    },
-    /// The kernel refused some of them. Everything else that was asked for is done.
+    /// Packets recreate conflicting entries again and again.
     #[error(
-        "the kernel refused to {act} {count} conntrack entries, the first one ({flow}) with: {reason}"
+        "{count} conntrack entries could not be created because conflicting ones keep coming back; the first is that of {flow}"
     )]
-    Refused {
-        /// What was to be done: mark, create, delete.
-        act: &'static str,
-        /// How many it refused.
+    InTheWay {
+        /// Number of entries that could not be created.
         count: usize,
         /// The first of them.
         flow: String,
-        /// Its error, and the kernel's own words if it gave any.
+    },
+    /// The kernel refused some entries. All others are changed.
+    #[error("the kernel refused to {act} {count} conntrack entries; the first is {flow}: {reason}")]
+    Refused {
+        /// The requested change: mark, create, delete, prolong.
+        act: &'static str,
+        /// Number of refused entries.
+        count: usize,
+        /// The first of them.
+        flow: String,
+        /// The error of the first, with the kernel's text if it gave one.
         reason: String,
     },
 }
@@ -85,29 +85,28 @@ impl From<SocketError> for FlowError {
     }
 }
 
-/// The conntrack table of the network namespace in which this was opened.
+/// The conntrack table of the network namespace in which it was opened.
 ///
-/// All calls block, for no longer than five seconds; those that change entries have taken effect
-/// when they return.
+/// All calls block, for at most five seconds; changes have taken effect when they return.
 pub struct Conntrack {
     connection: Connection,
     requests: Vec<u8>,
 }
 
 impl Conntrack {
-    /// Opens the table and makes all buffers ready.
+    /// Opens the table and prepares all buffers.
     ///
     /// # Errors
-    /// Without CAP_NET_ADMIN, or on a kernel without nfnetlink.
+    /// [`FlowError::Open`] without CAP_NET_ADMIN, or on a kernel without nfnetlink.
     pub fn open() -> Result<Self, FlowError> {
         let connection = Connection::open(Netlink::Netfilter).map_err(FlowError::Open)?;
         Ok(Self { connection, requests: Vec::with_capacity(CHUNK + 1024) })
     }
 
-    /// How many entries the table has, of any kind.
+    /// Returns the number of entries in the table, of any kind.
     ///
     /// # Errors
-    /// When the table cannot be read.
+    /// [`FlowError::Dump`] or [`FlowError::Entry`] when the table cannot be read.
     pub fn count(&mut self) -> Result<usize, FlowError> {
         let mut asked = request(kind(GET_STATS), 0, &nfgenmsg(0, 0), |_| ());
         let mut entries = None;
@@ -118,7 +117,7 @@ impl Conntrack {
             }
             Ok(())
         })?;
-        entries.ok_or(FlowError::Entry(Malformed("figures without a count")))
+        entries.ok_or(FlowError::Entry(Malformed("conntrack statistics without a count")))
     }
 }
 

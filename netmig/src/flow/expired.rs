@@ -1,16 +1,18 @@
-//! Connections that conntrack has forgotten, as it does when nothing was said for long enough
+//! Connections whose conntrack entry has expired because they were silent for too long
 //! (`nf_conntrack_tcp_timeout_established`).
 //!
-//! Without a move the next packet would make the entry anew: conntrack takes up connections in the
-//! middle, and the engine's rules translate them as they did first. After a move these rules are gone.
-//! So the entry is made from the container's own socket before the move, as those rules would make it:
+//! Without a move the next packet would recreate the entry: conntrack picks up connections in the
+//! middle, and the engine's rules translate them as they did first. After a move these rules are
+//! gone. So the entry is built from the container's own socket before the move, as those rules
+//! would make it:
 //!
 //! | connection | entry |
 //! | --- | --- |
-//! | to a port that is published | to the host's port, at the address by which the host talks to the far end or that the port is published on |
-//! | from any other port | masqueraded with the same port, which is what the kernel does unless that is in use |
+//! | to a published port | to the host's port, at the address by which the host talks to the far end or on which the port is published |
+//! | from any other port | masqueraded with the same port, as the kernel does unless that port is taken |
 //!
-//! Where the far end used another address of the host, it cannot be known any more.
+//! If the far end used another address of the host, the entry is wrong: nothing records which one
+//! it used.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -23,13 +25,13 @@ use crate::sockets::Connections;
 
 /// `TCP_CONNTRACK_ESTABLISHED`.
 const ESTABLISHED: u8 = 3;
-/// Seconds; the kernel's default for established connections.
+/// The kernel's default timeout of established connections, in seconds.
 const TIMEOUT: u32 = 432_000;
 
 /// A published TCP port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// The host's address that it is published on; `None` for all.
+    /// The host's address on which it is published; `None` for all.
     pub address: Option<IpAddr>,
     /// The host's port.
     pub host: u16,
@@ -37,22 +39,22 @@ pub struct Published {
     pub container: u16,
 }
 
-/// What is known of a container whose connections may have been forgotten.
+/// A container whose conntrack entries may have expired.
 #[derive(Debug)]
 pub struct ExpiredFlows<'a> {
-    /// Its sockets' connections.
+    /// The connections of its sockets.
     pub connections: &'a Connections,
     /// Its addresses.
     pub container: &'a [IpAddr],
-    /// Its networks: connections within them are no flows of the host's.
+    /// Its networks. Connections within them are not flows of the host.
     pub networks: &'a [(IpAddr, u8)],
     /// Its published TCP ports.
     pub published: &'a [Published],
 }
 
 impl ExpiredFlows<'_> {
-    /// The entries that `flows`, all that conntrack has of the container, lack. `host` tells the
-    /// address by which this host talks to a far end.
+    /// Returns the entries that `flows`, all of the container's conntrack entries, lack. `host`
+    /// returns the address by which this host talks to a far end.
     pub fn entries(&self, flows: &[Flow], host: impl Fn(IpAddr) -> Option<IpAddr>) -> Vec<Flow> {
         let known: HashSet<_> = flows.iter().filter_map(|flow| self.ends(flow)).collect();
         let forgotten = self.connections.open.iter().filter(|(own, far)| {
@@ -63,7 +65,8 @@ impl ExpiredFlows<'_> {
         forgotten.filter_map(|(own, far)| self.entry(*own, *far, &host)).collect()
     }
 
-    /// The container's own end and the far end of a TCP flow, as the container's socket has them.
+    /// Returns the container's end and the far end of a TCP flow, as the container's socket has
+    /// them.
     fn ends(&self, flow: &Flow) -> Option<(SocketAddr, SocketAddr)> {
         let Tuple { source, source_port, destination, destination_port } =
             match flow.direction(self.container)? {
@@ -117,7 +120,8 @@ impl ExpiredFlows<'_> {
     }
 }
 
-/// Whether an address is of the network that another one of it and a length of prefix name.
+/// Returns whether an address belongs to a network, given by any of its addresses and a prefix
+/// length.
 pub(crate) fn contains((of, length): (IpAddr, u8), address: IpAddr) -> bool {
     match (of, address) {
         (IpAddr::V4(of), IpAddr::V4(ip)) => {

@@ -1,13 +1,13 @@
-//! Flows whose far end is on the container's new host: a process of it, or what it translates for.
+//! Flows whose far end is on the container's new host: a local process, or a host behind its NAT.
 //!
-//! The anchor's entry says what the packets between the two hosts are to the container; that of the new
-//! host says what they are to the far end. Both ends are on one host now, so one entry takes the place of
-//! both, and no packet leaves:
+//! The anchor's entry holds what the packets between the two hosts are to the container; the new
+//! host's entry holds what they are to the far end. Once both ends are on one host, one merged
+//! entry replaces both, and no packet leaves the host:
 //!
 //! ```text
 //! at the anchor      192.0.2.2:40000 > 192.0.2.1:8080    reply 10.88.0.2:80 > 192.0.2.2:40000
 //! at the new host    10.88.0.7:40000 > 192.0.2.1:8080    reply 192.0.2.1:8080 > 192.0.2.2:40000
-//! joined             10.88.0.7:40000 > 192.0.2.1:8080    reply 10.88.0.2:80 > 192.0.2.2:40000
+//! merged             10.88.0.7:40000 > 192.0.2.1:8080    reply 10.88.0.2:80 > 192.0.2.2:40000
 //! ```
 //!
 //! The new host is the anchor from then on.
@@ -20,21 +20,21 @@ use super::{
     STATUS_SEEN_REPLY, TCP_BE_LIBERAL, Tuple, Zone,
 };
 
-/// How often entries are put in the place of others, which packets may make anew meanwhile.
+/// How often entries replace others that packets may recreate meanwhile.
 const ATTEMPTS: usize = 5;
 
-/// A flow whose far end is on the container's new host.
+/// The entry that replaces those of the anchor and of the new host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MergedEntry {
-    /// The entry in which the anchor's and this host's are one.
+    /// The merged entry.
     pub entry: Flow,
-    /// Entries of this host in whose place it comes.
+    /// The entries of this host that it replaces.
     pub replaced: Vec<Flow>,
 }
 
 impl Flow {
-    /// Packets of this flow from its anchor, which has this entry, to the far end's host, as they are
-    /// between the two. `None` if the flow is not the container's.
+    /// Returns the tuple of this flow's packets from its anchor, which has this entry, to the far
+    /// end's host. `None` if the flow is not the container's.
     #[must_use]
     pub fn towards_far_end(&self, container: &[IpAddr]) -> Option<Tuple> {
         Some(match self.direction(container)? {
@@ -43,9 +43,9 @@ impl Flow {
         })
     }
 
-    /// The entry that takes the place of this one, the anchor's, and of that which the far end's host has
-    /// `there` for its packets, if it has one. `own` is the container's address there. It takes any window,
-    /// since those seen so far are unknown to it.
+    /// Merges this entry, the anchor's, with the entry `there` that the far end's host has for the
+    /// flow's packets, if it has one. `own` is the container's address there. The entry accepts any
+    /// window, since it does not know the windows seen so far.
     fn merged(&self, container: &[IpAddr], own: IpAddr, there: Option<&Self>) -> Option<Self> {
         let arriving = self.towards_far_end(container)?;
         // Packets from the far end, as its host sees them first.
@@ -75,13 +75,14 @@ impl Flow {
 }
 
 impl Conntrack {
-    /// Finds what becomes of flows whose far ends are here: each is the anchor's entry, with that by which
-    /// the flow has arrived. `container` has the addresses that the container had at the anchor, each with
-    /// the one that it has here. Leaves out flows whose far end has moved on to another host itself, and
-    /// those that do not come from one of the `anchor`'s addresses: they are others' connections.
+    /// Returns the merged entries of flows whose far ends are on this host. Each flow is given as
+    /// the anchor's entry and the entry with which it has arrived. `container` holds the addresses
+    /// that the container had at the anchor, each with its address here. The result is `None` for
+    /// flows whose far end has itself moved on to another host, and for those that do not come from
+    /// one of the `anchor`'s addresses: they are others' connections.
     ///
     /// # Errors
-    /// When the table cannot be read.
+    /// [`FlowError::Dump`] and [`FlowError::Entry`] when the table cannot be read.
     pub fn merged_entries(
         &mut self,
         flows: &[(Flow, Flow)],
@@ -116,16 +117,18 @@ impl Conntrack {
         Ok(flows.iter().map(join).collect())
     }
 
+    /// Returns whether the connmark steers a direction of the flow to a peer.
     fn is_led(flow: &Flow) -> bool {
         use crate::peer_number::{ORIGINAL_MASK, REPLY_MASK};
         flow.mark & (ORIGINAL_MASK | REPLY_MASK) != 0
     }
 
-    /// Puts the entries of joined flows in the place of those that they replace. A packet that comes in
-    /// between may make one anew, which is replaced in turn.
+    /// Replaces entries by merged ones. A packet that comes in between may recreate a replaced
+    /// entry, which is replaced in turn.
     ///
     /// # Errors
-    /// When the table cannot be changed, or an entry is there still after several attempts.
+    /// [`FlowError::InTheWay`] when entries are still recreated after several attempts; those of
+    /// [`Conntrack::create`], [`Conntrack::delete`] and [`Conntrack::find`].
     pub fn replace_by_merged(&mut self, joined: &[MergedEntry]) -> Result<(), FlowError> {
         let replaced: Vec<Flow> = joined.iter().flat_map(|one| one.replaced.clone()).collect();
         let mut entries: Vec<Flow> = joined.iter().map(|one| one.entry.clone()).collect();

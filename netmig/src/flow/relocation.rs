@@ -1,4 +1,4 @@
-//! What becomes of a flow when its container moves: marks at the source, entries at the
+//! What becomes of a flow when its container moves: connmarks at the source, entries at the
 //! destination.
 
 use std::net::IpAddr;
@@ -10,8 +10,8 @@ use super::{
 use crate::peer_number::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
 impl Flow {
-    /// Connmark value and mask that lead the packets towards the container to `peer`, on the
-    /// host that stays the anchor.
+    /// Returns connmark value and mask that steer the packets towards the container to `peer`, on
+    /// the host that stays the anchor.
     ///
     /// The byte of the other direction stays as it is: those packets leave this host as before.
     #[must_use]
@@ -22,14 +22,14 @@ impl Flow {
         }
     }
 
-    /// The entry to be made anew in place of this one, on the host that stays the anchor, or `None`
-    /// if it may stay.
+    /// Returns the entry that must replace this one on the host that stays the anchor; `None` if
+    /// this one may stay.
     ///
-    /// A flow that a gateway is the other end of was mostly masqueraded on its way to the bridge. The
-    /// kernel drops packets of what it masqueraded when they leave by another interface than before,
-    /// and forgets it when the interface goes, as the bridge does after its last container
-    /// (`nf_nat_oif_changed`, `nf_nat_masquerade.c`). An entry made by request stays, with the same
-    /// translation. It has to take any window, since it does not know those seen so far.
+    /// A flow whose other end is a gateway was mostly masqueraded on its way to the bridge. The
+    /// kernel drops packets of a masqueraded flow that leave by another interface than before, and
+    /// deletes its entry when the interface goes, as the bridge does after its last container
+    /// (`nf_nat_oif_changed`, `nf_nat_masquerade.c`). An entry created by request stays, with the
+    /// same NAT. It accepts any window, since it does not know the windows seen so far.
     #[must_use]
     pub fn recreated_at_anchor(&self, container: &[IpAddr], aliases: &[Alias]) -> Option<Self> {
         let inbound = self.direction(container)? == Direction::Inbound;
@@ -44,20 +44,20 @@ impl Flow {
         Some(Self { tcp, ..self.clone() })
     }
 
-    /// The entry that the destination has to create for this entry of the source, or `None` if
+    /// Returns the entry that the destination has to create for this entry of the source; `None` if
     /// the flow is not the container's.
     ///
-    /// Inside the tunnel packets carry the container's own address, as between the source and
-    /// its container: the tuples are what the container sees, without the source's translation.
-    /// The entry counts as established and answered, since firewalls on the destination would
-    /// judge the next packet as the first of a new flow otherwise; and it takes any window, since
-    /// the windows seen so far are unknown to it. So the kernel will give it the longer time of a UDP
-    /// flow at its next packet. It has that from its beginning: a flow of less than two seconds has
-    /// thirty at the source, and could be forgotten before anybody knows that the way is cut.
+    /// Inside the tunnel packets carry the container's own address, as between the source and its
+    /// container. So the tuples are what the container sees, without the source's NAT. The entry is
+    /// marked as answered and assured, since firewalls on the destination would otherwise treat the
+    /// next packet as the first of a new flow. It accepts any window, since it does not know the
+    /// windows seen so far. Its timeout is at least that of an answered UDP flow, which the kernel
+    /// would set at the next packet: a flow of less than two seconds has 30 s at the source, and
+    /// its entry could expire before the loss of the path is noticed.
     ///
-    /// A gateway of the anchor at the other end comes through the tunnel as its stand-in, and is
-    /// translated, as a container's address that is another one at the destination. A host that is not
-    /// the anchor has an entry like that already.
+    /// If the other end is a gateway of the anchor, it comes through the tunnel as its alias, and
+    /// the entry translates it; likewise a container's address that differs at the destination. A
+    /// host that is not the anchor has an entry like that already.
     #[must_use]
     pub fn at_destination(
         &self,
@@ -89,7 +89,7 @@ impl Flow {
         })
     }
 
-    /// Tuples of the entry at the destination.
+    /// Returns the tuples of the entry at the destination.
     fn ends_at_destination(
         &self,
         direction: Direction,
@@ -126,13 +126,14 @@ impl Flow {
 /// How flows come to a destination.
 #[derive(Clone, Copy, Debug)]
 pub struct Relocation<'a> {
-    /// The number there of the host by which they come.
+    /// The destination's number for the host by which the flows come.
     pub hop: PeerNumber,
-    /// What the source's gateways are in the tunnel.
+    /// The aliases of the source's gateways in the tunnel.
     pub aliases: &'a [Alias],
-    /// The container's addresses, if it gets others there.
+    /// The container's addresses that differ at the destination.
     pub readdressed: &'a [Readdressed],
-    /// Seconds that an answered UDP flow is remembered there ([`udp_timeout`](super::udp_timeout)).
+    /// The destination's timeout of an answered UDP flow, in seconds
+    /// ([`udp_timeout`](super::udp_timeout)).
     pub udp_timeout: u32,
 }
 

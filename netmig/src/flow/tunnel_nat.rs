@@ -1,4 +1,5 @@
-//! Addresses that stand in tunnels for those of a host's own container networks.
+//! Stateless NAT at the tunnels: which addresses a host translates to aliases and back for one
+//! container.
 
 use std::net::IpAddr;
 
@@ -7,30 +8,31 @@ use serde::{Deserialize, Serialize};
 use super::Alias;
 use crate::peer_number::PeerNumber;
 
-/// What a host exchanges at the ends of its tunnels for one container.
+/// The addresses that a host translates at the ends of its tunnels for one container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TunnelNat {
-    /// Its gateways that talk to the container.
+    /// The host's gateways that talk to the container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<Alias>,
-    /// Other containers of its network that talk to the container by their own addresses: such an address,
-    /// with that of the container's by which it talks to it.
+    /// Other containers of the network that talk to the container by their own addresses: the alias
+    /// of such an address, and the container's address to which it talks.
     #[serde(rename = "beside", default, skip_serializing_if = "Vec::is_empty")]
     pub siblings: Vec<(Alias, IpAddr)>,
-    /// Addresses of the container, which has others on its new host.
+    /// The container's addresses, if they differ on its new host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub container: Vec<Alias>,
-    /// What other anchors call the container's addresses: their flows' packets are sent on as they came.
+    /// The aliases by which other anchors know the container's addresses. Packets of their flows
+    /// are sent on with the alias by which they came.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passing: Vec<(PeerNumber, Alias)>,
-    /// What other anchors call the far ends of their flows with the container: likewise. Such an end, with
-    /// the container's address.
+    /// The aliases by which other anchors know the far ends of their flows with the container, each
+    /// with the container's address. Likewise sent on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passing_ends: Vec<(PeerNumber, Alias, IpAddr)>,
 }
 
 impl TunnelNat {
-    /// Whether there is nothing to be exchanged.
+    /// Returns whether there is nothing to translate.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.gateways.is_empty()
@@ -40,27 +42,26 @@ impl TunnelNat {
             && self.passing_ends.is_empty()
     }
 
-    /// Returns the stand-ins that this host has chosen.
+    /// Returns the aliases that this host has chosen.
     pub fn own(&self) -> impl Iterator<Item = &Alias> {
         let siblings = self.siblings.iter().map(|(alias, _)| alias);
         self.gateways.iter().chain(siblings).chain(&self.container)
     }
 
-    /// Returns those of other hosts, by which flows are sent on whatever their far end is.
+    /// Returns the aliases of the container that other hosts have chosen.
     pub fn others(&self) -> impl Iterator<Item = &Alias> {
         self.passing.iter().map(|(_, alias)| alias)
     }
 }
 
-/// Addresses of a container that has others on its new host: the old one, that by which its flows'
-/// packets come there, and the new one.
+/// A container's address that differs on its new host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Readdressed {
-    /// On the host that it leaves.
+    /// The address on the host that the container leaves.
     pub old: IpAddr,
-    /// In the tunnel from there: the old one's [`Alias`], so that two containers that had the same
-    /// address on their hosts are told apart.
+    /// The alias of the old address in the tunnel from there, so that two containers that had the
+    /// same address on their hosts are kept apart.
     pub tunnel: IpAddr,
-    /// On its new host.
+    /// The address on the new host.
     pub new: IpAddr,
 }

@@ -1,21 +1,22 @@
-//! The device by which packets that are let go leave, so that it gets no more than it takes.
+//! The egress device of released packets, watched so that it gets no more packets than it takes.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-/// Most packets that are on their way into the device at a time. WireGuard in the kernel queues 1,024
-/// for a peer and drops what comes then (`MAX_QUEUED_PACKETS` in `drivers/net/wireguard/queueing.h`);
-/// `wireguard-go`, if it does not get the processor, as many as its device's queue takes.
+/// Most packets on their way into the device at a time. WireGuard in the kernel queues 1,024 for a
+/// peer and drops further ones (`MAX_QUEUED_PACKETS` in `drivers/net/wireguard/queueing.h`);
+/// `wireguard-go` without a processor queues as many as its device does.
 const WINDOW: u64 = 512;
-/// A device that has taken nothing for so long is not where the packets go, or they have been dropped.
+/// A device that has taken nothing for this long is not where the packets go, or they have been
+/// dropped.
 const PATIENCE: Duration = Duration::from_millis(10);
 
-/// A tunnel's device, watched while held packets are let go into it.
+/// A tunnel's device, watched while held packets are released into it.
 ///
-/// The kernel counts a packet of a device when whoever is behind it has taken it: `wireguard-go` has read
-/// it (`tun_put_user`), or WireGuard has sent it encrypted (`iptunnel_xmit_stats`).
+/// The kernel counts a packet of a device when it has been taken: when `wireguard-go` has read it
+/// (`tun_put_user`), or WireGuard has sent it encrypted (`iptunnel_xmit_stats`).
 #[derive(Debug)]
 pub struct Egress {
     counter: File,
@@ -31,7 +32,7 @@ impl Egress {
             .map(|counter| Self { counter })
     }
 
-    /// Packets that have left by the device.
+    /// Returns how many packets have left by the device.
     fn taken(&self) -> io::Result<u64> {
         let mut bytes = [0; 24];
         let length = self.counter.read_at(&mut bytes, 0)?;
@@ -39,7 +40,7 @@ impl Egress {
         text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
-    /// Begins to count what is let go.
+    /// Starts counting released packets.
     pub(super) fn watch(self) -> Watch {
         let taken = self.taken().ok();
         let window = taken.map(|taken| Window { taken, under_way: 0, moved: Instant::now() });
@@ -47,14 +48,14 @@ impl Egress {
     }
 }
 
-/// How much may be let go into an outlet.
+/// How many packets may be released into a device.
 pub(super) struct Watch {
     outlet: Egress,
     window: Option<Window>,
 }
 
 impl Watch {
-    /// How many more packets the device can be given now.
+    /// Returns how many more packets the device can be given now.
     pub(super) fn room(&mut self) -> u32 {
         match (&mut self.window, self.outlet.taken()) {
             (Some(window), Ok(taken)) => window.room(taken, Instant::now()),
@@ -63,7 +64,7 @@ impl Watch {
         }
     }
 
-    /// So many have been let go.
+    /// Adds packets that have been released.
     pub(super) fn note(&mut self, packets: u32) {
         if let Some(window) = &mut self.window {
             window.under_way += u64::from(packets);
@@ -74,7 +75,7 @@ impl Watch {
 struct Window {
     taken: u64,
     under_way: u64,
-    /// When the device took something last.
+    /// When the device last took a packet.
     moved: Instant,
 }
 

@@ -1,5 +1,5 @@
-//! Ending a container's connections as a reset does: its program learns of it at once, and so does the far
-//! end (`SOCK_DESTROY`, `net/core/sock_diag.c`; `tcp_abort`, `net/ipv4/tcp.c`).
+//! Resetting a container's connections: its program and the far end learn of it at once
+//! (`SOCK_DESTROY`, `net/core/sock_diag.c`; `tcp_abort`, `net/ipv4/tcp.c`).
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -11,18 +11,17 @@ use crate::netlink::sock_diag::{self, state};
 use crate::netlink::{Protocol, RefusedAt};
 use crate::netns::Namespace;
 
-/// States of sockets that listen, or are no connection any more.
+/// States of sockets that listen, or are no longer connected.
 const NO_CONNECTION: [u8; 3] = [state::TIME_WAIT, state::CLOSE, state::LISTEN];
 
-/// Resets TCP connections in a network namespace, each given by its own end and its far end; returns how many
-/// there were.
+/// Resets TCP connections in a network namespace, each given by its local and its remote end.
+/// Returns their number.
 ///
-/// Each is found first, and named by its cookie: of a connection that has ended the kernel would take the
-/// listening socket instead (`inet_lookup`, `include/net/inet_hashtables.h`).
+/// Each socket is looked up first and named by its cookie.
 ///
 /// # Errors
-/// [`Error::Namespace`]; [`Error::List`]; [`Error::Abort`], for one where the kernel was built without
-/// `INET_DIAG_DESTROY`. All others are reset nevertheless.
+/// [`Error::Namespace`]; [`Error::List`]; [`Error::Abort`] for the first connection that the kernel
+/// refused to reset, as a kernel without `INET_DIAG_DESTROY` does. All others are reset.
 pub fn abort(
     namespace: &Namespace,
     connections: &[(SocketAddr, SocketAddr)],
@@ -53,7 +52,7 @@ pub fn abort(
     outcome.map(|()| count)
 }
 
-/// Whether a socket was not there any more, or another one had its ends.
+/// Returns whether the socket no longer existed, or another one had its ends.
 fn has_ended(refused: &RefusedAt) -> bool {
     matches!(refused.refusal(), Some(Errno::ENOENT | Errno::ESTALE))
 }
@@ -69,7 +68,7 @@ mod tests {
 
     use super::*;
 
-    /// Needs CAP_NET_ADMIN; says so where it has none.
+    /// Needs CAP_NET_ADMIN; prints that it was skipped without.
     #[test]
     fn both_ends_of_a_connection_are_reset() {
         if !nix::unistd::geteuid().is_root() {

@@ -1,16 +1,17 @@
 //! Connections that a container's listeners have not accepted yet.
 //!
-//! CRIU does not dump a TCP listener with such connections (`criu/sk-inet.c`: "In-flight connection"), and
-//! loses those whose handshake is not complete without a word: their far ends are reset. sock_diag(7) reports
-//! how many wait at a listener (`idiag_rqueue`), and each handshake that is under way as a socket in the state
-//! SYN_RECV. Connections that wait at a unix listener are carried.
+//! CRIU does not dump a TCP listener with such connections (`criu/sk-inet.c`: "In-flight
+//! connection"), and silently loses those whose handshake is not complete: their far ends are
+//! reset. sock_diag(7) reports how many wait at a listener (`idiag_rqueue`), and each handshake in
+//! progress as a socket in the state SYN_RECV. CRIU carries connections that wait at a unix
+//! listener.
 
 use super::{Error, not_listed};
 use crate::netlink::sock_diag::{self, state};
 use crate::netlink::{Connection, Protocol};
 use crate::netns::Namespace;
 
-/// The listeners of one network namespace, ready to be asked often.
+/// The listeners of one network namespace, prepared for frequent reading.
 #[derive(Debug)]
 pub struct Backlogs {
     socket: Connection,
@@ -18,17 +19,17 @@ pub struct Backlogs {
     container: String,
 }
 
-/// What waited at one moment.
+/// The connections that waited at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// TCP connections whose handshake is under way.
+    /// TCP connections whose handshake is in progress.
     pub half_open: u64,
     /// TCP connections that wait to be accepted.
     pub unaccepted: u64,
 }
 
 impl Backlog {
-    /// Whether nothing waits.
+    /// Returns whether no connection waits.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self == Self::default()
@@ -36,10 +37,10 @@ impl Backlog {
 }
 
 impl Backlogs {
-    /// Prepares for the sockets in `namespace`.
+    /// Prepares the requests for the sockets in `namespace`.
     ///
     /// # Errors
-    /// [`Error::Namespace`].
+    /// [`Error::Namespace`] when the namespace cannot be used.
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
         let socket = namespace.netlink(Protocol::SockDiag)?;
         Ok(Self::of(socket, namespace.name()))
@@ -53,10 +54,10 @@ impl Backlogs {
         Self { socket, requests, container: container.to_owned() }
     }
 
-    /// Counts what waits.
+    /// Counts the waiting connections.
     ///
     /// # Errors
-    /// [`Error::List`].
+    /// [`Error::List`] when the kernel refuses.
     pub fn look(&mut self) -> Result<Backlog, Error> {
         let mut backlog = Backlog::default();
         for request in &mut self.requests {
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
 
-    /// The namespace of the tests is shared, so look only for what this test adds.
+    /// The tests share a network namespace, so this one looks only for what it adds.
     #[test]
     fn connections_count_until_they_are_accepted() {
         let socket = Connection::open(Protocol::SockDiag).unwrap();

@@ -8,36 +8,36 @@ use crate::netlink::sock_diag::{self, state};
 use crate::netlink::{Connection, Protocol};
 use crate::netns::Namespace;
 
-/// The TCP sockets of one network namespace, ready to be listed.
+/// The TCP sockets of one network namespace.
 #[derive(Debug)]
 pub struct TcpSockets {
     pub(super) socket: Connection,
     pub(super) container: String,
 }
 
-/// What they were at one moment.
+/// The sockets at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connections {
-    /// Own end and far end of each connection.
+    /// Local and remote end of each connection.
     pub open: Vec<(SocketAddr, SocketAddr)>,
-    /// Ports on which something listens.
+    /// Ports of listening sockets.
     pub listening: BTreeSet<u16>,
 }
 
 impl TcpSockets {
-    /// Prepares for the sockets in `namespace`.
+    /// Opens a socket in `namespace`.
     ///
     /// # Errors
-    /// [`Error::Namespace`].
+    /// [`Error::Namespace`] when the namespace cannot be used.
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
         let socket = namespace.netlink(Protocol::SockDiag)?;
         Ok(Self { socket, container: namespace.name().to_owned() })
     }
 
-    /// Lists them. A container that is frozen has them still.
+    /// Lists the sockets; those of a frozen container too.
     ///
     /// # Errors
-    /// [`Error::List`].
+    /// [`Error::List`] when the kernel refuses.
     pub fn list(&mut self) -> Result<Connections, Error> {
         // Connections that carry data one way at least, and sockets that listen.
         let states = [
@@ -51,8 +51,7 @@ impl TcpSockets {
     }
 }
 
-/// The UDP sockets of one network namespace that are connected to somebody (connect(2)), ready to be
-/// listed.
+/// The connected UDP sockets (connect(2)) of one network namespace.
 #[derive(Debug)]
 pub struct UdpSockets {
     socket: Connection,
@@ -60,19 +59,19 @@ pub struct UdpSockets {
 }
 
 impl UdpSockets {
-    /// Prepares for the sockets in `namespace`.
+    /// Opens a socket in `namespace`.
     ///
     /// # Errors
-    /// [`Error::Namespace`].
+    /// [`Error::Namespace`] when the namespace cannot be used.
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
         let socket = namespace.netlink(Protocol::SockDiag)?;
         Ok(Self { socket, container: namespace.name().to_owned() })
     }
 
-    /// Lists them.
+    /// Lists the sockets.
     ///
     /// # Errors
-    /// [`Error::List`].
+    /// [`Error::List`] when the kernel refuses.
     pub fn list(&mut self) -> Result<Connections, Error> {
         list(&mut self.socket, &self.container, libc::IPPROTO_UDP, &[state::ESTABLISHED])
     }
@@ -115,7 +114,7 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
 
-    /// The namespace of the tests is shared, so look only for what this test adds.
+    /// The tests share a network namespace, so this one looks only for what it adds.
     #[test]
     fn open_connections_and_listeners_are_found() {
         let mut sockets = TcpSockets {

@@ -1,12 +1,12 @@
-//! Room for a burst in the receive buffers of a container's UDP sockets.
+//! Receive buffers of a container's UDP sockets, enlarged for the burst at the end of a hold.
 //!
-//! When a hold ends, a container gets at once what came in during its interruption. A receive buffer
-//! of the kernel's default size takes 277 small datagrams, whatever the receiver does, if it does not
-//! get the processor at once. So the buffers are made larger before the dump, CRIU takes their size
-//! along, and on the other host they are made smaller again once the burst is over.
+//! When a hold ends, a container receives at once what came in during its interruption. A receive
+//! buffer of the kernel's default size holds 277 small datagrams, which is too few for a receiver
+//! that does not get the processor at once. So the buffers are enlarged before the dump, CRIU
+//! carries their size along, and the destination restores the original size once the burst is over.
 //!
-//! The enlarged size is the original one and [`EXTRA`]: whoever finds it knows the original, also
-//! after a crash. No datagram that waits is lost when a buffer becomes smaller.
+//! The enlarged size is the original one plus [`EXTRA`], so any process that finds it knows the
+//! original, also after a crash. No waiting datagram is lost when a buffer shrinks.
 
 use std::fs;
 use std::io;
@@ -20,30 +20,31 @@ use nix::sys::socket::{
 };
 use thiserror::Error;
 
-/// What is added, in bytes as the kernel counts them: more than all packets that a hold can have.
-/// It is a limit, and takes no memory by itself.
+/// The bytes that are added, as the kernel counts them: more than all packets that a hold can have.
+/// This is a limit, and uses no memory by itself.
 pub const EXTRA: usize = 256 << 20;
 
-/// The sockets of a process could not be looked at.
+/// The sockets of a process could not be read or changed.
 #[derive(Debug, Error)]
-#[error("cannot look at the sockets of process {pid}")]
+#[error("cannot read or resize the sockets of process {pid}")]
 pub struct Error {
     pid: i32,
     #[source]
     source: io::Error,
 }
 
-/// Makes the receive buffers of all UDP sockets of these processes larger; tells how many were.
-/// Processes and sockets that end meanwhile are left out.
+/// Enlarges the receive buffers of all UDP sockets of these processes; returns their number. Skips
+/// processes and sockets that end meanwhile.
 ///
 /// # Errors
-/// When a process' descriptors cannot be read, for example without CAP_SYS_PTRACE.
+/// When a process' descriptors cannot be read, for example without CAP_SYS_PTRACE, or a size is
+/// refused.
 pub fn enlarge(pids: &[i32]) -> Result<usize, Error> {
     resize(pids, |size| (size < EXTRA).then_some(size + EXTRA))
 }
 
-/// Gives the buffers that [`enlarge`] made larger, here or on another host, their own size back;
-/// tells how many there were.
+/// Restores the size of the buffers that [`enlarge`] enlarged, here or on another host; returns
+/// their number.
 ///
 /// # Errors
 /// As [`enlarge`].
@@ -51,8 +52,9 @@ pub fn restore(pids: &[i32]) -> Result<usize, Error> {
     resize(pids, |size| size.checked_sub(EXTRA))
 }
 
-/// Datagrams that were dropped for a full receive buffer in the network namespace of a process,
-/// since that namespace was made: `RcvbufErrors` of `/proc/PID/net/snmp` and `snmp6`.
+/// Returns the number of datagrams that were dropped for a full receive buffer in the network
+/// namespace of a process, since the namespace was created: `RcvbufErrors` of `/proc/PID/net/snmp`
+/// and `snmp6`.
 ///
 /// # Errors
 /// When the process is gone.
@@ -63,14 +65,14 @@ pub fn dropped_datagrams(pid: i32) -> io::Result<u64> {
     Ok(dropped_of_four(&four).unwrap_or(0) + dropped_of_six(&six).unwrap_or(0))
 }
 
-/// Two lines begin with `Udp:`: the names of the counters, then their values.
+/// Parses `snmp`: two lines begin with `Udp:`, the names of the counters and their values.
 fn dropped_of_four(text: &str) -> Option<u64> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
     let column = lines.next()?.split(' ').position(|name| name == "RcvbufErrors")?;
     lines.next()?.split(' ').nth(column)?.parse().ok()
 }
 
-/// Each line is a name and a value.
+/// Parses `snmp6`: each line is a name and a value.
 fn dropped_of_six(text: &str) -> Option<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix("Udp6RcvbufErrors"))?;
     value.trim().parse().ok()
@@ -113,7 +115,7 @@ fn is_udp(socket: &OwnedFd) -> bool {
         && getsockopt(socket, SockType) == Ok(Kind::Datagram)
 }
 
-/// What has ended or was closed meanwhile is `None`.
+/// Returns `None` for a process or descriptor that has gone meanwhile.
 fn gone_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EBADF)) => Ok(None),
@@ -127,7 +129,7 @@ fn open_process(pid: i32) -> io::Result<OwnedFd> {
     owned(fd)
 }
 
-/// Another process' descriptor, as one of ours that means the same socket.
+/// Duplicates another process' descriptor into this one.
 fn borrow(process: &OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_getfd(2) takes three numbers and touches no memory of ours.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
@@ -147,7 +149,7 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, UdpSocket};
 
-    /// Needs CAP_NET_ADMIN to exceed the host's limit; says so where it has none.
+    /// Needs CAP_NET_ADMIN to exceed the host's limit; prints that it was skipped without.
     #[test]
     fn udp_sockets_get_room_and_their_own_size_back() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

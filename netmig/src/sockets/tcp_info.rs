@@ -1,5 +1,5 @@
-//! What the kernel tells of each TCP connection (`struct tcp_info`, `include/uapi/linux/tcp.h`): whether its
-//! far end was heard, and whether something waits for an answer.
+//! What the kernel reports of each TCP connection (`struct tcp_info`, `include/uapi/linux/tcp.h`):
+//! when the far end was heard, and whether data waits for an acknowledgement.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,24 +19,24 @@ const NOT_SENT: usize = 144;
 /// A TCP connection that carries data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpInfo {
-    /// Its own end.
+    /// Local end.
     pub own: SocketAddr,
-    /// Its far end.
+    /// Remote end.
     pub far: SocketAddr,
-    /// How often the oldest segment was sent again without an answer.
+    /// Retransmissions of the oldest segment since the last acknowledgement.
     pub retransmits: u8,
     /// Segments that were sent and not acknowledged.
     pub unacknowledged: u32,
     /// Bytes that wait to be sent.
     pub not_sent: u32,
-    /// How long ago its far end was heard.
+    /// Time since anything came from the far end.
     pub heard: Duration,
-    /// Segments that came since the socket was made, or restored.
+    /// Segments received since the socket was created or restored.
     pub segments_in: u32,
 }
 
 impl TcpInfo {
-    /// Whether its own side waits for an answer.
+    /// Returns whether the local end waits for an acknowledgement.
     #[must_use]
     pub fn awaits_answer(&self) -> bool {
         self.unacknowledged > 0 || self.not_sent > 0
@@ -44,10 +44,10 @@ impl TcpInfo {
 }
 
 impl TcpSockets {
-    /// Lists what the kernel tells of the connections that carry data, but for those within the namespace.
+    /// Lists the connections that carry data, except those within the namespace.
     ///
     /// # Errors
-    /// [`Error::List`].
+    /// [`Error::List`] when the kernel refuses.
     pub fn info(&mut self) -> Result<Vec<TcpInfo>, Error> {
         let states = [state::ESTABLISHED, state::FIN_WAIT_1, state::CLOSE_WAIT];
         let mut all = Vec::new();
@@ -68,7 +68,7 @@ fn read(answer: &[u8]) -> Option<TcpInfo> {
     let (own, far) = sock_diag::ends(answer)?;
     let info = sock_diag::tcp_info(answer)?;
     let word = |at: usize| u32_at(info, at);
-    // Data and acknowledgements are noted apart.
+    // The kernel records data and acknowledgements separately.
     let heard = word(LAST_DATA_RECEIVED)?.min(word(LAST_ACK_RECEIVED)?);
     Some(TcpInfo {
         own,

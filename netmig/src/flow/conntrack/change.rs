@@ -13,32 +13,32 @@ use crate::netlink::message::{CREATE, EXCLUSIVE, append};
 use crate::netlink::nfnetlink::nfgenmsg;
 use crate::peer_number::PeerNumber;
 
-/// What became of the flows of one request, none of which was [refused](FlowError::Refused). Indices are
-/// those of the slice that was given.
+/// The outcome of a change in which the kernel [refused](FlowError::Refused) no entry. Indices are
+/// those of the given slice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// How many requests were carried out.
+    /// Number of changed entries.
     pub done: usize,
-    /// Flows that no longer existed: they ended in the meantime.
+    /// Entries that no longer existed: their flows ended in the meantime.
     pub gone: Vec<usize>,
-    /// Flows that existed already and so were not created.
+    /// Entries that existed already and so were not created.
     pub existing: Vec<usize>,
 }
 
-/// Flows that the kernel refused, for another reason than that they are gone or exist already.
+/// Entries that the kernel refused for a reason other than that they are gone or exist already.
 #[derive(Default)]
 struct Refusals {
     count: usize,
-    /// The index of the first one, and why.
+    /// Index of the first one, and the kernel's answer.
     first: Option<(usize, Refused)>,
 }
 
 impl Conntrack {
-    /// Leads those of the container's flows that go to `from` to another peer, or home (`None`); gives
-    /// how many they were.
+    /// Steers those of the container's flows that go to peer `from` to another peer, or back to
+    /// this host (`None`). Returns their number.
     ///
     /// # Errors
-    /// When the table cannot be read or changed.
+    /// As [`Conntrack::dump`] and [`Conntrack::set_mark`].
     pub fn redirect(
         &mut self,
         container: &[IpAddr],
@@ -63,12 +63,12 @@ impl Conntrack {
         Ok(led)
     }
 
-    /// Changes the bits of the flows' marks in which `mask` is set, in place: nothing else of
-    /// the entries changes.
+    /// Changes the bits of the flows' connmarks in which `mask` is set. Nothing else of the entries
+    /// changes.
     ///
     /// # Errors
-    /// [`FlowError::Change`] when the table cannot be changed at all, [`FlowError::Refused`] when single
-    /// flows cannot. One that has ended is none of these: the [`Outcome`] tells of it.
+    /// [`FlowError::Change`] when no entry can be changed, [`FlowError::Refused`] when some cannot.
+    /// A flow that has ended is not an error: the [`Outcome`] lists it.
     pub fn set_mark(
         &mut self,
         flows: &[Flow],
@@ -78,7 +78,7 @@ impl Conntrack {
         self.change("mark", flows, (NEW, 0), |body, flow| encode::mark(body, flow, value, mask))
     }
 
-    /// Makes entries last for another number of seconds if no packet comes.
+    /// Sets the entries' timeout, in seconds.
     ///
     /// # Errors
     /// As [`Conntrack::set_mark`].
@@ -94,7 +94,7 @@ impl Conntrack {
         self.change("create", flows, (NEW, CREATE | EXCLUSIVE), encode::create)
     }
 
-    /// Deletes entries by their original tuple and zone.
+    /// Deletes entries, named by their original tuple and zone.
     ///
     /// # Errors
     /// As [`Conntrack::set_mark`].

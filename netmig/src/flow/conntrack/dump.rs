@@ -1,4 +1,4 @@
-//! Reading the table: dumps, and looking up single entries.
+//! Reading the table: dumps, and lookups of single entries.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -15,20 +15,22 @@ use crate::netlink::message::{DUMP, append, request};
 use crate::netlink::nfnetlink::nfgenmsg;
 use crate::peer_number::{ORIGINAL_MASK, REPLY_MASK};
 
-/// A pass over the table costs about as much as this many entries that are given and thrown away
-/// (10 ms and 2.6 µs on the reference machine, whose table has 262,144 buckets).
+/// A pass over the table costs about as much as this many entries that are parsed and discarded (10
+/// ms and 2.6 µs on the reference machine, whose table has 262,144 buckets).
 const ENTRIES_PER_PASS: usize = 4_000;
-/// Entries that are asked for at a time: each answer takes about a kilobyte of the receive buffer.
+/// Entries that are looked up in one datagram: each answer takes about a kilobyte of the receive
+/// buffer.
 const ASKED_AT_ONCE: usize = 64;
 
 impl Conntrack {
-    /// The TCP and UDP flows that have one of the addresses as original or reply source.
+    /// Returns the TCP and UDP flows that have one of the addresses as original or reply source.
     ///
-    /// Of a large table the kernel gives only those over IPv4 (from 5.8 on), in two passes for
-    /// each address; a small one is read whole in one pass. The answer is the same.
+    /// From a large table the kernel returns only those over IPv4 (Linux 5.8), in two passes for
+    /// each address; a small table is read whole in one pass. The result is the same.
     ///
     /// # Errors
-    /// When the table cannot be read, or not without interruption in several attempts.
+    /// [`FlowError::Dump`] and [`FlowError::Entry`] when the table cannot be read,
+    /// [`FlowError::Unstable`] when it keeps being resized.
     pub fn dump(&mut self, addresses: &[IpAddr]) -> Result<Vec<Flow>, FlowError> {
         let mut flows = Vec::new();
         let mut v4: Vec<Ipv4Addr> = Vec::new();
@@ -47,7 +49,7 @@ impl Conntrack {
             return Ok(flows);
         }
         for (index, &address) in v4.iter().enumerate() {
-            // Every flow is wanted once: not those that an earlier pass gave already.
+            // Leave out flows that an earlier pass returned already.
             let earlier: Vec<IpAddr> = v4[..index].iter().map(|&address| address.into()).collect();
             let seen = |flow: &Flow| flow.direction(&earlier).is_some();
             let replies = |flow: &Flow| flow.reply.source == address && !seen(flow);
@@ -64,7 +66,7 @@ impl Conntrack {
         Ok(flows)
     }
 
-    /// All flows that are led to or come from any peer.
+    /// Returns all flows that a connmark steers to any peer.
     ///
     /// # Errors
     /// As [`Conntrack::dump`].
@@ -78,10 +80,11 @@ impl Conntrack {
         Ok(marked)
     }
 
-    /// The entry that has each tuple, as its original or its reply direction; `None` if there is none.
+    /// Looks up the entry that has each tuple as its original or reply direction; `None` where
+    /// there is none.
     ///
     /// # Errors
-    /// When the table cannot be read.
+    /// [`FlowError::Dump`] and [`FlowError::Entry`] when the table cannot be read.
     pub fn find(&mut self, tuples: &[(Protocol, Tuple)]) -> Result<Vec<Option<Flow>>, FlowError> {
         let mut found = vec![None; tuples.len()];
         for (found, chunk) in found.chunks_mut(ASKED_AT_ONCE).zip(tuples.chunks(ASKED_AT_ONCE)) {
@@ -104,8 +107,7 @@ impl Conntrack {
         Ok(found)
     }
 
-    /// One pass over the table, for what is made of its entries. Older kernels may give more than was asked
-    /// for.
+    /// Makes one pass over the table. Kernels before 5.8 return more than the filter asks for.
     fn pass<T>(
         &mut self,
         filter: Filter,
@@ -119,7 +121,7 @@ impl Conntrack {
     }
 }
 
-/// Makes those flows of a pass that are wanted.
+/// Returns a function that parses an entry and keeps it if `wanted` is true.
 fn flow_that(wanted: impl Fn(&Flow) -> bool) -> impl Fn(&[u8]) -> Result<Option<Flow>, Malformed> {
     move |entry| Ok(parse(entry)?.filter(|flow| wanted(flow)))
 }

@@ -1,4 +1,4 @@
-//! Writing conntrack requests.
+//! Writing ctnetlink requests.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -61,38 +61,38 @@ pub(super) mod cta {
 }
 
 /// TCP flags that a created entry takes from a [`Flow`]: window scaling, SACK, close begun,
-/// liberal. The others are the kernel's own bookkeeping.
+/// liberal. The kernel maintains the others itself.
 const TCP_FLAGS: u8 = 0x01 | 0x02 | 0x04 | TCP_BE_LIBERAL;
 
-/// What identifies an entry: original tuple and zone.
+/// Appends what identifies an entry: original tuple and zone.
 pub(super) fn identity(message: &mut Vec<u8>, flow: &Flow) {
     tuple(message, cta::TUPLE_ORIG, flow.original, flow.protocol, flow.zone);
     whole_zone(message, flow.zone);
 }
 
-/// What asks for the entry that has a tuple in either direction.
+/// Appends what looks up the entry that has a tuple in either direction.
 pub(super) fn wanted(message: &mut Vec<u8>, protocol: Protocol, wanted: Tuple) {
     tuple(message, cta::TUPLE_ORIG, wanted, protocol, Zone::default());
 }
 
-/// Attributes of a request that changes an entry's mark where `mask` has bits.
+/// Appends the attributes of a request that changes an entry's connmark where `mask` has bits.
 pub(super) fn mark(message: &mut Vec<u8>, flow: &Flow, value: u32, mask: u32) {
     identity(message, flow);
     put(message, cta::MARK, &value.to_be_bytes());
     put(message, cta::MARK_MASK, &mask.to_be_bytes());
 }
 
-/// Attributes of a request that changes when an entry is forgotten.
+/// Appends the attributes of a request that changes an entry's timeout.
 pub(super) fn timeout(message: &mut Vec<u8>, flow: &Flow, seconds: u32) {
     identity(message, flow);
     put(message, cta::TIMEOUT, &seconds.to_be_bytes());
 }
 
-/// Attributes of a request that creates an entry.
+/// Appends the attributes of a request that creates an entry.
 ///
-/// The reply tuple is always the plain inverse, and translation is asked for apart: given a
-/// translated reply tuple the kernel makes an entry that translates nothing, because
-/// `nf_nat_setup_info` marks an entry as translated only if it alters the reply tuple itself.
+/// The reply tuple is always the plain inverse, and NAT is requested separately: given a translated
+/// reply tuple the kernel creates an entry without NAT, because `nf_nat_setup_info` marks an entry
+/// as translated only if it alters the reply tuple itself.
 pub(super) fn create(message: &mut Vec<u8>, flow: &Flow) {
     let plain = flow.original.inverse();
     tuple(message, cta::TUPLE_ORIG, flow.original, flow.protocol, flow.zone);
@@ -123,24 +123,23 @@ pub(super) fn create(message: &mut Vec<u8>, flow: &Flow) {
     }
 }
 
-/// Which entries a dump is to give.
+/// The entries that a dump returns.
 ///
-/// There is no filter for an IPv6 address: the kernel gives exactly the entries that do *not*
-/// have it (`ctnetlink_filter_match_tuple` takes the result of `ipv6_addr_cmp` the wrong way
-/// round, seen up to 6.18).
+/// There is no filter for an IPv6 address: the kernel returns exactly the entries that do *not*
+/// have it (`ctnetlink_filter_match_tuple` inverts the result of `ipv6_addr_cmp`, seen up to 6.18).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Filter {
     /// All.
     None,
     /// All of IPv6.
     V6,
-    /// Those whose original direction comes from an address.
+    /// Those whose original direction has this source.
     OriginalSource(Ipv4Addr),
-    /// Those whose reply direction comes from an address.
+    /// Those whose reply direction has this source.
     ReplySource(Ipv4Addr),
 }
 
-/// The address family to ask for; 0 for any.
+/// Returns the address family to dump; 0 for any.
 pub(super) fn filter_family(filter: Filter) -> u8 {
     match filter {
         Filter::None => 0,
@@ -149,7 +148,7 @@ pub(super) fn filter_family(filter: Filter) -> u8 {
     }
 }
 
-/// Attributes of a dump request with a filter (kernel 5.8 and later; older ones ignore them).
+/// Appends the attributes of a filtered dump (Linux 5.8; older kernels ignore them).
 pub(super) fn filter(message: &mut Vec<u8>, filter: Filter) {
     let (kind, flags, address) = match filter {
         Filter::None | Filter::V6 => return,

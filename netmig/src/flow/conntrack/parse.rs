@@ -1,4 +1,4 @@
-//! Reading conntrack entries from the kernel's messages.
+//! Parsing conntrack entries.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,12 +8,12 @@ use crate::netlink::Malformed;
 use crate::netlink::attribute::Attribute;
 use crate::netlink::nfnetlink::attributes;
 
-/// Reads one entry: the payload of a ctnetlink message, nfnetlink header included.
+/// Parses one entry: the payload of a ctnetlink message with its nfnetlink header.
 ///
-/// `Ok(None)` is an entry of a protocol that is not moved.
+/// Returns `None` for an entry of a protocol that netmig does not move.
 ///
 /// # Errors
-/// [`Malformed`] if the bytes are not an entry; nothing is guessed.
+/// [`Malformed`] if the bytes are not a complete entry.
 pub fn parse(payload: &[u8]) -> Result<Option<Flow>, Malformed> {
     let (mut original, mut reply) = (None, None);
     let (mut status, mut timeout, mut mark) = (0, 0, 0);
@@ -47,7 +47,8 @@ pub fn parse(payload: &[u8]) -> Result<Option<Flow>, Malformed> {
     Ok(Some(Flow { protocol, original, reply, status, timeout, mark, zone, tcp }))
 }
 
-/// Bytes of an entry's original and reply direction; `None` where they are not counted.
+/// Returns the bytes of an entry's original and reply direction; `None` where the host does not
+/// count them.
 pub(super) fn byte_counts(payload: &[u8]) -> Result<Option<[u64; 2]>, Malformed> {
     let mut counts = [None; 2];
     for attribute in attributes(payload)? {
@@ -67,7 +68,7 @@ pub(super) fn byte_counts(payload: &[u8]) -> Result<Option<[u64; 2]>, Malformed>
     Ok(counts[0].zip(counts[1]).map(<[u64; 2]>::from))
 }
 
-/// A tuple as read; ports are absent for protocols that have none.
+/// A tuple as parsed; protocols without ports have none.
 struct Side {
     source: IpAddr,
     destination: IpAddr,
