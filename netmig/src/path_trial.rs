@@ -1,17 +1,18 @@
-//! Tries the ways of flows before they are relied on.
+//! Path trials: test packets show whether the hosts let packets of moved flows pass, before flows
+//! rely on it.
 //!
-//! For a flow that is to be led to a peer there is made another one beside it: the same ends, translation and
-//! marks, but a port that nobody uses, in an entry of conntrack that is forgotten by itself after
-//! [`FORGOTTEN_AFTER`]. A packet of it is handed to the interface by which those of the real flow come
-//! ([`inject`](self)), and goes through everything that these go through: hooks of all tables, connection
-//! tracking, the check of its sender, routing, the tunnel, and the same on the other host. Before it would leave
-//! that one it is dropped by a rule in chain `stand-in`. So neither the container nor the far end ever sees it.
-//! It is traced on its way, so that what drops it before can be named.
+//! For a flow that is to be steered to a peer, a twin is created: the same ends, NAT and connmark,
+//! but an unused port, in a conntrack entry that expires after [`EXPIRES_AFTER`]. A packet of the
+//! twin is injected into the interface by which those of the real flow come ([`inject`](self)). It
+//! passes everything that they pass: hooks of all tables, conntrack, reverse path filtering,
+//! routing, the tunnel, and the same on the other host. A rule in netmig's postrouting chain drops
+//! it there before it would leave. So neither the container nor the far end ever sees it. The
+//! packet is traced, so that a rule that drops it earlier can be named.
 //!
-//! | packet | comes on the source by | is dropped on |
+//! | packet | injected on the source into | dropped on |
 //! | --- | --- | --- |
 //! | towards the container | the interface of the route to the far end | the destination, before it enters the bridge |
-//! | from the container | on the destination by the container's bridge | the source, before it leaves for the far end |
+//! | from the container | on the destination, the container's bridge | the source, before it leaves for the far end |
 
 mod candidates;
 mod inject;
@@ -39,37 +40,37 @@ use trace::Tracer;
 pub use candidates::{Candidate, candidates, is_one_host};
 pub use trace::{DropRule, Fate};
 
-/// Most ways that are tried at a time.
+/// Most twins of one trial.
 pub const MOST: usize = 32;
-/// How often what has not come through is sent again: a packet may be lost.
+/// How often a packet that has not arrived is sent: packets may be lost.
 pub const ROUNDS: usize = 3;
-/// Seconds after which the kernel forgets the entries, whatever becomes of this process.
-pub const FORGOTTEN_AFTER: u32 = 5;
+/// Timeout of the twins' conntrack entries, in seconds. They expire even if this process dies.
+pub const EXPIRES_AFTER: u32 = 5;
 
-/// Why ways could not be tried. That is no statement about the ways.
+/// Why a trial failed. This says nothing about the paths.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The rules that catch the packets.
-    #[error("cannot prepare to try the ways of flows")]
+    /// The rules that catch the packets could not be added.
+    #[error("cannot add the rules of a path trial")]
     Table(#[from] TableError),
-    /// The entries that they need.
-    #[error("cannot make entries to try the ways of flows")]
+    /// The twins' conntrack entries could not be created.
+    #[error("cannot create conntrack entries for a path trial")]
     Flows(#[from] FlowError),
-    /// A flow that was to be tried is somebody's.
-    #[error("there is a flow {0} already, so that its way cannot be tried")]
+    /// A twin exists already as a real flow.
+    #[error("flow {0} exists already, so its path cannot be tried")]
     Taken(String),
-    /// What becomes of the packets.
-    #[error("cannot hear what becomes of packets that try the ways of flows")]
+    /// The trace of the packets could not be read.
+    #[error("cannot read the trace of the packets of a path trial")]
     Trace(#[from] SocketError),
-    /// The interface by which they are to come.
+    /// An interface could not be found.
     #[error("cannot find the interface by which packets of a flow come")]
     Interface(#[source] io::Error),
-    /// The route to a far end.
+    /// The route to a far end could not be looked up.
     #[error(transparent)]
     Route(#[from] routing::Error),
-    /// A packet could not be handed to an interface.
-    #[error("cannot have {interface} receive a packet that tries the way of a flow (bpf)")]
+    /// A packet could not be injected into an interface.
+    #[error("cannot inject a test packet into {interface} (bpf)")]
     Inject {
         /// The interface.
         interface: String,
@@ -79,16 +80,16 @@ pub enum Error {
     },
 }
 
-/// Which packets of a flow, seen from its container.
+/// A direction of a flow, seen from its container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PacketDirection {
-    /// Those that it gets.
+    /// Packets that the container receives.
     ToContainer,
-    /// Those that it sends.
+    /// Packets that the container sends.
     FromContainer,
 }
 
-/// An interface that can receive packets.
+/// An interface into which packets can be injected.
 #[derive(Debug)]
 struct Entrance {
     name: String,
@@ -96,34 +97,35 @@ struct Entrance {
     injector: Injector,
 }
 
-/// One host's part in a trial. What it has made goes with it.
+/// One host's part in a trial. Dropping it removes its rules and entries.
 pub struct Trial {
     tag: RuleTag,
     table: Table,
     conntrack: Conntrack,
     tracer: Tracer,
     flows: Vec<Tried>,
-    /// The entries that are its own.
+    /// Entries that the trial has created.
     made: Vec<Flow>,
     entrances: HashMap<u32, Entrance>,
     links: Vec<Link>,
 }
 
-/// A flow whose ways are tried.
+/// A twin.
 struct Tried {
     flow: Flow,
-    /// Its packets as they come to this host.
+    /// Tuples of its packets as they come to this host.
     towards: Tuple,
     from: Tuple,
     fates: HashMap<PacketDirection, Fate>,
 }
 
 impl Trial {
-    /// Makes entries for these flows and rules that let none of their packets leave this host but by the way
-    /// to `peer`. What an earlier one of that tag has left is removed.
+    /// Creates the twins' entries, and rules that let none of their packets leave this host except
+    /// to `peer`. Removes the remains of an earlier trial with the same tag.
     ///
     /// # Errors
-    /// When the kernel refuses; nothing is left then.
+    /// [`Error::Taken`] when a twin is a real flow; [`Error::Table`], [`Error::Flows`],
+    /// [`Error::Trace`], [`Error::Interface`]. Nothing remains in the kernel then.
     pub fn begin(
         tag: &RuleTag,
         peer: PeerNumber,
@@ -149,14 +151,14 @@ impl Trial {
         };
         let entry = |flow: &Flow| Flow {
             status: flow.status | STATUS_FIXED_TIMEOUT,
-            timeout: FORGOTTEN_AFTER,
+            timeout: EXPIRES_AFTER,
             ..flow.clone()
         };
         let entries: Vec<Flow> = of_rules.iter().map(entry).collect();
         let outcome = trial.conntrack.create(&entries)?;
         let is_new = |(number, flow)| (!outcome.existing.contains(&number)).then_some(flow);
         trial.made = entries.into_iter().enumerate().filter_map(is_new).collect();
-        // Packets of somebody's flow are not to be caught.
+        // Packets of real flows must not be dropped.
         if let Some(flow) = outcome.existing.first().and_then(|number| of_rules.get(*number)) {
             return Err(Error::Taken(flow.to_string()));
         }
@@ -164,22 +166,23 @@ impl Trial {
         Ok(trial)
     }
 
-    /// How many flows there are.
+    /// Returns the number of twins.
     #[must_use]
     pub fn len(&self) -> usize {
         self.flows.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is no twin.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.flows.is_empty()
     }
 
-    /// Makes ready to have an interface receive packets.
+    /// Prepares an interface for injection.
     ///
     /// # Errors
-    /// [`Error::Interface`], [`Error::Inject`].
+    /// [`Error::Interface`] when there is none with that index, [`Error::Inject`] when the kernel
+    /// refuses the program.
     pub fn open(&mut self, interface: u32) -> Result<(), Error> {
         if self.entrances.contains_key(&interface) {
             return Ok(());
@@ -194,7 +197,7 @@ impl Trial {
         Ok(())
     }
 
-    /// Has an interface receive a packet of the flow with this number.
+    /// Injects a packet of the twin with this number into an interface.
     ///
     /// # Errors
     /// [`Error::Interface`], [`Error::Inject`].
@@ -226,8 +229,8 @@ impl Trial {
             .map_err(|source| Error::Inject { interface: entrance.name.clone(), source })
     }
 
-    /// What is known by now of the packets of the flow with this number. What dropped one of several counts
-    /// less than that another one has come through.
+    /// Returns what is known so far of the packets of the twin with this number. If one of several
+    /// packets was dropped and another one arrived, the latter counts.
     ///
     /// # Errors
     /// [`Error::Trace`].
@@ -250,13 +253,13 @@ impl Trial {
         Ok(known.cloned().unwrap_or(Fate::Unseen))
     }
 
-    /// Whether the flow with this number is one that is only being opened.
+    /// Returns whether the twin with this number stands for a new connection.
     #[must_use]
     pub fn is_new(&self, number: usize) -> bool {
         self.flows.get(number).is_some_and(|tried| tried.flow.status & STATUS_SEEN_REPLY == 0)
     }
 
-    /// Whether the flow with this number has IPv4 addresses.
+    /// Returns whether the twin with this number has IPv4 addresses.
     #[must_use]
     pub fn is_ipv4(&self, number: usize) -> bool {
         self.flows.get(number).is_some_and(|tried| tried.flow.original.source.is_ipv4())
@@ -274,13 +277,13 @@ impl Drop for Trial {
         let deleted = self.conntrack.delete(&self.made).map(drop).map_err(Error::from);
         let removed = self.table.remove_path_trial(&self.tag).map_err(Error::from);
         for error in [deleted.err(), removed.err()].into_iter().flatten() {
-            // The entries end by themselves, and the rules with the migration.
-            tracing::warn!("trying the ways of flows: {error}");
+            // The entries expire, and the rules are removed with the migration.
+            tracing::warn!("cannot remove the remains of a path trial: {error}");
         }
     }
 }
 
-/// What outweighs what.
+/// Returns how much a fate weighs among those of several packets.
 fn rank(fate: &Fate) -> u8 {
     match fate {
         Fate::Unseen => 0,
@@ -301,9 +304,10 @@ impl Tried {
     }
 }
 
-/// Whether the way of a flow that a peer names may be tried here: packets are to be made that look as if the
-/// container had sent them. So it has to be the container's, led here by that peer without any translation of
-/// the peer's choice, and its far end a single host other than this one, of which `own` are the addresses.
+/// Returns whether this host may try the path of a twin that a peer names: the trial injects
+/// packets that seem to come from the container. So the twin has to be a flow of the container,
+/// steered here by that peer without any NAT of the peer's choice, and its far end a single host
+/// other than this one, whose addresses are `own`.
 #[must_use]
 pub fn may_be_tried(flow: &Flow, container: &[IpAddr], own: &[IpAddr]) -> bool {
     let is_elsewhere = |end: IpAddr| {
@@ -314,7 +318,8 @@ pub fn may_be_tried(flow: &Flow, container: &[IpAddr], own: &[IpAddr]) -> bool {
         && flow.other_end(container).is_some_and(is_elsewhere)
 }
 
-/// What of this host may have dropped packets that came by an interface and that no rule of nftables has dropped.
+/// Returns what on this host may have dropped packets that came by an interface and that no rule of
+/// nftables dropped.
 #[must_use]
 pub fn suspects(interface: &str, ipv4: bool) -> Vec<String> {
     let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
@@ -332,8 +337,8 @@ pub fn suspects(interface: &str, ipv4: bool) -> Vec<String> {
     let strict = ["all", interface].map(|of| check(of).trim().parse().unwrap_or(0u8));
     if ipv4 && let Some(value) = strict.into_iter().max().filter(|value| *value > 0) {
         found.push(format!(
-            "the check of senders (net.ipv4.conf.{interface}.rp_filter is {value} in effect), if no route leads \
-             back there"
+            "reverse path filtering (net.ipv4.conf.{interface}.rp_filter is {value} in effect), if no route \
+             leads back there"
         ));
     }
     found.push("a missing or prohibiting route (ip route, ip rule)".to_owned());

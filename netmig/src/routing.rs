@@ -1,4 +1,5 @@
-//! Policy routing towards peers: what carries a peer's mark goes into its tunnel, or nowhere.
+//! Policy routing towards peers: a packet with a peer's mark goes into the tunnel to the peer, or
+//! nowhere.
 //!
 //! For peer *P*, over IPv4 and IPv6 (see [`crate::peer_number`] for the numbers):
 //!
@@ -8,12 +9,12 @@
 //!                    blackhole default metric 4294967295
 //! ```
 //!
-//! To a peer that is a neighbour on an Ethernet segment ([`direct`]) the route is `default via 169.254.78.P
-//! dev netmigP onlink`, and `via fe80::4e4d:P` for IPv6: addresses that nobody has, with permanent
-//! neighbour entries that give them the peer's hardware address.
+//! For a peer on the same Ethernet segment ([`direct`]) the route is `default via 169.254.78.P dev
+//! netmigP onlink`, and `via fe80::4e4d:P` for IPv6: addresses that no host has, with permanent
+//! neighbour entries that resolve them to the peer's hardware address.
 //!
-//! The blackhole holds the place when the tunnel's interface goes away, as its route does then.
-//! Without it packets would fall through to the main table, and far ends would get resets.
+//! When the tunnel's interface goes away, its route goes with it. The blackhole remains: without it
+//! packets would fall through to the main table, and far ends would get resets.
 
 mod host_addresses;
 mod lookup;
@@ -44,10 +45,10 @@ pub use mark_rules::{MarkRule, mark_rules};
 
 /// Metric of the route into the tunnel.
 const TUNNEL_METRIC: u32 = 1;
-/// Metric of the blackhole: the highest, so any other route comes first.
+/// Metric of the blackhole: the highest, so that any other route is preferred.
 const BLACKHOLE_METRIC: u32 = u32::MAX;
 
-/// All hosts of a link. To a neighbour on a segment it goes in a frame for that one alone.
+/// All hosts of a link. To a peer on the segment it goes in a frame for that host only.
 pub(crate) const EVERYBODY: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 
 /// Why policy routing could not be set up, read or removed.
@@ -56,14 +57,14 @@ pub enum Error {
     /// A netlink socket could not be opened.
     #[error("cannot open a netlink socket for routes")]
     Socket(#[source] io::Error),
-    /// A rule or route was refused.
+    /// The kernel refused a policy rule or a route.
     #[error("cannot {action} the {object} of peer {peer}")]
     Refused {
         /// `add`, `remove` or `list`.
         action: &'static str,
         /// What was to be changed.
         object: &'static str,
-        /// Whose.
+        /// The peer.
         peer: PeerNumber,
         /// The kernel's answer.
         #[source]
@@ -72,18 +73,18 @@ pub enum Error {
     /// The addresses of this host, or of its neighbours, could not be listed.
     #[error("cannot list the addresses of this host and its neighbours")]
     Addresses(#[source] io::Error),
-    /// The rules of this host could not be listed.
-    #[error("cannot list this host's routing rules")]
+    /// The policy rules of this host could not be listed.
+    #[error("cannot list this host's policy routing rules")]
     Rules(#[source] io::Error),
-    /// The tunnel to the peer does not exist.
+    /// There is no tunnel to the peer.
     #[error("peer {peer} has no tunnel interface {interface}; connect to the peer first")]
     NoTunnel {
         /// Which peer.
         peer: PeerNumber,
-        /// The interface that is missing.
+        /// The missing interface.
         interface: String,
     },
-    /// There is no way to that address.
+    /// There is no route to an address.
     #[error("no route to {destination}; check this host's routes")]
     NoRoute {
         /// The address.
@@ -92,7 +93,7 @@ pub enum Error {
         #[source]
         source: Option<io::Error>,
     },
-    /// A setting of the kernel could not be read.
+    /// A kernel setting could not be read.
     #[error("cannot read {}", path.display())]
     Setting {
         /// The file under `/proc/sys`.
@@ -103,12 +104,12 @@ pub enum Error {
     },
 }
 
-/// Leads packets that carry the peer's mark into the tunnel to it. Doing it twice changes nothing.
+/// Routes packets that carry the peer's mark into the tunnel to it. Repeating it changes nothing.
 ///
-/// A host (or interface) without IPv6 gets IPv4 alone.
+/// A host or interface without IPv6 gets IPv4 only.
 ///
 /// # Errors
-/// [`Error::NoTunnel`], [`Error::Refused`].
+/// [`Error::NoTunnel`] when the peer has no tunnel, [`Error::Refused`], [`Error::Socket`].
 pub async fn install(peer: PeerNumber) -> Result<(), Error> {
     let handle = rtnl::connect().map_err(Error::Socket)?;
     let interface = peer.interface();
@@ -139,11 +140,11 @@ pub async fn install(peer: PeerNumber) -> Result<(), Error> {
 #[derive(Clone, Copy, Debug)]
 struct PeerRoute {
     index: u32,
-    /// Whether to the address of a [`gateway`], not just into the interface.
+    /// Whether the route has a [`gateway`], not just an interface.
     gateway: bool,
 }
 
-/// The address that stands for a peer which is a neighbour.
+/// Returns the address that stands for a peer on the same segment.
 fn gateway(peer: PeerNumber, version: &IpVersion) -> IpAddr {
     match version {
         IpVersion::V4 => Ipv4Addr::new(169, 254, 78, peer.get()).into(),
@@ -151,7 +152,7 @@ fn gateway(peer: PeerNumber, version: &IpVersion) -> IpAddr {
     }
 }
 
-/// Makes permanent entries of the peer's hardware address. They go with the interface.
+/// Adds permanent neighbour entries with the peer's hardware address. They go with the interface.
 async fn know_neighbour(
     handle: &Handle,
     peer: PeerNumber,
@@ -171,11 +172,11 @@ async fn know_neighbour(
     Ok(())
 }
 
-/// Takes the peer's rules and routes away, also if there are several of a kind. What is not there
-/// is no error; what others put into the same table stays.
+/// Removes the peer's policy rules and routes, also if there are several of a kind. Absent ones are
+/// not an error; what others added to the same table stays.
 ///
 /// # Errors
-/// [`Error::Refused`], the first; everything else is removed nevertheless.
+/// [`Error::Refused`], the first one; everything else is removed. [`Error::Socket`].
 pub async fn remove(peer: PeerNumber) -> Result<(), Error> {
     let handle = rtnl::connect().map_err(Error::Socket)?;
     let mut outcome = Ok(());
@@ -237,7 +238,7 @@ fn rule(peer: PeerNumber, version: &IpVersion) -> RuleMessage {
     rule
 }
 
-/// The peer's default route: by a `way`, or the blackhole.
+/// Returns the peer's default route: through an interface, or the blackhole.
 fn default_route(peer: PeerNumber, version: &IpVersion, way: Option<PeerRoute>) -> RouteMessage {
     let mut route = RouteMessage::default();
     route.header.address_family = address_family(version);
@@ -260,7 +261,7 @@ fn default_route(peer: PeerNumber, version: &IpVersion, way: Option<PeerRoute>) 
     route
 }
 
-/// Whether a listed rule is the one that [`rule`] makes.
+/// Returns whether a listed rule is one that [`rule`] returns.
 fn is_rule_of(peer: PeerNumber, listed: &RuleMessage) -> bool {
     listed.header.action == RuleAction::ToTable
         && rule(peer, &IpVersion::V4)
@@ -269,7 +270,7 @@ fn is_rule_of(peer: PeerNumber, listed: &RuleMessage) -> bool {
             .all(|attribute| listed.attributes.contains(attribute))
 }
 
-/// Whether a listed route is one that [`default_route`] makes.
+/// Returns whether a listed route is one that [`default_route`] returns.
 fn is_route_of(peer: PeerNumber, listed: &RouteMessage) -> bool {
     listed.header.protocol == RouteProtocol::from(PROTOCOL)
         && listed.header.destination_prefix_length == 0
@@ -311,7 +312,7 @@ async fn remove_routes(handle: &Handle, peer: PeerNumber, version: IpVersion) ->
     Ok(())
 }
 
-/// All routes of a family, of all tables.
+/// Lists all routes of a family, of all tables.
 async fn list_routes(
     handle: &Handle,
     peer: PeerNumber,

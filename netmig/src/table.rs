@@ -1,35 +1,35 @@
-//! The one nftables table of netmig: `inet netmig`.
+//! The nftables table of netmig: `inet netmig`.
 //!
 //! | chain | hook | priority | its rules |
 //! | --- | --- | --- | --- |
 //! | `hold` | prerouting | mangle − 1 (−151) | queue the packets towards a container ([`crate::hold`]) |
 //! | `hold-output` | output | mangle − 1 (−151) | the same for this host's own packets |
-//! | `late` | prerouting | raw (−300) | packets of flows that have become local, and come by way of a tunnel still, pass untracked; [`Alias`](crate::flow::Alias)s become again what they stand for; what comes by a direct way from others than its peer is dropped |
-//! | `stand-in` | postrouting | srcnat + 100 (200) | addresses become their stand-ins on the way into a tunnel |
-//! | `steer` | prerouting | mangle (−150) | connmark → skb mark, per peer |
+//! | `late` ([`CHAIN_RAW`]) | prerouting | raw (−300) | let packets pass untracked that still come by a tunnel though their flow has become local; translate aliases ([`Alias`](crate::flow::Alias)) back; drop frames of a direct tunnel that are not the peer's |
+//! | `stand-in` ([`CHAIN_POSTROUTING`]) | postrouting | srcnat + 100 (200) | translate addresses to their aliases on the way into a tunnel |
+//! | `steer` | prerouting | mangle (−150) | connmark → packet mark, per peer |
 //! | `steer-output` | output, type route | mangle (−150) | the same for this host's own packets |
-//! | `forward` | prerouting, type nat | dstnat − 1 (−101) | new connections to a moved container's ports go on to its host ([`Forward`]) |
+//! | `forward` | prerouting, type nat | dstnat − 1 (−101) | DNAT new connections to a moved container's ports to its host ([`Forward`]) |
 //! | `forward-output` | output, type nat | dstnat − 1 (−101) | the same for this host's own processes |
-//! | `forward-source` | postrouting, type nat | srcnat − 1 (99) | another source for those that its new host could not answer |
+//! | `forward-source` | postrouting, type nat | srcnat − 1 (99) | SNAT those whose source the container's new host could not answer |
 //!
-//! `hold` and `steer` come after conntrack (−200) and before destination translation
-//! (−100). A packet that was held is therefore steered by the mark that its flow has when it is
-//! released, not when it arrived.
+//! `hold` and `steer` come after conntrack (−200) and before destination NAT (−100). So a held
+//! packet is steered by the connmark that its flow has when the packet is released, not when it
+//! arrived.
 //!
-//! The chains are fixed: [`Table::install`] makes those that are missing and never touches one
-//! that is there, because the kernel drops *every* queued packet of the network namespace when a
-//! base chain is registered or unregistered (`nf_queue_nf_hook_drop`). For the same reason
-//! [`Table::remove`] must not be called while anything in the namespace is held. Rules come and
-//! go without harm.
+//! The chains are fixed: [`Table::install`] adds missing ones and never changes existing ones,
+//! because the kernel drops *every* queued packet of the network namespace when a base chain is
+//! registered or unregistered (`nf_queue_nf_hook_drop`). For the same reason [`Table::remove`] must
+//! not be called while any packet in the namespace is held. Rules can be added and removed at any
+//! time. Two chains keep the names that earlier versions gave them.
 //!
-//! A hold has its rules in a regular chain of its own, `hold-TAG`, which is made beforehand; a
-//! rule in `hold` that jumps there puts it in force.
+//! A hold has its rules in a regular chain of its own, `hold-TAG`, which is created in advance; a
+//! jump rule in `hold` puts it in force.
 //!
-//! Every rule carries its [`Purpose`] as a comment, so that any later process can tell whose it is:
-//! `nft -a list table inet netmig` shows them. Tables of others are neither read nor changed. If
-//! someone flushes the whole ruleset, [`Table::install`] and [`Table::steer`] put everything
-//! back, also in place of rules that others have changed; they change nothing where nothing is missing. One process at a time may change the
-//! table.
+//! Every rule carries its [`Purpose`] in its comment, so that any later process recognises it: `nft
+//! -a list table inet netmig` shows them. Tables of others are neither read nor changed
+//! ([`Table::open_chain`] excepted). If the whole ruleset is flushed, [`Table::install`] and
+//! [`Table::steer`] restore everything, and replace rules that others have changed; they change
+//! nothing where nothing is missing. One process at a time may change the table.
 
 mod chains;
 mod compare;
@@ -86,16 +86,17 @@ impl Table {
     /// Opens a connection to nftables; changes nothing.
     ///
     /// # Errors
-    /// Without CAP_NET_ADMIN, or on a kernel without nfnetlink.
+    /// [`TableError::Open`] without CAP_NET_ADMIN, or on a kernel without nfnetlink.
     pub fn open() -> Result<Self, TableError> {
         let connection = Connection::open(Protocol::Netfilter).map_err(TableError::Open)?;
         Ok(Self { connection })
     }
 
-    /// Makes the table and those of its chains that are missing.
+    /// Adds the table and those of its chains that are missing.
     ///
     /// # Errors
-    /// [`TableError::ForeignChain`] when a chain of our name is hooked in otherwise.
+    /// [`TableError::ForeignChain`] when a chain of netmig's name has another hook;
+    /// [`TableError::Refused`], [`TableError::Read`].
     pub fn install(&mut self) -> Result<(), TableError> {
         let mut missing = Vec::new();
         for chain in &CHAINS {
@@ -121,19 +122,20 @@ impl Table {
         self.commit(batch, "create its table and chains")
     }
 
-    /// Makes the rules that send packets of flows marked for `peer` to its routing table.
+    /// Adds the rules that send packets of flows with the connmark of `peer` to its routing table.
     ///
     /// # Errors
-    /// When the table is not installed, or nftables refuses.
+    /// [`TableError::Refused`] when the table is not installed, or nftables refuses;
+    /// [`TableError::Read`].
     pub fn steer(&mut self, peer: PeerNumber) -> Result<(), TableError> {
         let act = format!("steer flows to peer {peer}");
         self.put(&Purpose::Peer(peer), &rules::steering(peer), |_| false, &act)
     }
 
-    /// Lets nothing come by the direct way to `peer` but frames of this sender.
+    /// Drops all frames that come by the direct tunnel to `peer`, except those of this sender.
     ///
     /// # Errors
-    /// When the table is not installed, or nftables refuses.
+    /// As [`Table::steer`].
     pub fn admit_sender(
         &mut self,
         peer: PeerNumber,
@@ -146,8 +148,8 @@ impl Table {
         self.put(&Purpose::Segment(peer, sender), &[rule], replaced, &act)
     }
 
-    /// Makes `wanted` the rules of `purpose`, in place of those of other purposes that are `replaced`;
-    /// changes nothing where they are there and do what they should.
+    /// Makes `wanted` the rules of `purpose`. They replace that purpose's rules and those of other
+    /// purposes for which `replaced` is true. Changes nothing if they are there unchanged.
     fn put(
         &mut self,
         purpose: &Purpose,
@@ -177,10 +179,10 @@ impl Table {
         compare::confirm(&contents, purpose, wanted)
     }
 
-    /// Removes the rules of a peer; absent means done.
+    /// Removes the rules of a peer; absent rules are not an error.
     ///
     /// # Errors
-    /// When the table cannot be read or changed.
+    /// [`TableError::Read`], [`TableError::Refused`] when the table cannot be read or changed.
     pub fn unsteer(&mut self, peer: PeerNumber) -> Result<(), TableError> {
         self.remove_rules(|purpose| match purpose {
             Purpose::Peer(of) | Purpose::Segment(of, _) => *of == peer,
@@ -200,7 +202,7 @@ impl Table {
         if owned.is_empty() {
             return Ok(());
         }
-        // A hold's own chain goes with its rules, once no rule leads to it.
+        // A hold's own chain goes with its rules, once no rule jumps to it.
         let mut chains: Vec<&str> = owned.iter().map(|rule| rule.chain.as_str()).collect();
         chains.retain(|chain| CHAINS.iter().all(|base| base.name != *chain));
         chains.sort_unstable();
@@ -214,12 +216,12 @@ impl Table {
         self.commit(batch, "remove rules of its table")
     }
 
-    /// Removes the table with everything in it; absent means done.
+    /// Removes the table with everything in it; an absent table is not an error.
     ///
-    /// Not while packets are held by anyone in this network namespace: they would all be dropped.
+    /// No packet may be held in this network namespace: all would be dropped.
     ///
     /// # Errors
-    /// When nftables refuses.
+    /// [`TableError::Refused`] when nftables refuses.
     pub fn remove(&mut self) -> Result<(), TableError> {
         let table = handle()?;
         let mut batch = Batch::new();
@@ -229,10 +231,10 @@ impl Table {
         self.commit(batch, "remove its table")
     }
 
-    /// What the table holds now; empty if there is no table.
+    /// Returns the rules of the table; none if there is no table.
     ///
     /// # Errors
-    /// When nftables cannot be read.
+    /// [`TableError::Read`] when nftables cannot be read.
     pub fn read(&mut self) -> Result<Contents, TableError> {
         contents::read(&mut self.connection)
     }
@@ -258,7 +260,7 @@ fn handle() -> Result<nftnl::Table, TableError> {
     Ok(nftnl::Table::new(CString::new(TABLE)?, ProtoFamily::Inet))
 }
 
-/// Whether a refusal says that the object is not there.
+/// Returns whether a refusal says that the object does not exist.
 fn is_absent(error: &SocketError) -> bool {
     error.refusal() == Some(Errno::ENOENT)
 }

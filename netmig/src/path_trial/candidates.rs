@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::{Error, FORGOTTEN_AFTER, MOST};
+use super::{EXPIRES_AFTER, Error, MOST};
 use crate::flow::{Conntrack, Direction, Flow, Protocol, TCP_BE_LIBERAL, TcpState, Tuple};
 use crate::netlink::route;
 use crate::netlink::rtnetlink;
@@ -12,30 +12,30 @@ use crate::peer_number::PeerNumber;
 use crate::routing;
 use crate::table::ForwardedPort;
 
-/// Ports that are looked at for an unused one.
+/// Number of ports among which an unused one is looked for.
 const PORTS: u16 = 64;
-/// The first port that needs no privilege.
+/// The first unprivileged port.
 const FIRST_PORT: u16 = 1024;
 
-/// A flow whose way stands for that of others.
+/// A twin whose path stands for that of other flows.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    /// The flow, with a port that is nobody's.
+    /// The twin, with an unused port.
     pub flow: Flow,
     /// Index of the interface by which its packets come to this host.
     pub interface: u32,
-    /// That interface's name.
+    /// Name of that interface.
     pub name: String,
-    /// How many flows it stands for; none if it is for new connections.
+    /// Number of flows for which it stands; 0 if it is for new connections.
     pub stands_for: usize,
 }
 
 impl Candidate {
-    /// The same for new connections to a forwarded port, from the same far end; `None` if it is of another
-    /// address family or of a flow that the container has opened, or no port is free.
+    /// Returns the twin of a new connection to a forwarded port, from the same far end. `None` if
+    /// it is of another address family, if the container opened the flow, or if no port is unused.
     ///
     /// # Errors
-    /// When conntrack cannot be read.
+    /// [`Error::Flows`] when conntrack cannot be read.
     pub fn opening(
         &self,
         port: &ForwardedPort,
@@ -68,7 +68,7 @@ impl Candidate {
             original,
             reply,
             status: 0,
-            timeout: FORGOTTEN_AFTER,
+            timeout: EXPIRES_AFTER,
             mark: 0,
             zone: self.flow.zone,
             tcp: (port.protocol == Protocol::Tcp).then_some(tcp),
@@ -79,11 +79,12 @@ impl Candidate {
     }
 }
 
-/// What two flows have in common whose packets meet the same rules.
+/// What flows have in common whose packets meet the same rules.
 type Kind = (Protocol, Direction, bool, u32, Option<u16>);
 
-/// Whether an address is one that another host can send from: no kernel takes packets from a group or from
-/// everybody. Link-local addresses need an interface that conntrack does not tell.
+/// Returns whether another host can send from this address. False for multicast and broadcast,
+/// which no kernel accepts as a source, and for link-local addresses, which need an interface that
+/// conntrack does not report.
 #[must_use]
 pub fn is_one_host(address: IpAddr) -> bool {
     match address {
@@ -103,18 +104,20 @@ pub fn is_one_host(address: IpAddr) -> bool {
     }
 }
 
-/// Chooses flows to try for these, which this host leads to `peer` from now on: one of each protocol, direction,
-/// address family, outer interface, and published port. Those with this host itself are left out.
+/// Returns the twins to try for flows that this host will steer to `peer`: one for each protocol,
+/// direction, address family, outer interface and published port. Skips flows with this host
+/// itself.
 ///
 /// # Errors
-/// When routes or conntrack cannot be read.
+/// [`Error::Route`], [`Error::Interface`] or [`Error::Flows`] when routes, interfaces or conntrack
+/// cannot be read.
 pub async fn candidates(
     flows: &[Flow],
     container: &[IpAddr],
     peer: PeerNumber,
     left_out: &[IpAddr],
 ) -> Result<Vec<Candidate>, Error> {
-    /// Far ends whose routes are looked up.
+    /// Most far ends whose routes are looked up.
     const MOST_FAR_ENDS: usize = 256;
     let own = routing::host_addresses().await?;
     let handle = rtnetlink::connect().map_err(Error::Interface)?;
@@ -143,7 +146,7 @@ pub async fn candidates(
         }
         let Some(Some(interface)) = routes.get(&far).copied() else { continue };
         let Some(link) = links.iter().find(|link| link.index == interface) else { continue };
-        // Packets of the containers' own network come by its bridge, and are led otherwise.
+        // Packets of the container's own network come by its bridge, and are steered otherwise.
         if link.kind.as_deref() == Some("bridge")
             && flow.other_end(container) == Some(far)
             && !flow.is_translated()
@@ -166,7 +169,8 @@ pub async fn candidates(
     Ok(all.into_iter().map(|(_, candidate)| candidate).collect())
 }
 
-/// The flow as it will be marked, from another port of whoever opened it; `None` if no port is free.
+/// Returns the flow as it will be marked, from another source port of its opener; `None` if none is
+/// unused.
 fn on_unused_port(
     flow: &Flow,
     direction: Direction,
@@ -176,7 +180,7 @@ fn on_unused_port(
     let (value, mask) = Flow::mark_at_source(direction, peer);
     let first = flow.original.source_port;
     for step in 1..=PORTS {
-        // Far from those that are about to be given out.
+        // Far from ports that the opener will use next.
         let port =
             FIRST_PORT + first.wrapping_add(step.wrapping_mul(509)) % (u16::MAX - FIRST_PORT);
         let mut other = flow.clone();

@@ -1,10 +1,10 @@
-//! Packets that an interface seems to have received.
+//! Injecting packets into an interface as if it had received them.
 //!
-//! bpf(2) runs a program on a packet that is handed to it (`BPF_PROG_TEST_RUN`), and a program of type
-//! `SCHED_CLS` may pass a copy of it to an interface of this network namespace as if it had come in there
-//! (`bpf_clone_redirect` with `BPF_F_INGRESS`; `net/core/filter.c`). From there on it is any packet: XDP, tc and
-//! all hooks of netfilter see it. Nothing of this is left in the kernel: no interface, no filter, and the
-//! program goes with its descriptor.
+//! bpf(2) runs a program on a packet that is passed to it (`BPF_PROG_TEST_RUN`), and a program of
+//! type `SCHED_CLS` may pass a copy of it to an interface of this network namespace as if it had
+//! come in there (`bpf_clone_redirect` with `BPF_F_INGRESS`; `net/core/filter.c`). From there on it
+//! is an ordinary packet: XDP, tc and all hooks of netfilter see it. Nothing remains in the kernel:
+//! there is no interface and no filter, and the program goes with its descriptor.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -34,11 +34,11 @@ struct Load {
     count: u32,
     instructions: u64,
     licence: u64,
-    /// Nothing is logged, no version, no flags.
+    /// No log, no version, no flags.
     rest: [u32; 6],
 }
 
-/// The part of `union bpf_attr` that runs one.
+/// The part of `union bpf_attr` that runs a program.
 #[repr(C)]
 struct Run {
     program: u32,
@@ -51,14 +51,14 @@ struct Run {
     duration: u32,
 }
 
-/// A program that has one interface receive packets.
+/// A program that injects packets into one interface.
 #[derive(Debug)]
 pub(super) struct Injector {
     program: OwnedFd,
 }
 
 impl Injector {
-    /// Loads it for the interface with this index.
+    /// Loads the program for the interface with this index.
     pub(super) fn new(interface: u32) -> io::Result<Self> {
         // The packet is in the first register, for the call and from the beginning.
         let program = [
@@ -85,7 +85,7 @@ impl Injector {
         }
     }
 
-    /// Has the interface receive a frame.
+    /// Injects a frame.
     pub(super) fn receive(&self, frame: &[u8]) -> io::Result<()> {
         let mut run = Run {
             program: self.program.as_raw_fd() as u32,

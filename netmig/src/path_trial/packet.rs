@@ -1,4 +1,4 @@
-//! Packets that look like one of a flow: an acknowledgement without data, or a datagram without any.
+//! Packets like those of a flow, without data: a TCP segment or a UDP datagram.
 
 use std::net::IpAddr;
 
@@ -12,17 +12,17 @@ const HOPS: u8 = 64;
 /// Flags of TCP.
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
-/// A locally administered address, of nobody.
+/// A locally administered address that no interface has.
 const SENDER: [u8; 6] = [0x02, 0, 0, 0x4e, 0x4d, 0x47];
 
-/// Where in a connection a packet stands.
+/// The position of a packet in a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// It opens it.
+    /// It opens the connection.
     First,
-    /// It answers the one that opens it.
+    /// It answers the first packet.
     Answer,
-    /// It is a later one.
+    /// Any later packet.
     Later,
 }
 
@@ -36,10 +36,10 @@ impl Stage {
     }
 }
 
-/// Makes an Ethernet frame for `receiver` with a packet of that tuple.
+/// Returns an Ethernet frame for `receiver` with a packet of that tuple.
 pub(super) fn frame(receiver: [u8; 6], protocol: Protocol, tuple: &Tuple, stage: Stage) -> Vec<u8> {
     let segment = segment(protocol, tuple, stage);
-    // Both address families have these lengths far below their limits.
+    // These lengths are far below the limits of both address families.
     let length = segment.len() as u16;
     let mut frame = [receiver, SENDER].concat();
     match (tuple.source, tuple.destination) {
@@ -76,7 +76,7 @@ fn segment(protocol: Protocol, tuple: &Tuple, stage: Stage) -> Vec<u8> {
     let at = match protocol {
         Protocol::Tcp => {
             segment.extend(1u32.to_be_bytes());
-            // After the one that opens a connection, which has the number 1, comes 2.
+            // The packet that opens the connection has sequence number 1.
             let acknowledged = if stage == Stage::First { 0u32 } else { 2 };
             segment.extend(acknowledged.to_be_bytes());
             // Five words of header, the flags, a window.
@@ -94,7 +94,7 @@ fn segment(protocol: Protocol, tuple: &Tuple, stage: Stage) -> Vec<u8> {
     let ends = [octets(tuple.source), octets(tuple.destination)].concat();
     // The pseudo-header of either family sums up to the same fields (RFC 9293, 3.1; RFC 8200, 8.1).
     let sum = match checksum(&[&ends, &length, &next, &segment]) {
-        // To UDP no checksum is 0 (RFC 768).
+        // In UDP 0 means that there is no checksum (RFC 768).
         0 => u16::MAX,
         sum => sum,
     };
@@ -109,7 +109,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// The Internet checksum (RFC 1071) of parts of an even length each.
+/// Returns the Internet checksum (RFC 1071) of parts of an even length each.
 fn checksum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
     let sum: u32 = words.map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();

@@ -1,4 +1,4 @@
-//! What nftables tells of packets that are traced (`meta nftrace`): which rules and policies they met.
+//! The trace of packets through nftables (`meta nftrace`): which rules and policies they met.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -32,44 +32,44 @@ const POLICY: u32 = 1;
 const DROP: u32 = 0;
 /// More packets than are ever traced at a time.
 const MOST_PACKETS: usize = 4096;
-/// Longest name of a table or chain that is passed on.
+/// Longest name of a table or chain that is reported.
 const NAME: usize = 128;
 
 /// A rule, or a chain's policy, that drops packets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DropRule {
-    /// The table's family, by its number.
+    /// Number of the table's family.
     pub family: u8,
     /// The table.
     pub table: String,
     /// The chain.
     pub chain: String,
-    /// The rule's number; `None` for the chain's policy.
+    /// Handle of the rule; `None` for the chain's policy.
     pub rule: Option<u64>,
 }
 
 impl DropRule {
-    /// Whether rules can be put into its chain for flows: not if iptables manages the table, which does not
-    /// understand these, and refuses to list the table then.
+    /// Returns whether rules for flows can be added to its chain. False if iptables manages the
+    /// table: it does not understand these rules, and then refuses to list the table.
     #[must_use]
     pub fn can_be_opened(&self) -> bool {
         matches!(self.family_name(), "inet" | "ip" | "ip6") && !self.is_of_iptables()
     }
 
-    /// Whether iptables manages its table.
+    /// Returns whether iptables manages its table.
     #[must_use]
     pub fn is_of_iptables(&self) -> bool {
         const TABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
         matches!(self.family_name(), "ip" | "ip6") && TABLES.contains(&self.table.as_str())
     }
 
-    /// Whether another one is in the same chain.
+    /// Returns whether another one is in the same chain.
     #[must_use]
     pub fn is_same_chain(&self, other: &Self) -> bool {
         (self.family, &self.table, &self.chain) == (other.family, &other.table, &other.chain)
     }
 
-    /// The family's name, as nft(8) writes it.
+    /// Returns the family's name, as nft(8) writes it.
     #[must_use]
     pub fn family_name(&self) -> &'static str {
         match i32::from(self.family) {
@@ -83,41 +83,41 @@ impl DropRule {
     }
 }
 
-/// What was seen of a packet on a host.
+/// What a host has seen of a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fate {
     /// Nothing: it has not come.
     Unseen,
     /// It came, and has not left.
     Stuck,
-    /// It came, and goes on to the peer.
+    /// It came, and was forwarded to the peer.
     Forwarded,
     /// It came, and was about to leave this host: it has arrived.
     Arrived,
-    /// Something has dropped it.
+    /// A rule or policy dropped it.
     Dropped(DropRule),
 }
 
 impl Fate {
-    /// Whether it is known what has become of the packet.
+    /// Returns whether the packet's fate is known.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         !matches!(self, Self::Unseen | Self::Stuck)
     }
 }
 
-/// A socket that hears what happens to traced packets.
+/// A socket that receives the trace.
 pub(super) struct Tracer {
     socket: Socket,
     buffer: Vec<u8>,
     packets: HashMap<u32, (Protocol, Tuple)>,
 }
 
-/// What one message says.
+/// The content of one message.
 #[derive(Debug, PartialEq, Eq)]
 struct Event {
     packet: u32,
-    /// What the packet is now, where that is told.
+    /// The packet's current tuple, where the message has it.
     tuple: Option<(Protocol, Tuple)>,
     fate: Option<Fate>,
 }
@@ -135,7 +135,8 @@ impl Tracer {
         Ok(Self { socket, buffer, packets: HashMap::new() })
     }
 
-    /// Hands on everything that is known by now: a packet as it came to this host, and what became of it.
+    /// Reads what is known so far. Passes each packet's tuple as it came to this host, and its
+    /// fate, to `each`.
     pub(super) fn read(
         &mut self,
         mut each: impl FnMut((Protocol, Tuple), Fate),
@@ -147,7 +148,7 @@ impl Tracer {
                     continue;
                 }
                 let Some(event) = event(payload)? else { continue };
-                // The first message tells what it was before it was translated.
+                // The first message has the tuple before NAT.
                 if let Some(tuple) = event.tuple
                     && self.packets.len() < MOST_PACKETS
                 {
@@ -188,7 +189,7 @@ fn event(payload: &[u8]) -> Result<Option<Event>, Malformed> {
             code = Some(part.be32()?);
         }
     }
-    // A policy that was met is told by itself.
+    // A policy has an attribute of its own.
     let code = if is_policy { number(nfta::POLICY)? } else { code };
     let (table, chain) = (name(nfta::TABLE)?, name(nfta::CHAIN)?);
     let last = table == TABLE && chain == CHAIN_POSTROUTING;
@@ -205,7 +206,7 @@ fn event(payload: &[u8]) -> Result<Option<Event>, Malformed> {
     Ok(Some(Event { packet, tuple, fate }))
 }
 
-/// Reads headers of IPv4 or IPv6 and of TCP or UDP; `None` if they are of anything else.
+/// Parses headers of IPv4 or IPv6 and of TCP or UDP; `None` for anything else.
 fn tuple(network: &[u8], transport: &[u8]) -> Option<(Protocol, Tuple)> {
     let four =
         |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(network.get(at..at + 4)?).ok()?));

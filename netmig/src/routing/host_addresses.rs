@@ -10,8 +10,8 @@ use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, N
 use super::Error;
 use crate::netlink::rtnetlink as rtnl;
 
-/// Returns the addresses by which other hosts may know this one: none of loopback, and none that means
-/// something on one link alone, as those of tunnels do.
+/// Returns the addresses by which other hosts may know this one, without loopback and link-local
+/// addresses.
 ///
 /// # Errors
 /// [`Error::Socket`], [`Error::Addresses`].
@@ -21,7 +21,7 @@ pub async fn host_addresses() -> Result<BTreeSet<IpAddr>, Error> {
     let failed = |e| Error::Addresses(rtnl::answer(e));
     let mut own = BTreeSet::new();
     while let Some(message) = listed.try_next().await.map_err(failed)? {
-        // On a link to one other host the address of that one is told as well, under another name.
+        // On a point-to-point link IFA_ADDRESS is the other end's.
         let of_this_host = |attribute: &AddressAttribute| match attribute {
             AddressAttribute::Local(address) => Some(*address),
             _ => None,
@@ -38,7 +38,7 @@ pub async fn host_addresses() -> Result<BTreeSet<IpAddr>, Error> {
     Ok(own)
 }
 
-/// Whether an address means the same beyond one link.
+/// Returns whether an address is valid beyond one link.
 fn is_wide(address: IpAddr) -> bool {
     let on_link = match address {
         IpAddr::V4(v4) => v4.is_link_local(),
@@ -50,8 +50,8 @@ fn is_wide(address: IpAddr) -> bool {
 /// A neighbour's address, and where it is: an interface and a hardware address.
 type Entry = (IpAddr, (u32, Vec<u8>));
 
-/// Returns the address of a host and, of the `claimed` ones, those that are seen to be its as well: they have
-/// the same hardware address on the same interface.
+/// Returns the address of another host and those of the `claimed` addresses that the neighbour
+/// tables confirm: they have the same hardware address on the same interface.
 ///
 /// # Errors
 /// [`Error::Socket`], [`Error::Addresses`].

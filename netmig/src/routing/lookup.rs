@@ -1,4 +1,4 @@
-//! Looking up routes and the kernel settings that decide about them.
+//! Looking up routes, and the kernel settings that affect them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -20,14 +20,14 @@ use crate::peer_number::PeerNumber;
 pub struct Forwarding {
     /// `net.ipv4.ip_forward`.
     pub v4: bool,
-    /// `net.ipv6.conf.all.forwarding`; false too when there is no IPv6.
+    /// `net.ipv6.conf.all.forwarding`; false when there is no IPv6.
     pub v6: bool,
 }
 
-/// Whether this host forwards packets, as it must to serve moved containers.
+/// Returns whether this host forwards packets, as it must to serve moved containers.
 ///
 /// # Errors
-/// [`Error::Setting`].
+/// [`Error::Setting`] when a setting cannot be read.
 pub fn forwarding() -> Result<Forwarding, Error> {
     let v6 = Path::new("/proc/sys/net/ipv6/conf/all/forwarding");
     Ok(Forwarding {
@@ -36,8 +36,8 @@ pub fn forwarding() -> Result<Forwarding, Error> {
     })
 }
 
-/// The MTU, in bytes, of the interface by which packets to `destination` leave this host, or that
-/// of the route if somebody configured a smaller one.
+/// Returns the MTU, in bytes, of the interface by which packets to `destination` leave this host,
+/// or that of the route if a smaller one is configured.
 ///
 /// # Errors
 /// [`Error::NoRoute`], [`Error::Socket`].
@@ -58,7 +58,7 @@ pub async fn route_mtu(destination: IpAddr) -> Result<u32, Error> {
     Ok(configured_mtu(&answer).map_or(device, |mtu| mtu.min(device)))
 }
 
-/// The route that this host's packets to `destination` take.
+/// Returns the route that this host's packets to `destination` take.
 pub(crate) async fn route_to(handle: &Handle, destination: IpAddr) -> Result<RouteMessage, Error> {
     let no_route = |source| Error::NoRoute { destination, source };
     let request = match destination {
@@ -79,12 +79,13 @@ pub(crate) async fn route_to(handle: &Handle, destination: IpAddr) -> Result<Rou
     answer.ok_or_else(|| no_route(None))
 }
 
-/// Whether this host drops what comes by the way to `peer` from an IPv4 address once the bridge that leads to
-/// this address has gone with its last container: the kernel looks for a route back, even loosely, and there is
-/// no other one (ip-sysctl.rst, `rp_filter`).
+/// Returns whether this host will drop packets that come from an IPv4 address by the tunnel to
+/// `peer`, once the bridge that leads to this address has gone with its last container. The kernel
+/// looks for a route back, even loosely, and there is no other one (ip-sysctl.rst, `rp_filter`).
 ///
 /// # Errors
-/// When routes or settings cannot be read.
+/// [`Error::Setting`], [`Error::Socket`] or [`Error::Refused`] when settings or routes cannot be
+/// read.
 pub async fn needs_bridge(peer: PeerNumber, address: IpAddr, bridge: u32) -> Result<bool, Error> {
     let path = Path::new("/proc/sys/net/ipv4/conf");
     let interface = peer.interface();
@@ -112,7 +113,7 @@ pub async fn needs_bridge(peer: PeerNumber, address: IpAddr, bridge: u32) -> Res
     Ok(!routes.iter().any(leads_back))
 }
 
-/// The interface of a looked-up route.
+/// Returns the interface of a looked-up route.
 pub(crate) fn interface_of(route: &RouteMessage) -> Option<u32> {
     route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
@@ -120,8 +121,8 @@ pub(crate) fn interface_of(route: &RouteMessage) -> Option<u32> {
     })
 }
 
-/// The interface of a looked-up route to a neighbour; `None` if a router is in between, or it is no route
-/// to another host.
+/// Returns the interface of a looked-up route to a neighbour; `None` if a router is in between, or
+/// the route does not lead to another host.
 pub(crate) fn neighbour_interface(route: &RouteMessage) -> Option<u32> {
     let routed = route.attributes.iter().any(|attribute| {
         matches!(
@@ -136,7 +137,8 @@ pub(crate) fn neighbour_interface(route: &RouteMessage) -> Option<u32> {
     (remote && !routed).then(|| interface_of(route)).flatten()
 }
 
-/// The MTU metric of a looked-up route. One with an expiry was learnt from ICMP, not configured.
+/// Returns the MTU metric of a looked-up route. One with an expiry was learnt from ICMP, not
+/// configured.
 fn configured_mtu(route: &RouteMessage) -> Option<u32> {
     let learnt = route
         .attributes
@@ -152,7 +154,7 @@ fn configured_mtu(route: &RouteMessage) -> Option<u32> {
     })
 }
 
-/// False where the kernel has no IPv6 or it is switched off for the interface.
+/// Returns whether the interface has IPv6: false where the kernel lacks it or it is disabled.
 pub(crate) fn ipv6_enabled(interface: &str) -> bool {
     let disabled = Path::new("/proc/sys/net/ipv6/conf").join(interface).join("disable_ipv6");
     disabled.exists() && is_set(&disabled).is_ok_and(|disabled| !disabled)

@@ -1,4 +1,4 @@
-//! Routing rules of others that look at packets' marks.
+//! Policy rules that compare packet marks, whoever made them.
 
 use std::fmt;
 
@@ -12,18 +12,18 @@ use crate::fwmark::MarkBits;
 use crate::netlink::rtnetlink as rtnl;
 use crate::peer_number::TABLE_BASE;
 
-/// A rule that looks at packets' marks.
+/// A policy rule that compares packet marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MarkRule {
-    /// Whether it is one of IPv6; otherwise of IPv4.
+    /// Whether it is an IPv6 rule; otherwise an IPv4 rule.
     pub v6: bool,
-    /// Its preference: the kernel asks rules of lower ones first.
+    /// Its preference: the kernel evaluates rules of lower ones first.
     pub preference: u32,
-    /// The mark that it compares with.
+    /// The mark with which it compares.
     pub mark: u32,
     /// The bits that it compares.
     pub mask: u32,
-    /// Whether it is for packets with any other mark.
+    /// Whether it matches packets with any other mark.
     pub inverted: bool,
     /// Whether it is one of netmig's.
     pub ours: bool,
@@ -56,11 +56,12 @@ impl MarkRule {
         })
     }
 
-    /// Returns whether it and netmig's rules could mean the same packets, if netmig used these bits.
+    /// Returns whether this rule and netmig's rules could match the same packets, if netmig used
+    /// these bits.
     ///
-    /// One that compares whole marks leaves no bits to anybody. It does no harm if its mark has none of
-    /// netmig's bits: a packet has either this mark or a peer's. Unless it is for all other marks, and asked
-    /// before netmig's rules are: then it takes peers' packets, too.
+    /// A rule that compares whole marks leaves no bits to others. It does no harm if its mark has
+    /// none of netmig's bits: a packet has either this mark or a peer's. An inverted rule that is
+    /// evaluated before netmig's matches peers' packets too.
     #[must_use]
     pub fn clashes_with(&self, bits: MarkBits) -> bool {
         if self.ours || self.mask & bits.mask() == 0 {
@@ -88,7 +89,8 @@ fn is_ours(preference: u32) -> bool {
     (1..=u32::from(u8::MAX)).contains(&preference.wrapping_sub(TABLE_BASE))
 }
 
-/// Returns the rules of this network namespace that look at packets' marks, netmig's among them.
+/// Returns the policy rules of this network namespace that compare packet marks, including
+/// netmig's.
 ///
 /// # Errors
 /// [`Error::Socket`], [`Error::Rules`].

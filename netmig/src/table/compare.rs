@@ -1,4 +1,8 @@
-//! Whether an purpose's rules are in the table, in their order and unchanged.
+//! Comparing a purpose's rules in the kernel with those that netmig would add: same chains, order
+//! and expressions.
+//!
+//! The kernel returns every attribute that it was given, and some that it was not, with their
+//! values. So an additional attribute is no difference if its value is the default.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -11,11 +15,12 @@ use super::{Contents, InstalledRule, Purpose, TableError, Transaction, handle};
 use crate::netlink::attribute::{Attribute, Attributes};
 use crate::netlink::{Malformed, SocketError};
 
-/// Owners of rules that this kernel gives back in another form than it got them, so that one cannot tell
-/// whether they were changed. To make them anew each time would never end: the kernel tells of every change.
+/// Purposes whose rules this kernel returns in another form than it got them, so that a change by
+/// others cannot be detected. Replacing them each time would never end: the kernel reports every
+/// replacement as a change.
 static UNTOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Whether the rules of `purpose` are those that are `wanted`.
+/// Returns whether the rules of `purpose` are those that are `wanted`.
 pub(super) fn are(
     contents: &Contents,
     purpose: &Purpose,
@@ -29,20 +34,23 @@ pub(super) fn are(
     })
 }
 
-/// The same right after they were made: if they seem to be others, from now on only their number counts.
+/// Compares rules right after they were added. If they differ, only their number is compared from
+/// now on.
 pub(super) fn confirm(
     contents: &Contents,
     purpose: &Purpose,
     wanted: &[NewRule],
 ) -> Result<(), TableError> {
     if !are(contents, purpose, wanted)? {
-        tracing::warn!("this kernel tells the rules {purpose:?} in another form than it got them");
+        tracing::warn!(
+            "this kernel returns the rules {purpose:?} in another form than it got them; changes by others are not noticed"
+        );
         UNTOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(purpose.to_string());
     }
     Ok(())
 }
 
-/// Whether only the number of an purpose's rules counts.
+/// Returns whether only the number of a purpose's rules is compared.
 pub(super) fn is_untold(purpose: &Purpose) -> bool {
     UNTOLD.lock().unwrap_or_else(PoisonError::into_inner).contains(&purpose.to_string())
 }
@@ -61,7 +69,7 @@ fn compare(
     let wanted = written(Transaction::new(batch).bytes()).map_err(SocketError::from)?;
     let mut found: Vec<_> = contents.with_purpose(purpose).collect();
     let mut wanted: Vec<_> = wanted.iter().collect();
-    // Order counts within a chain alone. Sorting keeps it there.
+    // Order matters within a chain only. A stable sort keeps it.
     found.sort_by(|a, b| a.chain.cmp(&b.chain));
     wanted.sort_by(|a, b| a.chain.cmp(&b.chain));
     let pairs = || found.iter().zip(&wanted);
@@ -81,12 +89,12 @@ mod nfta {
     pub(super) const COUNTER_PACKETS: u16 = 2;
 }
 
-/// `NF_NAT_RANGE_MAP_IPS` and `NF_NAT_RANGE_PROTO_SPECIFIED`: that there is an address, and a port.
+/// `NF_NAT_RANGE_MAP_IPS` and `NF_NAT_RANGE_PROTO_SPECIFIED`: there is an address, and a port.
 const NAT_FLAGS_IMPLIED: u32 = 3;
 /// Data in an expression is nested two deep (a verdict in an immediate's data).
 const DEPTH: usize = 3;
 
-/// One expression: its name, and its attributes by number.
+/// An expression: its name, and its attributes by number.
 struct Expression<'a> {
     name: &'a str,
     attributes: Vec<Attribute<'a>>,
@@ -122,7 +130,7 @@ impl<'a> Expression<'a> {
             && self.attributes.iter().all(is_asked_for)
     }
 
-    /// Whether an attribute follows from the others, or says that there is nothing.
+    /// Returns whether an attribute follows from the others, or has the default value.
     fn is_implied(&self, attribute: &Attribute<'_>) -> bool {
         let as_in = |kind| self.find(kind).is_some_and(|other| other.value == attribute.value);
         let implied = match (self.name, attribute.kind) {
@@ -138,7 +146,7 @@ impl<'a> Expression<'a> {
     }
 }
 
-/// Whether two values are equal, but for the flags of attributes nested in them.
+/// Returns whether two values are equal, except for the flags of attributes nested in them.
 fn same(a: &[u8], b: &[u8], depth: usize) -> bool {
     if a == b {
         return true;
@@ -157,8 +165,8 @@ fn read(list: &[u8]) -> Result<Vec<Expression<'_>>, Malformed> {
     Attributes::new(list).map(|element| Expression::read(element?)).collect()
 }
 
-/// Whether a rule with the list of expressions `found`, as the kernel gives it, does what one with the list
-/// `wanted`, as it is sent to the kernel, would do.
+/// Returns whether a rule with the list of expressions `found`, as the kernel returns it, does what
+/// one with the list `wanted`, as it is sent to the kernel, would do.
 fn does_same(found: &[u8], wanted: &[u8]) -> bool {
     match (read(found), read(wanted)) {
         (Ok(found), Ok(wanted)) => {
@@ -169,7 +177,8 @@ fn does_same(found: &[u8], wanted: &[u8]) -> bool {
     }
 }
 
-/// How many packets a rule with this list of expressions has counted; `None` if it counts none.
+/// Returns how many packets a rule with this list of expressions has counted; `None` if it has no
+/// counter.
 pub(super) fn packets(list: &[u8]) -> Option<u64> {
     let expressions = read(list).ok()?;
     let counter = expressions.iter().find(|expression| expression.name == "counter")?;

@@ -27,15 +27,15 @@ mod nfta {
 /// `NFTNL_UDATA_RULE_COMMENT`: the first type of a rule's user data (libnftnl's `udata.h`).
 const UDATA_COMMENT: u8 = 0;
 
-/// What the table holds.
+/// The rules of the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// Its rules, in the order in which they are evaluated within each chain.
+    /// The rules, in the order in which they are evaluated within each chain.
     pub rules: Vec<InstalledRule>,
 }
 
 impl Contents {
-    /// The rules of one purpose.
+    /// Returns the rules of one purpose.
     pub fn with_purpose(&self, purpose: &Purpose) -> impl Iterator<Item = &InstalledRule> {
         self.rules.iter().filter(move |rule| rule.purpose.as_ref() == Some(purpose))
     }
@@ -48,9 +48,9 @@ pub struct InstalledRule {
     pub chain: String,
     /// The kernel's number for it.
     pub handle: u64,
-    /// Whose it is; `None` for a rule that someone else put into the table.
+    /// Its purpose; `None` for a rule that others added to the table.
     pub purpose: Option<Purpose>,
-    /// What it does, as the kernel writes it down.
+    /// Its expressions, as the kernel encodes them.
     pub(super) expressions: Vec<u8>,
 }
 
@@ -87,7 +87,7 @@ fn asking(message: i32, flags: u16, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> 
     request(Subsystem::NfTables.kind(message), flags, &nfgenmsg(family, 0), fill)
 }
 
-/// Reads the rules of our table; none if there is no table.
+/// Reads the rules of the table; none if there is no table.
 pub(super) fn read(connection: &mut Connection) -> Result<Contents, TableError> {
     let mut asked = asking(libc::NFT_MSG_GETRULE, DUMP, |body| {
         put_text(body, nfta::RULE_TABLE, TABLE);
@@ -99,7 +99,7 @@ pub(super) fn read(connection: &mut Connection) -> Result<Contents, TableError> 
     }
 }
 
-/// Reads one chain of our table; `None` if there is none of that name.
+/// Reads one chain of the table; `None` if there is none of that name.
 pub(super) fn read_chain(
     connection: &mut Connection,
     name: &str,
@@ -116,7 +116,7 @@ pub(super) fn read_chain(
     }
 }
 
-/// The rules that a batch of messages adds.
+/// Returns the rules that a batch of messages adds.
 pub(super) fn written(batch: &[u8]) -> Result<Vec<WrittenRule>, Malformed> {
     let new_rule = Subsystem::NfTables.kind(libc::NFT_MSG_NEWRULE);
     let mut rules = Vec::new();
@@ -132,7 +132,7 @@ pub(super) fn written(batch: &[u8]) -> Result<Vec<WrittenRule>, Malformed> {
     Ok(rules)
 }
 
-/// What a message says of a rule.
+/// The content of a message about a rule.
 #[derive(Default)]
 pub(super) struct Parts<'a> {
     pub(super) table: Option<&'a str>,
@@ -160,7 +160,8 @@ pub(super) fn parts(payload: &[u8]) -> Result<Parts<'_>, Malformed> {
     Ok(parts)
 }
 
-/// A rule of a dump; `None` if it is of another table (kernels that do not filter).
+/// Parses a rule of a dump; `None` if it is of another table, which kernels without a filter
+/// include.
 fn rule(payload: &[u8]) -> Result<Option<InstalledRule>, Malformed> {
     let Parts { table, chain, handle, purpose, expressions } = parts(payload)?;
     if table != Some(TABLE) {
@@ -174,8 +175,9 @@ fn rule(payload: &[u8]) -> Result<Option<InstalledRule>, Malformed> {
     }
 }
 
-/// The comment in a rule's user data: a sequence of type, length, value of one byte each. SiblingAddresses
-/// may put anything there, so that what cannot be read is no comment rather than an error.
+/// Returns the comment in a rule's user data: a sequence of type, length and value, the first two
+/// of one byte each. Others may put anything there, so user data that cannot be parsed has no
+/// comment; this is not an error.
 fn comment<'a>(attribute: Attribute<'a>) -> Option<&'a str> {
     let mut rest = attribute.value;
     while let [kind, length, tail @ ..] = rest {

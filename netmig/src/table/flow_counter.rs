@@ -1,4 +1,4 @@
-//! Rules that count packets of flows: as they come to this host, and as they leave it.
+//! Counting packets of flows: as they come to this host, and as they leave it.
 
 use nftnl::Batch;
 
@@ -8,16 +8,17 @@ use super::{
 };
 use crate::flow::Flow;
 
-/// How many packets of one direction of a flow have come to this host, and how many have left it.
+/// Packets of one direction of a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PacketCount {
-    /// Seen before routing, once they were released.
+    /// Packets that came, counted before routing, once they were released.
     pub came: u64,
-    /// Seen after everything that may drop them.
+    /// Packets that left, counted after everything that may drop them.
     pub left: u64,
 }
 
-/// The rules for these flows: in each chain two for each flow, of the original and of the reply direction.
+/// Returns the rules for these flows: in each chain two for each flow, for the original and the
+/// reply direction.
 fn counting(flows: &[Flow]) -> Vec<rules::NewRule> {
     let mut all = Vec::new();
     for flow in flows {
@@ -43,10 +44,11 @@ fn counting(flows: &[Flow]) -> Vec<rules::NewRule> {
 }
 
 impl Table {
-    /// Begins to count, until [`Table::remove_flow_counter`].
+    /// Starts counting, until [`Table::remove_flow_counter`].
     ///
     /// # Errors
-    /// When the table is not installed, or nftables refuses.
+    /// [`TableError::Refused`] when the table is not installed, or nftables refuses;
+    /// [`TableError::Read`].
     pub(crate) fn add_flow_counter(
         &mut self,
         tag: &RuleTag,
@@ -61,19 +63,19 @@ impl Table {
         self.commit(batch, "count packets of flows")
     }
 
-    /// Ends that; absent means done.
+    /// Removes the counting rules; absent rules are not an error.
     ///
     /// # Errors
-    /// When the table cannot be read or changed.
+    /// [`TableError::Read`], [`TableError::Refused`] when the table cannot be read or changed.
     pub fn remove_flow_counter(&mut self, tag: &RuleTag) -> Result<(), TableError> {
         self.remove_rules(|purpose| matches!(purpose, Purpose::FlowCounter(of) if of == tag))
     }
 
-    /// What has been counted of so many flows, of the original and of the reply direction; `None` if
-    /// somebody has removed the rules.
+    /// Returns the counts of this number of flows, for the original and the reply direction of
+    /// each; `None` if others have removed the rules.
     ///
     /// # Errors
-    /// When the table cannot be read.
+    /// [`TableError::Read`] when the table cannot be read.
     pub(crate) fn flow_counts(
         &mut self,
         tag: &RuleTag,
@@ -96,10 +98,10 @@ impl Table {
     }
 }
 
-/// Most flows that are watched at a time: each costs every packet of this host a comparison or two.
+/// Most flows that are counted at a time: each costs every packet of this host a comparison or two.
 pub const MOST_COUNTED: usize = 8;
 
-/// Flows whose packets are counted. What it has made goes with it.
+/// Flows whose packets are counted. Dropping it removes its rules.
 pub struct FlowCounter {
     tag: RuleTag,
     table: Table,
@@ -107,10 +109,11 @@ pub struct FlowCounter {
 }
 
 impl FlowCounter {
-    /// Begins to count the packets of these flows.
+    /// Starts counting the packets of these flows, of at most [`MOST_COUNTED`].
     ///
     /// # Errors
-    /// When the table is not installed, or nftables refuses.
+    /// [`TableError::Refused`] when the table is not installed, or nftables refuses;
+    /// [`TableError::Open`], [`TableError::Read`].
     pub fn begin(tag: &RuleTag, flows: &[Flow]) -> Result<Self, TableError> {
         let mut table = Table::open()?;
         let flows = &flows[..flows.len().min(MOST_COUNTED)];
@@ -118,11 +121,11 @@ impl FlowCounter {
         Ok(Self { tag: tag.clone(), table, flows: flows.len() })
     }
 
-    /// What has passed since, of the original and of the reply direction of each flow; `None` if somebody has
-    /// removed the rules.
+    /// Returns the packets since then, of the original and of the reply direction of each flow;
+    /// `None` if others have removed the rules.
     ///
     /// # Errors
-    /// When the table cannot be read.
+    /// [`TableError::Read`] when the table cannot be read.
     pub fn read(&mut self) -> Result<Option<Vec<[PacketCount; 2]>>, TableError> {
         self.table.flow_counts(&self.tag, self.flows)
     }
@@ -137,8 +140,8 @@ impl std::fmt::Debug for FlowCounter {
 impl Drop for FlowCounter {
     fn drop(&mut self) {
         if let Err(error) = self.table.remove_flow_counter(&self.tag) {
-            // They go with the migration.
-            tracing::warn!("counting packets of flows: {error}");
+            // The rules are removed with the migration.
+            tracing::warn!("cannot remove rules that count packets: {error}");
         }
     }
 }

@@ -1,17 +1,17 @@
-//! New connections to the ports of a container that has moved.
+//! Forwarding new connections to the ports of a container that has moved.
 //!
-//! Where the container was, a new connection to one of its ports is marked for the peer, like a flow
-//! that was moved, and translated to the container's own address, so that it goes through the tunnel.
-//! The peer marks what comes by the tunnel for the container, so that the answers come back. All
-//! later packets are led by these marks and translations of conntrack: taking the rules away ends no
-//! connection.
+//! On the container's former host a new connection to one of its ports gets the connmark of the
+//! peer, like a moved flow, and DNAT to the container's own address, so that it goes through the
+//! tunnel. The peer marks connections that come by the tunnel for the container, so that the
+//! answers come back. All later packets follow these connmarks and NAT entries: removing the rules
+//! ends no connection.
 //!
-//! Some sources cannot be answered from over there, and are replaced by one that stands for this host:
-//! its loopback, the container's own network (whose addresses are on a link over there), and the peer.
-//! Answers are translated back as they come out of the tunnel, so that no interface needs that address.
-//! Packets whose source is a loopback address leave by no interface unless that has `route_localnet`
-//! set (see [`crate::tunnel::carry_loopback`]); so packets of the tunnel itself that claim such an
-//! address, or want to reach one, are dropped.
+//! The container's new host cannot answer some sources, which are replaced by an address of this
+//! host: its loopback, the container's own network (whose addresses are on a link over there), and
+//! the peer. Answers are translated back as they come out of the tunnel, so no interface needs that
+//! address. Packets whose source is a loopback address leave only by an interface with
+//! `route_localnet` set (see [`crate::tunnel::carry_loopback`]); so packets from the tunnel that
+//! have such an address as source or destination are dropped.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -31,14 +31,14 @@ use crate::peer_number::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 /// Most rules for one container.
 const MOST_RULES: usize = 4096;
 
-/// A port of this host that leads to a port of a container.
+/// A port of this host that is forwarded to a port of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ForwardedPort {
     /// The protocol.
     pub protocol: Protocol,
-    /// The host's address that it is published on; `None` for all.
+    /// The host's address on which it is published; `None` for all.
     pub address: Option<IpAddr>,
-    /// The container's address and port. It tells the family as well.
+    /// The container's address and port, which also determine the family.
     pub to: SocketAddr,
     /// The host's port.
     pub port: u16,
@@ -47,17 +47,17 @@ pub struct ForwardedPort {
 /// Where new connections for a container go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// The peer that has the container, or is next on the way.
+    /// The peer that has the container, or is the next hop towards it.
     pub peer: PeerNumber,
     /// The ports.
     pub ports: Vec<ForwardedPort>,
-    /// Sources to be replaced, beside 127.0.0.0/8: an address and the length of the prefix.
+    /// Sources to be replaced, in addition to 127.0.0.0/8: an address and a prefix length.
     pub hidden: Vec<(IpAddr, u8)>,
-    /// What replaces them, an address of each family.
+    /// The addresses that replace them, one of each family.
     pub sources: Vec<IpAddr>,
 }
 
-/// BridgedFlows ports that keep their number on the way, or a single one.
+/// Adjacent ports that keep their number, or a single port.
 struct Range {
     first: ForwardedPort,
     last: u16,
@@ -158,11 +158,12 @@ fn accepting(peer: PeerNumber, addresses: &[(IpAddr, IpAddr)]) -> Vec<NewRule> {
 }
 
 impl Table {
-    /// Leads new connections as `forward` says, in place of what the same tag said before; changes
-    /// nothing where nothing is missing.
+    /// Forwards new connections as `forward` says. This replaces what the same tag said before, and
+    /// changes nothing where nothing is missing.
     ///
     /// # Errors
-    /// When the table is not installed, or nftables refuses.
+    /// [`TableError::NumberOfForwards`] for too many ports; [`TableError::Refused`] when the table
+    /// is not installed, or nftables refuses; [`TableError::Read`].
     pub fn forward(&mut self, tag: &RuleTag, forward: &Forward) -> Result<(), TableError> {
         let purpose = Purpose::Forward(forward.peer, tag.clone());
         let rules = forwarding(forward)?;
@@ -170,19 +171,20 @@ impl Table {
         self.put(&purpose, &rules, earlier, "forward new connections")
     }
 
-    /// Ends what [`Table::forward`] began, for new connections alone; absent means done.
+    /// Ends forwarding, for new connections only; absent rules are not an error.
     ///
     /// # Errors
-    /// When the table cannot be read or changed.
+    /// [`TableError::Read`], [`TableError::Refused`] when the table cannot be read or changed.
     pub fn unforward(&mut self, tag: &RuleTag) -> Result<(), TableError> {
         self.remove_rules(|purpose| matches!(purpose, Purpose::Forward(_, of) if of == tag))
     }
 
-    /// Has new connections that come by the tunnel to `peer` for the first address of a pair answered
-    /// by the same way, at the second one; changes nothing where nothing is missing.
+    /// Accepts new connections that come by the tunnel to `peer` for the first address of a pair:
+    /// the second one answers them, by the same tunnel. Changes nothing where nothing is missing.
     ///
     /// # Errors
-    /// When the table is not installed, or nftables refuses.
+    /// [`TableError::Refused`] when the table is not installed, or nftables refuses;
+    /// [`TableError::Read`].
     pub fn accept(
         &mut self,
         tag: &RuleTag,
@@ -194,10 +196,10 @@ impl Table {
         self.put(&purpose, &accepting(peer, addresses), |_| false, &act)
     }
 
-    /// Ends what [`Table::accept`] began, for new connections alone; absent means done.
+    /// Ends this, for new connections only; absent rules are not an error.
     ///
     /// # Errors
-    /// When the table cannot be read or changed.
+    /// As [`Table::unforward`].
     pub fn unaccept(&mut self, tag: &RuleTag, peer: PeerNumber) -> Result<(), TableError> {
         let purpose = Purpose::Accept(peer, tag.clone());
         self.remove_rules(|other| *other == purpose)

@@ -1,4 +1,4 @@
-//! The rules of a hold, in a chain of its own.
+//! The rules of a hold, in a regular chain of its own.
 
 use std::ffi::CString;
 use std::net::IpAddr;
@@ -17,10 +17,10 @@ use super::{
 use crate::flow::Protocol;
 use crate::netlink::SocketError;
 
-/// Most rules of one hold: each is a comparison for every packet of the host.
+/// Most rules of one hold: each costs every packet of the host a comparison.
 const MOST_HOLD_RULES: usize = 256;
 
-/// Which expression queues packets on this kernel.
+/// The expression that queues packets on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Queueing {
     /// nftables' own `queue` (`nft_queue`).
@@ -30,7 +30,7 @@ pub enum Queueing {
 }
 
 impl Queueing {
-    /// Its name, to show to people.
+    /// Returns its name, for people.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -40,39 +40,40 @@ impl Queueing {
     }
 }
 
-/// What happens to packets that arrive while a hold's rules are there but its holder is not
-/// (it was killed). Packets that it was holding are dropped by the kernel either way.
+/// What happens to packets that arrive while a hold's rules exist but the process that reads its
+/// queue has died. The kernel drops the packets that were held in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum OnHolderLoss {
     /// They pass as if there were no hold (the queue's bypass flag).
     Accept,
-    /// They are dropped; TCP will send them again.
+    /// They are dropped; TCP sends them again.
     Drop,
 }
 
-/// Which packets a hold takes.
+/// The packets that a hold takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldRules {
-    /// The container's addresses: packets *towards* them of any flow, whoever opened it.
+    /// The container's addresses: packets *towards* them of any flow, whichever side opened it.
     pub addresses: Vec<IpAddr>,
-    /// Ports of this host that are published by the container: packets of new flows to them,
-    /// which are not translated yet and so do not show the container's address.
+    /// Ports of this host that the container publishes: packets of new flows to them, which have no
+    /// DNAT yet and so do not show the container's address.
     pub published: Vec<(Protocol, u16)>,
-    /// What the kernel does when the holder is gone.
+    /// What the kernel does when the process that reads the queue has died.
     pub on_loss: OnHolderLoss,
 }
 
-/// Name of the chain that has a hold's rules.
+/// Returns the name of the chain that has a hold's rules.
 fn hold_chain(tag: &RuleTag) -> String {
     format!("{CHAIN_HOLD}-{tag}")
 }
 
-/// The rules that put a hold in force.
+/// Returns the rules that put a hold in force.
 fn engaging(tag: &RuleTag) -> [NewRule; 2] {
     leading_to(tag, &[])
 }
 
-/// The rules that put a hold in force for new TCP connections only: their first packet waits.
+/// Returns the rules that put a hold in force for new TCP connections only: their first packet
+/// waits.
 fn engaging_new(tag: &RuleTag) -> [NewRule; 2] {
     leading_to(
         tag,
@@ -80,7 +81,7 @@ fn engaging_new(tag: &RuleTag) -> [NewRule; 2] {
     )
 }
 
-/// Rules that lead what these statements match to the hold's own chain.
+/// Returns the rules that send what these statements match to the hold's own chain.
 fn leading_to(tag: &RuleTag, which: &[Statement]) -> [NewRule; 2] {
     [CHAIN_HOLD, CHAIN_HOLD_OUTPUT].map(|chain| NewRule {
         chain: chain.to_owned(),
@@ -88,10 +89,10 @@ fn leading_to(tag: &RuleTag, which: &[Statement]) -> [NewRule; 2] {
     })
 }
 
-/// The rules of a hold, in a chain of its own to which nothing leads yet.
+/// Returns the rules of a hold, for its own chain.
 ///
-/// Only packets towards the container are taken: what it sent before it was frozen reaches its
-/// peers at once.
+/// Only packets towards the container are held: what it sent before it was frozen reaches its peers
+/// at once.
 fn holding(
     tag: &RuleTag,
     rules: &HoldRules,
@@ -123,7 +124,7 @@ fn holding(
     Ok(all.into_iter().map(|statements| NewRule { chain: chain.clone(), statements }).collect())
 }
 
-/// Ports as ranges, in order.
+/// Returns ports as ranges, in order.
 fn port_ranges(ports: &[(Protocol, u16)]) -> Vec<(Protocol, u16, u16)> {
     let mut ports = ports.to_vec();
     ports.sort_unstable();
@@ -140,7 +141,7 @@ fn port_ranges(ports: &[(Protocol, u16)]) -> Vec<(Protocol, u16, u16)> {
     ranges
 }
 
-/// Appends a rule that does nothing but need a form of queueing.
+/// Appends a rule that does nothing but require a form of queueing.
 fn add_probe(
     batch: &mut Batch,
     table: &nftnl::Table,
@@ -154,31 +155,31 @@ fn add_probe(
 }
 
 impl Table {
-    /// Removes the rules of one hold; absent means done.
+    /// Removes the rules of one hold; absent rules are not an error.
     ///
     /// # Errors
-    /// When the table cannot be read or changed.
+    /// [`TableError::Read`], [`TableError::Refused`] when the table cannot be read or changed.
     pub fn remove_hold(&mut self, tag: &RuleTag) -> Result<(), TableError> {
         self.remove_rules(|purpose| matches!(purpose, Purpose::Hold(of) if of == tag))
     }
 
-    /// Removes the rules of all holds but those in `keep`: to be called by whoever finds the
-    /// table after a crash, before the first new hold, since a queue number may be given anew.
+    /// Removes the rules of all holds except those in `keep`. A process that finds the table after
+    /// a crash calls this before the first new hold, since a queue number may be reused.
     ///
     /// # Errors
-    /// When the table cannot be read or changed.
+    /// As [`Table::remove_hold`].
     pub fn sweep_holds(&mut self, keep: &[RuleTag]) -> Result<(), TableError> {
         self.remove_rules(|purpose| matches!(purpose, Purpose::Hold(tag) if !keep.contains(tag)))
     }
 
-    /// Which form of queueing this kernel has; found out once in the life of a process.
+    /// Returns the form of queueing that this kernel supports; determined once per process.
     ///
-    /// It is tried by transactions that are bound to be refused as a whole, so that nothing
-    /// changes; each takes some 20 ms, since the kernel waits for its processors when it takes a
+    /// Each form is tried by a transaction that is bound to be refused as a whole, so that nothing
+    /// changes. A trial takes some 20 ms, since the kernel waits for all processors when it rolls a
     /// transaction back.
     ///
     /// # Errors
-    /// [`TableError::NoQueueing`] when it has none, [`TableError::NotInstalled`].
+    /// [`TableError::NoQueueing`] when the kernel supports none, [`TableError::NotInstalled`].
     pub fn queueing(&mut self) -> Result<Queueing, TableError> {
         static FOUND: OnceLock<Queueing> = OnceLock::new();
         if let Some(queueing) = FOUND.get() {
@@ -207,12 +208,12 @@ impl Table {
         Err(TableError::NoQueueing(refused))
     }
 
-    /// Makes a hold's rules, in a chain of its own to which nothing leads, and returns the
-    /// transactions that put them in force, for new TCP connections and for everything: two rules more
-    /// each, to be committed by [`Table::apply`].
+    /// Adds a hold's rules in a chain to which no rule jumps, and returns the transactions that put
+    /// them in force, for new TCP connections and for everything: two more rules each, to be
+    /// committed by [`Table::apply`].
     ///
-    /// The rules themselves are not left to that moment because the kernel may take 20 ms to add
-    /// one with an xtables target: it first waits until all that was removed lately is destroyed
+    /// The rules are added in advance because the kernel may take 20 ms to add one with an xtables
+    /// target: it first waits until all recently removed ones are destroyed
     /// (`nft_compat_wait_for_destructors`).
     pub(crate) fn prepare_hold(
         &mut self,

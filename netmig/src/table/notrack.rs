@@ -1,4 +1,4 @@
-//! Packets that come by a tunnel though their flow has become local: they pass conntrack untracked.
+//! Packets that still come by a tunnel though their flow has become local: they pass untracked.
 
 use std::net::IpAddr;
 
@@ -10,17 +10,17 @@ use super::{CHAIN_POSTROUTING, CHAIN_RAW, Purpose, RuleTag, Table, TableError, h
 use crate::flow::Alias;
 use crate::peer_number::PeerNumber;
 
-/// A far end of this host whose packets may still come from a peer.
+/// A far end on this host whose packets may still come from a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalFarEnd {
-    /// Its address, with what stands for it.
+    /// Its address, with its alias.
     pub far: Alias,
-    /// The container's address as they come for it, and as it is here.
+    /// The container's address as the packets have it, and its address on this host.
     pub container: (IpAddr, IpAddr),
 }
 
-/// The rules that let packets from a peer past conntrack, each to the second address of a pair if it
-/// came for the first.
+/// Returns the rules that let packets from a peer pass untracked, each to the second address of a
+/// pair if it came for the first.
 fn notrack(peer: PeerNumber, addresses: &[(IpAddr, IpAddr)]) -> Vec<NewRule> {
     let rule = |(there, here): &(IpAddr, IpAddr)| {
         let mut statements =
@@ -34,9 +34,10 @@ fn notrack(peer: PeerNumber, addresses: &[(IpAddr, IpAddr)]) -> Vec<NewRule> {
     addresses.iter().map(rule).collect()
 }
 
-/// The rules that let packets from a peer past conntrack that come from an address which stands for one of
-/// this host, and give them that one when they have been routed: the kernel drops what comes from elsewhere
-/// with an address of its own (`fib_validate_source`, `net/ipv4/fib_frontend.c`).
+/// Returns the rules that let packets from a peer pass untracked whose source is the alias of an
+/// address of this host. They get that address after routing: before it, the kernel drops packets
+/// that come from another host with an address of this one (`fib_validate_source`,
+/// `net/ipv4/fib_frontend.c`).
 fn notrack_from(peer: PeerNumber, ends: &[LocalFarEnd]) -> Vec<NewRule> {
     let rules = |end: &LocalFarEnd| {
         let LocalFarEnd { far, container: (there, here) } = *end;
@@ -61,16 +62,18 @@ fn notrack_from(peer: PeerNumber, ends: &[LocalFarEnd]) -> Vec<NewRule> {
 }
 
 impl Table {
-    /// Lets packets that come from `peer` for the first address of a pair past conntrack, and gives
+    /// Lets packets that come from `peer` for the first address of a pair pass untracked, and gives
     /// them the second.
     ///
-    /// For a container that returns to its anchor: its flows' packets went from here to the peer, and
-    /// those that were held there, or still on their way, come back. They have been translated here
-    /// already, so that to conntrack they would be a new flow whose replies are those of the old one,
-    /// which it refuses. To be removed by [`Table::remove_notrack`] when no more can come.
+    /// This is for a container that returns to its anchor. Its flows' packets went from here to the
+    /// peer; those that were held there, or are still in flight, come back. They have had their NAT
+    /// here already. To conntrack they would be a new flow whose replies clash with those of the
+    /// old one, so it would drop them. [`Table::remove_notrack`] removes the rules when no more can
+    /// come.
     ///
     /// # Errors
-    /// When the table is not installed, or nftables refuses.
+    /// [`TableError::Refused`] when the table is not installed, or nftables refuses;
+    /// [`TableError::Read`].
     pub fn add_notrack(
         &mut self,
         tag: &RuleTag,
@@ -87,11 +90,11 @@ impl Table {
         self.commit(batch, &format!("let late packets of peer {peer} pass"))
     }
 
-    /// Lets packets of far ends of this host pass as well, which went to the peer before their container
-    /// came here. To be removed by [`Table::remove_notrack`], too.
+    /// Does the same for packets of far ends on this host, which went to the peer before their
+    /// container came here. [`Table::remove_notrack`] removes these rules too.
     ///
     /// # Errors
-    /// When the table is not installed, or nftables refuses.
+    /// As [`Table::add_notrack`].
     pub fn add_notrack_from(
         &mut self,
         tag: &RuleTag,
@@ -107,10 +110,10 @@ impl Table {
         self.commit(batch, &format!("let late packets of peer {peer} pass"))
     }
 
-    /// Ends what [`Table::add_notrack`] began; absent means done.
+    /// Removes these rules; absent rules are not an error.
     ///
     /// # Errors
-    /// When the table cannot be read or changed.
+    /// [`TableError::Read`], [`TableError::Refused`] when the table cannot be read or changed.
     pub fn remove_notrack(&mut self, tag: &RuleTag) -> Result<(), TableError> {
         self.remove_rules(|purpose| matches!(purpose, Purpose::NoTrack(of) if of == tag))
     }

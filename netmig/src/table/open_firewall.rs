@@ -1,7 +1,9 @@
-//! Rules in chains of others that let flows of ours pass: only where a user has asked for it.
+//! Rules in chains of others that let moved flows pass: only where the user has requested it
+//! (`--open-firewall`).
 //!
-//! They accept packets that come by the way to a peer, or go there, and belong to a flow that its mark leads to
-//! this peer; nothing else. Each has its [`Purpose`] as a comment, so that any process can find and remove it.
+//! They accept packets that come from the tunnel to a peer, or go there, and belong to a flow that
+//! its connmark steers to this peer; nothing else. Each carries its [`Purpose`] as a comment, so
+//! that any process can find and remove it.
 
 use std::ffi::CString;
 
@@ -18,21 +20,22 @@ use crate::netlink::nfnetlink::{Subsystem, nfgenmsg};
 use crate::path_trial::DropRule;
 use crate::peer_number::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
-/// A rule of ours in a table of others.
+/// A rule of netmig in a table of others.
 struct Found {
     family: ProtoFamily,
     table: String,
     rule: InstalledRule,
 }
 
-/// The families whose chains see forwarded packets.
+/// Returns the family of this number, if its chains see forwarded packets.
 fn family(number: u8) -> Option<ProtoFamily> {
     [ProtoFamily::Inet, ProtoFamily::Ipv4, ProtoFamily::Ipv6]
         .into_iter()
         .find(|family| *family as u16 == u16::from(number))
 }
 
-/// What accepts packets of flows that are led to a peer, on their way there and back.
+/// Returns the statements that accept packets of flows that are steered to a peer, in both
+/// directions.
 fn accepting(peer: PeerNumber) -> Vec<Vec<Statement>> {
     let (interface, mut all) = (peer.interface(), Vec::new());
     // Of a flow whose original direction is led there the replies come from there, and the other way round.
@@ -65,11 +68,12 @@ impl Found {
 }
 
 impl Table {
-    /// Puts rules at the beginning of a chain of others that let flows pass which are led to `peer`, in place of
-    /// such as are there. `name` tells people who that is.
+    /// Adds rules at the beginning of a chain of others that let flows pass which are steered to
+    /// `peer`. They replace earlier ones there. `name` is the peer's name, for people.
     ///
     /// # Errors
-    /// When nftables refuses, or the chain is not there; nothing has changed then.
+    /// [`TableError::Refused`] when nftables refuses, or the chain does not exist; nothing has
+    /// changed then. [`TableError::Read`].
     pub fn open_chain(
         &mut self,
         chain: &DropRule,
@@ -80,11 +84,12 @@ impl Table {
         self.put_rules(chain, peer, name, earlier.iter().filter(|found| found.is_in(chain)))
     }
 
-    /// Puts back what is missing of such rules in chains that are there, as after a reload of the host's
-    /// firewall. Chains that are not there are left out. Returns how many were opened again.
+    /// Adds such rules again where they are missing, as after a reload of the host's firewall.
+    /// Skips chains that do not exist. Returns how many were opened again.
     ///
     /// # Errors
-    /// When nftables cannot be read, or refuses for another reason.
+    /// [`TableError::Read`] when nftables cannot be read, [`TableError::Refused`] when it refuses
+    /// for another reason.
     pub fn reopen_chains(
         &mut self,
         chains: &[DropRule],
@@ -134,19 +139,19 @@ impl Table {
         self.apply(&Transaction::new(batch).inserting(), &act)
     }
 
-    /// Removes such rules of a peer, wherever they are; absent means done.
+    /// Removes such rules of a peer from all chains; absent rules are not an error.
     ///
     /// # Errors
-    /// When nftables cannot be read or changed.
+    /// [`TableError::Read`], [`TableError::Refused`] when nftables cannot be read or changed.
     pub fn close_chains(&mut self, peer: PeerNumber) -> Result<(), TableError> {
         let found = self.find_open(peer)?;
         self.remove_found(&found)
     }
 
-    /// Removes those of a peer from these chains; absent means done.
+    /// Removes such rules of a peer from these chains; absent rules are not an error.
     ///
     /// # Errors
-    /// When nftables cannot be read or changed.
+    /// As [`Table::close_chains`].
     pub fn close_chains_of(
         &mut self,
         chains: &[DropRule],
@@ -180,7 +185,7 @@ impl Table {
     }
 }
 
-/// A rule of a dump, if it opens a chain for this peer.
+/// Parses a rule of a dump; `None` unless it opens a chain for this peer.
 fn open_rule(payload: &[u8], peer: PeerNumber) -> Result<Option<Found>, Malformed> {
     let of = payload.first().copied().and_then(family);
     let parts = parts(payload)?;

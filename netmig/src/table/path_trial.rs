@@ -1,4 +1,4 @@
-//! Rules for packets that try the ways of flows ([`crate::path_trial`]).
+//! The rules of a path trial ([`crate::path_trial`]).
 
 use nftnl::Batch;
 
@@ -10,7 +10,8 @@ use super::{
 use crate::flow::{Flow, Tuple};
 use crate::peer_number::PeerNumber;
 
-/// The rules that trace packets of flows, and drop those that would leave this host otherwise than to a peer.
+/// Returns the rules that trace packets of the twins, and drop those that would leave this host
+/// otherwise than to a peer.
 fn catching(peer: PeerNumber, flows: &[Flow]) -> Vec<NewRule> {
     let mut rules = Vec::new();
     for flow in flows {
@@ -23,7 +24,7 @@ fn catching(peer: PeerNumber, flows: &[Flow]) -> Vec<NewRule> {
                 Statement::DestinationPorts(flow.protocol, destination_port, destination_port),
                 Statement::SourcePort(source_port),
                 Statement::NfTrace,
-                // Before rules for late packets of flows that come home, which pass untracked.
+                // Before the rules that let packets pass untracked.
                 Statement::Accept,
             ];
             rules.push(NewRule { chain: CHAIN_RAW.to_owned(), statements });
@@ -45,11 +46,12 @@ fn catching(peer: PeerNumber, flows: &[Flow]) -> Vec<NewRule> {
 }
 
 impl Table {
-    /// Traces packets of flows that try a way, and lets none of them leave this host but to `peer`: of the
-    /// entry that a packet belongs to, an ICMP error or a reset included.
+    /// Traces packets of the twins, and lets none of them leave this host except to `peer`. This
+    /// covers all packets of their conntrack entries, ICMP errors and resets included.
     ///
     /// # Errors
-    /// When the table is not installed, or nftables refuses.
+    /// [`TableError::Refused`] when the table is not installed, or nftables refuses;
+    /// [`TableError::Read`].
     pub(crate) fn add_path_trial(
         &mut self,
         tag: &RuleTag,
@@ -67,10 +69,10 @@ impl Table {
         self.apply(&transaction, "catch packets that try the ways of flows")
     }
 
-    /// Ends that; absent means done.
+    /// Removes these rules; absent rules are not an error.
     ///
     /// # Errors
-    /// When the table cannot be read or changed.
+    /// [`TableError::Read`], [`TableError::Refused`] when the table cannot be read or changed.
     pub fn remove_path_trial(&mut self, tag: &RuleTag) -> Result<(), TableError> {
         self.remove_rules(|purpose| matches!(purpose, Purpose::PathTrial(of) if of == tag))
     }

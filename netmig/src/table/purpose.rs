@@ -1,4 +1,4 @@
-//! Whose a rule is, written into the rule's comment.
+//! The purpose of a rule, written into the rule's comment.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,20 +11,21 @@ use crate::tunnel::HardwareAddress;
 /// Longest tag: comments hold 128 bytes with their prefix and NUL.
 const TAG_LENGTH: usize = 64;
 
-/// Name of one hold, unique on its host: 1–64 bytes of `A–Z a–z 0–9 . _ -`.
+/// The tag of rules that belong together, mostly a migration's ID; unique on its host: 1–64 bytes
+/// of `A–Z a–z 0–9 . _ -`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RuleTag(String);
 
-/// A text that is no tag.
+/// A text that is not a tag.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no name for a hold: 1 to {TAG_LENGTH} letters, digits, dots, dashes, underscores"
+    "{0:?} is not a tag for nftables rules; use 1 to {TAG_LENGTH} letters, digits, dots, dashes or underscores"
 )]
 pub struct InvalidTag(String);
 
 impl RuleTag {
-    /// The bare text.
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -64,7 +65,7 @@ impl fmt::Display for RuleTag {
     }
 }
 
-/// What a rule is there for. Its text form is the rule's comment.
+/// The purpose of a rule. Its text form is the rule's comment.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Purpose {
@@ -72,22 +73,23 @@ pub enum Purpose {
     Peer(PeerNumber),
     /// Holds packets: `netmig hold TAG`.
     Hold(RuleTag),
-    /// Lets late packets of a move pass: `netmig late TAG`.
+    /// Lets packets pass untracked that come by a tunnel for a flow that has become local: `netmig
+    /// late TAG`.
     NoTrack(RuleTag),
-    /// Leads new connections to a container at a peer: `netmig forward 3 TAG`.
+    /// Forwards new connections to a container at a peer: `netmig forward 3 TAG`.
     Forward(PeerNumber, RuleTag),
-    /// Drops what comes by the direct way to a peer from others on its segment than this sender:
-    /// `netmig segment 3 02:00:00:00:00:01`.
+    /// Drops frames of a direct tunnel that are not from this sender: `netmig segment 3
+    /// 02:00:00:00:00:01`.
     Segment(PeerNumber, HardwareAddress),
     /// Lets flows to a peer pass a chain of others: `netmig open 3 NAME`.
     OpenFirewall(PeerNumber, RuleTag),
-    /// Catches packets that try the ways of flows: `netmig path TAG`.
+    /// Catches the packets of a path trial: `netmig path TAG`.
     PathTrial(RuleTag),
     /// Counts packets of flows: `netmig count TAG`.
     FlowCounter(RuleTag),
-    /// Exchanges addresses at the tunnels: `netmig stand-in TAG`.
+    /// Translates addresses to aliases at the tunnels: `netmig stand-in TAG`.
     TunnelNat(RuleTag),
-    /// Takes new connections that a peer leads here: `netmig accept 3 TAG`.
+    /// Accepts new connections that a peer forwards: `netmig accept 3 TAG`.
     Accept(PeerNumber, RuleTag),
 }
 
@@ -109,7 +111,7 @@ impl fmt::Display for Purpose {
 }
 
 impl Purpose {
-    /// Reads a rule's comment; `None` if it is none of ours.
+    /// Parses a rule's comment; `None` if it is not one of netmig's.
     #[must_use]
     pub fn from_comment(comment: &str) -> Option<Self> {
         let (kind, rest) = comment.strip_prefix("netmig ")?.split_once(' ')?;
@@ -134,7 +136,7 @@ impl Purpose {
             }
             _ => return None,
         };
-        // Only the one way of writing a number, so that every purpose has one text.
+        // Only the canonical spelling, so that every purpose has one text.
         (purpose.to_string() == comment).then_some(purpose)
     }
 }

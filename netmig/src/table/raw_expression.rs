@@ -6,17 +6,17 @@ use std::ptr::NonNull;
 use nftnl::expr::Expression;
 use nftnl::nftnl_sys as sys;
 
-/// The register all rules here use.
+/// The register that all rules here use.
 const REGISTER: u32 = libc::NFT_REG_1 as u32;
 
-/// One attribute of an expression.
+/// An attribute of an expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Setting {
     U8(u32, u8),
     U16(u32, u16),
     U32(u32, u32),
     Text(u32, &'static CStr),
-    /// Bytes whose memory libnftnl takes over.
+    /// Bytes of which libnftnl takes ownership.
     Owned(u32, Vec<u8>),
 }
 
@@ -28,7 +28,7 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    /// `ct KEY`, of the whole entry.
+    /// `ct KEY`.
     pub(super) fn conntrack(key: i32) -> Self {
         let settings = vec![
             Setting::U32(sys::NFTNL_EXPR_CT_DREG, REGISTER),
@@ -44,7 +44,7 @@ impl Raw {
         raw
     }
 
-    /// `fib daddr type`: whether an address is this host's.
+    /// `fib daddr type`.
     pub(super) fn destination_type() -> Self {
         let settings = vec![
             Setting::U32(sys::NFTNL_EXPR_FIB_DREG, REGISTER),
@@ -54,7 +54,7 @@ impl Raw {
         Self { name: c"fib", settings }
     }
 
-    /// `ip … set`: the register's four bytes into the IPv4 header.
+    /// `ip … set`: writes the register's four bytes into the IPv4 header.
     pub(super) fn write_v4(offset: u32) -> Self {
         Self::write(
             offset,
@@ -66,12 +66,14 @@ impl Raw {
         )
     }
 
-    /// `ip6 … set`: the register's sixteen bytes into the IPv6 header, which has no checksum.
+    /// `ip6 … set`: writes the register's sixteen bytes into the IPv6 header, which has no
+    /// checksum.
     pub(super) fn write_v6(offset: u32) -> Self {
         Self::write(offset, 16, &[])
     }
 
-    /// Writes into the network header. The checksum of TCP or UDP covers its addresses and follows.
+    /// Writes into the network header. The checksum of TCP or UDP covers its addresses and is
+    /// updated.
     fn write(offset: u32, length: u32, checksum: &[(u32, u32)]) -> Self {
         let numbers = [
             (sys::NFTNL_EXPR_PAYLOAD_SREG, REGISTER),
@@ -85,7 +87,7 @@ impl Raw {
         Self { name: c"payload", settings }
     }
 
-    /// `meta nftrace set`: whether the packet is traced, by the register's first byte.
+    /// `meta nftrace set` from the register's first byte.
     pub(super) fn trace() -> Self {
         let settings = vec![
             Setting::U32(sys::NFTNL_EXPR_META_SREG, REGISTER),

@@ -1,4 +1,4 @@
-//! The rules as data, and their translation into a batch.
+//! Rules as data, and their translation into a batch.
 
 use std::ffi::CString;
 
@@ -17,13 +17,13 @@ pub(super) struct NewRule {
     pub(super) statements: Vec<Statement>,
 }
 
-/// The step that marks a packet for a peer's routing table.
+/// Returns the statement that gives a packet the mark of a peer's routing table.
 pub(super) fn set_mark(peer: PeerNumber) -> Statement {
     let bits = MarkBits::in_use();
     Statement::SetMark { mask: bits.mask(), value: bits.mark(peer) }
 }
 
-/// The rules that turn the connmark's byte of a packet's direction into the skb mark.
+/// Returns the rules that turn the connmark's byte of a packet's direction into the packet mark.
 pub(super) fn steering(peer: PeerNumber) -> Vec<NewRule> {
     let set = set_mark(peer);
     let directions =
@@ -39,8 +39,8 @@ pub(super) fn steering(peer: PeerNumber) -> Vec<NewRule> {
     rules
 }
 
-/// The rule that drops what comes by the way to a peer in frames of anybody else on the segment, before
-/// conntrack sees it.
+/// Returns the rule that drops frames of others than the peer on a direct tunnel, before conntrack
+/// sees them.
 pub(super) fn admitting(peer: PeerNumber, sender: HardwareAddress) -> NewRule {
     let statements = vec![
         Statement::InputInterface(peer.interface()),
@@ -62,7 +62,7 @@ pub(super) fn add(
     for step in &rule.statements {
         step.add_to(&mut new)?;
     }
-    // Owners are shorter than a comment may be: tags hold 64 bytes, comments 128.
+    // The text is shorter than a comment may be: tags have at most 64 bytes, comments 128.
     let _ = new.set_comment(CString::new(purpose.to_string())?);
     batch.add(&new, MsgType::Add);
     Ok(())

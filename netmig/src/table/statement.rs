@@ -1,4 +1,5 @@
-//! One comparison or action of a rule, and its translation into nf_tables expressions.
+//! Statements of a rule (matches and actions, nft(8)), and their translation into nf_tables
+//! expressions.
 
 use std::ffi::CString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,36 +21,43 @@ const STATE_NEW: u32 = 1 << 3;
 /// `RTN_LOCAL`: an address of this host.
 const ADDRESS_LOCAL: u32 = 2;
 
-/// One comparison or action.
+/// A match or an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Statement {
+    /// `ct direction`.
     CtDirection(u8),
-    /// The source address of the flow's packets in one direction.
+    /// `ct original saddr` or `ct reply saddr`.
     CtSource(u8, IpAddr),
-    /// The same of their destination address.
+    /// `ct original daddr` or `ct reply daddr`.
     CtDestination(u8, IpAddr),
-    /// Protocol, source port and destination port of the packets that opened the flow.
+    /// `ct original protocol`, `proto-src` and `proto-dst`.
     CtPorts(Protocol, u16, u16),
+    /// `ct state new`.
     CtStateNew,
-    /// The packet's own source port.
+    /// The packet's source port.
     SourcePort(u16),
-    /// nftables tells what it meets from now on.
+    /// `meta nftrace set 1`.
     NfTrace,
     /// Protocol, and first and last destination port.
     DestinationPorts(Protocol, u16, u16),
+    /// `fib daddr type local`.
     DestinationIsLocal,
+    /// `ct mark and MASK == VALUE`.
     Connmark {
         mask: u32,
         value: u32,
     },
+    /// `meta mark set meta mark and not MASK or VALUE`.
     SetMark {
         mask: u32,
         value: u32,
     },
+    /// The same for the connmark.
     SetConnmark {
         mask: u32,
         value: u32,
     },
+    /// `queue num NUMBER`, with the flag `bypass`.
     Queue {
         number: u16,
         bypass: bool,
@@ -58,43 +66,46 @@ pub(super) enum Statement {
     Jump {
         chain: String,
     },
-    /// The interface by which the packet came.
+    /// `iifname`.
     InputInterface(String),
-    /// It came in an Ethernet frame of another sender.
+    /// `ether saddr != `: the frame has another sender.
     NotEtherSource(HardwareAddress),
-    /// It came through any tunnel.
+    /// `iifname "netmig*"`: the packet came by any tunnel.
     InputTunnel,
-    /// It will leave through any tunnel.
+    /// `oifname "netmig*"`: the packet leaves by any tunnel.
     OutputTunnel,
-    /// The interface by which the packet will leave.
+    /// `oifname`.
     OutputInterface(String),
-    /// It will leave by another one.
+    /// `oifname !=`.
     NotOutputInterface(String),
-    /// The address family, by any address of it.
+    /// `meta nfproto`: the family of this address.
     Family(IpAddr),
+    /// `ip daddr` or `ip6 daddr`.
     Destination(IpAddr),
+    /// `ip saddr` or `ip6 saddr`.
     Source(IpAddr),
-    /// A range of source addresses: any of them, and the length of the prefix.
+    /// A network of source addresses: any address of it, and the prefix length.
     SourceNetwork(IpAddr, u8),
-    /// The same of destination addresses.
+    /// The same for destination addresses.
     DestinationNetwork(IpAddr, u8),
+    /// `notrack`.
     NoTrack,
-    /// New destination address, and port unless that stays.
+    /// `dnat`: destination address, and port unless it stays.
     Dnat(IpAddr, Option<u16>),
-    /// New source address.
+    /// `snat`: source address.
     Snat(IpAddr),
-    /// Another source, whatever conntrack says; checksums follow.
+    /// `ip saddr set`, without conntrack; checksums are updated.
     SetSource(IpAddr),
-    /// The same of the destination.
+    /// `ip daddr set`, without conntrack; checksums are updated.
     SetDestination(IpAddr),
     Drop,
     Accept,
-    /// Counts the packet.
+    /// `counter`.
     Counter,
 }
 
 impl Statement {
-    /// Appends what nf_tables evaluates for this step.
+    /// Appends the expressions of this statement to a rule.
     pub(super) fn add_to(&self, rule: &mut Rule<'_>) -> Result<(), TableError> {
         match *self {
             Self::CtDirection(direction) => {
@@ -145,7 +156,7 @@ impl Statement {
             Self::DestinationPorts(protocol, first, last) => {
                 rule.add_expr(&nft_expr!(meta l4proto));
                 rule.add_expr(&nft_expr!(cmp == protocol.number()));
-                // The port stands at the same place in both headers. Registers hold it in network
+                // The port is at the same offset in both headers. Registers hold it in network
                 // byte order, in which the bytes compare as the number does.
                 rule.add_expr(&nft_expr!(payload tcp dport));
                 if first == last {
@@ -256,12 +267,12 @@ impl Statement {
     }
 }
 
-/// The names of all tunnels' interfaces.
+/// Returns the names of all tunnel interfaces.
 fn tunnels() -> Result<InterfaceName, TableError> {
     Ok(InterfaceName::StartingWith(CString::new(INTERFACE_PREFIX)?))
 }
 
-/// Puts an address into the IP header, at one of two offsets by its family.
+/// Writes an address into the IP header, at one of two offsets by its family.
 fn add_write(rule: &mut Rule<'_>, address: IpAddr, offsets: [u32; 2]) {
     match address {
         IpAddr::V4(v4) => {
@@ -304,7 +315,7 @@ fn add_prefix(rule: &mut Rule<'_>, address: IpAddr, length: u8) {
     rule.add_expr(&nft_expr!(cmp == network));
 }
 
-/// Mask and first address of the network that an address belongs to.
+/// Returns mask and first address of the network to which an address belongs.
 fn prefix(address: IpAddr, length: u8) -> (IpAddr, IpAddr) {
     match address {
         IpAddr::V4(v4) => {

@@ -1,21 +1,22 @@
-//! Addresses of the container's own network that mean something else on its new host.
+//! Stateless NAT at the tunnels: addresses of the container's own network that mean something else
+//! on its new host.
 //!
-//! To a container that talks to its host, or to which its host talks by 127.0.0.1 or on behalf of a
-//! container of the same network, the other end has the gateway's address. At its new host that is
-//! the address of another gateway: packets for it would go no further. So in the tunnel each gateway
-//! has a *stand-in* ([`Alias`]), which its new host's conntrack translates into the gateway's
-//! address, and back. Here the two are exchanged packet by packet: the entry of conntrack stays as it is.
+//! A container that talks to its host, or to which its host talks by 127.0.0.1 or on behalf of a
+//! sibling, sees the gateway's address as the other end. On its new host that is the address of
+//! another gateway, so packets for it would go no further. In the tunnel each gateway therefore has
+//! an *alias* ([`Alias`]), which conntrack on the new host translates to the gateway's address and
+//! back. These rules translate packet by packet: the conntrack entry stays as it is.
 //!
-//! The same is done with the addresses of other containers of its network that talk to it by them, which
-//! may be other containers' on its new host.
+//! The same is done for the addresses of siblings that talk to the container by them, which may be
+//! other containers' on its new host.
 //!
-//! And it is done with the container's own address if it has another one on its new host: two
-//! containers that had the same address on two hosts may meet there, with flows of equal ends. Packets
-//! of flows whose anchor is a third host are sent on with the address by which they came.
+//! It is also done for the container's own address if that differs on its new host: two containers
+//! that had the same address on two hosts may meet there, with flows of equal tuples. Packets of
+//! flows whose anchor is a third host are sent on with the address by which they came.
 //!
-//! Packets whose source is 127.0.0.1 have left it behind when they enter the tunnel, but to be routed
-//! there they need [`crate::tunnel::carry_loopback`]; what comes from there with such an address is
-//! dropped.
+//! Packets whose source is 127.0.0.1 have another source when they enter the tunnel, but they can
+//! be routed there only with [`crate::tunnel::carry_loopback`]. Packets from the tunnel with such
+//! an address are dropped.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -83,9 +84,9 @@ fn translating(nat: &TunnelNat) -> Vec<NewRule> {
     rules
 }
 
-/// What is true of packets that enter a tunnel on their way to the container: of flows that others have
-/// opened, and of those that it has opened itself. Where the anchor is another host, the direction from the
-/// container leads to a peer, too, by these marks.
+/// Returns the statements that match packets which enter a tunnel on their way to the container: of
+/// flows that others opened, and of those that it opened itself. Where the anchor is another host,
+/// the direction from the container is steered to a peer too, by these connmarks.
 fn towards_container(of_reply: u32, of_original: u32) -> [[Statement; 3]; 2] {
     [(ORIGINAL, REPLY_MASK, of_reply), (REPLY, ORIGINAL_MASK, of_original)].map(
         |(direction, mask, value)| {
@@ -99,20 +100,21 @@ fn towards_container(of_reply: u32, of_original: u32) -> [[Statement; 3]; 2] {
 }
 
 impl Table {
-    /// Exchanges addresses and their stand-ins at the tunnels, in place of what the same tag said
-    /// before; changes nothing where nothing is missing.
+    /// Translates addresses and their aliases at the tunnels. This replaces what the same tag said
+    /// before, and changes nothing where nothing is missing.
     ///
     /// # Errors
-    /// When the table is not installed, or nftables refuses.
+    /// [`TableError::Refused`] when the table is not installed, or nftables refuses;
+    /// [`TableError::Read`].
     pub fn set_tunnel_nat(&mut self, tag: &RuleTag, nat: &TunnelNat) -> Result<(), TableError> {
         let purpose = Purpose::TunnelNat(tag.clone());
         self.put(&purpose, &translating(nat), |_| false, "exchange addresses at the tunnels")
     }
 
-    /// Ends what [`Table::set_tunnel_nat`] began; absent means done.
+    /// Removes these rules; absent rules are not an error.
     ///
     /// # Errors
-    /// When the table cannot be read or changed.
+    /// [`TableError::Read`], [`TableError::Refused`] when the table cannot be read or changed.
     pub fn remove_tunnel_nat(&mut self, tag: &RuleTag) -> Result<(), TableError> {
         let purpose = Purpose::TunnelNat(tag.clone());
         self.remove_rules(|other| *other == purpose)
