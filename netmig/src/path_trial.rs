@@ -354,7 +354,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// A flow to the container as it is at the source: by a port that is published there.
+    /// Returns a flow to the container as the source has it, by a published port.
     fn inbound(far: &str) -> Flow {
         let original = Tuple {
             source: ip(far),
@@ -391,11 +391,11 @@ mod tests {
         ] {
             assert!(!may(&inbound(far)), "{far}");
         }
-        // Of somebody else, whichever end is looked at.
+        // A flow of another container.
         let mut other = inbound("192.0.2.3");
         other.reply.source = ip("10.88.0.3");
         assert!(!may(&other));
-        // Led by another host: its tuples would be taken as they are.
+        // Its anchor is another host: its tuples would be used as they are.
         let translated = Flow { mark: 7 << 24, ..inbound("192.0.2.3") };
         assert!(!may(&translated));
     }

@@ -205,8 +205,8 @@ async fn install_family(
     let blackhole = ("blackhole route", default_route(peer, &version, None));
     let tunnel = way.map(|way| ("tunnel route", default_route(peer, &version, Some(way))));
     for (object, route) in [blackhole].into_iter().chain(tunnel) {
-        // Replacing one that is equal changes nothing; one that leads to an interface of the past
-        // is corrected.
+        // Replacing an equal route changes nothing; one through an interface that has gone is
+        // corrected.
         let added = handle.route().add(route).replace().execute().await;
         added.map_err(rtnl::answer).map_err(refused("add", object, peer))?;
     }

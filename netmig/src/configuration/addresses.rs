@@ -1,4 +1,4 @@
-//! Addresses, and neighbour entries that somebody has made.
+//! Addresses, and neighbour entries that were added by hand.
 //!
 //! Attribute numbers are those of `include/uapi/linux/if_addr.h` and `neighbour.h`.
 
@@ -15,14 +15,15 @@ use crate::netlink::{Connection, SocketError};
 
 const IFA_FLAGS: u16 = 8;
 const IFA_PROTO: u16 = 11;
-/// Who has made an address (`IFAPROT_*`): of the loopback interface, of a router's advertisement, of a link.
+/// Origins of an address that are the kernel's (`IFAPROT_*`): the loopback interface, a router's
+/// advertisement, a link.
 const BY_THE_KERNEL: [u8; 3] = [1, 2, 3];
 const SCOPE_LINK: u8 = 253;
-/// An address that follows one of a router's advertisement, or was made of a secret.
+/// An address that follows one of a router's advertisement, or is a stable private one.
 const FLAGS_OF_THE_KERNEL: u32 = 0x01 | 0x800;
 
-/// Reads addresses that are neither the container's by its engine's record nor the kernel's, and names those
-/// of the record that are missing.
+/// Reads addresses that are neither in the engine's record nor the kernel's, and reports those of
+/// the record that are missing.
 pub(super) fn read(
     socket: &mut Connection,
     known: &Known,
@@ -49,11 +50,12 @@ pub(super) fn read(
     Ok(())
 }
 
+/// Returns whether the kernel has added the address.
 fn is_kernels(own: &InterfaceAddress, rest: &[u8]) -> bool {
     let by = find(rest, IFA_PROTO).and_then(|value| value.first().copied());
     let flags = find(rest, IFA_FLAGS).and_then(|value| u32_at(value, 0)).unwrap_or(0);
     match own.address {
-        // Kernels before 5.18 do not tell by whom.
+        // Kernels before 5.18 do not report the origin.
         IpAddr::V4(four) => four == Ipv4Addr::LOCALHOST,
         IpAddr::V6(six) if six == Ipv6Addr::LOCALHOST => true,
         IpAddr::V6(six) => {
@@ -65,13 +67,13 @@ fn is_kernels(own: &InterfaceAddress, rest: &[u8]) -> bool {
     }
 }
 
-/// Whether the address was made of an Ethernet address (RFC 4291, appendix A).
+/// Returns whether the address was derived from an Ethernet address (RFC 4291, appendix A).
 fn is_of_an_ethernet_address(address: Ipv6Addr) -> bool {
     let bytes = address.octets();
     bytes[11..13] == [0xff, 0xfe]
 }
 
-/// Reads entries that stay until somebody removes them, other than those of netmig.
+/// Reads permanent and proxy entries other than those of netmig.
 pub(super) fn neighbours(
     socket: &mut Connection,
     links: &Links,

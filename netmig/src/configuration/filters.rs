@@ -50,7 +50,7 @@ fn table(payload: &[u8]) -> Fact {
     Fact { kind: Kind::Filter, is_own: true, text }
 }
 
-/// Reads how many policies and associations there are.
+/// Reads how many policies and security associations there are.
 pub(super) fn ipsec(socket: &mut Connection, into: &mut Configuration) -> Result<(), SocketError> {
     for (request, what) in [(GET_ASSOCIATION, "security association"), (GET_POLICY, "policy")] {
         let number = list(socket, request, &[])?.len();
@@ -109,10 +109,10 @@ const LEGACY_FAMILIES: &[LegacyFamily] = &[
         target: 140,
     },
 ];
-/// Nobody looks at these without making rules.
+/// A table of arptables exists only if it has rules.
 const ARP_NAMES: &str = "/proc/thread-self/net/arp_tables_names";
 
-/// Reads the tables in the calling thread's namespace that are not blank.
+/// Reads the legacy tables in the calling thread's namespace that are not blank.
 pub(super) fn legacy_tables() -> io::Result<Vec<Fact>> {
     let mut found = Vec::new();
     let mut add = |word, name: &str| {
@@ -130,7 +130,7 @@ pub(super) fn legacy_tables() -> io::Result<Vec<Fact>> {
     Ok(found)
 }
 
-/// The names in a file; none where the kernel has no such tables.
+/// Returns the names in a file; none where the kernel has no such tables.
 fn names(file: &str) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     text.lines().filter(|name| name.len() < NAME).map(str::to_owned).collect()
@@ -167,7 +167,7 @@ impl LegacyFamily {
     }
 }
 
-/// Asks by getsockopt(2), with a question in the buffer that the answer overwrites.
+/// Calls getsockopt(2) with a request in the buffer, which the answer overwrites.
 fn get(socket: &OwnedFd, level: i32, option: i32, buffer: &mut [u8]) -> io::Result<()> {
     let mut length = libc::socklen_t::try_from(buffer.len()).map_err(io::Error::other)?;
     // SAFETY: the kernel reads and writes no more bytes of the buffer than its length says.

@@ -18,7 +18,7 @@ const QUEUEING_HANDLE: usize = 8;
 
 const IFLA_XDP_ATTACHED: u16 = 2;
 
-/// Flags that somebody sets (netdevice(7)), by name. The others are states.
+/// Flags that are configuration (netdevice(7)), by name. The others are state.
 const FLAGS: &[(i32, &str)] = &[
     (libc::IFF_UP, "up"),
     (libc::IFF_NOARP, "noarp"),
@@ -27,7 +27,7 @@ const FLAGS: &[(i32, &str)] = &[
     (libc::IFF_MULTICAST, "multicast"),
 ];
 
-/// Interfaces that the kernel puts into every namespace once a kind of tunnel is known to it
+/// Interfaces that the kernel adds to every namespace once a kind of tunnel is loaded
 /// (`net.core.fb_tunnels_only_for_init_net`).
 const FALLBACKS: &[&str] =
     &["tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0"];
@@ -61,7 +61,7 @@ pub(super) fn read(
         }
         into.add(Kind::Link, text);
         if is_loopback {
-            // Nobody records it, so that it is compared.
+            // The engine does not record it, so it is compared.
             into.add(Kind::Link, format!("interface {} with an MTU of {}", link.name, link.mtu));
         } else {
             own_properties(&link, known, into);
@@ -70,8 +70,8 @@ pub(super) fn read(
     Ok(links)
 }
 
-/// What differs from what the engine gave the container's interface. The destination's network may have
-/// another MTU, so that this is not compared between hosts.
+/// Reports what differs from what the engine gave the container's interface. The destination's
+/// network may have another MTU, so that is not compared between hosts.
 fn own_properties(link: &Link, known: &Known, into: &mut Configuration) {
     let name = &link.name;
     if link.mtu != known.mtu {
@@ -86,7 +86,7 @@ fn own_properties(link: &Link, known: &Known, into: &mut Configuration) {
     }
 }
 
-/// Properties that somebody sets, in words.
+/// Returns the properties that are configuration, as text.
 fn properties(rest: &[u8]) -> String {
     let mut text = String::new();
     if let Some(length) = find_u32(rest, IFLA_TXQLEN) {
@@ -110,8 +110,9 @@ fn properties(rest: &[u8]) -> String {
     text
 }
 
-/// Reads queueing disciplines that somebody has made: those that the kernel gives an interface have no
-/// handle (`qdisc_create_dflt`, `net/sched/sch_generic.c`). Classes and filters need one that was made.
+/// Reads queueing disciplines that were added: those that the kernel gives an interface have no
+/// handle (`qdisc_create_dflt`, `net/sched/sch_generic.c`). Classes and filters need one that was
+/// added.
 pub(super) fn queueing(
     socket: &mut Connection,
     links: &Links,

@@ -17,10 +17,11 @@ const RTM_GETNEXTHOP: u16 = 106;
 const NEXT_HOP_HEADER: usize = 8;
 const NHA_ID: u16 = 1;
 
-/// Who has made a route (`RTPROT_*`): a redirect, the kernel, a router's advertisement.
+/// Origins of a route that are the kernel's (`RTPROT_*`): a redirect, the kernel, a router's
+/// advertisement.
 const BY_THE_KERNEL: [u8; 3] = [1, 2, 9];
 
-/// Kinds of routes (`RTN_*`) other than to a gateway or a link.
+/// Types of routes (`RTN_*`) other than unicast.
 const KINDS: &[(u8, &str)] = &[
     (2, "local "),
     (3, "broadcast "),
@@ -33,7 +34,7 @@ const KINDS: &[(u8, &str)] = &[
     (10, "nat "),
 ];
 
-/// Reads routes that the kernel has not made by itself. Engines make some, so that these are compared.
+/// Reads routes that the kernel has not added by itself. Engines add some, so these are compared.
 pub(super) fn read(
     socket: &mut Connection,
     known: &Known,
@@ -60,7 +61,7 @@ pub(super) fn read(
     Ok(())
 }
 
-/// A route in words; `None` for one of the kernel's.
+/// Returns a route as text; `None` for one of the kernel's.
 fn describe(payload: &[u8], known: &Known, links: &Links) -> Option<String> {
     let (header, rest) = payload.split_at_checked(ROUTE_HEADER)?;
     let flags = u32_at(header, 8)?;
@@ -84,7 +85,7 @@ fn describe(payload: &[u8], known: &Known, links: &Links) -> Option<String> {
             RTA_PREFSRC => format!(" src {}", address().unwrap_or_default()),
             RTA_PRIORITY => format!(" metric {}", number()),
             RTA_METRICS => metrics(value),
-            // What is left of a lifetime, and what was said above. A preference of 0 is the usual one.
+            // The rest of a lifetime, and what the text has already. A preference of 0 is the default.
             RTA_CACHEINFO | RTA_DST | RTA_TABLE => String::new(),
             RTA_PREF if value == [0] => String::new(),
             other => format!(" attribute {other} {}", hexadecimal(value)),
@@ -94,12 +95,13 @@ fn describe(payload: &[u8], known: &Known, links: &Links) -> Option<String> {
     if (tos, scope, flags) != (0, 0, 0) {
         words.push(format!(" tos {tos} scope {scope} flags {flags}"));
     }
-    // Kernels tell attributes in orders of their own.
+    // The order of attributes depends on the kernel.
     words.sort();
     Some(text + &words.concat())
 }
 
-/// Metrics in words. The MTU is netmig's: it gives a container that has arrived that of the tunnel.
+/// Returns metrics as text, without the MTU: netmig gives a container that has arrived that of the
+/// tunnel.
 fn metrics(value: &[u8]) -> String {
     let all = attributes(value).filter(|(kind, _)| !matches!(*kind, RTAX_MTU | RTAX_LOCK));
     all.map(|(kind, value)| format!(" metric {kind} {}", hexadecimal(value))).collect()

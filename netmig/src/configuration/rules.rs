@@ -1,4 +1,4 @@
-//! Routing rules.
+//! Policy rules.
 //!
 //! Attribute numbers are those of `include/uapi/linux/fib_rules.h`.
 
@@ -21,7 +21,7 @@ const FRA_PROTOCOL: u16 = 21;
 /// The rules that every namespace has: preference and table (ip-rule(8)). IPv6 has the first two.
 const USUAL: [(u32, u32); 3] = [(0, 255), (32766, 254), (32767, 253)];
 
-/// Reads rules other than the usual ones, and names those that are missing.
+/// Reads rules other than the default ones, and reports default ones that are missing.
 pub(super) fn read(socket: &mut Connection, into: &mut Configuration) -> Result<(), SocketError> {
     for (family, protocol, usual) in
         [(libc::AF_INET, "IPv4", &USUAL[..]), (libc::AF_INET6, "IPv6", &USUAL[..2])]
@@ -53,7 +53,7 @@ pub(super) fn read(socket: &mut Connection, into: &mut Configuration) -> Result<
     Ok(())
 }
 
-/// A rule's preference and table, and in words what else there is of it.
+/// Returns a rule's preference and table, and the rest of it as text.
 fn describe(payload: &[u8]) -> ((u32, u32), String) {
     let (header, rest) = payload.split_at_checked(HEADER).unwrap_or_default();
     let byte = |at: usize| header.get(at).copied().unwrap_or(0);

@@ -95,7 +95,7 @@ impl Aliases {
             return Ok(Alias { here, address: *address });
         }
         let mut row = (0..TRIES).map(|n| nth(here, self.host, n));
-        // An address stands for no other one, least of all for one that packets really have.
+        // An alias must not be the address itself, which packets may carry.
         let free = |address: &IpAddr| !taken.contains_key(address) && *address != here;
         let address = row.find(free).ok_or(NoAlias { here })?;
         taken.insert(address, Some(here));
@@ -206,7 +206,7 @@ mod tests {
 
     const HOST: [u8; 16] = [7; 16];
 
-    /// The first two addresses from one on whose rows begin at the same place.
+    /// Returns the first two addresses, from one on, whose sequences begin at the same alias.
     fn colliding(first: u32) -> [IpAddr; 2] {
         let mut seen = HashMap::new();
         for bits in first.. {

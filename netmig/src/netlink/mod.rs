@@ -2,15 +2,15 @@
 //!
 //! | file | what it holds |
 //! | --- | --- |
-//! | [`attribute`] | attributes (type, length, value): reader and writer |
-//! | [`message`] | messages: header, acknowledgements, the end of a dump; requests |
-//! | [`socket`] | a blocking socket in the network namespace of the thread that opens it |
-//! | [`connection`] | batches, single requests and dumps on such a socket, by sequence numbers |
-//! | [`error`] | what can go wrong |
-//! | [`nfnetlink`] | the header that ctnetlink, nf_tables and NFQUEUE share |
-//! | [`sock_diag`] | `inet_diag` requests and answers |
-//! | [`route`] | interfaces, addresses and neighbour entries of rtnetlink |
-//! | [`rtnetlink`] | helpers for the crate of that name |
+//! | `attribute` | attributes (type, length, value): reader and writer |
+//! | `message` | messages: header, acknowledgements, the end of a dump; requests |
+//! | `socket` | a blocking socket in the network namespace of the thread that opens it |
+//! | `connection` | batches, single requests and dumps on such a socket, by sequence numbers |
+//! | `error` | errors of sockets and messages |
+//! | `nfnetlink` | the header that ctnetlink, nf_tables and NFQUEUE share |
+//! | `sock_diag` | `inet_diag` requests and answers |
+//! | `route` | interfaces, addresses and neighbour entries of rtnetlink |
+//! | `rtnetlink` | helpers for the crate of that name |
 //!
 //! Code that may wait uses the `rtnetlink` crate, which is asynchronous and typed. Code between the
 //! first held packet and the last released one uses this module: requests are prepared as bytes

@@ -22,9 +22,9 @@ pub enum EngineOptionError {
     /// The namespace cannot be used.
     #[error("cannot set kernel parameters")]
     Namespace(#[from] netns::Error),
-    /// The kernel does not take it.
+    /// The kernel refused it.
     #[error(
-        "this kernel does not take {name}={value} for {container}; create it without this --sysctl"
+        "this kernel refuses {name}={value} for {container}; create the container without this --sysctl"
     )]
     Refused {
         /// The parameter.
@@ -40,10 +40,12 @@ pub enum EngineOptionError {
 }
 
 impl Namespace {
-    /// Sets those of the parameters, given by name and value, that are a network's; returns how many there were.
+    /// Sets those of the parameters, given by name and value, that belong to a network namespace;
+    /// returns their number.
     ///
     /// # Errors
-    /// [`EngineOptionError`] for the first that this kernel does not have, or does not take.
+    /// [`EngineOptionError::Refused`] for the first that this kernel lacks or refuses;
+    /// [`EngineOptionError::Namespace`].
     pub fn set_parameters<'a>(
         &self,
         all: impl IntoIterator<Item = (&'a String, &'a String)> + Send,
@@ -65,7 +67,7 @@ impl Namespace {
     }
 }
 
-/// The file of a parameter. A dot in a name is a directory's end.
+/// Returns the file of a parameter. A dot in a name separates directories.
 fn file(name: &str) -> io::Result<PathBuf> {
     let is_plain = |part: &str| !part.is_empty() && !part.contains(['/', '\0']);
     if !name.split('.').all(is_plain) {

@@ -1,9 +1,11 @@
-//! Kernel parameters of a container's network namespace, with whatever was changed since it was started.
+//! Kernel parameters of a container's network namespace, with the changes since the container was
+//! started.
 //!
-//! There is no other way to them than the files below `/proc/sys/net`, and which namespace a file belongs to
-//! is told by the thread that opens it (`net_ctl_header_lookup`, `net/sysctl_net.c`). What belongs to the
-//! whole kernel is absent from other namespaces than the first, or cannot be written there. What a fresh
-//! namespace of the same host has as well was changed by nobody: another kernel need not know it.
+//! They are accessible only as files below `/proc/sys/net`, and the network namespace of the thread
+//! that opens a file determines whose parameter it is (`net_ctl_header_lookup`,
+//! `net/sysctl_net.c`). Parameters of the whole kernel are absent from namespaces other than the
+//! first, or cannot be written there. A value that a fresh namespace of the same host has too was
+//! not changed by anyone: another kernel need not know it.
 
 mod engine_options;
 
@@ -21,28 +23,28 @@ use thiserror::Error;
 use crate::netns::{self, Namespace};
 pub use engine_options::EngineOptionError;
 
-/// Where they are.
+/// Where the files are.
 const DIRECTORY: &str = "/proc/sys/net";
-/// Deepest directory below.
+/// Deepest directory below it.
 const DEPTH: usize = 6;
-/// Most parameters of one namespace: some fifty for each interface, and five hundred.
+/// Most parameters of one namespace: some fifty for each interface, and five hundred others.
 pub const MOST: usize = 20_000;
-/// Longest name and value, in bytes. Values are numbers, but for lists of ports.
+/// Longest name and value, in bytes. Values are numbers, except for lists of ports.
 const LONGEST_NAME: usize = 200;
 const LONGEST_VALUE: u64 = 64 << 10;
 /// How often all are set: some set others, as `ip_forward` does with those of every interface.
 const PASSES: usize = 3;
-/// Most that an error names.
+/// Most parameters that an error names.
 const NAMED: usize = 5;
 
-/// Directories with one of their own for each interface, and `default` for those to come.
+/// Directories with a directory for each interface, and `default` for later ones.
 const OF_INTERFACES: &[&str] = &["ipv4/conf", "ipv6/conf", "ipv4/neigh", "ipv6/neigh", "mpls/conf"];
-/// Parameters that are set where that is possible, and need not be the same.
+/// Parameters that are set where possible, and may differ.
 const OF_THE_HOST: &[&str] = &[
     // Numbers of the host's processors, of which the destination may have fewer.
     "core/rps_default_mask",
 ];
-/// The same of interfaces: directory and file.
+/// The same for interfaces: directory and file.
 const OF_THE_LINK: &[(&str, &str)] = &[
     // It can be no larger than that of the interface, and the destination's network may have another one.
     ("ipv6/conf/", "/mtu"),
@@ -54,32 +56,32 @@ pub enum Error {
     /// The namespace cannot be used.
     #[error("cannot read or set kernel parameters of a container's network")]
     Namespace(#[from] netns::Error),
-    /// No fresh namespace to compare with.
-    #[error("cannot make a network namespace to compare kernel parameters with")]
+    /// No fresh namespace could be created for comparison.
+    #[error("cannot create a network namespace to compare kernel parameters with")]
     Fresh(#[source] io::Error),
-    /// One of them is too long, or there are too many.
+    /// A parameter is too long, or there are too many.
     #[error("the kernel parameters of {0} are too many or too long to be carried")]
     TooMuch(String),
-    /// The source sent what is no parameter.
-    #[error("the source sent a kernel parameter that cannot be one: {0:?}")]
+    /// The source sent something that cannot be a parameter.
+    #[error("the source sent an invalid name or value of a kernel parameter: {0:?}")]
     Strange(String),
-    /// The kernel does not take some that were changed.
+    /// The kernel refuses some changed parameters.
     #[error(
-        "this kernel does not take kernel parameters that the container's network has: {}; set them back \
-         before the move",
+        "this kernel refuses kernel parameters that the container's network has: {}; set them back before \
+         the move",
         named(.0)
     )]
     Refused(Vec<Parameter>),
 }
 
-/// A parameter.
+/// A kernel parameter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parameter {
     /// Its file below `/proc/sys/net`.
     pub name: String,
     /// Its value.
     pub value: String,
-    /// Whether it is another one in a fresh namespace of its host.
+    /// Whether a fresh namespace of its host has another value.
     pub is_changed: bool,
 }
 
@@ -107,7 +109,7 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Reads those of a namespace that can be written, some milliseconds.
+    /// Reads the writable parameters of a namespace; takes some milliseconds.
     ///
     /// # Errors
     /// [`Error::Namespace`], [`Error::Fresh`], [`Error::TooMuch`].
@@ -122,7 +124,7 @@ impl Parameters {
         Ok(Self { all: values.into_iter().map(parameter).collect() })
     }
 
-    /// Returns which of them are others by now.
+    /// Returns the parameters that have changed since.
     ///
     /// # Errors
     /// [`Error::Namespace`], [`Error::TooMuch`].
@@ -132,7 +134,7 @@ impl Parameters {
         for parameter in &self.all {
             match now.remove(&parameter.name) {
                 Some(value) if value == parameter.value => {}
-                // With its interface, which is compared elsewhere.
+                // It has gone with its interface, which is compared elsewhere.
                 None if interface_of(&parameter.name).is_some() => {}
                 value => {
                     let value = value.unwrap_or_default();
@@ -145,11 +147,11 @@ impl Parameters {
         Ok(changed)
     }
 
-    /// Sets those that are others in a namespace; returns how many there were.
+    /// Sets those that differ in a namespace; returns their number.
     ///
     /// # Errors
-    /// [`Error::Refused`], if one that was changed cannot be set; [`Error::Strange`],
-    /// [`Error::TooMuch`], for what no source sends; [`Error::Namespace`].
+    /// [`Error::Refused`] if a changed parameter cannot be set; [`Error::Strange`] and
+    /// [`Error::TooMuch`] for what no source sends; [`Error::Namespace`].
     pub fn apply(&self, namespace: &Namespace) -> Result<usize, Error> {
         if self.all.len() > MOST {
             return Err(Error::TooMuch("the source".to_owned()));
@@ -171,7 +173,7 @@ impl Parameters {
                     set = others.len();
                 }
                 for other in others {
-                    // Whether it was taken is seen by the value.
+                    // The value tells whether the kernel accepted it.
                     let _ = write(&other.path(), &other.value);
                 }
             }
@@ -187,13 +189,13 @@ impl Parameter {
         Path::new(DIRECTORY).join(&self.name)
     }
 
-    /// Whether the calling thread's namespace has another value, or none.
+    /// Returns whether the calling thread's namespace has another value, or none.
     fn differs_here(&self) -> bool {
         !matches!(value(&self.path()), Ok(Some(value)) if value == self.value)
     }
 
-    /// Whether a copy without it would be another container. An interface that is not there is told by its
-    /// own name.
+    /// Returns whether a copy without it would differ from the original. An interface that is
+    /// absent is reported elsewhere.
     fn is_needed(&self) -> bool {
         let is_there = |interface: PathBuf| Path::new(DIRECTORY).join(interface).is_dir();
         let name = self.name.as_str();
@@ -206,7 +208,7 @@ impl Parameter {
     }
 }
 
-/// The directory of a parameter that belongs to an interface.
+/// Returns the directory of a parameter that belongs to an interface.
 fn interface_of(name: &str) -> Option<PathBuf> {
     OF_INTERFACES.iter().find_map(|directory| {
         let rest = name.strip_prefix(directory)?.strip_prefix('/')?;
@@ -215,7 +217,8 @@ fn interface_of(name: &str) -> Option<PathBuf> {
     })
 }
 
-/// The value of a fresh namespace; for an interface that it does not have, that of those to come.
+/// Returns the value of a fresh namespace; for an interface that it does not have, that of later
+/// interfaces.
 fn default_of<'a>(name: &str, fresh: &'a Values) -> Option<&'a String> {
     let of_default = || {
         let interface = interface_of(name)?;
@@ -225,7 +228,7 @@ fn default_of<'a>(name: &str, fresh: &'a Values) -> Option<&'a String> {
     fresh.get(name).or_else(of_default)
 }
 
-/// Whether this is a path below the directory and nowhere else.
+/// Returns whether this is a path below the directory and nowhere else.
 fn is_name(name: &str) -> bool {
     let is_plain = |part: &str| !part.is_empty() && part != "." && part != "..";
     name.len() <= LONGEST_NAME
@@ -238,14 +241,14 @@ fn values_in(namespace: &Namespace) -> Result<Values, Error> {
     namespace.run(values_here)?.map_err(|_| Error::TooMuch(namespace.name().to_owned()))
 }
 
-/// Those of the calling thread's namespace.
+/// Reads the parameters of the calling thread's namespace.
 fn values_here() -> io::Result<Values> {
     let mut values = Values::new();
     collect(Path::new(DIRECTORY), DEPTH, &mut values)?;
     Ok(values)
 }
 
-/// What does not tell its value, as a secret that is not set, is left out.
+/// Skips files that cannot be read, as a secret that is not set.
 fn collect(directory: &Path, depth: usize, into: &mut Values) -> io::Result<()> {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -271,19 +274,19 @@ fn collect(directory: &Path, depth: usize, into: &mut Values) -> io::Result<()> 
     Ok(())
 }
 
-/// A value; `None` for one that is too long.
+/// Reads a value; `None` for one that is too long.
 fn value(path: &Path) -> io::Result<Option<String>> {
     let mut text = String::new();
     File::open(path)?.take(LONGEST_VALUE + 1).read_to_string(&mut text)?;
     Ok((text.len() as u64 <= LONGEST_VALUE).then(|| text.trim_end_matches('\n').to_owned()))
 }
 
-/// Writes a file that is there: with one call, which is how the kernel takes a value.
+/// Writes an existing file with one call, as the kernel takes a value.
 fn write(path: &Path, value: &str) -> io::Result<()> {
     fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }
 
-/// Runs something in a network namespace that is made for it and goes with it.
+/// Runs `visit` in a new network namespace, which goes with it.
 fn in_fresh<T: Send>(visit: impl FnOnce() -> T + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let visitor = std::thread::Builder::new().name("netns-fresh".to_owned());
@@ -303,7 +306,7 @@ mod tests {
         Parameter { name: name.to_owned(), value: value.to_owned(), is_changed }
     }
 
-    /// Does something in a fresh namespace; needs root, and says so.
+    /// Does something in a fresh namespace; needs root, and prints that it was skipped without.
     fn with(work: impl FnOnce(&Namespace) + Send) {
         if !nix::unistd::geteuid().is_root() {
             println!("skipped: not root");

@@ -1,8 +1,8 @@
-//! A tunnel whose `wireguard-go` has died, made again as it was.
+//! The settings of a `wireguard-go` tunnel, to recreate it when the process has died.
 //!
-//! The interface goes with the process, and with it its routes, its addresses and the private key, which
-//! is nowhere else. Whoever wants to make the tunnel again has to have asked for its settings while it
-//! was there, and keeps them in memory only.
+//! The interface goes with the process, and with it its routes, its addresses and the private key,
+//! which exists nowhere else. So the settings have to be read while the tunnel exists; they are
+//! kept in memory only.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use super::{
 use crate::netlink::rtnetlink as rtnl;
 use crate::peer_number::PeerNumber;
 
-/// All that makes a tunnel of `wireguard-go` what it is.
+/// The settings of a `wireguard-go` tunnel.
 #[derive(Clone)]
 pub struct SavedTunnel {
     own: (Key, u16),
@@ -22,7 +22,7 @@ pub struct SavedTunnel {
     loopback: bool,
 }
 
-/// Without the private key.
+/// Leaves the private key out.
 impl fmt::Debug for SavedTunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { own: (_, port), remote, loopback } = self;
@@ -35,8 +35,8 @@ impl fmt::Debug for SavedTunnel {
 }
 
 impl SavedTunnel {
-    /// Those of the tunnel to `peer`; `None` for one of the kernel's and for a direct way, which
-    /// nobody can kill, and for one that is not connected yet.
+    /// Reads the settings of the tunnel to `peer`. `None` for the kernel's tunnels and direct ones,
+    /// which no process carries, and for one that is not connected yet.
     ///
     /// # Errors
     /// [`Error::NotPrepared`], [`Error::Settings`], [`Error::Interface`].
@@ -55,8 +55,8 @@ impl SavedTunnel {
         .await
     }
 
-    /// Makes the tunnel to `peer` again, with the same keys and port, so that the other end need not
-    /// know. One that is there is made to have these settings.
+    /// Recreates the tunnel to `peer` with the same keys and port, so that the other end need not
+    /// know. An existing one gets these settings.
     ///
     /// # Errors
     /// As [`prepare`] and [`connect`].
@@ -65,7 +65,7 @@ impl SavedTunnel {
         in_time("restore", interface.clone(), async {
             let handle = rtnl::connect().map_err(Error::Socket)?;
             let device = device::ensure(&handle, &interface).await?;
-            // Before it comes up, and so opens its port.
+            // Before the interface comes up and opens its port.
             config::set_own(&interface, device.kind, self.own.clone()).await
         })
         .await?;
