@@ -15,6 +15,7 @@
 //! | from the container | on the destination, the container's bridge | the source, before it leaves for the far end |
 
 mod candidates;
+mod error;
 mod inject;
 mod packet;
 mod trace;
@@ -24,20 +25,18 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
-use crate::flow::{
-    Conntrack, Direction, Flow, FlowError, STATUS_FIXED_TIMEOUT, STATUS_SEEN_REPLY, Tuple,
-};
+use crate::flow::{Conntrack, Direction, Flow, STATUS_FIXED_TIMEOUT, STATUS_SEEN_REPLY, Tuple};
 use crate::netlink::route::{self, Link};
-use crate::netlink::{Connection, Protocol as Netlink, SocketError};
+use crate::netlink::{Connection, Protocol as Netlink};
 use crate::peer_number::PeerNumber;
-use crate::routing;
-use crate::table::{RuleTag, Table, TableError};
+use crate::table::{RuleTag, Table};
 
 use inject::Injector;
 use packet::Stage;
 use trace::Tracer;
 
 pub use candidates::{Candidate, candidates, is_one_host};
+pub use error::Error;
 pub use trace::{DropRule, Fate};
 
 /// Most twins of one trial.
@@ -46,39 +45,6 @@ pub const MOST: usize = 32;
 pub const ROUNDS: usize = 3;
 /// Timeout of the twins' conntrack entries, in seconds. They expire even if this process dies.
 pub const EXPIRES_AFTER: u32 = 5;
-
-/// Why a trial failed. This says nothing about the paths.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The rules that catch the packets could not be added.
-    #[error("cannot add the rules of a path trial")]
-    Table(#[from] TableError),
-    /// The twins' conntrack entries could not be created.
-    #[error("cannot create conntrack entries for a path trial")]
-    Flows(#[from] FlowError),
-    /// A twin exists already as a real flow.
-    #[error("flow {0} exists already, so its path cannot be tried")]
-    Taken(String),
-    /// The trace of the packets could not be read.
-    #[error("cannot read the trace of the packets of a path trial")]
-    Trace(#[from] SocketError),
-    /// An interface could not be found.
-    #[error("cannot find the interface by which packets of a flow come")]
-    Interface(#[source] io::Error),
-    /// The route to a far end could not be looked up.
-    #[error(transparent)]
-    Route(#[from] routing::Error),
-    /// A packet could not be injected into an interface.
-    #[error("cannot inject a test packet into {interface} (bpf)")]
-    Inject {
-        /// The interface.
-        interface: String,
-        /// The kernel's answer.
-        #[source]
-        source: io::Error,
-    },
-}
 
 /// A direction of a flow, seen from its container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
