@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agent_core::destination::Destination;
-use agent_core::directories;
-use agent_core::keeper;
-use agent_core::trust::Token;
-use agent_core::trust::peers::Name;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use protocol::peer_address::Destination;
+use protocol::trust::Token;
+use protocol::trust::peers::Name;
+use state::directories;
+use steering::reconciler;
 
 use migration::Background;
 use migration::request::{self, Publish, Request};
@@ -59,7 +59,7 @@ pub enum Command {
     /// List or end the forwarding of new connections (migrate --forward).
     Forward(Forward),
     /// Keep this host's flows: put rules back that were removed, and remove what no flow needs. Every
-    /// host with a tunnel has such a keeper.
+    /// host with a tunnel has such a reconciler.
     #[command(hide = true)]
     Keep,
     /// Pair with a destination, by the token that agent-server invite has printed there.
@@ -336,7 +336,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 pub const GUARDIAN: [&str; 2] = ["recover", "--watch"];
 
 /// How this program is started in the background.
-pub const BACKGROUND: Background = Background { guardian: &GUARDIAN, keeper: keeper::COMMAND };
+pub const BACKGROUND: Background =
+    Background { guardian: &GUARDIAN, reconciler: reconciler::COMMAND };
 
 #[cfg(test)]
 mod tests {
@@ -350,7 +351,7 @@ mod tests {
 
     #[test]
     fn the_command_line_knows_the_keeper() {
-        let cli = Cli::parse_from(["agent-client", agent_core::keeper::COMMAND]);
+        let cli = Cli::parse_from(["agent-client", steering::reconciler::COMMAND]);
         assert!(matches!(cli.command, Some(Command::Keep)));
     }
 

@@ -5,9 +5,6 @@ mod end;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use agent_core::carried::{self, Carried};
-use agent_core::cause::Cause;
-use agent_core::directories::Directories;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use indicatif::HumanBytes;
@@ -15,6 +12,9 @@ use netmig::flow::{Conntrack, Counted, Direction, Flow, Protocol, Tuple};
 use netmig::peer_number::PeerNumber;
 use netmig::tunnel::{self, Status};
 use serde::Serialize;
+use state::cause::Cause;
+use state::directories::Directories;
+use steering::moved_containers::{self, MovedContainer};
 
 pub use end::{FarEnd, run as end};
 
@@ -65,7 +65,7 @@ pub async fn run(directories: &Directories, json: bool) -> Result<(), Cause> {
     for peer in tunnel::list().await? {
         ways.extend(tunnel::status(peer).await?.map(|status| (peer, status)));
     }
-    let notes = carried::all(directories)?;
+    let notes = moved_containers::all(directories)?;
     let marked = Conntrack::open()?.marked()?;
     let lines: Vec<Line> =
         marked.iter().filter_map(|counted| line(counted, &notes, &ways)).collect();
@@ -80,14 +80,14 @@ pub async fn run(directories: &Directories, json: bool) -> Result<(), Cause> {
 /// A flow of this list.
 struct Seen<'a> {
     /// None if the container is not known any more.
-    note: Option<&'a Carried>,
+    note: Option<&'a MovedContainer>,
     role: Role,
     peer: PeerNumber,
     direction: Direction,
 }
 
 /// What this host has to do with a marked flow.
-fn seen<'a>(flow: &Flow, notes: &'a [Carried]) -> Option<Seen<'a>> {
+fn seen<'a>(flow: &Flow, notes: &'a [MovedContainer]) -> Option<Seen<'a>> {
     let note = notes.iter().find(|note| flow.direction(&note.addresses).is_some());
     // Of a container that nobody knows any more the marks themselves tell where it is: the original
     // direction leads to it, or comes from it.
@@ -106,7 +106,11 @@ fn seen<'a>(flow: &Flow, notes: &'a [Carried]) -> Option<Seen<'a>> {
     Some(Seen { note, role, peer, direction: flow.direction(container)? })
 }
 
-fn line(counted: &Counted, notes: &[Carried], ways: &BTreeMap<PeerNumber, Status>) -> Option<Line> {
+fn line(
+    counted: &Counted,
+    notes: &[MovedContainer],
+    ways: &BTreeMap<PeerNumber, Status>,
+) -> Option<Line> {
     let flow = &counted.flow;
     let Seen { note, role, peer, direction } = seen(flow, notes)?;
     Some(Line {
@@ -123,7 +127,7 @@ fn line(counted: &Counted, notes: &[Carried], ways: &BTreeMap<PeerNumber, Status
         original: ends(flow.original),
         reply: ends(flow.reply),
         bytes: counted.bytes,
-        age: note.map(Carried::age),
+        age: note.map(MovedContainer::age),
     })
 }
 
@@ -198,7 +202,7 @@ mod tests {
         }
     }
 
-    fn told(flow: &Flow, notes: &[Carried]) -> (Role, &'static str, u8) {
+    fn told(flow: &Flow, notes: &[MovedContainer]) -> (Role, &'static str, u8) {
         let counted = Counted { flow: flow.clone(), bytes: None };
         let line = line(&counted, notes, &BTreeMap::new()).unwrap();
         (line.role, line.direction, line.peer)
@@ -206,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_role_is_found_with_and_without_a_note() {
-        let note = Carried {
+        let note = MovedContainer {
             id: String::new(),
             name: "web".to_owned(),
             addresses: vec!["10.88.0.2".parse().unwrap()],

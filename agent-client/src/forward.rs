@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use agent_core::cause::{Cause, chain};
-use agent_core::container_lock::ContainerLock;
-use agent_core::destination::DEFAULT_PORT;
-use agent_core::destination::Destination;
-use agent_core::forward::{self, Note, Role};
-use agent_core::identity::{self, HostId};
-use agent_core::message::Message;
-use agent_core::{deadline, expect, peers};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use netmig::table::ForwardedPort;
 use netmig::tunnel;
+use protocol::expect;
+use protocol::message::Message;
+use protocol::peer_address::DEFAULT_PORT;
+use protocol::peer_address::Destination;
 use serde::Serialize;
+use state::cause::{Cause, chain};
+use state::container_lock::ContainerLock;
+use state::deadline;
+use steering::peer_numbers::{self, HostId};
+use steering::port_forward::{self, Note, Role};
+use steering::tunnels;
 
 use crate::cli::{Forward, ForwardCommand};
 use migration::Context;
@@ -51,8 +53,8 @@ pub async fn run(context: &Context, request: &Forward) -> Result<String, Cause> 
 
 async fn list(context: &Context, json: bool) -> Result<String, Cause> {
     let mut lines = Vec::new();
-    for note in forward::all(&context.directories)? {
-        let peer = identity::number(&context.directories.state, note.host)?;
+    for note in port_forward::all(&context.directories)? {
+        let peer = peer_numbers::number(&context.directories.state, note.host)?;
         let known = tunnel::status(peer).await?.and_then(|status| status.address);
         let ports = match note.role {
             // The move is not decided yet.
@@ -107,12 +109,12 @@ async fn remove(context: &Context, container: &str) -> Result<String, Cause> {
     };
     // Nothing else may work on the container meanwhile.
     let mut locks = Vec::new();
-    let mut ids: Vec<_> = forward::all(directories)?.into_iter().filter(chosen).collect();
+    let mut ids: Vec<_> = port_forward::all(directories)?.into_iter().filter(chosen).collect();
     ids.dedup_by(|a, b| a.id == b.id);
     for note in ids {
         locks.push(ContainerLock::begin(directories, &note.id, &note.name)?);
     }
-    let removed = forward::remove(directories, chosen).await?;
+    let removed = port_forward::remove(directories, chosen).await?;
     if removed.is_empty() {
         return Err(NotForwarded(container.to_owned()).into());
     }
@@ -127,8 +129,8 @@ async fn remove(context: &Context, container: &str) -> Result<String, Cause> {
                 chain(e.as_ref())
             );
         }
-        if let Some(peer) = identity::find_number(&directories.state, note.host)? {
-            peers::release(directories, peer, None).await?;
+        if let Some(peer) = peer_numbers::find_number(&directories.state, note.host)? {
+            tunnels::release(directories, peer, None).await?;
         }
     }
     Ok(told)
@@ -142,7 +144,7 @@ async fn tell(
     id: &str,
 ) -> Result<(), Cause> {
     // A name may have been that of a peer; its address is known to the tunnel as well.
-    let peer = identity::number(&context.directories.state, host)?;
+    let peer = peer_numbers::number(&context.directories.state, host)?;
     let known = tunnel::status(peer).await?.and_then(|status| status.address);
     let address = match known {
         Some(address) => Destination {

@@ -1,7 +1,7 @@
 //! `agent-client`: moves a container of this host to another host.
 //!
 //! ```text
-//! cli, ask → migration → agent-core, checkpoint, netmig → kernel
+//! cli, ask → migration → engine, checkpoint, netmig → kernel
 //! ```
 
 mod ask;
@@ -18,14 +18,14 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use agent_core::cause::{Cause, chain};
-use agent_core::directories::Directories;
-use agent_core::{guardian, keeper, marks};
-use checkpoint::podman::Podman;
 use checkpoint::urgency;
 use clap::Parser;
 use migration::request::Options;
 use migration::{Cancel, Context, Failure, Request, recovery, source};
+use state::cause::{Cause, chain};
+use state::directories::Directories;
+use state::guardian;
+use steering::{fwmark, reconciler};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{BACKGROUND, Cli, Command, Flows, FlowsCommand, Recover};
@@ -64,7 +64,7 @@ fn run(cli: Cli) -> Exit {
             "agent-client has to run as root: it freezes processes and changes routes",
         );
     }
-    if let Err(e) = marks::begin(&directories.state) {
+    if let Err(e) = fwmark::begin(&directories.state) {
         return complain(Exit::Failed, &chain(&e));
     }
     let mut json = false;
@@ -93,7 +93,7 @@ fn run(cli: Cli) -> Exit {
             }));
         }
         Some(Command::Keep) => {
-            return match runtime.block_on(keeper::run(&directories)) {
+            return match runtime.block_on(reconciler::run(&directories)) {
                 Ok(()) => Exit::Moved,
                 Err(e) => complain(Exit::Failed, &chain(e.as_ref())),
             };
@@ -127,7 +127,8 @@ fn run(cli: Cli) -> Exit {
 /// Opens what this host has; `quiet` shows no steps.
 fn open(directories: Directories, quiet: bool) -> Result<Context, Cause> {
     let progress = Progress::new(quiet);
-    Context::open(directories, BACKGROUND, Box::new(move |event| progress.show(&event)))
+    let engine = engine::detect(Some(directories.run.join("engine.json")));
+    Context::open(directories, engine, BACKGROUND, Box::new(move |event| progress.show(&event)))
 }
 
 /// Recovers the migration of one journal, or all whose process has died.
@@ -189,8 +190,9 @@ fn interactive(runtime: &tokio::runtime::Runtime) -> Result<Request, Exit> {
     }
     let answers = || -> Result<Request, Box<dyn std::error::Error>> {
         let destination = ask::destination()?;
-        let running = runtime.block_on(Podman::default().list_running())?;
-        let container = ask::container(running)?;
+        let engine = engine::detect(None);
+        let running = runtime.block_on(engine.list_running())?;
+        let container = ask::container(engine.kind(), running)?;
         Ok(Request { container, destination, options: Options::default() })
     };
     answers().map_err(|e| complain(Exit::Refused, &chain(e.as_ref())))

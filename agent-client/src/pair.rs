@@ -1,13 +1,14 @@
 //! Pairing with a destination, and parting with it.
 
-use agent_core::cause::Cause;
-use agent_core::destination::Destination;
-use agent_core::message::{Join, Message};
-use agent_core::trust::list::{Role, list};
-use agent_core::trust::peers::Name;
-use agent_core::trust::{Token, Trust};
-use agent_core::wire::{self, Connection};
-use agent_core::{deadline, expect, host, private};
+use protocol::expect;
+use protocol::message::{Join, Message};
+use protocol::peer_address::Destination;
+use protocol::trust::list::{Role, list};
+use protocol::trust::peers::Name;
+use protocol::trust::{Token, Trust};
+use protocol::wire::{self, Connection};
+use state::cause::Cause;
+use state::{deadline, host, private_file};
 
 use crate::cli::{Peers, PeersCommand};
 
@@ -34,7 +35,7 @@ pub async fn join(state: &std::path::Path, token: Token) -> Result<String, Cause
     let join = Message::Join(Join { secret: token.secret.clone(), name: host::name() });
     connection.send(&join).await.map_err(failed)?;
     let joined = expect!(connection, deadline::ANSWER, Joined).map_err(failed)?;
-    let lock = private::lock(state)?;
+    let lock = private_file::lock(state)?;
     let (print, address) = (token.fingerprint, token.address.clone());
     let peer = trust.peers.add_destination(&lock, print, &joined.name, address)?;
     // Whatever the server says is made harmless before it reaches a terminal.
@@ -48,11 +49,11 @@ pub async fn join(state: &std::path::Path, token: Token) -> Result<String, Cause
 
 /// Lists the destinations, or removes one; gives what there is to say.
 pub fn peers(state: &std::path::Path, request: &Peers) -> Result<String, Cause> {
-    let peers = agent_core::trust::Peers::new(state);
+    let peers = protocol::trust::Peers::new(state);
     match &request.command {
         None => Ok(list(&peers, Role::Destination, request.json)?),
         Some(PeersCommand::Remove { name }) => {
-            let lock = private::lock(state)?;
+            let lock = private_file::lock(state)?;
             if peers.remove_destination(&lock, name)? {
                 Ok(format!("containers may not be moved to {name} any more"))
             } else {

@@ -1,12 +1,12 @@
 //! How the end of a migration is told, to people and to programs.
 
-use agent_core::message::Blocker;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use indicatif::HumanBytes;
 use migration::report::NewAddress;
 use migration::{Failure, Report};
 use serde::Serialize;
+use state::blocker::Blocker;
 
 use crate::exit::Exit;
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use agent_core::cause::Cause;
-use agent_core::permissions::Permissions;
-use agent_core::private;
-use agent_core::trust::{Name, Peers};
 use bytesize::ByteSize;
+use protocol::permissions::Permissions;
+use protocol::trust::{Name, Peers};
+use state::cause::Cause;
+use state::private_file;
 
 use crate::cli::Allow;
 
@@ -27,7 +27,7 @@ pub struct NoSuchPeer(pub Name);
 /// Changes a peer's permissions as asked; gives them as text.
 pub fn allow(state: &Path, request: &Allow) -> Result<String, Cause> {
     let peers = Peers::new(state);
-    let lock = private::lock(state)?;
+    let lock = private_file::lock(state)?;
     let missing = || NoSuchPeer(request.peer.clone());
     let old = peers.get(&request.peer)?.and_then(|peer| peer.source).ok_or_else(missing)?;
     let new = changed(old, request)?;

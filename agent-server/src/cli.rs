@@ -4,24 +4,24 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agent_core::destination::DEFAULT_PORT;
-use agent_core::destination::Destination;
-use agent_core::directories;
-use agent_core::permissions::Pattern;
-use agent_core::trust::invitation::USES_LIMIT;
-use agent_core::trust::peers::Name;
 use clap::{Args, Parser, Subcommand};
 use migration::Background;
 use netmig::fwmark::MarkBits;
+use protocol::peer_address::DEFAULT_PORT;
+use protocol::peer_address::Destination;
+use protocol::permissions::Pattern;
+use protocol::trust::invitation::USES_LIMIT;
+use protocol::trust::peers::Name;
+use state::directories;
 
 /// The option by which the guardian of an arrival is started; its journal follows.
 pub const GUARDIAN: &str = "--watch";
 
-/// The option that makes this program the keeper of the host's flows.
+/// The option that makes this program the reconciler of the host's flows.
 pub const KEEPER: &str = "--keep";
 
 /// How this program is started in the background.
-pub const BACKGROUND: Background = Background { guardian: &[GUARDIAN], keeper: KEEPER };
+pub const BACKGROUND: Background = Background { guardian: &[GUARDIAN], reconciler: KEEPER };
 
 /// Receives running containers from other hosts, until told to stop.
 ///
@@ -50,7 +50,7 @@ pub struct Cli {
     #[arg(long, hide = true, value_name = "JOURNAL")]
     pub watch: Option<PathBuf>,
     /// Keep the host's flows: put rules back that were removed, and remove what no flow needs. Every
-    /// host with a tunnel has such a keeper.
+    /// host with a tunnel has such a reconciler.
     #[arg(long, hide = true)]
     pub keep: bool,
 }

@@ -6,14 +6,14 @@ use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
-use agent_core::cause::Cause;
-use agent_core::destination::DEFAULT_PORT;
-use agent_core::destination::Destination;
-use agent_core::private;
-use agent_core::trust::list::{Role, list};
-use agent_core::trust::{Moment, Token, Trust, invitation};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
+use protocol::peer_address::DEFAULT_PORT;
+use protocol::peer_address::Destination;
+use protocol::trust::list::{Role, list};
+use protocol::trust::{Moment, Token, Trust, invitation};
+use state::cause::Cause;
+use state::private_file;
 
 use crate::allow::{NoSuchPeer, allow};
 use crate::cli::{Invite, Peers, PeersCommand};
@@ -52,12 +52,12 @@ pub fn invite(state: &Path, request: &Invite) -> Result<(String, String), Cause>
 
 /// Lists the sources, or removes one; gives what there is to say.
 pub fn peers(state: &Path, request: &Peers) -> Result<String, Cause> {
-    let peers = agent_core::trust::Peers::new(state);
+    let peers = protocol::trust::Peers::new(state);
     match &request.command {
         None => Ok(list(&peers, Role::Source, request.json)?),
         Some(PeersCommand::Allow(request)) => allow(state, request),
         Some(PeersCommand::Remove { name }) => {
-            let lock = private::lock(state)?;
+            let lock = private_file::lock(state)?;
             if peers.remove_source(&lock, name)? {
                 Ok(format!("{name} may not move containers here any more"))
             } else {

@@ -1,7 +1,7 @@
 //! `agent-server`: receives containers from other hosts.
 //!
 //! ```text
-//! cli → serve → migration → agent-core, checkpoint, netmig → kernel
+//! cli → serve → migration → engine, checkpoint, netmig → kernel
 //!       serve → welcome, invite: pairing
 //! ```
 
@@ -17,17 +17,16 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
-use agent_core::cause::{Cause, chain};
-use agent_core::directories::Directories;
-use agent_core::guardian;
-use agent_core::keeper;
-use agent_core::marks;
-use agent_core::trust::{Servers, Trust};
-use checkpoint::podman::Podman;
 use checkpoint::urgency;
 use clap::Parser;
 use migration::destination::Host;
 use migration::recovery::destination as recovery;
+use protocol::trust::{Servers, Trust};
+use state::cause::{Cause, chain};
+use state::directories::Directories;
+use state::guardian;
+use steering::fwmark;
+use steering::reconciler;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -48,7 +47,7 @@ fn main() -> ExitCode {
     }
     // Others may not read it, and are told below that they may not run this.
     if nix::unistd::geteuid().is_root()
-        && let Err(e) = marks::begin(&cli.state_dir)
+        && let Err(e) = fwmark::begin(&cli.state_dir)
     {
         return complain(&chain(&e));
     }
@@ -65,12 +64,12 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         if cli.keep {
             let directories = Directories { state: cli.state_dir, run: cli.run_dir };
-            return keeper::run(&directories).await.map_err(|e| chain(e.as_ref()));
+            return reconciler::run(&directories).await.map_err(|e| chain(e.as_ref()));
         }
         match watched {
             Some(journal) => {
                 let directories = Directories { state: cli.state_dir, run: cli.run_dir };
-                recovery::guard(&directories, &Podman::default(), journal).await;
+                recovery::guard(&directories, &*engine::detect(None), journal).await;
                 Ok(())
             }
             None => run(cli).await,
@@ -91,9 +90,10 @@ async fn run(cli: Cli) -> Result<(), String> {
     }
     let directories = Directories { state: cli.state_dir, run: cli.run_dir };
     directories.create().map_err(|e| chain(&e))?;
+    let engine = engine::detect(None);
     if let Some(Command::Recover) = cli.command {
         // A server that runs has settled everything, and has the journals of what it works on locked.
-        let settled = recovery::run(&directories, &Podman::default()).await;
+        let settled = recovery::run(&directories, &engine).await;
         return settled.map_err(|e| chain(&e));
     }
     if let Some(command) = cli.command {
@@ -105,11 +105,12 @@ async fn run(cli: Cli) -> Result<(), String> {
     // Bound first: of two agents on one host only one may settle what was left. Sources wait in the
     // backlog meanwhile.
     let listener = bind(cli.listen, cli.port).await?;
-    recovery::run(&directories, &Podman::default()).await.map_err(|e| chain(&e))?;
+    recovery::run(&directories, &engine).await.map_err(|e| chain(&e))?;
     let kept = keep(&directories).await;
-    kept.map_err(|e| format!("cannot start the keeper of flows: {}", chain(e.as_ref())))?;
-    let host =
-        Host::open(directories, trust, cli::BACKGROUND).await.map_err(|e| chain(e.as_ref()))?;
+    kept.map_err(|e| format!("cannot start the reconciler of flows: {}", chain(e.as_ref())))?;
+    let host = Host::open(directories, trust, engine, cli::BACKGROUND)
+        .await
+        .map_err(|e| chain(e.as_ref()))?;
     tracing::info!("ready for other hosts");
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
@@ -136,9 +137,9 @@ async fn manage(directories: &Directories, command: &Command) -> Result<(), Stri
         Command::Recover => return Ok(()),
         Command::Marks { bits } => {
             if let Some(bits) = bits {
-                marks::set(directories, *bits).await.map_err(|e| chain(e.as_ref()))?;
+                fwmark::set(directories, *bits).await.map_err(|e| chain(e.as_ref()))?;
             }
-            let bits = marks::read(state).map_err(|e| chain(&e))?;
+            let bits = fwmark::read(state).map_err(|e| chain(&e))?;
             let told = format!("packets are marked in bits {bits} (mask {:#010x})", bits.mask());
             (told, String::new())
         }
@@ -153,10 +154,10 @@ async fn manage(directories: &Directories, command: &Command) -> Result<(), Stri
     Ok(())
 }
 
-/// Sees to it that flows which were moved before have their keeper.
+/// Sees to it that flows which were moved before have their reconciler.
 async fn keep(directories: &Directories) -> Result<(), Cause> {
     if !netmig::tunnel::list().await?.is_empty() {
-        keeper::start(directories, cli::KEEPER)?;
+        reconciler::start(directories, cli::KEEPER)?;
     }
     Ok(())
 }

@@ -4,11 +4,11 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use agent_core::cause::{Cause, chain};
-use agent_core::message::{Failure, FailureCode, Message};
-use agent_core::trust::{Purpose, Servers};
-use agent_core::wire::{self, Connection};
 use migration::destination::{self, Copies, Host};
+use protocol::message::{Failure, FailureCode, Message};
+use protocol::trust::{Purpose, Servers};
+use protocol::wire::{self, Connection};
+use state::cause::{Cause, chain};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;

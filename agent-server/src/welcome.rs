@@ -1,10 +1,11 @@
 //! Pairing: somebody who is not known yet presents the secret of an invitation.
 
-use agent_core::cause::{Cause, chain};
-use agent_core::message::{Failure, FailureCode, Joined, Message};
-use agent_core::trust::invitation;
-use agent_core::wire::Connection;
-use agent_core::{deadline, expect};
+use protocol::expect;
+use protocol::message::{Failure, FailureCode, Joined, Message};
+use protocol::trust::invitation;
+use protocol::wire::Connection;
+use state::cause::{Cause, chain};
+use state::deadline;
 
 use migration::destination::Host;
 

@@ -1,20 +1,20 @@
 //! One function for each decoder that reads what somebody else wrote: it takes any bytes, and
 //! panics when the decoder did something that it must not.
 //!
-//! The targets in `fuzz_targets/` feed them from libFuzzer, and `agent-core/tests/corpus.rs` feeds
+//! The targets in `fuzz_targets/` feed them from libFuzzer, and `protocol/tests/corpus.rs` feeds
 //! the stored corpus through them on a stable toolchain.
 
 use std::fs;
 use std::path::Path;
 
-use agent_core::journal;
-use agent_core::message::Message;
-use agent_core::trust::Token;
 use bincode::serde::decode_from_slice;
-use checkpoint::description::Description;
 use checkpoint::images::{self, Chunk, Manifest, Writer};
-use checkpoint::needs::Needs;
 use checkpoint::tree::{self, Applier, Record};
+use engine::description::Description;
+use engine::needs::Needs;
+use protocol::message::Message;
+use protocol::trust::Token;
+use state::journal;
 
 /// Bytes that a test's tree or images may take.
 const ROOM: u64 = 1 << 20;
@@ -109,7 +109,7 @@ pub fn token(bytes: &[u8]) {
 
 /// podman's answers and files, and a peer's description of a container.
 pub fn podman(bytes: &[u8]) {
-    let _ = checkpoint::podman::understood(bytes);
+    let _ = engine::understood(bytes);
     if let Some((description, _)) = next::<Description>(bytes)
         && description.validate().is_ok()
     {

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use agent_core::cause::Cause;
+use state::cause::Cause;
 use tokio_util::sync::CancellationToken;
 
 use crate::source::Failure;

@@ -1,12 +1,14 @@
 //! The first step of everything: reach another host and learn who it is.
 
-use agent_core::cause::Cause;
-use agent_core::destination::Destination;
-use agent_core::identity::HostId;
-use agent_core::message::{Hello, Message};
-use agent_core::wire::Connection;
-use agent_core::{deadline, expect, host, peers, wire};
 use netmig::peer_number::PeerNumber;
+use protocol::message::{Hello, Message};
+use protocol::peer_address::Destination;
+use protocol::wire::Connection;
+use protocol::{expect, wire};
+use state::cause::Cause;
+use state::id::HostId;
+use state::{deadline, host};
+use steering::tunnels;
 
 use crate::context::Context;
 
@@ -38,7 +40,7 @@ impl Introduced {
     /// Gives the destination its number on this host: something is about to be made for it.
     pub async fn agreed(self, context: &Context) -> Result<Link, Cause> {
         let Self { connection, host, destination } = self;
-        let peer = peers::allot(&context.directories, host).await?;
+        let peer = tunnels::allot(&context.directories, host).await?;
         Ok(Link { connection, host, peer, destination })
     }
 }

@@ -4,8 +4,8 @@ mod publish;
 
 use std::time::Duration;
 
-use agent_core::destination::Destination;
 use checkpoint::blockers;
+use protocol::peer_address::Destination;
 
 pub use publish::Publish;
 
@@ -45,7 +45,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             image: ImagePolicy::Send,
-            max_interruption: agent_core::deadline::INTERRUPTION,
+            max_interruption: state::deadline::INTERRUPTION,
             forward: false,
             open_firewall: false,
             publish: Vec::new(),

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use agent_core::carried::{self, Carried};
-use agent_core::cause::{Cause, chain};
-use agent_core::container_lock::ContainerLock;
-use agent_core::destination::{DEFAULT_PORT, Destination};
-use agent_core::message::{EndFlows, FlowEnds, Message};
-use agent_core::{deadline, ended, expect, identity};
 use netmig::flow::{Conntrack, Flow};
 use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
+use protocol::expect;
+use protocol::message::{EndFlows, FlowEnds, Message};
+use protocol::peer_address::{DEFAULT_PORT, Destination};
+use state::cause::{Cause, chain};
+use state::container_lock::ContainerLock;
+use state::deadline;
+use steering::moved_containers::{self, MovedContainer};
+use steering::{flow_end, peer_numbers};
 
 use super::{Ends, Seen, ends, seen};
 use crate::cli::EndedFlows;
@@ -67,7 +69,7 @@ type Shared = BTreeMap<(Option<String>, PeerNumber), Vec<Flow>>;
 /// Ends the flows that are asked for; gives what there is to say.
 pub async fn run(context: &Context, request: &EndedFlows) -> Result<String, Cause> {
     let directories = &context.directories;
-    let notes = carried::all(directories)?;
+    let notes = moved_containers::all(directories)?;
     let marked = Conntrack::open()?.marked()?;
     let mut shared = Shared::new();
     for flow in marked.into_iter().map(|counted| counted.flow) {
@@ -94,7 +96,7 @@ pub async fn run(context: &Context, request: &EndedFlows) -> Result<String, Caus
         let name = note.map_or("a container that is not known any more", |note| &note.name);
         let mut line = format!("ended {} flows of {name}", flows.len());
         let Some(note) = note else {
-            ended::forget(directories, flows).await?;
+            flow_end::forget(directories, flows).await?;
             told.push(line);
             continue;
         };
@@ -102,7 +104,7 @@ pub async fn run(context: &Context, request: &EndedFlows) -> Result<String, Caus
         let way = way(*peer).await;
         let container_is_here = flows.iter().all(|flow| flow.leads_to(&note.addresses).is_none());
         if container_is_here {
-            ended::end(directories, &context.podman, note, flows).await?;
+            flow_end::end(directories, &*context.engine, note, flows).await?;
         }
         let told_by_reset = container_is_here && flows.iter().all(|flow| flow.tcp.is_some());
         if let Err(e) = tell(context, way, *peer, note, flows).await
@@ -115,14 +117,14 @@ pub async fn run(context: &Context, request: &EndedFlows) -> Result<String, Caus
             );
         }
         if !container_is_here {
-            ended::end(directories, &context.podman, note, flows).await?;
+            flow_end::end(directories, &*context.engine, note, flows).await?;
         }
         told.push(line);
     }
     Ok(told.join("\n"))
 }
 
-fn note_of<'a>(notes: &'a [Carried], id: Option<&str>) -> Option<&'a Carried> {
+fn note_of<'a>(notes: &'a [MovedContainer], id: Option<&str>) -> Option<&'a MovedContainer> {
     notes.iter().find(|note| Some(note.id.as_str()) == id)
 }
 
@@ -131,7 +133,7 @@ fn is_wanted(flow: &Flow, seen: &Seen<'_>, request: &EndedFlows) -> bool {
     let named =
         |name: &String| seen.note.is_some_and(|note| note.name == *name || note.id == *name);
     let far = |far_end: &FarEnd| {
-        let ends = seen.note.and_then(|note| ended::ends(flow, note));
+        let ends = seen.note.and_then(|note| flow_end::ends(flow, note));
         ends.is_some_and(|ends| far_end.is(ends.far))
     };
     let Ends { from: source, to: destination } = ends(flow.original);
@@ -154,12 +156,12 @@ async fn tell(
     context: &Context,
     way: Result<Destination, Cause>,
     peer: PeerNumber,
-    note: &Carried,
+    note: &MovedContainer,
     flows: &[Flow],
 ) -> Result<(), Cause> {
-    let host = identity::peer_with_number(&context.directories.state, peer)?.ok_or(NoWay)?;
+    let host = peer_numbers::peer_with_number(&context.directories.state, peer)?.ok_or(NoWay)?;
     let mut connection = dial_host(context, &way?, host).await?;
-    let flows: Vec<FlowEnds> = flows.iter().filter_map(|flow| ended::ends(flow, note)).collect();
+    let flows: Vec<FlowEnds> = flows.iter().filter_map(|flow| flow_end::ends(flow, note)).collect();
     let order = EndFlows { id: note.id.clone(), flows };
     connection.send(&Message::EndFlows(order)).await?;
     expect!(connection, deadline::ANSWER, FlowsEnded)?;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use agent_core::message::Offer;
+use protocol::message::Offer;
 
 /// All addresses of the offered container.
 pub fn addresses(offer: &Offer) -> Vec<IpAddr> {

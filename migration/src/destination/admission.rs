@@ -5,22 +5,22 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
-use agent_core::aliases::{self, OfOthers};
-use agent_core::carried;
-use agent_core::cause::{Cause, chain};
-use agent_core::container_lock::ContainerLock;
-use agent_core::host;
-use agent_core::identity::{self, HostId};
-use agent_core::marks;
-use agent_core::message::{Blocker, Offer, Port, Verdict};
-use agent_core::peers;
-use agent_core::permissions::{Asked, Denied, Permissions};
-use checkpoint::container::{is_full_id, is_name};
 use checkpoint::criu;
-use checkpoint::needs::Needs;
-use checkpoint::podman;
+use engine::container::{is_full_id, is_name};
+use engine::needs::Needs;
 use netmig::flow::{Conntrack, Flow, Protocol};
 use netmig::{routing, tunnel};
+use protocol::message::{Offer, Port, Verdict};
+use protocol::permissions::{Asked, Denied, Permissions};
+use state::blocker::Blocker;
+use state::cause::{Cause, chain};
+use state::container_lock::ContainerLock;
+use state::host;
+use steering::fwmark;
+use steering::moved_containers;
+use steering::peer_numbers::{self, HostId};
+use steering::tunnel_aliases::{self, OfOthers};
+use steering::tunnels;
 
 use super::addresses::{addresses, pairs};
 use crate::destination::host::Host;
@@ -100,11 +100,13 @@ pub async fn look(
     if let Err(e) = host::find_program(&offer.runtime) {
         block("runtime-missing", format!("{here}: {e}"));
     }
-    if offer.description.life.init && podman::init().is_none() {
+    if offer.description.life.init
+        && let Some(init) = host.engine.missing_init()
+    {
         block(
             "init-missing",
             format!(
-                "{here} has no catatonit, which is process 1 of {} (--init); install it there",
+                "{here} has no {init}, which is process 1 of {} (--init); install it there",
                 offer.name
             ),
         );
@@ -123,10 +125,8 @@ pub async fn look(
             ),
         );
     }
-    let (name_taken, has_image) = tokio::try_join!(
-        host.podman.has_container(&host.engine, &offer.name),
-        host.podman.has_image(&host.engine, &offer.image.id)
-    )?;
+    let (name_taken, has_image) =
+        tokio::try_join!(host.engine.exists(&offer.name), host.engine.has_image(&offer.image.id))?;
     if name_taken {
         block("name-taken", format!("{here} has a container named {} already", offer.name));
     }
@@ -138,7 +138,7 @@ pub async fn look(
         );
     }
     let (mut chosen, addresses) = before(host, offer)?;
-    let holders = host.podman.holders(&host.engine, &addresses, &offer.id);
+    let holders = host.engine.holders(&addresses, &offer.id).await;
     if offer.any_address && chosen == Addresses::Own && !holders.is_empty() {
         chosen = Addresses::Fresh;
     } else {
@@ -157,12 +157,13 @@ pub async fn look(
             );
         }
     }
+    let engine = host.engine.kind();
     for network in &offer.networks {
-        if !host.podman.has_network(&network.name).await? {
+        if !host.engine.has_network(&network.name).await? {
             block(
                 "network-missing",
                 format!(
-                    "{here} has no network {} of podman's, on which {} is; create it there (podman network \
+                    "{here} has no network {} of {engine}'s, on which {} is; create it there ({engine} network \
                      create), with the same subnet",
                     network.name, offer.name
                 ),
@@ -189,16 +190,16 @@ pub async fn look(
     }
     let others = OfOthers::read(&host.directories, &offer.id)?;
     if let Err(e) = others.check_far(&offer.aliases) {
-        blockers.push(aliases::blocker(here, e.as_ref()));
+        blockers.push(tunnel_aliases::blocker(here, e.as_ref()));
     }
     let comes_home = offer.anchors.contains(&host.id);
-    blockers.extend(marks::blockers(&host.directories.state, comes_home).await?);
-    let addresses = host_addresses(offer).await?;
+    blockers.extend(fwmark::blockers(&host.directories.state, comes_home).await?);
+    let addresses = own_addresses(offer).await?;
     Ok(Looked { verdict: Verdict { blockers, image_missing, addresses }, chosen, lock })
 }
 
 /// This host's addresses, but for those that the source has in the same place: its gateways.
-async fn host_addresses(offer: &Offer) -> Result<Vec<IpAddr>, Cause> {
+async fn own_addresses(offer: &Offer) -> Result<Vec<IpAddr>, Cause> {
     let own = routing::host_addresses().await?.into_iter();
     let of_source = |address: &IpAddr| offer.aliases.iter().any(|alias| alias.here == *address);
     Ok(own.filter(|address| !of_source(address)).take(LIMIT).collect())
@@ -213,8 +214,8 @@ async fn check_way(
     block: &mut impl FnMut(&str, String),
 ) -> Result<(), Cause> {
     let here = &host.name;
-    if let Some(peer) = identity::find_number(&host.directories.state, source)?
-        && let Some(e) = peers::other_way(peer, direct.is_some()).await?
+    if let Some(peer) = peer_numbers::find_number(&host.directories.state, source)?
+        && let Some(e) = tunnels::other_way(peer, direct.is_some()).await?
     {
         block("other-tunnel", format!("{here}: {e}"));
     }
@@ -241,7 +242,7 @@ fn before(host: &Host, offer: &Offer) -> Result<(Addresses, Vec<IpAddr>), Cause>
     if !offer.anchors.contains(&host.id) {
         return Ok((Addresses::Own, own));
     }
-    let former = carried::known_as(&host.directories, &offer.id, &own)?;
+    let former = moved_containers::known_as(&host.directories, &offer.id, &own)?;
     let pairs: Vec<_> = pairs(&own, &former).filter(|(old, new)| old != new).collect();
     let chosen = if pairs.is_empty() { Addresses::Own } else { Addresses::Former(pairs) };
     Ok((chosen, former))
@@ -350,7 +351,7 @@ fn on_a_detour(host: &Host, offer: &Offer, container: &[IpAddr]) -> Result<usize
     let state = &host.directories.state;
     let mut between = BTreeSet::new();
     for anchor in offer.anchors.iter().filter(|anchor| **anchor != host.id) {
-        between.extend(identity::find_number(state, *anchor)?);
+        between.extend(peer_numbers::find_number(state, *anchor)?);
     }
     if between.is_empty() {
         return Ok(0);
@@ -391,7 +392,7 @@ fn unpublishable(here: &str, port: &Port, error: &io::Error) -> (&'static str, S
 }
 
 /// Whether a port can be published here. Binding it for a moment asks the kernel
-/// itself; a port that podman forwards is bound by conmon or podman, too.
+/// itself; a port that the engine forwards is bound by a process of it, too.
 fn try_port(port: &Port) -> io::Result<()> {
     let address = port.host_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let socket = SocketAddr::new(address, port.host_port);

@@ -11,17 +11,18 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use agent_core::carried::{self, Carried};
-use agent_core::cause::Cause;
-use agent_core::identity::{self, HostId};
-use agent_core::message::{AnchorOffer, Message, MigrationId, Rehome, TunnelEnd};
-use agent_core::peers::{self, Claim, PeerLock};
-use agent_core::wire::Connection;
-use agent_core::{deadline, forward, keeper};
 use netmig::flow::Conntrack;
 use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use ownership::anchor::{Leading, leading, may_lead};
+use protocol::message::{AnchorOffer, Message, MigrationId, Rehome, TunnelEnd};
+use protocol::wire::Connection;
+use state::cause::Cause;
+use state::deadline;
+use steering::moved_containers::{self, MovedContainer};
+use steering::peer_numbers::{self, HostId};
+use steering::tunnels::{self, Claim, SteeringLock};
+use steering::{port_forward, reconciler};
 use tokio::task::block_in_place;
 
 use crate::destination::host::Host;
@@ -81,15 +82,15 @@ async fn prepare(
     offer: &AnchorOffer,
 ) -> Result<(), Cause> {
     well_formed(host, source, offer.host, &offer.container)?;
-    let from = identity::number(&host.directories.state, source)?;
-    let container = carried::known_as(&host.directories, &offer.id, &offer.container)?;
+    let from = peer_numbers::number(&host.directories.state, source)?;
+    let container = moved_containers::known_as(&host.directories, &offer.id, &offer.container)?;
     if !may_lead(leads_to(host, source, from, &offer.id, &container)?) {
         return Err(Error::NotItsContainer.into());
     }
-    let to = peers::allot(&host.directories, offer.host).await?;
+    let to = tunnels::allot(&host.directories, offer.host).await?;
     let run = &host.directories.run;
     let local = {
-        let lock = PeerLock::take(run).await?;
+        let lock = SteeringLock::take(run).await?;
         if claim_of_others(host, from, offer.migration)? {
             return Err(Error::NotItsMigration.into());
         }
@@ -97,7 +98,7 @@ async fn prepare(
         claim.write(&host.directories, offer.migration, &lock)?;
         tunnel::prepare(to).await?
     };
-    keeper::start(&host.directories, host.background.keeper)?;
+    reconciler::start(&host.directories, host.background.reconciler)?;
     connection.send(&Message::TunnelAnswer(TunnelEnd::from(local))).await?;
     let theirs = match connection.receive(deadline::NEXT_MESSAGE).await? {
         Message::TunnelOffer(theirs) => theirs,
@@ -109,9 +110,9 @@ async fn prepare(
         return Err(Error::Malformed.into());
     }
     {
-        let _lock = PeerLock::take(run).await?;
+        let _lock = SteeringLock::take(run).await?;
         let tunnel = (to, offer.migration);
-        peers::complete_passed_on(&host.directories, tunnel, offer.address, &theirs).await?;
+        tunnels::complete_passed_on(&host.directories, tunnel, offer.address, &theirs).await?;
     }
     tunnel::establish(to).await?;
     // The destination does the same since it has its end.
@@ -120,12 +121,14 @@ async fn prepare(
 
 /// Gives the claim back, and the tunnel if nothing else needs it.
 async fn withdraw(host: &Host, source: HostId, offer: &AnchorOffer) -> Result<(), Cause> {
-    let Some(from) = identity::find_number(&host.directories.state, source)? else { return Ok(()) };
+    let Some(from) = peer_numbers::find_number(&host.directories.state, source)? else {
+        return Ok(());
+    };
     if claim_of_others(host, from, offer.migration)? {
         return Ok(());
     }
     match Claim::remove(&host.directories, offer.migration)? {
-        Some(claim) => peers::release(&host.directories, claim.to, None).await,
+        Some(claim) => tunnels::release(&host.directories, claim.to, None).await,
         None => Ok(()),
     }
 }
@@ -142,21 +145,21 @@ pub async fn rehome(
         Err(cause) => return give_up(connection, cause).await,
     };
     tracing::info!("{}: {led} flows lead to another host now", order.migration);
-    let from = identity::number(&host.directories.state, source)?;
+    let from = peer_numbers::number(&host.directories.state, source)?;
     if !claim_of_others(host, from, order.migration)? {
         Claim::remove(&host.directories, order.migration)?;
     }
     connection.send(&Message::Rehomed(led)).await?;
     tokio::time::sleep(LATE).await;
-    peers::release(&host.directories, from, None).await
+    tunnels::release(&host.directories, from, None).await
 }
 
 async fn lead(host: &Host, source: HostId, order: &Rehome) -> Result<u64, Cause> {
     well_formed(host, source, order.host, &order.container)?;
     let state = &host.directories.state;
-    let from = identity::number(state, source)?;
-    let to = identity::find_number(state, order.host)?.ok_or(Error::NoTunnel)?;
-    let container = carried::known_as(&host.directories, &order.id, &order.container)?;
+    let from = peer_numbers::number(state, source)?;
+    let to = peer_numbers::find_number(state, order.host)?.ok_or(Error::NoTunnel)?;
+    let container = moved_containers::known_as(&host.directories, &order.id, &order.container)?;
     let to_new = leads_to(host, order.host, to, &order.id, &container)?;
     match leading(leads_to(host, source, from, &order.id, &container)?, to_new) {
         Leading::Lead => {}
@@ -172,13 +175,13 @@ async fn lead(host: &Host, source: HostId, order: &Rehome) -> Result<u64, Cause>
     let led = block_in_place(|| Conntrack::open()?.redirect(&container, from, Some(to)))?;
     // Gateways of this host are in every tunnel the same; their loopback addresses are not allowed in
     // each.
-    let concerned = |note: &Carried| note.addresses.iter().any(|ip| container.contains(ip));
-    let notes = carried::all(&host.directories)?;
+    let concerned = |note: &MovedContainer| note.addresses.iter().any(|ip| container.contains(ip));
+    let notes = moved_containers::all(&host.directories)?;
     if notes.iter().any(|note| !note.exchange.gateways.is_empty() && concerned(note)) {
         tunnel::carry_loopback(to)?;
     }
     let ways = (source, order.host);
-    for name in forward::lead_on(&host.directories, &container, ways).await? {
+    for name in port_forward::lead_on(&host.directories, &container, ways).await? {
         tracing::info!("{}: new connections for {name} follow", order.migration);
     }
     Ok(led as u64)
@@ -192,7 +195,7 @@ fn leads_to(
     id: &str,
     container: &[IpAddr],
 ) -> Result<bool, Cause> {
-    let forwards = forward::all(&host.directories)?;
+    let forwards = port_forward::all(&host.directories)?;
     let mut forwards = forwards.iter().filter(|note| note.id == id && note.host == peer);
     if forwards.any(|note| note.away().is_some_and(|away| away.in_force)) {
         return Ok(true);
@@ -214,14 +217,15 @@ pub async fn forward_ended(
     id: &str,
 ) -> Result<(), Cause> {
     let from = connection.host();
-    let here = forward::here(id);
-    let removed = forward::remove(&host.directories, |note| note.host == from && here(note)).await;
+    let here = port_forward::here(id);
+    let removed =
+        port_forward::remove(&host.directories, |note| note.host == from && here(note)).await;
     if let Err(cause) = removed {
         return give_up(connection, cause).await;
     }
     connection.send(&Message::ForwardEnded(())).await?;
-    match identity::find_number(&host.directories.state, from)? {
-        Some(peer) => peers::release(&host.directories, peer, None).await,
+    match peer_numbers::find_number(&host.directories.state, from)? {
+        Some(peer) => tunnels::release(&host.directories, peer, None).await,
         None => Ok(()),
     }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use agent_core::cause::Cause;
-use agent_core::directories::Directories;
-use agent_core::identity::HostId;
-use agent_core::message::MigrationId;
-use agent_core::peers;
 use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
+use state::cause::Cause;
+use state::directories::Directories;
+use state::id::HostId;
+use state::id::MigrationId;
+use steering::tunnels;
 use tokio::task::JoinSet;
 
 /// The hosts, and what becomes of their tunnels.
@@ -47,7 +47,7 @@ impl Anchors {
             has_agreed
         });
         for number in left {
-            peers::release(directories, number, Some(migration)).await?;
+            tunnels::release(directories, number, Some(migration)).await?;
         }
         Ok(())
     }

@@ -12,36 +12,37 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use agent_core::aliases::OfOthers;
-use agent_core::cause::{Cause, chain};
-use agent_core::container_lock::ContainerLock;
-use agent_core::deadline;
-use agent_core::forward::{self, Note};
-use agent_core::guardian::{self, Guardian};
-use agent_core::identity::HostId;
-use agent_core::journal::{self, Journal, Record};
-use agent_core::message::{Message, NetworkState, Offer, Prepared, Tree, TunnelEnd};
-use agent_core::peers;
-use agent_core::permissions::Permissions;
-use agent_core::turn::{Place, Turn};
-use agent_core::wire::Connection;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::{Chunk, ImageDir};
-use checkpoint::stage::{Early, Staged};
 use checkpoint::urgency::{MANY_FILES, Urgency};
+use engine::Kind;
+use engine::stage::{PreparedStage, Staged};
 use netmig::container_network::ContainerNetwork;
 use netmig::flow::{self, Flow, Readdressed};
 use netmig::isolation::Port;
 use netmig::peer_number::PeerNumber;
+use protocol::message::{Message, NetworkState, Offer, Prepared, Tree, TunnelEnd};
+use protocol::permissions::Permissions;
+use protocol::wire::Connection;
+use state::cause::{Cause, chain};
+use state::container_lock::ContainerLock;
+use state::deadline;
+use state::guardian::{self, Guardian};
+use state::id::HostId;
+use state::interrupt_slot::{Place, Turn};
+use state::journal::{self, Journal, Record};
+use steering::port_forward::{self, Note};
+use steering::tunnel_aliases::OfOthers;
+use steering::tunnels;
 use tokio::task::block_in_place;
 
 use super::addresses::addresses;
 use super::admission::{Addresses, Looked};
 use super::anchors::Anchors;
-use super::early_podman::Expected;
 use super::image_import;
 use super::incoming::{Incoming, Limits};
+use super::prepared_stage::Expected;
 use super::spool::Spool;
 pub use far_ends::FarEnds;
 use path_trial::Trials;
@@ -54,22 +55,22 @@ use crate::destination::host::Host;
 #[error("the source went back")]
 struct SourceWentBack;
 
-/// podman made a container without something that every container has.
+/// The engine made a container without something that every container has.
 #[derive(Debug, thiserror::Error)]
-#[error("podman staged the container without {0}")]
+#[error("the container was staged without {0}")]
 struct Incomplete(&'static str);
 
-/// podman was killed, or died.
+/// The engine was killed, or died.
 #[derive(Debug, thiserror::Error)]
-#[error("podman ended while the container was being restored")]
-struct EngineGone;
+#[error("{0} ended while the container was being restored")]
+struct EngineGone(Kind);
 
-/// podman would give up before the source could decide.
+/// The engine would give up before the source could decide.
 #[derive(Debug, thiserror::Error)]
 #[error("the container was staged for too long before its interruption came; try again")]
 struct StagedTooLong;
 
-/// How long podman has to have patience once a restore is ordered: the restore, the lease of the copy, and
+/// How long the engine has to wait once a restore is ordered: the restore, the lease of the copy, and
 /// the time that a source has for its last order after the decision.
 const AFTER_RESTORE: Duration =
     Duration::from_secs(deadline::LEASE.as_secs() + deadline::ANSWER.as_secs() + 15);
@@ -100,14 +101,14 @@ pub struct Arrival {
     _guardian: Guardian,
     mtu: u32,
     limits: Limits,
-    staged: Option<Staged>,
+    staged: Option<Box<dyn Staged>>,
     network: Option<Network>,
     cgroup: Option<Cgroup>,
     created: Vec<Flow>,
     paths: Trials,
     far_ends: FarEnds,
     spool: Option<Spool>,
-    early: Option<Early>,
+    prepared: Option<Box<dyn PreparedStage>>,
     place: Option<Place>,
     turn: Option<Turn>,
     urgency: Option<Urgency>,
@@ -140,7 +141,7 @@ impl Arrival {
         let disk = permissions.disk.unwrap_or(u64::MAX);
         let limits = Limits { images: offer.image_room(), disk };
         let state = &host.directories.state;
-        let anchor = peers::allot(&host.directories, source).await?;
+        let anchor = tunnels::allot(&host.directories, source).await?;
         let record = Record::Arrival {
             migration: offer.migration,
             container: offer.id.clone(),
@@ -177,7 +178,7 @@ impl Arrival {
             paths: Trials::default(),
             far_ends: FarEnds::default(),
             spool: None,
-            early: None,
+            prepared: None,
             place: None,
             turn: None,
             urgency: None,
@@ -185,9 +186,9 @@ impl Arrival {
         })
     }
 
-    /// Takes over a podman that was started before.
-    pub fn use_early(&mut self, expected: Option<Expected>) {
-        (self.early, self.place) = expected.map(Expected::into_parts).unzip();
+    /// Takes over an engine that was started before.
+    pub fn use_prepared(&mut self, expected: Option<Expected>) {
+        (self.prepared, self.place) = expected.map(Expected::into_parts).unzip();
     }
 
     /// Runs the steps up to the restored, isolated copy.
@@ -287,9 +288,10 @@ impl Arrival {
         images: ImageDir,
     ) -> Result<Option<Prepared>, Cause> {
         let staged = self.staged.as_ref().ok_or(Incomplete("itself"))?;
+        let staged = staged.container();
         let begin_by = staged.expires.checked_sub(AFTER_RESTORE).ok_or(StagedTooLong)?;
-        let mut trees: Vec<(Tree, &Path)> = vec![(Tree::Root, &staged.bundle.root)];
-        trees.extend(staged.bundle.shm.as_deref().map(|shm| (Tree::SharedMemory, shm)));
+        let mut trees: Vec<(Tree, &Path)> = vec![(Tree::Root, &staged.root)];
+        trees.extend(staged.shm.as_deref().map(|shm| (Tree::SharedMemory, shm)));
         let criu_config = ConfigDir::create(&self.work.join("criu"), &Options::restore())?;
         let mut incoming = Incoming::open(&images, self.limits, &trees, &staged.log)?;
         let mut is_ready = false;
@@ -374,7 +376,7 @@ impl Arrival {
         self.restore(connection, &images, &criu_config, &settings, ordered).await.map(Some)
     }
 
-    /// The next message, if it comes before podman would give up what is staged.
+    /// The next message, if it comes before the engine would give up what is staged.
     async fn next_before(
         &self,
         connection: &mut Connection,
@@ -417,7 +419,7 @@ impl Arrival {
     }
 
     /// What a copy is made of, once it is prepared; `None` before. The rest goes with it.
-    pub fn take_prepared(&mut self) -> Option<(Staged, Network, Cgroup, Journal, u32)> {
+    pub fn take_prepared(&mut self) -> Option<(Box<dyn Staged>, Network, Cgroup, Journal, u32)> {
         let (staged, network) = (self.staged.take()?, self.network.take()?);
         Some((staged, network, self.cgroup.take()?, self.journal.take()?, self.mtu))
     }
@@ -435,7 +437,7 @@ impl Arrival {
     }
 
     /// The same for a copy that owns the stage and the journal; `false` if something is left.
-    pub async fn clean(&mut self, staged: Option<Staged>) -> bool {
+    pub async fn clean(&mut self, staged: Option<Box<dyn Staged>>) -> bool {
         let mut clean = true;
         self.paths.end();
         let migration = self.offer.migration;
@@ -446,8 +448,8 @@ impl Arrival {
             }
             result.is_ok()
         };
-        if let Some(early) = self.early.take() {
-            early.abandon().await;
+        if let Some(prepared) = self.prepared.take() {
+            prepared.abandon().await;
         }
         let gone = match staged {
             Some(staged) => note(staged.abort().await.map_err(Into::into)),
@@ -456,13 +458,13 @@ impl Arrival {
         note(self.forget_flows());
         note(self.end_late().await);
         let of_this = |note: &Note| note.migration == migration;
-        note(forward::remove(&self.host.directories, of_this).await.map(drop));
+        note(port_forward::remove(&self.host.directories, of_this).await.map(drop));
         // The directory tells who may remove the container.
         if gone {
             note(self.tidy());
         }
         for peer in self.anchors.numbers().chain([self.anchor]) {
-            note(peers::release(&self.host.directories, peer, Some(migration)).await);
+            note(tunnels::release(&self.host.directories, peer, Some(migration)).await);
         }
         clean
     }

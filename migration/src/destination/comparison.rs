@@ -1,9 +1,10 @@
 //! Compares the copy with what its source tells of the original.
 
-use agent_core::cause::Cause;
-use agent_core::wire::Connection;
-use agent_core::{deadline, expect};
 use checkpoint::fingerprint::{Difference, Fingerprint};
+use protocol::expect;
+use protocol::wire::Connection;
+use state::cause::Cause;
+use state::deadline;
 
 /// Receives the original's fingerprint and returns in what the copy differs. The source has read it while
 /// the copy was made, so nothing is waited for.

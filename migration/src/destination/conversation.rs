@@ -1,19 +1,20 @@
 //! One conversation: introduction, then a new migration or the rest of an interrupted one.
 
-use agent_core::cause::Cause;
-use agent_core::message::{Failure, FailureCode, Hello, Message, Offer};
-use agent_core::permissions::Permissions;
-use agent_core::trust::Name;
-use agent_core::wire::Connection;
-use agent_core::{deadline, expect};
+use protocol::expect;
+use protocol::message::{Failure, FailureCode, Hello, Message, Offer};
+use protocol::permissions::Permissions;
+use protocol::trust::Name;
+use protocol::wire::Connection;
+use state::cause::Cause;
+use state::deadline;
 
 use crate::destination::anchor_role;
 use crate::destination::decision::resume;
-use crate::destination::early_podman::{Expected, abandon};
 use crate::destination::end_flows;
 use crate::destination::host::Host;
 use crate::destination::lease::Copies;
 use crate::destination::offer;
+use crate::destination::prepared_stage::{Expected, abandon};
 
 /// Holds one conversation with a paired host to its end.
 pub async fn converse(copies: &'static Copies, connection: &mut Connection) -> Result<(), Cause> {

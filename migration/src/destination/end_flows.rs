@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use agent_core::cause::Cause;
-use agent_core::identity;
-use agent_core::message::{EndFlows, FlowEnds, Message};
-use agent_core::wire::Connection;
-use agent_core::{carried, ended};
 use netmig::flow::{Conntrack, Flow};
+use protocol::message::{EndFlows, FlowEnds, Message};
+use protocol::wire::Connection;
+use state::cause::Cause;
+use steering::peer_numbers;
+use steering::{flow_end, moved_containers};
 
 use crate::destination::host::Host;
 use crate::destination::refusal::give_up;
@@ -36,17 +36,19 @@ async fn end(host: &Host, connection: &Connection, order: &EndFlows) -> Result<u
     if order.flows.len() > LIMIT {
         return Err(TooMany.into());
     }
-    let Some(from) = identity::find_number(&host.directories.state, connection.host())? else {
+    let Some(from) = peer_numbers::find_number(&host.directories.state, connection.host())? else {
         return Ok(0);
     };
-    let Some(container) = carried::find(&host.directories, &order.id)? else { return Ok(0) };
+    let Some(container) = moved_containers::find(&host.directories, &order.id)? else {
+        return Ok(0);
+    };
     let addresses = &container.addresses;
     let mut flows = Conntrack::open()?.dump(addresses)?;
     // The container may have another address there.
     let key = |one: &FlowEnds| (one.protocol, one.own.port(), one.far);
     let ordered: HashSet<_> = order.flows.iter().map(key).collect();
     let named = |flow: &Flow| {
-        ended::ends(flow, &container).is_some_and(|ends| ordered.contains(&key(&ends)))
+        flow_end::ends(flow, &container).is_some_and(|ends| ordered.contains(&key(&ends)))
     };
     flows.retain(|flow| {
         let shared = [flow.anchor(addresses), flow.leads_to(addresses)].contains(&Some(from));
@@ -56,6 +58,6 @@ async fn end(host: &Host, connection: &Connection, order: &EndFlows) -> Result<u
         return Ok(0);
     }
     tracing::info!("{} of {}: {} flows are ended", order.id, connection.host(), flows.len());
-    ended::end(&host.directories, &host.podman, &container, &flows).await?;
+    flow_end::end(&host.directories, &*host.engine, &container, &flows).await?;
     Ok(flows.len() as u64)
 }

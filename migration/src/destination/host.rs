@@ -1,16 +1,17 @@
 //! What this host has for every conversation.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use agent_core::cause::Cause;
-use agent_core::directories::Directories;
-use agent_core::identity::HostId;
-use agent_core::journal::{self, Record};
-use agent_core::message::{Finished, MigrationId};
-use agent_core::trust::{Peers, Trust};
-use checkpoint::podman::{Info, Podman};
+use engine::Engine;
 use netmig::sockets::receive_buffers;
+use protocol::message::{Finished, MigrationId};
+use protocol::trust::{Peers, Trust};
+use state::cause::Cause;
+use state::directories::Directories;
+use state::id::HostId;
+use state::journal::{self, Record};
 
 use crate::context::Background;
 
@@ -25,10 +26,8 @@ pub struct Host {
     pub name: String,
     /// Whom it is paired with.
     pub peers: Peers,
-    /// The engine.
-    pub podman: Podman,
-    /// The engine's configuration, as it was when this agent started.
-    pub engine: Info,
+    /// The engine, with its configuration as it was when this agent started.
+    pub engine: Arc<dyn Engine>,
     /// How this program is started in the background.
     pub background: Background,
     /// The program that stands in for the OCI runtime while a container is staged.
@@ -44,25 +43,24 @@ impl Host {
     pub async fn open(
         directories: Directories,
         trust: Trust,
+        engine: Arc<dyn Engine>,
         background: Background,
     ) -> Result<Self, Cause> {
         directories.create()?;
-        let podman = Podman::default();
-        let engine = podman.info().await?;
+        engine.keep_configuration().await?;
         Ok(Self {
             directories,
             id: trust.identity.fingerprint().host(),
             peers: trust.peers,
-            name: agent_core::host::name(),
-            podman,
+            name: state::host::name(),
             engine,
             background,
-            shim: agent_core::host::find_shim()?,
+            shim: state::host::find_shim()?,
             stopping: AtomicBool::new(false),
         })
     }
 
-    /// The end of an arrival, if podman runs its container.
+    /// The end of an arrival, if the engine runs its container.
     pub fn handed_over(&self, migration: MigrationId) -> Result<Option<Finished>, journal::Error> {
         let records = journal::archived(&self.directories.state, migration)?.unwrap_or_default();
         Ok(records.iter().rev().find_map(|record| match record {

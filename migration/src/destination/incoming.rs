@@ -8,11 +8,11 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use agent_core::cause::Cause;
-use agent_core::message::{FlowBatch, Message, Settings, Tree, TreeChange, TreeEnd};
 use checkpoint::images::{self, Chunk, ImageDir, Manifest};
 use checkpoint::tree::{self, Applier, Digest};
 use netmig::flow::{Conntrack, Flow, Relocation};
+use protocol::message::{FlowBatch, Message, Settings, Tree, TreeChange, TreeEnd};
+use state::cause::Cause;
 
 use super::arrival::FarEnds;
 

@@ -18,10 +18,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use agent_core::identity::HostId;
-use agent_core::journal::{self, Record};
-use agent_core::message::MigrationId;
 use ownership::destination::{Holding, Order, Reply, reply};
+use state::id::HostId;
+use state::id::MigrationId;
+use state::journal::{self, Record};
 
 use crate::destination::copy::Copy;
 use crate::destination::host::Host;

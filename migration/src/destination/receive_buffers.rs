@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use agent_core::cause::{Cause, chain};
 use checkpoint::cgroup::Cgroup;
 use netmig::netns::Namespace;
 use netmig::sockets::{UdpQueues, receive_buffers};
+use state::cause::{Cause, chain};
 
 /// How long no datagrams may have piled up in a container's sockets before these get their own buffers
 /// back: what was held has come through the tunnel then, and the processors are free again.

@@ -1,8 +1,9 @@
 //! Why not, in the protocol's terms.
 
-use agent_core::cause::{Cause, chain};
-use agent_core::message::{Failure, FailureCode, Message, MigrationId};
-use agent_core::wire::{self, Connection};
+use engine::stage;
+use protocol::message::{Failure, FailureCode, Message, MigrationId};
+use protocol::wire::{self, Connection};
+use state::cause::{Cause, chain};
 
 /// Tells the source why, and the log as well.
 pub async fn give_up(connection: &mut Connection, cause: Cause) -> Result<(), Cause> {
@@ -14,7 +15,6 @@ pub async fn give_up(connection: &mut Connection, cause: Cause) -> Result<(), Ca
 
 /// The class of a failure.
 fn code(cause: &Cause) -> FailureCode {
-    use checkpoint::stage;
     if matches!(cause.downcast_ref(), Some(stage::Error::Conflict { .. })) {
         FailureCode::Conflict
     } else if let Some(error) = cause.downcast_ref::<wire::Error>() {

@@ -1,9 +1,9 @@
 //! Connections of a container on which nothing has come since it was restored.
 
-use agent_core::cause::chain;
-use agent_core::message::{MigrationId, SilentConnection};
 use netmig::netns::Namespace;
 use netmig::sockets::{TcpInfo, TcpSockets};
+use protocol::message::{MigrationId, SilentConnection};
+use state::cause::chain;
 
 use crate::destination::host::Host;
 

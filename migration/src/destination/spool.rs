@@ -9,9 +9,9 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use agent_core::cause::Cause;
-use agent_core::directories::{Directories, create_private};
-use agent_core::message::{FRAME_LIMIT, Message, MigrationId};
+use protocol::message::{FRAME_LIMIT, Message, MigrationId};
+use state::cause::Cause;
+use state::directories::{Directories, create_private};
 
 /// Where the files are, below the state directory: they may be larger than the host's memory.
 const DIRECTORY: &str = "spool";
@@ -143,7 +143,7 @@ fn next_length(file: &mut impl Read) -> io::Result<Option<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agent_core::message::Data;
+    use protocol::message::Data;
 
     fn directories(dir: &Path) -> Directories {
         Directories { state: dir.to_owned(), run: dir.to_owned() }

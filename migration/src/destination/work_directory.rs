@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use agent_core::cause::Cause;
 use checkpoint::images::ImageDir;
+use state::cause::Cause;
 
 /// Where images go, below a migration's volatile directory.
 pub const IMAGES: &str = "images";

@@ -7,17 +7,18 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use agent_core::carried::{self, Carried};
-use agent_core::cause::{Cause, chain};
-use agent_core::destination::DEFAULT_PORT;
-use agent_core::destination::Destination;
-use agent_core::identity::HostId;
-use agent_core::message::{AnchorOffer, AnchorTunnel, Message, MigrationId, Rehome};
-use agent_core::wire::Connection;
-use agent_core::{deadline, expect};
 use netmig::flow::{Conntrack, Flow};
 use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
+use protocol::expect;
+use protocol::message::{AnchorOffer, AnchorTunnel, Message, MigrationId, Rehome};
+use protocol::peer_address::DEFAULT_PORT;
+use protocol::peer_address::Destination;
+use protocol::wire::Connection;
+use state::cause::{Cause, chain};
+use state::deadline;
+use state::id::HostId;
+use steering::moved_containers::{self, MovedContainer};
 
 use super::plan::Plan;
 use crate::connect;
@@ -158,8 +159,8 @@ pub async fn rehome_anew(
 ) -> Result<bool, Cause> {
     let container = &rehome.container[..];
     let mut flows = Conntrack::open()?.dump(container)?;
-    let others = carried::others(&context.directories, &rehome.id)?;
-    flows.retain(|flow| carried::apart(flow, &others).is_none());
+    let others = moved_containers::others(&context.directories, &rehome.id)?;
+    flows.retain(|flow| moved_containers::apart(flow, &others).is_none());
     let mut numbers: Vec<_> = flows.iter().filter_map(|flow| flow.anchor(container)).collect();
     numbers.sort_unstable();
     numbers.dedup();
@@ -167,7 +168,7 @@ pub async fn rehome_anew(
     let mut all_led = true;
     for number in numbers.into_iter().filter(|number| *number != destination) {
         let state = &context.directories.state;
-        let Some(host) = agent_core::identity::peer_with_number(state, number)? else { continue };
+        let Some(host) = steering::peer_numbers::peer_with_number(state, number)? else { continue };
         let led = async {
             let mut connection = dial(context, number, host).await?;
             tell(&mut connection, rehome.clone()).await
@@ -188,14 +189,14 @@ pub async fn rehome_anew(
 pub fn forget(
     container: &[IpAddr],
     anchors: &[PeerNumber],
-    others: &[Carried],
+    others: &[MovedContainer],
 ) -> Result<(), Cause> {
     let mut conntrack = Conntrack::open()?;
     let past: Vec<Flow> = conntrack
         .dump(container)?
         .into_iter()
         .filter(|flow| flow.anchor(container).is_some_and(|anchor| anchors.contains(&anchor)))
-        .filter(|flow| carried::apart(flow, others).is_none())
+        .filter(|flow| moved_containers::apart(flow, others).is_none())
         .collect();
     if !past.is_empty() {
         conntrack.delete(&past)?;

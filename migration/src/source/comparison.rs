@@ -1,10 +1,10 @@
 //! Tells the destination what the original is, and does not commit a copy that is anything else.
 
-use agent_core::cause::Cause;
-use agent_core::message::{Facts, Message};
-use agent_core::wire::Connection;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::fingerprint::{Difference, Fingerprint};
+use protocol::message::{Facts, Message};
+use protocol::wire::Connection;
+use state::cause::Cause;
 use tokio::task::block_in_place;
 
 /// Bytes of one message, of the four million that it may have.

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use agent_core::message::{Data, Message};
-use agent_core::wire::PIECE;
+use protocol::message::{Data, Message};
+use protocol::wire::PIECE;
 
 use super::send_queue::{ConnectionGone, Outbox, post};
 

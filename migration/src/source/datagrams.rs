@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use agent_core::cause::Cause;
-use agent_core::host;
 use netmig::flow::{Conntrack, Direction, Flow, Protocol, STATUS_SEEN_REPLY};
 use netmig::path_trial::is_one_host;
 use netmig::routing;
 use netmig::table::{FlowCounter, MOST_COUNTED, PacketCount, RuleTag};
+use state::cause::Cause;
+use state::host;
 
 /// So many that have come and not left are no accident.
 const SEVERAL: u64 = 3;

@@ -1,11 +1,12 @@
 //! What the destination is told once the decision is made, over the first connection or a new one.
 
-use agent_core::destination::Destination;
-use agent_core::identity::HostId;
-use agent_core::message::{FailureCode, Finished, Message, MigrationId, SilentConnection};
-use agent_core::wire::{self, Connection};
-use agent_core::{deadline, expect};
 use ownership::source::{Answer, Next, after_order};
+use protocol::expect;
+use protocol::message::{FailureCode, Finished, Message, MigrationId, SilentConnection};
+use protocol::peer_address::Destination;
+use protocol::wire::{self, Connection};
+use state::deadline;
+use state::id::HostId;
 
 use crate::connect;
 use crate::context::Context;
@@ -107,7 +108,7 @@ pub async fn led_past(connection: &mut Connection, migration: MigrationId) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agent_core::message::Failure;
+    use protocol::message::Failure;
 
     #[test]
     fn only_the_destinations_own_words_deny_a_copy() {

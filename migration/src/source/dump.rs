@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use agent_core::cause::Cause;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::ConfigDir;
 use checkpoint::gate::Gate;
@@ -12,6 +11,7 @@ use checkpoint::images::{Chunk, Follower, ImageDir};
 use checkpoint::prime::Primed;
 use checkpoint::runtime::{Checkpoint, Waiting};
 use checkpoint::urgency::Urgency;
+use state::cause::Cause;
 
 use super::plan::Plan;
 

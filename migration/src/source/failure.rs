@@ -1,7 +1,7 @@
 //! How a migration can fail, in the words that its user sees.
 
-use agent_core::cause::{Cause, chain};
-use agent_core::message::Blocker;
+use state::blocker::Blocker;
+use state::cause::{Cause, chain};
 
 use super::path_trial;
 

@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use agent_core::cause::Cause;
-use agent_core::message::Blocker;
 use netmig::flow::{Alias, Aliases, Conntrack, Flow, NoAlias};
 use netmig::peer_number::PeerNumber;
 use netmig::routing;
+use state::blocker::Blocker;
+use state::cause::Cause;
 
 /// More addresses than a host has; a destination may not tell more.
 const LIMIT: usize = 4096;

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use agent_core::cause::Cause;
-use agent_core::message::Blocker;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu;
 use checkpoint::estimate::{self, Forecast, Workload};
 use netmig::netns::Namespace;
 use netmig::sockets::TcpSockets;
+use state::blocker::Blocker;
+use state::cause::Cause;
 
 /// What the measurement is taken to be where it fails: the reference machine's.
 const SCALE: f64 = 1.0;

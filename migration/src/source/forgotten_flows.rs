@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-use agent_core::cause::Cause;
-use checkpoint::container::Container;
+use engine::container::Container;
 use netmig::flow::{Conntrack, ExpiredFlows, Flow, Published};
 use netmig::sockets::Connections;
+use state::cause::Cause;
 
 /// Makes their entries anew, from the container's own sockets; gives those that were made. `flows` are
 /// all that the container has.

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use agent_core::cause::Cause;
-use agent_core::message::{Message, MigrationId};
-use agent_core::turn::{RETRY, Turn};
-use agent_core::{deadline, expect};
+use protocol::expect;
+use protocol::message::{Message, MigrationId};
+use state::cause::Cause;
+use state::deadline;
+use state::interrupt_slot::{RETRY, Turn};
 
 use super::plan::Plan;
 use crate::context::Context;

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use agent_core::deadline;
-use agent_core::expect;
-use agent_core::message::{Data, Message};
-use agent_core::wire::{Connection, Error};
+use protocol::expect;
+use protocol::message::{Data, Message};
+use protocol::wire::{Connection, Error};
+use state::deadline;
 
 /// Bytes of the first message, and of the largest.
 const FIRST: usize = 256 << 10;

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use agent_core::cause::Cause;
-use agent_core::message::{Blocker, NetworkState};
-use checkpoint::container::Container;
 use checkpoint::process;
+use engine::container::Container;
 use netmig::configuration::{Configuration, Difference, Kind, Known};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
 use netmig::sysctl::{Parameter, Parameters};
+use protocol::message::NetworkState;
+use state::blocker::Blocker;
+use state::cause::Cause;
 
 /// Most objects that a sentence names.
 const NAMED: usize = 5;

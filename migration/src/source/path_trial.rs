@@ -8,14 +8,17 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use agent_core::cause::{Cause, chain};
-use agent_core::message::{Blocker, MOST_TRIALS, Message, TriedPath, plain_words};
-use agent_core::peers::PeerLock;
-use agent_core::{deadline, expect, host, opened};
 use netmig::flow::{Conntrack, Direction, Flow};
 use netmig::path_trial::{self, Candidate, DropRule, Fate, PacketDirection, ROUNDS, Trial};
 use netmig::routing;
 use netmig::table::{InvalidTag, RuleTag};
+use protocol::expect;
+use protocol::message::{MOST_TRIALS, Message, TriedPath, plain_words};
+use state::blocker::Blocker;
+use state::cause::{Cause, chain};
+use state::{deadline, host};
+use steering::opened_firewall;
+use steering::tunnels::SteeringLock;
 use tokio::task::block_in_place;
 
 use super::plan::Plan;
@@ -81,8 +84,9 @@ pub async fn check(context: &Context, plan: &mut Plan) -> Result<Vec<String>, Ca
             // One chain may stand behind another.
             let name = comment(&plan.link.destination.host)?;
             let (directories, migration) = (&context.directories, plan.offer.migration);
-            let lock = PeerLock::take(&directories.run).await?;
-            let open = || opened::open(directories, migration, (peer, &name), barrier, &lock);
+            let lock = SteeringLock::take(&directories.run).await?;
+            let open =
+                || opened_firewall::open(directories, migration, (peer, &name), barrier, &lock);
             match block_in_place(open) {
                 Ok(()) => {
                     tried_to_open.push((*barrier).clone());
@@ -187,7 +191,7 @@ async fn attempt(
         let reason = plain_words(&reason);
         return Ok(Err(format!("{} says: {reason}", plan.link.destination.host)));
     }
-    let lock = PeerLock::take(&context.directories.run).await?;
+    let lock = SteeringLock::take(&context.directories.run).await?;
     let begun = block_in_place(|| Trial::begin(&tag, peer, &flows, &container));
     drop(lock);
     let mut trial = match begun {

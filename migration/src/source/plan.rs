@@ -6,28 +6,30 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use agent_core::aliases::{self, OfOthers};
-use agent_core::carried;
-use agent_core::cause::{Cause, chain};
-use agent_core::container_lock::ContainerLock;
-use agent_core::expect;
-use agent_core::forward::{self, Away};
-use agent_core::identity::{self, HostId};
-use agent_core::journal::Process;
-use agent_core::message::{Blocker, Forwarder, ImageRef, Message, MigrationId, Network, Offer};
-use agent_core::{deadline, host, marks, peers};
-use checkpoint::container::{Container, PublishedPort};
 use checkpoint::criu::{self, Version};
-use checkpoint::description::Description;
-use checkpoint::podman::Holder;
 use checkpoint::runtime::Runtime;
-use checkpoint::{blockers, cgroup::Cgroup, mounts, process, tree};
+use checkpoint::{cgroup::Cgroup, mounts, process, tree};
+use engine::container::{Container, PublishedPort};
+use engine::description::Description;
+use engine::{Holder, blockers};
 use netmig::container_network::ContainerNetwork;
 use netmig::flow::{Alias, Aliases, Conntrack, Flow, Readdressed, TunnelNat};
 use netmig::isolation;
 use netmig::netns::Namespace;
 use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
+use protocol::expect;
+use protocol::message::{Forwarder, ImageRef, Message, MigrationId, Network, Offer};
+use state::blocker::Blocker;
+use state::cause::{Cause, chain};
+use state::container_lock::ContainerLock;
+use state::journal::Process;
+use state::{deadline, host};
+use steering::moved_containers;
+use steering::peer_numbers::{self, HostId};
+use steering::port_forward::{self, Away};
+use steering::tunnel_aliases::{self, OfOthers};
+use steering::{fwmark, tunnels};
 
 use super::destination_rpc::Peer;
 use super::failure::Failure;
@@ -128,23 +130,23 @@ pub async fn agree(
     let refused = Failure::Refused;
     let migration = MigrationId::random().map_err(|e| refused(e.into()))?;
     // Before the processors have anything of this migration to do.
-    let early = match context.podman.cgroup(&request.container) {
+    let early = match context.engine.cgroup(&request.container) {
         Some((id, cgroup)) => {
             let lock = lock(context, &id, &request.container)?;
             Some((id, lock, Room::make(Some(cgroup))))
         }
         None => None,
     };
-    // podman over there can start while the one here looks at the container.
+    // The engine over there can start while the one here looks at the container.
     let sent = link.connection.send(&Message::Expect(migration)).await;
     sent.map_err(|e| refused(e.into()))?;
     let criu = async { criu::version(&host::find_program("criu")?).await.map_err(Cause::from) };
     // Each may take its time.
-    let (inspected, criu_version) = tokio::join!(context.podman.describe(&request.container), criu);
-    let (mut info, mut container) = inspected.map_err(|e| refused(e.into()))?;
+    let (inspected, criu_version) = tokio::join!(context.engine.describe(&request.container), criu);
+    let mut container = inspected.map_err(|e| refused(e.into()))?;
     let (lock, room) = match early {
         Some((id, lock, room)) if id == container.id => (lock, room),
-        // Another container has the name by now, or podman's records do not tell.
+        // Another container has the name by now, or the engine's records do not tell.
         _ => {
             let lock = lock(context, &container.id, &container.name)?;
             (lock, Room::make(Cgroup::of_pid(container.pid, &container.id).ok()))
@@ -153,13 +155,13 @@ pub async fn agree(
     if Cgroup::of_pid(container.pid, &container.id).is_err() {
         // It has ended, or has been moved elsewhere, since it was looked at.
         let id = container.id.clone();
-        let again = context.podman.describe(&request.container).await;
-        (info, container) = again.map_err(|e| refused(e.into()))?;
+        let again = context.engine.describe(&request.container).await;
+        container = again.map_err(|e| refused(e.into()))?;
         if container.id != id {
             return Err(refused(Replaced(container.name).into()));
         }
     }
-    let mut findings = tokio::task::block_in_place(|| blockers::look(&container));
+    let mut findings = tokio::task::block_in_place(|| blockers::look(&*context.engine, &container));
     let accepted: Vec<_> = request.options.accepted_losses.iter().map(|loss| loss.code()).collect();
     findings.blockers.retain(|finding| !accepted.contains(&finding.code));
     let own =
@@ -174,15 +176,18 @@ pub async fn agree(
         warnings.push(multicast::NOT_KEPT.to_owned());
     }
     let criu_version = criu_version.map_err(refused)?;
-    let mut local = look(context, &info, &container, criu_version).await.map_err(refused)?;
+    let mut local = look(context, &container, criu_version).await.map_err(refused)?;
     let networks = &local.description.connectivity.networks;
-    warnings.extend(container_names::warning(&container.name, &container.id, networks));
+    let networks: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
+    let others = context.engine.resolvable_names(&networks, &container.id);
+    warnings.extend(container_names::warning(&container.name, &others));
     let this = context.trust.identity.fingerprint().host();
-    let aliases = aliases::known(&context.directories, this).map_err(refused)?;
+    let aliases = tunnel_aliases::known(&context.directories, this).map_err(refused)?;
     let comes_home = local.anchors.values().any(|host| *host == link.host);
-    let mut own = marks::blockers(&context.directories.state, comes_home).await.map_err(refused)?;
+    let mut own =
+        fwmark::blockers(&context.directories.state, comes_home).await.map_err(refused)?;
     if let Err(e) = local.others.check(&local.passing) {
-        own.push(aliases::blocker(&host::name(), &e));
+        own.push(tunnel_aliases::blocker(&host::name(), &e));
     }
     own.append(&mut local.lost);
     own.extend(local.network.blockers(&container.name));
@@ -234,7 +239,7 @@ pub async fn agree(
             return Err(Failure::Blocked(vec![blocker]));
         }
     }
-    let known = identity::find_number(&context.directories.state, link.host);
+    let known = peer_numbers::find_number(&context.directories.state, link.host);
     let known = known.map_err(|e| refused(e.into()))?;
     let far_ends = FarEnds::new(&verdict.addresses, known).await.map_err(refused)?;
     let names = (container.name.as_str(), request.destination.host.as_str());
@@ -248,7 +253,7 @@ pub async fn agree(
     let Local { runtime, criu, shim, namespace, network, port, cgroup, process, anchors, .. } =
         local;
     let networks: Vec<&str> = container.networks.iter().map(|n| n.name.as_str()).collect();
-    let siblings = context.podman.members(&info, &networks, &container.id);
+    let siblings = context.engine.members(&networks, &container.id).await;
     Ok(Plan {
         addresses: addresses(&container),
         image_missing: verdict.image_missing,
@@ -299,8 +304,8 @@ async fn way(
     blockers: &mut Vec<Blocker>,
 ) -> Result<Option<u32>, Cause> {
     let direct = choice == TunnelChoice::Direct;
-    if let Some(peer) = identity::find_number(&context.directories.state, link.host)?
-        && let Some(e) = peers::other_way(peer, direct).await?
+    if let Some(peer) = peer_numbers::find_number(&context.directories.state, link.host)?
+        && let Some(e) = tunnels::other_way(peer, direct).await?
     {
         blockers.push(Blocker { code: "other-tunnel".to_owned(), message: e.to_string() });
     }
@@ -341,12 +346,11 @@ struct Local {
 
 async fn look(
     context: &Context,
-    info: &checkpoint::podman::Info,
     container: &Container,
     criu_version: Version,
 ) -> Result<Local, Cause> {
-    let described = context.podman.description(info, &container.id).await?;
-    let lost = lost_settings::blockers(&container.name, &described.lost);
+    let described = context.engine.description(&container.id).await?;
+    let lost = lost_settings::blockers(context.engine.kind(), &container.name, &described);
     let path = match &container.runtime.path {
         Some(path) => path.clone(),
         None => host::find_program(&container.runtime.name)?,
@@ -381,14 +385,14 @@ async fn look(
     };
     let state = &context.directories.state;
     let mut flows = Conntrack::open()?.dump(&addresses(container))?;
-    let others = carried::others(&context.directories, &container.id)?;
+    let others = moved_containers::others(&context.directories, &container.id)?;
     siblings::settle(&mut flows, &addresses(container), &others);
     let passing = Alias::of_anchors(&flows, &addresses(container));
     let mut anchors = anchors(state, &addresses(container), &flows)?;
     // They have to lead new connections on, as they have to do with those that exist.
-    let forwarders = forward::leading_here(&context.directories, &container.id)?;
+    let forwarders = port_forward::leading_here(&context.directories, &container.id)?;
     for Forwarder { host, .. } in &forwarders {
-        anchors.insert(identity::number(state, *host)?, *host);
+        anchors.insert(peer_numbers::number(state, *host)?, *host);
     }
     Ok(Local {
         description: described.description,
@@ -416,7 +420,7 @@ fn offer(
     published: &[PublishedPort],
     aliases: &Aliases,
 ) -> Result<Offer, Cause> {
-    let network = |network: &checkpoint::container::Network| Network {
+    let network = |network: &engine::container::Network| Network {
         name: network.name.clone(),
         addresses: network.addresses.iter().map(|(address, _)| *address).collect(),
     };
@@ -468,7 +472,7 @@ fn anchors(
     let mut anchors = BTreeMap::new();
     for number in numbers {
         // An unknown one is met on the way by this host, as it is now.
-        if let Some(host) = identity::peer_with_number(state, number)? {
+        if let Some(host) = peer_numbers::peer_with_number(state, number)? {
             anchors.insert(number, host);
         }
     }

@@ -2,11 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use agent_core::forward::{self, Away};
-use agent_core::message::Port;
-use checkpoint::container::{Container, PublishedPort};
+use engine::container::{Container, PublishedPort};
 use netmig::flow::{Aliases, NoAlias, Protocol};
 use netmig::table::ForwardedPort;
+use protocol::message::Port;
+use steering::port_forward::{self, Away};
 
 use crate::connect::Introduced;
 
@@ -58,11 +58,11 @@ pub fn away(
         })
         .collect();
     let mut hidden: Vec<(IpAddr, u8)> = addresses().copied().collect();
-    hidden.push(forward::host_alone(link.connection.peer().ip().to_canonical()));
+    hidden.push(port_forward::host_alone(link.connection.peer().ip().to_canonical()));
     let destination = link.destination.clone();
     if ports.is_empty() {
         return Ok(None);
     }
-    let stand_ins = forward::stand_ins(link.connection.local().ip().to_canonical(), aliases)?;
+    let stand_ins = port_forward::stand_ins(link.connection.local().ip().to_canonical(), aliases)?;
     Ok(Some(Away { destination, ports, hidden, stand_ins, in_force: false }))
 }

@@ -1,8 +1,8 @@
 //! Room in the container's receive buffers, before the processors have anything of a migration to do.
 
-use agent_core::cause::chain;
 use checkpoint::cgroup::Cgroup;
 use netmig::sockets::receive_buffers;
+use state::cause::chain;
 
 /// Larger buffers, which are given their own size back when this is dropped.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Messages that several producers make at once, sent over the one connection in the order in which
 //! they come.
 
-use agent_core::message::Message;
+use protocol::message::Message;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 /// Messages that may wait for the connection; a producer that is faster than it waits.

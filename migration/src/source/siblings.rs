@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use agent_core::carried::{self, Carried};
-use agent_core::cause::Cause;
-use agent_core::directories::Directories;
 use netmig::flow::{Alias, Aliases, Conntrack, Direction, Flow, NoAlias};
 use netmig::peer_number::{ORIGINAL_MASK, REPLY_MASK};
 use netmig::siblings::{Detour, Siblings};
 use netmig::sockets::{Connections, TcpSockets};
+use state::cause::Cause;
+use state::directories::Directories;
+use steering::moved_containers::{self, MovedContainer};
 
 use super::plan::Plan;
 
@@ -20,7 +20,7 @@ pub struct Besides {
     found: Option<Siblings>,
     detours: Vec<Detour>,
     /// Other containers that this host has notes of.
-    others: Vec<Carried>,
+    others: Vec<MovedContainer>,
     /// Their addresses in flows with the one that moves, each with that one's.
     apart: BTreeSet<(IpAddr, IpAddr)>,
 }
@@ -30,7 +30,7 @@ impl Besides {
     pub fn find(directories: &Directories, plan: &Plan) -> Result<Self, Cause> {
         Ok(Self {
             found: Some(Siblings::find(&plan.port, &plan.namespace, &plan.addresses)?),
-            others: carried::others(directories, &plan.container.id)?,
+            others: moved_containers::others(directories, &plan.container.id)?,
             ..Self::default()
         })
     }
@@ -118,11 +118,11 @@ impl Besides {
 pub fn settle(
     flows: &mut [Flow],
     container: &[IpAddr],
-    others: &[Carried],
+    others: &[MovedContainer],
 ) -> BTreeSet<(IpAddr, IpAddr)> {
     let mut apart = BTreeSet::new();
     for flow in flows {
-        let Some(other) = carried::apart(flow, others) else { continue };
+        let Some(other) = moved_containers::apart(flow, others) else { continue };
         let Some(direction) = flow.direction(container) else { continue };
         flow.mark &= !match direction {
             Direction::Inbound => REPLY_MASK,
@@ -161,7 +161,7 @@ mod tests {
             zone: Zone::default(),
             tcp: None,
         };
-        let others = [Carried::new("c", "web", &[web], TunnelNat::default())];
+        let others = [MovedContainer::new("c", "web", &[web], TunnelNat::default())];
         let mut flows = [led.clone()];
         assert_eq!(flows[0].anchor(&[db]), PeerNumber::new(5));
         assert_eq!(settle(&mut flows, &[db], &others), [(web, db)].into());

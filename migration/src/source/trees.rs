@@ -1,8 +1,8 @@
 //! Directory trees that are carried beside the checkpoint.
 
-use agent_core::cause::Cause;
-use agent_core::message::{Message, Tree, TreeChange, TreeEnd};
 use checkpoint::tree::{Digest, Error, Record, Snapshot, Source};
+use protocol::message::{Message, Tree, TreeChange, TreeEnd};
+use state::cause::Cause;
 
 use super::send_queue::{Outbox, post};
 

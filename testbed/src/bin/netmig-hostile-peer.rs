@@ -14,22 +14,22 @@ use std::io::Read;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use agent_core::cause::{Cause, chain};
-use agent_core::destination::Destination;
-use agent_core::directories::{Directories, STATE};
-use agent_core::id::{HostId, MigrationId};
-use agent_core::message::{Hello, ImageRef, Message, Network, Offer};
-use agent_core::peers::{self, PeerLock};
-use agent_core::trust::Trust;
-use agent_core::wire::{self, Connection};
-use agent_core::{expect, host};
 use checkpoint::criu;
-use checkpoint::podman::Podman;
 use clap::{Parser, Subcommand};
 use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
+use protocol::expect;
+use protocol::message::{Hello, ImageRef, Message, Network, Offer};
+use protocol::peer_address::Destination;
+use protocol::trust::Trust;
+use protocol::wire::{self, Connection};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use state::cause::{Cause, chain};
+use state::directories::{Directories, STATE};
+use state::host;
+use state::id::{HostId, MigrationId};
+use steering::tunnels::{self, SteeringLock};
 
 /// A paired host that does not keep to the protocol
 #[derive(Parser)]
@@ -209,7 +209,7 @@ async fn converse(
         }
     }
     if let Some(peer) = tunnel {
-        peers::release(&Directories::default(), peer, None).await?;
+        tunnels::release(&Directories::default(), peer, None).await?;
     }
     Ok(answers)
 }
@@ -219,12 +219,12 @@ async fn connect(connection: &mut Connection, patience: Duration) -> Result<Peer
     let directories = Directories::default();
     directories.create()?;
     let (peer, address) =
-        (peers::allot(&directories, connection.host()).await?, connection.peer().ip());
-    let _lock = PeerLock::take(&directories.run).await?;
-    let end = peers::prepare(peer, address, false).await?;
+        (tunnels::allot(&directories, connection.host()).await?, connection.peer().ip());
+    let _lock = SteeringLock::take(&directories.run).await?;
+    let end = tunnels::prepare(peer, address, false).await?;
     connection.send(&Message::TunnelOffer(end)).await?;
     let answer = expect!(connection, patience, TunnelAnswer)?;
-    peers::complete(peer, address, &answer).await?;
+    tunnels::complete(peer, address, &answer).await?;
     tunnel::establish(peer).await?;
     Ok(peer)
 }
@@ -249,9 +249,9 @@ async fn describe(
     migration: MigrationId,
     anchors: Vec<HostId>,
 ) -> Result<Offer, Cause> {
-    let podman = Podman::default();
-    let (info, container) = podman.inspect(name).await?;
-    let described = podman.description(&info, &container.id).await?;
+    let engine = engine::detect(None);
+    let container = engine.inspect(name).await?;
+    let described = engine.description(&container.id).await?;
     let version = criu::version(&host::find_program("criu")?).await?;
     Ok(Offer {
         migration,
@@ -278,7 +278,7 @@ async fn describe(
     })
 }
 
-fn network(network: &checkpoint::container::Network) -> Network {
+fn network(network: &engine::container::Network) -> Network {
     Network {
         name: network.name.clone(),
         addresses: network.addresses.iter().map(|(address, _)| *address).collect(),

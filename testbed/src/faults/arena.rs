@@ -255,7 +255,7 @@ pub(crate) fn forget(host: &Host) -> Result<()> {
     host.run(["conntrack", "-F"])?;
     for _ in 0..FORGOTTEN {
         host.run(["sh", "-c", FORGET])?;
-        // A guardian's last act may have been to start another keeper.
+        // A guardian's last act may have been to start another reconciler.
         if !host.run(["nft", "list", "tables"])?.contains("netmig") {
             break;
         }

@@ -8,7 +8,7 @@ use crate::host::Host;
 
 /// Directories in which agents keep what belongs to a migration.
 const DIRECTORIES: &[&str] = &["/var/lib/netmig/journal", "/var/lib/netmig/spool", "/run/netmig"];
-/// What stays there: locks, what a guardian said, what is remembered of podman, and what the keeper of
+/// What stays there: locks, what a guardian said, what is remembered of podman, and what the reconciler of
 /// moved flows has.
 const KEPT: &[&str] = &[
     "lock",

@@ -8,13 +8,13 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 
-use agent_core::cause::{Cause, chain};
-use agent_core::message::FlowBatch;
-use agent_core::peers::PeerLock;
 use netmig::flow::{self, Alias, Conntrack, Flow, MergedEntry};
 use netmig::peer_number::PeerNumber;
 use netmig::routing;
 use netmig::table::{LocalFarEnd, RuleTag, Table};
+use protocol::message::FlowBatch;
+use state::cause::{Cause, chain};
+use steering::tunnels::SteeringLock;
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::Arrival;
@@ -164,7 +164,7 @@ impl FarEnds {
         });
         let late: Vec<LocalFarEnd> = late.collect();
         if !late.is_empty() {
-            let _lock = PeerLock::take(run).await?;
+            let _lock = SteeringLock::take(run).await?;
             block_in_place(|| Table::open()?.add_notrack_from(tag, source, &late))?;
         }
         Ok(self)

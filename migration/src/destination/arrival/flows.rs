@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use agent_core::carried;
-use agent_core::cause::Cause;
-use agent_core::identity::HostId;
-use agent_core::peers::PeerLock;
 use netmig::flow::Conntrack;
 use netmig::peer_number::PeerNumber;
 use netmig::table::{RuleTag, Table};
+use state::cause::Cause;
+use state::id::HostId;
+use steering::moved_containers;
+use steering::tunnels::SteeringLock;
 use tokio::task::block_in_place;
 
 use super::{Arrival, NotOffered};
@@ -40,7 +40,7 @@ impl Arrival {
     /// container has here.
     fn late_ways(&self) -> Result<Vec<(IpAddr, IpAddr)>, Cause> {
         // What stands for its addresses here was chosen when it left.
-        let note = carried::find(&self.host.directories, &self.offer.id)?;
+        let note = moved_containers::find(&self.host.directories, &self.offer.id)?;
         let exchanged = note.map(|note| note.exchange.container).unwrap_or_default();
         let own = addresses(&self.offer).into_iter();
         let mut ways: Vec<_> = own.zip(self.addresses()).collect();
@@ -58,7 +58,7 @@ impl Arrival {
         if !self.is_return() {
             return Ok(());
         }
-        let _lock = PeerLock::take(&self.host.directories.run).await?;
+        let _lock = SteeringLock::take(&self.host.directories.run).await?;
         Ok(Table::open()?.add_notrack(&self.late_tag()?, self.anchor, &self.late_ways()?)?)
     }
 
@@ -72,7 +72,7 @@ impl Arrival {
         if !self.has_late() {
             return Ok(());
         }
-        let _lock = PeerLock::take(&self.host.directories.run).await?;
+        let _lock = SteeringLock::take(&self.host.directories.run).await?;
         Ok(Table::open()?.remove_notrack(&self.late_tag()?)?)
     }
 

@@ -4,15 +4,15 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use agent_core::carried::{self, Carried};
-use agent_core::cause::Cause;
-use agent_core::forward::{self, Note, Role};
-use agent_core::journal::Record;
-use agent_core::message::{Forwarder, Offer};
-use agent_core::peers::{self, Claim, PeerLock};
 use netmig::container_network::SiblingAddresses;
 use netmig::flow::{Conntrack, Readdressed, TunnelNat};
 use netmig::siblings::Detour;
+use protocol::message::{Forwarder, Offer};
+use state::cause::Cause;
+use state::journal::Record;
+use steering::moved_containers::{self, MovedContainer};
+use steering::port_forward::{self, Note, Role};
+use steering::tunnels::{self, Claim, SteeringLock};
 use tokio::task::block_in_place;
 
 use super::flows::LATE;
@@ -39,7 +39,7 @@ impl Arrival {
                 migration: self.offer.migration,
                 role: Role::Here,
             };
-            let lock = PeerLock::take(&self.host.directories.run).await?;
+            let lock = SteeringLock::take(&self.host.directories.run).await?;
             note.write(&self.host.directories, &lock)?;
             note.apply(&self.host.directories.state)?;
         }
@@ -67,7 +67,7 @@ impl Arrival {
     pub async fn end_forwarding(&self) -> Result<(), Cause> {
         let id = &self.offer.id;
         let away = |note: &Note| note.id == *id && note.away().is_some();
-        forward::remove(&self.host.directories, away).await.map(drop)
+        port_forward::remove(&self.host.directories, away).await.map(drop)
     }
 
     /// Notes whose the flows are that lead from here to other hosts.
@@ -77,7 +77,7 @@ impl Arrival {
 
     /// Containers of its network here with which it has had flows since it left this host.
     pub(super) fn left_here(&self) -> Result<Vec<(IpAddr, [u8; 6])>, Cause> {
-        let note = carried::find(&self.host.directories, &self.offer.id)?;
+        let note = moved_containers::find(&self.host.directories, &self.offer.id)?;
         let own = self.addresses();
         let detours = note.into_iter().flat_map(|note| note.detours);
         Ok(detours.filter(|d| own.contains(&d.towards)).map(|d| (d.sibling, d.mac)).collect())
@@ -109,7 +109,7 @@ impl Arrival {
                 sibling: *address,
             };
             let detours = left.iter().map(detour).collect();
-            Carried { detours, ..self.carried() }.note(&self.host.directories).await?;
+            MovedContainer { detours, ..self.carried() }.note(&self.host.directories).await?;
         }
         let here = network.here.iter().filter(|(address, _)| !left.contains(address));
         let here = here.copied().collect();
@@ -118,13 +118,13 @@ impl Arrival {
 
     /// Lets other containers of its network here reach the container by themselves again.
     pub async fn rejoin(&self) -> Result<(), Cause> {
-        let others = carried::rejoin(&self.host.directories, &self.offer.id).await?;
-        carried::forget_between(&self.addresses(), &others)
+        let others = moved_containers::rejoin(&self.host.directories, &self.offer.id).await?;
+        moved_containers::forget_between(&self.addresses(), &others)
     }
 
-    fn carried(&self) -> Carried {
+    fn carried(&self) -> MovedContainer {
         let Offer { id, name, .. } = &self.offer;
-        Carried::new(id, name, &self.addresses(), TunnelNat::default())
+        MovedContainer::new(id, name, &self.addresses(), TunnelNat::default())
     }
 
     /// Ends what only the move itself needed of the network, once the journal has ended.
@@ -135,12 +135,12 @@ impl Arrival {
         let mut outcome = self.end_late().await;
         outcome = outcome.and(self.claim_source_tunnel().await);
         let others: Vec<IpAddr> = network.here.iter().map(|(address, _)| *address).collect();
-        outcome = outcome.and(carried::forget_between(&self.addresses(), &others));
+        outcome = outcome.and(moved_containers::forget_between(&self.addresses(), &others));
         // What stood for this host's gateways is not needed by a container that is here.
         outcome = outcome.and(self.carried().note_and_apply(&self.host.directories).await);
         for peer in self.anchors.numbers().chain([self.anchor]) {
             let migration = Some(self.offer.migration);
-            let released = peers::release(&self.host.directories, peer, migration).await;
+            let released = tunnels::release(&self.host.directories, peer, migration).await;
             outcome = outcome.and(released);
         }
         outcome
@@ -154,7 +154,7 @@ impl Arrival {
             return Ok(());
         }
         let claim = Claim { with, to: self.anchor, container: self.addresses() };
-        let lock = PeerLock::take(&self.host.directories.run).await?;
+        let lock = SteeringLock::take(&self.host.directories.run).await?;
         claim.write(&self.host.directories, self.offer.migration, &lock)
     }
 

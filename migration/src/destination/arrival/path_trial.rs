@@ -5,13 +5,13 @@
 
 use std::time::{Duration, Instant};
 
-use agent_core::cause::{Cause, chain};
-use agent_core::message::{MOST_TRIALS, Message, TriedPath};
-use agent_core::peers::PeerLock;
-use agent_core::wire::Connection;
 use netmig::flow::{self, Flow, Readdressed};
 use netmig::path_trial::{self, Fate, MOST, PacketDirection, ROUNDS, Trial, suspects};
 use netmig::routing;
+use protocol::message::{MOST_TRIALS, Message, TriedPath};
+use protocol::wire::Connection;
+use state::cause::{Cause, chain};
+use steering::tunnels::SteeringLock;
 use tokio::task::block_in_place;
 
 use super::{Arrival, Incomplete};
@@ -75,7 +75,7 @@ impl Arrival {
         };
         let there: Vec<Flow> = flows.iter().filter_map(there).collect();
         let tag = self.offer.migration.to_string().parse()?;
-        let lock = PeerLock::take(&self.host.directories.run).await?;
+        let lock = SteeringLock::take(&self.host.directories.run).await?;
         let own = self.addresses();
         let bridge = self.network.as_ref().ok_or(Incomplete("a network"))?.port.bridge().index;
         let begun = block_in_place(|| {

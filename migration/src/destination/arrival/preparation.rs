@@ -2,17 +2,10 @@
 
 use std::net::IpAddr;
 
-use agent_core::cause::{Cause, chain};
-use agent_core::directories::create_private;
-use agent_core::journal::Record;
-use agent_core::message::{AnchorTunnel, Failure, FailureCode, Message, NetworkState, TunnelEnd};
-use agent_core::peers::{self, KeyPassedOn, PeerLock};
-use agent_core::turn::{Place, give_way};
-use agent_core::wire::Connection;
-use agent_core::{deadline, host, keeper};
 use checkpoint::images::ImageDir;
 use checkpoint::runtime::Runtime;
-use checkpoint::stage::{self, Conflict, Early, Stage, Staged};
+use engine::Engine;
+use engine::stage::{self, Conflict, PreparedStage, Stage, Staged};
 use netmig::configuration::{Configuration, Difference, Known};
 use netmig::container_network::ContainerNetwork;
 use netmig::isolation::Port;
@@ -20,6 +13,15 @@ use netmig::netns::Namespace;
 use netmig::peer_number::PeerNumber;
 use netmig::table::{Table, TableError};
 use netmig::tunnel;
+use protocol::message::{AnchorTunnel, Failure, FailureCode, Message, NetworkState, TunnelEnd};
+use protocol::wire::Connection;
+use state::cause::{Cause, chain};
+use state::directories::create_private;
+use state::interrupt_slot::{Place, give_way};
+use state::journal::Record;
+use state::{deadline, host};
+use steering::reconciler;
+use steering::tunnels::{self, KeyPassedOn, SteeringLock};
 use tokio::task::block_in_place;
 
 use super::{Arrival, Incomplete, Network, NotOffered};
@@ -32,7 +34,7 @@ struct OtherAddress {
     address: IpAddr,
 }
 
-/// podman has made another network for the container than it has at the source.
+/// The engine has made another network for the container than it has at the source.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the network of the staged container differs from the original's: {}; undo it before the move, or make \
@@ -111,7 +113,7 @@ impl Arrival {
         if stranger || anchor.end.is_direct() {
             return Err(NotOffered.into());
         }
-        let number = peers::allot(&self.host.directories, anchor.host).await?;
+        let number = tunnels::allot(&self.host.directories, anchor.host).await?;
         if let Some(journal) = &mut self.journal {
             block_in_place(|| journal.append(&Record::Anchor { peer: anchor.host }))?;
         }
@@ -138,9 +140,9 @@ impl Arrival {
         address: IpAddr,
         end: &TunnelEnd,
     ) -> Result<TunnelEnd, Cause> {
-        let _lock = PeerLock::take(&self.host.directories.run).await?;
-        let (local, mtu) = peers::connect(peer, address, end).await?;
-        keeper::start(&self.host.directories, self.host.background.keeper)?;
+        let _lock = SteeringLock::take(&self.host.directories.run).await?;
+        let (local, mtu) = tunnels::connect(peer, address, end).await?;
+        reconciler::start(&self.host.directories, self.host.background.reconciler)?;
         self.mtu = self.mtu.min(mtu);
         Ok(local)
     }
@@ -152,11 +154,11 @@ impl Arrival {
         address: IpAddr,
         end: &TunnelEnd,
     ) -> Result<TunnelEnd, Cause> {
-        let _lock = PeerLock::take(&self.host.directories.run).await?;
+        let _lock = SteeringLock::take(&self.host.directories.run).await?;
         let tunnel = (peer, self.offer.migration);
         let directories = &self.host.directories;
-        let (local, mtu) = peers::connect_passed_on(directories, tunnel, address, end).await?;
-        keeper::start(&self.host.directories, self.host.background.keeper)?;
+        let (local, mtu) = tunnels::connect_passed_on(directories, tunnel, address, end).await?;
+        reconciler::start(&self.host.directories, self.host.background.reconciler)?;
         self.mtu = self.mtu.min(mtu);
         Ok(local)
     }
@@ -169,8 +171,6 @@ impl Arrival {
             description.connectivity.readdress(pairs);
         }
         let stage = Stage {
-            podman: self.host.podman.clone(),
-            info: self.host.engine.clone(),
             description,
             fresh_addresses: self.chosen == Addresses::Fresh,
             log: Vec::new(),
@@ -186,9 +186,9 @@ impl Arrival {
             self.place = Place::take(&self.host.directories.run, deadline::PLACE).await;
         }
         give_way(&self.host.directories.run, deadline::GIVE_WAY).await;
-        // CRIU looks at a kernel once after a boot, for 30 ms; podman's work is long enough for it.
+        // CRIU looks at a kernel once after a boot, for 30 ms; the engine's work is long enough for it.
         let (staged, warmed, heard, anchors) = tokio::join!(
-            begin(stage, self.early.take(), may_choose),
+            begin(&*self.host.engine, stage, self.prepared.take(), may_choose),
             runtime.warm(&criu),
             tunnel::confirm(self.anchor),
             self.anchors.heard()
@@ -201,7 +201,7 @@ impl Arrival {
         warmed?;
         heard?;
         anchors?;
-        let path = staged.bundle.netns.clone().ok_or(Incomplete("a network namespace"))?;
+        let path = staged.container().netns.clone().ok_or(Incomplete("a network namespace"))?;
         let namespace = Namespace::at_path(&path)?;
         // A runtime sets them when it starts a container, not when it restores one.
         namespace.set_parameters(&self.offer.description.confinement.sysctls)?;
@@ -226,20 +226,25 @@ impl Arrival {
     }
 }
 
-/// Stages; with other addresses if podman does not let the container have its own and it may have
+/// Stages; with other addresses if the engine does not let the container have its own and it may have
 /// others, which is told as well. They may have been given away since this host looked, or belong to no
 /// network here.
 async fn begin(
+    engine: &dyn Engine,
     stage: Stage,
-    early: Option<Early>,
+    prepared: Option<Box<dyn PreparedStage>>,
     may_choose: bool,
-) -> Result<(Staged, bool), stage::Error> {
+) -> Result<(Box<dyn Staged>, bool), stage::Error> {
     let again = Stage { fresh_addresses: true, ..stage.clone() };
-    match stage.begin(early).await {
+    let staged = match prepared {
+        Some(prepared) => prepared.stage(stage).await,
+        None => engine.stage(stage).await,
+    };
+    match staged {
         Err(stage::Error::Conflict {
             conflict: Conflict::Address(_) | Conflict::Network(_),
             ..
-        }) if may_choose => Ok((again.begin(None).await?, true)),
+        }) if may_choose => Ok((engine.stage(again).await?, true)),
         other => other.map(|staged| (staged, false)),
     }
 }

@@ -2,10 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use agent_core::cause::Cause;
-use agent_core::deadline;
-use agent_core::message::{Prepared, Settings};
-use agent_core::wire::Connection;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::ConfigDir;
 use checkpoint::fingerprint::Fingerprint;
@@ -13,6 +9,10 @@ use checkpoint::images::ImageDir;
 use checkpoint::sockets::SocketSettings;
 use checkpoint::tasks::TaskSettings;
 use netmig::tunnel;
+use protocol::message::{Prepared, Settings};
+use protocol::wire::Connection;
+use state::cause::Cause;
+use state::deadline;
 use tokio::task::block_in_place;
 
 use super::{Arrival, EngineGone, Incomplete};
@@ -43,7 +43,7 @@ impl Arrival {
         let copy = block_in_place(|| Fingerprint::read(cgroup, restored.pid))?;
         let differences = comparison::compare(connection, &copy).await?;
         if !staged.is_awaited() {
-            return Err(EngineGone.into());
+            return Err(EngineGone(self.host.engine.kind()).into());
         }
         staged.check_room()?;
         tunnel::check(self.anchor)?;

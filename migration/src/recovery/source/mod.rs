@@ -22,15 +22,15 @@ pub mod withdraw;
 use std::path::Path;
 use std::time::Duration;
 
-use agent_core::cause::{Cause, chain};
-use agent_core::container_lock::ContainerLock;
-use agent_core::identity;
-use agent_core::journal::{self, Journal, Process, Record};
-use agent_core::message::MigrationId;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::process;
 use netmig::peer_number::PeerNumber;
 use ownership::source::{Departure, Recovery, recovery};
+use state::cause::{Cause, chain};
+use state::container_lock::ContainerLock;
+use state::id::MigrationId;
+use state::journal::{self, Journal, Process, Record};
+use steering::peer_numbers;
 
 pub use self::event::Event;
 
@@ -95,7 +95,7 @@ enum Error {
         "in doubt, nothing was changed: the move is decided, and {destination} does not confirm it; run recover again when it can be reached"
     )]
     InDoubt {
-        destination: agent_core::destination::Destination,
+        destination: protocol::peer_address::Destination,
         #[source]
         source: crate::source::destination_rpc::Error,
     },
@@ -239,7 +239,7 @@ impl Departed {
             container: container.clone(),
             name: name.clone(),
             addresses: addresses.clone(),
-            number: identity::find_number(state, peer.host)?,
+            number: peer_numbers::find_number(state, peer.host)?,
             peer,
             began: *began,
             reached: journal::reached(records),
@@ -276,7 +276,7 @@ impl Departed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agent_core::identity::HostId;
+    use state::id::HostId;
 
     fn departure() -> Record {
         Record::Departure {

@@ -1,15 +1,14 @@
 //! Finishing a migration whose commit record is on disk.
 
-use agent_core::carried::{self, Carried};
-use agent_core::cause::{Cause, chain};
-use agent_core::forward;
-use agent_core::journal::{Journal, Record};
-use agent_core::message::Rehome;
+use protocol::message::Rehome;
+use state::cause::{Cause, chain};
+use state::journal::{Journal, Record};
+use steering::moved_containers::{self, MovedContainer};
+use steering::port_forward;
 
 use std::time::{Duration, Instant};
 
 use checkpoint::cgroup::Cgroup;
-use checkpoint::process;
 use netmig::flow::TunnelNat;
 use ownership::source::{Next, Occupant, Removal, removal};
 use tokio::task::block_in_place;
@@ -65,11 +64,11 @@ pub async fn finish(
 
 /// Notes whose the flows are that lead from here, if the agent that was killed has not come to that.
 async fn note_container(context: &Context, departed: &Departed) -> Result<(), Cause> {
-    if carried::find(&context.directories, &departed.container)?.is_some() {
+    if moved_containers::find(&context.directories, &departed.container)?.is_some() {
         return Ok(());
     }
     let (id, name) = (&departed.container, &departed.name);
-    let carried = Carried::new(id, name, &departed.addresses, TunnelNat::default());
+    let carried = MovedContainer::new(id, name, &departed.addresses, TunnelNat::default());
     carried.note(&context.directories).await
 }
 
@@ -102,9 +101,9 @@ pub async fn remove_original(context: &Context, departed: &Departed) -> Vec<Stri
         Err(e) => note(Err(e)),
     }
     note(note_container(context, departed).await);
-    note(forward::begin(&context.directories, migration).await);
-    let here = forward::here(&departed.container);
-    note(forward::remove(&context.directories, here).await.map(drop));
+    note(port_forward::begin(&context.directories, migration).await);
+    let here = port_forward::here(&departed.container);
+    note(port_forward::remove(&context.directories, here).await.map(drop));
     note(end_original(context, departed).await);
     note(unhold(departed).map(drop));
     note(tidy(context, departed).map(drop));
@@ -123,13 +122,13 @@ async fn end_original(context: &Context, departed: &Departed) -> Result<(), Caus
         Removal::Remove => {}
     }
     if let Some(process) = &departed.process {
-        process::kill_monitor(process.monitor, &departed.container)?;
+        context.engine.ignore_exit(&departed.container, process.monitor).await?;
         if occupant == Occupant::Original {
             let cgroup = Cgroup::of_pid(process.pid, &departed.container)?;
             block_in_place(|| cgroup.kill(Instant::now() + KILLED))?;
         }
     }
-    Ok(context.podman.remove(&departed.container).await?)
+    Ok(context.engine.remove(&departed.container).await?)
 }
 
 /// What has the container's ID on this host.
@@ -140,16 +139,16 @@ async fn occupant(context: &Context, departed: &Departed) -> Result<Occupant, Ca
         let frozen = cgroup.is_told_to_freeze()?;
         return Ok(if frozen { Occupant::Original } else { Occupant::Later });
     }
-    if !context.podman.exists(&departed.container).await? {
+    if !context.engine.exists(&departed.container).await? {
         return Ok(Occupant::Nothing);
     }
-    let began = context.podman.started_at(&departed.container).await?;
+    let began = context.engine.started_at(&departed.container).await?;
     Ok(match departed.decided {
-        // Podman tells whole seconds.
+        // Engines may tell whole seconds.
         Some(decided) if began > decided => Occupant::Later,
         _ => {
-            // Where conmon was killed with the tasks, podman goes on telling that they run.
-            let (_, container) = context.podman.inspect(&departed.container).await?;
+            // Where podman's conmon was killed with the tasks, podman goes on telling that they run.
+            let container = context.engine.inspect(&departed.container).await?;
             let runs = Cgroup::of_pid(container.pid, &departed.container).is_ok();
             if runs { Occupant::Later } else { Occupant::Stopped }
         }

@@ -2,10 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use agent_core::carried::{self, Carried};
-use agent_core::cause::{Cause, chain};
-use agent_core::journal::Process;
-use agent_core::{forward, opened, peers};
 use checkpoint::images::ImageDir;
 use checkpoint::process;
 use netmig::flow::{Conntrack, Direction, Flow, TunnelNat};
@@ -15,6 +11,10 @@ use netmig::peer_number::PeerNumber;
 use netmig::sockets::receive_buffers;
 use netmig::table::Table;
 use ownership::source::Answer;
+use state::cause::{Cause, chain};
+use state::journal::Process;
+use steering::moved_containers::{self, MovedContainer};
+use steering::{opened_firewall, port_forward, tunnels};
 
 use ownership::source::Departure;
 
@@ -34,7 +34,7 @@ struct StillDumping;
 
 /// The original's control group is not found.
 #[derive(Debug, thiserror::Error)]
-#[error("podman runs it, but its process {0} is in no control group of its own")]
+#[error("its engine runs it, but its process {0} is in no control group of its own")]
 struct Hidden(i32);
 
 /// Lets the destination drop its part at once, if it can be reached. It does so by itself otherwise:
@@ -64,7 +64,7 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
                 note("flows lead to this host", led);
                 let nothing = TunnelNat::default();
                 let (id, name) = (&departed.container, &departed.name);
-                let carried = Carried::new(id, name, &departed.addresses, nothing);
+                let carried = MovedContainer::new(id, name, &departed.addresses, nothing);
                 let plain = carried.note_and_apply(&context.directories).await;
                 note("addresses are what they are", plain.map(|()| false));
             }
@@ -83,20 +83,21 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
     }
     note("nothing is held", unhold(departed));
     note("images removed", tidy(context, departed));
-    let of_this = |note: &forward::Note| note.migration == departed.migration();
+    let of_this = |note: &port_forward::Note| note.migration == departed.migration();
     note(
         "nothing is forwarded",
-        forward::remove(&context.directories, of_this).await.map(|_| false),
+        port_forward::remove(&context.directories, of_this).await.map(|_| false),
     );
-    let closed = opened::withdraw(&context.directories, departed.migration()).await;
+    let closed = opened_firewall::withdraw(&context.directories, departed.migration()).await;
     note("chains of others are as they were", closed.map(|()| false));
-    let forgotten = carried::forget_ended(&context.directories, Some(departed.migration())).await;
+    let forgotten =
+        moved_containers::forget_ended(&context.directories, Some(departed.migration())).await;
     left.extend(forgotten.err().map(|e| chain(e.as_ref())));
     if left.is_empty()
         && let Some(number) = departed.number
     {
         let released =
-            peers::release(&context.directories, number, Some(departed.migration())).await;
+            tunnels::release(&context.directories, number, Some(departed.migration())).await;
         left.extend(released.err().map(|e| chain(e.as_ref())));
     }
     left
@@ -107,7 +108,7 @@ fn moved_since(context: &Context, departed: &Departed) -> Result<bool, Cause> {
     if departed.original().is_some() {
         return Ok(false);
     }
-    let carried = carried::find(&context.directories, &departed.container)?;
+    let carried = moved_containers::find(&context.directories, &departed.container)?;
     Ok(carried.is_some_and(|note| note.moved > departed.began))
 }
 
@@ -134,8 +135,8 @@ fn lead_back(departed: &Departed, peer: PeerNumber) -> Result<bool, Cause> {
 
 /// Lets other containers of its network reach the original by themselves.
 async fn rejoin(context: &Context, departed: &Departed) -> Result<bool, Cause> {
-    let others = carried::rejoin(&context.directories, &departed.container).await?;
-    carried::forget_between(&departed.addresses, &others)?;
+    let others = moved_containers::rejoin(&context.directories, &departed.container).await?;
+    moved_containers::forget_between(&departed.addresses, &others)?;
     Ok(!others.is_empty())
 }
 
@@ -170,10 +171,10 @@ fn connect(process: &Process) -> Result<bool, Cause> {
 
 /// Whether the engine says that it runs the container with this first process.
 async fn is_alive(context: &Context, process: &Process, id: &str) -> Result<bool, Cause> {
-    if !context.podman.exists(id).await? {
+    if !context.engine.exists(id).await? {
         return Ok(false);
     }
-    let (_, container) = context.podman.inspect(id).await?;
+    let container = context.engine.inspect(id).await?;
     Ok(container.pid == process.pid && process::start_time(process.pid).is_some())
 }
 

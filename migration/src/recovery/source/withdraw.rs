@@ -6,8 +6,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use agent_core::cause::chain;
-use agent_core::journal::{self, Journal, Record};
+use state::cause::chain;
+use state::journal::{self, Journal, Record};
 
 use ownership::source::Departure;
 

@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use agent_core::cause::Cause;
-use agent_core::identity::HostId;
-use agent_core::message::{FlowBatch, Message};
-use agent_core::wire::FLOWS_PER_FRAME;
 use netmig::flow::{Alias, Conntrack, Direction, Flow};
 use netmig::siblings::Detour;
+use protocol::message::{FlowBatch, Message};
+use protocol::wire::FLOWS_PER_FRAME;
+use state::cause::Cause;
+use state::id::HostId;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::Interruption;
-use crate::report::FlowCount;
 use crate::source::forgotten_flows::remember;
 use crate::source::send_queue::{Outbox, post};
 use crate::source::siblings::Besides;
@@ -35,7 +34,7 @@ impl Interruption<'_> {
         let (Some(conntrack), Some(sockets)) = (&mut self.conntrack, &mut self.sockets) else {
             return Ok(Vec::new());
         };
-        let container = &self.preparation.plan().addresses;
+        let container = &self.migration.plan.addresses;
         self.besides.prepare(conntrack, sockets, container)
     }
 
@@ -43,15 +42,15 @@ impl Interruption<'_> {
         let conntrack = self.conntrack.take();
         let sockets = self.sockets.take();
         let mut besides = std::mem::take(&mut self.besides);
-        let container = self.preparation.plan().container.clone();
-        let addresses = self.preparation.plan().addresses.clone();
-        let destination = self.preparation.plan().link.peer;
-        let gateways = self.preparation.plan().port.bridge().addresses.clone();
-        let aliases = Arc::clone(&self.preparation.plan().aliases);
-        let anchors = self.preparation.anchors().hosts();
-        let there = self.preparation.plan().far_ends.clone();
+        let container = self.migration.plan.container.clone();
+        let addresses = self.migration.plan.addresses.clone();
+        let destination = self.migration.plan.link.peer;
+        let gateways = self.migration.plan.port.bridge().addresses.clone();
+        let aliases = Arc::clone(&self.migration.plan.aliases);
+        let anchors = self.migration.anchors.hosts();
+        let there = self.migration.plan.far_ends.clone();
         let name = container.name.clone();
-        let destination_name = self.preparation.plan().link.destination.host.clone();
+        let destination_name = self.migration.plan.link.destination.host.clone();
         spawn_blocking(move || {
             let mut conntrack = match conntrack {
                 Some(conntrack) => conntrack,
@@ -80,10 +79,10 @@ impl Interruption<'_> {
             // The container is cut off, and what is sent to it waits: no packet misses its entry. A
             // packet that waits already keeps the old one.
             let anew = |flow: &Flow| flow.recreated_at_anchor(&addresses, &stand_ins);
-            let recreated_at_anchor: Vec<Flow> = flows.iter().filter_map(anew).collect();
-            if !recreated_at_anchor.is_empty() {
-                conntrack.delete(&recreated_at_anchor)?;
-                conntrack.create(&recreated_at_anchor)?;
+            let lasting: Vec<Flow> = flows.iter().filter_map(anew).collect();
+            if !lasting.is_empty() {
+                conntrack.delete(&lasting)?;
+                conntrack.create(&lasting)?;
             }
             let mut by_anchor: BTreeMap<Option<HostId>, Vec<Flow>> = BTreeMap::new();
             for flow in &flows {
@@ -111,7 +110,7 @@ impl Interruption<'_> {
 
     /// Leads the container's flows to the peer, or back to this host.
     pub(super) fn set_marks(&mut self, away: bool) -> Result<(), Cause> {
-        let plan = self.preparation.plan();
+        let plan = &self.migration.plan;
         let Some(conntrack) = &mut self.conntrack else { return Ok(()) };
         for direction in [Direction::Inbound, Direction::Outbound] {
             let flows: Vec<Flow> = self
@@ -126,16 +125,5 @@ impl Interruption<'_> {
             }
         }
         Ok(())
-    }
-
-    /// The flows as they were before they were led away.
-    pub fn flows(&self) -> &[Flow] {
-        &self.flows
-    }
-
-    /// Flows by protocol.
-    pub fn flow_count(&self) -> FlowCount {
-        let tcp = self.flows.iter().filter(|flow| flow.tcp.is_some()).count();
-        FlowCount { tcp, udp: self.flows.len() - tcp }
     }
 }

@@ -29,7 +29,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("firewall-of-the-destination", &["fidelity", "flows"], of_the_destination),
 ];
 
-/// How long an agent may take to come to a step, and the keeper to put rules back.
+/// How long an agent may take to come to a step, and the reconciler to put rules back.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Datagrams that may be lost while a firewall is without these rules, or an agent is dead: some seconds.
 const MEANWHILE: u64 = 200;

@@ -175,8 +175,8 @@ fn ended(context: &Context) -> Result<()> {
     traces::none_within(a, END)?;
     traces::none_within(b, END)?;
     context.remark(format!("nothing left {} s after the last flow", began.elapsed().as_secs()));
-    let keepers = a.run(["ps", "-eo", "args"])?;
-    ensure!(!keepers.contains("keep"), "the keeper is still there: {keepers}");
+    let reconcilers = a.run(["ps", "-eo", "args"])?;
+    ensure!(!reconcilers.contains("keep"), "the reconciler is still there: {reconcilers}");
     Ok(())
 }
 

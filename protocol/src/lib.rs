@@ -1,0 +1,14 @@
+//! The protocol between two agents, and the pairing of their hosts.
+//!
+//! ```text
+//! TLS ─▶ preamble ─▶ frame ─▶ message   (wire, message)
+//! key, peers, join tokens               (trust)
+//! what a peer may do here               (permissions)
+//! where a peer is                       (peer_address)
+//! ```
+
+pub mod message;
+pub mod peer_address;
+pub mod permissions;
+pub mod trust;
+pub mod wire;

@@ -1,0 +1,238 @@
+//! Invitations: the server's side of join tokens. Of each token that was given out one file stays,
+//! with the secret hashed, until a day after the token expired, so that whoever comes with an old
+//! token hears why it is refused.
+//!
+//! ```toml
+//! version = 1
+//! secret = "…"                        # SHA-256, hexadecimal
+//! expires = "2026-11-21T06:00:00Z"
+//! uses = 1
+//! used_by = ["SHA256:…"]
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+
+use super::token::SecretHash;
+use super::{Fingerprint, Moment, Peer, Peers, Secret, file, peers};
+use state::directories::create_private;
+use state::private_file;
+
+/// Invitations that may be open at once.
+const MOST: usize = 64;
+/// How long an expired one is remembered.
+const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+/// How many hosts one token can be for.
+pub const USES_LIMIT: u32 = 255;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Invitation {
+    secret: String,
+    expires: Moment,
+    uses: u32,
+    used_by: Vec<Fingerprint>,
+}
+
+/// Why somebody who presents a secret is not let in, or an invitation could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The secret belongs to no token that was given out lately.
+    #[error("this host has given out no such token; run agent-server invite for a new one")]
+    Unknown,
+    /// The token's time is over.
+    #[error("this token expired at {0}; run agent-server invite for a new one")]
+    Expired(Moment),
+    /// The token has been used as often as it may be.
+    #[error("this token has been used; run agent-server invite for a new one")]
+    Used,
+    /// There are too many.
+    #[error(
+        "{MOST} invitations are open already; wait for them to expire, or remove files from {0}"
+    )]
+    TooMany(PathBuf),
+    /// A file cannot be used.
+    #[error(transparent)]
+    File(#[from] private_file::Error),
+    /// A file of a later version, or one that holds something else.
+    #[error(transparent)]
+    Read(#[from] file::Error),
+    /// A file's secret is none.
+    #[error("{path} is not an invitation; remove it")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The peer could not be stored.
+    #[error(transparent)]
+    Peers(#[from] peers::Error),
+    /// The random source failed.
+    #[error("cannot make a secret")]
+    Random(#[source] io::Error),
+}
+
+impl Error {
+    /// Whether the one who presented the secret is to hear the reason: it is about the token, not
+    /// about this host's files.
+    #[must_use]
+    pub fn is_about_the_token(&self) -> bool {
+        matches!(self, Self::Unknown | Self::Expired(_) | Self::Used)
+    }
+}
+
+/// Makes a secret with which `uses` hosts may join until `expires`.
+///
+/// # Errors
+/// Too many are open, or a file cannot be used.
+pub fn invite(state: &Path, expires: Moment, uses: u32) -> Result<Secret, Error> {
+    let _lock = private_file::lock(state)?;
+    let directory = directory(state);
+    create_private(&directory).map_err(private_file::Error::from)?;
+    let mut open = 0;
+    for path in files(&directory)? {
+        match file::read::<Invitation>(&path)? {
+            Some(old) if old.expires.after(REMEMBERED).has_passed() => {
+                private_file::remove(&path)?;
+            }
+            Some(_) => open += 1,
+            None => {}
+        }
+    }
+    if open >= MOST {
+        return Err(Error::TooMany(directory));
+    }
+    let secret = Secret::random().map_err(Error::Random)?;
+    let hash = HEXLOWER.encode(&secret.hash().0);
+    let path = directory.join(format!("{}.toml", &hash[..16]));
+    file::write(&path, &Invitation { secret: hash, expires, uses, used_by: Vec::new() })?;
+    Ok(secret)
+}
+
+/// Lets whoever presents the secret of an open invitation move containers here, under a name like
+/// `wish`. A host that has used it before and is still known gets the same answer again: it may have
+/// missed the first one.
+///
+/// # Errors
+/// The secret is not that of an open invitation, or a file cannot be used.
+pub fn redeem(
+    state: &Path,
+    secret: &Secret,
+    joiner: Fingerprint,
+    wish: &str,
+) -> Result<Peer, Error> {
+    let lock = private_file::lock(state)?;
+    let presented = secret.hash();
+    let mut found = None;
+    for path in files(&directory(state))? {
+        let Some(invitation) = file::read::<Invitation>(&path)? else { continue };
+        let stored = HEXLOWER.decode(invitation.secret.as_bytes()).unwrap_or_default();
+        let Ok(stored) = stored.try_into() else { return Err(Error::Damaged { path }) };
+        // All of them are compared, each in constant time.
+        if SecretHash(stored) == presented {
+            found = Some((path, invitation));
+        }
+    }
+    let (path, mut invitation) = found.ok_or(Error::Unknown)?;
+    let peers = Peers::new(state);
+    if invitation.used_by.contains(&joiner)
+        && let Some(known) = peers.find(joiner)?.filter(|peer| peer.source.is_some())
+    {
+        return Ok(known);
+    }
+    if invitation.used_by.len() >= invitation.uses as usize {
+        return Err(Error::Used);
+    }
+    if invitation.expires.has_passed() {
+        return Err(Error::Expired(invitation.expires));
+    }
+    // First, so that a crash in between wastes the token and does not double it.
+    invitation.used_by.push(joiner);
+    file::write(&path, &invitation)?;
+    Ok(peers.add_source(&lock, joiner, wish)?)
+}
+
+fn directory(state: &Path) -> PathBuf {
+    state.join("invitations")
+}
+
+fn files(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = match fs::read_dir(directory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(private_file::Error::of(directory))?,
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(private_file::Error::of(directory))?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn print(byte: u8) -> Fingerprint {
+        Fingerprint([byte; 32])
+    }
+
+    #[test]
+    fn a_token_works_once_and_its_secret_is_not_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path();
+        let secret = invite(state, Moment::now().after(HOUR), 1).unwrap();
+        let stored = fs::read_to_string(&files(&directory(state)).unwrap()[0]).unwrap();
+        assert!(stored.contains(&HEXLOWER.encode(&secret.hash().0)), "{stored}");
+
+        let peer = redeem(state, &secret, print(1), "a").unwrap();
+        assert_eq!((peer.name.as_str(), peer.source.is_some()), ("a", true));
+        // The answer was lost: the same host hears it again, another one does not.
+        assert_eq!(redeem(state, &secret, print(1), "a").unwrap(), peer);
+        assert!(matches!(redeem(state, &secret, print(2), "b"), Err(Error::Used)));
+        // Removed, it cannot come back with the same token.
+        let lock = private_file::lock(state).unwrap();
+        Peers::new(state).remove_source(&lock, &peer.name).unwrap();
+        drop(lock);
+        assert!(matches!(redeem(state, &secret, print(1), "a"), Err(Error::Used)));
+    }
+
+    #[test]
+    fn a_token_for_several_hosts() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = invite(dir.path(), Moment::now().after(HOUR), 2).unwrap();
+        redeem(dir.path(), &secret, print(1), "a").unwrap();
+        redeem(dir.path(), &secret, print(2), "b").unwrap();
+        assert!(matches!(redeem(dir.path(), &secret, print(3), "c"), Err(Error::Used)));
+    }
+
+    #[test]
+    fn expired_unknown_and_damaged_ones_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path();
+        let secret = invite(state, Moment::now(), 1).unwrap();
+        assert!(matches!(redeem(state, &secret, print(1), "a"), Err(Error::Expired(_))));
+        let foreign = Secret::random().unwrap();
+        assert!(matches!(redeem(state, &foreign, print(1), "a"), Err(Error::Unknown)));
+        assert!(Peers::new(state).all().unwrap().is_empty());
+        private_file::replace(&files(&directory(state)).unwrap()[0], b"secret = 1").unwrap();
+        assert!(matches!(redeem(state, &secret, print(1), "a"), Err(Error::Read(_))));
+    }
+
+    #[test]
+    fn invitations_do_not_pile_up() {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..MOST {
+            invite(dir.path(), Moment::now().after(HOUR), 1).unwrap();
+        }
+        assert!(matches!(invite(dir.path(), Moment::now(), 1), Err(Error::TooMany(_))));
+    }
+}

@@ -1,0 +1,421 @@
+//! The hosts that this one knows: one small file each, which people may read and edit.
+//!
+//! ```toml
+//! version = 1
+//! fingerprint = "SHA256:…"
+//! paired = "2026-11-21T05:00:00Z"
+//! destination = "192.0.2.2:7472"    # containers may be moved there; its agent-server's address
+//! [source]                          # it may move containers here: what its permissions are
+//! names = ["*"]
+//! ```
+//!
+//! Both roles of a host are independent: whoever joined a server may move containers there, and
+//! nothing else.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Fingerprint, Moment, file};
+use crate::peer_address::Destination;
+use crate::permissions::Permissions;
+use state::directories::create_private;
+use state::private_file::{self, StateLock};
+
+/// Peers are numbered with one byte in the kernel's marks.
+const MOST: usize = 255;
+const SUFFIX: &str = ".toml";
+
+/// A peer's name, by which people and its file are called: letters in lower case, digits, `.`, `_`
+/// and `-`, at most 63, the first one a letter or digit.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(into = "String")]
+pub struct Name(String);
+
+/// Longest name.
+const NAME_LIMIT: usize = 63;
+
+impl Name {
+    /// A valid name as close as possible to what a host calls itself.
+    #[must_use]
+    pub fn like(wish: &str) -> Self {
+        let letters = wish.chars().map(|c| match c.to_ascii_lowercase() {
+            c if c.is_ascii_alphanumeric() || "._-".contains(c) => c,
+            _ => '-',
+        });
+        let name: String =
+            letters.skip_while(|c| !c.is_ascii_alphanumeric()).take(NAME_LIMIT).collect();
+        Self(if name.is_empty() { "host".to_owned() } else { name })
+    }
+
+    /// The same with a number behind it.
+    fn numbered(&self, number: usize) -> Self {
+        let tail = format!("-{number}");
+        let head: String = self.0.chars().take(NAME_LIMIT - tail.len()).collect();
+        Self(head + &tail)
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() <= NAME_LIMIT && Self::like(text).0 == text {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("a peer's name has lower-case letters, digits, '.', '_' and '-', at most 63"
+                .to_owned())
+        }
+    }
+}
+
+/// A host that this one knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name here.
+    pub name: Name,
+    /// Its certificate.
+    pub fingerprint: Fingerprint,
+    /// When they met.
+    pub paired: Moment,
+    /// Where its agent-server listens, if containers may be moved there.
+    pub destination: Option<Destination>,
+    /// What it may do here, if it may move containers here.
+    pub source: Option<Permissions>,
+}
+
+/// The file's content; its name is the peer's.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    fingerprint: Fingerprint,
+    paired: Moment,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<Destination>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<Permissions>,
+}
+
+/// The peers of this host could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be used.
+    #[error(transparent)]
+    File(#[from] file::Error),
+    /// There are too many.
+    #[error("this host knows {MOST} peers already; remove one first")]
+    TooMany,
+}
+
+/// The directory of all peers' files.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    state: PathBuf,
+}
+
+impl Peers {
+    /// The peers in a state directory.
+    #[must_use]
+    pub fn new(state: &Path) -> Self {
+        Self { state: state.to_owned() }
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.state.join("peers")
+    }
+
+    fn path(&self, name: &Name) -> PathBuf {
+        self.directory().join(format!("{name}{SUFFIX}"))
+    }
+
+    /// Every peer, by name.
+    ///
+    /// # Errors
+    /// A file cannot be used or is damaged.
+    pub fn all(&self) -> Result<Vec<Peer>, Error> {
+        let mut peers = Vec::new();
+        for name in self.names()? {
+            peers.extend(self.get(&name)?);
+        }
+        Ok(peers)
+    }
+
+    /// The peer with that certificate. A damaged file hides the peer that it describes, and no other.
+    ///
+    /// # Errors
+    /// It is not there, and some file cannot be used or is damaged.
+    pub fn find(&self, fingerprint: Fingerprint) -> Result<Option<Peer>, Error> {
+        let mut outcome = Ok(None);
+        for name in self.names()? {
+            match self.get(&name) {
+                Ok(Some(peer)) if peer.fingerprint == fingerprint => return Ok(Some(peer)),
+                Ok(_) => {}
+                Err(e) => outcome = Err(e),
+            }
+        }
+        outcome
+    }
+
+    /// The peer of that name.
+    ///
+    /// # Errors
+    /// Its file cannot be used or is damaged.
+    pub fn get(&self, name: &Name) -> Result<Option<Peer>, Error> {
+        let Some(record) = file::read::<Record>(&self.path(name))? else { return Ok(None) };
+        Ok(Some(Peer {
+            name: name.clone(),
+            fingerprint: record.fingerprint,
+            paired: record.paired,
+            destination: record.destination,
+            source: record.source,
+        }))
+    }
+
+    /// Lets the host with that certificate move containers here.
+    ///
+    /// # Errors
+    /// There are too many peers, or a file cannot be used.
+    pub fn add_source(
+        &self,
+        lock: &StateLock,
+        fingerprint: Fingerprint,
+        wish: &str,
+    ) -> Result<Peer, Error> {
+        self.change(lock, fingerprint, wish, |peer| {
+            peer.source.get_or_insert_with(Permissions::of_new_peer);
+        })
+    }
+
+    /// Notes that containers may be moved to the host with that certificate.
+    ///
+    /// # Errors
+    /// As for [`Peers::add_source`].
+    pub fn add_destination(
+        &self,
+        lock: &StateLock,
+        fingerprint: Fingerprint,
+        wish: &str,
+        address: Destination,
+    ) -> Result<Peer, Error> {
+        self.change(lock, fingerprint, wish, |peer| peer.destination = Some(address))
+    }
+
+    /// Replaces the permissions of a peer that may move containers here; `false` if it may not.
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub fn permit(
+        &self,
+        lock: &StateLock,
+        name: &Name,
+        permissions: Permissions,
+    ) -> Result<bool, Error> {
+        let peer = self.get(name)?.filter(|peer| peer.source.is_some());
+        let Some(peer) = peer else { return Ok(false) };
+        self.write(lock, &Peer { source: Some(permissions), ..peer }).map(|()| true)
+    }
+
+    /// Takes the right to move containers here from a peer; `false` if it had none.
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub fn remove_source(&self, lock: &StateLock, name: &Name) -> Result<bool, Error> {
+        let peer = self.get(name)?.filter(|peer| peer.source.is_some());
+        let Some(peer) = peer else { return Ok(false) };
+        self.write(lock, &Peer { source: None, ..peer }).map(|()| true)
+    }
+
+    /// Forgets that containers may be moved to a peer; `false` if they might not.
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub fn remove_destination(&self, lock: &StateLock, name: &Name) -> Result<bool, Error> {
+        let peer = self.get(name)?.filter(|peer| peer.destination.is_some());
+        let Some(peer) = peer else { return Ok(false) };
+        self.write(lock, &Peer { destination: None, ..peer }).map(|()| true)
+    }
+
+    /// Changes the peer with that certificate, which gets a free name if it is new.
+    fn change(
+        &self,
+        lock: &StateLock,
+        fingerprint: Fingerprint,
+        wish: &str,
+        change: impl FnOnce(&mut Peer),
+    ) -> Result<Peer, Error> {
+        let mut peer = match self.find(fingerprint)? {
+            Some(known) => known,
+            None => Peer {
+                name: self.free_name(&Name::like(wish))?,
+                fingerprint,
+                paired: Moment::now(),
+                destination: None,
+                source: None,
+            },
+        };
+        change(&mut peer);
+        self.write(lock, &peer)?;
+        Ok(peer)
+    }
+
+    fn free_name(&self, wish: &Name) -> Result<Name, Error> {
+        let taken = self.names()?;
+        if taken.len() >= MOST {
+            return Err(Error::TooMany);
+        }
+        let all = (2..MOST + 2).map(|number| wish.numbered(number));
+        std::iter::once(wish.clone())
+            .chain(all)
+            .find(|name| !taken.contains(name))
+            .ok_or(Error::TooMany)
+    }
+
+    /// Writes a peer's file, or removes it if the peer has no role any more.
+    fn write(&self, _lock: &StateLock, peer: &Peer) -> Result<(), Error> {
+        let path = self.path(&peer.name);
+        if peer.source.is_none() && peer.destination.is_none() {
+            private_file::remove(&path).map_err(file::Error::from)?;
+            return Ok(());
+        }
+        let record = Record {
+            fingerprint: peer.fingerprint,
+            paired: peer.paired,
+            destination: peer.destination.clone(),
+            source: peer.source.clone(),
+        };
+        create_private(&self.directory())
+            .map_err(private_file::Error::from)
+            .map_err(file::Error::from)?;
+        Ok(file::write(&path, &record)?)
+    }
+
+    /// Names of all files that a peer could have, in order.
+    fn names(&self) -> Result<Vec<Name>, Error> {
+        let directory = self.directory();
+        let unread = |e| Error::from(file::Error::from(private_file::Error::of(&directory)(e)));
+        let entries = match fs::read_dir(&directory) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(unread)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let file = entry.map_err(unread)?.file_name();
+            let name = file.to_str().and_then(|text| text.strip_suffix(SUFFIX));
+            names.extend(name.and_then(|name| name.parse::<Name>().ok()));
+        }
+        names.sort();
+        Ok(names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn print(byte: u8) -> Fingerprint {
+        Fingerprint([byte; 32])
+    }
+
+    fn address() -> Destination {
+        "192.0.2.2:7472".parse().unwrap()
+    }
+
+    #[test]
+    fn a_peer_keeps_its_name_and_both_roles() {
+        let dir = tempfile::tempdir().unwrap();
+        let (peers, lock) = (Peers::new(dir.path()), private_file::lock(dir.path()).unwrap());
+        assert!(peers.all().unwrap().is_empty());
+        peers.add_source(&lock, print(1), "b").unwrap();
+        let both = peers.add_destination(&lock, print(1), "other", address()).unwrap();
+        assert_eq!((both.name.as_str(), both.source.is_some()), ("b", true));
+        assert_eq!(peers.all().unwrap(), std::slice::from_ref(&both));
+        assert_eq!(peers.find(print(1)).unwrap(), Some(both.clone()));
+        assert_eq!(both.source, Some(Permissions::of_new_peer()));
+        let more = Permissions { memory: Some(1 << 30), ..Permissions::of_new_peer() };
+        assert!(peers.permit(&lock, &both.name, more.clone()).unwrap());
+        peers.add_source(&lock, print(1), "b").unwrap();
+        assert_eq!(peers.get(&both.name).unwrap().unwrap().source, Some(more));
+
+        assert!(peers.remove_source(&lock, &both.name).unwrap());
+        assert!(!peers.remove_source(&lock, &both.name).unwrap());
+        assert_eq!(peers.find(print(1)).unwrap().unwrap().destination, Some(address()));
+        assert!(peers.remove_destination(&lock, &both.name).unwrap());
+        assert_eq!(peers.find(print(1)).unwrap(), None);
+    }
+
+    #[test]
+    fn two_hosts_of_one_name_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let (peers, lock) = (Peers::new(dir.path()), private_file::lock(dir.path()).unwrap());
+        let names: Vec<String> = (1..4)
+            .map(|n| peers.add_source(&lock, print(n), "Web Host").unwrap().name.to_string())
+            .collect();
+        assert_eq!(names, ["web-host", "web-host-2", "web-host-3"]);
+    }
+
+    #[test]
+    fn a_name_from_elsewhere_stays_inside_the_directory() {
+        for (wish, name) in [
+            ("../../etc/passwd", "etc-passwd"),
+            ("", "host"),
+            ("\u{202e}\n", "host"),
+            (".hidden", "hidden"),
+            (&"x".repeat(5000), &"x".repeat(63)),
+        ] {
+            assert_eq!(Name::like(wish).as_str(), name);
+        }
+        for bad in ["../b", "", "B", "a/b", &"x".repeat(64)] {
+            assert!(bad.parse::<Name>().is_err(), "{bad}");
+        }
+        assert_eq!(Name::like(&"x".repeat(63)).numbered(12).as_str().len(), 63);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_hides_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (peers, lock) = (Peers::new(dir.path()), private_file::lock(dir.path()).unwrap());
+        peers.add_source(&lock, print(1), "b").unwrap();
+        peers.add_source(&lock, print(2), "a").unwrap();
+        for rubbish in [&b"fingerprint = 1"[..], b"\xff", b"unknown = true\n"] {
+            private_file::replace(&dir.path().join("peers/a.toml"), rubbish).unwrap();
+            let refused = peers.all().unwrap_err().to_string();
+            assert!(refused.contains("peers/a.toml"), "{refused}");
+            assert!(peers.find(print(1)).unwrap().is_some());
+            assert!(peers.find(print(2)).is_err());
+        }
+    }
+
+    #[test]
+    fn the_256th_peer_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (peers, lock) = (Peers::new(dir.path()), private_file::lock(dir.path()).unwrap());
+        create_private(&peers.directory()).unwrap();
+        for number in 0..MOST {
+            fs::write(peers.path(&Name(format!("h{number}"))), "").unwrap();
+        }
+        assert!(matches!(peers.free_name(&Name::like("b")), Err(Error::TooMany)));
+        drop(lock);
+    }
+}

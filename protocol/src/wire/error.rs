@@ -1,0 +1,170 @@
+//! What can go wrong between two agents.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::VERSION;
+use crate::message::{CodecError, Failure};
+use crate::trust::Fingerprint;
+use state::cause::Cause;
+
+/// The conversation broke.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name has no address.
+    #[error("cannot resolve {host}; check the name, or give an IP address")]
+    Resolve {
+        /// As the user wrote it.
+        host: String,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
+    /// Nobody answered.
+    #[error("cannot connect to {address}; is agent-server running there, and the port open?")]
+    Connect {
+        /// Address and port.
+        address: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// No paired host has that certificate.
+    #[error(
+        "this host is not paired with {peer}: run agent-server invite there, and agent-client join TOKEN here (it shows the fingerprint {shown})"
+    )]
+    NotPaired {
+        /// Address and port.
+        peer: SocketAddr,
+        /// The certificate that it showed.
+        shown: Fingerprint,
+    },
+    /// The far end does not know this host, or does not any more.
+    #[error(
+        "this host is not paired with {peer}, which refuses it (this host's fingerprint is {ours}): run agent-server invite there, and agent-client join TOKEN here"
+    )]
+    NotKnown {
+        /// Address and port.
+        peer: SocketAddr,
+        /// This host's certificate.
+        ours: Fingerprint,
+    },
+    /// Another host answers than the expected one.
+    #[error(
+        "REFUSED: {peer} IS NOT THE HOST IT SHOULD BE. Expected fingerprint {expected}, but it shows {shown}. Somebody may be answering in its place, or it was installed anew; then pair with it again. Nothing was sent to it"
+    )]
+    OtherHost {
+        /// Address and port.
+        peer: SocketAddr,
+        /// The certificate of the host that was meant.
+        expected: Fingerprint,
+        /// The certificate that it showed.
+        shown: Fingerprint,
+    },
+    /// The far end is this host itself.
+    #[error("{peer} is this host itself; give the address of another one")]
+    SameHost {
+        /// Address and port.
+        peer: SocketAddr,
+    },
+    /// Somebody who is not paired wanted in.
+    #[error("{peer} was refused: it is not paired with this host; its fingerprint is {shown}")]
+    Stranger {
+        /// Address and port.
+        peer: SocketAddr,
+        /// The certificate that it showed.
+        shown: Fingerprint,
+    },
+    /// The far end does not accept this host's certificate.
+    #[error("{peer} ended the handshake: it does not accept this host's certificate ({alert})")]
+    Rejected {
+        /// Address and port.
+        peer: SocketAddr,
+        /// The name of its reason.
+        alert: String,
+    },
+    /// The handshake failed.
+    #[error("{peer} was refused: it does not speak TLS 1.3 as a paired agent does")]
+    Handshake {
+        /// Address and port.
+        peer: SocketAddr,
+        /// What is wrong with it.
+        #[source]
+        source: io::Error,
+    },
+    /// This host's own key or peers cannot be used.
+    #[error("this host's identity or its peers cannot be used")]
+    Trust(#[source] Cause),
+    /// The far end is not an agent.
+    #[error("{peer} does not speak netmig's protocol; is that the port of agent-server?")]
+    NotAnAgent {
+        /// Address and port.
+        peer: SocketAddr,
+    },
+    /// The far end is an agent of another version.
+    #[error(
+        "{peer} speaks version {theirs} of the protocol, this agent speaks {VERSION}; install the same release of netmig on both hosts"
+    )]
+    Version {
+        /// Address and port.
+        peer: SocketAddr,
+        /// Their version.
+        theirs: u16,
+    },
+    /// A wait ran out.
+    #[error("{peer} did not {what} within {} s", limit.as_secs_f32())]
+    Deadline {
+        /// Address and port.
+        peer: SocketAddr,
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        limit: Duration,
+    },
+    /// The far end closed the connection.
+    #[error("{peer} closed the connection")]
+    Closed {
+        /// Address and port.
+        peer: SocketAddr,
+    },
+    /// The kernel reports an error of the connection.
+    #[error("the connection to {peer} failed")]
+    Io {
+        /// Address and port.
+        peer: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The far end sent something that no agent sends.
+    #[error("{peer} sent a frame of {length} bytes, which is too large")]
+    FrameLength {
+        /// Address and port.
+        peer: SocketAddr,
+        /// The claimed length.
+        length: usize,
+    },
+    /// A frame is not a message.
+    #[error("{peer} sent something that is not a message")]
+    Codec {
+        /// Address and port.
+        peer: SocketAddr,
+        /// What is wrong with it.
+        #[source]
+        source: CodecError,
+    },
+    /// The far end sent a message that does not belong here.
+    #[error("{peer} sent {got} where {wanted} belongs")]
+    Unexpected {
+        /// Address and port.
+        peer: SocketAddr,
+        /// The message that came.
+        got: &'static str,
+        /// The message that belongs here.
+        wanted: &'static str,
+    },
+    /// The far end gave up and says why.
+    #[error("{}", .0.message)]
+    Failure(Failure),
+}

@@ -1,0 +1,366 @@
+//! Feeds the fuzz targets' stored corpus, and valid samples, through the same functions.
+//!
+//! With `NETMIG_WRITE_SAMPLES=1` in its environment it first writes the samples into the corpus, where
+//! fuzzing starts from. Otherwise it writes nothing.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use checkpoint::fingerprint::Fingerprint;
+use checkpoint::images::{Chunk, Follower};
+use checkpoint::sockets::{SocketSettings, Value};
+use checkpoint::tasks::TaskSettings;
+use checkpoint::tree::{Kind, Meta, Record, Source, Tasks};
+use engine::description::{Description, Filesystem, Mount, Storage};
+use netmig::path_trial::{DropRule, Fate};
+use netmig::tunnel::{DirectEnd, HardwareAddress};
+use protocol::message::*;
+use protocol::trust::{Secret, Token, Trust};
+use state::blocker::Blocker;
+use state::id::HostId;
+use state::journal::{Process, Record as Step};
+
+#[path = "../../fuzz/src/lib.rs"]
+mod fuzz;
+
+type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
+
+const TARGETS: [Target; 7] = [
+    ("message", fuzz::message, messages),
+    ("tree", fuzz::tree, trees),
+    ("images", fuzz::images, images),
+    ("netlink", fuzz::netlink, netlink),
+    ("journal", fuzz::journal, journals),
+    ("podman", fuzz::podman, podman),
+    ("token", fuzz::token, tokens),
+];
+
+fn directory(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target)
+}
+
+#[test]
+fn the_corpus_is_survived() {
+    if std::env::var_os("NETMIG_WRITE_SAMPLES").is_some() {
+        write_the_samples();
+    }
+    for (name, target, samples) in TARGETS {
+        let samples = samples();
+        assert!(!samples.is_empty(), "no sample for {name}");
+        samples.iter().for_each(|bytes| target(bytes));
+        let stored = fs::read_dir(directory(name)).unwrap();
+        let stored: Vec<_> = stored.map(|entry| entry.unwrap().path()).collect();
+        assert!(stored.len() > 10, "the corpus of {name} is missing");
+        stored.iter().for_each(|path| target(&fs::read(path).unwrap()));
+    }
+}
+
+#[test]
+fn every_cut_and_flip_of_a_sample_is_survived() {
+    for (_, target, samples) in TARGETS {
+        for sample in samples().iter().filter(|sample| sample.len() < 400) {
+            for at in 0..sample.len() {
+                target(&sample[..at]);
+                let mut flipped = sample.clone();
+                flipped[at] ^= 0xff;
+                target(&flipped);
+            }
+        }
+    }
+}
+
+fn write_the_samples() {
+    for (name, _, samples) in TARGETS {
+        let directory = directory(name);
+        fs::create_dir_all(&directory).unwrap();
+        for (number, bytes) in samples().iter().enumerate() {
+            fs::write(directory.join(format!("sample-{number:02}")), bytes).unwrap();
+        }
+    }
+}
+
+fn encoded<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap()
+}
+
+fn metadata() -> (Vec<u8>, Vec<u8>) {
+    let config = br#"{"id":"a7","name":"web","privileged":false,"createNetNS":true,
+        "networkMode":"bridge","namedVolumes":[{"volumeName":"v"}],"runtime":"crun",
+        "rootfsImageID":"70","rootfsImageName":"localhost/probe:1","timezone":"local"}"#;
+    let spec = br#"{"root":{"path":"/g/overlay/3f/merged"},"process":{"capabilities":
+        {"bounding":["CAP_CHOWN"]}},"mounts":[{"destination":"/dev/shm","type":"bind",
+        "source":"/g/overlay-containers/a7/userdata/shm","options":["bind"]}],
+        "hooks":{"prestart":[{"path":"/h"}]},"annotations":{"run.oci.handler":"x"},
+        "linux":{"cgroupsPath":"/libpod-a7","namespaces":[{"type":"network","path":"/n"}],
+        "devices":[{"path":"/dev/fuse","type":"c","major":10,"minor":229}],"resources":{"devices":
+        [{"allow":false,"access":"rwm"}],"memory":{"limit":5}},"maskedPaths":["/proc/kcore"],
+        "seccomp":{"defaultAction":"SCMP_ACT_ERRNO"}}}"#;
+    (config.to_vec(), spec.to_vec())
+}
+
+fn description() -> Description {
+    let mount = Mount {
+        destination: "/x".into(),
+        filesystem: Filesystem::Host("/srv".into()),
+        options: vec!["rbind".into()],
+    };
+    Description {
+        id: "a7".repeat(32),
+        name: "web".into(),
+        labels: [("a".into(), "b".into())].into(),
+        storage: Storage { mounts: vec![mount], ..Storage::default() },
+        ..Description::default()
+    }
+}
+
+fn messages() -> Vec<Vec<u8>> {
+    let migration = MigrationId([7; 16]);
+    let hello = Hello { name: "a".into(), software: "1".into() };
+    let failure = Failure { code: FailureCode::Step, message: "the disk is full".into() };
+    let image = ImageRef { id: "70".repeat(32), name: "localhost/probe:1".into() };
+    let blocker = Blocker { code: "cpu".into(), message: "no avx".into() };
+    let end = TunnelEnd {
+        means: Means::WireGuard { public_key: [3; 32], port: 51820 },
+        kind: "kernel".into(),
+    };
+    let hardware_address = HardwareAddress([2, 0, 0, 0, 0, 1]);
+    let direct = DirectEnd { hardware_address, mtu: 1500 };
+    let chunk = Chunk { name: "pages-1.img".into(), offset: 0, bytes: vec![1; 20].into() };
+    let record = Record::Data { offset: 4096, bytes: vec![2; 9].into() };
+    let flows = vec![netmig::flow::parse(&entry()).unwrap().unwrap()];
+    let (here, address) = ("10.88.0.1".parse().unwrap(), "198.18.7.7".parse().unwrap());
+    let stand_ins = vec![netmig::flow::Alias { here, address }];
+    let value = Value { option: "TCP_SYNCNT".into(), value: vec![3, 0, 0, 0] };
+    let socket =
+        SocketSettings { process: 1, descriptor: 3, values: vec![value], groups: Vec::new() };
+    let task = TaskSettings { thread: 1, processors: Some(vec![0]), ..TaskSettings::default() };
+    let all = [
+        Message::Hello(hello),
+        Message::Failure(failure),
+        Message::Verdict(Verdict {
+            blockers: vec![blocker],
+            image_missing: true,
+            addresses: vec!["192.0.2.2".parse().unwrap()],
+        }),
+        Message::TunnelOffer(end),
+        Message::TunnelAnswer(direct.into()),
+        Message::ImageBegin(image),
+        Message::ImageData(Data(vec![1, 2, 3])),
+        Message::ImageEnd(()),
+        Message::Stage(vec![HostId([4; 16])]),
+        Message::Staged(vec![("10.88.0.2".parse().unwrap(), "10.88.0.9".parse().unwrap())]),
+        Message::TreeChange(TreeChange { tree: Tree::Root, record }),
+        Message::Chunks(vec![chunk]),
+        Message::Flows(FlowBatch {
+            anchor: Some(HostId([4; 16])),
+            flows,
+            stand_ins,
+            at_destination: vec!["192.0.2.2".parse().unwrap()],
+        }),
+        Message::Prepared(Prepared {
+            entries_us: 5,
+            restore_us: 100_000,
+            compare_us: 7,
+            differences: Vec::new(),
+        }),
+        Message::AskSilent(migration),
+        Message::Silent(vec![SilentConnection {
+            own: "10.88.0.2:80".parse().unwrap(),
+            far: "192.0.2.3:9".parse().unwrap(),
+            awaits_answer: true,
+        }]),
+        Message::TryPaths(vec![netmig::flow::parse(&entry()).unwrap().unwrap()]),
+        Message::PathsReady(Some("no bpf".into())),
+        Message::AskPaths(()),
+        Message::PathsTried(vec![TriedPath {
+            towards: Fate::Arrived,
+            from: Fate::Dropped(DropRule {
+                family: 1,
+                table: "fw".into(),
+                chain: "guard".into(),
+                rule: Some(7),
+            }),
+            suspects: vec!["a route".into()],
+        }]),
+        Message::EndPaths(()),
+        Message::Measure(Data(vec![0; 5])),
+        Message::Measured(()),
+        Message::Facts(Facts { part: Fingerprint::default(), is_last: true }),
+        Message::NetworkState(NetworkState::default()),
+        Message::Commit(migration),
+        Message::Finished(Finished { pid: 77, full_buffers: 0, local: Vec::new() }),
+        Message::ForwardEnd("c7".repeat(32)),
+        Message::LedPast(MigrationId([7; 16])),
+        Message::Expect(migration),
+        Message::Settings(Settings {
+            sockets: vec![socket],
+            tasks: vec![task],
+            cgroup: Vec::new(),
+        }),
+    ];
+    let encode = |message: &Message| {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes).unwrap();
+        bytes
+    };
+    all.iter().map(encode).collect()
+}
+
+fn trees() -> Vec<Vec<u8>> {
+    let made = tempfile::tempdir().unwrap();
+    fs::create_dir(made.path().join("sub")).unwrap();
+    fs::write(made.path().join("sub/file"), [9; 200]).unwrap();
+    fs::hard_link(made.path().join("sub/file"), made.path().join("other")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", made.path().join("link")).unwrap();
+    let mut honest = Vec::new();
+    let mut sink = |record: Record| {
+        honest.extend(encoded(&record));
+        Ok(())
+    };
+    Source::plain(made.path()).unwrap().first_pass(Tasks::Frozen, &mut sink).unwrap();
+    let meta = Meta { mode: 0o644, uid: 0, gid: 0, mtime: 1, mtime_ns: 2, xattrs: Vec::new() };
+    let path = |text: &str| text.as_bytes().to_vec().into();
+    let entry = |name: &str, kind| Record::Entry { path: path(name), meta: meta.clone(), kind };
+    let kinds = [
+        Kind::Directory { replace: true },
+        Kind::File { length: 10, patch: false },
+        Kind::File { length: 200, patch: true },
+        Kind::HardLink { target: path("d/file") },
+        Kind::HardLink { target: path("../beside") },
+        Kind::Symlink { target: path("../beside") },
+        Kind::Fifo,
+        Kind::Socket,
+        Kind::Device { block: false, major: 1, minor: 3 },
+    ];
+    let names = ["new", "d/file", "link", "link/x", "../beside", "d"];
+    let pairs = kinds.iter().flat_map(|kind| names.iter().map(move |name| (kind, name)));
+    let data = Record::Data { offset: 0, bytes: vec![1; 10].into() };
+    let hostile = pairs.map(|(kind, name)| {
+        let removed = Record::Remove { path: path(name) };
+        [encoded(&entry(name, kind.clone())), encoded(&data), encoded(&removed)].concat()
+    });
+    hostile.chain([honest.clone()]).collect()
+}
+
+fn images() -> Vec<Vec<u8>> {
+    let made = tempfile::tempdir().unwrap();
+    fs::write(made.path().join("pages-1.img"), [5; 300]).unwrap();
+    fs::write(made.path().join("link.img"), b"").unwrap();
+    let mut follower = Follower::new(made.path()).unwrap();
+    let mut honest = Vec::new();
+    let mut sink = |chunk: Chunk| {
+        honest.extend(encoded(&chunk));
+        Ok(())
+    };
+    follower.poll(&mut sink).unwrap();
+    let manifest = follower.finish(&mut sink).unwrap();
+    honest.extend(encoded(&manifest));
+    let name = |name: &str| Chunk { name: name.into(), offset: 0, bytes: vec![1].into() };
+    let hostile = ["../beside", "/etc/x", "link.img", ".", "a/b"].map(|n| encoded(&name(n)));
+    hostile.into_iter().chain([honest]).collect()
+}
+
+/// A netlink attribute.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = (value.len() as u16 + 4).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// A conntrack entry as the kernel describes it (`linux/netfilter/nfnetlink_conntrack.h`).
+fn entry() -> Vec<u8> {
+    let tuple = |kind: u16, from: [u8; 4], to: [u8; 4], ports: (u16, u16)| {
+        let ip = [attribute(1, &from), attribute(2, &to)].concat();
+        let (from, to) = (ports.0.to_be_bytes(), ports.1.to_be_bytes());
+        let proto = [attribute(1, &[6]), attribute(2, &from), attribute(3, &to)].concat();
+        attribute(
+            kind | 0x8000,
+            &[attribute(1 | 0x8000, &ip), attribute(2 | 0x8000, &proto)].concat(),
+        )
+    };
+    let tcp = [attribute(1, &[3]), attribute(2, &[7]), attribute(4, &[8, 8])].concat();
+    [
+        vec![2, 0, 0, 0],
+        tuple(1, [192, 0, 2, 3], [10, 88, 0, 2], (41000, 80)),
+        tuple(2, [10, 88, 0, 2], [192, 0, 2, 3], (80, 41000)),
+        attribute(3, &14u32.to_be_bytes()),
+        attribute(4 | 0x8000, &attribute(1 | 0x8000, &tcp)),
+        attribute(7, &300u32.to_be_bytes()),
+        attribute(8, &0x0900_0000_u32.to_be_bytes()),
+        attribute(18, &1u16.to_be_bytes()),
+    ]
+    .concat()
+}
+
+fn netlink() -> Vec<Vec<u8>> {
+    let packet = [vec![2, 0, 0x6d, 1], attribute(1, &[0, 0, 0, 9, 8, 0, 1])].concat();
+    let framed = |kind: u16, payload: &[u8]| {
+        let length = (payload.len() as u32 + 16).to_ne_bytes();
+        [&length[..], &kind.to_ne_bytes(), &[2, 0], &[1, 0, 0, 0, 0, 0, 0, 0], payload].concat()
+    };
+    let datagram = [framed(0x100, &entry()), framed(0x300, &packet), framed(2, &[0; 20])].concat();
+    vec![entry(), packet, datagram]
+}
+
+fn journals() -> Vec<Vec<u8>> {
+    let arrival = Step::Arrival {
+        migration: MigrationId([3; 16]),
+        container: "c".repeat(64),
+        name: "web".into(),
+        addresses: vec!["10.88.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+        peer: HostId([9; 16]),
+        source: "a".into(),
+        began: 1_700_000_000,
+    };
+    let process = Process {
+        pid: 7,
+        namespace: "/run/netns/n".into(),
+        interface: "eth0".into(),
+        started: 9,
+        monitor: 6,
+    };
+    let interruption =
+        Step::Interruption { cgroup: "/sys/fs/cgroup/x".into(), port: "v0".into(), process };
+    let file = |steps: &[Step]| {
+        let lines = steps.iter().map(|step| serde_json::to_string(step).unwrap() + "\n");
+        format!("netmig journal 2\n{}", lines.collect::<String>()).into_bytes()
+    };
+    vec![
+        file(&[]),
+        file(&[arrival.clone(), Step::Activated, Step::HandedOver { pid: 7, local: Vec::new() }]),
+        file(&[arrival, Step::Activated, Step::Lost]),
+        file(&[interruption.clone(), Step::Committed { at: 1_700_000_001 }, Step::Acknowledged]),
+        file(&[interruption, Step::Committed { at: 1_700_000_001 }, Step::Withdrawn]),
+    ]
+}
+
+fn tokens() -> Vec<Vec<u8>> {
+    let state = tempfile::tempdir().unwrap();
+    let fingerprint = Trust::open(state.path()).unwrap().identity.fingerprint();
+    let token = |address: &str| {
+        let address = address.parse().unwrap();
+        let secret = Secret::random().unwrap();
+        Token { address, fingerprint, secret }.to_string().into_bytes()
+    };
+    vec![token("192.0.2.2"), token("[2001:db8::2]:7000"), token("host.example:65535")]
+}
+
+fn podman() -> Vec<Vec<u8>> {
+    let (config, spec) = metadata();
+    let sample = include_bytes!("../../engine/src/podman/inspect/sample.json");
+    let list = br#"[{"Id":"a7","Names":["web"],"Image":"i","Ports":[{"host_ip":"","container_port":
+        80,"host_port":8080,"range":2,"protocol":"tcp"}],"Networks":["podman"],"Status":"Up"}]"#;
+    let networks = br#"[{"name":"n6","driver":"bridge","network_interface":"podman1",
+        "containers":{"a7":{"interfaces":{"eth0":{}}}}}]"#;
+    let info = br#"{"host":{"ociRuntime":{"name":"crun","path":"/usr/bin/crun"},"conmon":{"path":
+        "/c"},"cgroupManager":"cgroupfs","cgroupVersion":"v2","networkBackend":"netavark",
+        "databaseBackend":"sqlite","security":{"rootless":false}},"store":{"graphDriverName":
+        "overlay","graphRoot":"/g","runRoot":"/r"},"version":{"Version":"5.8.6"}}"#;
+    let both = [config, vec![0], spec.clone()].concat();
+    let described = encoded(&description());
+    [both, spec, described, sample.to_vec(), list.to_vec(), networks.to_vec(), info.to_vec()].into()
+}

@@ -1,0 +1,312 @@
+//! One owner for each container of a host.
+//!
+//! Whoever is about to do something with a container takes its lock first: a migration from its first look
+//! at the container on, an arrival from its offer on, recovery, and what changes the forwarding of its
+//! connections. A lock ends with its process. What a dead process has left is in its journal, so that new
+//! work begins only where no journal speaks of the container either.
+//!
+//! The locks are ranges of one file (`F_OFD_SETLK`, fcntl_locking(2)), a byte for each container: nothing
+//! is left of them after a crash.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use ownership::container::{Work, may_begin};
+use ownership::source::Departure;
+
+use crate::blocker::Blocker;
+use crate::directories::Directories;
+use crate::journal::{self, Record};
+
+/// The file of the locks, in the run directory.
+const FILE: &str = "containers.lock";
+/// Hexadecimal digits of an ID that make its place in the file: as many as fit into a positive `off_t`.
+const DIGITS: usize = 15;
+/// Between two attempts to get a lock.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A container cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something is at work on it, or was left of it.
+    #[error("{0}")]
+    Busy(String),
+    /// The lock cannot be used.
+    #[error("cannot lock {path}")]
+    File {
+        /// The file of the locks.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The journals cannot be listed.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    /// Not a container's full ID.
+    #[error("{0:?} is not a full container ID")]
+    BadId(String),
+}
+
+impl Error {
+    /// Returns the reason as a blocker, if the container is busy.
+    #[must_use]
+    pub fn blocker(&self) -> Option<Blocker> {
+        match self {
+            Self::Busy(message) => {
+                Some(Blocker { code: "busy".to_owned(), message: message.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The lock of one container on this host. Given back when dropped.
+#[derive(Debug)]
+#[must_use = "the lock is given back when this is dropped"]
+pub struct ContainerLock {
+    _file: File,
+}
+
+impl ContainerLock {
+    /// Takes a container for new work. `name` is for people.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when something is at work on it or a journal speaks of it; otherwise [`Error`].
+    pub fn begin(directories: &Directories, id: &str, name: &str) -> Result<Self, Error> {
+        let lock = Self::try_take(&directories.run, id)?;
+        let found = left(directories, id)?;
+        let Some(lock) = lock else {
+            return Err(Error::Busy(describe(name, Work::Locked, found.first())));
+        };
+        let works: Vec<Work> = found.iter().map(|left| left.work).collect();
+        if may_begin(&works) {
+            return Ok(lock);
+        }
+        let reasons: Vec<String> =
+            found.iter().map(|left| describe(name, left.work, Some(left))).collect();
+        Err(Error::Busy(reasons.join("; ")))
+    }
+
+    /// Waits for the lock of a container, to settle what a dead process has left of it.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when another process keeps it for longer than `limit`; otherwise [`Error`].
+    pub async fn settle(run: &Path, id: &str, name: &str, limit: Duration) -> Result<Self, Error> {
+        let give_up = Instant::now() + limit;
+        loop {
+            if let Some(lock) = Self::try_take(run, id)? {
+                return Ok(lock);
+            }
+            if Instant::now() >= give_up {
+                return Err(Error::Busy(describe(name, Work::Locked, None)));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn try_take(run: &Path, id: &str) -> Result<Option<Self>, Error> {
+        let digits = id.get(..DIGITS).unwrap_or_default();
+        let place = i64::from_str_radix(digits, 16).map_err(|_| Error::BadId(id.to_owned()))?;
+        let path = run.join(FILE);
+        let failed = |source| Error::File { path: path.clone(), source };
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = file.open(&path).map_err(failed)?;
+        let range = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: place,
+            l_len: 1,
+            l_pid: 0,
+        };
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&range)) {
+            Ok(_) => Ok(Some(Self { _file: file })),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
+            Err(errno) => Err(failed(errno.into())),
+        }
+    }
+}
+
+/// What a journal says of a container.
+struct Left {
+    work: Work,
+    /// The other host, or the journal where it cannot be read.
+    other: String,
+    /// When it began, in seconds since 1970; 0 where it does not say.
+    began: u64,
+}
+
+/// Finds all journals that speak of a container.
+fn left(directories: &Directories, id: &str) -> Result<Vec<Left>, Error> {
+    let mut all = Vec::new();
+    for path in journal::unfinished(&directories.state)? {
+        let records = match journal::read(&path) {
+            Ok(records) => records,
+            Err(journal::Error::File { source, .. })
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                continue;
+            }
+            Err(_) => {
+                let other = path.display().to_string();
+                all.push(Left { work: Work::Unreadable, other, began: 0 });
+                continue;
+            }
+        };
+        let (container, other, began, work) = match records.first() {
+            Some(Record::Departure { container, destination, began, .. }) => {
+                let work = Work::Departing(journal::reached(&records));
+                (container, destination.clone(), *began, work)
+            }
+            Some(Record::Arrival { container, source, began, .. }) => {
+                let activated = records.contains(&Record::Activated);
+                let work = if activated { Work::Activated } else { Work::Arriving };
+                (container, source.clone(), *began, work)
+            }
+            _ => continue,
+        };
+        if container == id {
+            all.push(Left { work, other, began });
+        }
+    }
+    Ok(all)
+}
+
+/// Says what is at work, since when, and what to do. `left` is what a journal says; the process that wrote
+/// it is at work still where the container is [locked](Work::Locked).
+fn describe(name: &str, work: Work, left: Option<&Left>) -> String {
+    let Some(Left { work: noted, other, began }) = left else {
+        return format!(
+            "{name} is busy: another netmig command is at work on it; try again when that has ended"
+        );
+    };
+    let since = match began {
+        0 => String::new(),
+        seconds => {
+            let began = UNIX_EPOCH + Duration::from_secs(*seconds);
+            format!(" (since {})", humantime::format_rfc3339_seconds(began))
+        }
+    };
+    let what = match (work, noted) {
+        (_, Work::Unreadable) => format!(
+            "the journal {other} cannot be read, and may be about it; move it away if you are sure that it \
+             is not"
+        ),
+        (Work::Locked, Work::Departing(_)) => format!("it is being moved to {other}{since}"),
+        (Work::Locked, _) => format!("it is arriving from {other}{since}"),
+        (_, Work::Departing(Departure::Acknowledged)) => format!(
+            "it has been moved to {other}, and its original waits to be removed{since}; run agent-client \
+             recover"
+        ),
+        (_, Work::Departing(Departure::Committed)) => format!(
+            "its move to {other} is in doubt{since}; run agent-client recover once {other} can be reached"
+        ),
+        (_, Work::Departing(_)) => format!(
+            "its broken-off move to {other} is being rolled back{since}; run agent-client recover if that \
+             does not end"
+        ),
+        (_, Work::Activated) => {
+            format!("it has just arrived from {other}, and its engine is to take it over{since}")
+        }
+        (_, Work::Arriving | Work::Locked) => format!(
+            "its broken-off arrival from {other} is being undone{since}; agent-server tries again when it \
+             starts"
+        ),
+    };
+    format!("{name} is busy: {what}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::HostId;
+    use crate::id::MigrationId;
+    use crate::journal::Journal;
+
+    const ID: &str = "c0ffee0123456789c0ffee0123456789c0ffee0123456789c0ffee0123456789";
+    const OTHER: &str = "0ffee0123456789c0ffee0123456789c0ffee0123456789c0ffee0123456789c";
+
+    fn directories(dir: &Path) -> Directories {
+        Directories { state: dir.to_owned(), run: dir.to_owned() }
+    }
+
+    fn departure(id: &str) -> Record {
+        Record::Departure {
+            migration: MigrationId([7; 16]),
+            container: id.to_owned(),
+            name: "web".to_owned(),
+            addresses: Vec::new(),
+            destination: "b:7472".to_owned(),
+            peer: HostId([3; 16]),
+            began: 1_700_000_000,
+        }
+    }
+
+    #[test]
+    fn one_at_a_time_has_a_container() {
+        let dir = tempfile::tempdir().unwrap();
+        let directories = directories(dir.path());
+        let lock = ContainerLock::begin(&directories, ID, "web").unwrap();
+        let refused = ContainerLock::begin(&directories, ID, "web").unwrap_err();
+        assert!(refused.blocker().is_some_and(|blocker| blocker.code == "busy"), "{refused}");
+        ContainerLock::begin(&directories, OTHER, "db").map(drop).unwrap();
+        drop(lock);
+        ContainerLock::begin(&directories, ID, "web").map(drop).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_journal_keeps_others_away_when_its_process_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let directories = directories(dir.path());
+        let migration = MigrationId([7; 16]);
+        let mut journal = Journal::begin(dir.path(), migration, &departure(ID)).unwrap();
+        let busy = |words: &str| {
+            let refused = ContainerLock::begin(&directories, ID, "web").unwrap_err().to_string();
+            assert!(refused.contains(words), "{refused}");
+        };
+        busy("rolled back (since 2023-11-14T22:13:20Z)");
+        let lock = ContainerLock::settle(dir.path(), ID, "web", Duration::ZERO).await.unwrap();
+        busy("being moved to b:7472");
+        drop(lock);
+        journal.append(&Record::Committed { at: 0 }).unwrap();
+        drop(journal);
+        busy("in doubt");
+        let (mut journal, _) =
+            journal::claim(&journal::path(dir.path(), migration)).unwrap().unwrap();
+        journal.append(&Record::Acknowledged).unwrap();
+        busy("waits to be removed");
+        ContainerLock::begin(&directories, OTHER, "db").map(drop).unwrap();
+        journal.end().unwrap();
+        ContainerLock::begin(&directories, ID, "web").map(drop).unwrap();
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_read_might_be_anyones() {
+        let dir = tempfile::tempdir().unwrap();
+        let directories = directories(dir.path());
+        std::fs::create_dir(dir.path().join("journal")).unwrap();
+        std::fs::write(dir.path().join("journal/x"), b"rubbish").unwrap();
+        let refused = ContainerLock::begin(&directories, ID, "web").unwrap_err().to_string();
+        assert!(refused.contains("cannot be read") && refused.contains("journal/x"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn who_settles_waits_for_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let directories = directories(dir.path());
+        let lock = ContainerLock::begin(&directories, ID, "web").unwrap();
+        let short = Duration::from_millis(30);
+        let refused = ContainerLock::settle(dir.path(), ID, "web", short).await;
+        assert!(matches!(refused, Err(Error::Busy(_))));
+        let waits = ContainerLock::settle(dir.path(), ID, "web", Duration::from_secs(10));
+        let gives = async { drop(lock) };
+        tokio::join!(waits, gives).0.map(drop).unwrap();
+    }
+}

@@ -1,0 +1,390 @@
+//! What a migration has done so far, on disk before it is done.
+//!
+//! One file per migration: a header line, then one JSON record a line, each synced before the act it
+//! announces. Whoever finds the file after a crash knows how far the migration may have come and
+//! what it made. The file goes when the migration has ended, either way.
+//!
+//! The process at work keeps a lock on the file (flock(2)), which the kernel takes away with the
+//! process. Whoever gets the lock by [`claim`] owns the migration.
+//!
+//! A destination that has made its copy audible keeps the file in another directory
+//! ([`Journal::archive`]): however often a source asks that did not hear of it, and whatever was
+//! restarted meanwhile, it must not be told that no copy exists.
+//!
+//! A last line without its newline was being written when the machine stopped: its act never began,
+//! so it does not count. Anything else that cannot be read makes the whole file refused.
+
+mod archive;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use ownership::source::Departure;
+use serde::{Deserialize, Serialize};
+
+use crate::directories::create_private;
+use crate::id::HostId;
+use crate::id::MigrationId;
+
+pub use self::archive::{archived, settle};
+
+const HEADER: &str = "netmig journal 2";
+/// Journals of this earlier version are read, too: a host may be upgraded with a move in doubt.
+const EARLIER: &str = "netmig journal 1";
+/// A migration writes a handful of records of a few hundred bytes.
+const SIZE_LIMIT: u64 = 1024 * 1024;
+
+/// One step that is about to be taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "record")]
+pub enum Record {
+    /// The source is about to change something for the first time.
+    Departure {
+        /// The migration.
+        migration: MigrationId,
+        /// The container's ID.
+        container: String,
+        /// The container's name, for people.
+        name: String,
+        /// The container's addresses, by which its flows are found.
+        addresses: Vec<IpAddr>,
+        /// The destination as the user wrote it, to dial again.
+        destination: String,
+        /// The destination's identity.
+        peer: HostId,
+        /// When it began, in seconds since 1970.
+        #[serde(default)]
+        began: u64,
+    },
+    /// The source is about to hold the container's packets, cut it off and freeze it.
+    Interruption {
+        /// Its cgroup, an absolute path.
+        cgroup: PathBuf,
+        /// The host's side of its veth pair.
+        port: String,
+        /// What whoever lets it run on has to find without asking its engine.
+        process: Process,
+    },
+    /// **The commit point.** The source has heard that the copy is prepared. From here on the
+    /// original never runs again, whatever crashes.
+    Committed {
+        /// When, in seconds since 1970.
+        #[serde(default)]
+        at: u64,
+    },
+    /// The destination has acknowledged; the original is about to be removed.
+    Acknowledged,
+    /// A person has ordered that the original run again, although the destination has not answered
+    /// since the commit record.
+    Withdrawn,
+    /// The destination is about to make something for the first time.
+    Arrival {
+        /// The migration.
+        migration: MigrationId,
+        /// The container's ID.
+        container: String,
+        /// The container's name, for people.
+        name: String,
+        /// The container's addresses, by which the entries made for its flows are found.
+        addresses: Vec<IpAddr>,
+        /// The source's identity.
+        peer: HostId,
+        /// The source's name or address, for people.
+        #[serde(default)]
+        source: String,
+        /// When it began, in seconds since 1970.
+        #[serde(default)]
+        began: u64,
+    },
+    /// The container has other addresses at the destination: these.
+    Readdressed {
+        /// By which the entries made for its flows are found.
+        addresses: Vec<IpAddr>,
+    },
+    /// The destination is about to make a tunnel to a third host, the anchor of some flows.
+    Anchor {
+        /// The third host's identity.
+        peer: HostId,
+    },
+    /// The destination is about to make the copy audible: it is the container now.
+    Activated,
+    /// The engine of the destination runs the container; only memory of the migration is left.
+    HandedOver {
+        /// The container's first process.
+        pid: i32,
+        /// Far ends on this host whose flows have become local.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        local: Vec<IpAddr>,
+    },
+    /// The engine is told not to start the original by its restart policy: the move is decided and in doubt,
+    /// and the host has been restarted.
+    Disarmed {
+        /// The policy that it had, as the engine's command line takes it.
+        policy: String,
+    },
+    /// The copy was made audible, and is gone. What it has acknowledged to others is lost with it, so that
+    /// its source may not go back by itself.
+    Lost,
+}
+
+/// A running container, by what the kernel knows of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its first process.
+    pub pid: i32,
+    /// Its network namespace, an absolute path.
+    pub namespace: PathBuf,
+    /// Its own side of the veth pair.
+    pub interface: String,
+    /// When the first process was started, in clock ticks since boot: it tells the process from a later one
+    /// of the same number. 0 where an earlier version wrote the journal.
+    #[serde(default)]
+    pub started: u64,
+    /// The process that watches the container for its engine; 0 where there is none.
+    #[serde(default)]
+    pub monitor: i32,
+}
+
+/// A journal could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file failed.
+    #[error("cannot use journal {path}")]
+    File {
+        /// The journal.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The directory failed.
+    #[error(transparent)]
+    Directory(#[from] crate::directories::Error),
+    /// The file is not a journal of this version.
+    #[error(
+        "{path} is not a journal that this version of netmig can read; nothing was done about it"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A record is damaged.
+    #[error("line {line} of journal {path} is damaged; nothing was done about it")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// 1 is the header.
+        line: usize,
+    },
+}
+
+/// The journal of one migration, open for appending, and ours as long as this lives.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: Flock<File>,
+}
+
+impl Journal {
+    /// Starts the journal of `migration` below the state directory, with its first record. It
+    /// appears there whole and locked, or not at all.
+    pub fn begin(state: &Path, migration: MigrationId, first: &Record) -> Result<Self, Error> {
+        let directory = directory(state);
+        create_private(&directory)?;
+        let path = path(state, migration);
+        let fresh = unmade(&path);
+        let make = || {
+            let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&fresh)?;
+            let mut file =
+                Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e)?;
+            writeln!(file, "{HEADER}")?;
+            write_record(&file, first)?;
+            file.sync_all()?;
+            // Unlike a renaming, this does not replace the journal of another process.
+            fs::hard_link(&fresh, &path)?;
+            Ok(file)
+        };
+        let made = make();
+        let removed = fs::remove_file(&fresh).and_then(|()| File::open(&directory)?.sync_all());
+        let file = made.map_err(|source| Error::File { path: path.clone(), source })?;
+        let journal = Self { path, file };
+        if let Err(source) = removed {
+            let path = journal.path.clone();
+            journal.end()?;
+            return Err(Error::File { path, source });
+        }
+        Ok(journal)
+    }
+
+    /// Writes a record and waits until it is on disk. On an error the record is not there.
+    pub fn append(&mut self, record: &Record) -> Result<(), Error> {
+        let write = || {
+            let length = self.file.metadata()?.len();
+            let written = write_record(&self.file, record).and_then(|()| self.file.sync_data());
+            if written.is_err() {
+                // Half a record, or one that may or may not survive, would spoil what follows.
+                self.file.set_len(length)?;
+                self.file.sync_data()?;
+            }
+            written
+        };
+        write().map_err(|source| Error::File { path: self.path.clone(), source })
+    }
+
+    /// The migration has ended and left nothing behind: the journal goes.
+    pub fn end(self) -> Result<(), Error> {
+        fs::remove_file(&self.path).map_err(|source| Error::File { path: self.path, source })
+    }
+}
+
+/// Removes what is left of a journal whose process has died before it appeared.
+pub fn forget_unmade(path: &Path) -> io::Result<()> {
+    match fs::remove_file(unmade(path)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Where a journal is made that is to appear at this path.
+fn unmade(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}"))
+}
+
+fn write_record(mut file: &File, record: &Record) -> io::Result<()> {
+    let mut line = serde_json::to_vec(record)?;
+    line.push(b'\n');
+    file.write_all(&line)
+}
+
+/// Returns whether a migration has a journal here that has not ended.
+///
+/// # Errors
+/// [`Error::File`] when the kernel cannot tell: that is not the same as no journal.
+pub fn exists(state: &Path, migration: MigrationId) -> Result<bool, Error> {
+    let path = path(state, migration);
+    path.try_exists().map_err(|source| Error::File { path: path.clone(), source })
+}
+
+/// Returns how far the departure of these records has come.
+#[must_use]
+pub fn reached(records: &[Record]) -> Departure {
+    let of = |record: &Record| match record {
+        Record::Withdrawn => Departure::Withdrawn,
+        Record::Acknowledged => Departure::Acknowledged,
+        Record::Committed { .. } => Departure::Committed,
+        Record::Interruption { .. } => Departure::Interrupted,
+        _ => Departure::Preparing,
+    };
+    records.iter().map(of).max().unwrap_or(Departure::Preparing)
+}
+
+/// Returns the present time as journals have it, in seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Takes over a journal whose process has died, with its records; `None` if it is at work still, or
+/// has ended the journal in this moment. Nothing is taken over that is damaged.
+pub fn claim(path: &Path) -> Result<Option<(Journal, Vec<Record>)>, Error> {
+    let error = |source| Error::File { path: path.to_owned(), source };
+    let file = match OpenOptions::new().read(true).append(true).open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(error)?,
+    };
+    let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(file) => file,
+        Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+        Err((_, errno)) => return Err(error(errno.into())),
+    };
+    // Its owner may have removed it between our opening and our locking.
+    let ours = file.metadata().map_err(error)?.ino();
+    match fs::metadata(path) {
+        Ok(there) if there.ino() == ours => {}
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error(e)),
+        _ => return Ok(None),
+    }
+    let bytes = bounded(&mut *file).map_err(error)?;
+    let records = parse(&bytes).map_err(|line| refusal(path, line))?;
+    let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
+    if whole < bytes.len() {
+        file.set_len(whole as u64).map_err(error)?;
+    }
+    Ok(Some((Journal { path: path.to_owned(), file }, records)))
+}
+
+/// The journals of migrations that have not ended.
+pub fn unfinished(state: &Path) -> Result<Vec<PathBuf>, Error> {
+    let path = directory(state);
+    let file = |source| Error::File { path: path.clone(), source };
+    let entries = match fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(file(e)),
+    };
+    let mut found: Vec<PathBuf> =
+        entries.map(|entry| entry.map(|e| e.path())).collect::<io::Result<_>>().map_err(file)?;
+    // What has a dot before its name was being made; nothing had been done yet.
+    found.retain(|path| !path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b".")));
+    found.sort();
+    Ok(found)
+}
+
+/// Reads a journal. Nothing is returned of one that is damaged.
+pub fn read(path: &Path) -> Result<Vec<Record>, Error> {
+    let file = |source| Error::File { path: path.to_owned(), source };
+    let bytes = File::open(path).and_then(bounded).map_err(file)?;
+    parse(&bytes).map_err(|line| refusal(path, line))
+}
+
+/// The whole of a file that is no longer than a journal may be: half of one would be another one.
+fn bounded(from: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > SIZE_LIMIT {
+        Err(io::ErrorKind::FileTooLarge.into())
+    } else {
+        Ok(bytes)
+    }
+}
+
+fn refusal(path: &Path, line: usize) -> Error {
+    match line {
+        1 => Error::Foreign { path: path.to_owned() },
+        line => Error::Damaged { path: path.to_owned(), line },
+    }
+}
+
+/// Parses a journal's bytes; the error is the number of the line that is wrong.
+pub fn parse(bytes: &[u8]) -> Result<Vec<Record>, usize> {
+    let mut lines = bytes.split_inclusive(|&b| b == b'\n');
+    let header = lines.next().and_then(|line| line.strip_suffix(b"\n"));
+    if header != Some(HEADER.as_bytes()) && header != Some(EARLIER.as_bytes()) {
+        return Err(1);
+    }
+    lines
+        .filter_map(|line| line.strip_suffix(b"\n"))
+        .enumerate()
+        .map(|(n, line)| serde_json::from_slice(line).map_err(|_| n + 2))
+        .collect()
+}
+
+/// Where the journal of a migration is, below the state directory.
+#[must_use]
+pub fn path(state: &Path, migration: MigrationId) -> PathBuf {
+    directory(state).join(migration.to_string())
+}
+
+fn directory(state: &Path) -> PathBuf {
+    state.join("journal")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! Arrivals that have ended here, remembered for the sources that may still ask about them.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::{Error, Journal, Record, read};
+use crate::directories::create_private;
+use crate::id::MigrationId;
+
+/// Arrivals that are remembered although their source has said that it needs no answer any more. One whose
+/// source has not is remembered for ever: however late it asks, it must not hear that no copy exists.
+const SETTLED: usize = 1024;
+/// Directory of arrivals that nobody will ask about any more, below that of the others.
+const SETTLED_DIRECTORY: &str = "settled";
+
+impl Journal {
+    /// The migration has ended here, and is remembered below the state directory.
+    pub fn archive(self, state: &Path) -> Result<(), Error> {
+        let directory = archive(state);
+        create_private(&directory)?;
+        let keep = || {
+            if let Some(name) = self.path.file_name() {
+                fs::rename(&self.path, directory.join(name))?;
+            }
+            File::open(&directory)?.sync_all()
+        };
+        keep().map_err(|source| Error::File { path: self.path.clone(), source })
+    }
+}
+
+/// Returns the records of an arrival whose copy was activated here, if it is remembered.
+///
+/// # Errors
+/// As for [`read`].
+pub fn archived(state: &Path, migration: MigrationId) -> Result<Option<Vec<Record>>, Error> {
+    let directory = archive(state);
+    // A journal goes from the first to the second, never back.
+    for directory in [directory.clone(), directory.join(SETTLED_DIRECTORY)] {
+        match read(&directory.join(migration.to_string())) {
+            Ok(records) => return Ok(Some(records)),
+            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(None)
+}
+
+/// Notes that the source of an arrival needs no answer about it any more: it is remembered only as long as
+/// there are not many like it. Absent means done.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn settle(state: &Path, migration: MigrationId) -> Result<(), Error> {
+    let directory = archive(state);
+    let path = directory.join(migration.to_string());
+    let settled = directory.join(SETTLED_DIRECTORY);
+    let move_there = || {
+        fs::create_dir_all(&settled)?;
+        match fs::rename(&path, settled.join(migration.to_string())) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => prune(&settled),
+        }
+    };
+    move_there().map_err(|source| Error::File { path: path.clone(), source })
+}
+
+/// Removes the oldest of too many.
+fn prune(directory: &Path) -> io::Result<()> {
+    let mut all = Vec::<(SystemTime, PathBuf)>::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        all.push((entry.metadata()?.modified()?, entry.path()));
+    }
+    all.sort();
+    let surplus = all.len().saturating_sub(SETTLED);
+    all.into_iter().take(surplus).try_for_each(|(_, path)| fs::remove_file(path))
+}
+
+fn archive(state: &Path) -> PathBuf {
+    state.join("arrived")
+}

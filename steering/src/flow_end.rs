@@ -1,0 +1,88 @@
+//! Ending flows that this host carries, for a person who does not want to wait until they end.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use engine::Engine;
+use netmig::flow::{Conntrack, Direction, Flow, Tuple};
+use netmig::netns::Namespace;
+use netmig::sockets;
+
+use crate::moved_containers::{self, MovedContainer};
+use crate::tunnels;
+use protocol::message::FlowEnds;
+use state::cause::Cause;
+use state::directories::Directories;
+
+/// How long a reset may be on its way to the far end: the entries lead it there.
+const RESET: Duration = Duration::from_millis(300);
+
+/// The ends of a container's flow as the container has them; `None` if it is not that container's.
+#[must_use]
+pub fn ends(flow: &Flow, container: &MovedContainer) -> Option<FlowEnds> {
+    let Tuple { source, source_port, destination, destination_port } =
+        match flow.direction(&container.addresses)? {
+            Direction::Inbound => flow.reply,
+            Direction::Outbound => flow.original,
+        };
+    Some(FlowEnds {
+        protocol: flow.protocol,
+        own: SocketAddr::new(source, source_port),
+        far: SocketAddr::new(destination, destination_port),
+    })
+}
+
+/// Ends flows of a container on this host: its TCP connections are reset if it runs here, and the entries of
+/// all are forgotten, with the tunnels that nothing needs any more.
+///
+/// # Errors
+/// When connections cannot be reset, or entries not be removed.
+pub async fn end(
+    directories: &Directories,
+    engine: &dyn Engine,
+    container: &MovedContainer,
+    flows: &[Flow],
+) -> Result<(), Cause> {
+    let addresses = &container.addresses;
+    let here = flows.iter().filter(|f| f.tcp.is_some() && f.leads_to(addresses).is_none());
+    let here: Vec<(SocketAddr, SocketAddr)> =
+        here.filter_map(|flow| ends(flow, container)).map(|ends| (ends.own, ends.far)).collect();
+    let mut outcome = Ok(());
+    if !here.is_empty() {
+        outcome = reset(engine, &container.id, &here).await;
+        tokio::time::sleep(RESET).await;
+    }
+    forget(directories, flows).await?;
+    outcome
+}
+
+/// Forgets the entries of flows, and what is here for them alone.
+///
+/// # Errors
+/// When entries cannot be removed.
+pub async fn forget(directories: &Directories, flows: &[Flow]) -> Result<(), Cause> {
+    Conntrack::open()?.delete(flows)?;
+    moved_containers::forget_ended(directories, None).await?;
+    let mut led: Vec<_> = flows.iter().flat_map(Flow::peers).collect();
+    led.sort_unstable();
+    led.dedup();
+    for peer in led {
+        tunnels::release(directories, peer, None).await?;
+    }
+    Ok(())
+}
+
+/// Resets connections of a container that runs here.
+async fn reset(
+    engine: &dyn Engine,
+    id: &str,
+    connections: &[(SocketAddr, SocketAddr)],
+) -> Result<(), Cause> {
+    let container = engine.inspect(id).await?;
+    let namespace = match &container.netns {
+        Some(path) => Namespace::at_path(path)?,
+        None => Namespace::of_pid(container.pid)?,
+    };
+    sockets::abort(&namespace, connections)?;
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! What this host does for containers whose connections it carries: tunnels, marks, ports and firewall rules,
+//! from the first migration until the last flow has ended.
+//!
+//! ```text
+//! a number and a tunnel for each peer   (peer_numbers, tunnels, tunnel_aliases, fwmark)
+//! containers that were moved away       (moved_containers, port_forward, opened_firewall, flow_end)
+//! the kernel follows the notes          (reconciler, steering_lock)
+//! ```
+
+pub mod flow_end;
+pub mod fwmark;
+pub mod moved_containers;
+pub mod opened_firewall;
+pub mod peer_numbers;
+pub mod port_forward;
+pub mod reconciler;
+pub mod steering_lock;
+pub mod tunnel_aliases;
+pub mod tunnels;

@@ -1,0 +1,298 @@
+//! New connections to a container's old address: what each host does about them, as notes in the
+//! volatile directory. The rules in the kernel follow the notes; whoever finds rules missing puts them
+//! back from there ([`crate::reconciler`]).
+//!
+//! The host that the container left has a note that its ports lead [away](Role::Away), its new host one
+//! that they are [taken](Role::Here) from there. A container that moves on takes its forwarding along:
+//! its hosts tell each other, as for the flows that it has. A note ends by the user's order, or when
+//! the container comes back. A reboot ends it as well, like the tunnel.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use netmig::flow::{Aliases, NoAlias};
+use netmig::peer_number::PeerNumber;
+use netmig::table::{Forward, ForwardedPort, RuleTag, Table};
+use netmig::tunnel;
+use serde::{Deserialize, Serialize};
+
+use crate::peer_numbers::{self, HostId};
+use crate::steering_lock::SteeringLock;
+use crate::tunnel_aliases;
+use protocol::message::{Forwarder, MigrationId};
+use protocol::peer_address::Destination;
+use state::cause::Cause;
+use state::directories::Directories;
+use state::notes;
+use state::private_file;
+
+/// Directory of the notes, below that for volatile things.
+const DIRECTORY: &str = "forward";
+/// Version of their form.
+const VERSION: u32 = 1;
+
+/// What this host does about new connections for a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// The container's ID.
+    pub id: String,
+    /// The container's name.
+    pub name: String,
+    /// The container's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Those by which new connections come from the other host, where they differ from the container's
+    /// own: each before the one that it stands for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readdressed: Vec<(IpAddr, IpAddr)>,
+    /// The other host.
+    pub host: HostId,
+    /// The migration that this began with.
+    pub migration: MigrationId,
+    /// This host's part.
+    pub role: Role,
+}
+
+/// A host's part in forwarding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// The container was here: its ports lead to the other host.
+    Away(Away),
+    /// The container is here: new connections from the other host are its.
+    Here,
+}
+
+/// Where ports lead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Away {
+    /// The other host's agent-server.
+    pub destination: Destination,
+    /// The ports.
+    pub ports: Vec<ForwardedPort>,
+    /// Sources that get another address: an address and the length of the prefix.
+    pub hidden: Vec<(IpAddr, u8)>,
+    /// The addresses that they get, one of each family.
+    pub stand_ins: Vec<IpAddr>,
+    /// Whether the move is decided; before that there is no rule.
+    pub in_force: bool,
+}
+
+impl Note {
+    /// Writes it, in place of an earlier one of the same container, role and, if it is taken here, host.
+    pub fn write(&self, directories: &Directories, _: &SteeringLock) -> Result<(), Cause> {
+        Ok(notes::write(&self.path(directories), VERSION, self)?)
+    }
+
+    /// Where its ports lead, if they do.
+    #[must_use]
+    pub fn away(&self) -> Option<&Away> {
+        if let Role::Away(away) = &self.role { Some(away) } else { None }
+    }
+
+    /// Makes the kernel do what it says; changes nothing where nothing is missing. The table and the
+    /// tunnel have to be there, and the caller holds the [`SteeringLock`].
+    pub fn apply(&self, state: &Path) -> Result<(), Cause> {
+        let peer = peer_numbers::number(state, self.host)?;
+        let tag = self.tag()?;
+        match &self.role {
+            Role::Here => {
+                let by = |own: &IpAddr| self.readdressed.iter().find(|(_, here)| here == own);
+                let plain = |own: &IpAddr| by(own).copied().unwrap_or((*own, *own));
+                let addresses: Vec<_> = self.addresses.iter().map(plain).collect();
+                Table::open()?.accept(&tag, peer, &addresses)?;
+            }
+            Role::Away(Away { in_force: false, .. }) => {}
+            Role::Away(Away { ports, hidden, stand_ins, .. }) => {
+                tunnel::carry_loopback(peer)?;
+                let (ports, hidden) = (ports.clone(), hidden.clone());
+                let forward = Forward { peer, ports, hidden, sources: stand_ins.clone() };
+                Table::open()?.forward(&tag, &forward)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes its rules, and then itself. Absent means done. The caller holds the [`SteeringLock`].
+    pub fn remove(&self, directories: &Directories) -> Result<(), Cause> {
+        let tag = self.tag()?;
+        match &self.role {
+            Role::Here => {
+                // A host without a number was never led from.
+                if let Some(peer) = peer_numbers::find_number(&directories.state, self.host)? {
+                    Table::open()?.unaccept(&tag, peer)?;
+                }
+            }
+            Role::Away(_) => Table::open()?.unforward(&tag)?,
+        }
+        private_file::remove(&self.path(directories))?;
+        Ok(())
+    }
+
+    fn tag(&self) -> Result<RuleTag, Cause> {
+        Ok(self.id.parse()?)
+    }
+
+    fn path(&self, directories: &Directories) -> PathBuf {
+        let file = match &self.role {
+            Role::Away(_) => format!("{}-away.json", self.id),
+            Role::Here => format!("{}-{}.json", self.id, self.host),
+        };
+        directories.run.join(DIRECTORY).join(file)
+    }
+}
+
+/// All notes, by name.
+pub fn all(directories: &Directories) -> Result<Vec<Note>, Cause> {
+    let noted = notes::all::<Note>(&directories.run.join(DIRECTORY), VERSION)?;
+    let mut all: Vec<Note> = noted.into_iter().map(|(_, note)| note).collect();
+    all.sort_by(|a, b| (&a.name, &a.id, a.host).cmp(&(&b.name, &b.id, b.host)));
+    Ok(all)
+}
+
+/// Whether a note needs the tunnel to `peer`.
+pub fn need(directories: &Directories, peer: PeerNumber) -> Result<bool, Cause> {
+    for note in all(directories)? {
+        if peer_numbers::find_number(&directories.state, note.host)? == Some(peer) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Chooses the notes of new connections that are taken here for a container.
+pub fn here(id: &str) -> impl Fn(&Note) -> bool {
+    move |note| note.id == id && note.role == Role::Here
+}
+
+/// The hosts that lead new connections for a container here.
+pub fn leading_here(directories: &Directories, id: &str) -> Result<Vec<Forwarder>, Cause> {
+    let notes = all(directories)?.into_iter().filter(here(id));
+    Ok(notes.map(|Note { host, readdressed, .. }| Forwarder { host, readdressed }).collect())
+}
+
+/// Removes the notes that `which` chooses, with their rules.
+pub async fn remove(
+    directories: &Directories,
+    which: impl Fn(&Note) -> bool,
+) -> Result<Vec<Note>, Cause> {
+    if !all(directories)?.iter().any(&which) {
+        return Ok(Vec::new());
+    }
+    let _lock = SteeringLock::take(&directories.run).await?;
+    let mut notes = all(directories)?;
+    notes.retain(which);
+    notes.iter().try_for_each(|note| note.remove(directories))?;
+    Ok(notes)
+}
+
+/// The move is decided: the container's ports lead to its new host, if they are to.
+pub async fn begin(directories: &Directories, migration: MigrationId) -> Result<(), Cause> {
+    let of_this = |note: &Note| note.migration == migration && note.away().is_some();
+    if !all(directories)?.iter().any(of_this) {
+        return Ok(());
+    }
+    let lock = SteeringLock::take(&directories.run).await?;
+    for mut note in all(directories)?.into_iter().filter(of_this) {
+        if let Role::Away(away) = &mut note.role {
+            away.in_force = true;
+            note.write(directories, &lock)?;
+            note.apply(&directories.state)?;
+        }
+    }
+    Ok(())
+}
+
+/// Leads the ports of a container on, which has moved from one other host to another; gives the names
+/// of the containers whose ports lead there now.
+pub async fn lead_on(
+    directories: &Directories,
+    container: &[IpAddr],
+    (from, to): (HostId, HostId),
+) -> Result<Vec<String>, Cause> {
+    let concerned = |note: &Note| {
+        note.host == from
+            && note.addresses.iter().any(|ip| container.contains(ip))
+            && note.away().is_some_and(|away| away.in_force)
+    };
+    if !all(directories)?.iter().any(concerned) {
+        return Ok(Vec::new());
+    }
+    let peer = peer_numbers::number(&directories.state, to)?;
+    let known = tunnel::status(peer).await?.and_then(|status| status.address);
+    let lock = SteeringLock::take(&directories.run).await?;
+    let mut led = Vec::new();
+    for mut note in all(directories)?.into_iter().filter(concerned) {
+        let Role::Away(away) = &mut note.role else { continue };
+        if let Some(address) = known {
+            let port = protocol::peer_address::DEFAULT_PORT;
+            away.destination = Destination { host: address.to_string(), port };
+            away.hidden.push(host_alone(address));
+        }
+        note.host = to;
+        note.write(directories, &lock)?;
+        note.apply(&directories.state)?;
+        led.push(note.name);
+    }
+    Ok(led)
+}
+
+/// The sources that stand for this host at its peers: its address there, and of the other family one
+/// that stands for it in its tunnels.
+///
+/// # Errors
+/// [`NoAlias`].
+pub fn stand_ins(own: IpAddr, aliases: &Aliases) -> Result<Vec<IpAddr>, NoAlias> {
+    let other = aliases.of(tunnel_aliases::this_host(!own.is_ipv4()))?.address;
+    Ok(vec![own, other])
+}
+
+/// An address as the network of itself.
+#[must_use]
+pub fn host_alone(address: IpAddr) -> (IpAddr, u8) {
+    (address, if address.is_ipv4() { 32 } else { 128 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_note_leads_away_and_one_of_each_host_leads_here() {
+        let directory = tempfile::tempdir().unwrap();
+        let directories =
+            Directories { state: directory.path().join("s"), run: directory.path().join("r") };
+        directories.create().unwrap();
+        assert_eq!(all(&directories).unwrap(), []);
+        let lock = SteeringLock::take(&directories.run).await.unwrap();
+        let note = |host: u8, role| Note {
+            id: "c".repeat(64),
+            name: "web".to_owned(),
+            addresses: vec!["10.88.0.2".parse().unwrap()],
+            readdressed: vec![],
+            host: HostId([host; 16]),
+            migration: MigrationId([7; 16]),
+            role,
+        };
+        let away = |in_force| {
+            let (ports, hidden, stand_ins) = (vec![], vec![], vec![]);
+            let destination = "b".parse().unwrap();
+            Role::Away(Away { destination, ports, hidden, stand_ins, in_force })
+        };
+        for note in [note(1, away(false)), note(2, away(true)), note(1, Role::Here)] {
+            note.write(&directories, &lock).unwrap();
+            note.write(&directories, &lock).unwrap();
+        }
+        note(2, Role::Here).write(&directories, &lock).unwrap();
+        let notes = all(&directories).unwrap();
+        assert_eq!(notes.len(), 3);
+        assert_eq!(notes.iter().filter(|n| n.away().is_some_and(|away| away.in_force)).count(), 1);
+        let here = leading_here(&directories, &"c".repeat(64)).unwrap();
+        let here: Vec<HostId> = here.into_iter().map(|forwarder| forwarder.host).collect();
+        assert_eq!(here, [HostId([1; 16]), HostId([2; 16])]);
+        assert!(leading_here(&directories, &"d".repeat(64)).unwrap().is_empty());
+        assert!(!need(&directories, PeerNumber::new(1).unwrap()).unwrap());
+        let peer = peer_numbers::allot(&directories.state, HostId([2; 16])).unwrap();
+        assert!(need(&directories, peer).unwrap());
+        assert!(!need(&directories, PeerNumber::new(200).unwrap()).unwrap());
+    }
+}

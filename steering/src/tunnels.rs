@@ -1,0 +1,407 @@
+//! What several migrations with one peer share: its tunnel and its steering rules.
+//!
+//! They are made by the first migration that needs them and stay while flows are steered to the peer,
+//! another migration with it is under way, new connections are forwarded to it or from it, or a [`Claim`]
+//! says that flows are about to be led to it.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use netmig::flow::{Conntrack, Counted};
+use netmig::peer_number::PeerNumber;
+use netmig::table::{Guard, Table};
+use netmig::tunnel::{self, Kind};
+use ownership::anchor::may_set_key;
+use serde::{Deserialize, Serialize};
+
+use crate::moved_containers;
+use crate::opened_firewall;
+use crate::peer_numbers::{self, HostId};
+use crate::port_forward;
+use crate::reconciler::single_instance;
+pub use crate::steering_lock::SteeringLock;
+use protocol::message::{Means, MigrationId, TunnelEnd};
+use state::cause::Cause;
+use state::directories::Directories;
+use state::journal::{self, Record};
+use state::notes;
+use state::private_file;
+
+/// Directory of claims, below that for volatile things.
+const CLAIMS: &str = "claims";
+/// Version of their form.
+const VERSION: u32 = 1;
+/// Bytes that WireGuard puts around a packet, over IPv6 and with padding (wg(8), MTU).
+const TUNNEL_OVERHEAD: u32 = 80;
+/// A direct way takes nothing. But a socket that was restored stays at its smallest segment size until the
+/// MTU of its route changes, and the interface has this one already.
+const DIFFERENCE: u32 = 4;
+/// Ethernet's MTU: what the container's own interface has.
+const ETHERNET: u32 = 1500;
+
+/// Makes this host's end of the tunnel to `peer`, whose end is known, with the rules that steer into
+/// it; gives this end and the largest packet that it carries whole. The caller holds the [`SteeringLock`].
+pub async fn connect(
+    peer: PeerNumber,
+    address: IpAddr,
+    end: &TunnelEnd,
+) -> Result<(TunnelEnd, u32), Cause> {
+    let local = prepare(peer, address, end.is_direct()).await?;
+    let mtu = complete(peer, address, end).await?;
+    Ok((local, mtu))
+}
+
+/// Makes this host's end of the tunnel to `peer`, or of a direct way to it. The caller holds the
+/// [`SteeringLock`].
+pub async fn prepare(peer: PeerNumber, address: IpAddr, direct: bool) -> Result<TunnelEnd, Cause> {
+    Ok(if direct {
+        tunnel::direct::prepare(peer, address).await?.into()
+    } else {
+        tunnel::prepare(peer).await?.into()
+    })
+}
+
+/// The end of a tunnel that a third host was said to have is not the one that it has.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "another host says that the end of tunnel {interface} has another key than it has; only the host at that \
+     end can change it"
+)]
+pub struct KeyPassedOn {
+    /// The tunnel's interface.
+    pub interface: String,
+}
+
+/// Makes this host's end of the tunnel to a third host, whose end another peer has passed on. What is passed
+/// on makes a tunnel where none is, or where nothing but this migration needs the one that is there; of
+/// another one it changes nothing. The caller holds the [`SteeringLock`].
+///
+/// # Errors
+/// [`KeyPassedOn`]; otherwise as for [`connect`].
+pub async fn connect_passed_on(
+    directories: &Directories,
+    (peer, migration): (PeerNumber, MigrationId),
+    address: IpAddr,
+    end: &TunnelEnd,
+) -> Result<(TunnelEnd, u32), Cause> {
+    let local = prepare(peer, address, end.is_direct()).await?;
+    let mtu = complete_passed_on(directories, (peer, migration), address, end).await?;
+    Ok((local, mtu))
+}
+
+/// The same as [`complete`] for an end that another peer has passed on.
+///
+/// # Errors
+/// As for [`connect_passed_on`].
+pub async fn complete_passed_on(
+    directories: &Directories,
+    (peer, migration): (PeerNumber, MigrationId),
+    address: IpAddr,
+    end: &TunnelEnd,
+) -> Result<u32, Cause> {
+    let is_needed = needed_by_migration(&directories.state, peer, Some(migration))?
+        || carry_besides(directories, peer, migration)?;
+    let status = tunnel::status(peer).await?;
+    let present = status.and_then(|status| status.remote).filter(|_| is_needed);
+    let Means::WireGuard { public_key, .. } = end.means else {
+        return complete(peer, address, end).await;
+    };
+    if !may_set_key(present.as_ref().map(|remote| remote.public_key), public_key) {
+        return Err(KeyPassedOn { interface: peer.interface() }.into());
+    }
+    match present {
+        // Its address is what its own packets have told.
+        Some(tunnel::RemoteEnd { public_key, endpoint }) => {
+            let means = Means::WireGuard { public_key, port: endpoint.port() };
+            complete(peer, endpoint.ip(), &TunnelEnd { means, kind: end.kind.clone() }).await
+        }
+        None => complete(peer, address, end).await,
+    }
+}
+
+/// Connects this host's prepared end of the tunnel to `peer`, with the rules that steer into it;
+/// gives the largest packet that it carries whole. The caller holds the [`SteeringLock`].
+pub async fn complete(peer: PeerNumber, address: IpAddr, end: &TunnelEnd) -> Result<u32, Cause> {
+    let mut table = Table::open()?;
+    table.install()?;
+    let whole = match end.means {
+        Means::WireGuard { public_key, port } => {
+            let remote = tunnel::RemoteEnd { public_key, endpoint: SocketAddr::new(address, port) };
+            tunnel::connect(peer, &remote).await?.underlay.saturating_sub(TUNNEL_OVERHEAD)
+        }
+        Means::Direct(end) => {
+            // Before anything can be steered by it.
+            table.admit_sender(peer, end.hardware_address)?;
+            let connected = tunnel::direct::connect(peer, address, &end).await?;
+            connected.underlay.min(ETHERNET) - DIFFERENCE
+        }
+    };
+    table.steer(peer)?;
+    Ok(whole)
+}
+
+/// Why the way to `peer`, if there is one already, is not what is asked for.
+pub async fn other_way(peer: PeerNumber, direct: bool) -> Result<Option<tunnel::Error>, Cause> {
+    let kind = tunnel::kind(peer).await?;
+    let other = kind.filter(|kind| (*kind == Kind::Direct) != direct);
+    let interface = peer.interface();
+    Ok(other.map(|kind| tunnel::Error::OtherWay { interface, kind }))
+}
+
+/// A note that flows of a container need the tunnel to a peer of which their marks say nothing. It keeps
+/// this tunnel for as long as there are such flows, should nobody take it back.
+///
+/// An anchor makes one when the container is about to move on: the peer may have become the container's
+/// host and answer by this tunnel. The container's new host makes one for the tunnel to the host from
+/// which it came: packets pass there until the anchors have been told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The peers to which marks lead these flows now, to the container or to their anchors.
+    pub with: Vec<PeerNumber>,
+    /// The peer whose tunnel they need.
+    pub to: PeerNumber,
+    /// The container's addresses.
+    pub container: Vec<IpAddr>,
+}
+
+impl Claim {
+    /// Notes the claim of a migration.
+    pub fn write(
+        &self,
+        directories: &Directories,
+        migration: MigrationId,
+        _: &SteeringLock,
+    ) -> Result<(), Cause> {
+        Ok(notes::write(&Self::path(directories, migration), VERSION, self)?)
+    }
+
+    /// Returns the claim of a migration, if it has one.
+    ///
+    /// # Errors
+    /// The note cannot be read.
+    pub fn find(directories: &Directories, migration: MigrationId) -> Result<Option<Self>, Cause> {
+        Ok(notes::read(&Self::path(directories, migration), VERSION)?)
+    }
+
+    /// Whether a migration has a claim.
+    #[must_use]
+    pub fn exists(directories: &Directories, migration: MigrationId) -> bool {
+        Self::path(directories, migration).exists()
+    }
+
+    /// Takes the claim back; gives it if there was one.
+    pub fn remove(
+        directories: &Directories,
+        migration: MigrationId,
+    ) -> Result<Option<Self>, Cause> {
+        let path = Self::path(directories, migration);
+        let claim = notes::read(&path, VERSION)?;
+        private_file::remove(&path)?;
+        Ok(claim)
+    }
+
+    /// Whether the flows that it speaks of exist, or new ones may come.
+    fn holds(&self, directories: &Directories, marked: &[Counted]) -> Result<bool, Cause> {
+        for note in port_forward::all(directories)? {
+            if note.addresses.iter().any(|ip| self.container.contains(ip))
+                && let Some(number) = peer_numbers::find_number(&directories.state, note.host)?
+                && self.with.contains(&number)
+            {
+                return Ok(true);
+            }
+        }
+        let next = |Counted { flow, .. }: &Counted| {
+            [flow.leads_to(&self.container), flow.anchor(&self.container)]
+        };
+        Ok(marked.iter().flat_map(next).flatten().any(|peer| self.with.contains(&peer)))
+    }
+
+    fn path(directories: &Directories, migration: MigrationId) -> PathBuf {
+        directories.run.join(CLAIMS).join(format!("{migration}.json"))
+    }
+}
+
+/// Removes tunnel, rules and marks' steering of `peer` unless flows, claims, forwarded ports or
+/// migrations other than `ended` need them; removes the table with the last peer. Absent means done.
+pub async fn release(
+    directories: &Directories,
+    peer: PeerNumber,
+    ended: Option<MigrationId>,
+) -> Result<(), Cause> {
+    let _lock = SteeringLock::take(&directories.run).await?;
+    if needed_by_migration(&directories.state, peer, ended)? || carry(directories, peer)? {
+        return Ok(());
+    }
+    let mut table = Table::open()?;
+    table.unsteer(peer)?;
+    opened_firewall::close(directories, &mut table, peer)?;
+    tunnel::remove(peer).await?;
+    if table.read()?.rules.is_empty() {
+        table.remove()?;
+        // While the reconciler lives it is its own, and goes with it.
+        if !single_instance::is_at_work(directories)? {
+            Guard::open()?.remove()?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether flows, claims or forwarded ports need the tunnel to `peer`.
+pub fn carry(directories: &Directories, peer: PeerNumber) -> Result<bool, Cause> {
+    // Of a large table one pass takes milliseconds, however little is in it.
+    let marked = Conntrack::open()?.marked()?;
+    Ok(marked.iter().any(|counted| counted.flow.is_marked_for(peer))
+        || claimed(directories, peer, &marked)?
+        || port_forward::need(directories, peer)?)
+}
+
+/// The same, but for the claim of a migration.
+fn carry_besides(
+    directories: &Directories,
+    peer: PeerNumber,
+    migration: MigrationId,
+) -> Result<bool, Cause> {
+    let marked = Conntrack::open()?.marked()?;
+    if marked.iter().any(|counted| counted.flow.is_marked_for(peer))
+        || port_forward::need(directories, peer)?
+    {
+        return Ok(true);
+    }
+    let own = Claim::path(directories, migration);
+    for (path, claim) in notes::all::<Claim>(&directories.run.join(CLAIMS), VERSION)? {
+        if path != own && claim.to == peer && claim.holds(directories, &marked)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a claim needs the peer; one whose flows have ended is forgotten.
+fn claimed(directories: &Directories, peer: PeerNumber, marked: &[Counted]) -> Result<bool, Cause> {
+    for (path, claim) in claims(directories)? {
+        if claim.to != peer {
+            continue;
+        }
+        if claim.holds(directories, marked)? {
+            return Ok(true);
+        }
+        private_file::remove(&path)?;
+    }
+    Ok(false)
+}
+
+fn claims(directories: &Directories) -> Result<Vec<(PathBuf, Claim)>, Cause> {
+    Ok(notes::all(&directories.run.join(CLAIMS), VERSION)?)
+}
+
+/// The number of a host for which something is about to be made. If all are taken, it gets that of one which
+/// has no tunnel to this host, no flows, and nothing else that would tell of it.
+pub async fn allot(directories: &Directories, host: HostId) -> Result<PeerNumber, Cause> {
+    match peer_numbers::allot(&directories.state, host) {
+        Err(peer_numbers::Error::TooManyPeers { .. }) => {}
+        other => return Ok(other?),
+    }
+    let _lock = SteeringLock::take(&directories.run).await?;
+    let mut needed: BTreeSet<PeerNumber> = tunnel::list().await?.into_iter().collect();
+    for Counted { flow, .. } in Conntrack::open()?.marked()? {
+        needed.extend(PeerNumber::of_original(flow.mark));
+        needed.extend(PeerNumber::of_reply(flow.mark));
+    }
+    needed.extend(noted(directories)?);
+    Ok(peer_numbers::take_over(&directories.state, host, &needed)?)
+}
+
+/// The peers that a journal or a note speaks of.
+fn noted(directories: &Directories) -> Result<BTreeSet<PeerNumber>, Cause> {
+    let mut numbers = BTreeSet::new();
+    for (_, claim) in claims(directories)? {
+        numbers.extend(claim.with);
+        numbers.insert(claim.to);
+    }
+    for note in moved_containers::all(directories)? {
+        numbers.extend(note.exchange.passing.iter().map(|(peer, _)| *peer));
+        numbers.extend(note.exchange.passing_ends.iter().map(|(peer, ..)| *peer));
+    }
+    let mut hosts: Vec<HostId> =
+        port_forward::all(directories)?.iter().map(|note| note.host).collect();
+    for path in journal::unfinished(&directories.state)? {
+        hosts.extend(journal::read(&path)?.iter().filter_map(host_in));
+    }
+    for host in hosts {
+        numbers.extend(peer_numbers::find_number(&directories.state, host)?);
+    }
+    Ok(numbers)
+}
+
+/// The host of which a journal's record tells.
+fn host_in(record: &Record) -> Option<HostId> {
+    match record {
+        Record::Departure { peer, .. } | Record::Arrival { peer, .. } | Record::Anchor { peer } => {
+            Some(*peer)
+        }
+        _ => None,
+    }
+}
+
+fn needed_by_migration(
+    state: &Path,
+    peer: PeerNumber,
+    ended: Option<MigrationId>,
+) -> Result<bool, Cause> {
+    for path in journal::unfinished(state)? {
+        // A journal that cannot be read might need it.
+        let Ok(records) = journal::read(&path) else { return Ok(true) };
+        let of_ended = records.iter().any(|record| match record {
+            Record::Departure { migration, .. } | Record::Arrival { migration, .. } => {
+                Some(*migration) == ended
+            }
+            _ => false,
+        });
+        let names_peer = records.iter().filter_map(host_in).any(|host| {
+            // A host whose number cannot be read might be it.
+            peer_numbers::find_number(state, host).map_or(true, |number| number == Some(peer))
+        });
+        if names_peer && !of_ended {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use state::journal::Journal;
+
+    #[tokio::test]
+    async fn numbers_that_notes_and_journals_speak_of_are_needed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (state, run) = (directory.path().join("s"), directory.path().join("r"));
+        let directories = Directories { state, run };
+        directories.create().unwrap();
+        let [a, b, c, d, e] = [1, 2, 3, 4, 5]
+            .map(|n| peer_numbers::allot(&directories.state, HostId([n; 16])).unwrap());
+        assert_eq!(noted(&directories).unwrap(), BTreeSet::new());
+        let migration = MigrationId([7; 16]);
+        let claim = Claim { with: vec![a], to: b, container: vec![] };
+        let lock = SteeringLock::take(&directories.run).await.unwrap();
+        claim.write(&directories, migration, &lock).unwrap();
+        drop(lock);
+        let address = "10.88.0.2".parse().unwrap();
+        let passing = vec![(c, netmig::flow::Alias { here: address, address })];
+        let exchange = netmig::flow::TunnelNat { passing, ..Default::default() };
+        let carried =
+            moved_containers::MovedContainer::new(&"c".repeat(64), "web", &[address], exchange);
+        carried.note(&directories).await.unwrap();
+        let record = Record::Anchor { peer: HostId([4; 16]) };
+        let _journal = Journal::begin(&directories.state, migration, &record).unwrap();
+        assert_eq!(noted(&directories).unwrap(), BTreeSet::from([a, b, c, d]));
+        let strange = PeerNumber::new(200).unwrap();
+        assert!(needed_by_migration(&directories.state, d, None).unwrap());
+        assert!(!needed_by_migration(&directories.state, e, None).unwrap());
+        assert!(!needed_by_migration(&directories.state, strange, None).unwrap());
+        assert_eq!(Claim::remove(&directories, migration).unwrap(), Some(claim));
+        assert_eq!(Claim::remove(&directories, migration).unwrap(), None);
+    }
+}
