@@ -1,6 +1,6 @@
 //! The first step of everything: reach another host and learn who it is.
 
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use protocol::message::{Hello, Message};
 use protocol::peer_address::Destination;
 use protocol::wire::Connection;

@@ -89,8 +89,8 @@ use checkpoint::sockets::SocketSettings;
 use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::Record;
 use netmig::configuration::Configuration;
-use netmig::flow::{Flow, StandIn};
-use netmig::parameters::Parameters;
+use netmig::flow::{Alias, Flow};
+use netmig::sysctl::Parameters;
 use serde::{Deserialize, Serialize};
 
 use self::codec::{decode_body, encode_body};
@@ -342,7 +342,7 @@ pub struct FlowBatch {
     pub flows: Vec<Flow>,
     /// What the source's gateways are in the tunnel, as far as they are the other end of a flow; and
     /// addresses of the destination, if they are.
-    pub stand_ins: Vec<StandIn>,
+    pub stand_ins: Vec<Alias>,
     /// Addresses of the destination that are the other end of a flow: such flows become local there.
     pub at_destination: Vec<IpAddr>,
 }

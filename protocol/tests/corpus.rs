@@ -14,7 +14,7 @@ use checkpoint::sockets::{SocketSettings, Value};
 use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::{Kind, Meta, Record, Source, Tasks};
 use engine::description::{Description, Filesystem, Mount, Storage};
-use netmig::path::{Barrier, Fate};
+use netmig::path_trial::{DropRule, Fate};
 use netmig::tunnel::{DirectEnd, HardwareAddress};
 use protocol::message::*;
 use protocol::trust::{Secret, Token, Trust};
@@ -131,7 +131,7 @@ fn messages() -> Vec<Vec<u8>> {
     let record = Record::Data { offset: 4096, bytes: vec![2; 9].into() };
     let flows = vec![netmig::flow::parse(&entry()).unwrap().unwrap()];
     let (here, address) = ("10.88.0.1".parse().unwrap(), "198.18.7.7".parse().unwrap());
-    let stand_ins = vec![netmig::flow::StandIn { here, address }];
+    let stand_ins = vec![netmig::flow::Alias { here, address }];
     let value = Value { option: "TCP_SYNCNT".into(), value: vec![3, 0, 0, 0] };
     let socket =
         SocketSettings { process: 1, descriptor: 3, values: vec![value], groups: Vec::new() };
@@ -176,7 +176,7 @@ fn messages() -> Vec<Vec<u8>> {
         Message::AskPaths(()),
         Message::PathsTried(vec![TriedPath {
             towards: Fate::Arrived,
-            from: Fate::Dropped(Barrier {
+            from: Fate::Dropped(DropRule {
                 family: 1,
                 table: "fw".into(),
                 chain: "guard".into(),

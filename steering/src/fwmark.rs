@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use netmig::marks::MarkBits;
+use netmig::fwmark::MarkBits;
 use netmig::routing::{self, MarkRule};
 use netmig::tunnel;
 use serde::{Deserialize, Serialize};

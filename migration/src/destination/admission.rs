@@ -200,7 +200,7 @@ pub async fn look(
 
 /// This host's addresses, but for those that the source has in the same place: its gateways.
 async fn own_addresses(offer: &Offer) -> Result<Vec<IpAddr>, Cause> {
-    let own = routing::own_addresses().await?.into_iter();
+    let own = routing::host_addresses().await?.into_iter();
     let of_source = |address: &IpAddr| offer.aliases.iter().any(|alias| alias.here == *address);
     Ok(own.filter(|address| !of_source(address)).take(LIMIT).collect())
 }

@@ -18,11 +18,11 @@ use checkpoint::images::{Chunk, ImageDir};
 use checkpoint::urgency::{MANY_FILES, Urgency};
 use engine::Kind;
 use engine::stage::{PreparedStage, Staged};
+use netmig::container_network::ContainerNetwork;
 use netmig::flow::{self, Flow, Readdressed};
 use netmig::isolation::Port;
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::routing;
-use netmig::sandbox::Sandbox;
 use protocol::message::{Message, NetworkState, Offer, Prepared, Tree, TunnelEnd};
 use protocol::permissions::Permissions;
 use protocol::wire::Connection;
@@ -124,7 +124,7 @@ pub struct Network {
     /// Its port of the host's bridge.
     pub port: Port,
     /// Its own side.
-    pub sandbox: Sandbox,
+    pub sandbox: ContainerNetwork,
     /// Where its network namespace is.
     pub namespace: PathBuf,
     /// Other containers of its network that it left here and comes back to, with their Ethernet addresses.
@@ -307,7 +307,7 @@ impl Arrival {
         }
         let others = OfOthers::read(&self.host.directories, &self.offer.id)?;
         let addresses = addresses(&self.offer);
-        let here = routing::own_addresses().await?;
+        let here = routing::host_addresses().await?;
         let claims = Claims::new(self.host, self.offer.id.clone(), self.addresses(), here)?;
         let mut files = 0;
         let manifest = loop {
@@ -344,7 +344,8 @@ impl Arrival {
                         let (stand_ins, readdressed) =
                             (&batch.stand_ins[..], &self.readdressed[..]);
                         let udp_timeout = flow::udp_timeout();
-                        let arrival = flow::Arrival { hop, stand_ins, readdressed, udp_timeout };
+                        let arrival =
+                            flow::Relocation { hop, aliases: stand_ins, readdressed, udp_timeout };
                         incoming.flows(&batch, &addresses, &arrival, &claims)
                     }),
                     Err(cause) => Err(cause),

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netmig::flow::{Conntrack, Direction, Flow, is_alias};
-use netmig::path::is_one_host;
+use netmig::path_trial::is_one_host;
 use state::cause::Cause;
 use steering::port_forward;
 use tokio::runtime::Handle;
@@ -168,8 +168,8 @@ fn judge(entry: &Flow, own: &[IpAddr], taken: &BTreeSet<IpAddr>) -> Claim {
 
 #[cfg(test)]
 mod tests {
-    use netmig::flow::{Arrival, Protocol, Readdressed, StandIn, Tuple, Zone};
-    use netmig::peer::PeerNumber;
+    use netmig::flow::{Alias, Protocol, Readdressed, Relocation, Tuple, Zone};
+    use netmig::peer_number::PeerNumber;
 
     use super::*;
 
@@ -257,7 +257,7 @@ mod tests {
             tuple(("127.0.0.1", 41000), ("127.0.0.1", 8080)),
             tuple(("10.88.0.2", 80), ("10.88.0.1", 41000)),
         );
-        let stand_ins = [StandIn { here: ip("10.88.0.1"), address: ip("198.18.0.7") }];
+        let stand_ins = [Alias { here: ip("10.88.0.1"), address: ip("198.18.0.7") }];
         let way = |from: &str, tunnel: &str, to: &str| {
             vec![Readdressed { old: ip(from), tunnel: ip(tunnel), new: ip(to) }]
         };
@@ -278,7 +278,8 @@ mod tests {
                 let mut container = ip("10.88.0.2");
                 for readdressed in &hops {
                     let (hop, stand_ins) = (PeerNumber::new(9).unwrap(), &stand_ins[..]);
-                    let arrival = Arrival { hop, stand_ins, readdressed, udp_timeout: 120 };
+                    let aliases = stand_ins;
+                    let arrival = Relocation { hop, aliases, readdressed, udp_timeout: 120 };
                     arrived = arrived.at_destination(&[container], &arrival).unwrap();
                     container = readdressed.first().map_or(container, |other| other.new);
                 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::images::{self, Chunk, ImageDir, Manifest};
 use checkpoint::tree::{self, Applier, Digest};
-use netmig::flow::{Arrival, Conntrack, Flow};
+use netmig::flow::{Conntrack, Flow, Relocation};
 use protocol::message::{FlowBatch, Message, Settings, Tree, TreeChange, TreeEnd};
 use state::cause::Cause;
 
@@ -222,7 +222,7 @@ impl Incoming {
         &mut self,
         batch: &FlowBatch,
         container: &[IpAddr],
-        arrival: &Arrival<'_>,
+        arrival: &Relocation<'_>,
         claims: &Claims,
     ) -> Result<(), Cause> {
         let flows = &batch.flows[..];

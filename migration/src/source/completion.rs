@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use netmig::flow::{Direction, Flow};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use protocol::message::Rehome;
 use state::cause::{Cause, chain};
 use state::deadline;

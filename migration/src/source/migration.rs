@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use checkpoint::images::ImageDir;
 use engine::PreparedRemoval;
-use netmig::flow::Exchange;
-use netmig::sockets::room;
-use netmig::table::HoldTag;
+use netmig::flow::TunnelNat;
+use netmig::sockets::receive_buffers;
+use netmig::table::RuleTag;
 use ownership::source::may_end;
 use protocol::message::Message;
 use protocol::wire::Connection;
@@ -57,7 +57,7 @@ pub struct Migration<'a> {
     pub removal: Option<Box<dyn PreparedRemoval>>,
     /// Whether CRIU may still be at work on the container: its images must stay until it has ended.
     pub is_dumping: bool,
-    exchange: Exchange,
+    exchange: TunnelNat,
     _guardian: Guardian,
 }
 
@@ -90,7 +90,7 @@ impl<'a> Migration<'a> {
             in_use: InUse::default(),
             removal: None,
             is_dumping: false,
-            exchange: Exchange::default(),
+            exchange: TunnelNat::default(),
             _guardian: guardian,
         })
     }
@@ -110,7 +110,7 @@ impl<'a> Migration<'a> {
     ///
     /// # Errors
     /// Its identity makes no tag, which does not happen.
-    pub fn hold_tag(&self) -> Result<HoldTag, Cause> {
+    pub fn hold_tag(&self) -> Result<RuleTag, Cause> {
         Ok(self.id().to_string().parse()?)
     }
 
@@ -179,7 +179,7 @@ impl<'a> Migration<'a> {
         }
         // Larger buffers than before do no harm, so this is no leftover.
         let pids = self.plan.cgroup.pids().unwrap_or_default();
-        if let Err(e) = room::take_room_back(&pids) {
+        if let Err(e) = receive_buffers::restore(&pids) {
             tracing::debug!("{}", chain(&e));
         }
         leftovers.extend(self.undo_notes().await);

@@ -10,7 +10,7 @@ use engine::container::Container;
 use netmig::configuration::{Configuration, Difference, Kind, Known};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
-use netmig::parameters::{Parameter, Parameters};
+use netmig::sysctl::{Parameter, Parameters};
 use protocol::message::NetworkState;
 use state::blocker::Blocker;
 use state::cause::Cause;

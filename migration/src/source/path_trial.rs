@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use netmig::flow::{Conntrack, Direction, Flow};
-use netmig::path::{self, Barrier, Candidate, Fate, ROUNDS, Trial, Way};
+use netmig::path_trial::{self, Candidate, DropRule, Fate, PacketDirection, ROUNDS, Trial};
 use netmig::routing;
-use netmig::table::{HoldTag, InvalidTag};
+use netmig::table::{InvalidTag, RuleTag};
 use protocol::expect;
 use protocol::message::{MOST_TRIALS, Message, TriedPath};
 use state::blocker::Blocker;
@@ -59,9 +59,9 @@ pub async fn check(context: &Context, plan: &mut Plan) -> Result<Vec<String>, Ca
     let flows = block_in_place(|| Conntrack::open()?.dump(&plan.addresses))?;
     let peer = plan.link.peer;
     let left_out = plan.far_ends.addresses();
-    let mut candidates = path::candidates(&flows, &plan.addresses, peer, &left_out).await?;
+    let mut candidates = path_trial::candidates(&flows, &plan.addresses, peer, &left_out).await?;
     candidates.extend(openings(plan, &candidates)?);
-    candidates.truncate(path::MOST);
+    candidates.truncate(path_trial::MOST);
     if candidates.is_empty() {
         return Ok(Vec::new());
     }
@@ -78,7 +78,7 @@ pub async fn check(context: &Context, plan: &mut Plan) -> Result<Vec<String>, Ca
         let named = candidates.iter().zip(&tried);
         let mut blockers: Vec<Blocker> =
             named.flat_map(|(candidate, ways)| ways.blockers(candidate, plan)).collect();
-        let closed: BTreeSet<&Barrier> = tried.iter().flat_map(Ways::closed_here).collect();
+        let closed: BTreeSet<&DropRule> = tried.iter().flat_map(Ways::closed_here).collect();
         let next = closed.iter().find(|barrier| !tried_to_open.contains(**barrier));
         let may_open = plan.open_firewall && tried_to_open.len() < MOST_OPENED;
         if let Some(barrier) = next.filter(|_| may_open) {
@@ -120,7 +120,7 @@ fn openings(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<Candidate>, Cau
 }
 
 /// A host's name as it can stand in a rule's comment.
-fn comment(name: &str) -> Result<HoldTag, InvalidTag> {
+fn comment(name: &str) -> Result<RuleTag, InvalidTag> {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
     name.chars().take(64).map(plain).collect::<String>().parse()
 }
@@ -202,7 +202,7 @@ async fn attempt(
     let mut ways = Vec::new();
     for _ in 0..ROUNDS {
         for (number, candidate) in candidates.iter().enumerate() {
-            if let Err(e) = trial.send(number, Way::Towards, candidate.interface) {
+            if let Err(e) = trial.send(number, PacketDirection::ToContainer, candidate.interface) {
                 connection.send(&Message::EndPaths(())).await?;
                 return Ok(Err(chain(&e)));
             }
@@ -216,12 +216,14 @@ async fn attempt(
         ways = loop {
             let mut ways = Vec::with_capacity(there.len());
             for (number, there) in there.iter().enumerate() {
-                let (towards, from) =
-                    (trial.fate(number, Way::Towards)?, trial.fate(number, Way::From)?);
+                let (towards, from) = (
+                    trial.fate(number, PacketDirection::ToContainer)?,
+                    trial.fate(number, PacketDirection::FromContainer)?,
+                );
                 let by = if from == Fate::Stuck { &tunnel } else { &candidates[number].name };
                 let suspects = match (&towards, &from) {
                     (Fate::Stuck, _) | (_, Fate::Stuck) => {
-                        let suspects = path::suspects(by, trial.is_ipv4(number));
+                        let suspects = path_trial::suspects(by, trial.is_ipv4(number));
                         suspects.into_iter().map(PeerText::from).collect()
                     }
                     _ => Vec::new(),
@@ -250,7 +252,7 @@ impl Ways {
     }
 
     /// What drops them on this host, where that is a chain of others.
-    fn closed_here(&self) -> impl Iterator<Item = &Barrier> {
+    fn closed_here(&self) -> impl Iterator<Item = &DropRule> {
         let open = [self.there.towards == Fate::Arrived, self.here_from == Fate::Arrived];
         let here = [&self.here_towards, &self.here_from].into_iter().zip(open);
         here.filter_map(|(fate, open)| match fate {

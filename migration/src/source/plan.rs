@@ -12,11 +12,11 @@ use checkpoint::{cgroup::Cgroup, mounts, process, tree};
 use engine::container::{Container, PublishedPort};
 use engine::description::Description;
 use engine::{Holder, blockers};
-use netmig::flow::{Aliases, Conntrack, Exchange, Flow, Readdressed, StandIn};
+use netmig::container_network::ContainerNetwork;
+use netmig::flow::{Alias, Aliases, Conntrack, Flow, Readdressed, TunnelNat};
 use netmig::isolation;
 use netmig::netns::Namespace;
-use netmig::peer::PeerNumber;
-use netmig::sandbox::Sandbox;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
 use protocol::message::{Forwarder, ImageRef, Message, MigrationId, Network, Offer};
@@ -340,7 +340,7 @@ struct Local {
     anchors: BTreeMap<PeerNumber, HostId>,
     forwarders: Vec<Forwarder>,
     /// What this host will exchange for flows of third hosts, as far as it is known.
-    passing: Exchange,
+    passing: TunnelNat,
     /// What it exchanges for other containers.
     others: OfOthers,
 }
@@ -365,7 +365,7 @@ async fn look(
         None => Namespace::of_pid(container.pid)?,
     };
     let namespace = Arc::new(namespace);
-    let sandbox = Sandbox::open(&namespace)?;
+    let sandbox = ContainerNetwork::open(&namespace)?;
     let interface = sandbox.interfaces().first().ok_or(NoInterface)?;
     let port = isolation::Port::of_container(&namespace, &interface.name)?;
     let readonly_paths = &described.description.confinement.readonly_paths;
@@ -388,7 +388,7 @@ async fn look(
     let mut flows = Conntrack::open()?.dump(&addresses(container))?;
     let others = moved_containers::others(&context.directories, &container.id)?;
     siblings::settle(&mut flows, &addresses(container), &others);
-    let passing = StandIn::of_anchors(&flows, &addresses(container));
+    let passing = Alias::of_anchors(&flows, &addresses(container));
     let mut anchors = anchors(state, &addresses(container), &flows)?;
     // They have to lead new connections on, as they have to do with those that exist.
     let forwarders = port_forward::leading_here(&context.directories, &container.id)?;
@@ -409,7 +409,7 @@ async fn look(
         process,
         anchors,
         forwarders,
-        passing: Exchange { passing, ..Exchange::default() },
+        passing: TunnelNat { passing, ..TunnelNat::default() },
         others: OfOthers::read(&context.directories, &container.id)?,
     })
 }

@@ -1,6 +1,6 @@
 //! Trying the ways of flows before they are relied on.
 
-use netmig::path::{Barrier, Fate};
+use netmig::path_trial::{DropRule, Fate};
 use serde::{Deserialize, Serialize};
 
 use state::peer_text::{PeerText, is_plain};
@@ -30,7 +30,7 @@ impl TriedPath {
     pub fn is_plausible(&self) -> bool {
         let is_name = |name: &str| name.len() <= NAME && name.chars().all(is_plain);
         let is_named = |fate: &Fate| match fate {
-            Fate::Dropped(Barrier { table, chain, .. }) => is_name(table) && is_name(chain),
+            Fate::Dropped(DropRule { table, chain, .. }) => is_name(table) && is_name(chain),
             _ => true,
         };
         let is_sentence = |text: &PeerText| text.len() <= SENTENCE;
@@ -47,7 +47,7 @@ mod tests {
 
     fn dropped(table: &str) -> TriedPath {
         let barrier =
-            Barrier { family: 1, table: table.to_owned(), chain: "guard".to_owned(), rule: None };
+            DropRule { family: 1, table: table.to_owned(), chain: "guard".to_owned(), rule: None };
         TriedPath { towards: Fate::Arrived, from: Fate::Dropped(barrier), suspects: Vec::new() }
     }
 

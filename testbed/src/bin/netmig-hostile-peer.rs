@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use checkpoint::criu;
 use clap::{Parser, Subcommand};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
 use protocol::message::{
