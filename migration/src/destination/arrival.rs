@@ -131,6 +131,21 @@ pub struct Network {
     pub here: Vec<(IpAddr, [u8; 6])>,
 }
 
+/// What a prepared copy is made of.
+#[derive(Debug)]
+pub struct Whole {
+    /// The restored container.
+    pub staged: Box<dyn Staged>,
+    /// Its network.
+    pub network: Network,
+    /// Its cgroup, frozen.
+    pub cgroup: Cgroup,
+    /// The journal.
+    pub journal: Journal,
+    /// The largest packet that it may send.
+    pub mtu: u32,
+}
+
 impl Arrival {
     /// Writes the journal's first record.
     pub async fn begin(
@@ -425,9 +440,10 @@ impl Arrival {
     }
 
     /// What a copy is made of, once it is prepared; `None` before. The rest goes with it.
-    pub fn take_prepared(&mut self) -> Option<(Box<dyn Staged>, Network, Cgroup, Journal, u32)> {
+    pub fn take_prepared(&mut self) -> Option<Whole> {
         let (staged, network) = (self.staged.take()?, self.network.take()?);
-        Some((staged, network, self.cgroup.take()?, self.journal.take()?, self.mtu))
+        let (cgroup, journal) = (self.cgroup.take()?, self.journal.take()?);
+        Some(Whole { staged, network, cgroup, journal, mtu: self.mtu })
     }
 
     /// Removes everything that was made for this migration; what cannot be removed is logged and

@@ -9,7 +9,7 @@ use state::cause::{Cause, chain};
 use state::journal::{Journal, Record};
 use tokio::task::block_in_place;
 
-use super::arrival::{Arrival, Network};
+use super::arrival::{Arrival, Network, Whole};
 use netmig::container_network::SiblingAddresses;
 use netmig::sockets::receive_buffers;
 
@@ -32,7 +32,7 @@ pub struct Copy {
 impl Copy {
     /// Takes over what an arrival has made; `None` if it is not complete.
     pub async fn of(mut arrival: Arrival) -> Option<Self> {
-        let (staged, network, cgroup, journal, mtu) = arrival.take_prepared()?;
+        let Whole { staged, network, cgroup, journal, mtu } = arrival.take_prepared()?;
         // A socket that was restored stays at its smallest segment size until the MTU of its route
         // changes; and no packet that the container sends may be too large for the tunnel.
         if let Err(e) = network.sandbox.set_route_mtu(mtu) {

@@ -120,7 +120,8 @@ impl Records {
         if let Err(invalid) = description.validate() {
             lost.insert(format!("{}={}", invalid.setting, invalid.value));
         }
-        let (secrets, lost): (BTreeSet<_>, BTreeSet<_>) = lost.into_iter().partition(is_secret);
+        let (secrets, lost): (BTreeSet<_>, BTreeSet<_>) =
+            lost.into_iter().partition(|setting| SECRETS.contains(&setting.as_str()));
         Ok(Described { description, lost, has_secrets: !secrets.is_empty() })
     }
 
@@ -132,11 +133,6 @@ impl Records {
             networks: without_nulls(config::write_networks(&description.connectivity.networks)),
         }
     }
-}
-
-/// Returns whether a setting that is lost belongs to podman's secrets.
-fn is_secret(setting: &String) -> bool {
-    SECRETS.contains(&setting.as_str())
 }
 
 /// The same without what Go writes for an absent value.
