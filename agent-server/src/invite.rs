@@ -8,11 +8,11 @@ use std::path::Path;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
-use protocol::peer_address::DEFAULT_PORT;
-use protocol::peer_address::Destination;
 use protocol::trust::list::{Role, list};
 use protocol::trust::{Moment, Token, Trust, invitation};
 use state::cause::Cause;
+use state::peer_address::DEFAULT_PORT;
+use state::peer_address::Destination;
 use state::private_file;
 
 use crate::allow::{NoSuchPeer, allow};

@@ -7,6 +7,7 @@
 //! one owner for each container          (container_lock)
 //! one interruption at a time            (interrupt_slot)
 //! a process that outlives an agent      (guardian)
+//! where another host is reached         (peer_address)
 //! ```
 
 pub mod blocker;
@@ -20,4 +21,5 @@ pub mod id;
 pub mod interrupt_slot;
 pub mod journal;
 pub mod notes;
+pub mod peer_address;
 pub mod private_file;

@@ -22,6 +22,7 @@ mod image_import;
 mod incoming;
 mod lease;
 mod offer;
+mod permission_check;
 mod receive_buffers;
 mod refusal;
 mod silent_connections;

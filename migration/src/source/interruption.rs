@@ -36,6 +36,7 @@ use super::preparation::Preparation;
 use super::siblings::Besides;
 use super::trees::CarriedTree;
 use crate::context::Context;
+use crate::convert::Wire;
 use crate::event::{milliseconds, span};
 use crate::report::Parts;
 
@@ -202,7 +203,12 @@ impl<'a> Interruption<'a> {
 
     /// Orders the restore, and marks this host's flows while the far end works.
     async fn restore(&mut self, manifest: Manifest) -> Result<protocol::message::Prepared, Cause> {
-        self.preparation.plan_mut().link.connection.send(&Message::Restore(manifest)).await?;
+        self.preparation
+            .plan_mut()
+            .link
+            .connection
+            .send(&Message::Restore(manifest.into_wire()))
+            .await?;
         self.marked = true;
         block_in_place(|| self.set_marks(true))?;
         let plan = self.preparation.plan();

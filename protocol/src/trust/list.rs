@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::{Peer, Peers, peers};
-use crate::peer_address::Destination;
+use state::peer_address::Destination;
 
 /// What a peer may be to this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

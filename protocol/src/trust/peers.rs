@@ -21,9 +21,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{Fingerprint, Moment, file};
-use crate::peer_address::Destination;
 use crate::permissions::Permissions;
 use state::directories::create_private;
+use state::peer_address::Destination;
 use state::private_file::{self, StateLock};
 
 /// Peers are numbered with one byte in the kernel's marks.

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::Fingerprint;
-use crate::peer_address::Destination;
 use state::id::random_id;
+use state::peer_address::Destination;
 
 /// What only the two hosts that are to be paired know, 128 random bits.
 #[derive(Clone, Serialize, Deserialize)]

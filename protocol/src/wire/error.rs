@@ -4,8 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::VERSION;
-use crate::message::{CodecError, Failure};
+use super::{OLDEST, VERSION};
+use crate::message::{CodecError, Failure, InvalidHello};
 use crate::trust::Fingerprint;
 use state::cause::Cause;
 
@@ -102,15 +102,40 @@ pub enum Error {
         /// Address and port.
         peer: SocketAddr,
     },
-    /// The far end is an agent of another version.
+    /// The other host's agent is of an incompatible version.
     #[error(
-        "{peer} speaks version {theirs} of the protocol, this agent speaks {VERSION}; install the same release of netmig on both hosts"
+        "{peer} speaks {} of the protocol, this agent speaks {}; install the same release of netmig on both hosts",
+        spoken(*oldest, *newest),
+        spoken(OLDEST, VERSION)
     )]
     Version {
         /// Address and port.
         peer: SocketAddr,
-        /// Their version.
-        theirs: u16,
+        /// The oldest version that it speaks.
+        oldest: u16,
+        /// The latest version that it speaks.
+        newest: u16,
+    },
+    /// The other host's introduction is not one that an agent sends.
+    #[error("{peer} introduced itself in a way that no agent does")]
+    Introduction {
+        /// Address and port.
+        peer: SocketAddr,
+        /// What is wrong with the introduction.
+        #[source]
+        source: InvalidHello,
+    },
+    /// The other host's agent does not understand a message that this one was about to send.
+    #[error(
+        "the agent on {peer} does not understand {message} ({capability}); install the same release of netmig on both hosts"
+    )]
+    NotUnderstood {
+        /// Address and port.
+        peer: SocketAddr,
+        /// The message's name.
+        message: &'static str,
+        /// The capability that the other host's agent did not name.
+        capability: &'static str,
     },
     /// A wait ran out.
     #[error("{peer} did not {what} within {} s", limit.as_secs_f32())]
@@ -167,4 +192,13 @@ pub enum Error {
     /// The far end gave up and says why.
     #[error("{}", .0.message)]
     Failure(Failure),
+}
+
+/// Names the versions that an agent speaks.
+fn spoken(oldest: u16, newest: u16) -> String {
+    if oldest == newest {
+        format!("version {newest}")
+    } else {
+        format!("versions {oldest} to {newest}")
+    }
 }

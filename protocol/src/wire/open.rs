@@ -1,5 +1,6 @@
 //! How a connection begins: TCP, TLS, preamble.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 
@@ -12,14 +13,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 
+use super::version::{SHORT_PREAMBLE, Versions};
 use super::{Connection, Error, PIECE, VERSION};
 use crate::message::FRAME_LIMIT;
-use crate::peer_address::{DEFAULT_PORT, Destination};
 use crate::trust::{self, Expected, Fingerprint, Purpose, Refused, Servers, Token, Trust};
 use state::deadline;
 use state::id::HostId;
+use state::peer_address::{DEFAULT_PORT, Destination};
 
-const MAGIC: &[u8; 6] = b"NETMIG";
 /// Bytes that are taken from the kernel at once. Somebody who has not shown who he is costs this host
 /// little more.
 const READ: usize = 32 * 1024;
@@ -95,7 +96,7 @@ impl Connection {
             let mut connection = Self::over(stream.into(), peer, local, purpose)?;
             let heard = connection.hear_preamble().await;
             match heard {
-                // A server of another version is to know it, too.
+                // A server of another version refuses by name as well.
                 Ok(()) | Err(Error::Version { .. }) => connection.say_preamble().await?,
                 Err(_) => {}
             }
@@ -154,13 +155,22 @@ impl Connection {
             Purpose::Join => JOIN_FRAME_LIMIT,
         };
         let scratch = Vec::new();
-        Ok(Self { stream, peer, local, fingerprint, frame_limit, scratch, torn: false })
+        let (version, capabilities) = (VERSION, BTreeSet::new());
+        Ok(Self {
+            stream,
+            peer,
+            local,
+            fingerprint,
+            version,
+            capabilities,
+            frame_limit,
+            scratch,
+            torn: false,
+        })
     }
 
     async fn say_preamble(&mut self) -> Result<(), Error> {
-        let mut ours = [0; 8];
-        ours[..6].copy_from_slice(MAGIC);
-        ours[6..].copy_from_slice(&VERSION.to_be_bytes());
+        let ours = Versions::OURS.preamble();
         let write = async {
             self.stream.write_all(&ours).await?;
             self.stream.flush().await
@@ -170,13 +180,19 @@ impl Connection {
 
     async fn hear_preamble(&mut self) -> Result<(), Error> {
         let peer = self.peer;
-        let mut theirs = [0; 8];
-        self.stream.read_exact(&mut theirs).await.map_err(|source| Error::Io { peer, source })?;
-        if theirs[..6] != MAGIC[..] {
-            return Err(Error::NotAnAgent { peer });
+        let failed = |source| Error::Io { peer, source };
+        let mut short = [0; SHORT_PREAMBLE];
+        self.stream.read_exact(&mut short).await.map_err(failed)?;
+        let mut theirs = Versions::of_short(short).ok_or(Error::NotAnAgent { peer })?;
+        if theirs.has_oldest() {
+            let mut oldest = [0; 2];
+            self.stream.read_exact(&mut oldest).await.map_err(failed)?;
+            theirs.oldest = u16::from_be_bytes(oldest);
         }
-        let theirs = u16::from_be_bytes([theirs[6], theirs[7]]);
-        if theirs == VERSION { Ok(()) } else { Err(Error::Version { peer, theirs }) }
+        let Versions { oldest, newest } = theirs;
+        self.version =
+            Versions::OURS.agree(theirs).ok_or(Error::Version { peer, oldest, newest })?;
+        Ok(())
     }
 }
 

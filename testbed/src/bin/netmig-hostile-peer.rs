@@ -17,11 +17,12 @@ use std::time::Duration;
 use checkpoint::criu;
 use checkpoint::podman::Podman;
 use clap::{Parser, Subcommand};
+use migration::convert::Wire;
+use migration::offer::Offer;
 use netmig::peer::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{Hello, ImageRef, Message, Network, Offer};
-use protocol::peer_address::Destination;
+use protocol::message::{ImageRef, Introduction, Message, Network};
 use protocol::trust::Trust;
 use protocol::wire::{self, Connection};
 use serde::{Deserialize, Serialize};
@@ -30,7 +31,8 @@ use state::cause::{Cause, chain};
 use state::directories::{Directories, STATE};
 use state::host;
 use state::id::{HostId, MigrationId};
-use steering::tunnels::{self, SteeringLock};
+use state::peer_address::Destination;
+use steering::tunnels::{self, SteeringLock, TunnelEnd};
 
 /// A paired host that does not keep to the protocol
 #[derive(Parser)]
@@ -172,9 +174,8 @@ async fn converse(
 ) -> Result<Vec<Answer>, Cause> {
     let mut connection = Connection::dial(trust, to).await?;
     if !matches!(lines.first(), Some(Line::Greeting { greet: false })) {
-        let ours = Hello { name: host::name(), software: "hostile".to_owned() };
-        connection.send(&Message::Hello(ours)).await?;
-        connection.receive(patience).await?;
+        let own = Introduction::of_this_agent(&host::name(), "hostile");
+        connection.introduce(&own, patience).await?;
     }
     let mut answers = Vec::new();
     let mut tunnel = None;
@@ -191,7 +192,8 @@ async fn converse(
             }
             Line::Message { send, body, at_once } => (message(&send, body)?, at_once),
             Line::Offer { offer, migration, anchors } => {
-                (Message::Offer(Box::new(describe(&offer, migration, anchors).await?)), false)
+                let offer = describe(&offer, migration, anchors).await?;
+                (Message::Offer(Box::new(offer.into_wire())), false)
             }
         };
         let sent = message.name().to_owned();
@@ -223,8 +225,8 @@ async fn connect(connection: &mut Connection, patience: Duration) -> Result<Peer
         (tunnels::allot(&directories, connection.host()).await?, connection.peer().ip());
     let _lock = SteeringLock::take(&directories.run).await?;
     let end = tunnels::prepare(peer, address, false).await?;
-    connection.send(&Message::TunnelOffer(end)).await?;
-    let answer = expect!(connection, patience, TunnelAnswer)?;
+    connection.send(&Message::TunnelOffer(end.into_wire())).await?;
+    let answer = TunnelEnd::from_wire(expect!(connection, patience, TunnelAnswer)?)?;
     tunnels::complete(peer, address, &answer).await?;
     tunnel::establish(peer).await?;
     Ok(peer)
@@ -317,7 +319,7 @@ mod tests {
         let commit = message("Commit", id).unwrap();
         assert!(matches!(commit, Message::Commit(MigrationId(id)) if id == [7; 16]));
         let end = serde_json::json!({"kind": "wireguard",
-            "means": {"WireGuard": {"public_key": vec![1; 32], "port": 51820}}});
+            "transport": {"WireGuard": {"public_key": vec![1; 32], "port": 51820}}});
         assert!(matches!(message("TunnelOffer", end), Ok(Message::TunnelOffer(_))));
         assert!(message("Bribe", Value::Null).is_err());
     }

@@ -12,12 +12,12 @@ use netmig::flow::{self, Conntrack, Flow, Joined, StandIn};
 use netmig::peer::PeerNumber;
 use netmig::routing;
 use netmig::table::{HoldTag, LateEnd, Table};
-use protocol::message::FlowBatch;
 use state::cause::{Cause, chain};
 use steering::tunnels::SteeringLock;
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::Arrival;
+use crate::convert::FlowBatch;
 use crate::destination::addresses::addresses;
 
 /// What of a migration's flows becomes local, and how far it is.

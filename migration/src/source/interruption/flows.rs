@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use netmig::beside::Detour;
 use netmig::flow::{Conntrack, Direction, Flow, StandIn};
-use protocol::message::{FlowBatch, Message};
+use protocol::message::Message;
 use protocol::wire::FLOWS_PER_FRAME;
 use state::cause::Cause;
 use state::id::HostId;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::Interruption;
+use crate::convert::{FlowBatch, Wire};
 use crate::report::FlowCount;
 use crate::source::forgotten_flows::remember;
 use crate::source::send_queue::{Outbox, post};
@@ -102,7 +103,7 @@ impl Interruption<'_> {
                         Some(_) => Vec::new(),
                     };
                     let batch = FlowBatch { anchor, flows, stand_ins, at_destination };
-                    post(&outbox, Message::Flows(batch))?;
+                    post(&outbox, Message::Flows(batch.into_wire()))?;
                 }
             }
             Ok(Collected { conntrack, flows, stand_ins, far_ends, besides, detours })
