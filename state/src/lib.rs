@@ -1,7 +1,7 @@
 //! What a host keeps of its migrations on disk, and what its agents share on one machine.
 //!
 //! ```text
-//! directories, private files, notes     (directories, private_file, notes)
+//! directories and files in them         (directories, private_file, versioned_file, notes)
 //! identities of hosts and migrations    (id)
 //! phases of a migration, on disk        (journal)
 //! one owner for each container          (container_lock)
@@ -23,3 +23,4 @@ pub mod journal;
 pub mod notes;
 pub mod peer_address;
 pub mod private_file;
+pub mod versioned_file;

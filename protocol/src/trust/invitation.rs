@@ -19,9 +19,9 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use super::token::SecretHash;
-use super::{Fingerprint, Moment, Peer, Peers, Secret, file, peers};
-use state::directories::create_private;
+use super::{FORM, Fingerprint, Peer, Peers, Secret, Timestamp, peers};
 use state::private_file;
+use state::versioned_file::{self, Toml, read, write};
 
 /// Invitations that may be open at once.
 const MOST: usize = 64;
@@ -34,7 +34,7 @@ pub const USES_LIMIT: u32 = 255;
 #[serde(deny_unknown_fields)]
 struct Invitation {
     secret: String,
-    expires: Moment,
+    expires: Timestamp,
     uses: u32,
     used_by: Vec<Fingerprint>,
 }
@@ -47,7 +47,7 @@ pub enum Error {
     Unknown,
     /// The token's time is over.
     #[error("this token expired at {0}; run agent-server invite for a new one")]
-    Expired(Moment),
+    Expired(Timestamp),
     /// The token has been used as often as it may be.
     #[error("this token has been used; run agent-server invite for a new one")]
     Used,
@@ -61,7 +61,7 @@ pub enum Error {
     File(#[from] private_file::Error),
     /// A file of a later version, or one that holds something else.
     #[error(transparent)]
-    Read(#[from] file::Error),
+    Read(#[from] versioned_file::Error),
     /// A file's secret is none.
     #[error("{path} is not an invitation; remove it")]
     Damaged {
@@ -89,13 +89,12 @@ impl Error {
 ///
 /// # Errors
 /// Too many are open, or a file cannot be used.
-pub fn invite(state: &Path, expires: Moment, uses: u32) -> Result<Secret, Error> {
+pub fn invite(state: &Path, expires: Timestamp, uses: u32) -> Result<Secret, Error> {
     let _lock = private_file::lock(state)?;
     let directory = directory(state);
-    create_private(&directory).map_err(private_file::Error::from)?;
     let mut open = 0;
     for path in files(&directory)? {
-        match file::read::<Invitation>(&path)? {
+        match read::<Toml, Invitation>(&path, FORM)? {
             Some(old) if old.expires.after(REMEMBERED).has_passed() => {
                 private_file::remove(&path)?;
             }
@@ -109,7 +108,8 @@ pub fn invite(state: &Path, expires: Moment, uses: u32) -> Result<Secret, Error>
     let secret = Secret::random().map_err(Error::Random)?;
     let hash = HEXLOWER.encode(&secret.hash().0);
     let path = directory.join(format!("{}.toml", &hash[..16]));
-    file::write(&path, &Invitation { secret: hash, expires, uses, used_by: Vec::new() })?;
+    let invitation = Invitation { secret: hash, expires, uses, used_by: Vec::new() };
+    write::<Toml, _>(&path, FORM, &invitation)?;
     Ok(secret)
 }
 
@@ -129,7 +129,7 @@ pub fn redeem(
     let presented = secret.hash();
     let mut found = None;
     for path in files(&directory(state))? {
-        let Some(invitation) = file::read::<Invitation>(&path)? else { continue };
+        let Some(invitation) = read::<Toml, Invitation>(&path, FORM)? else { continue };
         let stored = HEXLOWER.decode(invitation.secret.as_bytes()).unwrap_or_default();
         let Ok(stored) = stored.try_into() else { return Err(Error::Damaged { path }) };
         // All of them are compared, each in constant time.
@@ -152,7 +152,7 @@ pub fn redeem(
     }
     // First, so that a crash in between wastes the token and does not double it.
     invitation.used_by.push(joiner);
-    file::write(&path, &invitation)?;
+    write::<Toml, _>(&path, FORM, &invitation)?;
     Ok(peers.add_source(&lock, joiner, wish)?)
 }
 
@@ -189,7 +189,7 @@ mod tests {
     fn a_token_works_once_and_its_secret_is_not_stored() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path();
-        let secret = invite(state, Moment::now().after(HOUR), 1).unwrap();
+        let secret = invite(state, Timestamp::now().after(HOUR), 1).unwrap();
         let stored = fs::read_to_string(&files(&directory(state)).unwrap()[0]).unwrap();
         assert!(stored.contains(&HEXLOWER.encode(&secret.hash().0)), "{stored}");
 
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn a_token_for_several_hosts() {
         let dir = tempfile::tempdir().unwrap();
-        let secret = invite(dir.path(), Moment::now().after(HOUR), 2).unwrap();
+        let secret = invite(dir.path(), Timestamp::now().after(HOUR), 2).unwrap();
         redeem(dir.path(), &secret, print(1), "a").unwrap();
         redeem(dir.path(), &secret, print(2), "b").unwrap();
         assert!(matches!(redeem(dir.path(), &secret, print(3), "c"), Err(Error::Used)));
@@ -218,7 +218,7 @@ mod tests {
     fn expired_unknown_and_damaged_ones_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path();
-        let secret = invite(state, Moment::now(), 1).unwrap();
+        let secret = invite(state, Timestamp::now(), 1).unwrap();
         assert!(matches!(redeem(state, &secret, print(1), "a"), Err(Error::Expired(_))));
         let foreign = Secret::random().unwrap();
         assert!(matches!(redeem(state, &foreign, print(1), "a"), Err(Error::Unknown)));
@@ -231,8 +231,8 @@ mod tests {
     fn invitations_do_not_pile_up() {
         let dir = tempfile::tempdir().unwrap();
         for _ in 0..MOST {
-            invite(dir.path(), Moment::now().after(HOUR), 1).unwrap();
+            invite(dir.path(), Timestamp::now().after(HOUR), 1).unwrap();
         }
-        assert!(matches!(invite(dir.path(), Moment::now(), 1), Err(Error::TooMany(_))));
+        assert!(matches!(invite(dir.path(), Timestamp::now(), 1), Err(Error::TooMany(_))));
     }
 }

@@ -20,11 +20,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fingerprint, Moment, file};
+use super::{FORM, Fingerprint, Timestamp};
 use crate::permissions::Permissions;
-use state::directories::create_private;
 use state::peer_address::Destination;
 use state::private_file::{self, StateLock};
+use state::versioned_file::{self, Toml};
 
 /// Peers are numbered with one byte in the kernel's marks.
 const MOST: usize = 255;
@@ -99,7 +99,7 @@ pub struct Peer {
     /// Its certificate.
     pub fingerprint: Fingerprint,
     /// When they met.
-    pub paired: Moment,
+    pub paired: Timestamp,
     /// Where its agent-server listens, if containers may be moved there.
     pub destination: Option<Destination>,
     /// What it may do here, if it may move containers here.
@@ -111,7 +111,7 @@ pub struct Peer {
 #[serde(deny_unknown_fields)]
 struct Record {
     fingerprint: Fingerprint,
-    paired: Moment,
+    paired: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     destination: Option<Destination>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -123,7 +123,7 @@ struct Record {
 pub enum Error {
     /// A file cannot be used.
     #[error(transparent)]
-    File(#[from] file::Error),
+    File(#[from] versioned_file::Error),
     /// There are too many.
     #[error("this host knows {MOST} peers already; remove one first")]
     TooMany,
@@ -183,7 +183,9 @@ impl Peers {
     /// # Errors
     /// Its file cannot be used or is damaged.
     pub fn get(&self, name: &Name) -> Result<Option<Peer>, Error> {
-        let Some(record) = file::read::<Record>(&self.path(name))? else { return Ok(None) };
+        let Some(record) = versioned_file::read::<Toml, Record>(&self.path(name), FORM)? else {
+            return Ok(None);
+        };
         Ok(Some(Peer {
             name: name.clone(),
             fingerprint: record.fingerprint,
@@ -270,7 +272,7 @@ impl Peers {
             None => Peer {
                 name: self.free_name(&Name::like(wish))?,
                 fingerprint,
-                paired: Moment::now(),
+                paired: Timestamp::now(),
                 destination: None,
                 source: None,
             },
@@ -296,7 +298,7 @@ impl Peers {
     fn write(&self, _lock: &StateLock, peer: &Peer) -> Result<(), Error> {
         let path = self.path(&peer.name);
         if peer.source.is_none() && peer.destination.is_none() {
-            private_file::remove(&path).map_err(file::Error::from)?;
+            private_file::remove(&path).map_err(versioned_file::Error::from)?;
             return Ok(());
         }
         let record = Record {
@@ -305,16 +307,14 @@ impl Peers {
             destination: peer.destination.clone(),
             source: peer.source.clone(),
         };
-        create_private(&self.directory())
-            .map_err(private_file::Error::from)
-            .map_err(file::Error::from)?;
-        Ok(file::write(&path, &record)?)
+        Ok(versioned_file::write::<Toml, _>(&path, FORM, &record)?)
     }
 
     /// Names of all files that a peer could have, in order.
     fn names(&self) -> Result<Vec<Name>, Error> {
         let directory = self.directory();
-        let unread = |e| Error::from(file::Error::from(private_file::Error::of(&directory)(e)));
+        let unread =
+            |e| Error::from(versioned_file::Error::from(private_file::Error::of(&directory)(e)));
         let entries = match fs::read_dir(&directory) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(unread)?,
@@ -411,7 +411,7 @@ mod tests {
     fn the_256th_peer_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (peers, lock) = (Peers::new(dir.path()), private_file::lock(dir.path()).unwrap());
-        create_private(&peers.directory()).unwrap();
+        state::directories::create_private(&peers.directory()).unwrap();
         for number in 0..MOST {
             fs::write(peers.path(&Name(format!("h{number}"))), "").unwrap();
         }

@@ -184,7 +184,7 @@ async fn a_peer_is_found_by_its_name() {
 async fn whoever_has_a_token_can_be_heard_but_not_say_much() {
     let (a, b) = (Host::new(), Host::new());
     let (listener, address) = listen().await;
-    let expires = crate::trust::Moment::now().after(SECOND);
+    let expires = crate::trust::Timestamp::now().after(SECOND);
     let secret = invitation::invite(b.state.path(), expires, 1).unwrap();
     let fingerprint = b.trust.identity.fingerprint();
     let token = Token { address, fingerprint, secret };
