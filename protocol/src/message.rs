@@ -15,7 +15,7 @@
 //!   Expect ────────────────────────────────▶           may start podman, which waits
 //!   Offer ─────────────────────────────────▶           checks, changes nothing
 //!         ◀───────────────────────────────── Verdict
-//!   [Measure ──────────────────────────────▶           how fast the link is, if there is much memory
+//!   [Measure ──────────────────────────────▶           the link's rate, if there is much memory
 //!         ◀───────────────────────────────── Measured]*
 //!   TunnelOffer ───────────────────────────▶
 //!         ◀───────────────────────────────── TunnelAnswer
@@ -29,7 +29,7 @@
 //!         ◀───────────────────────────────── Staged
 //!   [TryPaths ─────────────────────────────▶           packets of flows like those of the container
 //!         ◀───────────────────────────────── PathsReady
-//!   (AskPaths ─────────────────────────────▶           they have come, and others go back
+//!   (AskPaths ─────────────────────────────▶           they were sent; others are sent back
 //!         ◀───────────────────────────────── PathsTried)*
 //!   EndPaths] ─────────────────────────────▶
 //!   AskTurn ───────────────────────────────▶           if it is not free soon: Unstage, and again
@@ -38,15 +38,15 @@
 //!         ◀───────────────────────────────── TurnAnswer
 //!   ── interruption begins ──
 //!   Chunks* Flows* LogData* (TreeChange* TreeEnd)* Settings* ▶
-//!   Restore Facts* ────────────────────────▶           prepared copy, frozen, cut off, and compared
+//!   Restore Facts* ────────────────────────▶           copy restored, frozen, disconnected, compared
 //!         ◀───────────────────────────────── Prepared
 //!   ── commit record on the source's disk ──
-//!   Commit ────────────────────────────────▶           copy audible
+//!   Commit ────────────────────────────────▶           copy runs, connected
 //!         ◀───────────────────────────────── Committed
 //!   ── interruption ends ──
 //!   Finish ────────────────────────────────▶           podman owns the container
 //!         ◀───────────────────────────────── Finished
-//!   [AskSilent ────────────────────────────▶           far ends that the container has not heard
+//!   [AskSilent ────────────────────────────▶           connections without a packet since the restore
 //!         ◀───────────────────────────────── Silent]*
 //!   Settled ───────────────────────────────▶           may forget the migration
 //! ```

@@ -12,22 +12,22 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Permissions {
-    /// Names that its containers may have.
+    /// Names that the peer's containers may have.
     pub names: Vec<Pattern>,
-    /// Images that its containers may come from: patterns of names, or IDs.
+    /// Images that the peer's containers may have: patterns of names, or IDs.
     pub images: Vec<Pattern>,
-    /// Most memory that a container may have in use or as its limit, in bytes; `None` leaves it to
-    /// what this host has.
+    /// Most memory that a container may have in use or as its limit, in bytes; with `None` this host's memory is
+    /// the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
-    /// Most bytes that a container's files and its image may take; `None` leaves it to the disk.
+    /// Most bytes that a container's files and its image may take; with `None` the disk is the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<u64>,
-    /// Whether flows may come and go without encryption, on a segment that both hosts are on.
+    /// Whether flows may use a direct way without encryption, on a segment that both hosts are on.
     pub direct: bool,
-    /// Whether containers may be privileged, or lack a part of what confines others.
+    /// Whether containers may be privileged, or less confined than ordinary ones.
     pub privileged: bool,
-    /// Files and directories of this host that a container may see: these very paths.
+    /// Files and directories of this host that a container may mount: exactly these paths.
     pub mounts: BTreeSet<PathBuf>,
     /// Devices of this host that a container may use.
     pub devices: BTreeSet<PathBuf>,
@@ -36,34 +36,34 @@ pub struct Permissions {
 }
 
 impl Permissions {
-    /// What a peer gets when it is let in: ordinary containers of any name and image, as large as
-    /// this host can hold, and nothing of the host.
+    /// Returns the permissions of a newly paired peer: ordinary containers of any name and image, as large as this
+    /// host can hold, and nothing of the host.
     #[must_use]
     pub fn of_new_peer() -> Self {
         Self { names: vec![Pattern::any()], images: vec![Pattern::any()], ..Self::default() }
     }
 }
 
-/// A pattern of names: `*` stands for any text, `?` for one character, `[ab]` for one of several.
+/// A pattern of names: `*` matches any text, `?` one character, `[ab]` one of several.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Pattern(glob::Pattern);
 
 impl Pattern {
-    /// Matches everything.
+    /// Returns the pattern that matches everything.
     #[must_use]
     pub fn any() -> Self {
         Self(glob::Pattern::new("*").unwrap_or_default())
     }
 
-    /// Whether the whole text matches.
+    /// Returns whether the whole text matches.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
         self.0.matches(text)
     }
 }
 
-/// A pattern that is none.
+/// A text that is not a pattern.
 #[derive(Debug, thiserror::Error)]
 #[error("{text:?} is not a pattern of names")]
 pub struct BadPattern {

@@ -1,4 +1,4 @@
-//! What a host keeps of its migrations on disk, and what its agents share on one machine.
+//! A host's files about its migrations, and what its agents share on one machine.
 //!
 //! ```text
 //! directories and files in them         (directories, private_file, versioned_file, notes)
@@ -7,8 +7,10 @@
 //! one owner for each container          (container_lock)
 //! one interruption at a time            (interrupt_slot)
 //! a process that outlives an agent      (guardian)
-//! where another host is reached         (peer_address)
+//! addresses of other agents             (peer_address)
 //! ```
+
+#![warn(clippy::missing_errors_doc)]
 
 pub mod blocker;
 pub mod cause;

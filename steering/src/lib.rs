@@ -7,6 +7,8 @@
 //! the kernel follows the notes          (reconciler, steering_lock)
 //! ```
 
+#![warn(clippy::missing_errors_doc)]
+
 pub mod flow_end;
 pub mod fwmark;
 pub mod moved_containers;
