@@ -1,7 +1,7 @@
 //! `agent-client`: moves a container of this host to another host.
 //!
 //! ```text
-//! cli, ask → migration → agent-core, checkpoint, netmig → kernel
+//! cli, ask → migration → engine, checkpoint, netmig → kernel
 //! ```
 
 mod ask;
@@ -18,7 +18,6 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use checkpoint::podman::Podman;
 use checkpoint::urgency;
 use clap::Parser;
 use migration::request::Options;
@@ -128,7 +127,8 @@ fn run(cli: Cli) -> Exit {
 /// Opens what this host has; `quiet` shows no steps.
 fn open(directories: Directories, quiet: bool) -> Result<Context, Cause> {
     let progress = Progress::new(quiet);
-    Context::open(directories, BACKGROUND, Box::new(move |event| progress.show(&event)))
+    let engine = engine::detect(Some(directories.run.join("engine.json")));
+    Context::open(directories, engine, BACKGROUND, Box::new(move |event| progress.show(&event)))
 }
 
 /// Recovers the migration of one journal, or all whose process has died.
@@ -190,8 +190,9 @@ fn interactive(runtime: &tokio::runtime::Runtime) -> Result<Request, Exit> {
     }
     let answers = || -> Result<Request, Box<dyn std::error::Error>> {
         let destination = ask::destination()?;
-        let running = runtime.block_on(Podman::default().list_running())?;
-        let container = ask::container(running)?;
+        let engine = engine::detect(None);
+        let running = runtime.block_on(engine.list_running())?;
+        let container = ask::container(engine.kind(), running)?;
         Ok(Request { container, destination, options: Options::default() })
     };
     answers().map_err(|e| complain(Exit::Refused, &chain(e.as_ref())))

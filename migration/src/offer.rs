@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use checkpoint::description::Description;
+use engine::description::Description;
 use netmig::flow::{Protocol, StandIn};
 use protocol::message::{ImageRef, Network};
 use state::blocker::Blocker;

@@ -8,9 +8,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use checkpoint::description::{Description, Filesystem, Mount, Storage};
 use checkpoint::images::{Chunk, Follower};
 use checkpoint::tree::{Kind, Meta, Record, Source, Tasks};
+use engine::description::{Description, Filesystem, Mount, Storage};
 use migration::convert::Wire;
 use protocol::message::MigrationId;
 use protocol::trust::{Secret, Token, Trust};
@@ -273,7 +273,7 @@ fn tokens() -> Vec<Vec<u8>> {
 
 fn podman() -> Vec<Vec<u8>> {
     let (config, spec) = metadata();
-    let sample = include_bytes!("../../checkpoint/src/podman/inspect/sample.json");
+    let sample = include_bytes!("../../engine/src/podman/inspect/sample.json");
     let list = br#"[{"Id":"a7","Names":["web"],"Image":"i","Ports":[{"host_ip":"","container_port":
         80,"host_port":8080,"range":2,"protocol":"tcp"}],"Networks":["podman"],"Status":"Up"}]"#;
     let networks = br#"[{"name":"n6","driver":"bridge","network_interface":"podman1",

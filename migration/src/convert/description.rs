@@ -1,6 +1,6 @@
 //! Descriptions of containers. `Description::validate` checks each setting where an offer is judged.
 
-use checkpoint::description::{
+use engine::description::{
     Address, Apparmor, BlockIo, Capabilities, Confinement, Connectivity, ConsoleSize, Cpu,
     Description, Device, DeviceRule, Filesystem, Health, HealthCheck, HugePages, Image, Life,
     Limit, Log, Memory, Mount, Namespaces, Network, Pids, Port, Process, Requested, Resources,

@@ -5,10 +5,9 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
-use checkpoint::container::{is_full_id, is_name};
 use checkpoint::criu;
-use checkpoint::needs::Needs;
-use checkpoint::podman;
+use engine::container::{is_full_id, is_name};
+use engine::needs::Needs;
 use netmig::flow::{Conntrack, Flow, Protocol};
 use netmig::{routing, tunnel};
 use protocol::permissions::Permissions;
@@ -102,11 +101,13 @@ pub async fn look(
     if let Err(e) = host::find_program(&offer.runtime) {
         block("runtime-missing", format!("{here}: {e}"));
     }
-    if offer.description.life.init && podman::init().is_none() {
+    if offer.description.life.init
+        && let Some(init) = host.engine.missing_init()
+    {
         block(
             "init-missing",
             format!(
-                "{here} has no catatonit, which is process 1 of {} (--init); install it there",
+                "{here} has no {init}, which is process 1 of {} (--init); install it there",
                 offer.name
             ),
         );
@@ -125,10 +126,8 @@ pub async fn look(
             ),
         );
     }
-    let (name_taken, has_image) = tokio::try_join!(
-        host.podman.has_container(&host.engine, &offer.name),
-        host.podman.has_image(&host.engine, &offer.image.id)
-    )?;
+    let (name_taken, has_image) =
+        tokio::try_join!(host.engine.exists(&offer.name), host.engine.has_image(&offer.image.id))?;
     if name_taken {
         block("name-taken", format!("{here} has a container named {} already", offer.name));
     }
@@ -140,7 +139,7 @@ pub async fn look(
         );
     }
     let (mut chosen, addresses) = before(host, offer)?;
-    let holders = host.podman.holders(&host.engine, &addresses, &offer.id);
+    let holders = host.engine.holders(&addresses, &offer.id).await;
     if offer.any_address && chosen == Addresses::Own && !holders.is_empty() {
         chosen = Addresses::Fresh;
     } else {
@@ -159,12 +158,13 @@ pub async fn look(
             );
         }
     }
+    let engine = host.engine.kind();
     for network in &offer.networks {
-        if !host.podman.has_network(&network.name).await? {
+        if !host.engine.has_network(&network.name).await? {
             block(
                 "network-missing",
                 format!(
-                    "{here} has no network {} of podman's, on which {} is; create it there (podman network \
+                    "{here} has no network {} of {engine}'s, on which {} is; create it there ({engine} network \
                      create), with the same subnet",
                     network.name, offer.name
                 ),
@@ -393,7 +393,7 @@ fn unpublishable(here: &str, port: &Port, error: &io::Error) -> (&'static str, S
 }
 
 /// Whether a port can be published here. Binding it for a moment asks the kernel
-/// itself; a port that podman forwards is bound by conmon or podman, too.
+/// itself; a port that the engine forwards is bound by a process of it, too.
 fn try_port(port: &Port) -> io::Result<()> {
     let address = port.host_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let socket = SocketAddr::new(address, port.host_port);

@@ -10,11 +10,11 @@ use state::deadline;
 use crate::convert::Wire;
 use crate::destination::anchor_role;
 use crate::destination::decision::resume;
-use crate::destination::early_podman::{Expected, abandon};
 use crate::destination::end_flows;
 use crate::destination::host::Host;
 use crate::destination::lease::Copies;
 use crate::destination::offer;
+use crate::destination::prepared_stage::{Expected, abandon};
 use crate::destination::refusal::give_up;
 use crate::offer::Offer;
 

@@ -1,14 +1,15 @@
 //! A prepared copy: restored, whole, frozen, and cut off from every network.
 
 use checkpoint::cgroup::Cgroup;
-use checkpoint::stage::Staged;
+use engine::Kind;
+use engine::stage::Staged;
 use ownership::destination::{Holding, after_removal};
 use protocol::message::Finished;
 use state::cause::{Cause, chain};
 use state::journal::{Journal, Record};
 use tokio::task::block_in_place;
 
-use super::arrival::{Arrival, Network};
+use super::arrival::{Arrival, Network, Whole};
 use netmig::sandbox::Others;
 use netmig::sockets::room;
 
@@ -17,7 +18,7 @@ use netmig::sockets::room;
 #[derive(Debug)]
 pub struct Copy {
     arrival: Arrival,
-    staged: Staged,
+    staged: Box<dyn Staged>,
     network: Network,
     /// Frozen until the activation.
     cgroup: Cgroup,
@@ -31,7 +32,7 @@ pub struct Copy {
 impl Copy {
     /// Takes over what an arrival has made; `None` if it is not complete.
     pub async fn of(mut arrival: Arrival) -> Option<Self> {
-        let (staged, network, cgroup, journal, mtu) = arrival.take_prepared()?;
+        let Whole { staged, network, cgroup, journal, mtu } = arrival.take_prepared()?;
         // A socket that was restored stays at its smallest segment size until the MTU of its route
         // changes; and no packet that the container sends may be too large for the tunnel.
         if let Err(e) = network.sandbox.set_route_mtu(mtu) {
@@ -44,12 +45,17 @@ impl Copy {
         Some(Self { arrival, staged, network, cgroup, journal, mtu, others, was_activated: false })
     }
 
+    /// Returns the engine that is to run it.
+    pub fn engine(&self) -> Kind {
+        self.arrival.host().engine.kind()
+    }
+
     /// The container's ID.
     pub fn container(&self) -> &str {
         &self.arrival.offer().id
     }
 
-    /// Whether it can become the container still: whoever is to run it is there.
+    /// Whether it can become the container still: the engine that is to run it is there.
     pub fn is_whole(&self) -> bool {
         self.staged.is_awaited()
     }
@@ -81,7 +87,7 @@ impl Copy {
         Ok(())
     }
 
-    /// Hands the container over to podman and removes what the migration needed. The journal is
+    /// Hands the container over to the engine and removes what the migration needed. The journal is
     /// kept as the memory of it.
     pub async fn finish(mut self) -> Result<Finished, Cause> {
         // Flows come home whether they can be noted or not.

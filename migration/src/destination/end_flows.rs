@@ -62,6 +62,6 @@ async fn end(host: &Host, connection: &Connection, order: EndFlows) -> Result<u6
         return Ok(0);
     }
     tracing::info!("{id} of {}: {} flows are ended", connection.host(), flows.len());
-    flow_end::end(&host.directories, &host.podman, &container, &flows).await?;
+    flow_end::end(&host.directories, &*host.engine, &container, &flows).await?;
     Ok(flows.len() as u64)
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use checkpoint::needs::Needs;
+use engine::needs::Needs;
 use protocol::permissions::{Pattern, Permissions};
 
 /// A container that wants to come.

@@ -1,5 +1,6 @@
 //! Why not, in the protocol's terms.
 
+use engine::stage;
 use protocol::message::{Failure, FailureCode, Message, MigrationId};
 use protocol::wire::{self, Connection};
 use state::cause::{Cause, chain};
@@ -16,7 +17,6 @@ pub async fn give_up(connection: &mut Connection, cause: Cause) -> Result<(), Ca
 
 /// The class of a failure.
 fn code(cause: &Cause) -> FailureCode {
-    use checkpoint::stage;
     if matches!(cause.downcast_ref(), Some(stage::Error::Conflict { .. })) {
         FailureCode::Conflict
     } else if let Some(error) = cause.downcast_ref::<wire::Error>() {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use checkpoint::container::Container;
 use checkpoint::process;
+use engine::container::Container;
 use netmig::configuration::{Configuration, Difference, Kind, Known};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;

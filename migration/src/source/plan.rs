@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use checkpoint::container::{Container, PublishedPort};
 use checkpoint::criu::{self, Version};
-use checkpoint::description::Description;
-use checkpoint::podman::Holder;
 use checkpoint::runtime::Runtime;
-use checkpoint::{blockers, cgroup::Cgroup, mounts, process, tree};
+use checkpoint::{cgroup::Cgroup, mounts, process, tree};
+use engine::container::{Container, PublishedPort};
+use engine::description::Description;
+use engine::{Holder, blockers};
 use netmig::flow::{Aliases, Conntrack, Exchange, Flow, Readdressed, StandIn};
 use netmig::isolation;
 use netmig::netns::Namespace;
@@ -132,23 +132,23 @@ pub async fn agree(
     let refused = Failure::Refused;
     let migration = MigrationId::random().map_err(|e| refused(e.into()))?;
     // Before the processors have anything of this migration to do.
-    let early = match context.podman.cgroup(&request.container) {
+    let early = match context.engine.cgroup(&request.container) {
         Some((id, cgroup)) => {
             let lock = lock(context, &id, &request.container)?;
             Some((id, lock, Room::make(Some(cgroup))))
         }
         None => None,
     };
-    // podman over there can start while the one here looks at the container.
+    // The engine over there can start while the one here looks at the container.
     let sent = link.connection.send(&Message::Expect(migration)).await;
     sent.map_err(|e| refused(e.into()))?;
     let criu = async { criu::version(&host::find_program("criu")?).await.map_err(Cause::from) };
     // Each may take its time.
-    let (inspected, criu_version) = tokio::join!(context.podman.describe(&request.container), criu);
-    let (mut info, mut container) = inspected.map_err(|e| refused(e.into()))?;
+    let (inspected, criu_version) = tokio::join!(context.engine.describe(&request.container), criu);
+    let mut container = inspected.map_err(|e| refused(e.into()))?;
     let (lock, room) = match early {
         Some((id, lock, room)) if id == container.id => (lock, room),
-        // Another container has the name by now, or podman's records do not tell.
+        // Another container has the name by now, or the engine's records do not tell.
         _ => {
             let lock = lock(context, &container.id, &container.name)?;
             (lock, Room::make(Cgroup::of_pid(container.pid, &container.id).ok()))
@@ -157,13 +157,13 @@ pub async fn agree(
     if Cgroup::of_pid(container.pid, &container.id).is_err() {
         // It has ended, or has been moved elsewhere, since it was looked at.
         let id = container.id.clone();
-        let again = context.podman.describe(&request.container).await;
-        (info, container) = again.map_err(|e| refused(e.into()))?;
+        let again = context.engine.describe(&request.container).await;
+        container = again.map_err(|e| refused(e.into()))?;
         if container.id != id {
             return Err(refused(Replaced(container.name).into()));
         }
     }
-    let mut findings = tokio::task::block_in_place(|| blockers::look(&container));
+    let mut findings = tokio::task::block_in_place(|| blockers::look(&*context.engine, &container));
     let accepted: Vec<_> = request.options.accepted_losses.iter().map(|loss| loss.code()).collect();
     findings.blockers.retain(|finding| !accepted.contains(&finding.code));
     let own =
@@ -178,9 +178,11 @@ pub async fn agree(
         warnings.push(multicast::NOT_KEPT.to_owned());
     }
     let criu_version = criu_version.map_err(refused)?;
-    let mut local = look(context, &info, &container, criu_version).await.map_err(refused)?;
+    let mut local = look(context, &container, criu_version).await.map_err(refused)?;
     let networks = &local.description.connectivity.networks;
-    warnings.extend(container_names::warning(&container.name, &container.id, networks));
+    let networks: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
+    let others = context.engine.resolvable_names(&networks, &container.id);
+    warnings.extend(container_names::warning(&container.name, &others));
     let this = context.trust.identity.fingerprint().host();
     let aliases = tunnel_aliases::known(&context.directories, this).map_err(refused)?;
     let comes_home = local.anchors.values().any(|host| *host == link.host);
@@ -254,7 +256,7 @@ pub async fn agree(
     let Local { runtime, criu, shim, namespace, network, port, cgroup, process, anchors, .. } =
         local;
     let networks: Vec<&str> = container.networks.iter().map(|n| n.name.as_str()).collect();
-    let siblings = context.podman.members(&info, &networks, &container.id);
+    let siblings = context.engine.members(&networks, &container.id).await;
     Ok(Plan {
         addresses: addresses(&container),
         image_missing: verdict.image_missing,
@@ -347,12 +349,11 @@ struct Local {
 
 async fn look(
     context: &Context,
-    info: &checkpoint::podman::Info,
     container: &Container,
     criu_version: Version,
 ) -> Result<Local, Cause> {
-    let described = context.podman.description(info, &container.id).await?;
-    let lost = lost_settings::blockers(&container.name, &described.lost);
+    let described = context.engine.description(&container.id).await?;
+    let lost = lost_settings::blockers(context.engine.kind(), &container.name, &described);
     let path = match &container.runtime.path {
         Some(path) => path.clone(),
         None => host::find_program(&container.runtime.name)?,
@@ -422,7 +423,7 @@ fn offer(
     published: &[PublishedPort],
     aliases: &Aliases,
 ) -> Result<Offer, Cause> {
-    let network = |network: &checkpoint::container::Network| Network {
+    let network = |network: &engine::container::Network| Network {
         name: network.name.clone(),
         addresses: network.addresses.iter().map(|(address, _)| *address).collect(),
     };

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
-use checkpoint::process;
 use netmig::flow::{Conntrack, Exchange};
 use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
 use netmig::sockets::{Backlogs, TcpSockets, UdpQueues, room};
@@ -212,8 +211,8 @@ impl<'a> Preparation<'a> {
 
     /// The engine's own start is a third of what it takes to remove the original, and can come first.
     fn prepare_removal(&mut self) {
-        match self.context.podman.prepare_removal() {
-            Ok(removal) => self.ready.removal = Some(removal),
+        match self.context.engine.prepare_removal() {
+            Ok(removal) => self.ready.removal = removal,
             Err(e) => tracing::debug!("{}", chain(&e)),
         }
     }
@@ -222,11 +221,11 @@ impl<'a> Preparation<'a> {
     /// end, and the original may not run again, nor be started anew by its restart policy.
     pub async fn remove_original(&mut self) -> Result<(), Cause> {
         let id = &self.plan.container.id;
-        process::kill_monitor(self.plan.process.monitor, id)?;
+        self.context.engine.ignore_exit(id, self.plan.process.monitor).await?;
         block_in_place(|| self.plan.cgroup.kill(Instant::now() + KILLED))?;
         match self.ready.removal.take() {
             Some(prepared) => prepared.remove(id).await?,
-            None => self.context.podman.remove(id).await?,
+            None => self.context.engine.remove(id).await?,
         }
         Ok(())
     }

@@ -15,7 +15,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use checkpoint::criu;
-use checkpoint::podman::Podman;
 use clap::{Parser, Subcommand};
 use migration::convert::Wire;
 use migration::offer::Offer;
@@ -252,9 +251,9 @@ async fn describe(
     migration: MigrationId,
     anchors: Vec<HostId>,
 ) -> Result<Offer, Cause> {
-    let podman = Podman::default();
-    let (info, container) = podman.inspect(name).await?;
-    let described = podman.description(&info, &container.id).await?;
+    let engine = engine::detect(None);
+    let container = engine.inspect(name).await?;
+    let described = engine.description(&container.id).await?;
     let version = criu::version(&host::find_program("criu")?).await?;
     Ok(Offer {
         migration,
@@ -281,7 +280,7 @@ async fn describe(
     })
 }
 
-fn network(network: &checkpoint::container::Network) -> Network {
+fn network(network: &engine::container::Network) -> Network {
     Network {
         name: network.name.clone(),
         addresses: network.addresses.iter().map(|(address, _)| *address).collect(),

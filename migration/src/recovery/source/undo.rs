@@ -34,7 +34,7 @@ struct StillDumping;
 
 /// The original's control group is not found.
 #[derive(Debug, thiserror::Error)]
-#[error("podman runs it, but its process {0} is in no control group of its own")]
+#[error("its engine runs it, but its process {0} is in no control group of its own")]
 struct Hidden(i32);
 
 /// Lets the destination drop its part at once, if it can be reached. It does so by itself otherwise:
@@ -171,10 +171,10 @@ fn connect(process: &Process) -> Result<bool, Cause> {
 
 /// Whether the engine says that it runs the container with this first process.
 async fn is_alive(context: &Context, process: &Process, id: &str) -> Result<bool, Cause> {
-    if !context.podman.exists(id).await? {
+    if !context.engine.exists(id).await? {
         return Ok(false);
     }
-    let (_, container) = context.podman.inspect(id).await?;
+    let container = context.engine.inspect(id).await?;
     Ok(container.pid == process.pid && process::start_time(process.pid).is_some())
 }
 

@@ -2,7 +2,7 @@
 
 use checkpoint::criu::ConfigDir;
 use checkpoint::images::ImageDir;
-use checkpoint::podman::PreparedRemoval;
+use engine::PreparedRemoval;
 use netmig::flow::Conntrack;
 use netmig::hold::PreparedHold;
 use netmig::sockets::{Backlogs, TcpSockets, UdpQueues};
@@ -65,7 +65,7 @@ pub(super) struct Ready {
     pub(super) anchors: Anchors,
     pub(super) turn: Option<Turn>,
     pub(super) dump: Option<PreparedDump>,
-    pub(super) removal: Option<PreparedRemoval>,
+    pub(super) removal: Option<Box<dyn PreparedRemoval>>,
     pub(super) in_use: InUse,
 }
 
