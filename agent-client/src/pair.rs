@@ -2,12 +2,12 @@
 
 use protocol::expect;
 use protocol::message::{Join, Message};
-use protocol::peer_address::Destination;
 use protocol::trust::list::{Role, list};
 use protocol::trust::peers::Name;
 use protocol::trust::{Token, Trust};
 use protocol::wire::{self, Connection};
 use state::cause::Cause;
+use state::peer_address::Destination;
 use state::{deadline, host, private_file};
 
 use crate::cli::{Peers, PeersCommand};

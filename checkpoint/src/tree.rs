@@ -13,7 +13,6 @@
 mod apply;
 mod beneath;
 mod blocks;
-mod digest;
 mod path;
 mod record;
 mod scan;
@@ -22,7 +21,6 @@ mod scan;
 mod tests;
 
 pub use apply::Applier;
-pub use digest::Digest;
 pub use record::{BLOCK, CHUNK, Kind, Limits, Meta, Record, Stats, Xattr};
 pub use scan::{Snapshot, Source, Tasks};
 

@@ -19,11 +19,11 @@ use serde::{Deserialize, Serialize};
 use crate::peer_numbers::{self, HostId};
 use crate::steering_lock::SteeringLock;
 use crate::tunnel_aliases;
-use protocol::message::{Forwarder, MigrationId};
-use protocol::peer_address::Destination;
 use state::cause::Cause;
 use state::directories::Directories;
+use state::id::MigrationId;
 use state::notes;
+use state::peer_address::{DEFAULT_PORT, Destination};
 use state::private_file;
 
 /// Directory of the notes, below that for volatile things.
@@ -50,6 +50,16 @@ pub struct Note {
     pub migration: MigrationId,
     /// This host's part.
     pub role: Role,
+}
+
+/// A host that leads new connections for a container to its host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarder {
+    /// The host.
+    pub host: HostId,
+    /// Addresses by which they come, where these differ from the container's own: each before the one
+    /// that it stands for.
+    pub readdressed: Vec<(IpAddr, IpAddr)>,
 }
 
 /// A host's part in forwarding.
@@ -224,8 +234,7 @@ pub async fn lead_on(
     for mut note in all(directories)?.into_iter().filter(concerned) {
         let Role::Away(away) = &mut note.role else { continue };
         if let Some(address) = known {
-            let port = protocol::peer_address::DEFAULT_PORT;
-            away.destination = Destination { host: address.to_string(), port };
+            away.destination = Destination { host: address.to_string(), port: DEFAULT_PORT };
             away.hidden.push(host_alone(address));
         }
         note.host = to;

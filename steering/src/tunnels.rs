@@ -21,9 +21,10 @@ use crate::peer_numbers::{self, HostId};
 use crate::port_forward;
 use crate::reconciler::single_instance;
 pub use crate::steering_lock::SteeringLock;
-use protocol::message::{Means, MigrationId, TunnelEnd};
+pub use crate::tunnel_end::{Transport, TunnelEnd};
 use state::cause::Cause;
 use state::directories::Directories;
+use state::id::MigrationId;
 use state::journal::{self, Record};
 use state::notes;
 use state::private_file;
@@ -104,7 +105,7 @@ pub async fn complete_passed_on(
         || carry_besides(directories, peer, migration)?;
     let status = tunnel::status(peer).await?;
     let present = status.and_then(|status| status.remote).filter(|_| is_needed);
-    let Means::WireGuard { public_key, .. } = end.means else {
+    let Transport::WireGuard { public_key, .. } = end.transport else {
         return complete(peer, address, end).await;
     };
     if !may_set_key(present.as_ref().map(|remote| remote.public_key), public_key) {
@@ -113,8 +114,8 @@ pub async fn complete_passed_on(
     match present {
         // Its address is what its own packets have told.
         Some(tunnel::RemoteEnd { public_key, endpoint }) => {
-            let means = Means::WireGuard { public_key, port: endpoint.port() };
-            complete(peer, endpoint.ip(), &TunnelEnd { means, kind: end.kind.clone() }).await
+            let transport = Transport::WireGuard { public_key, port: endpoint.port() };
+            complete(peer, endpoint.ip(), &TunnelEnd { transport, kind: end.kind.clone() }).await
         }
         None => complete(peer, address, end).await,
     }
@@ -125,12 +126,12 @@ pub async fn complete_passed_on(
 pub async fn complete(peer: PeerNumber, address: IpAddr, end: &TunnelEnd) -> Result<u32, Cause> {
     let mut table = Table::open()?;
     table.install()?;
-    let whole = match end.means {
-        Means::WireGuard { public_key, port } => {
+    let whole = match end.transport {
+        Transport::WireGuard { public_key, port } => {
             let remote = tunnel::RemoteEnd { public_key, endpoint: SocketAddr::new(address, port) };
             tunnel::connect(peer, &remote).await?.underlay.saturating_sub(TUNNEL_OVERHEAD)
         }
-        Means::Direct(end) => {
+        Transport::Direct(end) => {
             // Before anything can be steered by it.
             table.admit_sender(peer, end.hardware_address)?;
             let connected = tunnel::direct::connect(peer, address, &end).await?;

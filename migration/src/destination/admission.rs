@@ -10,8 +10,7 @@ use engine::container::{is_full_id, is_name};
 use engine::needs::Needs;
 use netmig::flow::{Conntrack, Flow, Protocol};
 use netmig::{routing, tunnel};
-use protocol::message::{Offer, Port, Verdict};
-use protocol::permissions::{Asked, Denied, Permissions};
+use protocol::permissions::Permissions;
 use state::blocker::Blocker;
 use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
@@ -23,7 +22,9 @@ use steering::tunnel_aliases::{self, OfOthers};
 use steering::tunnels;
 
 use super::addresses::{addresses, pairs};
+use super::permission_check::{Asked, Denied, denied};
 use crate::destination::host::Host;
+use crate::offer::{Offer, Port, Verdict};
 
 /// More than any container has; an offer may not hold more.
 const LIMIT: usize = 4096;
@@ -298,7 +299,7 @@ fn outside(host: &Host, permissions: &Permissions, offer: &Offer) -> Result<Vec<
         direct: offer.direct.is_some(),
         needs: &needs,
     };
-    let denied = permissions.check(&asked);
+    let denied = denied(permissions, &asked);
     Ok(denied.iter().map(|denied| refusal(&host.name, &offer.name, denied)).collect())
 }
 

@@ -22,6 +22,7 @@ mod image_import;
 mod incoming;
 mod lease;
 mod offer;
+mod permission_check;
 pub(crate) mod prepared_stage;
 mod receive_buffers;
 mod refusal;

@@ -5,6 +5,8 @@ use protocol::message::{Failure, FailureCode, Message, MigrationId};
 use protocol::wire::{self, Connection};
 use state::cause::{Cause, chain};
 
+use crate::convert::Refused;
+
 /// Tells the source why, and the log as well.
 pub async fn give_up(connection: &mut Connection, cause: Cause) -> Result<(), Cause> {
     let failure = Failure { code: code(&cause), message: chain(cause.as_ref()).into() };
@@ -22,6 +24,8 @@ fn code(cause: &Cause) -> FailureCode {
             wire::Error::Deadline { .. } => FailureCode::Deadline,
             _ => FailureCode::Protocol,
         }
+    } else if cause.is::<Refused>() {
+        FailureCode::Protocol
     } else {
         FailureCode::Step
     }

@@ -3,10 +3,10 @@
 use ownership::source::{Answer, Next, after_order};
 use protocol::expect;
 use protocol::message::{FailureCode, Finished, Message, MigrationId, SilentConnection};
-use protocol::peer_address::Destination;
 use protocol::wire::{self, Connection};
 use state::deadline;
 use state::id::HostId;
+use state::peer_address::Destination;
 
 use crate::connect;
 use crate::context::Context;

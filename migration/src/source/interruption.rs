@@ -34,6 +34,7 @@ use super::migration::Migration;
 use super::preparation::Tools;
 use super::siblings::Besides;
 use super::trees::CarriedTree;
+use crate::convert::Wire;
 use crate::event::{milliseconds, span};
 use crate::report::Parts;
 
@@ -197,7 +198,7 @@ impl<'a> Interruption<'a> {
 
     /// Orders the restore, and marks this host's flows while the far end works.
     async fn restore(&mut self, manifest: Manifest) -> Result<protocol::message::Prepared, Cause> {
-        self.migration.connection().send(&Message::Restore(manifest)).await?;
+        self.migration.connection().send(&Message::Restore(manifest.into_wire())).await?;
         self.marked = true;
         block_in_place(|| self.set_marks(true))?;
         let plan = &self.migration.plan;

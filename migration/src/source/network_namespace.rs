@@ -11,9 +11,10 @@ use netmig::configuration::{Configuration, Difference, Kind, Known};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
 use netmig::sysctl::{Parameter, Parameters};
-use protocol::message::NetworkState;
 use state::blocker::Blocker;
 use state::cause::Cause;
+
+use crate::convert::NetworkState;
 
 /// Most objects that a sentence names.
 const NAMED: usize = 5;

@@ -13,7 +13,7 @@ use netmig::path_trial::{self, Candidate, DropRule, Fate, PacketDirection, ROUND
 use netmig::routing;
 use netmig::table::{InvalidTag, RuleTag};
 use protocol::expect;
-use protocol::message::{MOST_TRIALS, Message, TriedPath};
+use protocol::message::{MAX_TRIALS, Message};
 use state::blocker::Blocker;
 use state::cause::{Cause, chain};
 use state::peer_text::PeerText;
@@ -24,13 +24,14 @@ use tokio::task::block_in_place;
 
 use super::plan::Plan;
 use crate::context::Context;
+use crate::convert::{TriedPath, Wire};
 
 /// How long packets that the destination sends back may be on their way.
 const ARRIVE: Duration = Duration::from_millis(150);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
 /// Chains that are opened for one move: the ways are tried again after each.
-const MOST_OPENED: usize = MOST_TRIALS - 1;
+const MOST_OPENED: usize = MAX_TRIALS - 1;
 /// The code of what is refused.
 const CODE: &str = "path-blocked";
 
@@ -184,7 +185,7 @@ async fn attempt(
     let peer = plan.link.peer;
     let container = plan.addresses.clone();
     let connection = &mut plan.link.connection;
-    connection.send(&Message::TryPaths(flows.clone())).await?;
+    connection.send(&Message::TryPaths(flows.clone().into_wire())).await?;
     if let Some(reason) = expect!(connection, deadline::ANSWER, PathsReady)? {
         return Ok(Err(format!("{} says: {reason}", plan.link.destination.host)));
     }
@@ -209,7 +210,8 @@ async fn attempt(
         }
         connection.send(&Message::AskPaths(())).await?;
         let there = expect!(connection, deadline::ANSWER, PathsTried)?;
-        if there.len() != candidates.len() || !there.iter().all(TriedPath::is_plausible) {
+        let there: Vec<TriedPath> = Vec::from_wire(there)?;
+        if there.len() != candidates.len() {
             return Err(OtherWays.into());
         }
         let give_up = Instant::now() + ARRIVE;

@@ -19,7 +19,7 @@ use netmig::netns::Namespace;
 use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{Forwarder, ImageRef, Message, MigrationId, Network, Offer};
+use protocol::message::{ImageRef, Message, MigrationId, Network};
 use state::blocker::Blocker;
 use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
@@ -27,7 +27,7 @@ use state::journal::Process;
 use state::{deadline, host};
 use steering::moved_containers;
 use steering::peer_numbers::{self, HostId};
-use steering::port_forward::{self, Away};
+use steering::port_forward::{self, Away, Forwarder};
 use steering::tunnel_aliases::{self, OfOthers};
 use steering::{fwmark, tunnels};
 
@@ -40,6 +40,8 @@ use super::receive_buffers::Room;
 use super::{container_names, landlock, link_rate, lost_settings, multicast, ports, siblings};
 use crate::connect::{Introduced, Link};
 use crate::context::Context;
+use crate::convert::Wire;
+use crate::offer::{Offer, Verdict};
 use crate::request::{AddressPolicy, ImagePolicy, Loss, Request, TunnelChoice};
 
 /// A migration that both hosts agree to. Nothing has been changed.
@@ -228,10 +230,11 @@ pub async fn agree(
     }
 
     let exchange = async {
-        link.connection.send(&Message::Offer(Box::new(offer.clone()))).await?;
-        expect!(link.connection, deadline::ANSWER, Verdict)
+        link.connection.send(&Message::Offer(Box::new(offer.clone().into_wire()))).await?;
+        let verdict = expect!(link.connection, deadline::ANSWER, Verdict)?;
+        Ok::<_, Cause>(Verdict::from_wire(verdict)?)
     };
-    let verdict = exchange.await.map_err(|e| refused(e.into()))?;
+    let verdict = exchange.await.map_err(refused)?;
     if !verdict.blockers.is_empty() {
         return Err(Failure::Blocked(verdict.blockers));
     }

@@ -30,6 +30,7 @@ use super::path_trial;
 use super::plan::Plan;
 use super::ports;
 use super::siblings::Besides;
+use crate::convert::Wire;
 use crate::event::Steps;
 use tools::Ready;
 pub use tools::{NotPrepared, Tools};
@@ -138,7 +139,7 @@ impl<'a> Preparation<'a> {
         let Some(dump) = &mut self.ready.dump else { return Err(NotPrepared.into()) };
         let chunks = block_in_place(|| dump.first_chunks())?;
         let connection = &mut self.migration.plan.link.connection;
-        connection.send(&Message::Chunks(chunks)).await?;
+        connection.send(&Message::Chunks(chunks.into_wire())).await?;
         connection.send(&Message::AskTurn(())).await?;
         expect!(connection, deadline::STAGE, TurnAnswer)?;
         Ok(())
@@ -187,7 +188,7 @@ impl<'a> Preparation<'a> {
 
     async fn order_stage(&mut self) -> Result<(), Cause> {
         let anchors = self.migration.anchors.hosts().into_values().collect();
-        let state = Message::NetworkState(self.migration.plan.network.state().clone());
+        let state = Message::NetworkState(self.migration.plan.network.state().clone().into_wire());
         let connection = &mut self.migration.plan.link.connection;
         connection.send(&state).await?;
         Ok(connection.send(&Message::Stage(anchors)).await?)

@@ -83,7 +83,25 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Returns the kind's stable name.
+    /// All kinds, in their order.
+    pub const ALL: &[Self] = &[
+        Self::Link,
+        Self::Address,
+        Self::Route,
+        Self::Rule,
+        Self::Neighbour,
+        Self::Filter,
+        Self::Queueing,
+        Self::Ipsec,
+    ];
+
+    /// Returns the kind with this name.
+    #[must_use]
+    pub fn of_code(code: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.code() == code)
+    }
+
+    /// Returns the kind's stable name, by which other hosts know it.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -204,6 +222,11 @@ impl Configuration {
         Ok(read)
     }
 
+    /// Returns all facts, in the order of their kinds.
+    pub fn into_facts(self) -> impl Iterator<Item = Fact> {
+        self.facts.into_iter()
+    }
+
     /// Returns what no engine has created, and no engine will create at the destination.
     pub fn own(&self) -> impl Iterator<Item = &Fact> {
         self.facts.iter().filter(|fact| fact.is_own)
@@ -225,6 +248,12 @@ impl Configuration {
     /// Adds a fact that no engine creates.
     fn add_own(&mut self, kind: Kind, text: String) {
         self.facts.insert(Fact { kind, is_own: true, text });
+    }
+}
+
+impl FromIterator<Fact> for Configuration {
+    fn from_iter<T: IntoIterator<Item = Fact>>(facts: T) -> Self {
+        Self { facts: facts.into_iter().collect() }
     }
 }
 
@@ -265,6 +294,12 @@ mod tests {
             ]
         );
         assert!(one.differences(&one).is_empty());
+    }
+
+    #[test]
+    fn kinds_are_found_by_their_names() {
+        assert!(Kind::ALL.iter().all(|kind| Kind::of_code(kind.code()) == Some(*kind)));
+        assert_eq!(Kind::of_code("weather"), None);
     }
 
     #[test]

@@ -22,24 +22,25 @@ use std::time::Duration;
 
 use checkpoint::criu;
 use clap::{Parser, Subcommand};
+use migration::convert::Wire;
+use migration::offer::Offer;
 use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
 use protocol::message::{
-    Failure, FailureCode, Hello, ImageRef, Means, Message, Network, Offer, TunnelEnd, Verdict,
+    self, Failure, FailureCode, Hello, ImageRef, Introduction, Message, Network, Transport, Verdict,
 };
-use protocol::peer_address::Destination;
 use protocol::trust::{Servers, Trust};
 use protocol::wire::{self, Connection};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use state::blocker::Blocker;
 use state::cause::{Cause, chain};
 use state::directories::{Directories, STATE};
 use state::host;
 use state::id::{HostId, MigrationId};
+use state::peer_address::Destination;
 use state::peer_text::PeerText;
-use steering::tunnels::{self, SteeringLock};
+use steering::tunnels::{self, SteeringLock, TunnelEnd};
 
 /// A paired host that does not keep to the protocol
 #[derive(Parser)]
@@ -204,10 +205,14 @@ async fn answer(trust: &Trust, answers: &Answers) -> Result<String, Cause> {
         while let Ok(message) = connection.receive(Duration::from_secs(30)).await {
             let text = || PeerText::raw(answers.text.clone());
             let said = match message {
-                Message::Hello(_) => Message::Hello(Hello { name: text(), software: text() }),
+                Message::Hello(_) => {
+                    let (name, software) = (text(), text());
+                    let own = Introduction { name, software, ..Introduction::default() };
+                    Message::Hello(Hello::from(&own))
+                }
                 Message::Offer(_) => match answers.role {
                     Role::Refuse => Message::Verdict(Verdict {
-                        blockers: vec![Blocker { code: text(), message: text() }],
+                        blockers: vec![message::Blocker { code: text(), message: text() }],
                         image_missing: false,
                         addresses: Vec::new(),
                     }),
@@ -240,9 +245,8 @@ async fn converse(
 ) -> Result<Vec<Answer>, Cause> {
     let mut connection = Connection::dial(trust, to).await?;
     if !matches!(lines.first(), Some(Line::Greeting { greet: false })) {
-        let ours = Hello { name: host::name().into(), software: "hostile".into() };
-        connection.send(&Message::Hello(ours)).await?;
-        connection.receive(patience).await?;
+        let own = Introduction::of_this_agent(&host::name(), "hostile");
+        connection.introduce(&own, patience).await?;
     }
     let mut answers = Vec::new();
     let mut tunnel = None;
@@ -259,12 +263,14 @@ async fn converse(
             }
             Line::Message { send, body, at_once } => (message(&send, body)?, at_once),
             Line::RawKind { tunnel_of_kind } => {
-                let means = Means::WireGuard { public_key: [9; 32], port: 40_000 };
-                let end = TunnelEnd { means, kind: PeerText::raw(tunnel_of_kind) };
+                let transport = Transport::WireGuard { public_key: [9; 32], port: 40_000 };
+                let kind = PeerText::raw(tunnel_of_kind);
+                let end = message::TunnelEnd { transport, kind };
                 (Message::TunnelOffer(end), false)
             }
             Line::Offer { offer, migration, anchors } => {
-                (Message::Offer(Box::new(describe(&offer, migration, anchors).await?)), false)
+                let offer = describe(&offer, migration, anchors).await?;
+                (Message::Offer(Box::new(offer.into_wire())), false)
             }
         };
         let sent = message.name().to_owned();
@@ -296,8 +302,8 @@ async fn connect(connection: &mut Connection, patience: Duration) -> Result<Peer
         (tunnels::allot(&directories, connection.host()).await?, connection.peer().ip());
     let _lock = SteeringLock::take(&directories.run).await?;
     let end = tunnels::prepare(peer, address, false).await?;
-    connection.send(&Message::TunnelOffer(end)).await?;
-    let answer = expect!(connection, patience, TunnelAnswer)?;
+    connection.send(&Message::TunnelOffer(end.into_wire())).await?;
+    let answer = TunnelEnd::from_wire(expect!(connection, patience, TunnelAnswer)?)?;
     tunnels::complete(peer, address, &answer).await?;
     tunnel::establish(peer).await?;
     Ok(peer)
@@ -390,7 +396,7 @@ mod tests {
         let commit = message("Commit", id).unwrap();
         assert!(matches!(commit, Message::Commit(MigrationId(id)) if id == [7; 16]));
         let end = serde_json::json!({"kind": "wireguard",
-            "means": {"WireGuard": {"public_key": vec![1; 32], "port": 51820}}});
+            "transport": {"WireGuard": {"public_key": vec![1; 32], "port": 51820}}});
         assert!(matches!(message("TunnelOffer", end), Ok(Message::TunnelOffer(_))));
         assert!(message("Bribe", Value::Null).is_err());
     }

@@ -89,7 +89,7 @@ pub(crate) fn message(name: &str, body: Value) -> Value {
 
 /// The end of a tunnel whose key nobody has.
 pub(crate) fn strange_end() -> Value {
-    json!({ "kind": "wireguard", "means": { "WireGuard": { "public_key": vec![9; 32], "port": 40000 } } })
+    json!({ "kind": "wireguard", "transport": { "WireGuard": { "public_key": vec![9; 32], "port": 40000 } } })
 }
 
 /// Orders for a migration that is another host's; each is a conversation.
@@ -119,7 +119,7 @@ pub(crate) fn first_messages(migration: &Value) -> Vec<Value> {
     let flows = json!({ "anchor": null, "flows": [], "stand_ins": [], "at_destination": [] });
     let verdict = json!({ "blockers": [], "image_missing": false, "addresses": [] });
     let prepared = json!({ "entries_us": 1, "restore_us": 1, "compare_us": 1, "differences": [] });
-    let facts = json!({ "part": { "facts": {} }, "is_last": true });
+    let facts = json!({ "kinds": [], "is_last": true });
     vec![
         message("Verdict", verdict),
         message("TunnelOffer", strange_end()),
@@ -137,10 +137,7 @@ pub(crate) fn first_messages(migration: &Value) -> Vec<Value> {
         message("Flows", flows),
         message("Settings", json!({ "sockets": [], "tasks": [], "cgroup": [] })),
         message("Facts", facts),
-        message(
-            "NetworkState",
-            json!({ "configuration": { "facts": [] }, "parameters": { "all": [] } }),
-        ),
+        message("NetworkState", json!({ "configuration": [], "parameters": [] })),
         id("AskSilent"),
         message("Silent", json!([])),
         message("TryPaths", json!([])),

@@ -12,12 +12,12 @@ use netmig::flow::{self, Alias, Conntrack, Flow, MergedEntry};
 use netmig::peer_number::PeerNumber;
 use netmig::routing;
 use netmig::table::{LocalFarEnd, RuleTag, Table};
-use protocol::message::FlowBatch;
 use state::cause::{Cause, chain};
 use steering::tunnels::SteeringLock;
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::Arrival;
+use crate::convert::FlowBatch;
 use crate::destination::addresses::addresses;
 
 /// What of a migration's flows becomes local, and how far it is.

@@ -7,11 +7,10 @@ use std::net::IpAddr;
 use netmig::container_network::SiblingAddresses;
 use netmig::flow::{Conntrack, Readdressed, TunnelNat};
 use netmig::siblings::Detour;
-use protocol::message::{Forwarder, Offer};
 use state::cause::Cause;
 use state::journal::Record;
 use steering::moved_containers::{self, MovedContainer};
-use steering::port_forward::{self, Note, Role};
+use steering::port_forward::{self, Forwarder, Note, Role};
 use steering::tunnels::{self, Claim, SteeringLock};
 use tokio::task::block_in_place;
 
@@ -19,6 +18,7 @@ use super::flows::LATE;
 use super::{Arrival, Network};
 use crate::destination::addresses::{addresses, pairs};
 use crate::destination::admission::Addresses;
+use crate::offer::Offer;
 
 /// The source has not said what stands for an address that becomes another one.
 #[derive(Debug, thiserror::Error)]

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use netmig::flow::{self, Flow, Readdressed};
 use netmig::path_trial::{self, Fate, MOST, PacketDirection, ROUNDS, Trial, suspects};
 use netmig::routing;
-use protocol::message::{MOST_TRIALS, Message, TriedPath};
+use protocol::message::{MAX_TRIALS, Message};
 use protocol::wire::Connection;
 use state::cause::{Cause, chain};
 use steering::tunnels::SteeringLock;
 use tokio::task::block_in_place;
 
 use super::{Arrival, Incomplete};
+use crate::convert::{TriedPath, Wire};
 
 /// How long packets that were sent may be on their way.
 const ARRIVE: Duration = Duration::from_millis(150);
@@ -56,7 +57,7 @@ impl Arrival {
         (self.paths.begun, self.paths.asked) = (self.paths.begun + 1, 0);
         let here: Vec<_> = routing::host_addresses().await?.into_iter().collect();
         let may_be_tried = |flow: &Flow| path_trial::may_be_tried(flow, &container, &here);
-        if self.paths.begun > MOST_TRIALS || flows.len() > MOST || !flows.iter().all(may_be_tried) {
+        if self.paths.begun > MAX_TRIALS || flows.len() > MOST || !flows.iter().all(may_be_tried) {
             return Err(NoSuchWay.into());
         }
         // What stands for its addresses in the tunnel does so only once the source's rules are there.
@@ -132,6 +133,6 @@ impl Arrival {
             }
             tokio::time::sleep(PAUSE).await;
         };
-        Ok(connection.send(&Message::PathsTried(tried)).await?)
+        Ok(connection.send(&Message::PathsTried(tried.into_wire())).await?)
     }
 }

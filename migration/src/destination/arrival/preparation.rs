@@ -13,7 +13,7 @@ use netmig::netns::Namespace;
 use netmig::peer_number::PeerNumber;
 use netmig::table::{Table, TableError};
 use netmig::tunnel;
-use protocol::message::{AnchorTunnel, Failure, FailureCode, Message, NetworkState, TunnelEnd};
+use protocol::message::{AnchorTunnel, Failure, FailureCode, Message};
 use protocol::wire::Connection;
 use state::cause::{Cause, chain};
 use state::directories::create_private;
@@ -21,10 +21,11 @@ use state::interrupt_slot::{Place, give_way};
 use state::journal::Record;
 use state::{deadline, host};
 use steering::reconciler;
-use steering::tunnels::{self, KeyPassedOn, SteeringLock};
+use steering::tunnels::{self, KeyPassedOn, SteeringLock, TunnelEnd};
 use tokio::task::block_in_place;
 
 use super::{Arrival, Incomplete, Network, NotOffered};
+use crate::convert::{NetworkState, Wire};
 use crate::destination::admission::Addresses;
 
 /// The staged container is not where the offer says.
@@ -100,7 +101,7 @@ impl Arrival {
             Ok(queue) => tracing::info!("{migration}: packet queue of this kernel: {queue}"),
             Err(e) => tracing::warn!("{migration}: {}", chain(&e)),
         });
-        Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
+        Ok(connection.send(&Message::TunnelAnswer(answer.into_wire())).await?)
     }
 
     /// Makes the tunnel to a third host by which some of the flows will come.
@@ -109,8 +110,9 @@ impl Arrival {
         connection: &mut Connection,
         anchor: AnchorTunnel,
     ) -> Result<(), Cause> {
+        let end = TunnelEnd::from_wire(anchor.end)?;
         let stranger = !self.offer.anchors.contains(&anchor.host) || anchor.host == self.host.id;
-        if stranger || anchor.end.is_direct() {
+        if stranger || end.is_direct() {
             return Err(NotOffered.into());
         }
         let number = tunnels::allot(&self.host.directories, anchor.host).await?;
@@ -118,7 +120,7 @@ impl Arrival {
             block_in_place(|| journal.append(&Record::Anchor { peer: anchor.host }))?;
         }
         self.anchors.add(anchor.host, number);
-        let answer = match self.connect_passed_on(number, anchor.address, &anchor.end).await {
+        let answer = match self.connect_passed_on(number, anchor.address, &end).await {
             Ok(answer) => answer,
             // Its flows go by the source; nothing else is wrong with the migration.
             Err(cause) if cause.is::<KeyPassedOn>() => {
@@ -130,7 +132,7 @@ impl Arrival {
             Err(cause) => return Err(cause),
         };
         self.anchors.listen(anchor.host);
-        Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
+        Ok(connection.send(&Message::TunnelAnswer(answer.into_wire())).await?)
     }
 
     /// Makes this host's end of the tunnel to a peer, and gives it.

@@ -95,7 +95,7 @@ enum Error {
         "in doubt, nothing was changed: the move is decided, and {destination} does not confirm it; run recover again when it can be reached"
     )]
     InDoubt {
-        destination: protocol::peer_address::Destination,
+        destination: state::peer_address::Destination,
         #[source]
         source: crate::source::destination_rpc::Error,
     },

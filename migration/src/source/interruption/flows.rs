@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use netmig::flow::{Alias, Conntrack, Direction, Flow};
 use netmig::siblings::Detour;
-use protocol::message::{FlowBatch, Message};
+use protocol::message::Message;
 use protocol::wire::FLOWS_PER_FRAME;
 use state::cause::Cause;
 use state::id::HostId;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::Interruption;
+use crate::convert::{FlowBatch, Wire};
 use crate::source::forgotten_flows::remember;
 use crate::source::send_queue::{Outbox, post};
 use crate::source::siblings::Besides;
@@ -101,7 +102,7 @@ impl Interruption<'_> {
                         Some(_) => Vec::new(),
                     };
                     let batch = FlowBatch { anchor, flows, stand_ins, at_destination };
-                    post(&outbox, Message::Flows(batch))?;
+                    post(&outbox, Message::Flows(batch.into_wire()))?;
                 }
             }
             Ok(Collected { conntrack, flows, stand_ins, far_ends, besides, detours })

@@ -10,13 +10,14 @@ use checkpoint::sockets::SocketSettings;
 use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::Tasks;
 use checkpoint::urgency::{MANY_FILES, Urgency};
-use protocol::message::{Message, Settings};
+use protocol::message::Message;
 use protocol::wire::PIECE;
 use state::cause::Cause;
 use state::deadline;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{DUMP_END, Interruption};
+use crate::convert::{Settings, Wire};
 use crate::source::dump::{EndedDump, PreparedDump, request};
 use crate::source::preparation::NotPrepared;
 use crate::source::send_queue::{Outbox, outbox, post};
@@ -69,7 +70,7 @@ impl Interruption<'_> {
         let mut files = 0;
         while let Some(message) = messages.recv().await {
             if let Message::Chunks(chunks) = &message {
-                files += chunks.iter().filter(|chunk| chunk.is_first()).count();
+                files += chunks.iter().filter(|chunk| chunk.offset == 0).count();
             }
             if files > MANY_FILES && !done.load(Ordering::Acquire) {
                 self.urgency = None;
@@ -98,7 +99,7 @@ impl Interruption<'_> {
         trees.await??;
         network.await??;
         for part in settings.await?? {
-            self.migration.connection().send(&Message::Settings(part)).await?;
+            self.migration.connection().send(&Message::Settings(part.into_wire())).await?;
         }
         let manifest = images.await??;
         self.progress.checkpoint_bytes = manifest.files.iter().map(|file| file.length).sum();
@@ -181,13 +182,13 @@ fn follow(
     spawn_blocking(move || {
         let mut batch = Vec::new();
         let mut bytes = 0;
-        let send = |batch: &mut Vec<Chunk>| {
+        let send = |batch: &mut Vec<_>| {
             let message = Message::Chunks(std::mem::take(batch));
             post(&outbox, message).map_err(|_| checkpoint::images::Error::Closed)
         };
         let mut sink = |chunk: Chunk| {
             bytes += chunk.bytes.len();
-            batch.push(chunk);
+            batch.push(chunk.into_wire());
             if batch.len() < BATCH && bytes < PIECE {
                 return Ok(());
             }

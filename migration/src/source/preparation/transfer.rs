@@ -6,16 +6,17 @@ use checkpoint::tree::{Source, Tasks};
 use netmig::flow::{NoAlias, Readdressed};
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{Data, Message, Tree, TunnelEnd};
+use protocol::message::{Data, Message, Tree};
 use protocol::wire::PIECE;
 use state::cause::Cause;
 use state::deadline;
 use steering::reconciler;
-use steering::tunnels::{self, SteeringLock};
+use steering::tunnels::{self, SteeringLock, TunnelEnd};
 use tokio::io::AsyncReadExt;
 use tokio::task::spawn_blocking;
 
 use super::Preparation;
+use crate::convert::Wire;
 use crate::event::Steps;
 use crate::source::anchors::Anchors;
 use crate::source::container_log::CarriedLog;
@@ -46,8 +47,8 @@ impl Preparation<'_> {
         drop(lock);
         self.migration.tunnel_kind = local.kind.to_string();
         let connection = &mut self.migration.plan.link.connection;
-        connection.send(&Message::TunnelOffer(local)).await?;
-        let answer = expect!(connection, deadline::ANSWER, TunnelAnswer)?;
+        connection.send(&Message::TunnelOffer(local.into_wire())).await?;
+        let answer = TunnelEnd::from_wire(expect!(connection, deadline::ANSWER, TunnelAnswer)?)?;
         if answer.is_direct() != direct {
             return Err(NotAsAsked.into());
         }

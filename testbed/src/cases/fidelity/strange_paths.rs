@@ -82,7 +82,7 @@ fn stage() -> Value {
 /// A network as the original's is said to be, with one kernel parameter.
 fn network(parameter: &str) -> Value {
     let parameter = json!({ "name": parameter, "value": "1", "is_changed": true });
-    let body = json!({ "configuration": { "facts": [] }, "parameters": { "all": [parameter] } });
+    let body = json!({ "configuration": [], "parameters": [parameter] });
     json!({ "send": "NetworkState", "at_once": true, "body": body })
 }
 

@@ -4,24 +4,24 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// TCP port that `agent-server` listens on unless told otherwise.
+/// The TCP port on which `agent-server` listens by default.
 pub const DEFAULT_PORT: u16 = 7472;
 
 /// A destination as the user writes it: `HOST`, `HOST:PORT`, `[V6]:PORT` or a bare IPv6 address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Destination {
-    /// Name or address.
+    /// The name or address.
     pub host: String,
-    /// TCP port of agent-server.
+    /// The TCP port of agent-server.
     pub port: u16,
 }
 
 impl Destination {
-    /// A host's name or address, and a port.
+    /// Makes a destination from a host's name or address and a port.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with it.
+    /// A sentence that says what is wrong, for a text that is neither a name nor an address, and for port 0.
     pub fn new(host: &str, port: u16) -> Result<Self, String> {
         let valid = !host.is_empty()
             && host.len() <= 253
@@ -49,7 +49,7 @@ impl FromStr for Destination {
                     tail => (host, Some(tail.strip_prefix(':').ok_or("a port follows a colon")?)),
                 }
             }
-            // More than one colon without brackets: an IPv6 address and no port.
+            // More than one colon without brackets: an IPv6 address without a port.
             None if text.matches(':').count() > 1 => (text, None),
             None => match text.split_once(':') {
                 Some((host, port)) => (host, Some(port)),

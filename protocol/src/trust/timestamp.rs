@@ -1,4 +1,4 @@
-//! A time of day in files, which people can read.
+//! A point in time in a file that people read.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use humantime::{format_rfc3339_seconds, parse_rfc3339};
 use serde::{Deserialize, Serialize};
 
-/// A time of day, written as in `2026-11-21T05:00:00Z`.
+/// A point in time, written as in `2026-11-21T05:00:00Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Moment(SystemTime);
+pub struct Timestamp(SystemTime);
 
-impl Moment {
-    /// Now, to the second.
+impl Timestamp {
+    /// Returns the present time, to the second.
     #[must_use]
     pub fn now() -> Self {
         let now = SystemTime::now();
@@ -20,26 +20,26 @@ impl Moment {
         Self(now - Duration::from_nanos(since.subsec_nanos().into()))
     }
 
-    /// So much later.
+    /// Returns a later point in time.
     #[must_use]
     pub fn after(self, time: Duration) -> Self {
         Self(self.0 + time)
     }
 
-    /// Whether it is over.
+    /// Returns whether this point in time has passed.
     #[must_use]
     pub fn has_passed(self) -> bool {
         self.0 <= SystemTime::now()
     }
 }
 
-impl fmt::Display for Moment {
+impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", format_rfc3339_seconds(self.0))
     }
 }
 
-impl TryFrom<String> for Moment {
+impl TryFrom<String> for Timestamp {
     type Error = humantime::TimestampError;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
@@ -47,9 +47,9 @@ impl TryFrom<String> for Moment {
     }
 }
 
-impl From<Moment> for String {
-    fn from(moment: Moment) -> Self {
-        moment.to_string()
+impl From<Timestamp> for String {
+    fn from(time: Timestamp) -> Self {
+        time.to_string()
     }
 }
 
@@ -58,10 +58,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_written_to_the_second() {
-        let moment = Moment::try_from("2026-11-21T05:00:00Z".to_owned()).unwrap();
-        assert_eq!(moment.to_string(), "2026-11-21T05:00:00Z");
-        assert!(Moment::try_from("yesterday".to_owned()).is_err());
-        assert!(!Moment::now().after(Duration::from_secs(60)).has_passed());
+    fn timestamps_are_written_to_the_second() {
+        let time = Timestamp::try_from("2026-11-21T05:00:00Z".to_owned()).unwrap();
+        assert_eq!(time.to_string(), "2026-11-21T05:00:00Z");
+        assert!(Timestamp::try_from("yesterday".to_owned()).is_err());
+        assert!(!Timestamp::now().after(Duration::from_secs(60)).has_passed());
     }
 }

@@ -8,17 +8,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use checkpoint::fingerprint::Fingerprint;
 use checkpoint::images::{Chunk, Follower};
-use checkpoint::sockets::{SocketSettings, Value};
-use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::{Kind, Meta, Record, Source, Tasks};
 use engine::description::{Description, Filesystem, Mount, Storage};
-use netmig::path_trial::{DropRule, Fate};
-use netmig::tunnel::{DirectEnd, HardwareAddress};
-use protocol::message::*;
+use migration::convert::Wire;
+use protocol::message::MigrationId;
 use protocol::trust::{Secret, Token, Trust};
-use state::blocker::Blocker;
 use state::id::HostId;
 use state::journal::{Process, Record as Step};
 
@@ -81,8 +76,9 @@ fn write_the_samples() {
     }
 }
 
-fn encoded<T: serde::Serialize>(value: &T) -> Vec<u8> {
-    bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap()
+/// The wire form of a value, as it stands in a message.
+fn encoded<T: Wire<Form: serde::Serialize>>(value: T) -> Vec<u8> {
+    bincode::serde::encode_to_vec(value.into_wire(), bincode::config::standard()).unwrap()
 }
 
 fn metadata() -> (Vec<u8>, Vec<u8>) {
@@ -115,97 +111,23 @@ fn description() -> Description {
     }
 }
 
+/// The recorded frames of every message, without their lengths.
 fn messages() -> Vec<Vec<u8>> {
-    let migration = MigrationId([7; 16]);
-    let hello = Hello { name: "a".into(), software: "1".into() };
-    let failure = Failure { code: FailureCode::Step, message: "the disk is full".into() };
-    let image = ImageRef { id: "70".repeat(32), name: "localhost/probe:1".into() };
-    let blocker = Blocker { code: "cpu".into(), message: "no avx".into() };
-    let end = TunnelEnd {
-        means: Means::WireGuard { public_key: [3; 32], port: 51820 },
-        kind: "kernel".into(),
-    };
-    let hardware_address = HardwareAddress([2, 0, 0, 0, 0, 1]);
-    let direct = DirectEnd { hardware_address, mtu: 1500 };
-    let chunk = Chunk { name: "pages-1.img".into(), offset: 0, bytes: vec![1; 20].into() };
-    let record = Record::Data { offset: 4096, bytes: vec![2; 9].into() };
-    let flows = vec![netmig::flow::parse(&entry()).unwrap().unwrap()];
-    let (here, address) = ("10.88.0.1".parse().unwrap(), "198.18.7.7".parse().unwrap());
-    let stand_ins = vec![netmig::flow::Alias { here, address }];
-    let value = Value { option: "TCP_SYNCNT".into(), value: vec![3, 0, 0, 0] };
-    let socket =
-        SocketSettings { process: 1, descriptor: 3, values: vec![value], groups: Vec::new() };
-    let task = TaskSettings { thread: 1, processors: Some(vec![0]), ..TaskSettings::default() };
-    let all = [
-        Message::Hello(hello),
-        Message::Failure(failure),
-        Message::Verdict(Verdict {
-            blockers: vec![blocker],
-            image_missing: true,
-            addresses: vec!["192.0.2.2".parse().unwrap()],
-        }),
-        Message::TunnelOffer(end),
-        Message::TunnelAnswer(direct.into()),
-        Message::ImageBegin(image),
-        Message::ImageData(Data(vec![1, 2, 3])),
-        Message::ImageEnd(()),
-        Message::Stage(vec![HostId([4; 16])]),
-        Message::Staged(vec![("10.88.0.2".parse().unwrap(), "10.88.0.9".parse().unwrap())]),
-        Message::TreeChange(TreeChange { tree: Tree::Root, record }),
-        Message::Chunks(vec![chunk]),
-        Message::Flows(FlowBatch {
-            anchor: Some(HostId([4; 16])),
-            flows,
-            stand_ins,
-            at_destination: vec!["192.0.2.2".parse().unwrap()],
-        }),
-        Message::Prepared(Prepared {
-            entries_us: 5,
-            restore_us: 100_000,
-            compare_us: 7,
-            differences: Vec::new(),
-        }),
-        Message::AskSilent(migration),
-        Message::Silent(vec![SilentConnection {
-            own: "10.88.0.2:80".parse().unwrap(),
-            far: "192.0.2.3:9".parse().unwrap(),
-            awaits_answer: true,
-        }]),
-        Message::TryPaths(vec![netmig::flow::parse(&entry()).unwrap().unwrap()]),
-        Message::PathsReady(Some("no bpf".into())),
-        Message::AskPaths(()),
-        Message::PathsTried(vec![TriedPath {
-            towards: Fate::Arrived,
-            from: Fate::Dropped(DropRule {
-                family: 1,
-                table: "fw".into(),
-                chain: "guard".into(),
-                rule: Some(7),
-            }),
-            suspects: vec!["a route".into()],
-        }]),
-        Message::EndPaths(()),
-        Message::Measure(Data(vec![0; 5])),
-        Message::Measured(()),
-        Message::Facts(Facts { part: Fingerprint::default(), is_last: true }),
-        Message::NetworkState(NetworkState::default()),
-        Message::Commit(migration),
-        Message::Finished(Finished { pid: 77, full_buffers: 0, local: Vec::new() }),
-        Message::ForwardEnd("c7".repeat(32)),
-        Message::LedPast(MigrationId([7; 16])),
-        Message::Expect(migration),
-        Message::Settings(Settings {
-            sockets: vec![socket],
-            tasks: vec![task],
-            cgroup: Vec::new(),
-        }),
-    ];
-    let encode = |message: &Message| {
-        let mut bytes = Vec::new();
-        message.encode(&mut bytes).unwrap();
-        bytes
-    };
-    all.iter().map(encode).collect()
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/tests/conversations/v6");
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(recorded).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.iter().flat_map(|path| frames(&fs::read(path).unwrap())).collect()
+}
+
+fn frames(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+        let (frame, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+        all.push(frame.to_vec());
+        bytes = rest;
+    }
+    all
 }
 
 fn trees() -> Vec<Vec<u8>> {
@@ -216,7 +138,7 @@ fn trees() -> Vec<Vec<u8>> {
     std::os::unix::fs::symlink("/etc/passwd", made.path().join("link")).unwrap();
     let mut honest = Vec::new();
     let mut sink = |record: Record| {
-        honest.extend(encoded(&record));
+        honest.extend(encoded(record));
         Ok(())
     };
     Source::plain(made.path()).unwrap().first_pass(Tasks::Frozen, &mut sink).unwrap();
@@ -239,7 +161,7 @@ fn trees() -> Vec<Vec<u8>> {
     let data = Record::Data { offset: 0, bytes: vec![1; 10].into() };
     let hostile = pairs.map(|(kind, name)| {
         let removed = Record::Remove { path: path(name) };
-        [encoded(&entry(name, kind.clone())), encoded(&data), encoded(&removed)].concat()
+        [encoded(entry(name, kind.clone())), encoded(data.clone()), encoded(removed)].concat()
     });
     hostile.chain([honest.clone()]).collect()
 }
@@ -251,14 +173,14 @@ fn images() -> Vec<Vec<u8>> {
     let mut follower = Follower::new(made.path()).unwrap();
     let mut honest = Vec::new();
     let mut sink = |chunk: Chunk| {
-        honest.extend(encoded(&chunk));
+        honest.extend(encoded(chunk));
         Ok(())
     };
     follower.poll(&mut sink).unwrap();
     let manifest = follower.finish(&mut sink).unwrap();
-    honest.extend(encoded(&manifest));
+    honest.extend(encoded(manifest));
     let name = |name: &str| Chunk { name: name.into(), offset: 0, bytes: vec![1].into() };
-    let hostile = ["../beside", "/etc/x", "link.img", ".", "a/b"].map(|n| encoded(&name(n)));
+    let hostile = ["../beside", "/etc/x", "link.img", ".", "a/b"].map(|n| encoded(name(n)));
     hostile.into_iter().chain([honest]).collect()
 }
 
@@ -361,6 +283,6 @@ fn podman() -> Vec<Vec<u8>> {
         "databaseBackend":"sqlite","security":{"rootless":false}},"store":{"graphDriverName":
         "overlay","graphRoot":"/g","runRoot":"/r"},"version":{"Version":"5.8.6"}}"#;
     let both = [config, vec![0], spec.clone()].concat();
-    let described = encoded(&description());
+    let described = encoded(description());
     [both, spec, described, sample.to_vec(), list.to_vec(), networks.to_vec(), info.to_vec()].into()
 }
