@@ -129,7 +129,7 @@ impl OfOthers {
 /// Returns such an error as a reason against a migration, on the host with this name.
 #[must_use]
 pub fn blocker(host: &str, taken: &(dyn Error + 'static)) -> Blocker {
-    Blocker { code: CODE.to_owned(), message: format!("{host}: {}", chain(taken)) }
+    Blocker::new(CODE, format!("{host}: {}", chain(taken)))
 }
 
 #[cfg(test)]

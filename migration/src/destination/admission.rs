@@ -76,7 +76,7 @@ pub async fn look(
     }
     let mut blockers = Vec::new();
     let mut block = |code: &str, message: String| {
-        blockers.push(Blocker { code: code.to_owned(), message });
+        blockers.push(Blocker::new(code, message));
     };
     let here = &host.name;
     let lock = match ContainerLock::begin(&host.directories, &offer.id, &offer.name) {
@@ -279,7 +279,7 @@ fn outside(host: &Host, permissions: &Permissions, offer: &Offer) -> Result<Vec<
     let description = &offer.description;
     if let Err(invalid) = description.validate() {
         let message = format!("{} does not take {}: {invalid}", host.name, offer.name);
-        return Ok(vec![Blocker { code: "setting".to_owned(), message }]);
+        return Ok(vec![Blocker::new("setting", message)]);
     }
     let image = &description.image;
     let same = (&description.id, &description.name, &description.runtime)
@@ -307,7 +307,7 @@ fn refusal(here: &str, container: &str, denied: &Denied) -> Blocker {
     if let Some(option) = denied.remedy() {
         message += &format!("; `agent-server peers allow` on {here} can permit it ({option})");
     }
-    Blocker { code: denied.code().to_owned(), message }
+    Blocker::new(denied.code(), message)
 }
 
 async fn check_criu(

@@ -22,6 +22,7 @@ use netmig::container_network::ContainerNetwork;
 use netmig::flow::{self, Flow, Readdressed};
 use netmig::isolation::Port;
 use netmig::peer_number::PeerNumber;
+use netmig::routing;
 use protocol::message::{Message, NetworkState, Offer, Prepared, Tree, TunnelEnd};
 use protocol::permissions::Permissions;
 use protocol::wire::Connection;
@@ -40,6 +41,7 @@ use tokio::task::block_in_place;
 use super::addresses::addresses;
 use super::admission::{Addresses, Looked};
 use super::anchors::Anchors;
+use super::claimed_flows::Claims;
 use super::image_import;
 use super::incoming::{Incoming, Limits};
 use super::prepared_stage::Expected;
@@ -305,12 +307,16 @@ impl Arrival {
         }
         let others = OfOthers::read(&self.host.directories, &self.offer.id)?;
         let addresses = addresses(&self.offer);
+        let here = routing::host_addresses().await?;
+        let claims = Claims::new(self.host, self.offer.id.clone(), self.addresses(), here)?;
         let mut files = 0;
         let manifest = loop {
             let step = match self.next_before(connection, begin_by).await {
                 Ok(Message::Unstage(())) => {
-                    // What was made for flows is made for this container's next attempt.
+                    // The container may have other addresses when it is staged again.
+                    self.created = std::mem::take(&mut incoming.created);
                     drop(incoming);
+                    block_in_place(|| self.forget_flows())?;
                     return self.unstage(connection).await.map(|()| None);
                 }
                 Ok(Message::Chunks(chunks)) => {
@@ -340,7 +346,7 @@ impl Arrival {
                         let udp_timeout = flow::udp_timeout();
                         let arrival =
                             flow::Relocation { hop, aliases: stand_ins, readdressed, udp_timeout };
-                        incoming.flows(&batch, &addresses, &arrival)
+                        incoming.flows(&batch, &addresses, &arrival, &claims)
                     }),
                     Err(cause) => Err(cause),
                 },

@@ -61,15 +61,12 @@ impl FarEnds {
             format!("{count} with its address {end} that come by way of peer {anchor}")
         });
         let each: Vec<String> = each.collect();
-        (!each.is_empty()).then(|| Blocker {
-            code: "far-end-at-destination".to_owned(),
-            message: format!(
+        (!each.is_empty()).then(|| Blocker::new("far-end-at-destination", format!(
                 "{name} has connections with {destination} itself, which cannot be kept there: {}; \
                  move it back to that peer first, and from there to {destination}, or end them \
                  (agent-client flows end {name} --far-end ADDRESS)",
                 each.join(", ")
-            ),
-        })
+            )))
     }
 
     /// Reads the container's flows for that.

@@ -13,9 +13,10 @@ use netmig::path_trial::{self, Candidate, DropRule, Fate, PacketDirection, ROUND
 use netmig::routing;
 use netmig::table::{InvalidTag, RuleTag};
 use protocol::expect;
-use protocol::message::{MOST_TRIALS, Message, TriedPath, plain_words};
+use protocol::message::{MOST_TRIALS, Message, TriedPath};
 use state::blocker::Blocker;
 use state::cause::{Cause, chain};
+use state::peer_text::PeerText;
 use state::{deadline, host};
 use steering::opened_firewall;
 use steering::tunnels::SteeringLock;
@@ -93,10 +94,7 @@ pub async fn check(context: &Context, plan: &mut Plan) -> Result<Vec<String>, Ca
                     continue;
                 }
                 // Such as one that belongs to a process, which alone may change it.
-                Err(cause) => blockers.push(Blocker {
-                    code: CODE.to_owned(),
-                    message: chain(cause.as_ref()).to_string(),
-                }),
+                Err(cause) => blockers.push(Blocker::new(CODE, chain(cause.as_ref()))),
             }
         }
         blockers.extend(route_back(plan, &candidates).await?);
@@ -135,9 +133,9 @@ async fn route_back(plan: &Plan, candidates: &[Candidate]) -> Result<Option<Bloc
     };
     for address in plan.addresses.iter().filter(is_led) {
         if routing::needs_bridge(plan.link.peer, *address, bridge.index).await? {
-            return Ok(Some(Blocker {
-                code: CODE.to_owned(),
-                message: format!(
+            return Ok(Some(Blocker::new(
+                CODE,
+                format!(
                     "{} checks senders (net.ipv4.conf.all.rp_filter), and has no route to {address} but by {}, \
                      which goes with its last container: from then on it would drop what comes back from {}; \
                      set net.ipv4.conf.all.rp_filter to 0, or make a default route",
@@ -145,7 +143,7 @@ async fn route_back(plan: &Plan, candidates: &[Candidate]) -> Result<Option<Bloc
                     bridge.name,
                     plan.link.destination.host
                 ),
-            }));
+            )));
         }
     }
     Ok(None)
@@ -172,7 +170,7 @@ struct Ways {
     here_towards: Fate,
     here_from: Fate,
     there: TriedPath,
-    suspects: Vec<String>,
+    suspects: Vec<PeerText>,
 }
 
 /// Tries them; `Err` tells why they could not be tried.
@@ -188,7 +186,6 @@ async fn attempt(
     let connection = &mut plan.link.connection;
     connection.send(&Message::TryPaths(flows.clone())).await?;
     if let Some(reason) = expect!(connection, deadline::ANSWER, PathsReady)? {
-        let reason = plain_words(&reason);
         return Ok(Err(format!("{} says: {reason}", plan.link.destination.host)));
     }
     let lock = SteeringLock::take(&context.directories.run).await?;
@@ -226,7 +223,8 @@ async fn attempt(
                 let by = if from == Fate::Stuck { &tunnel } else { &candidates[number].name };
                 let suspects = match (&towards, &from) {
                     (Fate::Stuck, _) | (_, Fate::Stuck) => {
-                        path_trial::suspects(by, trial.is_ipv4(number))
+                        let suspects = path_trial::suspects(by, trial.is_ipv4(number));
+                        suspects.into_iter().map(PeerText::from).collect()
                     }
                     _ => Vec::new(),
                 };
@@ -275,10 +273,10 @@ impl Ways {
             let name = |side: Side| side.name(plan);
             let Some((at, reason)) = words::in_the_way(stretch, name) else { continue };
             let at = at.name(plan);
-            blockers.push(Blocker {
-                code: CODE.to_owned(),
-                message: format!("packets of {kind} would not get {way}: on {at} {reason}"),
-            });
+            blockers.push(Blocker::new(
+                CODE,
+                format!("packets of {kind} would not get {way}: on {at} {reason}"),
+            ));
         }
         blockers
     }

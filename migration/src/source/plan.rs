@@ -37,10 +37,10 @@ use super::far_ends::FarEnds;
 use super::forecast::ExpectedInterruption;
 use super::network_namespace::OwnNetwork;
 use super::receive_buffers::Room;
-use super::{container_names, link_rate, lost_settings, multicast, ports, siblings};
+use super::{container_names, landlock, link_rate, lost_settings, multicast, ports, siblings};
 use crate::connect::{Introduced, Link};
 use crate::context::Context;
-use crate::request::{AddressPolicy, ImagePolicy, Request, TunnelChoice};
+use crate::request::{AddressPolicy, ImagePolicy, Loss, Request, TunnelChoice};
 
 /// A migration that both hosts agree to. Nothing has been changed.
 #[derive(Debug)]
@@ -164,8 +164,7 @@ pub async fn agree(
     let mut findings = tokio::task::block_in_place(|| blockers::look(&*context.engine, &container));
     let accepted: Vec<_> = request.options.accepted_losses.iter().map(|loss| loss.code()).collect();
     findings.blockers.retain(|finding| !accepted.contains(&finding.code));
-    let own =
-        findings.blockers.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
+    let own = findings.blockers.into_iter().map(|f| Blocker::new(f.code, f.message));
     let mut own: Vec<_> = own.collect();
     let direct = way(context, &link, request.options.tunnel, &mut own).await.map_err(refused)?;
     if !own.is_empty() {
@@ -177,6 +176,9 @@ pub async fn agree(
     }
     let criu_version = criu_version.map_err(refused)?;
     let mut local = look(context, &container, criu_version).await.map_err(refused)?;
+    if !request.options.accepted_losses.contains(&Loss::Landlock) {
+        warnings.extend(landlock::warning(&local.description));
+    }
     let networks = &local.description.connectivity.networks;
     let networks: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
     let others = context.engine.resolvable_names(&networks, &container.id);
@@ -307,7 +309,7 @@ async fn way(
     if let Some(peer) = peer_numbers::find_number(&context.directories.state, link.host)?
         && let Some(e) = tunnels::other_way(peer, direct).await?
     {
-        blockers.push(Blocker { code: "other-tunnel".to_owned(), message: e.to_string() });
+        blockers.push(Blocker::new("other-tunnel", e.to_string()));
     }
     if !direct {
         return Ok(None);
@@ -315,8 +317,7 @@ async fn way(
     match tunnel::direct::segment(link.connection.peer().ip()).await {
         Ok(segment) => Ok(Some(segment.mtu)),
         Err(e) => {
-            let message = chain(&e).to_string();
-            blockers.push(Blocker { code: "not-on-link".to_owned(), message });
+            blockers.push(Blocker::new("not-on-link", chain(&e)));
             Ok(None)
         }
     }

@@ -14,6 +14,7 @@ use tokio::task::block_in_place;
 
 use super::{Arrival, NotOffered};
 use crate::destination::addresses::addresses;
+use crate::destination::claimed_flows;
 
 /// How long packets of flows that have come home may be on their way through the tunnel and back.
 pub(super) const LATE: Duration = Duration::from_millis(400);
@@ -92,7 +93,8 @@ impl Arrival {
         if self.created.is_empty() {
             return Ok(());
         }
-        Conntrack::open()?.delete(&self.created)?;
+        // An entry that could not be made since another one was there is not this container's.
+        claimed_flows::forget(&self.created, &self.addresses())?;
         self.created.clear();
         Ok(())
     }

@@ -89,7 +89,7 @@ impl Arrival {
                 self.paths.current = Some(trial);
                 None
             }
-            Err(e) => Some(chain(&e)),
+            Err(e) => Some(chain(&e).into()),
         };
         Ok(connection.send(&Message::PathsReady(reason)).await?)
     }
@@ -119,7 +119,9 @@ impl Arrival {
                 let ipv4 = trial.is_ipv4(number);
                 let by = if from == Fate::Stuck { &bridge.name } else { &tunnel };
                 let suspects = match (&towards, &from) {
-                    (Fate::Stuck, _) | (_, Fate::Stuck) => suspects(by, ipv4),
+                    (Fate::Stuck, _) | (_, Fate::Stuck) => {
+                        suspects(by, ipv4).into_iter().map(Into::into).collect()
+                    }
                     _ => Vec::new(),
                 };
                 tried.push(TriedPath { towards, from, suspects });

@@ -124,7 +124,7 @@ impl Arrival {
             Err(cause) if cause.is::<KeyPassedOn>() => {
                 tracing::warn!("{}: {}", self.offer.migration, chain(cause.as_ref()));
                 let failure =
-                    Failure { code: FailureCode::Conflict, message: chain(cause.as_ref()) };
+                    Failure { code: FailureCode::Conflict, message: chain(cause.as_ref()).into() };
                 return Ok(connection.send(&Message::Failure(failure)).await?);
             }
             Err(cause) => return Err(cause),

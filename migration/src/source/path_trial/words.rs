@@ -1,6 +1,7 @@
 //! What is in the way of packets, and what a user can do about it, in words.
 
 use netmig::path_trial::{DropRule, Fate};
+use state::peer_text::PeerText;
 
 use super::Side;
 
@@ -13,7 +14,7 @@ pub struct At<'a> {
 }
 
 /// The two hosts, in the order in which packets pass them.
-pub type Stretch<'a> = [(Side, &'a Fate, &'a [String]); 2];
+pub type Stretch<'a> = [(Side, &'a Fate, &'a [PeerText]); 2];
 
 /// Where a packet has ended and of what, if it has not arrived. `name` tells a host's name.
 pub fn in_the_way(stretch: Stretch<'_>, name: impl Fn(Side) -> String) -> Option<(Side, String)> {
@@ -46,7 +47,7 @@ pub fn in_the_way(stretch: Stretch<'_>, name: impl Fn(Side) -> String) -> Option
     })
 }
 
-fn lost(suspects: &[String]) -> String {
+fn lost(suspects: &[PeerText]) -> String {
     format!(
         "they are lost between their arrival and their departure; by one of: {}",
         suspects.join(", ")

@@ -44,7 +44,7 @@ impl Preparation<'_> {
         let local = tunnels::prepare(peer, address, direct).await?;
         // The journal keeps the tunnel from being removed meanwhile.
         drop(lock);
-        self.migration.tunnel_kind.clone_from(&local.kind);
+        self.migration.tunnel_kind = local.kind.to_string();
         let connection = &mut self.migration.plan.link.connection;
         connection.send(&Message::TunnelOffer(local)).await?;
         let answer = expect!(connection, deadline::ANSWER, TunnelAnswer)?;
