@@ -84,7 +84,7 @@ use std::net::{IpAddr, SocketAddr};
 use checkpoint::cgroup::CgroupSetting;
 use checkpoint::fingerprint::{Difference, Fingerprint};
 use checkpoint::images::{Chunk, Manifest};
-use checkpoint::sockets::SocketSettings;
+use checkpoint::socket_options::SocketSettings;
 use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::Record;
 use netmig::configuration::Configuration;

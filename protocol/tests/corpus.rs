@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::fingerprint::Fingerprint;
 use checkpoint::images::{Chunk, Follower};
-use checkpoint::sockets::{SocketSettings, Value};
+use checkpoint::socket_options::{SocketSettings, Value};
 use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::{Kind, Meta, Record, Source, Tasks};
 use engine::description::{Description, Filesystem, Mount, Storage};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use checkpoint::criu::ConfigDir;
 use checkpoint::images::{ImageDir, Manifest};
-use checkpoint::urgency::Urgency;
+use checkpoint::realtime::RealtimePriority;
 use netmig::beside::Detour;
 use netmig::flow::{Conntrack, Flow, StandIn};
 use netmig::hold::{Hold, Outlet, Pace, PreparedHold};
@@ -51,7 +51,7 @@ pub struct TooLong(Duration);
 pub struct Interruption<'a> {
     preparation: Preparation<'a>,
     turn: Option<Turn>,
-    urgency: Option<Urgency>,
+    realtime: Option<RealtimePriority>,
     ready: Option<PreparedHold>,
     hold: Option<Hold>,
     images: ImageDir,
@@ -102,7 +102,7 @@ impl<'a> Interruption<'a> {
         Ok(Self {
             preparation,
             turn: Some(tools.turn),
-            urgency: None,
+            realtime: None,
             ready: Some(tools.hold),
             hold: None,
             images: tools.images,
@@ -148,7 +148,7 @@ impl<'a> Interruption<'a> {
             self.hold = Some(block_in_place(|| ready.engage())?);
         }
         self.drain_backlog().await?;
-        self.urgency = Some(Urgency::begin());
+        self.realtime = Some(RealtimePriority::begin());
         match tokio::time::timeout(limit, self.interrupt(&detours)).await {
             // This process may have been stopped meanwhile.
             Ok(Ok(())) if self.progress.began.elapsed() > limit => Err(TooLong(limit).into()),
@@ -294,7 +294,7 @@ impl<'a> Interruption<'a> {
 
     /// Lets the next container be interrupted.
     pub fn end_turn(&mut self) {
-        self.urgency = None;
+        self.realtime = None;
         self.turn = None;
     }
 
