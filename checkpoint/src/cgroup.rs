@@ -4,13 +4,14 @@
 //! whose name carries the container's full ID and that holds the container's process.
 //! Kernel reference: `Documentation/admin-guide/cgroup-v2.rst`, "Core Interface Files".
 
-mod apart;
-mod gather;
+mod controllers;
+mod freezer;
 mod locate;
-mod settings;
+mod partial_freeze;
+mod stragglers;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -18,9 +19,7 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::interrupted;
-
-pub use self::settings::{CgroupSetting, Error as SettingError};
+pub use self::controllers::{CgroupSetting, Error as SettingError};
 
 /// Longest sleep between two looks at `cgroup.events`, in milliseconds. The kernel wakes us by
 /// POLLPRI, but at most once in 10 ms (`CGROUP_FILE_NOTIFY_MIN_INTV` in
@@ -139,75 +138,6 @@ impl Cgroup {
         &self.path
     }
 
-    /// Freezes all tasks and waits until the kernel says that they have stopped, about 2.5 ms.
-    /// Blocks the calling thread. A cgroup that is frozen already stays so.
-    ///
-    /// # Errors
-    /// [`Error::NotFrozen`] when `deadline` passes; the tasks go on then, none is left stopped.
-    pub fn freeze(&self, deadline: Instant) -> Result<(), Error> {
-        self.write_state(b"1")?;
-        match self.wait_frozen(deadline) {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                self.thaw()?;
-                Err(Error::NotFrozen { path: self.path.clone() })
-            }
-            Err(error) => {
-                self.thaw()?;
-                Err(error)
-            }
-        }
-    }
-
-    /// Lets the tasks go on. Does not wait; a cgroup that is not frozen stays so.
-    ///
-    /// # Errors
-    /// [`Error::Access`], for instance when the cgroup is gone (ENODEV).
-    pub fn thaw(&self) -> Result<(), Error> {
-        self.write_state(b"0")
-    }
-
-    /// Lets the tasks go on as if they had never been stopped ([`Cgroup::rewind_calls`]). Does not wait; a
-    /// cgroup that is not frozen stays so.
-    ///
-    /// # Errors
-    /// As [`Cgroup::thaw`].
-    pub fn resume(&self) -> Result<(), Error> {
-        self.rewind_calls();
-        self.thaw()
-    }
-
-    /// Has the frozen tasks that were stopped in a system call make it again ([`interrupted::rewind`]). A call
-    /// that cannot be set back is logged: it returns EINTR. Tasks that are not frozen are left alone, since
-    /// looking at them would stop them.
-    pub fn rewind_calls(&self) {
-        if !self.is_frozen().is_ok_and(|is_frozen| is_frozen) {
-            return;
-        }
-        match self.pids().map(|pids| interrupted::rewind(&pids)) {
-            Ok(Ok(calls)) => tracing::debug!(calls, "system calls are made again"),
-            Ok(Err(error)) => tracing::warn!(source = %error, "a system call is cut short"),
-            Err(error) => tracing::warn!(source = %error, "system calls are cut short"),
-        }
-    }
-
-    /// Waits until all tasks of a cgroup that was told to freeze have stopped; `false` when `deadline` passes.
-    /// Blocks the calling thread.
-    ///
-    /// # Errors
-    /// [`Error::Access`].
-    pub fn await_frozen(&self, deadline: Instant) -> Result<bool, Error> {
-        self.wait_frozen(deadline)
-    }
-
-    /// Tells the tasks to freeze, and does not wait.
-    ///
-    /// # Errors
-    /// [`Error::Access`].
-    pub fn tell_to_freeze(&self) -> Result<(), Error> {
-        self.write_state(b"1")
-    }
-
     /// Kills every task, frozen or not: none of them runs again (`cgroup.kill`, since Linux 5.14). Waits until
     /// they are gone. Blocks the calling thread.
     ///
@@ -227,25 +157,6 @@ impl Cgroup {
             let _ = poll(&mut fds, PollTimeout::from(LOOK_EVERY_MS));
         }
         Ok(())
-    }
-
-    /// Whether all tasks are stopped at this moment, by us or by a frozen parent.
-    ///
-    /// # Errors
-    /// [`Error::Access`], for instance when the cgroup is gone (ENODEV).
-    pub fn is_frozen(&self) -> Result<bool, Error> {
-        Ok(self.event("frozen")? == Some(true))
-    }
-
-    /// Whether this cgroup itself was told to freeze (`cgroup.freeze`), whatever its tasks do at
-    /// this moment: true from before `podman pause`, for instance.
-    ///
-    /// # Errors
-    /// [`Error::Access`], for instance when the cgroup is gone (ENODEV).
-    pub fn is_told_to_freeze(&self) -> Result<bool, Error> {
-        let mut byte = [0; 1];
-        self.freeze.read_at(&mut byte, 0).map_err(|source| self.access("cgroup.freeze", source))?;
-        Ok(byte[0] == b'1')
     }
 
     /// Whether any process is left in it or below.
@@ -294,25 +205,6 @@ impl Cgroup {
                 Ok(self.pids()?.into_iter().map(resident).sum())
             }
             Err(source) => Err(Error::Access { path, source }),
-        }
-    }
-
-    fn write_state(&self, state: &[u8]) -> Result<(), Error> {
-        (&self.freeze).write_all(state).map_err(|source| self.access("cgroup.freeze", source))
-    }
-
-    /// Waits for `frozen 1`; false when the deadline passes.
-    fn wait_frozen(&self, deadline: Instant) -> Result<bool, Error> {
-        loop {
-            if self.is_frozen()? {
-                return Ok(true);
-            }
-            if Instant::now() >= deadline {
-                return Ok(false);
-            }
-            let mut fds = [PollFd::new(self.events.as_fd(), PollFlags::POLLPRI)];
-            // An interrupted or failed wait is a shorter one; the deadline ends the loop.
-            let _ = poll(&mut fds, PollTimeout::from(LOOK_EVERY_MS));
         }
     }
 

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
-use crate::process::inner_pid;
+use crate::procfs::inner_pid;
 
 /// Most threads that are looked at.
 const MOST: usize = 100_000;

@@ -13,8 +13,8 @@
 mod apply;
 mod beneath;
 mod blocks;
-mod path;
 mod record;
+mod relative_path;
 mod scan;
 
 #[cfg(test)]
@@ -51,7 +51,7 @@ pub fn size(root: &Path) -> Result<u64, Error> {
         let Ok(meta) = entry.metadata() else { continue };
         if meta.is_file() {
             bytes = bytes.saturating_add(meta.len());
-        } else if meta.is_dir() && open.len() < path::DEPTH {
+        } else if meta.is_dir() && open.len() < relative_path::DEPTH {
             open.extend(read(&entry.path()));
         }
     }

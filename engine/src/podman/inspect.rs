@@ -12,8 +12,8 @@ use crate::container::{
     Container, Image, Mount, MountKind, Network, PublishedPort, RestartPolicy, Runtime, State,
     is_name,
 };
-use checkpoint::bundle::Bundle;
 use checkpoint::cgroup::Cgroup;
+use checkpoint::oci_bundle::Bundle;
 use raw::{RawContainer, RawNetwork, RawNetworkInspect};
 
 /// podman's exit status for most errors, "no such container" among them.

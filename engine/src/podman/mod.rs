@@ -197,7 +197,7 @@ pub enum Error {
         name: String,
         /// Why.
         #[source]
-        source: checkpoint::bundle::Error,
+        source: checkpoint::oci_bundle::Error,
     },
 }
 
@@ -213,7 +213,7 @@ pub fn understood(text: &[u8]) -> usize {
     let records = description::Records::parse(part(), part(), b"{}");
     let place = description::Place::of(&info, "", Vec::new());
     let answers = [
-        checkpoint::bundle::Bundle::parse(std::path::Path::new("/b"), text).is_ok(),
+        checkpoint::oci_bundle::Bundle::parse(std::path::Path::new("/b"), text).is_ok(),
         records.is_ok_and(|records| records.describe(&place).is_ok()),
         host::parse_info(text).is_ok(),
         inspect::describe(text, &info).is_ok(),

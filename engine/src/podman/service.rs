@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use checkpoint::sockets::unix_diag::{self, UnixSocket};
+use checkpoint::unix_diag::{self, UnixSocket};
 
 use crate::container::Container;
 

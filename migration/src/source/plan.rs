@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use checkpoint::criu::{self, Version};
 use checkpoint::runtime::Runtime;
-use checkpoint::{cgroup::Cgroup, mounts, process, tree};
+use checkpoint::{cgroup::Cgroup, mountinfo, procfs, tree};
 use engine::container::{Container, PublishedPort};
 use engine::description::Description;
 use engine::{Holder, blockers};
@@ -384,7 +384,7 @@ async fn look(
             None => format!("/proc/{}/ns/net", container.pid).into(),
         },
         interface: interface.name.clone(),
-        started: process::start_time(container.pid).unwrap_or(0),
+        started: procfs::start_time(container.pid).unwrap_or(0),
         monitor: container.monitor_pid,
     };
     let state = &context.directories.state;
@@ -457,7 +457,7 @@ fn offer(
         criu: (major, minor, patch),
         architecture: std::env::consts::ARCH.to_owned(),
         cpu_flags: host::cpu_flags(&fs::read_to_string(Path::new("/proc/cpuinfo"))?),
-        without_symlinks: mounts::without_symlinks(container.pid)?,
+        without_symlinks: mountinfo::without_symlinks(container.pid)?,
     })
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::podman::inspect;
 use crate::podman::metadata::tests::info;
-use checkpoint::bundle::Bundle;
+use checkpoint::oci_bundle::Bundle;
 
 const SAMPLE: &str = include_str!("plain.json");
 

@@ -13,9 +13,9 @@ use super::{Error, abort, abort_by_id, process, refusal};
 use crate::Kind;
 use crate::podman::Podman;
 use crate::stage::{Restored, Staged, StagedContainer};
-use checkpoint::bundle::Bundle;
 use checkpoint::criu;
-use checkpoint::prime::Primed;
+use checkpoint::kernel_warmup::KernelWarmup;
+use checkpoint::oci_bundle::Bundle;
 use checkpoint::shim::wire::{Ended, FromShim, Go, ToShim};
 use checkpoint::shim::{LIFETIME, argv};
 
@@ -40,7 +40,7 @@ pub(in crate::podman) struct PodmanStaged {
     child: Option<Child>,
     restored: Option<Restored>,
     /// Until the restore has ended.
-    primed: Option<Primed>,
+    warmup: Option<KernelWarmup>,
 }
 
 /// Bytes that podman needs at most to note that a container runs: some pages of its database, and files of
@@ -92,7 +92,7 @@ impl PodmanStaged {
             lease,
             child,
             restored: None,
-            primed: link.hello.ended.is_none().then(Primed::for_restore),
+            warmup: link.hello.ended.is_none().then(KernelWarmup::for_restore),
             link,
         };
         if let Some(ended) = staged.link.hello.ended {
@@ -233,7 +233,7 @@ impl Staged for PodmanStaged {
         deadline: Duration,
     ) -> Result<(), Error> {
         // It may have been staged long ago.
-        self.primed = Some(Primed::for_restore());
+        self.warmup = Some(KernelWarmup::for_restore());
         let ready = ToShim::Ready(self.go(images, criu_config));
         let exchange = async {
             self.link.send(&ready).await?;
@@ -263,7 +263,7 @@ impl Staged for PodmanStaged {
             self.link.receive().await
         };
         let ended = tokio::time::timeout(deadline, exchange).await;
-        self.primed = None;
+        self.warmup = None;
         let ended = match ended {
             Ok(Ok(FromShim::Ended(ended))) => ended,
             Ok(Ok(_)) => return Err(self.order("another greeting")),
@@ -296,7 +296,7 @@ impl Staged for PodmanStaged {
     }
 
     async fn abort(mut self: Box<Self>) -> Result<(), Error> {
-        self.primed = None;
+        self.warmup = None;
         // A shim that is gone already needs no telling.
         let _ = self.link.send(&ToShim::Abort).await;
         if let Some(child) = &mut self.child {

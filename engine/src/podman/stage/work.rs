@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::Error;
 use checkpoint::cgroup::Cgroup;
-use checkpoint::process::start_time;
+use checkpoint::procfs::start_time;
 use checkpoint::shim;
 
 /// Holds the ID of the container that podman was told to make.

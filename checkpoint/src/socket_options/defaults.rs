@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use super::options::{Kind, OPTIONS};
+use super::table::{Kind, OPTIONS};
 
 /// Values of a new socket, one for each of [`OPTIONS`].
 type Values = Vec<Option<Vec<u8>>>;

@@ -10,8 +10,8 @@ use std::fs;
 use std::path::Path;
 
 use super::Error;
-use super::encoding::{MAGIC, put_varint, take_varint};
-use super::memory::io_error;
+use super::protobuf::{MAGIC, put_varint, take_varint};
+use super::tmpfs::io_error;
 
 /// Two magic numbers and the length of the entry.
 const HEAD: usize = 12;

@@ -4,8 +4,8 @@
 //! the image has that was replaced or removed, it would link to a new name in the source's file system
 //! (`link-remap`, criu(8)), where it is not taken along.
 
-use super::found::Found;
-use super::processes::{Process, Processes, gone_name};
+use super::findings::Found;
+use super::process_snapshot::{Process, Processes, gone_name};
 
 /// How the kernel names memory that looks like a file (memfd_create(2)).
 const IN_MEMORY: &str = "/memfd:";

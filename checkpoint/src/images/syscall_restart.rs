@@ -1,4 +1,4 @@
-//! Threads that were dumped in a system call, set back to its beginning (see [`crate::interrupted`]).
+//! Threads that were dumped in a system call, set back to its beginning (see [`crate::syscall_restart`]).
 //!
 //! Each thread has an image of its own, `core-ID.img`, with its registers. The signals that wait for a whole
 //! process are in the image of its first thread, and `pstree.img` tells which threads a process has. Images of
@@ -9,9 +9,9 @@ use std::fs;
 use std::path::Path;
 
 use super::Error;
-use super::encoding::{MAGIC, Value, put_field, take, take_field, take_varint, take_word};
-use super::memory::io_error;
-use crate::interrupted::{EINTR, Registers, signal_set, takes_any};
+use super::protobuf::{MAGIC, Value, put_field, take, take_field, take_varint, take_word};
+use super::tmpfs::io_error;
+use crate::syscall_restart::{EINTR, Registers, signal_set, takes_any};
 
 /// The image that tells the threads of each process.
 const PROCESSES: &str = "pstree.img";

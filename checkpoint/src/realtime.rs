@@ -1,71 +1,70 @@
-//! Ahead of others for the processor, while a container is interrupted.
+//! Real-time scheduling of the agents' threads while a container is interrupted.
 //!
-//! An interruption is a chain of short steps in two agents and the shim, each of which begins when a
-//! message has come or a program has ended. On a busy host, above all one that prepares several moves at
-//! once, each of them would wait for its turn behind others' time slices, and all of these waits are
-//! silence on the container's connections. So their threads run by a real-time policy meanwhile (sched(7),
-//! SCHED_RR, the lowest priority). What they do themselves then takes a few milliseconds of a processor;
-//! programs that they start do not inherit it (SCHED_RESET_ON_FORK).
+//! An interruption is a chain of short steps in two agents and the shim. Each step begins when a message has
+//! arrived or a program has ended. On a busy host, above all one that prepares several moves at once, each step
+//! would wait behind other processes' time slices, and the container's connections are silent for all of these
+//! waits. So the threads of the agents and the shim run by a real-time policy meanwhile (sched(7), SCHED_RR, the
+//! lowest priority). Their own work takes a few milliseconds of a processor. Programs that they start do not
+//! inherit the policy (SCHED_RESET_ON_FORK).
 //!
-//! Only a dump of thousands of files gives them more to do, while CRIU is at work. The kernel wakes a
-//! real-time thread on the processor where it was last, in the place of whoever runs there and though
-//! another one may be idle (`select_task_rq_rt` in kernel/sched/rt.c), and CRIU loses more by that than
-//! they gain: see [`MANY_FILES`].
+//! A dump of thousands of files gives them more to do while CRIU is at work. The kernel wakes a real-time thread
+//! on the processor where it ran last, in place of the task that runs there, even if another processor is idle
+//! (`select_task_rq_rt` in kernel/sched/rt.c). CRIU then loses more than the agents gain: see [`MANY_FILES`].
 
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::{c_int, pid_t};
 
-/// After so many files of images in one dump nothing is urgent until CRIU has ended.
+/// The number of image files in one dump from which on the agents run by the usual policy until CRIU has ended.
 pub const MANY_FILES: usize = 512;
 
-/// Who wants this process to be urgent now.
-static WANTED: Mutex<usize> = Mutex::new(0);
+/// The number of [`RealtimePriority`] values that exist.
+static HELD: Mutex<usize> = Mutex::new(0);
 
-/// While there is one of these, this process' threads are urgent. Without CAP_SYS_NICE, and where the
-/// host's groups have no real-time share, nothing changes; nor does it for threads that somebody has
-/// given another policy than the usual one.
+/// The real-time policy of all threads of this process, for as long as a value of this type exists. Without
+/// CAP_SYS_NICE, or where the host's cgroups have no real-time share, nothing changes. Threads with another policy
+/// than the usual one keep theirs.
 #[derive(Debug)]
 #[must_use = "it ends when it is dropped"]
-pub struct Urgency(());
+pub struct RealtimePriority(());
 
-impl Urgency {
-    /// Begins with all threads that there are.
+impl RealtimePriority {
+    /// Gives all threads of this process the real-time policy, unless they have it.
     pub fn begin() -> Self {
-        let mut wanted = lock();
-        *wanted += 1;
-        if *wanted == 1 {
-            each_thread(make_urgent);
+        let mut held = lock();
+        *held += 1;
+        if *held == 1 {
+            each_thread(raise);
         }
         Self(())
     }
 }
 
-impl Drop for Urgency {
+impl Drop for RealtimePriority {
     fn drop(&mut self) {
-        let mut wanted = lock();
-        *wanted -= 1;
-        if *wanted == 0 {
-            each_thread(make_usual);
+        let mut held = lock();
+        *held -= 1;
+        if *held == 0 {
+            each_thread(lower);
         }
     }
 }
 
-/// To be called by a thread that has just begun: it is urgent if the others are.
+/// Gives the calling thread the policy of the others. Each thread calls it when it begins.
 pub fn thread_began() {
-    let wanted = lock();
-    if *wanted > 0 {
-        make_urgent(0);
+    let held = lock();
+    if *held > 0 {
+        raise(0);
     }
 }
 
 fn lock() -> MutexGuard<'static, usize> {
-    WANTED.lock().unwrap_or_else(PoisonError::into_inner)
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn each_thread(change: fn(pid_t)) {
-    // Without the list there is nothing to be done: it is only slower.
+    // Without the list the threads keep their policy, which is only slower.
     let Ok(entries) = fs::read_dir("/proc/self/task") else { return };
     for entry in entries.flatten() {
         if let Some(thread) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
@@ -74,7 +73,7 @@ fn each_thread(change: fn(pid_t)) {
     }
 }
 
-fn make_urgent(thread: pid_t) {
+fn raise(thread: pid_t) {
     if policy(thread) & !libc::SCHED_RESET_ON_FORK == libc::SCHED_OTHER {
         // SAFETY: sched_get_priority_min(3) takes a number.
         let lowest = unsafe { libc::sched_get_priority_min(libc::SCHED_RR) };
@@ -82,13 +81,13 @@ fn make_urgent(thread: pid_t) {
     }
 }
 
-fn make_usual(thread: pid_t) {
+fn lower(thread: pid_t) {
     if policy(thread) == libc::SCHED_RR | libc::SCHED_RESET_ON_FORK {
         set(thread, libc::SCHED_OTHER, 0);
     }
 }
 
-/// The policy of a thread, 0 being the calling one; negative if it is gone.
+/// Returns the policy of a thread, of which 0 is the calling one; negative if it is gone.
 fn policy(thread: pid_t) -> c_int {
     // SAFETY: sched_getscheduler(2) takes a number.
     unsafe { libc::sched_getscheduler(thread) }
@@ -114,7 +113,7 @@ mod tests {
 
     /// Needs CAP_SYS_NICE; says so where it has none.
     #[test]
-    fn threads_are_urgent_for_a_while_and_programs_never() {
+    fn threads_are_realtime_for_a_while_and_programs_never() {
         let of_program = || {
             let mut child = Command::new("sleep").arg("5").spawn().unwrap();
             let found = policy(pid_t::try_from(child.id()).unwrap());
@@ -130,7 +129,7 @@ mod tests {
             std::thread::spawn(begun).join().unwrap()
         };
         let usual = own();
-        let (one, other) = (Urgency::begin(), Urgency::begin());
+        let (one, other) = (RealtimePriority::begin(), RealtimePriority::begin());
         let during = own();
         let seen = (of_new_thread(), of_program());
         drop(one);

@@ -9,11 +9,11 @@ use std::os::fd::OwnedFd;
 use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
-use super::borrow::{self, Lender};
 use super::defaults::Defaults;
-use super::groups::{self, Membership};
-use super::options::{Kind, LONGEST, OPTIONS, SocketOption};
-use crate::process::inner_pid;
+use super::multicast_groups::{self as groups, Membership};
+use super::table::{Kind, LONGEST, OPTIONS, SocketOption};
+use crate::pidfd::PidFd;
+use crate::procfs::inner_pid;
 
 /// Options could not be read or set.
 #[derive(Debug, thiserror::Error)]
@@ -128,18 +128,18 @@ impl SocketSettings {
         }
         let inner = pids.iter().filter_map(|pid| Some((inner_pid(*pid)?, *pid)));
         let numbers: HashMap<i32, i32> = inner.collect();
-        let mut lenders: HashMap<i32, Lender> = HashMap::new();
+        let mut pidfds: HashMap<i32, PidFd> = HashMap::new();
         for settings in all {
             let Self { process, descriptor, .. } = *settings;
             let missing = || Error::NoSocket { process, descriptor };
-            let lender = match lenders.entry(process) {
+            let pidfd = match pidfds.entry(process) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(place) => {
                     let pid = numbers.get(&process).ok_or_else(missing)?;
-                    place.insert(borrow::of_process(*pid).map_err(|_| missing())?)
+                    place.insert(PidFd::open(*pid).map_err(|_| missing())?)
                 }
             };
-            settings.set(&lender.descriptor(descriptor).map_err(|_| missing())?)?;
+            settings.set(&pidfd.descriptor(descriptor).map_err(|_| missing())?)?;
         }
         Ok(())
     }
@@ -178,7 +178,7 @@ fn read_all(pids: &[i32]) -> Vec<SocketSettings> {
     let mut seen = HashSet::new();
     let mut all = Vec::new();
     for &pid in pids {
-        let (Some(process), Ok(lender)) = (inner_pid(pid), borrow::of_process(pid)) else {
+        let (Some(process), Ok(pidfd)) = (inner_pid(pid), PidFd::open(pid)) else {
             continue;
         };
         for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
@@ -189,7 +189,7 @@ fn read_all(pids: &[i32]) -> Vec<SocketSettings> {
             }
             let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
             let Some(descriptor) = number else { continue };
-            let Ok(socket) = lender.descriptor(descriptor) else { continue };
+            let Ok(socket) = pidfd.descriptor(descriptor) else { continue };
             let Some(kind) = Kind::of(&socket) else { continue };
             let values = values(&socket, &kind, &mut defaults);
             let groups = groups::of_socket(&socket, &kind, &joined);

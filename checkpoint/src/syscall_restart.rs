@@ -20,8 +20,8 @@
 //! call still (`orig_ax`): once a signal's handler has returned, they do not (`restore_sigcontext`). And no signal
 //! that the task would take waits for it: one that does has interrupted the call by rights.
 
-mod call;
-mod live;
+mod frozen_tasks;
+mod registers;
 
-pub(crate) use call::{EINTR, Registers, signal_set, takes_any};
-pub use live::{Error, rewind};
+pub use frozen_tasks::{Error, rewind};
+pub(crate) use registers::{EINTR, Registers, signal_set, takes_any};

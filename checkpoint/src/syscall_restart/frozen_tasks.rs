@@ -8,7 +8,7 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::call::{Registers, is_known, takes_any};
+use super::registers::{Registers, is_known, takes_any};
 
 /// Code segment of 64-bit programs (`__USER_CS`).
 const LONG_MODE: u64 = 0x33;

@@ -43,12 +43,12 @@ const CLOSE_ON_EXEC: libc::c_ulong = 8;
 /// twenty milliseconds.
 #[derive(Debug)]
 #[must_use = "it ends when it is dropped"]
-pub struct Primed {
+pub struct KernelWarmup {
     /// Their threads end when these are dropped.
     _ends: Vec<Sender<()>>,
 }
 
-impl Primed {
+impl KernelWarmup {
     /// For a dump.
     pub fn for_dump() -> Self {
         Self { _ends: begin("netmig-count", hold_event).into_iter().collect() }
@@ -138,9 +138,9 @@ mod tests {
                 thread::sleep(Duration::from_millis(1));
             }
         };
-        let one = Primed::for_dump();
+        let one = KernelWarmup::for_dump();
         until(1);
-        let other = Primed::for_restore();
+        let other = KernelWarmup::for_restore();
         until(2);
         drop(one);
         until(1);

@@ -1,4 +1,6 @@
-//! CRIU's options for one dump or one restore, and how they reach CRIU.
+//! The environment in which CRIU runs: its options for one dump or one restore, and how they reach it, and the limit
+//! of its open files. CRIU keeps a file for each TCP connection of a container from when it has stopped it until the
+//! dump is over (`dump_one_tcp` in `criu/sk-tcp.c`).
 
 use std::ffi::{CStr, CString};
 use std::fmt::Write as _;
@@ -13,10 +15,11 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{setsid, write};
 
-use super::{Error, files};
+use super::Error;
 
 /// Where CRIU and the runtimes look for configuration files.
 const SYSTEM_DIR: &CStr = c"/etc/criu";
@@ -31,6 +34,13 @@ const SESSION_NICENESS: &CStr = c"/proc/self/autogroup";
 const URGENT_SESSION: &[u8] = b"-20";
 /// CRIU reads one more file, named by this variable, before the runtime's request.
 const ENV_FILE: &str = "CRIU_CONFIG_FILE";
+
+/// What CRIU opens beside the connections.
+const BESIDE: u64 = 256;
+/// The kernel's own limit for one process.
+const MOST_FILES: &str = "/proc/sys/fs/nr_open";
+/// The bit of CAP_SYS_RESOURCE (`include/uapi/linux/capability.h`).
+const SYS_RESOURCE: u32 = 24;
 
 /// CRIU's options for one operation. Start from [`Options::dump`] or [`Options::restore`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,7 +201,7 @@ impl ConfigDir {
                 let _ = libc::setpriority(libc::PRIO_PROCESS, 0, URGENT);
                 let _ = open(SESSION_NICENESS, OFlag::O_WRONLY, Mode::empty())
                     .and_then(|file| write(&file, URGENT_SESSION));
-                let _ = files::use_hard_limit();
+                let _ = use_hard_limit();
                 mount_config(&raw).map_err(io::Error::from)
             });
         }
@@ -222,6 +232,32 @@ pub fn mount_config(dir: &CStr) -> nix::Result<()> {
 /// Whether a path exists; no allocation.
 fn is_there(path: &CStr) -> bool {
     nix::sys::stat::stat(path).is_ok()
+}
+
+/// Most TCP connections that a container can have for a CRIU that this process starts. CRIU lifts the
+/// limit that it inherits if it may, which takes CAP_SYS_RESOURCE (`rlimit_unlimit_nofile` in
+/// `criu/util.c`).
+#[must_use]
+pub fn most_connections() -> u64 {
+    let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
+    let lifted = may_lift().then(|| fs::read_to_string(MOST_FILES).ok()?.trim().parse().ok());
+    hard.max(lifted.flatten().unwrap_or(0)).saturating_sub(BESIDE)
+}
+
+/// Lets the calling process and its programs use what they may have. Where CRIU cannot lift its limit,
+/// many hosts have one of 1,024 files that could be more.
+fn use_hard_limit() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}
+
+/// Whether this process and its programs have CAP_SYS_RESOURCE.
+fn may_lift() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask >> SYS_RESOURCE & 1 == 1)
 }
 
 #[cfg(test)]
@@ -261,5 +297,13 @@ mod tests {
             );
         }
         assert!(ConfigDir::open(&parent.path().join("absent")).is_err());
+    }
+
+    #[test]
+    fn the_limit_is_that_of_criu() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let all: u64 = fs::read_to_string(MOST_FILES).unwrap().trim().parse().unwrap();
+        let expected = if may_lift() { all.max(hard) } else { hard };
+        assert_eq!(most_connections(), expected - BESIDE);
     }
 }

@@ -1,4 +1,4 @@
-//! Descriptors of other processes, as ones of our own that mean the same file.
+//! Descriptors of other processes, as ones of our own that mean the same file (pidfd_getfd(2)).
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,19 +8,19 @@ use nix::sys::socket::{SockaddrStorage, getsockname};
 
 /// A process, held by a descriptor: its number is nobody else's as long as this lives.
 #[derive(Debug)]
-pub struct Lender(OwnedFd);
+pub struct PidFd(OwnedFd);
 
-/// Takes hold of a process.
-///
-/// # Errors
-/// ESRCH when there is none of that number.
-pub fn of_process(pid: i32) -> io::Result<Lender> {
-    // SAFETY: pidfd_open(2) takes numbers alone.
-    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).map(Lender)
-}
+impl PidFd {
+    /// Takes hold of a process.
+    ///
+    /// # Errors
+    /// ESRCH when there is none of that number.
+    pub fn open(pid: i32) -> io::Result<Self> {
+        // SAFETY: pidfd_open(2) takes numbers alone.
+        owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).map(Self)
+    }
 
-impl Lender {
-    /// One of its descriptors.
+    /// Returns a descriptor of our own for the file that one of the process's descriptors means.
     ///
     /// # Errors
     /// EBADF when it is not open, EPERM without CAP_SYS_PTRACE.
@@ -30,7 +30,7 @@ impl Lender {
     }
 }
 
-/// The own address of a socket of IPv4 or IPv6.
+/// Returns the own address of a socket of IPv4 or IPv6.
 #[must_use]
 pub fn own_address(socket: &OwnedFd) -> Option<SocketAddr> {
     let address = getsockname::<SockaddrStorage>(socket.as_raw_fd()).ok()?;

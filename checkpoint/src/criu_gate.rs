@@ -14,8 +14,10 @@
 //! the request waits, and what is restored is frozen before CRIU lets it go. A dump does not: when the
 //! process that made its gate dies, a CRIU at work must come to its end undisturbed.
 
+mod divert;
 mod relay;
 mod rpc;
+mod seqpacket;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -167,7 +169,7 @@ pub fn stand_in(args: &[OsString]) -> io::Result<()> {
     let dir = PathBuf::from(env::var_os(VARIABLE).unwrap_or_default());
     if let Some(socket) = socket(args) {
         if dir.join(relay::SOCKET).exists() {
-            relay::divert(&dir, socket)?;
+            divert::divert(&dir, socket)?;
         } else if has_to_wait(socket)? {
             wait(&dir)?;
         }

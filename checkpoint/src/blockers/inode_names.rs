@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::mounts::Mounts;
+use crate::mountinfo::Mounts;
 
 /// How long the walk may take. The container runs meanwhile.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! What was found in processes, each object once.
 
 use super::Finding;
-use super::processes::Process;
+use super::process_snapshot::Process;
 
 /// An obstacle and how many processes have it.
 #[derive(Debug)]

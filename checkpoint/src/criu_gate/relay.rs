@@ -7,8 +7,8 @@
 //! freeze then is frozen at once, and the tasks enter the freezer when CRIU detaches from them
 //! (`kernel/cgroup/freezer.c`): none of them executes an instruction of its own.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,21 +18,15 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
-    getsockopt, recv, recvmsg, sendmsg, shutdown, socketpair,
-};
+use nix::sys::socket::{Shutdown, getsockopt, shutdown};
 
 use super::rpc;
+use super::seqpacket::{receive, receive_with};
 
 /// The socket of the relay, in the gate's directory.
 pub(super) const SOCKET: &str = "relay";
 /// CRIU's word for the moment before it lets restored tasks go.
 const PRE_RESUME: &str = "pre-resume";
-/// Largest message of either side, in bytes.
-const MESSAGE: usize = 1 << 20;
-/// Most descriptors that come with one.
-const DESCRIPTORS: usize = 16;
 
 /// What freezes the restored tasks, given their first process and CRIU's. Called from the relay's thread.
 pub type Freeze = Box<dyn Fn(i32, i32) -> io::Result<()> + Send + Sync>;
@@ -217,81 +211,6 @@ impl State {
     }
 }
 
-/// Puts a relay between the runtime's socket and the CRIU that this process becomes: CRIU gets the other
-/// end of a new pair under the same number.
-///
-/// CRIU takes the maker of its socket for its client, and looks for files of the client's by their numbers
-/// there (`/proc/PID/fd`, `criu/cr-service.c`). The maker of the new pair is this process, so it gets these
-/// files, under the same numbers.
-pub(super) fn divert(dir: &Path, socket: RawFd) -> io::Result<()> {
-    let numbers = rpc::descriptors(&peek(socket)?);
-    // SAFETY: the runtime's socket is open for as long as this process is here.
-    let client = getsockopt(&unsafe { BorrowedFd::borrow_raw(socket) }, PeerCredentials)?.pid();
-    put_between(dir, socket)?;
-    // Everything of this process's own is closed by now, so that no value owns a number that is given away.
-    for number in numbers.into_iter().filter(|number| *number > 2 && *number != socket) {
-        let file = descriptor_of(client, number)?;
-        if file.as_raw_fd() == number {
-            // SAFETY: fcntl(2) on a descriptor of ours.
-            unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
-            let _ = file.into_raw_fd();
-        } else {
-            put(file.as_raw_fd(), number)?;
-        }
-    }
-    Ok(())
-}
-
-/// Hands the runtime's socket to the relay and puts the other end of a new pair in its place.
-fn put_between(dir: &Path, socket: RawFd) -> io::Result<()> {
-    let stream = UnixStream::connect(dir.join(SOCKET))?;
-    let (theirs, ours) =
-        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-    let sockets = [socket, theirs.as_raw_fd()];
-    let rights = [ControlMessage::ScmRights(&sockets)];
-    sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(b"+")], &rights, MsgFlags::empty(), None)?;
-    put(ours.as_raw_fd(), socket)
-}
-
-/// Makes `number` another name of a descriptor, one that does not close on exec.
-fn put(descriptor: RawFd, number: RawFd) -> io::Result<()> {
-    // SAFETY: dup2(2) of a descriptor of ours. What had the number is the runtime's, or closes on exec: no
-    // value of this process is used afterwards.
-    if unsafe { libc::dup2(descriptor, number) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
-/// A file of another process, by its number there (pidfd_getfd(2)).
-fn descriptor_of(pid: i32, number: RawFd) -> io::Result<OwnedFd> {
-    let owned = |number: libc::c_long| match i32::try_from(number) {
-        // SAFETY: the kernel has just made this descriptor for us alone.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    };
-    // SAFETY: pidfd_open(2) takes numbers alone.
-    let process = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-    // SAFETY: pidfd_getfd(2) takes numbers alone; the first is a descriptor of ours.
-    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
-}
-
-/// The request that comes; it stays where it is.
-fn peek(socket: RawFd) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; MESSAGE];
-    let length = loop {
-        match recv(socket, &mut bytes, MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
-            Err(Errno::EINTR) => {}
-            other => break other?,
-        }
-    };
-    if length > bytes.len() {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    bytes.truncate(length);
-    Ok(bytes)
-}
-
 fn receive_sockets(stream: &UnixStream) -> io::Result<(OwnedFd, OwnedFd)> {
     let message = receive_with(stream.as_raw_fd(), 1)?;
     let mut descriptors =
@@ -302,76 +221,12 @@ fn receive_sockets(stream: &UnixStream) -> io::Result<(OwnedFd, OwnedFd)> {
     }
 }
 
-/// One message and the descriptors that came with it.
-struct Message {
-    bytes: Vec<u8>,
-    descriptors: Vec<OwnedFd>,
-}
-
-impl Message {
-    fn send(&self, to: &OwnedFd) -> io::Result<()> {
-        let descriptors: Vec<RawFd> = self.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&descriptors)];
-        let rights = if descriptors.is_empty() { &[][..] } else { &rights };
-        let bytes = [IoSlice::new(&self.bytes)];
-        loop {
-            match sendmsg::<()>(to.as_raw_fd(), &bytes, rights, MsgFlags::MSG_NOSIGNAL, None) {
-                Err(Errno::EINTR) => {}
-                other => return other.map(drop).map_err(Into::into),
-            }
-        }
-    }
-}
-
-/// Receives a whole message; `None` at the end.
-fn receive(from: &OwnedFd) -> io::Result<Option<Message>> {
-    let length = loop {
-        match recv(from.as_raw_fd(), &mut [0; 1], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
-            Err(Errno::EINTR) => {}
-            // The runtime was killed.
-            Err(Errno::ECONNRESET) => return Ok(None),
-            other => break other?,
-        }
-    };
-    match length {
-        0 => Ok(None),
-        1..=MESSAGE => receive_with(from.as_raw_fd(), length),
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
-}
-
-fn receive_with(from: RawFd, length: usize) -> io::Result<Option<Message>> {
-    let mut bytes = vec![0; length];
-    let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS]);
-    let (received, descriptors) = loop {
-        let mut into = [IoSliceMut::new(&mut bytes)];
-        match recvmsg::<()>(from, &mut into, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-            Ok(message) => {
-                let mut descriptors = Vec::new();
-                for control in message.cmsgs()? {
-                    if let ControlMessageOwned::ScmRights(numbers) = control {
-                        // SAFETY: the kernel has just made these descriptors for us alone.
-                        descriptors.extend(
-                            numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
-                        );
-                    }
-                }
-                break (message.bytes, descriptors);
-            }
-        }
-    };
-    if received == 0 {
-        return Ok(None);
-    }
-    bytes.truncate(received);
-    Ok(Some(Message { bytes, descriptors }))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::divert::divert;
+    use super::super::seqpacket::Message;
     use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     use std::io::Read;
     use std::sync::atomic::{AtomicI32, Ordering};
 

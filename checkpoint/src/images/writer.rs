@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::manifest::{Progress, Sum, is_plain};
-use super::memory::io_error;
+use super::tmpfs::io_error;
 use super::{CHUNK, Chunk, Error, FileSum, Limits, Manifest, Stats};
 
 /// How many times all bytes may be sent at most, counting files that are started over.

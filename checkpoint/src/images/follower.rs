@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::manifest::{CHUNK, Progress, Sum, is_plain};
-use super::memory::io_error;
+use super::tmpfs::io_error;
 use super::{Chunk, Error, FileSum, Manifest};
 
 /// Files up to this length, in bytes, are read again when they are closed if something of them had

@@ -4,13 +4,11 @@
 //! for a frozen process, too. [`SocketSettings::read`] reads what is not at its default from the frozen
 //! original, and [`SocketSettings::apply`] sets it on the frozen copy.
 
-pub mod borrow;
 mod defaults;
-mod groups;
-mod options;
+mod multicast_groups;
 mod settings;
-pub mod unix_diag;
+mod table;
 
-pub use groups::Membership;
-pub use options::{Kind, OPTIONS, SocketOption};
+pub use multicast_groups::Membership;
 pub use settings::{Error, SocketSettings, Value};
+pub use table::{Kind, OPTIONS, SocketOption};
