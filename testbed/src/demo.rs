@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::lab::{LabBuilder, MigrationReport, Runtime};
-use crate::pace;
-use crate::traffic::report::EchoReport;
+use crate::slowdown;
+use crate::traffic::client_report::EchoReport;
 
 /// Messages a second of each client.
 const RATE: f64 = 1000.0;
@@ -111,7 +111,7 @@ pub fn run(runtime: Runtime) -> Result<Demo> {
     let server = a.port(7000);
     c.probe().wait_for_echo(server, START_LIMIT)?;
     lab.serve("b")?;
-    let rate = pace::rate(RATE);
+    let rate = slowdown::rate(RATE);
     let tcp = c.probe().tcp_echo(server).rate(rate).start()?;
     let udp = c.probe().udp_echo(server).rate(rate).start()?;
     eprintln!(

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::command;
 use crate::error::{Error, Result};
+use crate::subprocess;
 
 /// How a need is recognised as met.
 pub enum Test {
@@ -72,7 +72,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     eprintln!("installing {}", missing.join(", "));
     update_lists()?;
     let mut install = apt(&["install", "--yes", "--quiet", "--no-install-recommends"]);
-    command::run(install.args(&missing), LIMIT)?;
+    subprocess::run(install.args(&missing), LIMIT)?;
     let still = self::missing(needs);
     if still.is_empty() {
         return Ok(());
@@ -88,7 +88,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
 /// # Errors
 /// `apt-get` failed.
 pub fn update_lists() -> Result<()> {
-    command::run(&mut apt(&["update", "--quiet"]), LIMIT).map(drop)
+    subprocess::run(&mut apt(&["update", "--quiet"]), LIMIT).map(drop)
 }
 
 fn apt(arguments: &[&str]) -> Command {

@@ -7,26 +7,26 @@
 
 pub mod bench;
 pub mod blocked;
-pub mod build;
 pub mod cache;
 pub mod cases;
-pub mod command;
 pub mod demo;
 pub mod error;
 pub mod faults;
 pub mod host;
-pub mod image;
 pub mod install;
 pub mod interrupt;
 pub mod lab;
-pub mod network;
-pub mod pace;
 pub mod prepare;
 pub mod probe;
+pub mod programs;
 pub mod rootfs;
 pub mod runner;
-pub mod situation;
+pub mod scenario;
+pub mod slowdown;
 pub mod snapshot;
+pub mod subprocess;
+pub mod switch;
+pub mod test_images;
 pub mod traffic;
 pub mod vm;
 

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use testbed::bench::{self, BenchPlan};
-use testbed::build::What;
 use testbed::cases::{self, VICTIM_ARGUMENT, be_victim};
 use testbed::demo::{self, Demo};
 use testbed::error::{Context, Result, chain};
+use testbed::programs::What;
 use testbed::vm::{self, Machine, Plan};
 use testbed::{Lab, LabBuilder, Runtime, interrupt, prepare, runner};
 
@@ -97,7 +97,7 @@ fn main() -> ExitCode {
     if let Some(code) = testbed::host::init::become_init_if_asked() {
         return code;
     }
-    if let Some(code) = bench::floor::late::become_program_if_asked() {
+    if let Some(code) = bench::floor::prestarted::become_program_if_asked() {
         return code;
     }
     if std::env::args().nth(1).as_deref() == Some(VICTIM_ARGUMENT) {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use crate::build::{self, Programs, What};
 use crate::error::Result;
+use crate::programs::{self, Programs, What};
 use crate::{cache, install, rootfs};
 
 /// What labs are made from.
@@ -42,7 +42,7 @@ pub fn for_labs() -> Result<Needed> {
     }
     let rootfs = foundation()?;
     let what = *WHAT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let needed = Needed { rootfs, programs: build::ensure(what)?, storage: None };
+    let needed = Needed { rootfs, programs: programs::ensure(what)?, storage: None };
     *made = Some(needed.clone());
     Ok(needed)
 }

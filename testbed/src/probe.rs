@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::build::PROBE;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::process::HostProcess;
-use crate::pace;
-use crate::traffic::report::{BulkReport, Direction, EchoReport, ServerStats, WireReport};
+use crate::host::host_process::HostProcess;
+use crate::programs::PROBE;
+use crate::slowdown;
+use crate::traffic::client_report::{BulkReport, Direction, EchoReport, ServerStats, WireReport};
 
 /// How long the first reply may take to come.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -74,7 +74,7 @@ impl<'a> Prober<'a> {
     /// # Errors
     /// It does not within `limit`.
     pub fn wait_for_echo(self, server: SocketAddr, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + pace::patience(limit);
+        let deadline = Instant::now() + slowdown::limit(limit);
         loop {
             let once = ["--seconds", "0", "--rate", "1000", "--drain", "1"];
             let output = self

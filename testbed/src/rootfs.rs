@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::cache::{self, Key};
-use crate::command;
 use crate::error::{Context, Error, Result};
+use crate::subprocess;
 
 /// The first Debian suite whose CRIU (4.2) dumps sockets on kernels from 6.16 on.
 const SUITE: &str = "forky";
@@ -79,13 +79,13 @@ fn make(target: &Path) -> Result<()> {
         .stdout(log)
         .stderr(log_too);
     let mut child = mmdebstrap.spawn().context(|| "starting mmdebstrap")?;
-    let status = command::wait(&mut child, LIMIT).context(|| "waiting for mmdebstrap")?;
+    let status = subprocess::wait(&mut child, LIMIT).context(|| "waiting for mmdebstrap")?;
     if status.is_none_or(|status| !status.success()) {
         let text = fs::read_to_string(&log_path).unwrap_or_default();
         return Err(Error::Program {
             program: format!("mmdebstrap (log: {})", log_path.display()),
             status: status.map_or("out of time".to_owned(), |status| status.to_string()),
-            stderr: command::tail(text.trim()),
+            stderr: subprocess::tail(text.trim()),
         });
     }
     Ok(())
@@ -99,7 +99,7 @@ fn mirror() -> Result<String> {
     let mut query = Command::new("apt-get");
     query.args(["indextargets", "--no-release-info", "--format", "$(REPO_URI)"]);
     query.arg("Created-By: Packages");
-    let listed = command::run(&mut query, command::LIMIT)?.text();
+    let listed = subprocess::run(&mut query, subprocess::LIMIT)?.text();
     main_archive(&listed).ok_or_else(|| {
         Error::Refused(format!(
             "no Debian mirror in this machine's apt configuration; name one in {MIRROR_VARIABLE}"

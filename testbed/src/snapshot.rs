@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
-use crate::pace;
+use crate::slowdown;
 
 /// Directories whose files are compared by content.
 const DIRECTORIES: &[&str] = &["/etc", "/run/netmig", "/var/lib/netmig"];
@@ -125,7 +125,7 @@ impl Snapshot {
         limit: Duration,
         view: impl Fn(Self) -> Self,
     ) -> Result<()> {
-        let deadline = Instant::now() + pace::patience(limit);
+        let deadline = Instant::now() + slowdown::limit(limit);
         let wanted = view(self.clone());
         loop {
             let Some(difference) = wanted.difference(&view(Self::take(host)?)) else {

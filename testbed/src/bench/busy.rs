@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::statistics::{Distribution, Samples};
+use super::distribution::{Distribution, Samples};
 use super::{Bench, BenchPlan};
-use crate::build::PROBE;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::traffic::report::RequestsReport;
+use crate::programs::PROBE;
+use crate::traffic::client_report::RequestsReport;
 
 pub(super) const BENCH: Bench = Bench {
     name: "busy",

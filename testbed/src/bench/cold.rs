@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::scene::{self, Failures, Moved};
-use super::statistics::{Distribution, Samples};
+use super::distribution::{Distribution, Samples};
+use super::fixture::{self, Failures, Moved};
 use super::{Bench, BenchPlan};
 use crate::error::Result;
 use crate::lab::{Lab, Runtime};
@@ -27,27 +27,27 @@ type Kind = fn(&Round) -> &Moved;
 impl Round {
     fn run(lab: &Lab) -> Result<Self> {
         lab.host("b")?.podman(["rmi", "--force", "--ignore", "probe:1"])?;
-        let cold = scene::move_once(lab, Runtime::Crun)?;
-        let warm = scene::move_once(lab, Runtime::Crun)?;
+        let cold = fixture::move_once(lab, Runtime::Crun)?;
+        let warm = fixture::move_once(lab, Runtime::Crun)?;
         Ok(Self { cold, warm })
     }
 }
 
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
-    let lab = scene::lab()?;
+    let lab = fixture::lab()?;
     let mut rounds = Vec::new();
     let mut failures = Failures::default();
     let outcome = (0..=runs).try_for_each(|round| {
         eprintln!("round {round} of {runs}");
         if round == 0 {
             // The first move makes the tunnel, and reads programs from the disk.
-            return scene::move_once(&lab, Runtime::Crun).map(drop);
+            return fixture::move_once(&lab, Runtime::Crun).map(drop);
         }
         rounds.extend(failures.survive(&lab, &format!("round {round}"), Round::run(&lab))?);
         Ok(())
     });
-    scene::diagnosed(&lab, outcome)?;
+    fixture::diagnosed(&lab, outcome)?;
     lab.down()?;
     let of = |kind: Kind, value: fn(&Moved) -> f64| -> Samples {
         rounds.iter().map(|round| value(kind(round))).collect()
@@ -67,7 +67,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             "tcp_gap_ms": of(kind, gap).distribution(),
             "total_ms": of(kind, total).distribution(),
             "steps_ms": steps(rounds.iter().map(kind)),
-            "parts_ms": scene::parts(rounds.iter().map(|round| &kind(round).report)),
+            "parts_ms": fixture::parts(rounds.iter().map(|round| &kind(round).report)),
         });
     }
     let over = |round: &Round| interruption(&round.cold) / interruption(&round.warm);

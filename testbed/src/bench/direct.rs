@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::distribution::{Distribution, Samples};
+use super::fixture::{self, Failures, NAME};
 use super::goodput::transferred;
-use super::scene::{self, Failures, NAME};
-use super::statistics::{Distribution, Samples};
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
-use crate::traffic::report::Direction;
+use crate::traffic::client_report::Direction;
 
 pub(super) const BENCH: Bench = Bench {
     name: "direct",
@@ -30,7 +30,7 @@ const BULK: u16 = 7001;
 
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
-    let lab = scene::lab()?;
+    let lab = fixture::lab()?;
     lab.host("b")?.run(["agent-server", "peers", "allow", "a", "--direct"])?;
     let directions = [("up", Direction::Up), ("down", Direction::Down)];
     let mut all = directions.map(|_| (Vec::new(), Vec::new()));
@@ -47,7 +47,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             Ok(())
         })
     });
-    scene::diagnosed(&lab, outcome)?;
+    fixture::diagnosed(&lab, outcome)?;
     lab.down()?;
     println!("{:28}{}", "Mbit/s", Distribution::HEADINGS);
     let mut figures = json!({ "runs": runs });
@@ -70,15 +70,15 @@ fn run(plan: &BenchPlan) -> Result<Value> {
 /// Moves a container in the middle of a transfer; the transfer's throughput before and after.
 fn side_by_side(lab: &Lab, direction: Direction) -> Result<(f64, f64)> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
-    scene::start(a, c, Runtime::Crun, NAME, BULK - 1, &[])?;
+    fixture::start(a, c, Runtime::Crun, NAME, BULK - 1, &[])?;
     let transfer = c.probe().bulk(a.port(BULK), direction).start()?;
     let server = a.port(BULK).to_string();
-    let before = pace(c, &server, direction)?;
+    let before = throughput(c, &server, direction)?;
     let options = ["--tunnel", "direct", "--max-interruption", "30"];
     lab.attempt(NAME, "a", "b", &options)?.success()?;
-    let after = pace(c, &server, direction)?;
+    let after = throughput(c, &server, direction)?;
     let seen = transfer.stop()?;
-    scene::remove(b, NAME)?;
+    fixture::remove(b, NAME)?;
     match seen.fault() {
         Some(fault) => Err(Error::Check(format!("the transfer did not stay whole: {fault}"))),
         None => Ok((before, after)),
@@ -86,7 +86,7 @@ fn side_by_side(lab: &Lab, direction: Direction) -> Result<(f64, f64)> {
 }
 
 /// Megabits a second of the connection to `server`, once it has found its pace.
-fn pace(client: &Host, server: &str, direction: Direction) -> Result<f64> {
+fn throughput(client: &Host, server: &str, direction: Direction) -> Result<f64> {
     std::thread::sleep(SETTLE);
     let (first, from) = (transferred(client, server, direction)?, Instant::now());
     std::thread::sleep(LENGTH);

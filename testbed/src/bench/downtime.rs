@@ -5,10 +5,10 @@ use std::fs;
 
 use serde_json::{Map, Value, json};
 
+use super::distribution::{Distribution, Samples};
+use super::fixture::{self, Failures, Moved, PARTS};
 use super::floor::{self, Floor};
-use super::scene::{self, Failures, Moved, PARTS};
-use super::statistics::{Distribution, Samples};
-use super::{Bench, BenchPlan, today};
+use super::{Bench, BenchPlan, podman_baseline};
 use crate::error::{Context, Result};
 use crate::lab::{Lab, Runtime};
 
@@ -29,7 +29,7 @@ struct Measured {
 
 impl Measured {
     fn round(&mut self, lab: &Lab, runtime: Runtime) -> Result<()> {
-        let (moved, floor) = (scene::move_once(lab, runtime)?, floor::measure(lab, runtime)?);
+        let (moved, floor) = (fixture::move_once(lab, runtime)?, floor::measure(lab, runtime)?);
         self.moves.push(moved);
         self.floors.push(floor);
         Ok(())
@@ -55,7 +55,7 @@ impl Measured {
 
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
-    let lab = scene::lab()?;
+    let lab = fixture::lab()?;
     let load_before = load()?;
     let mut failures = Failures::default();
     let (mut crun, mut runc, mut podman) = (Measured::default(), Measured::default(), Vec::new());
@@ -63,7 +63,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         eprintln!("round {round} of {runs}");
         let what = |name: &str| format!("round {round}, {name}");
         let outcome = crun.round(&lab, Runtime::Crun).and_then(|()| {
-            podman.push(today::measure(&lab, Runtime::Crun)?);
+            podman.push(podman_baseline::measure(&lab, Runtime::Crun)?);
             Ok(())
         });
         failures.survive(&lab, &what("crun"), outcome)?;
@@ -78,7 +78,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         }
         Ok(())
     });
-    scene::diagnosed(&lab, outcome)?;
+    fixture::diagnosed(&lab, outcome)?;
     lab.down()?;
     let podman: Samples = podman.into_iter().collect();
     let podman_over: Samples =

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::scene::{self, NAME};
-use super::statistics::Samples;
+use super::distribution::Samples;
+use super::fixture::{self, NAME};
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::{Lab, LabBuilder, Runtime};
-use crate::traffic::report::Loss;
+use crate::traffic::client_report::Loss;
 
 pub(super) const BENCH: Bench = Bench {
     name: "endurance",
@@ -68,7 +68,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     }
     let outcome = (|| -> Result<Value> {
         let (a, d) = (lab.host("a")?, lab.host("d")?);
-        let server = scene::start(a, d, Runtime::Crun, NAME, 7000, &[])?;
+        let server = fixture::start(a, d, Runtime::Crun, NAME, 7000, &[])?;
         let tcp = d.probe().tcp_echo(server).rate(RATE).start()?;
         let udp = d.probe().udp_echo(server).rate(RATE).start()?;
         let other = start_other(lab.host("c")?, d)?;
@@ -142,7 +142,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         }
         if grown.is_empty() { Ok(figures) } else { Err(Error::Check(format!("grown: {grown:?}"))) }
     })();
-    let figures = scene::diagnosed(&lab, outcome)?;
+    let figures = fixture::diagnosed(&lab, outcome)?;
     lab.down()?;
     Ok(figures)
 }

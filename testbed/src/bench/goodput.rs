@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::scene::{self, Failures, NAME};
-use super::statistics::{Distribution, Samples};
+use super::distribution::{Distribution, Samples};
+use super::fixture::{self, Failures, NAME};
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
-use crate::traffic::report::Direction;
+use crate::traffic::client_report::Direction;
 
 pub(super) const BENCH: Bench = Bench {
     name: "goodput",
@@ -32,7 +32,7 @@ const BULK: u16 = 7001;
 
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
-    let lab = scene::lab()?;
+    let lab = fixture::lab()?;
     let directions = [("up", Direction::Up), ("down", Direction::Down)];
     let mut all = directions.map(|_| (Vec::new(), Vec::new()));
     let mut failures = Failures::default();
@@ -50,7 +50,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             Ok(())
         })
     });
-    scene::diagnosed(&lab, outcome)?;
+    fixture::diagnosed(&lab, outcome)?;
     lab.down()?;
     println!("{:28}{}", "Mbit/s", Distribution::HEADINGS);
     let mut figures = json!({ "runs": runs });
@@ -73,7 +73,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
 /// Moves a container in the middle of a transfer; the transfer's throughput after that.
 fn moved_connection(lab: &Lab, direction: Direction) -> Result<f64> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
-    scene::start(a, c, Runtime::Crun, NAME, BULK - 1, &[])?;
+    fixture::start(a, c, Runtime::Crun, NAME, BULK - 1, &[])?;
     let transfer = c.probe().bulk(a.port(BULK), direction).start()?;
     lab.attempt(NAME, "a", "b", &["--max-interruption", "30"])?.success()?;
     std::thread::sleep(SETTLE);
@@ -82,7 +82,7 @@ fn moved_connection(lab: &Lab, direction: Direction) -> Result<f64> {
     std::thread::sleep(LENGTH);
     let (after, to) = (transferred(c, &server, direction)?, Instant::now());
     let seen = transfer.stop()?;
-    scene::remove(b, NAME)?;
+    fixture::remove(b, NAME)?;
     match seen.fault() {
         Some(fault) => Err(Error::Check(format!("the transfer did not stay whole: {fault}"))),
         None => Ok((after - before) as f64 * 8e-6 / (to - from).as_secs_f64()),

@@ -2,21 +2,20 @@
 
 pub mod busy;
 mod cold;
-mod criu;
+mod connection_count;
 mod direct;
+mod distribution;
 mod downtime;
 mod endurance;
 mod faults;
+mod fixture;
 pub mod floor;
-mod flows;
 mod goodput;
-mod lab;
+mod lab_startup;
 mod parallel;
+mod podman_baseline;
 mod promise;
-mod scene;
-pub mod statistics;
-mod today;
-mod udp;
+mod udp_loss;
 
 use std::fmt::{Debug, Display};
 use std::fs;
@@ -55,8 +54,8 @@ pub struct Bench {
 /// All benchmarks.
 pub const ALL: &[Bench] = &[
     downtime::BENCH,
-    udp::BENCH,
-    flows::BENCH,
+    udp_loss::BENCH,
+    connection_count::BENCH,
     cold::BENCH,
     parallel::BENCH,
     goodput::BENCH,
@@ -65,7 +64,7 @@ pub const ALL: &[Bench] = &[
     busy::BENCH,
     endurance::BENCH,
     promise::BENCH,
-    lab::BENCH,
+    lab_startup::BENCH,
 ];
 
 /// Those of `all` that are named by `--cells`, and those that are always measured; all if none is

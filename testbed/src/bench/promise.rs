@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Bench, BenchPlan, chosen};
 use crate::cases::promise::long;
-use crate::cases::promise::rivals::{self, Beside, Round};
+use crate::cases::promise::rivals::{self, Interference, Round};
 use crate::error::{Error, Result, chain};
 use crate::lab::Lab;
 
@@ -52,18 +52,18 @@ fn run(plan: &BenchPlan) -> Result<Value> {
 
 /// Orders of one round are given over the time of a whole move, each round in another way; in every fifth
 /// one somebody recovers beside them, in every fifth one is killed.
-fn order(rivals: usize, round: u32) -> (Vec<Duration>, Beside) {
+fn order(rivals: usize, round: u32) -> (Vec<Duration>, Interference) {
     // Steps that come everywhere before they come back: 5 has no factor in common with 16.
     let place = |number: u32| WHOLE_MOVE / 16 * (number * 5 % 16);
     let after =
         (0..rivals as u32).map(|number| place(number * (round % 7 + round % 2) + number * round));
     let after: Vec<Duration> = after.collect();
-    let beside = match round % 5 {
-        3 => Beside::Recover,
-        4 => Beside::Kill(round as usize % rivals, place(round + 3)),
-        _ => Beside::Nothing,
+    let interference = match round % 5 {
+        3 => Interference::Recover,
+        4 => Interference::Kill(round as usize % rivals, place(round + 3)),
+        _ => Interference::Nothing,
     };
-    (after, beside)
+    (after, interference)
 }
 
 fn rounds(rivals: usize, runs: u32) -> Result<Value> {
@@ -71,9 +71,9 @@ fn rounds(rivals: usize, runs: u32) -> Result<Value> {
     let mut all: Vec<Value> = Vec::new();
     let (mut good, mut bad) = (0, 0);
     for number in 0..runs {
-        let (after, beside) = order(rivals, number);
-        let (is_good, round) = match rivals::round(&lab, &after, beside) {
-            Ok(round) => (round.problems.is_empty(), told(number, beside, &round)),
+        let (after, interference) = order(rivals, number);
+        let (is_good, round) = match rivals::round(&lab, &after, interference) {
+            Ok(round) => (round.problems.is_empty(), told(number, interference, &round)),
             Err(error) => {
                 println!("FAILED {rivals} {number}: {}", chain(&error));
                 (false, json!({ "error": chain(&error) }))
@@ -92,10 +92,10 @@ fn rounds(rivals: usize, runs: u32) -> Result<Value> {
     Ok(json!({ "rounds": all, "problems": bad, "summary": summary }))
 }
 
-fn told(number: u32, beside: Beside, round: &Round) -> Value {
+fn told(number: u32, interference: Interference, round: &Round) -> Value {
     let verdict = if round.problems.is_empty() { "ok    " } else { "FAILED" };
     println!(
-        "{verdict} {} orders, {number}: after {:?} ms, {beside:?}: exits {:?}, runs on {}",
+        "{verdict} {} orders, {number}: after {:?} ms, {interference:?}: exits {:?}, runs on {}",
         round.exits.len(),
         round.after_ms,
         round.exits,
@@ -104,7 +104,7 @@ fn told(number: u32, beside: Beside, round: &Round) -> Value {
     for problem in &round.problems {
         println!("       {problem}");
     }
-    json!({ "beside": format!("{beside:?}"), "round": round })
+    json!({ "interference": format!("{interference:?}"), "round": round })
 }
 
 fn long_pass() -> Result<Value> {

@@ -10,15 +10,15 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use testbed::blocked;
-use testbed::situation;
+use testbed::scenario;
 use testbed::traffic::bulk::{self, BulkPlan};
-use testbed::traffic::count::{self, CountPlan};
+use testbed::traffic::client_report::Direction;
 use testbed::traffic::echo::{self, EchoPlan, SIZE_MIN};
-use testbed::traffic::report::Direction;
+use testbed::traffic::packet_capture;
+use testbed::traffic::redis_counter::{self, CountPlan};
 use testbed::traffic::requests::{self, RequestsPlan};
 use testbed::traffic::serve::{self, ServePlan};
 use testbed::traffic::stop::Stop;
-use testbed::traffic::wire;
 use testbed::traffic::{BULK_PORT, ECHO_PORT};
 
 /// Traffic that checks itself
@@ -53,8 +53,8 @@ enum Action {
         /// Seconds after which each of them is to return
         seconds: u64,
     },
-    /// Enter a situation that a move has to know of, and stay in it
-    Situation {
+    /// Enter a scenario that a move has to know of, and stay in it
+    Scenario {
         /// Its name; `options`: sockets with options
         name: String,
     },
@@ -231,7 +231,7 @@ fn act(action: Action) -> io::Result<()> {
                 key: args.key,
                 patience: Duration::from_secs(args.patience.max(1)),
             };
-            print(&count::run(&plan, &stop, ready)?)
+            print(&redis_counter::run(&plan, &stop, ready)?)
         }
         Action::Requests(args) => {
             let stop = Stop::new(args.until.seconds, args.until.until_stdin_closes)?;
@@ -243,9 +243,11 @@ fn act(action: Action) -> io::Result<()> {
             };
             print(&requests::run(&plan, &stop, ready)?)
         }
-        Action::Situation { name } if name == "options" => situation::options::hold(),
-        Action::Situation { name } => situation::hold(&name),
-        Action::Wire { server } => print(&wire::listen(server, &Stop::new(None, true)?, ready)?),
+        Action::Scenario { name } if name == "options" => scenario::socket_options::hold(),
+        Action::Scenario { name } => scenario::hold(&name),
+        Action::Wire { server } => {
+            print(&packet_capture::listen(server, &Stop::new(None, true)?, ready)?)
+        }
         Action::Blocked { seconds } => blocked::run(Duration::from_secs(seconds), ready),
         Action::Stats { server } => print(&bulk::stats(server)?),
     }

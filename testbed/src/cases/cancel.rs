@@ -8,15 +8,15 @@ use super::subject::{Clients, serve};
 use super::untouched::Untouched;
 use crate::ensure;
 use crate::error::Result;
-use crate::faults::gate;
-use crate::host::process::HostProcess;
+use crate::faults::breakpoint;
+use crate::host::host_process::HostProcess;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("cancel-by-the-user", &["migration", "cancel"], by_the_user),
     Case::new("cancel-by-a-dead-destination", &["migration", "cancel"], dead_destination)
-        .in_company(),
+        .parallel(),
 ];
 
 /// Exit code of a migration that failed and went back.
@@ -48,8 +48,8 @@ fn by_the_user(context: &Context) -> Result<()> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     // The first container on a host leaves netavark's empty table there.
     b.podman(["run", "--rm", "probe:1", "true"])?;
-    gate::install(b)?;
-    gate::tarry(b, "restore", Duration::from_secs(1))?;
+    breakpoint::install(b)?;
+    breakpoint::delay_step(b, "restore", Duration::from_secs(1))?;
     serve(a, "web", 7000, &MEMORY, c)?;
     let clients = Clients::start(c, a.port(7000))?;
     // The line of a step appears when it is over.

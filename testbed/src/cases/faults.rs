@@ -9,29 +9,27 @@ use super::subject::{Clients, serve};
 use super::terminal::Terminal;
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
-use crate::faults::stale::Kind;
-use crate::faults::{Arena, Cell, Fault, Moment, RunsOn, Side};
+use crate::faults::stale_journal::LastRecord;
+use crate::faults::{Cell, Fault, Harness, InjectionPoint, RunsOn, Side};
 use crate::host::Host;
 use crate::lab::Lab;
-use crate::pace;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("faults-before-the-decision", &["faults", "migration"], before)
-        .limit(300)
-        .in_company(),
-    Case::new("faults-after-the-decision", &["faults", "migration"], after).limit(300).in_company(),
+    Case::new("faults-before-the-decision", &["faults", "migration"], before).limit(300).parallel(),
+    Case::new("faults-after-the-decision", &["faults", "migration"], after).limit(300).parallel(),
     Case::new("faults-a-person-takes-a-move-back", &["faults", "operator"], taken_back)
         .limit(300)
-        .in_company(),
+        .parallel(),
     Case::new("faults-a-restart-of-the-destination", &["faults", "promise"], restarted)
         .limit(300)
-        .in_company(),
+        .parallel(),
     Case::new("faults-a-stale-journal-and-a-later-move", &["faults", "promise"], stale)
         .limit(300)
-        .in_company(),
-    Case::new("faults-killed-as-it-begins", &["faults"], beginnings).limit(300).in_company(),
-    Case::new("faults-journals-of-nobody", &["faults", "refusal"], strange_journals).in_company(),
+        .parallel(),
+    Case::new("faults-killed-as-it-begins", &["faults"], beginnings).limit(300).parallel(),
+    Case::new("faults-journals-of-nobody", &["faults", "refusal"], strange_journals).parallel(),
 ];
 
 /// How long a program may take to say what it has to.
@@ -46,10 +44,10 @@ const FAILED: i32 = 1;
 const JOURNALS: &str = "/var/lib/netmig/journal";
 
 /// Tries cells one after the other; `runs_on` is where the container must be after each.
-fn try_all(context: &Context, cells: &[(Moment, Fault)], runs_on: RunsOn) -> Result<()> {
-    let arena = Arena::of(context.lab(&["a", "b", "c"])?)?;
-    for (moment, fault) in cells {
-        let cell = Cell { moment: *moment, fault: *fault };
+fn try_all(context: &Context, cells: &[(InjectionPoint, Fault)], runs_on: RunsOn) -> Result<()> {
+    let arena = Harness::of(context.lab(&["a", "b", "c"])?)?;
+    for (point, fault) in cells {
+        let cell = Cell { point: *point, fault: *fault };
         let outcome = arena.run(cell)?;
         let problems = outcome.problems(cell);
         ensure!(problems.is_empty(), "{cell}: {problems:?}: {}", outcome.said);
@@ -62,11 +60,11 @@ fn try_all(context: &Context, cells: &[(Moment, Fault)], runs_on: RunsOn) -> Res
 /// Whatever dies before the commit record, the container runs on where it was.
 fn before(context: &Context) -> Result<()> {
     let cells = [
-        (Moment::Dump, Fault::Kill(Side::Source)),
-        (Moment::Dump, Fault::DumpFails),
-        (Moment::Restore, Fault::RestoreFails),
-        (Moment::Restore, Fault::Kill(Side::Destination)),
-        (Moment::Prepared, Fault::KillBoth),
+        (InjectionPoint::Dump, Fault::Kill(Side::Source)),
+        (InjectionPoint::Dump, Fault::DumpFails),
+        (InjectionPoint::Restore, Fault::RestoreFails),
+        (InjectionPoint::Restore, Fault::Kill(Side::Destination)),
+        (InjectionPoint::Prepared, Fault::KillBoth),
     ];
     try_all(context, &cells, RunsOn::Source)
 }
@@ -74,24 +72,28 @@ fn before(context: &Context) -> Result<()> {
 /// Whatever dies after it, the container runs where it was to go.
 fn after(context: &Context) -> Result<()> {
     let cells = [
-        (Moment::Commit, Fault::Kill(Side::Source)),
-        (Moment::Active, Fault::Kill(Side::Destination)),
-        (Moment::Commit, Fault::CutAndKill(Side::Source)),
+        (InjectionPoint::Commit, Fault::Kill(Side::Source)),
+        (InjectionPoint::Active, Fault::Kill(Side::Destination)),
+        (InjectionPoint::Commit, Fault::CutAndKill(Side::Source)),
     ];
     try_all(context, &cells, RunsOn::Destination)
 }
 
 /// What a restarted destination has of an undecided copy is not started there by its restart policy.
 fn restarted(context: &Context) -> Result<()> {
-    for moment in [Moment::Files, Moment::Restore, Moment::Prepared] {
-        try_all(context, &[(moment, Fault::Reboot(Side::Destination))], RunsOn::Source)?;
+    for point in [InjectionPoint::Files, InjectionPoint::Restore, InjectionPoint::Prepared] {
+        try_all(context, &[(point, Fault::Reboot(Side::Destination))], RunsOn::Source)?;
     }
     Ok(())
 }
 
 /// The recovery of a move that is long over leaves the flows of a later one alone.
 fn stale(context: &Context) -> Result<()> {
-    try_all(context, &[(Moment::Stage, Fault::Stale(Kind::Interruption))], RunsOn::Destination)
+    try_all(
+        context,
+        &[(InjectionPoint::Stage, Fault::Stale(LastRecord::Interruption))],
+        RunsOn::Destination,
+    )
 }
 
 /// The source's agent dies just before, while, or just after the migration's first record is written on
@@ -110,7 +112,7 @@ fn beginnings(context: &Context) -> Result<()> {
         client.signal(Signal::SIGKILL)?;
         client.wait(LIMIT)?;
         for host in [a, b] {
-            let deadline = Instant::now() + pace::patience(SETTLES);
+            let deadline = Instant::now() + slowdown::limit(SETTLES);
             while let Some(journal) = journals(host)? {
                 let late = Instant::now() > deadline;
                 ensure!(!late, "killed {pause} ms on: {} has {journal}", host.name());

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::leftovers::Traces;
+use super::lab_resources::LabResources;
 use crate::ensure;
 use crate::error::{Context as _, Result};
 use crate::lab::{self, Lab, LabBuilder};
@@ -54,7 +54,7 @@ fn leaves_nothing_behind(context: &Context) -> Result<()> {
     // A frozen container and an orphan in a session of its own are the hardest to get rid of.
     lab.host("a")?.podman(["pause", "web"])?;
     lab.host("b")?.run(["setsid", "--fork", "sleep", "1000"])?;
-    let traces = Traces::of(&lab)?;
+    let traces = LabResources::of(&lab)?;
     let (processes, namespaces) = traces.counts();
     ensure!(processes >= 8 && namespaces >= 15, "only {processes} and {namespaces}: {traces:?}");
     let started = Instant::now();
@@ -67,7 +67,7 @@ fn leaves_nothing_behind(context: &Context) -> Result<()> {
 }
 
 /// Namespaces end a moment after their last process.
-fn nothing_remains(traces: &Traces) -> Result<()> {
+fn nothing_remains(traces: &LabResources) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let left = traces.remaining()?;

@@ -21,9 +21,8 @@ mod cancel;
 mod faults;
 mod fidelity;
 mod flows;
-mod hops;
 mod lab;
-mod leftovers;
+mod lab_resources;
 mod migration;
 mod operator;
 mod permissions;
@@ -49,7 +48,6 @@ pub fn all() -> Vec<Case> {
         lab::CASES,
         traffic::CASES,
         migration::CASES,
-        hops::CASES,
         &flows::cases(),
         applications::CASES,
         refusal::CASES,

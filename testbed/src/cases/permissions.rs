@@ -11,10 +11,10 @@ use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("trust-permissions-of-a-peer", &["trust"], of_a_peer).in_company(),
+    Case::new("trust-permissions-of-a-peer", &["trust"], of_a_peer).parallel(),
     Case::new("trust-permissions-against-a-lying-source", &["trust"], against_a_lying_source)
-        .in_company(),
-    Case::new("trust-least-capabilities", &["trust"], least_capabilities).in_company(),
+        .parallel(),
+    Case::new("trust-least-capabilities", &["trust"], least_capabilities).parallel(),
 ];
 
 /// Exit code of a refusal before anything changed.

@@ -7,17 +7,17 @@ use super::untouched::Untouched;
 use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
-use crate::host::process::HostProcess;
+use crate::host::host_process::HostProcess;
 use crate::lab::{Attempt, Lab};
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("refusal-by-the-source", &["refusal"], by_the_source).in_company(),
-    Case::new("refusal-of-a-far-end-that-is-none", &["refusal"], no_far_end).in_company(),
-    Case::new("refusal-by-the-destination", &["refusal"], by_the_destination).in_company(),
+    Case::new("refusal-by-the-source", &["refusal"], by_the_source).parallel(),
+    Case::new("refusal-of-a-far-end-that-is-none", &["refusal"], no_far_end).parallel(),
+    Case::new("refusal-by-the-destination", &["refusal"], by_the_destination).parallel(),
     Case::new("refusal-of-more-connections-than-criu-takes", &["refusal"], too_many_connections)
-        .in_company(),
-    Case::new("refusal-of-bad-usage", &["refusal"], bad_usage).in_company(),
+        .parallel(),
+    Case::new("refusal-of-bad-usage", &["refusal"], bad_usage).parallel(),
 ];
 
 /// Exit code of a wrong command line.
@@ -94,10 +94,10 @@ fn explains(attempt: &Attempt, words: &[&str]) -> Result<()> {
 fn by_the_source(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     lab.serve("b")?;
-    let scene = Scene::start(&lab)?;
-    scene.refused(&["nope", "podman ps"], "nope", "b", &[])?;
-    scene.refused(&["stopped"], "stopped", "b", &[])?;
-    scene.over(context)
+    let fixture = Scene::start(&lab)?;
+    fixture.refused(&["nope", "podman ps"], "nope", "b", &[])?;
+    fixture.refused(&["stopped"], "stopped", "b", &[])?;
+    fixture.over(context)
 }
 
 /// A program on a host that is not an agent.
@@ -117,8 +117,9 @@ fn no_far_end(context: &Context) -> Result<()> {
         far_end(b, 8001, &format!("{}0001", hex("NETMIG")))?,
         far_end(b, 8002, "")?,
     ];
-    let scene = Scene::start(&lab)?;
-    let refused = |words: &[&str], destination: &str| scene.refused(words, "web", destination, &[]);
+    let fixture = Scene::start(&lab)?;
+    let refused =
+        |words: &[&str], destination: &str| fixture.refused(words, "web", destination, &[]);
     refused(&["cannot resolve no-such-host"], "no-such-host")?;
     refused(&["cannot connect to 192.0.2.200:7472"], "192.0.2.200")?;
     refused(&["cannot connect to", ":9", "Connection refused"], "b:9")?;
@@ -126,44 +127,44 @@ fn no_far_end(context: &Context) -> Result<()> {
     // An agent of the first version, which did not speak TLS.
     refused(&["does not speak netmig's protocol"], "b:8001")?;
     refused(&[":8002 did not", "within"], "b:8002")?;
-    scene.over(context)
+    fixture.over(context)
 }
 
 fn by_the_destination(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     lab.serve("a")?;
     lab.serve("b")?;
-    let scene = Scene::start(&lab)?;
+    let fixture = Scene::start(&lab)?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
-    scene.refused(&["this host itself"], "web", "a", &[])?;
+    fixture.refused(&["this host itself"], "web", "a", &[])?;
 
     b.podman(["create", "--name", "web", "probe:1"])?;
-    scene.refused(&["container named web", "name-taken"], "web", "b", &[])?;
+    fixture.refused(&["container named web", "name-taken"], "web", "b", &[])?;
     b.podman(["rm", "web"])?;
 
     b.podman(["run", "--detach", "--name", "other", "--publish", "7000:7000", "probe:1"])?;
-    scene.refused(&["tcp port 7000", "port-taken"], "web", "b", &[])?;
+    fixture.refused(&["tcp port 7000", "port-taken"], "web", "b", &[])?;
     b.podman(["rm", "--force", "--time", "0", "other"])?;
 
     let format = "{{.NetworkSettings.Networks.podman.IPAddress}}";
     let address = a.podman(["inspect", "--format", format, "web"])?;
     b.podman(["run", "--detach", "--name", "other", "--ip", &address, "probe:1"])?;
     let words = [&address, "container other on b", "network podman", "address-taken"];
-    scene.refused(&words, "web", "b", &[])?;
+    fixture.refused(&words, "web", "b", &[])?;
     b.podman(["rm", "--force", "--time", "0", "other"])?;
 
     // An image that has lost its name would do: images go by their IDs.
     b.podman(["image", "rm", "--force", "probe:1"])?;
     let require = ["--image", "require"];
-    scene.refused(&["no image", "probe:1", "image-missing"], "web", "b", &require)?;
-    scene.over(context)
+    fixture.refused(&["no image", "probe:1", "image-missing"], "web", "b", &require)?;
+    fixture.over(context)
 }
 
 /// CRIU has a file open for each connection, and may not have as many here.
 fn too_many_connections(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     lab.serve("b")?;
-    let scene = Scene::start(&lab)?;
+    let fixture = Scene::start(&lab)?;
     let server = lab.host("a")?.port(7000);
     let many = lab.host("c")?.probe().tcp_echo(server).rate(1.0).idle(199).start()?;
     // Without this capability CRIU cannot lift the limit.
@@ -179,12 +180,12 @@ fn too_many_connections(context: &Context) -> Result<()> {
     limited("--nofile=150:1000")?.success()?;
     let seen = many.stop()?;
     ensure!(seen.fault().is_none(), "{seen:?}");
-    scene.over(context)
+    fixture.over(context)
 }
 
 fn bad_usage(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
-    let scene = Scene::start(&lab)?;
+    let fixture = Scene::start(&lab)?;
     let before = Untouched::look(&lab, "a", "b", "web")?;
     let long = "a".repeat(4096);
     let names = ["../x", "$(id)", "", "-x", "a b", "web;id", &long];
@@ -202,5 +203,5 @@ fn bad_usage(context: &Context) -> Result<()> {
         ensure!(attempt.code == Some(USAGE), "{option:?}: {attempt:?}");
     }
     before.check()?;
-    scene.over(context)
+    fixture.over(context)
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
-use crate::pace;
 use crate::probe::EchoRun;
-use crate::traffic::report::EchoReport;
+use crate::slowdown;
+use crate::traffic::client_report::EchoReport;
 
 /// How long a fresh container may take to answer.
 const ANSWERS: Duration = Duration::from_secs(10);
@@ -66,7 +66,7 @@ impl Clients {
     }
 
     fn start_at(client: &Host, server: SocketAddr, rates: [f64; 2]) -> Result<Self> {
-        let rates = rates.map(pace::rate);
+        let rates = rates.map(slowdown::rate);
         Ok(Self {
             tcp: client.probe().tcp_echo(server).rate(rates[0]).start()?,
             udp: client.probe().udp_echo(server).rate(rates[1]).start()?,

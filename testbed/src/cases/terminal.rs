@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::pty::{OpenptyResult, Winsize, openpty};
 
 use crate::error::{Context, Error, Result};
-use crate::host::process::{HostCommand, HostProcess};
+use crate::host::host_process::{HostCommand, HostProcess};
 
 /// Width and height of the terminal.
 const SIZE: Winsize = Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };

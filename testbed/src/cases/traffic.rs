@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
 use crate::runner::{Case, Context};
-use crate::traffic::report::Direction;
+use crate::traffic::client_report::Direction;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("traffic-crun-undisturbed-is-without-loss", &["traffic"], |context| {

@@ -8,15 +8,15 @@ use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
 use crate::lab::Lab;
-use crate::pace;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("trust-unpaired-client-is-refused", &["trust"], unpaired).in_company(),
-    Case::new("trust-removed-peer-is-refused-at-once", &["trust"], removed).in_company(),
-    Case::new("trust-tokens-expire-and-work-once", &["trust"], tokens).in_company(),
-    Case::new("trust-another-host-is-refused-loudly", &["trust"], another_host).in_company(),
-    Case::new("trust-one-way-and-both-ways", &["trust"], both_ways).in_company(),
+    Case::new("trust-unpaired-client-is-refused", &["trust"], unpaired).parallel(),
+    Case::new("trust-removed-peer-is-refused-at-once", &["trust"], removed).parallel(),
+    Case::new("trust-tokens-expire-and-work-once", &["trust"], tokens).parallel(),
+    Case::new("trust-another-host-is-refused-loudly", &["trust"], another_host).parallel(),
+    Case::new("trust-one-way-and-both-ways", &["trust"], both_ways).parallel(),
 ];
 
 /// How long a server may take to write a line.
@@ -75,7 +75,7 @@ pub(super) fn logged(
     words: &[&str],
     count: usize,
 ) -> Result<()> {
-    let deadline = Instant::now() + pace::patience(LOGGED);
+    let deadline = Instant::now() + slowdown::limit(LOGGED);
     loop {
         let found = lines(lab, server, client, words);
         if found == count {

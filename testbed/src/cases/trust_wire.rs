@@ -10,15 +10,15 @@ use super::untouched::without_own_state;
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
 use crate::host::Host;
-use crate::host::process::HostProcess;
+use crate::host::host_process::HostProcess;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("trust-plain-text-and-tls-1.2-are-refused", &["trust"], other_languages).in_company(),
+    Case::new("trust-plain-text-and-tls-1.2-are-refused", &["trust"], other_languages).parallel(),
     Case::new("trust-flood-of-half-open-handshakes", &["trust"], flood),
-    Case::new("trust-replayed-session-is-refused", &["trust"], replay).in_company(),
-    Case::new("trust-nothing-of-the-memory-on-the-link", &["trust"], capture).in_company(),
+    Case::new("trust-replayed-session-is-refused", &["trust"], replay).parallel(),
+    Case::new("trust-nothing-of-the-memory-on-the-link", &["trust"], capture).parallel(),
 ];
 
 /// How long anything here may take.

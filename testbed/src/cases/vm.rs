@@ -8,7 +8,7 @@ use crate::ensure;
 use crate::error::{Error, Result, chain};
 use crate::lab::MigrationReport;
 use crate::runner::{Case, Context};
-use crate::traffic::report::EchoReport;
+use crate::traffic::client_report::EchoReport;
 use crate::vm::{Machine, Plan, Ran, Show};
 
 /// The area of tests that need a virtual machine.
@@ -18,10 +18,10 @@ pub const VM: &str = "vm";
 const LIMIT: Duration = Duration::from_secs(480);
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("vm-demo-on-a-stock-kernel", &[VM], demo).limit(LIMIT.as_secs() + 600).in_company(),
+    Case::new("vm-demo-on-a-stock-kernel", &[VM], demo).limit(LIMIT.as_secs() + 600).parallel(),
     Case::new("vm-other-user-with-limits", &[VM], with_limits)
         .limit(LIMIT.as_secs() + 600)
-        .in_company(),
+        .parallel(),
 ];
 
 /// The lab test that the machine at hand may have to skip: a container of another user than root, with

@@ -1,9 +1,9 @@
 //! A test host: a process 1 in mount, network, UTS, IPC, PID and cgroup namespaces of its own, on
 //! an overlay of the root file system.
 
+pub mod host_process;
 pub mod init;
 pub mod namespaces;
-pub mod process;
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Context, Error, Result};
+use host_process::HostCommand;
 use namespaces::Namespaces;
-use process::HostCommand;
 
 /// Longest name of a host: `v` and the name make up the name of an interface.
 const NAME_MAX: usize = 12;

@@ -9,7 +9,7 @@ use std::process::{Child, Command};
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::command;
+use crate::subprocess;
 
 /// The namespaces of a process, and the cgroup that processes which join them belong in.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct Namespaces {
 impl Namespaces {
     /// The namespaces of process `pid`; processes that enter go to the cgroup at `cgroup`.
     pub(crate) fn of(pid: i32, cgroup: &Path) -> io::Result<Self> {
-        Ok(Self { pidfd: command::pidfd(pid)?, cgroup: cgroup.to_owned() })
+        Ok(Self { pidfd: subprocess::pidfd(pid)?, cgroup: cgroup.to_owned() })
     }
 
     /// Starts a program in all of the namespaces.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Result};
-use crate::pace;
+use crate::slowdown;
 
 /// How long processes may take to die.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -49,7 +49,7 @@ pub(crate) fn delegate(path: &Path) -> Result<()> {
 /// Kills every process in the cgroup and below it, frozen ones too, waits for their end, and
 /// removes the cgroups. A cgroup that does not exist is fine.
 pub(crate) fn destroy(path: &Path) -> Result<()> {
-    let deadline = Instant::now() + pace::patience(LIMIT);
+    let deadline = Instant::now() + slowdown::limit(LIMIT);
     while path.exists() {
         let kill = path.join("cgroup.kill");
         fs::write(&kill, "1").context(|| format!("writing {}", kill.display()))?;

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use super::Lab;
-use crate::command::tail;
+use crate::subprocess::tail;
 
 /// How long each question to a host may take.
 const LIMIT: Duration = Duration::from_secs(10);

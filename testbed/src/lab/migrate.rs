@@ -8,9 +8,9 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::Lab;
-use crate::command::Output;
 use crate::error::{Error, Result};
-use crate::host::process::HostProcess;
+use crate::host::host_process::HostProcess;
+use crate::subprocess::Output;
 
 /// How long a server may take to open its port.
 const SERVER_LIMIT: Duration = Duration::from_secs(10);

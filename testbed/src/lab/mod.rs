@@ -5,7 +5,7 @@ pub(crate) mod claim;
 mod diagnosis;
 mod migrate;
 mod start;
-pub mod storage;
+pub mod storage_template;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command;
 use crate::error::{Context, Error, Result};
+use crate::host::host_process::HostProcess;
 use crate::host::namespaces::Namespaces;
-use crate::host::process::HostProcess;
 use crate::host::{self, Host};
-use crate::network;
+use crate::subprocess;
+use crate::switch;
 use claim::{Claim, Places};
 
 pub use migrate::{Attempt, FlowCount, MigrationReport, NewAddress, Step};
@@ -204,7 +204,7 @@ impl Lab {
     /// # Errors
     /// There is no such host, or the kernel refused.
     pub fn set_cable(&self, host: &str, plugged: bool) -> Result<()> {
-        network::set_cable(&self.switch, self.host(host)?, plugged)
+        switch::set_cable(&self.switch, self.host(host)?, plugged)
     }
 
     /// Ends every process of the lab and removes every trace of it.
@@ -229,7 +229,7 @@ impl Lab {
         let mut children = children.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut ended = Ok(());
         for mut child in children.drain(..) {
-            if !command::ends_within(&mut child, END_LIMIT) {
+            if !subprocess::ends_within(&mut child, END_LIMIT) {
                 ended = Err(Error::Refused(format!(
                     "process {} of the lab {} is dead but not gone: a program on its host has not \
                      been waited for",

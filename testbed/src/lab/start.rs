@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, unshare};
 
 use super::claim::Claim;
-use super::storage::{self, Storage};
+use super::storage_template::{self, Storage};
 use super::{
     LOGS, Lab, Owner, Runtime, SHARE, SWITCH, State, cgroup, standing_name, switch_namespaces,
 };
-use crate::build::Programs;
-use crate::command;
 use crate::error::{Context, Error, Result};
 use crate::host::init::{HOST_ARGUMENT, InitPlan, LEAF, READY, SWITCH_ARGUMENT};
 use crate::host::{self, Host};
-use crate::{network, pace, prepare};
+use crate::programs::Programs;
+use crate::subprocess;
+use crate::{prepare, slowdown, switch};
 
 /// Where a host has the product's programs and the testbed's own: the rootfs leaves it empty.
 const PROGRAMS: &str = "/usr/local/bin";
@@ -89,7 +89,7 @@ impl LabBuilder {
         let storage = if self.empty_storage {
             Storage::Empty
         } else {
-            Storage::Copy(storage::template(&needed)?)
+            Storage::Copy(storage_template::template(&needed)?)
         };
         self.start_with(&needed.rootfs, &needed.programs, &storage)
     }
@@ -209,7 +209,7 @@ impl LabBuilder {
         if self.systemd {
             hosts.iter().try_for_each(await_boot)?;
         }
-        network::connect(&switch, &hosts)?;
+        switch::connect(&switch, &hosts)?;
         let state = State {
             hosts: hosts.iter().map(|host| (host.name().to_owned(), host.init())).collect(),
             switch: children[0].id() as i32,
@@ -270,7 +270,7 @@ fn spawn_init(role: &str, plan: &[u8], logs: &Path, keep: Option<i32>) -> Result
         .context(|| format!("opening {}", path.display()))?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("testbed").arg(role).current_dir("/");
-    command.stdin(command::input_file(plan)?).stdout(Stdio::piped()).stderr(log);
+    command.stdin(subprocess::input_file(plan)?).stdout(Stdio::piped()).stderr(log);
     if let Some(descriptor) = keep {
         // SAFETY: fcntl(2) on a number, in the child between fork and exec; nothing is allocated.
         unsafe {
@@ -298,7 +298,7 @@ fn spawn_init(role: &str, plan: &[u8], logs: &Path, keep: Option<i32>) -> Result
 
 /// Waits until a host's systemd has started everything.
 fn await_boot(host: &Host) -> Result<()> {
-    let end = Instant::now() + pace::patience(BOOT);
+    let end = Instant::now() + slowdown::limit(BOOT);
     // What it cannot do in a namespace, such as mounting rpc_pipefs, leaves it "degraded".
     loop {
         let asked = host.command("systemctl").args(["is-system-running"]).output()?;

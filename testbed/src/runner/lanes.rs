@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::{Case, Count, run_case};
-use crate::pace;
+use crate::slowdown;
 
 /// Runs those that need the machine for themselves one after another, then the others side by side.
 pub(super) fn run(selected: &[&Case]) -> Count {
     let (others, alone): (Vec<&Case>, Vec<&Case>) =
-        selected.iter().copied().partition(|case| case.in_company);
+        selected.iter().copied().partition(|case| case.parallel);
     let mut count = Count::default();
     for case in alone {
         count.add(run_case(case));
@@ -21,7 +21,7 @@ pub(super) fn run(selected: &[&Case]) -> Count {
 
 /// One for each processor, and one that waits. Where all is slow, waiting is not what takes the time.
 fn lanes() -> usize {
-    if pace::is_slow() { 1 } else { thread::available_parallelism().map_or(1, usize::from) + 1 }
+    if slowdown::is_slow() { 1 } else { thread::available_parallelism().map_or(1, usize::from) + 1 }
 }
 
 /// Runs the tests in so many threads, those that may take longest first.
@@ -51,8 +51,8 @@ mod tests {
 
     #[test]
     fn every_test_runs_once_however_many_lanes_there_are() {
-        let pass = Case::new("o", &[], |_| Ok(())).in_company();
-        let fail = Case::new("f", &[], |_| Err(Error::Check("no".to_owned()))).in_company();
+        let pass = Case::new("o", &[], |_| Ok(())).parallel();
+        let fail = Case::new("f", &[], |_| Err(Error::Check("no".to_owned()))).parallel();
         let slow = Case::new("s", &[], |_| {
             thread::sleep(Duration::from_millis(50));
             Ok(())

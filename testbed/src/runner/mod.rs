@@ -1,8 +1,8 @@
 //! The test runner: unit tests by cargo, then lab tests. Most of these have the machine for themselves;
 //! those that mostly wait, or measure nothing, come last, several at a time.
 
-mod context;
 mod lanes;
+mod test_context;
 mod unit;
 
 use std::any::Any;
@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-pub use context::Context;
+pub use test_context::Context;
 
 use crate::error::{Error, Result, chain};
-use crate::{lab, pace};
+use crate::{lab, slowdown};
 
 /// The area word of the unit tests.
 const UNIT: &str = "unit";
@@ -31,7 +31,7 @@ pub struct Case {
     /// How long it may take.
     pub limit: Duration,
     /// Whether it may run while others do.
-    pub in_company: bool,
+    pub parallel: bool,
     /// The test.
     pub run: fn(&Context) -> Result<()>,
 }
@@ -43,7 +43,7 @@ impl Case {
         areas: &'static [&'static str],
         run: fn(&Context) -> Result<()>,
     ) -> Self {
-        Self { name, areas, limit: Duration::from_secs(120), in_company: false, run }
+        Self { name, areas, limit: Duration::from_secs(120), parallel: false, run }
     }
 
     /// Sets how long it may take.
@@ -55,8 +55,8 @@ impl Case {
 
     /// Lets it run while others do: it does not count what a busy machine loses.
     #[must_use]
-    pub const fn in_company(mut self) -> Self {
-        self.in_company = true;
+    pub const fn parallel(mut self) -> Self {
+        self.parallel = true;
         self
     }
 
@@ -181,11 +181,11 @@ fn run_with_limit(case: &Case, context: &Arc<Context>) -> Result<()> {
     if let Err(source) = thread {
         return Err(Error::Io { action: "starting a test's thread".to_owned(), source });
     }
-    match receiver.recv_timeout(pace::patience(case.limit)) {
+    match receiver.recv_timeout(slowdown::limit(case.limit)) {
         Ok(outcome) => outcome,
         Err(RecvTimeoutError::Disconnected) => Err(Error::Check("the test died".to_owned())),
         Err(RecvTimeoutError::Timeout) => {
-            let seconds = pace::patience(case.limit).as_secs();
+            let seconds = slowdown::limit(case.limit).as_secs();
             let seen = context.diagnosis();
             let _ = context.clear();
             let _ = receiver.recv_timeout(AFTERMATH);

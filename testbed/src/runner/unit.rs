@@ -4,9 +4,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use super::Count;
-use crate::build;
-use crate::command::{self, Output};
 use crate::error::{Result, chain};
+use crate::programs;
+use crate::subprocess::{self, Output};
 
 /// Longest time for building and running them.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -33,14 +33,14 @@ pub(super) fn run() -> Count {
 }
 
 fn cargo_test() -> Result<Output> {
-    let mut cargo = build::cargo();
+    let mut cargo = programs::cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]).stdin(Stdio::null());
-    cargo.args(["--features", &format!("testbed/{}", build::HOSTILE_PEER_FEATURE)]);
+    cargo.args(["--features", &format!("testbed/{}", programs::HOSTILE_PEER_FEATURE)]);
     // Those are the tests against the kernel, each in a network namespace of its own.
     if nix::unistd::geteuid().is_root() {
         cargo.args(["--", "--include-ignored"]);
     }
-    command::capture(&mut cargo, LIMIT, std::process::Command::spawn)
+    subprocess::capture(&mut cargo, LIMIT, std::process::Command::spawn)
 }
 
 fn judge(output: &Output) -> Count {

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
+use super::client_report::{BulkReport, Direction, ServerStats};
 use super::gap::{GapMeter, milliseconds, unix_ns};
 use super::pattern::{self, Mismatch};
-use super::report::{BulkReport, Direction, ServerStats};
 use super::stop::Stop;
 
 /// Bytes read or written at a time.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::report::Gap;
+use super::client_report::Gap;
 
 /// How many of the longest gaps are kept for the report.
 const KEPT: usize = 8;

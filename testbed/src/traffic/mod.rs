@@ -3,15 +3,15 @@
 //! linked statically and runs in containers as well as on lab hosts.
 
 pub mod bulk;
-pub mod count;
+pub mod client_report;
 pub mod echo;
 pub mod gap;
+pub mod packet_capture;
 pub mod pattern;
-pub mod report;
+pub mod redis_counter;
 pub mod requests;
 pub mod serve;
 pub mod stop;
-pub mod wire;
 
 /// Port of the TCP and UDP echo service, unless told otherwise.
 pub const ECHO_PORT: u16 = 7000;

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::report::RequestsReport;
+use super::client_report::RequestsReport;
 use super::stop::Stop;
 
 /// Between two looks at whether to stop.

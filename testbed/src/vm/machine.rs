@@ -15,13 +15,13 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
-use super::image::{self, Image};
+use super::boot_files::{self, Image};
 use super::init::{ORDER, Order, Outcome};
-use crate::build::Programs;
 use crate::cache;
-use crate::command;
 use crate::error::{Context, Error, Result};
 use crate::lab::claim::Claim;
+use crate::programs::Programs;
+use crate::subprocess;
 
 /// The emulator.
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";
@@ -110,7 +110,8 @@ pub(super) fn run(job: &Job<'_>) -> Result<Ran> {
         follow(err, (job.show == Show::AsItComes).then(|| Box::new(io::stderr()) as _))?,
         follow(status, None)?,
     ];
-    let ended = command::wait(&mut child, job.limit).context(|| format!("waiting for {PROGRAM}"));
+    let ended =
+        subprocess::wait(&mut child, job.limit).context(|| format!("waiting for {PROGRAM}"));
     let [stdout, stderr, outcome] = readers.map(|reader| reader.join().unwrap_or_default());
     let fault = |what: &str| {
         let console = tail_of(&console, CONSOLE_LINES);
@@ -146,13 +147,13 @@ fn scratch(job: &Job<'_>, directory: &Path) -> Result<PathBuf> {
     let mut cp = Command::new("cp");
     cp.args(["--archive", "--link", "--no-target-directory"]);
     cp.arg(job.storage).arg(tree.join("storage"));
-    command::run(&mut cp, command::LIMIT)?;
+    subprocess::run(&mut cp, subprocess::LIMIT)?;
     let order = Order { arguments: job.arguments.clone() };
     let text = serde_json::to_vec(&order).map_err(io::Error::from);
     text.and_then(|text| fs::write(tree.join(ORDER), text))
         .context(|| "writing what the virtual machine is to do")?;
     let disk = directory.join("disk.ext4");
-    image::ext4(&tree, &disk, SCRATCH_SIZE, &["-O", "^has_journal", "-m", "0"])?;
+    boot_files::ext4(&tree, &disk, SCRATCH_SIZE, &["-O", "^has_journal", "-m", "0"])?;
     cache::remove(&tree)?;
     Ok(disk)
 }
@@ -256,5 +257,5 @@ fn tail_of(path: &Path, lines: usize) -> String {
 }
 
 fn tail(text: &str) -> String {
-    command::tail(text.trim())
+    subprocess::tail(text.trim())
 }

@@ -3,26 +3,26 @@
 //! Stock kernels have what this machine's may lack: WireGuard, and the native `queue` of nftables.
 //! The virtual machine has the hosts' root file system, and the same labs of namespaces run in it by
 //! the same commands. Its clock is that of a processor of 1 GHz, so that limits of time are longer
-//! and clients send less there (see [`crate::pace`]); an hour in there takes several of ours when it
+//! and clients send less there (see [`crate::slowdown`]); an hour in there takes several of ours when it
 //! is busy, and nothing when it waits.
 
-mod image;
+mod boot_files;
 mod init;
-mod kernel;
+mod kernel_package;
 mod machine;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use init::become_init_if_asked;
-pub use kernel::KERNEL_VARIABLE;
+pub use kernel_package::KERNEL_VARIABLE;
 pub use machine::{Ran, Show};
 
-use crate::build::{PROBE, Programs};
 use crate::error::{Error, Result};
-use crate::lab::storage;
+use crate::lab::storage_template;
 use crate::prepare::{self, Needed};
-use crate::{install, pace};
+use crate::programs::{PROBE, Programs};
+use crate::{install, slowdown};
 
 /// The path by which a command in the virtual machine writes a file that is kept.
 pub const FILE_PORT: &str = init::PORTS[3];
@@ -47,7 +47,7 @@ pub struct Plan {
 /// What the virtual machine is made from, ready to boot.
 #[derive(Debug)]
 pub struct Machine {
-    image: image::Image,
+    image: boot_files::Image,
     programs: Programs,
     storage: PathBuf,
 }
@@ -63,8 +63,8 @@ impl Machine {
         }
         let needed = prepare::for_labs()?;
         install::ensure(install::EMULATOR)?;
-        let storage = storage::template(&needed)?;
-        let image = image::ensure(&needed.rootfs)?;
+        let storage = storage_template::template(&needed)?;
+        let image = boot_files::ensure(&needed.rootfs)?;
         Ok(Self { image, programs: needed.programs, storage })
     }
 
@@ -110,7 +110,7 @@ pub fn settle_if_inside() -> Result<Option<Vec<String>>> {
     let slowdown = arguments.next().and_then(|text| text.parse().ok()).ok_or_else(|| {
         Error::Refused(format!("{INSIDE} wants to know how much slower it is there"))
     })?;
-    pace::slow_down(slowdown);
+    slowdown::set(slowdown);
     let base = Path::new(init::SCRATCH);
     let bin = base.join("bin");
     let names = ["agent-client", "agent-server", "netmig-shim", PROBE];

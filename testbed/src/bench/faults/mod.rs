@@ -1,6 +1,6 @@
 //! The fault matrix: every cell some times, several labs side by side.
 
-mod record;
+mod result_log;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result};
-use crate::faults::{Arena, Cell, Moment, Problem, RunsOn};
+use crate::faults::{Cell, Harness, InjectionPoint, Problem, RunsOn};
 use crate::prepare;
-use record::{Record, Records};
+use result_log::{Record, Records};
 
 pub(super) const BENCH: Bench =
     Bench { name: "faults", about: "what comes of migrations that something happens to", run };
@@ -40,7 +40,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     if cells.is_empty() {
         return Err(Error::Refused(format!("no cell is called {wanted:?}")));
     }
-    let product = record::product(&prepare::for_labs()?)?;
+    let product = result_log::product(&prepare::for_labs()?)?;
     let (records, known) = match &plan.resume {
         Some(path) => {
             let (records, known) = Records::open(path, &product)?;
@@ -90,21 +90,21 @@ fn missing(
 
 /// Takes cells from the board until there are none.
 fn work(cells: &[Cell], board: &Board) -> Result<()> {
-    let mut arena = None;
+    let mut harness = None;
     loop {
         let Some((index, number)) = lock(&board.queue).pop_front() else { return Ok(()) };
         let cell = cells[index];
         let started = Instant::now();
-        let ready = match arena.take() {
-            Some(arena) => arena,
-            None => Arena::start()?,
+        let ready = match harness.take() {
+            Some(harness) => harness,
+            None => Harness::start()?,
         };
         let outcome = ready.run(cell);
         let seconds = started.elapsed().as_secs_f64();
         let record = Record::new(&board.product, cell, number, outcome, seconds);
         println!("{}", record.line());
-        if record.is_good() && !cell.fault.spoils_the_lab() {
-            arena = Some(ready);
+        if record.is_good() && !cell.fault.needs_fresh_lab() {
+            harness = Some(ready);
         } else if let Some(error) = &record.error {
             eprintln!("{cell}: {error}");
             eprint!("{}", ready.lab().diagnosis());
@@ -119,20 +119,20 @@ fn work(cells: &[Cell], board: &Board) -> Result<()> {
 /// Prints the matrix in Markdown: where the container runs afterwards, and the longest silence.
 fn print_table(cells: &[Cell], done: &[Vec<Record>]) {
     let mut faults: Vec<String> = Vec::new();
-    let mut rows: BTreeMap<Moment, BTreeMap<String, String>> = BTreeMap::new();
+    let mut rows: BTreeMap<InjectionPoint, BTreeMap<String, String>> = BTreeMap::new();
     for (cell, runs) in cells.iter().zip(done) {
         let fault = cell.fault.to_string();
         if !faults.contains(&fault) {
             faults.push(fault.clone());
         }
-        rows.entry(cell.moment).or_default().insert(fault, entry(runs));
+        rows.entry(cell.point).or_default().insert(fault, entry(runs));
     }
     println!("\n| | {} |", faults.join(" | "));
     println!("| --- |{}", " --- |".repeat(faults.len()));
-    for (moment, entries) in rows {
+    for (point, entries) in rows {
         let entries: Vec<&str> =
             faults.iter().map(|fault| entries.get(fault).map_or("", String::as_str)).collect();
-        println!("| {} | {} |", moment.name(), entries.join(" | "));
+        println!("| {} | {} |", point.name(), entries.join(" | "));
     }
     println!();
 }
@@ -164,7 +164,7 @@ fn entry(runs: &[Record]) -> String {
 
 fn row(cell: Cell, runs: &[Record]) -> Value {
     json!({
-        "moment": cell.moment.name(),
+        "injection_point": cell.point.name(),
         "fault": cell.fault.to_string(),
         "runs": runs,
         "good": runs.iter().filter(|run| run.is_good()).count(),
@@ -202,12 +202,12 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_run() {
-        let cell = |moment| Cell { moment, fault: Fault::Kill(Side::Source) };
-        let cells = [cell(Moment::Dump), cell(Moment::Commit)];
+        let cell = |point| Cell { point, fault: Fault::Kill(Side::Source) };
+        let cells = [cell(InjectionPoint::Dump), cell(InjectionPoint::Commit)];
         let end = || Err(Error::Check("no".to_owned()));
         let known = vec![
             Record::new("p", cells[1], 0, end(), 1.0),
-            Record::new("p", cell(Moment::Hold), 0, end(), 1.0),
+            Record::new("p", cell(InjectionPoint::Hold), 0, end(), 1.0),
         ];
         let (queue, done) = missing(&cells, 2, known);
         assert_eq!(queue, [(0, 0), (0, 1), (1, 1)]);

@@ -10,18 +10,17 @@
 //! entry moved; packets wait in the frozen container or are lost. CRIU gets the options that the
 //! product gives it.
 
-pub mod late;
-mod memory;
+pub mod prestarted;
+mod shared_tmpfs;
 
 use std::fs;
 use std::io::{Read, Seek};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use late::Late;
+use prestarted::Prestarted;
 
-use super::criu;
-use super::scene::{self, Clients, NAME};
+use super::fixture::{self, Clients, NAME};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
@@ -48,7 +47,7 @@ pub(super) struct Floor {
 /// Measures the floor once with a fresh container under the usual clients, and removes it.
 pub(super) fn measure(lab: &Lab, runtime: Runtime) -> Result<Floor> {
     let (a, c) = (lab.host("a")?, lab.host("c")?);
-    let server = scene::start(a, c, runtime, NAME, 7000, &[])?;
+    let server = fixture::start(a, c, runtime, NAME, 7000, &[])?;
     measure_running(lab, runtime, || Clients::start(c, server))
 }
 
@@ -60,12 +59,12 @@ pub(super) fn measure_running<T>(
     traffic: impl FnOnce() -> Result<T>,
 ) -> Result<Floor> {
     let (a, b) = (lab.host("a")?, lab.host("b")?);
-    memory::share(a, b)?;
-    [a, b].into_iter().try_for_each(|host| criu::configure(host, OPTIONS))?;
+    shared_tmpfs::share(a, b)?;
+    [a, b].into_iter().try_for_each(|host| fixture::set_criu_options(host, OPTIONS))?;
     let id = a.podman(["inspect", "--format", "{{.Id}}", NAME])?;
     let cgroup = a.podman(["inspect", "--format", "{{.State.CgroupPath}}", NAME])?;
     let (target, bundle) = stage(a, b, runtime)?;
-    let [images, work] = ["images", "work"].map(|name| format!("{}/{name}", memory::PLACE));
+    let [images, work] = ["images", "work"].map(|name| format!("{}/{name}", shared_tmpfs::PLACE));
     a.run(["mkdir", &images, &work])?;
     let places = ["--image-path", &images, "--work-path", &work];
     let options = ["--tcp-established", "--file-locks", "--manage-cgroups-mode", "ignore"];
@@ -74,8 +73,8 @@ pub(super) fn measure_running<T>(
         words.chain(options).chain(places).chain([id]).map(str::to_owned).collect()
     };
     let restore = ["restore", "--detach", "--bundle", &bundle];
-    let restore = Late::new(b, &line(&restore, &target))?;
-    let dump = Late::new(a, &line(&["checkpoint", "--leave-running"], &id))?;
+    let restore = Prestarted::new(b, &line(&restore, &target))?;
+    let dump = Prestarted::new(a, &line(&["checkpoint", "--leave-running"], &id))?;
     let freezer = Freezer::new(&a.path("/sys/fs/cgroup").join(cgroup.trim_start_matches('/')))?;
     let traffic = traffic()?;
 
@@ -95,12 +94,12 @@ pub(super) fn measure_running<T>(
     let outcome = outcome.inspect_err(|_| {
         for log in ["dump.log", "restore.log"] {
             let text = a.read(Path::new(&work).join(log)).unwrap_or_default();
-            eprintln!("{log}: {}", crate::command::tail(&text));
+            eprintln!("{log}: {}", crate::subprocess::tail(&text));
         }
     });
-    scene::remove(a, NAME)?;
-    scene::remove(b, NAME)?;
-    [a, b].into_iter().try_for_each(criu::forget)?;
+    fixture::remove(a, NAME)?;
+    fixture::remove(b, NAME)?;
+    [a, b].into_iter().try_for_each(fixture::remove_criu_options)?;
     outcome
 }
 

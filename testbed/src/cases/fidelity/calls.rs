@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cases::promise::{settled, until};
 use crate::ensure;
 use crate::error::{Error, Result};
-use crate::faults::gate;
+use crate::faults::breakpoint;
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
 use crate::runner::{Case, Context};
@@ -83,11 +83,11 @@ fn check(host: &Host) -> Result<()> {
 /// Has a move from a to b fail after the dump.
 fn roll_back(lab: &Lab, container: &str) -> Result<()> {
     let b = lab.host("b")?;
-    gate::tarry(b, "restore", 2 * MOST)?;
+    breakpoint::delay_step(b, "restore", 2 * MOST)?;
     let most = MOST.as_secs_f64().to_string();
     let attempt = lab.attempt(container, "a", "b", &["--max-interruption", &most])?;
     ensure!(attempt.code == Some(ROLLED_BACK), "{attempt:?}");
-    gate::clear(b)?;
+    breakpoint::clear(b)?;
     settled(lab)
 }
 
@@ -102,7 +102,7 @@ fn calls_go_on(context: &Context, runtime: Runtime) -> Result<()> {
 
 fn after_a_rollback(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
-    gate::install(lab.host("b")?)?;
+    breakpoint::install(lab.host("b")?)?;
     lab.serve("b")?;
     start(lab.host("a")?)?;
     for _ in 0..2 {
@@ -115,7 +115,7 @@ fn sleeper_lives(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     ["a", "b"].iter().try_for_each(|host| lab.serve(host))?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
-    gate::install(b)?;
+    breakpoint::install(b)?;
     a.podman(["run", "--detach", "--name", "sleeper", "probe:1", "sleep", "100000"])?;
     let runs = |host: &Host| -> Result<()> {
         // It would end at once.

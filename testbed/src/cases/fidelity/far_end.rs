@@ -8,10 +8,10 @@ use crate::cases::subject::{Clients, serve};
 use crate::ensure;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::process::HostProcess;
+use crate::host::host_process::HostProcess;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
-use crate::traffic::report::EchoReport;
+use crate::traffic::client_report::EchoReport;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("far-end-process", &["fidelity", "flows"], |c| around(c, Far::Process, Family::Four)),

@@ -5,15 +5,17 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::paths::{BRIDGE_ALONE, END, ONE_WAY_OUT, Scene, idle, load, refused, there_and_home};
+use super::closed_paths::{
+    BRIDGE_ALONE, END, ONE_WAY_OUT, Scene, idle, load, refused, there_and_home,
+};
 use crate::cases::flows::traces;
 use crate::ensure;
 use crate::error::Result;
-use crate::faults::moment::noted;
+use crate::faults::observation::has_record;
 use crate::host::Host;
-use crate::host::process::HostProcess;
-use crate::pace;
+use crate::host::host_process::HostProcess;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("firewall-opened-by-agents-that-are-killed", &["fidelity", "flows"], killed),
@@ -46,7 +48,7 @@ fn is_open(host: &Host) -> bool {
 }
 
 fn until(what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + pace::patience(LIMIT);
+    let end = Instant::now() + slowdown::limit(LIMIT);
     while !done()? {
         ensure!(Instant::now() < end, "not {what}");
         std::thread::sleep(Duration::from_millis(2));
@@ -74,7 +76,7 @@ fn kill_guardians(host: &Host) -> Result<()> {
 fn killed(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
-    let scene = Scene::start(&lab)?;
+    let fixture = Scene::start(&lab)?;
     load(a, BRIDGE_ALONE)?;
     let before = table(a)?;
     for by_hand in [false, true] {
@@ -83,7 +85,7 @@ fn killed(context: &Context) -> Result<()> {
             kill_guardians(a)?;
         }
         client.signal(Signal::SIGKILL)?;
-        ensure!(!noted(a, "interruption"), "it was killed too late");
+        ensure!(!has_record(a, "interruption"), "it was killed too late");
         drop(client.wait(END));
         if by_hand {
             ensure!(is_open(a), "somebody has closed it already");
@@ -96,7 +98,7 @@ fn killed(context: &Context) -> Result<()> {
         ensure!(now == before, "by hand: {by_hand}: {now} was {before}");
     }
     there_and_home(&lab, &["--open-firewall"])?;
-    scene.end(context, &lab)?;
+    fixture.end(context, &lab)?;
     let now = table(a)?;
     ensure!(now == before, "{now} was {before}");
     Ok(())
@@ -106,18 +108,18 @@ fn killed(context: &Context) -> Result<()> {
 fn committed(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
-    let scene = Scene::start(&lab)?;
+    let fixture = Scene::start(&lab)?;
     load(a, BRIDGE_ALONE)?;
     let before = table(a)?;
     let (resting, _) = idle(c, a.port(7000))?;
     let mut client = begun(a)?;
-    until("decided", || Ok(noted(a, "committed") || noted(a, "acknowledged")))?;
+    until("decided", || Ok(has_record(a, "committed") || has_record(a, "acknowledged")))?;
     client.signal(Signal::SIGKILL)?;
     drop(client.wait(END));
-    until("ended", || Ok(!noted(a, "departure")))?;
+    until("ended", || Ok(!has_record(a, "departure")))?;
     std::thread::sleep(Duration::from_secs(1));
     ensure!(is_open(a), "closed while there are flows: {}", table(a)?);
-    let seen = scene.inbound.stop_losing(MEANWHILE)?;
+    let seen = fixture.inbound.stop_losing(MEANWHILE)?;
     ensure!(is_open(a), "closed while connections rest: {}", table(a)?);
     let listed = a.run(["agent-client", "flows"])?;
     ensure!(listed.contains("web"), "it has no name: {listed:?}");
@@ -136,7 +138,7 @@ fn committed(context: &Context) -> Result<()> {
 fn loaded_anew(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
-    let scene = Scene::start(&lab)?;
+    let fixture = Scene::start(&lab)?;
     load(a, BRIDGE_ALONE)?;
     let before = table(a)?;
     lab.attempt("web", "a", "b", &["--open-firewall"])?.success()?;
@@ -160,14 +162,14 @@ fn loaded_anew(context: &Context) -> Result<()> {
     std::thread::sleep(Duration::from_secs(1));
     ensure!(table(a)? == before, "{} was {before}", table(a)?);
     traces::none_within(b, END)?;
-    scene.end_losing(context, &lab, MEANWHILE)
+    fixture.end_losing(context, &lab, MEANWHILE)
 }
 
 /// A move that is refused, to a host to which flows are led already, leaves nothing open that was not.
 fn for_nothing(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let a = lab.host("a")?;
-    let scene = Scene::start(&lab)?;
+    let fixture = Scene::start(&lab)?;
     crate::cases::subject::serve(a, "other", 7100, &[], lab.host("c")?)?;
     let (_resting, _) = idle(lab.host("c")?, a.port(7100))?;
     lab.attempt("other", "a", "b", &[])?.success()?;
@@ -183,14 +185,14 @@ fn for_nothing(context: &Context) -> Result<()> {
     lab.host("b")?.podman(["rm", "--force", "--time", "0", "other"])?;
     a.run(["agent-client", "flows", "end", "other"])?;
     there_and_home(&lab, &[])?;
-    scene.end(context, &lab)
+    fixture.end(context, &lab)
 }
 
 /// Chains that iptables manages are left alone, whatever is asked for; doing what the refusal says helps.
 fn iptables(context: &Context, programs: [&str; 2], why: &str) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let a = lab.host("a")?;
-    let scene = Scene::start(&lab)?;
+    let fixture = Scene::start(&lab)?;
     for program in programs {
         for line in ["-A FORWARD -i podman+ -j ACCEPT", "-A FORWARD -o podman+ -j ACCEPT"] {
             a.run([&[program][..], &line.split(' ').collect::<Vec<_>>()].concat())?;
@@ -208,14 +210,14 @@ fn iptables(context: &Context, programs: [&str; 2], why: &str) -> Result<()> {
         a.run([&[programs[0]][..], &arguments.split(' ').collect::<Vec<_>>()].concat())?;
     }
     there_and_home(&lab, &["--open-firewall"])?;
-    scene.end(context, &lab)
+    fixture.end(context, &lab)
 }
 
 /// The option is for the source alone, and the refusal says what to do where.
 fn of_the_destination(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let b = lab.host("b")?;
-    let scene = Scene::start(&lab)?;
+    let fixture = Scene::start(&lab)?;
     load(b, ONE_WAY_OUT)?;
     let before = table(b)?;
     let attempt = lab.attempt("web", "a", "b", &["--open-firewall"])?;
@@ -228,5 +230,5 @@ fn of_the_destination(context: &Context) -> Result<()> {
         load(b, &rule)?;
     }
     there_and_home(&lab, &["--open-firewall"])?;
-    scene.end(context, &lab)
+    fixture.end(context, &lab)
 }

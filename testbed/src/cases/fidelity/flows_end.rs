@@ -7,9 +7,9 @@ use crate::cases::subject::serve;
 use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
-use crate::pace;
 use crate::probe::EchoRun;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("flows-end-at-the-anchor", &["fidelity", "flows"], at_the_anchor),
@@ -97,7 +97,7 @@ fn said(host: &Host, arguments: &[&str], code: i32, word: &str) -> Result<()> {
 
 /// Waits until a client's connection has ended.
 fn gone(mut client: EchoRun) -> Result<()> {
-    let deadline = Instant::now() + pace::patience(AT_ONCE);
+    let deadline = Instant::now() + slowdown::limit(AT_ONCE);
     while client.is_running() {
         ensure!(Instant::now() < deadline, "a connection goes on");
         std::thread::sleep(Duration::from_millis(50));

@@ -1,6 +1,6 @@
 //! Multicast groups that sockets have joined are joined again.
 
-use super::situations::says;
+use super::scenarios::says;
 use crate::ensure;
 use crate::error::Result;
 use crate::lab::Runtime;

@@ -3,14 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::situations::{remove, says};
+use super::scenarios::{remove, says};
 use crate::ensure;
 use crate::error::{Error, Result};
-use crate::faults::gate::{self, Gate};
+use crate::faults::breakpoint::{self, Breakpoint};
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
-use crate::pace;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-network-parameters-set-later", &["fidelity"], parameters).limit(400),
@@ -129,15 +129,15 @@ fn rolled_back(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
     lab.serve("b")?;
-    gate::install(b)?;
+    breakpoint::install(b)?;
     idle(a, &[])?;
     set(a, PARAMETERS)?;
     let before = values(a)?;
-    gate::tarry(b, "restore", Duration::from_secs(4))?;
+    breakpoint::delay_step(b, "restore", Duration::from_secs(4))?;
     let attempt = lab.attempt("web", "a", "b", &["--max-interruption", "2"])?;
     ensure!(attempt.code == Some(ROLLED_BACK), "{:?}: {}", attempt.code, attempt.stderr);
     are_set(a, &before)?;
-    gate::clear(b)?;
+    breakpoint::clear(b)?;
     lab.migrate("web", "a", "b")?;
     are_set(b, &before)
 }
@@ -247,7 +247,7 @@ fn last_moment(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let a = lab.host("a")?;
     lab.serve("b")?;
-    gate::install(a)?;
+    breakpoint::install(a)?;
     let allow = ["peers", "allow", "a", "--capability", "NET_ADMIN"];
     lab.host("b")?.command("agent-server").args(allow).run()?;
     for (line, code) in [
@@ -258,18 +258,18 @@ fn last_moment(context: &Context) -> Result<()> {
     ] {
         idle(a, ADMIN)?;
         let first = first_process(a)?;
-        Gate::Dump.close(a)?;
+        Breakpoint::BeforeDump.set(a)?;
         let words = ["migrate", "web", "b", "--max-interruption", "60"];
         let mut order = a.command("agent-client").args(words).spawn()?;
-        let end = Instant::now() + pace::patience(LIMIT);
-        while !Gate::Dump.is_reached(a) {
+        let end = Instant::now() + slowdown::limit(LIMIT);
+        while !Breakpoint::BeforeDump.is_hit(a) {
             ensure!(order.is_running(), "{line}: the move ended: {}", order.stderr());
             ensure!(Instant::now() < end, "{line}: no dump");
             std::thread::sleep(Duration::from_millis(2));
         }
         let made = within_that_of(a, &first, &line.split(' ').collect::<Vec<_>>());
-        Gate::Dump.open(a)?;
-        gate::clear(a)?;
+        Breakpoint::BeforeDump.release(a)?;
+        breakpoint::clear(a)?;
         let end = order.wait(LIMIT)?;
         made?;
         let said = end.error_text();

@@ -9,8 +9,8 @@ use crate::ensure;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::Lab;
-use crate::pace;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("siblings-of-a-network-of-their-own", &["fidelity", "flows"], together),
@@ -37,7 +37,7 @@ fn reaches(host: &Host, from: &str, server: SocketAddr) -> bool {
 /// Whether two containers can talk to each other, or will in a moment.
 fn are_together(host: &Host, ends: [(&str, SocketAddr); 2]) -> bool {
     let [(one, own), (other, others)] = ends;
-    let end = Instant::now() + pace::patience(STARTS);
+    let end = Instant::now() + slowdown::limit(STARTS);
     while !(reaches(host, one, others) && reaches(host, other, own)) {
         if Instant::now() >= end {
             return false;

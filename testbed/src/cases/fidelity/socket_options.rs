@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::situations::start;
+use super::scenarios::start;
 use crate::ensure;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::Runtime;
 use crate::runner::{Case, Context};
-use crate::situation::options::FILE;
+use crate::scenario::socket_options::FILE;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-socket-options", &["fidelity"], options).limit(240),

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::paths::{END, load};
+use super::closed_paths::{END, load};
 use crate::cases::flows::traces;
 use crate::ensure;
 use crate::error::{Error, Result};
-use crate::faults::hostile::{self, Answer, message};
+use crate::faults::hostile_peer::{self, Answer, message};
 use crate::host::Host;
 use crate::runner::{Case, Context};
 
@@ -97,7 +97,7 @@ impl Scene<'_> {
             vec![json!({ "offer": NAME, "migration": vec![7; 16] }), json!({ "tunnel": true })];
         let said = [[offered, then].concat()];
         for _ in 0..ATTEMPTS {
-            let answers = hostile::say_patiently(self.d, self.b, &said)?;
+            let answers = hostile_peer::say_patiently(self.d, self.b, &said)?;
             let answers: Vec<Answer> = answers.into_iter().flatten().skip(1).collect();
             // Two ends that greet each other at one moment are not what this is about.
             if !answers.iter().any(|answer| answer.text.contains("no answer through")) {
@@ -137,24 +137,24 @@ fn with_scene(context: &Context, act: impl FnOnce(&Scene<'_>, &Host) -> Result<(
 }
 
 fn strange(context: &Context) -> Result<()> {
-    with_scene(context, |scene, c| {
-        let (far, here) = (c.address().to_string(), scene.b.address().to_string());
+    with_scene(context, |fixture, c| {
+        let (far, here) = (c.address().to_string(), fixture.b.address().to_string());
         let tried = |flows: Vec<Value>| vec![message("TryPaths", Value::Array(flows))];
         let one = |flow: Value| tried(vec![flow]);
-        let fine = || message("TryPaths", json!([scene.udp(&far, 0)]));
+        let fine = || message("TryPaths", json!([fixture.udp(&far, 0)]));
         let nothing = |name: &str| message(name, Value::Null);
         let too_often = [vec![fine()], vec![nothing("AskPaths"); ROUNDS + 1]].concat();
         let once = |then: Vec<Value>| (then, Vec::new());
         let said: Vec<(&str, Said)> = vec![
             ("of others", once(one(opened("Udp", &here, &far, 0)))),
             ("of nobody here", once(one(opened("Tcp", "203.0.113.1", &far, 0)))),
-            ("to the host itself", once(one(scene.udp(&here, 0)))),
-            ("to its bridge", once(one(scene.udp("10.88.0.1", 0)))),
-            ("to its loopback", once(one(scene.udp("127.0.0.1", 0)))),
-            ("to everybody", once(one(scene.udp("255.255.255.255", 0)))),
-            ("to a group", once(one(scene.udp("224.0.0.1", 0)))),
-            ("with the marks of another peer", once(one(scene.udp(&far, 0x00ff_0000)))),
-            ("too many", once(tried(vec![scene.udp(&far, 0); 33]))),
+            ("to the host itself", once(one(fixture.udp(&here, 0)))),
+            ("to its bridge", once(one(fixture.udp("10.88.0.1", 0)))),
+            ("to its loopback", once(one(fixture.udp("127.0.0.1", 0)))),
+            ("to everybody", once(one(fixture.udp("255.255.255.255", 0)))),
+            ("to a group", once(one(fixture.udp("224.0.0.1", 0)))),
+            ("with the marks of another peer", once(one(fixture.udp(&far, 0x00ff_0000)))),
+            ("too many", once(tried(vec![fixture.udp(&far, 0); 33]))),
             ("too often", (vec![fine(); MOST_TRIALS + 1], vec![("PathsReady", MOST_TRIALS)])),
             ("asked too often", (too_often, vec![("PathsReady", 1), ("PathsTried", ROUNDS)])),
             ("nothing to ask about", once(vec![nothing("AskPaths")])),
@@ -162,17 +162,17 @@ fn strange(context: &Context) -> Result<()> {
             ("another answer", once(vec![message("Silent", json!([]))])),
         ];
         for (what, (then, done)) in said {
-            scene.refused(what, then, &done)?;
+            fixture.refused(what, then, &done)?;
         }
         // What is said of the original's network reaches no other file, and is said once.
         for strange in
             ["../../kernel/core_pattern", "/kernel/core_pattern", "ipv4/ip_no_such_thing", ""]
         {
-            let answers = scene.say(vec![network(strange), stage()])?;
+            let answers = fixture.say(vec![network(strange), stage()])?;
             ensure!(answers.len() == 1 && answers[0].is_refusal(), "{strange}: {answers:?}");
         }
         let twice = vec![network("ipv4/ip_forward"), network("ipv4/ip_forward"), stage()];
-        let answers = scene.say(twice)?;
+        let answers = fixture.say(twice)?;
         ensure!(answers.len() == 1 && answers[0].is_refusal(), "twice: {answers:?}");
         context.remark("every one was refused");
         Ok(())
@@ -181,9 +181,9 @@ fn strange(context: &Context) -> Result<()> {
 
 /// What belongs to the role comes to the one who has asked for it, and to nobody else.
 fn harmless(context: &Context) -> Result<()> {
-    with_scene(context, |scene, c| {
+    with_scene(context, |fixture, c| {
         let far = c.address().to_string();
-        let flows = ["Udp", "Tcp"].map(|protocol| opened(protocol, &scene.own, &far, 0));
+        let flows = ["Udp", "Tcp"].map(|protocol| opened(protocol, &fixture.own, &far, 0));
         let then = vec![
             stage(),
             message("TryPaths", json!(flows)),
@@ -191,14 +191,14 @@ fn harmless(context: &Context) -> Result<()> {
             json!({ "pause_ms": 300 }),
             message("AskPaths", Value::Null),
         ];
-        let answers = scene.say(then)?;
+        let answers = fixture.say(then)?;
         let said: Vec<&str> = answers.iter().map(|answer| answer.answer.as_str()).collect();
         ensure!(said == ["Staged", "PathsReady", "PathsTried", "PathsTried"], "{answers:?}");
         // They have left by the tunnel.
         let last = answers.last().map(|answer| answer.text.as_str()).unwrap_or_default();
         ensure!(last.matches("from: Forwarded").count() == flows.len(), "{last}");
         std::thread::sleep(Duration::from_millis(500));
-        let asked = scene.d.run(["nft", "list", "counter", "inet", "catch", "asked"])?;
+        let asked = fixture.d.run(["nft", "list", "counter", "inet", "catch", "asked"])?;
         ensure!(!asked.contains("packets 0 "), "nothing came: {asked}");
         Ok(())
     })

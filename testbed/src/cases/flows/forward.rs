@@ -11,7 +11,7 @@ use crate::ensure;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::runner::{Case, Context};
-use crate::traffic::report::EchoReport;
+use crate::traffic::client_report::EchoReport;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("flows-new-connections-are-forwarded", &["flows"], forwarded),

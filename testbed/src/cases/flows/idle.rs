@@ -7,8 +7,8 @@ use super::opener;
 use super::states::start_python;
 use crate::ensure;
 use crate::error::Result;
-use crate::pace;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("flows-idle-until-they-were-forgotten", &["flows"], forgotten),
@@ -76,7 +76,7 @@ fn forgotten(context: &Context) -> Result<()> {
     start_python(a, &["--publish", "7000:7000"], &program)?;
     client.wait_for("ready", LIMIT)?;
     lab.serve("b")?;
-    let deadline = Instant::now() + pace::patience(LIMIT);
+    let deadline = Instant::now() + slowdown::limit(LIMIT);
     loop {
         let entries = a.run(["conntrack", "-L", "-p", "tcp"])?;
         let known = |line: &&str| line.contains("port=7000 ") || line.contains("port=9000 ");

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use crate::ensure;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::process::HostProcess;
-use crate::pace;
-use crate::traffic::report::{BulkReport, EchoReport};
+use crate::host::host_process::HostProcess;
+use crate::slowdown;
+use crate::traffic::client_report::{BulkReport, EchoReport};
 
 /// How long a client may take to get its first reply, and to end.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -44,7 +44,7 @@ pub(in crate::cases) fn start(
             "tcp" | "udp" => format!("{echo} --rate {RATE}"),
             direction => format!(
                 "{bulk} --direction {direction} --rate-limit {}",
-                pace::rate(BULK_RATE) as u64
+                slowdown::rate(BULK_RATE) as u64
             ),
         };
         script.push_str(&format!(
@@ -101,7 +101,7 @@ pub(in crate::cases) fn wait_for(
     file: &str,
     text: &str,
 ) -> Result<String> {
-    let deadline = Instant::now() + pace::patience(LIMIT);
+    let deadline = Instant::now() + slowdown::limit(LIMIT);
     loop {
         let found = host.podman(["exec", name, "cat", file]).unwrap_or_default();
         if found.contains(text) {

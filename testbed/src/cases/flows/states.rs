@@ -7,13 +7,14 @@ use crate::cases::subject::{Clients, numbered_lines, serve};
 use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
-use crate::pace;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("flows-tcp-unread-half-closed-idle", &["flows"], states),
     Case::new("flows-tcp-without-scaling-or-timestamps", &["flows"], plain_tcp),
     Case::new("flows-udp-one-way", &["flows"], one_way),
+    Case::new("flows-tcp-not-accepted-yet", &["flows"], not_accepted),
 ];
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -185,10 +186,72 @@ pub(super) fn start_python_as(
 ) -> Result<()> {
     let start = ["run", "--detach", "--name", name];
     host.podman([&start[..], options, &["python:1", "python3", "-c", program]].concat())?;
-    let deadline = std::time::Instant::now() + pace::patience(LIMIT);
+    let deadline = std::time::Instant::now() + slowdown::limit(LIMIT);
     while !host.podman(["logs", name])?.contains("ready") {
         ensure!(std::time::Instant::now() < deadline, "the program does not start");
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())
+}
+
+/// A server that accepts nothing until it is told to, with room for two more connections than the
+/// one that it listens for.
+const LATE_SERVER: &str = r#"
+import os, socket, time
+listener = socket.create_server(("", 7000), backlog=1)
+print("ready", flush=True)
+while not os.path.exists("/go"):
+    time.sleep(0.05)
+while True:
+    c, _ = listener.accept()
+    c.sendall(c.recv(100)); c.close()
+"#;
+
+/// Fills the server's backlog, and tries one connection more, which waits for its handshake.
+const BACKLOG_CLIENT: &str = r#"
+import socket, sys, time
+def connect(number):
+    c = socket.socket(); c.setblocking(False)
+    c.connect_ex((sys.argv[1], 7000))
+    return c
+all = [connect(number) for number in range(3)]
+time.sleep(1)
+for number, c in enumerate(all[:2]):
+    c.settimeout(60); c.sendall(b"%d" % number)
+print("ready", flush=True)
+sys.stdin.read()
+for number, c in enumerate(all):
+    c.settimeout(60)
+    if number == 2:
+        while True:
+            try:
+                c.sendall(b"2"); break
+            except BlockingIOError:
+                time.sleep(0.1)
+    assert c.recv(100) == b"%d" % number, number
+print("all right", flush=True)
+"#;
+
+/// CRIU cannot dump a connection that its program has not accepted. The move is given up, all is as
+/// before, and later it succeeds.
+fn not_accepted(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, c) = (lab.host("a")?, lab.host("c")?);
+    start_python(a, &["--publish", "7000:7000"], LATE_SERVER)?;
+    let address = a.address().to_string();
+    let mut client = c.command("python3").args(["-c", BACKLOG_CLIENT, &address]).spawn()?;
+    client.wait_for("ready", LIMIT)?;
+    lab.serve("b")?;
+    let attempt = lab.attempt("py", "a", "b", &[])?;
+    let said = format!("{}{}", attempt.stdout, attempt.stderr);
+    ensure!(attempt.code == Some(4), "exit code {:?}: {said}", attempt.code);
+    ensure!(
+        said.contains("wait for the container to accept them"),
+        "the reason is not told: {said}"
+    );
+    a.podman(["exec", "py", "touch", "/go"])?;
+    client.close_stdin();
+    let said = client.wait(LIMIT)?.success()?.text();
+    ensure!(said.ends_with("all right"), "the client said {said}");
+    lab.migrate("py", "a", "b").map(drop)
 }

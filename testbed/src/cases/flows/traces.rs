@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
-use crate::pace;
+use crate::slowdown;
 
 /// How long what a host does not need any more may take to go.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -17,7 +17,7 @@ pub(in crate::cases) fn none(host: &Host) -> Result<()> {
 
 /// The same within a time of its own.
 pub(in crate::cases) fn none_within(host: &Host, limit: Duration) -> Result<()> {
-    let deadline = Instant::now() + pace::patience(limit);
+    let deadline = Instant::now() + slowdown::limit(limit);
     loop {
         let left = all(host)?;
         if left.is_empty() {

@@ -8,8 +8,8 @@ use super::{LIMIT, home, settled, until};
 use crate::cases::subject::Clients;
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
-use crate::faults::container;
-use crate::faults::gate::{self, Gate};
+use crate::faults::breakpoint::{self, Breakpoint};
+use crate::faults::container_state;
 use crate::host::Host;
 use crate::lab::cgroup;
 use crate::lab::{Lab, LabBuilder, Runtime};
@@ -52,7 +52,7 @@ fn frozen(context: &Context, runtime: Runtime, systemd: bool) -> Result<()> {
     let lab = context.start(&if systemd { builder.systemd() } else { builder })?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     for host in [a, b] {
-        gate::install_for(host, runtime)?;
+        breakpoint::install_for(host, runtime)?;
         lab.serve(host.name())?;
     }
     let run = ["run", "--detach", "--name", "web"];
@@ -69,23 +69,23 @@ fn frozen(context: &Context, runtime: Runtime, systemd: bool) -> Result<()> {
 }
 
 fn hop(lab: &Lab, id: &str, from: &Host, to: &Host) -> Result<()> {
-    Gate::Restored.close(to)?;
+    Breakpoint::AfterRestore.set(to)?;
     let words = ["migrate", "web", to.name(), "--max-interruption", "60"];
     let mut order = from.command("agent-client").args(words).spawn()?;
     until("the copy is restored", LIMIT, || {
         ensure!(order.is_running(), "the move ended: {}", order.stderr());
-        Ok(Gate::Restored.is_reached(to))
+        Ok(Breakpoint::AfterRestore.is_hit(to))
     })?;
     let seen = still(from, to, id);
-    Gate::Restored.open(to)?;
+    Breakpoint::AfterRestore.release(to)?;
     let end = order.wait(LIMIT)?;
     ensure!(end.status.code() == Some(0), "{}", end.error_text());
     settled(lab)?;
     seen?;
     ensure!(home(lab, id)? == to.name() && advances(to, id)?, "the copy does not count afterwards");
-    gate::clear(to)?;
+    breakpoint::clear(to)?;
     // Whatever a container starts has to be in its cgroup: limits, `podman kill`, the next freeze.
-    let inside = container::processes(to, id).len();
+    let inside = container_state::processes(to, id).len();
     let told = to.podman(["top", "web", "hpid"])?.lines().count() - 1;
     ensure!(inside == told && told >= 2, "{inside} of {told} processes are in the cgroup");
     Ok(())

@@ -9,8 +9,8 @@ use super::{LIMIT, home, settled};
 use crate::cases::subject::{Clients, serve};
 use crate::ensure;
 use crate::error::{Context as _, Error, Result, chain};
-use crate::faults::stale::{self, Journal, Kind};
-use crate::faults::{arena, container};
+use crate::faults::stale_journal::{self, Journal, LastRecord};
+use crate::faults::{container_state, harness};
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
@@ -32,7 +32,7 @@ struct Home<'a> {
 }
 
 /// A stale journal: of which of the two moves, on which host, how far it had come.
-type Stale = (usize, &'static str, Kind);
+type Stale = (usize, &'static str, LastRecord);
 
 impl<'a> Home<'a> {
     fn start(lab: &'a Lab) -> Result<Self> {
@@ -40,11 +40,12 @@ impl<'a> Home<'a> {
         lab.serve("a")?;
         lab.serve("b")?;
         serve(a, "web", 7000, &[], c)?;
-        let id = container::id(a, "web")?;
+        let id = container_state::id(a, "web")?;
         let clients = Clients::gentle(c, a.port(7000))?;
         let mut journals = Vec::new();
         for (from, to) in [("a", "b"), ("b", "a")] {
-            let (kept, outcome) = stale::keep(&[a, b], || lab.migrate("web", from, to))?;
+            let (kept, outcome) =
+                stale_journal::record_journals(&[a, b], || lab.migrate("web", from, to))?;
             outcome?;
             settled(lab)?;
             journals.push(kept);
@@ -68,7 +69,7 @@ impl<'a> Home<'a> {
             fs::remove_file(&left).context(|| format!("removing {}", left.display()))?;
         }
         settled?;
-        let runs_on = container::runs_on(self.lab, &self.id);
+        let runs_on = container_state::runs_on(self.lab, &self.id);
         let first = first_process(a, &self.id);
         ensure!(
             runs_on == ["a"] && first == self.first,
@@ -82,7 +83,7 @@ impl<'a> Home<'a> {
 }
 
 fn first_process(host: &Host, id: &str) -> i32 {
-    container::processes(host, id).into_iter().min().unwrap_or_default()
+    container_state::processes(host, id).into_iter().min().unwrap_or_default()
 }
 
 /// Tries them one after the other; after one that did harm with another container.
@@ -124,14 +125,14 @@ fn clear(lab: &Lab) -> Result<()> {
         lab.stop_server(name, Signal::SIGTERM)?;
         let host = lab.host(name)?;
         host.podman(["rm", "--all", "--force", "--time", "0"])?;
-        arena::forget(host)?;
+        harness::forget(host)?;
     }
     Ok(())
 }
 
 /// The move away from a as its journal there tells of it, and the move back on b, where it has left.
 fn departures(context: &Context) -> Result<()> {
-    let kinds = Kind::ALL.into_iter().filter(|kind| kind.is_departure());
+    let kinds = LastRecord::ALL.into_iter().filter(|kind| kind.is_departure());
     let all: Vec<Stale> = kinds.flat_map(|kind| [(0, "a", kind), (1, "b", kind)]).collect();
     // What it says of a journal that it leaves alone is not judged here.
     let recover = |_: &Lab, host: &Host| {
@@ -142,7 +143,7 @@ fn departures(context: &Context) -> Result<()> {
 
 /// The same of arrivals: the move back as the journal on a tells of it, and the move away on b.
 fn arrivals(context: &Context) -> Result<()> {
-    let kinds = Kind::ALL.into_iter().filter(|kind| !kind.is_departure());
+    let kinds = LastRecord::ALL.into_iter().filter(|kind| !kind.is_departure());
     let all: Vec<Stale> = kinds.flat_map(|kind| [(1, "a", kind), (0, "b", kind)]).collect();
     let restart = |lab: &Lab, host: &Host| {
         lab.stop_server(host.name(), Signal::SIGTERM)?;
@@ -161,13 +162,13 @@ fn killed(context: &Context) -> Result<()> {
     clients.stop()?;
     let a = lab.host("a")?;
     a.command("pkill").args(["-KILL", "-x", "conmon"]).run()?;
-    for cgroup in container::cgroups(a, &id) {
+    for cgroup in container_state::cgroups(a, &id) {
         let path = cgroup.join("cgroup.kill");
         fs::write(&path, "1").context(|| format!("writing {}", path.display()))?;
     }
     let journal = journals[0].get("a");
     let journal = journal.ok_or_else(|| Error::Check("host a had no journal".to_owned()))?;
-    let path = journal.decided_at(u64::from(u32::MAX)).plant(a, Kind::Acknowledged)?;
+    let path = journal.decided_at(u64::from(u32::MAX)).plant(a, LastRecord::Acknowledged)?;
     let said = a.command("agent-client").args(["recover"]).limit(LIMIT).run()?;
     let known = a.podman(["ps", "--all", "--quiet", "--filter", "name=^web$"])?;
     ensure!(known.is_empty(), "podman still has it; recover said {}", said.error_text());

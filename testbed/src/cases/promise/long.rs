@@ -8,11 +8,11 @@ use super::{home, settled};
 use crate::cases::subject::serve;
 use crate::ensure;
 use crate::error::{Error, Result};
-use crate::faults::container;
+use crate::faults::container_state;
 use crate::host::Host;
 use crate::lab::{Lab, MigrationReport};
-use crate::pace;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] =
     &[Case::new("promise-podman-answers-during-a-long-pass", &["promise"], answers).limit(240)];
@@ -32,7 +32,7 @@ fn answers(context: &Context) -> Result<()> {
     context.remark(format!("first pass {pass:.1} s, podman ps {longest:.2} s at most"));
     ensure!(moved.pass >= PATIENCE, "the pass took {pass:.1} s only");
     ensure!(
-        moved.longest_answer < pace::patience(PATIENCE),
+        moved.longest_answer < slowdown::limit(PATIENCE),
         "podman ps took {longest:.1} s while the first pass took {pass:.1} s"
     );
     Ok(())
@@ -51,7 +51,7 @@ pub(crate) fn move_slowly(lab: &Lab, bytes: usize, rate: &str) -> Result<Slow> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     lab.serve("b")?;
     serve(a, "web", 7000, &[], c)?;
-    let id = container::id(a, "web")?;
+    let id = container_state::id(a, "web")?;
     let first = a.podman(["inspect", "--format", "{{.State.Pid}}", "web"])?;
     // Zeros would be holes.
     a.write(format!("/proc/{first}/root/file"), vec![1; bytes])?;

@@ -1,27 +1,27 @@
 //! What the product promises whatever else happens: one container, once, with its connections.
 
 mod concurrency;
-mod description;
 mod frozen;
 mod homecoming;
-mod kernel;
+mod hostile_orders;
+mod kept_settings;
 pub(crate) mod long;
-mod lost;
+mod lost_copy;
 mod opposite;
 mod original;
-mod peers;
 pub(crate) mod rivals;
+mod shared_kernel_state;
 mod units;
 
 use std::time::{Duration, Instant};
 
 use crate::ensure;
 use crate::error::{Error, Result};
-use crate::faults::container;
-use crate::faults::moment::journals;
+use crate::faults::container_state;
+use crate::faults::observation::journals;
 use crate::lab::Lab;
-use crate::pace;
 use crate::runner::Case;
+use crate::slowdown;
 
 /// How long whatever a migration has left to do may take, if a far end has to be waited for.
 const SETTLES: Duration = Duration::from_secs(60);
@@ -39,11 +39,11 @@ pub(super) fn cases() -> Vec<Case> {
         units::CASES,
         homecoming::CASES,
         frozen::CASES,
-        peers::CASES,
+        hostile_orders::CASES,
         long::CASES,
-        lost::CASES,
-        kernel::CASES,
-        description::CASES,
+        lost_copy::CASES,
+        shared_kernel_state::CASES,
+        kept_settings::CASES,
     ]
     .concat()
 }
@@ -54,7 +54,7 @@ pub(super) fn until(
     limit: Duration,
     mut reached: impl FnMut() -> Result<bool>,
 ) -> Result<()> {
-    let deadline = Instant::now() + pace::patience(limit);
+    let deadline = Instant::now() + slowdown::limit(limit);
     while !reached()? {
         ensure!(Instant::now() < deadline, "after {} s not yet: {what}", limit.as_secs());
         std::thread::sleep(GLANCE);
@@ -73,7 +73,7 @@ pub(super) fn settled(lab: &Lab) -> Result<()> {
 
 /// The one host on which a container runs.
 pub(super) fn home<'a>(lab: &'a Lab, id: &str) -> Result<&'a str> {
-    match container::runs_on(lab, id)[..] {
+    match container_state::runs_on(lab, id)[..] {
         [one] => Ok(one),
         ref all => Err(Error::Check(format!("the container runs on {all:?}"))),
     }

@@ -6,8 +6,8 @@ use super::{LIMIT, home, settled, until};
 use crate::cases::subject::{Clients, serve};
 use crate::ensure;
 use crate::error::{Error, Result};
-use crate::faults::container;
-use crate::faults::moment::noted;
+use crate::faults::container_state;
+use crate::faults::observation::has_record;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
@@ -32,7 +32,7 @@ fn opposite(context: &Context) -> Result<()> {
     let ports = ["--publish", "8000:7000/tcp", "--publish", "8000:7000/udp"];
     b.podman([&run[..], &ports, &["probe:1", "netmig-probe", "serve"]].concat())?;
     c.probe().wait_for_echo(b.port(8000), LIMIT)?;
-    let ids = [container::id(a, "one")?, container::id(b, "two")?];
+    let ids = [container_state::id(a, "one")?, container_state::id(b, "two")?];
     let clients = [Clients::gentle(c, a.port(7000))?, Clients::gentle(c, b.port(8000))?];
     for round in 0..ROUNDS {
         let (here, there) = if round % 2 == 0 { ("a", "b") } else { ("b", "a") };
@@ -71,12 +71,12 @@ fn back(context: &Context) -> Result<()> {
     lab.serve("a")?;
     lab.serve("b")?;
     serve(a, "web", 7000, &[], c)?;
-    let id = container::id(a, "web")?;
+    let id = container_state::id(a, "web")?;
     let clients = Clients::gentle(c, a.port(7000))?;
     for (host, record) in MOMENTS {
         let host = lab.host(host)?;
         let first = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
-        until(record, LIMIT, || Ok(noted(host, record)))?;
+        until(record, LIMIT, || Ok(has_record(host, record)))?;
         let second = lab.attempt("web", "b", "a", &[])?;
         let end = first.wait(LIMIT)?;
         ensure!(end.status.code() == Some(0), "{record}: the first move: {}", end.error_text());

@@ -7,7 +7,7 @@ use super::{LIMIT, home, settled, until};
 use crate::cases::subject::numbered_lines;
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
-use crate::faults::container::{self, State};
+use crate::faults::container_state::{self, State};
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
 use crate::runner::{Case, Context};
@@ -82,7 +82,9 @@ fn writes_nothing(context: &Context, runtime: Runtime) -> Result<()> {
         let id = start(a, &[])?;
         let files = open_files(a)?;
         let order = a.command("agent-client").args(["migrate", "writer", "b"]).spawn()?;
-        until("the original is frozen", LIMIT, || Ok(container::state(a, &id) == State::Frozen))?;
+        until("the original is frozen", LIMIT, || {
+            Ok(container_state::state(a, &id) == State::Frozen)
+        })?;
         let frozen = sizes(&files)?;
         let end = order.wait(LIMIT)?;
         ensure!(end.status.code() == Some(0), "round {round}: {}", end.error_text());
@@ -131,7 +133,7 @@ fn not_restarted(context: &Context) -> Result<()> {
         std::thread::sleep(AFTERWARDS);
         let left = a.podman(["ps", "--all", "--format", "{{.Names}} {{.Status}}"])?;
         ensure!(left.is_empty(), "{policy}: the source has {left}");
-        ensure!(container::processes(a, &id).is_empty(), "{policy}: processes are left");
+        ensure!(container_state::processes(a, &id).is_empty(), "{policy}: processes are left");
         ensure!(sizes(&files)? == then, "{policy}: the original writes on");
         ensure!(home(&lab, &id)? == "b", "{policy}: it is not on b");
         let known =

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::{LIMIT, home, settled};
 use crate::cases::subject::{Clients, serve};
 use crate::error::{Error, Result, chain};
-use crate::faults::{arena, container};
-use crate::host::process::HostProcess;
+use crate::faults::{container_state, harness};
+use crate::host::host_process::HostProcess;
 use crate::lab::Lab;
 
 /// Where the container is at first.
@@ -30,7 +30,7 @@ const BREATH: Duration = Duration::from_millis(50);
 
 /// What happens beside the orders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Beside {
+pub(crate) enum Interference {
     /// Nothing.
     Nothing,
     /// `agent-client recover`, again and again.
@@ -52,21 +52,21 @@ pub(crate) struct Round {
     pub(crate) problems: Vec<String>,
 }
 
-/// A lab with so many destinations beside a source and a host of clients.
+/// A lab with so many destinations interference a source and a host of clients.
 pub(crate) fn hosts(rivals: usize) -> Vec<&'static str> {
     [SOURCE, FAR].into_iter().chain(DESTINATIONS.into_iter().take(rivals)).collect()
 }
 
 /// Gives one order to each destination of the lab and looks at what came of it. The lab is fit for
 /// another round if there was no problem.
-pub(crate) fn round(lab: &Lab, after: &[Duration], beside: Beside) -> Result<Round> {
+pub(crate) fn round(lab: &Lab, after: &[Duration], interference: Interference) -> Result<Round> {
     let (source, far) = (lab.host(SOURCE)?, lab.host(FAR)?);
     let destinations = &DESTINATIONS[..after.len()];
     for host in destinations {
         lab.serve(host)?;
     }
     serve(source, NAME, 7000, &[], far)?;
-    let id = container::id(source, NAME)?;
+    let id = container_state::id(source, NAME)?;
     let clients = Clients::gentle(far, source.port(7000))?;
     let mut outputs = Vec::new();
     thread::scope(|scope| -> Result<()> {
@@ -79,7 +79,7 @@ pub(crate) fn round(lab: &Lab, after: &[Duration], beside: Beside) -> Result<Rou
                     thread::sleep(*after);
                     let words = ["migrate", NAME, host];
                     let mut order = source.command("agent-client").args(words).spawn()?;
-                    if let Beside::Kill(victim, when) = beside
+                    if let Interference::Kill(victim, when) = interference
                         && victim == number
                     {
                         thread::sleep(when);
@@ -90,7 +90,9 @@ pub(crate) fn round(lab: &Lab, after: &[Duration], beside: Beside) -> Result<Rou
                 })
             })
             .collect();
-        while beside == Beside::Recover && orders.iter().any(|order| !order.is_finished()) {
+        while interference == Interference::Recover
+            && orders.iter().any(|order| !order.is_finished())
+        {
             source.command("agent-client").args(["recover"]).limit(LIMIT).output()?;
             thread::sleep(BREATH);
         }
@@ -102,7 +104,7 @@ pub(crate) fn round(lab: &Lab, after: &[Duration], beside: Beside) -> Result<Rou
     })?;
     let said: Vec<(Option<i32>, String)> =
         outputs.iter().map(|output| (output.status.code(), output.error_text())).collect();
-    let killed = if let Beside::Kill(number, _) = beside { Some(number) } else { None };
+    let killed = if let Interference::Kill(number, _) = interference { Some(number) } else { None };
     let mut problems = judge(&said, killed);
     let mut note = |outcome: Result<()>| {
         problems.extend(outcome.err().map(|error| chain(&error)));
@@ -155,7 +157,7 @@ fn judge(said: &[(Option<i32>, String)], killed: Option<usize>) -> Vec<String> {
 fn clear(lab: &Lab) -> Result<()> {
     for host in lab.hosts() {
         host.podman(["rm", "--all", "--force", "--time", "0"])?;
-        arena::forget(host)?;
+        harness::forget(host)?;
     }
     Ok(())
 }

@@ -8,10 +8,10 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use super::super::report::EchoReport;
+use super::super::client_report::EchoReport;
 use super::super::stop::Stop;
 use super::EchoPlan;
-use super::message::Message;
+use super::echo_message::Message;
 use super::pacer::Pacer;
 use super::tally::{Ended, Tally};
 

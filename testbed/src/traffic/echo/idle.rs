@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::message::{Message, SIZE_MIN};
+use super::echo_message::{Message, SIZE_MIN};
 use super::tcp::CONNECT_LIMIT;
 
 /// Marks the messages of idle connections, which no client's process number reaches.

@@ -1,8 +1,8 @@
 //! Echo clients: numbered, checked messages at a steady rate, every reply accounted for.
 
 mod client;
+mod echo_message;
 mod idle;
-mod message;
 mod pacer;
 mod tally;
 mod tcp;
@@ -12,9 +12,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use message::{Message, SIZE_MIN};
+pub use echo_message::{Message, SIZE_MIN};
 
-use super::report::EchoReport;
+use super::client_report::EchoReport;
 use super::stop::Stop;
 
 /// What an echo client is to do.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::super::client_report::{EchoReport, Loss};
 use super::super::gap::{GapMeter, milliseconds, unix_ns};
-use super::super::report::{EchoReport, Loss};
-use super::message::Message;
+use super::echo_message::Message;
 
 /// Error messages that are kept for the report.
 const MESSAGES_KEPT: usize = 5;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::client::Channel;
-use super::message::Message;
+use super::echo_message::Message;
 use super::tally::{Ended, Tally};
 
 /// Bytes read from a connection at a time.

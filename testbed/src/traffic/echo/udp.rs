@@ -9,7 +9,7 @@ use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::SockRef;
 
 use super::client::Channel;
-use super::message::Message;
+use super::echo_message::Message;
 use super::tally::{Ended, Tally};
 
 /// Receive buffer of a client, so that replies released in a burst are not lost in the client itself.

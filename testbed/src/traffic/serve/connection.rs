@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::sys::epoll::EpollFlags;
 
 use super::super::bulk::CHUNK;
+use super::super::client_report::ServerStats;
 use super::super::pattern::{self, Mismatch};
-use super::super::report::ServerStats;
-use super::keeper::Memory;
+use super::checked_state::Memory;
 
 /// Longest control line.
 const LINE_MAX: usize = 64;

@@ -2,8 +2,8 @@
 //! and a log file to which it appends. One thread and one epoll, so that tens of thousands of
 //! connections cost little.
 
+mod checked_state;
 mod connection;
-mod keeper;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -15,9 +15,9 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::report::ServerStats;
+use super::client_report::ServerStats;
+use checked_state::{AppendLog, Memory};
 use connection::{Connection, Service, Step};
-use keeper::{AppendLog, Memory};
 
 /// Connections waiting to be accepted (the kernel caps it at `net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
