@@ -1,11 +1,14 @@
 //! The demo: a container with clients over TCP and UDP moves from host `a` to host `b`.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::lab::{LabBuilder, MigrationReport, Runtime};
+use crate::latency_chart;
 use crate::slowdown;
 use crate::traffic::client_report::EchoReport;
 
@@ -96,11 +99,11 @@ impl Demo {
     }
 }
 
-/// Runs the demo. What happens is told on standard error.
+/// Runs the demo and reports its progress on standard error. Writes a drawing of the clients' latencies to `svg`.
 ///
 /// # Errors
-/// The lab could not be made, or the migration failed.
-pub fn run(runtime: Runtime) -> Result<Demo> {
+/// The lab could not be started, the migration failed, or the drawing could not be written.
+pub fn run(runtime: Runtime, svg: Option<&Path>) -> Result<Demo> {
     let lab = LabBuilder::new(&["a", "b", "c"]).runtime(runtime).start()?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     eprintln!("lab up: a {}, b {}, c {}", a.address(), b.address(), c.address());
@@ -112,8 +115,8 @@ pub fn run(runtime: Runtime) -> Result<Demo> {
     c.probe().wait_for_echo(server, START_LIMIT)?;
     lab.serve("b")?;
     let rate = slowdown::rate(RATE);
-    let tcp = c.probe().tcp_echo(server).rate(rate).start()?;
-    let udp = c.probe().udp_echo(server).rate(rate).start()?;
+    let tcp = c.probe().tcp_echo(server).rate(rate).latencies(svg.is_some()).start()?;
+    let udp = c.probe().udp_echo(server).rate(rate).latencies(svg.is_some()).start()?;
     eprintln!(
         "container web runs on a; TCP and UDP clients on c, {rate:.0} messages a second each"
     );
@@ -126,7 +129,14 @@ pub fn run(runtime: Runtime) -> Result<Demo> {
         }
     };
     eprintln!("container web moved to b");
-    let (tcp, udp) = (tcp.stop_after(AROUND)?, udp.stop_after(Duration::ZERO)?);
+    let (mut tcp, mut udp) = (tcp.stop_after(AROUND)?, udp.stop_after(Duration::ZERO)?);
+    if let Some(path) = svg {
+        fs::write(path, latency_chart::draw(&tcp, &udp))
+            .context(|| format!("writing {}", path.display()))?;
+        // The drawing has them; in the figures they would bury everything else.
+        tcp.latencies.clear();
+        udp.latencies.clear();
+    }
     let names = |listed: String| listed.lines().map(str::to_owned).collect();
     let list = ["ps", "--format", "{{.Names}}"];
     let demo = Demo {

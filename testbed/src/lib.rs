@@ -16,6 +16,7 @@ pub mod host;
 pub mod install;
 pub mod interrupt;
 pub mod lab;
+pub mod latency_chart;
 pub mod prepare;
 pub mod probe;
 pub mod programs;

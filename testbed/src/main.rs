@@ -49,6 +49,9 @@ enum Action {
         /// Print one JSON object on standard output instead of tables
         #[arg(long)]
         json: bool,
+        /// Draw the round-trip times that the clients saw to this file, as SVG
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
         /// OCI runtime of the hosts' podman
         #[arg(long, value_enum, default_value_t)]
         runtime: Runtime,
@@ -148,7 +151,7 @@ fn act(action: Action, is_inside: bool) -> Result<ExitCode> {
             let status = lab.host(&host)?.command(program).args(words).attached()?;
             Ok(ExitCode::from(status.code().and_then(|code| code.try_into().ok()).unwrap_or(1)))
         }
-        Action::Demo { json, runtime } => show(&demo::run(runtime)?, json),
+        Action::Demo { json, svg, runtime } => show(&demo::run(runtime, svg.as_deref())?, json),
         Action::Test { filter, no_vm } => {
             let mut cases = cases::all();
             if is_inside || no_vm {
@@ -182,8 +185,8 @@ fn act(action: Action, is_inside: bool) -> Result<ExitCode> {
 fn in_virtual_machine(mut command: Vec<String>) -> Result<ExitCode> {
     let inner = Cli::try_parse_from(with_name(command.clone())).unwrap_or_else(|e| e.exit());
     let file = match inner.action {
-        Action::Demo { .. } | Action::Test { .. } => None,
-        Action::Bench { json, .. } => json,
+        Action::Test { .. } => None,
+        Action::Demo { svg: file, .. } | Action::Bench { json: file, .. } => file,
         _ => {
             let what = "the virtual machine runs demo, test and bench, nothing else";
             return Err(testbed::Error::Refused(what.to_owned()));
@@ -193,7 +196,8 @@ fn in_virtual_machine(mut command: Vec<String>) -> Result<ExitCode> {
         // There the file is the port that leads here.
         let path = file.to_string_lossy();
         for word in &mut command {
-            if *word == path || *word == format!("--json={path}") {
+            let options = ["", "--json=", "--svg="].map(|option| format!("{option}{path}"));
+            if options.contains(word) {
                 *word = word.replace(&*path, vm::FILE_PORT);
             }
         }

@@ -110,11 +110,21 @@ pub struct EchoClient<'a> {
     connections: u32,
     idle: u32,
     size: Option<u32>,
+    latencies: bool,
 }
 
 impl<'a> EchoClient<'a> {
     fn new(host: &'a Host, action: &'static str, server: SocketAddr) -> Self {
-        Self { host, action, server, rate: 1000.0, connections: 1, idle: 0, size: None }
+        Self {
+            host,
+            action,
+            server,
+            rate: 1000.0,
+            connections: 1,
+            idle: 0,
+            size: None,
+            latencies: false,
+        }
     }
 
     /// Messages a second over all connections together; 1,000 unless set.
@@ -141,6 +151,12 @@ impl<'a> EchoClient<'a> {
         self
     }
 
+    /// Sets whether the report has the round-trip time of each message; it has not unless set.
+    pub fn latencies(mut self, latencies: bool) -> Self {
+        self.latencies = latencies;
+        self
+    }
+
     /// Starts it, and returns when all connections are open and the first reply is in.
     ///
     /// # Errors
@@ -155,6 +171,9 @@ impl<'a> EchoClient<'a> {
             .args(["--idle", &self.idle.to_string()]);
         if let Some(size) = self.size {
             command = command.args(["--size", &size.to_string()]);
+        }
+        if self.latencies {
+            command = command.args(["--latencies"]);
         }
         let mut process = command.spawn()?;
         process.wait_for("ready", READY_LIMIT)?;

@@ -119,6 +119,9 @@ struct Echo {
     /// Seconds to wait at the end for missing replies
     #[arg(long, default_value_t = 5.0)]
     drain: f64,
+    /// Report the round-trip time of each message
+    #[arg(long)]
+    latencies: bool,
     #[command(flatten)]
     until: Until,
 }
@@ -263,6 +266,7 @@ impl Echo {
             idle: self.idle,
             size: self.size,
             drain: Duration::from_secs_f64(self.drain.max(0.0)),
+            record_latencies: self.latencies,
         };
         Ok((plan, stop))
     }

@@ -11,6 +11,15 @@ pub struct Gap {
     pub ms: f64,
 }
 
+/// The round-trip time of one message.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// When the message was sent, in nanoseconds since the Unix epoch.
+    pub sent_unix_ns: u64,
+    /// The round-trip time in milliseconds.
+    pub ms: f64,
+}
+
 /// What an echo client saw, over all of its connections or flows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EchoReport {
@@ -52,6 +61,9 @@ pub struct EchoReport {
     pub mean_rtt_ms: f64,
     /// Time in which messages were sent, in seconds.
     pub seconds: f64,
+    /// The round-trip time of each received message, if the client recorded them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub latencies: Vec<Latency>,
     /// Connections that were opened and left idle.
     pub idle: u64,
     /// Idle connections whose one echo at the end came back intact.

@@ -78,7 +78,7 @@ pub(super) fn run<C: Channel>(
         alive,
         turn: 0,
         run: std::process::id(),
-        tally: Tally::new(start, alive as u64),
+        tally: Tally::new(start, alive as u64, plan.record_latencies),
         stop,
     };
 

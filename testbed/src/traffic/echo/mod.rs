@@ -32,6 +32,8 @@ pub struct EchoPlan {
     pub size: usize,
     /// How long to wait at the end for replies that are still missing.
     pub drain: Duration,
+    /// Whether the report has the round-trip time of each message.
+    pub record_latencies: bool,
 }
 
 /// Runs a TCP echo client to its end. `ready` is called once every connection is established and

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::super::client_report::{EchoReport, Loss};
+use super::super::client_report::{EchoReport, Latency, Loss};
 use super::super::gap::{GapMeter, milliseconds, unix_ns};
 use super::echo_message::Message;
 
@@ -21,6 +21,8 @@ pub(super) struct Tally {
     waiting: BTreeMap<(u32, u64), u64>,
     round_trips: Duration,
     longest_round_trip: Duration,
+    /// When each received message was sent and its round-trip time, if these are to be recorded.
+    latencies: Option<Vec<(u64, Duration)>>,
 }
 
 /// How a connection came to its end.
@@ -33,7 +35,7 @@ pub(super) enum Ended {
 }
 
 impl Tally {
-    pub(super) fn new(start: Instant, connections: u64) -> Self {
+    pub(super) fn new(start: Instant, connections: u64, record_latencies: bool) -> Self {
         Self {
             start,
             report: EchoReport { connections, ..EchoReport::default() },
@@ -41,6 +43,7 @@ impl Tally {
             waiting: BTreeMap::new(),
             round_trips: Duration::ZERO,
             longest_round_trip: Duration::ZERO,
+            latencies: record_latencies.then(Vec::new),
         }
     }
 
@@ -64,6 +67,9 @@ impl Tally {
         let round_trip = now.saturating_duration_since(sent);
         self.round_trips += round_trip;
         self.longest_round_trip = self.longest_round_trip.max(round_trip);
+        if let Some(latencies) = &mut self.latencies {
+            latencies.push((message.sent_ns, round_trip));
+        }
     }
 
     pub(super) fn duplicated(&mut self) {
@@ -126,6 +132,11 @@ impl Tally {
         let mut lost: Vec<u64> = self.waiting.values().map(|sent| begin + sent).collect();
         lost.sort_unstable();
         report.losses = Loss::gather(lost.into_iter());
+        let latency = |(sent, round_trip)| Latency {
+            sent_unix_ns: begin + sent,
+            ms: milliseconds(round_trip),
+        };
+        report.latencies = self.latencies.into_iter().flatten().map(latency).collect();
         report.lost = report.sent.saturating_sub(report.received);
         report.seconds = milliseconds(sending) / 1e3;
         report.max_rtt_ms = milliseconds(self.longest_round_trip);
