@@ -12,24 +12,24 @@ use crate::latency_chart;
 use crate::slowdown;
 use crate::traffic::client_report::EchoReport;
 
-/// Messages a second of each client.
+/// The rate of each client in messages a second.
 const RATE: f64 = 1000.0;
-/// How long the clients talk before the move, and again after it.
+/// The time that the clients run before the migration, and again after it.
 const AROUND: Duration = Duration::from_secs(1);
-/// How long the container may take to answer at first.
+/// The time limit for the container to answer at first.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// What the demo saw.
+/// The results of the demo.
 #[derive(Debug, Serialize)]
 pub struct Demo {
     /// The hosts' OCI runtime.
     pub runtime: Runtime,
-    /// What the migration says of itself.
+    /// The report of agent-client.
     #[serde(flatten)]
     pub migration: MigrationReport,
-    /// The TCP client's figures.
+    /// The report of the TCP client.
     pub tcp: EchoReport,
-    /// The UDP client's figures.
+    /// The report of the UDP client.
     pub udp: EchoReport,
     /// The containers on the source afterwards.
     pub source_containers: Vec<String>,
@@ -38,7 +38,8 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Why the demo has failed, if it has: TCP must be whole, and the container must have moved.
+    /// Returns why the demo has failed, if it has. The TCP connection must be intact, and the container must have
+    /// moved.
     pub fn fault(&self) -> Option<String> {
         if let Some(fault) = self.tcp.fault() {
             return Some(format!("TCP: {fault}"));
@@ -55,7 +56,7 @@ impl Demo {
         None
     }
 
-    /// The figures as lines for people.
+    /// Formats the results as a table.
     pub fn table(&self) -> String {
         let mut lines = vec!["step                              ms".to_owned()];
         let row = |name: &str, ms: f64| format!("{name:<26}{ms:>10.1}");
@@ -133,7 +134,7 @@ pub fn run(runtime: Runtime, svg: Option<&Path>) -> Result<Demo> {
     if let Some(path) = svg {
         fs::write(path, latency_chart::draw(&tcp, &udp))
             .context(|| format!("writing {}", path.display()))?;
-        // The drawing has them; in the figures they would bury everything else.
+        // The JSON has thousands of them otherwise.
         tcp.latencies.clear();
         udp.latencies.clear();
     }

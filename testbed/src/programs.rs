@@ -16,49 +16,47 @@ const PRODUCT: &[(&str, &str)] = &[
     ("checkpoint", "netmig-shim"),
 ];
 
-/// The traffic program.
+/// The name of the traffic program.
 pub const PROBE: &str = "netmig-probe";
-/// The paired host that does not keep to the protocol. It is made of the product's own code for the wire,
-/// so it is built with it.
+/// The name of the program that violates the protocol as a paired host. It shares the product's code for the wire.
 pub const HOSTILE_PEER: &str = "netmig-hostile-peer";
 
-/// The feature of this package with which it is built.
+/// The feature of this package that builds it.
 pub const HOSTILE_PEER_FEATURE: &str = "hostile-peer";
 
-/// Longest time for building everything from nothing.
+/// The time limit for building everything from nothing.
 const LIMIT: Duration = Duration::from_secs(1800);
 
-/// The directory of the workspace that this testbed was built from.
+/// Returns the directory of the workspace that this testbed was built from.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
 }
 
-/// Where cargo puts the programs.
+/// Returns the directory to which cargo writes the programs.
 fn release_directory() -> PathBuf {
     workspace().join("target/release")
 }
 
-/// A `cargo` command in the workspace, by the cargo that runs this program if one does.
+/// Returns a command of cargo in the workspace. It is the cargo that runs this program, if one does.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace());
     cargo
 }
 
-/// Which of the programs to build.
+/// The programs to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// Everything.
+    /// All programs.
     All,
-    /// Nothing: what is there is used, and what is not there is left out (but for the probe, which
-    /// is built if an earlier run has not).
+    /// None: programs that do not exist are left out. The probe alone is built if the cache lacks it.
     Nothing,
 }
 
 /// The programs for the hosts.
 #[derive(Debug, Clone)]
 pub struct Programs {
-    /// Files to be put on the hosts' path.
+    /// The files for the hosts' path.
     pub files: Vec<PathBuf>,
     /// The traffic program, linked statically so that it runs in any container.
     pub probe: PathBuf,
@@ -92,7 +90,7 @@ pub fn ensure(what: What) -> Result<Programs> {
     Ok(Programs { files, probe })
 }
 
-/// The traffic program that an earlier run has built.
+/// Returns the newest traffic program in the cache.
 fn cached_probe() -> Option<PathBuf> {
     fs::read_dir(cache::directory())
         .ok()?
@@ -103,8 +101,8 @@ fn cached_probe() -> Option<PathBuf> {
         .max_by_key(|path| path.metadata().and_then(|metadata| metadata.modified()).ok())
 }
 
-/// Builds the traffic program with a static C library. The copy in the cache is not overwritten by
-/// an ordinary build of the workspace.
+/// Builds the traffic program with a static C library and copies it to the cache, where an ordinary build of the
+/// workspace does not overwrite it.
 fn probe() -> Result<PathBuf> {
     let mut cargo = cargo();
     cargo.args(["rustc", "--release", "--quiet", "--package", "testbed", "--bin", PROBE]);

@@ -1,7 +1,7 @@
-//! Runs programs with a deadline and captures what they print.
+//! Runs programs with a deadline and captures their output.
 //!
-//! Output goes to anonymous files rather than pipes: a daemon that a program leaves behind may keep
-//! its descriptors open for ever, and nobody has to read meanwhile.
+//! Output goes to anonymous files rather than pipes. A daemon that a program leaves behind may keep its descriptors
+//! open for ever, and no thread has to read meanwhile.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -14,23 +14,23 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use crate::error::{Context, Error, Result};
 use crate::slowdown;
 
-/// How long a program may run unless told otherwise.
+/// The default time limit of a program.
 pub const LIMIT: Duration = Duration::from_secs(60);
-/// Longest quotation of a program's output in an error message, in bytes.
+/// The longest quotation of a program's output in an error message, in bytes.
 const QUOTED: usize = 2000;
 
-/// What a program left behind.
+/// The result of a program that has ended.
 #[derive(Debug)]
 pub struct Output {
     /// The command line, for messages.
     pub program: String,
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
     /// Its standard output.
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: Vec<u8>,
-    /// How long it ran.
+    /// The time that it ran.
     pub elapsed: Duration,
 }
 
@@ -45,7 +45,7 @@ impl Output {
         String::from_utf8_lossy(&self.stderr).trim().to_owned()
     }
 
-    /// The output of a program that must have succeeded.
+    /// Returns the output of a program that must have succeeded.
     ///
     /// # Errors
     /// It ended with another code than 0 or by a signal.
@@ -64,7 +64,7 @@ impl Output {
         })
     }
 
-    /// The output parsed as JSON.
+    /// Returns the output parsed as JSON.
     ///
     /// # Errors
     /// It is not JSON of that shape.
@@ -95,7 +95,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> R
     capture(command, limit, Command::spawn)?.success()
 }
 
-/// A standard input that holds `input`.
+/// Returns a standard input that holds `input`.
 pub(crate) fn input_file(input: &[u8]) -> Result<Stdio> {
     let mut file = anonymous_file()?;
     io::Write::write_all(&mut file, input)
@@ -127,7 +127,7 @@ pub(crate) fn capture(
     Ok(Output { program, status, stdout, stderr, elapsed })
 }
 
-/// Waits for a process to end, and kills it when the time is over (`None`).
+/// Waits for a process to end. Kills it after `limit` and returns `None`.
 ///
 /// # Errors
 /// The kernel refused to wait.
@@ -144,14 +144,14 @@ pub fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>
     Ok(None)
 }
 
-/// Waits for a process that has been killed already; whether it is gone within `limit`.
+/// Waits for a process that has been killed. Returns whether it has ended within `limit`.
 pub(crate) fn ends_within(child: &mut Child, limit: Duration) -> bool {
     let limit = slowdown::limit(limit);
     let ended = pidfd(child.id() as i32).is_ok_and(|fd| ended_within(&fd, limit).unwrap_or(false));
     ended && child.wait().is_ok()
 }
 
-/// Whether the process behind `pidfd` has ended within `limit`.
+/// Returns whether the process behind `pidfd` has ended within `limit`.
 pub(crate) fn ended_within(pidfd: &OwnedFd, limit: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + limit;
     loop {
@@ -167,14 +167,14 @@ pub(crate) fn ended_within(pidfd: &OwnedFd, limit: Duration) -> io::Result<bool>
     }
 }
 
-/// A descriptor that refers to a process and never to a later one of the same number.
+/// Returns a descriptor that refers to a process and never to a later one of the same number.
 pub(crate) fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open(2) takes two integers and returns a new descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor is new and nobody else's.
+    // SAFETY: the descriptor is new and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
@@ -196,7 +196,7 @@ fn contents(file: &mut File) -> Result<Vec<u8>> {
     Ok(all)
 }
 
-/// The end of a program's output, short enough for a message.
+/// Returns the end of a program's output, short enough for a message.
 pub(crate) fn tail(text: &str) -> String {
     if text.len() <= QUOTED {
         return text.to_owned();
@@ -206,7 +206,7 @@ pub(crate) fn tail(text: &str) -> String {
     format!("…{}", &text[start..])
 }
 
-/// The command line of a program, for messages.
+/// Returns the command line of a program, for messages.
 pub(crate) fn line(command: &Command) -> String {
     let mut all = command.get_program().to_string_lossy().into_owned();
     for argument in command.get_args() {

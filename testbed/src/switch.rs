@@ -1,7 +1,7 @@
-//! The lab's network: one switch, to which every host is joined by a veth pair.
+//! The lab's network: one switch with a veth pair to every host.
 //!
-//! The switch is a bridge in a network namespace of its own, so names never meet those of this
-//! machine or of another lab, and everything goes when the namespaces go.
+//! The switch is a bridge in a network namespace of its own. So its names never clash with those of this machine or of
+//! another lab, and the kernel removes everything together with the namespaces.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -11,13 +11,13 @@ use crate::host::Host;
 use crate::host::namespaces::Namespaces;
 use crate::subprocess::{self, Output};
 
-/// Name of the bridge.
+/// The name of the bridge.
 const BRIDGE: &str = "switch";
 
 /// A script for `ip -batch`.
 type Batch = String;
 
-/// Joins the hosts to the switch and gives them their addresses.
+/// Connects the hosts to the switch and configures their addresses.
 pub(crate) fn connect(switch: &Namespaces, hosts: &[Host]) -> Result<()> {
     ip(switch, &switch_batch(hosts))?;
     std::thread::scope(|scope| {
@@ -49,14 +49,13 @@ fn host_batch(host: &Host) -> Batch {
     )
 }
 
-/// Plugs a host's cable in or out. The host itself still sees its link as up when it is out at
-/// the switch's end only, as with a broken switch; here both ends lose the carrier.
+/// Connects or disconnects a host's cable. Both ends lose the carrier.
 pub(crate) fn set_cable(switch: &Namespaces, host: &Host, plugged: bool) -> Result<()> {
     let state = if plugged { "up" } else { "down" };
     ip(switch, &format!("link set {} {state}\n", port(host)))
 }
 
-/// The switch's port of a host.
+/// Returns the name of the switch's port to a host.
 fn port(host: &Host) -> String {
     format!("v{}", host.name())
 }

@@ -1,4 +1,4 @@
-//! Test images, made from files of the hosts' root file system: there is no registry to pull from.
+//! Test images, built from files of the hosts' root file system, so that no registry is needed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,32 +10,32 @@ use crate::error::{Context, Result};
 use crate::programs::PROBE;
 use crate::subprocess;
 
-/// An image to be made.
+/// The description of an image.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// Name and tag.
+    /// The name and the tag.
     pub name: &'static str,
-    /// What runs unless told otherwise.
+    /// The default command.
     pub command: &'static [&'static str],
-    /// Programs of the root file system, which bring the libraries they are linked to.
+    /// The programs of the root file system. The image gets their libraries, too.
     programs: &'static [&'static str],
-    /// Directories of the root file system.
+    /// The directories of the root file system.
     trees: &'static [&'static str],
-    /// Empty directories.
+    /// The empty directories.
     directories: &'static [&'static str],
-    /// Files: path and contents.
+    /// The paths and contents of further files.
     files: &'static [(&'static str, &'static str)],
 }
 
-/// Applets of busybox that every image has.
+/// The applets of busybox in every image.
 const APPLETS: &[&str] = &[
     "cat", "cp", "date", "dd", "echo", "env", "false", "grep", "head", "hostname", "id", "ip",
     "kill", "ln", "ls", "md5sum", "mkdir", "mkfifo", "mv", "nc", "ps", "rm", "sed", "seq", "sh",
     "sleep", "sort", "stat", "sync", "tail", "touch", "true", "wc",
 ];
 
-/// Answers on port 80 with the files in `/srv`. Its worker stays root: where root lacks
-/// CAP_SYS_RESOURCE, CRIU cannot dump processes of another user.
+/// The configuration of nginx: it serves the files in `/srv` on port 80. Its worker stays root, since CRIU cannot dump
+/// processes of another user where root lacks CAP_SYS_RESOURCE.
 const NGINX: &str = "\
 user root;
 daemon off;
@@ -56,7 +56,7 @@ const ACCOUNTS: &[(&str, &str)] = &[
 ];
 
 impl Image {
-    /// All test images: `probe:1`, `redis:1`, `nginx:1`, `python:1`, `iperf3:1`.
+    /// Returns all test images: `probe:1`, `redis:1`, `nginx:1`, `python:1`, `iperf3:1`.
     pub fn all() -> Vec<Self> {
         vec![
             Self {
@@ -102,12 +102,12 @@ impl Image {
         ]
     }
 
-    /// All that it is made of, apart from the root file system and the probe.
+    /// Returns everything that the image depends on, apart from the root file system and the probe.
     pub(crate) fn recipe(&self) -> String {
         format!("{self:?} {APPLETS:?} {ACCOUNTS:?}")
     }
 
-    /// Puts the image's files below `target`, which does not exist yet.
+    /// Writes the image's files to `target`, which must not exist.
     ///
     /// # Errors
     /// A file is missing in the root file system, or cannot be written.
@@ -138,7 +138,7 @@ impl Image {
         self.trees.iter().try_for_each(|tree| copy_trees(rootfs, target, tree))
     }
 
-    /// The programs and every library that the dynamic linker would load for them.
+    /// Returns the programs and every library that the dynamic linker would load for them.
     fn linked_files(&self, rootfs: &Path) -> Result<BTreeSet<PathBuf>> {
         let mut files: BTreeSet<PathBuf> = self.programs.iter().map(PathBuf::from).collect();
         if self.programs.is_empty() {
@@ -151,7 +151,7 @@ impl Image {
     }
 }
 
-/// The paths in the output of `ldd`.
+/// Returns the paths in the output of `ldd`.
 fn libraries(text: &str) -> impl Iterator<Item = PathBuf> {
     text.lines().filter_map(|line| {
         let (before_address, _) = line.trim().rsplit_once(" (")?;

@@ -1,5 +1,5 @@
-//! A destination that lacks the image, beside one that has it: all that takes long has to happen
-//! before the interruption.
+//! Migrations to a destination without the image, compared with a destination that has it. The image must not
+//! lengthen the interruption.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ pub(super) const BENCH: Bench =
     Bench { name: "cold", about: "destination without the image and with it", run };
 
 const RUNS: u32 = 7;
-/// One move of each kind.
+/// One migration of each kind.
 struct Round {
     cold: Moved,
     warm: Moved,
 }
 
-/// Picks a round's move.
+/// Selects a migration of a round.
 type Kind = fn(&Round) -> &Moved;
 
 impl Round {
@@ -41,7 +41,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     let outcome = (0..=runs).try_for_each(|round| {
         eprintln!("round {round} of {runs}");
         if round == 0 {
-            // The first move makes the tunnel, and reads programs from the disk.
+            // The first migration sets up the tunnel and reads programs from the disk.
             return fixture::move_once(&lab, Runtime::Crun).map(drop);
         }
         rounds.extend(failures.survive(&lab, &format!("round {round}"), Round::run(&lab))?);
@@ -80,7 +80,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     Ok(figures)
 }
 
-/// Medians of the steps' times.
+/// Returns the medians of the steps' times.
 fn steps<'a>(moves: impl Iterator<Item = &'a Moved>) -> BTreeMap<&'a str, f64> {
     let mut all: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for step in moves.flat_map(|moved| &moved.report.steps) {

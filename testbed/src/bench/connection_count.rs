@@ -1,5 +1,4 @@
-//! What many open connections cost: the interruption, and the floor under it, in which CRIU takes
-//! its own time for every socket.
+//! The interruption by the number of open connections, and the floor, in which CRIU needs time for every socket.
 
 use std::net::SocketAddr;
 
@@ -22,11 +21,10 @@ pub(super) const BENCH: Bench = Bench {
 
 const RUNS: u32 = 5;
 const COUNTS: [u32; 4] = [1, 1_000, 10_000, 30_000];
-/// The container has two servers, since a process may not be allowed as many descriptors as there
-/// are to be connections.
+/// The ports of the two servers. One process may not have enough descriptors for all connections.
 const PORTS: [u16; 2] = [7000, 7100];
 const SERVERS: &str = "netmig-probe serve --port 7100 --bulk-port 7101 & exec netmig-probe serve";
-/// Ports that clients of one address may have, in place of the kernel's 28,000.
+/// The range of client ports, instead of the kernel's 28,000 ports.
 const CLIENT_PORTS: &str = "1024 65535";
 
 #[derive(Default)]
@@ -35,12 +33,12 @@ struct Measured {
     gap: Vec<f64>,
     floor: Vec<Floor>,
     reports: Vec<MigrationReport>,
-    /// Why there are not more of them.
+    /// Why the measurement ended early.
     failure: Option<String>,
 }
 
 impl Measured {
-    /// Measures a move and then the floor, each with a fresh container.
+    /// Measures a migration and then the floor, each with a fresh container.
     fn round(&mut self, lab: &Lab, count: u32) -> Result<()> {
         let (report, gap) = move_with(lab, count)?;
         start(lab)?;
@@ -58,7 +56,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
     let lab = fixture::lab()?;
     lab.host("c")?.set_parameter("net/ipv4/ip_local_port_range", CLIENT_PORTS)?;
-    let counts = chosen(&COUNTS, &[1], plan.cells.as_deref())?;
+    let counts = chosen(&COUNTS, &[1], plan.only.as_deref())?;
     let mut all: Vec<Measured> = counts.iter().map(|_| Measured::default()).collect();
     let outcome = (0..runs).try_for_each(|round| {
         counts.iter().zip(&mut all).try_for_each(|(count, measured)| {
@@ -66,7 +64,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             if measured.failure.is_some() {
                 return Ok(());
             }
-            // The other counts are worth having even if one is too much.
+            // A failure of one count does not end the benchmark.
             if let Err(error) = measured.round(&lab, *count) {
                 measured.failure = Some(chain(&error));
                 fixture::remove(lab.host("a")?, NAME)?;
@@ -126,8 +124,8 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     Ok(json!({ "runs": runs, "connections": figures_of }))
 }
 
-/// Starts the container with both servers on `a`. Connections of an earlier container whose end was
-/// never seen are forgotten: with so many, the next ones have the same ports.
+/// Starts the container with both servers on `a`. Flushes conntrack first: with so many connections, the next ones
+/// have the same ports as those of an earlier container.
 fn start(lab: &Lab) -> Result<()> {
     let (a, c) = (lab.host("a")?, lab.host("c")?);
     for host in lab.hosts() {
@@ -140,7 +138,7 @@ fn start(lab: &Lab) -> Result<()> {
     PORTS.iter().try_for_each(|port| c.probe().wait_for_echo(a.port(*port), START_LIMIT))
 }
 
-/// Opens that many connections; one of them carries messages.
+/// Opens `count` connections. One of them carries messages.
 fn talk(far: &Host, host: &Host, count: u32) -> Result<Vec<EchoRun>> {
     let [first, second]: [SocketAddr; 2] = PORTS.map(|port| host.port(port));
     let half = count / 2;
@@ -155,8 +153,8 @@ fn talk(far: &Host, host: &Host, count: u32) -> Result<Vec<EchoRun>> {
     Ok(runs)
 }
 
-/// Moves the container with that many connections; what the product says of it, and the silence on
-/// the connection with messages.
+/// Migrates the container with `count` connections. Returns the report and the silence on the connection with
+/// messages in milliseconds.
 fn move_with(lab: &Lab, count: u32) -> Result<(MigrationReport, f64)> {
     start(lab)?;
     let runs = talk(lab.host("c")?, lab.host("a")?, count)?;

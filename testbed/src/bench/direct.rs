@@ -1,5 +1,4 @@
-//! Throughput of a connection before and after its container has moved to a host of the same segment
-//! without a tunnel.
+//! Throughput of a connection before and after a migration with `--tunnel direct`.
 
 use std::time::{Duration, Instant};
 
@@ -21,11 +20,11 @@ pub(super) const BENCH: Bench = Bench {
 };
 
 const RUNS: u32 = 5;
-/// How long each of the two is measured.
+/// The length of each measurement.
 const LENGTH: Duration = Duration::from_secs(3);
-/// How long a transfer may find its pace.
+/// The time until the throughput of a transfer is stable.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Port of the bulk service.
+/// The port of the bulk service.
 const BULK: u16 = 7001;
 
 fn run(plan: &BenchPlan) -> Result<Value> {
@@ -67,7 +66,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     Ok(figures)
 }
 
-/// Moves a container in the middle of a transfer; the transfer's throughput before and after.
+/// Migrates a container during a transfer. Returns the throughput before and after in megabits a second.
 fn side_by_side(lab: &Lab, direction: Direction) -> Result<(f64, f64)> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     fixture::start(a, c, Runtime::Crun, NAME, BULK - 1, &[])?;
@@ -85,7 +84,7 @@ fn side_by_side(lab: &Lab, direction: Direction) -> Result<(f64, f64)> {
     }
 }
 
-/// Megabits a second of the connection to `server`, once it has found its pace.
+/// Measures the throughput of the connection to `server` in megabits a second.
 fn throughput(client: &Host, server: &str, direction: Direction) -> Result<f64> {
     std::thread::sleep(SETTLE);
     let (first, from) = (transferred(client, server, direction)?, Instant::now());

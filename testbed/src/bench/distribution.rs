@@ -1,4 +1,4 @@
-//! Medians and the like.
+//! Distributions of measured values.
 
 use std::fmt;
 use std::ops::Deref;
@@ -19,10 +19,10 @@ pub struct Distribution {
 }
 
 impl Distribution {
-    /// What stands above the columns of [`Samples::row`].
+    /// The headings of the columns of [`Samples::row`].
     pub const HEADINGS: &'static str = "    median       min       max       p95";
 
-    /// The distribution of `values`; `None` of no values.
+    /// Returns the distribution of `values`; `None` without values.
     pub fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -54,7 +54,7 @@ impl fmt::Display for Distribution {
 pub struct Samples(Vec<f64>);
 
 impl Samples {
-    /// Their distribution, rounded to a thousandth; all zero of no values.
+    /// Returns the distribution, rounded to a thousandth; all zero without values.
     pub fn distribution(&self) -> Distribution {
         let zero = Distribution { p50: 0.0, p95: 0.0, min: 0.0, max: 0.0 };
         let exact = Distribution::of(&self.0).unwrap_or(zero);
@@ -67,12 +67,12 @@ impl Samples {
         }
     }
 
-    /// Their median, rounded to a thousandth; 0 of no values.
+    /// Returns the median, rounded to a thousandth; 0 without values.
     pub fn median(&self) -> f64 {
         self.distribution().p50
     }
 
-    /// A line of a table, below [`Distribution::HEADINGS`].
+    /// Formats a line of a table below [`Distribution::HEADINGS`].
     pub fn row(&self, name: &str) -> String {
         let all = self.distribution();
         let columns = [all.p50, all.min, all.max, all.p95];

@@ -1,5 +1,5 @@
-//! What the benchmarks have in common: a container on host `a`, clients on host `c`, a move to host
-//! `b`, and what the clients saw of it.
+//! The fixture of the benchmarks: a container on host `a`, clients on host `c`, a migration to host `b`, and the
+//! clients' reports of it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,11 +16,11 @@ use crate::lab::{Lab, LabBuilder, MigrationReport, Runtime};
 use crate::probe::EchoRun;
 use crate::traffic::client_report::{EchoReport, Gap};
 
-/// Messages a second of each client, unless a benchmark varies it.
+/// The rate of each client in messages a second, unless a benchmark varies it.
 pub(super) const RATE: f64 = 1000.0;
-/// How long the clients talk before what is measured, and again after it.
+/// The time that the clients run before and after a measurement.
 pub(super) const AROUND: Duration = Duration::from_millis(500);
-/// How long a container may take to answer at first.
+/// The time limit for a container to answer at first.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(20);
 /// The parts of an interruption, in the order in which they happen.
 pub(super) const PARTS: [&str; 11] = [
@@ -30,14 +30,14 @@ pub(super) const PARTS: [&str; 11] = [
 /// The container's name.
 pub(super) const NAME: &str = "web";
 
-/// A lab with a source `a`, a destination `b` and a far end `c`.
+/// Starts a lab with a source `a`, a destination `b` and a host `c` for clients.
 pub(super) fn lab() -> Result<Lab> {
     let lab = LabBuilder::new(&["a", "b", "c"]).start()?;
     lab.serve("b")?;
     Ok(lab)
 }
 
-/// The median of each part of the interruption.
+/// Returns the median of each part of the interruption.
 pub(super) fn parts<'a>(
     reports: impl IntoIterator<Item = &'a MigrationReport, IntoIter: Clone>,
 ) -> BTreeMap<&'static str, f64> {
@@ -48,7 +48,7 @@ pub(super) fn parts<'a>(
     PARTS.into_iter().map(|part| (part, of(part).median())).collect()
 }
 
-/// Runs a benchmark's body; when it fails, what the hosts' programs said is shown.
+/// Prints the diagnosis of a lab if `outcome` is an error. Returns `outcome`.
 pub(super) fn diagnosed<T>(lab: &Lab, outcome: Result<T>) -> Result<T> {
     if outcome.is_err() {
         eprint!("{}", lab.diagnosis());
@@ -56,7 +56,7 @@ pub(super) fn diagnosed<T>(lab: &Lab, outcome: Result<T>) -> Result<T> {
     outcome
 }
 
-/// Measurements that failed. They are counted and told, and the benchmark goes on with the next one.
+/// The failed measurements. The benchmark reports them and goes on with the next one.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     all: Vec<String>,
@@ -64,10 +64,10 @@ pub(super) struct Failures {
 }
 
 impl Failures {
-    /// So many failures one after the other mean that nothing works here.
+    /// The number of failures in a row that ends the benchmark.
     const LIMIT: usize = 5;
 
-    /// The outcome of a measurement; if it failed, the hosts are made ready for the next one.
+    /// Returns the result of a measurement. If it failed, records that and prepares the hosts for the next one.
     ///
     /// # Errors
     /// [`Failures::LIMIT`] measurements have failed in a row.
@@ -98,7 +98,7 @@ impl Failures {
         Ok(None)
     }
 
-    /// The failures, for the JSON; for people they are told on standard output.
+    /// Prints the failures and returns them as JSON.
     pub(super) fn tell(&self) -> Value {
         if !self.all.is_empty() {
             println!("\n{} measurements failed:", self.all.len());
@@ -110,8 +110,8 @@ impl Failures {
     }
 }
 
-/// Starts a container on a host: echo at `port` (TCP and UDP), bulk transfers at the one after it.
-/// `serve` are further arguments of the server. Returns its address once it answers `far`.
+/// Starts a container on a host, with echo at `port` (TCP and UDP) and bulk transfers at the port after it. `serve`
+/// has further arguments of the server. Returns its address when it answers `far`.
 pub(super) fn start(
     host: &Host,
     far: &Host,
@@ -157,7 +157,7 @@ pub(super) fn remove_criu_options(host: &Host) -> Result<()> {
         .context(|| format!("removing CRIU's options on host {}", host.name()))
 }
 
-/// The usual clients: one TCP connection and one UDP flow.
+/// The default clients: one TCP connection and one UDP flow.
 #[derive(Debug)]
 pub(super) struct Clients {
     tcp: EchoRun,
@@ -165,7 +165,7 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// Starts them on a host, and lets them talk a while.
+    /// Starts the clients on a host and waits for [`AROUND`].
     pub(super) fn start(host: &Host, server: SocketAddr) -> Result<Self> {
         let tcp = host.probe().tcp_echo(server).rate(RATE).start()?;
         let udp = host.probe().udp_echo(server).rate(RATE).start()?;
@@ -173,13 +173,13 @@ impl Clients {
         Ok(Self { tcp, udp })
     }
 
-    /// Lets them talk a while longer, and returns what the TCP and the UDP client saw.
+    /// Stops the clients after [`AROUND`]. Returns the reports of the TCP and the UDP client.
     pub(super) fn stop(self) -> Result<(EchoReport, EchoReport)> {
         Ok((self.tcp.stop_after(AROUND)?, self.udp.stop_after(Duration::ZERO)?))
     }
 }
 
-/// A stretch of time by the clock of the wall, which all lab hosts share.
+/// A time window by the wall clock, which all lab hosts share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Window {
     from_ns: u64,
@@ -187,15 +187,15 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Does something and notes when.
+    /// Runs `action` and returns its window.
     pub(super) fn around<T>(action: impl FnOnce() -> T) -> (Self, T) {
         let from_ns = now_ns();
         let outcome = action();
         (Self { from_ns, to_ns: now_ns() }, outcome)
     }
 
-    /// The longest of a client's gaps that overlaps this window, in milliseconds; 0 if there is
-    /// none: gaps outside it have other causes.
+    /// Returns the longest gap that overlaps this window, in milliseconds; 0 if there is none. Gaps outside have
+    /// other causes.
     pub(super) fn longest(self, gaps: &[Gap]) -> f64 {
         let overlaps = |gap: &&Gap| {
             let end = gap.at_unix_ns + (gap.ms * 1e6) as u64;
@@ -209,22 +209,22 @@ fn now_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
 }
 
-/// A move and what the clients saw of it.
+/// A migration and the clients' reports.
 #[derive(Debug, Clone)]
 pub(super) struct Moved {
-    /// What the product says.
+    /// The report of agent-client.
     pub(super) report: MigrationReport,
-    /// The TCP client's figures.
+    /// The report of the TCP client.
     pub(super) tcp: EchoReport,
-    /// The UDP client's figures.
+    /// The report of the UDP client.
     pub(super) udp: EchoReport,
-    /// Longest silence on the TCP connection during the move, in milliseconds.
+    /// The longest silence on the TCP connection during the migration, in milliseconds.
     pub(super) tcp_gap: f64,
-    /// The same of the UDP flow.
+    /// The longest silence on the UDP flow during the migration, in milliseconds.
     pub(super) udp_gap: f64,
 }
 
-/// Moves a fresh container under the usual clients, and removes it.
+/// Migrates a fresh container under the default clients, and removes it.
 pub(super) fn move_once(lab: &Lab, runtime: Runtime) -> Result<Moved> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     let server = start(a, c, runtime, NAME, 7000, &[])?;
@@ -241,7 +241,7 @@ pub(super) fn move_once(lab: &Lab, runtime: Runtime) -> Result<Moved> {
     Ok(Moved { report, tcp, udp, tcp_gap, udp_gap })
 }
 
-/// The parts of an interruption must add up to it within a tenth.
+/// Checks that the parts of an interruption add up to it within a tenth.
 fn check_parts(report: &MigrationReport) -> Result<()> {
     let sum: f64 = PARTS.iter().filter_map(|part| report.parts_ms.get(*part)).sum();
     if (sum - report.interruption_ms).abs() <= report.interruption_ms / 10.0 {

@@ -1,4 +1,4 @@
-//! How long a lab takes to come and to go.
+//! The times to start and to end a lab.
 
 use std::time::Instant;
 

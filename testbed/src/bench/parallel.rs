@@ -1,4 +1,4 @@
-//! Several containers moved at once.
+//! Several containers that migrate at once.
 
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ struct Measured {
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
     let lab = fixture::lab()?;
-    let counts = chosen(&COUNTS, &[1], plan.cells.as_deref())?;
+    let counts = chosen(&COUNTS, &[1], plan.only.as_deref())?;
     let mut all: Vec<Measured> = counts.iter().map(|_| Measured::default()).collect();
     let mut failures = Failures::default();
     let outcome = (0..runs).try_for_each(|round| {
@@ -72,7 +72,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     Ok(json!({ "runs": runs, "containers": figures_of, "failures": failures.tell() }))
 }
 
-/// Moves that many containers at once; the interruption of each, and the time until all had moved.
+/// Migrates `count` containers at once. Returns the interruption of each and the total time, in milliseconds.
 fn move_together(lab: &Lab, count: u16) -> Result<(Vec<f64>, f64)> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     let (mut names, mut clients) = (Vec::new(), Vec::new());

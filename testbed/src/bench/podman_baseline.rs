@@ -1,5 +1,5 @@
-//! What people do today: `podman container checkpoint --export`, a copy of the archive, and `podman
-//! container restore --import`.
+//! The baseline: `podman container checkpoint --export`, a copy of the archive, and `podman container restore
+//! --import`.
 
 use std::fs;
 use std::time::Instant;
@@ -8,18 +8,17 @@ use super::fixture::{self, Clients, NAME};
 use crate::error::{Context, Result};
 use crate::lab::{Lab, Runtime};
 
-/// CRIU would put the tasks into the cgroups of every hierarchy of the machine, which fails where
-/// some are of version 1; the runtime has made the cgroup already.
+/// CRIU's options. Otherwise it would put the tasks into the cgroups of every hierarchy, which fails with hierarchies
+/// of version 1. The runtime has created the cgroup already.
 const OPTIONS: &str = "manage-cgroups=ignore\n";
-/// Where the archive is, on both hosts.
+/// The path of the archive on both hosts.
 const ARCHIVE: &str = "/root/checkpoint.tar";
 
-/// Moves a fresh container that way under the usual clients, and removes it. Returns the time in
-/// milliseconds from the start of the checkpoint until a *new* connection to the destination is
-/// answered; those that were open are reset.
+/// Moves a fresh container by podman under the default clients, and removes it. Returns the time in milliseconds from
+/// the start of the checkpoint until a *new* connection to the destination is answered. Open connections are reset.
 ///
-/// The archive is not compressed, and copied from file to file by this program, which is faster
-/// than any network between the hosts would be.
+/// The archive is not compressed. This program copies it from file to file, which is faster than any network between
+/// the hosts.
 pub(super) fn measure(lab: &Lab, runtime: Runtime) -> Result<f64> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     let server = fixture::start(a, c, runtime, NAME, 7000, &[])?;

@@ -1,4 +1,4 @@
-//! Datagrams lost and doubled by moves, at rates from leisurely to what the machine can take.
+//! Datagrams that migrations lose or duplicate, from low rates to the limit of the machine.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,28 +21,28 @@ pub(super) const BENCH: Bench =
 
 const RUNS: u32 = 30;
 const RATES: [u32; 4] = [100, 1_000, 10_000, 20_000];
-/// How often the source container's counters are looked at: they vanish with it.
-const GLANCE: Duration = Duration::from_millis(10);
+/// The time between two reads of the source container's counters, which disappear with it.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// One move at one rate.
+/// One migration at one rate.
 struct Seen {
     client: EchoReport,
     gap: f64,
     drops: Drops,
 }
 
-/// Where datagrams were dropped, as far as the kernel counts it.
+/// The dropped datagrams by the place of the drop, as far as the kernel counts them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 struct Drops {
-    /// The container's socket until the move began: not the move's doing.
+    /// The container's socket before the migration.
     before: u64,
-    /// The container's socket while it was being moved.
+    /// The container's socket during the migration.
     source: u64,
-    /// The container's socket after the move.
+    /// The container's socket after the migration.
     destination: u64,
     /// The client's socket.
     client: u64,
-    /// The two hosts' own sockets: a tunnel in user space receives by them.
+    /// The two hosts' own sockets, by which a tunnel in user space receives.
     tunnel: u64,
     /// The queues of the tunnel's two devices.
     device: u64,
@@ -76,7 +76,7 @@ impl Drops {
 
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
-    let rates = chosen(&RATES, &[], plan.cells.as_deref())?;
+    let rates = chosen(&RATES, &[], plan.only.as_deref())?;
     let lab = fixture::lab()?;
     let mut seen: Vec<Vec<Seen>> = rates.iter().map(|_| Vec::new()).collect();
     let mut failures = Failures::default();
@@ -159,7 +159,7 @@ fn move_at(lab: &Lab, runtime: Runtime, rate: u32) -> Result<Seen> {
                 at_source = full_buffers(&source).unwrap_or(at_source);
                 let queues = fs::read_to_string(&hold).unwrap_or_default();
                 at_hold = at_hold.max(queue_drops(&queues));
-                std::thread::sleep(GLANCE);
+                std::thread::sleep(POLL_INTERVAL);
             }
             (at_source, at_hold)
         });
@@ -190,18 +190,18 @@ fn move_at(lab: &Lab, runtime: Runtime, rate: u32) -> Result<Seen> {
     Ok(Seen { client, gap, drops })
 }
 
-/// The file with the counters of the container's network namespace, as this machine sees it.
+/// Returns the path of the file with the counters of the container's network namespace.
 fn counters(host: &Host) -> Result<PathBuf> {
     let pid = host.podman(["inspect", "--format", "{{.State.Pid}}", NAME])?;
     Ok(host.path(format!("/proc/{pid}/net/snmp")))
 }
 
-/// The same of a host's own sockets.
+/// Returns the datagrams that a host's own sockets have dropped.
 fn at_host(host: &Host) -> u64 {
     full_buffers(&host.path("/proc/1/net/snmp")).unwrap_or_default()
 }
 
-/// Packets that the devices of the tunnel between two hosts have dropped; 0 before there is one.
+/// Returns the packets that the devices of the tunnel between two hosts have dropped; 0 without tunnel.
 fn at_devices(hosts: [&Host; 2]) -> u64 {
     hosts
         .into_iter()
@@ -215,14 +215,14 @@ fn at_devices(hosts: [&Host; 2]) -> u64 {
         .sum()
 }
 
-/// Packets that the kernel's packet queues have dropped: columns six and seven of
+/// Returns the packets that the kernel's packet queues have dropped: columns six and seven of
 /// `/proc/net/netfilter/nfnetlink_queue`, for a full queue and for a full socket.
 fn queue_drops(text: &str) -> u64 {
     let drops = text.lines().flat_map(|line| line.split_whitespace().skip(5).take(2));
     drops.filter_map(|word| word.parse::<u64>().ok()).sum()
 }
 
-/// Datagrams that were dropped for a full receive buffer; `None` when the namespace is gone.
+/// Returns the datagrams that were dropped at a full receive buffer; `None` if the namespace does not exist any more.
 fn full_buffers(path: &std::path::Path) -> Option<u64> {
     parse(&fs::read_to_string(path).ok()?)
 }

@@ -1,4 +1,4 @@
-//! Programs that people run, moved while they are being used.
+//! Common programs, migrated while clients use them.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-busy-web-server", &["fidelity"], busy_web_server),
 ];
 
-/// How long a program may take to get ready or to finish.
+/// The time limit for a program to get ready or to finish.
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn redis(context: &Context) -> Result<()> {
@@ -86,7 +86,7 @@ fn nginx(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Numbers go through two children by pipes and are appended to a file; a thread echoes.
+/// A program that passes numbers through two children by pipes and appends them to a file. A thread echoes.
 const PYTHON: &str = r#"
 import socket, subprocess, sys, threading, time
 relay = "import sys\nfor line in sys.stdin:\n    print(line.strip(), 'relayed', flush=True)"

@@ -1,4 +1,4 @@
-//! Counts what this machine has of the kinds of things that labs are made of.
+//! Lists the resources of a lab on this machine, to show that it leaves none.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use crate::cache;
 use crate::error::{Context, Result};
 use crate::lab::Lab;
 
-/// What one lab has on this machine.
+/// The resources of one lab on this machine.
 #[derive(Debug)]
 pub(super) struct LabResources {
     processes: Vec<i32>,
@@ -19,7 +19,7 @@ pub(super) struct LabResources {
 }
 
 impl LabResources {
-    /// Looks at a running lab.
+    /// Lists the resources of a running lab.
     pub(super) fn of(lab: &Lab) -> Result<Self> {
         let processes = lab.processes();
         let own = namespaces_of("self")?;
@@ -37,12 +37,12 @@ impl LabResources {
         })
     }
 
-    /// How many processes and namespaces it had.
+    /// Returns how many processes and namespaces the lab had.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.processes.len(), self.namespaces.len())
     }
 
-    /// What of it still exists on this machine.
+    /// Returns the resources that still exist.
     pub(super) fn remaining(&self) -> Result<Vec<String>> {
         let mut left = Vec::new();
         left.extend(
@@ -61,7 +61,7 @@ impl LabResources {
     }
 }
 
-/// The namespaces of a process, in the form `net:[4026531840]`.
+/// Returns the namespaces of a process, in the form `net:[4026531840]`.
 fn namespaces_of(pid: &str) -> Result<BTreeSet<String>> {
     let directory = Path::new("/proc").join(pid).join("ns");
     let what = || format!("reading {}", directory.display());
@@ -73,7 +73,7 @@ fn namespaces_of(pid: &str) -> Result<BTreeSet<String>> {
     Ok(all)
 }
 
-/// The namespaces of all processes of this machine.
+/// Returns the namespaces of all processes of this machine.
 fn namespaces_in_use() -> Result<BTreeSet<String>> {
     let mut all = BTreeSet::new();
     for entry in fs::read_dir("/proc").context(|| "listing processes")?.flatten() {

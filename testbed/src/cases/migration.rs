@@ -1,4 +1,4 @@
-//! Containers that move while clients talk to them.
+//! Migrations of containers under traffic.
 
 use std::time::Duration;
 
@@ -51,11 +51,11 @@ fn many_connections(context: &Context) -> Result<()> {
         c.probe().tcp_echo(a.port(7000)).rate(slowdown::rate(4000.0)).connections(connections);
     let run = client.start()?;
     let migration = lab.migrate("web", "a", "b")?;
-    // Each has its turn twice a second: six more, however short the move was.
+    // Each connection sends twice a second: six more messages, however short the migration was.
     let seen = run.stop_after(Duration::from_secs(3))?;
     ensure!(seen.fault().is_none(), "{:?} of {seen:?}", seen.fault());
     ensure!(seen.connections == u64::from(connections), "{seen:?}");
-    // Every connection has spoken several times, before and after.
+    // Every connection has sent several messages, before and after.
     ensure!(seen.sent >= 4 * u64::from(connections), "only {} messages", seen.sent);
     ensure!(migration.flows.tcp >= u64::from(connections), "{:?}", migration.flows);
     let told = (migration.interruption_ms, seen.max_gap_ms);
@@ -139,7 +139,7 @@ fn onwards(context: &Context) -> Result<()> {
     serve(a, "web", 7000, &["--memory", "4"], d)?;
     let first = Clients::start(d, a.port(7000))?;
     let one = lab.migrate("web", "a", "b")?;
-    // A second generation of connections has the second host for its anchor.
+    // The anchor of the second generation of connections is the second host.
     d.probe().wait_for_echo(b.port(7000), Duration::from_secs(5))?;
     let second = Clients::start(d, b.port(7000))?;
     let two = lab.migrate("web", "b", "c")?;

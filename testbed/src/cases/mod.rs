@@ -42,7 +42,7 @@ pub use lab::{VICTIM_ARGUMENT, be_victim};
 pub(crate) use untouched::without_own_state;
 pub use vm::VM;
 
-/// All lab tests, in the order in which they run.
+/// Returns all lab tests, in the order in which they run.
 pub fn all() -> Vec<Case> {
     [
         lab::CASES,

@@ -90,7 +90,8 @@ impl Harness {
     /// Runs a cell once.
     ///
     /// # Errors
-    /// The migration did not come to the injection point, the fault could not be injected, or the hosts did not settle.
+    /// The migration did not come to the injection point, the fault could not be injected, or the hosts did not
+    /// settle.
     pub fn run(&self, cell: Cell) -> Result<Outcome> {
         let lab = &self.lab;
         let (a, c) = (lab.host("a")?, lab.host("c")?);

@@ -13,7 +13,7 @@ use crate::host::Host;
 /// The directory with the journals of migrations that have not ended.
 const JOURNALS: &str = "/var/lib/netmig/journal";
 /// The time between two reads of that directory.
-const GLANCE: Duration = Duration::from_micros(500);
+const POLL_INTERVAL: Duration = Duration::from_micros(500);
 
 /// The last record of a journal: how far the migration has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,7 +116,7 @@ pub(crate) fn record_journals<T>(
             let mut kept = BTreeMap::new();
             while !over.load(Ordering::Relaxed) {
                 hosts.iter().for_each(|host| look(host, &mut kept));
-                thread::sleep(GLANCE);
+                thread::sleep(POLL_INTERVAL);
             }
             kept
         });

@@ -1,4 +1,4 @@
-//! Programs on a host: run to their end, or in the background with their output in log files.
+//! Runs programs on a host, to their end or in the background with their output in log files.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -15,13 +15,12 @@ use crate::error::{Context, Error, Result};
 use crate::slowdown;
 use crate::subprocess::{self, Output};
 
-/// The path on which programs of a host are found. The product's and the testbed's own are in
-/// `/usr/local/bin`.
+/// The search path of a host. The product's and the testbed's programs are in `/usr/local/bin`.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// How often a log is looked at while a line is awaited.
-const GLANCE: Duration = Duration::from_millis(2);
+/// The time between two reads of a log while a line is awaited.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// A program that is to run on a host. Nothing happens until `run`, `output` or `spawn`.
+/// A command for a host. It runs by `run`, `output` or `spawn`.
 #[must_use = "nothing runs until run, output or spawn is called"]
 pub struct HostCommand<'a> {
     host: &'a Host,
@@ -50,19 +49,19 @@ impl<'a> HostCommand<'a> {
         self
     }
 
-    /// Sets a variable of its environment.
+    /// Sets an environment variable.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
         self
     }
 
-    /// Gives it standard input; otherwise that is empty.
+    /// Sets the contents of standard input, which is empty otherwise.
     pub fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
         self.input = input.into();
         self
     }
 
-    /// How long it may run.
+    /// Sets the time limit.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -72,10 +71,10 @@ impl<'a> HostCommand<'a> {
         format!("{} on host {}", subprocess::line(&self.command), self.host.name)
     }
 
-    /// Runs it to its end, whatever that is.
+    /// Runs the program to its end. A failure of the program is not an error.
     ///
     /// # Errors
-    /// It could not be started, or did not end in time and was killed.
+    /// The program could not be started, or did not end in time and was killed.
     pub fn output(mut self) -> Result<Output> {
         let program = self.line();
         let stdin = if self.input.is_empty() {
@@ -99,19 +98,18 @@ impl<'a> HostCommand<'a> {
         }
     }
 
-    /// Runs it to its end, which must be success.
+    /// Runs the program to its end. It must succeed.
     ///
     /// # Errors
-    /// As for [`HostCommand::output`], or it failed.
+    /// As for [`HostCommand::output`], or the program failed.
     pub fn run(self) -> Result<Output> {
         self.output()?.success()
     }
 
-    /// Starts it with the standard input, output and error of this program, as for a user who sits
-    /// at the host, and waits for its end without limit.
+    /// Runs the program with the standard input, output and error of this program, and without time limit.
     ///
     /// # Errors
-    /// It could not be started.
+    /// The program could not be started.
     pub fn attached(mut self) -> Result<ExitStatus> {
         let program = self.line();
         let mut child = self
@@ -122,11 +120,11 @@ impl<'a> HostCommand<'a> {
         child.wait().context(|| format!("waiting for {program}"))
     }
 
-    /// Starts it in the background on a terminal, which becomes its standard input, output and
-    /// error, and its controlling terminal in a session of its own.
+    /// Starts the program in the background on a terminal, which becomes its standard input, output and error, and its
+    /// controlling terminal in a session of its own.
     ///
     /// # Errors
-    /// It could not be started.
+    /// The program could not be started.
     pub fn spawn_on(mut self, terminal: &OwnedFd) -> Result<HostProcess> {
         let program = self.line();
         let what = || format!("starting {program}");
@@ -144,7 +142,7 @@ impl<'a> HostCommand<'a> {
             });
         }
         let child = self.host.namespaces().spawn(&mut self.command).context(what)?;
-        // The command keeps the terminal's ends until it goes; then only the program has them.
+        // Dropping the command closes its descriptors of the terminal. Then only the program has them.
         let none = PathBuf::new();
         Ok(HostProcess {
             child,
@@ -155,10 +153,10 @@ impl<'a> HostCommand<'a> {
         })
     }
 
-    /// Starts it in the background, with an open standard input and its output in log files.
+    /// Starts the program in the background, with an open standard input and its output in log files.
     ///
     /// # Errors
-    /// It could not be started.
+    /// The program could not be started.
     pub fn spawn(mut self) -> Result<HostProcess> {
         let program = self.line();
         let stdout_path = self.host.log_path(&self.program, "out");
@@ -179,7 +177,7 @@ impl<'a> HostCommand<'a> {
     }
 }
 
-/// A program in the background. It is killed when this is dropped.
+/// A program in the background. Dropping it kills the program.
 #[derive(Debug)]
 pub struct HostProcess {
     program: String,
@@ -190,30 +188,30 @@ pub struct HostProcess {
 }
 
 impl HostProcess {
-    /// What it wrote to its standard output so far.
+    /// Returns the standard output so far.
     pub fn stdout(&self) -> String {
         fs::read_to_string(&self.stdout_path).unwrap_or_default()
     }
 
-    /// What it wrote to its standard error so far.
+    /// Returns the standard error so far.
     pub fn stderr(&self) -> String {
         fs::read_to_string(&self.stderr_path).unwrap_or_default()
     }
 
-    /// Its process number on this machine.
+    /// Returns the process ID in this machine's PID namespace.
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }
 
-    /// Whether it still runs.
+    /// Returns whether the program still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Waits until its output or its error output contains `text`.
+    /// Waits until standard output or standard error contains `text`.
     ///
     /// # Errors
-    /// It ended before, or `limit` was over.
+    /// The program ended before, or `limit` passed.
     pub fn wait_for(&mut self, text: &str, limit: Duration) -> Result<()> {
         let limit = slowdown::limit(limit);
         let deadline = Instant::now() + limit;
@@ -236,16 +234,16 @@ impl HostProcess {
                     stderr: subprocess::tail(self.stderr().trim()),
                 });
             }
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// Closes its standard input.
+    /// Closes standard input.
     pub fn close_stdin(&mut self) {
         self.stdin = None;
     }
 
-    /// Sends it a signal; an ended process is fine.
+    /// Sends a signal. A process that has ended is not an error.
     ///
     /// # Errors
     /// The kernel refused.
@@ -257,10 +255,10 @@ impl HostProcess {
             .context(|| format!("sending {signal} to {}", self.program))
     }
 
-    /// Waits for its end and leaves it at that.
+    /// Waits for the end of the program.
     ///
     /// # Errors
-    /// It did not end within `limit`.
+    /// The program did not end within `limit`.
     pub fn await_end(&mut self, limit: Duration) -> Result<()> {
         let limit = slowdown::limit(limit);
         let deadline = Instant::now() + limit;
@@ -272,15 +270,15 @@ impl HostProcess {
                     stderr: subprocess::tail(self.stderr().trim()),
                 });
             }
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
 
-    /// Waits for its end and returns how it ended and what it wrote.
+    /// Waits for the end of the program and returns its status and its output.
     ///
     /// # Errors
-    /// It did not end within `limit` and was killed.
+    /// The program did not end within `limit` and was killed.
     pub fn wait(mut self, limit: Duration) -> Result<Output> {
         let limit = slowdown::limit(limit);
         let started = Instant::now();

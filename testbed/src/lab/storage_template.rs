@@ -1,4 +1,4 @@
-//! Container storage with the test images in it: made once, copied to every host.
+//! Container storage with the test images. It is built once and copied to every host.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -10,17 +10,17 @@ use crate::error::{Context, Result};
 use crate::prepare::Needed;
 use crate::test_images::Image;
 
-/// Where a host's storage comes from.
+/// The origin of a host's storage.
 #[derive(Debug, Clone)]
 pub(crate) enum Storage {
-    /// There is nothing in it.
+    /// The storage is empty.
     Empty,
-    /// It is like this directory.
+    /// The storage is a copy of this directory.
     Copy(PathBuf),
 }
 
 impl Storage {
-    /// Makes the storage at `path`.
+    /// Creates the storage at `path`.
     pub(crate) fn provide(&self, path: &Path) -> Result<()> {
         match self {
             Self::Empty => cache::create_private(path),
@@ -29,10 +29,10 @@ impl Storage {
     }
 }
 
-/// The storage with all test images, made by podman on a host if the cache does not have it.
+/// Returns the storage with all test images. podman on a host builds it if the cache does not have it.
 ///
 /// # Errors
-/// An image could not be made or imported.
+/// An image could not be built or imported.
 pub fn template(needed: &Needed) -> Result<PathBuf> {
     if let Some(storage) = &needed.storage {
         return Ok(storage.clone());
@@ -45,7 +45,7 @@ pub fn template(needed: &Needed) -> Result<PathBuf> {
         key = key.with(image.recipe());
     }
     cache::entry("storage", &key.finish(), |target| {
-        eprintln!("making the test images");
+        eprintln!("building the test images");
         let lab = LabBuilder::new(&["images"]).start_with(
             &needed.rootfs,
             &needed.programs,
@@ -66,16 +66,16 @@ pub fn template(needed: &Needed) -> Result<PathBuf> {
     })
 }
 
-/// Which part of the storage a directory is in.
+/// The part of the storage that has a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// The contents of an image layer, which nobody changes in place.
+    /// The contents of an image layer, which podman does not change in place.
     Layer,
     Elsewhere,
 }
 
-/// Copies a storage directory. Files of image layers become hard links where the file system
-/// allows: a thousand of them cost milliseconds.
+/// Copies a storage directory. Files of image layers become hard links where the file system supports them, which
+/// takes milliseconds for a thousand files.
 fn copy(from: &Path, to: &Path, place: Place) -> Result<()> {
     let what = || format!("copying {} to {}", from.display(), to.display());
     let metadata = fs::symlink_metadata(from).context(what)?;
@@ -103,7 +103,7 @@ fn copy(from: &Path, to: &Path, place: Place) -> Result<()> {
     Ok(())
 }
 
-/// Whether this is `…/overlay/LAYER/diff`.
+/// Returns whether a path ends in `overlay/LAYER/diff`.
 fn is_layer_contents(path: &Path) -> bool {
     let mut parts = path.iter().rev();
     parts.next().is_some_and(|name| name == "diff") && parts.nth(1).is_some_and(|n| n == "overlay")

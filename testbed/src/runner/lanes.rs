@@ -1,4 +1,4 @@
-//! Which lab tests run when.
+//! Schedules the lab tests.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use std::thread;
 use super::{Case, Count, run_case};
 use crate::slowdown;
 
-/// Runs those that need the machine for themselves one after another, then the others side by side.
+/// Runs the exclusive tests one after another, then the others in parallel.
 pub(super) fn run(selected: &[&Case]) -> Count {
     let (others, alone): (Vec<&Case>, Vec<&Case>) =
         selected.iter().copied().partition(|case| case.parallel);
@@ -19,12 +19,13 @@ pub(super) fn run(selected: &[&Case]) -> Count {
     count
 }
 
-/// One for each processor, and one that waits. Where all is slow, waiting is not what takes the time.
+/// Returns the number of parallel tests: one for each processor and one more, since tests mostly wait. On a slow
+/// machine they do not, and one runs at a time.
 fn lanes() -> usize {
     if slowdown::is_slow() { 1 } else { thread::available_parallelism().map_or(1, usize::from) + 1 }
 }
 
-/// Runs the tests in so many threads, those that may take longest first.
+/// Runs the tests in `lanes` threads, those with the longest limit first.
 fn side_by_side(mut cases: Vec<&Case>, lanes: usize) -> Count {
     cases.sort_by_key(|case| std::cmp::Reverse(case.limit));
     let next = AtomicUsize::new(0);

@@ -1,4 +1,4 @@
-//! What a test is given: labs that go when it is over, and a place for remarks.
+//! The context of a test: its labs, which end with it, and its remarks.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -13,7 +13,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// A fresh lab with these hosts, which ends with the test.
+    /// Starts a lab with these hosts. It ends with the test.
     ///
     /// # Errors
     /// See [`LabBuilder::start`].
@@ -21,7 +21,7 @@ impl Context {
         self.start(&LabBuilder::new(hosts))
     }
 
-    /// The same with the runtime chosen.
+    /// Starts a lab with these hosts and this runtime. It ends with the test.
     ///
     /// # Errors
     /// See [`LabBuilder::start`].
@@ -29,7 +29,7 @@ impl Context {
         self.start(&LabBuilder::new(hosts).runtime(runtime))
     }
 
-    /// A fresh lab of any kind, which ends with the test.
+    /// Starts a lab with any settings. It ends with the test.
     ///
     /// # Errors
     /// See [`LabBuilder::start`].
@@ -39,7 +39,7 @@ impl Context {
         Ok(lab)
     }
 
-    /// Adds something to the line that is printed when the test passes, such as a figure.
+    /// Adds text, such as a figure, to the line that is printed when the test passes.
     pub fn remark(&self, text: impl Into<String>) {
         lock(&self.remarks).push(text.into());
     }
@@ -54,7 +54,7 @@ impl Context {
         labs.iter().map(|lab| lab.diagnosis()).collect()
     }
 
-    /// Ends the labs, whoever still refers to them.
+    /// Removes the labs, although a thread of the test may still refer to them.
     pub(super) fn clear(&self) -> Result<()> {
         let labs = std::mem::take(&mut *lock(&self.labs));
         labs.iter().map(|lab| lab.clear()).fold(Ok(()), Result::and)

@@ -29,7 +29,7 @@ pub(super) const ALL: &[(&str, Setup)] = &[
     ("timerfd", timerfd),
 ];
 
-/// Watches a directory, and prints the names of files that are made in it.
+/// Watches a directory, and prints the names of files that are created in it.
 fn watch(path: &str) -> io::Result<Held> {
     std::fs::create_dir_all(path)?;
     let inotify = Inotify::init(InitFlags::empty())?;
@@ -44,7 +44,7 @@ fn watch(path: &str) -> io::Result<Held> {
     held(())
 }
 
-/// Watches a directory in the way that needs no privilege.
+/// Watches a directory by fanotify, as far as that needs no privilege.
 fn fanotify(path: &str) -> io::Result<Held> {
     std::fs::create_dir_all(path)?;
     let path = std::ffi::CString::new(path)?;
@@ -59,7 +59,7 @@ fn fanotify(path: &str) -> io::Result<Held> {
     held(fd)
 }
 
-/// Has a POSIX message queue with a message in it.
+/// Opens a POSIX message queue with a message in it.
 fn message_queue() -> io::Result<Held> {
     let flags = libc::O_RDWR | libc::O_CREAT;
     // SAFETY: the name is a string that ends in zero; no attributes are given.
@@ -72,7 +72,7 @@ fn message_queue() -> io::Result<Held> {
     held(fd)
 }
 
-/// Waits for a file of which the number was closed while a duplicate is open.
+/// Has an epoll entry whose descriptor was closed while a duplicate is open.
 fn epoll_closed() -> io::Result<Held> {
     let epoll = Epoll::new(EpollCreateFlags::empty())?;
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
@@ -82,7 +82,7 @@ fn epoll_closed() -> io::Result<Held> {
     held((epoll, duplicate, theirs))
 }
 
-/// Waits for a file that only a child has open still.
+/// Has an epoll entry of a file that only a child has open.
 fn epoll_of_a_child() -> io::Result<Held> {
     let epoll = Epoll::new(EpollCreateFlags::empty())?;
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
@@ -92,7 +92,7 @@ fn epoll_of_a_child() -> io::Result<Held> {
     held((epoll, child, theirs))
 }
 
-/// Waits for another epoll instance.
+/// Has an epoll entry of another epoll instance.
 fn epoll_nested() -> io::Result<Held> {
     let (outer, inner) =
         (Epoll::new(EpollCreateFlags::empty())?, Epoll::new(EpollCreateFlags::empty())?);
@@ -107,7 +107,7 @@ fn pidfd() -> io::Result<Held> {
     held((child, fd))
 }
 
-/// Knows a child by a descriptor that it has waited for already.
+/// Has a pidfd of a child that was waited for.
 fn pidfd_dead() -> io::Result<Held> {
     let mut child = std::process::Command::new("/bin/sleep").arg("0.2").spawn()?;
     // SAFETY: pidfd_open(2) takes numbers alone.

@@ -1,7 +1,7 @@
-//! Scenarios of a process that a move has to know of: something is open, mapped or set that CRIU does not
-//! take along, or does.
+//! Scenarios of processes that a migration has to recognise: the process has something open, mapped or set that CRIU
+//! restores, or does not restore.
 //!
-//! [`hold`] brings the calling process into one, says `ready` and stays in it.
+//! [`hold`] sets one up in the calling process, prints `ready` and keeps it.
 
 mod descriptors;
 mod open_files;
@@ -14,21 +14,21 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-/// Something that has to live as long as the scenario does.
+/// A value that has to live as long as the scenario.
 type Held = Box<dyn std::any::Any>;
-/// Brings the process into a scenario.
+/// Sets a scenario up in this process.
 type Setup = fn() -> io::Result<Held>;
 
-/// All scenarios, by their names.
+/// Returns all scenarios with their names.
 fn all() -> Vec<(&'static str, Setup)> {
     [descriptors::ALL, unsupported_interfaces::ALL, open_files::ALL, processes::ALL, sockets::ALL]
         .concat()
 }
 
-/// Enters a scenario and stays there for good.
+/// Sets a scenario up and keeps it until the process is killed.
 ///
 /// # Errors
-/// There is none of that name, or the kernel does not allow it.
+/// No scenario has this name, or the kernel does not allow it.
 pub fn hold(name: &str) -> io::Result<()> {
     let all = all();
     let Some((_, enter)) = all.iter().find(|(known, _)| *known == name) else {
@@ -45,19 +45,19 @@ pub fn hold(name: &str) -> io::Result<()> {
     }
 }
 
-/// The result of a system call that makes a descriptor.
+/// Takes the result of a system call that returns a new descriptor.
 fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(check(result)?).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for the caller, who hands it on.
+    // SAFETY: the kernel has just created this descriptor, and the caller passes on its ownership.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The result of a system call, or its error.
+/// Returns the result of a system call, or `errno`.
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// What lives on is given away.
+/// Boxes a value that has to live as long as the scenario.
 fn held<T: 'static>(thing: T) -> io::Result<Held> {
     Ok(Box::new(thing))
 }

@@ -1,4 +1,4 @@
-//! Files and directories that are gone or were replaced while they are in use.
+//! Files and directories that were removed or replaced while they are in use.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -32,7 +32,7 @@ fn deleted_directory() -> io::Result<Held> {
     held(())
 }
 
-/// The same with a directory that came with the image.
+/// Has a removed directory of the image as the working directory.
 fn deleted_image_directory() -> io::Result<Held> {
     std::env::set_current_dir("/tmp")?;
     fs::remove_dir("/tmp")?;
@@ -47,7 +47,7 @@ fn deleted_root() -> io::Result<Held> {
     held(())
 }
 
-/// Has a file open that has no name any more.
+/// Has a file open whose name was removed.
 fn gone_file(path: &str) -> io::Result<Held> {
     let mut file = File::create(path)?;
     file.write_all(b"contents")?;
@@ -62,7 +62,7 @@ fn deleted_open_directory() -> io::Result<Held> {
     held(directory)
 }
 
-/// A file of which one name is gone and another one is left.
+/// Has a file open that has lost one name and has another.
 fn linked_deleted_file() -> io::Result<Held> {
     fs::write("/root/first", "contents")?;
     let file = File::open("/root/first")?;
@@ -71,7 +71,7 @@ fn linked_deleted_file() -> io::Result<Held> {
     held(file)
 }
 
-/// Maps a file that an upgrade replaces afterwards.
+/// Maps a file that is replaced afterwards, as by an upgrade.
 fn mapped(path: &str, protection: ProtFlags) -> io::Result<Held> {
     let copy = format!("{path}.new");
     if fs::metadata(path).is_err() {
@@ -79,7 +79,7 @@ fn mapped(path: &str, protection: ProtFlags) -> io::Result<Held> {
     }
     let file = File::open(path)?;
     let length = NonZeroUsize::new(4096).ok_or(io::ErrorKind::InvalidInput)?;
-    // SAFETY: a new mapping is made where the kernel likes; nothing of ours lies there.
+    // SAFETY: the kernel chooses an unused address for the new mapping.
     unsafe { mmap(None, length, protection, MapFlags::MAP_PRIVATE, &file, 0) }?;
     drop(file);
     fs::write(&copy, [8; 8192])?;
@@ -87,7 +87,7 @@ fn mapped(path: &str, protection: ProtFlags) -> io::Result<Held> {
     held(())
 }
 
-/// Runs a copy of busybox of which the file is replaced or removed.
+/// Runs a copy of busybox whose file is replaced or removed.
 fn renamed_executable(gone: bool) -> io::Result<Held> {
     fs::copy("/bin/busybox", "/root/busybox")?;
     let child = Command::new("/root/busybox").args(["sleep", "100000"]).arg0("sleep").spawn()?;
@@ -102,7 +102,7 @@ fn renamed_executable(gone: bool) -> io::Result<Held> {
     held(child)
 }
 
-/// Runs a program that is in memory alone.
+/// Runs a program from a memfd.
 fn memfd_executable() -> io::Result<Held> {
     // SAFETY: the name is a string that ends in zero.
     let fd = unsafe { libc::memfd_create(c"program".as_ptr(), libc::MFD_CLOEXEC) };

@@ -1,4 +1,4 @@
-//! Processes in namespaces of their own, under a tracer, or with settings of their own.
+//! Processes in nested namespaces, under a tracer, or with settings that differ from the defaults.
 
 use std::fs;
 use std::io;
@@ -26,18 +26,18 @@ pub(super) const ALL: &[(&str, Setup)] = &[
 /// Has a child in a new namespace.
 fn apart(flag: CloneFlags) -> io::Result<Held> {
     if flag == CloneFlags::CLONE_NEWPID || flag.bits() == libc::CLONE_NEWTIME {
-        // It counts for children.
+        // These namespaces apply to later children.
         unshare(flag)?;
         return held(sleeping(|| Ok(()))?);
     }
     held(sleeping(move || Ok(unshare(flag)?))?)
 }
 
-/// A child that does something before it becomes a program that sleeps.
+/// Starts a child that sleeps, after it has run `before`.
 fn sleeping(before: impl FnMut() -> io::Result<()> + Send + Sync + 'static) -> io::Result<Child> {
     let mut command = Command::new("/bin/sleep");
     command.arg("100000");
-    // SAFETY: what is done between fork and exec here are system calls alone.
+    // SAFETY: between fork and exec the child makes system calls alone.
     unsafe { command.pre_exec(before) }.spawn()
 }
 
@@ -50,16 +50,16 @@ fn traced() -> io::Result<Held> {
     held(child)
 }
 
-/// Has a child that has ended and was not waited for.
+/// Has a zombie child.
 fn zombie() -> io::Result<Held> {
     held(Command::new("/bin/true").spawn()?)
 }
 
-/// Where [`settings`] writes what its thread has.
+/// The file to which [`settings`] writes the settings of its thread.
 const FILE: &str = "/run/settings";
 
-/// Has a thread of which the processors, the disk's priority, the timer slack and the filter of core dumps are
-/// not as usual; it writes down what it has, again and again.
+/// Has a thread with its own CPU affinity, I/O priority, timer slack and core dump filter. The thread writes them to
+/// [`FILE`] again and again.
 fn settings() -> io::Result<Held> {
     let (sender, receiver) = std::sync::mpsc::channel();
     let work = move || -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! Sockets with options that are not at their defaults, and what is left of them.
+//! Sockets whose options differ from the defaults.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,7 +9,7 @@ use std::{fs, mem};
 
 use super::check;
 
-/// Where the values are written to, again and again.
+/// The file to which the values are written again and again.
 pub const FILE: &str = "/run/options";
 
 /// An option: name, level, number, value.
@@ -21,7 +21,7 @@ const UDP: i32 = libc::IPPROTO_UDP;
 const IP: i32 = libc::IPPROTO_IP;
 const IPV6: i32 = libc::IPPROTO_IPV6;
 
-/// Of any socket (`asm-generic/socket.h`).
+/// The options of any socket (`asm-generic/socket.h`).
 const ANY: &[Set] = &[
     ("SO_PRIORITY", BASE, 12, 5),
     ("SO_RCVLOWAT", BASE, 18, 2),
@@ -46,7 +46,7 @@ const ANY: &[Set] = &[
     ("SO_BROADCAST", BASE, 6, 1),
 ];
 
-/// Of TCP (`linux/tcp.h`).
+/// The options of TCP (`linux/tcp.h`).
 const OF_TCP: &[Set] = &[
     ("TCP_NODELAY", TCP, 1, 1),
     ("TCP_MAXSEG", TCP, 2, 1000),
@@ -73,7 +73,7 @@ const OF_TCP: &[Set] = &[
     ("TCP_DELACK_MAX_US", TCP, 46, 20_000),
 ];
 
-/// Of UDP (`linux/udp.h`).
+/// The options of UDP (`linux/udp.h`).
 const OF_UDP: &[Set] = &[
     ("UDP_NO_CHECK6_TX", UDP, 101, 1),
     ("UDP_NO_CHECK6_RX", UDP, 102, 1),
@@ -81,7 +81,7 @@ const OF_UDP: &[Set] = &[
     ("UDP_GRO", UDP, 104, 1),
 ];
 
-/// Of IPv4 (`linux/in.h`).
+/// The options of IPv4 (`linux/in.h`).
 const OF_IP: &[Set] = &[
     ("IP_TOS", IP, 1, 0x68),
     ("IP_TTL", IP, 2, 33),
@@ -106,7 +106,7 @@ const OF_IP: &[Set] = &[
     ("IP_LOCAL_PORT_RANGE", IP, 51, (50_000 << 16) | 40_000),
 ];
 
-/// Of IPv6 (`linux/in6.h`).
+/// The options of IPv6 (`linux/in6.h`).
 const OF_IPV6: &[Set] = &[
     ("IPV6_UNICAST_HOPS", IPV6, 16, 33),
     ("IPV6_MULTICAST_HOPS", IPV6, 18, 9),
@@ -135,7 +135,7 @@ const OF_IPV6: &[Set] = &[
     ("IPV6_FREEBIND", IPV6, 78, 1),
 ];
 
-/// Of unix sockets (`asm-generic/socket.h`).
+/// The options of unix sockets (`asm-generic/socket.h`).
 const OF_UNIX: &[Set] = &[
     ("SO_PASSCRED", BASE, 16, 1),
     ("SO_PASSSEC", BASE, 34, 1),
@@ -144,10 +144,10 @@ const OF_UNIX: &[Set] = &[
     ("SO_PASSRIGHTS", BASE, 83, 0),
 ];
 
-/// Number of the option that names the congestion control, which is a text.
+/// The number of TCP_CONGESTION, whose value is a string.
 const CONGESTION: i32 = 13;
 
-/// A socket and the options that are looked at.
+/// A socket and the options that are read.
 struct Subject {
     name: &'static str,
     socket: OwnedFd,
@@ -158,12 +158,12 @@ struct Subject {
 /// a second.
 ///
 /// # Errors
-/// A socket cannot be opened, or the file not be written.
+/// A socket cannot be opened, or the file cannot be written.
 pub fn hold() -> io::Result<()> {
     let (subjects, _others) = subjects()?;
     for Subject { socket, options, .. } in &subjects {
         for (_, level, number, value) in options {
-            // What cannot be set stays at its default, and is looked at as well.
+            // An option that cannot be set keeps its default and is read as well.
             let _ = set(socket.as_raw_fd(), *level, *number, &value.to_ne_bytes());
         }
         let _ = set(socket.as_raw_fd(), TCP, CONGESTION, b"reno");
@@ -237,7 +237,7 @@ pub(super) fn set(fd: RawFd, level: i32, number: i32, value: &[u8]) -> io::Resul
     check(i64::from(done)).map(drop)
 }
 
-/// The value as a number, or as the text that it is.
+/// Returns the value of an option: a number, or a string if it is not four bytes long.
 fn get(fd: RawFd, level: i32, number: i32) -> Option<String> {
     let mut value = [0_u8; 16];
     let mut length = value.len() as libc::socklen_t;

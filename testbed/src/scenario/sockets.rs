@@ -1,4 +1,4 @@
-//! Sockets of families and protocols that CRIU does not know, and of unix sockets' files.
+//! Sockets of families and protocols that CRIU does not support, and the files of unix sockets.
 
 use std::fs;
 use std::io;
@@ -80,7 +80,7 @@ fn udp_corked() -> io::Result<Held> {
     held(socket)
 }
 
-/// As many daemons do, so that nobody meets the socket before it listens.
+/// Renames the file of a listening socket, as many daemons do so that no client finds it too early.
 fn unix_renamed() -> io::Result<Held> {
     let listener = UnixListener::bind("/run/new.sock")?;
     fs::rename("/run/new.sock", "/run/web.sock")?;
@@ -94,46 +94,46 @@ fn unix_renamed_datagram() -> io::Result<Held> {
     held(socket)
 }
 
-/// A file whose socket is closed.
+/// Leaves the file of a closed socket.
 fn unix_abandoned() -> io::Result<Held> {
     drop(UnixListener::bind("/run/old.sock")?);
     held(())
 }
 
-/// A socket whose file was removed.
+/// Has a socket whose file was removed.
 fn unix_deleted() -> io::Result<Held> {
     let listener = UnixListener::bind("/run/gone.sock")?;
     fs::remove_file("/run/gone.sock")?;
     held(listener)
 }
 
-/// Two sockets that were bound to one name, of which the file belongs to the second.
+/// Has two sockets that were bound to one name. The file belongs to the second.
 fn unix_replaced() -> io::Result<Held> {
     let first = UnixListener::bind("/run/twice.sock")?;
     fs::remove_file("/run/twice.sock")?;
     held((first, UnixListener::bind("/run/twice.sock")?))
 }
 
-/// A socket with a second name.
+/// Has a socket whose file has a second name.
 fn unix_linked() -> io::Result<Held> {
     let listener = UnixListener::bind("/run/one.sock")?;
     fs::hard_link("/run/one.sock", "/run/two.sock")?;
     held(listener)
 }
 
-/// Bound below the working directory.
+/// Has a socket that was bound to a relative path.
 fn unix_relative() -> io::Result<Held> {
     std::env::set_current_dir("/run")?;
     held(UnixListener::bind("relative.sock")?)
 }
 
-/// A connection that was not accepted.
+/// Has a connection that was not accepted.
 fn unix_pending() -> io::Result<Held> {
     let listener = UnixListener::bind("/run/pending.sock")?;
     held((UnixStream::connect("/run/pending.sock")?, listener))
 }
 
-/// A connection of which the kernel does the encryption.
+/// Has a connection with kernel TLS.
 fn kernel_tls() -> io::Result<Held> {
     let listener = std::net::TcpListener::bind("127.0.0.1:7103")?;
     let client = std::net::TcpStream::connect("127.0.0.1:7103")?;

@@ -1,4 +1,4 @@
-//! Interfaces of the kernel that CRIU does not know; some need privileges.
+//! Kernel interfaces that CRIU does not support. Some need privileges.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -28,7 +28,7 @@ fn userfaultfd() -> io::Result<Held> {
     held(descriptor(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | 1) })?)
 }
 
-/// Counts the time that this process runs.
+/// Has a performance counter of this process.
 fn perf_event() -> io::Result<Held> {
     let mut attributes = [0_u8; 64];
     attributes[0..4].copy_from_slice(&1_u32.to_ne_bytes()); // PERF_TYPE_SOFTWARE
@@ -40,7 +40,7 @@ fn perf_event() -> io::Result<Held> {
     held(descriptor(fd)?)
 }
 
-/// Has an array map.
+/// Has a BPF array map.
 fn bpf() -> io::Result<Held> {
     let mut attributes = [0_u32; 16];
     attributes[..4].copy_from_slice(&[2, 4, 4, 1]); // BPF_MAP_TYPE_ARRAY, key, value, entries
@@ -54,7 +54,7 @@ fn secret_memory() -> io::Result<Held> {
     held(descriptor(unsafe { libc::syscall(libc::SYS_memfd_secret, 0) })?)
 }
 
-/// A ruleset of Landlock that handles writing to files.
+/// Creates a Landlock ruleset that handles writing to files.
 fn ruleset() -> io::Result<OwnedFd> {
     let handled = 2_u64; // LANDLOCK_ACCESS_FS_WRITE_FILE
     // SAFETY: the attribute is the first field of struct landlock_ruleset_attr (linux/landlock.h), and its
@@ -63,7 +63,7 @@ fn ruleset() -> io::Result<OwnedFd> {
     descriptor(fd)
 }
 
-/// Gives up the right to write to any file.
+/// Restricts this process to writing to no file.
 fn landlock() -> io::Result<Held> {
     let ruleset = ruleset()?;
     nix::sys::prctl::set_no_new_privs()?;
@@ -73,9 +73,9 @@ fn landlock() -> io::Result<Held> {
     held(())
 }
 
-/// Is told of a system call that nobody makes.
+/// Has a seccomp notification descriptor for a system call that is never made.
 fn seccomp_notify() -> io::Result<Held> {
-    // Load the number; getcpu is asked about, all else is allowed.
+    // Loads the number of the call. getcpu is notified, all others are allowed.
     let mut filter = [
         libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 },
         libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: libc::SYS_getcpu as u32 },

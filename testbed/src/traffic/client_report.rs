@@ -1,4 +1,4 @@
-//! What the traffic clients report, as JSON on their standard output.
+//! The reports of traffic clients, which they print as JSON.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ pub struct Latency {
     pub ms: f64,
 }
 
-/// What an echo client saw, over all of its connections or flows.
+/// The report of an echo client, over all its connections or flows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EchoReport {
     /// Connections (TCP) or flows (UDP) that carried the messages.
@@ -31,7 +31,7 @@ pub struct EchoReport {
     pub received: u64,
     /// Messages sent and not received: `sent - received`.
     pub lost: u64,
-    /// When those were sent.
+    /// When lost messages were sent.
     #[serde(default)]
     pub losses: Vec<Loss>,
     /// Replies that had been received before.
@@ -48,8 +48,8 @@ pub struct EchoReport {
     pub errors: u64,
     /// The first few of those errors in words.
     pub error_messages: Vec<String>,
-    /// Longest time between two successive replies on any connection, in milliseconds. The time
-    /// without any before the sending ended counts.
+    /// The longest time between two successive replies on any connection, in milliseconds. The time from the last
+    /// reply to the end of sending counts, too.
     pub max_gap_ms: f64,
     /// When that gap began, in nanoseconds since the Unix epoch.
     pub max_gap_at_unix_ns: u64,
@@ -70,21 +70,21 @@ pub struct EchoReport {
     pub idle_alive: u64,
 }
 
-/// Messages lost one soon after the other.
+/// A burst of lost messages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Loss {
     /// When the first was sent, in nanoseconds since the Unix epoch.
     pub first_unix_ns: u64,
     /// When the last was sent.
     pub last_unix_ns: u64,
-    /// How many they are.
+    /// The number of messages.
     pub messages: u64,
 }
 
 impl Loss {
-    /// Puts moments, in order, together that are no further apart than 100 ms.
+    /// Groups ordered times whose distances are at most 100 ms.
     pub fn gather(moments: impl Iterator<Item = u64>) -> Vec<Self> {
-        /// The same disturbance.
+        /// The largest distance within a group, in nanoseconds.
         const NEAR_NS: u64 = 100_000_000;
         let mut all: Vec<Self> = Vec::new();
         for at in moments {
@@ -101,13 +101,12 @@ impl Loss {
 }
 
 impl EchoReport {
-    /// Why this is not the report of an undisturbed conversation, if it is not. Reordering and
-    /// gaps are not judged.
+    /// Returns the faults of the conversation, if it has any. Reordering and gaps are not faults.
     pub fn fault(&self) -> Option<String> {
         self.fault_beyond(0)
     }
 
-    /// The same, but for so many lost messages.
+    /// Returns the faults of the conversation, if it has any besides at most `lost` lost messages.
     #[must_use]
     pub fn fault_beyond(&self, lost: u64) -> Option<String> {
         let mut faults = Vec::new();
@@ -147,7 +146,7 @@ pub enum Direction {
     Down,
 }
 
-/// What a bulk transfer saw.
+/// The report of a bulk transfer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BulkReport {
     /// Direction of the transfer.
@@ -156,13 +155,13 @@ pub struct BulkReport {
     pub bytes: u64,
     /// Bytes that were handed to the sending socket, where the client is the sender.
     pub sent: u64,
-    /// Bytes that differ from what belongs at their position.
+    /// Bytes that differ from the pattern at their position.
     pub bad_bytes: u64,
     /// Position of the first of them.
     pub first_bad: Option<u64>,
-    /// The transfer ended in the agreed way: everything sent has arrived.
+    /// Whether everything that was sent has arrived.
     pub complete: bool,
-    /// The connection was reset.
+    /// Whether the connection was reset.
     pub reset: bool,
     /// Another error, in words.
     pub error: Option<String>,
@@ -179,7 +178,7 @@ pub struct BulkReport {
 }
 
 impl BulkReport {
-    /// Why this is not the report of a whole and intact transfer, if it is not.
+    /// Returns the fault of the transfer, if it is not complete and intact.
     pub fn fault(&self) -> Option<String> {
         if self.reset {
             return Some(format!("connection reset after {} bytes", self.bytes));
@@ -199,7 +198,7 @@ impl BulkReport {
     }
 }
 
-/// What a client that increments a counter saw.
+/// The report of a client that increments a counter.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CountReport {
     /// Answers received, which is how often it incremented.
@@ -212,7 +211,7 @@ pub struct CountReport {
     pub max_gap_ms: f64,
 }
 
-/// What clients saw that open a connection for each request.
+/// The report of clients that open a connection for each request.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RequestsReport {
     /// Requests with a whole answer.
@@ -225,7 +224,7 @@ pub struct RequestsReport {
     pub longest_ms: f64,
 }
 
-/// What a `serve` process says of itself on its control connection.
+/// The counters of a `serve` process.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServerStats {
     /// TCP connections accepted since its start.
@@ -246,7 +245,7 @@ pub struct ServerStats {
     pub log_lines: u64,
 }
 
-/// What a far end received from a container's address and port, by the hosts that forwarded it.
+/// The packets that a client's host received from a container's address and port, by the hosts that forwarded them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WireReport {
     /// Packets of the container on the host with that address.
@@ -255,11 +254,11 @@ pub struct WireReport {
     pub copy: u64,
     /// Packets of the original after the first one of the copy.
     pub original_after_copy: u64,
-    /// Packets that the host itself made.
+    /// Packets that the host itself sent.
     pub host: u64,
-    /// Packets from another address, or on another way.
+    /// Packets from another address, or by another path.
     pub foreign: u64,
-    /// Resets of TCP connections, by whomever.
+    /// Resets of TCP connections, by any sender.
     pub resets: u64,
 }
 

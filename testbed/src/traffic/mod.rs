@@ -1,6 +1,6 @@
-//! Traffic that checks itself: an echo and bulk server, and clients that account for every message
-//! and every byte. The program `netmig-probe` is a thin command line around this module; it is
-//! linked statically and runs in containers as well as on lab hosts.
+//! Traffic that checks itself: an echo and bulk server, and clients that account for every message and every byte. The
+//! program `netmig-probe` is a command line for this module. It is linked statically and runs in containers and on lab
+//! hosts.
 
 pub mod bulk;
 pub mod client_report;
@@ -13,7 +13,7 @@ pub mod requests;
 pub mod serve;
 pub mod stop;
 
-/// Port of the TCP and UDP echo service, unless told otherwise.
+/// The default port of the TCP and UDP echo service.
 pub const ECHO_PORT: u16 = 7000;
-/// Port of the bulk transfer and control service, unless told otherwise.
+/// The default port of the bulk transfer and control service.
 pub const BULK_PORT: u16 = 7001;

@@ -1,9 +1,8 @@
-//! Listens to what a far end really receives, and tells from which copy of a container it came.
+//! Captures the packets that a client's host receives, and finds out which copy of a container sent each.
 //!
-//! Every host that forwards a packet takes one from its time to live (RFC 1812, 5.3.1). What a
-//! container sends starts with 64. The original's packets are forwarded by its own host alone; the
-//! copy's by its own host and, out of the tunnel, by the one that anchors the connection; and what
-//! a host says itself, such as a reset, is forwarded by nobody.
+//! Every host that forwards a packet decrements its time to live (RFC 1812, 5.3.1). Packets of a container start with
+//! 64. The original's packets are forwarded by its own host. The copy's packets are forwarded by its own host and by
+//! the anchor of the connection. Packets of a host itself, such as a reset, are not forwarded.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -16,35 +15,35 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::client_report::WireReport;
 use super::stop::Stop;
 
-/// What the sender of a packet puts there (`net.ipv4.ip_default_ttl`).
+/// The initial time to live (`net.ipv4.ip_default_ttl`).
 const TTL: u8 = 64;
-/// Packets wait here while others are looked at, in bytes.
+/// The receive buffer in bytes.
 const BUFFER: usize = 8 << 20;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// A connection with so many packets lasts. One that a client has closed may well be answered with a
-/// reset.
+/// The number of packets from which on a reset of a connection counts. A connection that a client has closed at once
+/// may legitimately be answered with a reset.
 const LASTING: u64 = 20;
 /// The flag of a reset, in byte 13 of a TCP header (RFC 9293, 3.1).
 const RST: u8 = 4;
 
-/// What came on one TCP connection.
+/// The packets of one TCP connection.
 #[derive(Debug, Default)]
 struct Connection {
     packets: u64,
     resets: u64,
 }
 
-/// Connections by the far end's port.
+/// The connections by the client's port.
 type Connections = HashMap<u16, Connection>;
 
-/// Resets of connections that are more than an attempt.
+/// Returns the resets of connections with at least [`LASTING`] packets.
 fn resets(connections: &Connections) -> u64 {
     let lasting = connections.values().filter(|connection| connection.packets > LASTING);
     lasting.map(|connection| connection.resets).sum()
 }
 
-/// Listens until told to stop. `server` is the address that the far end talks to.
+/// Captures until stopped. `server` is the address to which the client is connected.
 ///
 /// # Errors
 /// The kernel refused the packet socket.
@@ -74,7 +73,7 @@ pub fn listen(server: SocketAddrV4, stop: &Stop, ready: impl FnOnce()) -> io::Re
     }
 }
 
-/// Waits for a packet; `true` when it is time to end.
+/// Waits for a packet. Returns whether it is time to end.
 fn wait(socket: &Socket, stop: &Stop) -> io::Result<bool> {
     let descriptors: Vec<BorrowedFd<'_>> =
         std::iter::once(socket.as_fd()).chain(stop.descriptors()).collect();

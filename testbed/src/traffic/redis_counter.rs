@@ -14,22 +14,21 @@ use super::stop::Stop;
 /// Time between an answer and the next request.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// What a counting client is to do.
+/// The settings of a counting client.
 #[derive(Debug, Clone)]
 pub struct CountPlan {
     /// The redis server.
     pub server: SocketAddr,
     /// The counter's key.
     pub key: String,
-    /// How long to wait for an answer.
+    /// The time limit for an answer.
     pub patience: Duration,
 }
 
-/// Counts until told to stop or until something goes wrong. `ready` is called after the first
-/// answer.
+/// Counts until stopped or until an error. Calls `ready` after the first answer.
 ///
 /// # Errors
-/// The connection could not be established. What goes wrong later is in the report.
+/// The connection could not be established. The report has later errors.
 pub fn run(plan: &CountPlan, stop: &Stop, ready: impl FnOnce()) -> io::Result<CountReport> {
     let stream = TcpStream::connect_timeout(&plan.server, Duration::from_secs(10))?;
     stream.set_nodelay(true)?;
@@ -78,7 +77,7 @@ impl Counter {
     }
 }
 
-/// The value of an integer of RESP.
+/// Parses an integer of RESP.
 fn integer(answer: &str) -> Option<u64> {
     answer.strip_prefix(':')?.strip_suffix("\r\n")?.parse().ok()
 }

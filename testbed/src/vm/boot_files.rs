@@ -1,5 +1,5 @@
-//! What every boot of the second kernel needs: the kernel, an initial file system, and a disk with
-//! the hosts' root file system and the kernel's modules. Made once and kept in the cache.
+//! The files for booting the second kernel: the kernel, an initial file system, and a disk with the hosts' root file
+//! system and the kernel's modules. They are built once and kept in the cache.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -15,32 +15,32 @@ use crate::cache::{self, Key};
 use crate::error::{Context, Result};
 use crate::subprocess;
 
-/// Modules that the initial file system brings, with those that they depend on. One that a kernel
-/// has built in, or not at all, is left out.
+/// The modules in the initial file system. Their dependencies are added. A module that the kernel has built in, or
+/// does not have, is left out.
 const MODULES: &[&str] =
     &["virtio_pci", "virtio_blk", "virtio_console", "crc32c_generic", "crc32c_intel", "ext4"];
-/// Longest time for each of the programs.
+/// The time limit for each program.
 const LIMIT: Duration = Duration::from_secs(300);
-/// Size of the root disk; a sparse file.
+/// The size of the root disk; a sparse file.
 const ROOT_SIZE: &str = "1536M";
 
-/// What a boot needs.
+/// The files for a boot.
 #[derive(Debug, Clone)]
 pub(super) struct Image {
     /// The kernel.
     pub(super) kernel: PathBuf,
     /// The initial file system, which mounts the disks and hands over to the testbed.
     pub(super) initramfs: PathBuf,
-    /// The disk with the root file system; nobody writes to it.
+    /// The disk with the root file system. It is read-only.
     pub(super) root: PathBuf,
     /// The kernel's release.
     pub(super) release: String,
 }
 
-/// Makes what a boot needs unless the cache has it (half a minute, 500 MB).
+/// Builds the files unless the cache has them, in half a minute and 500 MB.
 ///
 /// # Errors
-/// The kernel's package cannot be had, or a step failed.
+/// The kernel's package is not available, or a step failed.
 pub(super) fn ensure(rootfs: &Path) -> Result<Image> {
     let package = kernel_package::package()?;
     let key = Key::default()
@@ -49,7 +49,7 @@ pub(super) fn ensure(rootfs: &Path) -> Result<Image> {
         .with(script(&["modules"]))
         .with(MODULES.join(" "));
     let directory = cache::entry("vm", &key.finish(), |target| {
-        eprintln!("making the disk of the virtual machine with {package}");
+        eprintln!("building the disk of the virtual machine with {package}");
         make(rootfs, &package, target)
     })?;
     let release = fs::read_to_string(directory.join("release"))
@@ -64,12 +64,12 @@ pub(super) fn ensure(rootfs: &Path) -> Result<Image> {
 
 fn make(rootfs: &Path, package: &str, target: &Path) -> Result<()> {
     cache::create_private(target)?;
-    let scratch = target.join("making");
+    let scratch = target.join("scratch");
     let kernel = kernel_package::unpack(package, &scratch.join("kernel"))?;
     let tree = scratch.join("root");
     plant(rootfs, &kernel, &tree)?;
     initramfs(&tree, &kernel.release, &scratch.join("initramfs"), &target.join("initramfs"))?;
-    // Without a journal, since nobody ever writes to it.
+    // Without a journal, since the disk is read-only.
     let features = ["-O", "^has_journal", "-m", "0"];
     ext4(&tree, &target.join("root.ext4"), ROOT_SIZE, &features)?;
     fs::rename(&kernel.image, target.join("vmlinuz")).context(|| "keeping the kernel")?;
@@ -77,7 +77,7 @@ fn make(rootfs: &Path, package: &str, target: &Path) -> Result<()> {
     cache::remove(&scratch)
 }
 
-/// Makes a disk with an ext4 file system that holds a copy of `tree`.
+/// Creates a disk with an ext4 file system that has a copy of `tree`.
 pub(super) fn ext4(tree: &Path, disk: &Path, size: &str, options: &[&str]) -> Result<()> {
     let mut mke2fs = Command::new("mke2fs");
     mke2fs.args(["-q", "-F", "-t", "ext4"]).args(options);
@@ -85,7 +85,7 @@ pub(super) fn ext4(tree: &Path, disk: &Path, size: &str, options: &[&str]) -> Re
     subprocess::run(&mut mke2fs, LIMIT).map(drop)
 }
 
-/// The hosts' root file system with the kernel's modules, by links to its files.
+/// Links the hosts' root file system and the kernel's modules into `tree`.
 fn plant(rootfs: &Path, kernel: &Kernel, tree: &Path) -> Result<()> {
     let mut cp = Command::new("cp");
     cp.args(["--archive", "--link", "--no-target-directory"]).args([rootfs, tree]);
@@ -94,7 +94,7 @@ fn plant(rootfs: &Path, kernel: &Kernel, tree: &Path) -> Result<()> {
     fs::create_dir_all(&place)
         .and_then(|()| fs::rename(&kernel.modules, place.join(&kernel.release)))
         .and_then(|()| fs::create_dir_all(tree.join(SCRATCH.trim_start_matches('/'))))
-        // The kernel calls it to load what a rule or an interface needs.
+        // The kernel runs modprobe to load what a rule or an interface needs.
         .and_then(|()| symlink("../bin/busybox", tree.join("usr/sbin/modprobe")))
         .context(|| format!("putting the kernel's modules into {}", tree.display()))?;
     let mut depmod = Command::new(tree.join("usr/bin/busybox"));
@@ -102,7 +102,7 @@ fn plant(rootfs: &Path, kernel: &Kernel, tree: &Path) -> Result<()> {
     subprocess::run(&mut depmod, LIMIT).map(drop)
 }
 
-/// The first program of a boot. Everything that matters happens after it.
+/// Returns the script that the kernel executes first.
 fn script(modules: &[&str]) -> String {
     format!(
         "#!/bin/busybox sh\n\
@@ -173,7 +173,7 @@ fn list_tree(directory: &Path, below: &Path, list: &mut String) -> Result<()> {
     Ok(())
 }
 
-/// Those of [`MODULES`] that a kernel has as modules, by `modules.dep`, and the files of them and of
+/// Returns those of [`MODULES`] that a kernel has as modules, by `modules.dep`, and the files of them and of
 /// what they depend on.
 fn wanted_modules(index: &str) -> (Vec<&'static str>, BTreeSet<String>) {
     let mut names = Vec::new();

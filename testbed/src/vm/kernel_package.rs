@@ -1,4 +1,4 @@
-//! The second kernel: a package of the machine's Debian, unpacked and not installed.
+//! The package of the second kernel, from the machine's Debian release. It is unpacked and not installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use crate::error::{Context, Error, Result};
 use crate::install;
 use crate::subprocess;
 
-/// Names the package of the kernel, instead of the one that is stock in the machine's Debian.
+/// The environment variable with the kernel's package, instead of the default of the machine's Debian release.
 pub const KERNEL_VARIABLE: &str = "NETMIG_TESTBED_KERNEL";
-/// Depends on the release's own kernel for virtual machines.
+/// The package that depends on the release's kernel for virtual machines.
 const STOCK: &str = "linux-image-cloud-amd64";
-/// Longest time for fetching a package.
+/// The time limit for fetching a package.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// The name of the package that has the kernel itself, such as `linux-image-6.1.0-56-cloud-amd64`.
+/// Returns the name of the package with the kernel, such as `linux-image-6.1.0-56-cloud-amd64`.
 ///
 /// # Errors
 /// apt knows no such package.
@@ -43,7 +43,7 @@ pub(super) fn package() -> Result<String> {
     Ok(image_in(&listed).unwrap_or(name))
 }
 
-/// The kernel's package in what `apt-cache depends` says of one that only depends on it.
+/// Returns the kernel's package in what `apt-cache depends` says of one that only depends on it.
 fn image_in(listed: &str) -> Option<String> {
     listed
         .lines()
@@ -52,12 +52,12 @@ fn image_in(listed: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// A kernel that was unpacked.
+/// An unpacked kernel.
 #[derive(Debug)]
 pub(super) struct Kernel {
-    /// The kernel itself.
+    /// The kernel's image.
     pub(super) image: PathBuf,
-    /// Its release, as `uname -r` says it.
+    /// The release, as `uname -r` prints it.
     pub(super) release: String,
     /// The directory of its modules.
     pub(super) modules: PathBuf,
@@ -66,12 +66,12 @@ pub(super) struct Kernel {
 /// Fetches a kernel's package from the Debian mirror and unpacks it below `directory`.
 ///
 /// # Errors
-/// It cannot be had, or is no kernel's.
+/// The package is not available, or has no kernel.
 pub(super) fn unpack(package: &str, directory: &Path) -> Result<Kernel> {
     cache::create_private(directory)?;
     let download = || {
         let mut download = Command::new("apt-get");
-        // Without the option apt warns that its own user may not write to a directory of root's.
+        // Without the option apt warns that its sandbox user may not write to a directory of root.
         download.args(["download", "--quiet", "--option", "APT::Sandbox::User=root", package]);
         subprocess::run(download.current_dir(directory), LIMIT)
     };
@@ -95,7 +95,7 @@ pub(super) fn unpack(package: &str, directory: &Path) -> Result<Kernel> {
     Ok(Kernel { image, release, modules })
 }
 
-/// The one file of a directory whose name is as wanted.
+/// Returns the one file of a directory whose name is as wanted.
 fn only(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
     fs::read_dir(directory)
         .context(|| format!("listing {}", directory.display()))?

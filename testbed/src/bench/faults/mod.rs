@@ -1,4 +1,4 @@
-//! The fault matrix: every cell some times, several labs side by side.
+//! The fault matrix: runs every cell several times, with several labs in parallel.
 
 mod result_log;
 
@@ -18,10 +18,10 @@ pub(super) const BENCH: Bench =
     Bench { name: "faults", about: "what comes of migrations that something happens to", run };
 
 const RUNS: u32 = 3;
-/// Labs side by side. Most of the time of a run is waiting.
+/// The default number of parallel labs. A run mostly waits.
 const JOBS: u32 = 2;
 
-/// What all workers share.
+/// The state that all workers share.
 struct Board {
     product: String,
     records: Option<Records>,
@@ -32,7 +32,7 @@ struct Board {
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
     let jobs = plan.jobs.unwrap_or(JOBS).clamp(1, 16);
-    let wanted = plan.cells.as_deref().unwrap_or_default();
+    let wanted = plan.only.as_deref().unwrap_or_default();
     let cells: Vec<Cell> = Cell::all()
         .into_iter()
         .filter(|cell| wanted.split(',').any(|part| cell.to_string().contains(part)))
@@ -67,7 +67,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     Ok(json!({ "cells": table, "summary": summary }))
 }
 
-/// What is still to be run, and what was run before.
+/// Returns the runs that are missing, and the known results by cell.
 fn missing(
     cells: &[Cell],
     runs: u32,
@@ -88,7 +88,7 @@ fn missing(
     (queue, done)
 }
 
-/// Takes cells from the board until there are none.
+/// Runs cells of the queue until it is empty.
 fn work(cells: &[Cell], board: &Board) -> Result<()> {
     let mut harness = None;
     loop {
@@ -116,7 +116,7 @@ fn work(cells: &[Cell], board: &Board) -> Result<()> {
     }
 }
 
-/// Prints the matrix in Markdown: where the container runs afterwards, and the longest silence.
+/// Prints the matrix in Markdown: where the container runs afterwards and the longest silence.
 fn print_table(cells: &[Cell], done: &[Vec<Record>]) {
     let mut faults: Vec<String> = Vec::new();
     let mut rows: BTreeMap<InjectionPoint, BTreeMap<String, String>> = BTreeMap::new();
@@ -137,7 +137,7 @@ fn print_table(cells: &[Cell], done: &[Vec<Record>]) {
     println!();
 }
 
-/// One entry of the matrix.
+/// Formats one entry of the matrix.
 fn entry(runs: &[Record]) -> String {
     let mut places: Vec<&str> = runs
         .iter()
@@ -171,7 +171,7 @@ fn row(cell: Cell, runs: &[Record]) -> Value {
     })
 }
 
-/// Counts runs with each kind of problem.
+/// Counts the runs with each kind of problem.
 fn summary(done: &[Vec<Record>]) -> Value {
     let runs = || done.iter().flatten();
     let with = |problem| {

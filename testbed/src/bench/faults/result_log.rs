@@ -1,4 +1,4 @@
-//! One run of one cell as it is kept in a file, so that a long matrix can be gone through in pieces.
+//! A file with the results of the fault matrix, by which an interrupted benchmark is resumed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -11,32 +11,32 @@ use crate::error::{Context, Error, Result, chain};
 use crate::faults::{Cell, Outcome, Problem, RunsOn};
 use crate::prepare::Needed;
 
-/// What came of one run of one cell.
+/// The result of one run of one cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// The product's programs, by their contents.
+    /// A hash of the product's programs.
     pub(super) product: String,
-    /// The cell's name.
+    /// The name of the cell.
     pub(super) cell: String,
-    /// 0 is the first run of it.
+    /// The number of the run, from 0.
     pub(super) number: u32,
-    /// Exit code of agent-client; none if it was killed, or if there was no outcome.
+    /// The exit code of agent-client; `None` if it was killed, or if there was no outcome.
     pub(super) exit: Option<i32>,
-    /// Its last words, if something was not as promised.
+    /// The standard error of agent-client, if there are problems.
     pub(super) said: String,
     /// Where the container runs.
     pub(super) runs_on: Option<RunsOn>,
-    /// Whether a person had to order the end.
+    /// Whether the operator had to intervene.
     pub(super) ordered: bool,
-    /// Promises that were not kept.
+    /// The guarantees that were violated.
     pub(super) problems: Vec<(Problem, String)>,
     /// Why there is no outcome.
     pub(super) error: Option<String>,
     /// The TCP connection's longest silence, in milliseconds.
     pub(super) tcp_silent_ms: f64,
-    /// Lost datagrams.
+    /// The number of lost datagrams.
     pub(super) udp_lost: u64,
-    /// How long the run took.
+    /// The duration of the run in seconds.
     pub(super) seconds: f64,
 }
 
@@ -71,12 +71,12 @@ impl Record {
         }
     }
 
-    /// Whether all was as promised.
+    /// Returns whether the run has no problems.
     pub(super) fn is_good(&self) -> bool {
         self.error.is_none() && self.problems.is_empty()
     }
 
-    /// For people.
+    /// Formats the record as text.
     pub(super) fn line(&self) -> String {
         let verdict = if self.is_good() { "ok    " } else { "FAILED" };
         let mut text =
@@ -100,7 +100,7 @@ impl Record {
     }
 }
 
-/// The file in which records are kept, one a line.
+/// The file with the records, one a line.
 #[derive(Debug)]
 pub(super) struct Records {
     path: PathBuf,
@@ -108,8 +108,7 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Opens the file, or makes it; gives what it has of this product. A line that was being written when
-    /// the program ended does not count.
+    /// Opens or creates the file. Returns its records of this product. Ignores an incomplete line.
     pub(super) fn open(path: &Path, product: &str) -> Result<(Self, Vec<Record>)> {
         let what = || format!("using {}", path.display());
         let mut known = Vec::new();
@@ -127,7 +126,7 @@ impl Records {
         Ok((Self { path: path.to_owned(), file }, known))
     }
 
-    /// Adds one. A line begins anew, whatever was cut off before.
+    /// Appends a record on a new line, also after an incomplete one.
     pub(super) fn append(&self, record: &Record) -> Result<()> {
         let what = || format!("writing to {}", self.path.display());
         let text = serde_json::to_string(record).map_err(std::io::Error::from).context(what)?;
@@ -136,7 +135,7 @@ impl Records {
     }
 }
 
-/// The product's programs by their contents; those of the testbed do not count.
+/// Returns a hash of the product's programs, without those of the testbed.
 pub(super) fn product(needed: &Needed) -> Result<String> {
     let own = |name: &str| name.starts_with("agent-") || name == "netmig-shim";
     let mut files: Vec<&PathBuf> = needed
@@ -171,7 +170,7 @@ mod tests {
         assert!(known.is_empty());
         records.append(&record("one", 0)).unwrap();
         records.append(&record("two", 1)).unwrap();
-        // What was cut off is passed over, and does not spoil what follows.
+        // An incomplete line is ignored and does not affect later ones.
         (&records.file).write_all(b"{\"product\":\"one\"").unwrap();
         records.append(&record("one", 2)).unwrap();
         let (_, known) = Records::open(&path, "one").unwrap();

@@ -1,6 +1,6 @@
-//! A program that is started ahead of time: the process exists, has joined its host's namespaces and
-//! waits; when its standard input is closed it becomes the program. So what is measured after that
-//! is one `execve` and the program itself, and no fork and no joining of namespaces.
+//! A program that is started in advance. The process exists, has joined its host's namespaces and waits. When its
+//! standard input is closed, it executes the program. So a measurement has one execve(2) and the program itself,
+//! without fork and setns.
 
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
@@ -11,17 +11,17 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::host::host_process::HostProcess;
 
-/// First argument of a waiting process.
+/// The first argument of a waiting process.
 const ARGUMENT: &str = "exec-when-told";
-/// What it writes to its standard error when it waits.
+/// What a waiting process writes to standard error.
 const WAITING: &str = "waiting";
-/// How long it may take to get there.
+/// The time limit until the process waits.
 const READY_LIMIT: Duration = Duration::from_secs(10);
-/// How long the program may take afterwards.
+/// The time limit for the program.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Becomes the program in the arguments once told to, if this process was started for that. Called
-/// at the start of `main`.
+/// Waits for the end of standard input and executes the program in the arguments, if the first argument says so.
+/// Called at the start of `main`.
 pub fn become_program_if_asked() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next()? != ARGUMENT {
@@ -37,21 +37,21 @@ pub fn become_program_if_asked() -> Option<ExitCode> {
     Some(ExitCode::FAILURE)
 }
 
-/// A program that waits for the word to start.
+/// A waiting process.
 #[derive(Debug)]
 pub(super) struct Prestarted {
     process: HostProcess,
 }
 
 impl Prestarted {
-    /// Makes the waiting process on a host.
+    /// Starts the waiting process on a host.
     pub(super) fn new(host: &Host, line: &[String]) -> Result<Self> {
         let mut process = host.command("/proc/self/exe").args([ARGUMENT]).args(line).spawn()?;
         process.wait_for(WAITING, READY_LIMIT)?;
         Ok(Self { process })
     }
 
-    /// Lets it start, and waits for its successful end.
+    /// Executes the program and waits until it has ended successfully.
     pub(super) fn run(mut self) -> Result<()> {
         self.process.close_stdin();
         self.process.wait(LIMIT)?.success().map(drop)

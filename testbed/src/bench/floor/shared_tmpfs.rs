@@ -1,4 +1,4 @@
-//! A directory in memory that two hosts share, so that nothing has to be carried between them.
+//! A tmpfs that two hosts share, so that no data has to be transferred between them.
 
 use std::ffi::CStr;
 use std::io;
@@ -13,11 +13,11 @@ use crate::error::{Context, Result};
 use crate::host::Host;
 use crate::subprocess;
 
-/// Where both hosts see it.
+/// The mount point on both hosts.
 pub(super) const PLACE: &str = "/memory";
 const PLACE_C: &CStr = c"/memory";
 
-/// Mounts one tmpfs at [`PLACE`] on both hosts, over an earlier one.
+/// Mounts one tmpfs at [`PLACE`] on both hosts, instead of an earlier one.
 pub(super) fn share(first: &Host, second: &Host) -> Result<()> {
     let what = || format!("sharing {PLACE} between hosts {} and {}", first.name(), second.name());
     let (first, second) = (
@@ -41,7 +41,7 @@ pub(super) fn share(first: &Host, second: &Host) -> Result<()> {
     .context(what)
 }
 
-/// Makes the directory, without a mount on it.
+/// Creates the directory, or unmounts what is mounted there.
 fn clear() -> io::Result<()> {
     match nix::unistd::mkdir(PLACE, Mode::S_IRWXU) {
         Ok(()) => return Ok(()),
@@ -55,7 +55,7 @@ fn clear() -> io::Result<()> {
     }
 }
 
-/// A copy of the mount that belongs to no mount namespace (open_tree(2)).
+/// Returns a copy of the mount that belongs to no mount namespace (open_tree(2)).
 fn detached_copy() -> io::Result<OwnedFd> {
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
     // SAFETY: open_tree reads a constant C string and returns a new descriptor or -1.

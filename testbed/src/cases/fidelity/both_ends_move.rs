@@ -1,4 +1,4 @@
-//! Two containers of one network that talk to each other, and both move.
+//! Connections between two containers of one network when both migrate.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -19,12 +19,12 @@ pub(super) const CASES: &[Case] = &[
 /// Their addresses.
 const WEB: &str = "10.88.0.60";
 const BESIDE: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 61);
-/// How long traces may take to go.
+/// The time limit for traces to go.
 const END: Duration = Duration::from_secs(40);
-/// Datagrams of the moves home, at 50 a second.
-const LATE: u64 = 100;
+/// The number of datagrams that may be lost when the containers return, at 50 a second.
+const LOST_ON_RETURN: u64 = 100;
 
-/// Both to one host, and home in the order in which they left.
+/// Both migrate to one host, and return in the order in which they left.
 fn together(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     around(
@@ -34,7 +34,7 @@ fn together(context: &Context) -> Result<()> {
     )
 }
 
-/// Each to a host of its own, one of them on to a third, and home in the other order.
+/// Each migrates to its own host, one of them on to a third, and they return in the opposite order.
 fn apart(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     around(
@@ -62,15 +62,15 @@ fn around(context: &Context, lab: &Lab, moves: &[(&str, &str, &str)]) -> Result<
     lab.serve("a")?;
     for (container, from, to) in moves {
         let moved = lab.migrate(container, from, to)?;
-        // Of the other one, for as long as that is on the host that this one leaves.
+        // A warning names the other container as long as that is on the host that this one leaves.
         let others = moved.warnings.iter().filter(|warning| !warning.contains("stays behind"));
         ensure!(others.count() == 0, "{container}, {from} to {to}: {:?}", moved.warnings);
         std::thread::sleep(Duration::from_secs(1));
     }
     let left = container_to_container::detours(a)?;
     ensure!(left.is_empty(), "still there: {left:?}");
-    let (gap, lost) = container_to_container::stop(a, LATE)?;
-    let outbound = opener::stop_losing(a, "web", LATE)?;
+    let (gap, lost) = container_to_container::stop(a, LOST_ON_RETURN)?;
+    let outbound = opener::stop_losing(a, "web", LOST_ON_RETURN)?;
     for host in lab.hosts() {
         traces::none_within(host, END)?;
     }
@@ -78,7 +78,7 @@ fn around(context: &Context, lab: &Lab, moves: &[(&str, &str, &str)]) -> Result<
     Ok(())
 }
 
-/// Starts both, each with clients of the other one's server, and no process that podman has to remember.
+/// Starts both containers, each with clients of the other's server.
 fn start(host: &Host) -> Result<()> {
     let clients: String = CLIENTS
         .map(|(name, action)| {

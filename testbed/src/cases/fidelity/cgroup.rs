@@ -25,7 +25,7 @@ pub(super) const CASES: &[Case] = &[
     .limit(240),
 ];
 
-/// The container's own cgroup on a host.
+/// Returns the container's own cgroup on a host.
 fn directory(host: &Host, id: &str) -> Result<PathBuf> {
     let found =
         container_state::cgroups(host, id).into_iter().min_by_key(|path| path.as_os_str().len());
@@ -50,7 +50,7 @@ fn idle(host: &Host) -> Result<String> {
     container_state::id(host, "web")
 }
 
-/// What every kernel has.
+/// A setting that every kernel has is kept.
 fn settings(context: &Context) -> Result<()> {
     for runtime in Runtime::ALL {
         let lab = context.lab_with(&["a", "b"], runtime)?;
@@ -65,7 +65,7 @@ fn settings(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Limits of memory, processors and processes, by the engine and by hand.
+/// Limits of memory, processors and processes are kept, set by the engine or by hand.
 fn limits(context: &Context) -> Result<()> {
     const BY_HAND: &[(&str, &str)] =
         &[("memory.high", "268435456"), ("memory.low", "1048576"), ("cpu.weight", "77")];
@@ -89,10 +89,10 @@ fn limits(context: &Context) -> Result<()> {
 }
 
 const HOSTS: [&str; 3] = ["a", "b", "c"];
-/// Its way, over and over the same hosts.
+/// The migrations, over the same hosts again and again.
 const HOPS: [(&str, &str); 5] = [("a", "b"), ("b", "c"), ("c", "a"), ("a", "b"), ("b", "a")];
 
-/// With and without a directory of CRIU's options, where the runtimes ask CRIU for other things.
+/// Runs with and without a directory of CRIU's options, since the runtimes call CRIU differently then.
 fn two_processes(context: &Context, runtime: Runtime) -> Result<()> {
     let lab = context.lab_with(&HOSTS, runtime)?;
     HOSTS.iter().try_for_each(|host| lab.serve(host))?;

@@ -1,5 +1,4 @@
-//! Paths of packets that others close: a move over them is refused before anything is interrupted, or says
-//! afterwards what it has lost.
+//! Network paths that a firewall closes. A migration is refused before the interruption, or reports what it has lost.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -34,18 +33,18 @@ pub(super) const CASES: &[Case] = &[
     Case::new("paths-reverse-path-filter", &["fidelity", "flows"], reverse_path_filter),
 ];
 
-/// Exit code of a move that was refused.
+/// The exit code of a move that was refused.
 const REFUSED: i32 = 3;
-/// Exit code of a move that has lost something.
+/// The exit code of a move that has lost something.
 const LOST: i32 = 7;
-/// How long traces may take to go.
+/// The time limit for traces to go.
 pub(super) const END: Duration = Duration::from_secs(40);
-/// How long a server may take to answer.
+/// The time limit for a server to answer.
 const ANSWERS: Duration = Duration::from_secs(10);
-/// Ports of the container that moves.
+/// The published ports of the container that migrates.
 const PUBLISHED: [&str; 4] = ["--publish", "7000-7001:7000-7001/tcp", "--publish", "7000:7000/udp"];
 
-/// A firewall that lets the containers' bridge through, and nothing else.
+/// A firewall that accepts the containers' bridge alone.
 pub(super) const BRIDGE_ALONE: &str = "\
 table inet fw {
     chain guard {
@@ -55,7 +54,7 @@ table inet fw {
     }
 }
 ";
-/// One that lets them talk by one interface alone.
+/// A firewall that accepts one outgoing interface alone.
 pub(super) const ONE_WAY_OUT: &str = "\
 table inet fw {
     chain guard {
@@ -65,7 +64,7 @@ table inet fw {
     }
 }
 ";
-/// The same that lets known connections through as well.
+/// A firewall that also accepts established connections.
 const ESTABLISHED_TOO: &str = "\
 table inet fw {
     chain guard {
@@ -76,7 +75,7 @@ table inet fw {
     }
 }
 ";
-/// One to which a rule may be added later.
+/// A firewall that accepts everything until a rule is added.
 const OPEN: &str = "\
 table inet fw {
     chain guard {
@@ -84,13 +83,13 @@ table inet fw {
     }
 }
 ";
-/// Waits until packets are held, and closes the path then.
+/// A script that waits until packets are held and closes the path then.
 const CLOSE: &str = "\
 echo ready >&2
 until nft list chain inet netmig hold 2>/dev/null | grep -q jump; do :; done
 nft add rule inet fw guard oifname 'netmig*' drop
 ";
-/// Opens a connection, says nothing on it, and tells its port.
+/// A program that opens an idle connection and prints its port.
 const IDLE: &str = "\
 import socket, sys, time
 s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
@@ -98,12 +97,12 @@ print('port', s.getsockname()[1], file=sys.stderr, flush=True)
 time.sleep(600)
 ";
 
-/// Loads rules of a user of the host.
+/// Loads rules as an administrator of the host does.
 pub(super) fn load(host: &Host, rules: &str) -> Result<()> {
     host.command("nft").args(["-f", "-"]).input(rules).run().map(drop)
 }
 
-/// A connection of `host` to which nobody says anything, and its port.
+/// Opens an idle connection on `host`. Returns its process and its port.
 pub(super) fn idle(host: &Host, server: SocketAddr) -> Result<(HostProcess, String)> {
     let (ip, port) = (server.ip().to_string(), server.port().to_string());
     let mut process = host.command("python3").args(["-c", IDLE, &ip, &port]).spawn()?;
@@ -113,8 +112,8 @@ pub(super) fn idle(host: &Host, server: SocketAddr) -> Result<(HostProcess, Stri
     Ok((process, port))
 }
 
-/// The way into the tunnel is closed when packets are held already: the move says whose connection is dead,
-/// and says nothing of one that only rests.
+/// The path into the tunnel is closed after packets are held. The migration reports the dead connections, and not an
+/// idle one.
 fn closed_during_the_move(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
@@ -146,7 +145,7 @@ fn closed_during_the_move(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The way back is closed instead, to datagrams alone.
+/// The path back is closed, for datagrams alone.
 fn closed_to_answers(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
@@ -168,13 +167,13 @@ fn closed_to_answers(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A container on `a` with flows of all kinds, and what is at their other ends.
-pub(super) struct Scene {
+/// A container on `a` with flows of all kinds, and their other ends.
+pub(super) struct Fixture {
     pub(super) inbound: Clients,
     _server: HostProcess,
 }
 
-impl Scene {
+impl Fixture {
     pub(super) fn start(lab: &Lab) -> Result<Self> {
         let (a, c) = (lab.host("a")?, lab.host("c")?);
         Self::start_with(lab, a.port(7000), c.port(7000), &[])
@@ -197,12 +196,12 @@ impl Scene {
         Ok(Self { inbound: Clients::gentle(c, inbound)?, _server: server })
     }
 
-    /// Checks that nobody has noticed more than a pause, and that nothing is left of the moves.
+    /// Checks that the clients have noticed nothing but a pause, and that no traces are left.
     pub(super) fn end(self, context: &Context, lab: &Lab) -> Result<()> {
         self.end_losing(context, lab, 0)
     }
 
-    /// The same where so many datagrams each way at most may be lost.
+    /// Like [`Fixture::end`], where at most `datagrams` datagrams may be lost each way.
     pub(super) fn end_losing(self, context: &Context, lab: &Lab, datagrams: u64) -> Result<()> {
         let seen = self.inbound.stop_losing(datagrams)?;
         let gap = opener::stop_losing(lab.host("a")?, "web", datagrams)?;
@@ -214,7 +213,7 @@ impl Scene {
     }
 }
 
-/// Has the container move there and home again.
+/// Migrates the container to `b` and back.
 pub(super) fn there_and_home(lab: &Lab, options: &[&str]) -> Result<()> {
     for (from, to) in [("a", "b"), ("b", "a")] {
         let moved = lab.attempt("web", from, to, options)?.success()?;
@@ -224,11 +223,11 @@ pub(super) fn there_and_home(lab: &Lab, options: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Has it move over a path that is closed, then over the same one when `open` has opened it, and back.
+/// Attempts a migration over a closed path, then migrates after `open` has opened it, and back.
 fn refused_until(
     context: &Context,
     lab: &Lab,
-    (fixture, options): (Scene, &[&str]),
+    (fixture, options): (Fixture, &[&str]),
     close: impl FnOnce() -> Result<()>,
     words: &[&str],
     open: impl FnOnce() -> Result<()>,
@@ -243,7 +242,7 @@ fn refused_until(
     fixture.end(context, lab)
 }
 
-/// A firewall against IPv6 alone, in a table of that family.
+/// A firewall for IPv6 alone, in a table of that family.
 fn ipv6(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
@@ -253,18 +252,18 @@ fn ipv6(context: &Context) -> Result<()> {
         host.podman([&create[..], &subnets, &["dual"]].concat())?;
     }
     let [inbound, outbound] = [a, c].map(|host| SocketAddr::from((host.address6(), 7000)));
-    let fixture = Scene::start_with(&lab, inbound, outbound, &["--network", "dual"])?;
+    let fixture = Fixture::start_with(&lab, inbound, outbound, &["--network", "dual"])?;
     let close = || load(a, &BRIDGE_ALONE.replace("inet", "ip6"));
     let open = || a.run(["nft", "delete", "table", "ip6", "fw"]).map(drop);
     let words = ["chain guard", "table ip6 fw", "IPv6"];
     refused_until(context, &lab, (fixture, &[]), close, &words, open)
 }
 
-/// Without a tunnel, there is the same firewall.
+/// The same firewall, without a tunnel.
 fn direct(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
-    let fixture = Scene::start(&lab)?;
+    let fixture = Fixture::start(&lab)?;
     b.run(["agent-server", "peers", "allow", "a", "--direct"])?;
     a.run(["agent-server", "peers", "allow", "b", "--direct"])?;
     let close = || load(a, BRIDGE_ALONE);
@@ -273,15 +272,15 @@ fn direct(context: &Context) -> Result<()> {
     refused_until(context, &lab, (fixture, &["--tunnel", "direct"]), close, &words, open)
 }
 
-/// With a user's word for it the chain is opened for these flows, and closed with the last of them.
+/// `--open-firewall` opens the chain for these flows and closes it with the last of them.
 fn opened(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let a = lab.host("a")?;
-    let fixture = Scene::start(&lab)?;
+    let fixture = Fixture::start(&lab)?;
     load(a, BRIDGE_ALONE)?;
     let before = a.run(["nft", "list", "table", "inet", "fw"])?;
     let rules = || a.run(["nft", "list", "table", "inet", "fw"]);
-    // A second move there finds the chain as it was.
+    // The second migration finds the chain as it was.
     for _ in 0..2 {
         let moved = lab.attempt("web", "a", "b", &["--open-firewall", "--forward"])?.success()?;
         ensure!(moved.warnings.is_empty(), "{:?}", moved.warnings);
@@ -292,7 +291,7 @@ fn opened(context: &Context) -> Result<()> {
         traces::none_within(a, END)?;
         ensure!(rules()? == before, "{} was {before}", rules()?);
     }
-    // What is refused for another reason opens nothing either.
+    // A migration that is refused for another reason opens nothing either.
     a.set_parameter("net/ipv4/conf/all/rp_filter", "1")?;
     refused(&lab.attempt("web", "a", "b", &["--open-firewall"])?, &["rp_filter"])?;
     traces::none_within(a, END)?;
@@ -300,12 +299,12 @@ fn opened(context: &Context) -> Result<()> {
     fixture.end(context, &lab)
 }
 
-/// Agents that are killed while packets try the ways leave nothing behind.
+/// Agents that are killed during the path trial leave nothing behind.
 fn killed(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
-    let fixture = Scene::start(&lab)?;
-    // What does not come through is tried again, which takes its time.
+    let fixture = Fixture::start(&lab)?;
+    // Blocked packets are sent again, so the trial takes a while.
     load(a, BRIDGE_ALONE)?;
     for of in [a, b] {
         let mut client = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
@@ -343,11 +342,11 @@ pub(super) fn refused(attempt: &Attempt, words: &[&str]) -> Result<()> {
 fn firewall(context: &Context, of: &str) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let host = lab.host(of)?;
-    // To the destination the container's side is the bridge, as ever.
+    // On the destination the packets come from the bridge.
     let rules = if of == "a" { BRIDGE_ALONE } else { ONE_WAY_OUT };
     let close = || load(host, rules);
     let open = || host.run(["nft", "delete", "table", "inet", "fw"]).map(drop);
-    let fixture = (Scene::start(&lab)?, &[][..]);
+    let fixture = (Fixture::start(&lab)?, &[][..]);
     refused_until(context, &lab, fixture, close, &["chain guard", "table inet fw", of], open)
 }
 
@@ -366,15 +365,14 @@ fn iptables(context: &Context, programs: [&str; 2]) -> Result<()> {
         run(&["-P", "FORWARD", "DROP"])
     };
     let open = || run(&["-P", "FORWARD", "ACCEPT"]);
-    let fixture = (Scene::start(&lab)?, &[][..]);
+    let fixture = (Fixture::start(&lab)?, &[][..]);
     refused_until(context, &lab, fixture, close, &["FORWARD", "filter"], open)
 }
 
-/// Firewalls that let known connections through are no reason to refuse, as long as no new ones are to be
-/// led there.
+/// Firewalls that accept established connections are no reason to refuse, unless new connections are forwarded.
 fn established_alone(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
-    let fixture = Scene::start(&lab)?;
+    let fixture = Fixture::start(&lab)?;
     for host in ["a", "b"] {
         load(lab.host(host)?, ESTABLISHED_TOO)?;
     }
@@ -384,14 +382,14 @@ fn established_alone(context: &Context) -> Result<()> {
     fixture.end(context, &lab)
 }
 
-/// When the container has left, so has its bridge, and with it the route to its address: a strict check of
-/// senders would drop what comes through the tunnel then.
+/// The bridge and the route to the container's address disappear with the container. Then a strict reverse path filter
+/// would drop packets from the tunnel.
 fn reverse_path_filter(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
     let by_c = c.address().to_string();
     let close = || a.set_parameter("net/ipv4/conf/all/rp_filter", "1");
     let open = || a.run(["ip", "route", "add", "default", "via", &by_c]).map(drop);
-    let fixture = (Scene::start(&lab)?, &[][..]);
+    let fixture = (Fixture::start(&lab)?, &[][..]);
     refused_until(context, &lab, fixture, close, &["rp_filter", "route"], open)
 }

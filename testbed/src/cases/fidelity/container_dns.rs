@@ -1,4 +1,4 @@
-//! Containers of one network that find each other by name.
+//! Containers of one network that resolve each other's names.
 
 use std::time::{Duration, Instant};
 
@@ -18,10 +18,10 @@ pub(super) const CASES: &[Case] =
 const NETWORK: [&str; 5] = ["network", "create", "--subnet", "10.89.7.0/24", "inner"];
 const WEB: &str = "10.89.7.10";
 const STORE: &str = "10.89.7.11";
-/// How long a name server may take to know of a container.
+/// The time limit for a name server to know of a container.
 const KNOWN: Duration = Duration::from_secs(10);
 
-/// Checks that a container finds another by one of its names.
+/// Checks that a container resolves a name of another.
 fn finds(host: &Host, from: &str, name: &str, address: &str) -> Result<()> {
     let end = Instant::now() + slowdown::limit(KNOWN);
     loop {
@@ -41,14 +41,14 @@ fn finds(host: &Host, from: &str, name: &str, address: &str) -> Result<()> {
     }
 }
 
-/// `web` and `db` find each other.
+/// Checks that `web` and `db` resolve each other's names.
 fn find_each_other(host: &Host) -> Result<()> {
     finds(host, "web", "db", STORE)?;
     finds(host, "web", "store", STORE)?;
     finds(host, "db", "web", WEB)
 }
 
-/// Both move, and home, while a client talks to one of them.
+/// Both migrate and return, while a client talks to one of them.
 fn names(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
@@ -71,7 +71,7 @@ fn names(context: &Context) -> Result<()> {
                 None => told.is_none(),
             };
             ensure!(is_right, "{name} to {to}: {warnings:?}");
-            // Its own name, as soon as it is there.
+            // A container resolves its own name as soon as it runs.
             let own = if name == "web" { WEB } else { STORE };
             finds(lab.host(to)?, name, name, own)?;
         }

@@ -25,16 +25,17 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 const AREAS: &[&str] = &["fidelity", kernel_features::KERNEL];
-/// They limit a container's memory, processors and processes.
+/// The options that limit a container's memory, processors and processes.
 pub(super) const OPTIONS: [&str; 6] = ["--memory", "200m", "--cpus", "0.5", "--pids-limit", "77"];
-/// What the kernel has then. Memory and swap space are twice the memory, and swap space is counted apart.
+/// The values in the kernel. podman sets memory and swap together to twice the memory, and the kernel counts swap
+/// alone.
 const IN_KERNEL: &[(&str, &str)] = &[
     ("memory.max", "209715200"),
     ("memory.swap.max", "209715200"),
     ("cpu.max", "50000 100000"),
     ("pids.max", "77"),
 ];
-/// What the engine says then.
+/// The format in which podman prints the limits.
 const FORMAT: &str = "{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} \
                       {{.HostConfig.PidsLimit}}";
 const IN_ENGINE: &str = "209715200 419430400 500000000 77";
@@ -56,14 +57,14 @@ fn limits(context: &Context, runtime: Runtime) -> Result<()> {
     there_and_home(context, &lab, &OPTIONS, &SERVER, |host, id| hold(host, "web", id))
 }
 
-/// Leaves a process without its parent, which ends then.
+/// A command that leaves an orphan, which ends soon.
 const ORPHAN: &str = "sleep 0.2 &";
-/// How long it may take to be gone.
+/// The time limit for the orphan to be reaped.
 const GONE: Duration = Duration::from_secs(2);
-/// Exit code of a server that SIGTERM has ended.
+/// The exit code of a server that SIGTERM has ended.
 const TERMINATED: &str = "143";
 
-/// It waits for orphans, and hands signals on.
+/// The process 1 of `--init` reaps orphans and forwards signals.
 fn init(context: &Context, runtime: Runtime) -> Result<()> {
     let lab = context.lab_with(&["a", "b", "c"], runtime)?;
     there_and_home(context, &lab, &["--init"], &SERVER, |host, _| works(host))?;

@@ -1,4 +1,4 @@
-//! A copy that is not equal is not committed, and the difference is named.
+//! A copy that differs from the original is not committed, and the message names the difference.
 
 use std::fs;
 use std::time::Duration;
@@ -17,19 +17,19 @@ use crate::slowdown;
 pub(super) const CASES: &[Case] =
     &[Case::new("fidelity-what-a-copy-lacks-is-named", &["fidelity"], lacking).limit(600)];
 
-/// How long the copy may take.
+/// The time limit for the copy.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Exit code of a move that was rolled back.
+/// The exit code of a move that was rolled back.
 const ROLLED_BACK: i32 = 4;
 
-/// Takes something from the copy whose first process this is.
+/// Removes something from the copy with this first process.
 type Loss = fn(&Host, i32) -> Result<()>;
 
-/// What is taken, and the word for it.
+/// The words of the message, and what is removed.
 const LOSSES: &[(&str, Loss)] = &[
     ("Max open files", |_, copy| {
         let limit = libc::rlimit { rlim_cur: 100, rlim_max: 100 };
-        // SAFETY: prlimit(2) with a structure of ours and none to write to.
+        // SAFETY: prlimit(2) reads a valid structure and writes none.
         let limited = unsafe {
             libc::prlimit(copy, Resource::RLIMIT_NOFILE as _, &limit, std::ptr::null_mut())
         };
@@ -57,7 +57,7 @@ const LOSSES: &[(&str, Loss)] = &[
     }),
 ];
 
-/// The process's number on its host.
+/// Returns the process ID in the PID namespace of its host.
 fn inside(process: i32) -> Result<String> {
     let path = format!("/proc/{process}/status");
     let text = fs::read_to_string(&path).context(|| format!("reading {path}"))?;
@@ -99,7 +99,7 @@ fn lacking(context: &Context) -> Result<()> {
         );
         ensure!(container_state::runs_on(&lab, &id) == ["a"], "{word}: not home alone");
     }
-    // What has lost nothing moves.
+    // A copy without differences is committed.
     a.command("agent-client").args(["migrate", "web", "b"]).run()?;
     ensure!(container_state::runs_on(&lab, &id) == ["b"], "it has not moved");
     context.remark(clients.stop()?.gaps());

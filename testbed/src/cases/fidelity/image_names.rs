@@ -1,4 +1,4 @@
-//! A move takes no image's name from a destination.
+//! A migration does not change the image names of a destination.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::runner::{Case, Context};
 pub(super) const CASES: &[Case] =
     &[Case::new("fidelity-images-go-by-their-ids", &["fidelity"], by_ids).limit(240)];
 
-/// Exit code of a move that was rolled back.
+/// The exit code of a move that was rolled back.
 const ROLLED_BACK: i32 = 4;
 const NAME: &str = "localhost/app:1";
 
-/// Makes an image of that name that no other host has.
+/// Builds an image with this name that no other host has.
 fn build(host: &Host, note: &str) -> Result<()> {
     host.podman(["rm", "--force", "--ignore", "draft"])?;
     host.podman(["create", "--name", "draft", "probe:1", "true"])?;
@@ -50,7 +50,7 @@ fn by_ids(context: &Context) -> Result<()> {
         Ok(())
     };
 
-    // The image comes, and the move fails.
+    // The image arrives, and the migration fails.
     breakpoint::delay_step(b, "restore", Duration::from_secs(3))?;
     let attempt = lab.attempt("app", "a", "b", &["--max-interruption", "1"])?;
     ensure!(attempt.code == Some(ROLLED_BACK), "{attempt:?}");
@@ -62,7 +62,7 @@ fn by_ids(context: &Context) -> Result<()> {
         ensure!(used(&lab, to)? == image, "on {to} it has the image {}", used(&lab, to)?);
         check()?;
     }
-    // An image that no name leads to.
+    // An image without name.
     lab.host("a")?.podman(["untag", &names[0]])?;
     lab.migrate("app", "b", "a")?;
     ensure!(used(&lab, "a")? == image, "it has the image {}", used(&lab, "a")?);

@@ -1,11 +1,11 @@
-//! What stock kernels have and the kernel of the machine at hand may lack.
+//! Features of stock kernels that this machine's kernel may lack.
 
 use std::fs;
 
 use crate::error::{Context as _, Error, Result};
 use crate::host::Host;
 
-/// The area of tests that show most on a stock kernel: `cargo testbed vm -- test stock-kernel`.
+/// The area of tests that need features of a stock kernel: `cargo testbed vm -- test stock-kernel`.
 pub(super) const KERNEL: &str = "stock-kernel";
 
 /// The number of CAP_SYS_RESOURCE (`include/uapi/linux/capability.h`).
@@ -20,7 +20,7 @@ pub(super) fn other_users() -> Result<()> {
     if mask >> SYS_RESOURCE & 1 == 1 { Ok(()) } else { Err(lacks("root without CAP_SYS_RESOURCE")) }
 }
 
-/// Skips the test where a container's memory, processors and processes cannot be limited.
+/// Skips the test where the controllers for memory, processors or processes are missing.
 pub(super) fn limits(host: &Host) -> Result<()> {
     let controllers = host.read("/sys/fs/cgroup/cgroup.controllers")?;
     let has = |name: &&str| controllers.split_whitespace().any(|one| one == *name);

@@ -1,4 +1,4 @@
-//! What a container is before a move, it is afterwards; or the move is refused and says why.
+//! A container is the same after a migration as before, or the migration is refused with the reason.
 
 mod both_ends_move;
 mod calls;
@@ -28,7 +28,7 @@ mod users;
 
 use crate::runner::Case;
 
-/// All lab tests of this area.
+/// Returns all lab tests of this area.
 pub(super) fn cases() -> Vec<Case> {
     [
         calls::CASES,

@@ -1,4 +1,4 @@
-//! What CRIU carries, or netmig beside it, is not refused.
+//! Scenarios that CRIU or netmig restores are not refused.
 
 use super::scenarios::{remove, says, start};
 use crate::ensure;
@@ -16,7 +16,7 @@ pub(super) const CASES: &[Case] = &[
 /// The exit code of a move that was refused.
 const REFUSED: i32 = 3;
 
-/// None of them loses anything in a move, there and back.
+/// No scenario loses anything in a migration there and back.
 fn odd(context: &Context) -> Result<()> {
     const SCENARIOS: &[&str] = &[
         "memfd",
@@ -61,7 +61,7 @@ fn odd(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A watch of a directory of the image tells of new files, also after a second hop and on the way back.
+/// A watch of a directory of the image reports new files, also after a second migration and on the way back.
 fn watches(context: &Context) -> Result<()> {
     for runtime in Runtime::ALL {
         let lab = context.lab_with(&["a", "b"], runtime)?;
@@ -87,7 +87,7 @@ fn socket_files(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The kernel does not tell which process is restricted.
+/// The kernel has no interface that shows which process is restricted.
 fn landlock(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let a = lab.host("a")?;

@@ -1,5 +1,5 @@
-//! What CRIU cannot carry is refused by the preflight, by its name, and nothing changes. Each is also
-//! tried on CRIU itself: a refusal of what works would be a fault, too.
+//! The preflight refuses scenarios that CRIU cannot restore, names them, and changes nothing. Each scenario is also
+//! tried with CRIU itself, since the refusal of a working scenario would be a fault, too.
 
 use super::scenarios::{remove, start};
 use crate::ensure;
@@ -24,13 +24,13 @@ pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-names-what-the-destination-lacks", &["fidelity"], lacks).parallel(),
 ];
 
-/// Exit code of a refusal before anything changed.
+/// The exit code of a refusal before anything changed.
 const REFUSED: i32 = 3;
-/// What a container needs for what podman's defaults do not allow.
+/// The options for scenarios that podman's defaults do not allow.
 const ADMIN: &[&str] = &["--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined"];
 
-/// A scenario, the code and a word of the refusal, what podman needs for it, and whether CRIU's own dump
-/// fails. Where it does not, what is lost shows after the restore alone.
+/// A scenario, the code and a word of the refusal, its options of podman, and whether CRIU's own dump fails. Where it
+/// does not, the loss shows only after the restore.
 type Row = (&'static str, &'static str, &'static str, &'static [&'static str], bool);
 
 fn check(context: &Context, rows: &[Row]) -> Result<()> {
@@ -72,7 +72,7 @@ fn is_refused(lab: &Lab, code: &str, word: &str) -> Result<()> {
     Ok(())
 }
 
-/// What CRIU says to the same container.
+/// Checks that CRIU cannot dump the container.
 fn fails_to_dump(host: &Host) -> Result<()> {
     let line = ["container", "checkpoint", "--leave-running", "--tcp-established", "--file-locks"];
     let output = host
@@ -144,7 +144,7 @@ fn many_processes(context: &Context) -> Result<()> {
     let fork = "for i in $(seq $0); do sleep 100000 & done; echo ready; wait";
     a.podman(["run", "--detach", "--name", "web", "probe:1", "sh", "-c", fork, COUNT])?;
     super::scenarios::says(a, "web", "ready")?;
-    // Something to be refused: only the preflight is of interest.
+    // A reason to refuse, since this test needs the preflight alone.
     a.podman(["exec", "--detach", "web", "netmig-probe", "scenario", "mptcp-listener"])?;
     std::thread::sleep(std::time::Duration::from_secs(1));
     let attempt = lab.attempt("web", "a", "b", &[])?;
@@ -154,7 +154,7 @@ fn many_processes(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// What would take longer than is allowed is refused while the container runs, and with more time it moves.
+/// A migration that would exceed the limit is refused while the container runs, and works with a higher limit.
 fn too_long(context: &Context) -> Result<()> {
     const COUNT: &str = "300";
     let lab = context.lab(&["a", "b"])?;
@@ -175,7 +175,7 @@ fn too_long(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Memory has to get to the destination: over a slow link that takes longest.
+/// The transfer of memory over a slow link exceeds the limit.
 fn too_slow(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let a = lab.host("a")?;
@@ -183,7 +183,7 @@ fn too_slow(context: &Context) -> Result<()> {
     let fill = "import os\nmemory = os.urandom(48 << 20)\nprint('ready', flush=True)\nimport time\ntime.sleep(1e6)";
     a.podman(["run", "--detach", "--name", "web", "python:1", "python3", "-c", fill])?;
     super::scenarios::says(a, "web", "ready")?;
-    // What is sent besides takes its time, too: the image is there already.
+    // The first migration ships the image, so that the later ones send memory alone.
     lab.migrate("web", "a", "b")?;
     lab.serve("a")?;
     lab.migrate("web", "b", "a")?;

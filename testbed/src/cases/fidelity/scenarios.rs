@@ -1,4 +1,4 @@
-//! Containers in scenarios that a move has to know of.
+//! Containers with a scenario that a migration has to recognise.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,10 @@ use crate::slowdown;
 /// The server of the test images and its image. It needs no privileges.
 pub(super) const SERVER: [&str; 3] = ["probe:1", PROBE, "serve"];
 
-/// How long a container may take to get into its scenario, or to say something.
+/// The time limit for a container to set up its scenario or to print something.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Starts a container in a scenario (see `testbed::scenario`).
+/// Starts a container with a scenario (see [`crate::scenario`]).
 pub(super) fn start(host: &Host, name: &str, scenario: &str, options: &[&str]) -> Result<()> {
     let run = ["run", "--detach", "--name", name];
     let line = [&run[..], options, &["probe:1", PROBE, "scenario", scenario]].concat();
@@ -26,7 +26,7 @@ pub(super) fn start(host: &Host, name: &str, scenario: &str, options: &[&str]) -
     says(host, name, "ready")
 }
 
-/// Waits until a container has said something.
+/// Waits until the log of a container contains `words`.
 pub(super) fn says(host: &Host, name: &str, words: &str) -> Result<()> {
     let deadline = Instant::now() + slowdown::limit(LIMIT);
     loop {
@@ -44,8 +44,8 @@ pub(super) fn remove(host: &Host, name: &str) -> Result<()> {
     host.podman(["rm", "--force", "--time", "0", name]).map(drop)
 }
 
-/// Starts a server as `web` on `a`, and moves it to `b` and home while `c` talks to it over TCP and UDP.
-/// `check` gets the host and the container's ID before the first move and after each.
+/// Starts a server as `web` on `a` and migrates it to `b` and back under TCP and UDP traffic from `c`. Calls `check`
+/// with the host and the container's ID before the first migration and after each.
 pub(super) fn there_and_home(
     context: &Context,
     lab: &Lab,

@@ -1,4 +1,4 @@
-//! Containers whose processes are not root's, as those of most images.
+//! Containers whose processes belong to another user than root.
 
 use super::scenarios::{SERVER, there_and_home};
 use super::{engine_options, kernel_features};
@@ -27,14 +27,14 @@ pub(super) const CASES: &[Case] = &[
 
 const AREAS: &[&str] = &["fidelity", kernel_features::KERNEL];
 const HOSTS: [&str; 3] = ["a", "b", "c"];
-/// A user and a group that no test image knows.
+/// A user and a group that no test image defines.
 const USER: &str = "1000:1000";
-/// What the kernel tells of that user's processes.
+/// The IDs in `/proc/PID/status` of that user's processes.
 const IDS: [&str; 2] = ["Uid:\t1000\t1000\t1000\t1000", "Gid:\t1000\t1000\t1000\t1000"];
-/// An image that one host alone has.
+/// An image that only the source has.
 const IMAGE: &str = "localhost/app:1";
 
-/// Checks that every process of a container is that user's, without any capability.
+/// Checks that every process of a container belongs to that user and has no capability.
 fn is_of_the_user(host: &Host, id: &str) -> Result<()> {
     let processes = container_state::processes(host, id);
     ensure!(!processes.is_empty(), "no process on {}", host.name());
@@ -54,7 +54,7 @@ fn by_option(context: &Context, runtime: Runtime) -> Result<()> {
     there_and_home(context, &lab, &["--user", USER], &SERVER, is_of_the_user)
 }
 
-/// The user is that of an image which the destination lacks.
+/// The image defines the user, and the destination lacks the image.
 fn of_the_image(context: &Context) -> Result<()> {
     kernel_features::other_users()?;
     let lab = context.lab(&HOSTS)?;

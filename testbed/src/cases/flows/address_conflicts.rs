@@ -1,4 +1,4 @@
-//! Containers whose address is another one's at the destination.
+//! Containers whose address another container has at the destination.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -23,7 +23,7 @@ const PUBLISHED: [&str; 4] = ["--publish", "7000-7001:7000-7001/tcp", "--publish
 const ANY: [&str; 2] = ["--address", "any"];
 const LIMIT: Duration = Duration::from_secs(40);
 
-/// There, where another container has its address and connections of its own, and home again.
+/// Migrates to a host where another container has the address and connections of its own, and back.
 fn another(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
@@ -42,17 +42,17 @@ fn another(context: &Context) -> Result<()> {
     let new = address(b, "web")?;
     ensure!(there.readdressed == [NewAddress { from: own, to: new }], "{:?}", there.readdressed);
     ensure!(new != own && address(b, "other")? == own, "{new} in place of {own}");
-    // New ones come to the same ports, by the old address and by the new one.
+    // New connections reach the same ports by the old and by the new address.
     Clients::gentle(c, a.port(7000))?.stop()?;
     Clients::gentle(c, b.port(7000))?.stop()?;
-    // At home its connections need the address that they began with.
+    // On the first host its connections need their original address.
     let back = lab.migrate("web", "b", "a")?;
     ensure!(back.readdressed == [NewAddress { from: new, to: own }], "{:?}", back.readdressed);
     ensure!(address(a, "web")? == own, "another address at home");
     Clients::gentle(c, a.port(7000))?.stop()?;
     let (seen, neighbour) = (inbound.stop()?, other.stop()?);
     let gap = opener::stop(a, "web")?;
-    // Those that were opened at the other host have ended meanwhile.
+    // The connections to the other host have ended meanwhile.
     traces::none_within(a, LIMIT)?;
     traces::none_within(b, LIMIT)?;
     context.remark(format!(
@@ -64,7 +64,7 @@ fn another(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// To a network of the same name with other subnets, so that no address of it fits, and home again.
+/// Migrates to a network of the same name with other subnets, so that neither address fits, and back.
 fn both_families(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
@@ -98,7 +98,7 @@ fn both_families(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// It moves on, and the host where it got its new address goes.
+/// Migrates on to a third host, and the host that gave the new address is disconnected.
 fn onwards(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c", "d"])?;
     let (a, b, c, d) = (lab.host("a")?, lab.host("b")?, lab.host("c")?, lab.host("d")?);
@@ -123,7 +123,7 @@ fn onwards(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A client whose connections differ in nothing but the host to which they go.
+/// A client whose connections differ in the destination host alone.
 const CLIENT: &str = r#"
 import select, socket, sys
 hosts = sys.argv[1:]
@@ -147,7 +147,7 @@ while not select.select([sys.stdin], [], [], 0.02)[0]:
 talk(b"after"); print("all right", flush=True)
 "#;
 
-/// Answers with its number and what it was told.
+/// A server that answers with its number and the request.
 const SERVER: &str = r#"
 import socket, threading
 def stream(c):
@@ -164,8 +164,8 @@ while True:
     threading.Thread(target=stream, args=(listener.accept()[0],), daemon=True).start()
 "#;
 
-/// Two hosts move containers of one address to a third at the same time, with flows that are the same
-/// but for the hosts.
+/// Two hosts migrate containers with the same address to a third host at the same time. Their flows differ in the
+/// hosts alone.
 fn equal(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c", "d"])?;
     let (a, b, c, d) = (lab.host("a")?, lab.host("b")?, lab.host("c")?, lab.host("d")?);
@@ -202,7 +202,7 @@ fn equal(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Starts a container that has the address, and clients of it.
+/// Starts a container with this address, and its clients.
 fn holder(host: &Host, address: IpAddr, client: &Host) -> Result<Clients> {
     let ip = address.to_string();
     let start = ["run", "--detach", "--ip", &ip, "--name", "other"];

@@ -1,5 +1,5 @@
-//! What an anchor has for the flows that it carries: seen, put back when somebody removes it, gone
-//! with the last of them.
+//! The state of an anchor for the flows that it carries: it is listed, restored when another program removes it, and
+//! removed with the last flow.
 
 use std::time::{Duration, Instant};
 
@@ -23,9 +23,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new("flows-end-and-nothing-is-left", &["flows"], ended).parallel(),
 ];
 
-/// How long what was removed may take to be back.
+/// The time limit for removed state to be restored.
 const REPAIR: Duration = Duration::from_secs(10);
-/// How long traces may take to go after the last flow.
+/// The time limit for traces to go after the last flow.
 const END: Duration = Duration::from_secs(30);
 
 fn listed(context: &Context) -> Result<()> {
@@ -78,7 +78,7 @@ fn flushed(context: &Context) -> Result<()> {
         let repaired = await_rules(host)?;
         context.remark(format!("{}: back in {} ms", host.name(), repaired.as_millis()));
     }
-    // Half of the rules are as bad as none.
+    // The loss of half of the rules must be repaired, too.
     a.run(["nft", "flush", "chain", "inet", "netmig", "steer"])?;
     await_rules(a)?;
     a.podman(["network", "reload", "--all"])?;
@@ -101,7 +101,7 @@ fn alone(context: &Context) -> Result<()> {
     }
     std::thread::sleep(Duration::from_secs(1));
     let seen = clients.stop()?;
-    // The next agent on the host takes up what was left.
+    // The next agent on the host takes over the state.
     lab.serve("b")?;
     await_guard(b)?;
     context.remark(seen.gaps());
@@ -127,7 +127,7 @@ fn tunnel_killed(context: &Context) -> Result<()> {
     context.remark(format!("{}, {} datagrams lost", seen.gaps(), seen.udp.lost));
     let late = seen.udp.losses.iter().find(|loss| loss.last_unix_ns > whole);
     ensure!(late.is_none(), "lost after the tunnels were whole: {late:?}");
-    // And it is whole: the container comes home by it, and nothing stays.
+    // The tunnel works: the container returns by it, and no traces are left.
     lab.migrate("web", "b", "a")?;
     traces::none_within(b, END)
 }
@@ -136,7 +136,7 @@ fn long_cut(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     for host in [a, b] {
-        // As ever, only faster.
+        // A shorter timeout than the default makes the test faster.
         host.run(["sysctl", "-q", "-w", "net.netfilter.nf_conntrack_udp_timeout_stream=40"])?;
     }
     serve(a, "web", 7000, &[], c)?;
@@ -146,7 +146,7 @@ fn long_cut(context: &Context) -> Result<()> {
     lab.set_cable("b", false)?;
     std::thread::sleep(Duration::from_secs(65));
     lab.set_cable("b", true)?;
-    // The link's hosts have to find each other again.
+    // The hosts have to resolve each other's link addresses again.
     std::thread::sleep(slowdown::limit(REPAIR));
     let whole = now();
     let seen = client.stop_after(Duration::from_secs(2))?;
@@ -158,7 +158,7 @@ fn long_cut(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The time of day in nanoseconds.
+/// Returns the current time in nanoseconds since the Unix epoch.
 fn now() -> u64 {
     crate::traffic::gap::unix_ns(Instant::now())
 }
@@ -180,7 +180,7 @@ fn ended(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A container that has moved from a to b, with clients on c.
+/// Starts a container on a with clients on c and migrates it to b.
 fn moved(lab: &Lab) -> Result<(&Host, &Host, Clients)> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     serve(a, "web", 7000, &[], c)?;
@@ -195,7 +195,7 @@ fn flows(host: &Host) -> Result<Vec<Value>> {
     flows.cloned().ok_or_else(|| Error::Check(format!("no list of flows: {list}")))
 }
 
-/// Waits until the table that survives a flush is there.
+/// Waits for the table that survives a flush.
 fn await_guard(host: &Host) -> Result<()> {
     let deadline = Instant::now() + slowdown::limit(REPAIR * 3);
     while !host.run(["nft", "list", "tables"])?.contains("netmig-guard") {

@@ -1,4 +1,4 @@
-//! Connections of two containers of one network by their own addresses.
+//! Connections between two containers of one network by their own addresses.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -23,18 +23,18 @@ pub(super) const CASES: &[Case] = &[
     Case::new("flows-between-containers-after-crashes", &["flows", "faults"], crashes),
 ];
 
-/// Exit code of a migration that failed and went back.
+/// The exit code of a migration that was rolled back.
 const ROLLED_BACK: i32 = 4;
-/// How long traces may take to go.
+/// The time limit for traces to go.
 const END: Duration = Duration::from_secs(40);
-/// How long a move may take to come to a step, and its recovery to end.
+/// The time limit for a move to come to a step, and its recovery to end.
 const RECOVERY: Duration = Duration::from_secs(30);
-/// So much longer a restore takes that is not to end in time.
+/// The delay of a restore that must exceed the limit.
 const RESTORE_DELAY: Duration = Duration::from_secs(3);
-/// Until a container that is about to be frozen is.
+/// The time from the first pass over the files until the container is frozen.
 const FROZEN: Duration = Duration::from_millis(100);
-/// Datagrams that may be lost on the way home.
-const LATE: u64 = 15;
+/// The number of datagrams that may be lost when the container returns.
+const LOST_ON_RETURN: u64 = 15;
 /// The container that stays.
 pub(in crate::cases) const NEIGHBOUR: &str = "neighbour";
 /// Its clients: name, and action of the probe.
@@ -49,7 +49,7 @@ struct Network {
 
 const USUAL: Network = Network { name: "podman", six: false };
 
-/// Where bridged packets pass no connection tracking, as on most hosts.
+/// Bridged packets bypass connection tracking, as on most hosts.
 fn there_and_home(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
@@ -59,7 +59,7 @@ fn there_and_home(context: &Context) -> Result<()> {
     let (web, neighbour) = start(a, USUAL)?;
     lab.serve("b")?;
     breakpoint::install(b)?;
-    // First one that cannot be in time: it goes back when everything has been laid.
+    // The first migration exceeds the limit and is rolled back after all detours have been set up.
     breakpoint::delay_step(b, "restore", RESTORE_DELAY)?;
     let late = lab.attempt("web", "a", "b", &["--max-interruption", "1.5"])?;
     ensure!(late.code == Some(ROLLED_BACK), "{:?}: {}", late.code, late.stderr);
@@ -83,8 +83,7 @@ fn over_ipv6(context: &Context) -> Result<()> {
     follow(context, &lab, web)
 }
 
-/// Either container has a client of the other's server; one, which has this address, moves, and comes
-/// back.
+/// Each container has a client of the other's server. The one with the address `web` migrates and returns.
 fn follow(context: &Context, lab: &Lab, web: IpAddr) -> Result<()> {
     let (a, b) = (lab.host("a")?, lab.host("b")?);
     let there = lab.migrate("web", "a", "b")?;
@@ -94,7 +93,7 @@ fn follow(context: &Context, lab: &Lab, web: IpAddr) -> Result<()> {
     lab.migrate("web", "b", "a")?;
     let left = detours(a)?;
     ensure!(left.is_empty(), "still there: {left:?}");
-    let (gap, lost) = stop(a, LATE)?;
+    let (gap, lost) = stop(a, LOST_ON_RETURN)?;
     let outbound = opener::stop(a, "web")?;
     traces::none_within(a, END)?;
     traces::none_within(b, END)?;
@@ -105,7 +104,7 @@ fn follow(context: &Context, lab: &Lab, web: IpAddr) -> Result<()> {
     Ok(())
 }
 
-/// The container stays away, where another one has the address of the one that it has left.
+/// The container stays on a host where another container has its neighbour's address.
 fn to_the_end(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
@@ -122,7 +121,7 @@ fn to_the_end(context: &Context) -> Result<()> {
     traces::none_within(b, END)?;
     let left = (detours(a)?, detours(b)?, entries(a, web, neighbour)?);
     ensure!(left.0.is_empty() && left.1.is_empty() && left.2.is_empty(), "left: {left:?}");
-    // They have nothing to do with each other any more, so the container reaches the other one.
+    // The connections to the neighbour have ended, so the container reaches the other one by this address.
     let control = SocketAddr::from((neighbour, 7001)).to_string();
     b.podman(["exec", "web", "netmig-probe", "stats", &control])?;
     context.remark(format!(
@@ -132,8 +131,7 @@ fn to_the_end(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The container moves on to a third host, without which the second one is no longer needed, and from
-/// there comes back.
+/// The container migrates on to a third host, the second one is disconnected, and the container returns.
 fn onwards(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
@@ -141,7 +139,7 @@ fn onwards(context: &Context) -> Result<()> {
     lab.serve("a")?;
     for (from, to) in [("a", "b"), ("b", "c")] {
         let migration = lab.migrate("web", from, to)?;
-        // Of the one that it leaves, and of nothing else.
+        // The only warning names the neighbour that stays behind.
         let leaves = usize::from(from == "a");
         let told = migration.warnings.iter().filter(|warning| warning.contains(NEIGHBOUR)).count();
         let all = migration.warnings.len();
@@ -149,7 +147,7 @@ fn onwards(context: &Context) -> Result<()> {
     }
     traces::none(b)?;
     lab.set_cable("b", false)?;
-    // What came by way of the second host was known to the third: no packet is the first of a flow.
+    // The third host knew the flows that came by way of the second: no packet has created an entry.
     let (from, to) = (neighbour.to_string(), web.to_string());
     let strangers = c.run(["conntrack", "-L", "-s", &from, "-d", &to])?;
     ensure!(strangers.is_empty(), "flows that c does not know: {strangers:?}");
@@ -157,7 +155,7 @@ fn onwards(context: &Context) -> Result<()> {
     lab.migrate("web", "c", "a")?;
     let left = detours(a)?;
     ensure!(left.is_empty(), "still there: {left:?}");
-    let (gap, lost) = stop(a, LATE)?;
+    let (gap, lost) = stop(a, LOST_ON_RETURN)?;
     let outbound = opener::stop(a, "web")?;
     traces::none_within(a, END)?;
     traces::none_within(c, END)?;
@@ -173,8 +171,8 @@ fn crashes(context: &Context) -> Result<()> {
     let (web, neighbour) = start(a, USUAL)?;
     lab.serve("b")?;
     breakpoint::install(b)?;
-    // The line of a step appears when it is over. The interruption follows the first, and the decision
-    // the other.
+    // The line of a step appears at its end. The interruption follows the first of these steps, and the decision
+    // precedes the end of the other.
     for (after, runs_on) in [("files, first pass", a), ("hand-over", b)] {
         let is_undecided = runs_on.name() == a.name();
         if is_undecided {
@@ -199,7 +197,7 @@ fn crashes(context: &Context) -> Result<()> {
     }
     ensure!(!detours(a)?.is_empty(), "no detours on a");
     lab.migrate("web", "b", "a")?;
-    let (gap, lost) = stop(a, LATE)?;
+    let (gap, lost) = stop(a, LOST_ON_RETURN)?;
     let outbound = opener::stop(a, "web")?;
     traces::none_within(a, END)?;
     traces::none_within(b, END)?;
@@ -207,7 +205,7 @@ fn crashes(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Bridged packets are not handed to connection tracking; a kernel without such a setting never does that.
+/// Excludes bridged packets from connection tracking. A kernel without this parameter never includes them.
 pub(in crate::cases) fn untracked(host: &Host) -> Result<()> {
     host.run(["sysctl", "-q", "-e", "-w", "net.bridge.bridge-nf-call-iptables=0"]).map(drop)
 }
@@ -225,7 +223,7 @@ fn await_recovery(host: &Host) -> Result<()> {
     }
 }
 
-/// Starts both containers on `host`, and clients in both; gives their addresses.
+/// Starts both containers on `host`, and clients in both. Returns their addresses.
 fn start(host: &Host, network: Network) -> Result<(IpAddr, IpAddr)> {
     let serve = ["probe:1", "sh", "-c", "netmig-probe serve & while :; do sleep 1000; done"];
     let of = ["--network", network.name];
@@ -245,8 +243,8 @@ fn start(host: &Host, network: Network) -> Result<(IpAddr, IpAddr)> {
     Ok((web, neighbour))
 }
 
-/// Ends the clients of the container that stays; gives the longest silence in milliseconds, and
-/// the datagrams that were lost.
+/// Ends the clients of the container that stays. Returns the longest silence in milliseconds and the number of lost
+/// datagrams.
 pub(in crate::cases) fn stop(host: &Host, datagrams: u64) -> Result<(f64, u64)> {
     std::thread::sleep(Duration::from_secs(1));
     host.podman(["exec", NEIGHBOUR, "sh", "-c", "kill -TERM $(cat /tmp/*.pid)"])?;
@@ -271,14 +269,14 @@ fn address(host: &Host, name: &str, network: Network) -> Result<IpAddr> {
     text.parse().map_err(|e| Error::Check(format!("{text}: {e}")))
 }
 
-/// Neighbour entries of netmig's in the containers of a host.
+/// Lists netmig's neighbour entries in the containers of a host.
 pub(in crate::cases) fn detours(host: &Host) -> Result<Vec<String>> {
     let list = "for n in /run/netns/*; do nsenter --net=$n ip neigh show proto 78; done";
     let text = host.run(["sh", "-c", list])?;
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-/// Entries of connection tracking for flows between two containers.
+/// Lists the conntrack entries of flows between two containers.
 fn entries(host: &Host, one: IpAddr, other: IpAddr) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for (from, to) in [(one, other), (other, one)] {

@@ -1,4 +1,4 @@
-//! Every kind of flow that a container has: kept across a move, both directions checked.
+//! Every kind of flow is kept across a migration, in both directions.
 
 mod address_conflicts;
 mod anchor_lifetime;
@@ -18,7 +18,7 @@ mod wireguard_go;
 
 use crate::runner::Case;
 
-/// All tests of flows.
+/// Returns all tests of flows.
 pub(super) fn cases() -> Vec<Case> {
     [
         outbound::CASES,

@@ -24,7 +24,7 @@ fn bulk(context: &Context, underlay: u32, icmp: bool) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     let _server = opener::server(c)?;
-    // Between the two hosts of the tunnel alone: the far end has a segment size for 1500 bytes.
+    // Only the path between the two hosts has a smaller MTU. The client's segment size is for 1500 bytes.
     for (from, to) in [(a, b), (b, a)] {
         let mtu = underlay.to_string();
         let (four, six) = (to.address().to_string(), to.address6().to_string());
@@ -72,7 +72,7 @@ fn behind_nat(context: &Context) -> Result<()> {
                  add rule ip nat out ip saddr != 192.0.2.3 masquerade\n";
     router.command("nft").args(["-f", "-"]).input(rules).run()?;
     for interface in ["all", "eth0"] {
-        // Router and client are on one segment, where a router would point to the shorter way.
+        // Router and client are on one segment, where a router would send redirects.
         router.set_parameter(&format!("net/ipv4/conf/{interface}/send_redirects"), "0")?;
     }
     let (to, by) = (a.address().to_string(), router.address().to_string());

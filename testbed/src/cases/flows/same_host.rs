@@ -1,4 +1,4 @@
-//! Connections between a container and what else is on its host.
+//! Connections between a container and processes or containers of its host.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -18,20 +18,20 @@ pub(super) const CASES: &[Case] = &[
     Case::new("flows-by-way-of-the-containers-network", &["flows"], by_the_network),
 ];
 
-/// How long traces may take to go, and a client to get its first reply.
+/// The time limit for traces to go, and for a client to get its first reply.
 const END: Duration = Duration::from_secs(40);
-/// Datagrams of the first milliseconds of an interruption that may be lost, at 50 a second.
+/// The number of datagrams that may be lost in the first milliseconds of an interruption, at 50 a second.
 const FIRST: u64 = 2;
-/// The same on a machine on which an interruption lasts six times as long.
+/// The same on a slow machine, where an interruption lasts six times as long.
 const FIRST_WHERE_SLOW: u64 = 6;
-/// The same of two interruptions, on a machine that may be busy.
+/// The same of two interruptions, on a busy machine.
 const FIRST_OF_TWO: u64 = 10;
-/// The same of an interruption on the way home, at 20 a second: all of it.
+/// The number of datagrams of a whole interruption when the container returns, at 20 a second.
 const HELD: u64 = 40;
-/// The container beside the one that moves.
+/// The other container.
 const NEIGHBOUR: &str = "neighbour";
 
-/// Those that do not need the bridge, which goes with its last container.
+/// Connections of the host's processes that do not need the bridge. podman removes it with its last container.
 fn own_processes(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
@@ -43,7 +43,7 @@ fn own_processes(context: &Context) -> Result<()> {
     nothing_left(&lab)
 }
 
-/// The container moves on to a third host, and the host in the middle goes.
+/// The container migrates on to a third host, and the second one is disconnected.
 fn onwards(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c", "d"])?;
     let (a, d) = (lab.host("a")?, lab.host("d")?);
@@ -61,7 +61,7 @@ fn onwards(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Those that need it; and a container in the same network that has gone by the host's port.
+/// Connections that need the bridge, and those of a neighbour through the host's published port.
 fn by_the_network(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
@@ -99,7 +99,7 @@ fn by_the_network(context: &Context) -> Result<()> {
     nothing_left(&lab)
 }
 
-/// Clients on the source itself before, while and after the container moves, and perhaps returns.
+/// Runs clients on the source while the container migrates, and returns if `home`.
 fn follow(context: &Context, lab: &Lab, servers: &[SocketAddr], home: bool) -> Result<()> {
     let a = lab.host("a")?;
     let clients: Result<Vec<Clients>> =

@@ -14,19 +14,19 @@ pub(super) const CASES: &[Case] = &[
     Case::new("flows-a-tunnel-in-the-making-is-no-error", &["flows"], being_set_up).parallel(),
 ];
 
-/// How often both ends greet at once. With two workers for greetings `wireguard-go` ends one round in forty
-/// with a tunnel that carries packets one way only.
+/// The number of times that both ends start a handshake at once. With two handshake workers, `wireguard-go` ends one
+/// round in forty with a tunnel that carries packets in one direction only.
 const ROUNDS: u32 = 120;
-/// One round, as the script has it.
+/// The length of a round in the script.
 const ROUND: Duration = Duration::from_millis(300);
-/// How long both hosts may take to be ready.
+/// The time limit for both hosts to be ready.
 const START: Duration = Duration::from_secs(2);
-/// `wireguard-go` repeats a greeting after five seconds; TCP tries again as rarely.
+/// The time limit for recovery: `wireguard-go` repeats a handshake after five seconds, and TCP retransmits as rarely.
 const RECOVERY: Duration = Duration::from_secs(12);
 
-/// One end. Arguments: when the first round begins, in seconds since 1970; how many there are; by how many
-/// seconds at most it is late. It makes the end forget the other, greets anew, and tells what became of it:
-/// whether there is a session, and how many packets have come.
+/// The script of one end. Arguments: the start of the first round in seconds since the Unix epoch, the number of
+/// rounds, and the largest delay in seconds. In each round it removes the peer, starts a new handshake, and prints
+/// whether there is a session and how many packets have arrived.
 const END: &str = r#"
 import socket, sys, time
 first, rounds, late = float(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
@@ -46,12 +46,12 @@ def received():
 known = ask("get=1")
 peer = "public_key=" + known["public_key"]
 rest = ["endpoint=" + known["endpoint"], "allowed_ip=0.0.0.0/0", "allowed_ip=::/0"]
-greeter = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-greeter.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"netmig1")
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"netmig1")
 
-def wait(moment):
-    time.sleep(max(0, moment - time.time() - 0.01))
-    while time.time() < moment:
+def wait(until):
+    time.sleep(max(0, until - time.time() - 0.01))
+    while time.time() < until:
         pass
 
 for number in range(rounds):
@@ -63,7 +63,7 @@ for number in range(rounds):
     before = received()
     wait(start + 0.1 + late * (number % 16) / 16)
     while time.time() < start + 0.25:
-        greeter.sendto(b"x", ("224.0.0.1", 9))
+        sender.sendto(b"x", ("224.0.0.1", 9))
         time.sleep(0.02)
     session = int(ask("get=1").get("last_handshake_time_sec", "0")) > 0
     print(int(session), received() - before, flush=True)
@@ -74,7 +74,7 @@ fn crossing(context: &Context) -> Result<()> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     lab.serve("b")?;
     serve(a, "web", 7000, &[], c)?;
-    // It keeps the tunnel.
+    // The client keeps the tunnel open.
     let client = c.probe().tcp_echo(a.port(7000)).rate(5.0).start()?;
     let report = lab.migrate("web", "a", "b")?;
     if report.tunnel != "wireguard-go" {
@@ -104,7 +104,7 @@ fn crossing(context: &Context) -> Result<()> {
         }
     }
     context.remark(format!("{crossed} of {ROUNDS} crossed"));
-    ensure!(crossed > 0, "no greetings crossed, so nothing was tried");
+    ensure!(crossed > 0, "no handshakes crossed, so the test has shown nothing");
     ensure!(dead == 0, "{dead} of {ROUNDS} rounds ended with a dead direction");
     let seen = client.stop_after(RECOVERY)?;
     ensure!(seen.lost == 0 && seen.errors == 0, "the connection is gone: {seen:?}");

@@ -1,4 +1,4 @@
-//! One container that is ordered to several hosts at once goes to one of them.
+//! Several migrations of one container at once move it to exactly one host.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const fn ms(time: u64) -> Duration {
     Duration::from_millis(time)
 }
 
-/// Goes through rounds, in which each order is given after its time; tells of all that went wrong.
+/// Runs rounds with these delays of the migrations. Reports all problems.
 fn rounds(context: &Context, rounds: &[(&[Duration], Interference)]) -> Result<()> {
     let count = rounds.first().map_or(2, |(after, _)| after.len());
     let lab = context.lab(&rivals::hosts(count))?;

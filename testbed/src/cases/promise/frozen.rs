@@ -1,4 +1,4 @@
-//! The copy stands still until the decision is made.
+//! The copy stays frozen until the decision.
 
 use std::fs;
 use std::path::Path;
@@ -36,16 +36,15 @@ pub(super) const CASES: &[Case] = &[
     .limit(300),
 ];
 
-/// How long the copy is watched.
+/// The time during which the copy is observed.
 const WATCHED: Duration = Duration::from_millis(1500);
-/// A counter in memory that both sides carry. It counts without a pause, in place: a copy that ran for a
-/// millisecond shows.
+/// A counter in memory. It counts without pause, so a copy that ran for a millisecond is detected.
 const COUNTER: &str = "/dev/shm/count";
-/// Counts in a process beside the server's.
+/// A shell command that counts in another process than the server.
 const COUNTING: &str =
     "netmig-probe serve & n=0; while :; do n=$((n+1)); echo $n 1<> /dev/shm/count; done";
 
-/// Two hops: what a host has of a first one may change how the runtime restores.
+/// Migrates twice, since state of the first migration may change how the runtime restores.
 fn frozen(context: &Context, runtime: Runtime, systemd: bool) -> Result<()> {
     let hosts = ["a", "b", "c"];
     let builder = LabBuilder::new(&hosts).runtime(runtime);
@@ -84,14 +83,14 @@ fn hop(lab: &Lab, id: &str, from: &Host, to: &Host) -> Result<()> {
     seen?;
     ensure!(home(lab, id)? == to.name() && advances(to, id)?, "the copy does not count afterwards");
     breakpoint::clear(to)?;
-    // Whatever a container starts has to be in its cgroup: limits, `podman kill`, the next freeze.
+    // New processes have to be in the container's cgroup, for limits, `podman kill` and the next freeze.
     let inside = container_state::processes(to, id).len();
     let told = to.podman(["top", "web", "hpid"])?.lines().count() - 1;
     ensure!(inside == told && told >= 2, "{inside} of {told} processes are in the cgroup");
     Ok(())
 }
 
-/// The copy stands where the original stands, and goes on standing there.
+/// Checks that the copy's counter equals the original's and does not advance.
 fn still(from: &Host, to: &Host, id: &str) -> Result<()> {
     let (original, copy) = (count(from, id)?, count(to, id)?);
     let advances = advances(to, id)?;
@@ -102,14 +101,14 @@ fn still(from: &Host, to: &Host, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether a container counts.
+/// Returns whether a container counts.
 fn advances(host: &Host, id: &str) -> Result<bool> {
     let before = count(host, id)?;
     std::thread::sleep(WATCHED);
     Ok(count(host, id)? != before)
 }
 
-/// The counter of a container, wherever on the host its processes are. It may be empty while it is written.
+/// Returns the counter of a container, in whichever cgroup its processes are. It may be empty while it is written.
 fn count(host: &Host, id: &str) -> Result<String> {
     let of = |process: i32| format!("/proc/{process}/root{COUNTER}");
     let all = cgroup::processes(&host.path("/sys/fs/cgroup"));

@@ -1,4 +1,4 @@
-//! A paired host that speaks out of turn, or in another's name.
+//! A paired host that sends messages out of turn, or orders for a migration that is not its own.
 
 use serde_json::{Value, json};
 
@@ -22,18 +22,17 @@ pub(super) const CASES: &[Case] = &[
     Case::new("promise-a-peer-out-of-turn", &["promise", "trust"], out_of_turn).limit(300),
 ];
 
-/// Datagrams that may be lost while a container waits for its decision for seconds, which is not what these
-/// tests are about.
+/// The number of datagrams that may be lost while a container waits for its decision for seconds.
 const WAITED: u64 = 200;
 
-/// Answers that mean that something was done for whom it is not.
+/// Returns the answers that show that a host obeyed without authority.
 fn obeyed(answers: &[Vec<Answer>], harmless: &[&str]) -> Vec<String> {
     let all = answers.iter().flatten();
     let not = all.filter(|one| !one.is_refusal() && !harmless.contains(&one.answer.as_str()));
     not.map(|one| format!("{} is answered with {}", one.sent, one.text)).collect()
 }
 
-/// What was said, for people.
+/// Returns the names of the messages.
 fn names(conversation: &[Value]) -> String {
     let name = |line: &Value| {
         let name = line["send"].as_str().or(line["offer"].as_str());
@@ -42,7 +41,7 @@ fn names(conversation: &[Value]) -> String {
     conversation.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
-/// Starts a move that stands still once its copy waits for the decision; gives its number.
+/// Starts a migration that stops when its copy waits for the decision. Returns its ID.
 fn undecided(lab: &Lab) -> Result<(HostProcess, Value)> {
     let (a, b) = (lab.host("a")?, lab.host("b")?);
     Breakpoint::AfterRestore.set(b)?;
@@ -54,14 +53,14 @@ fn undecided(lab: &Lab) -> Result<(HostProcess, Value)> {
     })?;
     let migration = hostile_peer::migration(b);
     let migration = migration.ok_or_else(|| Error::Check("b has no journal".to_owned()))?;
-    // The source does not hear that the copy is prepared.
+    // The source does not learn that the copy is prepared.
     drop_agent_packets(a, b, "sport")?;
     Breakpoint::AfterRestore.release(b)?;
     std::thread::sleep(std::time::Duration::from_secs(1));
     Ok((order, migration))
 }
 
-/// Each order for another's migration in turn; one that is obeyed spoils the move.
+/// Sends each order for another host's migration. An order that is obeyed breaks the migration.
 fn decides(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c", "d"])?;
     let (a, b, c, d) = (lab.host("a")?, lab.host("b")?, lab.host("c")?, lab.host("d")?);
@@ -100,7 +99,7 @@ fn decides(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// What of the hosts may not change: tunnels, where flows lead, what is forwarded.
+/// The state of the hosts that must not change: tunnels, steering and forwarding.
 #[derive(Debug, PartialEq)]
 struct Ways {
     tunnels: [std::collections::BTreeSet<String>; 2],
@@ -122,7 +121,7 @@ impl Ways {
         })
     }
 
-    /// What has changed, for people.
+    /// Describes the difference.
     fn difference(&self, now: &Self) -> String {
         let mut all = Vec::new();
         if self.tunnels != now.tunnels {
@@ -138,14 +137,14 @@ impl Ways {
     }
 }
 
-/// A container that has moved from a to b, with clients whose packets take the tunnel.
+/// A container that has migrated from a to b, with clients whose packets take the tunnel.
 struct Moved<'a> {
     lab: std::sync::Arc<Lab>,
     clients: Clients,
     id: String,
     addresses: Value,
     identities: [Value; 2],
-    /// Number of its migration, of which b has a memory.
+    /// The ID of its migration, which b has archived.
     archived: Value,
     context: &'a Context,
 }
@@ -171,8 +170,8 @@ impl<'a> Moved<'a> {
         Ok(Self { lab, clients, id, addresses, identities, archived, context })
     }
 
-    /// As the destination of a container with third anchors has it until these have been told, and as
-    /// an anchor has it until the container has moved on.
+    /// Writes the notes that a destination has until all anchors know of a migration, and an anchor until the
+    /// container has migrated on.
     fn plant_claims(&self) -> Result<()> {
         let name = self.lab.host("b")?.run(["ls", "/var/lib/netmig/arrived/settled"])?;
         let claim = json!({ "with": [1], "to": 1, "container": self.addresses });
@@ -185,7 +184,7 @@ impl<'a> Moved<'a> {
         Ok(())
     }
 
-    /// Says something from d, after which a and b must be as before and the clients content.
+    /// Sends messages from d and checks that a and b are as before and the clients have noticed nothing.
     fn unmoved_by(self, said: &[(&str, Vec<Value>)], harmless: &[&str]) -> Result<()> {
         let host = |name: &str| self.lab.host(name);
         let (a, b, c, d) = (host("a")?, host("b")?, host("c")?, host("d")?);
@@ -216,7 +215,7 @@ impl<'a> Moved<'a> {
     }
 }
 
-/// Keys for a tunnel that leads to another host.
+/// Offers keys for a tunnel to another host.
 fn tunnels(context: &Context) -> Result<()> {
     let moved = Moved::start(context)?;
     let d = moved.lab.host("d")?;
@@ -231,7 +230,7 @@ fn tunnels(context: &Context) -> Result<()> {
         "container": moved.addresses,
     });
     let said = [
-        // To the container's host, as if its anchor had other keys now.
+        // To the container's host, as if its anchor had new keys.
         (
             "b",
             vec![
@@ -241,14 +240,14 @@ fn tunnels(context: &Context) -> Result<()> {
                 message("Abort", number),
             ],
         ),
-        // To the anchor, as if the container's host had other keys now.
+        // To the anchor, as if the container's host had new keys.
         ("a", vec![message("AnchorOffer", claim), message("TunnelOffer", strange_end())]),
     ];
-    // Its own container it may offer, with a tunnel of its own.
+    // It may offer its own container with its own tunnel.
     moved.unmoved_by(&said, &["Verdict", "TunnelAnswer", "Aborted"])
 }
 
-/// Orders about flows that do not lead to the one who gives them.
+/// Sends orders about flows that are not steered to the sender.
 fn flows(context: &Context) -> Result<()> {
     let moved = Moved::start(context)?;
     let [a, b] = moved.identities.clone();
@@ -264,11 +263,11 @@ fn flows(context: &Context) -> Result<()> {
         ("b", vec![resume(), message("Commit", archived.clone()), message("Finish", Value::Null)]),
         ("b", vec![resume(), message("Abort", archived.clone())]),
     ];
-    // None of its own flows, and nothing of its own that was forwarded: that is soon done.
+    // It may end its own flows and forwardings, of which there are none.
     moved.unmoved_by(&said, &["Rehomed", "ForwardEnded"])
 }
 
-/// Every message as the first one, while another host's container waits for its decision.
+/// Sends every message as the first one, while another host's container waits for its decision.
 fn out_of_turn(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c", "d"])?;
     let (a, b, c, d) = (lab.host("a")?, lab.host("b")?, lab.host("c")?, lab.host("d")?);

@@ -1,4 +1,4 @@
-//! A moved container has the settings that it had, and one whose settings cannot all be kept stays.
+//! A migrated container has the same settings. A container whose settings cannot all be kept is refused.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ pub(super) const CASES: &[Case] = &[
     Case::new("promise-unknown-settings-are-refused", &["promise"], unknown_are_refused).parallel(),
 ];
 
-/// Exit code of a refusal before anything changed.
+/// The exit code of a refusal before anything changed.
 const REFUSED: i32 = 3;
 
-/// Options of the two containers, beyond image and command. Limits of memory and processors need controllers,
-/// and another user's process CRIU can dump only with CAP_SYS_RESOURCE, which not every machine gives its tests.
+/// The options of the first container. They have no resource limits and no other user, since not every machine has the
+/// controllers and CAP_SYS_RESOURCE for them.
 const PLAIN: &[&str] =
     &["--publish=7000:7000", "--publish=8100-8101:8100-8101/udp", "--restart=on-failure:3"];
 const RICH: &[&str] = &[
@@ -56,7 +56,8 @@ const RICH: &[&str] = &[
     "--rm",
 ];
 
-/// What differs in podman's description afterwards. Those that end in a dot stand for all below them.
+/// The paths in podman's description that may differ, with the reason. A path that ends in a dot stands for all below
+/// it.
 const INSPECTED: &[(&str, &str)] = &[
     (".State.", "the process is another one and began later"),
     (".Created", "podman writes down when it imported the container"),
@@ -66,7 +67,7 @@ const INSPECTED: &[(&str, &str)] = &[
     (".NetworkSettings.Networks.podman.NetworkID", "each host has its own network of that name"),
     (".lockNumber", "a number of the engine's"),
 ];
-/// What differs in the OCI configuration.
+/// The paths in the OCI configuration that may differ, with the reason.
 const CONFIGURED: &[(&str, &str)] = &[
     (".root.path", "a directory of the other host's store"),
     (".linux.namespaces.", "the path of the other host's network namespace"),
@@ -131,7 +132,7 @@ fn inspected(host: &Host, name: &str) -> Result<Value> {
     Ok(list[0].clone())
 }
 
-/// The OCI configuration by which a container runs.
+/// Reads the OCI configuration of a container.
 fn configured(host: &Host, name: &str) -> Result<Value> {
     let path = host.podman(["inspect", "--format", "{{.OCIConfigPath}}", name])?;
     json(&host.run(["cat", path.trim()])?)
@@ -141,7 +142,7 @@ fn json(text: &str) -> Result<Value> {
     serde_json::from_str(text).map_err(|e| Error::Check(format!("{e}: {text}")))
 }
 
-/// What is mounted where; a host's paths are not compared.
+/// Returns the mounts of a configuration, without the host's paths.
 fn mounts(configuration: &Value) -> BTreeMap<String, String> {
     let mounts = configuration["mounts"].as_array().into_iter().flatten();
     let one = |mount: &Value| (mount["destination"].to_string(), mount["type"].to_string());
@@ -152,7 +153,7 @@ fn covers(known: &str, path: &str) -> bool {
     path == known || (known.ends_with('.') && path.starts_with(known))
 }
 
-/// Paths at which two values differ, each with both of them.
+/// Returns the paths at which two values differ, each with both values.
 fn differences(before: &Value, after: &Value) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     collect(before, after, String::new(), &mut found);

@@ -1,4 +1,4 @@
-//! A copy that was heard, and is gone: nobody but a person may let the original run again.
+//! An active copy that is lost. Only the operator may let the original run again.
 
 use std::fs;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use crate::runner::{Case, Context};
 pub(super) const CASES: &[Case] =
     &[Case::new("promise-a-lost-copy-is-not-denied", &["promise"], lost).limit(300)];
 
-/// Exit code of a move in doubt.
+/// The exit code of a migration in doubt.
 const IN_DOUBT: i32 = 5;
-/// How long the original is watched.
+/// The time during which the original is observed.
 const WATCHED: Duration = Duration::from_secs(5);
 
 fn lost(context: &Context) -> Result<()> {
@@ -33,11 +33,11 @@ fn lost(context: &Context) -> Result<()> {
     let words = ["migrate", "web", "b", "--max-interruption", "60"];
     let order = a.command("agent-client").args(words).spawn()?;
     until("the copy is restored", LIMIT, || Ok(Breakpoint::AfterRestore.is_hit(b)))?;
-    // The decision is made, and its order does not come through.
+    // The decision is made, and the destination does not receive it.
     drop_agent_packets(b, a, "dport")?;
     Breakpoint::AfterRestore.release(b)?;
     until("the move is decided", LIMIT, || Ok(has_record(a, "committed")))?;
-    // Now the order comes through, and the answer does not.
+    // Now the destination receives the decision, and the source does not receive the answer.
     drop_agent_packets(a, b, "sport")?;
     accept_agent_packets(b)?;
     until("the copy is the container", LIMIT, || Ok(has_record(b, "activated")))?;
@@ -56,7 +56,7 @@ fn lost(context: &Context) -> Result<()> {
         "the original is {here:?}, the copy {there:?}"
     );
     let recovery = a.command("agent-client").args(["recover"]).output()?;
-    // Its guardian may have the journal just now.
+    // The guardian may hold the journal at this time.
     ensure!(recovery.status.code() == Some(IN_DOUBT), "{recovery:?}");
     ensure!(container_state::state(a, &id) == State::Frozen, "the original runs after recover");
 
@@ -70,10 +70,10 @@ fn lost(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Ends the copy and everything that could take care of it.
+/// Kills the copy and every process that could restore or report it.
 fn end_everything(host: &Host, id: &str) -> Result<()> {
     for program in ["agent-server", "exe", "podman", "conmon", "netmig-shim", "crun"] {
-        // Not every one is there.
+        // Not every program runs.
         let _ = host.command("pkill").args(["-KILL", "-x", program]).output()?;
     }
     for cgroup in container_state::cgroups(host, id) {

@@ -1,4 +1,4 @@
-//! What the product promises whatever else happens: one container, once, with its connections.
+//! The guarantees of the product in all circumstances: a container runs exactly once and keeps its connections.
 
 mod concurrency;
 mod frozen;
@@ -23,14 +23,14 @@ use crate::lab::Lab;
 use crate::runner::Case;
 use crate::slowdown;
 
-/// How long whatever a migration has left to do may take, if a far end has to be waited for.
+/// The time limit for migrations to settle, with the timeout of another host.
 const SETTLES: Duration = Duration::from_secs(60);
-/// How long a program that moves a container may take, or a moment may be away.
+/// The time limit for a migration, or for a stage of it.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Between two looks.
-const GLANCE: Duration = Duration::from_millis(2);
+/// The time between two checks.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// All lab tests of this area.
+/// Returns all lab tests of this area.
 pub(super) fn cases() -> Vec<Case> {
     [
         concurrency::CASES,
@@ -48,7 +48,7 @@ pub(super) fn cases() -> Vec<Case> {
     .concat()
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds. `what` describes it in the error.
 pub(super) fn until(
     what: &str,
     limit: Duration,
@@ -57,12 +57,12 @@ pub(super) fn until(
     let deadline = Instant::now() + slowdown::limit(limit);
     while !reached()? {
         ensure!(Instant::now() < deadline, "after {} s not yet: {what}", limit.as_secs());
-        std::thread::sleep(GLANCE);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }
 
-/// Waits until no migration is under way or left on any host.
+/// Waits until no host has a journal.
 pub(super) fn settled(lab: &Lab) -> Result<()> {
     let none = || Ok(lab.hosts().iter().all(|host| journals(host).next().is_none()));
     until("no journal is left", SETTLES, none).map_err(|error| {
@@ -71,7 +71,7 @@ pub(super) fn settled(lab: &Lab) -> Result<()> {
     })
 }
 
-/// The one host on which a container runs.
+/// Returns the host on which a container runs. It is an error if that is not exactly one.
 pub(super) fn home<'a>(lab: &'a Lab, id: &str) -> Result<&'a str> {
     match container_state::runs_on(lab, id)[..] {
         [one] => Ok(one),

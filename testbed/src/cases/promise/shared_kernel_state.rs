@@ -1,4 +1,4 @@
-//! Marks, numbers and rules in a kernel that others use as well.
+//! Packet marks, peer numbers and rules in a kernel that other software uses as well.
 
 use crate::cases::subject::{Clients, serve};
 use crate::cases::untouched::Untouched;
@@ -13,17 +13,17 @@ pub(super) const CASES: &[Case] = &[
     Case::new("promise-a-refused-move-allots-no-number", &["promise"], no_number).parallel(),
 ];
 
-/// Exit code of a refusal before anything changed.
+/// The exit code of a refusal before anything changed.
 const REFUSED: i32 = 3;
-/// What Tailscale makes, with its own preference, mark and mask.
+/// The routing rule of Tailscale, with its preference, mark and mask.
 const TAILSCALE: [&str; 6] = ["pref", "5210", "fwmark", "0x80000/0xff0000", "lookup", "main"];
 
-/// Gives a host a rule like Tailscale's, in the family that `option` names (`-4` or `-6`).
+/// Adds Tailscale's rule on a host, in the family of `option` (`-4` or `-6`).
 fn tailscale(host: &Host, option: &str) -> Result<()> {
     host.run([&["ip", option, "rule", "add"][..], &TAILSCALE].concat()).map(drop)
 }
 
-/// A refusal that names the rule of this host and the remedy.
+/// Checks that a refusal names the rule of this host and the remedy.
 fn names_the_clash(attempt: &Attempt, host: &str) -> Result<()> {
     ensure!(attempt.code == Some(REFUSED), "exit code {:?}: {attempt:?}", attempt.code);
     let json = attempt.json()?.to_string();
@@ -40,7 +40,7 @@ fn tries(lab: &Lab, refused_by: &str) -> Result<()> {
     before.check()
 }
 
-/// Refused while a rule of others uses the same bits, on either host; with other bits there connections live.
+/// A migration is refused while another rule uses the same bits on either host. With other bits connections are kept.
 fn marks_of_others(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
@@ -53,7 +53,7 @@ fn marks_of_others(context: &Context) -> Result<()> {
     tries(&lab, "a")?;
     let other = ["agent-server", "marks", "--bits", "17-24"];
     ensure!(!a.command(other[0]).args(&other[1..]).output()?.status.success(), "bits of others");
-    // The server on this host runs all the time.
+    // The server on this host is not restarted.
     let told = a.run(["agent-server", "marks", "--bits", "8-15"])?;
     ensure!(told.contains("8-15"), "{told}");
     tailscale(b, "-6")?;
@@ -68,7 +68,7 @@ fn marks_of_others(context: &Context) -> Result<()> {
     let refused = a.command(rest[0]).args(&rest[1..]).output()?;
     ensure!(!refused.status.success(), "changed while connections are led");
     ensure!(refused.error_text().contains("netmig1"), "{}", refused.error_text());
-    // New connections are led by marks, too.
+    // New connections are steered by marks, too.
     Clients::gentle(c, a.port(7000))?.stop()?;
     let home = lab.migrate("web", "b", "a")?;
     ensure!(home.warnings.is_empty(), "{:?}", home.warnings);
@@ -80,7 +80,7 @@ fn marks_of_others(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// What only looked at a host has left nothing there: neither host has a number for the other.
+/// A refused migration leaves no state: neither host has a number for the other.
 fn no_number(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);

@@ -1,4 +1,4 @@
-//! One message of the echo clients: who sent it, its number, its time, and a check value.
+//! A message of the echo clients: its sender, number, time and check value.
 //!
 //! Little-endian: connection `u32`, run `u32`, sequence `u64`, nanoseconds since the client's start
 //! `u64`, check `u64`; then padding that the sequence number determines.
@@ -27,7 +27,7 @@ impl Message {
         pattern::mix(pattern::mix(pattern::mix(ids) ^ self.sequence) ^ self.sent_ns)
     }
 
-    /// Where the padding's bytes begin in the pattern: far apart for neighbouring messages.
+    /// Returns the position of the padding in the pattern, which differs widely between neighbouring messages.
     fn padding_position(&self) -> u64 {
         (self.check_value() >> 8) & !7
     }
@@ -42,7 +42,7 @@ impl Message {
         pattern::fill(self.padding_position(), &mut buffer[SIZE_MIN..]);
     }
 
-    /// Reads a message; `None` if any byte of it is not as it was sent.
+    /// Reads a message. Returns `None` if any byte of it has changed.
     pub fn decode(buffer: &[u8]) -> Option<Self> {
         let message = Self {
             connection: u32::from_le_bytes(buffer.get(0..4)?.try_into().ok()?),

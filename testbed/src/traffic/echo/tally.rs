@@ -1,4 +1,4 @@
-//! Accounts for replies: every one is either expected, a duplicate, out of order, or corrupt.
+//! Accounts for replies. Each is expected, a duplicate, out of order, or corrupt.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +11,7 @@ use super::echo_message::Message;
 /// Error messages that are kept for the report.
 const MESSAGES_KEPT: usize = 5;
 
-/// What one client has seen so far, over all of its connections.
+/// The accounts of one client, over all its connections.
 #[derive(Debug)]
 pub(super) struct Tally {
     start: Instant,
@@ -25,12 +25,12 @@ pub(super) struct Tally {
     latencies: Option<Vec<(u64, Duration)>>,
 }
 
-/// How a connection came to its end.
+/// How a connection ended.
 #[derive(Debug)]
 pub(super) enum Ended {
     /// The server closed it.
     Eof,
-    /// An error, a reset among them.
+    /// An error, such as a reset.
     Error(io::Error),
 }
 
@@ -47,7 +47,7 @@ impl Tally {
         }
     }
 
-    /// Nanoseconds since the client's start, as messages carry them.
+    /// Returns the nanoseconds since the client's start, as messages carry them.
     pub(super) fn clock_ns(&self) -> u64 {
         self.start.elapsed().as_nanos() as u64
     }
@@ -57,7 +57,7 @@ impl Tally {
         self.waiting.insert((message.connection, message.sequence), message.sent_ns);
     }
 
-    /// An intact reply to a message that had no reply yet.
+    /// Counts an intact reply to a message that had no reply yet.
     pub(super) fn received(&mut self, message: &Message) {
         let now = Instant::now();
         self.report.received += 1;
@@ -84,7 +84,7 @@ impl Tally {
         self.report.corrupt += 1;
     }
 
-    /// An error that does not end the channel.
+    /// Counts an error that does not end the channel.
     pub(super) fn error(&mut self, error: &io::Error) {
         self.report.errors += 1;
         self.keep(error.to_string());
@@ -113,7 +113,7 @@ impl Tally {
         }
     }
 
-    /// Messages whose reply has not come.
+    /// Returns the number of messages without a reply.
     pub(super) fn outstanding(&self) -> u64 {
         self.report.sent.saturating_sub(self.report.received)
     }
@@ -122,7 +122,7 @@ impl Tally {
         self.report.received > 0
     }
 
-    /// The report; `sending` is how long messages were sent.
+    /// Completes the report. `sending` is the time during which messages were sent.
     pub(super) fn finish(mut self, sending: Duration) -> EchoReport {
         if self.outstanding() > 0 {
             self.gaps.still_waiting(self.start + sending);

@@ -1,5 +1,5 @@
-//! State that must survive a move of the server: memory with known content, and a log file whose
-//! lines are numbered by a counter in memory.
+//! State that must survive a migration of the server: memory with known content, and a log file whose lines are
+//! numbered by a counter in memory.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -19,14 +19,14 @@ impl Memory {
         Self(bytes)
     }
 
-    /// Bytes held, and how many of them have changed.
+    /// Returns the number of bytes and how many of them have changed.
     pub(super) fn check(&self) -> (u64, u64) {
         (self.0.len() as u64, pattern::check(0, &self.0).bad)
     }
 }
 
-/// A file to which `NUMBER NANOSECONDS` lines are appended. A file that was rolled back to an older
-/// state while the process was not, or the other way round, has a gap or a repeated number.
+/// A file with lines `NUMBER NANOSECONDS`. If file and process are not from the same time, a number is missing or
+/// repeated.
 #[derive(Debug)]
 pub(super) struct AppendLog {
     file: File,
@@ -39,7 +39,7 @@ impl AppendLog {
         Ok(Self { file, next: 0 })
     }
 
-    /// Appends a line; returns how many there are now.
+    /// Appends a line. Returns the number of lines.
     pub(super) fn append(&mut self) -> io::Result<u64> {
         writeln!(self.file, "{} {}", self.next, now_unix_ns())?;
         self.next += 1;
