@@ -18,8 +18,10 @@ const HEIGHT: f64 = 148.0;
 const BEFORE_MS: f64 = 150.0;
 /// The time in milliseconds that is shown after it, at least.
 const AFTER_MS: f64 = 350.0;
-/// The largest number of grid lines of an axis.
-const MOST_TICKS: f64 = 6.0;
+/// The largest numbers of parts into which grid lines divide the horizontal and the vertical axis.
+const MOST_PARTS: (f64, f64) = (12.0, 5.0);
+/// The part of a panel's height that is free above the longest round-trip time.
+const HEADROOM: f64 = 0.05;
 
 const STYLE: &str = "\
 text { font: 13px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; fill: #1f2328 }
@@ -71,7 +73,8 @@ pub fn draw(tcp: &EchoReport, udp: &EchoReport) -> String {
     };
     let clients = [("TCP", "tcp", tcp), ("UDP", "udp", udp)];
     let points = clients.map(|(.., report)| shown(report));
-    let longest = points.iter().flatten().map(|(_, rtt)| *rtt).fold(1.0, f64::max);
+    let longest =
+        points.iter().flatten().map(|(_, rtt)| *rtt).fold(1.0, f64::max) * (1.0 + HEADROOM);
     let mut svg = String::new();
     let (width, height) = SIZE;
     let rate = tcp.sent as f64 / tcp.seconds.max(0.001);
@@ -112,7 +115,7 @@ pub fn draw(tcp: &EchoReport, udp: &EchoReport) -> String {
 
 /// Draws the grid of a panel and the numbers of its axes.
 fn panel(svg: &mut String, axis: TimeAxis, top: f64, longest: f64) {
-    let step = tick_step(longest);
+    let step = tick_step(longest, MOST_PARTS.1);
     let mut value = 0.0;
     while value <= longest {
         let at = y(top, value, longest);
@@ -120,8 +123,9 @@ fn panel(svg: &mut String, axis: TimeAxis, top: f64, longest: f64) {
         anchored(svg, (EDGES.0 - 8.0, at + 4.0), "end", &format!("{value}"));
         value += step;
     }
-    let step = tick_step(axis.end_ms + BEFORE_MS);
-    let mut value = (-BEFORE_MS / step).ceil() * step;
+    let step = tick_step(axis.end_ms + BEFORE_MS, MOST_PARTS.0);
+    // Adding 0 turns -0 into 0.
+    let mut value = (-BEFORE_MS / step).ceil() * step + 0.0;
     while value <= axis.end_ms {
         let at = axis.x(value);
         line(svg, (at, top), (at, top + HEIGHT));
@@ -154,9 +158,9 @@ fn y(top: f64, rtt: f64, longest: f64) -> f64 {
     top + HEIGHT - rtt / longest * HEIGHT
 }
 
-/// Returns a step of 1, 2 or 5 times a power of ten that divides `range` into few parts.
-fn tick_step(range: f64) -> f64 {
-    let rough = range / MOST_TICKS;
+/// Returns a step of 1, 2 or 5 times a power of ten that divides `range` into at most `most` whole parts.
+fn tick_step(range: f64, most: f64) -> f64 {
+    let rough = range / most;
     let power = 10f64.powf(rough.log10().floor());
     let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= rough);
     factor.unwrap_or(10.0) * power
@@ -189,10 +193,8 @@ mod tests {
 
     #[test]
     fn steps_divide_a_range_into_few_parts() {
-        for (range, step) in
-            [(6.0, 1.0), (30.0, 5.0), (84.0, 20.0), (500.0, 100.0), (2000.0, 500.0)]
-        {
-            assert_eq!(tick_step(range), step, "{range}");
+        for (range, step) in [(5.0, 1.0), (30.0, 10.0), (84.0, 20.0), (500.0, 100.0)] {
+            assert_eq!(tick_step(range, 5.0), step, "{range}");
         }
     }
 
