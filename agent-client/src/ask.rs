@@ -1,6 +1,7 @@
 //! The questions of an interactive run.
 
-use checkpoint::container::Summary;
+use engine::Kind;
+use engine::container::Summary;
 use inquire::validator::Validation;
 use inquire::{CustomType, InquireError, Select, Text};
 
@@ -18,8 +19,8 @@ pub enum Error {
     #[error("that is not the name of the container; nothing was changed")]
     NotConfirmed,
     /// No container runs here.
-    #[error("no container runs on this host; start one with podman first")]
-    NothingRuns,
+    #[error("no container runs on this host; start one with {0} first")]
+    NothingRuns(Kind),
     /// The terminal failed.
     #[error("cannot ask on this terminal")]
     Terminal(#[source] InquireError),
@@ -63,9 +64,9 @@ pub fn destination() -> Result<Destination, Error> {
 }
 
 /// Lets the user pick one of the running containers; gives its ID.
-pub fn container(running: Vec<Summary>) -> Result<String, Error> {
+pub fn container(engine: Kind, running: Vec<Summary>) -> Result<String, Error> {
     if running.is_empty() {
-        return Err(Error::NothingRuns);
+        return Err(Error::NothingRuns(engine));
     }
     let widest = running.iter().map(|c| c.name.len()).max().unwrap_or(0);
     let lines: Vec<String> = running

@@ -1,7 +1,7 @@
 //! `agent-client`: moves a container of this host to another host.
 //!
 //! ```text
-//! cli, ask → migration → agent-core, checkpoint, netmig → kernel
+//! cli, ask → migration → engine, checkpoint, netmig → kernel
 //! ```
 
 mod ask;
@@ -18,16 +18,14 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use checkpoint::podman::Podman;
 use checkpoint::urgency;
 use clap::Parser;
 use migration::request::Options;
 use migration::{Cancel, Context, Failure, Request, recovery, source};
 use state::cause::{Cause, chain};
 use state::directories::Directories;
-use state::guardian;
+use state::{guardian, log};
 use steering::{fwmark, reconciler};
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{BACKGROUND, Cli, Command, Flows, FlowsCommand, Recover};
 use crate::exit::Exit;
@@ -36,10 +34,7 @@ use crate::progress::Progress;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // Quiet unless asked: what the user has to know is printed by the commands themselves.
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("NETMIG_LOG").unwrap_or_else(|_| "error".into()))
-        .with_writer(std::io::stderr)
-        .init();
+    log::begin("error", true);
     run(cli).into()
 }
 
@@ -128,7 +123,8 @@ fn run(cli: Cli) -> Exit {
 /// Opens what this host has; `quiet` shows no steps.
 fn open(directories: Directories, quiet: bool) -> Result<Context, Cause> {
     let progress = Progress::new(quiet);
-    Context::open(directories, BACKGROUND, Box::new(move |event| progress.show(&event)))
+    let engine = engine::detect(Some(directories.run.join("engine.json")));
+    Context::open(directories, engine, BACKGROUND, Box::new(move |event| progress.show(&event)))
 }
 
 /// Recovers the migration of one journal, or all whose process has died.
@@ -190,8 +186,9 @@ fn interactive(runtime: &tokio::runtime::Runtime) -> Result<Request, Exit> {
     }
     let answers = || -> Result<Request, Box<dyn std::error::Error>> {
         let destination = ask::destination()?;
-        let running = runtime.block_on(Podman::default().list_running())?;
-        let container = ask::container(running)?;
+        let engine = engine::detect(None);
+        let running = runtime.block_on(engine.list_running())?;
+        let container = ask::container(engine.kind(), running)?;
         Ok(Request { container, destination, options: Options::default() })
     };
     answers().map_err(|e| complain(Exit::Refused, &chain(e.as_ref())))

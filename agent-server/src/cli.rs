@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use migration::Background;
-use netmig::marks::MarkBits;
+use netmig::fwmark::MarkBits;
 use protocol::peer_address::DEFAULT_PORT;
 use protocol::peer_address::Destination;
 use protocol::permissions::Pattern;

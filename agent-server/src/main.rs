@@ -1,7 +1,7 @@
 //! `agent-server`: receives containers from other hosts.
 //!
 //! ```text
-//! cli → serve → migration → agent-core, checkpoint, netmig → kernel
+//! cli → serve → migration → engine, checkpoint, netmig → kernel
 //!       serve → welcome, invite: pairing
 //! ```
 
@@ -17,7 +17,6 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
-use checkpoint::podman::Podman;
 use checkpoint::urgency;
 use clap::Parser;
 use migration::destination::Host;
@@ -26,11 +25,11 @@ use protocol::trust::{Servers, Trust};
 use state::cause::{Cause, chain};
 use state::directories::Directories;
 use state::guardian;
+use state::log;
 use steering::fwmark;
 use steering::reconciler;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
 
@@ -52,11 +51,7 @@ fn main() -> ExitCode {
     {
         return complain(&chain(&e));
     }
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("NETMIG_LOG").unwrap_or_else(|_| "info".into()))
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .init();
+    log::begin("info", false);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = match runtime.enable_all().on_thread_start(urgency::thread_began).build() {
         Ok(runtime) => runtime,
@@ -70,7 +65,7 @@ fn main() -> ExitCode {
         match watched {
             Some(journal) => {
                 let directories = Directories { state: cli.state_dir, run: cli.run_dir };
-                recovery::guard(&directories, &Podman::default(), journal).await;
+                recovery::guard(&directories, &*engine::detect(None), journal).await;
                 Ok(())
             }
             None => run(cli).await,
@@ -91,9 +86,10 @@ async fn run(cli: Cli) -> Result<(), String> {
     }
     let directories = Directories { state: cli.state_dir, run: cli.run_dir };
     directories.create().map_err(|e| chain(&e))?;
+    let engine = engine::detect(None);
     if let Some(Command::Recover) = cli.command {
         // A server that runs has settled everything, and has the journals of what it works on locked.
-        let settled = recovery::run(&directories, &Podman::default()).await;
+        let settled = recovery::run(&directories, &engine).await;
         return settled.map_err(|e| chain(&e));
     }
     if let Some(command) = cli.command {
@@ -105,11 +101,12 @@ async fn run(cli: Cli) -> Result<(), String> {
     // Bound first: of two agents on one host only one may settle what was left. Sources wait in the
     // backlog meanwhile.
     let listener = bind(cli.listen, cli.port).await?;
-    recovery::run(&directories, &Podman::default()).await.map_err(|e| chain(&e))?;
+    recovery::run(&directories, &engine).await.map_err(|e| chain(&e))?;
     let kept = keep(&directories).await;
     kept.map_err(|e| format!("cannot start the reconciler of flows: {}", chain(e.as_ref())))?;
-    let host =
-        Host::open(directories, trust, cli::BACKGROUND).await.map_err(|e| chain(e.as_ref()))?;
+    let host = Host::open(directories, trust, engine, cli::BACKGROUND)
+        .await
+        .map_err(|e| chain(e.as_ref()))?;
     tracing::info!("ready for other hosts");
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;

@@ -1,10 +1,9 @@
-//! What of a container cannot be moved, and what will differ afterwards.
+//! What of a container's processes cannot be moved.
 //!
 //! Everything that stands in the way is named at once, each with what to do about it. The codes
 //! are stable: programs may depend on them. Each subject has a file of its own; all of them look at one
 //! [snapshot](processes) of the container's processes.
 
-mod declared;
 mod deleted;
 mod descriptors;
 mod epoll;
@@ -15,23 +14,20 @@ mod message_queues;
 mod mounts;
 mod namespaces;
 mod processes;
-mod service;
 mod socket_families;
 mod traced;
-mod unix_diag;
 mod unix_names;
 mod watches;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use self::landlock::MAYBE_LANDLOCK;
+pub use self::landlock::{MAYBE_LANDLOCK, is_there as has_landlock};
 
 use self::found::Found;
 use self::mounts::Mounts;
 use self::processes::Processes;
 use crate::cgroup::Cgroup;
-use crate::container::{Container, State};
 
 /// How often a process in which something was found is looked at again, and how long it runs in between.
 const MORE_LOOKS: usize = 3;
@@ -58,52 +54,35 @@ pub struct Findings {
     pub watched: Vec<PathBuf>,
 }
 
-/// Looks at a container. It must run on the container's host, since it looks into `/proc`.
-#[must_use]
-pub fn look(container: &Container) -> Findings {
-    let mut findings = Findings {
-        blockers: declared::findings(container),
-        warnings: declared::warnings(container),
-        watched: Vec::new(),
-    };
-    if container.state == State::Running {
-        running(container, &mut findings);
-    }
-    findings
+/// The container whose processes are looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The container's name, for messages.
+    pub name: &'a str,
+    /// Its first process, as seen from the host.
+    pub pid: i32,
+    /// The directory of its OCI bundle.
+    pub bundle: &'a Path,
 }
 
-/// What only the container's processes show.
-fn running(container: &Container, findings: &mut Findings) {
-    let cgroup = match Cgroup::of_pid(container.pid, &container.id) {
-        Ok(cgroup) => cgroup,
-        Err(error) => {
-            findings.blockers.push(Finding { code: "cgroup", message: error.to_string() });
-            return;
-        }
-    };
-    if let Some(unit) = service::unit(container) {
-        let name = &container.name;
-        findings.blockers.push(Finding {
-            code: "service-unit",
-            message: format!(
-                "{name} is run by {unit}, which would start another {name} here after the move; stop the \
-                 unit, start {name} by podman without it (podman run --detach), and move it then"
-            ),
-        });
-    }
-    let processes = Processes::look(&cgroup.pids().unwrap_or_default(), container.pid);
-    findings.blockers.extend(lasting(&container.name, &cgroup, &processes, container.pid));
-    let mounts = Mounts::of_process(container.pid);
-    let mut found = Found::new(&container.name);
+/// Looks at the processes of a container of this host, which are those in `cgroup`. Blocks the calling thread.
+#[must_use]
+pub fn look(subject: &Subject<'_>, cgroup: &Cgroup) -> Findings {
+    let mut findings = Findings::default();
+    let processes = Processes::look(&cgroup.pids().unwrap_or_default(), subject.pid);
+    findings.blockers.extend(lasting(subject.name, cgroup, &processes, subject.pid));
+    let mounts = Mounts::of_process(subject.pid);
+    let mut found = Found::new(subject.name);
     // Both look for names of what they know the number of; one search does for both.
-    let mut search = inodes::Search::new(container.pid, &mounts);
+    let mut search = inodes::Search::new(subject.pid, &mounts);
     let watches = watches::Watches::read(&processes, &mounts, &mut search);
-    let sockets = unix_names::Bound::read(container.pid, &mut search);
+    let sockets = unix_names::Bound::read(subject.pid, &mut search);
     search.run();
     findings.watched = watches.check(&search, &mut found);
     sockets.check(&search, &mut found);
     findings.blockers.extend(found.into_findings());
-    findings.blockers.extend(landlock::finding(container, &processes));
+    findings.blockers.extend(landlock::finding(subject, &processes));
+    findings
 }
 
 /// What of the processes themselves stands in the way. They run meanwhile: a descriptor that is closed between
@@ -129,21 +108,4 @@ fn lasting(name: &str, cgroup: &Cgroup, first: &Processes, first_pid: i32) -> Ve
         lasting.keep(&look(&Processes::look(&cgroup.pids().unwrap_or_default(), first_pid)));
     }
     lasting.into_findings()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_running_container_without_cgroup_is_an_obstacle() {
-        let container = Container {
-            id: "a7".repeat(32),
-            state: State::Running,
-            network_mode: "bridge".into(),
-            ..Container::default()
-        };
-        let found = look(&container).blockers;
-        assert_eq!(found.last().map(|finding| finding.code), Some("cgroup"));
-    }
 }

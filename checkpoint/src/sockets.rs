@@ -9,6 +9,7 @@ mod defaults;
 mod groups;
 mod options;
 mod settings;
+pub mod unix_diag;
 
 pub use groups::Membership;
 pub use options::{Kind, OPTIONS, SocketOption};

@@ -8,10 +8,10 @@ use std::fs;
 use std::path::Path;
 
 use bincode::serde::decode_from_slice;
-use checkpoint::description::Description;
 use checkpoint::images::{self, Chunk, Manifest, Writer};
-use checkpoint::needs::Needs;
 use checkpoint::tree::{self, Applier, Record};
+use engine::description::Description;
+use engine::needs::Needs;
 use protocol::message::Message;
 use protocol::trust::Token;
 use state::journal;
@@ -86,7 +86,7 @@ pub fn netlink(bytes: &[u8]) {
         }
     };
     read(bytes);
-    netmig::nfnetlink::walk(bytes, read);
+    netmig::netlink::walk(bytes, read);
 }
 
 /// A journal. A line that was being written changes nothing of what stood before it.
@@ -109,7 +109,7 @@ pub fn token(bytes: &[u8]) {
 
 /// podman's answers and files, and a peer's description of a container.
 pub fn podman(bytes: &[u8]) {
-    let _ = checkpoint::podman::understood(bytes);
+    let _ = engine::understood(bytes);
     if let Some((description, _)) = next::<Description>(bytes)
         && description.validate().is_ok()
     {

@@ -1,6 +1,6 @@
 //! The first step of everything: reach another host and learn who it is.
 
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use protocol::message::{Hello, Message};
 use protocol::peer_address::Destination;
 use protocol::wire::Connection;
@@ -67,7 +67,7 @@ pub async fn dial_host(
 }
 
 async fn introduce(mut connection: Connection) -> Result<Connection, wire::Error> {
-    let hello = Hello { name: host::name(), software: env!("CARGO_PKG_VERSION").to_owned() };
+    let hello = Hello { name: host::name().into(), software: env!("CARGO_PKG_VERSION").into() };
     connection.send(&Message::Hello(hello)).await?;
     expect!(connection, deadline::ANSWER, Hello)?;
     Ok(connection)

@@ -1,8 +1,9 @@
 //! What a host has for every migration.
 
 use std::fmt;
+use std::sync::Arc;
 
-use checkpoint::podman::Podman;
+use engine::Engine;
 use protocol::trust::Trust;
 use state::cause::Cause;
 use state::directories::Directories;
@@ -28,7 +29,7 @@ pub struct Context {
     /// This host's identity and its peers.
     pub trust: Trust,
     /// The engine.
-    pub podman: Podman,
+    pub engine: Arc<dyn Engine>,
     /// How this program is started in the background.
     pub background: Background,
     observer: Box<Observer>,
@@ -41,13 +42,13 @@ impl Context {
     /// The directories cannot be made, or what is in them cannot be read.
     pub fn open(
         directories: Directories,
+        engine: Arc<dyn Engine>,
         background: Background,
         observer: Box<Observer>,
     ) -> Result<Self, Cause> {
         directories.create()?;
         let trust = Trust::open(&directories.state)?;
-        let podman = Podman::default().remembering(directories.run.join("engine.json"));
-        Ok(Self { directories, trust, podman, background, observer })
+        Ok(Self { directories, trust, engine, background, observer })
     }
 
     /// Tells the observer of an event.

@@ -3,7 +3,7 @@
 //! Every message has a number that never changes its meaning; 0 is never sent. A number that this
 //! version does not know is refused, not skipped: both sides have agreed on
 //! [`VERSION`](crate::wire::VERSION) before the first message, so an unknown number means a bug or
-//! an attack.
+//! an attack. Texts for people are [`PeerText`], which is harmless to print whoever has written it.
 //!
 //! ```text
 //! source                                    destination
@@ -77,6 +77,7 @@
 mod codec;
 mod offer;
 mod paths;
+mod text;
 mod ways;
 
 use std::net::{IpAddr, SocketAddr};
@@ -88,18 +89,19 @@ use checkpoint::sockets::SocketSettings;
 use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::Record;
 use netmig::configuration::Configuration;
-use netmig::flow::{Flow, StandIn};
-use netmig::parameters::Parameters;
+use netmig::flow::{Alias, Flow};
+use netmig::sysctl::Parameters;
 use serde::{Deserialize, Serialize};
 
 use self::codec::{decode_body, encode_body};
 use crate::trust::Secret;
 use state::id::HostId;
 pub use state::id::MigrationId;
+use state::peer_text::PeerText;
 
 pub use self::codec::{CodecError, FRAME_LIMIT};
 pub use self::offer::{Forwarder, ImageRef, Network, Offer, Port, Verdict};
-pub use self::paths::{MOST_TRIALS, TriedPath, plain_words};
+pub use self::paths::{MOST_TRIALS, TriedPath};
 pub use self::ways::{AnchorOffer, AnchorTunnel, EndFlows, FlowEnds, Means, Rehome, TunnelEnd};
 
 /// One place that ties a message to its number: the enum, its encoder and its decoder.
@@ -255,7 +257,7 @@ messages! {
     /// their ways. The entries are those of the source.
     52 => TryPaths(Vec<Flow>),
     /// It is ready for them, or why it cannot be.
-    53 => PathsReady(Option<String>),
+    53 => PathsReady(Option<PeerText>),
     /// They have been sent: what has become of them, and of such as the destination sends back?
     54 => AskPaths(()),
     /// What has, in the order of the flows.
@@ -272,9 +274,9 @@ messages! {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Hello {
     /// Its host name, to show to people.
-    pub name: String,
+    pub name: PeerText,
     /// Version of the software, to show to people.
-    pub software: String,
+    pub software: PeerText,
 }
 
 /// What an invited host presents.
@@ -283,16 +285,16 @@ pub struct Join {
     /// The token's secret.
     pub secret: Secret,
     /// The host's name, from which the server makes one for it.
-    pub name: String,
+    pub name: PeerText,
 }
 
 /// The answer to a valid [`Join`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Joined {
     /// The server's host name, from which the client makes one for it.
-    pub name: String,
+    pub name: PeerText,
     /// What the server calls the client.
-    pub called: String,
+    pub called: PeerText,
 }
 
 /// Classes of failures, for exit codes and for what the source does next.
@@ -328,7 +330,7 @@ pub struct Failure {
     /// The class.
     pub code: FailureCode,
     /// A whole sentence for people, with the tail of CRIU's log where that helps.
-    pub message: String,
+    pub message: PeerText,
 }
 
 /// Flows of one anchor.
@@ -340,7 +342,7 @@ pub struct FlowBatch {
     pub flows: Vec<Flow>,
     /// What the source's gateways are in the tunnel, as far as they are the other end of a flow; and
     /// addresses of the destination, if they are.
-    pub stand_ins: Vec<StandIn>,
+    pub stand_ins: Vec<Alias>,
     /// Addresses of the destination that are the other end of a flow: such flows become local there.
     pub at_destination: Vec<IpAddr>,
 }
@@ -397,6 +399,7 @@ pub struct Prepared {
     /// How long the copy's settings and its comparison with the original took, in microseconds.
     pub compare_us: u64,
     /// In what the copy differs from the original, as far as the source has told what that is.
+    #[serde(deserialize_with = "text::differences")]
     pub differences: Vec<Difference>,
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use checkpoint::needs::Needs;
+use engine::needs::Needs;
 use serde::{Deserialize, Serialize};
 
 /// What one peer may do here.

@@ -10,13 +10,13 @@ use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use checkpoint::description::{Description, Filesystem, Mount, Storage};
 use checkpoint::fingerprint::Fingerprint;
 use checkpoint::images::{Chunk, Follower};
 use checkpoint::sockets::{SocketSettings, Value};
 use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::{Kind, Meta, Record, Source, Tasks};
-use netmig::path::{Barrier, Fate};
+use engine::description::{Description, Filesystem, Mount, Storage};
+use netmig::path_trial::{DropRule, Fate};
 use netmig::tunnel::{DirectEnd, HardwareAddress};
 use protocol::message::*;
 use protocol::trust::{Secret, Token, Trust};
@@ -148,7 +148,7 @@ fn messages() -> Vec<Vec<u8>> {
     let record = Record::Data { offset: 4096, bytes: vec![2; 9].into() };
     let flows = vec![netmig::flow::parse(&entry()).unwrap().unwrap()];
     let (here, address) = ("10.88.0.1".parse().unwrap(), "198.18.7.7".parse().unwrap());
-    let stand_ins = vec![netmig::flow::StandIn { here, address }];
+    let stand_ins = vec![netmig::flow::Alias { here, address }];
     let value = Value { option: "TCP_SYNCNT".into(), value: vec![3, 0, 0, 0] };
     let socket =
         SocketSettings { process: 1, descriptor: 3, values: vec![value], groups: Vec::new() };
@@ -193,7 +193,7 @@ fn messages() -> Vec<Vec<u8>> {
         Message::AskPaths(()),
         Message::PathsTried(vec![TriedPath {
             towards: Fate::Arrived,
-            from: Fate::Dropped(Barrier {
+            from: Fate::Dropped(DropRule {
                 family: 1,
                 table: "fw".into(),
                 chain: "guard".into(),
@@ -368,7 +368,7 @@ fn tokens() -> Vec<Vec<u8>> {
 
 fn podman() -> Vec<Vec<u8>> {
     let (config, spec) = metadata();
-    let sample = include_bytes!("../../checkpoint/src/podman/inspect/sample.json");
+    let sample = include_bytes!("../../engine/src/podman/inspect/sample.json");
     let list = br#"[{"Id":"a7","Names":["web"],"Image":"i","Ports":[{"host_ip":"","container_port":
         80,"host_port":8080,"range":2,"protocol":"tcp"}],"Networks":["podman"],"Status":"Up"}]"#;
     let networks = br#"[{"name":"n6","driver":"bridge","network_interface":"podman1",

@@ -7,6 +7,7 @@
 //! one owner for each container          (container_lock)
 //! one interruption at a time            (interrupt_slot)
 //! a process that outlives an agent      (guardian)
+//! what peers say, fit to be shown       (peer_text, log)
 //! ```
 
 pub mod blocker;
@@ -19,5 +20,7 @@ pub mod host;
 pub mod id;
 pub mod interrupt_slot;
 pub mod journal;
+pub mod log;
 pub mod notes;
+pub mod peer_text;
 pub mod private_file;

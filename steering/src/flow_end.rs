@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use checkpoint::podman::Podman;
+use engine::Engine;
 use netmig::flow::{Conntrack, Direction, Flow, Tuple};
 use netmig::netns::Namespace;
 use netmig::sockets;
@@ -39,7 +39,7 @@ pub fn ends(flow: &Flow, container: &MovedContainer) -> Option<FlowEnds> {
 /// When connections cannot be reset, or entries not be removed.
 pub async fn end(
     directories: &Directories,
-    podman: &Podman,
+    engine: &dyn Engine,
     container: &MovedContainer,
     flows: &[Flow],
 ) -> Result<(), Cause> {
@@ -49,7 +49,7 @@ pub async fn end(
         here.filter_map(|flow| ends(flow, container)).map(|ends| (ends.own, ends.far)).collect();
     let mut outcome = Ok(());
     if !here.is_empty() {
-        outcome = reset(podman, &container.id, &here).await;
+        outcome = reset(engine, &container.id, &here).await;
         tokio::time::sleep(RESET).await;
     }
     forget(directories, flows).await?;
@@ -74,11 +74,11 @@ pub async fn forget(directories: &Directories, flows: &[Flow]) -> Result<(), Cau
 
 /// Resets connections of a container that runs here.
 async fn reset(
-    podman: &Podman,
+    engine: &dyn Engine,
     id: &str,
     connections: &[(SocketAddr, SocketAddr)],
 ) -> Result<(), Cause> {
-    let (_, container) = podman.inspect(id).await?;
+    let container = engine.inspect(id).await?;
     let namespace = match &container.netns {
         Some(path) => Namespace::at_path(path)?,
         None => Namespace::of_pid(container.pid)?,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use netmig::flow::{Conntrack, Flow};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
 use protocol::message::{EndFlows, FlowEnds, Message};
@@ -104,7 +104,7 @@ pub async fn run(context: &Context, request: &EndedFlows) -> Result<String, Caus
         let way = way(*peer).await;
         let container_is_here = flows.iter().all(|flow| flow.leads_to(&note.addresses).is_none());
         if container_is_here {
-            flow_end::end(directories, &context.podman, note, flows).await?;
+            flow_end::end(directories, &*context.engine, note, flows).await?;
         }
         let told_by_reset = container_is_here && flows.iter().all(|flow| flow.tcp.is_some());
         if let Err(e) = tell(context, way, *peer, note, flows).await
@@ -117,7 +117,7 @@ pub async fn run(context: &Context, request: &EndedFlows) -> Result<String, Caus
             );
         }
         if !container_is_here {
-            flow_end::end(directories, &context.podman, note, flows).await?;
+            flow_end::end(directories, &*context.engine, note, flows).await?;
         }
         told.push(line);
     }

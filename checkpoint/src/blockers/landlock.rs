@@ -4,10 +4,9 @@
 //! nor pidfd, nor netlink as of 6.18), and CRIU restores none. What can be seen is the bit that a process
 //! without privileges must set before (`no_new_privs`, prctl(2)): a hint, which programs set for seccomp, too.
 
-use super::Finding;
 use super::processes::Processes;
+use super::{Finding, Subject};
 use crate::bundle::Bundle;
-use crate::container::Container;
 
 /// The code of the finding.
 pub const MAYBE_LANDLOCK: &str = "maybe-landlock";
@@ -16,9 +15,9 @@ const VERSION: u32 = 1;
 
 /// Returns a finding where the kernel has Landlock and a process has set the bit although its container does
 /// not.
-pub(super) fn finding(container: &Container, processes: &Processes) -> Option<Finding> {
+pub(super) fn finding(subject: &Subject<'_>, processes: &Processes) -> Option<Finding> {
     let process = processes.all.iter().find(|process| process.no_new_privileges)?;
-    if !is_there() || Bundle::read(&container.bundle).ok()?.no_new_privileges {
+    if !is_there() || Bundle::read(subject.bundle).ok()?.no_new_privileges {
         return None;
     }
     Some(Finding {
@@ -27,13 +26,14 @@ pub(super) fn finding(container: &Container, processes: &Processes) -> Option<Fi
             "process {} ({}) of {} has given up gaining privileges (no_new_privs), and may have restricted itself \
              by Landlock, which the kernel does not tell: CRIU cannot restore such a restriction; if the program \
              does not use Landlock, or may do without, move it with --accept-loss landlock",
-            process.pid, process.name, container.name
+            process.pid, process.name, subject.name
         ),
     })
 }
 
-/// Whether this kernel has Landlock.
-fn is_there() -> bool {
+/// Returns whether this kernel has Landlock, and it is enabled.
+#[must_use]
+pub fn is_there() -> bool {
     let none = std::ptr::null::<libc::c_void>();
     // SAFETY: with this flag the call takes no ruleset and returns a version (landlock_create_ruleset(2)).
     let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0, VERSION) };

@@ -15,7 +15,7 @@ use nix::sys::stat::fstat;
 
 use super::found::Found;
 use super::inodes::{Search, Wanted};
-use super::unix_diag;
+use crate::sockets::unix_diag;
 
 /// What became of the file of a bound socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -45,7 +45,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`Error::Access`].
-    pub(crate) fn rejoin(&self) -> Result<bool, Error> {
+    pub fn rejoin(&self) -> Result<bool, Error> {
         let apart = self.path.join(APART);
         if !apart.exists() {
             return Ok(false);

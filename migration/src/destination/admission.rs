@@ -5,10 +5,9 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
-use checkpoint::container::{is_full_id, is_name};
 use checkpoint::criu;
-use checkpoint::needs::Needs;
-use checkpoint::podman;
+use engine::container::{is_full_id, is_name};
+use engine::needs::Needs;
 use netmig::flow::{Conntrack, Flow, Protocol};
 use netmig::{routing, tunnel};
 use protocol::message::{Offer, Port, Verdict};
@@ -77,7 +76,7 @@ pub async fn look(
     }
     let mut blockers = Vec::new();
     let mut block = |code: &str, message: String| {
-        blockers.push(Blocker { code: code.to_owned(), message });
+        blockers.push(Blocker::new(code, message));
     };
     let here = &host.name;
     let lock = match ContainerLock::begin(&host.directories, &offer.id, &offer.name) {
@@ -101,11 +100,13 @@ pub async fn look(
     if let Err(e) = host::find_program(&offer.runtime) {
         block("runtime-missing", format!("{here}: {e}"));
     }
-    if offer.description.life.init && podman::init().is_none() {
+    if offer.description.life.init
+        && let Some(init) = host.engine.missing_init()
+    {
         block(
             "init-missing",
             format!(
-                "{here} has no catatonit, which is process 1 of {} (--init); install it there",
+                "{here} has no {init}, which is process 1 of {} (--init); install it there",
                 offer.name
             ),
         );
@@ -124,10 +125,8 @@ pub async fn look(
             ),
         );
     }
-    let (name_taken, has_image) = tokio::try_join!(
-        host.podman.has_container(&host.engine, &offer.name),
-        host.podman.has_image(&host.engine, &offer.image.id)
-    )?;
+    let (name_taken, has_image) =
+        tokio::try_join!(host.engine.exists(&offer.name), host.engine.has_image(&offer.image.id))?;
     if name_taken {
         block("name-taken", format!("{here} has a container named {} already", offer.name));
     }
@@ -139,7 +138,7 @@ pub async fn look(
         );
     }
     let (mut chosen, addresses) = before(host, offer)?;
-    let holders = host.podman.holders(&host.engine, &addresses, &offer.id);
+    let holders = host.engine.holders(&addresses, &offer.id).await;
     if offer.any_address && chosen == Addresses::Own && !holders.is_empty() {
         chosen = Addresses::Fresh;
     } else {
@@ -158,12 +157,13 @@ pub async fn look(
             );
         }
     }
+    let engine = host.engine.kind();
     for network in &offer.networks {
-        if !host.podman.has_network(&network.name).await? {
+        if !host.engine.has_network(&network.name).await? {
             block(
                 "network-missing",
                 format!(
-                    "{here} has no network {} of podman's, on which {} is; create it there (podman network \
+                    "{here} has no network {} of {engine}'s, on which {} is; create it there ({engine} network \
                      create), with the same subnet",
                     network.name, offer.name
                 ),
@@ -200,7 +200,7 @@ pub async fn look(
 
 /// This host's addresses, but for those that the source has in the same place: its gateways.
 async fn own_addresses(offer: &Offer) -> Result<Vec<IpAddr>, Cause> {
-    let own = routing::own_addresses().await?.into_iter();
+    let own = routing::host_addresses().await?.into_iter();
     let of_source = |address: &IpAddr| offer.aliases.iter().any(|alias| alias.here == *address);
     Ok(own.filter(|address| !of_source(address)).take(LIMIT).collect())
 }
@@ -279,7 +279,7 @@ fn outside(host: &Host, permissions: &Permissions, offer: &Offer) -> Result<Vec<
     let description = &offer.description;
     if let Err(invalid) = description.validate() {
         let message = format!("{} does not take {}: {invalid}", host.name, offer.name);
-        return Ok(vec![Blocker { code: "setting".to_owned(), message }]);
+        return Ok(vec![Blocker::new("setting", message)]);
     }
     let image = &description.image;
     let same = (&description.id, &description.name, &description.runtime)
@@ -307,7 +307,7 @@ fn refusal(here: &str, container: &str, denied: &Denied) -> Blocker {
     if let Some(option) = denied.remedy() {
         message += &format!("; `agent-server peers allow` on {here} can permit it ({option})");
     }
-    Blocker { code: denied.code().to_owned(), message }
+    Blocker::new(denied.code(), message)
 }
 
 async fn check_criu(
@@ -392,7 +392,7 @@ fn unpublishable(here: &str, port: &Port, error: &io::Error) -> (&'static str, S
 }
 
 /// Whether a port can be published here. Binding it for a moment asks the kernel
-/// itself; a port that podman forwards is bound by conmon or podman, too.
+/// itself; a port that the engine forwards is bound by a process of it, too.
 fn try_port(port: &Port) -> io::Result<()> {
     let address = port.host_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let socket = SocketAddr::new(address, port.host_port);

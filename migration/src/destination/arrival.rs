@@ -15,12 +15,14 @@ use std::time::{Duration, Instant};
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::{Chunk, ImageDir};
-use checkpoint::stage::{Early, Staged};
 use checkpoint::urgency::{MANY_FILES, Urgency};
+use engine::Kind;
+use engine::stage::{PreparedStage, Staged};
+use netmig::container_network::ContainerNetwork;
 use netmig::flow::{self, Flow, Readdressed};
 use netmig::isolation::Port;
-use netmig::peer::PeerNumber;
-use netmig::sandbox::Sandbox;
+use netmig::peer_number::PeerNumber;
+use netmig::routing;
 use protocol::message::{Message, NetworkState, Offer, Prepared, Tree, TunnelEnd};
 use protocol::permissions::Permissions;
 use protocol::wire::Connection;
@@ -39,9 +41,10 @@ use tokio::task::block_in_place;
 use super::addresses::addresses;
 use super::admission::{Addresses, Looked};
 use super::anchors::Anchors;
-use super::early_podman::Expected;
+use super::claimed_flows::Claims;
 use super::image_import;
 use super::incoming::{Incoming, Limits};
+use super::prepared_stage::Expected;
 use super::spool::Spool;
 pub use far_ends::FarEnds;
 use path_trial::Trials;
@@ -54,22 +57,22 @@ use crate::destination::host::Host;
 #[error("the source went back")]
 struct SourceWentBack;
 
-/// podman made a container without something that every container has.
+/// The engine made a container without something that every container has.
 #[derive(Debug, thiserror::Error)]
-#[error("podman staged the container without {0}")]
+#[error("the container was staged without {0}")]
 struct Incomplete(&'static str);
 
-/// podman was killed, or died.
+/// The engine was killed, or died.
 #[derive(Debug, thiserror::Error)]
-#[error("podman ended while the container was being restored")]
-struct EngineGone;
+#[error("{0} ended while the container was being restored")]
+struct EngineGone(Kind);
 
-/// podman would give up before the source could decide.
+/// The engine would give up before the source could decide.
 #[derive(Debug, thiserror::Error)]
 #[error("the container was staged for too long before its interruption came; try again")]
 struct StagedTooLong;
 
-/// How long podman has to have patience once a restore is ordered: the restore, the lease of the copy, and
+/// How long the engine has to wait once a restore is ordered: the restore, the lease of the copy, and
 /// the time that a source has for its last order after the decision.
 const AFTER_RESTORE: Duration =
     Duration::from_secs(deadline::LEASE.as_secs() + deadline::ANSWER.as_secs() + 15);
@@ -100,14 +103,14 @@ pub struct Arrival {
     _guardian: Guardian,
     mtu: u32,
     limits: Limits,
-    staged: Option<Staged>,
+    staged: Option<Box<dyn Staged>>,
     network: Option<Network>,
     cgroup: Option<Cgroup>,
     created: Vec<Flow>,
     paths: Trials,
     far_ends: FarEnds,
     spool: Option<Spool>,
-    early: Option<Early>,
+    prepared: Option<Box<dyn PreparedStage>>,
     place: Option<Place>,
     turn: Option<Turn>,
     urgency: Option<Urgency>,
@@ -121,11 +124,26 @@ pub struct Network {
     /// Its port of the host's bridge.
     pub port: Port,
     /// Its own side.
-    pub sandbox: Sandbox,
+    pub sandbox: ContainerNetwork,
     /// Where its network namespace is.
     pub namespace: PathBuf,
     /// Other containers of its network that it left here and comes back to, with their Ethernet addresses.
     pub here: Vec<(IpAddr, [u8; 6])>,
+}
+
+/// What a prepared copy is made of.
+#[derive(Debug)]
+pub struct Whole {
+    /// The restored container.
+    pub staged: Box<dyn Staged>,
+    /// Its network.
+    pub network: Network,
+    /// Its cgroup, frozen.
+    pub cgroup: Cgroup,
+    /// The journal.
+    pub journal: Journal,
+    /// The largest packet that it may send.
+    pub mtu: u32,
 }
 
 impl Arrival {
@@ -177,7 +195,7 @@ impl Arrival {
             paths: Trials::default(),
             far_ends: FarEnds::default(),
             spool: None,
-            early: None,
+            prepared: None,
             place: None,
             turn: None,
             urgency: None,
@@ -185,9 +203,9 @@ impl Arrival {
         })
     }
 
-    /// Takes over a podman that was started before.
-    pub fn use_early(&mut self, expected: Option<Expected>) {
-        (self.early, self.place) = expected.map(Expected::into_parts).unzip();
+    /// Takes over an engine that was started before.
+    pub fn use_prepared(&mut self, expected: Option<Expected>) {
+        (self.prepared, self.place) = expected.map(Expected::into_parts).unzip();
     }
 
     /// Runs the steps up to the restored, isolated copy.
@@ -287,9 +305,10 @@ impl Arrival {
         images: ImageDir,
     ) -> Result<Option<Prepared>, Cause> {
         let staged = self.staged.as_ref().ok_or(Incomplete("itself"))?;
+        let staged = staged.container();
         let begin_by = staged.expires.checked_sub(AFTER_RESTORE).ok_or(StagedTooLong)?;
-        let mut trees: Vec<(Tree, &Path)> = vec![(Tree::Root, &staged.bundle.root)];
-        trees.extend(staged.bundle.shm.as_deref().map(|shm| (Tree::SharedMemory, shm)));
+        let mut trees: Vec<(Tree, &Path)> = vec![(Tree::Root, &staged.root)];
+        trees.extend(staged.shm.as_deref().map(|shm| (Tree::SharedMemory, shm)));
         let criu_config = ConfigDir::create(&self.work.join("criu"), &Options::restore())?;
         let mut incoming = Incoming::open(&images, self.limits, &trees, &staged.log)?;
         let mut is_ready = false;
@@ -303,12 +322,16 @@ impl Arrival {
         }
         let others = OfOthers::read(&self.host.directories, &self.offer.id)?;
         let addresses = addresses(&self.offer);
+        let here = routing::host_addresses().await?;
+        let claims = Claims::new(self.host, self.offer.id.clone(), self.addresses(), here)?;
         let mut files = 0;
         let manifest = loop {
             let step = match self.next_before(connection, begin_by).await {
                 Ok(Message::Unstage(())) => {
-                    // What was made for flows is made for this container's next attempt.
+                    // The container may have other addresses when it is staged again.
+                    self.created = std::mem::take(&mut incoming.created);
                     drop(incoming);
+                    block_in_place(|| self.forget_flows())?;
                     return self.unstage(connection).await.map(|()| None);
                 }
                 Ok(Message::Chunks(chunks)) => {
@@ -336,8 +359,9 @@ impl Arrival {
                         let (stand_ins, readdressed) =
                             (&batch.stand_ins[..], &self.readdressed[..]);
                         let udp_timeout = flow::udp_timeout();
-                        let arrival = flow::Arrival { hop, stand_ins, readdressed, udp_timeout };
-                        incoming.flows(&batch, &addresses, &arrival)
+                        let arrival =
+                            flow::Relocation { hop, aliases: stand_ins, readdressed, udp_timeout };
+                        incoming.flows(&batch, &addresses, &arrival, &claims)
                     }),
                     Err(cause) => Err(cause),
                 },
@@ -373,7 +397,7 @@ impl Arrival {
         self.restore(connection, &images, &criu_config, &settings, ordered).await.map(Some)
     }
 
-    /// The next message, if it comes before podman would give up what is staged.
+    /// The next message, if it comes before the engine would give up what is staged.
     async fn next_before(
         &self,
         connection: &mut Connection,
@@ -416,9 +440,10 @@ impl Arrival {
     }
 
     /// What a copy is made of, once it is prepared; `None` before. The rest goes with it.
-    pub fn take_prepared(&mut self) -> Option<(Staged, Network, Cgroup, Journal, u32)> {
+    pub fn take_prepared(&mut self) -> Option<Whole> {
         let (staged, network) = (self.staged.take()?, self.network.take()?);
-        Some((staged, network, self.cgroup.take()?, self.journal.take()?, self.mtu))
+        let (cgroup, journal) = (self.cgroup.take()?, self.journal.take()?);
+        Some(Whole { staged, network, cgroup, journal, mtu: self.mtu })
     }
 
     /// Removes everything that was made for this migration; what cannot be removed is logged and
@@ -434,7 +459,7 @@ impl Arrival {
     }
 
     /// The same for a copy that owns the stage and the journal; `false` if something is left.
-    pub async fn clean(&mut self, staged: Option<Staged>) -> bool {
+    pub async fn clean(&mut self, staged: Option<Box<dyn Staged>>) -> bool {
         let mut clean = true;
         self.paths.end();
         let migration = self.offer.migration;
@@ -445,8 +470,8 @@ impl Arrival {
             }
             result.is_ok()
         };
-        if let Some(early) = self.early.take() {
-            early.abandon().await;
+        if let Some(prepared) = self.prepared.take() {
+            prepared.abandon().await;
         }
         let gone = match staged {
             Some(staged) => note(staged.abort().await.map_err(Into::into)),

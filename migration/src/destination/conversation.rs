@@ -10,17 +10,18 @@ use state::deadline;
 
 use crate::destination::anchor_role;
 use crate::destination::decision::resume;
-use crate::destination::early_podman::{Expected, abandon};
 use crate::destination::end_flows;
 use crate::destination::host::Host;
 use crate::destination::lease::Copies;
 use crate::destination::offer;
+use crate::destination::prepared_stage::{Expected, abandon};
 
 /// Holds one conversation with a paired host to its end.
 pub async fn converse(copies: &'static Copies, connection: &mut Connection) -> Result<(), Cause> {
     let host = copies.host();
     expect!(connection, deadline::CONNECT, Hello)?;
-    let ours = Hello { name: host.name.clone(), software: env!("CARGO_PKG_VERSION").to_owned() };
+    let ours =
+        Hello { name: host.name.as_str().into(), software: env!("CARGO_PKG_VERSION").into() };
     connection.send(&Message::Hello(ours)).await?;
     let mut expected = None;
     let mut first = connection.receive(deadline::ANSWER).await?;
@@ -43,7 +44,8 @@ pub async fn converse(copies: &'static Copies, connection: &mut Connection) -> R
         Message::Offer(_) if host.is_stopping() => {
             let failure = Failure {
                 code: FailureCode::Stopping,
-                message: format!("agent-server on {} is stopping; try again later", host.name),
+                message: format!("agent-server on {} is stopping; try again later", host.name)
+                    .into(),
             };
             Ok(connection.send(&Message::Failure(failure)).await?)
         }
@@ -99,7 +101,8 @@ async fn offered(
                 "{0} does not let this host move containers there: run agent-server invite on {0}, \
                  and agent-client join TOKEN here",
                 host.name
-            ),
+            )
+            .into(),
         };
         connection.send(&Message::Failure(failure)).await?;
         return Err(NotASource.into());

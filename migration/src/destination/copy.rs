@@ -1,29 +1,30 @@
 //! A prepared copy: restored, whole, frozen, and cut off from every network.
 
 use checkpoint::cgroup::Cgroup;
-use checkpoint::stage::Staged;
+use engine::Kind;
+use engine::stage::Staged;
 use ownership::destination::{Holding, after_removal};
 use protocol::message::Finished;
 use state::cause::{Cause, chain};
 use state::journal::{Journal, Record};
 use tokio::task::block_in_place;
 
-use super::arrival::{Arrival, Network};
-use netmig::sandbox::Others;
-use netmig::sockets::room;
+use super::arrival::{Arrival, Network, Whole};
+use netmig::container_network::SiblingAddresses;
+use netmig::sockets::receive_buffers;
 
 /// A copy that waits for its source's decision. Either [`Copy::activate`] makes it the container,
 /// or [`Copy::remove`] removes it.
 #[derive(Debug)]
 pub struct Copy {
     arrival: Arrival,
-    staged: Staged,
+    staged: Box<dyn Staged>,
     network: Network,
     /// Frozen until the activation.
     cgroup: Cgroup,
     journal: Journal,
     mtu: u32,
-    others: Others,
+    others: SiblingAddresses,
     /// Whether the journal says that it is the container.
     was_activated: bool,
 }
@@ -31,7 +32,7 @@ pub struct Copy {
 impl Copy {
     /// Takes over what an arrival has made; `None` if it is not complete.
     pub async fn of(mut arrival: Arrival) -> Option<Self> {
-        let (staged, network, cgroup, journal, mtu) = arrival.take_prepared()?;
+        let Whole { staged, network, cgroup, journal, mtu } = arrival.take_prepared()?;
         // A socket that was restored stays at its smallest segment size until the MTU of its route
         // changes; and no packet that the container sends may be too large for the tunnel.
         if let Err(e) = network.sandbox.set_route_mtu(mtu) {
@@ -39,9 +40,14 @@ impl Copy {
         }
         let others = arrival.others(&network).await.unwrap_or_else(|e| {
             tracing::warn!("{}: {}", arrival.offer().migration, chain(e.as_ref()));
-            Others::default()
+            SiblingAddresses::default()
         });
         Some(Self { arrival, staged, network, cgroup, journal, mtu, others, was_activated: false })
+    }
+
+    /// Returns the engine that is to run it.
+    pub fn engine(&self) -> Kind {
+        self.arrival.host().engine.kind()
     }
 
     /// The container's ID.
@@ -49,7 +55,7 @@ impl Copy {
         &self.arrival.offer().id
     }
 
-    /// Whether it can become the container still: whoever is to run it is there.
+    /// Whether it can become the container still: the engine that is to run it is there.
     pub fn is_whole(&self) -> bool {
         self.staged.is_awaited()
     }
@@ -81,7 +87,7 @@ impl Copy {
         Ok(())
     }
 
-    /// Hands the container over to podman and removes what the migration needed. The journal is
+    /// Hands the container over to the engine and removes what the migration needed. The journal is
     /// kept as the memory of it.
     pub async fn finish(mut self) -> Result<Finished, Cause> {
         // Flows come home whether they can be noted or not.
@@ -107,7 +113,11 @@ impl Copy {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
         self.journal.archive(&self.arrival.host().directories.state)?;
-        Ok(Finished { pid, full_buffers: room::full_buffers(pid).unwrap_or(0), local })
+        Ok(Finished {
+            pid,
+            full_buffers: receive_buffers::dropped_datagrams(pid).unwrap_or(0),
+            local,
+        })
     }
 
     /// Removes the copy and everything made for it; returns what this host holds of it then. What cannot be

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use engine::Kind;
 use ownership::destination::{Holding, Order, Reply};
 use protocol::expect;
 use protocol::message::{Message, MigrationId};
@@ -32,10 +33,10 @@ const MOST_ASKED: usize = 200;
 #[error("the copy cannot be decided about now; see the log of agent-server")]
 struct Undecided;
 
-/// The copy is audible, but podman does not run it.
+/// The copy is audible, but its engine does not run it.
 #[derive(Debug, thiserror::Error)]
-#[error("podman has not taken the container over yet; see the log of agent-server")]
-struct NotHandedOver;
+#[error("{0} has not taken the container over yet; see the log of agent-server")]
+struct NotHandedOver(Kind);
 
 /// Keeps a copy until its source decides, for as long as its lease.
 pub fn keep(copies: &'static Copies, migration: MigrationId, source: HostId, copy: Copy) {
@@ -151,7 +152,7 @@ async fn commit(
     mut copy: Copy,
 ) -> Result<(), Cause> {
     if !copy.is_whole() {
-        tracing::error!("{migration}: podman has died; removing the copy");
+        tracing::error!("{migration}: {} has died; removing the copy", copy.engine());
         return match copies.dispose(migration, copy).await {
             Holding::Nothing => Ok(connection.send(&Message::Failure(unknown(migration))).await?),
             Holding::Lost => Ok(connection.send(&Message::Failure(lost(migration))).await?),
@@ -254,7 +255,7 @@ async fn confirm(
             return await_end(copies, connection, migration).await;
         }
         if Instant::now() >= give_up_at {
-            return give_up(connection, NotHandedOver.into()).await;
+            return give_up(connection, NotHandedOver(copies.host().engine.kind()).into()).await;
         }
         tokio::time::sleep(BUSY_PAUSE).await;
     }

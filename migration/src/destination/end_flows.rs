@@ -58,6 +58,6 @@ async fn end(host: &Host, connection: &Connection, order: &EndFlows) -> Result<u
         return Ok(0);
     }
     tracing::info!("{} of {}: {} flows are ended", order.id, connection.host(), flows.len());
-    flow_end::end(&host.directories, &host.podman, &container, &flows).await?;
+    flow_end::end(&host.directories, &*host.engine, &container, &flows).await?;
     Ok(flows.len() as u64)
 }

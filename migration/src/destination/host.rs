@@ -1,10 +1,11 @@
 //! What this host has for every conversation.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use checkpoint::podman::{Info, Podman};
-use netmig::sockets::room;
+use engine::Engine;
+use netmig::sockets::receive_buffers;
 use protocol::message::{Finished, MigrationId};
 use protocol::trust::{Peers, Trust};
 use state::cause::Cause;
@@ -25,10 +26,8 @@ pub struct Host {
     pub name: String,
     /// Whom it is paired with.
     pub peers: Peers,
-    /// The engine.
-    pub podman: Podman,
-    /// The engine's configuration, as it was when this agent started.
-    pub engine: Info,
+    /// The engine, with its configuration as it was when this agent started.
+    pub engine: Arc<dyn Engine>,
     /// How this program is started in the background.
     pub background: Background,
     /// The program that stands in for the OCI runtime while a container is staged.
@@ -44,17 +43,16 @@ impl Host {
     pub async fn open(
         directories: Directories,
         trust: Trust,
+        engine: Arc<dyn Engine>,
         background: Background,
     ) -> Result<Self, Cause> {
         directories.create()?;
-        let podman = Podman::default();
-        let engine = podman.info().await?;
+        engine.keep_configuration().await?;
         Ok(Self {
             directories,
             id: trust.identity.fingerprint().host(),
             peers: trust.peers,
             name: state::host::name(),
-            podman,
             engine,
             background,
             shim: state::host::find_shim()?,
@@ -62,12 +60,12 @@ impl Host {
         })
     }
 
-    /// The end of an arrival, if podman runs its container.
+    /// The end of an arrival, if the engine runs its container.
     pub fn handed_over(&self, migration: MigrationId) -> Result<Option<Finished>, journal::Error> {
         let records = journal::archived(&self.directories.state, migration)?.unwrap_or_default();
         Ok(records.iter().rev().find_map(|record| match record {
             Record::HandedOver { pid, local } => {
-                let full_buffers = room::full_buffers(*pid).unwrap_or(0);
+                let full_buffers = receive_buffers::dropped_datagrams(*pid).unwrap_or(0);
                 Some(Finished { pid: *pid, full_buffers, local: local.clone() })
             }
             _ => None,

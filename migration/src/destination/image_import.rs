@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::destination::host::Host;
 
-/// Bytes that may wait between the connection and podman.
+/// Bytes that may wait between the connection and the engine.
 const BUFFER: usize = 1024 * 1024;
 
 /// The archive did not hold the image that was announced.
@@ -59,30 +59,30 @@ pub async fn store(
         drop(writer);
         Ok::<_, Cause>(())
     };
-    let before = host.podman.image_names().await?;
-    let load = async { Ok::<_, Cause>(host.podman.load(&mut reader).await?) };
+    let before = host.engine.image_names().await?;
+    let load = async { Ok::<_, Cause>(host.engine.load_image(&mut reader).await?) };
     tokio::try_join!(receive, load)?;
     put_names_back(host, &before).await?;
-    if !host.podman.has_image(&host.engine, &image.id).await? {
+    if !host.engine.has_image(&image.id).await? {
         return Err(WrongImage { name: image.name.clone(), id: image.id.clone() }.into());
     }
     // A name of this host's keeps its image.
-    if host.podman.image_id(&host.engine, &image.name).await?.is_none() {
-        host.podman.tag(&image.id, &image.name).await?;
+    if host.engine.image_id(&image.name).await?.is_none() {
+        host.engine.tag_image(&image.id, &image.name).await?;
     }
     Ok(connection.send(&Message::ImageStored(())).await?)
 }
 
-/// podman gives an image all names that its archive claims, and takes them from others. They are put
+/// An engine gives an image all names that its archive claims, and takes them from others. They are put
 /// back, and the archive is refused: an image that was saved by its ID has no names.
 async fn put_names_back(host: &Host, before: &BTreeMap<String, String>) -> Result<(), Cause> {
-    let after = host.podman.image_names().await?;
+    let after = host.engine.image_names().await?;
     let mut claimed = Vec::new();
     for (name, id) in &after {
         match before.get(name) {
             Some(old) if old == id => continue,
-            Some(old) => host.podman.tag(old, name).await?,
-            None => host.podman.untag(id, name).await?,
+            Some(old) => host.engine.tag_image(old, name).await?,
+            None => host.engine.untag_image(id, name).await?,
         }
         claimed.push(name.clone());
     }

@@ -12,8 +12,8 @@ use crate::destination::admission;
 use crate::destination::arrival::Arrival;
 use crate::destination::copy::Copy;
 use crate::destination::decision::{decide, keep};
-use crate::destination::early_podman::{Expected, abandon};
 use crate::destination::lease::Copies;
+use crate::destination::prepared_stage::{Expected, abandon};
 use crate::destination::refusal::give_up;
 
 /// Bytes of files whose first pass takes its time as well.
@@ -43,7 +43,7 @@ pub async fn receive(
     };
     let verdict = &looked.verdict;
     let refused = !verdict.blockers.is_empty();
-    // An image takes its time, and podman would take up its place meanwhile.
+    // An image takes its time, and the stage would take up its place meanwhile.
     let is_wanted = !refused && !verdict.image_missing && offer.disk <= LARGE;
     for blocker in &verdict.blockers {
         tracing::info!("{migration}: refused: {} ({})", blocker.message, blocker.code);
@@ -82,7 +82,7 @@ pub async fn receive(
             return give_up(connection, cause).await;
         }
     };
-    arrival.use_early(expected);
+    arrival.use_prepared(expected);
     let (copy, prepared) = match arrival.proceed(connection, tunnel).await {
         Ok(prepared) => (Copy::of(arrival).await, prepared),
         Err(cause) => {

@@ -1,12 +1,13 @@
 //! Why not, in the protocol's terms.
 
+use engine::stage;
 use protocol::message::{Failure, FailureCode, Message, MigrationId};
 use protocol::wire::{self, Connection};
 use state::cause::{Cause, chain};
 
 /// Tells the source why, and the log as well.
 pub async fn give_up(connection: &mut Connection, cause: Cause) -> Result<(), Cause> {
-    let failure = Failure { code: code(&cause), message: chain(cause.as_ref()) };
+    let failure = Failure { code: code(&cause), message: chain(cause.as_ref()).into() };
     // The source may be the reason; then there is nobody to tell.
     let _ = connection.send(&Message::Failure(failure)).await;
     Err(cause)
@@ -14,7 +15,6 @@ pub async fn give_up(connection: &mut Connection, cause: Cause) -> Result<(), Ca
 
 /// The class of a failure.
 fn code(cause: &Cause) -> FailureCode {
-    use checkpoint::stage;
     if matches!(cause.downcast_ref(), Some(stage::Error::Conflict { .. })) {
         FailureCode::Conflict
     } else if let Some(error) = cause.downcast_ref::<wire::Error>() {
@@ -34,7 +34,8 @@ pub fn lost(migration: MigrationId) -> Failure {
         message: format!(
             "the copy of migration {migration} ran on this host, and is gone; what it has told others since \
              the move is lost"
-        ),
+        )
+        .into(),
     }
 }
 
@@ -42,7 +43,7 @@ pub fn lost(migration: MigrationId) -> Failure {
 pub fn not_allowed(migration: MigrationId) -> Failure {
     Failure {
         code: FailureCode::NotAllowed,
-        message: format!("migration {migration} is not one of yours"),
+        message: format!("migration {migration} is not one of yours").into(),
     }
 }
 
@@ -52,6 +53,7 @@ pub fn unknown(migration: MigrationId) -> Failure {
         code: FailureCode::Unknown,
         message: format!(
             "this host holds no copy of migration {migration}: it was undone or never came"
-        ),
+        )
+        .into(),
     }
 }

@@ -4,7 +4,7 @@
 //! ```text
 //! last record    what is done (ownership::destination::recovery)
 //! Arrival        undo: the copy is frozen and cut off, nobody heard it; its source hears that none exists
-//! Activated      it is the container: podman takes it over, while its shim still waits; a copy
+//! Activated      it is the container: the engine takes it over, while its shim still waits; a copy
 //!                that is gone is remembered as lost
 //! HandedOver     the same: the journal goes to the archive
 //! ```
@@ -15,16 +15,16 @@
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::cgroup::Cgroup;
-use checkpoint::podman::Podman;
-use checkpoint::stage::{self, Staged};
+use engine::{Engine, Kind};
+use netmig::container_network::{ContainerNetwork, SiblingAddresses};
 use netmig::flow::{Conntrack, Flow};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
-use netmig::peer::PeerNumber;
-use netmig::sandbox::{Others, Sandbox};
+use netmig::peer_number::PeerNumber;
 use netmig::table::Table;
 use ownership::destination::{Found, Recovery, recovery};
 use state::cause::{Cause, chain};
@@ -37,7 +37,7 @@ use steering::peer_numbers::{self, HostId};
 use steering::port_forward::{self, Note};
 use steering::tunnels::{self, Claim, SteeringLock};
 
-use crate::destination::early_podman::sweep;
+use crate::destination::prepared_stage::sweep;
 use crate::destination::spool;
 use crate::destination::work_directory::{STAGE, tidy};
 
@@ -75,36 +75,39 @@ const PERSISTENCE: Duration = Duration::from_secs(3600);
 /// How long another agent may keep the container's lock.
 const LOCK: Duration = Duration::from_secs(20);
 
-/// It is not known whether podman runs the container.
+/// It is not known whether the engine runs the container.
 #[derive(Debug, thiserror::Error)]
-#[error("podman does not say whether it runs the container; it is asked again")]
-struct Unclear;
+#[error("{0} does not say whether it runs the container; it is asked again")]
+struct Unclear(Kind);
 
 /// The container has no such thing.
 #[derive(Debug, thiserror::Error)]
 #[error("the copy has no {0}")]
 struct Lacking(&'static str);
 
-/// What is needed to settle arrivals. Not podman's configuration: to tell it podman would wait for
-/// the containers that are still staged.
+/// What is needed to settle arrivals. The engine's configuration is not asked for beforehand: to tell it, podman
+/// would wait for the containers that are still staged.
 struct Scene<'a> {
     directories: &'a Directories,
-    podman: &'a Podman,
+    engine: &'a dyn Engine,
 }
 
 /// Settles every arrival that was left. What cannot be settled is logged, and tried again at the next
 /// start.
-pub async fn run(directories: &Directories, podman: &Podman) -> Result<(), journal::Error> {
-    settle_all(directories, podman, journal::unfinished(&directories.state)?).await;
-    sweep(directories);
+pub async fn run(
+    directories: &Directories,
+    engine: &Arc<dyn Engine>,
+) -> Result<(), journal::Error> {
+    settle_all(directories, &**engine, journal::unfinished(&directories.state)?).await;
+    sweep(directories, engine);
     Ok(())
 }
 
-/// Settles the arrival of one journal, and tries again what a full disk or a busy podman forbids.
-pub async fn guard(directories: &Directories, podman: &Podman, path: PathBuf) {
+/// Settles the arrival of one journal, and tries again what a full disk or a busy engine forbids.
+pub async fn guard(directories: &Directories, engine: &dyn Engine, path: PathBuf) {
     let give_up = Instant::now() + PERSISTENCE;
     loop {
-        settle_all(directories, podman, vec![path.clone()]).await;
+        settle_all(directories, engine, vec![path.clone()]).await;
         if !path.exists() || Instant::now() >= give_up {
             return;
         }
@@ -113,8 +116,8 @@ pub async fn guard(directories: &Directories, podman: &Podman, path: PathBuf) {
 }
 
 /// Settles the arrivals of some journals, as far as nobody is at work on them.
-async fn settle_all(directories: &Directories, podman: &Podman, journals: Vec<PathBuf>) {
-    let scene = Scene { directories, podman };
+async fn settle_all(directories: &Directories, engine: &dyn Engine, journals: Vec<PathBuf>) {
+    let scene = Scene { directories, engine };
     let mut activated = Vec::new();
     let mut others = Vec::new();
     for path in journals {
@@ -129,7 +132,7 @@ async fn settle_all(directories: &Directories, podman: &Podman, journals: Vec<Pa
         }
     }
     // The patience of a shim is short, so those that wait for their container to be taken over come
-    // first; podman can tell of the others once no container is staged any more.
+    // first; the engine can tell of the others once no container is staged any more.
     for (arrived, journal) in activated {
         let lock = match arrived.lock(&scene).await {
             Ok(lock) => lock,
@@ -189,12 +192,11 @@ impl Arrived {
         Ok(ContainerLock::settle(run, &self.container, &self.name, LOCK).await?)
     }
 
-    /// Takes a copy that is still staged over, and lets podman have it; gives its first process.
+    /// Takes a copy that is still staged over, and lets the engine have it; gives its first process.
     async fn take_over(&self, scene: &Scene<'_>) -> Result<i32, Cause> {
         let work = scene.directories.migration(self.migration).join(STAGE);
-        let podman = scene.podman.clone();
-        let mut staged =
-            Staged::resume(podman, &self.container, &self.name, &work, TAKE_OVER).await?;
+        let (id, name) = (&self.container, &self.name);
+        let mut staged = scene.engine.resume_stage(id, name, &work, TAKE_OVER).await?;
         let pid = staged.restored().ok_or(Lacking("processes"))?.pid;
         staged.keep().await?;
         self.set_going(scene, pid)?;
@@ -228,17 +230,17 @@ impl Arrived {
                 journal.append(&Record::Lost)?;
                 Ok(journal.archive(&scene.directories.state)?)
             }
-            Recovery::TakeOver | Recovery::Wait => Err(Unclear.into()),
+            Recovery::TakeOver | Recovery::Wait => Err(Unclear(scene.engine.kind()).into()),
         }
     }
 
-    /// What became of the copy, and its first process if podman runs it. A container that podman has taken over
+    /// What became of the copy, and its first process if the engine runs it. A container that it has taken over
     /// and that does not run any more has ended here, as any other: by itself, or with the host.
     async fn look(&self, scene: &Scene<'_>) -> (Found, Option<i32>) {
         let looked = async {
             let pid = self.runs(scene).await?;
-            let is_podmans = pid.is_some() || scene.podman.is_restored(&self.container).await?;
-            Ok::<_, Cause>((if is_podmans { Found::Engine } else { Found::Gone }, pid))
+            let is_engines = pid.is_some() || scene.engine.is_restored(&self.container).await?;
+            Ok::<_, Cause>((if is_engines { Found::Engine } else { Found::Gone }, pid))
         };
         looked.await.unwrap_or_else(|e| {
             tracing::warn!("{}: {}", self.migration, chain(e.as_ref()));
@@ -246,19 +248,19 @@ impl Arrived {
         })
     }
 
-    /// The container's first process, if podman runs it.
+    /// The container's first process, if the engine runs it.
     async fn runs(&self, scene: &Scene<'_>) -> Result<Option<i32>, Cause> {
-        if !scene.podman.exists(&self.container).await? {
+        if !scene.engine.exists(&self.container).await? {
             return Ok(None);
         }
-        let (_, container) = scene.podman.inspect(&self.container).await?;
+        let container = scene.engine.inspect(&self.container).await?;
         Ok(Some(container.pid).filter(|pid| *pid > 1))
     }
 
     /// Makes the copy audible and lets it run, should that not have happened.
     fn set_going(&self, scene: &Scene<'_>, pid: i32) -> Result<(), Cause> {
         let namespace = Namespace::of_pid(pid)?;
-        let sandbox = Sandbox::open(&namespace)?;
+        let sandbox = ContainerNetwork::open(&namespace)?;
         let interface = sandbox.interfaces().first().ok_or(Lacking("interface"))?;
         let port = Port::of_container(&namespace, &interface.name)?;
         port.unblock()?;
@@ -266,7 +268,8 @@ impl Arrived {
         let detours = note.into_iter().flat_map(|note| note.detours);
         let of_this = detours.filter(|detour| is_same(&detour.namespace, pid));
         let left = of_this.map(|detour| detour.towards).collect();
-        sandbox.seed_neighbours(&port, &Others { left, ..Others::default() })?;
+        sandbox
+            .seed_neighbours(&port, &SiblingAddresses { left, ..SiblingAddresses::default() })?;
         Ok(Cgroup::of_pid(pid, &self.container)?.resume()?)
     }
 
@@ -281,7 +284,7 @@ impl Arrived {
         // Packets that the source's hold let go before are not waited for: it died with its process
         // or has been released long ago.
         if let Some(anchor) = peer_numbers::find_number(&scene.directories.state, self.source)? {
-            Conntrack::open()?.lead(&self.addresses, anchor, None)?;
+            Conntrack::open()?.redirect(&self.addresses, anchor, None)?;
         }
         let others = moved_containers::rejoin(scene.directories, &self.container).await?;
         moved_containers::forget_between(&self.addresses, &others)?;
@@ -292,7 +295,12 @@ impl Arrived {
         tidy(&scene.directories.migration(self.migration))?;
         spool::remove(scene.directories, self.migration)?;
         journal.archive(&scene.directories.state)?;
-        tracing::info!("{}: container {} is podman's now", self.migration, self.name);
+        tracing::info!(
+            "{}: container {} is {}'s now",
+            self.migration,
+            self.name,
+            scene.engine.kind()
+        );
         Ok(())
     }
 
@@ -300,8 +308,8 @@ impl Arrived {
     fn remove_rules(&self) -> Result<(), Cause> {
         let tag = self.migration.to_string().parse()?;
         let mut table = Table::open()?;
-        table.remove_late(&tag)?;
-        Ok(table.end_catch(&tag)?)
+        table.remove_notrack(&tag)?;
+        Ok(table.remove_path_trial(&tag)?)
     }
 
     /// Keeps the tunnel to the source until third hosts lead their flows past it.
@@ -320,7 +328,7 @@ impl Arrived {
     async fn undo(&self, scene: &Scene<'_>) -> Result<(), Cause> {
         let work = scene.directories.migration(self.migration);
         let work_of_stage = work.join(STAGE);
-        stage::abort_by_id(scene.podman, &self.container, &work_of_stage, self.began).await?;
+        scene.engine.abort_stage(&self.container, &work_of_stage, self.began).await?;
         let hops = self.hops(scene)?;
         let mut conntrack = Conntrack::open()?;
         let made: Vec<Flow> = conntrack

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use netmig::flow::Flow;
-use netmig::peer::PeerNumber;
+use netmig::flow::{Direction, Flow};
+use netmig::peer_number::PeerNumber;
 use protocol::message::Rehome;
 use state::cause::{Cause, chain};
 use state::deadline;
@@ -27,6 +27,8 @@ use crate::report::{ContainerName, FlowCount, NewAddress, Outcome, Parts, Report
 
 /// How long after flows were led past this host their last packets may still come through it.
 const LAST_PACKETS: Duration = Duration::from_secs(1);
+/// Most connections that a sentence names.
+const NAMED: usize = 5;
 
 /// An original that will never run again.
 pub struct Completion<'a> {
@@ -46,7 +48,11 @@ pub struct Completion<'a> {
 }
 
 /// What CRIU does not carry of the container's sockets: a sentence for each kind that there was.
-fn lost_with_the_original(progress: &Progress) -> Vec<String> {
+fn lost_with_the_original(
+    progress: &Progress,
+    flows: &[Flow],
+    container: &[IpAddr],
+) -> Vec<String> {
     let mut lost = Vec::new();
     if progress.undrained > 0 {
         lost.push(format!(
@@ -56,13 +62,32 @@ fn lost_with_the_original(progress: &Progress) -> Vec<String> {
     }
     if progress.half_open > 0 {
         lost.push(format!(
-            "{} TCP connections were still being set up {} s after new ones had begun to wait; a far end that \
+            "{} TCP connections were still being set up {} s after new ones had begun to wait{}; a far end that \
              completes one is reset",
             progress.half_open,
-            deadline::BACKLOG.as_secs()
+            deadline::BACKLOG.as_secs(),
+            half_open(flows, container)
         ));
     }
     lost
+}
+
+/// Names the connections to a container whose handshake is not complete, as far as conntrack has them.
+fn half_open(flows: &[Flow], container: &[IpAddr]) -> String {
+    /// `TCP_CONNTRACK_SYN_RECV`: the container has answered, and the far end has not.
+    const SYN_RECV: u8 = 2;
+    let is_half_open = |flow: &&Flow| {
+        flow.tcp.is_some_and(|tcp| tcp.state == SYN_RECV)
+            && flow.direction(container) == Some(Direction::Inbound)
+    };
+    let ends: Vec<String> =
+        flows.iter().filter(is_half_open).map(|flow| flow.original.to_string()).collect();
+    let named = ends.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match ends.len() {
+        0 => String::new(),
+        all if all > NAMED => format!(", among them {named}"),
+        _ => format!(": {named}"),
+    }
 }
 
 impl<'a> Completion<'a> {
@@ -93,7 +118,7 @@ impl<'a> Completion<'a> {
             interruption_ms: span(progress.began, acknowledged),
             held_packets,
             audible: Instant::now(),
-            lost: lost_with_the_original(&progress),
+            lost: lost_with_the_original(&progress, &flows, &migration.plan.addresses),
             warnings: migration.plan.warnings.clone(),
             leftovers,
             local: Vec::new(),
@@ -273,5 +298,42 @@ impl<'a> Completion<'a> {
             lost: self.lost,
             warnings: self.warnings,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netmig::flow::{Protocol, TcpState, Tuple, Zone};
+
+    use super::*;
+
+    #[test]
+    fn handshakes_that_are_not_complete_are_named() {
+        let container = ["10.88.0.2".parse().unwrap()];
+        let tuple = |source: &str, source_port, destination: &str, destination_port| Tuple {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            source_port,
+            destination_port,
+        };
+        let flow = |port: u16, state: u8| Flow {
+            protocol: Protocol::Tcp,
+            original: tuple("192.0.2.3", port, "192.0.2.1", 8080),
+            reply: tuple("10.88.0.2", 80, "192.0.2.3", port),
+            status: 0,
+            timeout: 60,
+            mark: 0,
+            zone: Zone::default(),
+            tcp: Some(TcpState { state, scales: [7, 7], flags: [0, 0] }),
+        };
+        let one = [flow(5000, 3), flow(5001, 2)];
+        assert_eq!(half_open(&one, &container), ": 192.0.2.3:5001 > 192.0.2.1:8080");
+        assert_eq!(half_open(&one[..1], &container), "");
+        let many: Vec<Flow> = (5000..5009).map(|port| flow(port, 2)).collect();
+        let told = half_open(&many, &container);
+        assert!(
+            told.starts_with(", among them 192.0.2.3:5000") && !told.contains("5005"),
+            "{told}"
+        );
     }
 }

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use checkpoint::criu::ConfigDir;
 use checkpoint::images::{ImageDir, Manifest};
 use checkpoint::urgency::Urgency;
-use netmig::beside::Detour;
-use netmig::flow::{Conntrack, Flow, StandIn};
-use netmig::hold::{Hold, Outlet, Pace, PreparedHold};
+use netmig::flow::{Alias, Conntrack, Flow};
+use netmig::hold::{Egress, Hold, Pace, PreparedHold};
+use netmig::siblings::Detour;
 use netmig::sockets::{Backlogs, TcpSockets, UdpQueues};
 use netmig::tunnel;
 use protocol::expect;
@@ -66,8 +66,8 @@ pub struct Interruption<'a> {
     blocked: bool,
     dump: Option<JoinHandle<Result<EndedDump, checkpoint::runtime::Error>>>,
     flows: Vec<Flow>,
-    stand_ins: Vec<StandIn>,
-    far_ends: Vec<StandIn>,
+    stand_ins: Vec<Alias>,
+    far_ends: Vec<Alias>,
     marked: bool,
     progress: Progress,
 }
@@ -280,7 +280,7 @@ impl<'a> Interruption<'a> {
         let Some(hold) = self.hold.take() else { return Ok(0) };
         let tunnel = self.marked.then(|| self.migration.plan.link.peer.interface());
         let release = move || {
-            let outlet = tunnel.and_then(|interface| Outlet::open(&interface).ok());
+            let outlet = tunnel.and_then(|interface| Egress::open(&interface).ok());
             hold.release(Pace::default(), outlet)
         };
         let report = spawn_blocking(release).await??;

@@ -4,19 +4,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use checkpoint::podman::Holder;
+use engine::Holder;
 
-/// The network of containers that have asked for none.
-const DEFAULT_NETWORK: &str = "podman";
 /// Containers that are named one by one.
 const MOST_NAMED: usize = 10;
 
 /// Returns a sentence for each network with other containers that have something to do with this one: they talk
-/// to it, by `talking` addresses, or somebody has made a network for them together.
-pub fn warnings(container: &str, others: &[Holder], talking: &BTreeSet<IpAddr>) -> Vec<String> {
+/// to it, by `talking` addresses, or somebody has made a network for them together. `default` is the network of
+/// containers that have asked for none.
+pub fn warnings(
+    container: &str,
+    others: &[Holder],
+    talking: &BTreeSet<IpAddr>,
+    default: &str,
+) -> Vec<String> {
     let mut networks: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for Holder { address, network, container } in others {
-        if network != DEFAULT_NETWORK || talking.contains(address) {
+        if network != default || talking.contains(address) {
             networks.entry(network).or_default().insert(container);
         }
     }
@@ -61,18 +65,18 @@ mod tests {
             holder("back", "db", [10, 89, 0, 2]),
             holder("back", "cache", [10, 89, 0, 3]),
         ];
-        let told = warnings("web", &others, &talking);
+        let told = warnings("web", &others, &talking, "podman");
         assert_eq!(told.len(), 2);
         assert!(told[0].starts_with("cache and db stay behind in network back: open"));
         assert!(told[1].starts_with("client stays behind in network podman"), "{}", told[1]);
-        assert!(warnings("web", &others[..1], &talking).is_empty());
+        assert!(warnings("web", &others[..1], &talking, "podman").is_empty());
     }
 
     #[test]
     fn a_thousand_are_told_in_one_line() {
         let other = |n: u8| holder("back", &format!("c{n:03}"), [10, 89, 0, n]);
         let others: Vec<Holder> = (0..=200).map(other).collect();
-        let told = warnings("web", &others, &BTreeSet::new()).concat();
+        let told = warnings("web", &others, &BTreeSet::new(), "podman").concat();
         assert!(told.contains("c009 and 191 more stay behind") && !told.contains("c010"), "{told}");
     }
 }

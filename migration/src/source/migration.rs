@@ -11,11 +11,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use checkpoint::images::ImageDir;
-use checkpoint::podman::PreparedRemoval;
-use checkpoint::process;
-use netmig::flow::Exchange;
-use netmig::sockets::room;
-use netmig::table::HoldTag;
+use engine::PreparedRemoval;
+use netmig::flow::TunnelNat;
+use netmig::sockets::receive_buffers;
+use netmig::table::RuleTag;
 use ownership::source::may_end;
 use protocol::message::Message;
 use protocol::wire::Connection;
@@ -55,10 +54,10 @@ pub struct Migration<'a> {
     /// What was in use before the interruption.
     pub in_use: InUse,
     /// The engine, started to remove the original.
-    pub removal: Option<PreparedRemoval>,
+    pub removal: Option<Box<dyn PreparedRemoval>>,
     /// Whether CRIU may still be at work on the container: its images must stay until it has ended.
     pub is_dumping: bool,
-    exchange: Exchange,
+    exchange: TunnelNat,
     _guardian: Guardian,
 }
 
@@ -91,7 +90,7 @@ impl<'a> Migration<'a> {
             in_use: InUse::default(),
             removal: None,
             is_dumping: false,
-            exchange: Exchange::default(),
+            exchange: TunnelNat::default(),
             _guardian: guardian,
         })
     }
@@ -111,7 +110,7 @@ impl<'a> Migration<'a> {
     ///
     /// # Errors
     /// Its identity makes no tag, which does not happen.
-    pub fn hold_tag(&self) -> Result<HoldTag, Cause> {
+    pub fn hold_tag(&self) -> Result<RuleTag, Cause> {
         Ok(self.id().to_string().parse()?)
     }
 
@@ -122,11 +121,11 @@ impl<'a> Migration<'a> {
     /// A task is still there after ten seconds, or the engine does not remove the container.
     pub async fn remove_original(&mut self) -> Result<(), Cause> {
         let id = &self.plan.container.id;
-        process::kill_monitor(self.plan.process.monitor, id)?;
+        self.context.engine.ignore_exit(id, self.plan.process.monitor).await?;
         block_in_place(|| self.plan.cgroup.kill(Instant::now() + KILLED))?;
         match self.removal.take() {
             Some(prepared) => prepared.remove(id).await?,
-            None => self.context.podman.remove(id).await?,
+            None => self.context.engine.remove(id).await?,
         }
         Ok(())
     }
@@ -180,7 +179,7 @@ impl<'a> Migration<'a> {
         }
         // Larger buffers than before do no harm, so this is no leftover.
         let pids = self.plan.cgroup.pids().unwrap_or_default();
-        if let Err(e) = room::take_room_back(&pids) {
+        if let Err(e) = receive_buffers::restore(&pids) {
             tracing::debug!("{}", chain(&e));
         }
         leftovers.extend(self.undo_notes().await);

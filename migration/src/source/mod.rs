@@ -22,6 +22,7 @@ mod forecast;
 mod forgotten_flows;
 mod interrupt_slot;
 mod interruption;
+mod landlock;
 mod left_behind;
 mod link_rate;
 mod lost_settings;

@@ -6,17 +6,17 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use checkpoint::container::{Container, PublishedPort};
 use checkpoint::criu::{self, Version};
-use checkpoint::description::Description;
-use checkpoint::podman::Holder;
 use checkpoint::runtime::Runtime;
-use checkpoint::{blockers, cgroup::Cgroup, mounts, process, tree};
-use netmig::flow::{Aliases, Conntrack, Exchange, Flow, Readdressed, StandIn};
+use checkpoint::{cgroup::Cgroup, mounts, process, tree};
+use engine::container::{Container, PublishedPort};
+use engine::description::Description;
+use engine::{Holder, blockers};
+use netmig::container_network::ContainerNetwork;
+use netmig::flow::{Alias, Aliases, Conntrack, Flow, Readdressed, TunnelNat};
 use netmig::isolation;
 use netmig::netns::Namespace;
-use netmig::peer::PeerNumber;
-use netmig::sandbox::Sandbox;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
 use protocol::message::{Forwarder, ImageRef, Message, MigrationId, Network, Offer};
@@ -37,10 +37,10 @@ use super::far_ends::FarEnds;
 use super::forecast::ExpectedInterruption;
 use super::network_namespace::OwnNetwork;
 use super::receive_buffers::Room;
-use super::{container_names, link_rate, lost_settings, multicast, ports, siblings};
+use super::{container_names, landlock, link_rate, lost_settings, multicast, ports, siblings};
 use crate::connect::{Introduced, Link};
 use crate::context::Context;
-use crate::request::{AddressPolicy, ImagePolicy, Request, TunnelChoice};
+use crate::request::{AddressPolicy, ImagePolicy, Loss, Request, TunnelChoice};
 
 /// A migration that both hosts agree to. Nothing has been changed.
 #[derive(Debug)]
@@ -130,23 +130,23 @@ pub async fn agree(
     let refused = Failure::Refused;
     let migration = MigrationId::random().map_err(|e| refused(e.into()))?;
     // Before the processors have anything of this migration to do.
-    let early = match context.podman.cgroup(&request.container) {
+    let early = match context.engine.cgroup(&request.container) {
         Some((id, cgroup)) => {
             let lock = lock(context, &id, &request.container)?;
             Some((id, lock, Room::make(Some(cgroup))))
         }
         None => None,
     };
-    // podman over there can start while the one here looks at the container.
+    // The engine over there can start while the one here looks at the container.
     let sent = link.connection.send(&Message::Expect(migration)).await;
     sent.map_err(|e| refused(e.into()))?;
     let criu = async { criu::version(&host::find_program("criu")?).await.map_err(Cause::from) };
     // Each may take its time.
-    let (inspected, criu_version) = tokio::join!(context.podman.describe(&request.container), criu);
-    let (mut info, mut container) = inspected.map_err(|e| refused(e.into()))?;
+    let (inspected, criu_version) = tokio::join!(context.engine.describe(&request.container), criu);
+    let mut container = inspected.map_err(|e| refused(e.into()))?;
     let (lock, room) = match early {
         Some((id, lock, room)) if id == container.id => (lock, room),
-        // Another container has the name by now, or podman's records do not tell.
+        // Another container has the name by now, or the engine's records do not tell.
         _ => {
             let lock = lock(context, &container.id, &container.name)?;
             (lock, Room::make(Cgroup::of_pid(container.pid, &container.id).ok()))
@@ -155,17 +155,16 @@ pub async fn agree(
     if Cgroup::of_pid(container.pid, &container.id).is_err() {
         // It has ended, or has been moved elsewhere, since it was looked at.
         let id = container.id.clone();
-        let again = context.podman.describe(&request.container).await;
-        (info, container) = again.map_err(|e| refused(e.into()))?;
+        let again = context.engine.describe(&request.container).await;
+        container = again.map_err(|e| refused(e.into()))?;
         if container.id != id {
             return Err(refused(Replaced(container.name).into()));
         }
     }
-    let mut findings = tokio::task::block_in_place(|| blockers::look(&container));
+    let mut findings = tokio::task::block_in_place(|| blockers::look(&*context.engine, &container));
     let accepted: Vec<_> = request.options.accepted_losses.iter().map(|loss| loss.code()).collect();
     findings.blockers.retain(|finding| !accepted.contains(&finding.code));
-    let own =
-        findings.blockers.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
+    let own = findings.blockers.into_iter().map(|f| Blocker::new(f.code, f.message));
     let mut own: Vec<_> = own.collect();
     let direct = way(context, &link, request.options.tunnel, &mut own).await.map_err(refused)?;
     if !own.is_empty() {
@@ -176,9 +175,14 @@ pub async fn agree(
         warnings.push(multicast::NOT_KEPT.to_owned());
     }
     let criu_version = criu_version.map_err(refused)?;
-    let mut local = look(context, &info, &container, criu_version).await.map_err(refused)?;
+    let mut local = look(context, &container, criu_version).await.map_err(refused)?;
+    if !request.options.accepted_losses.contains(&Loss::Landlock) {
+        warnings.extend(landlock::warning(&local.description));
+    }
     let networks = &local.description.connectivity.networks;
-    warnings.extend(container_names::warning(&container.name, &container.id, networks));
+    let networks: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
+    let others = context.engine.resolvable_names(&networks, &container.id);
+    warnings.extend(container_names::warning(&container.name, &others));
     let this = context.trust.identity.fingerprint().host();
     let aliases = tunnel_aliases::known(&context.directories, this).map_err(refused)?;
     let comes_home = local.anchors.values().any(|host| *host == link.host);
@@ -251,7 +255,7 @@ pub async fn agree(
     let Local { runtime, criu, shim, namespace, network, port, cgroup, process, anchors, .. } =
         local;
     let networks: Vec<&str> = container.networks.iter().map(|n| n.name.as_str()).collect();
-    let siblings = context.podman.members(&info, &networks, &container.id);
+    let siblings = context.engine.members(&networks, &container.id).await;
     Ok(Plan {
         addresses: addresses(&container),
         image_missing: verdict.image_missing,
@@ -305,7 +309,7 @@ async fn way(
     if let Some(peer) = peer_numbers::find_number(&context.directories.state, link.host)?
         && let Some(e) = tunnels::other_way(peer, direct).await?
     {
-        blockers.push(Blocker { code: "other-tunnel".to_owned(), message: e.to_string() });
+        blockers.push(Blocker::new("other-tunnel", e.to_string()));
     }
     if !direct {
         return Ok(None);
@@ -313,8 +317,7 @@ async fn way(
     match tunnel::direct::segment(link.connection.peer().ip()).await {
         Ok(segment) => Ok(Some(segment.mtu)),
         Err(e) => {
-            let message = chain(&e).to_string();
-            blockers.push(Blocker { code: "not-on-link".to_owned(), message });
+            blockers.push(Blocker::new("not-on-link", chain(&e)));
             Ok(None)
         }
     }
@@ -337,19 +340,18 @@ struct Local {
     anchors: BTreeMap<PeerNumber, HostId>,
     forwarders: Vec<Forwarder>,
     /// What this host will exchange for flows of third hosts, as far as it is known.
-    passing: Exchange,
+    passing: TunnelNat,
     /// What it exchanges for other containers.
     others: OfOthers,
 }
 
 async fn look(
     context: &Context,
-    info: &checkpoint::podman::Info,
     container: &Container,
     criu_version: Version,
 ) -> Result<Local, Cause> {
-    let described = context.podman.description(info, &container.id).await?;
-    let lost = lost_settings::blockers(&container.name, &described.lost);
+    let described = context.engine.description(&container.id).await?;
+    let lost = lost_settings::blockers(context.engine.kind(), &container.name, &described);
     let path = match &container.runtime.path {
         Some(path) => path.clone(),
         None => host::find_program(&container.runtime.name)?,
@@ -363,7 +365,7 @@ async fn look(
         None => Namespace::of_pid(container.pid)?,
     };
     let namespace = Arc::new(namespace);
-    let sandbox = Sandbox::open(&namespace)?;
+    let sandbox = ContainerNetwork::open(&namespace)?;
     let interface = sandbox.interfaces().first().ok_or(NoInterface)?;
     let port = isolation::Port::of_container(&namespace, &interface.name)?;
     let readonly_paths = &described.description.confinement.readonly_paths;
@@ -386,7 +388,7 @@ async fn look(
     let mut flows = Conntrack::open()?.dump(&addresses(container))?;
     let others = moved_containers::others(&context.directories, &container.id)?;
     siblings::settle(&mut flows, &addresses(container), &others);
-    let passing = StandIn::of_anchors(&flows, &addresses(container));
+    let passing = Alias::of_anchors(&flows, &addresses(container));
     let mut anchors = anchors(state, &addresses(container), &flows)?;
     // They have to lead new connections on, as they have to do with those that exist.
     let forwarders = port_forward::leading_here(&context.directories, &container.id)?;
@@ -407,7 +409,7 @@ async fn look(
         process,
         anchors,
         forwarders,
-        passing: Exchange { passing, ..Exchange::default() },
+        passing: TunnelNat { passing, ..TunnelNat::default() },
         others: OfOthers::read(&context.directories, &container.id)?,
     })
 }
@@ -419,7 +421,7 @@ fn offer(
     published: &[PublishedPort],
     aliases: &Aliases,
 ) -> Result<Offer, Cause> {
-    let network = |network: &checkpoint::container::Network| Network {
+    let network = |network: &engine::container::Network| Network {
         name: network.name.clone(),
         addresses: network.addresses.iter().map(|(address, _)| *address).collect(),
     };

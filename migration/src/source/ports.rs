@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use checkpoint::container::{Container, PublishedPort};
+use engine::container::{Container, PublishedPort};
 use netmig::flow::{Aliases, NoAlias, Protocol};
 use netmig::table::ForwardedPort;
 use protocol::message::Port;

@@ -10,7 +10,7 @@ use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::ImageDir;
 use netmig::flow::Conntrack;
 use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
-use netmig::sockets::{Backlogs, TcpSockets, UdpQueues, room};
+use netmig::sockets::{Backlogs, TcpSockets, UdpQueues, receive_buffers};
 use netmig::tunnel;
 use protocol::expect;
 use protocol::message::Message;
@@ -118,7 +118,7 @@ impl<'a> Preparation<'a> {
     /// For datagrams that will have been held, and for those that come while the processors have this
     /// migration's work to do. The copy gets its buffers' own size back from the far end.
     fn make_room(&self) -> Result<(), Cause> {
-        room::make_room(&self.migration.plan.cgroup.pids()?)?;
+        receive_buffers::enlarge(&self.migration.plan.cgroup.pids()?)?;
         Ok(())
     }
 
@@ -179,8 +179,8 @@ impl<'a> Preparation<'a> {
 
     /// The engine's own start is a third of what it takes to remove the original, and can come first.
     fn prepare_removal(&mut self) {
-        match self.migration.context.podman.prepare_removal() {
-            Ok(removal) => self.migration.removal = Some(removal),
+        match self.migration.context.engine.prepare_removal() {
+            Ok(removal) => self.migration.removal = removal,
             Err(e) => tracing::debug!("{}", chain(&e)),
         }
     }

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use checkpoint::description::Description;
-use netmig::flow::{Protocol, StandIn};
+use engine::description::Description;
+use netmig::flow::{Alias, Protocol};
 use serde::{Deserialize, Serialize};
 use state::blocker::Blocker;
 
@@ -77,7 +77,7 @@ pub struct Offer {
     pub direct: Option<u32>,
     /// What stands in the tunnel for each of its addresses if it gets another one, and for the gateways of
     /// the source.
-    pub aliases: Vec<StandIn>,
+    pub aliases: Vec<Alias>,
     /// Its published ports.
     pub ports: Vec<Port>,
     /// Hosts other than the source that are anchors of its flows. The destination may be among them:

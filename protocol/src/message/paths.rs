@@ -1,7 +1,9 @@
 //! Trying the ways of flows before they are relied on.
 
-use netmig::path::{Barrier, Fate};
+use netmig::path_trial::{DropRule, Fate};
 use serde::{Deserialize, Serialize};
+
+use state::peer_text::{PeerText, is_plain};
 
 /// How often a source may begin to try the ways of one container's flows.
 pub const MOST_TRIALS: usize = 9;
@@ -19,31 +21,24 @@ pub struct TriedPath {
     /// Of those from the container, which have come by its bridge.
     pub from: Fate,
     /// What may have dropped them, where no rule of nftables has.
-    pub suspects: Vec<String>,
+    pub suspects: Vec<PeerText>,
 }
 
 impl TriedPath {
     /// Whether an agent may have said so: what it names is short, and can be shown to people.
     #[must_use]
     pub fn is_plausible(&self) -> bool {
-        let is_name = |name: &String| name.len() <= NAME && !name.contains(char::is_control);
+        let is_name = |name: &str| name.len() <= NAME && name.chars().all(is_plain);
         let is_named = |fate: &Fate| match fate {
-            Fate::Dropped(Barrier { table, chain, .. }) => is_name(table) && is_name(chain),
+            Fate::Dropped(DropRule { table, chain, .. }) => is_name(table) && is_name(chain),
             _ => true,
         };
-        let is_sentence =
-            |text: &String| text.len() <= SENTENCE && !text.contains(char::is_control);
+        let is_sentence = |text: &PeerText| text.len() <= SENTENCE;
         is_named(&self.towards)
             && is_named(&self.from)
             && self.suspects.len() <= MOST_SUSPECTS
             && self.suspects.iter().all(is_sentence)
     }
-}
-
-/// What a peer has said, as it can be shown to people: one line of a bounded length.
-#[must_use]
-pub fn plain_words(said: &str) -> String {
-    said.chars().take(SENTENCE).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -52,7 +47,7 @@ mod tests {
 
     fn dropped(table: &str) -> TriedPath {
         let barrier =
-            Barrier { family: 1, table: table.to_owned(), chain: "guard".to_owned(), rule: None };
+            DropRule { family: 1, table: table.to_owned(), chain: "guard".to_owned(), rule: None };
         TriedPath { towards: Fate::Arrived, from: Fate::Dropped(barrier), suspects: Vec::new() }
     }
 
@@ -60,14 +55,12 @@ mod tests {
     fn names_and_sentences_that_no_agent_says_are_none() {
         assert!(dropped("fw").is_plausible());
         assert!(!dropped(&"x".repeat(NAME + 1)).is_plausible());
-        for strange in ["\u{1b}[2J", "a\nb", "\u{9b}1m"] {
+        for strange in ["\u{1b}[2J", "a\nb", "\u{9b}1m", "\u{202e}wf"] {
             assert!(!dropped(strange).is_plausible());
-            assert!(!plain_words(strange).contains(char::is_control));
         }
-        let with = |suspects: Vec<String>| TriedPath { suspects, ..dropped("fw") }.is_plausible();
-        assert!(with(vec!["a missing route".to_owned(); MOST_SUSPECTS]));
-        assert!(!with(vec![String::new(); MOST_SUSPECTS + 1]));
-        assert!(!with(vec!["y".repeat(SENTENCE + 1)]));
-        assert_eq!(plain_words(&"z".repeat(1 << 20)).len(), SENTENCE);
+        let with = |suspects: Vec<PeerText>| TriedPath { suspects, ..dropped("fw") }.is_plausible();
+        assert!(with(vec!["a missing route".into(); MOST_SUSPECTS]));
+        assert!(!with(vec![PeerText::default(); MOST_SUSPECTS + 1]));
+        assert!(!with(vec!["y".repeat(SENTENCE + 1).into()]));
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::MigrationId;
 use state::id::HostId;
+use state::peer_text::PeerText;
 
 /// One end of a tunnel, or of a direct way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +16,7 @@ pub struct TunnelEnd {
     /// How the other end reaches it.
     pub means: Means,
     /// `wireguard` (the kernel's), `wireguard-go` or `direct`, to show to people.
-    pub kind: String,
+    pub kind: PeerText,
 }
 
 /// How packets reach the end of a tunnel.
@@ -42,13 +43,13 @@ impl TunnelEnd {
 
 impl From<LocalEnd> for TunnelEnd {
     fn from(LocalEnd { public_key, port, kind, .. }: LocalEnd) -> Self {
-        Self { means: Means::WireGuard { public_key, port }, kind: kind.to_string() }
+        Self { means: Means::WireGuard { public_key, port }, kind: kind.to_string().into() }
     }
 }
 
 impl From<DirectEnd> for TunnelEnd {
     fn from(end: DirectEnd) -> Self {
-        Self { means: Means::Direct(end), kind: Kind::Direct.to_string() }
+        Self { means: Means::Direct(end), kind: Kind::Direct.to_string().into() }
     }
 }
 

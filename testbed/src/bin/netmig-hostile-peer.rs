@@ -9,27 +9,36 @@
 //! ```
 //!
 //! It prints the answer to each message of each conversation as JSON.
+//!
+//! It can also take the place of an agent-server that answers so:
+//!
+//! ```json
+//! {"port": 7472, "role": "Refuse", "text": "no\u001b[2J"}
+//! ```
 
 use std::io::Read;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use checkpoint::criu;
-use checkpoint::podman::Podman;
 use clap::{Parser, Subcommand};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{Hello, ImageRef, Message, Network, Offer};
+use protocol::message::{
+    Failure, FailureCode, Hello, ImageRef, Means, Message, Network, Offer, TunnelEnd, Verdict,
+};
 use protocol::peer_address::Destination;
-use protocol::trust::Trust;
+use protocol::trust::{Servers, Trust};
 use protocol::wire::{self, Connection};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use state::blocker::Blocker;
 use state::cause::{Cause, chain};
 use state::directories::{Directories, STATE};
 use state::host;
 use state::id::{HostId, MigrationId};
+use state::peer_text::PeerText;
 use steering::tunnels::{self, SteeringLock};
 
 /// A paired host that violates the protocol
@@ -46,6 +55,29 @@ enum Action {
     Whoami,
     /// Hold the conversations that are described on standard input
     Say,
+    /// Answer as a destination, as this JSON describes, until it is killed
+    Answer { script: String },
+}
+
+/// The answer of a destination to every offer.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answers {
+    /// The TCP port.
+    port: u16,
+    /// The kind of the answer.
+    role: Role,
+    /// The text of the answer.
+    text: String,
+}
+
+/// How a destination refuses an offer.
+#[derive(Clone, Copy, Deserialize)]
+enum Role {
+    /// With a verdict.
+    Refuse,
+    /// By a failure.
+    Fail,
 }
 
 /// The conversations and their receiver.
@@ -82,6 +114,8 @@ enum Line {
     },
     /// After an offer: a working tunnel, as the client would set it up.
     Tunnel { tunnel: bool },
+    /// A tunnel end that does not work, whose kind is this text.
+    RawKind { tunnel_of_kind: String },
     /// As a first line: whether to send a hello.
     Greeting { greet: bool },
     /// Waits before the next line.
@@ -151,6 +185,40 @@ fn act(action: &Action) -> Result<String, Cause> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             Ok(serde_json::to_string(&runtime.block_on(say(&trust, script))?)?)
         }
+        Action::Answer { script } => {
+            let answers = serde_json::from_str(script)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(answer(&trust, &answers))
+        }
+    }
+}
+
+/// Answers one connection after another as a destination; never returns but for an error.
+async fn answer(trust: &Trust, answers: &Answers) -> Result<String, Cause> {
+    let servers = Servers::new(trust)?;
+    let listener = tokio::net::TcpListener::bind(("0.0.0.0", answers.port)).await?;
+    eprintln!("listening");
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let (_, mut connection) = Connection::accept(&servers, stream).await?;
+        while let Ok(message) = connection.receive(Duration::from_secs(30)).await {
+            let text = || PeerText::raw(answers.text.clone());
+            let said = match message {
+                Message::Hello(_) => Message::Hello(Hello { name: text(), software: text() }),
+                Message::Offer(_) => match answers.role {
+                    Role::Refuse => Message::Verdict(Verdict {
+                        blockers: vec![Blocker { code: text(), message: text() }],
+                        image_missing: false,
+                        addresses: Vec::new(),
+                    }),
+                    Role::Fail => {
+                        Message::Failure(Failure { code: FailureCode::Step, message: text() })
+                    }
+                },
+                _ => continue,
+            };
+            connection.send(&said).await?;
+        }
     }
 }
 
@@ -172,7 +240,7 @@ async fn converse(
 ) -> Result<Vec<Answer>, Cause> {
     let mut connection = Connection::dial(trust, to).await?;
     if !matches!(lines.first(), Some(Line::Greeting { greet: false })) {
-        let ours = Hello { name: host::name(), software: "hostile".to_owned() };
+        let ours = Hello { name: host::name().into(), software: "hostile".into() };
         connection.send(&Message::Hello(ours)).await?;
         connection.receive(patience).await?;
     }
@@ -190,6 +258,11 @@ async fn converse(
                 continue;
             }
             Line::Message { send, body, at_once } => (message(&send, body)?, at_once),
+            Line::RawKind { tunnel_of_kind } => {
+                let means = Means::WireGuard { public_key: [9; 32], port: 40_000 };
+                let end = TunnelEnd { means, kind: PeerText::raw(tunnel_of_kind) };
+                (Message::TunnelOffer(end), false)
+            }
             Line::Offer { offer, migration, anchors } => {
                 (Message::Offer(Box::new(describe(&offer, migration, anchors).await?)), false)
             }
@@ -250,9 +323,9 @@ async fn describe(
     migration: MigrationId,
     anchors: Vec<HostId>,
 ) -> Result<Offer, Cause> {
-    let podman = Podman::default();
-    let (info, container) = podman.inspect(name).await?;
-    let described = podman.description(&info, &container.id).await?;
+    let engine = engine::detect(None);
+    let container = engine.inspect(name).await?;
+    let described = engine.description(&container.id).await?;
     let version = criu::version(&host::find_program("criu")?).await?;
     Ok(Offer {
         migration,
@@ -279,7 +352,7 @@ async fn describe(
     })
 }
 
-fn network(network: &checkpoint::container::Network) -> Network {
+fn network(network: &engine::container::Network) -> Network {
     Network {
         name: network.name.clone(),
         addresses: network.addresses.iter().map(|(address, _)| *address).collect(),

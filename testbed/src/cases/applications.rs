@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::subject::numbered_lines;
-use crate::bench::busy;
 use crate::ensure;
 use crate::error::Result;
 use crate::programs::PROBE;
@@ -14,7 +13,6 @@ pub(super) const CASES: &[Case] = &[
     Case::new("applications-redis-counts-on", &["applications"], redis),
     Case::new("applications-nginx-finishes-a-download", &["applications"], nginx),
     Case::new("applications-python-with-children-goes-on", &["applications"], python),
-    Case::new("fidelity-busy-web-server", &["fidelity"], busy_web_server),
 ];
 
 /// The time limit for a program to get ready or to finish.
@@ -141,21 +139,6 @@ fn python(context: &Context) -> Result<()> {
     context.remark(format!(
         "{after} lines, interruption {:.0} ms, gap {:.0} ms",
         migration.interruption_ms, seen.max_gap_ms
-    ));
-    Ok(())
-}
-
-/// No request fails while a web server migrates whose clients open a connection for each request.
-fn busy_web_server(context: &Context) -> Result<()> {
-    const MOVES: u32 = 6;
-    let lab = context.lab(&["a", "b", "c"])?;
-    let seen = busy::moves(&lab, MOVES)?;
-    let interruptions: Vec<_> = seen.interruptions.iter().map(|ms| format!("{ms:.0}")).collect();
-    context.remark(format!(
-        "{} requests, the longest {:.0} ms; interruptions {} ms",
-        seen.requests.answered,
-        seen.requests.longest_ms,
-        interruptions.join(", ")
     ));
     Ok(())
 }

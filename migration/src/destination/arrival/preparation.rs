@@ -4,12 +4,13 @@ use std::net::IpAddr;
 
 use checkpoint::images::ImageDir;
 use checkpoint::runtime::Runtime;
-use checkpoint::stage::{self, Conflict, Early, Stage, Staged};
+use engine::Engine;
+use engine::stage::{self, Conflict, PreparedStage, Stage, Staged};
 use netmig::configuration::{Configuration, Difference, Known};
+use netmig::container_network::ContainerNetwork;
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
-use netmig::peer::PeerNumber;
-use netmig::sandbox::Sandbox;
+use netmig::peer_number::PeerNumber;
 use netmig::table::{Table, TableError};
 use netmig::tunnel;
 use protocol::message::{AnchorTunnel, Failure, FailureCode, Message, NetworkState, TunnelEnd};
@@ -33,7 +34,7 @@ struct OtherAddress {
     address: IpAddr,
 }
 
-/// podman has made another network for the container than it has at the source.
+/// The engine has made another network for the container than it has at the source.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the network of the staged container differs from the original's: {}; undo it before the move, or make \
@@ -58,7 +59,7 @@ impl Arrival {
     fn make_equal(
         &self,
         namespace: &Namespace,
-        sandbox: &Sandbox,
+        sandbox: &ContainerNetwork,
         port: &Port,
     ) -> Result<(), Cause> {
         let Some(NetworkState { configuration, parameters }) = &self.wanted else { return Ok(()) };
@@ -123,7 +124,7 @@ impl Arrival {
             Err(cause) if cause.is::<KeyPassedOn>() => {
                 tracing::warn!("{}: {}", self.offer.migration, chain(cause.as_ref()));
                 let failure =
-                    Failure { code: FailureCode::Conflict, message: chain(cause.as_ref()) };
+                    Failure { code: FailureCode::Conflict, message: chain(cause.as_ref()).into() };
                 return Ok(connection.send(&Message::Failure(failure)).await?);
             }
             Err(cause) => return Err(cause),
@@ -170,8 +171,6 @@ impl Arrival {
             description.connectivity.readdress(pairs);
         }
         let stage = Stage {
-            podman: self.host.podman.clone(),
-            info: self.host.engine.clone(),
             description,
             fresh_addresses: self.chosen == Addresses::Fresh,
             log: Vec::new(),
@@ -187,9 +186,9 @@ impl Arrival {
             self.place = Place::take(&self.host.directories.run, deadline::PLACE).await;
         }
         give_way(&self.host.directories.run, deadline::GIVE_WAY).await;
-        // CRIU looks at a kernel once after a boot, for 30 ms; podman's work is long enough for it.
+        // CRIU looks at a kernel once after a boot, for 30 ms; the engine's work is long enough for it.
         let (staged, warmed, heard, anchors) = tokio::join!(
-            begin(stage, self.early.take(), may_choose),
+            begin(&*self.host.engine, stage, self.prepared.take(), may_choose),
             runtime.warm(&criu),
             tunnel::confirm(self.anchor),
             self.anchors.heard()
@@ -202,11 +201,11 @@ impl Arrival {
         warmed?;
         heard?;
         anchors?;
-        let path = staged.bundle.netns.clone().ok_or(Incomplete("a network namespace"))?;
+        let path = staged.container().netns.clone().ok_or(Incomplete("a network namespace"))?;
         let namespace = Namespace::at_path(&path)?;
         // A runtime sets them when it starts a container, not when it restores one.
         namespace.set_parameters(&self.offer.description.confinement.sysctls)?;
-        let sandbox = Sandbox::open(&namespace)?;
+        let sandbox = ContainerNetwork::open(&namespace)?;
         let interface = sandbox.interfaces().first().ok_or(Incomplete("an interface"))?;
         // Flows are taken over for these addresses, so they have to be the container's.
         let there: Vec<IpAddr> =
@@ -227,20 +226,25 @@ impl Arrival {
     }
 }
 
-/// Stages; with other addresses if podman does not let the container have its own and it may have
+/// Stages; with other addresses if the engine does not let the container have its own and it may have
 /// others, which is told as well. They may have been given away since this host looked, or belong to no
 /// network here.
 async fn begin(
+    engine: &dyn Engine,
     stage: Stage,
-    early: Option<Early>,
+    prepared: Option<Box<dyn PreparedStage>>,
     may_choose: bool,
-) -> Result<(Staged, bool), stage::Error> {
+) -> Result<(Box<dyn Staged>, bool), stage::Error> {
     let again = Stage { fresh_addresses: true, ..stage.clone() };
-    match stage.begin(early).await {
+    let staged = match prepared {
+        Some(prepared) => prepared.stage(stage).await,
+        None => engine.stage(stage).await,
+    };
+    match staged {
         Err(stage::Error::Conflict {
             conflict: Conflict::Address(_) | Conflict::Network(_),
             ..
-        }) if may_choose => Ok((again.begin(None).await?, true)),
+        }) if may_choose => Ok((engine.stage(again).await?, true)),
         other => other.map(|staged| (staged, false)),
     }
 }

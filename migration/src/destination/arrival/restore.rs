@@ -43,7 +43,7 @@ impl Arrival {
         let copy = block_in_place(|| Fingerprint::read(cgroup, restored.pid))?;
         let differences = comparison::compare(connection, &copy).await?;
         if !staged.is_awaited() {
-            return Err(EngineGone.into());
+            return Err(EngineGone(self.host.engine.kind()).into());
         }
         staged.check_room()?;
         tunnel::check(self.anchor)?;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use engine::Kind;
+
 use protocol::peer_address::Destination;
 
 /// Something that a recovery has found or done.
@@ -52,6 +54,8 @@ pub enum Event {
     StillArmed {
         /// The container's name.
         name: String,
+        /// Its engine.
+        engine: Kind,
         /// Why.
         reason: String,
     },
@@ -123,9 +127,9 @@ impl fmt::Display for Event {
                 f,
                 "  {name} was started here after its move was decided, so it is not the original; it stays"
             ),
-            Self::StillArmed { name, reason } => write!(
+            Self::StillArmed { name, engine, reason } => write!(
                 f,
-                "  do not start {name} here: podman may do so by its restart policy, which could not be taken \
+                "  do not start {name} here: {engine} may do so by its restart policy, which could not be taken \
                  away ({reason})"
             ),
             Self::RunsHere { name, again: false } => {

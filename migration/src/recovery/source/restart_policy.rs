@@ -16,7 +16,8 @@ pub async fn disarm(context: &Context, departed: &Departed, journal: &mut Journa
     }
     if let Err(e) = try_to_disarm(context, departed, journal).await {
         let name = departed.name.clone();
-        context.tell(Event::StillArmed { name, reason: chain(e.as_ref()) });
+        let engine = context.engine.kind();
+        context.tell(Event::StillArmed { name, engine, reason: chain(e.as_ref()) });
     }
 }
 
@@ -25,11 +26,11 @@ async fn try_to_disarm(
     departed: &Departed,
     journal: &mut Journal,
 ) -> Result<(), Cause> {
-    let podman = &context.podman;
-    if !podman.exists(&departed.container).await? {
+    let engine = &context.engine;
+    if !engine.exists(&departed.container).await? {
         return Ok(());
     }
-    let (_, container) = podman.inspect(&departed.container).await?;
+    let container = engine.inspect(&departed.container).await?;
     let policy = container.restart;
     // While it is there, frozen, nothing starts it.
     if container.pid > 1 || matches!(policy.name.as_str(), "" | "no") {
@@ -40,12 +41,12 @@ async fn try_to_disarm(
         retries => format!("{}:{retries}", policy.name),
     };
     journal.append(&Record::Disarmed { policy: name })?;
-    Ok(podman.set_restart_policy(&departed.container, "no").await?)
+    Ok(engine.set_restart_policy(&departed.container, "no").await?)
 }
 
 /// Gives the original its restart policy back; what could not be done.
 pub async fn arm(context: &Context, departed: &Departed) -> Option<String> {
     let policy = departed.disarmed.as_deref()?;
-    let armed = context.podman.set_restart_policy(&departed.container, policy).await;
+    let armed = context.engine.set_restart_policy(&departed.container, policy).await;
     armed.err().map(|e| format!("its restart policy is {policy} again: {}", chain(&e)))
 }

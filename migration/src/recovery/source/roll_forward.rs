@@ -9,8 +9,7 @@ use steering::port_forward;
 use std::time::{Duration, Instant};
 
 use checkpoint::cgroup::Cgroup;
-use checkpoint::process;
-use netmig::flow::Exchange;
+use netmig::flow::TunnelNat;
 use ownership::source::{Next, Occupant, Removal, removal};
 use tokio::task::block_in_place;
 
@@ -69,7 +68,7 @@ async fn note_container(context: &Context, departed: &Departed) -> Result<(), Ca
         return Ok(());
     }
     let (id, name) = (&departed.container, &departed.name);
-    let carried = MovedContainer::new(id, name, &departed.addresses, Exchange::default());
+    let carried = MovedContainer::new(id, name, &departed.addresses, TunnelNat::default());
     carried.note(&context.directories).await
 }
 
@@ -123,13 +122,13 @@ async fn end_original(context: &Context, departed: &Departed) -> Result<(), Caus
         Removal::Remove => {}
     }
     if let Some(process) = &departed.process {
-        process::kill_monitor(process.monitor, &departed.container)?;
+        context.engine.ignore_exit(&departed.container, process.monitor).await?;
         if occupant == Occupant::Original {
             let cgroup = Cgroup::of_pid(process.pid, &departed.container)?;
             block_in_place(|| cgroup.kill(Instant::now() + KILLED))?;
         }
     }
-    Ok(context.podman.remove(&departed.container).await?)
+    Ok(context.engine.remove(&departed.container).await?)
 }
 
 /// What has the container's ID on this host.
@@ -140,16 +139,16 @@ async fn occupant(context: &Context, departed: &Departed) -> Result<Occupant, Ca
         let frozen = cgroup.is_told_to_freeze()?;
         return Ok(if frozen { Occupant::Original } else { Occupant::Later });
     }
-    if !context.podman.exists(&departed.container).await? {
+    if !context.engine.exists(&departed.container).await? {
         return Ok(Occupant::Nothing);
     }
-    let began = context.podman.started_at(&departed.container).await?;
+    let began = context.engine.started_at(&departed.container).await?;
     Ok(match departed.decided {
-        // Podman tells whole seconds.
+        // Engines may tell whole seconds.
         Some(decided) if began > decided => Occupant::Later,
         _ => {
-            // Where conmon was killed with the tasks, podman goes on telling that they run.
-            let (_, container) = context.podman.inspect(&departed.container).await?;
+            // Where podman's conmon was killed with the tasks, podman goes on telling that they run.
+            let container = context.engine.inspect(&departed.container).await?;
             let runs = Cgroup::of_pid(container.pid, &departed.container).is_ok();
             if runs { Occupant::Later } else { Occupant::Stopped }
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use netmig::beside::Detour;
-use netmig::flow::{Conntrack, Direction, Flow, StandIn};
+use netmig::flow::{Alias, Conntrack, Direction, Flow};
+use netmig::siblings::Detour;
 use protocol::message::{FlowBatch, Message};
 use protocol::wire::FLOWS_PER_FRAME;
 use state::cause::Cause;
@@ -20,9 +20,9 @@ use crate::source::siblings::Besides;
 pub(super) struct Collected {
     pub(super) conntrack: Conntrack,
     pub(super) flows: Vec<Flow>,
-    pub(super) stand_ins: Vec<StandIn>,
+    pub(super) stand_ins: Vec<Alias>,
     /// What stands for addresses of the destination.
-    pub(super) far_ends: Vec<StandIn>,
+    pub(super) far_ends: Vec<Alias>,
     pub(super) besides: Besides,
     pub(super) detours: Vec<Detour>,
 }
@@ -71,14 +71,14 @@ impl Interruption<'_> {
             flows.retain(Flow::is_alive);
             there.check(&flows, &addresses, (&name, &destination_name))?;
             let far_ends = there.of(&flows, &addresses, &aliases)?;
-            let stand_ins = StandIn::needed(&flows, &addresses, &gateways, &aliases)?;
+            let stand_ins = Alias::needed(&flows, &addresses, &gateways, &aliases)?;
             let beside = besides.stand_ins(&aliases)?.into_iter().map(|(stand_in, _)| stand_in);
             let all_stand_ins: Vec<_> =
                 stand_ins.iter().copied().chain(beside).chain(far_ends.iter().copied()).collect();
             let at_destination: Vec<_> = far_ends.iter().map(|far| far.here).collect();
             // The container is cut off, and what is sent to it waits: no packet misses its entry. A
             // packet that waits already keeps the old one.
-            let anew = |flow: &Flow| flow.lasting(&addresses, &stand_ins);
+            let anew = |flow: &Flow| flow.recreated_at_anchor(&addresses, &stand_ins);
             let lasting: Vec<Flow> = flows.iter().filter_map(anew).collect();
             if !lasting.is_empty() {
                 conntrack.delete(&lasting)?;

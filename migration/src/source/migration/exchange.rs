@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use netmig::beside::Detour;
-use netmig::flow::{Exchange, Flow, Readdressed, StandIn};
+use netmig::flow::{Alias, Flow, Readdressed, TunnelNat};
+use netmig::siblings::Detour;
 use netmig::tunnel;
 use state::cause::Cause;
 use steering::moved_containers::MovedContainer;
@@ -16,17 +16,17 @@ impl Migration<'_> {
     /// these flows.
     pub async fn exchange(
         &mut self,
-        gateways: Vec<StandIn>,
-        beside: Vec<(StandIn, IpAddr)>,
+        gateways: Vec<Alias>,
+        beside: Vec<(Alias, IpAddr)>,
         flows: &[Flow],
     ) -> Result<(), Cause> {
-        let stand_in = |other: &Readdressed| StandIn { here: other.old, address: other.tunnel };
+        let stand_in = |other: &Readdressed| Alias { here: other.old, address: other.tunnel };
         let container = self.plan.readdressed.iter().map(stand_in).collect();
-        let passing = StandIn::of_anchors(flows, &self.plan.addresses);
+        let passing = Alias::of_anchors(flows, &self.plan.addresses);
         // At the destination the far ends of its own flows are what they are to the container.
-        let mut passing_ends = StandIn::of_far_ends(flows, &self.plan.addresses);
+        let mut passing_ends = Alias::of_far_ends(flows, &self.plan.addresses);
         passing_ends.retain(|(anchor, ..)| *anchor != self.plan.link.peer);
-        let exchange = Exchange { gateways, beside, container, passing, passing_ends };
+        let exchange = TunnelNat { gateways, siblings: beside, container, passing, passing_ends };
         if exchange.is_empty() {
             return Ok(());
         }
@@ -42,7 +42,7 @@ impl Migration<'_> {
         if std::mem::take(&mut self.exchange).is_empty() {
             return Ok(());
         }
-        self.moved_container(Exchange::default()).note_and_apply(&self.context.directories).await
+        self.moved_container(TunnelNat::default()).note_and_apply(&self.context.directories).await
     }
 
     /// Notes by which detours other containers will be led to this host.
@@ -55,7 +55,7 @@ impl Migration<'_> {
         noted.note(&self.context.directories).await
     }
 
-    pub(super) fn moved_container(&self, exchange: Exchange) -> MovedContainer {
+    pub(super) fn moved_container(&self, exchange: TunnelNat) -> MovedContainer {
         let container = &self.plan.container;
         MovedContainer::new(&container.id, &container.name, &self.plan.addresses, exchange)
     }

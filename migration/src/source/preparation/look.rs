@@ -26,13 +26,14 @@ impl Preparation<'_> {
     /// What the container leaves behind in its networks.
     pub(super) fn tell_of_siblings(&mut self) -> Result<(), Cause> {
         let Plan { siblings, addresses, container, warnings, .. } = &mut self.migration.plan;
+        let default = self.migration.context.engine.default_network();
         let Ready { besides, conntrack, sockets, .. } = &mut self.ready;
         if let (Some(besides), Some(conntrack), Some(sockets)) = (besides, conntrack, sockets)
             && !siblings.is_empty()
         {
             let known = conntrack.dump(addresses)?;
             let talking = besides.talking(&sockets.list()?, known, addresses)?;
-            warnings.extend(left_behind::warnings(&container.name, siblings, &talking));
+            warnings.extend(left_behind::warnings(&container.name, siblings, &talking, default));
         }
         Ok(())
     }

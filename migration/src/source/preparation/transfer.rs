@@ -44,7 +44,7 @@ impl Preparation<'_> {
         let local = tunnels::prepare(peer, address, direct).await?;
         // The journal keeps the tunnel from being removed meanwhile.
         drop(lock);
-        self.migration.tunnel_kind.clone_from(&local.kind);
+        self.migration.tunnel_kind = local.kind.to_string();
         let connection = &mut self.migration.plan.link.connection;
         connection.send(&Message::TunnelOffer(local)).await?;
         let answer = expect!(connection, deadline::ANSWER, TunnelAnswer)?;
@@ -71,17 +71,17 @@ impl Preparation<'_> {
         let connection = &mut self.migration.plan.link.connection;
         connection.send(&Message::ImageBegin(image.clone())).await?;
         // Its name may be another image's by now.
-        let mut save = self.migration.context.podman.save(&image.id)?;
+        let mut save = self.migration.context.engine.save_image(&image.id)?;
         loop {
             let mut piece = Vec::with_capacity(PIECE);
-            let read = (&mut save.stdout).take(PIECE as u64).read_to_end(&mut piece).await?;
+            let read = save.stream().take(PIECE as u64).read_to_end(&mut piece).await?;
             if read == 0 {
                 break;
             }
             connection.send(&Message::ImageData(Data(piece))).await?;
             steps.add_bytes(read as u64);
         }
-        save.finish(&self.migration.context.podman).await?;
+        save.finish().await?;
         connection.send(&Message::ImageEnd(())).await?;
         expect!(connection, deadline::IMAGE, ImageStored)?;
         Ok(())

@@ -17,6 +17,7 @@ mod kernel_features;
 mod locks;
 mod mounts;
 mod network;
+mod new_connections;
 mod not_refused;
 mod parameters;
 mod refused;
@@ -43,6 +44,7 @@ pub(super) fn cases() -> Vec<Case> {
         far_end::CASES,
         both_ends_move::CASES,
         flows_end::CASES,
+        new_connections::CASES,
         datagrams::CASES,
         network::CASES,
         groups::CASES,

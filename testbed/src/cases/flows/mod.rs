@@ -2,6 +2,7 @@
 
 mod address_conflicts;
 mod anchor_lifetime;
+mod claimed_flows;
 pub(super) mod container_to_container;
 mod direct;
 mod families;
@@ -32,6 +33,7 @@ pub(super) fn cases() -> Vec<Case> {
         address_conflicts::CASES,
         container_to_container::CASES,
         idle::CASES,
+        claimed_flows::CASES,
         direct::CASES,
         wireguard_go::CASES,
     ]

@@ -2,6 +2,7 @@
 
 mod concurrency;
 mod frozen;
+mod full_storage;
 mod homecoming;
 mod hostile_orders;
 mod kept_settings;
@@ -42,6 +43,7 @@ pub(super) fn cases() -> Vec<Case> {
         hostile_orders::CASES,
         long::CASES,
         lost_copy::CASES,
+        full_storage::CASES,
         shared_kernel_state::CASES,
         kept_settings::CASES,
     ]
