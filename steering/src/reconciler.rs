@@ -55,8 +55,11 @@ const LOOK: Duration = Duration::from_secs(13);
 /// Looking for the flows of a peer may take this part of its time, where flows end all the time.
 const SHARE: u32 = 20;
 
-/// Starts this very program as the reconciler, unless there is one. `argument` makes it one. The runtime,
-/// in which this has to be called, reaps it.
+/// Starts the running program once more as the reconciler, unless there is one; `argument` makes it one. The tokio
+/// runtime in which this is called reaps it.
+///
+/// # Errors
+/// The lock file cannot be used, or the program cannot be started.
 pub fn start(directories: &Directories, argument: &str) -> io::Result<()> {
     if is_at_work(directories)? {
         return Ok(());
