@@ -4,9 +4,9 @@
 //!
 //! * puts netmig's rules back at once when somebody has removed them (a reload of the firewall),
 //!   owning a table that makes flows live through it meanwhile ([`netmig::table::Guard`]);
-//! * opens chains of others again that were [opened] for flows and loaded anew;
-//! * makes a tunnel again whose `wireguard-go` was killed ([`userspace_tunnels`]);
-//! * keeps UDP flows from being forgotten while a peer cannot be reached ([`udp_keepalive`]);
+//! * opens chains of others again that were [opened](crate::opened_firewall) for flows and loaded anew;
+//! * makes a tunnel again whose `wireguard-go` was killed (`userspace_tunnels`);
+//! * keeps UDP flows from being forgotten while a peer cannot be reached (`udp_keepalive`);
 //! * removes the tunnel to a peer, with all that belongs to it, when the last flow led there has
 //!   ended and no new ones are [forwarded](crate::port_forward); and the names of containers that no flow
 //!   belongs to any more.
