@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use checkpoint::fingerprint::{Fact, Fingerprint, Kind};
 use migration::convert::{self, FlowBatch, Wire};
 use netmig::flow::{Flow, Protocol, TcpState, Tuple, Zone};
-use protocol::message::Message;
+use protocol::message::{self as wire, Message};
 
 /// Sockets of the container.
 const SOCKETS: u16 = 10_000;
@@ -108,24 +108,24 @@ fn flows() {
     let mut size = 0;
     for _ in 0..TIMES {
         let frames: Vec<Vec<u8>> = encode.of(|| {
-            let batch = |flows: &[Flow]| FlowBatch {
+            let batch = |flows: &[Flow]| wire::FlowBatch {
                 anchor: None,
-                flows: flows.to_vec(),
+                flows: flows.iter().cloned().map(Flow::into_wire).collect(),
                 stand_ins: Vec::new(),
                 at_destination: Vec::new(),
             };
             let batches = all.chunks(FLOWS).map(batch);
-            batches.map(|batch| encoded(&Message::Flows(batch.into_wire()))).collect()
+            batches.map(|batch| encoded(&Message::Flows(batch))).collect()
         });
         size = frames.iter().map(Vec::len).sum();
-        let received: Vec<Flow> = decode.of(|| {
+        let received: Vec<Vec<Flow>> = decode.of(|| {
             let batch = |frame: &Vec<u8>| match Message::decode(frame).unwrap() {
                 Message::Flows(batch) => FlowBatch::from_wire(batch).unwrap().flows,
                 other => panic!("{}", other.name()),
             };
-            frames.iter().flat_map(batch).collect()
+            frames.iter().map(batch).collect()
         });
-        assert_eq!(received, all);
+        assert_eq!(received.concat(), all);
     }
     let (encode, decode) = (encode.0.unwrap(), decode.0.unwrap());
     println!("flows: {size} bytes, encode {encode:?}, decode {decode:?}");

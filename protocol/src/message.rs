@@ -77,6 +77,7 @@
 //! A host that forwards new connections for a container to the container's new host, and is told to end that,
 //! tells that host: `Hello`, `ForwardEnd`; the answers are `Hello`, `ForwardEnded`.
 
+mod address;
 mod codec;
 pub mod comparison;
 pub mod description;

@@ -60,7 +60,10 @@ impl MovedContainer {
         }
     }
 
-    /// Notes it, in place of what was noted of it before; but earlier detours stay noted.
+    /// Writes the note in place of an earlier one of this container. Earlier detours stay noted.
+    ///
+    /// # Errors
+    /// The lock cannot be taken, or the note cannot be read or written.
     pub async fn note(&self, directories: &Directories) -> Result<(), Cause> {
         let lock = SteeringLock::take(&directories.run).await?;
         self.note_locked(directories, &lock)
@@ -104,8 +107,11 @@ impl MovedContainer {
         self.apply()
     }
 
-    /// Has the kernel exchange its addresses; changes nothing where nothing is missing. The caller
-    /// holds the [`SteeringLock`].
+    /// Has the kernel exchange the container's addresses; changes nothing where nothing is missing. The caller holds
+    /// the [`SteeringLock`].
+    ///
+    /// # Errors
+    /// The kernel refuses the rules.
     pub fn apply(&self) -> Result<(), Cause> {
         Ok(Table::open()?.set_tunnel_nat(&self.id.parse()?, &self.exchange)?)
     }
@@ -117,7 +123,10 @@ impl MovedContainer {
     }
 }
 
-/// All notes, latest first.
+/// Returns all notes, latest first.
+///
+/// # Errors
+/// A note cannot be read.
 pub fn all(directories: &Directories) -> Result<Vec<MovedContainer>, Cause> {
     let noted = notes::all::<MovedContainer>(&directories.run.join(DIRECTORY), VERSION)?;
     let mut all: Vec<MovedContainer> = noted.into_iter().map(|(_, carried)| carried).collect();
@@ -130,12 +139,18 @@ fn path(run: &Path, id: &str) -> PathBuf {
     run.join(DIRECTORY).join(format!("{id}.json"))
 }
 
-/// What is noted of a container.
+/// Returns the note of a container, if there is one.
+///
+/// # Errors
+/// A note cannot be read.
 pub fn find(directories: &Directories, id: &str) -> Result<Option<MovedContainer>, Cause> {
     Ok(all(directories)?.into_iter().find(|note| note.id == id))
 }
 
-/// The addresses by which this host knows a container that it has a note of, or else those given.
+/// Returns the addresses by which this host knows a container: those of its note, or else those given.
+///
+/// # Errors
+/// A note cannot be read.
 pub fn known_as(
     directories: &Directories,
     id: &str,
@@ -145,7 +160,10 @@ pub fn known_as(
     Ok(note.map_or_else(|| given.to_vec(), |note| note.addresses))
 }
 
-/// The container runs here: others of its networks reach it by themselves again. Gives their addresses.
+/// Lets other containers reach a container by themselves again, which runs here now; returns their addresses.
+///
+/// # Errors
+/// The lock cannot be taken, a note cannot be read or written, or a detour cannot be lifted.
 pub async fn rejoin(directories: &Directories, id: &str) -> Result<Vec<IpAddr>, Cause> {
     let lock = SteeringLock::take(&directories.run).await?;
     let notes = all(directories)?;
@@ -175,7 +193,10 @@ pub async fn rejoin(directories: &Directories, id: &str) -> Result<Vec<IpAddr>, 
     Ok(others)
 }
 
-/// Containers that this host has notes of, but for the one with this ID.
+/// Returns the notes of all containers but one.
+///
+/// # Errors
+/// A note cannot be read.
 pub fn others(directories: &Directories, id: &str) -> Result<Vec<MovedContainer>, Cause> {
     Ok(all(directories)?.into_iter().filter(|note| note.id != id).collect())
 }
@@ -187,7 +208,11 @@ pub fn apart<'a>(flow: &Flow, others: &'a [MovedContainer]) -> Option<&'a MovedC
     others.iter().find(|other| flow.leads_to(&other.addresses).is_some())
 }
 
-/// Forgets flows between a container that runs here and others of its networks: they pass no routing.
+/// Deletes the conntrack entries of flows between a container that runs here and others of its networks: the packets
+/// of these are not routed.
+///
+/// # Errors
+/// The conntrack table cannot be read or changed.
 pub fn forget_between(container: &[IpAddr], others: &[IpAddr]) -> Result<(), Cause> {
     if others.is_empty() {
         return Ok(());
@@ -205,8 +230,11 @@ pub fn forget_between(container: &[IpAddr], others: &[IpAddr]) -> Result<(), Cau
     Ok(())
 }
 
-/// Forgets the containers without any flow that is led to another host, and for which no new ones will
-/// be. Those that are about to leave, unless by the migration that has `ended`, are left alone.
+/// Removes the notes of containers that have no flow led to another host and will have no new one. Containers that
+/// are about to leave are left alone, unless by the migration that has `ended`.
+///
+/// # Errors
+/// The lock cannot be taken, or notes or kernel state cannot be read or changed.
 pub async fn forget_ended(
     directories: &Directories,
     ended: Option<MigrationId>,

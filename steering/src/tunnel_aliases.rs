@@ -41,7 +41,10 @@ pub struct AliasTaken {
 #[error("the source says that {0} stands for another address, which is of no range for that")]
 pub struct NoAliasAtAll(IpAddr);
 
-/// Returns what stands for which address of this host, of which flows and notes tell.
+/// Returns what stands for which address of this host, according to flows and notes.
+///
+/// # Errors
+/// A note or the conntrack table cannot be read.
 pub fn known(directories: &Directories, HostId(this): HostId) -> Result<Aliases, Cause> {
     let aliases = Aliases::new(this);
     for note in moved_containers::all(directories)? {
@@ -80,7 +83,10 @@ pub struct OfOthers {
 type Meaning = (IpAddr, String);
 
 impl OfOthers {
-    /// Reads it from the notes; `id` is that of the one container.
+    /// Reads the notes of all containers but the one with this ID.
+    ///
+    /// # Errors
+    /// A note cannot be read.
     pub fn read(directories: &Directories, id: &str) -> Result<Self, Cause> {
         let mut others = Self::default();
         for note in moved_containers::all(directories)?.into_iter().filter(|note| note.id != id) {

@@ -41,8 +41,11 @@ const DIFFERENCE: u32 = 4;
 /// Ethernet's MTU: what the container's own interface has.
 const ETHERNET: u32 = 1500;
 
-/// Makes this host's end of the tunnel to `peer`, whose end is known, with the rules that steer into
-/// it; gives this end and the largest packet that it carries whole. The caller holds the [`SteeringLock`].
+/// Creates this host's end of the tunnel to a peer whose end is known, with the rules that steer into it; returns this
+/// end and the largest packet that the tunnel carries whole. The caller holds the [`SteeringLock`].
+///
+/// # Errors
+/// The interface or the rules cannot be created.
 pub async fn connect(
     peer: PeerNumber,
     address: IpAddr,
@@ -53,8 +56,10 @@ pub async fn connect(
     Ok((local, mtu))
 }
 
-/// Makes this host's end of the tunnel to `peer`, or of a direct way to it. The caller holds the
-/// [`SteeringLock`].
+/// Creates this host's end of the tunnel to a peer, or of a direct way to it. The caller holds the [`SteeringLock`].
+///
+/// # Errors
+/// The interface cannot be created.
 pub async fn prepare(peer: PeerNumber, address: IpAddr, direct: bool) -> Result<TunnelEnd, Cause> {
     Ok(if direct {
         tunnel::direct::prepare(peer, address).await?.into()
@@ -121,8 +126,11 @@ pub async fn complete_passed_on(
     }
 }
 
-/// Connects this host's prepared end of the tunnel to `peer`, with the rules that steer into it;
-/// gives the largest packet that it carries whole. The caller holds the [`SteeringLock`].
+/// Connects this host's prepared end of the tunnel to a peer, with the rules that steer into it; returns the largest
+/// packet that the tunnel carries whole. The caller holds the [`SteeringLock`].
+///
+/// # Errors
+/// The interface cannot be connected, or the kernel refuses the rules.
 pub async fn complete(peer: PeerNumber, address: IpAddr, end: &TunnelEnd) -> Result<u32, Cause> {
     let mut table = Table::open()?;
     table.install()?;
@@ -142,7 +150,11 @@ pub async fn complete(peer: PeerNumber, address: IpAddr, end: &TunnelEnd) -> Res
     Ok(whole)
 }
 
-/// Why the way to `peer`, if there is one already, is not what is asked for.
+/// Returns the reason why an existing way to a peer is not of the kind that is asked for; `None` if it is, or there
+/// is none.
+///
+/// # Errors
+/// The interfaces cannot be listed.
 pub async fn other_way(peer: PeerNumber, direct: bool) -> Result<Option<tunnel::Error>, Cause> {
     let kind = tunnel::kind(peer).await?;
     let other = kind.filter(|kind| (*kind == Kind::Direct) != direct);
@@ -167,7 +179,10 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Notes the claim of a migration.
+    /// Writes the claim of a migration.
+    ///
+    /// # Errors
+    /// The note cannot be written.
     pub fn write(
         &self,
         directories: &Directories,
@@ -191,7 +206,10 @@ impl Claim {
         Self::path(directories, migration).exists()
     }
 
-    /// Takes the claim back; gives it if there was one.
+    /// Removes the claim of a migration, and returns it if there was one.
+    ///
+    /// # Errors
+    /// The note cannot be read or removed.
     pub fn remove(
         directories: &Directories,
         migration: MigrationId,
@@ -223,8 +241,11 @@ impl Claim {
     }
 }
 
-/// Removes tunnel, rules and marks' steering of `peer` unless flows, claims, forwarded ports or
-/// migrations other than `ended` need them; removes the table with the last peer. Absent means done.
+/// Removes the tunnel, rules and steering by marks of a peer, unless flows, claims, forwarded ports or migrations other
+/// than `ended` need them; removes the table with the last peer. Absent means done.
+///
+/// # Errors
+/// The lock cannot be taken, a journal or note cannot be read, or the kernel refuses.
 pub async fn release(
     directories: &Directories,
     peer: PeerNumber,
@@ -248,7 +269,10 @@ pub async fn release(
     Ok(())
 }
 
-/// Whether flows, claims or forwarded ports need the tunnel to `peer`.
+/// Returns whether flows, claims or forwarded ports need the tunnel to a peer.
+///
+/// # Errors
+/// A note or the conntrack table cannot be read.
 pub fn carry(directories: &Directories, peer: PeerNumber) -> Result<bool, Cause> {
     // Of a large table one pass takes milliseconds, however little is in it.
     let marked = Conntrack::open()?.marked()?;
@@ -296,8 +320,11 @@ fn claims(directories: &Directories) -> Result<Vec<(PathBuf, Claim)>, Cause> {
     Ok(notes::all(&directories.run.join(CLAIMS), VERSION)?)
 }
 
-/// The number of a host for which something is about to be made. If all are taken, it gets that of one which
-/// has no tunnel to this host, no flows, and nothing else that would tell of it.
+/// Returns the number of a host for which something is about to be created. If all numbers are taken, the host gets
+/// the number of one that has no tunnel to this host, no flows, and no note or journal.
+///
+/// # Errors
+/// The peers' file cannot be read or written, no number is free, or notes, journals or kernel state cannot be read.
 pub async fn allot(directories: &Directories, host: HostId) -> Result<PeerNumber, Cause> {
     match peer_numbers::allot(&directories.state, host) {
         Err(peer_numbers::Error::TooManyPeers { .. }) => {}

@@ -7,7 +7,7 @@ use protocol::message::flow as wire;
 use state::id::HostId;
 use steering::flow_end::FlowEnds;
 
-use super::{Refused, Wire, same_fields, same_variants};
+use super::{Refused, Wire, plain_fields, same_fields, same_variants};
 
 /// Flows of one anchor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,24 +28,15 @@ same_variants! {
     ZoneScope => wire::ZoneScope { Both, Original, Reply }
 }
 
-same_fields! {
+plain_fields! {
     Tuple => wire::Tuple { source, destination, source_port, destination_port }
+    TcpState => wire::TcpState { state, scales, flags }
+}
+
+same_fields! {
     Zone => wire::Zone { id, scope }
     FlowBatch => wire::FlowBatch { anchor, flows, stand_ins, at_destination }
     FlowEnds => wire::FlowEnds { protocol, own, far }
-}
-
-impl Wire for TcpState {
-    type Form = wire::TcpState;
-
-    fn into_wire(self) -> wire::TcpState {
-        let Self { state, scales, flags } = self;
-        wire::TcpState { state, scales, flags }
-    }
-
-    fn from_wire(wire::TcpState { state, scales, flags }: wire::TcpState) -> Result<Self, Refused> {
-        Ok(Self { state, scales, flags })
-    }
 }
 
 impl Wire for Flow {

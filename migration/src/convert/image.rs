@@ -3,24 +3,15 @@
 use checkpoint::images::{Chunk, FileSum, Manifest};
 use protocol::message as wire;
 
-use super::{Refused, Wire, same_fields};
+use super::{plain_fields, same_fields};
 
-same_fields! {
+plain_fields! {
     Chunk => wire::Chunk { name, offset, bytes }
-    Manifest => wire::Manifest { files }
+    FileSum => wire::FileSum { name, length, hash }
 }
 
-impl Wire for FileSum {
-    type Form = wire::FileSum;
-
-    fn into_wire(self) -> wire::FileSum {
-        let Self { name, length, hash } = self;
-        wire::FileSum { name, length, hash }
-    }
-
-    fn from_wire(wire::FileSum { name, length, hash }: wire::FileSum) -> Result<Self, Refused> {
-        Ok(Self { name, length, hash })
-    }
+same_fields! {
+    Manifest => wire::Manifest { files }
 }
 
 #[cfg(test)]

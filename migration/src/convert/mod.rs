@@ -75,10 +75,12 @@ macro_rules! plain {
         $(impl Wire for $plain {
             type Form = Self;
 
+            #[inline]
             fn into_wire(self) -> Self {
                 self
             }
 
+            #[inline]
             fn from_wire(form: Self) -> Result<Self, Refused> {
                 Ok(form)
             }
@@ -134,8 +136,30 @@ impl<T: Wire> Wire for Option<T> {
     }
 }
 
-/// Implements [`Wire`] for structs whose wire forms have fields of the same names. A field that only one of the
-/// two has does not compile.
+/// Implements [`Wire`] for structs whose wire forms have the same fields. A field that only one of the two has does
+/// not compile.
+macro_rules! plain_fields {
+    ($($own:ty => $form:path { $($field:ident),* $(,)? })*) => {
+        $(impl $crate::convert::Wire for $own {
+            type Form = $form;
+
+            #[inline]
+            fn into_wire(self) -> $form {
+                let Self { $($field),* } = self;
+                $form { $($field),* }
+            }
+
+            #[inline]
+            fn from_wire(form: $form) -> Result<Self, $crate::convert::Refused> {
+                let $form { $($field),* } = form;
+                Ok(Self { $($field),* })
+            }
+        })*
+    };
+}
+
+/// Implements [`Wire`] for structs whose wire forms have fields of the same names, each with a wire form of its
+/// own. A field that only one of the two has does not compile.
 macro_rules! same_fields {
     ($($own:ty => $form:path { $($field:ident),* $(,)? })*) => {
         $(impl $crate::convert::Wire for $own {
@@ -161,6 +185,7 @@ macro_rules! same_variants {
         $(impl $crate::convert::Wire for $own {
             type Form = $form;
 
+            #[inline]
             fn into_wire(self) -> $form {
                 use $form as Form;
                 match self {
@@ -170,6 +195,7 @@ macro_rules! same_variants {
                 }
             }
 
+            #[inline]
             fn from_wire(form: $form) -> Result<Self, $crate::convert::Refused> {
                 use $form as Form;
                 Ok(match form {
@@ -182,7 +208,7 @@ macro_rules! same_variants {
     };
 }
 
-use {same_fields, same_variants};
+use {plain_fields, same_fields, same_variants};
 
 /// Checks that a value comes back from its wire form as it was.
 #[cfg(test)]

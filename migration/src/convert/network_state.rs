@@ -4,7 +4,7 @@ use netmig::configuration::{Configuration, Fact, Kind, MOST_FACTS};
 use netmig::sysctl::{Parameter, Parameters};
 use protocol::message::comparison::{self as wire, NetworkFactsOfKind};
 
-use super::{Refused, Wire, same_fields};
+use super::{Refused, Wire, plain_fields, same_fields};
 
 /// The configuration of a container's network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,9 +15,12 @@ pub struct NetworkState {
     pub parameters: Parameters,
 }
 
+plain_fields! {
+    Parameter => wire::Parameter { name, value, is_changed }
+}
+
 same_fields! {
     NetworkState => wire::NetworkState { configuration, parameters }
-    Parameter => wire::Parameter { name, value, is_changed }
 }
 
 impl Wire for Configuration {

@@ -5,7 +5,7 @@ use checkpoint::socket_options::{Membership, SocketSettings, Value};
 use checkpoint::tasks::TaskSettings;
 use protocol::message as wire;
 
-use super::{Refused, Wire, same_fields};
+use super::{Refused, Wire, plain_fields, same_fields};
 
 /// Settings that are not at their defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,11 +18,14 @@ pub struct Settings {
     pub cgroup: Vec<CgroupSetting>,
 }
 
-same_fields! {
-    Settings => wire::Settings { sockets, tasks, cgroup }
+plain_fields! {
     Membership => wire::Membership { interface, group, is_exclusive, senders }
     TaskSettings => wire::TaskSettings { thread, processors, io_priority, timer_slack, coredump_filter }
     CgroupSetting => wire::CgroupSetting { file, value }
+}
+
+same_fields! {
+    Settings => wire::Settings { sockets, tasks, cgroup }
 }
 
 impl Wire for SocketSettings {

@@ -3,10 +3,13 @@
 use checkpoint::tree::{Kind, Meta, Record, Xattr};
 use protocol::message as wire;
 
-use super::{Refused, Wire, same_fields};
+use super::{Refused, Wire, plain_fields, same_fields};
+
+plain_fields! {
+    Xattr => wire::ExtendedAttribute { name, value }
+}
 
 same_fields! {
-    Xattr => wire::ExtendedAttribute { name, value }
     Meta => wire::Metadata { mode, uid, gid, mtime, mtime_ns, xattrs }
 }
 

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use state::id::HostId;
 
+use super::address;
+
 /// A transport protocol whose flows are moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Protocol {
@@ -18,8 +20,10 @@ pub enum Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tuple {
     /// The sender's address.
+    #[serde(with = "address")]
     pub source: IpAddr,
     /// The receiver's address.
+    #[serde(with = "address")]
     pub destination: IpAddr,
     /// The sender's port.
     pub source_port: u16,

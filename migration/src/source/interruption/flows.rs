@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use netmig::flow::{Alias, Conntrack, Direction, Flow};
 use netmig::siblings::Detour;
-use protocol::message::Message;
+use protocol::message::{FlowBatch, Message};
 use protocol::wire::FLOWS_PER_FRAME;
 use state::cause::Cause;
 use state::id::HostId;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::Interruption;
-use crate::convert::{FlowBatch, Wire};
+use crate::convert::Wire;
 use crate::source::forgotten_flows::remember;
 use crate::source::send_queue::{Outbox, post};
 use crate::source::siblings::Besides;
@@ -96,13 +96,17 @@ impl Interruption<'_> {
             }
             for (anchor, flows) in by_anchor {
                 for batch in flows.chunks(FLOWS_PER_FRAME) {
-                    let (flows, stand_ins) = (batch.to_vec(), all_stand_ins.clone());
                     let at_destination = match anchor {
                         None => at_destination.clone(),
                         Some(_) => Vec::new(),
                     };
-                    let batch = FlowBatch { anchor, flows, stand_ins, at_destination };
-                    post(&outbox, Message::Flows(batch.into_wire()))?;
+                    let batch = FlowBatch {
+                        anchor,
+                        flows: batch.iter().cloned().map(Flow::into_wire).collect(),
+                        stand_ins: all_stand_ins.clone().into_wire(),
+                        at_destination,
+                    };
+                    post(&outbox, Message::Flows(batch))?;
                 }
             }
             Ok(Collected { conntrack, flows, stand_ins, far_ends, besides, detours })
