@@ -14,17 +14,17 @@ mod apply;
 mod beneath;
 mod blocks;
 mod digest;
-mod record;
 mod relative_path;
 mod scan;
+mod transfer_record;
 
 #[cfg(test)]
 mod tests;
 
 pub use apply::Applier;
 pub use digest::Digest;
-pub use record::{BLOCK, CHUNK, Kind, Limits, Meta, Record, Stats, Xattr};
 pub use scan::{Snapshot, Source, Tasks};
+pub use transfer_record::{BLOCK, CHUNK, Kind, Limits, Meta, Record, Stats, Xattr};
 
 use std::io;
 use std::path::{Path, PathBuf};
