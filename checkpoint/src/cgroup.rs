@@ -19,6 +19,8 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::procfs;
+
 pub use self::controllers::{CgroupSetting, Error as SettingError};
 
 /// Longest sleep between two looks at `cgroup.events`, in milliseconds. The kernel wakes us by
@@ -202,7 +204,7 @@ impl Cgroup {
                 source: io::Error::new(io::ErrorKind::InvalidData, "not a number"),
             }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Ok(self.pids()?.into_iter().map(resident).sum())
+                Ok(self.pids()?.into_iter().map(procfs::resident_memory).sum())
             }
             Err(source) => Err(Error::Access { path, source }),
         }
@@ -263,17 +265,6 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ENODEV)
 }
 
-/// Anonymous and shared-memory pages of a process that are in memory, in bytes (proc(5)).
-fn resident(pid: i32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status
-        .lines()
-        .filter_map(|line| line.strip_prefix("RssAnon:").or(line.strip_prefix("RssShmem:")))
-        .filter_map(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok())
-        .map(|kib| kib << 10)
-        .sum()
-}
-
 /// The directory of the cgroup that this text of a `/proc/PID/cgroup` tells, whichever it is.
 ///
 /// # Errors
@@ -311,13 +302,5 @@ mod tests {
         let own = i32::try_from(std::process::id()).unwrap();
         assert!(Cgroup::of_pid(own, &id).is_err());
         assert!(matches!(Cgroup::of_pid(own, ""), Err(Error::BadId(_))));
-    }
-
-    #[test]
-    fn resident_memory_of_this_process_is_plausible() {
-        let own = i32::try_from(std::process::id()).unwrap();
-        let bytes = resident(own);
-        assert!(bytes > 100_000 && bytes < 1 << 36, "{bytes}");
-        assert_eq!(resident(i32::MAX), 0);
     }
 }

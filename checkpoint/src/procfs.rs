@@ -1,4 +1,4 @@
-//! Processes by their numbers, told from later ones of the same number.
+//! What `/proc/PID` tells of one process (proc_pid(5)).
 
 use std::fs;
 
@@ -41,6 +41,19 @@ pub fn may_administer_networks(pid: i32) -> bool {
     sets.fold(0, |all, set| all | set) & (1 << CAP_NET_ADMIN | 1 << CAP_SYS_ADMIN) != 0
 }
 
+/// Returns the anonymous and shared-memory pages of a process that are in memory, in bytes (proc_pid_status(5)); 0
+/// for a process that is gone.
+#[must_use]
+pub fn resident_memory(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status
+        .lines()
+        .filter_map(|line| line.strip_prefix("RssAnon:").or(line.strip_prefix("RssShmem:")))
+        .filter_map(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .map(|kib| kib << 10)
+        .sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,5 +67,13 @@ mod tests {
         let pid = i32::try_from(child.id()).unwrap();
         child.wait().unwrap();
         assert_eq!(start_time(pid), None);
+    }
+
+    #[test]
+    fn resident_memory_of_this_process_is_plausible() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let bytes = resident_memory(own);
+        assert!(bytes > 100_000 && bytes < 1 << 36, "{bytes}");
+        assert_eq!(resident_memory(i32::MAX), 0);
     }
 }

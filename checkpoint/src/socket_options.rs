@@ -6,9 +6,9 @@
 
 mod defaults;
 mod multicast_groups;
+mod option_table;
 mod settings;
-mod table;
 
 pub use multicast_groups::Membership;
+pub use option_table::{Kind, OPTIONS, SocketOption};
 pub use settings::{Error, SocketSettings, Value};
-pub use table::{Kind, OPTIONS, SocketOption};

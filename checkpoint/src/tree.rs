@@ -13,16 +13,16 @@
 mod apply;
 mod beneath;
 mod blocks;
-mod record;
 mod relative_path;
 mod scan;
+mod transfer_record;
 
 #[cfg(test)]
 mod tests;
 
 pub use apply::Applier;
-pub use record::{BLOCK, CHUNK, Kind, Limits, Meta, Record, Stats, Xattr};
 pub use scan::{Snapshot, Source, Tasks};
+pub use transfer_record::{BLOCK, CHUNK, Kind, Limits, Meta, Record, Stats, Xattr};
 
 use std::io;
 use std::path::{Path, PathBuf};

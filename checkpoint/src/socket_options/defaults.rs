@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use super::table::{Kind, OPTIONS};
+use super::option_table::{Kind, OPTIONS};
 
 /// Values of a new socket, one for each of [`OPTIONS`].
 type Values = Vec<Option<Vec<u8>>>;

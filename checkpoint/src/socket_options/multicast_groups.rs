@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
-use super::table::Kind;
+use super::option_table::Kind;
 
 /// Most groups of one namespace, and most senders that a filter names.
 const MOST: usize = 1024;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::defaults::Defaults;
 use super::multicast_groups::{self as groups, Membership};
-use super::table::{Kind, LONGEST, OPTIONS, SocketOption};
+use super::option_table::{Kind, LONGEST, OPTIONS, SocketOption};
 use crate::pidfd::PidFd;
 use crate::procfs::inner_pid;
 

@@ -21,8 +21,8 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, mkfifoat, symlinkat};
 use twox_hash::XxHash3_128;
 
-use super::record::is_carried;
 use super::relative_path::split;
+use super::transfer_record::is_carried;
 use super::{Error, Kind, Limits, Meta, Record, Stats, beneath, io_error};
 use regular_file::Writing;
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use checkpoint::procfs;
-use engine::container::Container;
+use engine::inspect::Container;
 use netmig::configuration::{Configuration, Difference, Kind, Known};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use checkpoint::criu::{self, Version};
 use checkpoint::runtime::Runtime;
 use checkpoint::{cgroup::Cgroup, mountinfo, procfs, tree};
-use engine::container::{Container, PublishedPort};
 use engine::description::Description;
+use engine::inspect::{Container, PublishedPort};
 use engine::{Holder, blockers};
 use netmig::container_network::ContainerNetwork;
 use netmig::flow::{Alias, Aliases, Conntrack, Flow, Readdressed, TunnelNat};
@@ -424,7 +424,7 @@ fn offer(
     published: &[PublishedPort],
     aliases: &Aliases,
 ) -> Result<Offer, Cause> {
-    let network = |network: &engine::container::Network| Network {
+    let network = |network: &engine::inspect::Network| Network {
         name: network.name.clone(),
         addresses: network.addresses.iter().map(|(address, _)| *address).collect(),
     };

@@ -358,7 +358,7 @@ async fn describe(
     })
 }
 
-fn network(network: &engine::container::Network) -> Network {
+fn network(network: &engine::inspect::Network) -> Network {
     Network {
         name: network.name.clone(),
         addresses: network.addresses.iter().map(|(address, _)| *address).collect(),

@@ -14,7 +14,7 @@ use nix::unistd::{fchown, ftruncate};
 use xattr::FileExt as _;
 
 use super::{gid, refused, time_of, uid};
-use crate::tree::record::{CHUNK, is_carried};
+use crate::tree::transfer_record::{CHUNK, is_carried};
 use crate::tree::{Error, Meta, beneath, io_error};
 
 /// The file that data belongs to until the next entry.

@@ -11,7 +11,7 @@ use nix::sys::stat::{FileStat, fstat};
 use super::walk::{Place, Seen, Walk};
 use super::{Node, Stamp, Tasks, What, entry};
 use crate::tree::blocks::{self, Failed};
-use crate::tree::record::Xattr;
+use crate::tree::transfer_record::Xattr;
 use crate::tree::{Error, Kind, Record, beneath};
 
 impl Walk<'_> {

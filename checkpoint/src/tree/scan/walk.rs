@@ -16,8 +16,8 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, major, minor};
 use super::entry::{self, Marks};
 use super::{Node, Stamp, Tasks, What};
 use crate::tree::beneath;
-use crate::tree::record::Xattr;
 use crate::tree::relative_path::DEPTH;
+use crate::tree::transfer_record::Xattr;
 use crate::tree::{Error, Kind, Record, Stats, io_error};
 
 /// Two changes within one tick of the clock bear the same time (10 ms at 100 Hz; kernels from

@@ -7,9 +7,10 @@ use async_trait::async_trait;
 use nix::sys::statvfs::statvfs;
 use tokio::process::Child;
 
-use super::link::{self, Link};
-use super::work::Work;
-use super::{Error, abort, abort_by_id, process, refusal};
+use super::conflict::refusal;
+use super::shim_socket::{ShimSocket, listen};
+use super::work_dir::WorkDir;
+use super::{Error, abort_by_id, cleanup, import};
 use crate::Kind;
 use crate::podman::Podman;
 use crate::stage::{Restored, Staged, StagedContainer};
@@ -34,9 +35,9 @@ pub(in crate::podman) struct PodmanStaged {
     /// The OCI bundle that podman made.
     bundle: PathBuf,
     podman: Podman,
-    work: Work,
+    work: WorkDir,
     lease: Duration,
-    link: Link,
+    link: ShimSocket,
     child: Option<Child>,
     restored: Option<Restored>,
     /// Until the restore has ended.
@@ -50,8 +51,8 @@ const ROOM: u64 = 4 << 20;
 impl PodmanStaged {
     pub(super) fn new(
         podman: Podman,
-        work: Work,
-        link: Link,
+        work: WorkDir,
+        link: ShimSocket,
         child: Option<Child>,
         lease: Duration,
         started: Instant,
@@ -113,12 +114,12 @@ impl PodmanStaged {
         work: &Path,
         deadline: Duration,
     ) -> Result<Self, Error> {
-        let work = Work { dir: work.to_path_buf() };
+        let work = WorkDir { dir: work.to_path_buf() };
         if !work.owns(id) {
             return Err(Error::Order { name: name.to_owned(), what: "resuming" });
         }
-        let listener = link::listen(&work.socket()).map_err(work.fail(&work.socket()))?;
-        let link = tokio::time::timeout(deadline, Link::accept(&listener))
+        let listener = listen(&work.socket()).map_err(work.fail(&work.socket()))?;
+        let link = tokio::time::timeout(deadline, ShimSocket::accept(&listener))
             .await
             .map_err(|_| Error::Timeout {
                 name: name.to_owned(),
@@ -138,7 +139,7 @@ impl PodmanStaged {
             // The podman of another process: its exit status is lost, its words are not.
             None => {
                 if let Some(pid) = self.work.podman()
-                    && !process::wait_gone(pid, TAIL).await
+                    && !import::wait_gone(pid, TAIL).await
                 {
                     return Err(self.timeout("podman's part", TAIL));
                 }
@@ -301,7 +302,7 @@ impl Staged for PodmanStaged {
         let _ = self.link.send(&ToShim::Abort).await;
         if let Some(child) = &mut self.child {
             // podman cleans up after the failed restore; abort_by_id ends it when it hangs.
-            let _ = tokio::time::timeout(abort::PATIENCE, child.wait()).await;
+            let _ = tokio::time::timeout(cleanup::PATIENCE, child.wait()).await;
         }
         let Self { container, podman, work, link, .. } = *self;
         drop(link);

@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::process::{Child, ChildStdout};
 
 use super::command::{Overdue, kill_group, read};
-use super::{Error, Info, Podman, files};
+use super::{Error, Info, Podman, state_files};
 use crate::ImageExport;
-use crate::container::is_full_id;
+use crate::inspect::is_full_id;
 
 /// podman's exit status for an image that it does not have (podman-image-exists(1)).
 const ABSENT: i32 = 1;
@@ -41,7 +41,7 @@ impl Podman {
         info: &Info,
         name: &str,
     ) -> Result<Option<String>, crate::Error> {
-        if let Some(id) = files::image_id(info, name) {
+        if let Some(id) = state_files::image_id(info, name) {
             return Ok(Some(id));
         }
         let args = ["image", "inspect", "--format", "{{.Id}}", "--", name];
@@ -66,7 +66,7 @@ impl Podman {
         if !is_full_id(id) {
             return Err(crate::Error::bad_id(id));
         }
-        match files::has_image(info, id) {
+        match state_files::has_image(info, id) {
             true => Ok(true),
             false => Ok(self.knows_image(id).await?),
         }

@@ -136,8 +136,8 @@ impl Podman {
         parse_version(&text)
     }
 
-    /// podman's configuration: what is [kept](Podman::keep), or from memory where it is still valid
-    /// ([`Podman::remembering`]).
+    /// podman's configuration: what is [kept](Podman::keep), or from the cache where it is still valid
+    /// ([`Podman::with_cache`]).
     ///
     /// # Errors
     /// As [`Podman::version`].
@@ -145,7 +145,7 @@ impl Podman {
         if let Some(info) = self.kept.get() {
             return Ok(info.clone());
         }
-        if let Some(info) = self.recall() {
+        if let Some(info) = self.read_cache() {
             return Ok(info);
         }
         // Before podman reads them: a change in between is noticed the next time.
@@ -153,7 +153,7 @@ impl Podman {
         let args = ["info", "--format", "json"];
         let text = self.run(&args, self.deadlines.query, Overdue::Kill).await?;
         let info = parse_info(&text)?;
-        self.remember(sources, &info);
+        self.write_cache(sources, &info);
         Ok(info)
     }
 }

@@ -12,10 +12,10 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::description::{Place, Records};
+use super::records::{Place, Records};
 use super::{Error, Info, Podman};
 use crate::Described;
-use crate::container::is_full_id;
+use crate::inspect::is_full_id;
 
 /// Largest of its texts, in bytes.
 const MOST: u64 = 8 << 20;
@@ -118,7 +118,7 @@ fn bounded(path: &Path) -> Result<Vec<u8>, Error> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::podman::host::Version;
+    use crate::podman::host_info::Version;
 
     pub(in crate::podman) fn info(dir: &Path) -> Info {
         Info {

@@ -1,7 +1,7 @@
 //! podman's `ContainerConfig` (`libpod/container_config.go`) and its state of networks
 //! (`StatusBlock`, `libnetwork/types/network.go`).
 
-mod form;
+mod raw;
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::description::{
     Address, Confinement, Connectivity, Description, Health, Image, Life, Log, Network, Port,
     Process, StartupCheck, Storage,
 };
-use form::{Config, Interface, PortMapping, Startup, Status, Subnet};
+use raw::{Config, Interface, PortMapping, Startup, Status, Subnet};
 
 /// podman's words that others would not know, and those of a description.
 const READINESS: (&str, &str) = ("conmon", "monitor");
@@ -146,7 +146,7 @@ pub(super) fn read(
 pub(super) fn write(description: &Description, place: &Place) -> Value {
     let Description { image, process, life, health, log, confinement, storage, .. } = description;
     let connectivity = &description.connectivity;
-    let (process_label, mount_label) = super::oci::labels(&confinement.selinux);
+    let (process_label, mount_label) = super::oci_spec::labels(&confinement.selinux);
     let mut cleanup = place.cleanup.clone();
     if life.auto_remove {
         // podman wants the ID last.

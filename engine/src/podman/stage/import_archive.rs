@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use tar::{Builder, EntryType, Header};
 
-use crate::podman::description::Records;
+use crate::podman::records::Records;
 
 /// The directories that podman looks for.
 const DIRECTORIES: [&str; 2] = ["checkpoint", "artifacts"];

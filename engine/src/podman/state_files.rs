@@ -11,8 +11,8 @@ use rusqlite::{Connection, OpenFlags};
 use serde::Deserialize;
 
 use super::inspect::raw::RawNetworkInspect;
-use super::{Info, metadata};
-use crate::container::is_full_id;
+use super::{Info, database as sqlite};
+use crate::inspect::is_full_id;
 
 /// Where netavark's networks are described (podman-network(1)).
 const NETWORKS: &str = "/etc/containers/networks";
@@ -63,13 +63,13 @@ pub(super) fn databases(info: &Info) -> Vec<Option<Connection>> {
     let open = |path: &Path| {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let database = Connection::open_with_flags(path, flags).ok()?;
-        database.busy_timeout(metadata::BUSY).ok()?;
+        database.busy_timeout(sqlite::BUSY).ok()?;
         Some(database)
     };
     if info.database != "sqlite" {
         return Vec::new();
     }
-    metadata::places(info).iter().filter(|path| path.is_file()).map(|path| open(path)).collect()
+    sqlite::places(info).iter().filter(|path| path.is_file()).map(|path| open(path)).collect()
 }
 
 /// The list of images of the store (`containers/storage`, `images.go`).
@@ -120,7 +120,7 @@ fn read(path: &Path) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::podman::metadata::tests::{database, info};
+    use crate::podman::database::tests::{database, info};
 
     #[test]
     fn containers_are_found_by_exact_id_and_name() {

@@ -10,7 +10,7 @@ use nix::unistd::{Pid, setsid};
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::Error;
-use super::work::{Work, is_gone};
+use super::work_dir::{WorkDir, is_gone};
 use crate::Kind;
 use crate::podman::{Podman, environment};
 use checkpoint::shim::TMPDIR_VARIABLE;
@@ -33,12 +33,19 @@ pub(super) fn cleanup(podman: &Podman, id: &str) -> Vec<String> {
 
 /// Starts podman's import in a session of its own, with none of our files: conmon, which stays
 /// with the container, inherits all that podman has.
-pub(super) fn import(podman: &Podman, work: &Work, fresh_addresses: bool) -> Result<Child, Error> {
+pub(super) fn import(
+    podman: &Podman,
+    work: &WorkDir,
+    fresh_addresses: bool,
+) -> Result<Child, Error> {
     spawn(podman, work, fresh_addresses, Stdio::null())
 }
 
 /// The same with a pipe for its standard input.
-pub(super) fn import_from_pipe(podman: &Podman, work: &Work) -> Result<(Child, ChildStdin), Error> {
+pub(super) fn import_from_pipe(
+    podman: &Podman,
+    work: &WorkDir,
+) -> Result<(Child, ChildStdin), Error> {
     let mut child = spawn(podman, work, false, Stdio::piped())?;
     match child.stdin.take() {
         Some(input) => Ok((child, input)),
@@ -48,7 +55,7 @@ pub(super) fn import_from_pipe(podman: &Podman, work: &Work) -> Result<(Child, C
 
 fn spawn(
     podman: &Podman,
-    work: &Work,
+    work: &WorkDir,
     fresh_addresses: bool,
     input: Stdio,
 ) -> Result<Child, Error> {

@@ -5,15 +5,29 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::config::{OWN_PARENTS, SHORT_ID};
-use super::oci::INIT;
+use super::container_config::{OWN_PARENTS, SHORT_ID};
+use super::oci_spec::INIT;
 use super::{Place, Records, program};
 
 /// What podman makes anew for every container that it imports.
 const MADE_ANEW: [&str; 6] =
     ["spec", "lockID", "cgroupManager", "exitCommand", "logPath", "mounts"];
+/// Files that podman makes for every container: where they are in it, and their names beside it
+/// (`makeBindMounts`, `libpod/container_internal_common.go`).
+const OWN_FILES: [(&str, &str); 9] = [
+    ("/dev/shm", "shm"),
+    ("/etc/resolv.conf", "resolv.conf"),
+    ("/etc/hosts", "hosts"),
+    ("/etc/hostname", "hostname"),
+    ("/run/.containerenv", ".containerenv"),
+    ("/run/secrets", "secrets"),
+    ("/etc/passwd", "passwd"),
+    ("/etc/group", "group"),
+    ("/etc/localtime", "localtime"),
+];
+
 /// Names every setting that differs.
-pub(super) fn between(before: &Records, after: &Records, place: &Place) -> BTreeSet<String> {
+pub(super) fn lost_between(before: &Records, after: &Records, place: &Place) -> BTreeSet<String> {
     let (mut before, mut after) = (before.clone(), after.clone());
     let mut lost = BTreeSet::new();
     if let Some(elsewhere) = elsewhere(&before.config, place) {
@@ -98,7 +112,7 @@ fn settle_spec(spec: &mut Value, place: &Place) {
             namespaces.sort_by_key(ToString::to_string);
         }
     }
-    super::own_files::remove(spec, place);
+    remove_own_files(spec, place);
     if let Some(mounts) = spec.get_mut("mounts").and_then(Value::as_array_mut) {
         for init in mounts.iter_mut().filter(|mount| mount["destination"] == INIT) {
             let source = Path::new(init["source"].as_str().unwrap_or_default());
@@ -111,6 +125,21 @@ fn settle_spec(spec: &mut Value, place: &Place) {
         let named: serde_json::Map<String, Value> = named.collect();
         spec["mounts"] = Value::Object(named);
     }
+}
+
+/// Removes the mounts of podman's own files, which it makes and mounts anew.
+pub(super) fn remove_own_files(spec: &mut Value, place: &Place) {
+    if let Some(mounts) = spec.get_mut("mounts").and_then(Value::as_array_mut) {
+        mounts.retain(|mount| !is_own_file(mount, place));
+    }
+}
+
+fn is_own_file(mount: &Value, place: &Place) -> bool {
+    OWN_FILES.iter().any(|(destination, name)| {
+        let is_source = |dir: &Path| mount["source"] == json!(dir.join(name));
+        mount["destination"] == *destination
+            && (is_source(&place.userdata) || is_source(&place.volatile))
+    })
 }
 
 fn compare(before: &Value, after: &Value, path: &str, lost: &mut BTreeSet<String>) {

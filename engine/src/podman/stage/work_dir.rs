@@ -37,11 +37,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A directory of ours, mode 0700.
 #[derive(Debug, Clone)]
-pub(super) struct Work {
+pub(super) struct WorkDir {
     pub(super) dir: PathBuf,
 }
 
-impl Work {
+impl WorkDir {
     /// Takes an empty or absent directory.
     pub(super) fn create(dir: &Path) -> Result<Self, Error> {
         let work = Self { dir: dir.to_path_buf() };
@@ -330,22 +330,22 @@ mod tests {
     fn a_directory_is_taken_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m1");
-        let work = Work::create(&path).unwrap();
+        let work = WorkDir::create(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
-        assert!(matches!(Work::create(&path), Err(Error::InUse { .. })));
+        assert!(matches!(WorkDir::create(&path), Err(Error::InUse { .. })));
         work.remove().unwrap();
         work.remove().unwrap();
         assert!(!path.exists());
-        assert!(matches!(Work::create(Path::new("relative")), Err(Error::Work { .. })));
+        assert!(matches!(WorkDir::create(Path::new("relative")), Err(Error::Work { .. })));
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
-        assert!(matches!(Work::create(&file), Err(Error::Work { .. })));
+        assert!(matches!(WorkDir::create(&file), Err(Error::Work { .. })));
     }
 
     #[test]
     fn only_the_noted_container_is_ours() {
         let dir = tempfile::tempdir().unwrap();
-        let work = Work::create(&dir.path().join("m")).unwrap();
+        let work = WorkDir::create(&dir.path().join("m")).unwrap();
         assert!(!work.owns("a7"));
         work.own("a7").unwrap();
         assert!(work.owns("a7") && !work.owns("a"));
@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn podman_is_known_again_by_its_start_time() {
         let dir = tempfile::tempdir().unwrap();
-        let work = Work::create(&dir.path().join("m")).unwrap();
+        let work = WorkDir::create(&dir.path().join("m")).unwrap();
         assert_eq!(work.podman(), None);
         work.note_podman(std::process::id()).unwrap();
         assert!(work.podman().is_some());

@@ -1,4 +1,4 @@
-//! podman's configuration, remembered until something changes that it comes from.
+//! podman's configuration, kept in a file until something changes that it comes from.
 
 use std::fs;
 use std::io::Write;
@@ -34,29 +34,29 @@ const FURTHER: [&str; 4] = [
 const VARIABLES: [&str; 4] = ["CONTAINERS_", "STORAGE_", "XDG_", "PATH"];
 
 #[derive(Serialize, Deserialize)]
-struct Remembered {
+struct Cached {
     sources: Vec<String>,
     info: Info,
 }
 
 impl Podman {
-    /// What was remembered, if it still holds.
-    pub(super) fn recall(&self) -> Option<Info> {
-        let text = fs::read(self.memory.as_ref()?).ok()?;
-        let remembered: Remembered = serde_json::from_slice(&text).ok()?;
-        (remembered.sources == self.sources()?).then_some(remembered.info)
+    /// Returns the cached configuration, if it still holds.
+    pub(super) fn read_cache(&self) -> Option<Info> {
+        let text = fs::read(self.cache.as_ref()?).ok()?;
+        let cached: Cached = serde_json::from_slice(&text).ok()?;
+        (cached.sources == self.sources()?).then_some(cached.info)
     }
 
-    /// Remembers; what cannot be remembered is asked again. So is a podman whose database is to be
-    /// replaced: no file of its configuration changes when it is.
-    pub(super) fn remember(&self, sources: Option<Vec<String>>, info: &Info) {
+    /// Writes the configuration to the cache; without one podman is asked again. So is a podman whose database is
+    /// to be replaced: no file of its configuration changes when it is.
+    pub(super) fn write_cache(&self, sources: Option<Vec<String>>, info: &Info) {
         if info.database != "sqlite" {
             return;
         }
-        let (Some(path), Some(sources)) = (&self.memory, sources) else { return };
+        let (Some(path), Some(sources)) = (&self.cache, sources) else { return };
         let fresh = path.with_extension(std::process::id().to_string());
         let write = || -> std::io::Result<()> {
-            let text = serde_json::to_vec(&Remembered { sources, info: info.clone() })?;
+            let text = serde_json::to_vec(&Cached { sources, info: info.clone() })?;
             let mut options = fs::OpenOptions::new();
             let mut file =
                 options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
@@ -128,29 +128,29 @@ fn identity(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::podman::metadata::tests::info;
+    use crate::podman::database::tests::info;
 
     #[test]
     fn a_changed_program_makes_it_ask_again() {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("podman");
         fs::write(&program, "1").unwrap();
-        let podman = Podman::new(&program).remembering(dir.path().join("engine.json"));
-        assert_eq!(podman.recall(), None);
+        let podman = Podman::new(&program).with_cache(dir.path().join("engine.json"));
+        assert_eq!(podman.read_cache(), None);
         let info = info(dir.path());
-        podman.remember(podman.sources(), &info);
-        assert_eq!(podman.recall(), Some(info));
+        podman.write_cache(podman.sources(), &info);
+        assert_eq!(podman.read_cache(), Some(info));
         fs::write(&program, "12").unwrap();
-        assert_eq!(podman.recall(), None);
+        assert_eq!(podman.read_cache(), None);
         fs::write(dir.path().join("engine.json"), "{").unwrap();
-        assert_eq!(podman.recall(), None);
+        assert_eq!(podman.read_cache(), None);
     }
 
     #[test]
-    fn a_podman_without_memory_forgets() {
+    fn a_podman_without_cache_is_asked_again() {
         let dir = tempfile::tempdir().unwrap();
         let podman = Podman::new("/nonexistent/podman");
-        podman.remember(podman.sources(), &info(dir.path()));
-        assert_eq!(podman.recall(), None);
+        podman.write_cache(podman.sources(), &info(dir.path()));
+        assert_eq!(podman.read_cache(), None);
     }
 }

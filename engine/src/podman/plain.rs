@@ -5,7 +5,7 @@
 //! (`libpod/container_inspect.go`, `libpod/container_inspect_linux.go`). Whatever has a setting that is not
 //! known here, be it of another version of podman, is not plain: `None` is the answer, and podman is asked.
 
-mod form;
+mod raw;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,15 +14,15 @@ use std::path::Path;
 use rusqlite::Connection;
 use serde_json::{Map, Value};
 
-use super::description::is_zero;
 use super::inspect::raw::{
     RawAddress, RawBinding, RawConfig, RawContainer, RawGraphDriver, RawHostConfig, RawLogConfig,
     RawNetwork, RawNetworkSettings, RawRestartPolicy, RawState,
 };
-use super::{Info, files};
-use crate::container::is_full_id;
+use super::records::is_zero;
+use super::{Info, state_files};
+use crate::inspect::is_full_id;
 use checkpoint::cgroup::Cgroup;
-use form::{Config, NetworkStatus, Ports, Spec, State, Subnet};
+use raw::{Config, NetworkStatus, Ports, Spec, State, Subnet};
 
 /// Settings that a plain container may have, with whatever value: those that are read below, and those that
 /// have no part in podman's description as far as it is used. Any other must be absent or empty.
@@ -124,7 +124,8 @@ const RUNNING: u64 = 3;
 
 /// What podman would say of a running container, given by its exact ID or name, if that is plain.
 pub(super) fn plain(info: &Info, id_or_name: &str) -> Option<RawContainer> {
-    let (config, state) = files::databases(info).into_iter().find_map(|d| read(&d?, id_or_name))?;
+    let (config, state) =
+        state_files::databases(info).into_iter().find_map(|d| read(&d?, id_or_name))?;
     let raw = describe(info, &config, &state)?;
     // podman would notice that its process has ended.
     Cgroup::of_pid(raw.state.pid, &raw.id).ok()?;

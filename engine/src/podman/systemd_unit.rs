@@ -11,7 +11,7 @@ use std::path::Path;
 
 use checkpoint::unix_diag::{self, UnixSocket};
 
-use crate::container::Container;
+use crate::inspect::Container;
 
 /// Label by which podman knows the unit that runs a container (podman-auto-update(1)).
 const LABEL: &str = "PODMAN_SYSTEMD_UNIT";

@@ -1,16 +1,32 @@
-//! Which container of this host has an address, by podman's database.
+//! podman's networks: which there are, which container has an address, and the names that their name servers know.
 //!
-//! podman allocates addresses in a file of its own, which only says by ID who has them; the state of
-//! each container with a network (`networkStatus` in `ContainerState`) says the same by address.
+//! podman allocates addresses in a file of its own, which names their holders by ID alone. The state of each
+//! container with a network (`networkStatus` in `ContainerState`) tells the same by address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Read};
 use std::net::IpAddr;
+use std::path::Path;
 
 use serde::Deserialize;
 
-use super::files::databases;
-use super::{Info, Podman};
+use super::command::Overdue;
+use super::state_files::databases;
+use super::{Error, Info, Podman};
 use crate::Holder;
+
+/// The network that podman always has.
+pub(super) const DEFAULT: &str = "podman";
+/// podman's exit status when there is no such network (podman-network-exists(1)).
+const ABSENT: i32 = 1;
+/// Where netavark writes what the name servers are to answer: a file for each network (`dns/aardvark.rs` in
+/// netavark's source).
+const RECORDS: &str = "/run/containers/networks/aardvark-dns";
+/// What ends the name of the file for a network without a way out.
+const INTERNAL: &str = "%int";
+/// Largest file that is read, in bytes.
+const MOST: u64 = 4 << 20;
 
 #[derive(Deserialize)]
 struct State {
@@ -35,6 +51,23 @@ struct Subnet {
 }
 
 impl Podman {
+    /// Whether there is a network of that name.
+    ///
+    /// # Errors
+    /// [`Error`] when podman cannot tell.
+    pub async fn has_network(&self, name: &str) -> Result<bool, Error> {
+        if name == DEFAULT {
+            return Ok(true);
+        }
+        let args = ["network", "exists", "--", name];
+        let output = self.output(&args, self.deadlines.query, Overdue::Kill).await?;
+        match output.status {
+            0 => Ok(true),
+            ABSENT => Ok(false),
+            status => Err(self.failure(&args, status, &output.stderr)),
+        }
+    }
+
     /// The containers, other than that with the ID `except`, that have one of these addresses. What
     /// cannot be read is left out: podman itself refuses an address that is taken when the container is
     /// made.
@@ -91,10 +124,34 @@ fn held(state: &[u8]) -> Vec<(String, IpAddr)> {
     held
 }
 
+/// Returns the first names of all containers of these networks but that with the ID `except`.
+pub(super) fn resolvable_names(networks: &[&str], except: &str) -> BTreeSet<String> {
+    let files =
+        networks.iter().flat_map(|network| [(*network).to_owned(), format!("{network}{INTERNAL}")]);
+    let texts = files.filter_map(|file| read(&Path::new(RECORDS).join(file)).ok());
+    texts.flat_map(|text| others(&text, except)).collect()
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?.take(MOST).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// The first name of every container but one. The first line has the addresses of the name server, each other
+/// one a container's ID, its IPv4 addresses, its IPv6 addresses and its names.
+fn others(text: &str, id: &str) -> Vec<String> {
+    let rows = text.lines().skip(1).map(|line| line.split(' ').collect::<Vec<_>>());
+    rows.filter(|row| row[0] != id)
+        .filter_map(|row| row.get(3)?.split(',').next().map(str::to_owned))
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::podman::metadata::tests::{database, info};
+    use crate::podman::database::tests::{database, info};
 
     const STATE: &str = r#"{"state":3,"networkStatus":{
         "dual":{"interfaces":{"eth1":{"mac_address":"02:42:0a:00:00:02","subnets":[
@@ -128,5 +185,16 @@ mod tests {
         for state in ["{}", "", r#"{"networkStatus":null}"#, r#"{"networkStatus":{"n":{}}}"#] {
             assert_eq!(held(state.as_bytes()), [], "{state}");
         }
+    }
+
+    #[test]
+    fn others_are_told_by_their_first_names() {
+        let text = "10.89.7.1,fd00::1\n\
+                    aa 10.89.7.2  web,aa0123456789\n\
+                    bb 10.89.7.3 fd00::3 db,store,bb0123456789 192.0.2.53\n\
+                    cc 10.89.7.4\n";
+        assert_eq!(others(text, "aa"), ["db"]);
+        assert_eq!(others(text, "zz"), ["web", "db"]);
+        assert!(others("10.89.7.1\n", "aa").is_empty() && others("", "aa").is_empty());
     }
 }

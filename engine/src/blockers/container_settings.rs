@@ -1,7 +1,7 @@
 //! What the engine's description of a container alone shows.
 
 use super::Finding;
-use crate::container::{Container, MountKind, State};
+use crate::inspect::{Container, MountKind, State};
 
 /// The annotation that makes crun and runc use another CRIU configuration than ours.
 const CRIU_ANNOTATION: &str = "org.criu.config";
@@ -177,7 +177,7 @@ fn storage(c: &Container, add: &mut impl FnMut(&'static str, String)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::{Mount, Network, PublishedPort, Runtime};
+    use crate::inspect::{Mount, Network, PublishedPort, Runtime};
 
     fn plain() -> Container {
         Container {

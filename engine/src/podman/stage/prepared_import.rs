@@ -20,9 +20,9 @@ use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin};
 
-use super::abort::PATIENCE;
-use super::work::Work;
-use super::{Error, Staging, archive, process};
+use super::cleanup::PATIENCE;
+use super::work_dir::WorkDir;
+use super::{Error, Staging, import, import_archive};
 use crate::podman::{Info, Podman};
 use crate::stage::{PreparedStage, Stage, Staged};
 
@@ -32,15 +32,15 @@ const STANDARD_INPUT: &str = "/proc/self/fd/0";
 /// A podman that waits for the rest of an archive. Dropped, it ends by itself and leaves its directory.
 #[derive(Debug)]
 #[must_use = "a podman that waits must be told what for, or ended"]
-pub(in crate::podman) struct Early {
+pub(in crate::podman) struct PreparedImport {
     podman: Podman,
     info: Info,
-    pub(super) work: Work,
+    pub(super) work: WorkDir,
     pub(super) child: Child,
     pub(super) input: ChildStdin,
 }
 
-impl Early {
+impl PreparedImport {
     /// Starts podman. `work` is what [`Stage::work`] will be, `shim` what [`Stage::shim`].
     ///
     /// # Errors
@@ -52,7 +52,7 @@ impl Early {
         work: &Path,
         shim: &Path,
     ) -> Result<Self, Error> {
-        let work = Work::create(work)?;
+        let work = WorkDir::create(work)?;
         match Self::launch(&podman, &info, &work, shim).await {
             Ok((child, input)) => Ok(Self { podman, info, work, child, input }),
             Err(error) => {
@@ -67,17 +67,17 @@ impl Early {
     async fn launch(
         podman: &Podman,
         info: &Info,
-        work: &Work,
+        work: &WorkDir,
         shim: &Path,
     ) -> Result<(Child, ChildStdin), Error> {
         work.link(shim, &info.conmon_path)?;
         let path = work.archive();
         symlink(STANDARD_INPUT, &path).map_err(work.fail(&path))?;
-        let (child, mut input) = process::import_from_pipe(podman, work)?;
+        let (child, mut input) = import::import_from_pipe(podman, work)?;
         if let Some(pid) = child.id() {
             work.note_podman(pid)?;
         }
-        let beginning = archive::beginning().map_err(work.fail(&path))?;
+        let beginning = import_archive::beginning().map_err(work.fail(&path))?;
         input.write_all(&beginning).await.map_err(work.fail(&path))?;
         Ok((child, input))
     }
@@ -101,7 +101,7 @@ impl Early {
 }
 
 #[async_trait]
-impl PreparedStage for Early {
+impl PreparedStage for PreparedImport {
     async fn stage(self: Box<Self>, stage: Stage) -> Result<Box<dyn Staged>, Error> {
         let staging = Staging::new(self.podman.clone(), self.info.clone(), stage);
         Ok(Box::new(staging.begin(Some(*self)).await?))
@@ -114,13 +114,13 @@ impl PreparedStage for Early {
 
 /// Returns whether a working directory is that of a podman that was told nothing.
 pub(in crate::podman) fn is_untold(work: &Path) -> bool {
-    Work { dir: work.to_path_buf() }.archive().is_symlink()
+    WorkDir { dir: work.to_path_buf() }.archive().is_symlink()
 }
 
 /// Waits until the podman of a working directory has ended, whose maker is dead; `false` if it does not.
 pub(in crate::podman) async fn has_ended(work: &Path) -> bool {
-    match (Work { dir: work.to_path_buf() }).podman() {
-        Some(pid) => process::wait_gone(pid, PATIENCE).await,
+    match (WorkDir { dir: work.to_path_buf() }).podman() {
+        Some(pid) => import::wait_gone(pid, PATIENCE).await,
         None => true,
     }
 }

@@ -1,11 +1,11 @@
 //! What podman's last words mean when it does not make a container.
 
-use super::work::Work;
+use super::work_dir::WorkDir;
 use super::{Conflict, Error};
 use crate::Kind;
 
 /// Returns the error for a podman that has ended without making the container.
-pub(super) fn refusal(work: &Work, name: &str) -> Error {
+pub(super) fn refusal(work: &WorkDir, name: &str) -> Error {
     let printed = work.printed();
     let (name, message) = (name.to_owned(), crate::podman::last_line(&printed));
     match conflict(&message) {

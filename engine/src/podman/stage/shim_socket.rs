@@ -10,7 +10,7 @@ use checkpoint::shim::wire::{self, FromShim, Hello, ToShim};
 
 /// A connected shim.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct ShimSocket {
     stream: UnixStream,
     pub(super) hello: Hello,
 }
@@ -24,7 +24,7 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
-impl Link {
+impl ShimSocket {
     /// Waits for the shim.
     pub(super) async fn accept(listener: &UnixListener) -> io::Result<Self> {
         let (mut stream, _) = listener.accept().await?;

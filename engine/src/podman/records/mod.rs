@@ -8,15 +8,14 @@
 //! A source makes sure that nothing is lost on the way. It reads its records, writes them again, and names
 //! what is not the same.
 
-mod config;
-mod lost;
-mod oci;
-mod own_files;
+mod container_config;
+mod oci_spec;
+mod roundtrip;
 
 #[cfg(test)]
 mod tests;
 
-pub(super) use lost::is_zero;
+pub(super) use roundtrip::is_zero;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -111,12 +110,12 @@ impl Records {
     pub(super) fn describe(&self, place: &Place) -> Result<Described, Error> {
         let fail = |source| Error::Parse { what: "the container's settings".into(), source };
         let mut description = Description::default();
-        config::read(&self.config, &self.networks, &mut description).map_err(fail)?;
+        container_config::read(&self.config, &self.networks, &mut description).map_err(fail)?;
         let mut spec = self.spec.clone();
-        own_files::remove(&mut spec, place);
-        oci::read(&spec, &mut description).map_err(fail)?;
+        roundtrip::remove_own_files(&mut spec, place);
+        oci_spec::read(&spec, &mut description).map_err(fail)?;
         let again = Self::write(&description, place);
-        let mut lost = lost::between(self, &again, place);
+        let mut lost = roundtrip::lost_between(self, &again, place);
         if let Err(invalid) = description.validate() {
             lost.insert(format!("{}={}", invalid.setting, invalid.value));
         }
@@ -128,9 +127,11 @@ impl Records {
     /// Writes the records of a container. Each path in them is of `place`, or of a mount of the host's.
     pub(super) fn write(description: &Description, place: &Place) -> Self {
         Self {
-            config: without_nulls(config::write(description, place)),
-            spec: without_nulls(oci::write(description, place)),
-            networks: without_nulls(config::write_networks(&description.connectivity.networks)),
+            config: without_nulls(container_config::write(description, place)),
+            spec: without_nulls(oci_spec::write(description, place)),
+            networks: without_nulls(container_config::write_networks(
+                &description.connectivity.networks,
+            )),
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::command::Overdue;
 use super::{Error, Podman};
-use crate::container::{PublishedPort, Summary};
+use crate::inspect::{PublishedPort, Summary};
 
 /// Most ports of one range that are spelled out.
 const MOST_RANGE: u16 = 1024;

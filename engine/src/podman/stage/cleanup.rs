@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 
-use super::link::{self, Link};
-use super::work::Work;
-use super::{Error, process};
+use super::shim_socket::{ShimSocket, listen};
+use super::work_dir::WorkDir;
+use super::{Error, import};
 use crate::Kind;
 use crate::podman::Podman;
 use checkpoint::shim::wire::ToShim;
@@ -36,7 +36,7 @@ pub(in crate::podman) async fn abort_by_id(
     work: &Path,
     since: Option<u64>,
 ) -> Result<(), Error> {
-    let work = Work { dir: work.to_path_buf() };
+    let work = WorkDir { dir: work.to_path_buf() };
     let ours = work.owns(id);
     if ours {
         end_podman(&work).await;
@@ -59,14 +59,14 @@ pub(in crate::podman) async fn abort_by_id(
 /// Ends the shim and the podman above it. Neither is killed while it can end by itself: podman
 /// cleans up best itself, and below the shim CRIU may be at work. A shim that has lost its
 /// connection calls again and again once that is over.
-async fn end_podman(work: &Work) {
+async fn end_podman(work: &WorkDir) {
     if work.podman().is_none() && work.shim().is_none() {
         return;
     }
     let patience = if work.restore_began() { RESTORE } else { PATIENCE };
-    if let Ok(listener) = link::listen(&work.socket()) {
+    if let Ok(listener) = listen(&work.socket()) {
         tokio::select! {
-            link = Link::accept(&listener) => {
+            link = ShimSocket::accept(&listener) => {
                 if let Ok(mut link) = link {
                     // Gone meanwhile is as good.
                     let _ = link.send(&ToShim::Abort).await;
@@ -82,11 +82,11 @@ async fn end_podman(work: &Work) {
     if let Some(pid) = work.podman() {
         // podman leads a session of its own, so its group is its own too.
         let _ = killpg(pid, Signal::SIGKILL);
-        process::wait_gone(pid, PATIENCE).await;
+        import::wait_gone(pid, PATIENCE).await;
     }
 }
 
-async fn both_gone(work: &Work) {
+async fn both_gone(work: &WorkDir) {
     while work.podman().is_some() || work.shim().is_some() {
         tokio::time::sleep(LOOK_EVERY).await;
     }
