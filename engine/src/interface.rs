@@ -93,6 +93,10 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// engine: `None` where they cannot be told so.
     fn cgroup(&self, id_or_name: &str) -> Option<(String, Cgroup)>;
 
+    /// Describes a running container, given by its exact ID or name, by the engine's records alone, in about a
+    /// millisecond: `None` where they do not tell all of it, and for a container that does not run.
+    fn recorded(&self, id_or_name: &str) -> Option<Container>;
+
     /// Describes a container, given by name, ID or the start of an ID. Reads the engine's records if they
     /// tell all of it, which saves most of the time.
     ///

@@ -43,6 +43,10 @@ impl Engine for Podman {
         Self::cgroup(self, id_or_name)
     }
 
+    fn recorded(&self, id_or_name: &str) -> Option<Container> {
+        Self::recorded(self, id_or_name)
+    }
+
     async fn describe(&self, name_or_id: &str) -> Result<Container, Error> {
         Self::describe(self, name_or_id).await
     }

@@ -91,7 +91,8 @@ impl Failure {
             Self::InDoubt { container, cause } => format!(
                 "in doubt: the decision to move {container} is recorded, but the destination has not \
                  confirmed that it runs there; the original is kept frozen and unreachable, and \
-                 nothing of it is lost. Look at the destination, then run agent-client recover: {}",
+                 nothing of it is lost. Do not start or restart it with the container engine here: it may run at the \
+                 destination. Look there, then run agent-client recover: {}",
                 chain(cause.as_ref())
             ),
         }

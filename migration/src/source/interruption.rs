@@ -29,6 +29,7 @@ use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 use super::comparison;
 use super::container_log::CarriedLog;
 use super::dump::{EndedDump, PreparedDump};
+use super::engine_orders::{self, Ended};
 use super::failure::Failure;
 use super::migration::Migration;
 use super::preparation::Tools;
@@ -172,12 +173,19 @@ impl<'a> Interruption<'a> {
         let plan = &self.migration.plan;
         plan.port.block()?;
         let blocked = Instant::now();
+        let context = self.migration.context;
+        let records = engine_orders::read(&context.engine, &self.migration.plan.container);
         let (manifest, dumped) = self.dump_and_send().await?;
         let sent = Instant::now();
         let prepared = self.restore(manifest).await?;
         let plan = &self.migration.plan;
         tunnel::check(plan.link.peer)?;
         plan.port.check_blocked()?;
+        let (container, is_plain) = (&plan.container, plan.is_plain);
+        engine_orders::check_frozen(&*context.engine, container, is_plain, records).await?;
+        if !plan.cgroup.is_populated()? {
+            return Err(Ended(container.name.clone()).into());
+        }
         let answered = Instant::now();
 
         let parts = &mut self.progress.parts;

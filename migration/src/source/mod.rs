@@ -16,6 +16,7 @@ mod container_names;
 mod datagrams;
 pub(crate) mod destination_rpc;
 mod dump;
+mod engine_orders;
 mod failure;
 pub(crate) mod far_ends;
 mod forecast;

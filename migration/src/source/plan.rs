@@ -51,6 +51,8 @@ pub struct Plan {
     pub link: Link,
     /// The container.
     pub container: Container,
+    /// Whether the engine's records alone describe the container.
+    pub is_plain: bool,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// What was offered.
@@ -260,6 +262,7 @@ pub async fn agree(
     let networks: Vec<&str> = container.networks.iter().map(|n| n.name.as_str()).collect();
     let siblings = context.engine.members(&networks, &container.id).await;
     Ok(Plan {
+        is_plain: context.engine.recorded(&container.id).is_some(),
         addresses: addresses(&container),
         image_missing: verdict.image_missing,
         link,

@@ -23,6 +23,7 @@ use steering::tunnels::SteeringLock;
 use tokio::task::block_in_place;
 
 use super::dump::PreparedDump;
+use super::engine_orders;
 use super::failure::Failure;
 use super::interrupt_slot;
 use super::migration::Migration;
@@ -95,6 +96,8 @@ impl<'a> Preparation<'a> {
         // Again, for sockets that are new, or got their own size back after an earlier move.
         self.make_room()?;
         self.start_far_runtime().await?;
+        let Migration { context, plan, .. } = &self.migration;
+        engine_orders::check(&*context.engine, &plan.container).await?;
         block_in_place(|| self.migration.in_use.look(&self.migration.plan.namespace))
     }
 

@@ -10,6 +10,10 @@ use wireguard_control::{
 
 use super::{Error, Kind, RemoteEnd, Status};
 
+/// Seconds after which an end that has sent nothing sends an empty packet. Stateful firewalls and conntrack itself
+/// forget a UDP flow after 30 seconds without a packet at the earliest (`nf_conntrack_udp_timeout`), and drop what
+/// comes later of a connection that was only idle. wg(8) recommends 25.
+const KEEPALIVE: u16 = 25;
 /// Interval at which the port is read. `wireguard-go` opens it when it hears that its interface
 /// came up.
 const POLL: Duration = Duration::from_millis(5);
@@ -152,7 +156,6 @@ pub(super) async fn set_remote(
         .add_peer(
             PeerConfigBuilder::new(&key)
                 .set_endpoint(remote.endpoint)
-                .unset_persistent_keepalive()
                 .replace_allowed_ips()
                 .allow_all_ips(),
         );
@@ -162,6 +165,20 @@ pub(super) async fn set_remote(
     } else {
         Err(Error::NotKept { interface: interface.to_owned() })
     }
+}
+
+/// Keeps what firewalls on the way remember of the tunnel alive while its flows are idle. Only for a tunnel that has
+/// had a session: WireGuard starts a handshake for it at once, and two that cross each other take seconds.
+pub(super) async fn keep_alive(interface: &str, kind: Kind) -> Result<(), Error> {
+    if kind == Kind::Direct {
+        return Ok(());
+    }
+    let device = read(interface, kind).await?;
+    let is_idle = |peer: &&PeerInfo| peer.config.persistent_keepalive_interval != Some(KEEPALIVE);
+    let Some(peer) = device.peers.first().filter(is_idle) else { return Ok(()) };
+    let peer = PeerConfigBuilder::new(&peer.config.public_key)
+        .set_persistent_keepalive_interval(KEEPALIVE);
+    change(interface, kind, DeviceUpdate::new().add_peer(peer)).await
 }
 
 /// Makes the interface forget its peer's handshakes, so that it starts a new one.
@@ -186,7 +203,6 @@ fn is_only_peer(peers: &[PeerInfo], remote: &RemoteEnd) -> bool {
     };
     config.public_key.0 == remote.public_key
         && config.endpoint == Some(remote.endpoint)
-        && config.persistent_keepalive_interval.unwrap_or(0) == 0
         && config.allowed_ips.len() == 2
         && everything(true)
         && everything(false)
@@ -255,7 +271,8 @@ mod tests {
         let mut narrow = peer.clone();
         narrow.config.allowed_ips[1] = "2001:db8::/32".parse().unwrap();
         assert!(!is_only_peer(&[narrow], &end));
-        peer.config.persistent_keepalive_interval = Some(25);
-        assert!(!is_only_peer(&[peer], &end));
+        // A tunnel that is kept alive is the same tunnel.
+        peer.config.persistent_keepalive_interval = Some(KEEPALIVE);
+        assert!(is_only_peer(&[peer], &end));
     }
 }

@@ -71,6 +71,7 @@ impl SavedTunnel {
         .await?;
         prepare(peer).await?;
         let connected = connect(peer, &self.remote).await?;
+        config::keep_alive(&interface, Kind::Userspace).await?;
         if self.loopback {
             device::carry_loopback(&interface)?;
         }

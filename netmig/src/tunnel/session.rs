@@ -113,6 +113,7 @@ pub(super) async fn confirm(
             }
             tokio::time::sleep(PULSE).await;
         }
+        config::keep_alive(interface, device.kind).await?;
         let interface = interface.to_owned();
         let pulses = [PULSE; ECHOES].into_iter().chain([LATE_PULSE; LATE_ECHOES]);
         tokio::spawn(async move {

@@ -12,6 +12,7 @@ use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("flows-idle-until-they-were-forgotten", &["flows"], forgotten),
+    Case::new("flows-idle-behind-stateful-firewalls", &["flows"], behind_firewalls).limit(240),
     Case::new("flows-dns-lookup-in-flight", &["flows"], lookup),
     Case::new("flows-multicast-is-told", &["flows"], multicast),
 ];
@@ -94,6 +95,46 @@ fn forgotten(context: &Context) -> Result<()> {
     let said = client.wait(LIMIT)?.success()?.text();
     ensure!(said.ends_with("all right"), "the client said {said}");
     context.remark(format!("interruption {:.0} ms", migration.interruption_ms));
+    Ok(())
+}
+
+/// Lets in the agents' conversation, what was opened from this host, and neighbour discovery: the tunnel's packets
+/// pass only while conntrack remembers its flow.
+const STATEFUL: &str = "
+table inet fw {
+    chain in {
+        type filter hook input priority 0; policy drop;
+        iif lo accept
+        tcp dport 7472 accept
+        ct state established,related accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+    }
+}
+";
+/// Longer than conntrack remembers a UDP flow in this test, whether it has been answered or not.
+const REST: Duration = Duration::from_secs(70);
+
+/// A connection that rests for longer than the firewalls of both hosts remember the tunnel is alive.
+fn behind_firewalls(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    for host in [a, b] {
+        host.run(["sysctl", "-q", "-w", "net.netfilter.nf_conntrack_udp_timeout_stream=35"])?;
+        host.command("nft").args(["-f", "-"]).input(STATEFUL).run()?;
+    }
+    let address = a.address().to_string();
+    let mut client = c.command("python3").args(["-c", CLIENT, &address]).spawn()?;
+    client.wait_for("listening", LIMIT)?;
+    let program = format!("far = \"{}\"\n{SERVER}", c.address());
+    start_python(a, &["--publish", "7000:7000"], &program)?;
+    client.wait_for("ready", LIMIT)?;
+    lab.serve("b")?;
+    lab.migrate("py", "a", "b")?;
+    std::thread::sleep(REST);
+    b.podman(["exec", "py", "touch", "/go"])?;
+    client.close_stdin();
+    let said = client.wait(LIMIT)?.success()?.text();
+    ensure!(said.ends_with("all right"), "the client said {said}");
     Ok(())
 }
 

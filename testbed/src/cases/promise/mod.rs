@@ -1,6 +1,7 @@
 //! The guarantees of the product in all circumstances: a container runs exactly once and keeps its connections.
 
 mod concurrency;
+mod engine_orders;
 mod frozen;
 mod full_storage;
 mod homecoming;
@@ -36,6 +37,7 @@ pub(super) fn cases() -> Vec<Case> {
     [
         concurrency::CASES,
         opposite::CASES,
+        engine_orders::CASES,
         original::CASES,
         units::CASES,
         homecoming::CASES,

@@ -1,0 +1,105 @@
+//! Orders that somebody gives the engine about a container while it is being moved: a new name, another restart policy,
+//! a stop. The destination was told before of what the container is, so such an order would be lost.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use engine::Engine;
+use engine::inspect::Container;
+use state::cause::Cause;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+/// The engine was given an order about the container.
+#[derive(Debug, thiserror::Error)]
+#[error("{container} was {what} on this host while it was being moved; move it again")]
+struct Ordered {
+    container: String,
+    what: String,
+}
+
+/// The container's tasks are gone.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} was stopped or ended while it was being moved")]
+pub struct Ended(pub String);
+
+/// Fails if the engine describes the container otherwise than when the move was planned.
+///
+/// # Errors
+/// An order was given, or the engine does not answer.
+pub async fn check(engine: &dyn Engine, planned: &Container) -> Result<(), Cause> {
+    compare(planned, &engine.describe(&planned.id).await?)
+}
+
+/// Begins to read what the engine's records say of a container that is frozen. That takes about a millisecond.
+pub fn read(engine: &Arc<dyn Engine>, planned: &Container) -> JoinHandle<Option<Container>> {
+    let (engine, id) = (Arc::clone(engine), planned.id.clone());
+    spawn_blocking(move || engine.recorded(&id))
+}
+
+/// Fails if an order was given until the records were read. `is_plain` tells whether records alone described the
+/// container when the move was planned.
+///
+/// # Errors
+/// As [`check`].
+pub async fn check_frozen(
+    engine: &dyn Engine,
+    planned: &Container,
+    is_plain: bool,
+    read: JoinHandle<Option<Container>>,
+) -> Result<(), Cause> {
+    match read.await? {
+        Some(now) => compare(planned, &now),
+        // It may not run any more, as far as the engine knows. Rarely could the records not be read.
+        None if is_plain => check(engine, planned).await,
+        None => Ok(()),
+    }
+}
+
+fn compare(planned: &Container, now: &Container) -> Result<(), Cause> {
+    let what = if now.name != planned.name {
+        format!("renamed to {}", now.name)
+    } else if restart_policy(now) != restart_policy(planned) {
+        format!("given the restart policy {}", restart_policy(now).0)
+    } else if now.state != planned.state {
+        format!("made {}", format!("{:?}", now.state).to_lowercase())
+    } else if networks(now) != networks(planned) {
+        "connected to other networks".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Ordered { container: planned.name.clone(), what }.into())
+}
+
+/// Records and the engine's own description may leave a default out or name it.
+fn restart_policy(container: &Container) -> (&str, u64) {
+    match container.restart.name.as_str() {
+        "" => ("no", 0),
+        name => (name, container.restart.maximum_retries),
+    }
+}
+
+fn networks(container: &Container) -> BTreeSet<&str> {
+    container.networks.iter().map(|network| network.name.as_str()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::inspect::{RestartPolicy, State};
+
+    use super::*;
+
+    #[test]
+    fn each_order_is_named() {
+        let planned =
+            Container { name: "web".to_owned(), state: State::Running, ..Container::default() };
+        compare(&planned, &Container { memory_in_use: 7, ..planned.clone() }).unwrap();
+        let renamed = Container { name: "shop".to_owned(), ..planned.clone() };
+        let always = RestartPolicy { name: "always".to_owned(), maximum_retries: 0 };
+        let rearmed = Container { restart: always, ..planned.clone() };
+        let paused = Container { state: State::Paused, ..planned.clone() };
+        for (now, word) in [(renamed, "shop"), (rearmed, "always"), (paused, "paused")] {
+            let told = compare(&planned, &now).unwrap_err().to_string();
+            assert!(told.starts_with("web was") && told.contains(word), "{told}");
+        }
+    }
+}
