@@ -1,5 +1,5 @@
-//! What `/proc/PID/status` and `/proc/PID/ns` show of a process that CRIU cannot carry over: a tracer, a namespace of
-//! its own, and perhaps a Landlock domain.
+//! Attributes of processes that CRIU cannot carry over, from `/proc/PID/status` and `/proc/PID/ns`: a tracer, a nested
+//! namespace, and perhaps a Landlock domain.
 
 use super::findings::Found;
 use super::process_snapshot::{NAMESPACES, Processes};
@@ -68,7 +68,7 @@ pub(super) fn find_landlock(subject: &Subject<'_>, processes: &Processes) -> Opt
     })
 }
 
-/// Whether this kernel has Landlock.
+/// Returns whether this kernel has Landlock.
 fn has_landlock() -> bool {
     let none = std::ptr::null::<libc::c_void>();
     // SAFETY: with this flag the call takes no ruleset and returns a version (landlock_create_ruleset(2)).

@@ -28,7 +28,7 @@ impl Hasher for Running {
         self.0.write(bytes);
     }
 
-    /// The lower half, which nobody asks for.
+    /// Returns the lower half, which is not used.
     fn finish(&self) -> u64 {
         self.0.clone().finish_128() as u64
     }
@@ -40,7 +40,7 @@ impl Digest {
         record.hash(&mut self.0);
     }
 
-    /// The hash of all that was added.
+    /// Returns the hash of all that was added.
     #[must_use]
     pub fn value(&self) -> [u8; 16] {
         self.0.0.clone().finish_128().to_be_bytes()
