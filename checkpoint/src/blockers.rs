@@ -1,8 +1,7 @@
-//! What of a container's processes cannot be moved.
+//! Obstacles in a container's processes: what CRIU cannot dump or restore.
 //!
-//! Everything that stands in the way is named at once, each with what to do about it. The codes
-//! are stable: programs may depend on them. Each subject has a file of its own; all of them look at one
-//! [snapshot](process_snapshot) of the container's processes.
+//! All obstacles are reported at once, each with what to do about it. The codes are stable: programs may depend on
+//! them. Each subject has a file of its own. All of them look at one snapshot of the container's processes.
 
 mod deleted_files;
 mod descriptors;
@@ -29,7 +28,7 @@ use crate::mountinfo::Mounts;
 const MORE_LOOKS: usize = 3;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(7);
 
-/// One thing that stands in the way, or that will differ.
+/// An obstacle to the move, or something that will differ after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// A stable name, in kebab case.
@@ -38,7 +37,7 @@ pub struct Finding {
     pub message: String,
 }
 
-/// What was found.
+/// All findings of one look at a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
     /// Everything that stands in the way.
@@ -81,8 +80,9 @@ pub fn look(subject: &Subject<'_>, cgroup: &Cgroup) -> Findings {
     findings
 }
 
-/// What of the processes themselves stands in the way. They run meanwhile: a descriptor that is closed between
-/// two reads of a look would be taken for one that was closed for good. So what is found must be found again.
+/// Returns what of the processes themselves stands in the way. They run meanwhile: a descriptor that is
+/// closed between two reads of a look would be taken for one that was closed for good. So what is found must
+/// be found again.
 fn lasting(name: &str, cgroup: &Cgroup, first: &Processes, first_pid: i32) -> Vec<Finding> {
     let look = |processes: &Processes| {
         let mut found = Found::new(name);

@@ -1,7 +1,7 @@
-//! The container's cgroup (version 2): found from its process, frozen, thawed, measured.
+//! The cgroup (version 2) of a container: found by its process, frozen, thawed, measured.
 //!
-//! Freezing the wrong cgroup can stop a whole host, so a [`Cgroup`] only exists for a directory
-//! whose name carries the container's full ID and that holds the container's process.
+//! Freezing the wrong cgroup can stop a whole host. So a [`Cgroup`] exists only for a directory whose name carries the
+//! container's full ID and that holds the container's process.
 //! Kernel reference: `Documentation/admin-guide/cgroup-v2.rst`, "Core Interface Files".
 
 mod controllers;
@@ -134,7 +134,7 @@ impl Cgroup {
         Ok(Self { path, freeze, events })
     }
 
-    /// The cgroup's directory.
+    /// Returns the cgroup's directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -161,7 +161,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Whether any process is left in it or below.
+    /// Returns whether any process is left in it or below.
     ///
     /// # Errors
     /// [`Error::Access`]; a cgroup that is gone (ENODEV) counts as empty.
@@ -177,7 +177,7 @@ impl Cgroup {
         }
     }
 
-    /// All processes in it and its sub-cgroups, in ascending order. Processes of other PID
+    /// Returns all processes in it and its sub-cgroups, in ascending order. Processes of other PID
     /// namespaces that cannot be named here are left out.
     ///
     /// # Errors
@@ -190,7 +190,7 @@ impl Cgroup {
         Ok(pids)
     }
 
-    /// Memory in use, in bytes: `memory.current` where the memory controller is in this
+    /// Returns the memory in use, in bytes: `memory.current` where the memory controller is in this
     /// hierarchy, else the anonymous and shared resident memory of its processes, which counts
     /// shared pages once for each process and no page cache.
     ///
@@ -210,7 +210,7 @@ impl Cgroup {
         }
     }
 
-    /// A value of `cgroup.events`, without allocating: this runs in the interruption.
+    /// Returns a value of `cgroup.events`, without allocating: this runs in the interruption.
     fn event(&self, key: &str) -> Result<Option<bool>, Error> {
         let mut buffer = [0; 256];
         let n = self
@@ -260,12 +260,12 @@ fn collect_pids(dir: &Path, depth: usize, pids: &mut Vec<i32>) -> Result<(), Err
     Ok(())
 }
 
-/// Whether a cgroup or process ended while we looked.
+/// Returns whether a cgroup or process ended while we looked.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ENODEV)
 }
 
-/// The directory of the cgroup that this text of a `/proc/PID/cgroup` tells, whichever it is.
+/// Returns the directory of the cgroup that this text of a `/proc/PID/cgroup` tells, whichever it is.
 ///
 /// # Errors
 /// [`Error::NotMounted`], [`Error::Access`].

@@ -1,13 +1,11 @@
 //! CRIU as the OCI runtimes drive it: its options, its version and its log.
 //!
-//! crun and runc take only a few of CRIU's options as arguments; the rest comes from
-//! configuration files, which CRIU reads in this order, the later one winning
-//! (`criu/config.c`, `criu/cr-service.c`): `/etc/criu/default.conf`,
-//! `$HOME/.criu/default.conf`, the file named by `CRIU_CONFIG_FILE`, the runtime's request, and
-//! last the file that the runtime names in its request: `/etc/criu/crun.conf` or
-//! `/etc/criu/runc.conf`. An administrator's file in that last place would override ours, so
-//! [`ConfigDir::attach`] puts a directory of our own in front of `/etc/criu`, seen by that one
-//! process alone. Nothing is written to the host's `/etc`.
+//! crun and runc take only a few of CRIU's options as arguments. The rest comes from configuration files. CRIU reads
+//! them in this order, and a later one overrides an earlier one (`criu/config.c`, `criu/cr-service.c`):
+//! `/etc/criu/default.conf`, `$HOME/.criu/default.conf`, the file named by `CRIU_CONFIG_FILE`, the runtime's request,
+//! and last the file that the runtime names in its request: `/etc/criu/crun.conf` or `/etc/criu/runc.conf`. An
+//! administrator's file in that last place would override netmig's. So [`ConfigDir::attach`] mounts a directory of
+//! netmig's over `/etc/criu` for that one process. Nothing is written to the host's `/etc`.
 
 mod environment;
 mod log;

@@ -1,18 +1,17 @@
-//! A gate in front of CRIU: the OCI runtime does all that it does before it calls CRIU, and waits.
+//! A gate in front of CRIU: the OCI runtime does everything that comes before its call of CRIU, and waits.
 //!
-//! crun and runc find CRIU by its name in `PATH` and hand it a socket: `criu swrk FD`
-//! (`criu/cr-service.c`). A directory that comes first there has a `criu` which leads to
-//! `netmig-shim`. That one looks at the request in the socket without taking it: for a dump or a
-//! restore it waits at a FIFO, and then becomes the real CRIU, which finds everything as it would have
-//! found it otherwise. Whatever else is asked for, such as CRIU's version, goes on at once.
+//! crun and runc find CRIU by its name in `PATH` and pass it a socket: `criu swrk FD` (`criu/cr-service.c`). The gate
+//! puts a directory first in `PATH`. Its `criu` is a link to `netmig-shim`. The shim looks at the request in the socket
+//! without taking it. For a dump or a restore it waits at a FIFO; then it becomes the real CRIU, which finds everything
+//! as it would without the gate. Any other request, such as that for CRIU's version, passes at once.
 //!
-//! So the runtime's own start, its look at the container and CRIU's version are over before a container
-//! stops. Nothing of the container is touched before the gate is opened. When the process that made the
-//! gate drops it, or dies, the gate ends with an error, and so does the runtime.
+//! So the runtime has started, has looked at the container and knows CRIU's version before a container stops. The
+//! container is untouched until the gate is opened. When the process that made the gate drops it, or dies, the shim
+//! ends with an error, and so does the runtime.
 //!
-//! A restore goes through a relay instead, in the process that made the gate: CRIU starts at once,
-//! the request waits, and what is restored is frozen before CRIU lets it go. A dump does not: when the
-//! process that made its gate dies, a CRIU at work must come to its end undisturbed.
+//! A restore goes through a relay in the process that made the gate: CRIU starts at once, the request waits, and the
+//! restored tasks are frozen before CRIU resumes them. A dump has no relay: when the process that made its gate dies,
+//! CRIU must finish undisturbed.
 
 mod divert;
 mod relay;
@@ -39,25 +38,25 @@ use nix::unistd::mkfifo;
 pub use relay::Freeze;
 use relay::Relay;
 
-/// By this name the runtimes call CRIU.
+/// The name by which the runtimes call CRIU.
 const CRIU: &str = "criu";
 /// The link to the real CRIU.
 const REAL: &str = "real-criu";
 /// The FIFO: a byte opens the gate, the end of its writers closes it for ever.
 const GO: &str = "go";
-/// Is there once somebody waits.
+/// Exists once a CRIU waits.
 const WAITING: &str = "waiting";
 /// Names the gate's directory.
 const VARIABLE: &str = "NETMIG_GATE";
 
-/// How long is waited at a gate at most: longer than anything that opens one.
+/// How long a process waits at a gate at most: longer than any step that opens one.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// Between two looks whether the gate is still there, should the kernel not tell.
+/// Between two checks whether the gate still exists, in milliseconds, should the kernel not report it.
 const LOOK: u16 = 1000;
-/// Between two looks whether somebody waits.
+/// Between two checks whether a CRIU waits.
 const GLANCE: Duration = Duration::from_micros(500);
 
-/// A gate. Dropped, it ends whoever waits.
+/// A gate. Dropped, it ends the process that waits.
 #[derive(Debug)]
 pub struct Gate {
     dir: PathBuf,
@@ -107,7 +106,7 @@ impl Gate {
         }
     }
 
-    /// Whether somebody waits.
+    /// Returns whether a CRIU waits at the gate.
     #[must_use]
     pub fn is_reached(&self) -> bool {
         match &self.bar {
@@ -116,8 +115,8 @@ impl Gate {
         }
     }
 
-    /// Waits for somebody to wait; `false` when that took too long, which is no error: a gate that is
-    /// opened before somebody comes lets him pass. `ended` tells whether nobody will come any more.
+    /// Waits until a CRIU waits at the gate; `false` when that took too long, which is no error: a gate that is
+    /// opened before lets a later CRIU pass. `ended` tells whether no CRIU will come any more.
     pub fn await_reached(&self, limit: Duration, mut ended: impl FnMut() -> bool) -> bool {
         if let Bar::Request(relay) = &self.bar {
             return relay.await_reached(limit, GLANCE, ended);
@@ -155,13 +154,13 @@ fn make_directory(dir: &Path, shim: &Path, criu: &Path) -> io::Result<()> {
     symlink(criu, dir.join(REAL))
 }
 
-/// Whether a program was called as the stand-in for CRIU.
+/// Returns whether a program was called as the stand-in for CRIU.
 #[must_use]
 pub fn is_asked_for(program: Option<&OsString>) -> bool {
     program.is_some_and(|name| name == CRIU) && env::var_os(VARIABLE).is_some()
 }
 
-/// The stand-in: waits where it has to, and becomes CRIU.
+/// Returns the stand-in: waits where it has to, and becomes CRIU.
 ///
 /// # Errors
 /// When the gate is gone, or CRIU cannot be started. It does not return otherwise.
@@ -181,7 +180,7 @@ pub fn stand_in(args: &[OsString]) -> io::Result<()> {
     Err(command.exec())
 }
 
-/// The socket of a CRIU that is to serve one request.
+/// Returns the socket of a CRIU that is to serve one request.
 fn socket(args: &[OsString]) -> Option<RawFd> {
     let [command, socket] = args else { return None };
     if command != "swrk" {
@@ -190,7 +189,7 @@ fn socket(args: &[OsString]) -> Option<RawFd> {
     OsStr::to_str(socket)?.parse().ok()
 }
 
-/// Whether the request that comes is a dump or a restore. It stays where it is.
+/// Returns whether the request that comes is a dump or a restore. It stays where it is.
 fn has_to_wait(socket: RawFd) -> io::Result<bool> {
     let mut head = [0; 2];
     let length = loop {

@@ -1,9 +1,9 @@
-//! How long an interruption will take, before it begins.
+//! An estimate of an interruption, made before it begins.
 //!
-//! What costs time is counted, and multiplied by what each costs on a reference machine; a short measurement
-//! tells how much slower or faster this machine is at this moment. The figures come from moves of three containers
-//! (one process, a hundred processes, 256 MiB of memory), one move each, between two hosts on one machine of two
-//! processors, with the agents' connection by TLS; those of connections come from the benchmark of flows:
+//! Everything that costs time is counted and multiplied by its cost on a reference machine. A short measurement shows
+//! how much slower or faster this machine is at this moment. The figures come from moves of three containers (one
+//! process, a hundred processes, 256 MiB of memory), one move each, between two hosts on one machine of two
+//! processors, with the agents' connection by TLS. Those of connections come from the benchmark of flows:
 //!
 //! | | dump | transfer | restore |
 //! | --- | --- | --- | --- |
@@ -59,7 +59,7 @@ impl Forecast {
         Self { transfer, ..self }
     }
 
-    /// The interruption as a whole.
+    /// Returns the interruption as a whole.
     #[must_use]
     pub fn total(&self) -> Duration {
         self.dump.saturating_add(self.transfer).saturating_add(self.restore)

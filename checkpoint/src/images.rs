@@ -1,8 +1,8 @@
-//! CRIU's images: kept in memory, and carried to another host while they are being written.
+//! CRIU's images: kept in memory, and carried to another host while CRIU writes them.
 //!
-//! [`ImageDir`] is a file system in memory with a limit. [`Follower`] reads a growing directory
-//! on the source, [`Writer`] builds it up on the destination; what travels between them are
-//! [`Chunk`]s and at the end a [`Manifest`]. Neither knows how they travel.
+//! [`ImageDir`] is a file system in memory with a limit. [`Follower`] reads a growing directory on the source, and
+//! [`Writer`] builds it up on the destination. Between them travel [`Chunk`]s and at the end a [`Manifest`]. How these
+//! travel is the caller's matter.
 
 mod follower;
 mod manifest;

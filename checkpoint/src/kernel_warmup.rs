@@ -1,19 +1,18 @@
-//! Waits of the kernel that CRIU need not wait for, because somebody else has just done so.
+//! Triggers two slow operations of the kernel in advance, so that CRIU does not wait for them during the interruption.
 //!
-//! Twice CRIU does something for which the kernel waits until every processor has been through its scheduler
-//! (`synchronize_rcu`): ten to twenty milliseconds each in which nothing happens, however few tasks a
-//! container has.
+//! CRIU does two things for which the kernel waits until every processor has passed through its scheduler
+//! (`synchronize_rcu`, an RCU grace period). Each wait takes ten to twenty milliseconds, however few tasks a container
+//! has.
 //!
-//! * It sets a breakpoint in each task, to stop it where its own code ends (ptrace(2), `PTRACE_POKEUSER`). The
-//!   first event of the kernel's performance counters that belongs to a task switches a part of the
-//!   scheduler on, and only the first waits (`account_event`, kernel/events/core.c). So one is open already, of
-//!   this process, that counts nothing.
-//! * It moves the tasks that it restores into the container's cgroup. The first move in a while makes all
-//!   forks and exits on the host go by a lock that they otherwise do not look at, and waits until they do; that
-//!   ends by itself so much later (`rcu_sync_enter`, kernel/rcu/sync.c). So this process is moved all the time,
-//!   to where it is.
+//! * CRIU sets a breakpoint in each task, to stop it where CRIU's own code ends (ptrace(2), `PTRACE_POKEUSER`). The
+//!   first performance event that belongs to a task enables a static branch in the scheduler, and only the first event
+//!   waits (`account_event`, kernel/events/core.c). So this process holds an event that counts nothing.
+//! * CRIU moves the tasks that it restores into the container's cgroup. The first move in a while makes all forks and
+//!   exits on the host take a lock that they otherwise skip, and waits until they do. The kernel leaves that state by
+//!   itself some milliseconds later (`rcu_sync_enter`, kernel/rcu/sync.c). So this process moves itself into its own
+//!   cgroup again and again.
 //!
-//! Both are this process' own and end with it. Where the kernel refuses one, CRIU waits.
+//! Both belong to this process and end with it. Where the kernel refuses one, CRIU waits.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -26,7 +25,7 @@ use crate::cgroup;
 
 /// Between two moves: of the time that the kernel takes to forget one, at most half.
 const MOVE_EVERY: Duration = Duration::from_millis(4);
-/// For ten seconds: whoever has not restored by then has not so much to gain.
+/// Moves for ten seconds: a restore that has not ended by then has less to gain.
 const MOVES_MOST: u32 = 2_500;
 /// perf_event_open(2), `PERF_TYPE_SOFTWARE`.
 const SOFTWARE: u64 = 1;
@@ -39,22 +38,22 @@ const FLAGS: u64 = 1 | 1 << 5 | 1 << 6;
 /// The same, `PERF_FLAG_FD_CLOEXEC`.
 const CLOSE_ON_EXEC: libc::c_ulong = 8;
 
-/// A kernel that is ready for CRIU for as long as this lives. It becomes so in the background, within some
-/// twenty milliseconds.
+/// Keeps the kernel ready for CRIU for as long as this value exists. The kernel is ready within some twenty
+/// milliseconds, in the background.
 #[derive(Debug)]
 #[must_use = "it ends when it is dropped"]
 pub struct KernelWarmup {
-    /// Their threads end when these are dropped.
+    /// The threads end when these are dropped.
     _ends: Vec<Sender<()>>,
 }
 
 impl KernelWarmup {
-    /// For a dump.
+    /// Begins the warm-up for a dump.
     pub fn for_dump() -> Self {
         Self { _ends: begin("netmig-count", hold_event).into_iter().collect() }
     }
 
-    /// For a restore.
+    /// Begins the warm-up for a restore.
     pub fn for_restore() -> Self {
         let move_on = begin("netmig-move", keep_moving);
         Self { _ends: move_on.into_iter().chain(begin("netmig-count", hold_event)).collect() }
@@ -79,7 +78,7 @@ fn hold_event(ended: &Receiver<()>) -> io::Result<()> {
     Ok(())
 }
 
-/// An event that counts nothing.
+/// Returns an event that counts nothing.
 fn event_of_this_thread() -> io::Result<OwnedFd> {
     // `struct perf_event_attr`: type and size, config, sample_period, sample_type, read_format, flags, and
     // two more.

@@ -2,6 +2,8 @@
 //!
 //! Nothing here opens a socket to a peer host or touches its network.
 
+#![warn(clippy::missing_errors_doc)]
+
 pub mod blockers;
 pub mod cgroup;
 pub mod criu;

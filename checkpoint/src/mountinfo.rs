@@ -35,7 +35,7 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    /// Whether the kernel makes all that is in it.
+    /// Returns whether the kernel makes all that is in it.
     pub(crate) fn is_kernels(&self) -> bool {
         KERNELS.contains(&self.kind.as_str())
     }
@@ -63,7 +63,7 @@ impl Mounts {
         Self(text.lines().take(MOST).filter_map(mount).collect())
     }
 
-    /// The mounts of a device.
+    /// Returns the mounts of a device.
     pub(crate) fn of_device(&self, device: (u64, u64)) -> impl Iterator<Item = &Mount> {
         self.0.iter().filter(move |mount| mount.device == device)
     }
@@ -78,7 +78,8 @@ pub fn without_symlinks(pid: i32) -> io::Result<Vec<String>> {
     fs::read_to_string(format!("/proc/{pid}/mountinfo")).map(|table| marked(&table))
 }
 
-/// Those of a mount table (proc_pid_mountinfo(5)): the fifth word is the mount point, the sixth has its options.
+/// Returns those of a mount table (proc_pid_mountinfo(5)): the fifth word is the mount point, the sixth has
+/// its options.
 fn marked(table: &str) -> Vec<String> {
     let mounts = table.lines().filter_map(|line| {
         let mut words = line.split(' ').skip(4);
@@ -90,7 +91,8 @@ fn marked(table: &str) -> Vec<String> {
         .collect()
 }
 
-/// A path without the escapes of a mount table: a backslash and three octal digits for spaces and the like.
+/// Returns a path without the escapes of a mount table: a backslash and three octal digits for spaces and the
+/// like.
 fn unescaped(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut path = parts.next().unwrap_or_default().to_owned();

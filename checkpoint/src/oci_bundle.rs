@@ -103,7 +103,7 @@ impl Bundle {
         })
     }
 
-    /// The writable layer of an overlay as containers/storage lays it out: `LAYER/diff` beside
+    /// Returns the writable layer of an overlay as containers/storage lays it out: `LAYER/diff` beside
     /// `LAYER/merged`, which is the root.
     #[must_use]
     pub fn upper(&self) -> Option<PathBuf> {

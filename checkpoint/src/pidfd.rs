@@ -1,4 +1,4 @@
-//! Descriptors of other processes, as ones of our own that mean the same file (pidfd_getfd(2)).
+//! Descriptors of other processes, duplicated into this process (pidfd_getfd(2)).
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{SockaddrStorage, getsockname};
 
-/// A process, held by a descriptor: its number is nobody else's as long as this lives.
+/// A process, held by a descriptor: its number is not given to another process while this value exists.
 #[derive(Debug)]
 pub struct PidFd(OwnedFd);
 

@@ -1,4 +1,4 @@
-//! What `/proc/PID` tells of one process (proc_pid(5)).
+//! Facts about one process from `/proc/PID` (proc_pid(5)).
 
 use std::fs;
 

@@ -1,7 +1,7 @@
 //! The OCI runtime, crun or runc, run directly: one dump of a container whose cgroup is frozen.
 //!
-//! `podman container checkpoint` costs 300 to 450 ms more than its runtime does, and would end
-//! with the original gone. Restoring is not done here: podman on the destination starts it.
+//! `podman container checkpoint` costs 300 to 450 ms more than its runtime does, and ends with the original removed. The
+//! restore is not done here: the destination's engine starts it.
 
 mod checkpoint;
 mod page_cache;
@@ -21,7 +21,7 @@ use crate::criu::Reason;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A runtime that we do not know how to ask for a checkpoint.
-    #[error("runtime {0} cannot be used; set podman's runtime to crun or runc")]
+    #[error("runtime {0} cannot be used; set the engine's runtime to crun or runc")]
     Unknown(PathBuf),
     /// The runtime, or a file of the dump, could not be used at all.
     #[error("cannot {action} {path}")]
@@ -109,7 +109,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// By the name of the program.
+    /// Returns the kind of runtime that a program is, by its file name.
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
         match path.file_name()?.to_str()? {
@@ -119,7 +119,7 @@ impl Kind {
         }
     }
 
-    /// The runtime's name, as in podman's configuration.
+    /// Returns the runtime's name, as in the engine's configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -147,7 +147,7 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// The runtime at `path`, told by its file name.
+    /// Returns the runtime at `path`, told by its file name.
     ///
     /// # Errors
     /// [`Error::Unknown`] for anything but crun and runc.

@@ -1,8 +1,8 @@
-//! Sockets of a container's processes, and options of theirs that CRIU does not restore.
+//! Options of a container's sockets that CRIU does not restore.
 //!
-//! A socket of another process is looked at by a descriptor of our own for it (pidfd_getfd(2)), which works
-//! for a frozen process, too. [`SocketSettings::read`] reads what is not at its default from the frozen
-//! original, and [`SocketSettings::apply`] sets it on the frozen copy.
+//! This process looks at a socket of another process by a descriptor of its own for it ([`crate::pidfd`]), which works
+//! for a frozen process, too. [`SocketSettings::read`] reads the options of the frozen original that are not at their
+//! defaults, and [`SocketSettings::apply`] sets them on the frozen copy.
 
 mod defaults;
 mod multicast_groups;

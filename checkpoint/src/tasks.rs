@@ -1,8 +1,7 @@
-//! Settings of threads that CRIU does not restore: processors, the disk's priority, timer slack, and what a
-//! core dump holds.
+//! Settings of threads that CRIU does not restore: CPU affinity, I/O priority, timer slack, and the core dump filter.
 //!
-//! [`TaskSettings::read`] reads from the frozen original what is not as the engine's monitor has it, and timer slack,
-//! [`TaskSettings::apply`] sets it on the frozen copy.
+//! [`TaskSettings::read`] reads from the frozen original the settings that differ from those of the engine's monitor, and
+//! the timer slack. [`TaskSettings::apply`] sets them on the frozen copy.
 
 use std::collections::HashMap;
 use std::fs;
@@ -153,7 +152,7 @@ impl TaskSettings {
 }
 
 impl Settings {
-    /// Those of a thread; of one that has ended, none.
+    /// Returns those of a thread; of one that has ended, none.
     fn of(tid: i32) -> Self {
         let read = |file: &str| {
             let text = fs::read_to_string(format!("/proc/{tid}/{file}")).ok()?;
@@ -177,7 +176,7 @@ fn timer_slack(tid: i32) -> Option<u64> {
     fs::read_to_string(format!("/proc/{tid}/timerslack_ns")).ok()?.trim().parse().ok()
 }
 
-/// All threads of processes: numbers in the container and on the host.
+/// Returns all threads of processes: numbers in the container and on the host.
 fn threads(pids: &[i32]) -> Vec<(i32, i32)> {
     let of_process = |pid: &i32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
     pids.iter()
@@ -189,7 +188,7 @@ fn threads(pids: &[i32]) -> Vec<(i32, i32)> {
         .collect()
 }
 
-/// The numbers of a list such as `0-2,5` (cpuset(7)).
+/// Returns the numbers of a list such as `0-2,5` (cpuset(7)).
 fn ranges(text: &str) -> Vec<u32> {
     let range = |word: &str| {
         let (first, last) = word.split_once('-').unwrap_or((word, word));

@@ -1,14 +1,13 @@
-//! Carries a container's changed files to another host: the upper directory of its root file
-//! system, `/dev/shm`, later volumes.
+//! Carries a container's changed files to another host: the upper directory of its root file system and `/dev/shm`.
 //!
-//! [`Source`] walks the files and hands on [`Record`]s; [`Applier`] on the destination applies
-//! them to the mounted root of the staged container. Neither knows how records travel. A first
-//! pass runs while the container does; [`Source::changes_since`] sends what changed after that
-//! and must run once more after the freeze, else an append-only log comes back stale.
+//! [`Source`] walks the files and hands on [`Record`]s. [`Applier`] on the destination applies them to the mounted root
+//! of the staged container. How records travel is the caller's matter. A first pass runs while the container does.
+//! [`Source::changes_since`] sends what changed after that. It must run once more after the freeze, or an append-only log
+//! arrives stale.
 //!
-//! Records and not a tar archive, because a receiver can bound each record before it keeps it
-//! (a tar's extended header may be of any size), because removals and single changed blocks of
-//! a large file have no place in a tar, and because the channel frames messages anyway.
+//! There are records and no tar archive for three reasons. A receiver can bound each record before it keeps it, while a
+//! tar's extended header may be of any size. A tar has no place for removals and for single changed blocks of a large
+//! file. And the channel frames messages anyway.
 
 mod apply;
 mod beneath;
@@ -96,7 +95,7 @@ pub enum Error {
     Closed,
 }
 
-/// An error of the operating system, with what was tried on which path.
+/// Returns an error of the operating system, with what was tried on which path.
 fn io_error(
     action: &'static str,
     path: impl Into<PathBuf>,

@@ -1,4 +1,4 @@
-//! The unix sockets of a network namespace, as the kernel knows them (sock_diag(7)).
+//! The unix sockets of a network namespace, as the kernel lists them (sock_diag(7)).
 
 use std::fs::File;
 use std::io;

@@ -1,7 +1,6 @@
-//! What of a container cannot be moved, and what will differ afterwards.
+//! Obstacles to a move, and what will differ afterwards.
 //!
-//! The engine's description of a container is judged here; the container's processes are judged by
-//! [`checkpoint::blockers`].
+//! This module judges the engine's description of a container. [`checkpoint::blockers`] judges its processes.
 
 mod container_settings;
 

@@ -205,13 +205,13 @@ pub struct RestartPolicy {
     pub maximum_retries: u64,
 }
 
-/// Whether this is a container's or an image's full ID: 64 lower-case hexadecimal digits.
+/// Returns whether this is a container's or an image's full ID: 64 lower-case hexadecimal digits.
 #[must_use]
 pub fn is_full_id(id: &str) -> bool {
     id.len() == 64 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Whether this can be a container's name or a part of its ID: engines allow
+/// Returns whether this can be a container's name or a part of its ID: engines allow
 /// `[a-zA-Z0-9][a-zA-Z0-9_.-]*`. Longer ones than 255 bytes are refused too.
 #[must_use]
 pub fn is_name(name: &str) -> bool {

@@ -8,6 +8,8 @@
 //!
 //! The crate `checkpoint` does the work on processes, cgroups and images. It knows no engine.
 
+#![warn(clippy::missing_errors_doc)]
+
 pub mod blockers;
 pub mod description;
 mod error;

@@ -1,7 +1,7 @@
-//! What a container takes from its host, read from its description.
+//! What a container needs of its host, read from its description.
 //!
-//! A destination judges a container by this and by nothing that its source merely claims: the engine's records
-//! are written from the same description. What a container can never have is not in a description at all.
+//! A destination judges a container by these needs and by nothing that its source claims beside them: the engine's
+//! records are written from the same description. A description cannot express what a container may never have.
 
 #[cfg(test)]
 mod tests;
@@ -97,8 +97,8 @@ fn privileges(description: &Description) -> BTreeSet<String> {
     found
 }
 
-/// Whether it sees the kernel's settings by another way than that on which paths are masked, or could change
-/// control groups of others.
+/// Returns whether it sees the kernel's settings by another way than that on which paths are masked, or could
+/// change control groups of others.
 fn is_unprotected(description: &Description) -> bool {
     let sees_all_groups = description.confinement.namespaces.host_cgroup;
     description.storage.mounts.iter().any(|mount| {
@@ -113,7 +113,7 @@ fn is_unprotected(description: &Description) -> bool {
     })
 }
 
-/// Whether it may use others than those that it has.
+/// Returns whether it may use others than those that it has.
 fn may_use_any_device(confinement: &Confinement) -> bool {
     let rules = &confinement.device_rules;
     // Runtimes read no rule at all, and a first rule that allows, as "everything".

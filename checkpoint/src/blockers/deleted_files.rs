@@ -1,8 +1,8 @@
-//! Files and directories in use whose names are gone.
+//! Files and directories that are in use and whose names have been removed.
 //!
-//! CRIU takes the contents of a file along that has no name left. One that has a name somewhere, as a file of
-//! the image has that was replaced or removed, it would link to a new name in the source's file system
-//! (`link-remap`, criu(8)), where it is not taken along.
+//! CRIU dumps the contents of a file that has no name left. A file that still has a name elsewhere, such as a file of
+//! the image that was replaced or removed, CRIU would link to a new name in the source's file system (`link-remap`,
+//! criu(8)). That file is not transferred.
 
 use super::findings::Found;
 use super::process_snapshot::{Process, Processes, gone_name};
@@ -34,14 +34,14 @@ pub(super) fn check(processes: &Processes, found: &mut Found<'_>) {
     }
 }
 
-/// Whether a name that is gone was a file's. Rings of asynchronous I/O (`/[aio]`) and secret memory look like
-/// one, and what `/proc` shows of ended processes CRIU knows.
+/// Returns whether a name that is gone was a file's. Rings of asynchronous I/O (`/[aio]`) and secret memory
+/// look like one, and what `/proc` shows of ended processes CRIU knows.
 fn is_file(name: &str) -> bool {
     let others = ["/[", "/proc/", "/secretmem"];
     name.starts_with('/') && !others.iter().any(|other| name.starts_with(other))
 }
 
-/// Executable, working directory, root directory.
+/// Finds an executable, working directory or root directory whose name is gone.
 fn link(process: &Process, kind: &str, target: &str, found: &mut Found<'_>) {
     let Some(name) = gone_name(target) else { return };
     let has_names = process.has_names(kind) == Some(true);

@@ -92,7 +92,7 @@ pub(super) fn find_message_queues(processes: &Processes, found: &mut Found<'_>) 
     }
 }
 
-/// Code and advice, if it is one.
+/// Returns the code and the advice for a descriptor that CRIU cannot carry over.
 fn obstacle(target: &str) -> Option<(&'static str, &'static str)> {
     let known = UNMOVABLE.iter().find(|(start, ..)| target.starts_with(start));
     if let Some((_, code, advice)) = known {

@@ -1,6 +1,6 @@
-//! Epoll instances that wait for something which the process has no number for any more.
+//! Epoll instances with an entry for which the process has no descriptor any more.
 //!
-//! The kernel keeps an entry as long as the file behind it is open anywhere (epoll(7)); CRIU has to find it
+//! The kernel keeps an entry as long as the file behind it is open anywhere (epoll(7)). CRIU has to find that file
 //! among the descriptors of the process (criu/eventpoll.c).
 
 use std::collections::BTreeSet;
@@ -35,7 +35,7 @@ pub(super) fn check(processes: &Processes, found: &mut Found<'_>) {
     }
 }
 
-/// The lines `tfd:  N events: … ino:HEX sdev:HEX`.
+/// Returns the lines `tfd:  N events: … ino:HEX sdev:HEX`.
 fn entries(info: &str) -> Vec<Entry> {
     let entry = |line: &str| {
         let mut words = line.strip_prefix("tfd:")?.split_ascii_whitespace();
@@ -46,7 +46,7 @@ fn entries(info: &str) -> Vec<Entry> {
     info.lines().filter_map(entry).collect()
 }
 
-/// Whether a process has what an entry means, under that number or another one.
+/// Returns whether a process has what an entry means, under that number or another one.
 fn has(process: &Process, (number, inode): Entry) -> bool {
     let is = |number: i32| {
         fs::metadata(process.path(format!("fd/{number}"))).is_ok_and(|file| file.ino() == inode)

@@ -1,4 +1,4 @@
-//! What was found in processes, each object once.
+//! The list of obstacles that were found in processes, each object once.
 
 use super::Finding;
 use super::process_snapshot::Process;
@@ -21,7 +21,7 @@ pub(super) struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    /// Nothing yet, of the container of this name.
+    /// Returns an empty list for the container of this name.
     pub(super) fn new(container: &'a str) -> Self {
         Self { container, all: Vec::new() }
     }
@@ -55,7 +55,7 @@ impl<'a> Found<'a> {
         self.all.retain(|obstacle| again.all.iter().any(|other| is(obstacle, other)));
     }
 
-    /// Whether nothing was found.
+    /// Returns whether nothing was found.
     pub(super) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
@@ -76,7 +76,7 @@ impl<'a> Found<'a> {
         });
     }
 
-    /// The findings, with the container's name.
+    /// Returns the findings, with the container's name.
     pub(super) fn into_findings(self) -> Vec<Finding> {
         let container = self.container;
         let sentence = |found: &Obstacle| {
@@ -96,7 +96,7 @@ impl<'a> Found<'a> {
     }
 }
 
-/// Without control characters, and bounded.
+/// Returns a text without control characters, and bounded.
 fn printable(text: &str) -> String {
     text.chars().take(300).map(|c| if c.is_control() { '?' } else { c }).collect()
 }

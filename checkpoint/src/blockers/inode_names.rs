@@ -1,7 +1,7 @@
-//! The names of files of which only the numbers are known.
+//! Looks up the names of files by their inode numbers.
 //!
-//! A watch (inotify(7)) and a bound unix socket tell the inode that they mean and not its name. One walk
-//! through the container's files, if any is wanted, finds the names of all.
+//! The kernel names a watch (inotify(7)) and a bound unix socket by inode. One walk through the container's files
+//! finds the names of all that are wanted.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -36,7 +36,7 @@ pub(super) struct Search {
 }
 
 impl Search {
-    /// A search for nothing yet, among the files that a process sees.
+    /// Returns a search for nothing yet, among the files that a process sees.
     pub(super) fn new(pid: i32, mounts: &Mounts) -> Self {
         let root = PathBuf::from(format!("/proc/{pid}/root"));
         let below = |point: &String| root.join(point.trim_start_matches('/'));
@@ -79,7 +79,7 @@ impl Search {
         }
     }
 
-    /// The name in the container of something that was wanted, if it has one.
+    /// Returns the name in the container of something that was wanted, if it has one.
     pub(super) fn name(&self, wanted: Wanted) -> Option<&Path> {
         self.names.get(&wanted)?.as_deref()
     }

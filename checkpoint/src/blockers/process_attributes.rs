@@ -1,5 +1,5 @@
-//! What `/proc/PID/status` and `/proc/PID/ns` show of a process that CRIU cannot carry over: a tracer, a namespace of
-//! its own, and perhaps a Landlock domain.
+//! Attributes of processes that CRIU cannot carry over, from `/proc/PID/status` and `/proc/PID/ns`: a tracer, a nested
+//! namespace, and perhaps a Landlock domain.
 
 use super::findings::Found;
 use super::process_snapshot::{NAMESPACES, Processes};

@@ -1,6 +1,6 @@
-//! One pass over the processes of a container: what `/proc` shows of each (proc(5)).
+//! A snapshot of a container's processes: what `/proc` shows of each (proc(5)).
 //!
-//! Reading is bounded, and what vanishes meanwhile is left out.
+//! Reading is bounded. A process that ends meanwhile is left out.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -70,12 +70,12 @@ impl Processes {
         Self { all }
     }
 
-    /// The container's first process.
+    /// Returns the container's first process.
     pub(super) fn first(&self) -> Option<&Process> {
         self.all.first()
     }
 
-    /// All descriptors with their processes.
+    /// Returns all descriptors with their processes.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = (&Process, &Descriptor)> {
         let of = |process| Process::with_descriptors(process);
         self.all.iter().flat_map(of)
@@ -83,7 +83,7 @@ impl Processes {
 }
 
 impl Process {
-    /// `None` when it has ended.
+    /// Returns `None` when it has ended.
     fn look(pid: i32, room: &mut usize) -> Option<Self> {
         let directory = PathBuf::from(format!("/proc/{pid}"));
         let status = read(&directory.join("status"))?;
@@ -114,29 +114,29 @@ impl Process {
         self.descriptors.iter().map(move |descriptor| (self, descriptor))
     }
 
-    /// A path below its directory in `/proc`.
+    /// Returns a path below its directory in `/proc`.
     pub(super) fn path(&self, below: impl AsRef<Path>) -> PathBuf {
         Path::new("/proc").join(self.pid.to_string()).join(below)
     }
 
-    /// What the kernel tells of a descriptor (proc_pid_fdinfo(5)).
+    /// Returns what the kernel tells of a descriptor (proc_pid_fdinfo(5)).
     pub(super) fn info(&self, descriptor: i32) -> String {
         read(&self.path(format!("fdinfo/{descriptor}"))).unwrap_or_default()
     }
 
-    /// Whether what a link below its directory leads to is still linked somewhere under another name; `None`
-    /// when it is closed by now.
+    /// Returns whether what a link below its directory leads to is still linked somewhere under another name;
+    /// `None` when it is closed by now.
     pub(super) fn has_names(&self, below: &str) -> Option<bool> {
         fs::metadata(self.path(below)).ok().map(|file| file.nlink() > 0)
     }
 }
 
-/// The name of a file that is gone, as it was.
+/// Returns the name of a file that is gone, as it was.
 pub(super) fn gone_name(target: &str) -> Option<&str> {
     target.strip_suffix(DELETED)
 }
 
-/// The tracer of any thread.
+/// Returns the tracer of any thread.
 fn tracer(directory: &Path) -> i32 {
     let threads = fs::read_dir(directory.join("task")).into_iter().flatten().flatten();
     threads
@@ -148,7 +148,7 @@ fn tracer(directory: &Path) -> i32 {
         .unwrap_or(0)
 }
 
-/// The mappings of files that are gone: ranges and names of `/proc/PID/maps`.
+/// Returns the mappings of files that are gone: ranges and names of `/proc/PID/maps`.
 fn gone(maps: &str) -> impl Iterator<Item = (String, String)> {
     maps.lines().filter(|line| line.ends_with(DELETED)).filter_map(|line| {
         // Range, rights, offset, device, inode, name.
@@ -158,7 +158,7 @@ fn gone(maps: &str) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// The value of a line `name:  value`.
+/// Returns the value of a line `name:  value`.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
 }

@@ -1,7 +1,7 @@
 //! Sockets of families and protocols that CRIU cannot dump.
 //!
-//! The kernel tells a socket's protocol as an extended attribute of its inode (net/socket.c,
-//! `sockfs_xattr_get`). This costs one system call a socket, whatever the network namespace.
+//! The kernel gives a socket's protocol as an extended attribute of its inode (net/socket.c, `sockfs_xattr_get`). This
+//! costs one system call for each socket and works for every network namespace.
 
 use super::findings::Found;
 use super::process_snapshot::{Descriptor, Process, Processes};

@@ -1,7 +1,7 @@
 //! Unix sockets whose files have other names than the sockets were bound to.
 //!
-//! The kernel keeps the name of bind(2) for good, and CRIU makes the file under that name. A file that was
-//! renamed since, or has a second name, would be gone.
+//! The kernel keeps the name of bind(2), and CRIU makes the file under that name. A file that was renamed since, or has
+//! a second name, would be lost.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -79,7 +79,7 @@ impl Bound {
     }
 }
 
-/// Inode and number of names of a file in the container; links in it lead nowhere else.
+/// Returns the inode and the number of names of a file in the container; links in it lead nowhere else.
 fn file(root: &File, path: &Path) -> Option<(u64, u64)> {
     if path.is_relative() {
         return None;

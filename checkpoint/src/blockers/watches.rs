@@ -1,9 +1,9 @@
 //! Watches of files and directories (inotify(7), fanotify(7)).
 //!
-//! CRIU restores a watch by the path of what is watched. It finds the path by the file's handle on file
-//! systems that take handles, such as tmpfs. On overlayfs it looks at some directories that are often
-//! watched, and below paths that it is told (`irmap-scan-path`, criu(8); criu/irmap.c). So netmig finds the
-//! paths while the container runs, and tells them.
+//! CRIU restores a watch by the path of what is watched. On file systems with file handles, such as tmpfs, it finds the
+//! path by the handle. On overlayfs it searches some directories that are often watched, and the paths that its
+//! configuration names (`irmap-scan-path`, criu(8); criu/irmap.c). So netmig finds the paths while the container runs,
+//! and names them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,7 @@ impl<'a> Watches<'a> {
         Self(all)
     }
 
-    /// The paths that CRIU has to be told; names watches whose path was not found.
+    /// Returns the paths that CRIU has to be told; names watches whose path was not found.
     pub(super) fn check(&self, search: &Search, found: &mut Found<'_>) -> Vec<PathBuf> {
         let mut paths = BTreeSet::new();
         for Watch { process, wanted, kind } in &self.0 {
@@ -90,7 +90,7 @@ impl<'a> Watches<'a> {
     }
 }
 
-/// File systems by whose handles CRIU finds paths; on others it does without, too, or cannot.
+/// Returns whether CRIU finds paths by the handles of this file system; on others it does without, or cannot.
 fn takes_handles(kind: Option<&str>) -> bool {
     matches!(kind, Some("tmpfs" | "devtmpfs" | "ext4" | "ext3" | "ext2" | "xfs" | "btrfs" | "f2fs"))
 }
@@ -99,13 +99,13 @@ fn is_directory(process: &Process, point: &str) -> bool {
     process.path("root").join(point.trim_start_matches('/')).is_dir()
 }
 
-/// Whether a path can stand in a line of a configuration file.
+/// Returns whether a path can stand in a line of a configuration file.
 fn is_plain(path: &Path) -> bool {
     let bytes = path.as_os_str().as_encoded_bytes();
     path.to_str().is_some() && bytes.len() > 1 && !bytes.iter().any(|byte| SPECIAL.contains(byte))
 }
 
-/// Device and inode of each watch: lines `inotify wd:N ino:HEX sdev:HEX …` and `fanotify ino:HEX sdev:HEX …`
+/// Returns the device and the inode of each watch: lines `inotify wd:N ino:HEX sdev:HEX …` and `fanotify ino:HEX sdev:HEX …`
 /// (proc_pid_fdinfo(5)). The kernel's own form of a device has the minor number in its lower 20 bits.
 fn watched(info: &str) -> Vec<((u64, u64), u64)> {
     let number = |line: &str, name: &str| {

@@ -1,5 +1,5 @@
-//! The settings of a container's own cgroup: limits and weights that may have been changed since it was
-//! started, by `podman update` or by hand (`Documentation/admin-guide/cgroup-v2.rst`).
+//! The settings of a container's own cgroup: limits and weights that may have been changed since it was started, by the
+//! engine's `update` command or by hand (`Documentation/admin-guide/cgroup-v2.rst`).
 
 use std::fs;
 use std::io;
@@ -35,13 +35,13 @@ const NO_SETTINGS: &[&str] = &[
     "memory.reclaim",
 ];
 
-/// A setting could not be set.
+/// Why a setting could not be set.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused, or has no such setting.
     #[error(
         "cannot set {file} of the copy's cgroup to {wanted:?}, as the original has it (it is {present}); set \
-         it back before the move, for instance by podman update"
+         it back before the move, for instance by the engine's update command"
     )]
     Set {
         /// The file's name.
@@ -57,7 +57,7 @@ pub enum Error {
     /// The kernel has taken another value.
     #[error(
         "{file} of the copy's cgroup became {present:?} instead of {wanted:?}, as the original has it; set it \
-         back before the move, for instance by podman update"
+         back before the move, for instance by the engine's update command"
     )]
     Other {
         /// The file's name.
@@ -147,7 +147,7 @@ fn apply_all(directory: &Path, settings: &[CgroupSetting]) -> Result<usize, Erro
     Ok(set)
 }
 
-/// Whether a file of this name is a setting. There is no `/` in one.
+/// Returns whether a file of this name is a setting. There is no `/` in one.
 fn is_setting(file: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let of_controller = file.split_once('.').is_some_and(|(name, rest)| {
@@ -156,7 +156,7 @@ fn is_setting(file: &str) -> bool {
     file.len() <= 64 && file.chars().all(is_plain) && (of_controller || OF_THE_CORE.contains(&file))
 }
 
-/// Whether a value limits nothing and prefers nobody: those that a fresh cgroup has.
+/// Returns whether a value limits and prefers nothing, as the values of a new cgroup.
 fn is_default(file: &str, value: &str) -> bool {
     match file {
         "cpu.weight" => value == "100",
@@ -193,7 +193,7 @@ fn write(path: &Path, value: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// A directory of files, as a cgroup is one.
+    /// Returns a directory of files, as a cgroup is one.
     fn of(files: &[(&str, &str, u32)]) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         for (name, value, mode) in files {

@@ -12,14 +12,14 @@ use super::{Cgroup, Error, LOOK_EVERY_MS};
 use crate::syscall_restart;
 
 impl Cgroup {
-    /// Freezes all tasks and waits until the kernel says that they have stopped, about 2.5 ms.
+    /// Freezes all tasks and waits until the kernel reports that they have stopped, about 2.5 ms.
     /// Blocks the calling thread. A cgroup that is frozen already stays so.
     ///
     /// # Errors
-    /// [`Error::NotFrozen`] when `deadline` passes; the tasks go on then, none is left stopped.
+    /// [`Error::NotFrozen`] when `deadline` passes; the cgroup is thawed then, and no task is left stopped.
     pub fn freeze(&self, deadline: Instant) -> Result<(), Error> {
         self.write_state(b"1")?;
-        match self.wait_frozen(deadline) {
+        match self.await_frozen(deadline) {
             Ok(true) => Ok(()),
             Ok(false) => {
                 self.thaw()?;
@@ -32,7 +32,7 @@ impl Cgroup {
         }
     }
 
-    /// Lets the tasks go on. Does not wait; a cgroup that is not frozen stays so.
+    /// Thaws the tasks. Does not wait; a cgroup that is not frozen stays so.
     ///
     /// # Errors
     /// [`Error::Access`], for instance when the cgroup is gone (ENODEV).
@@ -40,7 +40,7 @@ impl Cgroup {
         self.write_state(b"0")
     }
 
-    /// Lets the tasks go on as if they had never been stopped ([`Cgroup::rewind_calls`]). Does not wait; a
+    /// Thaws the tasks as if they had never been stopped ([`Cgroup::rewind_calls`]). Does not wait; a
     /// cgroup that is not frozen stays so.
     ///
     /// # Errors
@@ -50,7 +50,7 @@ impl Cgroup {
         self.thaw()
     }
 
-    /// Has the frozen tasks that were stopped in a system call make it again ([`syscall_restart::rewind`]). A call
+    /// Makes the frozen tasks that were stopped in a system call restart it ([`syscall_restart::rewind`]). A call
     /// that cannot be set back is logged: it returns EINTR. Tasks that are not frozen are left alone, since
     /// looking at them would stop them.
     pub fn rewind_calls(&self) {
@@ -64,24 +64,15 @@ impl Cgroup {
         }
     }
 
-    /// Waits until all tasks of a cgroup that was told to freeze have stopped; `false` when `deadline` passes.
-    /// Blocks the calling thread.
+    /// Requests the freeze of all tasks, and does not wait.
     ///
     /// # Errors
     /// [`Error::Access`].
-    pub fn await_frozen(&self, deadline: Instant) -> Result<bool, Error> {
-        self.wait_frozen(deadline)
-    }
-
-    /// Tells the tasks to freeze, and does not wait.
-    ///
-    /// # Errors
-    /// [`Error::Access`].
-    pub fn tell_to_freeze(&self) -> Result<(), Error> {
+    pub fn request_freeze(&self) -> Result<(), Error> {
         self.write_state(b"1")
     }
 
-    /// Whether all tasks are stopped at this moment, by us or by a frozen parent.
+    /// Returns whether all tasks are stopped at this moment, by us or by a frozen parent.
     ///
     /// # Errors
     /// [`Error::Access`], for instance when the cgroup is gone (ENODEV).
@@ -89,12 +80,12 @@ impl Cgroup {
         Ok(self.event("frozen")? == Some(true))
     }
 
-    /// Whether this cgroup itself was told to freeze (`cgroup.freeze`), whatever its tasks do at
-    /// this moment: true from before `podman pause`, for instance.
+    /// Returns whether the freeze of this cgroup itself was requested (`cgroup.freeze`), whether or not its tasks
+    /// have stopped by now.
     ///
     /// # Errors
     /// [`Error::Access`], for instance when the cgroup is gone (ENODEV).
-    pub fn is_told_to_freeze(&self) -> Result<bool, Error> {
+    pub fn is_freeze_requested(&self) -> Result<bool, Error> {
         let mut byte = [0; 1];
         self.freeze.read_at(&mut byte, 0).map_err(|source| self.access("cgroup.freeze", source))?;
         Ok(byte[0] == b'1')
@@ -104,8 +95,12 @@ impl Cgroup {
         (&self.freeze).write_all(state).map_err(|source| self.access("cgroup.freeze", source))
     }
 
-    /// Waits for `frozen 1`; false when the deadline passes.
-    fn wait_frozen(&self, deadline: Instant) -> Result<bool, Error> {
+    /// Waits until all tasks of a cgroup whose freeze was requested have stopped; `false` when `deadline` passes.
+    /// Blocks the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub fn await_frozen(&self, deadline: Instant) -> Result<bool, Error> {
         loop {
             if self.is_frozen()? {
                 return Ok(true);

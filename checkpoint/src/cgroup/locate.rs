@@ -1,4 +1,4 @@
-//! From `/proc/PID/cgroup` and the mount table to the directory of a container's own cgroup.
+//! Finds the directory of a container's own cgroup by `/proc/PID/cgroup` and the mount table.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -12,7 +12,7 @@ const ID_DIGITS: usize = 64;
 /// `run.oci.systemd.subgroup`.
 const SUBGROUP: &str = "container";
 
-/// The directory, below a mount of cgroup2, of the cgroup that is container `id`'s own.
+/// Returns the directory, below a mount of cgroup2, of the cgroup that is container `id`'s own.
 ///
 /// `cgroups` is `/proc/PID/cgroup`, `mounts` is `/proc/self/mountinfo`.
 pub(super) fn directory(cgroups: &str, mounts: &str, pid: i32, id: &str) -> Result<PathBuf, Error> {
@@ -40,7 +40,8 @@ pub(super) fn directory(cgroups: &str, mounts: &str, pid: i32, id: &str) -> Resu
         .ok_or_else(|| Error::NotMounted(own.to_string_lossy().into_owned()))
 }
 
-/// The directory, below a mount of cgroup2, of the cgroup that these lines of `/proc/PID/cgroup` tell.
+/// Returns the directory, below a mount of cgroup2, of the cgroup that these lines of `/proc/PID/cgroup`
+/// tell.
 pub(super) fn whole(cgroups: &str, mounts: &str) -> Option<PathBuf> {
     let cgroup = Path::new(cgroups.lines().find_map(|line| line.strip_prefix("0::"))?);
     if cgroup.components().any(|component| component == Component::ParentDir) {
@@ -52,7 +53,7 @@ pub(super) fn whole(cgroups: &str, mounts: &str) -> Option<PathBuf> {
         .find_map(|(root, point)| Some(point.join(cgroup.strip_prefix(&root).ok()?)))
 }
 
-/// The container's own cgroup: the path up to the component that carries its ID, and crun's
+/// Returns the container's own cgroup: the path up to the component that carries its ID, and crun's
 /// subgroup below that. What comes after was made inside the container.
 ///
 /// Names in use, by podman's cgroup manager: `libpod_parent/libpod-ID` and, in a pod,
@@ -78,7 +79,7 @@ fn own_cgroup(cgroup: &str, id: &str) -> Option<PathBuf> {
     Some(own)
 }
 
-/// Whether a cgroup's name is that of the container's payload (not of its monitor).
+/// Returns whether a cgroup's name is that of the container's payload (not of its monitor).
 fn is_containers(name: &str, id: &str) -> bool {
     let Some((prefix, suffix)) = name.split_once(id) else { return false };
     matches!(suffix, "" | ".scope")
@@ -86,7 +87,7 @@ fn is_containers(name: &str, id: &str) -> bool {
         && prefix.bytes().all(|b| b.is_ascii_lowercase() || matches!(b, b'-' | b'_'))
 }
 
-/// Root and mount point of a line of mountinfo (proc_pid_mountinfo(5)), if it is cgroup2.
+/// Returns the root and the mount point of a line of mountinfo (proc_pid_mountinfo(5)), if it is cgroup2.
 fn cgroup2_mount(line: &str) -> Option<(PathBuf, PathBuf)> {
     let (front, back) = line.split_once(" - ")?;
     if back.split(' ').next() != Some("cgroup2") {

@@ -1,10 +1,10 @@
-//! Freezes the tasks of a cgroup, and nobody else who is in it.
+//! Freezes the restored tasks in a cgroup, and not the runtime's process that is in it as well.
 //!
-//! crun with systemd's cgroups keeps a process of its own in the container's cgroup, which it waits for at
-//! the end of a restore (`restore_proxy_process`, `src/libcrun/container.c`). A frozen cgroup would stop
-//! that one as well. So the tasks go to a cgroup below, which is frozen, and come back once the whole is
-//! frozen and crun has ended. A task that goes from a frozen cgroup to a frozen one stays frozen all the
-//! time (`cgroup_freezer_migrate_task`, `kernel/cgroup/freezer.c`).
+//! With systemd's cgroups crun keeps a process of its own in the container's cgroup and waits for it at the end of a
+//! restore (`restore_proxy_process`, `src/libcrun/container.c`). A frozen cgroup would stop that process, too. So the
+//! tasks move to a cgroup below, which is frozen. They come back once the whole cgroup is frozen and crun has ended.
+//! A task that moves from one frozen cgroup to another stays frozen all the time (`cgroup_freezer_migrate_task`,
+//! `kernel/cgroup/freezer.c`).
 
 use std::fs;
 use std::io;
@@ -21,13 +21,13 @@ const ROUNDS: usize = 16;
 
 impl Cgroup {
     /// Freezes the tasks that are in this cgroup itself, and none that is in a cgroup below it. Does not wait
-    /// for them to stop. They count as tasks of a cgroup below until [`Cgroup::rejoin`].
+    /// for them to stop. They count as tasks of a cgroup below until [`Cgroup::rejoin_restored_tasks`].
     ///
     /// # Errors
     /// [`Error::Access`].
-    pub(crate) fn freeze_apart(&self) -> Result<(), Error> {
+    pub(crate) fn freeze_restored_tasks(&self) -> Result<(), Error> {
         if !self.has_others()? {
-            return self.tell_to_freeze();
+            return self.request_freeze();
         }
         let apart = self.path.join(APART);
         match fs::create_dir(&apart) {
@@ -40,12 +40,12 @@ impl Cgroup {
         move_tasks(&self.path, &apart)
     }
 
-    /// Takes back the tasks of [`Cgroup::freeze_apart`]; returns whether there were any. This cgroup must have
-    /// been told to freeze.
+    /// Takes back the tasks that were frozen in a cgroup below; returns whether there were any. This cgroup must
+    /// have been told to freeze.
     ///
     /// # Errors
     /// [`Error::Access`].
-    pub fn rejoin(&self) -> Result<bool, Error> {
+    pub fn rejoin_restored_tasks(&self) -> Result<bool, Error> {
         let apart = self.path.join(APART);
         if !apart.exists() {
             return Ok(false);
@@ -55,7 +55,7 @@ impl Cgroup {
         Ok(true)
     }
 
-    /// Whether there is a process in a cgroup below.
+    /// Returns whether there is a process in a cgroup below.
     fn has_others(&self) -> Result<bool, Error> {
         let below = self.pids()?.len();
         Ok(below > processes(&self.path)?.len())
@@ -82,7 +82,7 @@ fn move_tasks(from: &Path, to: &Path) -> Result<(), Error> {
     Err(Error::NotFrozen { path: from.to_path_buf() })
 }
 
-/// The processes in a cgroup itself.
+/// Returns the processes in a cgroup itself.
 fn processes(cgroup: &Path) -> Result<Vec<i32>, Error> {
     let path = cgroup.join("cgroup.procs");
     let text = fs::read_to_string(&path).map_err(|source| Error::Access { path, source })?;

@@ -1,4 +1,4 @@
-//! Processes of a container that are outside of its cgroup.
+//! Processes of a container that are outside of its cgroup, and are moved into it.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`Error::Access`]. A process that has ended meanwhile is none.
-    pub fn gather(&self, first: i32) -> Result<usize, Error> {
+    pub fn adopt_stragglers(&self, first: i32) -> Result<usize, Error> {
         let path = self.path.join("cgroup.procs");
         let mut brought = 0;
         loop {
@@ -34,7 +34,8 @@ impl Cgroup {
     }
 }
 
-/// All descendants of a process (`children` in proc_pid_task(5)); those that end meanwhile may be left out.
+/// Returns all descendants of a process (`children` in proc_pid_task(5)); those that end meanwhile may be
+/// left out.
 fn descendants(process: i32) -> Vec<i32> {
     let mut found = Vec::new();
     let mut next = vec![process];

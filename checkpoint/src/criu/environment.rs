@@ -1,5 +1,7 @@
-//! The environment in which CRIU runs: its options for one dump or one restore, and how they reach it, and the limit
-//! of its open files. CRIU keeps a file for each TCP connection of a container from when it has stopped it until the
+//! The environment in which CRIU runs: its options for one dump or one restore, how they reach it, and the limit of its
+//! open files.
+//!
+//! CRIU keeps a file open for each TCP connection of a container, from when it has stopped the connection until the
 //! dump is over (`dump_one_tcp` in `criu/sk-tcp.c`).
 
 use std::ffi::{CStr, CString};
@@ -67,7 +69,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// For a dump whose network is held and whose cgroup is frozen by us.
+    /// Returns the options of a dump whose network is held and whose cgroup is frozen by us.
     pub fn dump() -> Self {
         Self {
             tcp_established: true,
@@ -83,7 +85,7 @@ impl Options {
         }
     }
 
-    /// For a restore into a network namespace that is blocked by us.
+    /// Returns the options of a restore into a network namespace that is blocked by us.
     ///
     /// Control groups are left to the runtime: crun has CRIU put every process into the container's, and
     /// otherwise moves the first one there alone, when all of them run (`libcrun_container_restore`).
@@ -91,7 +93,7 @@ impl Options {
         Self { ignore_cgroups: false, ..Self::dump() }
     }
 
-    /// The text of a configuration file: one option a line, as on CRIU's command line but
+    /// Returns the text of a configuration file: one option a line, as on CRIU's command line but
     /// without the dashes.
     ///
     /// `network-lock skip`: the hold and the veth block are ours, and CRIU's own lock costs two
@@ -176,7 +178,7 @@ impl ConfigDir {
         Ok(Self { path, raw })
     }
 
-    /// The directory.
+    /// Returns the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -229,12 +231,12 @@ pub fn mount_config(dir: &CStr) -> nix::Result<()> {
     }
 }
 
-/// Whether a path exists; no allocation.
+/// Returns whether a path exists; no allocation.
 fn is_there(path: &CStr) -> bool {
     nix::sys::stat::stat(path).is_ok()
 }
 
-/// Most TCP connections that a container can have for a CRIU that this process starts. CRIU lifts the
+/// Returns the most TCP connections that a container can have for a CRIU that this process starts. CRIU lifts the
 /// limit that it inherits if it may, which takes CAP_SYS_RESOURCE (`rlimit_unlimit_nofile` in
 /// `criu/util.c`).
 #[must_use]
@@ -251,7 +253,7 @@ fn use_hard_limit() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
-/// Whether this process and its programs have CAP_SYS_RESOURCE.
+/// Returns whether this process and its programs have CAP_SYS_RESOURCE.
 fn may_lift() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));

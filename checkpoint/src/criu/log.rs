@@ -1,4 +1,4 @@
-//! CRIU's log: its last errors, what they mean, and where the time went.
+//! CRIU's log: its errors, what they mean, and where the time went.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -56,7 +56,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// One sentence for the user: what it is and what to do.
+    /// Returns one sentence for the user: what it is and what to do.
     #[must_use]
     pub const fn advice(self) -> &'static str {
         match self {
@@ -135,7 +135,7 @@ const WORDS: [(&str, Reason); 31] = [
 const HARMLESS: [&str; 4] =
     ["RLIMIT_NOFILE", "rlimit", "libcriu_plugin", "cgroupd: recv req error"];
 
-/// What the error lines say. Where several match, the first recognisable one is the cause; the
+/// Returns what the error lines say. Where several match, the first recognisable one is the cause; the
 /// rest is CRIU unwinding.
 #[must_use]
 pub fn reason<S: AsRef<str>>(lines: &[S]) -> Reason {
@@ -147,14 +147,14 @@ pub fn reason<S: AsRef<str>>(lines: &[S]) -> Reason {
         .map_or(Reason::Other, |(_, reason)| *reason)
 }
 
-/// Whether a log line is an error that matters.
+/// Returns whether a log line is an error that matters.
 fn is_error(line: &str) -> bool {
     line.contains("Error (") && !HARMLESS.iter().any(|words| line.contains(words))
 }
 
-/// The first `n` error lines of a log, each cut to 400 bytes: the first one is the cause, the rest is CRIU
-/// unwinding. Where it holds no error line, its last `n` lines. Only the last 256 KiB of the file are read. The log quotes
-/// names chosen in the container, so control characters are replaced.
+/// Returns the first `n` error lines of a log, each cut to 400 bytes: the first one is the cause, the rest is
+/// CRIU unwinding. Where it holds no error line, its last `n` lines. Only the last 256 KiB of the file are
+/// read. The log quotes names chosen in the container, so control characters are replaced.
 ///
 /// # Errors
 /// [`Error::Log`] when the file cannot be read.
@@ -168,7 +168,7 @@ pub fn log_tail(path: &Path, n: usize) -> Result<Vec<String>, Error> {
     Ok(lines.iter().take(n).map(|line| printable(line)).collect())
 }
 
-/// The last part of a file, starting at a line.
+/// Returns the last part of a file, starting at a line.
 fn end_of(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -183,7 +183,7 @@ fn end_of(path: &Path) -> std::io::Result<String> {
     Ok(text.split_once('\n').map_or(String::new(), |(_, rest)| rest.to_owned()))
 }
 
-/// A line that can be shown: bounded, without control characters.
+/// Returns a line that can be shown: bounded, without control characters.
 fn printable(line: &str) -> String {
     let mut end = line.len().min(LINE_BYTES);
     while !line.is_char_boundary(end) {
@@ -205,7 +205,7 @@ pub struct Span {
     pub before: String,
 }
 
-/// Where the time of a dump or restore went: every silence of at least `least` in the log, in
+/// Returns where the time of a dump or restore went: every silence of at least `least` in the log, in
 /// order, and the time of the last line. CRIU stamps each line `(seconds.microseconds)` from log
 /// level 3 on.
 ///
@@ -235,7 +235,7 @@ pub fn spans(path: &Path, least: Duration) -> Result<(Vec<Span>, Duration), Erro
     Ok((found, last.map_or(Duration::ZERO, |(time, _)| time)))
 }
 
-/// The time in `(00.012345) text`.
+/// Returns the time in `(00.012345) text`.
 fn stamp(line: &str) -> Option<Duration> {
     let (seconds, rest) = line.strip_prefix('(')?.split_once('.')?;
     let (micros, _) = rest.split_once(')')?;

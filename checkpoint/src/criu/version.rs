@@ -1,4 +1,4 @@
-//! Which CRIU is installed and whether it can work on this kernel.
+//! The installed version of CRIU, and whether it works on this kernel.
 
 use std::fmt;
 use std::path::Path;
@@ -37,7 +37,7 @@ impl Version {
         Self::numbers(text)
     }
 
-    /// The leading numbers of `4.2.1`, `4.2-rc1` or `6.18.5+deb14-amd64`.
+    /// Returns the leading numbers of `4.2.1`, `4.2-rc1` or `6.18.5+deb14-amd64`.
     fn numbers(text: &str) -> Option<Self> {
         let mut numbers = text.split('.').map(|part| {
             let digits = part.len() - part.trim_start_matches(|c: char| c.is_ascii_digit()).len();

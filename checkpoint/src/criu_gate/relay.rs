@@ -1,11 +1,11 @@
-//! A relay between an OCI runtime and CRIU: it holds the runtime's request back until the gate is opened,
-//! and freezes what is restored before CRIU lets it go.
+//! A relay between an OCI runtime and CRIU. It holds the runtime's request back until the gate is opened, and freezes
+//! the restored tasks before CRIU resumes them.
 //!
-//! CRIU has started, and waits for its request, while the container still runs. Before CRIU lets restored
-//! tasks go, it notifies its client (`pre-resume`, `criu/cr-restore.c`) and waits for an answer. At that
-//! moment the tasks are stopped by ptrace(2), on their way back from the restorer. A cgroup that is told to
-//! freeze then is frozen at once, and the tasks enter the freezer when CRIU detaches from them
-//! (`kernel/cgroup/freezer.c`): none of them executes an instruction of its own.
+//! CRIU has started, and waits for its request, while the container still runs. Before CRIU resumes restored tasks, it
+//! notifies its client (`pre-resume`, `criu/cr-restore.c`) and waits for an answer. At that moment the tasks are stopped
+//! by ptrace(2), on their way back from the restorer. A cgroup whose `cgroup.freeze` is set then counts as frozen at
+//! once, and the tasks enter the freezer when CRIU detaches from them (`kernel/cgroup/freezer.c`): none of them executes
+//! an instruction of its own.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -237,7 +237,7 @@ mod tests {
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap()
     }
 
-    /// A runtime's end, which has sent a request, and CRIU's, with a relay between them.
+    /// Returns a runtime's end, which has sent a request, and CRIU's, with a relay between them.
     fn relayed(dir: &Path, request: &[u8]) -> (OwnedFd, OwnedFd) {
         let (runtime, service) = pair();
         message(request).send(&runtime).unwrap();

@@ -1,4 +1,4 @@
-//! What is read of CRIU's requests and notifications (`images/rpc.proto`), in protobuf's wire format
+//! The parts of CRIU's requests and notifications that the gate reads (`images/rpc.proto`), in protobuf's wire format
 //! (<https://protobuf.dev/programming-guides/encoding/>).
 
 /// `criu_req.type` and `criu_resp.type`.
@@ -75,7 +75,7 @@ pub(super) fn notification(message: &[u8]) -> Option<Notification> {
     Some(Notification { script: script?, pid })
 }
 
-/// The fields of a message, up to its end or to what is none.
+/// Returns the fields of a message, up to its end or to what is none.
 fn fields(mut rest: &[u8]) -> impl Iterator<Item = (u64, Content<'_>)> {
     std::iter::from_fn(move || {
         let tag = varint(&mut rest)?;

@@ -1,4 +1,4 @@
-//! Messages on the socket between a runtime and CRIU (unix(7), SOCK_SEQPACKET), with the descriptors that come along.
+//! Messages on the socket between a runtime and CRIU (unix(7), SOCK_SEQPACKET), with the descriptors that they carry.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -78,7 +78,7 @@ pub(super) fn receive_with(from: RawFd, length: usize) -> io::Result<Option<Mess
     Ok(Some(Message { bytes, descriptors }))
 }
 
-/// The request that comes; it stays where it is.
+/// Returns the request that comes; it stays where it is.
 pub(super) fn peek(socket: RawFd) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; MESSAGE];
     let length = loop {

@@ -1,4 +1,4 @@
-//! Open files, the locks on them, and what watches.
+//! Facts about open files, the locks on them, and their watches.
 
 use std::fs;
 
@@ -44,7 +44,7 @@ pub(super) fn read(process: i32, number: i32, into: &mut Fingerprint) -> Result<
     Ok(())
 }
 
-/// What a descriptor leads to, without numbers that each kernel gives anew.
+/// Returns what a descriptor leads to, without numbers that each kernel gives anew.
 fn target(link: &str) -> String {
     match link.split_once(":[") {
         // pipe:[123], socket:[123]; an anonymous inode has a name there.
@@ -55,7 +55,7 @@ fn target(link: &str) -> String {
     }
 }
 
-/// The rest of a line that begins with a number.
+/// Returns the rest of a line that begins with a number.
 fn after_number(line: &str) -> &str {
     line.trim_start().split_once(' ').map_or("", |(_, rest)| rest)
 }
@@ -66,15 +66,16 @@ fn flags(octal: &str) -> u32 {
     u32::from_str_radix(octal, 8).unwrap_or(u32::MAX) & !LARGE_FILE
 }
 
-/// A lock without its number, process, device and inode: "1: FLOCK  ADVISORY  WRITE 7 00:2a:17 0 EOF".
+/// Returns a lock without its number, process, device and inode: "1: FLOCK  ADVISORY  WRITE 7 00:2a:17 0
+/// EOF".
 fn lock(line: &str) -> String {
     let fields: Vec<&str> = line.split_whitespace().skip(1).collect();
     let kept = fields.iter().take(3).chain(fields.iter().skip(5));
     kept.copied().collect::<Vec<_>>().join(" ")
 }
 
-/// What is watched, without what names an inode or an address: a descriptor or watch by its number, and the
-/// events.
+/// Returns what is watched, without what names an inode or an address: a descriptor or watch by its number,
+/// and the events.
 fn watched(line: &str) -> String {
     let (front, _) = line.split_once("data:").unwrap_or((line, ""));
     let is_kept = |word: &&str| !word.contains(':') || word.starts_with("mask:");

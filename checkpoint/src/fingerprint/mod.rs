@@ -1,9 +1,9 @@
-//! What a container is, as the kernel tells it: read of the frozen original and of the frozen copy, and
-//! compared before the commit.
+//! The state of a container as the kernel shows it: read of the frozen original and of the frozen copy, and compared
+//! before the commit.
 //!
-//! CRIU's images hold most of a container, and nobody tells what they leave out. So nothing here asks CRIU:
-//! each [`Fact`] is read from `/proc` in the same way on both hosts, and has to be equal. What may differ is
-//! not read, or is made comparable where it is read, with the reason beside it.
+//! CRIU's images hold most of a container, and no list says what they leave out. So nothing here asks CRIU: each
+//! [`Fact`] is read from `/proc` in the same way on both hosts, and has to be equal. Values that may differ are not
+//! read, or are made comparable where they are read, with the reason beside them.
 
 mod descriptor;
 mod mount;
@@ -193,7 +193,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The beginning of a value.
+/// Returns the beginning of a value.
 fn shown(value: &str) -> String {
     let end = value.char_indices().map(|(at, _)| at).take_while(|at| *at <= SHOWN).last();
     let end = if value.len() <= SHOWN { value.len() } else { end.unwrap_or(0) };
@@ -229,7 +229,7 @@ fn text(path: String) -> Result<String, Error> {
     }
 }
 
-/// The same; `None` where this kernel or process has no such file.
+/// Reads a file of `/proc`; `None` where this kernel or process has no such file.
 fn optional(path: String) -> Result<Option<String>, Error> {
     match text(path) {
         Ok(text) => Ok(Some(text)),

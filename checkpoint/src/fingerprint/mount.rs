@@ -1,4 +1,4 @@
-//! Mounts of a container.
+//! Facts about the mounts of a container.
 
 use super::{Error, Fingerprint, Kind, text};
 
@@ -19,8 +19,8 @@ pub(super) fn read(process: i32, into: &mut Fingerprint) -> Result<(), Error> {
     Ok(())
 }
 
-/// A mount's point, and what has to be equal of it: its own flags and its file system's type, and of a file
-/// system that was made for the container also its options.
+/// Returns a mount's point, and what has to be equal of it: its own flags and its file system's type, and of
+/// a file system that was made for the container also its options.
 fn fact(line: &str) -> Option<(&str, String)> {
     let (front, back) = line.split_once(" - ")?;
     let mut front = front.split(' ').skip(3);

@@ -1,4 +1,4 @@
-//! Processes and their threads.
+//! Facts about processes and their threads.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -142,7 +142,7 @@ fn threads(process: i32, number: i32, into: &mut Fingerprint) -> Result<(), Erro
     Ok(())
 }
 
-/// A set of processors: "all" where it is all that this host has.
+/// Returns a set of processors: "all" where it is all that this host has.
 fn processors(allowed: &str) -> String {
     let online = fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
     let all = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
@@ -163,7 +163,7 @@ fn limits(text: &str, of: &impl Fn(&str) -> String, into: &mut Fingerprint) {
     }
 }
 
-/// POSIX timers (proc_pid_timers(5)): which there are, and how each tells.
+/// Reads the POSIX timers (proc_pid_timers(5)): which there are, and how each notifies.
 fn timers(text: &str, process: i32, into: &mut Fingerprint) {
     let mut id = "";
     for line in text.lines() {
@@ -196,12 +196,12 @@ fn lines(
     }
 }
 
-/// A field of a status file.
+/// Returns a field of a status file.
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
-/// The last number of a field: that of the innermost namespace.
+/// Returns the last number of a field: that of the innermost namespace.
 fn last(status: &str, name: &str) -> Option<i32> {
     field(status, name)?.split_whitespace().next_back()?.parse().ok()
 }

@@ -1,7 +1,7 @@
 //! The source's side: reads image files while CRIU writes them.
 //!
-//! The kernel tells by inotify(7) which files were made and which were closed, so that ten thousand
-//! connections, a small file each, cost one read each and no searching.
+//! inotify(7) reports which files were made and which were closed. So ten thousand connections, a small file each, cost
+//! one read each and no searching.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -89,7 +89,7 @@ impl Follower {
         self.look(sink)
     }
 
-    /// The last pass, once CRIU has ended: hands on the rest, and names all files.
+    /// Returns the last pass, once CRIU has ended: hands on the rest, and names all files.
     ///
     /// # Errors
     /// What `sink` returns, or [`Error::Io`].
@@ -173,7 +173,7 @@ impl Follower {
         Ok(())
     }
 
-    /// The file is to be looked at, whatever was known of it.
+    /// Marks a file to be looked at, whatever was known of it.
     fn doubt(&mut self, name: String, closed: bool) {
         let before = self.whole.remove(&name);
         let file = self.growing.entry(name).or_default();
@@ -271,7 +271,7 @@ impl Follower {
         Ok(if file.closed { Looked::Whole(file.sent.sum()) } else { Looked::Growing })
     }
 
-    /// Length and hash of what the file has now.
+    /// Returns the length and the hash of what the file has now.
     fn sum(&mut self, file: &File) -> io::Result<Sum> {
         let mut now = Progress::default();
         loop {
@@ -283,7 +283,7 @@ impl Follower {
         }
     }
 
-    /// Whether the file begins with what was handed on of it, which is at most [`RECHECK`] bytes.
+    /// Returns whether the file begins with what was handed on of it, which is at most [`RECHECK`] bytes.
     fn begins_with(&mut self, sent: &Progress, file: &File) -> io::Result<bool> {
         let length = usize::try_from(sent.length).unwrap_or(usize::MAX).min(self.buffer.len());
         let bytes = read_at(file, 0, &mut self.buffer[..length])?;
@@ -306,13 +306,13 @@ fn watch(dir: &Path) -> nix::Result<Inotify> {
     Ok(watch)
 }
 
-/// The name, if it is one that an image can have.
+/// Returns the name, if it is one that an image can have.
 fn plain(name: &OsStr) -> Result<String, Error> {
     let name = name.to_string_lossy();
     if is_plain(&name) { Ok(name.into_owned()) } else { Err(Error::BadName(name.into_owned())) }
 }
 
-/// Up to a buffer full of bytes from `offset`; fewer at the end of the file.
+/// Returns up to a buffer full of bytes from `offset`; fewer at the end of the file.
 fn read_at(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<Bytes> {
     let mut length = 0;
     while length < buffer.len() {

@@ -1,4 +1,4 @@
-//! What travels: pieces of files, and at the end the list of all files.
+//! What travels between the hosts: pieces of files, and at the end the list of all files.
 
 use std::fmt;
 
@@ -29,14 +29,14 @@ pub struct Chunk {
 const DESCRIPTORS: &str = "descriptors.json";
 
 impl Chunk {
-    /// Whether a file begins with it.
+    /// Returns whether a file begins with it.
     #[must_use]
     pub fn is_first(&self) -> bool {
         self.offset == 0
     }
 
-    /// Whether this is the whole file that the runtime writes before it calls CRIU, and reads before it
-    /// calls CRIU on the other host.
+    /// Returns whether this is the whole file that the runtime writes before it calls CRIU, and reads before
+    /// it calls CRIU on the other host.
     #[must_use]
     pub fn is_descriptors(&self) -> bool {
         self.name == DESCRIPTORS
@@ -85,13 +85,13 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 65,536 files, which 8,000 processes need, and 64 GiB.
+    /// Returns 65,536 files, which 8,000 processes need, and 64 GiB.
     fn default() -> Self {
         Self { files: 1 << 16, bytes: 64 << 30 }
     }
 }
 
-/// Whether `name` can be nothing but a file in the directory itself: letters, digits and
+/// Returns whether `name` can be nothing but a file in the directory itself: letters, digits and
 /// `.`, `-`, `_`, not starting with a dot.
 pub(super) fn is_plain(name: &str) -> bool {
     !name.is_empty()

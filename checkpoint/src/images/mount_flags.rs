@@ -1,14 +1,14 @@
 //! Flags of mounts that a restore by CRIU would lose.
 //!
-//! That symbolic links are not followed in a mount CRIU does not save. It sets every flag that it finds in the
-//! images, so this one is put there.
+//! CRIU does not save that symbolic links are not followed in a mount (`MS_NOSYMFOLLOW`). It sets every flag that it
+//! finds in the images, so this flag is written there.
 //!
-//! Mounts from outside are masked paths, and files of the engine's. CRIU gives a mount its flags by mounting it again. It leaves that out where a mount has the flags of another
-//! one with the same content, from which it would have them (`do_bind_mount` in `criu/mount.c`, `do_bind_mount_v2`
-//! in `criu/mount-v2.c`). Mounts from outside are not made from each other: of all masked paths, one alone would be
-//! read-only afterwards. So no two of them have the same flags in the images. The differences are flags of
-//! whole file systems, which the kernel does not look at when it changes those of one mount (mount(2),
-//! `MS_REMOUNT | MS_BIND`).
+//! Mounts from outside are masked paths and files of the engine's. CRIU gives a mount its flags by mounting it again. It
+//! skips that for a mount with the flags of another one with the same content, from which it would have them
+//! (`do_bind_mount` in `criu/mount.c`, `do_bind_mount_v2` in `criu/mount-v2.c`). But mounts from outside are not made
+//! from each other: of all masked paths, only one would be read-only afterwards. So no two of them have the same flags
+//! in the images. They differ in flags of whole file systems, which the kernel ignores when it changes those of one
+//! mount (mount(2), `MS_REMOUNT | MS_BIND`).
 
 use std::fs;
 use std::path::Path;
@@ -99,7 +99,7 @@ impl<'a> Mount<'a> {
         Some(mount)
     }
 
-    /// The entry with the flags.
+    /// Returns the entry with the flags.
     fn entry(&self) -> Option<Vec<u8>> {
         let mut all = Vec::with_capacity(self.bytes.len());
         let mut rest = self.bytes;
@@ -116,7 +116,7 @@ fn of_file_systems() -> u64 {
     FOR_FILE_SYSTEMS.iter().sum()
 }
 
-/// The combination of flags of file systems with that number.
+/// Returns the combination of flags of file systems with that number.
 fn combination(number: usize) -> Option<u64> {
     let flags = FOR_FILE_SYSTEMS.iter().enumerate();
     let chosen = flags.filter(|(bit, _)| number >> bit & 1 == 1).map(|(_, flag)| flag).sum();

@@ -1,5 +1,5 @@
-//! What CRIU's images are made of: two magic numbers, then entries, each with its length before it, in
-//! the encoding of Protocol Buffers. Numbers outside of entries are little endian.
+//! The format of CRIU's images: two magic numbers, then entries, each preceded by its length, in the encoding of Protocol
+//! Buffers. Numbers outside of entries are little endian.
 
 /// Start of every image (CRIU's `IMG_COMMON_MAGIC`); the magic of its kind follows.
 pub(super) const MAGIC: u32 = 0x5456_4319;

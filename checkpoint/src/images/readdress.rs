@@ -1,8 +1,8 @@
 //! Sockets of a container that gets another address.
 //!
-//! CRIU binds a restored socket to the address that it had, and connects it to the same far end. Both
-//! stand in `files.img`, and nowhere else in the images. A far end has the container's own address when
-//! both ends of a connection are in the container.
+//! CRIU binds a restored socket to the address that it had, and connects it to the same far end. Both addresses are in
+//! `files.img`, and nowhere else in the images. A far end has the container's own address when both ends of a connection
+//! are in the container.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -53,7 +53,7 @@ fn image_with(mut image: &[u8], pairs: &[(IpAddr, IpAddr)]) -> Option<(Vec<u8>, 
     Some((all, changed))
 }
 
-/// A descriptor's entry; `Some(None)` if nothing of it changes.
+/// Returns a descriptor's entry; `Some(None)` if nothing of it changes.
 fn entry_with(mut entry: &[u8], pairs: &[(IpAddr, IpAddr)]) -> Option<Option<Vec<u8>>> {
     let (mut all, mut changed) = (Vec::new(), false);
     while !entry.is_empty() {
@@ -71,7 +71,7 @@ fn entry_with(mut entry: &[u8], pairs: &[(IpAddr, IpAddr)]) -> Option<Option<Vec
     Some(changed.then_some(all))
 }
 
-/// A socket's entry; `Some(None)` if it has other addresses.
+/// Returns a socket's entry; `Some(None)` if it has other addresses.
 fn socket_with(mut socket: &[u8], pairs: &[(IpAddr, IpAddr)]) -> Option<Option<Vec<u8>>> {
     let (mut all, mut words) = (Vec::new(), [const { Vec::new() }; 2]);
     while !socket.is_empty() {
@@ -104,7 +104,7 @@ fn socket_with(mut socket: &[u8], pairs: &[(IpAddr, IpAddr)]) -> Option<Option<V
     Some(changed.then_some(all))
 }
 
-/// The words of an address, as they are in memory; `None` for one that stays.
+/// Returns the words of an address, as they are in memory; `None` for one that stays.
 fn address_with(words: &[u32], pairs: &[(IpAddr, IpAddr)]) -> Option<Vec<u32>> {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
     let new = |old: IpAddr| Some(pairs.iter().find(|(from, _)| *from == old)?.1);
@@ -140,7 +140,7 @@ mod tests {
         octets.chunks(4).map(|chunk| u32::from_ne_bytes(chunk.try_into().unwrap())).collect()
     }
 
-    /// An entry of a socket between fields of other kinds.
+    /// Returns an entry of a socket between fields of other kinds.
     fn socket(own: &str, far: &str) -> Vec<u8> {
         let mut socket = Vec::new();
         put_field(&mut socket, 7, Value::Varint(7000));
@@ -167,7 +167,7 @@ mod tests {
         image
     }
 
-    /// The fields of every socket, in any order.
+    /// Returns the fields of every socket, in any order.
     fn sockets(mut image: &[u8]) -> Vec<Vec<(u64, Vec<u8>)>> {
         let mut all = Vec::new();
         take(&mut image, 8).unwrap();

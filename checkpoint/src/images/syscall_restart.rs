@@ -1,8 +1,8 @@
 //! Threads that were dumped in a system call, set back to its beginning (see [`crate::syscall_restart`]).
 //!
-//! Each thread has an image of its own, `core-ID.img`, with its registers. The signals that wait for a whole
-//! process are in the image of its first thread, and `pstree.img` tells which threads a process has. Images of
-//! processors other than x86-64, and of 32-bit programs, are left as they are.
+//! Each thread has an image of its own, `core-ID.img`, with its registers. The pending signals of a whole process are in
+//! the image of its first thread, and `pstree.img` lists the threads of each process. Images of processors other than
+//! x86-64, and of 32-bit programs, are left as they are.
 
 use std::collections::HashMap;
 use std::fs;
@@ -75,7 +75,7 @@ pub fn rewind_calls(directory: &Path) -> Result<usize, Error> {
     Ok(changed)
 }
 
-/// The processes and their threads.
+/// Returns the processes and their threads.
 fn processes(mut image: &[u8]) -> Option<HashMap<u64, Vec<u64>>> {
     take_head(&mut image)?;
     let mut tree = HashMap::new();
@@ -175,7 +175,8 @@ impl<'a> Core<'a> {
         })
     }
 
-    /// The image with the call set back, given what waits for the whole process; `Some(None)` if it stays.
+    /// Returns the image with the call set back, given what waits for the whole process; `Some(None)` if it
+    /// stays.
     fn rewound(&self, shared: u64) -> Option<Option<Vec<u8>>> {
         let Self { image, entry, registers, .. } = self;
         if !self.is_native
@@ -224,7 +225,7 @@ fn each<'a>(
     Some(())
 }
 
-/// An entry with one of the entries within it replaced.
+/// Returns an entry with one of the entries within it replaced.
 fn with(entry: &[u8], within: u64, replace: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
     let mut all = Vec::with_capacity(entry.len());
     each(entry, |number, value| {
@@ -239,7 +240,7 @@ fn with(entry: &[u8], within: u64, replace: impl Fn(&[u8]) -> Option<Vec<u8>>) -
     Some(all)
 }
 
-/// The signals of a queue. Each is a `siginfo_t`, which begins with the signal's number.
+/// Returns the signals of a queue. Each is a `siginfo_t`, which begins with the signal's number.
 fn signals(queue: &[u8]) -> Option<u64> {
     let mut set = 0;
     each(queue, |number, value| match (number, value) {

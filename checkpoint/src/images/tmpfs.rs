@@ -1,4 +1,4 @@
-//! A directory for images that never reaches a disk.
+//! A directory for images on a tmpfs of its own: nothing of them is written to a disk.
 
 use std::fs;
 use std::io;
@@ -60,7 +60,7 @@ impl ImageDir {
         Ok(Self { path: path.into() })
     }
 
-    /// Where the images go.
+    /// Returns where the images go.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -74,7 +74,7 @@ impl ImageDir {
         Self::remove_at(&self.path)
     }
 
-    /// The same for one that another process left behind. Absent means done. An empty
+    /// Unmounts and removes a directory that another process left behind. Absent means done. An empty
     /// directory without a mount is removed too.
     ///
     /// # Errors
@@ -113,7 +113,7 @@ fn unmount_at(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// The source of the topmost mount at exactly `path`.
+/// Returns the source of the topmost mount at exactly `path`.
 fn source_at(path: &Path) -> Result<Option<String>, Error> {
     let path = match path.canonicalize() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -1,10 +1,9 @@
 //! TCP connections without window scaling.
 //!
-//! CRIU tells the kernel of a restored connection's window scales only if there were any, and a socket
-//! that is not told takes the scale that a new connection would offer: it shifts each window that it
-//! announces by up to 14 bits. Its far end, which knows of no scale, sees windows of a few bytes, and the
-//! connection all but stands still. Scales of zero mean the same as none, so that is what is written into
-//! the images of such connections before they are restored.
+//! CRIU sets the window scales of a restored connection only if the connection had any. A socket without them takes the
+//! scale that a new connection would offer, and shifts each window that it announces by up to 14 bits. Its far end knows
+//! of no scale and sees windows of a few bytes; the connection nearly stops. Scales of zero mean the same as none. So
+//! zeros are written into the images of such connections before they are restored.
 
 use std::fs;
 use std::path::Path;
@@ -44,7 +43,7 @@ pub fn settle_scales(directory: &Path) -> Result<usize, Error> {
     Ok(settled)
 }
 
-/// The image with scales of zero; `None` if it has scales, or is none that this knows.
+/// Returns the image with scales of zero; `None` if it has scales, or is none that this knows.
 fn with_scales(image: &[u8]) -> Option<Vec<u8>> {
     let word = |at: usize| Some(u32::from_le_bytes(image.get(at..at + 4)?.try_into().ok()?));
     if word(0)? != MAGIC {
@@ -69,7 +68,7 @@ fn with_scales(image: &[u8]) -> Option<Vec<u8>> {
     Some(whole)
 }
 
-/// The options of an entry, whose fields are all numbers.
+/// Returns the options of an entry, whose fields are all numbers.
 fn options(mut entry: &[u8]) -> Option<u64> {
     let mut options = None;
     while !entry.is_empty() {
@@ -89,7 +88,7 @@ fn options(mut entry: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// An image with queue data behind its entry.
+    /// Returns an image with queue data behind its entry.
     fn image(options: u8) -> Vec<u8> {
         let entry =
             [0x08, 2, 0x10, 0x96, 0x01, 0x18, 1, 0x20, 7, 0x28, options, 0x30, 7, 0x38, 9, 0x40, 7];

@@ -1,4 +1,4 @@
-//! The destination's side: builds the directory up from what a peer sends.
+//! The destination's side: writes the images that a peer sends.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -192,7 +192,7 @@ impl Writer {
     }
 }
 
-/// A file is not what the sender's list says. The list is a peer's, and so is the name.
+/// Returns a file is not what the sender's list says. The list is a peer's, and so is the name.
 fn differs(name: &str, problem: &'static str) -> Error {
     Error::Differs { name: name.chars().take(64).collect(), problem }
 }

@@ -1,4 +1,4 @@
-//! One run of `crun checkpoint` or `runc checkpoint` that leaves the original whole.
+//! One run of `crun checkpoint` or `runc checkpoint` that leaves the original container intact.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ pub struct Waiting {
 }
 
 impl Runtime {
-    /// The command line of a dump. crun 1.x and runc 1.x spell all of these the same.
+    /// Returns the command line of a dump. crun 1.x and runc 1.x spell all of these the same.
     fn command(&self, request: &Checkpoint<'_>) -> Command {
         let mut command = Command::new(&self.path);
         if let Some(root) = &self.root {
@@ -205,7 +205,7 @@ impl<'a> Running<'a> {
         Self { child, pid, started, kind, request, _gate: gate }
     }
 
-    /// The runtime's process. It must not be signalled.
+    /// Returns the runtime's process. It must not be signalled.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
@@ -272,7 +272,7 @@ mod tests {
     use crate::criu::Options;
     use std::os::unix::fs::PermissionsExt;
 
-    /// A stand-in for a runtime: a script named crun.
+    /// Returns a stand-in for a runtime: a script named crun.
     fn fake(dir: &Path, script: &str) -> Runtime {
         let path = dir.join("crun");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();

@@ -1,5 +1,5 @@
-//! Brings the runtime and CRIU into memory before the container stops: the first dump on a host
-//! takes twice as long as the others.
+//! Reads the runtime and CRIU into the page cache before the container stops: the first dump on a host takes twice as
+//! long as later ones.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -48,7 +48,7 @@ impl Runtime {
     }
 }
 
-/// Whether this CRIU has looked at this kernel since the last boot.
+/// Returns whether this CRIU has looked at this kernel since the last boot.
 fn has_probed(criu: &Path) -> bool {
     let changed = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
     changed(Path::new(PROBED)).is_some_and(|at| changed(criu).is_some_and(|made| made < at))
@@ -74,7 +74,7 @@ async fn page_in(runtime: &Path, criu: &Path) {
     .await;
 }
 
-/// The paths in the loader's list: `libnl-3.so.200 => /usr/lib/…/libnl-3.so.200 (0x7f…)`.
+/// Returns the paths in the loader's list: `libnl-3.so.200 => /usr/lib/…/libnl-3.so.200 (0x7f…)`.
 fn libraries(list: &str) -> impl Iterator<Item = PathBuf> {
     list.lines()
         .filter_map(|line| {
@@ -85,7 +85,7 @@ fn libraries(list: &str) -> impl Iterator<Item = PathBuf> {
         .map(PathBuf::from)
 }
 
-/// What a program prints, within the limit.
+/// Returns what a program prints, within the limit.
 async fn output(program: &Path, args: &[&str], list: bool) -> io::Result<String> {
     let mut command = Command::new(program);
     // Not killed when nobody waits any more: CRIU probes the kernel with helper processes, which

@@ -17,7 +17,7 @@ const WITH_VALUE: [&str; 7] =
 const FREE_TEXT: [&str; 6] =
     ["--exit-command", "--exit-command-arg", "--runtime-arg", "--runtime-opt", "--log-tag", "-n"];
 
-/// Where the subcommand stands in a runtime's arguments, if there is one.
+/// Returns where the subcommand stands in a runtime's arguments, if there is one.
 #[must_use]
 pub fn subcommand(argv: &[OsString]) -> Option<usize> {
     let mut at = 0;
@@ -30,7 +30,7 @@ pub fn subcommand(argv: &[OsString]) -> Option<usize> {
     None
 }
 
-/// Whether these arguments of a runtime ask for a restore.
+/// Returns whether these arguments of a runtime ask for a restore.
 #[must_use]
 pub fn is_restore(argv: &[OsString]) -> bool {
     subcommand(argv).is_some_and(|at| argv[at] == "restore")
@@ -40,7 +40,7 @@ pub fn is_restore(argv: &[OsString]) -> bool {
 /// but its own, which is not read where there is no `/etc/criu`: without the option it asks for no locks.
 const FILE_LOCKS: &str = "--file-locks";
 
-/// The same restore from other images, with locks, and with CRIU's log elsewhere.
+/// Returns the arguments of the same restore from other images, with locks, and with CRIU's log elsewhere.
 #[must_use]
 pub fn redirect(argv: &[OsString], images: &Path, work: &Path) -> Vec<OsString> {
     let at = subcommand(argv).map_or(argv.len(), |at| at + 1);
@@ -66,7 +66,7 @@ pub fn redirect(argv: &[OsString], images: &Path, work: &Path) -> Vec<OsString> 
     new
 }
 
-/// The arguments that delete the container which `argv` restores.
+/// Returns the arguments that delete the container which `argv` restores.
 #[must_use]
 pub fn delete(argv: &[OsString]) -> Option<Vec<OsString>> {
     let at = subcommand(argv)?;
@@ -75,7 +75,7 @@ pub fn delete(argv: &[OsString]) -> Option<Vec<OsString>> {
     Some(new)
 }
 
-/// The value of an option, given as `--option VALUE` or `--option=VALUE`.
+/// Returns the value of an option, given as `--option VALUE` or `--option=VALUE`.
 #[must_use]
 pub fn option<'a>(argv: &'a [OsString], name: &str) -> Option<&'a OsStr> {
     argv.iter().enumerate().find_map(|(at, arg)| {
@@ -86,7 +86,7 @@ pub fn option<'a>(argv: &'a [OsString], name: &str) -> Option<&'a OsStr> {
     })
 }
 
-/// Where the value of one of conmon's own options stands: the argument's place and how many of
+/// Returns where the value of one of conmon's own options stands: the argument's place and how many of
 /// its bytes come before the value.
 fn conmon_option(argv: &[OsString], names: &[&str]) -> Option<(usize, usize)> {
     let mut at = 0;
@@ -105,14 +105,14 @@ fn conmon_option(argv: &[OsString], names: &[&str]) -> Option<(usize, usize)> {
     None
 }
 
-/// For conmon's arguments: the runtime that they name, when they ask for a restore.
+/// Returns the runtime that conmon's arguments name, when they ask for a restore.
 #[must_use]
 pub fn restoring_runtime(argv: &[OsString]) -> Option<PathBuf> {
     conmon_option(argv, &["--restore"])?;
     conmon_path(argv, &["-r", "--runtime"])
 }
 
-/// For conmon's arguments: its directory for this container, which outlives a failed start.
+/// Returns conmon's directory for the container, by conmon's arguments. The directory outlives a failed start.
 #[must_use]
 pub fn persist_dir(argv: &[OsString]) -> Option<PathBuf> {
     conmon_path(argv, &["--persist-dir"])
@@ -123,7 +123,7 @@ fn conmon_path(argv: &[OsString], names: &[&str]) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(&argv[at].as_bytes()[start..])))
 }
 
-/// conmon's arguments with another runtime.
+/// Returns conmon's arguments with another runtime.
 #[must_use]
 pub fn with_runtime(argv: &[OsString], runtime: &Path) -> Vec<OsString> {
     let mut new = argv.to_vec();

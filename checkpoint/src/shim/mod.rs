@@ -1,24 +1,23 @@
-//! The stand-in for conmon and for the OCI runtime that lets a restore by podman stop half-way.
+//! The stand-in for conmon and for the OCI runtime, which stops a restore by podman half-way.
 //!
-//! podman's own restore does everything at once; we want all of it except the last step to be
-//! done before the container stops on the source. So podman is started with `--conmon` pointing
-//! to a link named `conmon` that leads here. As conmon this program replaces, in the arguments
-//! of a restore, the runtime by a link of the runtime's name that leads here too, and becomes
-//! the real conmon. conmon later calls that link to restore, and this program waits there for
-//! word on a socket. podman itself knows nothing of it: it records and uses the real runtime,
-//! and nothing of ours is left in the environment of the conmon that stays with the container.
+//! podman's own restore does everything at once. netmig needs all of it except the last step to be done before the
+//! container stops on the source. So podman is started with `--conmon` and the path of a link named `conmon`, which
+//! leads to this program. As conmon, this program replaces the runtime in the arguments of a restore by a link of the
+//! runtime's name that leads to this program as well, and becomes the real conmon. conmon later calls that link to
+//! restore, and this program waits there for a message on a socket. podman does not notice: it records and uses the real
+//! runtime, and the environment of the conmon that stays with the container has nothing of netmig's in it.
 //!
-//! The directory of the links holds: `conmon` and, once known, the runtime's name (links to this
-//! program), `real-conmon` and `real-runtime` (links to the real ones), `persist`
-//! (link to conmon's directory for the container), `shim.sock`, and in the end `gate`.
+//! The directory of the links holds: `conmon` and, once known, the runtime's name (links to this program), `real-conmon`
+//! and `real-runtime` (links to the real ones), `persist` (link to conmon's directory for the container), `shim.sock`,
+//! and in the end `gate`.
 //!
-//! If the connection breaks before [`wire::Go`] the shim exits with 1, podman gives up and cleans
-//! up. While the runtime is at work nothing disturbs it: a CRIU that is killed leaves broken
-//! tasks. What is restored is frozen before any of it runs ([`crate::criu_gate`]). If the connection breaks
-//! after that, the shim keeps the container and tries to connect anew for the length of the lease, so
-//! that a process that recovers the migration can still finish or abort it; then it presumes an abort:
-//! kills and deletes the container and exits with 1. Once it has been told that the copy is the container
-//! ([`wire::ToShim::Keep`]) it presumes the opposite: it never deletes it, and exits with 0.
+//! If the connection breaks before [`wire::Go`], the shim exits with 1, and podman gives up and cleans up. While the
+//! runtime is at work nothing disturbs it: a CRIU that is killed leaves broken tasks. The restored tasks are frozen
+//! before they run ([`crate::criu_gate`]). If the connection breaks after that, the shim keeps the container and tries to
+//! connect again for the length of the lease, so that a process that recovers the migration can still finish or abort
+//! it. After the lease it presumes an abort: it kills and deletes the container and exits with 1. Once it has been told
+//! that the copy is the container ([`wire::ToShim::Keep`]), it presumes the opposite: it never deletes the container, and
+//! exits with 0.
 
 pub mod argv;
 pub mod wire;
@@ -114,7 +113,7 @@ impl Links {
         Ok(Self { dir: dir.to_path_buf(), as_conmon })
     }
 
-    /// The program behind one of the links; by its own path, so that it has its own name.
+    /// Returns the program behind one of the links; by its own path, so that it has its own name.
     fn real(&self, link: &str) -> io::Result<Command> {
         fs::read_link(self.dir.join(link)).map(Command::new)
     }
@@ -234,7 +233,7 @@ impl Links {
         Ok(Runtime { child: command.spawn()?, gate: Some(gate) })
     }
 
-    /// Whether the restored container is to stay.
+    /// Returns whether the restored container is to stay.
     fn verdict(
         &self,
         mut socket: UnixStream,
@@ -273,7 +272,7 @@ impl Links {
     }
 }
 
-/// An error with its causes, on one line.
+/// Returns an error with its causes, on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
@@ -291,17 +290,17 @@ fn freeze(pid: i32, criu: i32, id: &str) -> Result<(), cgroup::Error> {
     if container.pids()?.contains(&criu) {
         cgroup::bring_here(criu)?;
     }
-    container.freeze_apart()
+    container.freeze_restored_tasks()
 }
 
-/// The cgroup of what a runtime with these arguments has restored, by the file of its process ID.
+/// Returns the cgroup of what a runtime with these arguments has restored, by the file of its process ID.
 fn restored_cgroup(argv: &[OsString]) -> Option<Cgroup> {
     let id = argv.last()?.to_str()?;
     let pid = fs::read_to_string(argv::option(argv, "--pid-file")?).ok()?;
     Cgroup::of_pid(pid.trim().parse().ok()?, id).ok()
 }
 
-/// CRIU, where the runtimes would find it.
+/// Returns CRIU's program, where the runtimes would find it.
 fn find_criu() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     env::split_paths(&path).map(|dir| dir.join("criu")).find(|path| path.is_file())
@@ -344,7 +343,7 @@ impl Drop for Runtime {
     }
 }
 
-/// An exit status, or 128 plus the number of the signal that ended a process.
+/// Returns an exit status, or 128 plus the number of the signal that ended a process.
 fn number(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }

@@ -91,7 +91,7 @@ pub struct Go {
 }
 
 impl FromShim {
-    /// The frame's bytes.
+    /// Returns the frame's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
@@ -143,7 +143,7 @@ impl FromShim {
 }
 
 impl ToShim {
-    /// The frame's bytes.
+    /// Returns the frame's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
@@ -195,7 +195,7 @@ impl ToShim {
     }
 }
 
-/// The payload's length as a header tells it.
+/// Returns the payload's length as a header tells it.
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidData`] above [`MAX_PAYLOAD`].

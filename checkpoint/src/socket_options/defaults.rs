@@ -1,4 +1,4 @@
-//! The values that a new socket has in a network namespace.
+//! The option values of a new socket in a network namespace.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,7 +15,7 @@ type Values = Vec<Option<Vec<u8>>>;
 pub(super) struct Defaults(HashMap<(i32, i32, i32), Values>);
 
 impl Defaults {
-    /// The defaults of a socket like this one; none where no such socket can be made.
+    /// Returns the defaults of a socket like this one; none where no such socket can be made.
     pub(super) fn of(&mut self, kind: &Kind) -> &Values {
         let Kind { family, kind, protocol, .. } = *kind;
         self.0.entry((family, kind, protocol)).or_insert_with(|| {

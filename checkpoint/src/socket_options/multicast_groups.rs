@@ -1,7 +1,7 @@
 //! Multicast groups that sockets have joined.
 //!
-//! The kernel tells which groups the interfaces of a namespace are members of (`/proc/net/igmp`, `igmp6`),
-//! and of a socket whether it is a member of a given one, and of whom it wants to hear (`MCAST_MSFILTER`,
+//! The kernel lists the groups of which the interfaces of a namespace are members (`/proc/net/igmp`, `igmp6`). It answers
+//! for one socket and one group whether the socket is a member, and which senders the socket admits (`MCAST_MSFILTER`,
 //! RFC 3678). So every socket is asked about every group.
 
 use std::fs;
@@ -64,8 +64,8 @@ pub(super) fn joined() -> Vec<Joined> {
     all
 }
 
-/// A line for each interface, and a line with a tabulator for each of its groups (`igmp_mc_seq_show`). The
-/// group is printed as a number of this processor.
+/// Returns a line for each interface, and a line with a tabulator for each of its groups
+/// (`igmp_mc_seq_show`). The group is printed as a number of this processor.
 fn of_four(text: &str) -> Vec<Joined> {
     let mut all = Vec::new();
     let mut current = None;
@@ -87,7 +87,7 @@ fn of_four(text: &str) -> Vec<Joined> {
     all
 }
 
-/// Index, interface, group, and more (`igmp6_mc_seq_show`).
+/// Reads lines of index, interface, group, and more (`igmp6_mc_seq_show`).
 fn of_six(text: &str) -> Vec<Joined> {
     let joined = |line: &str| {
         let mut words = line.split_whitespace();
@@ -138,7 +138,7 @@ pub(super) fn join(socket: &OwnedFd, kind: &Kind, membership: &Membership) -> io
 }
 
 impl Joined {
-    /// What a socket wants to hear of the group; `None` if it has not joined it.
+    /// Returns what a socket wants to hear of the group; `None` if it has not joined it.
     fn membership(&self, socket: &OwnedFd) -> Option<Membership> {
         let mut filter = self.filter(socket, SENDERS_AT_FIRST)?;
         let number = |filter: &[u8], at: usize| {
@@ -157,7 +157,7 @@ impl Joined {
         })
     }
 
-    /// The socket's `struct group_filter` of the group, with room for so many senders.
+    /// Returns the socket's `struct group_filter` of the group, with room for so many senders.
     fn filter(&self, socket: &OwnedFd, room: usize) -> Option<Vec<u8>> {
         let mut filter = vec![0; SENDERS + room * ADDRESS];
         filter[..4].copy_from_slice(&self.index.to_ne_bytes());
@@ -168,7 +168,7 @@ impl Joined {
     }
 }
 
-/// Whether a socket can have joined groups.
+/// Returns whether a socket can have joined groups.
 fn is_possible(kind: &Kind) -> bool {
     kind.kind != libc::SOCK_STREAM && matches!(kind.family, libc::AF_INET | libc::AF_INET6)
 }
@@ -200,7 +200,7 @@ fn address(place: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// The number of an interface in the socket's namespace (netdevice(7)).
+/// Returns the number of an interface in the socket's namespace (netdevice(7)).
 fn index_of(socket: &OwnedFd, interface: &str) -> io::Result<u32> {
     let mut request = [0_u8; size_of::<libc::ifreq>()];
     let name = interface.as_bytes();

@@ -1,10 +1,10 @@
 //! The options that CRIU 4.2 leaves at their defaults, as a table.
 //!
-//! Found by an experiment: every option that can be set and read was set in a container and read after a
-//! move (`fidelity-socket-options` of the testbed). CRIU itself restores buffer sizes, SO_KEEPALIVE and its
-//! times, SO_PRIORITY, SO_MARK, TCP_NODELAY, TCP_CORK, IPV6_V6ONLY, and of IPv4 sockets IP_TOS, IP_TTL,
-//! IP_PKTINFO and IP_FREEBIND. Left out are values that the kernel changes by itself (SO_INCOMING_CPU,
-//! TCP_QUICKACK, TCP_MAXSEG of connections).
+//! The table comes from an experiment: every option that can be set and read was set in a container and read after a move
+//! (`fidelity-socket-options` of the testbed). CRIU itself restores buffer sizes, SO_KEEPALIVE and its times,
+//! SO_PRIORITY, SO_MARK, TCP_NODELAY, TCP_CORK, IPV6_V6ONLY, and of IPv4 sockets IP_TOS, IP_TTL, IP_PKTINFO and
+//! IP_FREEBIND. The table leaves out values that the kernel changes by itself (SO_INCOMING_CPU, TCP_QUICKACK, TCP_MAXSEG
+//! of connections).
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -155,7 +155,7 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// What a socket is; `None` of families that have none of the options, and of what is no socket.
+    /// Returns what a socket is; `None` of families that have none of the options, and of what is no socket.
     #[must_use]
     pub fn of(socket: &OwnedFd) -> Option<Self> {
         let family = number(socket, SOCKET, libc::SO_DOMAIN)?;
@@ -172,13 +172,13 @@ impl Kind {
 }
 
 impl SocketOption {
-    /// The option of that name.
+    /// Returns the option of that name.
     #[must_use]
     pub fn by_name(name: &str) -> Option<&'static Self> {
         OPTIONS.iter().find(|option| option.name == name)
     }
 
-    /// Whether sockets of a kind have it.
+    /// Returns whether sockets of a kind have it.
     #[must_use]
     pub fn is_of(&self, kind: &Kind) -> bool {
         let is_six = kind.family == libc::AF_INET6;
@@ -235,8 +235,8 @@ impl SocketOption {
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Whether a value that differs from the default was chosen by somebody. The kernel sets the largest
-    /// window of a connection by its buffer, to a half of it or so; who limits it means less.
+    /// Returns whether a value that differs from the default was set by the program. The kernel sets the largest
+    /// window of a connection to about half of its buffer; a program that limits the window sets less.
     #[must_use]
     pub(super) fn is_chosen(&self, socket: &OwnedFd, kind: &Kind, value: &[u8]) -> bool {
         if (self.level, self.number) != (TCP, WINDOW_CLAMP) || kind.listens {

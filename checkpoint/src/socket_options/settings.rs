@@ -201,7 +201,7 @@ fn read_all(pids: &[i32]) -> Vec<SocketSettings> {
     all
 }
 
-/// What of a socket is not as in a new one.
+/// Returns what of a socket is not as in a new one.
 fn values(socket: &OwnedFd, kind: &Kind, defaults: &mut Defaults) -> Vec<Value> {
     let defaults = defaults.of(kind);
     let with_defaults = OPTIONS.iter().zip(defaults).filter(|(option, _)| option.is_of(kind));

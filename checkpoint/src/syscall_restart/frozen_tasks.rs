@@ -1,4 +1,4 @@
-//! Tasks of this host: a container that is frozen, and is to go on here after all.
+//! Frozen tasks of this host that will resume here: their calls are set back by ptrace(2).
 
 use std::fs;
 use std::path::PathBuf;
@@ -58,7 +58,8 @@ fn threads(process: i32) -> Vec<i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Whether a thread is in a call that can be made again (proc_pid_syscall(5)), and no signal has interrupted it.
+/// Returns whether a thread is in a call that can be made again (proc_pid_syscall(5)), and no signal has
+/// interrupted it.
 fn is_candidate(thread: i32) -> bool {
     let directory = PathBuf::from(format!("/proc/{thread}"));
     let call = fs::read_to_string(directory.join("syscall")).unwrap_or_default();

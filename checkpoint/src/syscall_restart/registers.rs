@@ -1,4 +1,4 @@
-//! Which calls can begin anew, and with which registers. Numbers and registers are those of x86-64.
+//! The calls that can be restarted, and the registers that do it. Numbers and registers are those of x86-64.
 
 /// `-EINTR`, as a register has it.
 pub(crate) const EINTR: u64 = negative(4);
@@ -65,7 +65,7 @@ impl Registers {
         Some(Self { ax: self.call()?, ip, ..self })
     }
 
-    /// The number of the call that the program has made, if it can be made again.
+    /// Returns the number of the call that the program has made, if it can be made again.
     fn call(self) -> Option<u64> {
         match self.orig_ax {
             RESTART_SYSCALL => self.resumed(),
@@ -73,9 +73,9 @@ impl Registers {
         }
     }
 
-    /// The call that restart_syscall(2) was to resume, since the task had been stopped before, by a signal or
-    /// a debugger. The number is lost. The arguments are there, and tell the four calls apart that can be
-    /// resumed (`set_restart_fn` in the kernel).
+    /// Returns the call that restart_syscall(2) was to resume, since the task had been stopped before, by a
+    /// signal or a debugger. The number is lost. The arguments are there, and tell the four calls apart that
+    /// can be resumed (`set_restart_fn` in the kernel).
     fn resumed(self) -> Option<u64> {
         let Self { di, si, dx, .. } = self;
         if is_clock(di) {
@@ -91,27 +91,28 @@ impl Registers {
     }
 }
 
-/// Whether an argument is a clock's number, which is an `int` and negative for the clocks of processes.
+/// Returns whether an argument is a clock's number, which is an `int` and negative for the clocks of
+/// processes.
 fn is_clock(argument: u64) -> bool {
     argument < LEAST_ADDRESS || (argument as i32) < 0 && matches!(argument >> 32, 0 | 0xffff_ffff)
 }
 
-/// Whether an argument is a limit of poll(2), in milliseconds or -1.
+/// Returns whether an argument is a limit of poll(2), in milliseconds or -1.
 fn is_limit(argument: u64) -> bool {
     i32::try_from(argument).is_ok() || argument as u32 == u32::MAX
 }
 
-/// Whether a call can be made again, or resumes one that can.
+/// Returns whether a call can be made again, or resumes one that can.
 pub(crate) fn is_known(number: u64) -> bool {
     number == RESTART_SYSCALL || CALLS.contains(&number)
 }
 
-/// Whether any signal that waits is not blocked.
+/// Returns whether any signal that waits is not blocked.
 pub(crate) fn takes_any(waiting: u64, blocked: u64) -> bool {
     waiting & !blocked != 0
 }
 
-/// The set that has one signal, as the kernel writes sets; empty for what is no signal.
+/// Returns the set that has one signal, as the kernel writes sets; empty for what is no signal.
 pub(crate) fn signal_set(signal: i32) -> u64 {
     match u32::try_from(signal) {
         Ok(signal @ 1..=64) => 1 << (signal - 1),

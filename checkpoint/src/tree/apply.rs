@@ -1,4 +1,4 @@
-//! The destination's side: makes a tree like the source's. All input is a peer's.
+//! The destination's side: makes a tree like the source's. All input is a peer's, and is checked.
 
 mod regular_file;
 
@@ -259,14 +259,14 @@ impl Applier {
         set_times(dir, name, &meta).map_err(fail("set the time of"))
     }
 
-    /// Owner, mode and attributes of a directory now, its time at the end.
+    /// Sets owner, mode and attributes of a directory now, and its time at the end.
     fn directory(&mut self, fd: OwnedFd, path: Bytes, meta: Meta) -> Result<(), Error> {
         regular_file::set_meta(&File::from(fd), &meta, &self.shown(&path))?;
         self.directories.push((path, meta));
         Ok(())
     }
 
-    /// The directory and name that a hard link points to: a regular file of this tree.
+    /// Returns the directory and name that a hard link points to: a regular file of this tree.
     fn link_target(&self, path: &[u8], target: &[u8]) -> Result<(OwnedFd, Vec<u8>), Error> {
         let (parent, name) = split(target)?;
         if path == target {
@@ -281,7 +281,7 @@ impl Applier {
         Ok((dir, name.as_bytes().to_vec()))
     }
 
-    /// The directory `parent` below the root.
+    /// Returns the directory `parent` below the root.
     fn parent(&mut self, parent: &Path) -> nix::Result<BorrowedFd<'_>> {
         if !matches!(&self.parent, Some((path, _)) if path == parent) {
             let fd = beneath::open_directory(self.root.as_fd(), parent)?;
@@ -297,7 +297,7 @@ impl Applier {
         self.parent = None;
     }
 
-    /// A path for messages.
+    /// Returns a path for messages.
     fn shown(&self, path: &[u8]) -> PathBuf {
         self.path.join(path_of(path))
     }
@@ -334,7 +334,7 @@ fn check(path: &[u8], meta: &Meta) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether `name` is a directory; `None` when it is not there.
+/// Returns whether `name` is a directory; `None` when it is not there.
 fn is_directory(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Option<bool>> {
     match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())),
@@ -362,7 +362,7 @@ fn hard_link(
     linkat(from, target, dir, name, AtFlags::empty())
 }
 
-/// For entries that were made just now and are no links, so that nothing is followed.
+/// Sets owner and mode of an entry that was made just now and is no link, so that nothing is followed.
 fn set_owner_and_mode(dir: BorrowedFd<'_>, name: &OsStr, meta: &Meta) -> nix::Result<()> {
     fchownat(dir, name, uid(meta), gid(meta), AtFlags::AT_SYMLINK_NOFOLLOW)?;
     let mode = Mode::from_bits_truncate(meta.mode);

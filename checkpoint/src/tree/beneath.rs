@@ -1,7 +1,7 @@
-//! Opening and removing below a directory without ever leaving it.
+//! Opens and removes files below a directory without ever leaving it (openat2(2), `RESOLVE_BENEATH`).
 //!
-//! The tree belongs to a container: any directory in it may be a symbolic link to the host's
-//! `/etc` by the time that it is opened. openat2(2) lets the kernel refuse that.
+//! The tree belongs to a container: by the time that a directory in it is opened, it may be a symbolic link to the host's
+//! `/etc`. The kernel refuses to follow that.
 
 use std::ffi::OsStr;
 use std::fs::File;

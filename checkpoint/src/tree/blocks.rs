@@ -1,4 +1,4 @@
-//! Content of a file, block by block: what to send, and what to remember of it.
+//! The content of a file, block by block: which blocks to send, and the hashes to keep.
 
 use std::fs::File;
 use std::io;
@@ -19,7 +19,7 @@ const ZERO: u128 = 0;
 pub(super) type Blocks = Vec<u128>;
 
 /// Reads `length` bytes of `file` and hands on what differs from `old`; without `old`, all that
-/// is not zero. Returns the hashes. A file that turns out shorter ends early: whoever shortened
+/// is not zero. Returns the hashes. A file that turns out shorter ends early: the writer that shortened
 /// it changed its times too.
 pub(super) fn send<E>(
     file: &File,
@@ -103,13 +103,13 @@ fn differing<E>(
     Ok(())
 }
 
-/// The hash of a block; all zeros count as a hole.
+/// Returns the hash of a block; all zeros count as a hole.
 fn hash(block: &[u8]) -> u128 {
     let zero = block.first() == Some(&0) && block.iter().all(|b| *b == 0);
     if zero { ZERO } else { XxHash3_128::oneshot(block).max(1) }
 }
 
-/// Where the next bytes that are no hole begin, from `offset` on.
+/// Returns where the next bytes that are no hole begin, from `offset` on.
 fn next_data(file: &File, offset: u64) -> io::Result<u64> {
     let Ok(start) = i64::try_from(offset) else { return Ok(offset) };
     match lseek(file.as_fd(), start, Whence::SeekData) {
@@ -122,7 +122,7 @@ fn next_data(file: &File, offset: u64) -> io::Result<u64> {
     }
 }
 
-/// Up to a chunk of bytes from `offset`, not beyond `length`; fewer at the end of the file.
+/// Returns up to a chunk of bytes from `offset`, not beyond `length`; fewer at the end of the file.
 fn read_at(file: &File, offset: u64, length: u64, buffer: &mut BytesMut) -> io::Result<Bytes> {
     let want = usize::try_from(length - offset).unwrap_or(CHUNK).min(CHUNK);
     buffer.resize(want, 0);

@@ -1,4 +1,4 @@
-//! Paths that a peer names.
+//! Checks paths that a peer names.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -13,7 +13,7 @@ const NAME_BYTES: usize = 255;
 /// Most directories above one another.
 pub(super) const DEPTH: usize = 256;
 
-/// The parent and the last name of a path below the root, after checking every name in it.
+/// Returns the parent and the last name of a path below the root, after checking every name in it.
 pub(super) fn split(path: &[u8]) -> Result<(&Path, &OsStr), Error> {
     let refuse = || Error::BadPath(String::from_utf8_lossy(&path[..path.len().min(200)]).into());
     if path.len() > PATH_BYTES || path.contains(&0) {

@@ -1,4 +1,4 @@
-//! The source's side: which files there are, what became of them, and their content.
+//! The source's side: lists files, finds what changed, and reads their content.
 
 mod entry;
 mod file_content;
@@ -39,7 +39,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// What an overlay's upper directory holds beyond the image.
+    /// Returns what an overlay's upper directory holds beyond the image.
     ///
     /// Names, attributes and content are read from `upper`, as whiteouts and opaque directories
     /// can only be seen there; through `merged`, the mounted whole, goes what upper has but in
@@ -53,7 +53,7 @@ impl Source {
         Ok(Self { merged: Some(merged), ..Self::plain(upper)? })
     }
 
-    /// All that is in a directory: `/dev/shm`, a volume.
+    /// Returns all that is in a directory: `/dev/shm`, a volume.
     ///
     /// On tmpfs every file is read and compared in each pass, since a write through a shared
     /// mapping leaves no trace in a file's times there.
@@ -157,7 +157,7 @@ impl Stamp {
         }
     }
 
-    /// Whether it is the same file, changed or not.
+    /// Returns whether it is the same file, changed or not.
     fn same_file(&self, other: &Self) -> bool {
         (self.device, self.inode, self.kind) == (other.device, other.inode, other.kind)
     }

@@ -15,7 +15,7 @@ use super::*;
 /// What a test compares of an entry: kind and mode, owner, time, content, attributes, names.
 type Shape = (u32, u32, u32, i64, i64, Vec<u8>, Vec<(String, Vec<u8>)>, u64);
 
-/// All entries below `root`, the root itself included.
+/// Returns all entries below `root`, the root itself included.
 fn shape(root: &Path) -> BTreeMap<PathBuf, Shape> {
     let mut found = BTreeMap::new();
     let mut todo = vec![root.to_path_buf()];
@@ -75,7 +75,7 @@ fn carry(source: &Source, old: Option<Snapshot>, tasks: Tasks, to: &Path) -> (Sn
     (snapshot, stats)
 }
 
-/// A directory on the disk that the build is on: `/tmp` may be in memory.
+/// Returns a directory on the disk that the build is on: `/tmp` may be in memory.
 fn on_disk() -> tempfile::TempDir {
     tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap()
 }

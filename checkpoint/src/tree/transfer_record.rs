@@ -1,4 +1,4 @@
-//! What travels from source to destination.
+//! The records that travel from source to destination.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -104,7 +104,7 @@ pub struct Xattr {
     pub value: Bytes,
 }
 
-/// Whether an attribute is carried over. Left out are overlayfs's own (`trusted.overlay.*`) and
+/// Returns whether an attribute is carried over. Left out are overlayfs's own (`trusted.overlay.*`) and
 /// SELinux labels, which differ from container to container and are podman's to set.
 pub(super) fn is_carried(name: &str) -> bool {
     name.starts_with("user.")
@@ -137,7 +137,7 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Two million entries, 64 GiB, no devices.
+    /// Returns two million entries, 64 GiB, and no devices.
     fn default() -> Self {
         Self { entries: 2_000_000, bytes: 64 << 30, devices: false }
     }

@@ -1,4 +1,4 @@
-//! What the engine's description of a container alone shows.
+//! Obstacles and differences that the engine's description of a container shows.
 
 use super::Finding;
 use crate::inspect::{Container, MountKind, State};

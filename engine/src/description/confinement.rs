@@ -1,4 +1,4 @@
-//! What a container may not do, and what of its host it is given all the same.
+//! What a container may not do, and which privileges it has on its host.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The files that a container sees.
+//! The mounts of a container.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! What runs in a container, and as whom.
+//! The first process of a container: its command, user, capabilities and limits.
 
 use serde::{Deserialize, Serialize};
 

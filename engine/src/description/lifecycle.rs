@@ -1,4 +1,4 @@
-//! How a container begins, is watched, and ends.
+//! How a container starts, how its health is checked, and how it stops.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub struct Life {
     pub auto_remove: bool,
     /// Whether the engine's init is its first process.
     pub init: bool,
-    /// Who tells a service manager that it is ready: `container`, `monitor` for the
+    /// Which process tells a service manager that it is ready: `container`, `monitor` for the
     /// engine's process beside it, `healthy`, `ignore`, or empty.
     pub readiness: String,
 }

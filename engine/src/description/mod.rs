@@ -1,12 +1,11 @@
-//! A container's settings, in words of no engine.
+//! A container's settings, independent of any engine.
 //!
-//! The source reads its engine's records into a [`Description`] and refuses a container that has a setting
-//! without a place here. The destination takes a peer's description only if every part of it
-//! [is what a container may have](Description::validate), and then writes its own engine's records from it.
-//! There is no path of a host in it but that of a [`Filesystem::Host`], which a permission has to name.
+//! The source reads its engine's records into a [`Description`]. It refuses a container with a setting that has no place
+//! here. The destination accepts a peer's description only if every part of it is
+//! [valid](Description::validate), and then writes its own engine's records from it. The only paths of a host in it are
+//! those of [`Filesystem::Host`], which a permission has to name.
 //!
-//! Collections are lists and maps of plain values: a decoder has its own limit, and [`Description::validate`]
-//! has one for each of them.
+//! Collections are lists and maps of plain values. [`Description::validate`] bounds each of them.
 
 mod confinement;
 mod connectivity;

@@ -1,4 +1,4 @@
-//! How much of its host a container may use, in the words of the OCI runtime specification
+//! How much of its host a container may use, in the terms of the OCI runtime specification
 //! (<https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#control-groups>).
 
 use std::collections::BTreeMap;
@@ -61,7 +61,7 @@ pub struct Cpu {
     pub cpus: String,
     /// Memory nodes, as `0`.
     pub mems: String,
-    /// Whether it runs only when nobody else wants to.
+    /// Whether it runs only when no other process wants to (`cpu.idle`).
     pub idle: Option<i64>,
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A description of a container with nothing special.
+/// Returns a description of a container with nothing special.
 pub(crate) fn plain() -> Description {
     let id = "a7".repeat(32);
     Description {

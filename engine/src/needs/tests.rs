@@ -2,7 +2,7 @@ use super::*;
 use crate::description::tests::plain;
 use crate::description::{Device, Mount, Seccomp};
 
-/// An ordinary container, confined as podman confines it.
+/// Returns an ordinary container, confined as podman confines it.
 fn ordinary() -> Description {
     let mut description = plain();
     description.process.capabilities.bounding = vec!["CAP_CHOWN".into(), "CAP_SETUID".into()];

@@ -1,4 +1,4 @@
-//! Running podman.
+//! Runs podman's commands.
 
 use std::ffi::{OsStr, OsString};
 use std::process::Stdio;
@@ -34,7 +34,7 @@ pub(super) struct Output {
     pub(super) stderr: String,
 }
 
-/// The variables of our environment that podman is to see. Not more: it hands its environment to
+/// Returns the variables of our environment that podman is to see. Not more: it hands its environment to
 /// conmon, which lives as long as the container; `NOTIFY_SOCKET` or `LISTEN_FDS` of a service
 /// would reach the container, and with `INVOCATION_ID` set podman leaves conmon in the cgroup of
 /// our service, where it dies when the service stops.
@@ -122,7 +122,7 @@ impl Podman {
         Error::Failed { command: self.shown(args), status, message: last_line(stderr) }
     }
 
-    /// The command, for a message.
+    /// Returns the command, for a message.
     pub(super) fn shown<A: AsRef<OsStr>>(&self, args: &[A]) -> String {
         let mut line = String::from("podman");
         for arg in args {
@@ -141,7 +141,7 @@ pub(super) fn kill_group(group: Option<u32>) {
     }
 }
 
-/// The last line that says something, without podman's prefix.
+/// Returns the last line that says something, without podman's prefix.
 pub(crate) fn last_line(stderr: &str) -> String {
     let line = stderr.lines().rev().map(str::trim).find(|line| !line.is_empty());
     let line = line.unwrap_or("no message");

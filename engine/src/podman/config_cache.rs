@@ -1,4 +1,4 @@
-//! podman's configuration, kept in a file until something changes that it comes from.
+//! podman's configuration, cached in a file until one of its sources changes.
 
 use std::fs;
 use std::io::Write;
@@ -70,7 +70,7 @@ impl Podman {
         }
     }
 
-    /// Identity of everything that podman's configuration is made of; `None` if podman is nowhere.
+    /// Returns the identity of everything that podman's configuration is made of; `None` if podman is not found.
     pub(super) fn sources(&self) -> Option<Vec<String>> {
         let mut sources = vec![identity(&self.found()?)];
         let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
@@ -99,7 +99,7 @@ impl Podman {
         Some(sources)
     }
 
-    /// podman's program.
+    /// Returns the path of podman's program.
     fn found(&self) -> Option<PathBuf> {
         if self.program.components().count() > 1 {
             return Some(self.program.clone());
@@ -109,7 +109,7 @@ impl Podman {
     }
 }
 
-/// What tells a file from one that was changed or replaced.
+/// Returns what tells a file from one that was changed or replaced.
 fn identity(path: &Path) -> String {
     let shown = path.display();
     match fs::metadata(path) {

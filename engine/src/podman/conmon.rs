@@ -1,4 +1,4 @@
-//! conmon, by which podman hears of a container's end.
+//! conmon, which tells podman when a container ends.
 
 use std::fs;
 use std::io;
@@ -7,8 +7,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 /// The name of conmon's program.
 const CONMON: &str = "conmon";
 
-/// Kills the conmon of a container, so that nobody notices the container's end and starts it again
-/// by its restart policy. A number that is another process's by now, or nobody's, is left alone.
+/// Kills the conmon of a container, so that podman does not notice the container's end and start it again by
+/// its restart policy. Another process that has the number by now is left alone.
 ///
 /// # Errors
 /// The kernel refuses.

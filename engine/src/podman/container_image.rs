@@ -1,8 +1,8 @@
-//! Images: which are there, and the stream of one from host to host.
+//! Images: which exist, and the stream of one from host to host.
 //!
-//! An image's ID is the digest of its configuration, which `podman save` and `podman load` carry
-//! unchanged: what arrives under the same ID is the same image. Save by ID, so that a name that
-//! has moved on since the container was made does not matter, load, then tag.
+//! An image's ID is the digest of its configuration. `podman save` and `podman load` keep that configuration: an image
+//! that arrives under the same ID is the same image. The caller saves it by ID, since the name may belong to another
+//! image by now, loads it, and then tags it.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -32,7 +32,7 @@ pub(super) struct Save {
 }
 
 impl Podman {
-    /// The ID of the image of that name; `None` when the name is not known here.
+    /// Returns the ID of the image of that name; `None` when the name is not known here.
     ///
     /// # Errors
     /// [`Error`] when podman cannot tell.
@@ -58,7 +58,7 @@ impl Podman {
         if is_full_id(&id) { Ok(Some(id)) } else { Err(crate::Error::bad_id(&id)) }
     }
 
-    /// Whether the image of that ID is here, under whichever name.
+    /// Returns whether the image of that ID is here, under whichever name.
     ///
     /// # Errors
     /// [`Error::BadId`] unless `id` is a full ID; [`Error`] when podman cannot tell.
@@ -145,7 +145,7 @@ impl Podman {
         }
     }
 
-    /// All names of images here, each with the image's ID.
+    /// Returns all names of images here, each with the image's ID.
     ///
     /// # Errors
     /// [`Error`] when podman cannot tell.

@@ -1,4 +1,4 @@
-//! What podman knows of a container's existence, its last start, and its restart policy.
+//! A container's existence, its last start, and its restart policy.
 
 use super::command::Overdue;
 use super::{Error, Info, Podman, state_files};
@@ -7,7 +7,7 @@ use super::{Error, Info, Podman, state_files};
 const ABSENT: i32 = 1;
 
 impl Podman {
-    /// Whether a container of that name or ID exists. Takes no container's lock.
+    /// Returns whether a container of that name or ID exists. Takes no container's lock.
     ///
     /// # Errors
     /// [`Error`] when podman cannot tell.
@@ -21,7 +21,7 @@ impl Podman {
         }
     }
 
-    /// Whether a container of that ID or of exactly that name exists, by podman's database where it
+    /// Returns whether a container of that ID or of exactly that name exists, by podman's database where it
     /// can be read.
     ///
     /// # Errors
@@ -37,8 +37,8 @@ impl Podman {
         }
     }
 
-    /// Whether a container exists that a restore has not finished: one that never ran, or that was made by an
-    /// import which began at `since`, in seconds since 1970. podman counts an import as a start
+    /// Returns whether a container exists that a restore has not finished: one that never ran, or that was
+    /// made by an import which began at `since`, in seconds since 1970. podman counts an import as a start
     /// (`libpod/runtime_ctr.go`: `RestoreContainer`), and notes the restore when it is done.
     pub(crate) async fn is_half_restored(
         &self,

@@ -1,4 +1,4 @@
-//! Where podman writes down all that it knows of a container.
+//! podman's database, from which the settings of a container are read.
 //!
 //! `ContainerConfig` and `ContainerState` are tables of podman's SQLite database
 //! (`libpod/sqlite_state.go`), each with a JSON column.
@@ -66,7 +66,7 @@ impl Podman {
     }
 }
 
-/// Where the database may be: that depends on how podman is set up (`libpod/sqlite_state.go`,
+/// Returns where the database may be: that depends on how podman is set up (`libpod/sqlite_state.go`,
 /// `NewSqliteState`).
 pub(super) fn places(info: &Info) -> Vec<PathBuf> {
     [&info.graph_root, &info.static_dir, &info.run_root]

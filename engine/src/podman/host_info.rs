@@ -1,4 +1,4 @@
-//! What podman says of itself and of the host.
+//! podman's version and its configuration on this host (podman-info(1)).
 
 use std::path::{Path, PathBuf};
 
@@ -108,13 +108,13 @@ impl Version {
 }
 
 impl Info {
-    /// Where podman keeps a container's lasting files, its OCI bundle among them.
+    /// Returns where podman keeps a container's lasting files, its OCI bundle among them.
     #[must_use]
     pub fn userdata(&self, id: &str) -> PathBuf {
         self.userdata_below(&self.graph_root, id)
     }
 
-    /// Where podman keeps a container's files until the next boot.
+    /// Returns where podman keeps a container's files until the next boot.
     #[must_use]
     pub fn volatile_userdata(&self, id: &str) -> PathBuf {
         self.userdata_below(&self.run_root, id)
@@ -126,7 +126,7 @@ impl Info {
 }
 
 impl Podman {
-    /// podman's version.
+    /// Asks podman for its version.
     ///
     /// # Errors
     /// [`Error`] when podman cannot be run or prints something else.
@@ -136,8 +136,8 @@ impl Podman {
         parse_version(&text)
     }
 
-    /// podman's configuration: what is [kept](Podman::keep), or from the cache where it is still valid
-    /// ([`Podman::with_cache`]).
+    /// Returns podman's configuration: the one that is kept, else the cached one while it is valid
+    /// ([`Podman::with_cache`]), else podman's answer.
     ///
     /// # Errors
     /// As [`Podman::version`].

@@ -1,4 +1,4 @@
-//! One container, looked at closely.
+//! The description of one container (podman-container-inspect(1)).
 
 pub(super) mod raw;
 
@@ -20,7 +20,7 @@ use raw::{RawContainer, RawNetwork, RawNetworkInspect};
 const FAILED: i32 = 125;
 
 impl Podman {
-    /// The same as [`inspect`](Self::inspect), by podman's records alone where these do.
+    /// Does the same as [`inspect`](Self::inspect), by podman's records alone where these suffice.
     ///
     /// # Errors
     /// As [`inspect`](Self::inspect).
@@ -32,8 +32,8 @@ impl Podman {
         }
     }
 
-    /// A running container, given by its exact ID or name, and the engine, without running podman, of which
-    /// every run costs a tenth of a second: `None` where podman's configuration is not cached, and for
+    /// Returns a running container, given by its exact ID or name, and the engine, without running podman, of
+    /// which every run costs a tenth of a second: `None` where podman's configuration is not cached, and for
     /// any container that has more than an image, networks, published ports and a log.
     #[must_use]
     pub(super) fn recorded(&self, id_or_name: &str) -> Option<Container> {
@@ -105,7 +105,7 @@ impl Podman {
         Err(self.failure(&args, output.status, &output.stderr).into())
     }
 
-    /// All networks, as they describe themselves.
+    /// Returns all networks, as they describe themselves.
     async fn networks(&self) -> Result<Vec<RawNetworkInspect>, Error> {
         let args = ["network", "ls", "--format", "json"];
         let text = self.run(&args, self.deadlines.query, Overdue::Kill).await?;
@@ -125,7 +125,7 @@ pub(super) fn parse_networks(text: &[u8]) -> Result<Vec<RawNetworkInspect>, Erro
         .map_err(|source| Error::Parse { what: "podman's description of networks".into(), source })
 }
 
-/// What podman says of a container, without the files that it points to.
+/// Returns what podman says of a container, without the files that it points to.
 pub(super) fn describe(text: &[u8], info: &Info) -> Result<Container, Error> {
     Ok(parse(text)?.into_container(None, info))
 }
@@ -142,7 +142,7 @@ fn finish(container: &mut Container, described: Vec<RawNetworkInspect>) {
     container.memory_in_use = memory_in_use(container);
 }
 
-/// From the cgroup where the kernel counts it, otherwise the processes' resident pages.
+/// Returns the memory in use: from the cgroup where the kernel counts it, otherwise the processes' resident pages.
 fn memory_in_use(container: &Container) -> u64 {
     let Ok(cgroup) = Cgroup::of_pid(container.pid, &container.id) else { return 0 };
     cgroup.memory_current().unwrap_or(0)
@@ -300,7 +300,7 @@ impl From<raw::RawMount> for Mount {
     }
 }
 
-/// `port` is `80/tcp`.
+/// Returns the published ports of a container's port, such as `80/tcp`.
 fn published(port: &str, bindings: Option<&[raw::RawBinding]>) -> Vec<PublishedPort> {
     let Some((number, protocol)) = port.split_once('/') else { return Vec::new() };
     let Ok(container_port) = number.parse() else { return Vec::new() };

@@ -71,7 +71,7 @@ impl Default for Podman {
 }
 
 impl Podman {
-    /// podman at that path, or by that name in `PATH`, with the usual deadlines.
+    /// Returns podman at that path, or by that name in `PATH`, with the usual deadlines.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self {
@@ -82,8 +82,7 @@ impl Podman {
         }
     }
 
-    /// The same, with its configuration cached in a file of the caller's. podman is asked again
-    /// when the program, one of its configuration files or a variable has changed. The file's
+    /// Returns the same podman with its configuration cached in a file of the caller's. podman is asked again when the program, one of its configuration files or a variable has changed. The file's
     /// directory must be the caller's alone, and not outlive a boot.
     #[must_use]
     pub(crate) fn with_cache(self, file: PathBuf) -> Self {

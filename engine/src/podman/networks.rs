@@ -1,4 +1,4 @@
-//! podman's networks: which there are, which container has an address, and the names that their name servers know.
+//! podman's networks: whether one exists, which container has an address, and the names that their name servers know.
 //!
 //! podman allocates addresses in a file of its own, which names their holders by ID alone. The state of each
 //! container with a network (`networkStatus` in `ContainerState`) tells the same by address.
@@ -51,7 +51,7 @@ struct Subnet {
 }
 
 impl Podman {
-    /// Whether there is a network of that name.
+    /// Returns whether there is a network of that name.
     ///
     /// # Errors
     /// [`Error`] when podman cannot tell.
@@ -68,7 +68,7 @@ impl Podman {
         }
     }
 
-    /// The containers, other than that with the ID `except`, that have one of these addresses. What
+    /// Returns the containers, other than that with the ID `except`, that have one of these addresses. What
     /// cannot be read is left out: podman itself refuses an address that is taken when the container is
     /// made.
     #[must_use]
@@ -76,8 +76,8 @@ impl Podman {
         self.others(info, except, |_, address| addresses.contains(&address))
     }
 
-    /// The containers, other than that with the ID `except`, that are in one of these networks. What cannot be
-    /// read is left out.
+    /// Returns the containers, other than that with the ID `except`, that are in one of these networks. What
+    /// cannot be read is left out.
     #[must_use]
     pub(super) fn members(&self, info: &Info, networks: &[&str], except: &str) -> Vec<Holder> {
         self.others(info, except, |network, _| networks.contains(&network))
@@ -111,7 +111,7 @@ impl Podman {
     }
 }
 
-/// The addresses in a container's state.
+/// Returns the addresses in a container's state.
 fn held(state: &[u8]) -> Vec<(String, IpAddr)> {
     let networks = serde_json::from_slice::<State>(state).ok().and_then(|state| state.networks);
     let mut held = Vec::new();
@@ -138,8 +138,8 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// The first name of every container but one. The first line has the addresses of the name server, each other
-/// one a container's ID, its IPv4 addresses, its IPv6 addresses and its names.
+/// Returns the first name of every container but one. The first line has the addresses of the name server,
+/// each other one a container's ID, its IPv4 addresses, its IPv6 addresses and its names.
 fn others(text: &str, id: &str) -> Vec<String> {
     let rows = text.lines().skip(1).map(|line| line.split(' ').collect::<Vec<_>>());
     rows.filter(|row| row[0] != id)

@@ -1,9 +1,9 @@
-//! A plain container by podman's own records, without running podman.
+//! The description of a plain container, from podman's own records and without running podman.
 //!
-//! Plain is what has nothing but an image, networks, published ports and a log. Of such a container a few
-//! fields are all that podman's description has beyond its defaults, and they are read as podman reads them
-//! (`libpod/container_inspect.go`, `libpod/container_inspect_linux.go`). Whatever has a setting that is not
-//! known here, be it of another version of podman, is not plain: `None` is the answer, and podman is asked.
+//! A plain container has an image, networks, published ports, a log, and nothing else. Few fields of podman's description
+//! of such a container differ from their defaults. These fields are read as podman reads them
+//! (`libpod/container_inspect.go`, `libpod/container_inspect_linux.go`). A container with a setting that is not known
+//! here, perhaps of another version of podman, is not plain: the answer is `None`, and podman is asked.
 
 mod raw;
 
@@ -122,7 +122,7 @@ const NAMESPACES: [&str; 6] = ["pid", "network", "ipc", "uts", "mount", "cgroup"
 /// `ContainerStateRunning` (`libpod/define/containerstate.go`).
 const RUNNING: u64 = 3;
 
-/// What podman would say of a running container, given by its exact ID or name, if that is plain.
+/// Returns what podman would say of a running container, given by its exact ID or name, if that is plain.
 pub(super) fn plain(info: &Info, id_or_name: &str) -> Option<RawContainer> {
     let (config, state) =
         state_files::databases(info).into_iter().find_map(|d| read(&d?, id_or_name))?;
@@ -132,7 +132,7 @@ pub(super) fn plain(info: &Info, id_or_name: &str) -> Option<RawContainer> {
     Some(raw)
 }
 
-/// A container's configuration and state, if nothing else of podman's records speaks of it.
+/// Returns a container's configuration and state, if nothing else of podman's records speaks of it.
 fn read(database: &Connection, id_or_name: &str) -> Option<(Vec<u8>, Vec<u8>)> {
     let query = "SELECT CAST(c.JSON AS BLOB), CAST(s.JSON AS BLOB) FROM ContainerConfig c \
                  JOIN ContainerState s ON s.ID = c.ID WHERE (c.ID = ?1 OR c.Name = ?1) \
@@ -205,7 +205,7 @@ fn describe(info: &Info, config: &[u8], state: &[u8]) -> Option<RawContainer> {
     })
 }
 
-/// Whether a JSON object has something in these fields alone.
+/// Returns whether a JSON object has something in these fields alone.
 fn only(text: &[u8], fields: &[&str]) -> Option<()> {
     let object: Map<String, Value> = serde_json::from_slice(text).ok()?;
     object
@@ -214,7 +214,7 @@ fn only(text: &[u8], fields: &[&str]) -> Option<()> {
         .then_some(())
 }
 
-/// Whether users have the same numbers inside and outside.
+/// Returns whether users have the same numbers inside and outside.
 fn is_without_mapping(options: &Value) -> bool {
     let Some(options) = options.as_object() else { return false };
     options.iter().all(|(field, value)| match field.as_str() {
@@ -223,7 +223,8 @@ fn is_without_mapping(options: &Value) -> bool {
     })
 }
 
-/// Whether the OCI configuration has nothing that podman does not give to every container, but limits.
+/// Returns whether the OCI configuration has nothing that podman does not give to every container, but
+/// limits.
 fn is_usual(spec: &Spec) -> bool {
     let absent = |value: &Option<Value>| value.as_ref().is_none_or(is_zero);
     let resources = spec.linux.resources.as_ref();
@@ -241,7 +242,7 @@ fn is_usual(spec: &Spec) -> bool {
         && spec.mounts.iter().all(|m| MOUNTS.contains(&(m.destination.as_str(), m.kind.as_str())))
 }
 
-/// The writable layer, by where it is mounted (`containers/storage`, `drivers/overlay`).
+/// Returns the writable layer, by where it is mounted (`containers/storage`, `drivers/overlay`).
 fn layer(info: &Info, mounted: &Path) -> Option<RawGraphDriver> {
     let layer = mounted.parent()?;
     let is_ours = info.storage_driver == "overlay"
@@ -255,7 +256,7 @@ fn layer(info: &Info, mounted: &Path) -> Option<RawGraphDriver> {
     is_ours.then(|| RawGraphDriver { name: "overlay".to_owned(), data: Some(BTreeMap::from(data)) })
 }
 
-/// As podman tells a network of the container (`resultToBasicNetworkConfig`).
+/// Returns a network of the container as podman tells it (`resultToBasicNetworkConfig`).
 fn network(status: NetworkStatus) -> Option<RawNetwork> {
     let mut interfaces = status.interfaces.into_values();
     let (Some(interface), None) = (interfaces.next(), interfaces.next()) else { return None };
@@ -289,7 +290,7 @@ fn network(status: NetworkStatus) -> Option<RawNetwork> {
     Some(network)
 }
 
-/// As podman tells published ports (`makeInspectPortBindings`).
+/// Returns published ports as podman tells them (`makeInspectPortBindings`).
 fn bindings(mappings: Vec<Ports>) -> Option<BTreeMap<String, Option<Vec<RawBinding>>>> {
     let mut bindings: BTreeMap<String, Option<Vec<RawBinding>>> = BTreeMap::new();
     for ports in mappings {

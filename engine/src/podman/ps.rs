@@ -1,4 +1,4 @@
-//! The list of running containers.
+//! The list of running containers (podman-ps(1)).
 
 use std::net::IpAddr;
 
@@ -33,7 +33,7 @@ struct RawPort {
 }
 
 impl Podman {
-    /// The running containers, pods' infrastructure left out, by name.
+    /// Returns the running containers, pods' infrastructure left out, by name.
     ///
     /// # Errors
     /// [`Error`] when podman cannot be run or prints something else.

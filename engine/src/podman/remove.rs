@@ -1,4 +1,4 @@
-//! Removing a container.
+//! Removal of a container.
 
 use std::process::Stdio;
 
@@ -92,7 +92,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
-    /// A stand-in that notes which container it is told to remove, by the file that is named last.
+    /// Returns a stand-in that notes which container it is told to remove, by the file that is named last.
     fn noting(dir: &Path) -> Podman {
         let path = dir.join("podman");
         let (told, late) = (dir.join("told"), "for last; do :; done; sleep 0.1");

@@ -1,7 +1,7 @@
-//! What podman's own files tell without running podman, of which every run takes a tenth of a second.
+//! Answers from podman's own files, without running podman, of which every run takes a tenth of a second.
 //!
-//! These are answers that save time, not truths: where a file is not there, or not of the form that
-//! is known, `None` is the answer, and podman is asked.
+//! These answers only save time. Where a file is missing, or does not have the known form, the answer is `None`, and
+//! podman is asked.
 
 use std::fs::File;
 use std::io::Read;
@@ -32,7 +32,7 @@ struct Process {
     pid: i32,
 }
 
-/// Whether podman's database has a container of exactly that ID or name.
+/// Returns whether podman's database has a container of exactly that ID or name.
 pub(super) fn has_container(info: &Info, id_or_name: &str) -> Option<bool> {
     let mut looked = false;
     for database in databases(info) {
@@ -46,7 +46,7 @@ pub(super) fn has_container(info: &Info, id_or_name: &str) -> Option<bool> {
     looked.then_some(false)
 }
 
-/// The ID of a container and its first process, by podman's database.
+/// Returns the ID of a container and its first process, by podman's database.
 pub(super) fn process(info: &Info, id_or_name: &str) -> Option<(String, i32)> {
     let query = "SELECT c.ID, CAST(s.JSON AS BLOB) FROM ContainerConfig c \
                  JOIN ContainerState s ON s.ID = c.ID WHERE c.ID = ?1 OR c.Name = ?1";
@@ -58,7 +58,7 @@ pub(super) fn process(info: &Info, id_or_name: &str) -> Option<(String, i32)> {
     (is_full_id(&id) && pid > 1).then_some((id, pid))
 }
 
-/// podman's databases, to be read; `None` for one that cannot be opened.
+/// Opens podman's databases for reading; `None` for one that cannot be opened.
 pub(super) fn databases(info: &Info) -> Vec<Option<Connection>> {
     let open = |path: &Path| {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -72,18 +72,18 @@ pub(super) fn databases(info: &Info) -> Vec<Option<Connection>> {
     sqlite::places(info).iter().filter(|path| path.is_file()).map(|path| open(path)).collect()
 }
 
-/// The list of images of the store (`containers/storage`, `images.go`).
+/// Returns the list of images of the store (`containers/storage`, `images.go`).
 fn images(info: &Info) -> Option<Vec<StoredImage>> {
     let path = info.graph_root.join(format!("{}-images", info.storage_driver)).join("images.json");
     serde_json::from_slice(&read(&path)?).ok()
 }
 
-/// Whether the store lists an image of that ID. One that it does not list may be in another store.
+/// Returns whether the store lists an image of that ID. One that it does not list may be in another store.
 pub(super) fn has_image(info: &Info, id: &str) -> bool {
     images(info).into_iter().flatten().any(|image| image.id == id)
 }
 
-/// The ID of the image that has this very name in the list of the store.
+/// Returns the ID of the image that has this very name in the list of the store.
 pub(super) fn image_id(info: &Info, name: &str) -> Option<String> {
     let images = images(info)?;
     let named = |image: &StoredImage| image.names.iter().flatten().any(|n| n == name);
@@ -92,7 +92,7 @@ pub(super) fn image_id(info: &Info, name: &str) -> Option<String> {
     (found.next().is_none() && is_full_id(&id)).then_some(id)
 }
 
-/// The description of a network of the host.
+/// Returns the description of a network of the host.
 pub(super) fn network(name: &str) -> Option<RawNetworkInspect> {
     described(Path::new(NETWORKS), name)
 }
@@ -110,7 +110,7 @@ fn described(directory: &Path, name: &str) -> Option<RawNetworkInspect> {
     (network.name == name && !network.driver.is_empty()).then_some(network)
 }
 
-/// A whole file, unless it is too long.
+/// Returns a whole file, unless it is too long.
 fn read(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(MOST + 1).read_to_end(&mut bytes).ok()?;

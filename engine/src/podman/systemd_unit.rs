@@ -1,8 +1,8 @@
-//! A service manager that would start a container again where it was.
+//! The systemd unit that runs a container, and would start it again on this host after a move.
 //!
-//! A unit notices that its container has gone, and starts another one beside the one that was moved. The
-//! unit is found by podman's label, by the cgroup of conmon, and by that of a `podman run` which is attached to
-//! the container: conmon's socket tells who is at its other end (sock_diag(7)).
+//! A unit notices that its container has gone, and starts another one beside the one that was moved. The unit is found by
+//! podman's label, by the cgroup of conmon, and by that of a `podman run` which is attached to the container: conmon's
+//! socket shows the process at its other end (sock_diag(7)).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,13 +34,13 @@ pub(super) fn unit(container: &Container) -> Option<String> {
     unit_of(container.monitor_pid).or_else(|| attached(container.monitor_pid))
 }
 
-/// The service in whose cgroup a process is.
+/// Returns the service in whose cgroup a process is.
 fn unit_of(pid: i32) -> Option<String> {
     let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     service(&cgroups)
 }
 
-/// The innermost service that the text of a `/proc/PID/cgroup` names.
+/// Returns the innermost service that the text of a `/proc/PID/cgroup` names.
 fn service(cgroups: &str) -> Option<String> {
     let path = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?;
     let is_one = |name: &&str| name.ends_with(".service") && !name.starts_with("user@");
@@ -48,7 +48,7 @@ fn service(cgroups: &str) -> Option<String> {
     (!NOT_ITS_OWN.contains(&unit)).then(|| unit.to_owned())
 }
 
-/// The service of a podman that is attached to the container of this conmon.
+/// Returns the service of a podman that is attached to the container of this conmon.
 fn attached(monitor: i32) -> Option<String> {
     let podmans: Vec<(i32, String)> = fs::read_dir("/proc")
         .ok()?
@@ -72,7 +72,7 @@ fn attached(monitor: i32) -> Option<String> {
         .map(|(_, unit)| unit)
 }
 
-/// The sockets that a process has open, by their inodes.
+/// Returns the sockets that a process has open, by their inodes.
 fn sockets(pid: i32) -> Vec<u64> {
     let entries = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd"));
     entries
@@ -86,7 +86,7 @@ fn sockets(pid: i32) -> Vec<u64> {
         .collect()
 }
 
-/// The other end of each connected unix socket of this network namespace, by inode.
+/// Returns the other end of each connected unix socket of this network namespace, by inode.
 fn unix_peers() -> io::Result<BTreeMap<u64, u64>> {
     let pair = |socket: UnixSocket| Some((socket.inode.into(), socket.peer?.into()));
     Ok(unix_diag::list()?.into_iter().filter_map(pair).collect())

@@ -164,7 +164,7 @@ pub enum Conflict {
 }
 
 impl Conflict {
-    /// A stable name, in kebab case.
+    /// Returns a stable name, in kebab case.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

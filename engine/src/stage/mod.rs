@@ -26,7 +26,7 @@ use checkpoint::cgroup::Cgroup;
 
 use crate::description::Description;
 
-/// How long restored tasks may take to be frozen: they are told to before CRIU lets them go.
+/// How long restored tasks may take to be frozen: the freeze is requested before CRIU resumes them.
 const FREEZE: Duration = Duration::from_secs(1);
 
 /// What to stage, and with what.
@@ -188,17 +188,17 @@ pub trait Staged: fmt::Debug + Send + Sync {
 /// freeze in time.
 fn frozen_cgroup(pid: i32, id: &str) -> Result<Cgroup, Option<checkpoint::cgroup::Error>> {
     let cgroup = Cgroup::of_pid(pid, id)?;
-    // It was told before it could run, unless its runtime has put it into its cgroup only afterwards.
-    let was_told = cgroup.is_told_to_freeze()?;
-    cgroup.tell_to_freeze()?;
-    let was_told = cgroup.rejoin()? || was_told;
-    if !was_told {
-        cgroup.gather(pid)?;
+    // The freeze was requested before it could run, unless its runtime has put it into its cgroup only afterwards.
+    let was_requested = cgroup.is_freeze_requested()?;
+    cgroup.request_freeze()?;
+    let was_requested = cgroup.rejoin_restored_tasks()? || was_requested;
+    if !was_requested {
+        cgroup.adopt_stragglers(pid)?;
     }
     if !cgroup.await_frozen(Instant::now() + FREEZE)? {
         return Err(None);
     }
-    if !was_told {
+    if !was_requested {
         cgroup.rewind_calls();
     }
     Ok(cgroup)

@@ -84,7 +84,7 @@ impl Writing {
     }
 }
 
-/// Owner, mode and attributes: chown(2) clears setuid and the file's capabilities, so it comes
+/// Sets owner, mode and attributes: chown(2) clears setuid and the file's capabilities, so it comes
 /// first.
 pub(super) fn set_meta(file: &File, meta: &Meta, shown: &Path) -> Result<(), Error> {
     fchown(file.as_fd(), uid(meta), gid(meta)).map_err(io_error("set the owner of", shown))?;

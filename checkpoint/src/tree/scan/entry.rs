@@ -36,7 +36,7 @@ pub(super) struct Marks {
     pub(super) whiteout: bool,
 }
 
-/// The extended attributes of `name` in `dir`: those that are carried, and overlayfs's marks.
+/// Returns the extended attributes of `name` in `dir`: those that are carried, and overlayfs's marks.
 pub(super) fn xattrs(
     dir: BorrowedFd<'_>,
     name: &OsStr,
@@ -81,7 +81,7 @@ pub(super) fn xattrs(
     Ok((carried, marks))
 }
 
-/// A path that leads to `name` in the open directory `dir`; the empty name is `dir` itself.
+/// Returns a path that leads to `name` in the open directory `dir`; the empty name is `dir` itself.
 fn at(dir: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
     let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
     path.push(if name.is_empty() { OsStr::new(".") } else { name });
@@ -96,7 +96,7 @@ fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-/// Owner, mode and time of a file.
+/// Returns owner, mode and time of a file.
 pub(super) fn meta(stat: &FileStat, xattrs: Vec<Xattr>) -> Meta {
     Meta {
         mode: stat.st_mode & 0o7777,
@@ -156,7 +156,7 @@ pub(super) fn clean(file: &File) {
     }
 }
 
-/// A name as it comes from a directory.
+/// Returns a name as it comes from a directory.
 pub(super) fn name_of(name: &CStr) -> Option<&OsStr> {
     match name.to_bytes() {
         b"." | b".." => None,

@@ -1,4 +1,4 @@
-//! One pass over a tree.
+//! One pass over a tree: its directories, and every entry that is no regular file.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -150,7 +150,7 @@ impl<'a> Walk<'a> {
         Ok(entries)
     }
 
-    /// Whether one look is enough to know that nothing is to be done. Directories have entries,
+    /// Returns whether one look is enough to know that nothing is to be done. Directories have entries,
     /// and files with several names have to be known by the first.
     fn is_unchanged(&self, dir: BorrowedFd<'_>, name: &OsStr, node: &Node) -> Result<bool, Error> {
         let content = self.compare_content && matches!(node.what, What::File(_));
@@ -161,7 +161,7 @@ impl<'a> Walk<'a> {
         Ok(stat.is_some_and(|stat| stat.st_nlink == 1 && Stamp::of(&stat) == node.stamp))
     }
 
-    /// [`Walk::entry`] with the path set.
+    /// Runs [`Walk::entry`] with the path set.
     fn named(
         &mut self,
         place: Place<'_>,
@@ -299,7 +299,7 @@ impl<'a> Walk<'a> {
         Ok(Some(Node { stamp: Stamp::of(&stat), unsure, what: What::Directory(entries, marks) }))
     }
 
-    /// Whether a later change may bear the same time as this one.
+    /// Returns whether a later change may bear the same time as this one.
     pub(super) fn is_unsure(&self, stat: &FileStat) -> bool {
         if self.tasks == Tasks::Frozen {
             return false;
@@ -332,7 +332,7 @@ impl<'a> Walk<'a> {
         (self.sink)(Record::Remove { path })
     }
 
-    /// The names in a directory, sorted.
+    /// Returns the names in a directory, sorted.
     fn names(&self, dir: BorrowedFd<'_>) -> Result<Vec<OsString>, Error> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut dir = Dir::openat(dir, c".", flags, Mode::empty()).map_err(self.fail("read"))?;
@@ -353,7 +353,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The entry at hand, for messages.
+    /// Returns the entry at hand, for messages.
     pub(super) fn at(&self) -> PathBuf {
         self.shown.join(OsStr::from_bytes(&self.path))
     }

@@ -1,5 +1,5 @@
-//! Whether a description has only what a container may have. It is a peer's: nothing in it may name a file of
-//! this host, another container, or anything that an engine or a runtime takes for more than a value.
+//! Validates a description, which is a peer's input: nothing in it may name a file of this host, another container, or
+//! anything that an engine or a runtime interprets as more than a value.
 
 mod text;
 
@@ -265,7 +265,7 @@ fn check_network(network: &Network) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// The error, unless the value is as it has to be.
+/// Returns the error, unless the value is as it has to be.
 fn demand(
     setting: &'static str,
     value: &str,

@@ -1,4 +1,4 @@
-//! What texts of a description may look like. Lengths are in bytes.
+//! Validates the texts of a description. Lengths are in bytes.
 
 /// More elements than any setting of a container has.
 pub(super) const LIST: usize = 4096;
@@ -73,17 +73,17 @@ pub(super) fn at_most(text: &str, bytes: usize) -> bool {
     text.len() <= bytes
 }
 
-/// Whether it is a text as a program may be given it.
+/// Returns whether it is a text as a program may be given it.
 pub(super) fn is_text(text: &str) -> bool {
     at_most(text, TEXT) && !text.contains('\0')
 }
 
-/// Whether it is a short text that a terminal shows as it is.
+/// Returns whether it is a short text that a terminal shows as it is.
 pub(super) fn is_printable(text: &str) -> bool {
     at_most(text, NAME) && !text.contains(char::is_control)
 }
 
-/// Whether it has letters and digits of ASCII, and these.
+/// Returns whether it has letters and digits of ASCII, and these.
 pub(super) fn is_word(text: &str, others: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
 }
@@ -92,7 +92,7 @@ pub(super) fn matches_none(text: &str, others: &[&str]) -> bool {
     !others.contains(&text)
 }
 
-/// Whether it is an absolute path of which no part leads elsewhere. The root is none.
+/// Returns whether it is an absolute path of which no part leads elsewhere. The root is none.
 pub(super) fn is_destination(path: &str) -> bool {
     let parts = || path.split('/').skip(1);
     at_most(path, PATH)
@@ -123,12 +123,12 @@ pub(super) fn is_mount_option(option: &str) -> bool {
     NUMBERS.contains(&name) && is_number
 }
 
-/// Whether it is a list as cpuset(7) writes it.
+/// Returns whether it is a list as cpuset(7) writes it.
 pub(super) fn is_number_list(text: &str) -> bool {
     at_most(text, NAME) && text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b',' | b'-'))
 }
 
-/// Whether it is a file that a control group has.
+/// Returns whether it is a file that a control group has.
 pub(super) fn is_cgroup_file(name: &str) -> bool {
     let Some((controller, file)) = name.split_once('.') else { return false };
     let is_part = |part: &str| !part.is_empty() && is_word(part, "_.");
@@ -139,7 +139,7 @@ pub(super) fn is_cgroup_file(name: &str) -> bool {
         && is_part(file)
 }
 
-/// Whether it is a group above containers, in which none is.
+/// Returns whether it is a group above containers, in which none is.
 pub(super) fn is_cgroup_parent(path: &str) -> bool {
     let is_id = |part: &[u8]| part.iter().all(u8::is_ascii_hexdigit);
     let is_group = |part: &str| {
@@ -153,12 +153,12 @@ pub(super) fn is_cgroup_parent(path: &str) -> bool {
     is_printable(path) && is_word(path, "/_.-@:") && parts.split('/').all(is_group)
 }
 
-/// Whether it names a time zone of the database.
+/// Returns whether it names a time zone of the database.
 pub(super) fn is_zone(name: &str) -> bool {
     at_most(name, 64) && is_word(name, "/_+-") && !name.starts_with('/')
 }
 
-/// Whether it is a time as RFC 3339 writes it.
+/// Returns whether it is a time as RFC 3339 writes it.
 pub(super) fn is_timestamp(text: &str) -> bool {
     at_most(text, 40)
         && text.starts_with(|c: char| c.is_ascii_digit())

@@ -1,5 +1,5 @@
-//! podman's own form of `podman container inspect` and `podman network inspect`
-//! (`libpod/define/container_inspect.go`), trimmed to what is used. Go writes empty lists and
+//! The JSON form of `podman container inspect` and `podman network inspect`
+//! (`libpod/define/container_inspect.go`), trimmed to the fields that are read. Go writes empty lists and
 //! maps as `null`.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! podman's own form of its records (`libpod/container_config.go`, `libpod/container.go`), trimmed to what is
-//! used.
+//! The JSON form of podman's records (`libpod/container_config.go`, `libpod/container.go`), trimmed to the fields that
+//! are read.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,12 +1,11 @@
 //! podman's records of a container, read into a [`Description`] and written from one.
 //!
 //! podman keeps a `ContainerConfig` in its database (`libpod/container_config.go`), an OCI configuration in
-//! the container's bundle, and the state of its networks. It imports the same three, and takes whatever
-//! stands in them; its decoder knows keys in capitals, too. So a destination never passes on what a peer
-//! wrote: it writes the three by itself.
+//! the container's bundle, and the state of its networks. It imports the same three and accepts everything in them; its
+//! decoder takes keys in capitals, too. So a destination never passes on what a peer wrote: it writes all three by itself.
 //!
-//! A source makes sure that nothing is lost on the way. It reads its records, writes them again, and names
-//! what is not the same.
+//! A source makes sure that nothing is lost on the way. It reads its records, writes them again, and names every
+//! difference.
 
 mod container_config;
 mod oci_spec;
@@ -80,8 +79,9 @@ pub(super) fn init() -> Option<PathBuf> {
     INIT.into_iter().map(Path::new).find(|path| path.is_file()).map(program)
 }
 
-/// The program that a path leads to. Where podman finds its init, Debian has a symbolic link. A runtime follows
-/// it; CRIU would mount the link itself, and fail (`__do_bind_mount_v2` in `criu/mount-v2.c`).
+/// Returns the program that a path leads to. Where podman finds its init, Debian has a symbolic link. A
+/// runtime follows it; CRIU would mount the link itself, and fail (`__do_bind_mount_v2` in
+/// `criu/mount-v2.c`).
 fn program(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
@@ -136,7 +136,7 @@ impl Records {
     }
 }
 
-/// The same without what Go writes for an absent value.
+/// Returns a value without what Go writes for an absent one.
 fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(map) => {

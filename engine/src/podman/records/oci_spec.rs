@@ -184,7 +184,7 @@ fn read_annotations(annotations: &mut BTreeMap<String, String>, into: &mut Descr
     }
 }
 
-/// Those that only tell what a creator wrote.
+/// Returns those that only tell what a creator wrote.
 fn text_annotations(requested: &mut Requested) -> [(&'static str, &mut String); 6] {
     let Requested { seccomp, apparmor, label, pids_limit, cpus, mems, .. } = requested;
     [

@@ -1,4 +1,4 @@
-//! What of podman's records is not the same after they were read and written again.
+//! Differences between podman's records and the same records after they were read and written again.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -53,7 +53,7 @@ pub(super) fn lost_between(before: &Records, after: &Records, place: &Place) -> 
     lost
 }
 
-/// A file of podman's or conmon's that its creator wanted to be somewhere else.
+/// Returns a file of podman's or conmon's that its creator wanted to be somewhere else.
 fn elsewhere(config: &Value, place: &Place) -> Option<&'static str> {
     let text = |name: &str| config.get(name).and_then(Value::as_str).unwrap_or_default();
     let is_own = |text: &str, own: &Path| text.is_empty() || Path::new(text) == own;
@@ -96,7 +96,7 @@ fn settle_config(config: &mut Value, place: &Place, given_aliases: &[String]) {
     }
 }
 
-/// The same for an OCI configuration.
+/// Removes what podman makes anew from an OCI configuration.
 fn settle_spec(spec: &mut Value, place: &Place) {
     // podman gives a host name by itself, which is in the other record if it is the creator's.
     remove(spec, &["hostname"]);
@@ -160,8 +160,8 @@ fn compare(before: &Value, after: &Value, path: &str, lost: &mut BTreeSet<String
     }
 }
 
-/// Whether it says no more than Go's zero value. An object in an object may be an entry of a map, and says at
-/// least its key.
+/// Returns whether it says no more than Go's zero value. An object in an object may be an entry of a map, and
+/// says at least its key.
 pub(in crate::podman) fn is_zero(value: &Value) -> bool {
     match value {
         Value::Null => true,

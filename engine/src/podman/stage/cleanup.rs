@@ -1,4 +1,4 @@
-//! Undoing a staging, by the process that staged or by any later one.
+//! Removes what a staging has made, from the process that staged or from any later one.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use checkpoint::shim::wire::ToShim;
 
 /// How long podman may take to give up by itself before it is killed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a restore may be at work that nobody waits for any more.
+/// How long a restore may take that no process waits for any more.
 const RESTORE: Duration = Duration::from_secs(60);
 
 /// Between two looks at processes.

@@ -1,4 +1,4 @@
-//! What podman's last words mean when it does not make a container.
+//! The meaning of podman's error messages when it does not make a container.
 
 use super::work_dir::WorkDir;
 use super::{Conflict, Error};

@@ -1,4 +1,4 @@
-//! The podman that imports, and programs that are read into memory beforehand.
+//! Starts the podman that imports a container, and waits for processes.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -18,7 +18,7 @@ use checkpoint::shim::TMPDIR_VARIABLE;
 /// Pause between two looks at a process.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// What conmon runs when the container has ended (`podman-container-cleanup(1)`). Newer podman
+/// Returns what conmon runs when the container has ended (`podman-container-cleanup(1)`). Newer podman
 /// says so itself; older one takes it from the container's configuration, and wants the ID last.
 pub(super) fn cleanup(podman: &Podman, id: &str) -> Vec<String> {
     let absolute = std::env::var_os("PATH")
@@ -41,7 +41,7 @@ pub(super) fn import(
     spawn(podman, work, fresh_addresses, Stdio::null())
 }
 
-/// The same with a pipe for its standard input.
+/// Starts podman's import as [`import`] does, with a pipe for its standard input.
 pub(super) fn import_from_pipe(
     podman: &Podman,
     work: &WorkDir,

@@ -1,8 +1,8 @@
 //! The archive that podman imports: a checkpoint export without a checkpoint.
 //!
-//! The names are those of checkpointctl's `lib/metadata.go`. podman looks at the presence of
-//! `checkpoint/inventory.img` before it calls the runtime, never at its content, and the shim
-//! takes the images from elsewhere. The directories must be there, or the unpacking stops.
+//! The names are those of checkpointctl's `lib/metadata.go`. podman checks that `checkpoint/inventory.img` exists before
+//! it calls the runtime, and never reads it; the shim takes the images from elsewhere. The directories must exist, or
+//! the unpacking stops.
 
 use std::io::{self, Write};
 
@@ -15,12 +15,12 @@ const DIRECTORIES: [&str; 2] = ["checkpoint", "artifacts"];
 /// Bytes at the beginning of every archive that are the same in all of them: the directories' headers.
 pub(super) const BEGINNING: usize = 512 * DIRECTORIES.len();
 
-/// The archive.
+/// Returns the archive.
 pub(super) fn build(records: &Records, log: &[u8]) -> io::Result<Vec<u8>> {
     append(Vec::new(), records, log)
 }
 
-/// The [first bytes](BEGINNING) of any archive.
+/// Returns the [first bytes](BEGINNING) of any archive.
 pub(super) fn beginning() -> io::Result<Vec<u8>> {
     let mut archive = Builder::new(Vec::new());
     append_directories(&mut archive)?;

@@ -1,12 +1,12 @@
-//! Staging by podman, whose restore is stopped half-way.
+//! Staging by podman: an import that is stopped before it restores the processes.
 //!
-//! podman imports an archive that holds everything but the checkpoint, and so builds the
-//! container's root file system, network namespace, addresses, published ports, mounts and
-//! conmon; then it waits in the [shim](checkpoint::shim). That takes 0.3 to 0.5 s and shows every
-//! conflict while the container still runs on the source. podman holds the container's lock all
-//! that time, so `podman ps`, `podman info` or an inspection on the destination waits as well:
-//! learn [`Info`] before, and stage late. podman itself gives
-//! up after [`LIFETIME`](checkpoint::shim::LIFETIME).
+//! podman imports an archive that holds everything but the checkpoint. So it builds the container's root file system,
+//! network namespace, addresses, published ports, mounts and conmon; then it waits in the [shim](checkpoint::shim). That
+//! takes 0.3 to 0.5 s and shows every conflict while the container still runs on the source.
+//!
+//! podman holds the container's lock all that time. `podman ps`, `podman info` or an inspection on the destination waits
+//! as well. So [`Info`] has to be known before, and staging comes late. podman itself gives up after
+//! [`LIFETIME`](checkpoint::shim::LIFETIME).
 
 mod cleanup;
 mod conflict;
@@ -117,8 +117,8 @@ impl Staging {
         Ok(())
     }
 
-    /// The container as podman is to have it. podman makes it from the image's ID, and pulls an image whose name
-    /// it does not know: one that has no such name here goes by its ID.
+    /// Returns the container as podman is to have it. podman makes it from the image's ID, and pulls an image
+    /// whose name it does not know: one that has no such name here goes by its ID.
     async fn described(&self) -> Result<Description, Error> {
         let mut description = self.stage.description.clone();
         let Image { id, name, .. } = &mut description.image;
@@ -168,8 +168,8 @@ impl Staging {
                 link.map_err(|source| Error::Shim { name: name.to_owned(), source })?
             }
             _ = child.wait() => return Err(refusal(work, name)),
-            () = told => return Err(self.late(name)),
-            () = tokio::time::sleep(self.stage.deadline) => return Err(self.late(name)),
+            () = told => return Err(self.timed_out(name)),
+            () = tokio::time::sleep(self.stage.deadline) => return Err(self.timed_out(name)),
         };
         let lease = self.stage.lease;
         PodmanStaged::new(
@@ -183,13 +183,13 @@ impl Staging {
         )
     }
 
-    fn late(&self, name: &str) -> Error {
+    fn timed_out(&self, name: &str) -> Error {
         let seconds = self.stage.deadline.as_secs();
         Error::Timeout { name: name.to_owned(), what: "staging", seconds }
     }
 }
 
-/// The error for a question that podman has not answered.
+/// Returns the error for a question that podman has not answered.
 fn query(name: &str, source: crate::Error) -> Error {
     Error::Query { engine: Kind::Podman, name: name.to_owned(), source }
 }

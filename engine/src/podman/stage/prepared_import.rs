@@ -1,15 +1,13 @@
-//! podman's import, started before it is known what there is to import.
+//! podman's import, started before the container's description is known.
 //!
-//! podman needs a tenth of a second to start, and as much again for the process in which it unpacks an
-//! archive. Neither has to wait for the container's description. Until that is there the archive is a
-//! link to podman's standard input: a pipe, into which only the beginning goes that all archives have in
-//! common. When the archive is complete, the file takes the link's place, since podman reads it three
-//! times; the rest goes into the pipe, which ends.
+//! podman needs a tenth of a second to start, and as much again for the process in which it unpacks an archive. Neither
+//! depends on the description. Until that has come, the archive is a link to podman's standard input: a pipe, which
+//! carries only the beginning that all archives share. When the archive is complete, the file takes the link's place,
+//! since podman reads it three times. The rest of the archive goes into the pipe, which ends.
 //!
-//! All that podman does until then is to look for the runtime's name in the archive
-//! (`cmd/podman/root.go`, `persistentPreRunE`); it opens neither its database nor its store before it has
-//! found it. When the process that started it dies, the pipe ends as well, and podman with an error. So
-//! nothing is left but files in the working directory.
+//! Until then podman only looks for the runtime's name in the archive (`cmd/podman/root.go`, `persistentPreRunE`). It
+//! opens neither its database nor its store before it has found the name. When the process that started it dies, the
+//! pipe ends, and podman ends with an error. Only files in the working directory are left.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;

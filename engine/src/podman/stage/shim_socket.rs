@@ -1,4 +1,4 @@
-//! Our end of the socket to the shim.
+//! The agent's end of the socket to the shim.
 
 use std::io;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! A container around which everything is made: its restore, and what becomes of it then.
+//! A container that podman has staged: its restore, its commit and its abort.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -180,7 +180,7 @@ impl PodmanStaged {
         Ok(Restored { pid, elapsed: ended.elapsed })
     }
 
-    /// CRIU's telling lines, and where it left none the runtime's.
+    /// Returns the error lines of CRIU's log, or the runtime's message where CRIU left none.
     fn restore_log(&self) -> String {
         let log = self.work.criu().join("restore.log");
         let lines = criu::log_tail(&log, LOG_LINES).unwrap_or_default();
@@ -310,7 +310,7 @@ impl Staged for PodmanStaged {
     }
 }
 
-/// The last message of a runtime's log in JSON: one object after the other, crun's spread over
+/// Returns the last message of a runtime's log in JSON: one object after the other, crun's spread over
 /// several lines.
 fn runtime_message(log: &str) -> Option<String> {
     #[derive(serde::Deserialize)]

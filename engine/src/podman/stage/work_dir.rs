@@ -73,12 +73,12 @@ impl WorkDir {
         self.dir.join(name)
     }
 
-    /// Temporary files of podman.
+    /// Returns the directory of podman's temporary files.
     pub(super) fn tmp(&self) -> PathBuf {
         self.path("tmp")
     }
 
-    /// CRIU's log.
+    /// Returns the directory of CRIU's log.
     pub(super) fn criu(&self) -> PathBuf {
         self.path("criu")
     }
@@ -98,7 +98,7 @@ impl WorkDir {
         put().map_err(self.fail(&path))
     }
 
-    /// podman's output.
+    /// Returns the file of podman's output.
     pub(super) fn output(&self) -> PathBuf {
         self.path("podman.log")
     }
@@ -126,7 +126,7 @@ impl WorkDir {
         fs::write(&path, id).map_err(self.fail(&path))
     }
 
-    /// Whether podman was told to make this container.
+    /// Returns whether podman was told to make this container.
     pub(super) fn owns(&self, id: &str) -> bool {
         read_short(&self.path(OWNED)).is_some_and(|owned| owned == id)
     }
@@ -136,7 +136,7 @@ impl WorkDir {
         self.note_process(PODMAN, pid)
     }
 
-    /// podman's process, if it is still there.
+    /// Returns podman's process, if it is still there.
     pub(super) fn podman(&self) -> Option<Pid> {
         self.process(PODMAN)
     }
@@ -146,7 +146,7 @@ impl WorkDir {
         self.note_process(SHIM, pid)
     }
 
-    /// The shim's process, if it is still there.
+    /// Returns the shim's process, if it is still there.
     pub(super) fn shim(&self) -> Option<Pid> {
         self.process(SHIM)
     }
@@ -164,7 +164,7 @@ impl WorkDir {
         (start_time(pid)? == start.parse::<u64>().ok()?).then(|| Pid::from_raw(pid))
     }
 
-    /// Whether CRIU has begun to restore: it has opened its log.
+    /// Returns whether CRIU has begun to restore: it has opened its log.
     pub(super) fn restore_began(&self) -> bool {
         fs::read_dir(self.criu()).is_ok_and(|mut entries| entries.next().is_some())
     }
@@ -270,7 +270,7 @@ impl WorkDir {
         }
     }
 
-    /// What podman has printed.
+    /// Returns what podman has printed.
     pub(super) fn printed(&self) -> String {
         let mut bytes = Vec::new();
         // No output is an answer too.
@@ -292,12 +292,12 @@ impl WorkDir {
     }
 }
 
-/// Whether a process has ended. A zombie has: its parent may be an init that never reaps.
+/// Returns whether a process has ended. A zombie has: its parent may be an init that never reaps.
 pub(super) fn is_gone(pid: Pid) -> bool {
     start_time(pid.as_raw()).is_none()
 }
 
-/// The directory of a container's own cgroup; `None` for anything else.
+/// Returns the directory of a container's own cgroup; `None` for anything else.
 fn own_cgroup(path: &str, id: &str) -> Option<PathBuf> {
     let relative = Path::new(path.strip_prefix('/')?);
     let plain = relative.components().all(|part| matches!(part, Component::Normal(_)));

@@ -136,7 +136,7 @@ async fn occupant(context: &Context, departed: &Departed) -> Result<Occupant, Ca
     if let Some(cgroup) = departed.original() {
         // The original was frozen from before the decision on. One that runs was set going by somebody, or is
         // another container in a journal of an earlier version.
-        let frozen = cgroup.is_told_to_freeze()?;
+        let frozen = cgroup.is_freeze_requested()?;
         return Ok(if frozen { Occupant::Original } else { Occupant::Later });
     }
     if !context.engine.exists(&departed.container).await? {

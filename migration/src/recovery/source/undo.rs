@@ -153,7 +153,7 @@ async fn run_on(context: &Context, departed: &Departed) -> Result<bool, Cause> {
     };
     // Each is tried whatever comes of the other: a container that is only cut off must not stay frozen, too.
     let connected = connect(process);
-    let was_frozen = cgroup.is_told_to_freeze();
+    let was_frozen = cgroup.is_freeze_requested();
     cgroup.resume()?;
     let changes = connected? || was_frozen?;
     receive_buffers::restore(&cgroup.pids()?)?;

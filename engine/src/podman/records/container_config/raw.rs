@@ -1,4 +1,4 @@
-//! What is read of podman's `ContainerConfig` and of its networks' state.
+//! The JSON form of podman's `ContainerConfig` and of its networks' state, trimmed to the fields that are read.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
