@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use migration::Background;
-use netmig::marks::MarkBits;
+use netmig::fwmark::MarkBits;
 use protocol::permissions::Pattern;
 use protocol::trust::invitation::USES_LIMIT;
 use protocol::trust::peers::Name;

@@ -22,7 +22,7 @@ mod watches;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use self::landlock::MAYBE_LANDLOCK;
+pub use self::landlock::{MAYBE_LANDLOCK, is_there as has_landlock};
 
 use self::found::Found;
 use self::mounts::Mounts;

@@ -88,7 +88,7 @@ pub fn netlink(bytes: &[u8]) {
         }
     };
     read(bytes);
-    netmig::nfnetlink::walk(bytes, read);
+    netmig::netlink::walk(bytes, read);
 }
 
 /// A journal. A line that was being written changes nothing of what stood before it.

@@ -1,6 +1,6 @@
 //! The first step of everything: reach another host and learn who it is.
 
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use protocol::message::Introduction;
 use protocol::wire;
 use protocol::wire::Connection;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use engine::description::Description;
-use netmig::flow::{Protocol, StandIn};
+use netmig::flow::{Alias, Protocol};
 use protocol::message::{ImageRef, Network};
 use state::blocker::Blocker;
 use state::id::{HostId, MigrationId};
@@ -41,7 +41,7 @@ pub struct Offer {
     pub networks: Vec<Network>,
     pub any_address: bool,
     pub direct: Option<u32>,
-    pub aliases: Vec<StandIn>,
+    pub aliases: Vec<Alias>,
     pub ports: Vec<Port>,
     pub anchors: Vec<HostId>,
     pub memory: u64,

@@ -6,7 +6,8 @@
 //! or an attack. The body of a message never changes once it is released ([`crate::wire`] has the policy).
 //!
 //! The types here are the protocol's own and hold plain values. What the agents work with are other types,
-//! into which these are converted, and the conversion checks what a peer has sent.
+//! into which these are converted, and the conversion checks what a peer has sent. Texts for people are
+//! [`PeerText`], which is harmless to print whatever a peer has written.
 //!
 //! ```text
 //! source                                    destination
@@ -89,6 +90,8 @@ mod offer;
 mod pairing;
 mod path_trial;
 mod settings;
+#[cfg(test)]
+mod texts;
 mod tree;
 mod tunnel;
 
@@ -96,6 +99,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use state::id::HostId;
+use state::peer_text::PeerText;
 
 use self::codec::{decode_body, encode_body};
 
@@ -109,7 +113,7 @@ pub use self::hello::{CAPABILITIES, Hello, Introduction, InvalidHello};
 pub use self::image::{Chunk, FileSum, Manifest};
 pub use self::offer::{Blocker, Finished, Forwarder, ImageRef, Network, Offer, Port, Verdict};
 pub use self::pairing::{Join, Joined};
-pub use self::path_trial::{Barrier, Fate, MAX_TRIALS, TriedPath};
+pub use self::path_trial::{DropRule, Fate, MAX_TRIALS, TriedPath};
 pub use self::settings::{
     CgroupSetting, Membership, Settings, SocketOption, SocketSettings, TaskSettings,
 };
@@ -291,7 +295,7 @@ messages! {
     /// their ways. The entries are those of the source.
     52 => TryPaths(Vec<Flow>),
     /// The destination is ready for them, or the reason why it cannot be.
-    53 => PathsReady(Option<String>),
+    53 => PathsReady(Option<PeerText>),
     /// The packets were sent: the destination sends others back, and tells what became of both.
     54 => AskPaths(()),
     /// What became of them, in the order of the flows.

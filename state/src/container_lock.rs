@@ -60,9 +60,7 @@ impl Error {
     #[must_use]
     pub fn blocker(&self) -> Option<Blocker> {
         match self {
-            Self::Busy(message) => {
-                Some(Blocker { code: "busy".to_owned(), message: message.clone() })
-            }
+            Self::Busy(message) => Some(Blocker::new("busy", message.as_str())),
             _ => None,
         }
     }

@@ -8,6 +8,7 @@
 //! one interruption at a time            (interrupt_slot)
 //! a process that outlives an agent      (guardian)
 //! addresses of other agents             (peer_address)
+//! what peers say, fit to be shown       (peer_text, log)
 //! ```
 
 #![warn(clippy::missing_errors_doc)]
@@ -22,7 +23,9 @@ pub mod host;
 pub mod id;
 pub mod interrupt_slot;
 pub mod journal;
+pub mod log;
 pub mod notes;
 pub mod peer_address;
+pub mod peer_text;
 pub mod private_file;
 pub mod versioned_file;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use netmig::beside::Detour;
-use netmig::flow::{Conntrack, Exchange, Flow};
+use netmig::flow::{Conntrack, Flow, TunnelNat};
+use netmig::siblings::Detour;
 use netmig::table::Table;
 use serde::{Deserialize, Serialize};
 
@@ -38,8 +38,8 @@ pub struct MovedContainer {
     /// When it last did, in seconds since 1970.
     pub moved: u64,
     /// What this host exchanges for it at its tunnels.
-    #[serde(default, skip_serializing_if = "Exchange::is_empty")]
-    pub exchange: Exchange,
+    #[serde(default, skip_serializing_if = "TunnelNat::is_empty")]
+    pub exchange: TunnelNat,
     /// By which containers of its networks are led to this host instead of to each other. They stay in
     /// the note until they are lifted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -49,7 +49,7 @@ pub struct MovedContainer {
 impl MovedContainer {
     /// A container that comes or goes now.
     #[must_use]
-    pub fn new(id: &str, name: &str, addresses: &[IpAddr], exchange: Exchange) -> Self {
+    pub fn new(id: &str, name: &str, addresses: &[IpAddr], exchange: TunnelNat) -> Self {
         Self {
             id: id.to_owned(),
             name: name.to_owned(),
@@ -92,7 +92,7 @@ impl MovedContainer {
         if past.is_empty() {
             return Ok(());
         }
-        past.iter().try_for_each(Detour::lift)?;
+        past.iter().try_for_each(Detour::remove)?;
         self.write(directories, lock)
     }
 
@@ -113,7 +113,7 @@ impl MovedContainer {
     /// # Errors
     /// The kernel refuses the rules.
     pub fn apply(&self) -> Result<(), Cause> {
-        Ok(Table::open()?.exchange(&self.id.parse()?, &self.exchange)?)
+        Ok(Table::open()?.set_tunnel_nat(&self.id.parse()?, &self.exchange)?)
     }
 
     /// Seconds since it last moved.
@@ -176,7 +176,7 @@ pub async fn rejoin(directories: &Directories, id: &str) -> Result<Vec<IpAddr>, 
     let mut others = Vec::new();
     for mut note in notes {
         if note.id == id {
-            others.extend(note.detours.iter().filter(|d| is_led(d)).map(|detour| detour.beside));
+            others.extend(note.detours.iter().filter(|d| is_led(d)).map(|detour| detour.sibling));
             note.lift_unless(directories, &lock, |detour| !is_led(detour))?;
         } else if note.detours.iter().any(is_led) {
             // It came back while this one was away, or both are away and their flows pass another host.
@@ -261,14 +261,14 @@ pub async fn forget_ended(
         let flows: Vec<&Flow> =
             marked.iter().map(|counted| &counted.flow).filter(of_container).collect();
         note.lift_unless(directories, &lock, |detour| {
-            flows.iter().any(|flow| flow.other_end(&addresses) == Some(detour.beside))
+            flows.iter().any(|flow| flow.other_end(&addresses) == Some(detour.sibling))
         })?;
         let id = &note.id;
         if forwarded.iter().any(|other| other.id == *id && other.away().is_some()) {
             continue;
         }
         if flows.is_empty() {
-            Table::open()?.end_exchange(&id.parse()?)?;
+            Table::open()?.remove_tunnel_nat(&id.parse()?)?;
             private_file::remove(&path(&directories.run, id))?;
         }
     }
@@ -311,13 +311,13 @@ mod tests {
 
     fn carried(name: &str) -> MovedContainer {
         let address = "10.88.0.2".parse().unwrap();
-        MovedContainer::new(&"c".repeat(64), name, &[address], Exchange::default())
+        MovedContainer::new(&"c".repeat(64), name, &[address], TunnelNat::default())
     }
 
     fn detour(index: u32) -> Detour {
         let address = "10.88.0.3".parse().unwrap();
         let (namespace, mac) = ("/run/netns/x".into(), [2; 6]);
-        Detour { namespace, interface: index, mac, towards: address, beside: address }
+        Detour { namespace, interface: index, mac, towards: address, sibling: address }
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use serde::{Deserialize, Serialize};
 
 pub use state::id::HostId;

@@ -11,8 +11,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use netmig::flow::{Aliases, NoAlias};
-use netmig::peer::PeerNumber;
-use netmig::table::{Forward, ForwardedPort, HoldTag, Table};
+use netmig::peer_number::PeerNumber;
+use netmig::table::{Forward, ForwardedPort, RuleTag, Table};
 use netmig::tunnel;
 use serde::{Deserialize, Serialize};
 
@@ -122,7 +122,7 @@ impl Note {
             Role::Away(Away { ports, hidden, stand_ins, .. }) => {
                 tunnel::carry_loopback(peer)?;
                 let (ports, hidden) = (ports.clone(), hidden.clone());
-                let forward = Forward { peer, ports, hidden, stand_ins: stand_ins.clone() };
+                let forward = Forward { peer, ports, hidden, sources: stand_ins.clone() };
                 Table::open()?.forward(&tag, &forward)?;
             }
         }
@@ -148,7 +148,7 @@ impl Note {
         Ok(())
     }
 
-    fn tag(&self) -> Result<HoldTag, Cause> {
+    fn tag(&self) -> Result<RuleTag, Cause> {
         Ok(self.id.parse()?)
     }
 

@@ -25,7 +25,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use netmig::events::Events;
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::table::{Guard, Table};
 use netmig::{hold, routing, tunnel};
 use nix::unistd::setsid;
@@ -155,7 +155,7 @@ impl Reconciler<'_> {
         for peer in &peers {
             table.steer(*peer)?;
             if let Some(sender) = tunnel::direct::hardware_address(*peer).await? {
-                table.admit(*peer, sender)?;
+                table.admit_sender(*peer, sender)?;
             }
             routing::install(*peer).await?;
         }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use netmig::flow::{Conntrack, Counted};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::table::{Guard, Table};
 use netmig::tunnel::{self, Kind};
 use ownership::anchor::may_set_key;
@@ -141,7 +141,7 @@ pub async fn complete(peer: PeerNumber, address: IpAddr, end: &TunnelEnd) -> Res
         }
         Transport::Direct(end) => {
             // Before anything can be steered by it.
-            table.admit(peer, end.hardware_address)?;
+            table.admit_sender(peer, end.hardware_address)?;
             let connected = tunnel::direct::connect(peer, address, &end).await?;
             connected.underlay.min(ETHERNET) - DIFFERENCE
         }
@@ -417,8 +417,8 @@ mod tests {
         claim.write(&directories, migration, &lock).unwrap();
         drop(lock);
         let address = "10.88.0.2".parse().unwrap();
-        let passing = vec![(c, netmig::flow::StandIn { here: address, address })];
-        let exchange = netmig::flow::Exchange { passing, ..Default::default() };
+        let passing = vec![(c, netmig::flow::Alias { here: address, address })];
+        let exchange = netmig::flow::TunnelNat { passing, ..Default::default() };
         let carried =
             moved_containers::MovedContainer::new(&"c".repeat(64), "web", &[address], exchange);
         carried.note(&directories).await.unwrap();

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use netmig::flow::{Conntrack, Flow};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
 use protocol::message::{EndFlows, Message};

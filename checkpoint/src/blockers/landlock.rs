@@ -31,8 +31,9 @@ pub(super) fn finding(subject: &Subject<'_>, processes: &Processes) -> Option<Fi
     })
 }
 
-/// Whether this kernel has Landlock.
-fn is_there() -> bool {
+/// Returns whether this kernel has Landlock, and it is enabled.
+#[must_use]
+pub fn is_there() -> bool {
     let none = std::ptr::null::<libc::c_void>();
     // SAFETY: with this flag the call takes no ruleset and returns a version (landlock_create_ruleset(2)).
     let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0, VERSION) };

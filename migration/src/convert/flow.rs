@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use netmig::flow::{Flow, Protocol, StandIn, TcpState, Tuple, Zone, ZoneScope};
+use netmig::flow::{Alias, Flow, Protocol, TcpState, Tuple, Zone, ZoneScope};
 use protocol::message::flow as wire;
 use state::id::HostId;
 use steering::flow_end::FlowEnds;
@@ -18,7 +18,7 @@ pub struct FlowBatch {
     pub flows: Vec<Flow>,
     /// What stands in the tunnel for the source's gateways and for addresses of the destination that are the
     /// other end of a flow.
-    pub stand_ins: Vec<StandIn>,
+    pub aliases: Vec<Alias>,
     /// Addresses of the destination that are the other end of a flow: such flows become local there.
     pub at_destination: Vec<IpAddr>,
 }
@@ -35,7 +35,7 @@ plain_fields! {
 
 same_fields! {
     Zone => wire::Zone { id, scope }
-    FlowBatch => wire::FlowBatch { anchor, flows, stand_ins, at_destination }
+    FlowBatch => wire::FlowBatch { anchor, flows, aliases, at_destination }
     FlowEnds => wire::FlowEnds { protocol, own, far }
 }
 
@@ -78,15 +78,15 @@ impl Wire for Flow {
     }
 }
 
-impl Wire for StandIn {
-    type Form = wire::StandIn;
+impl Wire for Alias {
+    type Form = wire::Alias;
 
-    fn into_wire(self) -> wire::StandIn {
+    fn into_wire(self) -> wire::Alias {
         let Self { here, address } = self;
-        wire::StandIn { here, address }
+        wire::Alias { here, address }
     }
 
-    fn from_wire(wire::StandIn { here, address }: wire::StandIn) -> Result<Self, Refused> {
+    fn from_wire(wire::Alias { here, address }: wire::Alias) -> Result<Self, Refused> {
         if here.is_ipv4() != address.is_ipv4() {
             return Err(Refused::Impossible("an address in place of another one"));
         }
@@ -127,11 +127,11 @@ mod tests {
     #[test]
     fn flows_come_back() {
         let udp = Flow { protocol: Protocol::Udp, tcp: None, ..flow() };
-        let stand_in = StandIn { here: [10, 88, 0, 1].into(), address: [198, 18, 7, 7].into() };
+        let stand_in = Alias { here: [10, 88, 0, 1].into(), address: [198, 18, 7, 7].into() };
         comes_back(&FlowBatch {
             anchor: Some(HostId([4; 16])),
             flows: vec![flow(), udp],
-            stand_ins: vec![stand_in],
+            aliases: vec![stand_in],
             at_destination: vec![[192, 0, 2, 2].into()],
         });
         comes_back(&FlowEnds {
@@ -155,7 +155,7 @@ mod tests {
         for strange in [two_families, other_state] {
             assert!(Flow::from_wire(strange).is_err(), "{strange:?}");
         }
-        let stand_in = wire::StandIn { here: six, address: [198, 18, 7, 7].into() };
-        assert!(StandIn::from_wire(stand_in).is_err());
+        let stand_in = wire::Alias { here: six, address: [198, 18, 7, 7].into() };
+        assert!(Alias::from_wire(stand_in).is_err());
     }
 }

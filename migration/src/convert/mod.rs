@@ -20,11 +20,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use state::id::{HostId, MigrationId};
+use state::peer_text::PeerText;
 
 pub use self::comparison::{differences, join, parts};
 pub use self::flow::FlowBatch;
 pub use self::network_state::NetworkState;
-pub use self::path_trial::{TriedPath, plain_words};
+pub use self::path_trial::TriedPath;
 pub use self::settings::Settings;
 
 /// A type that has a wire form.
@@ -59,10 +60,10 @@ pub enum Refused {
     },
     /// Facts of a kind that is compared by no version that this agent is compatible with.
     #[error("the peer has sent facts of the kind {0:?}, which this agent does not compare")]
-    UnknownKind(String),
+    UnknownKind(PeerText),
     /// Kernel parameters of a network namespace.
     #[error(transparent)]
-    Parameters(#[from] netmig::parameters::Error),
+    Parameters(#[from] netmig::sysctl::Error),
     /// A fingerprint.
     #[error(transparent)]
     Fingerprint(#[from] checkpoint::fingerprint::Error),
@@ -96,6 +97,7 @@ plain!(
     i32,
     i64,
     String,
+    PeerText,
     Bytes,
     IpAddr,
     SocketAddr,

@@ -5,11 +5,14 @@ use protocol::message as wire;
 use state::blocker::Blocker;
 use steering::port_forward::Forwarder;
 
-use super::same_fields;
+use super::{plain_fields, same_fields};
 use crate::offer::{Offer, Port, Verdict};
 
-same_fields! {
+plain_fields! {
     Blocker => wire::Blocker { code, message }
+}
+
+same_fields! {
     Verdict => wire::Verdict { blockers, image_missing, addresses }
     Forwarder => wire::Forwarder { host, readdressed }
     Port => wire::Port { protocol, host_address, host_port, container_port }
@@ -21,7 +24,7 @@ same_fields! {
 
 #[cfg(test)]
 mod tests {
-    use netmig::flow::{Protocol, StandIn};
+    use netmig::flow::{Alias, Protocol};
     use state::id::{HostId, MigrationId};
 
     use super::*;
@@ -45,7 +48,7 @@ mod tests {
             networks: vec![wire::Network { name: text("podman"), addresses: vec![own] }],
             any_address: true,
             direct: Some(1500),
-            aliases: vec![StandIn { here: own, address: [198, 18, 7, 7].into() }],
+            aliases: vec![Alias { here: own, address: [198, 18, 7, 7].into() }],
             ports: vec![Port {
                 protocol: Protocol::Udp,
                 host_address: None,
@@ -65,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_verdict_comes_back() {
-        let blocker = Blocker { code: "cpu".to_owned(), message: "b lacks avx".to_owned() };
+        let blocker = Blocker::new("cpu", "b lacks avx");
         let addresses = vec![[192, 0, 2, 2].into()];
         comes_back(&Verdict { blockers: vec![blocker], image_missing: true, addresses });
     }

@@ -1,7 +1,8 @@
 //! What became of packets that tried the ways of flows. It is shown to people.
 
-use netmig::path::{Barrier, Fate};
+use netmig::path_trial::{DropRule, Fate};
 use protocol::message as wire;
+use state::peer_text::{PeerText, is_plain};
 
 use super::{Refused, Wire, same_variants};
 
@@ -19,24 +20,24 @@ pub struct TriedPath {
     /// Packets from the container, which came by its bridge.
     pub from: Fate,
     /// What may have dropped them, where no rule of nftables did.
-    pub suspects: Vec<String>,
+    pub suspects: Vec<PeerText>,
 }
 
 same_variants! {
-    Fate => wire::Fate { Unseen, Stuck, Forwarded, Arrived, Dropped(barrier) }
+    Fate => wire::Fate { Unseen, Stuck, Forwarded, Arrived, Dropped(rule) }
 }
 
-impl Wire for Barrier {
-    type Form = wire::Barrier;
+impl Wire for DropRule {
+    type Form = wire::DropRule;
 
-    fn into_wire(self) -> wire::Barrier {
+    fn into_wire(self) -> wire::DropRule {
         let Self { family, table, chain, rule } = self;
-        wire::Barrier { family, table, chain, rule }
+        wire::DropRule { family, table, chain, rule }
     }
 
-    fn from_wire(form: wire::Barrier) -> Result<Self, Refused> {
-        let wire::Barrier { family, table, chain, rule } = form;
-        if !is_plain(&table, MAX_NAME) || !is_plain(&chain, MAX_NAME) {
+    fn from_wire(form: wire::DropRule) -> Result<Self, Refused> {
+        let wire::DropRule { family, table, chain, rule } = form;
+        if !is_name(&table) || !is_name(&chain) {
             return Err(Refused::Impossible("the name of a table or chain"));
         }
         Ok(Self { family, table, chain, rule })
@@ -56,22 +57,16 @@ impl Wire for TriedPath {
         if suspects.len() > MAX_SUSPECTS {
             return Err(Refused::TooMany { what: "suspects", limit: MAX_SUSPECTS });
         }
-        if !suspects.iter().all(|text| is_plain(text, MAX_SENTENCE)) {
+        if suspects.iter().any(|text| text.len() > MAX_SENTENCE) {
             return Err(Refused::Impossible("a suspect"));
         }
         Ok(Self { towards: Fate::from_wire(towards)?, from: Fate::from_wire(from)?, suspects })
     }
 }
 
-/// Returns whether a text can be shown to people as it is: one line of a bounded length.
-fn is_plain(text: &str, limit: usize) -> bool {
-    text.len() <= limit && !text.contains(char::is_control)
-}
-
-/// Returns a peer's sentence in a form that can be shown to people: one line of a bounded length.
-#[must_use]
-pub fn plain_words(said: &str) -> String {
-    said.chars().take(MAX_SENTENCE).map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// Returns whether a name can be shown to people as it is.
+fn is_name(name: &str) -> bool {
+    name.len() <= MAX_NAME && name.chars().all(is_plain)
 }
 
 #[cfg(test)]
@@ -80,13 +75,13 @@ mod tests {
     use crate::convert::comes_back;
 
     fn dropped(table: &str) -> TriedPath {
-        let barrier = Barrier {
+        let rule = DropRule {
             family: 1,
             table: table.to_owned(),
             chain: "guard".to_owned(),
             rule: Some(7),
         };
-        TriedPath { towards: Fate::Arrived, from: Fate::Dropped(barrier), suspects: Vec::new() }
+        TriedPath { towards: Fate::Arrived, from: Fate::Dropped(rule), suspects: Vec::new() }
     }
 
     fn is_taken(path: TriedPath) -> bool {
@@ -95,7 +90,7 @@ mod tests {
 
     #[test]
     fn tried_paths_come_back() {
-        comes_back(&TriedPath { suspects: vec!["a missing route".to_owned()], ..dropped("fw") });
+        comes_back(&TriedPath { suspects: vec!["a missing route".into()], ..dropped("fw") });
         for fate in [Fate::Unseen, Fate::Stuck, Fate::Forwarded, Fate::Arrived] {
             comes_back(&TriedPath { towards: fate, ..dropped("fw") });
         }
@@ -104,14 +99,12 @@ mod tests {
     #[test]
     fn names_and_sentences_that_no_agent_sends_are_refused() {
         assert!(!is_taken(dropped(&"x".repeat(MAX_NAME + 1))));
-        for strange in ["\u{1b}[2J", "a\nb", "\u{9b}1m"] {
-            assert!(!is_taken(dropped(strange)));
-            assert!(!plain_words(strange).contains(char::is_control));
+        for strange in ["\u{1b}[2J", "a\nb", "\u{9b}1m", "\u{202e}wf"] {
+            assert!(!is_taken(dropped(strange)), "{strange:?}");
         }
-        let with = |suspects: Vec<String>| is_taken(TriedPath { suspects, ..dropped("fw") });
-        assert!(with(vec!["a missing route".to_owned(); MAX_SUSPECTS]));
-        assert!(!with(vec![String::new(); MAX_SUSPECTS + 1]));
-        assert!(!with(vec!["y".repeat(MAX_SENTENCE + 1)]));
-        assert_eq!(plain_words(&"z".repeat(1 << 20)).len(), MAX_SENTENCE);
+        let with = |suspects: Vec<PeerText>| is_taken(TriedPath { suspects, ..dropped("fw") });
+        assert!(with(vec!["a missing route".into(); MAX_SUSPECTS]));
+        assert!(!with(vec![PeerText::default(); MAX_SUSPECTS + 1]));
+        assert!(!with(vec!["y".repeat(MAX_SENTENCE + 1).into()]));
     }
 }

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use netmig::flow::Conntrack;
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use ownership::anchor::{Leading, leading, may_lead};
 use protocol::message::{AnchorOffer, Message, MigrationId, Rehome};
@@ -173,7 +173,7 @@ async fn lead(host: &Host, source: HostId, order: &Rehome) -> Result<u64, Cause>
         return Err(Error::NoTunnel.into());
     }
     // Only flows that lead to whoever gives this order.
-    let led = block_in_place(|| Conntrack::open()?.lead(&container, from, Some(to)))?;
+    let led = block_in_place(|| Conntrack::open()?.redirect(&container, from, Some(to)))?;
     // Gateways of this host are in every tunnel the same; their loopback addresses are not allowed in
     // each.
     let concerned = |note: &MovedContainer| note.addresses.iter().any(|ip| container.contains(ip));

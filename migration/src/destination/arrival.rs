@@ -18,10 +18,11 @@ use checkpoint::images::{Chunk, ImageDir, Manifest};
 use checkpoint::urgency::{MANY_FILES, Urgency};
 use engine::Kind;
 use engine::stage::{PreparedStage, Staged};
+use netmig::container_network::ContainerNetwork;
 use netmig::flow::{self, Flow, Readdressed};
 use netmig::isolation::Port;
-use netmig::peer::PeerNumber;
-use netmig::sandbox::Sandbox;
+use netmig::peer_number::PeerNumber;
+use netmig::routing;
 use protocol::message::{self, Message, Prepared, Tree};
 use protocol::permissions::Permissions;
 use protocol::wire::Connection;
@@ -40,6 +41,7 @@ use tokio::task::block_in_place;
 use super::addresses::addresses;
 use super::admission::{Addresses, Looked};
 use super::anchors::Anchors;
+use super::claimed_flows::Claims;
 use super::image_import;
 use super::incoming::{Incoming, Limits};
 use super::prepared_stage::Expected;
@@ -124,7 +126,7 @@ pub struct Network {
     /// Its port of the host's bridge.
     pub port: Port,
     /// Its own side.
-    pub sandbox: Sandbox,
+    pub sandbox: ContainerNetwork,
     /// Where its network namespace is.
     pub namespace: PathBuf,
     /// Other containers of its network that it left here and comes back to, with their Ethernet addresses.
@@ -324,12 +326,16 @@ impl Arrival {
         }
         let others = OfOthers::read(&self.host.directories, &self.offer.id)?;
         let addresses = addresses(&self.offer);
+        let here = routing::host_addresses().await?;
+        let claims = Claims::new(self.host, self.offer.id.clone(), self.addresses(), here)?;
         let mut files = 0;
         let manifest = loop {
             let step = match self.next_before(connection, begin_by).await {
                 Ok(Message::Unstage(())) => {
-                    // What was made for flows is made for this container's next attempt.
+                    // The container may have other addresses when it is staged again.
+                    self.created = std::mem::take(&mut incoming.created);
                     drop(incoming);
+                    block_in_place(|| self.forget_flows())?;
                     return self.unstage(connection).await.map(|()| None);
                 }
                 Ok(Message::Chunks(chunks)) => match Vec::<Chunk>::from_wire(chunks) {
@@ -351,7 +357,7 @@ impl Arrival {
                 Ok(Message::TreeEnd(end)) => block_in_place(|| incoming.end_pass(&end)),
                 Ok(Message::LogData(data)) => block_in_place(|| incoming.log(&data.0)),
                 Ok(Message::Flows(batch)) => {
-                    self.take_flows(&mut incoming, batch, &addresses, &others)
+                    self.take_flows(&mut incoming, batch, &addresses, &others, &claims)
                 }
                 Ok(Message::Settings(settings)) => Settings::from_wire(settings)
                     .map_err(Cause::from)
@@ -400,6 +406,7 @@ impl Arrival {
         batch: message::FlowBatch,
         addresses: &[IpAddr],
         others: &OfOthers,
+        claims: &Claims,
     ) -> Result<(), Cause> {
         let batch = FlowBatch::from_wire(batch)?;
         let hop = self.next_hop(batch.anchor)?;
@@ -408,11 +415,11 @@ impl Arrival {
             return Err(NotOffered.into());
         }
         block_in_place(|| {
-            others.check_far(&batch.stand_ins)?;
-            let (stand_ins, readdressed) = (&batch.stand_ins[..], &self.readdressed[..]);
+            others.check_far(&batch.aliases)?;
+            let (aliases, readdressed) = (&batch.aliases[..], &self.readdressed[..]);
             let udp_timeout = flow::udp_timeout();
-            let arrival = flow::Arrival { hop, stand_ins, readdressed, udp_timeout };
-            incoming.flows(&batch, addresses, &arrival)
+            let arrival = flow::Relocation { hop, aliases, readdressed, udp_timeout };
+            incoming.flows(&batch, addresses, &arrival, claims)
         })
     }
 

@@ -44,7 +44,8 @@ pub async fn converse(copies: &'static Copies, connection: &mut Connection) -> R
         Message::Offer(_) if host.is_stopping() => {
             let failure = Failure {
                 code: FailureCode::Stopping,
-                message: format!("agent-server on {} is stopping; try again later", host.name),
+                message: format!("agent-server on {} is stopping; try again later", host.name)
+                    .into(),
             };
             Ok(connection.send(&Message::Failure(failure)).await?)
         }
@@ -100,7 +101,8 @@ async fn offered(
                 "{0} does not let this host move containers there: run agent-server invite on {0}, \
                  and agent-client join TOKEN here",
                 host.name
-            ),
+            )
+            .into(),
         };
         connection.send(&Message::Failure(failure)).await?;
         return Err(NotASource.into());

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::images::{self, Chunk, ImageDir, Manifest};
 use checkpoint::tree::{self, Applier, Record};
-use netmig::flow::{Arrival, Conntrack, Flow};
+use netmig::flow::{Conntrack, Flow, Relocation};
 use protocol::message::{Message, Tree, TreeChange, TreeDigest, TreeEnd};
 use state::cause::Cause;
 
 use super::arrival::FarEnds;
+use super::claimed_flows::Claims;
 use crate::convert::{FlowBatch, Settings, Wire};
 
 /// Flows of one container; more than a host's conntrack table holds by default.
@@ -216,12 +217,14 @@ impl Incoming {
         }
     }
 
-    /// Makes the entries that lead the flows' packets between the container and the anchor.
+    /// Makes the entries that lead the flows' packets between the container and the anchor, if all of them are
+    /// the container's.
     pub fn flows(
         &mut self,
         batch: &FlowBatch,
         container: &[IpAddr],
-        arrival: &Arrival<'_>,
+        arrival: &Relocation<'_>,
+        claims: &Claims,
     ) -> Result<(), Cause> {
         let flows = &batch.flows[..];
         if self.created.len() + flows.len() > FLOW_LIMIT {
@@ -230,6 +233,7 @@ impl Incoming {
         self.unscaled |= flows.iter().any(|flow| flow.tcp.is_some_and(|tcp| !tcp.is_scaled()));
         let entries: Vec<Flow> =
             flows.iter().filter_map(|flow| flow.at_destination(container, arrival)).collect();
+        claims.check(&entries)?;
         self.far_ends.add(batch, container, arrival);
         // Also of a request that is refused some may have been made.
         self.created.extend(entries.iter().cloned());
@@ -238,7 +242,13 @@ impl Incoming {
             // The address is the staged container's now: what an earlier holder of it left goes.
             let stale: Vec<Flow> =
                 existing.iter().filter_map(|&index| entries.get(index).cloned()).collect();
-            self.conntrack.delete(&stale)?;
+            if let Some(other) = claims.clear(&mut self.conntrack, &stale)? {
+                return Err(Error::CarriedAlready {
+                    count: existing.len(),
+                    flow: other.to_string(),
+                }
+                .into());
+            }
             existing = self.conntrack.create(&entries)?.existing;
             existing.retain(|index| entries.get(*index).is_some_and(|entry| stale.contains(entry)));
         }

@@ -11,6 +11,7 @@ mod admission;
 mod anchor_role;
 mod anchors;
 mod arrival;
+mod claimed_flows;
 mod comparison;
 mod conversation;
 mod copy;

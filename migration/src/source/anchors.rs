@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netmig::flow::{Conntrack, Flow};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
 use protocol::message::{AnchorOffer, AnchorTunnel, Message, MigrationId, Rehome};

@@ -112,8 +112,7 @@ mod tests {
 
     #[test]
     fn only_the_destinations_own_words_deny_a_copy() {
-        let said =
-            |code| Error::Wire(wire::Error::Failure(Failure { code, message: String::new() }));
+        let said = |code| Error::Wire(wire::Error::Failure(Failure { code, message: "".into() }));
         assert_eq!(said(FailureCode::Unknown).next(), Next::GoBack);
         assert_eq!(said(FailureCode::Lost).next(), Next::AskPerson);
         for code in [FailureCode::Step, FailureCode::Deadline, FailureCode::Stopping] {

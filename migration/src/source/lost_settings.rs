@@ -12,18 +12,18 @@ pub fn blockers(engine: Kind, container: &str, described: &Described) -> Vec<Blo
             "{container} has secrets of {engine}'s, which stay on this host; create it without (--secret), and \
              give it the values in another way"
         );
-        blockers.push(Blocker { code: "secret".to_owned(), message });
+        blockers.push(Blocker::new("secret", message));
     }
     blockers
 }
 
 fn lost(container: &str, setting: &str) -> Blocker {
-    Blocker {
-        code: "setting".to_owned(),
-        message: format!(
+    Blocker::new(
+        "setting",
+        format!(
             "{container} has the setting {setting}, which would be lost or changed; create it without"
         ),
-    }
+    )
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! only kinds that both read.
 
 use serde::{Deserialize, Serialize};
+use state::peer_text::PeerText;
 
 /// A part of what the kernel tells of the frozen original.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,11 +40,11 @@ pub struct Difference {
     /// The kind's name.
     pub kind: String,
     /// What the fact is about.
-    pub object: String,
+    pub object: PeerText,
     /// The original's value; `None` where only the copy has the fact.
-    pub original: Option<String>,
+    pub original: Option<PeerText>,
     /// The copy's value; `None` where only the original has the fact.
-    pub copy: Option<String>,
+    pub copy: Option<PeerText>,
 }
 
 /// The configuration of a container's network namespace.

@@ -1,6 +1,7 @@
 //! Why the other host gave up.
 
 use serde::{Deserialize, Serialize};
+use state::peer_text::PeerText;
 
 /// Why the other host gave up. Its copy of the container, if it had one, no longer exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -8,7 +9,7 @@ pub struct Failure {
     /// The class.
     pub code: FailureCode,
     /// A whole sentence for people, with the tail of CRIU's log where that helps.
-    pub message: String,
+    pub message: PeerText,
 }
 
 /// The class of a failure. It decides what the source does next, and the exit code.

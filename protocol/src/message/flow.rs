@@ -85,7 +85,7 @@ pub struct Flow {
 
 /// An address of the source's container networks, and the one that stands for it in the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StandIn {
+pub struct Alias {
     /// The address on the source.
     pub here: IpAddr,
     /// The address in the tunnel.
@@ -101,7 +101,7 @@ pub struct FlowBatch {
     pub flows: Vec<Flow>,
     /// What stands in the tunnel for the source's gateways and for addresses of the destination that are the
     /// other end of a flow.
-    pub stand_ins: Vec<StandIn>,
+    pub aliases: Vec<Alias>,
     /// Addresses of the destination that are the other end of a flow: such flows become local there.
     pub at_destination: Vec<IpAddr>,
 }

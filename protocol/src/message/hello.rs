@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use state::peer_text::PeerText;
 
 /// Names of everything that this agent understands and that not every agent of a compatible version does. A
 /// message that needs a capability is sent only to an agent that names it.
@@ -41,9 +42,9 @@ pub struct Hello {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Introduction {
     /// The host's name, to show to people.
-    pub name: String,
+    pub name: PeerText,
     /// The version of the software, to show to people.
-    pub software: String,
+    pub software: PeerText,
     /// What the agent understands beyond its version's own messages, by name. Some of it may be unknown
     /// here.
     pub capabilities: BTreeSet<String>,
@@ -68,8 +69,8 @@ impl Introduction {
     #[must_use]
     pub fn of_this_agent(name: &str, software: &str) -> Self {
         Self {
-            name: name.to_owned(),
-            software: software.to_owned(),
+            name: name.into(),
+            software: software.into(),
             capabilities: CAPABILITIES.iter().map(|name| (*name).to_owned()).collect(),
         }
     }
@@ -80,11 +81,11 @@ impl From<&Introduction> for Hello {
         let Introduction { name, software, capabilities } = introduction;
         let capabilities = capabilities.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
         let fields = [
-            (NAME, name.clone()),
-            (SOFTWARE, software.clone()),
-            (CAPABILITIES_FIELD, capabilities),
+            (NAME, name.as_str()),
+            (SOFTWARE, software.as_str()),
+            (CAPABILITIES_FIELD, &capabilities),
         ];
-        let field = |(name, value): (&str, String)| (name.to_owned(), ByteBuf::from(value));
+        let field = |(name, value): (&str, &str)| (name.to_owned(), ByteBuf::from(value));
         Self { fields: fields.into_iter().map(field).collect() }
     }
 }
@@ -109,7 +110,7 @@ impl TryFrom<Hello> for Introduction {
         if capabilities.len() > MAX_CAPABILITIES || !capabilities.iter().all(|c| is_capability(c)) {
             return Err(InvalidHello::Capabilities);
         }
-        Ok(Self { name, software, capabilities })
+        Ok(Self { name: name.into(), software: software.into(), capabilities })
     }
 }
 
@@ -135,8 +136,8 @@ mod tests {
     #[test]
     fn an_introduction_survives_the_wire() {
         let introduction = Introduction {
-            name: "a".to_owned(),
-            software: "1.2.3".to_owned(),
+            name: "a".into(),
+            software: "1.2.3".into(),
             capabilities: ["second".to_owned(), "first".to_owned()].into(),
         };
         let wire = Hello::from(&introduction);

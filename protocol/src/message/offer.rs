@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use state::id::{HostId, MigrationId};
+use state::peer_text::PeerText;
 
 use super::description::Description;
-use super::flow::{Protocol, StandIn};
+use super::flow::{Alias, Protocol};
 
 /// An image of the engine's store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,7 +77,7 @@ pub struct Offer {
     pub direct: Option<u32>,
     /// What stands in the tunnel for each of the container's addresses if it gets another one, and for the
     /// source's gateways.
-    pub aliases: Vec<StandIn>,
+    pub aliases: Vec<Alias>,
     /// The container's published ports.
     pub ports: Vec<Port>,
     /// Hosts other than the source that are anchors of the container's flows. If the destination is among
@@ -102,9 +103,9 @@ pub struct Offer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocker {
     /// A stable short name in kebab case.
-    pub code: String,
+    pub code: PeerText,
     /// A whole sentence: what is in the way, and what to do.
-    pub message: String,
+    pub message: PeerText,
 }
 
 /// What the destination says to an offer.

@@ -1,6 +1,7 @@
 //! What became of packets that tried the ways of flows.
 
 use serde::{Deserialize, Serialize};
+use state::peer_text::PeerText;
 
 /// How often a source may begin to try the ways of one container's flows.
 pub const MAX_TRIALS: usize = 9;
@@ -13,7 +14,7 @@ pub struct TriedPath {
     /// Packets from the container, which came by its bridge.
     pub from: Fate,
     /// What may have dropped them, where no rule of nftables did.
-    pub suspects: Vec<String>,
+    pub suspects: Vec<PeerText>,
 }
 
 /// What a host saw of a packet.
@@ -28,12 +29,12 @@ pub enum Fate {
     /// It came, and was about to leave the host where it was to arrive.
     Arrived,
     /// A rule or a chain's policy dropped it.
-    Dropped(Barrier),
+    Dropped(DropRule),
 }
 
 /// A rule, or a chain's policy, that drops packets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Barrier {
+pub struct DropRule {
     /// The number of the table's family (`NFPROTO_*`).
     pub family: u8,
     /// The table.

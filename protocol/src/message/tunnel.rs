@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use state::id::{HostId, MigrationId};
+use state::peer_text::PeerText;
 
 /// One end of a tunnel, or of a direct way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,7 +12,7 @@ pub struct TunnelEnd {
     /// How packets reach it.
     pub transport: Transport,
     /// `wireguard` (the kernel's), `wireguard-go` or `direct`, to show to people.
-    pub kind: String,
+    pub kind: PeerText,
 }
 
 /// How packets reach the end of a tunnel.

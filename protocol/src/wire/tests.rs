@@ -302,7 +302,7 @@ async fn nothing_follows_a_frame_that_was_not_finished() {
 async fn a_closed_connection_tells_why_if_the_far_end_did() {
     let (mut a, mut b) = talking().await;
     let failure =
-        Failure { code: crate::message::FailureCode::Step, message: "the disk is full".to_owned() };
+        Failure { code: crate::message::FailureCode::Step, message: "the disk is full".into() };
     b.send(&Message::Failure(failure)).await.unwrap();
     drop(b);
     let error = loop {
@@ -317,10 +317,8 @@ async fn a_closed_connection_tells_why_if_the_far_end_did() {
 #[tokio::test]
 async fn failures_arrive_with_their_reason() {
     let (mut a, mut b) = talking().await;
-    let failure = Failure {
-        code: crate::message::FailureCode::Conflict,
-        message: "port 80 is taken".to_owned(),
-    };
+    let failure =
+        Failure { code: crate::message::FailureCode::Conflict, message: "port 80 is taken".into() };
     a.send(&Message::Failure(failure)).await.unwrap();
     let error = expect!(b, Duration::from_secs(1), Verdict).unwrap_err();
     assert_eq!(error.to_string(), "port 80 is taken");

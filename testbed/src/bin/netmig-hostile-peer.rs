@@ -9,6 +9,12 @@
 //! ```
 //!
 //! What comes back is printed as JSON, for each message of each conversation.
+//!
+//! It also takes the place of an agent-server that says such things:
+//!
+//! ```json
+//! {"port": 7472, "role": "Refuse", "text": "no\u001b[2J"}
+//! ```
 
 use std::io::Read;
 use std::process::ExitCode;
@@ -18,11 +24,13 @@ use checkpoint::criu;
 use clap::{Parser, Subcommand};
 use migration::convert::Wire;
 use migration::offer::Offer;
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{ImageRef, Introduction, Message, Network};
-use protocol::trust::Trust;
+use protocol::message::{
+    Blocker, Failure, FailureCode, Hello, ImageRef, Introduction, Message, Network, Verdict,
+};
+use protocol::trust::{Servers, Trust};
 use protocol::wire::{self, Connection};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -31,7 +39,8 @@ use state::directories::{Directories, STATE};
 use state::host;
 use state::id::{HostId, MigrationId};
 use state::peer_address::Destination;
-use steering::tunnels::{self, SteeringLock, TunnelEnd};
+use state::peer_text::PeerText;
+use steering::tunnels::{self, SteeringLock, Transport, TunnelEnd};
 
 /// A paired host that does not keep to the protocol
 #[derive(Parser)]
@@ -47,6 +56,29 @@ enum Action {
     Whoami,
     /// Hold the conversations that are described on standard input
     Say,
+    /// Answer as a destination, as this JSON describes, until it is ended
+    Answer { script: String },
+}
+
+/// What a destination says to whatever it is offered.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answers {
+    /// The port on which it listens.
+    port: u16,
+    /// How it says it.
+    role: Role,
+    /// Its words, as they are sent.
+    text: String,
+}
+
+/// How a destination refuses an offer.
+#[derive(Clone, Copy, Deserialize)]
+enum Role {
+    /// With a verdict.
+    Refuse,
+    /// By a failure.
+    Fail,
 }
 
 /// What is to be said, and to whom.
@@ -83,6 +115,8 @@ enum Line {
     },
     /// After an offer: a tunnel that works, as the client would make it.
     Tunnel { tunnel: bool },
+    /// An end of a tunnel that does not work, whose kind is this text as it is.
+    RawKind { tunnel_of_kind: String },
     /// As a first line: whether to introduce itself.
     Greeting { greet: bool },
     /// Waits before the next line.
@@ -152,6 +186,44 @@ fn act(action: &Action) -> Result<String, Cause> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             Ok(serde_json::to_string(&runtime.block_on(say(&trust, script))?)?)
         }
+        Action::Answer { script } => {
+            let answers = serde_json::from_str(script)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(answer(&trust, &answers))
+        }
+    }
+}
+
+/// Answers one connection after another as a destination; never returns but for an error.
+async fn answer(trust: &Trust, answers: &Answers) -> Result<String, Cause> {
+    let servers = Servers::new(trust)?;
+    let listener = tokio::net::TcpListener::bind(("0.0.0.0", answers.port)).await?;
+    eprintln!("listening");
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let (_, mut connection) = Connection::accept(&servers, stream).await?;
+        while let Ok(message) = connection.receive(Duration::from_secs(30)).await {
+            let text = || PeerText::raw(answers.text.clone());
+            let said = match message {
+                Message::Hello(_) => {
+                    let (name, software) = (text(), text());
+                    let own = Introduction { name, software, ..Introduction::default() };
+                    Message::Hello(Hello::from(&own))
+                }
+                Message::Offer(_) => match answers.role {
+                    Role::Refuse => Message::Verdict(Verdict {
+                        blockers: vec![Blocker { code: text(), message: text() }],
+                        image_missing: false,
+                        addresses: Vec::new(),
+                    }),
+                    Role::Fail => {
+                        Message::Failure(Failure { code: FailureCode::Step, message: text() })
+                    }
+                },
+                _ => continue,
+            };
+            connection.send(&said).await?;
+        }
     }
 }
 
@@ -190,6 +262,11 @@ async fn converse(
                 continue;
             }
             Line::Message { send, body, at_once } => (message(&send, body)?, at_once),
+            Line::RawKind { tunnel_of_kind } => {
+                let transport = Transport::WireGuard { public_key: [9; 32], port: 40_000 };
+                let end = TunnelEnd { transport, kind: PeerText::raw(tunnel_of_kind) };
+                (Message::TunnelOffer(end.into_wire()), false)
+            }
             Line::Offer { offer, migration, anchors } => {
                 let offer = describe(&offer, migration, anchors).await?;
                 (Message::Offer(Box::new(offer.into_wire())), false)

@@ -12,6 +12,7 @@ pub(super) const ALL: &[(&str, Enter)] = &[
     ("bpf", bpf),
     ("secret-memory", secret_memory),
     ("landlock", landlock),
+    ("landlock-of-an-administrator", || restricted(ruleset()?)),
     ("landlock-ruleset", || kept(ruleset()?)),
     ("seccomp-notify", seccomp_notify),
 ];
@@ -67,6 +68,11 @@ fn ruleset() -> io::Result<OwnedFd> {
 fn landlock() -> io::Result<Kept> {
     let ruleset = ruleset()?;
     nix::sys::prctl::set_no_new_privs()?;
+    restricted(ruleset)
+}
+
+/// Puts itself under a ruleset, which needs CAP_SYS_ADMIN or no_new_privs.
+fn restricted(ruleset: OwnedFd) -> io::Result<Kept> {
     // SAFETY: landlock_restrict_self(2) takes numbers alone.
     check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) })?;
     drop(ruleset);

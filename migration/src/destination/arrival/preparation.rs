@@ -7,10 +7,10 @@ use checkpoint::runtime::Runtime;
 use engine::Engine;
 use engine::stage::{self, Conflict, PreparedStage, Stage, Staged};
 use netmig::configuration::{Configuration, Difference, Known};
+use netmig::container_network::ContainerNetwork;
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
-use netmig::peer::PeerNumber;
-use netmig::sandbox::Sandbox;
+use netmig::peer_number::PeerNumber;
 use netmig::table::{Table, TableError};
 use netmig::tunnel;
 use protocol::message::{AnchorTunnel, Failure, FailureCode, Message};
@@ -60,7 +60,7 @@ impl Arrival {
     fn make_equal(
         &self,
         namespace: &Namespace,
-        sandbox: &Sandbox,
+        sandbox: &ContainerNetwork,
         port: &Port,
     ) -> Result<(), Cause> {
         let Some(NetworkState { configuration, parameters }) = &self.wanted else { return Ok(()) };
@@ -126,7 +126,7 @@ impl Arrival {
             Err(cause) if cause.is::<KeyPassedOn>() => {
                 tracing::warn!("{}: {}", self.offer.migration, chain(cause.as_ref()));
                 let failure =
-                    Failure { code: FailureCode::Conflict, message: chain(cause.as_ref()) };
+                    Failure { code: FailureCode::Conflict, message: chain(cause.as_ref()).into() };
                 return Ok(connection.send(&Message::Failure(failure)).await?);
             }
             Err(cause) => return Err(cause),
@@ -207,7 +207,7 @@ impl Arrival {
         let namespace = Namespace::at_path(&path)?;
         // A runtime sets them when it starts a container, not when it restores one.
         namespace.set_parameters(&self.offer.description.confinement.sysctls)?;
-        let sandbox = Sandbox::open(&namespace)?;
+        let sandbox = ContainerNetwork::open(&namespace)?;
         let interface = sandbox.interfaces().first().ok_or(Incomplete("an interface"))?;
         // Flows are taken over for these addresses, so they have to be the container's.
         let there: Vec<IpAddr> =

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use checkpoint::cgroup::Cgroup;
 use checkpoint::process;
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use ownership::source::{Departure, Recovery, recovery};
 use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;

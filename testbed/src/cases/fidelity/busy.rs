@@ -1,10 +1,43 @@
 //! Servers whose clients open connection after connection: none of them is refused, reset or lost.
 
+use std::time::Duration;
+
+use super::paths::load;
 use crate::bench::busy;
+use crate::cases::subject::{Clients, serve};
+use crate::ensure;
 use crate::error::Result;
 use crate::runner::{Case, Context};
 
-pub(super) const CASES: &[Case] = &[Case::new("fidelity-busy-web-server", &["fidelity"], web)];
+pub(super) const CASES: &[Case] = &[
+    Case::new("fidelity-busy-web-server", &["fidelity"], web),
+    Case::new("fidelity-incomplete-handshake-is-told", &["fidelity"], incomplete),
+];
+
+/// Exit code of a move with losses.
+const LOST: i32 = 7;
+/// The far end of the handshake that is not completed.
+const PORT: u16 = 45_999;
+/// How long a program may take to begin.
+const LIMIT: Duration = Duration::from_secs(20);
+/// A host that does not hear one answer: it sends its first packet again and again, and never the third one.
+const DEAF: &str = "\
+table inet deaf {
+    chain in {
+        type filter hook prerouting priority -400; policy accept;
+        tcp dport 45999 drop
+    }
+}
+";
+/// Begins a connection from a port to an address and port, and waits.
+const BEGIN: &str = r#"
+import socket, sys, time
+s = socket.socket(); s.setblocking(False)
+s.bind(("", int(sys.argv[1])))
+s.connect_ex((sys.argv[2], int(sys.argv[3])))
+print("begun", flush=True)
+time.sleep(1e6)
+"#;
 
 const MOVES: u32 = 6;
 
@@ -18,5 +51,26 @@ fn web(context: &Context) -> Result<()> {
         seen.requests.longest_ms,
         interruptions.join(", ")
     ));
+    Ok(())
+}
+
+/// A handshake that the far end does not complete cannot be moved: that is told, with its ends, and everything
+/// else is.
+fn incomplete(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, c) = (lab.host("a")?, lab.host("c")?);
+    serve(a, "web", 7000, &[], c)?;
+    lab.serve("b")?;
+    load(c, DEAF)?;
+    let clients = Clients::gentle(c, a.port(7000))?;
+    let (port, address) = (PORT.to_string(), a.address().to_string());
+    let mut begun = c.command("python3").args(["-c", BEGIN, &port, &address, "7000"]).spawn()?;
+    begun.wait_for("begun", LIMIT)?;
+    let attempt = lab.attempt("web", "a", "b", &[])?;
+    ensure!(attempt.code == Some(LOST), "exit {:?}: {}", attempt.code, attempt.stderr);
+    let lost = attempt.json()?["lost"].to_string();
+    let ends = format!("{}:{PORT} > {address}:7000", c.address());
+    ensure!(lost.contains("still being set up") && lost.contains(&ends), "{lost}");
+    context.remark(clients.stop()?.gaps());
     Ok(())
 }

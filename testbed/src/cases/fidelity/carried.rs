@@ -11,6 +11,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-watches-go-on", &["fidelity"], watches).limit(240),
     Case::new("fidelity-socket-files-of-nobody-are-carried", &["fidelity"], socket_files),
     Case::new("fidelity-landlock-is-refused", &["fidelity"], landlock),
+    Case::new("fidelity-landlock-unseen-is-told", &["fidelity"], landlock_unseen),
 ];
 
 /// The exit code of a move that was refused.
@@ -98,6 +99,32 @@ fn landlock(context: &Context) -> Result<()> {
     ensure!(attempt.stderr.contains("--accept-loss landlock"), "{}", attempt.stderr);
     lab.attempt("web", "a", "b", &["--accept-loss", "landlock"])?.success()?;
     start(a, "plain", "memfd", &[])?;
-    lab.attempt("plain", "a", "b", &[])?.success()?;
+    let plain = lab.attempt("plain", "a", "b", &[])?.success()?;
+    ensure!(plain.warnings.is_empty(), "{:?}", plain.warnings);
+    Ok(())
+}
+
+/// Where its use cannot even be guessed, that is told, and the move is made.
+fn landlock_unseen(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let a = lab.host("a")?;
+    lab.serve("b")?;
+    let allow = ["agent-server", "peers", "allow", "a", "--capability", "SYS_ADMIN"];
+    lab.host("b")?.run(allow)?;
+    let ways: [(&str, &str, &[&str]); 2] = [
+        ("bit", "landlock", &["--security-opt=no-new-privileges"]),
+        ("administrator", "landlock-of-an-administrator", &["--cap-add=SYS_ADMIN"]),
+    ];
+    for (name, situation, options) in ways {
+        let accepted = format!("{name}-accepted");
+        start(a, name, situation, options)?;
+        start(a, &accepted, situation, options)?;
+        let moved = lab.attempt(name, "a", "b", &[])?.success()?;
+        let told = |word: &str| moved.warnings.iter().any(|warning| warning.contains(word));
+        ensure!(told("(landlock-unseen)") && told(name), "{name}: {:?}", moved.warnings);
+        let accept = ["--accept-loss", "landlock"];
+        let moved = lab.attempt(&accepted, "a", "b", &accept)?.success()?;
+        ensure!(moved.warnings.is_empty(), "{accepted}: {:?}", moved.warnings);
+    }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod addresses;
 pub(super) mod beside;
+mod claimed;
 mod direct;
 mod families;
 mod far;
@@ -35,6 +36,7 @@ pub(super) fn cases() -> Vec<Case> {
         addresses::CASES,
         beside::CASES,
         idle::CASES,
+        claimed::CASES,
         direct::CASES,
         greetings::CASES,
         making::CASES,

@@ -11,6 +11,7 @@ mod opposite;
 mod original;
 mod peers;
 pub(crate) mod rivals;
+mod room;
 mod units;
 
 use std::time::{Duration, Instant};
@@ -42,6 +43,7 @@ pub(super) fn cases() -> Vec<Case> {
         peers::CASES,
         long::CASES,
         lost::CASES,
+        room::CASES,
         kernel::CASES,
         description::CASES,
     ]
