@@ -10,7 +10,6 @@ use std::io;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
 use crate::process::inner_pid;
@@ -51,7 +50,7 @@ pub enum Error {
 }
 
 /// What of a thread is not as usual.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskSettings {
     /// The thread, as the container numbers it.
     pub thread: i32,
