@@ -9,7 +9,6 @@ use std::io;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
 use crate::procfs::inner_pid;
@@ -50,7 +49,7 @@ pub enum Error {
 }
 
 /// What of a thread is not as usual.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskSettings {
     /// The thread, as the container numbers it.
     pub thread: i32,

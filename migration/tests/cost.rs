@@ -111,7 +111,7 @@ fn flows() {
             let batch = |flows: &[Flow]| wire::FlowBatch {
                 anchor: None,
                 flows: flows.iter().cloned().map(Flow::into_wire).collect(),
-                stand_ins: Vec::new(),
+                aliases: Vec::new(),
                 at_destination: Vec::new(),
             };
             let batches = all.chunks(FLOWS).map(batch);

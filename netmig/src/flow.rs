@@ -100,7 +100,7 @@ impl fmt::Display for Protocol {
 }
 
 /// Addresses and ports of one direction of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tuple {
     /// Address of the sender in this direction.
     pub source: IpAddr,
@@ -135,7 +135,7 @@ impl fmt::Display for Tuple {
 
 /// Conntrack's state of a TCP connection. Arrays hold the original direction first, then the reply
 /// direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TcpState {
     /// Conntrack's state number (`enum tcp_conntrack`): 3 is established.
     pub state: u8,
@@ -154,7 +154,7 @@ impl TcpState {
 }
 
 /// The directions of a flow to which a conntrack zone applies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ZoneScope {
     /// Both directions: the ordinary case.
     Both,
@@ -165,7 +165,7 @@ pub enum ZoneScope {
 }
 
 /// A conntrack zone, which keeps flows with identical tuples apart. Zone 0 is the default.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Zone {
     /// The number.
     pub id: u16,
@@ -180,7 +180,7 @@ impl Default for Zone {
 }
 
 /// A conntrack entry.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
     /// The transport protocol.
     pub protocol: Protocol,
@@ -212,7 +212,7 @@ pub struct Counted {
 }
 
 /// The side that opened a flow, seen from the container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// Another host, to a port of the container.
     Inbound,

@@ -6,7 +6,8 @@
 //! or an attack. The body of a message never changes once it is released ([`crate::wire`] has the policy).
 //!
 //! The types here are the protocol's own and hold plain values. What the agents work with are other types,
-//! into which these are converted, and the conversion checks what a peer has sent.
+//! into which these are converted, and the conversion checks what a peer has sent. Texts for people are
+//! [`PeerText`], which is harmless to print whatever a peer has written.
 //!
 //! ```text
 //! source                                    destination
@@ -89,6 +90,8 @@ mod offer;
 mod pairing;
 mod path_trial;
 mod settings;
+#[cfg(test)]
+mod texts;
 mod tree;
 mod tunnel;
 

@@ -7,8 +7,8 @@
 //! one owner for each container          (container_lock)
 //! one interruption at a time            (interrupt_slot)
 //! a process that outlives an agent      (guardian)
-//! what peers say, fit to be shown       (peer_text, log)
 //! addresses of other agents             (peer_address)
+//! what peers say, fit to be shown       (peer_text, log)
 //! ```
 
 #![warn(clippy::missing_errors_doc)]

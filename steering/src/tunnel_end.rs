@@ -1,6 +1,7 @@
 //! What two hosts tell each other of their ends of a tunnel.
 
 use netmig::tunnel::{DirectEnd, Kind, LocalEnd};
+use state::peer_text::PeerText;
 
 /// One end of a tunnel, or of a direct way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -8,7 +9,7 @@ pub struct TunnelEnd {
     /// How packets reach it.
     pub transport: Transport,
     /// `wireguard` (the kernel's), `wireguard-go` or `direct`, to show to people.
-    pub kind: String,
+    pub kind: PeerText,
 }
 
 /// How packets reach the end of a tunnel.
@@ -35,12 +36,12 @@ impl TunnelEnd {
 
 impl From<LocalEnd> for TunnelEnd {
     fn from(LocalEnd { public_key, port, kind, .. }: LocalEnd) -> Self {
-        Self { transport: Transport::WireGuard { public_key, port }, kind: kind.to_string() }
+        Self { transport: Transport::WireGuard { public_key, port }, kind: kind.to_string().into() }
     }
 }
 
 impl From<DirectEnd> for TunnelEnd {
     fn from(end: DirectEnd) -> Self {
-        Self { transport: Transport::Direct(end), kind: Kind::Direct.to_string() }
+        Self { transport: Transport::Direct(end), kind: Kind::Direct.to_string().into() }
     }
 }

@@ -6,8 +6,6 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
 use super::Cgroup;
 
 /// Most settings of one cgroup: there is one of each for every size of large pages.
@@ -73,7 +71,7 @@ pub enum Error {
 }
 
 /// A setting.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupSetting {
     /// The file's name.
     pub file: String,

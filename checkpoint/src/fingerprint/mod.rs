@@ -13,8 +13,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 
-use serde::{Deserialize, Serialize};
-
 use crate::cgroup::{self, Cgroup};
 
 /// Most facts of one container.
@@ -25,7 +23,7 @@ pub const MOST_DIFFERENCES: usize = 32;
 const SHOWN: usize = 200;
 
 /// What a fact is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Kind {
     /// That a process is there, and its place in the tree of processes.
@@ -90,7 +88,7 @@ impl Kind {
 }
 
 /// What a fact is about, and of which object: `capabilities of process 7`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fact {
     /// The kind.
     pub kind: Kind,
@@ -99,13 +97,13 @@ pub struct Fact {
 }
 
 /// Everything that has to be equal.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint {
     facts: BTreeMap<Fact, String>,
 }
 
 /// A fact that is not equal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// What it is about.
     pub fact: Fact,

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_128;
 
 /// Most bytes in one chunk.
@@ -15,7 +14,7 @@ pub(super) const NAME_BYTES: usize = 96;
 ///
 /// The pieces of a file come in order and without gaps. A piece at offset 0 of a file that has
 /// bytes already starts that file over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
     /// The file's name, without any directory.
     pub name: String,
@@ -46,7 +45,7 @@ impl Chunk {
 }
 
 /// Length and hash of one file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSum {
     /// The file's name.
     pub name: String,
@@ -60,14 +59,14 @@ pub struct FileSum {
 }
 
 /// All files of a dump, sorted by name.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Manifest {
     /// The files.
     pub files: Vec<FileSum>,
 }
 
 /// What was carried.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Files.
     pub files: u64,

@@ -10,8 +10,6 @@ use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use serde::{Deserialize, Serialize};
-
 use super::option_table::Kind;
 
 /// Most groups of one namespace, and most senders that a filter names.
@@ -33,7 +31,7 @@ const COUNT: usize = MODE + 4;
 const SENDERS: usize = COUNT + 4;
 
 /// A group that a socket has joined.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
     /// The interface by its name.
     pub interface: String,

@@ -7,7 +7,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use nix::sched::{CloneFlags, setns};
-use serde::{Deserialize, Serialize};
 
 use super::defaults::Defaults;
 use super::multicast_groups::{self as groups, Membership};
@@ -72,7 +71,7 @@ pub enum Error {
 }
 
 /// The value of an option.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
     /// The option's name.
     pub option: String,
@@ -81,7 +80,7 @@ pub struct Value {
 }
 
 /// A socket that has options which are not at their defaults.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketSettings {
     /// A process that has it open, as the container numbers it.
     pub process: i32,

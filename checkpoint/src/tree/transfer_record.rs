@@ -1,7 +1,6 @@
 //! The records that travel from source to destination.
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 /// Unit in which large files are compared, in bytes.
 pub const BLOCK: usize = 64 << 10;
@@ -10,7 +9,7 @@ pub const CHUNK: usize = 8 * BLOCK;
 
 /// One step of making a tree like another. Paths are relative to the tree's root, with `/`
 /// between names and no `.` or `..`; the root itself is the empty path.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     /// Remove whatever is there, with all below it. Absent is done.
     Remove {
@@ -38,7 +37,7 @@ pub enum Record {
 }
 
 /// What an entry is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.
     Directory {
@@ -78,7 +77,7 @@ pub enum Kind {
 }
 
 /// Owner, mode, times and extended attributes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {
     /// Permission bits with setuid, setgid and sticky: 0o7777.
     pub mode: u32,
@@ -96,7 +95,7 @@ pub struct Meta {
 }
 
 /// An extended attribute.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Xattr {
     /// Its full name.
     pub name: String,
@@ -115,7 +114,7 @@ pub(super) fn is_carried(name: &str) -> bool {
 }
 
 /// What was carried over, or applied.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Entries of any kind.
     pub entries: u64,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// What a container may not do, and what of its host it is given.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Confinement {
     /// Whether its creator called it privileged.
     pub privileged: bool,
@@ -38,7 +38,7 @@ pub struct Confinement {
 }
 
 /// Namespaces that a container shares with its host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Namespaces {
     /// Its processes' numbers.
     pub host_pid: bool,
@@ -51,7 +51,7 @@ pub struct Namespaces {
 }
 
 /// What a creator wrote, as engines show it. It has no effect.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requested {
     /// The filter of system calls: `unconfined` or the name of a file.
     pub seccomp: String,
@@ -70,7 +70,7 @@ pub struct Requested {
 }
 
 /// An AppArmor profile.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Apparmor {
     /// None: the host does not use AppArmor.
     #[default]
@@ -82,7 +82,7 @@ pub enum Apparmor {
 }
 
 /// SELinux labels.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SelinuxLabels {
     /// Whether labels are disabled for it.
     pub disabled: bool,

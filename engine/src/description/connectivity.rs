@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
-
 use crate::inspect::PublishedPort;
 
 /// A container's networks, names and ports.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connectivity {
     /// Its networks.
     pub networks: Vec<Network>,
@@ -59,7 +57,7 @@ impl Connectivity {
 }
 
 /// A network of a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     /// The engine's name for it.
     pub name: String,
@@ -80,7 +78,7 @@ pub struct Network {
 }
 
 /// An address of a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
     /// The address.
     pub ip: IpAddr,
@@ -91,7 +89,7 @@ pub struct Address {
 }
 
 /// A range of published ports.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Port {
     /// `tcp`, `udp` or `sctp`, or several of these with commas.
     pub protocol: String,

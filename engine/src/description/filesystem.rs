@@ -1,9 +1,7 @@
 //! The mounts of a container.
 
-use serde::{Deserialize, Serialize};
-
 /// A container's files.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Storage {
     /// Whether its root file system cannot be written to.
     pub read_only: bool,
@@ -26,7 +24,7 @@ pub struct Storage {
 }
 
 /// Something that is mounted into a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mount {
     /// Where, in the container.
     pub destination: String,
@@ -37,7 +35,7 @@ pub struct Mount {
 }
 
 /// What can be mounted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Filesystem {
     /// `proc`.
     #[default]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A container's first process.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {
     /// Program and arguments, without the engine's own init.
     pub args: Vec<String>,

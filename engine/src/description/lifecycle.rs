@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// How a container begins and ends.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Life {
     /// `no`, `on-failure`, `always`, `unless-stopped`, or empty for the engine's default.
     pub restart: String,
@@ -25,7 +25,7 @@ pub struct Life {
 }
 
 /// How a container's health is checked.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
     /// The check.
     pub check: Option<HealthCheck>,
@@ -60,7 +60,7 @@ pub struct HealthCheck {
 }
 
 /// A check until the container has started.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StartupCheck {
     /// The check.
     pub check: HealthCheck,
@@ -69,7 +69,7 @@ pub struct StartupCheck {
 }
 
 /// Where a container's output goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
     /// `k8s-file`, `json-file`, `journald`, `none`, or empty for the engine's default. A file is the engine's own.
     pub driver: String,

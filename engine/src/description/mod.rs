@@ -31,10 +31,8 @@ pub use validate::Invalid;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 /// All settings of a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Description {
     /// The container's ID, 64 hexadecimal digits.
     pub id: String,
@@ -77,7 +75,7 @@ pub struct Description {
 }
 
 /// An image.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
     /// Its ID, 64 hexadecimal digits.
     pub id: String,

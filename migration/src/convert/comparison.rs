@@ -43,7 +43,7 @@ pub fn parts(fingerprint: Fingerprint, bytes: usize) -> Vec<Facts> {
 /// [`Refused::UnknownKind`], and [`Refused::Fingerprint`] for more facts than a container has.
 pub fn join(fingerprint: &mut Fingerprint, part: Facts) -> Result<(), Refused> {
     for FactsOfKind { kind, facts } in part.kinds {
-        let kind = kind_of(kind)?;
+        let kind = kind_of(&kind)?;
         let fact = |wire::Fact { object, value }| (Fact { kind, object }, value);
         fingerprint.join(facts.into_iter().map(fact))?;
     }
@@ -55,16 +55,23 @@ impl Wire for Difference {
 
     fn into_wire(self) -> wire::Difference {
         let Self { fact: Fact { kind, object }, original, copy } = self;
-        let text = |value: Option<String>| value.map(PeerText::from);
-        let (original, copy) = (text(original), text(copy));
-        wire::Difference { kind: kind.name().to_owned(), object: object.into(), original, copy }
+        wire::Difference {
+            kind: kind.name().to_owned(),
+            object: object.into(),
+            original: original.map(PeerText::from),
+            copy: copy.map(PeerText::from),
+        }
     }
 
     fn from_wire(form: wire::Difference) -> Result<Self, Refused> {
         let wire::Difference { kind, object, original, copy } = form;
-        let text = |value: Option<PeerText>| value.map(|text| text.to_string());
-        let fact = Fact { kind: kind_of(kind)?, object: object.to_string() };
-        Ok(Self { fact, original: text(original), copy: text(copy) })
+        let (original, copy) =
+            (original.map(|one| one.to_string()), copy.map(|one| one.to_string()));
+        Ok(Self {
+            fact: Fact { kind: kind_of(&kind)?, object: object.to_string() },
+            original,
+            copy,
+        })
     }
 }
 
@@ -79,8 +86,8 @@ pub fn differences(form: Vec<wire::Difference>) -> Result<Vec<Difference>, Refus
     Vec::from_wire(form)
 }
 
-fn kind_of(name: String) -> Result<Kind, Refused> {
-    Kind::of_name(&name).ok_or(Refused::UnknownKind(name))
+fn kind_of(name: &str) -> Result<Kind, Refused> {
+    Kind::of_name(name).ok_or_else(|| Refused::UnknownKind(name.into()))
 }
 
 #[cfg(test)]

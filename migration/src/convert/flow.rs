@@ -18,7 +18,7 @@ pub struct FlowBatch {
     pub flows: Vec<Flow>,
     /// What stands in the tunnel for the source's gateways and for addresses of the destination that are the
     /// other end of a flow.
-    pub stand_ins: Vec<Alias>,
+    pub aliases: Vec<Alias>,
     /// Addresses of the destination that are the other end of a flow: such flows become local there.
     pub at_destination: Vec<IpAddr>,
 }
@@ -35,7 +35,7 @@ plain_fields! {
 
 same_fields! {
     Zone => wire::Zone { id, scope }
-    FlowBatch => wire::FlowBatch { anchor, flows, stand_ins, at_destination }
+    FlowBatch => wire::FlowBatch { anchor, flows, aliases, at_destination }
     FlowEnds => wire::FlowEnds { protocol, own, far }
 }
 
@@ -131,7 +131,7 @@ mod tests {
         comes_back(&FlowBatch {
             anchor: Some(HostId([4; 16])),
             flows: vec![flow(), udp],
-            stand_ins: vec![stand_in],
+            aliases: vec![stand_in],
             at_destination: vec![[192, 0, 2, 2].into()],
         });
         comes_back(&FlowEnds {

@@ -60,7 +60,7 @@ pub enum Refused {
     },
     /// Facts of a kind that is compared by no version that this agent is compatible with.
     #[error("the peer has sent facts of the kind {0:?}, which this agent does not compare")]
-    UnknownKind(String),
+    UnknownKind(PeerText),
     /// Kernel parameters of a network namespace.
     #[error(transparent)]
     Parameters(#[from] netmig::sysctl::Error),

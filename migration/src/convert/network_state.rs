@@ -46,7 +46,7 @@ impl Wire for Configuration {
         }
         let mut all = Vec::new();
         for NetworkFactsOfKind { kind, facts } in form {
-            let kind = Kind::of_code(&kind).ok_or(Refused::UnknownKind(kind))?;
+            let kind = Kind::of_code(&kind).ok_or_else(|| Refused::UnknownKind(kind.into()))?;
             let fact = |wire::NetworkFact { is_own, text }| Fact { kind, is_own, text };
             all.extend(facts.into_iter().map(fact));
         }

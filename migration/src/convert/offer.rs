@@ -5,11 +5,14 @@ use protocol::message as wire;
 use state::blocker::Blocker;
 use steering::port_forward::Forwarder;
 
-use super::same_fields;
+use super::{plain_fields, same_fields};
 use crate::offer::{Offer, Port, Verdict};
 
-same_fields! {
+plain_fields! {
     Blocker => wire::Blocker { code, message }
+}
+
+same_fields! {
     Verdict => wire::Verdict { blockers, image_missing, addresses }
     Forwarder => wire::Forwarder { host, readdressed }
     Port => wire::Port { protocol, host_address, host_port, container_port }
@@ -65,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_verdict_comes_back() {
-        let blocker = Blocker { code: "cpu".into(), message: "b lacks avx".into() };
+        let blocker = Blocker::new("cpu", "b lacks avx");
         let addresses = vec![[192, 0, 2, 2].into()];
         comes_back(&Verdict { blockers: vec![blocker], image_missing: true, addresses });
     }

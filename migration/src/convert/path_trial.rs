@@ -2,8 +2,7 @@
 
 use netmig::path_trial::{DropRule, Fate};
 use protocol::message as wire;
-
-use state::peer_text::{PeerText, is_plain as is_plain_character};
+use state::peer_text::{PeerText, is_plain};
 
 use super::{Refused, Wire, same_variants};
 
@@ -25,7 +24,7 @@ pub struct TriedPath {
 }
 
 same_variants! {
-    Fate => wire::Fate { Unseen, Stuck, Forwarded, Arrived, Dropped(barrier) }
+    Fate => wire::Fate { Unseen, Stuck, Forwarded, Arrived, Dropped(rule) }
 }
 
 impl Wire for DropRule {
@@ -38,7 +37,7 @@ impl Wire for DropRule {
 
     fn from_wire(form: wire::DropRule) -> Result<Self, Refused> {
         let wire::DropRule { family, table, chain, rule } = form;
-        if !is_plain(&table, MAX_NAME) || !is_plain(&chain, MAX_NAME) {
+        if !is_name(&table) || !is_name(&chain) {
             return Err(Refused::Impossible("the name of a table or chain"));
         }
         Ok(Self { family, table, chain, rule })
@@ -58,16 +57,16 @@ impl Wire for TriedPath {
         if suspects.len() > MAX_SUSPECTS {
             return Err(Refused::TooMany { what: "suspects", limit: MAX_SUSPECTS });
         }
-        if !suspects.iter().all(|text| text.len() <= MAX_SENTENCE) {
+        if suspects.iter().any(|text| text.len() > MAX_SENTENCE) {
             return Err(Refused::Impossible("a suspect"));
         }
         Ok(Self { towards: Fate::from_wire(towards)?, from: Fate::from_wire(from)?, suspects })
     }
 }
 
-/// Returns whether a text can be shown to people as it is: one line of a bounded length.
-fn is_plain(text: &str, limit: usize) -> bool {
-    text.len() <= limit && text.chars().all(is_plain_character)
+/// Returns whether a name can be shown to people as it is.
+fn is_name(name: &str) -> bool {
+    name.len() <= MAX_NAME && name.chars().all(is_plain)
 }
 
 #[cfg(test)]
@@ -76,13 +75,13 @@ mod tests {
     use crate::convert::comes_back;
 
     fn dropped(table: &str) -> TriedPath {
-        let barrier = DropRule {
+        let rule = DropRule {
             family: 1,
             table: table.to_owned(),
             chain: "guard".to_owned(),
             rule: Some(7),
         };
-        TriedPath { towards: Fate::Arrived, from: Fate::Dropped(barrier), suspects: Vec::new() }
+        TriedPath { towards: Fate::Arrived, from: Fate::Dropped(rule), suspects: Vec::new() }
     }
 
     fn is_taken(path: TriedPath) -> bool {
@@ -100,8 +99,8 @@ mod tests {
     #[test]
     fn names_and_sentences_that_no_agent_sends_are_refused() {
         assert!(!is_taken(dropped(&"x".repeat(MAX_NAME + 1))));
-        for strange in ["\u{1b}[2J", "a\nb", "\u{9b}1m"] {
-            assert!(!is_taken(dropped(strange)));
+        for strange in ["\u{1b}[2J", "a\nb", "\u{9b}1m", "\u{202e}wf"] {
+            assert!(!is_taken(dropped(strange)), "{strange:?}");
         }
         let with = |suspects: Vec<PeerText>| is_taken(TriedPath { suspects, ..dropped("fw") });
         assert!(with(vec!["a missing route".into(); MAX_SUSPECTS]));

@@ -415,10 +415,9 @@ impl Arrival {
             return Err(NotOffered.into());
         }
         block_in_place(|| {
-            others.check_far(&batch.stand_ins)?;
-            let (stand_ins, readdressed) = (&batch.stand_ins[..], &self.readdressed[..]);
+            others.check_far(&batch.aliases)?;
+            let (aliases, readdressed) = (&batch.aliases[..], &self.readdressed[..]);
             let udp_timeout = flow::udp_timeout();
-            let aliases = stand_ins;
             let arrival = flow::Relocation { hop, aliases, readdressed, udp_timeout };
             incoming.flows(&batch, addresses, &arrival, claims)
         })

@@ -191,7 +191,8 @@ impl<'a> Preparation<'a> {
 
     async fn order_stage(&mut self) -> Result<(), Cause> {
         let anchors = self.migration.anchors.hosts().into_values().collect();
-        let state = Message::NetworkState(self.migration.plan.network.state().clone().into_wire());
+        let state = self.migration.plan.network.state().clone();
+        let state = Message::NetworkState(state.into_wire());
         let connection = &mut self.migration.plan.link.connection;
         connection.send(&state).await?;
         Ok(connection.send(&Message::Stage(anchors)).await?)

@@ -19,7 +19,6 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::netlink::{Protocol, SocketError};
@@ -62,7 +61,7 @@ pub enum Error {
 }
 
 /// The subject of a fact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// An interface and its properties.
     Link,
@@ -118,7 +117,7 @@ impl Kind {
 }
 
 /// An object of a namespace's configuration.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fact {
     /// Its subject.
     pub kind: Kind,
@@ -161,7 +160,7 @@ impl Known {
 }
 
 /// The configuration of a namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Configuration {
     facts: BTreeSet<Fact>,
 }

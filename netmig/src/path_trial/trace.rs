@@ -84,7 +84,7 @@ impl DropRule {
 }
 
 /// What a host has seen of a packet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// Nothing: it has not come.
     Unseen,

@@ -17,7 +17,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, unshare};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::netns::{self, Namespace};
@@ -75,7 +74,7 @@ pub enum Error {
 }
 
 /// A kernel parameter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
     /// Its file below `/proc/sys/net`.
     pub name: String,
@@ -103,7 +102,7 @@ fn named(parameters: &[Parameter]) -> String {
 type Values = BTreeMap<String, String>;
 
 /// The parameters of a namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
     all: Vec<Parameter>,
 }

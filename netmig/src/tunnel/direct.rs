@@ -21,7 +21,6 @@ use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, MacVlanMode,
 };
 use rtnetlink::{Handle, LinkMacVlan, LinkUnspec};
-use serde::{Deserialize, Serialize};
 
 use super::device::{self, Device, MTU_COMMON};
 use super::{
@@ -34,7 +33,7 @@ use crate::peer_number::PeerNumber;
 const ALIAS: &str = "netmig direct";
 
 /// An Ethernet address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HardwareAddress(pub [u8; 6]);
 
 impl HardwareAddress {
@@ -69,7 +68,7 @@ impl FromStr for HardwareAddress {
 }
 
 /// One end of a direct tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectEnd {
     /// Hardware address of its interface.
     pub hardware_address: HardwareAddress,

@@ -101,7 +101,7 @@ pub struct FlowBatch {
     pub flows: Vec<Flow>,
     /// What stands in the tunnel for the source's gateways and for addresses of the destination that are the
     /// other end of a flow.
-    pub stand_ins: Vec<Alias>,
+    pub aliases: Vec<Alias>,
     /// Addresses of the destination that are the other end of a flow: such flows become local there.
     pub at_destination: Vec<IpAddr>,
 }

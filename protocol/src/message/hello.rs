@@ -81,11 +81,11 @@ impl From<&Introduction> for Hello {
         let Introduction { name, software, capabilities } = introduction;
         let capabilities = capabilities.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
         let fields = [
-            (NAME, name.to_string()),
-            (SOFTWARE, software.to_string()),
-            (CAPABILITIES_FIELD, capabilities),
+            (NAME, name.as_str()),
+            (SOFTWARE, software.as_str()),
+            (CAPABILITIES_FIELD, &capabilities),
         ];
-        let field = |(name, value): (&str, String)| (name.to_owned(), ByteBuf::from(value));
+        let field = |(name, value): (&str, &str)| (name.to_owned(), ByteBuf::from(value));
         Self { fields: fields.into_iter().map(field).collect() }
     }
 }
@@ -104,13 +104,13 @@ impl TryFrom<Hello> for Introduction {
             let value = fields.remove(name).unwrap_or_default().into_vec();
             String::from_utf8(value).map_err(|_| InvalidHello::NotText(name))
         };
-        let (name, software) = (text(NAME)?.into(), text(SOFTWARE)?.into());
+        let (name, software) = (text(NAME)?, text(SOFTWARE)?);
         let capabilities: BTreeSet<String> =
             text(CAPABILITIES_FIELD)?.split_ascii_whitespace().map(str::to_owned).collect();
         if capabilities.len() > MAX_CAPABILITIES || !capabilities.iter().all(|c| is_capability(c)) {
             return Err(InvalidHello::Capabilities);
         }
-        Ok(Self { name, software, capabilities })
+        Ok(Self { name: name.into(), software: software.into(), capabilities })
     }
 }
 

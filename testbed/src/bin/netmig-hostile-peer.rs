@@ -28,7 +28,7 @@ use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
 use protocol::message::{
-    self, Failure, FailureCode, Hello, ImageRef, Introduction, Message, Network, Transport, Verdict,
+    Blocker, Failure, FailureCode, Hello, ImageRef, Introduction, Message, Network, Verdict,
 };
 use protocol::trust::{Servers, Trust};
 use protocol::wire::{self, Connection};
@@ -40,7 +40,7 @@ use state::host;
 use state::id::{HostId, MigrationId};
 use state::peer_address::Destination;
 use state::peer_text::PeerText;
-use steering::tunnels::{self, SteeringLock, TunnelEnd};
+use steering::tunnels::{self, SteeringLock, Transport, TunnelEnd};
 
 /// A paired host that violates the protocol
 #[derive(Parser)]
@@ -212,7 +212,7 @@ async fn answer(trust: &Trust, answers: &Answers) -> Result<String, Cause> {
                 }
                 Message::Offer(_) => match answers.role {
                     Role::Refuse => Message::Verdict(Verdict {
-                        blockers: vec![message::Blocker { code: text(), message: text() }],
+                        blockers: vec![Blocker { code: text(), message: text() }],
                         image_missing: false,
                         addresses: Vec::new(),
                     }),
@@ -264,9 +264,8 @@ async fn converse(
             Line::Message { send, body, at_once } => (message(&send, body)?, at_once),
             Line::RawKind { tunnel_of_kind } => {
                 let transport = Transport::WireGuard { public_key: [9; 32], port: 40_000 };
-                let kind = PeerText::raw(tunnel_of_kind);
-                let end = message::TunnelEnd { transport, kind };
-                (Message::TunnelOffer(end), false)
+                let end = TunnelEnd { transport, kind: PeerText::raw(tunnel_of_kind) };
+                (Message::TunnelOffer(end.into_wire()), false)
             }
             Line::Offer { offer, migration, anchors } => {
                 let offer = describe(&offer, migration, anchors).await?;

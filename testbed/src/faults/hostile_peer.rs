@@ -116,7 +116,7 @@ pub(crate) fn first_messages(migration: &Value) -> Vec<Value> {
     let end = json!({ "tree": "Root", "digest": vec![0; 16] });
     let removal = json!({ "tree": "Root", "record": { "Remove": { "path": [0x78] } } });
     let anchor = json!({ "host": vec![1; 16], "address": "192.0.2.1", "end": strange_end() });
-    let flows = json!({ "anchor": null, "flows": [], "stand_ins": [], "at_destination": [] });
+    let flows = json!({ "anchor": null, "flows": [], "aliases": [], "at_destination": [] });
     let verdict = json!({ "blockers": [], "image_missing": false, "addresses": [] });
     let prepared = json!({ "entries_us": 1, "restore_us": 1, "compare_us": 1, "differences": [] });
     let facts = json!({ "kinds": [], "is_last": true });

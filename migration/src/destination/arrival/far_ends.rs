@@ -113,7 +113,7 @@ impl FarEnds {
             let arrives = flow.at_destination(container, arrival);
             self.arrived.extend(arrives.map(|entry| (flow.clone(), entry)));
         }
-        let new = batch.stand_ins.iter().filter(|far| is_here(&far.here));
+        let new = batch.aliases.iter().filter(|far| is_here(&far.here));
         let new: Vec<Alias> = new.filter(|far| !self.stand_ins.contains(far)).copied().collect();
         self.stand_ins.extend(new);
     }

@@ -103,7 +103,7 @@ impl Interruption<'_> {
                     let batch = FlowBatch {
                         anchor,
                         flows: batch.iter().cloned().map(Flow::into_wire).collect(),
-                        stand_ins: all_stand_ins.clone().into_wire(),
+                        aliases: all_stand_ins.clone().into_wire(),
                         at_destination,
                     };
                     post(&outbox, Message::Flows(batch))?;

@@ -13,6 +13,7 @@ use protocol::message::flow::{Alias, Protocol, TcpState, Tuple, Zone, ZoneScope}
 use protocol::message::*;
 use protocol::trust::Secret;
 use state::id::HostId;
+use state::peer_text::PeerText;
 
 const MIGRATION: MigrationId = MigrationId([7; 16]);
 const HOST: HostId = HostId([4; 16]);
@@ -30,6 +31,10 @@ pub(crate) fn all() -> Vec<Message> {
 }
 
 fn text<T: for<'a> From<&'a str>>(text: &str) -> T {
+    text.into()
+}
+
+fn shown(text: &str) -> PeerText {
     text.into()
 }
 
@@ -69,32 +74,32 @@ fn flows() -> Vec<Flow> {
 
 fn conversation() -> Vec<Message> {
     let introduction = Introduction {
-        name: text("a"),
-        software: text("0.1.0"),
+        name: shown("a"),
+        software: shown("0.1.0"),
         capabilities: [text("first"), text("second")].into(),
     };
     let codes = (1..=11).map(FailureCode::from);
-    let failure = |code| Message::Failure(Failure { code, message: text("the disk is full") });
+    let failure = |code| Message::Failure(Failure { code, message: shown("the disk is full") });
     let mut all = vec![
         Message::Hello(Hello::from(&introduction)),
         Message::Offer(Box::new(offer())),
         Message::Verdict(Verdict {
-            blockers: vec![Blocker { code: text("cpu"), message: text("b lacks avx") }],
+            blockers: vec![Blocker { code: shown("cpu"), message: shown("b lacks avx") }],
             image_missing: true,
             addresses: vec![ip("192.0.2.2"), ip("2001:db8::2")],
         }),
         Message::TunnelOffer(TunnelEnd {
             transport: Transport::WireGuard { public_key: [3; 32], port: 51_820 },
-            kind: text("wireguard"),
+            kind: shown("wireguard"),
         }),
         Message::TunnelAnswer(TunnelEnd {
             transport: Transport::Direct { hardware_address: [2, 0, 0, 0, 0, 1], mtu: 1500 },
-            kind: text("direct"),
+            kind: shown("direct"),
         }),
         Message::Stage(vec![HOST]),
         Message::Staged(vec![(four(2), four(9))]),
-        Message::Join(Join { secret: secret(), name: text("a") }),
-        Message::Joined(Joined { name: text("b"), called: text("a-2") }),
+        Message::Join(Join { secret: secret(), name: shown("a") }),
+        Message::Joined(Joined { name: shown("b"), called: shown("a-2") }),
         Message::AskTurn(()),
         Message::TurnAnswer(true),
         Message::TurnAnswer(false),
@@ -164,7 +169,7 @@ fn streams() -> Vec<Message> {
         Message::Flows(FlowBatch {
             anchor: Some(HOST),
             flows: flows(),
-            stand_ins: vec![Alias { here: four(1), address: ip("198.18.7.8") }],
+            aliases: vec![Alias { here: four(1), address: ip("198.18.7.8") }],
             at_destination: vec![ip("192.0.2.2")],
         }),
     ];
@@ -211,8 +216,8 @@ fn decision() -> Vec<Message> {
             compare_us: 7,
             differences: vec![Difference {
                 kind: text("limits"),
-                object: text("Max open files of process 7"),
-                original: Some(text("1024")),
+                object: shown("Max open files of process 7"),
+                original: Some(shown("1024")),
                 copy: None,
             }],
         }),
@@ -237,7 +242,7 @@ fn decision() -> Vec<Message> {
 fn anchors() -> Vec<Message> {
     let end = TunnelEnd {
         transport: Transport::WireGuard { public_key: [5; 32], port: 51_821 },
-        kind: text("wireguard-go"),
+        kind: shown("wireguard-go"),
     };
     let (id, container) = ("c7".repeat(32), vec![four(2)]);
     vec![
@@ -309,10 +314,10 @@ fn comparisons() -> Vec<Message> {
 fn trials() -> Vec<Message> {
     let barrier = DropRule { family: 1, table: text("fw"), chain: text("guard"), rule: Some(7) };
     let tried =
-        |towards, from| TriedPath { towards, from, suspects: vec![text("a missing route")] };
+        |towards, from| TriedPath { towards, from, suspects: vec![shown("a missing route")] };
     vec![
         Message::TryPaths(flows()),
-        Message::PathsReady(Some(text("no bpf"))),
+        Message::PathsReady(Some(shown("no bpf"))),
         Message::PathsReady(None),
         Message::AskPaths(()),
         Message::PathsTried(vec![
