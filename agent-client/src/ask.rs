@@ -1,7 +1,7 @@
 //! The questions of an interactive run.
 
 use engine::Kind;
-use engine::container::Summary;
+use engine::inspect::Summary;
 use inquire::validator::Validation;
 use inquire::{CustomType, InquireError, Select, Text};
 

@@ -18,7 +18,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use checkpoint::urgency;
+use checkpoint::realtime;
 use clap::Parser;
 use migration::request::Options;
 use migration::{Cancel, Context, Failure, Request, recovery, source};
@@ -50,7 +50,7 @@ fn run(cli: Cli) -> Exit {
         }
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = match runtime.enable_all().on_thread_start(urgency::thread_began).build() {
+    let runtime = match runtime.enable_all().on_thread_start(realtime::thread_began).build() {
         Ok(runtime) => runtime,
         Err(e) => return complain(Exit::Failed, &format!("cannot start: {e}")),
     };

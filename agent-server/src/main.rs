@@ -17,7 +17,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
-use checkpoint::urgency;
+use checkpoint::realtime;
 use clap::Parser;
 use migration::destination::Host;
 use migration::recovery::destination as recovery;
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     }
     log::begin("info", false);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = match runtime.enable_all().on_thread_start(urgency::thread_began).build() {
+    let runtime = match runtime.enable_all().on_thread_start(realtime::thread_began).build() {
         Ok(runtime) => runtime,
         Err(e) => return complain(&format!("cannot start: {e}")),
     };

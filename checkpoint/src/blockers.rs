@@ -2,32 +2,28 @@
 //!
 //! Everything that stands in the way is named at once, each with what to do about it. The codes
 //! are stable: programs may depend on them. Each subject has a file of its own; all of them look at one
-//! [snapshot](processes) of the container's processes.
+//! [snapshot](process_snapshot) of the container's processes.
 
-mod deleted;
+mod deleted_files;
 mod descriptors;
 mod epoll;
-mod found;
-mod inodes;
-mod landlock;
-mod message_queues;
-mod mounts;
-mod namespaces;
-mod processes;
+mod findings;
+mod inode_names;
+mod process_attributes;
+mod process_snapshot;
 mod socket_families;
-mod traced;
 mod unix_names;
 mod watches;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use self::landlock::{MAYBE_LANDLOCK, is_there as has_landlock};
+pub use self::process_attributes::{MAYBE_LANDLOCK, has_landlock};
 
-use self::found::Found;
-use self::mounts::Mounts;
-use self::processes::Processes;
+use self::findings::Found;
+use self::process_snapshot::Processes;
 use crate::cgroup::Cgroup;
+use crate::mountinfo::Mounts;
 
 /// How often a process in which something was found is looked at again, and how long it runs in between.
 const MORE_LOOKS: usize = 3;
@@ -74,14 +70,14 @@ pub fn look(subject: &Subject<'_>, cgroup: &Cgroup) -> Findings {
     let mounts = Mounts::of_process(subject.pid);
     let mut found = Found::new(subject.name);
     // Both look for names of what they know the number of; one search does for both.
-    let mut search = inodes::Search::new(subject.pid, &mounts);
+    let mut search = inode_names::Search::new(subject.pid, &mounts);
     let watches = watches::Watches::read(&processes, &mounts, &mut search);
     let sockets = unix_names::Bound::read(subject.pid, &mut search);
     search.run();
     findings.watched = watches.check(&search, &mut found);
     sockets.check(&search, &mut found);
     findings.blockers.extend(found.into_findings());
-    findings.blockers.extend(landlock::finding(subject, &processes));
+    findings.blockers.extend(process_attributes::find_landlock(subject, &processes));
     findings
 }
 
@@ -90,13 +86,13 @@ pub fn look(subject: &Subject<'_>, cgroup: &Cgroup) -> Findings {
 fn lasting(name: &str, cgroup: &Cgroup, first: &Processes, first_pid: i32) -> Vec<Finding> {
     let look = |processes: &Processes| {
         let mut found = Found::new(name);
-        traced::check(processes, &mut found);
-        namespaces::check(processes, &mut found);
+        process_attributes::find_traced(processes, &mut found);
+        process_attributes::find_namespaces(processes, &mut found);
         descriptors::check(processes, &mut found);
         socket_families::check(processes, &mut found);
         epoll::check(processes, &mut found);
-        message_queues::check(processes, &mut found);
-        deleted::check(processes, &mut found);
+        descriptors::find_message_queues(processes, &mut found);
+        deleted_files::check(processes, &mut found);
         found
     };
     let mut lasting = look(first);

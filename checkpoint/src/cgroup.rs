@@ -4,13 +4,14 @@
 //! whose name carries the container's full ID and that holds the container's process.
 //! Kernel reference: `Documentation/admin-guide/cgroup-v2.rst`, "Core Interface Files".
 
-mod apart;
-mod gather;
+mod controllers;
+mod freezer;
 mod locate;
-mod settings;
+mod partial_freeze;
+mod stragglers;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -18,9 +19,9 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::interrupted;
+use crate::procfs;
 
-pub use self::settings::{CgroupSetting, Error as SettingError};
+pub use self::controllers::{CgroupSetting, Error as SettingError};
 
 /// Longest sleep between two looks at `cgroup.events`, in milliseconds. The kernel wakes us by
 /// POLLPRI, but at most once in 10 ms (`CGROUP_FILE_NOTIFY_MIN_INTV` in
@@ -139,75 +140,6 @@ impl Cgroup {
         &self.path
     }
 
-    /// Freezes all tasks and waits until the kernel says that they have stopped, about 2.5 ms.
-    /// Blocks the calling thread. A cgroup that is frozen already stays so.
-    ///
-    /// # Errors
-    /// [`Error::NotFrozen`] when `deadline` passes; the tasks go on then, none is left stopped.
-    pub fn freeze(&self, deadline: Instant) -> Result<(), Error> {
-        self.write_state(b"1")?;
-        match self.wait_frozen(deadline) {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                self.thaw()?;
-                Err(Error::NotFrozen { path: self.path.clone() })
-            }
-            Err(error) => {
-                self.thaw()?;
-                Err(error)
-            }
-        }
-    }
-
-    /// Lets the tasks go on. Does not wait; a cgroup that is not frozen stays so.
-    ///
-    /// # Errors
-    /// [`Error::Access`], for instance when the cgroup is gone (ENODEV).
-    pub fn thaw(&self) -> Result<(), Error> {
-        self.write_state(b"0")
-    }
-
-    /// Lets the tasks go on as if they had never been stopped ([`Cgroup::rewind_calls`]). Does not wait; a
-    /// cgroup that is not frozen stays so.
-    ///
-    /// # Errors
-    /// As [`Cgroup::thaw`].
-    pub fn resume(&self) -> Result<(), Error> {
-        self.rewind_calls();
-        self.thaw()
-    }
-
-    /// Has the frozen tasks that were stopped in a system call make it again ([`interrupted::rewind`]). A call
-    /// that cannot be set back is logged: it returns EINTR. Tasks that are not frozen are left alone, since
-    /// looking at them would stop them.
-    pub fn rewind_calls(&self) {
-        if !self.is_frozen().is_ok_and(|is_frozen| is_frozen) {
-            return;
-        }
-        match self.pids().map(|pids| interrupted::rewind(&pids)) {
-            Ok(Ok(calls)) => tracing::debug!(calls, "system calls are made again"),
-            Ok(Err(error)) => tracing::warn!(source = %error, "a system call is cut short"),
-            Err(error) => tracing::warn!(source = %error, "system calls are cut short"),
-        }
-    }
-
-    /// Waits until all tasks of a cgroup that was told to freeze have stopped; `false` when `deadline` passes.
-    /// Blocks the calling thread.
-    ///
-    /// # Errors
-    /// [`Error::Access`].
-    pub fn await_frozen(&self, deadline: Instant) -> Result<bool, Error> {
-        self.wait_frozen(deadline)
-    }
-
-    /// Tells the tasks to freeze, and does not wait.
-    ///
-    /// # Errors
-    /// [`Error::Access`].
-    pub fn tell_to_freeze(&self) -> Result<(), Error> {
-        self.write_state(b"1")
-    }
-
     /// Kills every task, frozen or not: none of them runs again (`cgroup.kill`, since Linux 5.14). Waits until
     /// they are gone. Blocks the calling thread.
     ///
@@ -227,25 +159,6 @@ impl Cgroup {
             let _ = poll(&mut fds, PollTimeout::from(LOOK_EVERY_MS));
         }
         Ok(())
-    }
-
-    /// Whether all tasks are stopped at this moment, by us or by a frozen parent.
-    ///
-    /// # Errors
-    /// [`Error::Access`], for instance when the cgroup is gone (ENODEV).
-    pub fn is_frozen(&self) -> Result<bool, Error> {
-        Ok(self.event("frozen")? == Some(true))
-    }
-
-    /// Whether this cgroup itself was told to freeze (`cgroup.freeze`), whatever its tasks do at
-    /// this moment: true from before `podman pause`, for instance.
-    ///
-    /// # Errors
-    /// [`Error::Access`], for instance when the cgroup is gone (ENODEV).
-    pub fn is_told_to_freeze(&self) -> Result<bool, Error> {
-        let mut byte = [0; 1];
-        self.freeze.read_at(&mut byte, 0).map_err(|source| self.access("cgroup.freeze", source))?;
-        Ok(byte[0] == b'1')
     }
 
     /// Whether any process is left in it or below.
@@ -291,28 +204,9 @@ impl Cgroup {
                 source: io::Error::new(io::ErrorKind::InvalidData, "not a number"),
             }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Ok(self.pids()?.into_iter().map(resident).sum())
+                Ok(self.pids()?.into_iter().map(procfs::resident_memory).sum())
             }
             Err(source) => Err(Error::Access { path, source }),
-        }
-    }
-
-    fn write_state(&self, state: &[u8]) -> Result<(), Error> {
-        (&self.freeze).write_all(state).map_err(|source| self.access("cgroup.freeze", source))
-    }
-
-    /// Waits for `frozen 1`; false when the deadline passes.
-    fn wait_frozen(&self, deadline: Instant) -> Result<bool, Error> {
-        loop {
-            if self.is_frozen()? {
-                return Ok(true);
-            }
-            if Instant::now() >= deadline {
-                return Ok(false);
-            }
-            let mut fds = [PollFd::new(self.events.as_fd(), PollFlags::POLLPRI)];
-            // An interrupted or failed wait is a shorter one; the deadline ends the loop.
-            let _ = poll(&mut fds, PollTimeout::from(LOOK_EVERY_MS));
         }
     }
 
@@ -371,17 +265,6 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ENODEV)
 }
 
-/// Anonymous and shared-memory pages of a process that are in memory, in bytes (proc(5)).
-fn resident(pid: i32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status
-        .lines()
-        .filter_map(|line| line.strip_prefix("RssAnon:").or(line.strip_prefix("RssShmem:")))
-        .filter_map(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok())
-        .map(|kib| kib << 10)
-        .sum()
-}
-
 /// The directory of the cgroup that this text of a `/proc/PID/cgroup` tells, whichever it is.
 ///
 /// # Errors
@@ -419,13 +302,5 @@ mod tests {
         let own = i32::try_from(std::process::id()).unwrap();
         assert!(Cgroup::of_pid(own, &id).is_err());
         assert!(matches!(Cgroup::of_pid(own, ""), Err(Error::BadId(_))));
-    }
-
-    #[test]
-    fn resident_memory_of_this_process_is_plausible() {
-        let own = i32::try_from(std::process::id()).unwrap();
-        let bytes = resident(own);
-        assert!(bytes > 100_000 && bytes < 1 << 36, "{bytes}");
-        assert_eq!(resident(i32::MAX), 0);
     }
 }

@@ -9,13 +9,11 @@
 //! [`ConfigDir::attach`] puts a directory of our own in front of `/etc/criu`, seen by that one
 //! process alone. Nothing is written to the host's `/etc`.
 
-mod config;
-mod files;
+mod environment;
 mod log;
 mod version;
 
-pub use config::{ConfigDir, Options, mount_config};
-pub use files::most_connections;
+pub use environment::{ConfigDir, Options, most_connections, mount_config};
 pub use log::{Reason, Span, log_tail, reason, spans};
 pub use version::{Version, check_kernel, version};
 

@@ -4,27 +4,27 @@
 //! on the source, [`Writer`] builds it up on the destination; what travels between them are
 //! [`Chunk`]s and at the end a [`Manifest`]. Neither knows how they travel.
 
-mod encoding;
-mod follow;
-mod interrupted;
+mod follower;
 mod manifest;
-mod memory;
-mod mounts;
+mod mount_flags;
+mod protobuf;
 mod readdress;
-mod scale;
-mod write;
+mod syscall_restart;
+mod tmpfs;
+mod window_scale;
+mod writer;
 
 #[cfg(test)]
 mod tests;
 
-pub use follow::Follower;
-pub use interrupted::rewind_calls;
+pub use follower::Follower;
 pub use manifest::{CHUNK, Chunk, FileSum, Limits, Manifest, Stats};
-pub use memory::ImageDir;
-pub use mounts::keep_mount_flags;
+pub use mount_flags::keep_mount_flags;
 pub use readdress::readdress;
-pub use scale::settle_scales;
-pub use write::Writer;
+pub use syscall_restart::rewind_calls;
+pub use tmpfs::ImageDir;
+pub use window_scale::settle_scales;
+pub use writer::Writer;
 
 use std::io;
 use std::path::PathBuf;

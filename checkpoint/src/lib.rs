@@ -3,20 +3,22 @@
 //! Nothing here opens a socket to a peer host or touches its network.
 
 pub mod blockers;
-pub mod bundle;
 pub mod cgroup;
 pub mod criu;
+pub mod criu_gate;
 pub mod estimate;
 pub mod fingerprint;
-pub mod gate;
 pub mod images;
-pub mod interrupted;
-pub mod mounts;
-pub mod prime;
-pub mod process;
+pub mod kernel_warmup;
+pub mod mountinfo;
+pub mod oci_bundle;
+pub mod pidfd;
+pub mod procfs;
+pub mod realtime;
 pub mod runtime;
 pub mod shim;
-pub mod sockets;
+pub mod socket_options;
+pub mod syscall_restart;
 pub mod tasks;
 pub mod tree;
-pub mod urgency;
+pub mod unix_diag;

@@ -4,7 +4,7 @@
 //! with the original gone. Restoring is not done here: podman on the destination starts it.
 
 mod checkpoint;
-mod warm;
+mod page_cache;
 
 pub use checkpoint::{Checkpoint, Dumped, Running, Waiting};
 

@@ -12,7 +12,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::cgroup::Cgroup;
-use crate::process::inner_pid;
+use crate::procfs::inner_pid;
 
 /// Most threads that are looked at.
 const MOST: usize = 100_000;

@@ -13,16 +13,16 @@
 mod apply;
 mod beneath;
 mod blocks;
-mod path;
-mod record;
+mod relative_path;
 mod scan;
+mod transfer_record;
 
 #[cfg(test)]
 mod tests;
 
 pub use apply::Applier;
-pub use record::{BLOCK, CHUNK, Kind, Limits, Meta, Record, Stats, Xattr};
 pub use scan::{Snapshot, Source, Tasks};
+pub use transfer_record::{BLOCK, CHUNK, Kind, Limits, Meta, Record, Stats, Xattr};
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ pub fn size(root: &Path) -> Result<u64, Error> {
         let Ok(meta) = entry.metadata() else { continue };
         if meta.is_file() {
             bytes = bytes.saturating_add(meta.len());
-        } else if meta.is_dir() && open.len() < path::DEPTH {
+        } else if meta.is_dir() && open.len() < relative_path::DEPTH {
             open.extend(read(&entry.path()));
         }
     }

@@ -8,7 +8,7 @@
 use std::error::Error;
 use std::time::Instant;
 
-use engine::container::Container;
+use engine::inspect::Container;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {

@@ -3,20 +3,20 @@
 //! The engine's description of a container is judged here; the container's processes are judged by
 //! [`checkpoint::blockers`].
 
-mod declared;
+mod container_settings;
 
 use checkpoint::blockers::{Finding, Findings, Subject};
 use checkpoint::cgroup::Cgroup;
 
 use crate::Engine;
-use crate::container::{Container, State};
+use crate::inspect::{Container, State};
 
 /// Looks at a container of this host. Blocks the calling thread.
 #[must_use]
 pub fn look(engine: &dyn Engine, container: &Container) -> Findings {
     let mut findings = Findings {
-        blockers: declared::findings(container),
-        warnings: declared::warnings(container),
+        blockers: container_settings::findings(container),
+        warnings: container_settings::warnings(container),
         watched: Vec::new(),
     };
     if container.state == State::Running {

@@ -11,8 +11,8 @@ use checkpoint::cgroup::Cgroup;
 use tokio::io::AsyncRead;
 
 use crate::Error;
-use crate::container::{Container, Summary};
 use crate::description::Description;
+use crate::inspect::{Container, Summary};
 use crate::stage::{self, PreparedStage, Stage, Staged};
 
 /// A kind of container engine.

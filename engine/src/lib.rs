@@ -1,7 +1,7 @@
 //! Container engines: what a migration asks of the program that made a container, behind the trait [`Engine`].
 //!
 //! [`detect`] returns the engine of this host. Everything else that a migration knows of a container is the same
-//! for every engine: a [`Container`](container::Container) as its engine describes it, its settings as a
+//! for every engine: a [`Container`](inspect::Container) as its engine describes it, its settings as a
 //! [`Description`](description::Description), and what it [needs](needs::Needs) of a host. A destination
 //! [stages](stage) a container: its engine builds all of it except for the processes, which
 //! CRIU restores.
@@ -9,9 +9,9 @@
 //! The crate `checkpoint` does the work on processes, cgroups and images. It knows no engine.
 
 pub mod blockers;
-pub mod container;
 pub mod description;
 mod error;
+pub mod inspect;
 mod interface;
 pub mod needs;
 mod podman;
@@ -35,7 +35,7 @@ use std::sync::Arc;
 pub fn detect(cache: Option<PathBuf>) -> Arc<dyn Engine> {
     let podman = podman::Podman::default();
     Arc::new(match cache {
-        Some(file) => podman.remembering(file),
+        Some(file) => podman.with_cache(file),
         None => podman,
     })
 }

@@ -1,11 +1,13 @@
-//! Feeds the fuzz targets' stored corpus, and valid samples, through the same functions.
+//! Feeds the fuzz targets' stored corpora and encoded samples to the targets' functions, on a stable toolchain.
 //!
-//! With `NETMIG_WRITE_SAMPLES=1` in its environment it first writes the samples into the corpus, where
-//! fuzzing starts from. Otherwise it writes nothing.
+//! The corpus of a target is the archive `fuzz/corpus/TARGET.tar`. With `NETMIG_WRITE_SAMPLES=1` in its environment the
+//! test also writes the samples to `fuzz/corpus/TARGET/`, the directory from which libFuzzer starts. Otherwise it writes
+//! nothing. `fuzz/README.md` tells how to fuzz.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use checkpoint::images::{Chunk, Follower};
@@ -32,8 +34,24 @@ const TARGETS: [Target; 7] = [
     ("token", fuzz::token, tokens),
 ];
 
-fn directory(target: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target)
+/// Returns the directory with the corpora.
+fn corpora() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus")
+}
+
+/// Reads the inputs in the archive of a target.
+fn stored(target: &str) -> Vec<Vec<u8>> {
+    let file = fs::File::open(corpora().join(target).with_extension("tar")).unwrap();
+    let mut archive = tar::Archive::new(file);
+    let entries = archive.entries().unwrap().map(|entry| entry.unwrap());
+    let files = entries.filter(|entry| entry.header().entry_type().is_file());
+    files
+        .map(|mut file| {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).unwrap();
+            bytes
+        })
+        .collect()
 }
 
 #[test]
@@ -45,10 +63,9 @@ fn the_corpus_is_survived() {
         let samples = samples();
         assert!(!samples.is_empty(), "no sample for {name}");
         samples.iter().for_each(|bytes| target(bytes));
-        let stored = fs::read_dir(directory(name)).unwrap();
-        let stored: Vec<_> = stored.map(|entry| entry.unwrap().path()).collect();
-        assert!(stored.len() > 10, "the corpus of {name} is missing");
-        stored.iter().for_each(|path| target(&fs::read(path).unwrap()));
+        let stored = stored(name);
+        assert!(stored.len() > 10, "the corpus of {name} has only {} inputs", stored.len());
+        stored.iter().for_each(|bytes| target(bytes));
     }
 }
 
@@ -68,7 +85,7 @@ fn every_cut_and_flip_of_a_sample_is_survived() {
 
 fn write_the_samples() {
     for (name, _, samples) in TARGETS {
-        let directory = directory(name);
+        let directory = corpora().join(name);
         fs::create_dir_all(&directory).unwrap();
         for (number, bytes) in samples().iter().enumerate() {
             fs::write(directory.join(format!("sample-{number:02}")), bytes).unwrap();

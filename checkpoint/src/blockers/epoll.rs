@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use super::found::Found;
-use super::processes::{Process, Processes};
+use super::findings::Found;
+use super::process_snapshot::{Process, Processes};
 
 const EPOLL: &str = "anon_inode:[eventpoll]";
 

@@ -3,9 +3,9 @@
 //! The kernel tells a socket's protocol as an extended attribute of its inode (net/socket.c,
 //! `sockfs_xattr_get`). This costs one system call a socket, whatever the network namespace.
 
-use super::found::Found;
-use super::processes::{Descriptor, Process, Processes};
-use crate::sockets::borrow;
+use super::findings::Found;
+use super::process_snapshot::{Descriptor, Process, Processes};
+use crate::pidfd::{self, PidFd};
 
 const SOCKET: &str = "socket:[";
 const PROTOCOL: &str = "system.sockprotoname";
@@ -57,10 +57,10 @@ pub(super) fn check(processes: &Processes, found: &mut Found<'_>) {
 }
 
 fn multipath(process: &Process, descriptor: &Descriptor, found: &mut Found<'_>) {
-    let own = borrow::of_process(process.pid)
+    let own = PidFd::open(process.pid)
         .and_then(|process| process.descriptor(descriptor.number))
         .ok()
-        .and_then(|socket| borrow::own_address(&socket));
+        .and_then(|socket| pidfd::own_address(&socket));
     let port = own.map_or_else(|| "a socket".to_owned(), |own| format!("the socket {own}"));
     found.add(
         process,

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::fstat;
 
-use super::found::Found;
-use super::inodes::{Search, Wanted};
-use crate::sockets::unix_diag;
+use super::findings::Found;
+use super::inode_names::{Search, Wanted};
+use crate::unix_diag;
 
 /// What became of the file of a bound socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,8 +94,8 @@ fn file(root: &File, path: &Path) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::mounts::Mounts;
     use super::*;
+    use crate::mountinfo::Mounts;
     use std::os::unix::net::UnixListener;
 
     #[test]

@@ -8,10 +8,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::found::Found;
-use super::inodes::{Search, Wanted};
-use super::mounts::Mounts;
-use super::processes::{Process, Processes};
+use super::findings::Found;
+use super::inode_names::{Search, Wanted};
+use super::process_snapshot::{Process, Processes};
+use crate::mountinfo::Mounts;
 
 const INOTIFY: &str = "anon_inode:inotify";
 const FANOTIFY: &str = "anon_inode:[fanotify]";

@@ -10,7 +10,7 @@ use tokio::process::Child;
 use super::{Error, Kind, Runtime};
 use crate::cgroup::Cgroup;
 use crate::criu::{self, ConfigDir, Reason};
-use crate::gate::Gate;
+use crate::criu_gate::Gate;
 
 /// Both runtimes tell CRIU to log here, in the work directory.
 const LOG: &str = "dump.log";

@@ -14,7 +14,7 @@
 //!
 //! If the connection breaks before [`wire::Go`] the shim exits with 1, podman gives up and cleans
 //! up. While the runtime is at work nothing disturbs it: a CRIU that is killed leaves broken
-//! tasks. What is restored is frozen before any of it runs ([`crate::gate`]). If the connection breaks
+//! tasks. What is restored is frozen before any of it runs ([`crate::criu_gate`]). If the connection breaks
 //! after that, the shim keeps the container and tries to connect anew for the length of the lease, so
 //! that a process that recovers the migration can still finish or abort it; then it presumes an abort:
 //! kills and deletes the container and exits with 1. Once it has been told that the copy is the container
@@ -35,8 +35,8 @@ use std::{env, fs, io, iter, thread};
 
 use crate::cgroup::{self, Cgroup};
 use crate::criu::ConfigDir;
-use crate::gate::{self, Gate};
-use crate::urgency::Urgency;
+use crate::criu_gate::{self, Gate};
+use crate::realtime::RealtimePriority;
 use wire::{Ended, FromShim, Go, Hello, ToShim};
 
 /// The link that stands in for conmon.
@@ -49,7 +49,7 @@ pub const REAL_RUNTIME: &str = "real-runtime";
 pub const PERSIST: &str = "persist";
 /// The socket on which the staging process listens.
 pub const SOCKET: &str = "shim.sock";
-/// The directory of the gate in front of CRIU ([`crate::gate`]).
+/// The directory of the gate in front of CRIU ([`crate::criu_gate`]).
 const GATE: &str = "gate";
 /// Where programs are looked for without `PATH`.
 const DEFAULT_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -73,8 +73,8 @@ const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
     let started = Instant::now();
-    if gate::is_asked_for(args.first()) {
-        let outcome = gate::stand_in(args.get(1..).unwrap_or_default());
+    if criu_gate::is_asked_for(args.first()) {
+        let outcome = criu_gate::stand_in(args.get(1..).unwrap_or_default());
         return outcome.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS);
     }
     match Links::of(args.first()) {
@@ -151,7 +151,7 @@ impl Links {
         let mut socket = self.connect(argv, None)?;
         socket.set_read_timeout(Some(LIFETIME))?;
         let mut waiting = None;
-        let mut urgency = None;
+        let mut realtime = None;
         let go = loop {
             match ToShim::read(&mut socket)? {
                 Some(ToShim::Go(go)) => break go,
@@ -162,7 +162,7 @@ impl Links {
                         return Ok(ExitCode::FAILURE);
                     }
                     waiting = Some(runtime);
-                    urgency = Some(Urgency::begin());
+                    realtime = Some(RealtimePriority::begin());
                     wire::send(&mut socket, &FromShim::Waiting)?;
                 }
                 _ => return Ok(ExitCode::FAILURE),
@@ -175,7 +175,7 @@ impl Links {
         let ended = runtime.run()?;
         // When nobody listens any more the lease decides, below.
         let _ = wire::send(&mut socket, &FromShim::Ended(ended));
-        drop(urgency);
+        drop(realtime);
         if ended.status != 0 {
             return Ok(ExitCode::from(u8::try_from(ended.status).unwrap_or(1)));
         }

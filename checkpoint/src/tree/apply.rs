@@ -1,6 +1,6 @@
 //! The destination's side: makes a tree like the source's. All input is a peer's.
 
-mod file;
+mod regular_file;
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -21,10 +21,10 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, mkfifoat, symlinkat};
 use twox_hash::XxHash3_128;
 
-use super::path::split;
-use super::record::is_carried;
+use super::relative_path::split;
+use super::transfer_record::is_carried;
 use super::{Error, Kind, Limits, Meta, Record, Stats, beneath, io_error};
-use file::Writing;
+use regular_file::Writing;
 
 /// Longest symbolic link, in bytes: PATH_MAX less the final NUL.
 const LINK_BYTES: usize = 4095;
@@ -261,7 +261,7 @@ impl Applier {
 
     /// Owner, mode and attributes of a directory now, its time at the end.
     fn directory(&mut self, fd: OwnedFd, path: Bytes, meta: Meta) -> Result<(), Error> {
-        file::set_meta(&File::from(fd), &meta, &self.shown(&path))?;
+        regular_file::set_meta(&File::from(fd), &meta, &self.shown(&path))?;
         self.directories.push((path, meta));
         Ok(())
     }

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use twox_hash::XxHash3_128;
 
-use super::record::{BLOCK, CHUNK};
+use super::transfer_record::{BLOCK, CHUNK};
 
 /// The hash of a block of zeros, and of a hole.
 const ZERO: u128 = 0;

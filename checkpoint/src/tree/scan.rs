@@ -1,6 +1,7 @@
 //! The source's side: which files there are, what became of them, and their content.
 
 mod entry;
+mod file_content;
 mod walk;
 
 use std::collections::BTreeMap;

@@ -31,7 +31,7 @@ fn shape(root: &Path) -> BTreeMap<PathBuf, Shape> {
         let xattrs = xattr::list(&path)
             .unwrap()
             .filter_map(|n| Some((n.to_str()?.to_owned(), n)))
-            .filter(|(text, _)| record::is_carried(text))
+            .filter(|(text, _)| transfer_record::is_carried(text))
             .map(|(text, n)| (text, xattr::get(&path, n).unwrap().unwrap()))
             .collect();
         if meta.is_dir() {

@@ -9,11 +9,11 @@
 //! has one for each of them.
 
 mod confinement;
-mod life;
-mod network;
-mod process;
+mod connectivity;
+mod filesystem;
+mod init_process;
+mod lifecycle;
 mod resources;
-mod storage;
 mod validate;
 
 #[cfg(test)]
@@ -23,11 +23,11 @@ pub use confinement::{
     Apparmor, Confinement, Device, DeviceRule, Namespaces, Requested, Seccomp, SelinuxLabels,
     Syscall, SyscallArgument,
 };
-pub use life::{Health, HealthCheck, Life, Log, StartupCheck};
-pub use network::{Address, Connectivity, Network, Port};
-pub use process::{Capabilities, ConsoleSize, Limit, Process};
+pub use connectivity::{Address, Connectivity, Network, Port};
+pub use filesystem::{Filesystem, Mount, Storage};
+pub use init_process::{Capabilities, ConsoleSize, Limit, Process};
+pub use lifecycle::{Health, HealthCheck, Life, Log, StartupCheck};
 pub use resources::{BlockIo, Cpu, HugePages, Memory, Pids, Resources};
-pub use storage::{Filesystem, Mount, Storage};
 pub use validate::Invalid;
 
 use std::collections::BTreeMap;

@@ -9,11 +9,9 @@ use async_trait::async_trait;
 use checkpoint::cgroup::Cgroup;
 use tokio::io::AsyncRead;
 
-use super::stage::{Early, PodmanStaged, Staging};
-use super::{
-    Error as PodmanError, Podman, conmon, description, name_server, network, service, stage,
-};
-use crate::container::{Container, Summary};
+use super::stage::{PodmanStaged, PreparedImport, Staging};
+use super::{Error as PodmanError, Podman, conmon, networks, records, stage, systemd_unit};
+use crate::inspect::{Container, Summary};
 use crate::stage::{Error as StageError, PreparedStage, Stage, Staged};
 use crate::{Described, Engine, Error, Holder, ImageExport, Kind, PreparedRemoval};
 
@@ -58,7 +56,7 @@ impl Engine for Podman {
     }
 
     fn service_unit(&self, container: &Container) -> Option<String> {
-        service::unit(container)
+        systemd_unit::unit(container)
     }
 
     async fn exists(&self, name_or_id: &str) -> Result<bool, Error> {
@@ -125,7 +123,7 @@ impl Engine for Podman {
     }
 
     fn default_network(&self) -> &'static str {
-        network::DEFAULT
+        networks::DEFAULT
     }
 
     async fn has_network(&self, name: &str) -> Result<bool, Error> {
@@ -142,12 +140,12 @@ impl Engine for Podman {
         info.map_or_else(|_| Vec::new(), |info| Self::members(self, &info, networks, except))
     }
 
-    fn resolvable_names(&self, networks: &[&str], except: &str) -> BTreeSet<String> {
-        name_server::names(networks, except)
+    fn resolvable_names(&self, names: &[&str], except: &str) -> BTreeSet<String> {
+        networks::resolvable_names(names, except)
     }
 
     fn missing_init(&self) -> Option<&'static str> {
-        description::init().is_none().then_some(INIT)
+        records::init().is_none().then_some(INIT)
     }
 
     async fn prepare_stage(
@@ -156,7 +154,7 @@ impl Engine for Podman {
         shim: &Path,
     ) -> Result<Option<Box<dyn PreparedStage>>, StageError> {
         let info = self.info().await.map_err(cannot_start)?;
-        Ok(Some(Box::new(Early::start(self.clone(), info, work, shim).await?)))
+        Ok(Some(Box::new(PreparedImport::start(self.clone(), info, work, shim).await?)))
     }
 
     fn is_unused_stage(&self, work: &Path) -> bool {

@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::command::Overdue;
-use super::{Error, Info, Podman, files, records};
+use super::{Error, Info, Podman, plain, state_files};
 use crate::Kind;
-use crate::container::{
+use crate::inspect::{
     Container, Image, Mount, MountKind, Network, PublishedPort, RestartPolicy, Runtime, State,
     is_name,
 };
-use checkpoint::bundle::Bundle;
 use checkpoint::cgroup::Cgroup;
+use checkpoint::oci_bundle::Bundle;
 use raw::{RawContainer, RawNetwork, RawNetworkInspect};
 
 /// podman's exit status for most errors, "no such container" among them.
@@ -33,16 +33,16 @@ impl Podman {
     }
 
     /// A running container, given by its exact ID or name, and the engine, without running podman, of which
-    /// every run costs a tenth of a second: `None` where podman's configuration is not remembered, and for
+    /// every run costs a tenth of a second: `None` where podman's configuration is not cached, and for
     /// any container that has more than an image, networks, published ports and a log.
     #[must_use]
     pub(super) fn recorded(&self, id_or_name: &str) -> Option<Container> {
-        let info = self.recall()?;
-        let raw = records::plain(&info, id_or_name)?;
+        let info = self.read_cache()?;
+        let raw = plain::plain(&info, id_or_name)?;
         let bundle = Bundle::read(&raw.bundle()?).ok()?;
         let mut container = raw.into_container(Some(bundle), &info);
         let names = container.networks.iter().map(|network| network.name.as_str());
-        let networks = names.map(files::network).collect::<Option<_>>()?;
+        let networks = names.map(state_files::network).collect::<Option<_>>()?;
         finish(&mut container, networks);
         Some(container)
     }
@@ -50,7 +50,7 @@ impl Podman {
     /// Describes a container, given by name, ID, or the start of an ID, and the engine; podman itself looks
     /// at what the container does.
     ///
-    /// One run of podman is enough where its configuration is remembered and its networks are described by
+    /// One run of podman is enough where its configuration is cached and its networks are described by
     /// files.
     ///
     /// # Errors
@@ -72,7 +72,7 @@ impl Podman {
         };
         let mut container = raw.into_container(bundle, &info);
         let names = container.networks.iter().map(|network| network.name.as_str());
-        let networks = match names.map(files::network).collect() {
+        let networks = match names.map(state_files::network).collect() {
             Some(networks) => networks,
             None => self.networks().await?,
         };
@@ -84,7 +84,7 @@ impl Podman {
     /// podman: `None` where they cannot be told so.
     #[must_use]
     pub(super) fn cgroup(&self, id_or_name: &str) -> Option<(String, Cgroup)> {
-        let (id, pid) = files::process(&self.recall()?, id_or_name)?;
+        let (id, pid) = state_files::process(&self.read_cache()?, id_or_name)?;
         let cgroup = Cgroup::of_pid(pid, &id).ok()?;
         Some((id, cgroup))
     }

@@ -4,24 +4,23 @@
 //! terminal does not reach it. A podman that waits for a container's lock (a container is locked
 //! while it is staged) looks like a hang; the deadline ends the wait.
 
-mod addresses;
 mod command;
+mod config_cache;
 mod conmon;
-mod description;
+mod container_image;
+mod container_state;
+mod database;
 mod engine;
-mod files;
-mod host;
-mod image;
+mod host_info;
 mod inspect;
-mod list;
-mod memory;
-mod metadata;
-mod name_server;
-mod network;
+mod networks;
+mod plain;
+mod ps;
 mod records;
 mod remove;
-mod service;
 mod stage;
+mod state_files;
+mod systemd_unit;
 
 use std::io;
 use std::path::PathBuf;
@@ -29,7 +28,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use command::{environment, last_line};
-use host::Info;
+use host_info::Info;
 
 /// podman on this host.
 #[derive(Debug, Clone)]
@@ -38,8 +37,8 @@ pub struct Podman {
     pub program: PathBuf,
     /// How long its commands may take.
     pub deadlines: Deadlines,
-    /// Where its configuration is remembered; nowhere by default.
-    memory: Option<PathBuf>,
+    /// The file in which its configuration is cached.
+    cache: Option<PathBuf>,
     /// Its configuration, once it is to be kept.
     kept: Arc<OnceLock<Info>>,
 }
@@ -78,17 +77,17 @@ impl Podman {
         Self {
             program: program.into(),
             deadlines: Deadlines::default(),
-            memory: None,
+            cache: None,
             kept: Arc::default(),
         }
     }
 
-    /// The same, with its configuration remembered in a file of the caller's: it is asked for again
-    /// when the program, one of its files of configuration or a variable has changed. The file's
+    /// The same, with its configuration cached in a file of the caller's. podman is asked again
+    /// when the program, one of its configuration files or a variable has changed. The file's
     /// directory must be the caller's alone, and not outlive a boot.
     #[must_use]
-    pub fn remembering(self, memory: PathBuf) -> Self {
-        Self { memory: Some(memory), ..self }
+    pub(crate) fn with_cache(self, file: PathBuf) -> Self {
+        Self { cache: Some(file), ..self }
     }
 }
 
@@ -197,7 +196,7 @@ pub enum Error {
         name: String,
         /// Why.
         #[source]
-        source: checkpoint::bundle::Error,
+        source: checkpoint::oci_bundle::Error,
     },
 }
 
@@ -210,16 +209,16 @@ pub fn understood(text: &[u8]) -> usize {
     let mut parts = text.splitn(2, |byte| *byte == 0);
     let mut part = || parts.next().unwrap_or_default();
     let info = Info::default();
-    let records = description::Records::parse(part(), part(), b"{}");
-    let place = description::Place::of(&info, "", Vec::new());
+    let records = records::Records::parse(part(), part(), b"{}");
+    let place = records::Place::of(&info, "", Vec::new());
     let answers = [
-        checkpoint::bundle::Bundle::parse(std::path::Path::new("/b"), text).is_ok(),
+        checkpoint::oci_bundle::Bundle::parse(std::path::Path::new("/b"), text).is_ok(),
         records.is_ok_and(|records| records.describe(&place).is_ok()),
-        host::parse_info(text).is_ok(),
+        host_info::parse_info(text).is_ok(),
         inspect::describe(text, &info).is_ok(),
         inspect::parse_networks(text).is_ok(),
-        list::parse(text).is_ok(),
-        image::parse_names(text).is_ok(),
+        ps::parse(text).is_ok(),
+        container_image::parse_names(text).is_ok(),
     ];
     answers.into_iter().filter(|understood| *understood).count()
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use checkpoint::bundle;
+use checkpoint::oci_bundle;
 
 use crate::Kind;
 
@@ -75,7 +75,7 @@ pub enum Error {
         name: String,
         /// Why.
         #[source]
-        source: bundle::Error,
+        source: oci_bundle::Error,
     },
     /// The engine could not note that the container runs.
     #[error("{path} has no room left, so {engine} could not take container {name} over; make some")]

@@ -1,7 +1,7 @@
 //! Settings that CRIU does not restore. The tables of what may be set check them where they are set.
 
 use checkpoint::cgroup::CgroupSetting;
-use checkpoint::sockets::{Membership, SocketSettings, Value};
+use checkpoint::socket_options::{Membership, SocketSettings, Value};
 use checkpoint::tasks::TaskSettings;
 use protocol::message as wire;
 

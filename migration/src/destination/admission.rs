@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use checkpoint::criu;
-use engine::container::{is_full_id, is_name};
+use engine::inspect::{is_full_id, is_name};
 use engine::needs::Needs;
 use netmig::flow::{Conntrack, Flow, Protocol};
 use netmig::{routing, tunnel};

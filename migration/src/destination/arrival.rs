@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::{ConfigDir, Options};
 use checkpoint::images::{Chunk, ImageDir, Manifest};
-use checkpoint::urgency::{MANY_FILES, Urgency};
+use checkpoint::realtime::{MANY_FILES, RealtimePriority};
 use engine::Kind;
 use engine::stage::{PreparedStage, Staged};
 use netmig::container_network::ContainerNetwork;
@@ -115,7 +115,7 @@ pub struct Arrival {
     prepared: Option<Box<dyn PreparedStage>>,
     place: Option<Place>,
     turn: Option<Turn>,
-    urgency: Option<Urgency>,
+    realtime: Option<RealtimePriority>,
     /// Given back last.
     _lock: Option<ContainerLock>,
 }
@@ -200,7 +200,7 @@ impl Arrival {
             prepared: None,
             place: None,
             turn: None,
-            urgency: None,
+            realtime: None,
             _lock: lock,
         })
     }
@@ -342,7 +342,7 @@ impl Arrival {
                     Ok(chunks) => {
                         files += chunks.iter().filter(|chunk| chunk.is_first()).count();
                         if files > MANY_FILES {
-                            self.urgency = None;
+                            self.realtime = None;
                         }
                         let mut taken = block_in_place(|| incoming.chunks(&chunks));
                         if taken.is_ok() && !is_ready && chunks.iter().any(Chunk::is_descriptors) {
@@ -386,7 +386,7 @@ impl Arrival {
         };
         let ordered = Instant::now();
         self.paths.end();
-        self.urgency = self.turn.as_ref().map(|_| Urgency::begin());
+        self.realtime = self.turn.as_ref().map(|_| RealtimePriority::begin());
         let settings = std::mem::take(&mut incoming.settings);
         self.far_ends = std::mem::take(&mut incoming.far_ends);
         match incoming.complete(&manifest) {
@@ -450,7 +450,7 @@ impl Arrival {
     async fn answer_turn(&mut self, connection: &mut Connection) -> Result<(), Cause> {
         if self.turn.is_none() {
             self.turn = Turn::try_take(&self.host.directories.run)?;
-            self.urgency = self.turn.as_ref().map(|_| Urgency::begin());
+            self.realtime = self.turn.as_ref().map(|_| RealtimePriority::begin());
         }
         if self.turn.is_some() {
             // Who is staged next gives way to this turn.
@@ -461,7 +461,7 @@ impl Arrival {
 
     /// Lets the next container be interrupted.
     pub fn end_turn(&mut self) {
-        self.urgency = None;
+        self.realtime = None;
         self.turn = None;
     }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use engine::container::PublishedPort;
+use engine::inspect::PublishedPort;
 
 /// One `--publish`: a port, or a range of them.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::ConfigDir;
-use checkpoint::gate::Gate;
+use checkpoint::criu_gate::Gate;
 use checkpoint::images::{Chunk, Follower, ImageDir};
-use checkpoint::prime::Primed;
+use checkpoint::kernel_warmup::KernelWarmup;
+use checkpoint::realtime::RealtimePriority;
 use checkpoint::runtime::{Checkpoint, Waiting};
-use checkpoint::urgency::Urgency;
 use state::cause::Cause;
 
 use super::plan::Plan;
@@ -28,7 +28,7 @@ pub struct PreparedDump {
     /// Its images.
     pub follower: Follower,
     /// Held until it has ended.
-    pub primed: Primed,
+    pub warmup: KernelWarmup,
 }
 
 /// A dump that has ended.
@@ -36,7 +36,7 @@ pub struct EndedDump {
     /// When it did.
     pub at: Instant,
     /// What comes now is not to wait for anything.
-    pub urgency: Urgency,
+    pub realtime: RealtimePriority,
 }
 
 impl PreparedDump {
@@ -47,14 +47,14 @@ impl PreparedDump {
         images: &ImageDir,
         config: &ConfigDir,
     ) -> Result<Self, Cause> {
-        let primed = Primed::for_dump();
+        let warmup = KernelWarmup::for_dump();
         let gate = Gate::create(&work.join("gate"), &plan.shim, &plan.criu)?;
         let request = request(&plan.container.id, images.path(), work, config, None);
         let mut waiting = plan.runtime.start_waiting(&request, gate)?;
         if !waiting.settle(&request, SETTLE)? {
             tracing::debug!("the runtime takes long to come to CRIU");
         }
-        Ok(Self { waiting, follower: Follower::new(images.path())?, primed })
+        Ok(Self { waiting, follower: Follower::new(images.path())?, warmup })
     }
 
     /// What it has written until now.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-use engine::container::Container;
+use engine::inspect::Container;
 use netmig::flow::{Conntrack, ExpiredFlows, Flow, Published};
 use netmig::sockets::Connections;
 use state::cause::Cause;

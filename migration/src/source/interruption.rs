@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use checkpoint::criu::ConfigDir;
 use checkpoint::images::{ImageDir, Manifest};
-use checkpoint::urgency::Urgency;
+use checkpoint::realtime::RealtimePriority;
 use netmig::flow::{Alias, Conntrack, Flow};
 use netmig::hold::{Egress, Hold, Pace, PreparedHold};
 use netmig::siblings::Detour;
@@ -50,7 +50,7 @@ pub struct TooLong(Duration);
 pub struct Interruption<'a> {
     pub(super) migration: Migration<'a>,
     turn: Option<Turn>,
-    urgency: Option<Urgency>,
+    realtime: Option<RealtimePriority>,
     ready: Option<PreparedHold>,
     hold: Option<Hold>,
     images: ImageDir,
@@ -98,7 +98,7 @@ impl<'a> Interruption<'a> {
         Self {
             migration,
             turn: Some(tools.turn),
-            urgency: None,
+            realtime: None,
             ready: Some(tools.hold),
             hold: None,
             images: tools.images,
@@ -144,7 +144,7 @@ impl<'a> Interruption<'a> {
             self.hold = Some(block_in_place(|| ready.engage())?);
         }
         self.drain_backlog().await?;
-        self.urgency = Some(Urgency::begin());
+        self.realtime = Some(RealtimePriority::begin());
         match tokio::time::timeout(limit, self.interrupt(&detours)).await {
             // This process may have been stopped meanwhile.
             Ok(Ok(())) if self.progress.began.elapsed() > limit => Err(TooLong(limit).into()),
@@ -290,7 +290,7 @@ impl<'a> Interruption<'a> {
 
     /// Lets the next container be interrupted.
     pub fn end_turn(&mut self) {
-        self.urgency = None;
+        self.realtime = None;
         self.turn = None;
     }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use checkpoint::process;
-use engine::container::Container;
+use checkpoint::procfs;
+use engine::inspect::Container;
 use netmig::configuration::{Configuration, Difference, Kind, Known};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
@@ -94,7 +94,7 @@ impl OwnNetwork {
     /// Refuses a frozen container that has changed its network meanwhile. One that cannot is not looked at.
     pub fn check_frozen(&self, namespace: &Namespace, pids: &[i32]) -> Result<(), Cause> {
         let may_change = self.has_writable_parameters
-            || pids.iter().any(|pid| process::may_administer_networks(*pid));
+            || pids.iter().any(|pid| procfs::may_administer_networks(*pid));
         if !may_change {
             return Ok(());
         }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use checkpoint::criu::{self, Version};
 use checkpoint::runtime::Runtime;
-use checkpoint::{cgroup::Cgroup, mounts, process, tree};
-use engine::container::{Container, PublishedPort};
+use checkpoint::{cgroup::Cgroup, mountinfo, procfs, tree};
 use engine::description::Description;
+use engine::inspect::{Container, PublishedPort};
 use engine::{Holder, blockers};
 use netmig::container_network::ContainerNetwork;
 use netmig::flow::{Alias, Aliases, Conntrack, Flow, Readdressed, TunnelNat};
@@ -384,7 +384,7 @@ async fn look(
             None => format!("/proc/{}/ns/net", container.pid).into(),
         },
         interface: interface.name.clone(),
-        started: process::start_time(container.pid).unwrap_or(0),
+        started: procfs::start_time(container.pid).unwrap_or(0),
         monitor: container.monitor_pid,
     };
     let state = &context.directories.state;
@@ -424,7 +424,7 @@ fn offer(
     published: &[PublishedPort],
     aliases: &Aliases,
 ) -> Result<Offer, Cause> {
-    let network = |network: &engine::container::Network| Network {
+    let network = |network: &engine::inspect::Network| Network {
         name: network.name.clone(),
         addresses: network.addresses.iter().map(|(address, _)| *address).collect(),
     };
@@ -457,7 +457,7 @@ fn offer(
         criu: (major, minor, patch),
         architecture: std::env::consts::ARCH.to_owned(),
         cpu_flags: host::cpu_flags(&fs::read_to_string(Path::new("/proc/cpuinfo"))?),
-        without_symlinks: mounts::without_symlinks(container.pid)?,
+        without_symlinks: mountinfo::without_symlinks(container.pid)?,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use engine::container::{Container, PublishedPort};
+use engine::inspect::{Container, PublishedPort};
 use netmig::flow::{Aliases, NoAlias, Protocol};
 use netmig::table::ForwardedPort;
 use steering::port_forward::{self, Away};

@@ -33,7 +33,8 @@ mod socket;
 pub(crate) use connection::{Connection, RefusedAt};
 pub(crate) use error::Refused;
 pub use error::{Malformed, SocketError};
-pub(crate) use socket::{Options, Protocol, Socket};
+pub use socket::Protocol;
+pub(crate) use socket::{Options, Socket};
 
 /// Walks over the messages of a datagram as the sockets here do, and passes the payload of each data
 /// message to `each`. For tests with arbitrary bytes.

@@ -1,5 +1,5 @@
-//! A paired host that says what it should not. It shows this host's own identity, as an agent does, and
-//! then sends any messages in any order; tests tell it which, as JSON on standard input:
+//! A paired host that violates the protocol. It authenticates with this host's identity, as an agent does, and sends
+//! any messages in any order. Tests describe them as JSON on standard input:
 //!
 //! ```json
 //! {"to": "192.0.2.2:7472", "patience_ms": 3000, "conversations": [
@@ -8,9 +8,9 @@
 //! ]}
 //! ```
 //!
-//! What comes back is printed as JSON, for each message of each conversation.
+//! It prints the answer to each message of each conversation as JSON.
 //!
-//! It also takes the place of an agent-server that says such things:
+//! It can also take the place of an agent-server that answers so:
 //!
 //! ```json
 //! {"port": 7472, "role": "Refuse", "text": "no\u001b[2J"}
@@ -42,7 +42,7 @@ use state::peer_address::Destination;
 use state::peer_text::PeerText;
 use steering::tunnels::{self, SteeringLock, Transport, TunnelEnd};
 
-/// A paired host that does not keep to the protocol
+/// A paired host that violates the protocol
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -56,19 +56,19 @@ enum Action {
     Whoami,
     /// Hold the conversations that are described on standard input
     Say,
-    /// Answer as a destination, as this JSON describes, until it is ended
+    /// Answer as a destination, as this JSON describes, until it is killed
     Answer { script: String },
 }
 
-/// What a destination says to whatever it is offered.
+/// The answer of a destination to every offer.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Answers {
-    /// The port on which it listens.
+    /// The TCP port.
     port: u16,
-    /// How it says it.
+    /// The kind of the answer.
     role: Role,
-    /// Its words, as they are sent.
+    /// The text of the answer.
     text: String,
 }
 
@@ -81,19 +81,19 @@ enum Role {
     Fail,
 }
 
-/// What is to be said, and to whom.
+/// The conversations and their receiver.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Script {
     /// The agent-server.
     to: Destination,
-    /// How long each answer is waited for.
+    /// The time limit for each answer, in milliseconds.
     patience_ms: u64,
-    /// One connection each.
+    /// The conversations, each over its own connection.
     conversations: Vec<Vec<Line>>,
 }
 
-/// One thing to be said.
+/// One step of a conversation.
 #[derive(Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 enum Line {
@@ -113,24 +113,24 @@ enum Line {
         #[serde(default)]
         anchors: Vec<HostId>,
     },
-    /// After an offer: a tunnel that works, as the client would make it.
+    /// After an offer: a working tunnel, as the client would set it up.
     Tunnel { tunnel: bool },
-    /// An end of a tunnel that does not work, whose kind is this text as it is.
+    /// A tunnel end that does not work, whose kind is this text.
     RawKind { tunnel_of_kind: String },
-    /// As a first line: whether to introduce itself.
+    /// As a first line: whether to send a hello.
     Greeting { greet: bool },
     /// Waits before the next line.
     Pause { pause_ms: u64 },
 }
 
-/// What came back for one message.
+/// The answer to one message.
 #[derive(Serialize)]
 struct Answer {
-    /// The message's name.
+    /// The name of the message.
     sent: String,
-    /// The answer's name; `closed`, or `silence` if none came in time.
+    /// The name of the answer; `closed` for a closed connection, `silence` if no answer came in time.
     answer: String,
-    /// What it says, for people.
+    /// The text of the answer.
     text: String,
 }
 
@@ -139,7 +139,7 @@ struct Answer {
 #[error("no message is called {0:?}")]
 struct NoMessage(String);
 
-/// Finds a message by its name; its body is that of the protocol in JSON.
+/// Builds a message from its name and its body in JSON.
 macro_rules! named {
     ($name:expr, $body:expr, [$($known:ident)*]) => {
         match $name {
@@ -236,7 +236,7 @@ async fn say(trust: &Trust, script: Script) -> Result<Vec<Vec<Answer>>, Cause> {
     Ok(all)
 }
 
-/// Holds one conversation, until its lines are said or the far end has closed.
+/// Holds one conversation until its last line, or until the other side closes the connection.
 async fn converse(
     trust: &Trust,
     to: &Destination,
@@ -293,7 +293,7 @@ async fn converse(
     Ok(answers)
 }
 
-/// Makes both ends of a tunnel; gives the number of the host at the other end.
+/// Sets up both ends of a tunnel. Returns the number of the peer.
 async fn connect(connection: &mut Connection, patience: Duration) -> Result<PeerNumber, Cause> {
     let directories = Directories::default();
     directories.create()?;
@@ -322,7 +322,7 @@ impl Answer {
     }
 }
 
-/// What the client would offer for a container of this host.
+/// Builds the offer that the client would send for a container of this host.
 async fn describe(
     name: &str,
     migration: MigrationId,
@@ -343,7 +343,7 @@ async fn describe(
         networks: container.networks.iter().map(network).collect(),
         any_address: true,
         direct: None,
-        // One that publishes none.
+        // The container publishes no ports.
         ports: Vec::new(),
         anchors,
         aliases: Vec::new(),
@@ -357,7 +357,7 @@ async fn describe(
     })
 }
 
-fn network(network: &engine::container::Network) -> Network {
+fn network(network: &engine::inspect::Network) -> Network {
     Network {
         name: network.name.clone(),
         addresses: network.addresses.iter().map(|(address, _)| *address).collect(),

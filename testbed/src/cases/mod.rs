@@ -21,9 +21,8 @@ mod cancel;
 mod faults;
 mod fidelity;
 mod flows;
-mod hops;
 mod lab;
-mod leftovers;
+mod lab_resources;
 mod migration;
 mod operator;
 mod peer_texts;
@@ -44,13 +43,12 @@ pub use lab::{VICTIM_ARGUMENT, be_victim};
 pub(crate) use untouched::without_own_state;
 pub use vm::VM;
 
-/// All lab tests, in the order in which they run.
+/// Returns all lab tests, in the order in which they run.
 pub fn all() -> Vec<Case> {
     [
         lab::CASES,
         traffic::CASES,
         migration::CASES,
-        hops::CASES,
         &flows::cases(),
         applications::CASES,
         refusal::CASES,

@@ -1,4 +1,4 @@
-//! What peers write reaches terminals and logs as plain text, one line each.
+//! Texts of peers reach terminals and logs as plain text, one line each.
 
 use std::time::Duration;
 
@@ -6,30 +6,30 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::flows::traces;
-use crate::build::HOSTILE_PEER;
 use crate::ensure;
 use crate::error::Result;
-use crate::faults::hostile::{self, message};
+use crate::faults::hostile_peer::{self, message};
+use crate::programs::HOSTILE_PEER;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("trust-texts-of-a-destination", &["trust"], of_a_destination).in_company(),
-    Case::new("trust-texts-of-a-source", &["trust"], of_a_source).in_company(),
+    Case::new("trust-texts-of-a-destination", &["trust"], of_a_destination).parallel(),
+    Case::new("trust-texts-of-a-source", &["trust"], of_a_source).parallel(),
 ];
 
-/// How long anything here may take.
+/// The time limit for each operation.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Exit code of a refusal before anything changed.
+/// The exit code of a refusal before anything changed.
 const REFUSED: i32 = 3;
-/// A line that no agent has written.
+/// A forged line of agent-client.
 const FORGED: &str = "agent-client: web runs there now";
 
-/// Clears a terminal, gives it another title, forges a line, and turns the reading direction round.
+/// Returns a text that clears a terminal, sets its title, forges a line, and reverses the reading direction.
 fn hostile_text() -> String {
     format!("sorry\u{1b}[2J\u{1b}]0;title\u{7}\n{FORGED}\r\n\u{9b}1m\u{202e}txt\u{2066}")
 }
 
-/// Returns whether a terminal shows what it is given, and every line was written by the one who gives it.
+/// Returns whether a text has no control characters and no forged line.
 fn is_plain(text: &str) -> bool {
     let strange = |c: char| {
         (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c) || c == '\u{2066}'
@@ -37,7 +37,7 @@ fn is_plain(text: &str) -> bool {
     !text.contains(strange) && !text.lines().any(|line| line.trim_start().starts_with(FORGED))
 }
 
-/// All texts of a JSON value.
+/// Returns all strings of a JSON value.
 fn texts(value: &Value) -> Vec<&str> {
     match value {
         Value::String(text) => vec![text],
@@ -88,7 +88,7 @@ fn of_a_source(context: &Context) -> Result<()> {
     let path = vec![offer, json!({ "tunnel": true }), change, message("Stage", json!([])), turn];
     for (what, said) in [("the kind of a tunnel", kind), ("a path", path)] {
         let before = lab.server_log("b").len();
-        let answers = hostile::say_patiently(a, b, &[said])?;
+        let answers = hostile_peer::say_patiently(a, b, &[said])?;
         traces::none_within(b, LIMIT)?;
         let log = lab.server_log("b").split_off(before);
         ensure!(log.contains("sorry"), "{what}: {answers:?}; b says {log}");

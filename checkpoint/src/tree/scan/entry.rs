@@ -13,7 +13,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{FileStat, Mode};
 
 use crate::tree::Error;
-use crate::tree::record::{Meta, Xattr, is_carried};
+use crate::tree::transfer_record::{Meta, Xattr, is_carried};
 
 /// overlayfs's marks on the files of an upper directory.
 const OPAQUE: &str = "trusted.overlay.opaque";

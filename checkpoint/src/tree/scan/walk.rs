@@ -16,9 +16,8 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, major, minor};
 use super::entry::{self, Marks};
 use super::{Node, Stamp, Tasks, What};
 use crate::tree::beneath;
-use crate::tree::blocks::{self, Failed};
-use crate::tree::path::DEPTH;
-use crate::tree::record::Xattr;
+use crate::tree::relative_path::DEPTH;
+use crate::tree::transfer_record::Xattr;
 use crate::tree::{Error, Kind, Record, Stats, io_error};
 
 /// Two changes within one tick of the clock bear the same time (10 ms at 100 Hz; kernels from
@@ -27,40 +26,40 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// The directory in which an entry is looked up.
 #[derive(Clone, Copy)]
-struct Place<'a> {
-    names: BorrowedFd<'a>,
+pub(super) struct Place<'a> {
+    pub(super) names: BorrowedFd<'a>,
     /// `names` belongs to an upper directory.
-    upper: bool,
+    pub(super) upper: bool,
     /// `names` is a directory with whiteouts that are marked files.
-    marked_whiteouts: bool,
-    depth: usize,
+    pub(super) marked_whiteouts: bool,
+    pub(super) depth: usize,
 }
 
 /// What is known of an entry when its turn comes.
-struct Seen {
-    stat: FileStat,
+pub(super) struct Seen {
+    pub(super) stat: FileStat,
     /// Whether a change after this look could go unseen.
-    unsure: bool,
+    pub(super) unsure: bool,
     /// The same file at the last pass.
-    old: Option<Node>,
+    pub(super) old: Option<Node>,
     /// It has not changed since.
-    same: bool,
+    pub(super) same: bool,
 }
 
 /// The state of a pass.
 pub(super) struct Walk<'a> {
     shown: &'a Path,
     /// The root of the mounted overlay.
-    merged: Option<BorrowedFd<'a>>,
-    compare_content: bool,
-    tasks: Tasks,
-    sink: &'a mut dyn FnMut(Record) -> Result<(), Error>,
-    stats: Stats,
+    pub(super) merged: Option<BorrowedFd<'a>>,
+    pub(super) compare_content: bool,
+    pub(super) tasks: Tasks,
+    pub(super) sink: &'a mut dyn FnMut(Record) -> Result<(), Error>,
+    pub(super) stats: Stats,
     /// Path of the entry at hand, below the root.
-    path: Vec<u8>,
+    pub(super) path: Vec<u8>,
     /// First path of each file with several names.
-    links: HashMap<(u64, u64), Bytes>,
-    buffer: BytesMut,
+    pub(super) links: HashMap<(u64, u64), Bytes>,
+    pub(super) buffer: BytesMut,
 }
 
 impl<'a> Walk<'a> {
@@ -247,7 +246,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Overlayfs gives all whiteouts one inode, whose stamp changes with each new link.
-    fn whiteout(&mut self, stamp: Stamp, old: Option<&Node>) -> Result<Node, Error> {
+    pub(super) fn whiteout(&mut self, stamp: Stamp, old: Option<&Node>) -> Result<Node, Error> {
         if !matches!(old, Some(Node { what: What::Whiteout, .. })) {
             self.remove_current()?;
         }
@@ -300,106 +299,8 @@ impl<'a> Walk<'a> {
         Ok(Some(Node { stamp: Stamp::of(&stat), unsure, what: What::Directory(entries, marks) }))
     }
 
-    fn file(&mut self, place: Place<'_>, name: &OsStr, seen: Seen) -> Result<Option<Node>, Error> {
-        let stat = &seen.stat;
-        let inode = (stat.st_dev, stat.st_ino);
-        let first = if stat.st_nlink > 1 { self.links.get(&inode).cloned() } else { None };
-        if seen.same && (!self.compare_content || first.is_some()) {
-            self.remember_link(stat);
-            return Ok(seen.old);
-        }
-        let (xattrs, marks) = entry::xattrs(place.names, name, &self.at())?;
-        if marks.whiteout && place.marked_whiteouts {
-            return self.whiteout(Stamp::of(stat), seen.old.as_ref()).map(Some);
-        }
-        if let Some(target) = first {
-            self.emit(stat, xattrs, Kind::HardLink { target })?;
-            // Its content went with the other name: should this become the first, all is sent.
-            let stamp = Stamp::of(stat);
-            return Ok(Some(Node { stamp, unsure: seen.unsure, what: What::Other }));
-        }
-        self.remember_link(stat);
-        let metacopy = place.upper && marks.metacopy;
-        self.content(place, name, seen, xattrs, metacopy)
-    }
-
-    /// Sends a regular file's content, or what differs in it.
-    fn content(
-        &mut self,
-        place: Place<'_>,
-        name: &OsStr,
-        seen: Seen,
-        xattrs: Vec<Xattr>,
-        metacopy: bool,
-    ) -> Result<Option<Node>, Error> {
-        let Seen { mut stat, mut unsure, old, same } = seen;
-        let opened = entry::open_file(place.names, name).map_err(self.fail("open"))?;
-        let Some(mut file) = opened else { return Ok(None) };
-        if self.tasks == Tasks::Running && !self.compare_content {
-            // A page that was written to between the first look and the end of the cleaning
-            // may be dirty still: unless the times are equal, nothing is sure.
-            let before = Stamp::of(&stat);
-            entry::clean(&file);
-            stat = fstat(&file).map_err(self.fail("look at"))?;
-            unsure |= before != Stamp::of(&stat) || self.is_unsure(&stat);
-        }
-        if let Some(merged) = self.merged.filter(|_| metacopy) {
-            let path = Path::new(OsStr::from_bytes(&self.path));
-            match beneath::open_file(merged, path) {
-                Ok(whole) => file = whole,
-                Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR) => return Ok(None),
-                Err(e) => return Err(self.fail("open")(e)),
-            }
-        }
-        let before = match old {
-            Some(Node { what: What::File(before), .. }) => Some(before),
-            _ => None,
-        };
-        let length = u64::try_from(stat.st_size).unwrap_or(0);
-        let mut header = Some(Record::Entry {
-            path: Bytes::copy_from_slice(&self.path),
-            meta: entry::meta(&stat, xattrs),
-            kind: Kind::File { length, patch: before.is_some() },
-        });
-        // A file whose stamp is as it was is told of only if a block differs.
-        if !same && let Some(header) = header.take() {
-            (self.sink)(header)?;
-            self.stats.entries += 1;
-        }
-        let (sink, stats) = (&mut self.sink, &mut self.stats);
-        let sent = blocks::send(
-            &file,
-            length,
-            before.as_deref(),
-            &mut self.buffer,
-            &mut |offset, bytes| {
-                if let Some(header) = header.take() {
-                    stats.entries += 1;
-                    sink(header)?;
-                }
-                stats.bytes += bytes.len() as u64;
-                sink(Record::Data { offset, bytes })
-            },
-        );
-        let blocks = sent.map_err(|failed| match failed {
-            Failed::Sink(error) => error,
-            Failed::Read(source) => Error::Io { action: "read", path: self.at(), source },
-        })?;
-        let after = fstat(&file).map_err(self.fail("look at"))?;
-        unsure |= !metacopy && Stamp::of(&after) != Stamp::of(&stat);
-        Ok(Some(Node { stamp: Stamp::of(&stat), unsure, what: What::File(blocks) }))
-    }
-
-    fn remember_link(&mut self, stat: &FileStat) {
-        if stat.st_nlink > 1 {
-            self.links
-                .entry((stat.st_dev, stat.st_ino))
-                .or_insert_with(|| Bytes::copy_from_slice(&self.path));
-        }
-    }
-
     /// Whether a later change may bear the same time as this one.
-    fn is_unsure(&self, stat: &FileStat) -> bool {
+    pub(super) fn is_unsure(&self, stat: &FileStat) -> bool {
         if self.tasks == Tasks::Frozen {
             return false;
         }
@@ -411,7 +312,12 @@ impl<'a> Walk<'a> {
         changed + TICK > now
     }
 
-    fn emit(&mut self, stat: &FileStat, xattrs: Vec<Xattr>, kind: Kind) -> Result<(), Error> {
+    pub(super) fn emit(
+        &mut self,
+        stat: &FileStat,
+        xattrs: Vec<Xattr>,
+        kind: Kind,
+    ) -> Result<(), Error> {
         self.stats.entries += 1;
         let path = Bytes::copy_from_slice(&self.path);
         (self.sink)(Record::Entry { path, meta: entry::meta(stat, xattrs), kind })
@@ -448,11 +354,11 @@ impl<'a> Walk<'a> {
     }
 
     /// The entry at hand, for messages.
-    fn at(&self) -> PathBuf {
+    pub(super) fn at(&self) -> PathBuf {
         self.shown.join(OsStr::from_bytes(&self.path))
     }
 
-    fn fail(&self, action: &'static str) -> impl FnOnce(Errno) -> Error + use<> {
+    pub(super) fn fail(&self, action: &'static str) -> impl FnOnce(Errno) -> Error + use<> {
         io_error(action, self.at())
     }
 }

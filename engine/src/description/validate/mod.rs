@@ -10,7 +10,7 @@ use super::{
     Apparmor, Confinement, Connectivity, Description, Filesystem, Health, HealthCheck, Life, Log,
     Mount, Network, Process, Resources, Seccomp, Storage,
 };
-use crate::container::{is_full_id, is_name};
+use crate::inspect::{is_full_id, is_name};
 use text::{
     LIST, at_most, is_annotation, is_cgroup_file, is_cgroup_parent, is_destination, is_mac,
     is_mount_option, is_number_list, is_printable, is_sysctl, is_text, is_timestamp, is_word,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::podman::host::Version;
+use crate::podman::host_info::Version;
 
 const SAMPLE: &str = include_str!("sample.json");
 const NETWORKS: &str = r#"[{"name":"n6","driver":"bridge","network_interface":"podman1",

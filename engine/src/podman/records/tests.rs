@@ -1,146 +1,209 @@
-//! Records of a container that podman 5.8 made, beside what the same podman said of it.
+//! Records of containers that podman 5.8 made with many options.
 
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::*;
-use crate::podman::inspect;
-use crate::podman::metadata::tests::info;
-use checkpoint::bundle::Bundle;
+use crate::needs::Needs;
+use crate::podman::database::tests::info;
 
-const SAMPLE: &str = include_str!("plain.json");
+const SAMPLES: &str = include_str!("samples.json");
 
-/// Configuration, state, and podman's description.
-fn sample() -> [Value; 3] {
-    let mut sample: Map<String, Value> = serde_json::from_str(SAMPLE).unwrap();
-    ["config", "state", "inspected"].map(|name| sample.remove(name).unwrap())
+/// Records that podman wrote, and where.
+fn sample(name: &str) -> (Records, Place) {
+    let mut samples: Map<String, Value> = serde_json::from_str(SAMPLES).unwrap();
+    let mut sample = samples.remove(name).unwrap();
+    let mut text = |part: &str| sample[part].take().to_string();
+    let [config, spec, networks] = ["config", "spec", "networks"].map(&mut text);
+    let records = Records::parse(config.as_bytes(), spec.as_bytes(), networks.as_bytes()).unwrap();
+    let id = records.config["id"].as_str().unwrap().to_owned();
+    (records, place("/var/lib/containers/storage", "/run/containers/storage", &id))
 }
 
-fn here() -> Info {
-    Info { graph_root: "/var/lib/containers/storage".into(), ..info(Path::new("/x")) }
+fn place(root: &str, run: &str, id: &str) -> Place {
+    let info = Info { graph_root: root.into(), run_root: run.into(), ..info(Path::new("/x")) };
+    let init = "/usr/libexec/podman/catatonit".into();
+    Place { init, ..Place::of(&info, id, vec!["podman".into(), id.into()]) }
 }
 
-fn text(value: &Value) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap()
+fn described(name: &str) -> Described {
+    let (records, place) = sample(name);
+    records.describe(&place).unwrap()
+}
+
+fn lost(name: &str, change: impl FnOnce(&mut Records)) -> Vec<String> {
+    let (mut records, place) = sample(name);
+    change(&mut records);
+    records.describe(&place).unwrap().lost.into_iter().collect()
 }
 
 #[test]
-fn the_description_is_podmans() {
-    let [config, state, inspected] = sample();
-    let bundle = br#"{"root":{"path":"/x"},"annotations":{"a":"b"}}"#;
-    let bundle = || Some(Bundle::parse(Path::new("/bundle"), bundle).unwrap());
-    let raw = describe(&here(), &text(&config), &text(&state)).unwrap();
-    let by_records = raw.into_container(bundle(), &here());
-    let by_podman = inspect::parse(&text(&json!([inspected]))).unwrap();
-    let by_podman = by_podman.into_container(bundle(), &here());
-    assert_eq!(by_records, by_podman);
-    assert_eq!((by_records.networks.len(), by_records.ports.len()), (2, 4));
-    assert_eq!(by_records.annotations["a"], "b");
+fn nothing_of_these_containers_is_lost() {
+    for name in ["plain", "rich", "removed", "user", "privileged", "device", "bind", "pid"] {
+        let Described { description, lost, has_secrets } = described(name);
+        assert!(lost.is_empty() && !has_secrets, "{name}: {lost:?}");
+        // And once more, as if another host's podman had written it: it puts one into the other.
+        let there = place("/data", "/run/data", &description.id);
+        let mut written = Records::write(&description, &there);
+        written.config["spec"] = written.spec.clone();
+        let again = written.describe(&there).unwrap();
+        assert_eq!(again, Described { description, lost, has_secrets }, "{name}");
+    }
 }
 
 #[test]
-fn whatever_is_not_plain_is_left_to_podman() {
-    let changes = [
-        ("/id", json!("short")),
-        ("/createNetNS", json!(false)),
-        ("/networkMode", json!("host")),
-        ("/netNsCtr", json!("a7")),
-        ("/cgroupsMode", json!("no-conmon")),
-        ("/privileged", json!(true)),
-        ("/pod", json!("b8")),
-        ("/rootfs", json!("/x")),
-        ("/systemd", json!(true)),
-        ("/stdin", json!(true)),
-        ("/healthcheck", json!({"Test": ["CMD-SHELL", "true"]})),
-        ("/namedVolumes", json!([{"volumeName": "v"}])),
-        ("/userVolumes", json!(["/v"])),
-        ("/mounts", json!(["/x"])),
-        ("/Dependencies", json!(["b8"])),
-        ("/idMappingsOptions/HostUIDMapping", json!(false)),
-        ("/idMappingsOptions/UIDMap", json!([{"size": 1}])),
-        ("/spec/process/terminal", json!(true)),
-        ("/spec/annotations", json!({"org.criu.config": "/x"})),
-        ("/spec/hooks", json!({"prestart": [{"path": "/x"}]})),
-        ("/spec/linux/devices", json!([{"path": "/dev/kvm"}])),
-        ("/spec/linux/resources/memory", json!({"limit": 1})),
-        ("/spec/linux/resources/devices/0/allow", json!(true)),
-        ("/spec/linux/namespaces/0/path", json!("/proc/1/ns/pid")),
-        ("/spec/linux/namespaces/0/type", json!("user")),
-        ("/spec/mounts/1/type", json!("bind")),
-        ("/spec/mounts/1/destination", json!("/data")),
-        ("/newPortMappings/0/range", json!(0)),
-        ("/newPortMappings/0/container_port", json!(70000)),
-        ("/newNetworks/other", json!({})),
-        ("/setting of tomorrow", json!(1)),
+fn settings_are_what_the_creator_gave() {
+    let rich = described("rich").description;
+    assert_eq!((rich.hostname.as_str(), rich.timezone.as_str()), ("richhost", "UTC"));
+    assert_eq!(rich.process.args, ["sh", "-c", "sleep 10000"], "without the engine's init");
+    assert!(rich.life.init && rich.storage.read_only && rich.process.terminal);
+    assert_eq!((rich.process.uid, rich.process.umask.as_str()), (1000, "0027"));
+    assert_eq!(
+        rich.annotations.into_iter().collect::<Vec<_>>(),
+        [("my.note".into(), "hello".into())]
+    );
+    let network = &rich.connectivity.networks[0];
+    assert_eq!(network.aliases, ["one"], "those of the engine are not the creator's");
+    assert_eq!((network.addresses.len(), network.addresses[1].prefix), (2, 64));
+    assert_eq!(rich.resources.memory.limit, Some(512 << 20));
+    assert_eq!(rich.confinement.seccomp.unwrap().default_action, "SCMP_ACT_ERRNO");
+    let plain = described("plain").description;
+    assert_eq!(plain.hostname, "", "podman's own choice is none");
+    assert_eq!(Needs::of(&plain), Needs::default());
+    assert_eq!(described("user").description.resources.parent, "/mine");
+    assert!(described("removed").description.life.auto_remove);
+}
+
+#[test]
+fn what_is_the_hosts_is_seen() {
+    let needs = |name: &str| Needs::of(&described(name).description);
+    assert!(needs("privileged").privileged.contains("it is privileged"));
+    assert_eq!(needs("device").devices, ["/dev/fuse".into()].into());
+    assert_eq!(needs("bind").mounts, ["/etc".into()].into());
+    assert_eq!(needs("pid").shared_namespaces, ["pid".into()].into());
+}
+
+#[test]
+fn settings_without_a_place_are_named() {
+    let open = lost("open", |_| {});
+    assert_eq!(open, ["annotations=\"io.podman.annotations.cid-file=/tmp/cid\""]);
+    assert_eq!(lost("volume", |_| {}), ["namedVolumes"]);
+    type Change = (&'static str, Value, &'static str);
+    let config: [Change; 17] = [
+        ("ctrImageVolumes", json!([{"source": "i", "dest": "/x"}]), "ctrImageVolumes"),
+        ("overlayVolumes", json!([{"source": "/etc", "dest": "/x"}]), "overlayVolumes"),
+        ("labelopts", json!(["type:x"]), "labelopts"),
+        ("HostUsers", json!(["root"]), "HostUsers"),
+        ("netNsCtr", json!("b8"), "netNsCtr"),
+        ("pod", json!("b8"), "pod"),
+        ("rootfs", json!("/"), "rootfs"),
+        ("logPath", json!("/etc/cron.d/x"), "logPath"),
+        ("pid_file", json!("/etc/x"), "pid_file"),
+        ("ShmDir", json!("/etc"), "ShmDir"),
+        ("mounts", json!(["/etc"]), "mounts"),
+        ("baseHostsFile", json!("/etc/shadow"), "connectivity.hosts_file=\"/etc/shadow\""),
+        ("storageOpts", json!({"size": "1G"}), "storageOpts"),
+        ("sdnotifySocket", json!("/run/systemd/notify"), "sdnotifySocket"),
+        ("preserveFds", json!(1), "preserveFds"),
+        ("networkMode", json!("host"), "networkMode"),
+        ("a setting of tomorrow", json!(true), "a setting of tomorrow"),
     ];
-    for (field, value) in changes {
-        let [mut config, state, _] = sample();
-        set(&mut config, field, value);
-        assert!(describe(&here(), &text(&config), &text(&state)).is_none(), "{field}");
+    for (key, value, named) in config {
+        let lost = lost("plain", |records| records.config[key] = value);
+        assert!(lost.contains(&named.to_owned()), "{key}: {lost:?}");
     }
-    let changes = [
-        ("/state", json!(5)),
-        ("/pid", json!(0)),
-        ("/conmonPid", json!(0)),
-        ("/mounted", json!(false)),
-        ("/mountPoint", json!("/elsewhere/merged")),
-        ("/error", json!("x")),
-        ("/newExecSessions", json!({"a7": {}})),
-        ("/networkStatus/second/interfaces/eth7", json!({"subnets": [], "mac_address": ""})),
+    let spec: [Change; 11] = [
+        ("hooks", json!({"poststop": [{"path": "/h"}]}), "hooks"),
+        ("domainname", json!("d"), "domainname"),
+        ("process/scheduler", json!({"policy": "SCHED_FIFO"}), "process.scheduler"),
+        ("process/ioPriority", json!({"class": "IOPRIO_CLASS_RT"}), "process.ioPriority"),
+        ("process/selinuxLabel", json!("u:r:t:s0"), "process.selinuxLabel"),
+        ("process/apparmorProfile", json!("mine"), "process.apparmorProfile"),
+        ("linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt"),
+        ("linux/personality", json!({"domain": "LINUX32"}), "linux.personality"),
+        ("linux/uidMappings", json!([{"size": 1}]), "linux.uidMappings"),
+        ("linux/rootfsPropagation", json!("shared"), "linux.rootfsPropagation"),
+        ("annotations/run.oci.handler", json!("krun"), "annotations=\"run.oci.handler=krun\""),
     ];
-    for (field, value) in changes {
-        let [config, mut state, _] = sample();
-        set(&mut state, field, value);
-        assert!(describe(&here(), &text(&config), &text(&state)).is_none(), "{field}");
+    for (path, value, named) in spec {
+        let lost = lost("plain", |records| {
+            let (parent, key) = path.rsplit_once('/').unwrap_or(("", path));
+            let parent = if parent.is_empty() { String::new() } else { format!("/{parent}") };
+            records.spec.pointer_mut(&parent).unwrap()[key] = value;
+        });
+        assert!(lost.contains(&named.to_owned()), "{path}: {lost:?}");
     }
-    let [config, state, _] = sample();
-    let zfs = Info { storage_driver: "zfs".into(), ..here() };
-    assert!(describe(&zfs, &text(&config), &text(&state)).is_none());
-    assert!(describe(&here(), b"{}", &text(&state)).is_none());
-    assert!(describe(&here(), &text(&config), b"[]").is_none());
+    let overlay = json!({"destination": "/x", "type": "overlay", "source": "overlay"});
+    let mounted = lost("plain", |records| {
+        records.spec["mounts"].as_array_mut().unwrap().push(overlay);
+    });
+    assert_eq!(mounted, ["mounts./x"]);
 }
 
 #[test]
-fn what_other_tables_say_is_seen() {
-    let [config, state, _] = sample();
-    let id = config["id"].as_str().unwrap();
-    let database = Connection::open_in_memory().unwrap();
-    database
-        .execute_batch(
-            "CREATE TABLE ContainerConfig(ID TEXT, Name TEXT, JSON TEXT);
-             CREATE TABLE ContainerState(ID TEXT, JSON TEXT);
-             CREATE TABLE ContainerDependency(ID TEXT, DependencyID TEXT);
-             CREATE TABLE ContainerExecSession(ID TEXT, ContainerID TEXT);
-             CREATE TABLE ContainerVolume(ContainerID TEXT, VolumeName TEXT);",
-        )
-        .unwrap();
-    let insert = "INSERT INTO ContainerConfig VALUES (?1, 'plain', ?2)";
-    database.execute(insert, (id, text(&config))).unwrap();
-    database.execute("INSERT INTO ContainerState VALUES (?1, ?2)", (id, text(&state))).unwrap();
-    assert_eq!(read(&database, "plain"), Some((text(&config), text(&state))));
-    assert!(read(&database, id).is_some());
-    for other in ["plai", "a7", "", "%"] {
-        assert_eq!(read(&database, other), None, "{other:?}");
+fn secrets_are_told_apart() {
+    let secrets =
+        [("secrets", json!([{"name": "s"}])), ("secret_env", json!({"S": {"name": "s"}}))];
+    for (key, value) in secrets {
+        let (mut records, place) = sample("plain");
+        records.config[key] = value;
+        records.config["pod"] = json!("b8");
+        let Described { lost, has_secrets, .. } = records.describe(&place).unwrap();
+        assert!(has_secrets && lost.iter().eq(["pod"]), "{key}: {lost:?}");
     }
-    for row in [
-        "ContainerDependency VALUES (?1, 'b8')",
-        "ContainerExecSession VALUES ('b8', ?1)",
-        "ContainerVolume VALUES (?1, 'v')",
-    ] {
-        let table = row.split_once(' ').unwrap().0;
-        database.execute(&format!("INSERT INTO {row}"), [id]).unwrap();
-        assert_eq!(read(&database, "plain"), None, "{row}");
-        database.execute(&format!("DELETE FROM {table}"), []).unwrap();
-    }
-    database.execute("DROP TABLE ContainerVolume", []).unwrap();
-    assert_eq!(read(&database, "plain"), None, "another version of the tables");
 }
 
-/// Sets a field, which may be new.
-fn set(value: &mut Value, field: &str, new: Value) {
-    if let Some(old) = value.pointer_mut(field) {
-        *old = new;
-        return;
+#[test]
+fn aliases_do_not_grow() {
+    let (mut records, place) = sample("rich");
+    let short = records.config["id"].as_str().unwrap()[..12].to_owned();
+    let aliases = json!(["one", short, "richhost", short, "richhost", short]);
+    records.config["newNetworks"]["n6"]["aliases"] = aliases;
+    let Described { description, lost, .. } = records.describe(&place).unwrap();
+    assert!(lost.is_empty(), "{lost:?}");
+    let written = Records::write(&description, &place);
+    assert_eq!(written.config["newNetworks"]["n6"]["aliases"], json!(["one"]));
+}
+
+/// Every text in a JSON value, keys too.
+fn texts(value: &Value, into: &mut Vec<String>) {
+    match value {
+        Value::String(text) => into.push(text.clone()),
+        Value::Array(list) => list.iter().for_each(|value| texts(value, into)),
+        Value::Object(map) => map.iter().for_each(|(key, value)| {
+            into.push(key.clone());
+            texts(value, into);
+        }),
+        _ => {}
     }
-    let (parent, name) = field.rsplit_once('/').unwrap();
-    value.pointer_mut(parent).unwrap()[name] = new;
+}
+
+#[test]
+fn each_path_of_a_host_is_this_hosts_own() {
+    for name in ["plain", "rich", "removed", "user"] {
+        let description = described(name).description;
+        let there = place("/data", "/run/data", &description.id);
+        let Records { config, spec, networks } = Records::write(&description, &there);
+        let mut all = Vec::new();
+        [&config, &spec, &networks].into_iter().for_each(|part| texts(part, &mut all));
+        let of_the_source = ["/var/lib/containers", "/run/containers", "/run/netns"];
+        let left = all.iter().find(|text| of_the_source.iter().any(|path| text.contains(path)));
+        assert_eq!(left, None, "{name}");
+        assert_eq!(config["staticDir"], json!(there.userdata));
+        assert_eq!(config["logPath"], json!(""), "podman puts its own in");
+        let binds = spec["mounts"].as_array().unwrap().iter().filter(|m| m["type"] == "bind");
+        let sources: Vec<&Value> = binds.map(|mount| &mount["source"]).collect();
+        assert!(sources.iter().all(|source| **source == json!(there.init)), "{sources:?}");
+    }
+}
+
+#[test]
+fn keys_are_podmans_and_never_a_peers() {
+    // Go takes "shmdir" for "ShmDir": a peer has no way to write either.
+    let (mut records, place) = sample("plain");
+    records.config["shmdir"] = json!("/etc");
+    let Described { description, lost, .. } = records.describe(&place).unwrap();
+    assert!(lost.contains("shmdir"), "{lost:?}");
+    let mut all = Vec::new();
+    texts(&Records::write(&description, &place).config, &mut all);
+    assert!(all.iter().all(|text| !text.eq_ignore_ascii_case("shmdir") && text != "/etc"));
 }

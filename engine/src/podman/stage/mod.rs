@@ -8,31 +8,31 @@
 //! learn [`Info`] before, and stage late. podman itself gives
 //! up after [`LIFETIME`](checkpoint::shim::LIFETIME).
 
-mod abort;
-mod archive;
-mod early;
-mod link;
-mod process;
-mod refusal;
+mod cleanup;
+mod conflict;
+mod import;
+mod import_archive;
+mod prepared_import;
+mod shim_socket;
 mod staged;
-mod work;
+mod work_dir;
 
-pub(super) use abort::abort_by_id;
-pub(super) use early::{Early, has_ended, is_untold};
+pub(super) use cleanup::abort_by_id;
+pub(super) use prepared_import::{PreparedImport, has_ended, is_untold};
 pub(super) use staged::PodmanStaged;
 
 use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
 
-use super::description::{Place, Records};
+use super::records::{Place, Records};
 use super::{Info, Podman};
 use crate::Kind;
 use crate::description::{Description, Image};
 use crate::stage::{Conflict, Error, Stage};
-use link::Link;
-use refusal::refusal;
-use work::Work;
+use conflict::refusal;
+use shim_socket::{ShimSocket, listen};
+use work_dir::WorkDir;
 
 /// A container to stage, and podman.
 #[derive(Debug)]
@@ -52,9 +52,9 @@ impl Staging {
     ///
     /// Refuses an ID that exists *before* anything is made, so that an abort never hits a
     /// container that is not ours. On any error what was made is removed again.
-    pub(super) async fn begin(self, early: Option<Early>) -> Result<PodmanStaged, Error> {
+    pub(super) async fn begin(self, early: Option<PreparedImport>) -> Result<PodmanStaged, Error> {
         let checked = self.check().await;
-        let usable = |early: &Early| {
+        let usable = |early: &PreparedImport| {
             checked.is_ok() && early.work.dir == self.stage.work && !self.stage.fresh_addresses
         };
         let early = match early {
@@ -81,10 +81,10 @@ impl Staging {
         self.check_free(id, name, image).await
     }
 
-    async fn attempt(&self, early: Option<Early>) -> Result<PodmanStaged, Error> {
+    async fn attempt(&self, early: Option<PreparedImport>) -> Result<PodmanStaged, Error> {
         let work = match &early {
             Some(early) => early.work.clone(),
-            None => Work::create(&self.stage.work)?,
+            None => WorkDir::create(&self.stage.work)?,
         };
         let Description { id, name, .. } = &self.stage.description;
         match self.start(&work, id, name, early).await {
@@ -132,24 +132,24 @@ impl Staging {
 
     async fn start(
         &self,
-        work: &Work,
+        work: &WorkDir,
         id: &str,
         name: &str,
-        early: Option<Early>,
+        early: Option<PreparedImport>,
     ) -> Result<PodmanStaged, Error> {
         let started = Instant::now();
         let path = work.archive();
-        let place = Place::of(&self.info, id, process::cleanup(&self.podman, id));
+        let place = Place::of(&self.info, id, import::cleanup(&self.podman, id));
         let records = Records::write(&self.described().await?, &place);
-        let archive = archive::build(&records, &self.stage.log).map_err(work.fail(&path))?;
+        let archive = import_archive::build(&records, &self.stage.log).map_err(work.fail(&path))?;
         work.put_archive(&archive)?;
-        let listener = link::listen(&work.socket()).map_err(work.fail(&work.socket()))?;
+        let listener = listen(&work.socket()).map_err(work.fail(&work.socket()))?;
         work.own(id)?;
         let (mut child, input) = match early {
             Some(early) => (early.child, Some(early.input)),
             None => {
                 work.link(&self.stage.shim, &self.info.conmon_path)?;
-                let child = process::import(&self.podman, work, self.stage.fresh_addresses)?;
+                let child = import::import(&self.podman, work, self.stage.fresh_addresses)?;
                 if let Some(pid) = child.id() {
                     work.note_podman(pid)?;
                 }
@@ -159,12 +159,12 @@ impl Staging {
         let told = async {
             if let Some(mut input) = input {
                 // podman may have opened the file in its place by now, and never read this.
-                let _ = input.write_all(&archive[archive::BEGINNING..]).await;
+                let _ = input.write_all(&archive[import_archive::BEGINNING..]).await;
             }
             std::future::pending::<()>().await;
         };
         let link = tokio::select! {
-            link = Link::accept(&listener) => {
+            link = ShimSocket::accept(&listener) => {
                 link.map_err(|source| Error::Shim { name: name.to_owned(), source })?
             }
             _ = child.wait() => return Err(refusal(work, name)),

@@ -7,15 +7,16 @@ use async_trait::async_trait;
 use nix::sys::statvfs::statvfs;
 use tokio::process::Child;
 
-use super::link::{self, Link};
-use super::work::Work;
-use super::{Error, abort, abort_by_id, process, refusal};
+use super::conflict::refusal;
+use super::shim_socket::{ShimSocket, listen};
+use super::work_dir::WorkDir;
+use super::{Error, abort_by_id, cleanup, import};
 use crate::Kind;
 use crate::podman::Podman;
 use crate::stage::{Restored, Staged, StagedContainer};
-use checkpoint::bundle::Bundle;
 use checkpoint::criu;
-use checkpoint::prime::Primed;
+use checkpoint::kernel_warmup::KernelWarmup;
+use checkpoint::oci_bundle::Bundle;
 use checkpoint::shim::wire::{Ended, FromShim, Go, ToShim};
 use checkpoint::shim::{LIFETIME, argv};
 
@@ -34,13 +35,13 @@ pub(in crate::podman) struct PodmanStaged {
     /// The OCI bundle that podman made.
     bundle: PathBuf,
     podman: Podman,
-    work: Work,
+    work: WorkDir,
     lease: Duration,
-    link: Link,
+    link: ShimSocket,
     child: Option<Child>,
     restored: Option<Restored>,
     /// Until the restore has ended.
-    primed: Option<Primed>,
+    warmup: Option<KernelWarmup>,
 }
 
 /// Bytes that podman needs at most to note that a container runs: some pages of its database, and files of
@@ -50,8 +51,8 @@ const ROOM: u64 = 4 << 20;
 impl PodmanStaged {
     pub(super) fn new(
         podman: Podman,
-        work: Work,
-        link: Link,
+        work: WorkDir,
+        link: ShimSocket,
         child: Option<Child>,
         lease: Duration,
         started: Instant,
@@ -92,7 +93,7 @@ impl PodmanStaged {
             lease,
             child,
             restored: None,
-            primed: link.hello.ended.is_none().then(Primed::for_restore),
+            warmup: link.hello.ended.is_none().then(KernelWarmup::for_restore),
             link,
         };
         if let Some(ended) = staged.link.hello.ended {
@@ -113,12 +114,12 @@ impl PodmanStaged {
         work: &Path,
         deadline: Duration,
     ) -> Result<Self, Error> {
-        let work = Work { dir: work.to_path_buf() };
+        let work = WorkDir { dir: work.to_path_buf() };
         if !work.owns(id) {
             return Err(Error::Order { name: name.to_owned(), what: "resuming" });
         }
-        let listener = link::listen(&work.socket()).map_err(work.fail(&work.socket()))?;
-        let link = tokio::time::timeout(deadline, Link::accept(&listener))
+        let listener = listen(&work.socket()).map_err(work.fail(&work.socket()))?;
+        let link = tokio::time::timeout(deadline, ShimSocket::accept(&listener))
             .await
             .map_err(|_| Error::Timeout {
                 name: name.to_owned(),
@@ -138,7 +139,7 @@ impl PodmanStaged {
             // The podman of another process: its exit status is lost, its words are not.
             None => {
                 if let Some(pid) = self.work.podman()
-                    && !process::wait_gone(pid, TAIL).await
+                    && !import::wait_gone(pid, TAIL).await
                 {
                     return Err(self.timeout("podman's part", TAIL));
                 }
@@ -233,7 +234,7 @@ impl Staged for PodmanStaged {
         deadline: Duration,
     ) -> Result<(), Error> {
         // It may have been staged long ago.
-        self.primed = Some(Primed::for_restore());
+        self.warmup = Some(KernelWarmup::for_restore());
         let ready = ToShim::Ready(self.go(images, criu_config));
         let exchange = async {
             self.link.send(&ready).await?;
@@ -263,7 +264,7 @@ impl Staged for PodmanStaged {
             self.link.receive().await
         };
         let ended = tokio::time::timeout(deadline, exchange).await;
-        self.primed = None;
+        self.warmup = None;
         let ended = match ended {
             Ok(Ok(FromShim::Ended(ended))) => ended,
             Ok(Ok(_)) => return Err(self.order("another greeting")),
@@ -296,12 +297,12 @@ impl Staged for PodmanStaged {
     }
 
     async fn abort(mut self: Box<Self>) -> Result<(), Error> {
-        self.primed = None;
+        self.warmup = None;
         // A shim that is gone already needs no telling.
         let _ = self.link.send(&ToShim::Abort).await;
         if let Some(child) = &mut self.child {
             // podman cleans up after the failed restore; abort_by_id ends it when it hangs.
-            let _ = tokio::time::timeout(abort::PATIENCE, child.wait()).await;
+            let _ = tokio::time::timeout(cleanup::PATIENCE, child.wait()).await;
         }
         let Self { container, podman, work, link, .. } = *self;
         drop(link);

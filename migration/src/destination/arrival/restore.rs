@@ -6,7 +6,7 @@ use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::ConfigDir;
 use checkpoint::fingerprint::Fingerprint;
 use checkpoint::images::ImageDir;
-use checkpoint::sockets::SocketSettings;
+use checkpoint::socket_options::SocketSettings;
 use checkpoint::tasks::TaskSettings;
 use netmig::tunnel;
 use protocol::message::Prepared;

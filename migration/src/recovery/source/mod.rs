@@ -23,7 +23,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use checkpoint::cgroup::Cgroup;
-use checkpoint::process;
+use checkpoint::procfs;
 use netmig::peer_number::PeerNumber;
 use ownership::source::{Departure, Recovery, recovery};
 use state::cause::{Cause, chain};
@@ -268,7 +268,7 @@ impl Departed {
     fn original(&self) -> Option<Cgroup> {
         let process = self.process.as_ref()?;
         let is_same = process.started == 0
-            || process::start_time(process.pid).is_some_and(|started| started == process.started);
+            || procfs::start_time(process.pid).is_some_and(|started| started == process.started);
         is_same.then(|| Cgroup::of_pid(process.pid, &self.container).ok()).flatten()
     }
 }

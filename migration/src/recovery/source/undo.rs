@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use checkpoint::images::ImageDir;
-use checkpoint::process;
+use checkpoint::procfs;
 use netmig::flow::{Conntrack, Direction, Flow, TunnelNat};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
@@ -175,7 +175,7 @@ async fn is_alive(context: &Context, process: &Process, id: &str) -> Result<bool
         return Ok(false);
     }
     let container = context.engine.inspect(id).await?;
-    Ok(container.pid == process.pid && process::start_time(process.pid).is_some())
+    Ok(container.pid == process.pid && procfs::start_time(process.pid).is_some())
 }
 
 /// Waits for the dump of the dead process, which goes on by itself and must not be disturbed: the

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use checkpoint::images::{Chunk, Follower, Manifest};
+use checkpoint::realtime::{MANY_FILES, RealtimePriority};
 use checkpoint::runtime::Waiting;
-use checkpoint::sockets::SocketSettings;
+use checkpoint::socket_options::SocketSettings;
 use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::Tasks;
-use checkpoint::urgency::{MANY_FILES, Urgency};
 use protocol::message::Message;
 use protocol::wire::PIECE;
 use state::cause::Cause;
@@ -58,7 +58,7 @@ impl Interruption<'_> {
         let (outbox, mut messages) = outbox();
         let done = Arc::new(AtomicBool::new(false));
         let prepared = self.prepared.take().ok_or(NotPrepared)?;
-        let PreparedDump { waiting, follower, primed: _until_it_has_ended } = prepared;
+        let PreparedDump { waiting, follower, warmup: _until_it_has_ended } = prepared;
         self.dump = Some(self.start_dump(waiting, Arc::clone(&done)));
         let images = follow(follower, Arc::clone(&done), outbox.clone());
         let settings = self.read_settings();
@@ -73,7 +73,7 @@ impl Interruption<'_> {
                 files += chunks.iter().filter(|chunk| chunk.offset == 0).count();
             }
             if files > MANY_FILES && !done.load(Ordering::Acquire) {
-                self.urgency = None;
+                self.realtime = None;
             }
             connection.send(&message).await?;
         }
@@ -83,7 +83,7 @@ impl Interruption<'_> {
                 // A task that has ended must not be waited for again, whichever way it ended.
                 self.dump = None;
                 let ended = ended??;
-                self.urgency = Some(ended.urgency);
+                self.realtime = Some(ended.realtime);
                 ended.at
             }
             None => Instant::now(),
@@ -123,7 +123,7 @@ impl Interruption<'_> {
             let request = request(&id, &images, &work, &config, Some(&cgroup));
             let dump = async { waiting.go(request)?.wait(Instant::now() + DUMP_END).await };
             let result = dump.await;
-            let ended = EndedDump { at: Instant::now(), urgency: Urgency::begin() };
+            let ended = EndedDump { at: Instant::now(), realtime: RealtimePriority::begin() };
             done.store(true, Ordering::Release);
             result.map(|_| ended)
         })

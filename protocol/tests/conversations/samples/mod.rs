@@ -30,8 +30,8 @@ pub(crate) fn all() -> Vec<Message> {
     all
 }
 
-fn text(text: &str) -> String {
-    text.to_owned()
+fn text<T: for<'a> From<&'a str>>(text: &str) -> T {
+    text.into()
 }
 
 fn shown(text: &str) -> PeerText {

@@ -1,0 +1,303 @@
+//! A gate in front of CRIU: the OCI runtime does all that it does before it calls CRIU, and waits.
+//!
+//! crun and runc find CRIU by its name in `PATH` and hand it a socket: `criu swrk FD`
+//! (`criu/cr-service.c`). A directory that comes first there has a `criu` which leads to
+//! `netmig-shim`. That one looks at the request in the socket without taking it: for a dump or a
+//! restore it waits at a FIFO, and then becomes the real CRIU, which finds everything as it would have
+//! found it otherwise. Whatever else is asked for, such as CRIU's version, goes on at once.
+//!
+//! So the runtime's own start, its look at the container and CRIU's version are over before a container
+//! stops. Nothing of the container is touched before the gate is opened. When the process that made the
+//! gate drops it, or dies, the gate ends with an error, and so does the runtime.
+//!
+//! A restore goes through a relay instead, in the process that made the gate: CRIU starts at once,
+//! the request waits, and what is restored is frozen before CRIU lets it go. A dump does not: when the
+//! process that made its gate dies, a CRIU at work must come to its end undisturbed.
+
+mod divert;
+mod relay;
+mod rpc;
+mod seqpacket;
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use std::{env, iter};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+pub use relay::Freeze;
+use relay::Relay;
+
+/// By this name the runtimes call CRIU.
+const CRIU: &str = "criu";
+/// The link to the real CRIU.
+const REAL: &str = "real-criu";
+/// The FIFO: a byte opens the gate, the end of its writers closes it for ever.
+const GO: &str = "go";
+/// Is there once somebody waits.
+const WAITING: &str = "waiting";
+/// Names the gate's directory.
+const VARIABLE: &str = "NETMIG_GATE";
+
+/// How long is waited at a gate at most: longer than anything that opens one.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// Between two looks whether the gate is still there, should the kernel not tell.
+const LOOK: u16 = 1000;
+/// Between two looks whether somebody waits.
+const GLANCE: Duration = Duration::from_micros(500);
+
+/// A gate. Dropped, it ends whoever waits.
+#[derive(Debug)]
+pub struct Gate {
+    dir: PathBuf,
+    bar: Bar,
+}
+
+/// What keeps CRIU waiting.
+#[derive(Debug)]
+enum Bar {
+    /// The start of the program.
+    Start(File),
+    /// Its request.
+    Request(Relay),
+}
+
+impl Gate {
+    /// Makes a gate in `dir`, which must not be there yet. `shim` is the program `netmig-shim`.
+    ///
+    /// # Errors
+    /// When the directory or what belongs into it cannot be made.
+    pub fn create(dir: &Path, shim: &Path, criu: &Path) -> io::Result<Self> {
+        make_directory(dir, shim, criu)?;
+        let go = dir.join(GO);
+        mkfifo(&go, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        // Not for writing alone: that would wait for somebody who reads.
+        let go = OpenOptions::new().read(true).write(true).open(go)?;
+        Ok(Self { dir: dir.to_path_buf(), bar: Bar::Start(go) })
+    }
+
+    /// Makes a gate for a restore, which `freeze` is to freeze before any restored task runs. The calling
+    /// process has to live until the restore has ended.
+    ///
+    /// # Errors
+    /// As for [`Gate::create`].
+    pub fn relay(dir: &Path, shim: &Path, criu: &Path, freeze: Freeze) -> io::Result<Self> {
+        make_directory(dir, shim, criu)?;
+        Ok(Self { dir: dir.to_path_buf(), bar: Bar::Request(Relay::start(dir, freeze)?) })
+    }
+
+    /// Has a runtime find the gate instead of CRIU.
+    pub fn attach(&self, command: &mut Command) {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let dirs = iter::once(self.dir.clone()).chain(env::split_paths(&path));
+        // The directory's name is ours and has no colon.
+        if let Ok(path) = env::join_paths(dirs) {
+            command.env("PATH", path).env(VARIABLE, &self.dir);
+        }
+    }
+
+    /// Whether somebody waits.
+    #[must_use]
+    pub fn is_reached(&self) -> bool {
+        match &self.bar {
+            Bar::Start(_) => self.dir.join(WAITING).exists(),
+            Bar::Request(relay) => relay.is_reached(),
+        }
+    }
+
+    /// Waits for somebody to wait; `false` when that took too long, which is no error: a gate that is
+    /// opened before somebody comes lets him pass. `ended` tells whether nobody will come any more.
+    pub fn await_reached(&self, limit: Duration, mut ended: impl FnMut() -> bool) -> bool {
+        if let Bar::Request(relay) = &self.bar {
+            return relay.await_reached(limit, GLANCE, ended);
+        }
+        let end = Instant::now() + limit;
+        loop {
+            if self.is_reached() {
+                return true;
+            }
+            if Instant::now() >= end || ended() {
+                return false;
+            }
+            std::thread::sleep(GLANCE);
+        }
+    }
+
+    /// Opens the gate. Keep it until the runtime has ended.
+    ///
+    /// # Errors
+    /// Those of writing to a FIFO.
+    pub fn open(&mut self) -> io::Result<()> {
+        match &mut self.bar {
+            Bar::Start(go) => go.write_all(&[1]),
+            Bar::Request(relay) => {
+                relay.open();
+                Ok(())
+            }
+        }
+    }
+}
+
+fn make_directory(dir: &Path, shim: &Path, criu: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(dir)?;
+    symlink(shim, dir.join(CRIU))?;
+    symlink(criu, dir.join(REAL))
+}
+
+/// Whether a program was called as the stand-in for CRIU.
+#[must_use]
+pub fn is_asked_for(program: Option<&OsString>) -> bool {
+    program.is_some_and(|name| name == CRIU) && env::var_os(VARIABLE).is_some()
+}
+
+/// The stand-in: waits where it has to, and becomes CRIU.
+///
+/// # Errors
+/// When the gate is gone, or CRIU cannot be started. It does not return otherwise.
+pub fn stand_in(args: &[OsString]) -> io::Result<()> {
+    let dir = PathBuf::from(env::var_os(VARIABLE).unwrap_or_default());
+    if let Some(socket) = socket(args) {
+        if dir.join(relay::SOCKET).exists() {
+            divert::divert(&dir, socket)?;
+        } else if has_to_wait(socket)? {
+            wait(&dir)?;
+        }
+    }
+    let mut command = Command::new(fs::read_link(dir.join(REAL))?);
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths(env::split_paths(&path).filter(|entry| *entry != dir));
+    command.arg0(CRIU).args(args).env_remove(VARIABLE).env("PATH", path.unwrap_or_default());
+    Err(command.exec())
+}
+
+/// The socket of a CRIU that is to serve one request.
+fn socket(args: &[OsString]) -> Option<RawFd> {
+    let [command, socket] = args else { return None };
+    if command != "swrk" {
+        return None;
+    }
+    OsStr::to_str(socket)?.parse().ok()
+}
+
+/// Whether the request that comes is a dump or a restore. It stays where it is.
+fn has_to_wait(socket: RawFd) -> io::Result<bool> {
+    let mut head = [0; 2];
+    let length = loop {
+        match recv(socket, &mut head, MsgFlags::MSG_PEEK) {
+            Err(Errno::EINTR) => {}
+            other => break other?,
+        }
+    };
+    Ok(rpc::is_operation(&head[..length]))
+}
+
+/// Waits until the gate is opened.
+fn wait(dir: &Path) -> io::Result<()> {
+    // An open that waits would do so for ever where the gate is gone.
+    let mut options = OpenOptions::new();
+    let mut go = options.read(true).custom_flags(libc::O_NONBLOCK).open(dir.join(GO))?;
+    File::create(dir.join(WAITING))?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match go.read(&mut [0; 1]) {
+            Ok(0) => return Err(io::Error::other("nobody opens the gate any more")),
+            Ok(_) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                if Instant::now() >= end {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                let mut fds = [PollFd::new(go.as_fd(), PollFlags::POLLIN)];
+                match poll(&mut fds, PollTimeout::from(LOOK)) {
+                    Err(Errno::EINTR) => {}
+                    other => other.map(drop)?,
+                }
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, send, socketpair};
+    use std::os::fd::AsRawFd;
+
+    fn gate() -> (tempfile::TempDir, Gate) {
+        let parent = tempfile::tempdir().unwrap();
+        let gate = Gate::create(&parent.path().join("gate"), Path::new("/s"), Path::new("/c"));
+        (parent, gate.unwrap())
+    }
+
+    #[test]
+    fn an_opened_gate_lets_pass_who_waits_and_who_comes_later() {
+        let (_parent, mut gate) = gate();
+        let dir = gate.dir.clone();
+        let waiting = std::thread::spawn(move || wait(&dir));
+        assert!(gate.await_reached(Duration::from_secs(10), || false));
+        assert!(!waiting.is_finished());
+        gate.open().unwrap();
+        waiting.join().unwrap().unwrap();
+        gate.open().unwrap();
+        wait(&gate.dir).unwrap();
+    }
+
+    #[test]
+    fn a_gate_that_is_gone_ends_who_waits_and_who_comes_later() {
+        let (_parent, gate) = gate();
+        let dir = gate.dir.clone();
+        let waiting = std::thread::spawn(move || wait(&dir));
+        assert!(gate.await_reached(Duration::from_secs(10), || false));
+        let dir = gate.dir.clone();
+        drop(gate);
+        assert!(waiting.join().unwrap().is_err());
+        assert!(wait(&dir).is_err());
+    }
+
+    #[test]
+    fn nobody_comes() {
+        let (_parent, gate) = gate();
+        assert!(!gate.await_reached(Duration::from_millis(5), || false));
+        assert!(!gate.await_reached(Duration::from_secs(3600), || true));
+    }
+
+    #[test]
+    fn only_dumps_and_restores_wait_and_the_request_stays() {
+        for (request, waits) in [
+            (&[0x08, 1, 0x12, 0][..], true),
+            (&[0x08, 2, 0x12, 0][..], true),
+            (&[0x08, 10][..], false),
+            (&[0x12, 1][..], false),
+            (&[0x08][..], false),
+        ] {
+            let (a, b) =
+                socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                    .unwrap();
+            send(a.as_raw_fd(), request, MsgFlags::empty()).unwrap();
+            assert_eq!(has_to_wait(b.as_raw_fd()).unwrap(), waits, "{request:?}");
+            let mut whole = [0; 8];
+            assert_eq!(recv(b.as_raw_fd(), &mut whole, MsgFlags::empty()).unwrap(), request.len());
+        }
+    }
+
+    #[test]
+    fn requests_come_by_a_socket() {
+        let args = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(socket(&args("swrk 7")), Some(7));
+        for line in ["--version", "swrk", "swrk x", "dump -t 7"] {
+            assert_eq!(socket(&args(line)), None, "{line}");
+        }
+    }
+}

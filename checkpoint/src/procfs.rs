@@ -1,0 +1,79 @@
+//! What `/proc/PID` tells of one process (proc_pid(5)).
+
+use std::fs;
+
+/// Numbers of capabilities (`include/uapi/linux/capability.h`).
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Returns when a process was started, in clock ticks since boot: field 22 of `/proc/PID/stat`
+/// (proc_pid_stat(5)). A zombie has ended, and has none.
+#[must_use]
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may contain anything.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split_ascii_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// Returns the number that a process has in the innermost of its process namespaces: the last one of the
+/// line `NSpid` (proc_pid_status(5)).
+#[must_use]
+pub fn inner_pid(pid: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_ascii_whitespace().last()?.parse().ok()
+}
+
+/// Returns whether a process, or a program that it starts, may change its network namespace: by
+/// CAP_NET_ADMIN, or by CAP_SYS_ADMIN, with which `/proc/sys` can be made writable (capabilities(7)).
+#[must_use]
+pub fn may_administer_networks(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let sets = status.lines().filter_map(|line| {
+        let set = line.strip_prefix("CapPrm:").or_else(|| line.strip_prefix("CapBnd:"))?;
+        u64::from_str_radix(set.trim(), 16).ok()
+    });
+    sets.fold(0, |all, set| all | set) & (1 << CAP_NET_ADMIN | 1 << CAP_SYS_ADMIN) != 0
+}
+
+/// Returns the anonymous and shared-memory pages of a process that are in memory, in bytes (proc_pid_status(5)); 0
+/// for a process that is gone.
+#[must_use]
+pub fn resident_memory(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status
+        .lines()
+        .filter_map(|line| line.strip_prefix("RssAnon:").or(line.strip_prefix("RssShmem:")))
+        .filter_map(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .map(|kib| kib << 10)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_process_has_a_start_time_and_a_dead_one_none() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(start_time(own).is_some_and(|ticks| ticks > 0));
+        let mut child = Command::new("/bin/true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        child.wait().unwrap();
+        assert_eq!(start_time(pid), None);
+    }
+
+    #[test]
+    fn resident_memory_of_this_process_is_plausible() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let bytes = resident_memory(own);
+        assert!(bytes > 100_000 && bytes < 1 << 36, "{bytes}");
+        assert_eq!(resident_memory(i32::MAX), 0);
+    }
+}
