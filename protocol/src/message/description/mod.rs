@@ -5,11 +5,11 @@
 //! offered to an agent that does not name it.
 
 mod confinement;
-mod life;
-mod network;
-mod process;
+mod connectivity;
+mod filesystem;
+mod init_process;
+mod lifecycle;
 mod resources;
-mod storage;
 
 use std::collections::BTreeMap;
 
@@ -19,11 +19,11 @@ pub use confinement::{
     Apparmor, Confinement, Device, DeviceRule, Namespaces, Requested, Seccomp, SelinuxLabels,
     Syscall, SyscallArgument,
 };
-pub use life::{Health, HealthCheck, Life, Log, StartupCheck};
-pub use network::{Address, Connectivity, NetworkSettings, PortRange};
-pub use process::{Capabilities, ConsoleSize, Limit, Process};
+pub use connectivity::{Address, Connectivity, NetworkSettings, PortRange};
+pub use filesystem::{Filesystem, Mount, Storage};
+pub use init_process::{Capabilities, ConsoleSize, Limit, Process};
+pub use lifecycle::{Health, HealthCheck, Life, Log, StartupCheck};
 pub use resources::{BlockIo, Cpu, HugePages, Memory, Pids, Resources};
-pub use storage::{Filesystem, Mount, Storage};
 
 /// All settings of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
