@@ -5,9 +5,9 @@ use engine::inspect::Summary;
 use inquire::validator::Validation;
 use inquire::{CustomType, InquireError, Select, Text};
 
-use protocol::peer_address::DEFAULT_PORT;
+use state::peer_address::DEFAULT_PORT;
 
-use protocol::peer_address::Destination;
+use state::peer_address::Destination;
 
 /// The questions could not be asked or were not answered.
 #[derive(Debug, thiserror::Error)]

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use protocol::peer_address::Destination;
 use protocol::trust::Token;
 use protocol::trust::peers::Name;
 use state::directories;
+use state::peer_address::Destination;
 use steering::reconciler;
 
 use migration::Background;

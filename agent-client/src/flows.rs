@@ -9,7 +9,7 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use indicatif::HumanBytes;
 use netmig::flow::{Conntrack, Counted, Direction, Flow, Protocol, Tuple};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel::{self, Status};
 use serde::Serialize;
 use state::cause::Cause;

@@ -24,9 +24,8 @@ use migration::request::Options;
 use migration::{Cancel, Context, Failure, Request, recovery, source};
 use state::cause::{Cause, chain};
 use state::directories::Directories;
-use state::guardian;
+use state::{guardian, log};
 use steering::{fwmark, reconciler};
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{BACKGROUND, Cli, Command, Flows, FlowsCommand, Recover};
 use crate::exit::Exit;
@@ -35,10 +34,7 @@ use crate::progress::Progress;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // Quiet unless asked: what the user has to know is printed by the commands themselves.
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("NETMIG_LOG").unwrap_or_else(|_| "error".into()))
-        .with_writer(std::io::stderr)
-        .init();
+    log::begin("error", true);
     run(cli).into()
 }
 

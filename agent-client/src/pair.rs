@@ -2,12 +2,12 @@
 
 use protocol::expect;
 use protocol::message::{Join, Message};
-use protocol::peer_address::Destination;
 use protocol::trust::list::{Role, list};
 use protocol::trust::peers::Name;
 use protocol::trust::{Token, Trust};
 use protocol::wire::{self, Connection};
 use state::cause::Cause;
+use state::peer_address::Destination;
 use state::{deadline, host, private_file};
 
 use crate::cli::{Peers, PeersCommand};
@@ -32,13 +32,13 @@ pub async fn join(state: &std::path::Path, token: Token) -> Result<String, Cause
     let trust = Trust::open(state)?;
     let failed = |source| NotJoined { address: token.address.clone(), source };
     let mut connection = Connection::dial_to_join(&trust, &token).await.map_err(failed)?;
-    let join = Message::Join(Join { secret: token.secret.clone(), name: host::name() });
+    let join = Message::Join(Join { secret: token.secret.clone(), name: host::name().into() });
     connection.send(&join).await.map_err(failed)?;
     let joined = expect!(connection, deadline::ANSWER, Joined).map_err(failed)?;
     let lock = private_file::lock(state)?;
     let (print, address) = (token.fingerprint, token.address.clone());
     let peer = trust.peers.add_destination(&lock, print, &joined.name, address)?;
-    // Whatever the server says is made harmless before it reaches a terminal.
+    // As a host may be called here.
     let called = Name::like(&joined.called);
     Ok(format!(
         "Paired with {0} at {1}; it knows this host as {called}. To move a container there run: \

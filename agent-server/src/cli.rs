@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use migration::Background;
-use netmig::marks::MarkBits;
-use protocol::peer_address::DEFAULT_PORT;
-use protocol::peer_address::Destination;
+use netmig::fwmark::MarkBits;
 use protocol::permissions::Pattern;
 use protocol::trust::invitation::USES_LIMIT;
 use protocol::trust::peers::Name;
 use state::directories;
+use state::peer_address::DEFAULT_PORT;
+use state::peer_address::Destination;
 
 /// The option by which the guardian of an arrival is started; its journal follows.
 pub const GUARDIAN: &str = "--watch";

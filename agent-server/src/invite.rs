@@ -8,11 +8,11 @@ use std::path::Path;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
-use protocol::peer_address::DEFAULT_PORT;
-use protocol::peer_address::Destination;
 use protocol::trust::list::{Role, list};
-use protocol::trust::{Moment, Token, Trust, invitation};
+use protocol::trust::{Timestamp, Token, Trust, invitation};
 use state::cause::Cause;
+use state::peer_address::DEFAULT_PORT;
+use state::peer_address::Destination;
 use state::private_file;
 
 use crate::allow::{NoSuchPeer, allow};
@@ -34,7 +34,7 @@ pub fn invite(state: &Path, request: &Invite) -> Result<(String, String), Cause>
         None => own_address()?,
     };
     let trust = Trust::open(state)?;
-    let expires = Moment::now().after(request.expires);
+    let expires = Timestamp::now().after(request.expires);
     let uses = if request.once { 1 } else { request.uses };
     let secret = invitation::invite(state, expires, uses)?;
     let fingerprint = trust.identity.fingerprint();

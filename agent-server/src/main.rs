@@ -25,11 +25,11 @@ use protocol::trust::{Servers, Trust};
 use state::cause::{Cause, chain};
 use state::directories::Directories;
 use state::guardian;
+use state::log;
 use steering::fwmark;
 use steering::reconciler;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
 
@@ -51,11 +51,7 @@ fn main() -> ExitCode {
     {
         return complain(&chain(&e));
     }
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("NETMIG_LOG").unwrap_or_else(|_| "info".into()))
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .init();
+    log::begin("info", false);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = match runtime.enable_all().on_thread_start(realtime::thread_began).build() {
         Ok(runtime) => runtime,

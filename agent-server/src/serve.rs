@@ -109,7 +109,7 @@ impl Service {
         let Ok(_place) = self.places.try_acquire() else {
             let message =
                 format!("agent-server on {} serves {SESSIONS} already", self.copies.host().name);
-            let failure = Failure { code: FailureCode::Busy, message };
+            let failure = Failure { code: FailureCode::Busy, message: message.into() };
             return Ok(connection.send(&Message::Failure(failure)).await?);
         };
         destination::converse(&self.copies, connection).await

@@ -20,7 +20,8 @@ pub async fn welcome(host: &Host, mut connection: Connection) -> Result<(), Caus
                 connection.peer(),
                 peer.name
             );
-            let joined = Joined { name: host.name.clone(), called: peer.name.to_string() };
+            let joined =
+                Joined { name: host.name.as_str().into(), called: peer.name.to_string().into() };
             Ok(connection.send(&Message::Joined(joined)).await?)
         }
         Err(error) => {
@@ -29,7 +30,7 @@ pub async fn welcome(host: &Host, mut connection: Connection) -> Result<(), Caus
             } else {
                 "this host cannot pair at the moment; its log says why".to_owned()
             };
-            let failure = Failure { code: FailureCode::Token, message };
+            let failure = Failure { code: FailureCode::Token, message: message.into() };
             connection.send(&Message::Failure(failure)).await?;
             let why = chain(&error);
             Err(format!("not paired, its fingerprint is {fingerprint}: {why}").into())

@@ -17,7 +17,7 @@ mod watches;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use self::process_attributes::MAYBE_LANDLOCK;
+pub use self::process_attributes::{MAYBE_LANDLOCK, has_landlock};
 
 use self::findings::Found;
 use self::process_snapshot::Processes;

@@ -12,7 +12,6 @@
 mod apply;
 mod beneath;
 mod blocks;
-mod digest;
 mod relative_path;
 mod scan;
 mod transfer_record;
@@ -21,7 +20,6 @@ mod transfer_record;
 mod tests;
 
 pub use apply::Applier;
-pub use digest::Digest;
 pub use scan::{Snapshot, Source, Tasks};
 pub use transfer_record::{BLOCK, CHUNK, Kind, Limits, Meta, Record, Stats, Xattr};
 

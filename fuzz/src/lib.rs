@@ -1,7 +1,7 @@
 //! One function for each decoder that reads what somebody else wrote: it takes any bytes, and
 //! panics when the decoder did something that it must not.
 //!
-//! The targets in `fuzz_targets/` feed them from libFuzzer, and `protocol/tests/corpus.rs` feeds
+//! The targets in `fuzz_targets/` feed them from libFuzzer, and `migration/tests/corpus.rs` feeds
 //! the stored corpus through them on a stable toolchain.
 
 use std::fs;
@@ -12,8 +12,10 @@ use checkpoint::images::{self, Chunk, Manifest, Writer};
 use checkpoint::tree::{self, Applier, Record};
 use engine::description::Description;
 use engine::needs::Needs;
+use migration::convert::Wire;
 use protocol::message::Message;
 use protocol::trust::Token;
+use serde::de::DeserializeOwned;
 use state::journal;
 
 /// Bytes that a test's tree or images may take.
@@ -86,7 +88,7 @@ pub fn netlink(bytes: &[u8]) {
         }
     };
     read(bytes);
-    netmig::nfnetlink::walk(bytes, read);
+    netmig::netlink::walk(bytes, read);
 }
 
 /// A journal. A line that was being written changes nothing of what stood before it.
@@ -117,14 +119,14 @@ pub fn podman(bytes: &[u8]) {
     }
 }
 
-/// Reads one value from the beginning of `bytes`.
-fn next<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<(T, &[u8])> {
+/// Reads one value from its wire form at the beginning of `bytes`.
+fn next<T: Wire<Form: DeserializeOwned>>(bytes: &[u8]) -> Option<(T, &[u8])> {
     let config = bincode::config::standard().with_limit::<{ 1 << 20 }>();
-    let (value, read) = decode_from_slice(bytes, config).ok()?;
-    Some((value, bytes.get(read..)?))
+    let (form, read) = decode_from_slice(bytes, config).ok()?;
+    Some((T::from_wire(form).ok()?, bytes.get(read..)?))
 }
 
-fn sequence<T: serde::de::DeserializeOwned>(mut bytes: &[u8]) -> Vec<T> {
+fn sequence<T: Wire<Form: DeserializeOwned>>(mut bytes: &[u8]) -> Vec<T> {
     let mut all = Vec::new();
     while all.len() < STEPS
         && let Some((value, rest)) = next(bytes)

@@ -1,12 +1,12 @@
 //! The first step of everything: reach another host and learn who it is.
 
-use netmig::peer::PeerNumber;
-use protocol::message::{Hello, Message};
-use protocol::peer_address::Destination;
+use netmig::peer_number::PeerNumber;
+use protocol::message::Introduction;
+use protocol::wire;
 use protocol::wire::Connection;
-use protocol::{expect, wire};
 use state::cause::Cause;
 use state::id::HostId;
+use state::peer_address::Destination;
 use state::{deadline, host};
 use steering::tunnels;
 
@@ -67,8 +67,7 @@ pub async fn dial_host(
 }
 
 async fn introduce(mut connection: Connection) -> Result<Connection, wire::Error> {
-    let hello = Hello { name: host::name(), software: env!("CARGO_PKG_VERSION").to_owned() };
-    connection.send(&Message::Hello(hello)).await?;
-    expect!(connection, deadline::ANSWER, Hello)?;
+    let own = Introduction::of_this_agent(&host::name(), env!("CARGO_PKG_VERSION"));
+    connection.introduce(&own, deadline::ANSWER).await?;
     Ok(connection)
 }

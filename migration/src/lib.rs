@@ -9,14 +9,18 @@
 //! | [`source`] | one move, step by step |
 //! | [`destination`] | conversations with sources, step by step |
 //! | [`recovery`] | undoes or finishes moves whose process has died |
+//! | [`offer`] | what a source offers |
+//! | [`convert`] | all of this to and from the protocol's own types |
 //! | [`event`] | what is told meanwhile |
 //! | [`report`] | what is told at the end |
 
 pub mod cancel;
 pub mod connect;
 pub mod context;
+pub mod convert;
 pub mod destination;
 pub mod event;
+pub mod offer;
 pub mod recovery;
 pub mod report;
 pub mod request;

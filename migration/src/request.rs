@@ -5,7 +5,7 @@ mod publish;
 use std::time::Duration;
 
 use checkpoint::blockers;
-use protocol::peer_address::Destination;
+use state::peer_address::Destination;
 
 pub use publish::Publish;
 

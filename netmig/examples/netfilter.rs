@@ -16,9 +16,11 @@ use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use netmig::flow::{Arrival, Conntrack, Direction, Flow, Outcome, Protocol, TcpState, Tuple, Zone};
+use netmig::flow::{
+    Conntrack, Direction, Flow, Outcome, Protocol, Relocation, TcpState, Tuple, Zone,
+};
 use netmig::hold::{HoldRules, OnHolderLoss, Pace, PreparedHold};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::table::Table;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -52,11 +54,13 @@ fn main() -> Result<()> {
         ["unmark", container, number] => mark(&addresses(container)?, peer(number)?, false),
         ["place", container, number] => {
             let container = addresses(container)?;
-            let (stand_ins, readdressed) = (&[][..], &[][..]);
+            let (aliases, readdressed) = (&[][..], &[][..]);
             let udp_timeout = netmig::flow::udp_timeout();
-            let arrival = Arrival { hop: peer(number)?, stand_ins, readdressed, udp_timeout };
+            let relocation = Relocation { hop: peer(number)?, aliases, readdressed, udp_timeout };
             let flows = Conntrack::open()?.dump(&container)?;
-            for there in flows.iter().filter_map(|flow| flow.at_destination(&container, &arrival)) {
+            for there in
+                flows.iter().filter_map(|flow| flow.at_destination(&container, &relocation))
+            {
                 println!("{there} {there:?}");
             }
             Ok(())

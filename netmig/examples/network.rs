@@ -14,11 +14,11 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
+use netmig::container_network::{ContainerNetwork, SiblingAddresses};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::routing;
-use netmig::sandbox::{Others, Sandbox};
 use netmig::sockets::UdpQueues;
 use netmig::tunnel::{self, RemoteEnd};
 
@@ -43,7 +43,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ["list"] => println!("{:?} {:?}", tunnel::list().await?, routing::forwarding()?),
         ["sandbox", pid] => {
             let container = Namespace::of_pid(pid.parse()?)?;
-            let sandbox = Sandbox::open(&container)?;
+            let sandbox = ContainerNetwork::open(&container)?;
             println!("{:#?} {:#?}", sandbox.interfaces(), sandbox.gateways());
             let mut queues = UdpQueues::open(&container)?;
             for _ in 0..5 {
@@ -63,15 +63,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         ["mtu", pid, bytes] => {
             let container = Namespace::of_pid(pid.parse()?)?;
-            let sandbox = timed("open", || Sandbox::open(&container))?;
+            let sandbox = timed("open", || ContainerNetwork::open(&container))?;
             let bytes = bytes.parse()?;
             timed("set_route_mtu", || sandbox.set_route_mtu(bytes))?;
         }
         ["seed", pid, interface] => {
             let container = Namespace::of_pid(pid.parse()?)?;
             let port = Port::of_container(&container, interface)?;
-            let sandbox = Sandbox::open(&container)?;
-            timed("seed_neighbours", || sandbox.seed_neighbours(&port, &Others::default()))?;
+            let sandbox = ContainerNetwork::open(&container)?;
+            timed("seed_neighbours", || {
+                sandbox.seed_neighbours(&port, &SiblingAddresses::default())
+            })?;
         }
         _ => return Err("unknown command; the head of this file lists them".into()),
     }

@@ -2,31 +2,30 @@
 //!
 //! The source reads them ([`Conntrack::dump`]), marks them in place so that their packets leave
 //! through the tunnel ([`Conntrack::set_mark`] with [`Flow::mark_at_source`]), and sends them to
-//! the destination, which creates what it needs to carry them on ([`Flow::at_destination`],
-//! [`Conntrack::create`]).
+//! the destination. The destination creates the entries it needs to carry the flows on
+//! ([`Flow::at_destination`], [`Conntrack::create`]).
 //!
 //! | flow | at the source | at the destination |
 //! | --- | --- | --- |
-//! | inbound: client → host:port, translated to container:port | reply next hop stays local, original next hop becomes the destination | client → container:port, reply next hop becomes the source |
-//! | outbound: container:port → server, masqueraded | reply next hop becomes the destination | container:port → server untranslated, original next hop becomes the source |
+//! | inbound: client → host:port, DNAT to container:port | next hop of the original direction becomes the destination, that of the reply direction stays this host | client → container:port, next hop of the reply direction becomes the source |
+//! | outbound: container:port → server, masqueraded | next hop of the reply direction becomes the destination | container:port → server without NAT, next hop of the original direction becomes the source |
 //!
-//! The source keeps its entry, with NAT, window state and timeouts; only the mark changes. The
-//! NAT of an existing entry cannot be changed, and deleting and creating it again would lose the
-//! window state and race with packets.
+//! The source keeps its entry with NAT, window state and timeout; only the connmark changes. The
+//! NAT of an existing entry cannot be changed, and deleting and recreating it would lose the window
+//! state and race with packets.
 //!
 //! The host that has the translating entry is the flow's *anchor*: far ends talk to its address. It
-//! stays the anchor wherever the container goes. On the host of the container [`Flow::anchor`] tells
-//! which one it is, on the anchor [`Flow::leads_to`] where the container is.
+//! stays the anchor wherever the container goes. On the container's host [`Flow::anchor`] returns
+//! the peer that is the anchor; on the anchor [`Flow::leads_to`] returns the peer that has the
+//! container.
 
-mod aliases;
-mod beside;
-mod build;
+mod alias;
+mod bridged;
 mod conntrack;
-mod forgotten;
-mod joined;
-mod parse;
-mod place;
-mod stand_in;
+mod expired;
+mod merged;
+mod relocation;
+mod tunnel_nat;
 
 use std::fmt;
 use std::fs;
@@ -34,35 +33,34 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
+use crate::peer_number::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
-pub use aliases::{Aliases, NoAlias, is_alias};
-pub(crate) use beside::Neighbouring;
-pub use conntrack::{Conntrack, FlowError, Outcome};
-pub(crate) use forgotten::contains;
-pub use forgotten::{Forgotten, Published};
-pub use joined::Joined;
-pub use parse::parse;
-pub use place::Arrival;
-pub use stand_in::{Exchange, Readdressed, StandIn};
+pub use alias::{Alias, Aliases, NoAlias, is_alias};
+pub(crate) use bridged::BridgedFlows;
+pub use conntrack::{Conntrack, FlowError, Outcome, parse};
+pub(crate) use expired::contains;
+pub use expired::{ExpiredFlows, Published};
+pub use merged::MergedEntry;
+pub use relocation::Relocation;
+pub use tunnel_nat::{Readdressed, TunnelNat};
 
 /// Conntrack status bit: a packet was seen in the reply direction (`IPS_SEEN_REPLY`).
 pub const STATUS_SEEN_REPLY: u32 = 1 << 1;
-/// Conntrack status bit: not to be dropped early when the table is full (`IPS_ASSURED`).
+/// Conntrack status bit: the entry is not dropped early when the table is full (`IPS_ASSURED`).
 pub const STATUS_ASSURED: u32 = 1 << 2;
 /// Conntrack status bit: the entry is in the table (`IPS_CONFIRMED`).
 pub const STATUS_CONFIRMED: u32 = 1 << 3;
-/// Conntrack status bit: packets do not change when the entry is forgotten (`IPS_FIXED_TIMEOUT`).
+/// Conntrack status bit: packets do not renew the timeout (`IPS_FIXED_TIMEOUT`).
 pub const STATUS_FIXED_TIMEOUT: u32 = 1 << 10;
-/// Seconds that the kernel remembers an answered UDP flow by default.
+/// The kernel's default timeout of an answered UDP flow, in seconds.
 const UDP_TIMEOUT: u32 = 120;
-/// Where it says for how long it does (nf_conntrack-sysctl.rst).
+/// The kernel parameter that sets this timeout (nf_conntrack-sysctl.rst).
 const UDP_TIMEOUT_FILE: &str = "/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream";
 /// Per-direction TCP flag: packets outside the window are not invalid
 /// (`IP_CT_TCP_FLAG_BE_LIBERAL`).
 pub const TCP_BE_LIBERAL: u8 = 0x08;
 
-/// A transport protocol whose flows are moved.
+/// A transport protocol whose flows netmig moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP.
@@ -72,7 +70,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The number in the IP header.
+    /// Returns the protocol number of the IP header.
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
@@ -81,7 +79,7 @@ impl Protocol {
         }
     }
 
-    /// `None` for protocols that are not moved.
+    /// Returns the protocol of that number; `None` for protocols that netmig does not move.
     #[must_use]
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
@@ -104,18 +102,18 @@ impl fmt::Display for Protocol {
 /// Addresses and ports of one direction of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Tuple {
-    /// Who sends in this direction.
+    /// Address of the sender in this direction.
     pub source: IpAddr,
-    /// Who receives in this direction.
+    /// Address of the receiver in this direction.
     pub destination: IpAddr,
-    /// The sender's port.
+    /// Port of the sender.
     pub source_port: u16,
-    /// The receiver's port.
+    /// Port of the receiver.
     pub destination_port: u16,
 }
 
 impl Tuple {
-    /// The same packet's way back, without any translation.
+    /// Returns the tuple of the opposite direction without NAT.
     #[must_use]
     pub const fn inverse(self) -> Self {
         Self {
@@ -135,7 +133,8 @@ impl fmt::Display for Tuple {
     }
 }
 
-/// What conntrack knows of a TCP connection, first of the original, then of the reply direction.
+/// Conntrack's state of a TCP connection. Arrays hold the original direction first, then the reply
+/// direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TcpState {
     /// Conntrack's state number (`enum tcp_conntrack`): 3 is established.
@@ -147,14 +146,14 @@ pub struct TcpState {
 }
 
 impl TcpState {
-    /// Whether both sides are known to have agreed on window scaling (`IP_CT_TCP_FLAG_WINDOW_SCALE`).
+    /// Returns whether both sides are known to use window scaling (`IP_CT_TCP_FLAG_WINDOW_SCALE`).
     #[must_use]
     pub fn is_scaled(&self) -> bool {
         self.flags.iter().all(|flags| flags & 0x01 != 0)
     }
 }
 
-/// Which directions of a flow a conntrack zone applies to.
+/// The directions of a flow to which a conntrack zone applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ZoneScope {
     /// Both directions: the ordinary case.
@@ -165,7 +164,7 @@ pub enum ZoneScope {
     Reply,
 }
 
-/// A conntrack zone, which keeps apart flows with identical tuples. Zone 0 is the default.
+/// A conntrack zone, which keeps flows with identical tuples apart. Zone 0 is the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Zone {
     /// The number.
@@ -180,29 +179,29 @@ impl Default for Zone {
     }
 }
 
-/// One entry of conntrack.
+/// A conntrack entry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Flow {
     /// The transport protocol.
     pub protocol: Protocol,
-    /// Packets of whoever opened the flow, as they arrive: before translation.
+    /// Packets of the side that opened the flow, as they arrive: before NAT.
     pub original: Tuple,
-    /// Packets of the other side, as they arrive. The plain inverse of `original` unless the
-    /// flow is translated.
+    /// Packets of the other side, as they arrive. The inverse of `original` unless the flow has
+    /// NAT.
     pub reply: Tuple,
     /// Status bits (`enum ip_conntrack_status`).
     pub status: u32,
-    /// Seconds until the entry is forgotten if no packet comes.
+    /// Seconds until the entry expires if no packet comes.
     pub timeout: u32,
     /// The connmark.
     pub mark: u32,
     /// The zone.
     pub zone: Zone,
-    /// Present for TCP only.
+    /// TCP state; `None` for UDP.
     pub tcp: Option<TcpState>,
 }
 
-/// A flow and what went through it.
+/// A flow with its byte counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counted {
     /// The flow.
@@ -212,17 +211,17 @@ pub struct Counted {
     pub bytes: Option<[u64; 2]>,
 }
 
-/// Who opened a flow, seen from the container.
+/// The side that opened a flow, seen from the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Direction {
-    /// Others, to a port of the container.
+    /// Another host, to a port of the container.
     Inbound,
     /// The container.
     Outbound,
 }
 
 impl Flow {
-    /// Who opened the flow, or `None` if it is not the container's.
+    /// Returns which side opened the flow; `None` if it is not the container's.
     ///
     /// A flow that the container opened to its own published port through the host is both; it
     /// counts as inbound.
@@ -237,8 +236,9 @@ impl Flow {
         }
     }
 
-    /// The peer to which this host sends what the container says: the flow's anchor, or the next
-    /// host on the way there. `None` if this host is the anchor, or the flow is not the container's.
+    /// Returns the peer to which this host sends the packets that come from the container: the
+    /// flow's anchor, or the next hop towards it. `None` if this host is the anchor, or the flow is
+    /// not the container's.
     #[must_use]
     pub fn anchor(&self, container: &[IpAddr]) -> Option<PeerNumber> {
         match self.direction(container)? {
@@ -247,8 +247,8 @@ impl Flow {
         }
     }
 
-    /// The peer to which this host sends what is meant for the container. `None` if the container is
-    /// here, or the flow is not its.
+    /// Returns the peer to which this host sends the packets for the container. `None` if the
+    /// container is on this host, or the flow is not the container's.
     #[must_use]
     pub fn leads_to(&self, container: &[IpAddr]) -> Option<PeerNumber> {
         match self.direction(container)? {
@@ -257,7 +257,7 @@ impl Flow {
         }
     }
 
-    /// The container's own address in it; `None` if the flow is not its.
+    /// Returns the container's own address in the flow; `None` if the flow is not the container's.
     #[must_use]
     pub fn own_end(&self, container: &[IpAddr]) -> Option<IpAddr> {
         Some(match self.direction(container)? {
@@ -266,7 +266,8 @@ impl Flow {
         })
     }
 
-    /// Who talks to the container, as the container sees it; `None` if the flow is not its.
+    /// Returns the address of the other end as the container sees it; `None` if the flow is not the
+    /// container's.
     #[must_use]
     pub fn other_end(&self, container: &[IpAddr]) -> Option<IpAddr> {
         Some(match self.direction(container)? {
@@ -275,19 +276,20 @@ impl Flow {
         })
     }
 
-    /// The peers to which its connmark leads a direction of it.
+    /// Returns the peers to which the connmark steers the flow's directions.
     pub fn peers(&self) -> impl Iterator<Item = PeerNumber> + use<> {
         [PeerNumber::of_original(self.mark), PeerNumber::of_reply(self.mark)].into_iter().flatten()
     }
 
-    /// Whether its connmark leads one of its directions to `peer`.
+    /// Returns whether the connmark steers a direction of the flow to `peer`.
     #[must_use]
     pub fn is_marked_for(&self, peer: PeerNumber) -> bool {
         self.mark & ORIGINAL_MASK == peer.original_mark()
             || self.mark & REPLY_MASK == peer.reply_mark()
     }
 
-    /// Whether the connection goes on: not a TCP connection that both sides have closed.
+    /// Returns whether the connection goes on: false for a TCP connection that both sides have
+    /// closed.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         /// `TCP_CONNTRACK_TIME_WAIT`: from here on the connection is over.
@@ -295,14 +297,14 @@ impl Flow {
         self.tcp.is_none_or(|tcp| tcp.state < TIME_WAIT)
     }
 
-    /// Whether addresses or ports are translated on the way.
+    /// Returns whether the flow has NAT.
     #[must_use]
     pub fn is_translated(&self) -> bool {
         self.reply != self.original.inverse()
     }
 }
 
-/// Seconds that this host remembers an answered UDP flow after its last packet.
+/// Returns this host's timeout of an answered UDP flow, in seconds.
 #[must_use]
 pub fn udp_timeout() -> u32 {
     let text = fs::read_to_string(UDP_TIMEOUT_FILE).unwrap_or_default();

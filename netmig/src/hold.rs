@@ -1,45 +1,44 @@
-//! The hold: packets for a container wait in an NFQUEUE while the container is on its way.
+//! The hold: packets for a container wait in an NFQUEUE during the interruption.
 //!
-//! A [`PreparedHold`] has its queue, thread, buffers and rules ready; [`PreparedHold::engage`]
-//! is one nftables transaction of two rules, after which new TCP connections wait: those that are being
-//! set up can be completed meanwhile. [`Hold::engage_all`] is another one. From then on every packet towards the container waits in the
-//! kernel, in order, without being copied to this process. [`Hold::release`] lets them go on
-//! from where they stood: with the mark that their flow has *then*, so that the steering chain,
-//! which comes next, sends them wherever the container is.
+//! A [`PreparedHold`] has its queue, thread, buffers and rules ready. [`PreparedHold::engage`] is
+//! one nftables transaction of two rules, after which new TCP connections wait, while handshakes in
+//! progress can complete. [`Hold::engage_all`] is another transaction. From then on every packet
+//! towards the container waits in the kernel, in order, without being copied to this process.
+//! [`Hold::release`] reinjects the packets where they stopped: they get the mark that their flow
+//! has *then*, so that the steering chain, which comes next, sends them to the container's host.
 //!
-//! # Not one packet out of order
+//! # Order of packets
 //!
-//! The order of events at the release is what keeps the packets in order:
+//! The release proceeds in this order so that no packet overtakes another:
 //!
-//! 1. Packets are accepted from the front of the queue, a few at a time ([`Pace`]), while new
-//!    ones still join at the back. One thread, kept on one processor, does all of it, and the
-//!    kernel has handed each packet on when the call that accepts it returns.
-//! 2. When the queue is as good as empty, one datagram makes the kernel do, back to back:
-//!    accept all, set the queue's length limit to zero with the fail-open flag on, accept all.
-//!    From the moment of the middle step, packets that reach the queue are passed on in the
-//!    very context in which they arrive, since a full queue that fails open accepts
-//!    (`__nfqnl_enqueue_packet`). The limit is checked under the queue's lock, so there is no
-//!    moment at which a packet is neither queued nor passed. A packet can be overtaken only if
-//!    it comes within the microseconds between the first two steps *and* the next one of its
-//!    flow before the third.
-//! 3. Only then are the rules removed: whether a packet takes the way through the open queue or
-//!    no longer matches any rule makes no difference to its order.
+//! 1. Packets are accepted from the front of the queue, a few at a time ([`Pace`]), while new ones
+//!    still join at the back. One thread, pinned to one processor, does this, and the kernel has
+//!    passed each packet on when the call that accepts it returns.
+//! 2. When the queue is nearly empty, one datagram makes the kernel do, back to back: accept all,
+//!    set the queue's length limit to zero with the fail-open flag on, accept all. From the middle
+//!    step on, packets that reach the queue are passed on in the context in which they arrive,
+//!    since a full queue that fails open accepts (`__nfqnl_enqueue_packet`). The limit is checked
+//!    under the queue's lock, so there is no moment at which a packet is neither queued nor passed.
+//!    A packet can be overtaken only if it comes within the microseconds between the first two
+//!    steps *and* the next one of its flow comes before the third.
+//! 3. Only then are the rules removed: whether a packet passes through the open queue or matches no
+//!    rule any more makes no difference to its order.
 //!
-//! Removing the rules first, or with packets still queued, reorders: those that find no rule
+//! Removing the rules first, or with packets still queued, reorders: packets that match no rule
 //! overtake those that wait.
 //!
-//! # When something goes wrong
+//! # Failures
 //!
-//! * The process dies, or a [`Hold`] is dropped unreleased: the kernel destroys the queue and
-//!   **drops the packets that were held** (`instance_destroy_rcu`). The rules stay;
-//!   packets that come later are accepted or dropped as [`OnHolderLoss`] says, until
+//! - The process dies, or a [`Hold`] is dropped unreleased: the kernel destroys the queue and
+//!   **drops the packets that were held** (`instance_destroy_rcu`). The rules stay; later packets
+//!   are accepted or dropped as [`OnHolderLoss`] says, until
 //!   [`Table::sweep_holds`](crate::table::Table::sweep_holds) removes the rules.
-//! * Somebody registers or unregisters a netfilter base chain in this network namespace, or the
-//!   interface by which packets came goes down: the kernel drops all packets held, or those of
-//!   the interface. New ones are held as before.
-//! * More packets than [`MAX_HELD`] are waiting: further ones are dropped, and counted.
+//! - A netfilter base chain is registered or unregistered in this network namespace, or the
+//!   interface by which packets came goes down: the kernel drops all packets held, or those of the
+//!   interface. New ones are held as before.
+//! - More than [`MAX_HELD`] packets are waiting: further ones are dropped, and counted.
 
-mod outlet;
+mod egress;
 mod queue;
 mod release;
 mod statistics;
@@ -51,39 +50,39 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-pub use crate::table::{HoldRules, HoldTag, OnHolderLoss, Queueing};
-pub use outlet::Outlet;
+pub use crate::table::{HoldRules, OnHolderLoss, Queueing, RuleTag};
+pub use egress::Egress;
 pub use queue::packet_id;
 pub use release::Pace;
 
-use crate::nfnetlink::SocketError;
+use crate::netlink::SocketError;
 use crate::table::{HoldTransactions, Table, TableError, Transaction};
 use queue::{ACCEPT, DROP, Queue};
 use statistics::Statistics;
 
-/// Queue numbers that holds take: 27904–28159, far from those that people choose by hand.
+/// Queue numbers that holds use: 27904–28159, far from those that people choose by hand.
 pub const QUEUE_NUMBERS: std::ops::RangeInclusive<u16> = 0x6d00..=0x6dff;
-/// Most packets held at a time; the kernel allows no more by default either.
+/// Most packets held at a time; the kernel's own limit by default.
 pub const MAX_HELD: u32 = 65_535;
 
-/// How long the rules may still be looked at by a processor that has begun to evaluate them.
-/// The evaluation takes microseconds and cannot be preempted.
+/// How long a processor that has begun to evaluate the rules may still be doing so. The evaluation
+/// takes microseconds and cannot be preempted.
 const GRACE: Duration = Duration::from_millis(2);
 
 /// Why packets could not be held or released.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HoldError {
-    /// The kernel refused to make or change the queue.
+    /// The kernel refused to create or change the queue.
     #[error("cannot {act} packet queue {number} of hold {tag}")]
     Queue {
-        /// What was to be done.
+        /// The failed action.
         act: &'static str,
         /// The queue's number.
         number: u16,
         /// The hold.
-        tag: HoldTag,
-        /// The reason.
+        tag: RuleTag,
+        /// The kernel's answer.
         #[source]
         source: SocketError,
     },
@@ -94,11 +93,11 @@ pub enum HoldError {
         QUEUE_NUMBERS.start(), QUEUE_NUMBERS.end()
     )]
     NoFreeQueue,
-    /// The rules could not be made or removed.
+    /// The rules could not be added or removed.
     #[error("cannot change the rules of hold {tag}")]
     Rules {
         /// The hold.
-        tag: HoldTag,
+        tag: RuleTag,
         /// The reason.
         #[source]
         source: TableError,
@@ -106,60 +105,61 @@ pub enum HoldError {
     /// A thread could not be started, or the queue's statistics could not be read.
     #[error("cannot {act} for hold {tag}")]
     Host {
-        /// What was to be done.
+        /// The failed action.
         act: &'static str,
         /// The hold.
-        tag: HoldTag,
+        tag: RuleTag,
         /// The reason.
         #[source]
         source: io::Error,
     },
 }
 
-/// What a hold counted so far.
+/// The counters of a hold so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Packets that have been put into the queue.
     pub held: u64,
-    /// Packets that are waiting in it.
+    /// Packets that wait in it.
     pub waiting: u64,
-    /// Most packets that were waiting at a time, as seen by the reading thread.
+    /// Most packets that waited at a time, as the reading thread saw them.
     pub peak: u64,
-    /// Packets that the kernel dropped because the queue was full or could not be read in time.
+    /// Packets that the kernel dropped because the queue was full or was not read in time.
     pub dropped_by_kernel: u64,
 }
 
-/// What a hold did, once it is over.
+/// The counters and durations of a hold that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HoldReport {
-    /// Final counts; nothing is waiting any more.
+    /// Final counters; no packet waits any more.
     pub counters: Counters,
     /// Packets accepted by the closing datagram: an upper limit of those that can have been
     /// overtaken.
     pub closing: u64,
-    /// From the rules' being in force to their removal.
+    /// Time from the addition of the rules to their removal.
     pub span: Duration,
-    /// From the order to release to the moment at which packets passed without waiting.
+    /// Time from the start of the release to the moment at which packets passed without waiting.
     pub release: Duration,
-    /// Which form of queueing was used.
+    /// The form of queueing that was used.
     pub queueing: Queueing,
 }
 
-/// A hold that is ready but takes no packets yet.
+/// A hold that is ready but holds no packets yet.
 pub struct PreparedHold {
     hold: Hold,
     rules: HoldTransactions,
 }
 
 impl PreparedHold {
-    /// Makes everything ready that a hold needs. The table must be installed.
+    /// Prepares everything that a hold needs. The table must be installed.
     ///
     /// Opens sockets in the network namespace of the calling thread; they stay there.
     ///
     /// # Errors
-    /// Without CAP_NET_ADMIN, without NFQUEUE in the kernel, with more addresses and ports than
-    /// a hold may have.
-    pub fn new(tag: HoldTag, rules: &HoldRules) -> Result<Self, HoldError> {
+    /// [`HoldError::NoFreeQueue`]; [`HoldError::Queue`] without CAP_NET_ADMIN or without NFQUEUE in
+    /// the kernel; [`HoldError::Rules`] when the table is not installed, or the hold needs more
+    /// rules than it may have; [`HoldError::Host`].
+    pub fn new(tag: RuleTag, rules: &HoldRules) -> Result<Self, HoldError> {
         let of_rules = |source| HoldError::Rules { tag: tag.clone(), source };
         let mut table = Table::open().map_err(of_rules)?;
         let queueing = table.queueing().map_err(of_rules)?;
@@ -191,16 +191,16 @@ impl PreparedHold {
         Ok(Self { hold, rules })
     }
 
-    /// Which form of queueing the kernel has.
+    /// Returns the form of queueing that the kernel supports.
     #[must_use]
     pub fn queueing(&self) -> Queueing {
         self.hold.queueing
     }
 
-    /// Puts the rules in force for new TCP connections: the first packet of the next one waits.
+    /// Holds new TCP connections: the first packet of the next one waits.
     ///
     /// # Errors
-    /// When nftables refuses; nothing is held then.
+    /// [`HoldError::Rules`] when nftables refuses; no packet is held then.
     pub fn engage(mut self) -> Result<Hold, HoldError> {
         self.hold.put_in_force(&self.rules.new_connections)?;
         self.hold.engaged = Some(Instant::now());
@@ -209,28 +209,28 @@ impl PreparedHold {
     }
 }
 
-/// Packets are being held.
+/// A hold in force.
 ///
-/// To be ended by [`Hold::release`] or [`Hold::drop_all`]; both block for milliseconds. If it is
-/// dropped instead, the packets held are lost and the rules stay (see the module).
+/// End it with [`Hold::release`] or [`Hold::drop_all`]; both block for milliseconds. If it is
+/// dropped instead, the held packets are lost and the rules stay (see the module).
 #[must_use = "packets are lost when a hold is dropped instead of released"]
 pub struct Hold {
-    tag: HoldTag,
+    tag: RuleTag,
     table: Table,
     queue: Arc<Queue>,
     statistics: Statistics,
     reader: Option<JoinHandle<()>>,
     engaged: Option<Instant>,
-    /// What is to be done for it to take every packet.
+    /// The transaction that extends the hold to every packet.
     rest: Option<Transaction>,
     queueing: Queueing,
 }
 
 impl Hold {
-    /// Puts the rules in force for everything: the next packet towards the container waits.
+    /// Extends the hold to everything: the next packet towards the container waits.
     ///
     /// # Errors
-    /// When nftables refuses; new connections alone are held then.
+    /// [`HoldError::Rules`] when nftables refuses; only new connections are held then.
     pub fn engage_all(&mut self) -> Result<(), HoldError> {
         match self.rest.take() {
             Some(rest) => self.put_in_force(&rest),
@@ -244,10 +244,10 @@ impl Hold {
         applied.map_err(|source| HoldError::Rules { tag: self.tag.clone(), source })
     }
 
-    /// What was counted so far.
+    /// Returns the counters so far.
     ///
     /// # Errors
-    /// When the kernel's statistics cannot be read.
+    /// [`HoldError::Host`] when the kernel's statistics cannot be read.
     pub fn counters(&self) -> Result<Counters, HoldError> {
         let kernel = self.statistics.read().map_err(|source| HoldError::Host {
             act: "read the packet queues",
@@ -262,18 +262,19 @@ impl Hold {
         })
     }
 
-    /// Which form of queueing is used.
+    /// Returns the form of queueing that is used.
     #[must_use]
     pub fn queueing(&self) -> Queueing {
         self.queueing
     }
 
-    /// Accepts everything in order and ends the hold; if the packets leave by a tunnel, no faster
+    /// Accepts all held packets in order and ends the hold. If they leave by a tunnel, no faster
     /// than its device takes them.
     ///
     /// # Errors
-    /// When the kernel refuses; as much of the rest as possible is done nevertheless.
-    pub fn release(mut self, pace: Pace, outlet: Option<Outlet>) -> Result<HoldReport, HoldError> {
+    /// [`HoldError::Queue`], [`HoldError::Rules`] or [`HoldError::Host`], the first that occurs;
+    /// the remaining steps are done nevertheless.
+    pub fn release(mut self, pace: Pace, outlet: Option<Egress>) -> Result<HoldReport, HoldError> {
         let start = Instant::now();
         let closed = release::run(&self.queue, &self.statistics, pace, outlet);
         let release = start.elapsed();
@@ -284,7 +285,7 @@ impl Hold {
         Ok(report)
     }
 
-    /// Drops everything held and ends the hold: for packets that nobody may get any more.
+    /// Drops all held packets and ends the hold.
     ///
     /// # Errors
     /// As [`Hold::release`].
@@ -293,7 +294,7 @@ impl Hold {
         self.finish(DROP, dropped)
     }
 
-    /// Removes the rules, decides on what came meanwhile, and gives the queue back.
+    /// Removes the rules, decides on packets that came meanwhile, and unbinds the queue.
     fn finish(
         &mut self,
         verdict: u32,
@@ -344,16 +345,16 @@ impl Drop for Hold {
             return;
         }
         if self.engaged.is_some() {
-            tracing::warn!(hold = %self.tag, "a hold was dropped unreleased: its packets are lost");
+            tracing::warn!(hold = %self.tag, "a hold was dropped without a release; its packets are lost");
         } else if let Err(error) = self.table.remove_hold(&self.tag) {
-            tracing::warn!(hold = %self.tag, %error, "the rules of a hold could not be removed");
+            tracing::warn!(hold = %self.tag, %error, "cannot remove the rules of a hold");
         }
         // Ends the reader, too, which is left to itself here.
         let _ = self.queue.unbind();
     }
 }
 
-/// Whether any process of this network namespace has a hold ready or in force.
+/// Returns whether any process of this network namespace has a hold prepared or in force.
 ///
 /// # Errors
 /// When the kernel's list of queues cannot be read.
@@ -369,8 +370,8 @@ pub fn any() -> io::Result<bool> {
     }
 }
 
-/// Binds the first free queue of the range, beginning at a place of this process's own.
-fn bind_free(tag: &HoldTag) -> Result<Queue, HoldError> {
+/// Binds the first free queue of the range, starting at an offset derived from the process ID.
+fn bind_free(tag: &RuleTag) -> Result<Queue, HoldError> {
     let count = u32::from(*QUEUE_NUMBERS.end() - *QUEUE_NUMBERS.start()) + 1;
     let offset = (std::process::id() % count) as usize;
     for number in QUEUE_NUMBERS.skip(offset).chain(QUEUE_NUMBERS.take(offset)) {

@@ -4,47 +4,48 @@
 //! *forwarding* neither takes frames in (`br_handle_frame`) nor sends any out (`should_deliver`).
 //! Setting the port's state is one netlink message (`RTM_SETLINK` in family `AF_BRIDGE` with
 //! `IFLA_PROTINFO`/`IFLA_BRPORT_STATE`; `net/bridge/br_netlink.c`, `br_set_port_state`). The link
-//! stays up, so addresses, routes and the bridge's forwarding table stay too. A packet filter would
+//! stays up, and with it addresses, routes and the bridge's forwarding table. A packet filter would
 //! do the same, but adding or removing a base chain drops every packet that waits in an NFQUEUE of
 //! that namespace.
 //!
-//! Two of the kernel's port states block, and each has one thing that ends it behind our back:
+//! Two of the kernel's port states block, and one event ends each of them:
 //!
-//! | state | ends by itself when |
+//! | state | ends when |
 //! | --- | --- |
 //! | listening | the port's forward-delay timer, started when it joined the bridge, fires twice (2 × 15 s): `br_forward_delay_timer_expired` |
-//! | disabled | somebody changes the flags of the host's end, as `ip link set … multicast off`: any `NETDEV_CHANGE`, `br_port_carrier_check` |
+//! | disabled | the flags of the host's end change, as by `ip link set … multicast off`: any `NETDEV_CHANGE`, `br_port_carrier_check` |
 //!
-//! So [`Port::block`] takes *listening*, unless it finds that timer running: then *disabled*.
-//! Calling it again later changes over. Both states end when the link itself goes down and up
-//! again, at either end of the pair (a frozen container cannot do so), when the bridge does, and
-//! when the port leaves the bridge and comes back.
+//! So [`Port::block`] sets *listening*, or *disabled* if it finds that timer running. Calling it
+//! again later switches over. Both states end when the link goes down and up again, at either end
+//! of the pair (a frozen container cannot do so), when the bridge does, and when the port leaves
+//! the bridge and comes back.
 //!
-//! When no port of a bridge forwards any more the bridge loses its carrier, and with it the host's
-//! neighbour entries on the bridge (`neigh_carrier_down`, `net/core/neighbour.c`). A question asked
-//! while the port is blocked is lost and only repeated after a second, so [`Port::unblock`] puts the
-//! container's entries back.
+//! When no port of a bridge forwards any more, the bridge loses its carrier, and with it the host's
+//! neighbour entries on the bridge (`neigh_carrier_down`, `net/core/neighbour.c`). A neighbour
+//! request that is sent while the port is blocked is lost, and repeated only after a second, so
+//! [`Port::unblock`] restores the container's entries.
 
-use std::io;
+mod error;
+
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use thiserror::Error;
+use nix::errno::Errno;
 
-use crate::netns::link::{
+use crate::netlink::attribute::{find_u32, nest, put};
+use crate::netlink::message::request;
+use crate::netlink::route::{
     self, InterfaceAddress, LINK_HEADER, Link, addresses, link_request, links, port_number,
     reachable,
 };
-use crate::netns::message::{Message, u32_attribute};
-use crate::netns::socket::{KernelSocket, Protocol, Refused};
-use crate::netns::{self, Namespace};
+use crate::netlink::{Connection, Protocol, RefusedAt, SocketError};
+use crate::netns::Namespace;
+pub use error::Error;
 
-const RTM_SETLINK: u16 = 19;
-const RTM_GETNSID: u16 = 90;
+/// `include/uapi/linux/net_namespace.h` and `if_link.h`.
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
-const IFLA_PROTINFO: u16 = 12;
 const IFLA_BRPORT_STATE: u16 = 1;
 const IFLA_BRPORT_FORWARD_DELAY_TIMER: u16 = 22;
 /// Bridge port states, `include/uapi/linux/if_bridge.h`.
@@ -52,109 +53,45 @@ const STATE_DISABLED: u8 = 0;
 const STATE_LISTENING: u8 = 1;
 const STATE_FORWARDING: u8 = 3;
 
-/// Why a container could not be cut off, or connected again.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// A network namespace cannot be used.
-    #[error("cannot find the host's end of a container's interface")]
-    Namespace(#[from] netns::Error),
-    /// The kernel refused to list interfaces or addresses.
-    #[error("cannot read the interfaces of {name}")]
-    Read {
-        /// Whose interfaces.
-        name: String,
-        /// The kernel's answer.
-        #[source]
-        source: io::Error,
-    },
-    /// The container has no interface of that name.
-    #[error("{container} has no interface {interface}")]
-    NoInterface {
-        /// What the network namespace belongs to.
-        container: String,
-        /// Name looked for.
-        interface: String,
-    },
-    /// The container's interface is not one end of a veth pair whose other end is on this host:
-    /// host networking, macvlan, pasta.
-    #[error(
-        "interface {interface} of {container} has no other end on this host; only containers on a \
-         bridge network can be moved"
-    )]
-    NoHostEnd {
-        /// What the network namespace belongs to.
-        container: String,
-        /// The container's interface.
-        interface: String,
-    },
-    /// The host's end is no port of a bridge.
-    #[error(
-        "interface {port} is no port of a bridge; only containers on a bridge network can be moved"
-    )]
-    NoBridge {
-        /// Name of the host's end.
-        port: String,
-    },
-    /// The bridge runs the spanning tree protocol, so the state of its ports is not ours to set.
-    #[error("bridge of {port} runs the spanning tree protocol; switch it off (stp_state 0)")]
-    SpanningTree {
-        /// Name of the port.
-        port: String,
-    },
-    /// The port that was blocked is not there any more, or lets frames pass.
-    #[error("the container's network was rebuilt meanwhile: port {port} is not blocked any more")]
-    Rebuilt {
-        /// Name of the port.
-        port: String,
-    },
-    /// The kernel refused the port's new state.
-    #[error("cannot {action} port {port}; does the container still exist?")]
-    State {
-        /// `block` or `unblock`.
-        action: &'static str,
-        /// Name of the port.
-        port: String,
-        /// The kernel's answer.
-        #[source]
-        source: io::Error,
-    },
-}
-
-/// The bridge that a container is attached to.
+/// The bridge to which a container is attached.
 #[derive(Clone, Debug)]
 pub struct Bridge {
     /// Interface index on the host.
     pub index: u32,
     /// Interface name on the host.
     pub name: String,
-    /// Its Ethernet address: what the container sends to for its gateway.
+    /// Ethernet address, to which the container sends frames for its gateway.
     pub mac: [u8; 6],
-    /// Its addresses, those of the link included: the container's gateways.
+    /// Addresses, link-local ones included: the container's gateways.
     pub addresses: Vec<IpAddr>,
 }
 
 /// The bridge port by which a container is connected to its host.
 #[derive(Debug)]
 pub struct Port {
-    socket: Mutex<KernelSocket>,
+    socket: Mutex<Connection>,
     index: u32,
     name: String,
     mtu: u32,
     bridge: Bridge,
-    /// Requests that let the bridge know the container's Ethernet address.
+    /// Requests that make the bridge know the container's Ethernet address.
     introduction: Vec<u8>,
 }
 
 impl Port {
-    /// Finds the host's end of `container_interface` in the network namespace `container`, looking
-    /// in the namespace of the calling thread.
+    /// Finds the host's end of `container_interface` in the network namespace `container`. Looks in
+    /// the namespace of the calling thread.
     ///
     /// # Errors
-    /// A variant of its own for each way in which the container is not on a bridge.
+    /// [`Error::NoInterface`], [`Error::NoHostEnd`] or [`Error::NoBridge`] when the container is
+    /// not on a bridge; [`Error::Namespace`], [`Error::Read`].
     pub fn of_container(container: &Namespace, container_interface: &str) -> Result<Self, Error> {
-        let read = |name: &str, source| Error::Read { name: name.to_owned(), source };
+        let read = |name: &str, error: SocketError| Error::Read {
+            name: name.to_owned(),
+            source: error.into(),
+        };
         let host = Namespace::current()?;
-        let mut visit = container.socket(Protocol::Route)?;
+        let mut visit = container.netlink(Protocol::Route)?;
         let in_container = |source| read(container.name(), source);
         let container_addresses = addresses(&mut visit).map_err(in_container)?;
         let inside = links(&mut visit)
@@ -166,10 +103,10 @@ impl Port {
                 interface: container_interface.to_owned(),
             })?;
 
-        let mut socket = host.socket(Protocol::Route)?;
+        let mut socket = host.netlink(Protocol::Route)?;
         let on_host = |source| read(host.name(), source);
         let outside = match (inside.peer, inside.kind.as_deref()) {
-            (Some(peer), Some("veth")) => link::link(&mut socket, peer).map_err(on_host)?,
+            (Some(peer), Some("veth")) => route::link(&mut socket, peer).map_err(on_host)?,
             _ => None,
         };
         let number = namespace_number(&mut socket, container).map_err(on_host)?;
@@ -192,36 +129,36 @@ impl Port {
         })
     }
 
-    /// The port's interface index on the host.
+    /// Returns the port's interface index on the host.
     #[must_use]
     pub fn index(&self) -> u32 {
         self.index
     }
 
-    /// The port's interface name on the host.
+    /// Returns the port's interface name on the host.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its largest packet, in bytes, as it was when it was found.
+    /// Returns the port's MTU, in bytes, as it was when the port was found.
     #[must_use]
     pub fn mtu(&self) -> u32 {
         self.mtu
     }
 
-    /// The bridge it belongs to.
+    /// Returns the bridge to which the port belongs.
     #[must_use]
     pub fn bridge(&self) -> &Bridge {
         &self.bridge
     }
 
-    /// Stops all frames from and to the container. What was on its way at this moment still
-    /// arrives within microseconds. Blocking a blocked port is no error, and makes the block proof
-    /// against interface events once the port is old enough (see the module's documentation).
+    /// Stops all frames from and to the container. Frames in flight still arrive within
+    /// microseconds. Blocking a blocked port is not an error; it makes the block proof against
+    /// interface events once the port is old enough (see the module).
     ///
     /// # Errors
-    /// [`Error::State`], [`Error::SpanningTree`].
+    /// [`Error::State`] when the kernel refuses, [`Error::SpanningTree`].
     pub fn block(&self) -> Result<(), Error> {
         let mut batch = set_state(self.index, STATE_LISTENING);
         // Asking for the link also lets pending carrier events of the port happen now, rather than
@@ -235,23 +172,23 @@ impl Port {
         Ok(())
     }
 
-    /// Lets frames pass again. When this returns the bridge can carry them, and knows the
+    /// Lets frames pass again. When this returns the bridge forwards them, and knows the
     /// container's Ethernet address.
     ///
     /// # Errors
-    /// [`Error::State`], [`Error::SpanningTree`].
+    /// [`Error::State`] when the kernel refuses, [`Error::SpanningTree`].
     pub fn unblock(&self) -> Result<(), Error> {
         let mut batch = set_state(self.index, STATE_FORWARDING);
         self.send("unblock", &mut batch, |_| ())?;
         if let Err(refused) = self.introduce() {
             // Frames pass; the first may have to wait for an answer.
-            tracing::debug!(port = self.name, error = %refused.source, "no neighbour entries");
+            tracing::debug!(port = self.name, error = %refused.source, "cannot restore neighbour entries of the container");
         }
         Ok(())
     }
 
     /// Makes the bridge know the container's Ethernet address.
-    pub(crate) fn introduce(&self) -> Result<(), Refused> {
+    pub(crate) fn introduce(&self) -> Result<(), RefusedAt> {
         // A bridge whose only port was blocked has no carrier, and drops what is sent through it
         // until the kernel's link watch has run. When that runs after the port was blocked it takes
         // the neighbour entries along. Asking for the link makes it run now (rtnl_getlink,
@@ -261,30 +198,31 @@ impl Port {
         self.socket().execute(&mut batch)
     }
 
-    /// Makes sure that the port is there and stops frames: whoever rebuilds a container's network, as
-    /// `podman network reload` does, replaces it by one that does not.
+    /// Checks that the port exists and stops frames. `podman network reload` and other tools that
+    /// rebuild a container's network replace it by a port that forwards.
     ///
     /// # Errors
-    /// [`Error::Rebuilt`], [`Error::Read`].
+    /// [`Error::Rebuilt`] when the port is gone or forwards, [`Error::Read`].
     pub fn check_blocked(&self) -> Result<(), Error> {
-        let link = link::link(&mut self.socket(), self.index)
-            .map_err(|source| Error::Read { name: self.name.clone(), source })?;
-        let state = link.and_then(|link| port_number(&link.port_data, IFLA_BRPORT_STATE));
-        match state {
+        match self.state()? {
             Some(state) if state != u64::from(STATE_FORWARDING) => Ok(()),
             _ => Err(Error::Rebuilt { port: self.name.clone() }),
         }
     }
 
-    /// Whether frames are stopped, as the kernel says now.
+    /// Returns whether the port stops frames now; true for a port that is gone.
     ///
     /// # Errors
-    /// [`Error::Read`]; a port that is gone counts as blocked.
+    /// [`Error::Read`] when the kernel refuses.
     pub fn is_blocked(&self) -> Result<bool, Error> {
-        let link = link::link(&mut self.socket(), self.index)
-            .map_err(|source| Error::Read { name: self.name.clone(), source })?;
-        let state = link.and_then(|link| port_number(&link.port_data, IFLA_BRPORT_STATE));
-        Ok(state != Some(u64::from(STATE_FORWARDING)))
+        Ok(self.state()? != Some(u64::from(STATE_FORWARDING)))
+    }
+
+    /// Returns the port's current state; `None` when the port is gone.
+    fn state(&self) -> Result<Option<u64>, Error> {
+        let link = route::link(&mut self.socket(), self.index)
+            .map_err(|error| Error::Read { name: self.name.clone(), source: error.into() })?;
+        Ok(link.and_then(|link| port_number(&link.port_data, IFLA_BRPORT_STATE)))
     }
 
     fn send(
@@ -293,40 +231,42 @@ impl Port {
         batch: &mut [u8],
         mut each: impl FnMut(Link),
     ) -> Result<(), Error> {
-        let answered = self.socket().answer(batch, |answer| {
-            if let Some(link) = Link::parse(answer.payload) {
+        let answered = self.socket().answer(batch, |payload| {
+            if let Some(link) = Link::parse(payload) {
                 each(link);
             }
         });
-        answered.map_err(|refused| match refused.source.raw_os_error() {
-            Some(libc::EBUSY) => Error::SpanningTree { port: self.name.clone() },
-            _ => Error::State { action, port: self.name.clone(), source: refused.source },
+        answered.map_err(|refused| match refused.refusal() {
+            Some(Errno::EBUSY) => Error::SpanningTree { port: self.name.clone() },
+            _ => Error::State { action, port: self.name.clone(), source: refused.source.into() },
         })
     }
 
-    /// The socket on the host; a panic elsewhere cannot have left it half-used.
-    fn socket(&self) -> MutexGuard<'_, KernelSocket> {
+    /// Returns the socket on the host. A panic elsewhere cannot have left it half-used.
+    fn socket(&self) -> MutexGuard<'_, Connection> {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn set_state(port: u32, state: u8) -> Vec<u8> {
-    let mut payload = [0; LINK_HEADER];
-    payload[0] = u8::try_from(libc::AF_BRIDGE).unwrap_or(0);
-    payload[4..8].copy_from_slice(&port.to_ne_bytes());
-    let mut message = Message::new(RTM_SETLINK, 0, &payload);
-    message.nested(IFLA_PROTINFO, |port| {
-        port.attribute(IFLA_BRPORT_STATE, &[state]);
-    });
-    message.finish()
+    let mut fixed = [0; LINK_HEADER];
+    fixed[0] = libc::AF_BRIDGE.to_le_bytes()[0];
+    fixed[4..8].copy_from_slice(&port.to_ne_bytes());
+    request(libc::RTM_SETLINK, 0, &fixed, |body| {
+        nest(body, libc::IFLA_PROTINFO, |port| {
+            put(port, IFLA_BRPORT_STATE, &[state]);
+        });
+    })
 }
 
-/// What is left of the forward-delay timer, in hundredths of a second; 0 when it does not run.
+/// Returns what is left of the forward-delay timer, in hundredths of a second; 0 when it does not
+/// run.
 fn timer_left(port_data: &[u8]) -> u64 {
     port_number(port_data, IFLA_BRPORT_FORWARD_DELAY_TIMER).unwrap_or(0)
 }
 
-/// Neighbour entries for the container's addresses, of the families that the bridge has.
+/// Returns the neighbour entries for the container's addresses, of the families that the bridge
+/// has.
 fn introduction(bridge: &Bridge, inside: &Link, addresses: &[InterfaceAddress]) -> Vec<u8> {
     let own = addresses.iter().filter(|own| own.interface == inside.index);
     own.filter(|own| bridge.addresses.iter().any(|host| host.is_ipv4() == own.address.is_ipv4()))
@@ -335,11 +275,11 @@ fn introduction(bridge: &Bridge, inside: &Link, addresses: &[InterfaceAddress]) 
         .collect()
 }
 
-fn bridge_of(socket: &mut KernelSocket, port: &Link) -> io::Result<Option<Bridge>> {
+fn bridge_of(socket: &mut Connection, port: &Link) -> Result<Option<Bridge>, SocketError> {
     let Some(master) = port.master.filter(|_| port.port_kind.as_deref() == Some("bridge")) else {
         return Ok(None);
     };
-    let Some(link) = link::link(socket, master)? else { return Ok(None) };
+    let Some(link) = route::link(socket, master)? else { return Ok(None) };
     let Some(mac) = link.mac else { return Ok(None) };
     let addresses = addresses(socket)?
         .into_iter()
@@ -349,14 +289,18 @@ fn bridge_of(socket: &mut KernelSocket, port: &Link) -> io::Result<Option<Bridge
     Ok(Some(Bridge { index: master, name: link.name, mac, addresses }))
 }
 
-/// The number that the socket's namespace has for `other`, `None` when it has given it none.
-fn namespace_number(socket: &mut KernelSocket, other: &Namespace) -> io::Result<Option<u32>> {
-    let mut message = Message::new(RTM_GETNSID, 0, &[0; 4]);
-    message.attribute(NETNSA_FD, &other.as_fd().as_raw_fd().to_ne_bytes());
+/// Returns the number that the socket's namespace has for `other`; `None` when it has none.
+fn namespace_number(
+    socket: &mut Connection,
+    other: &Namespace,
+) -> Result<Option<u32>, SocketError> {
+    let mut asked = request(libc::RTM_GETNSID, 0, &[0; 4], |body| {
+        put(body, NETNSA_FD, &other.as_fd().as_raw_fd().to_ne_bytes());
+    });
     let mut number = None;
     socket
-        .answer(&mut message.finish(), |answer| {
-            number = answer.payload.get(4..).and_then(|rest| u32_attribute(rest, NETNSA_NSID));
+        .answer(&mut asked, |payload| {
+            number = payload.get(4..).and_then(|rest| find_u32(rest, NETNSA_NSID));
         })
         .map_err(|refused| refused.source)?;
     // NETNSA_NSID_NOT_ASSIGNED is -1.
@@ -366,25 +310,26 @@ fn namespace_number(socket: &mut KernelSocket, other: &Namespace) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netns::message::{attribute, messages};
+    use crate::netlink::attribute::find;
+    use crate::netlink::message::HEADER;
 
     #[test]
     fn a_state_is_nested_in_the_bridge_family() {
         let bytes = set_state(7, STATE_LISTENING);
-        let message = messages(&bytes).next().unwrap();
-        assert_eq!(message.kind, RTM_SETLINK);
-        assert_eq!(message.payload[0], 7, "AF_BRIDGE");
-        assert_eq!(message.payload[4], 7, "index");
-        let nest = attribute(&message.payload[LINK_HEADER..], IFLA_PROTINFO).unwrap();
-        assert_eq!(attribute(nest, IFLA_BRPORT_STATE), Some(&[STATE_LISTENING][..]));
+        assert_eq!(bytes[4..6], libc::RTM_SETLINK.to_ne_bytes());
+        let payload = &bytes[HEADER..];
+        assert_eq!(payload[0], 7, "AF_BRIDGE");
+        assert_eq!(payload[4], 7, "index");
+        let nested = find(&payload[LINK_HEADER..], libc::IFLA_PROTINFO).unwrap();
+        assert_eq!(find(nested, IFLA_BRPORT_STATE), Some(&[STATE_LISTENING][..]));
     }
 
     #[test]
     fn a_running_timer_is_seen() {
-        let mut data = Message::new(0, 0, &[]);
-        data.attribute(IFLA_BRPORT_STATE, &[STATE_FORWARDING]);
-        data.attribute(IFLA_BRPORT_FORWARD_DELAY_TIMER, &1499_u64.to_ne_bytes());
-        assert_eq!(timer_left(&data.finish()[16..]), 1499);
+        let mut data = Vec::new();
+        put(&mut data, IFLA_BRPORT_STATE, &[STATE_FORWARDING]);
+        put(&mut data, IFLA_BRPORT_FORWARD_DELAY_TIMER, &1499_u64.to_ne_bytes());
+        assert_eq!(timer_left(&data), 1499);
         assert_eq!(timer_left(&[]), 0);
     }
 

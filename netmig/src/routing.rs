@@ -1,56 +1,54 @@
-//! Policy routing towards peers: what carries a peer's mark goes into its tunnel, or nowhere.
+//! Policy routing towards peers: a packet with a peer's mark goes into the tunnel to the peer, or
+//! nowhere.
 //!
-//! For peer *P*, over IPv4 and IPv6 (see [`crate::peer`] for the numbers):
+//! For peer *P*, over IPv4 and IPv6 (see [`crate::peer_number`] for the numbers):
 //!
 //! ```text
-//! rule  pref 3000+P  fwmark P<<16/0x00ff0000  lookup 3000+P   (or other bits, see crate::marks)
+//! rule  pref 3000+P  fwmark P<<16/0x00ff0000  lookup 3000+P   (or other bits, see crate::fwmark)
 //! table 3000+P       default dev netmigP metric 1
 //!                    blackhole default metric 4294967295
 //! ```
 //!
-//! To a peer that is a neighbour on an Ethernet segment ([`direct`]) the route is `default via 169.254.78.P
-//! dev netmigP onlink`, and `via fe80::4e4d:P` for IPv6: addresses that nobody has, with permanent
-//! neighbour entries that give them the peer's hardware address.
+//! For a peer on the same Ethernet segment ([`direct`]) the route is `default via 169.254.78.P dev
+//! netmigP onlink`, and `via fe80::4e4d:P` for IPv6: addresses that no host has, with permanent
+//! neighbour entries that resolve them to the peer's hardware address.
 //!
-//! The blackhole holds the place when the tunnel's interface goes away, as its route does then.
-//! Without it packets would fall through to the main table, and far ends would get resets.
+//! When the tunnel's interface goes away, its route goes with it. The blackhole remains: without it
+//! packets would fall through to the main table, and far ends would get resets.
 
-mod foreign;
-mod neighbours;
-mod own;
+mod host_addresses;
+mod lookup;
+mod mark_rules;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
-    RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use rtnetlink::{Handle, IpVersion};
 use thiserror::Error;
 
-use crate::marks::MarkBits;
-use crate::netns::rtnl;
-use crate::peer::PeerNumber;
+use crate::fwmark::MarkBits;
+pub use crate::netlink::route::PROTOCOL;
+use crate::netlink::rtnetlink as rtnl;
+use crate::peer_number::PeerNumber;
 use crate::tunnel::direct::{self, Remote};
-pub use foreign::{MarkRule, mark_rules};
-pub use neighbours::addresses_of;
-pub use own::own_addresses;
+pub use host_addresses::{addresses_of, host_addresses};
+pub use lookup::{Forwarding, forwarding, needs_bridge, route_mtu};
+pub(crate) use lookup::{interface_of, ipv6_enabled, neighbour_interface, route_to};
+pub use mark_rules::{MarkRule, mark_rules};
 
-/// Protocol number of netmig's rules and routes (`RTA_PROTOCOL`, `FRA_PROTOCOL`): it tells them
-/// from anybody else's. `ip route show proto 78` lists them.
-pub const PROTOCOL: u8 = 78;
 /// Metric of the route into the tunnel.
 const TUNNEL_METRIC: u32 = 1;
-/// Metric of the blackhole: the highest, so any other route comes first.
+/// Metric of the blackhole: the highest, so that any other route is preferred.
 const BLACKHOLE_METRIC: u32 = u32::MAX;
 
-/// All hosts of a link. To a neighbour on a segment it goes in a frame for that one alone.
+/// All hosts of a link. To a peer on the segment it goes in a frame for that host only.
 pub(crate) const EVERYBODY: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 
 /// Why policy routing could not be set up, read or removed.
@@ -59,14 +57,14 @@ pub enum Error {
     /// A netlink socket could not be opened.
     #[error("cannot open a netlink socket for routes")]
     Socket(#[source] io::Error),
-    /// A rule or route was refused.
+    /// The kernel refused a policy rule or a route.
     #[error("cannot {action} the {object} of peer {peer}")]
     Refused {
         /// `add`, `remove` or `list`.
         action: &'static str,
         /// What was to be changed.
         object: &'static str,
-        /// Whose.
+        /// The peer.
         peer: PeerNumber,
         /// The kernel's answer.
         #[source]
@@ -75,18 +73,18 @@ pub enum Error {
     /// The addresses of this host, or of its neighbours, could not be listed.
     #[error("cannot list the addresses of this host and its neighbours")]
     Addresses(#[source] io::Error),
-    /// The rules of this host could not be listed.
-    #[error("cannot list this host's routing rules")]
+    /// The policy rules of this host could not be listed.
+    #[error("cannot list this host's policy routing rules")]
     Rules(#[source] io::Error),
-    /// The tunnel to the peer does not exist.
+    /// There is no tunnel to the peer.
     #[error("peer {peer} has no tunnel interface {interface}; connect to the peer first")]
     NoTunnel {
         /// Which peer.
         peer: PeerNumber,
-        /// The interface that is missing.
+        /// The missing interface.
         interface: String,
     },
-    /// There is no way to that address.
+    /// There is no route to an address.
     #[error("no route to {destination}; check this host's routes")]
     NoRoute {
         /// The address.
@@ -95,7 +93,7 @@ pub enum Error {
         #[source]
         source: Option<io::Error>,
     },
-    /// A setting of the kernel could not be read.
+    /// A kernel setting could not be read.
     #[error("cannot read {}", path.display())]
     Setting {
         /// The file under `/proc/sys`.
@@ -106,21 +104,12 @@ pub enum Error {
     },
 }
 
-/// Whether this host forwards packets between its interfaces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Forwarding {
-    /// `net.ipv4.ip_forward`.
-    pub v4: bool,
-    /// `net.ipv6.conf.all.forwarding`; false too when there is no IPv6.
-    pub v6: bool,
-}
-
-/// Leads packets that carry the peer's mark into the tunnel to it. Doing it twice changes nothing.
+/// Routes packets that carry the peer's mark into the tunnel to it. Repeating it changes nothing.
 ///
-/// A host (or interface) without IPv6 gets IPv4 alone.
+/// A host or interface without IPv6 gets IPv4 only.
 ///
 /// # Errors
-/// [`Error::NoTunnel`], [`Error::Refused`].
+/// [`Error::NoTunnel`] when the peer has no tunnel, [`Error::Refused`], [`Error::Socket`].
 pub async fn install(peer: PeerNumber) -> Result<(), Error> {
     let handle = rtnl::connect().map_err(Error::Socket)?;
     let interface = peer.interface();
@@ -130,10 +119,10 @@ pub async fn install(peer: PeerNumber) -> Result<(), Error> {
         .ok_or_else(|| Error::NoTunnel { peer, interface: interface.clone() })?;
     let index = link.header.index;
     let way = match (direct::is_direct(&link), direct::remote_of(&link)) {
-        (false, _) => Some(Way { index, gateway: false }),
+        (false, _) => Some(PeerRoute { index, gateway: false }),
         (true, Some(remote)) => {
             know_neighbour(&handle, peer, index, &remote).await?;
-            Some(Way { index, gateway: true })
+            Some(PeerRoute { index, gateway: true })
         }
         // Where its packets go is not known yet.
         (true, None) => None,
@@ -149,13 +138,13 @@ pub async fn install(peer: PeerNumber) -> Result<(), Error> {
 
 /// Where the peer's packets go.
 #[derive(Clone, Copy, Debug)]
-struct Way {
+struct PeerRoute {
     index: u32,
-    /// Whether to the address of a [`gateway`], not just into the interface.
+    /// Whether the route has a [`gateway`], not just an interface.
     gateway: bool,
 }
 
-/// The address that stands for a peer which is a neighbour.
+/// Returns the address that stands for a peer on the same segment.
 fn gateway(peer: PeerNumber, version: &IpVersion) -> IpAddr {
     match version {
         IpVersion::V4 => Ipv4Addr::new(169, 254, 78, peer.get()).into(),
@@ -163,7 +152,7 @@ fn gateway(peer: PeerNumber, version: &IpVersion) -> IpAddr {
     }
 }
 
-/// Makes permanent entries of the peer's hardware address. They go with the interface.
+/// Adds permanent neighbour entries with the peer's hardware address. They go with the interface.
 async fn know_neighbour(
     handle: &Handle,
     peer: PeerNumber,
@@ -183,11 +172,11 @@ async fn know_neighbour(
     Ok(())
 }
 
-/// Takes the peer's rules and routes away, also if there are several of a kind. What is not there
-/// is no error; what others put into the same table stays.
+/// Removes the peer's policy rules and routes, also if there are several of a kind. Absent ones are
+/// not an error; what others added to the same table stays.
 ///
 /// # Errors
-/// [`Error::Refused`], the first; everything else is removed nevertheless.
+/// [`Error::Refused`], the first one; everything else is removed. [`Error::Socket`].
 pub async fn remove(peer: PeerNumber) -> Result<(), Error> {
     let handle = rtnl::connect().map_err(Error::Socket)?;
     let mut outcome = Ok(());
@@ -197,146 +186,6 @@ pub async fn remove(peer: PeerNumber) -> Result<(), Error> {
         outcome = outcome.and(rules).and(routes);
     }
     outcome
-}
-
-/// Whether this host forwards packets, as it must to serve moved containers.
-///
-/// # Errors
-/// [`Error::Setting`].
-pub fn forwarding() -> Result<Forwarding, Error> {
-    let v6 = Path::new("/proc/sys/net/ipv6/conf/all/forwarding");
-    Ok(Forwarding {
-        v4: is_set(Path::new("/proc/sys/net/ipv4/ip_forward"))?,
-        v6: v6.exists() && is_set(v6)?,
-    })
-}
-
-/// The MTU, in bytes, of the interface by which packets to `destination` leave this host, or that
-/// of the route if somebody configured a smaller one.
-///
-/// # Errors
-/// [`Error::NoRoute`], [`Error::Socket`].
-pub async fn route_mtu(destination: IpAddr) -> Result<u32, Error> {
-    let handle = rtnl::connect().map_err(Error::Socket)?;
-    let no_route = |source| Error::NoRoute { destination, source };
-    let answer = route_to(&handle, destination).await?;
-    let link = rtnl::link_by_index(&handle, interface_of(&answer).ok_or_else(|| no_route(None))?)
-        .await
-        .map_err(|source| no_route(Some(source)))?;
-    let device = link.and_then(|link| {
-        link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::Mtu(mtu) => Some(*mtu),
-            _ => None,
-        })
-    });
-    let device = device.ok_or_else(|| no_route(None))?;
-    Ok(configured_mtu(&answer).map_or(device, |mtu| mtu.min(device)))
-}
-
-/// The route that this host's packets to `destination` take.
-pub(crate) async fn route_to(handle: &Handle, destination: IpAddr) -> Result<RouteMessage, Error> {
-    let no_route = |source| Error::NoRoute { destination, source };
-    let request = match destination {
-        IpAddr::V4(address) => {
-            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build()
-        }
-        IpAddr::V6(address) => {
-            RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, 128).build()
-        }
-    };
-    let answer: Option<RouteMessage> = handle
-        .route()
-        .get(request)
-        .execute()
-        .try_next()
-        .await
-        .map_err(|source| no_route(Some(rtnl::answer(source))))?;
-    answer.ok_or_else(|| no_route(None))
-}
-
-/// Whether this host drops what comes by the way to `peer` from an IPv4 address once the bridge that leads to
-/// this address has gone with its last container: the kernel looks for a route back, even loosely, and there is
-/// no other one (ip-sysctl.rst, `rp_filter`).
-///
-/// # Errors
-/// When routes or settings cannot be read.
-pub async fn needs_bridge(peer: PeerNumber, address: IpAddr, bridge: u32) -> Result<bool, Error> {
-    let path = Path::new("/proc/sys/net/ipv4/conf");
-    let interface = peer.interface();
-    if !address.is_ipv4()
-        || !is_set(&path.join("all/rp_filter"))?
-            && !is_set(&path.join(interface).join("rp_filter"))?
-    {
-        return Ok(false);
-    }
-    let handle = rtnl::connect().map_err(Error::Socket)?;
-    let routes = list_routes(&handle, peer, AddressFamily::Inet).await?;
-    let leads_back = |route: &RouteMessage| {
-        let destination = route.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
-            _ => None,
-        });
-        let length = route.header.destination_prefix_length;
-        let covers = length == 0
-            || destination.is_some_and(|network| crate::flow::contains((network, length), address));
-        route.header.kind == RouteType::Unicast
-            && route.header.protocol != RouteProtocol::from(PROTOCOL)
-            && interface_of(route) != Some(bridge)
-            && covers
-    };
-    Ok(!routes.iter().any(leads_back))
-}
-
-/// The interface of a looked-up route.
-pub(crate) fn interface_of(route: &RouteMessage) -> Option<u32> {
-    route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(*index),
-        _ => None,
-    })
-}
-
-/// The interface of a looked-up route to a neighbour; `None` if a router is in between, or it is no route
-/// to another host.
-pub(crate) fn neighbour_interface(route: &RouteMessage) -> Option<u32> {
-    let routed = route.attributes.iter().any(|attribute| {
-        matches!(
-            attribute,
-            RouteAttribute::Gateway(_)
-                | RouteAttribute::Via(_)
-                | RouteAttribute::Encap(_)
-                | RouteAttribute::MultiPath(_)
-        )
-    });
-    let remote = route.header.kind == RouteType::Unicast;
-    (remote && !routed).then(|| interface_of(route)).flatten()
-}
-
-/// The MTU metric of a looked-up route. One with an expiry was learnt from ICMP, not configured.
-fn configured_mtu(route: &RouteMessage) -> Option<u32> {
-    let learnt = route
-        .attributes
-        .iter()
-        .any(|attribute| matches!(attribute, RouteAttribute::CacheInfo(info) if info.expires != 0));
-    let metrics = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Metrics(metrics) if !learnt => Some(metrics),
-        _ => None,
-    })?;
-    metrics.iter().find_map(|metric| match metric {
-        RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
-        _ => None,
-    })
-}
-
-/// False where the kernel has no IPv6 or it is switched off for the interface.
-pub(crate) fn ipv6_enabled(interface: &str) -> bool {
-    let disabled = Path::new("/proc/sys/net/ipv6/conf").join(interface).join("disable_ipv6");
-    disabled.exists() && is_set(&disabled).is_ok_and(|disabled| !disabled)
-}
-
-fn is_set(path: &Path) -> Result<bool, Error> {
-    std::fs::read_to_string(path)
-        .map(|value| value.trim() != "0")
-        .map_err(|source| Error::Setting { path: path.to_owned(), source })
 }
 
 fn refused(
@@ -351,13 +200,13 @@ async fn install_family(
     handle: &Handle,
     peer: PeerNumber,
     version: IpVersion,
-    way: Option<Way>,
+    way: Option<PeerRoute>,
 ) -> Result<(), Error> {
     let blackhole = ("blackhole route", default_route(peer, &version, None));
     let tunnel = way.map(|way| ("tunnel route", default_route(peer, &version, Some(way))));
     for (object, route) in [blackhole].into_iter().chain(tunnel) {
-        // Replacing one that is equal changes nothing; one that leads to an interface of the past
-        // is corrected.
+        // Replacing an equal route changes nothing; one through an interface that has gone is
+        // corrected.
         let added = handle.route().add(route).replace().execute().await;
         added.map_err(rtnl::answer).map_err(refused("add", object, peer))?;
     }
@@ -389,14 +238,14 @@ fn rule(peer: PeerNumber, version: &IpVersion) -> RuleMessage {
     rule
 }
 
-/// The peer's default route: by a `way`, or the blackhole.
-fn default_route(peer: PeerNumber, version: &IpVersion, way: Option<Way>) -> RouteMessage {
+/// Returns the peer's default route: through an interface, or the blackhole.
+fn default_route(peer: PeerNumber, version: &IpVersion, way: Option<PeerRoute>) -> RouteMessage {
     let mut route = RouteMessage::default();
     route.header.address_family = address_family(version);
     route.header.table = RouteHeader::RT_TABLE_UNSPEC;
     route.header.protocol = RouteProtocol::from(PROTOCOL);
     route.attributes = vec![RouteAttribute::Table(peer.table())];
-    if let Some(Way { index, gateway: by }) = way {
+    if let Some(PeerRoute { index, gateway: by }) = way {
         route.header.kind = RouteType::Unicast;
         route.attributes.push(RouteAttribute::Priority(TUNNEL_METRIC));
         route.attributes.push(RouteAttribute::Oif(index));
@@ -412,7 +261,7 @@ fn default_route(peer: PeerNumber, version: &IpVersion, way: Option<Way>) -> Rou
     route
 }
 
-/// Whether a listed rule is the one that [`rule`] makes.
+/// Returns whether a listed rule is one that [`rule`] returns.
 fn is_rule_of(peer: PeerNumber, listed: &RuleMessage) -> bool {
     listed.header.action == RuleAction::ToTable
         && rule(peer, &IpVersion::V4)
@@ -421,7 +270,7 @@ fn is_rule_of(peer: PeerNumber, listed: &RuleMessage) -> bool {
             .all(|attribute| listed.attributes.contains(attribute))
 }
 
-/// Whether a listed route is one that [`default_route`] makes.
+/// Returns whether a listed route is one that [`default_route`] returns.
 fn is_route_of(peer: PeerNumber, listed: &RouteMessage) -> bool {
     listed.header.protocol == RouteProtocol::from(PROTOCOL)
         && listed.header.destination_prefix_length == 0
@@ -463,7 +312,7 @@ async fn remove_routes(handle: &Handle, peer: PeerNumber, version: IpVersion) ->
     Ok(())
 }
 
-/// All routes of a family, of all tables.
+/// Lists all routes of a family, of all tables.
 async fn list_routes(
     handle: &Handle,
     peer: PeerNumber,
@@ -486,7 +335,6 @@ async fn list_routes(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rtnetlink::packet_route::route::RouteCacheInfo;
 
     fn peer(number: u8) -> PeerNumber {
         PeerNumber::new(number).unwrap()
@@ -509,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_peers_routes_are_recognised_among_others() {
-        let ways = [false, true].map(|gateway| Some(Way { index: 7, gateway }));
+        let ways = [false, true].map(|gateway| Some(PeerRoute { index: 7, gateway }));
         for way in [None].into_iter().chain(ways) {
             let route = default_route(peer(3), &IpVersion::V4, way);
             assert!(is_route_of(peer(3), &route));
@@ -518,17 +366,5 @@ mod tests {
             foreign.header.protocol = RouteProtocol::Static;
             assert!(!is_route_of(peer(3), &foreign), "somebody else's in the same table");
         }
-    }
-
-    #[test]
-    fn a_learnt_mtu_is_not_a_configured_one() {
-        let mut route = RouteMessage::default();
-        assert_eq!(configured_mtu(&route), None);
-        route.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]));
-        assert_eq!(configured_mtu(&route), Some(1400));
-        let mut info = RouteCacheInfo::parse(&[0; 32]).unwrap();
-        info.expires = 500;
-        route.attributes.push(RouteAttribute::CacheInfo(info));
-        assert_eq!(configured_mtu(&route), None);
     }
 }

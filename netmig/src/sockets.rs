@@ -1,15 +1,15 @@
-//! What a container's own sockets tell: its TCP connections, those that its listeners have not accepted, and
+//! A container's own sockets: its TCP connections, those that its listeners have not accepted, and
 //! the receive queues of its UDP sockets.
 //!
-//! CRIU does not save what waits in a UDP socket's receive queue, so the freeze waits until the
-//! process has read everything. sock_diag(7) reports each socket's queued bytes
+//! CRIU does not save the receive queue of a UDP socket, so the freeze waits until the process has
+//! read everything. sock_diag(7) reports the bytes queued at each socket
 //! (`inet_diag_msg.idiag_rqueue`; `net/ipv4/udp_diag.c`).
 
 mod abort;
 mod backlog;
 mod connections;
-mod info;
-pub mod room;
+pub mod receive_buffers;
+mod tcp_info;
 
 use std::io;
 
@@ -18,26 +18,16 @@ use thiserror::Error;
 pub use abort::abort;
 pub use backlog::{Backlog, Backlogs};
 pub use connections::{Connections, TcpSockets, UdpSockets};
-pub use info::TcpInfo;
+pub use tcp_info::TcpInfo;
 
-use crate::netns::message::{Message, u32_at};
-use crate::netns::socket::{KernelSocket, Protocol};
+use crate::netlink::{Connection, Protocol, SocketError, sock_diag};
 use crate::netns::{self, Namespace};
 
-/// `SOCK_DIAG_BY_FAMILY`, `include/uapi/linux/sock_diag.h`.
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const NLM_F_DUMP: u16 = 0x300;
-/// Position of `idiag_rqueue` in `struct inet_diag_msg`: four bytes, a socket's identity of 48,
-/// and `idiag_expires`.
-const RQUEUE: usize = 4 + 48 + 4;
-/// Bytes of `struct inet_diag_req_v2`.
-const REQUEST: usize = 56;
-
-/// Why sockets could not be listed.
+/// Why sockets could not be listed or reset.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The container's network namespace cannot be used.
-    #[error("cannot look at the sockets of a container")]
+    #[error("cannot list the sockets of a container")]
     Namespace(#[from] netns::Error),
     /// The kernel refused to reset a connection.
     #[error("cannot reset a connection of {container}")]
@@ -50,7 +40,7 @@ pub enum Error {
     },
     /// The kernel refused to list sockets.
     #[error(
-        "cannot list the sockets of {container}; netmig needs the kernel's udp_diag and tcp_diag"
+        "cannot list the sockets of {container}; load the kernel modules udp_diag and tcp_diag"
     )]
     List {
         /// What the network namespace belongs to.
@@ -61,33 +51,33 @@ pub enum Error {
     },
 }
 
-/// The UDP sockets of one network namespace, ready to be asked often.
+/// The receive queues of the UDP sockets of one network namespace, prepared for frequent reading.
 #[derive(Debug)]
 pub struct UdpQueues {
-    socket: KernelSocket,
+    socket: Connection,
     requests: Vec<Vec<u8>>,
     container: String,
 }
 
 impl UdpQueues {
-    /// Prepares for the sockets in `namespace`: UDP and, where the kernel still has it, UDP-Lite,
-    /// over IPv4 and IPv6.
+    /// Prepares the requests for the sockets in `namespace`: UDP and, where the kernel still has
+    /// it, UDP-Lite, over IPv4 and IPv6.
     ///
     /// # Errors
     /// [`Error::Namespace`], and [`Error::List`] when the kernel cannot list UDP sockets.
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
         let container = namespace.name().to_owned();
         let mut queues = Self {
-            socket: namespace.socket(Protocol::SocketDiagnosis)?,
+            socket: namespace.netlink(Protocol::SockDiag)?,
             requests: Vec::with_capacity(4),
             container,
         };
         for (protocol, required) in [(libc::IPPROTO_UDP, true), (libc::IPPROTO_UDPLITE, false)] {
-            for family in [libc::AF_INET, libc::AF_INET6] {
-                let mut request = request(family, protocol);
-                match queues.socket.dump_each(&mut request, |_| ()) {
+            for family in sock_diag::FAMILIES {
+                let mut request = sock_diag::list_all(family, protocol);
+                match queues.socket.dump(&mut request, |_| Ok(())) {
                     Ok(_) => queues.requests.push(request),
-                    Err(source) if required => return Err(queues.failed(source)),
+                    Err(source) if required => return Err(not_listed(&queues.container, source)),
                     Err(_) => {} // this kernel has no such protocol, so no such socket either
                 }
             }
@@ -95,35 +85,26 @@ impl UdpQueues {
         Ok(queues)
     }
 
-    /// Bytes waiting in all receive queues together, as the kernel accounts them (a datagram
-    /// counts with its buffer's overhead); 0 when every datagram has been read.
+    /// Returns the bytes in all receive queues together, as the kernel accounts them: a datagram
+    /// counts with its buffer's overhead. 0 means that every datagram has been read.
     ///
     /// # Errors
-    /// [`Error::List`].
+    /// [`Error::List`] when the kernel refuses.
     pub fn pending(&mut self) -> Result<u64, Error> {
         let mut bytes = 0;
         for request in &mut self.requests {
-            self.socket
-                .dump_each(request, |message| {
-                    bytes += u64::from(u32_at(message.payload, RQUEUE).unwrap_or(0));
-                })
-                .map_err(|source| Error::List { container: self.container.clone(), source })?;
+            let listed = self.socket.dump(request, |answer| {
+                bytes += sock_diag::receive_queue(answer);
+                Ok(())
+            });
+            listed.map_err(|error| not_listed(&self.container, error))?;
         }
         Ok(bytes)
     }
-
-    fn failed(&self, source: io::Error) -> Error {
-        Error::List { container: self.container.clone(), source }
-    }
 }
 
-/// `struct inet_diag_req_v2` for all sockets of a family and protocol, in any state.
-fn request(family: i32, protocol: i32) -> Vec<u8> {
-    let mut payload = [0; REQUEST];
-    payload[0] = u8::try_from(family).unwrap_or(0);
-    payload[1] = u8::try_from(protocol).unwrap_or(0);
-    payload[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
-    Message::new(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &payload).finish()
+fn not_listed(container: &str, error: SocketError) -> Error {
+    Error::List { container: container.to_owned(), source: error.into() }
 }
 
 #[cfg(test)]
@@ -131,12 +112,12 @@ mod tests {
     use super::*;
     use std::net::UdpSocket;
 
-    /// The namespace of the tests is shared, so look only for what this test adds.
+    /// The tests share a network namespace, so this one looks only for what it adds.
     #[test]
     fn unread_datagrams_are_counted_until_they_are_read() {
         let mut queues = UdpQueues {
-            socket: KernelSocket::open(Protocol::SocketDiagnosis).unwrap(),
-            requests: vec![request(libc::AF_INET, libc::IPPROTO_UDP)],
+            socket: Connection::open(Protocol::SockDiag).unwrap(),
+            requests: vec![sock_diag::list_all(libc::AF_INET, libc::IPPROTO_UDP)],
             container: "the tests".to_owned(),
         };
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();

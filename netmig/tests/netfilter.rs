@@ -10,11 +10,11 @@
 use std::net::IpAddr;
 
 use netmig::flow::{
-    Aliases, Conntrack, Exchange, Flow, Protocol, TcpState, Tuple, Zone, ZoneScope,
+    Aliases, Conntrack, Flow, Protocol, TcpState, TunnelNat, Tuple, Zone, ZoneScope,
 };
 use netmig::hold::{HoldRules, OnHolderLoss, Pace, PreparedHold};
-use netmig::peer::PeerNumber;
-use netmig::table::{Forward, ForwardedPort, HoldTag, Owner, Table};
+use netmig::peer_number::PeerNumber;
+use netmig::table::{Forward, ForwardedPort, Purpose, RuleTag, Table};
 use nix::sched::{CloneFlags, unshare};
 
 /// Puts the test's thread into a fresh network namespace, which ends with it.
@@ -121,7 +121,7 @@ fn what_the_kernel_refuses_is_an_error_that_names_the_flow() {
     let flows = [gone.clone(), absurd.clone(), good.clone()];
     for refused in [
         conntrack.set_mark(&flows, 0x0002_0000, 0x00ff_0000).map(drop),
-        conntrack.prolong(&flows, 99).map(drop),
+        conntrack.set_timeout(&flows, 99).map(drop),
         conntrack.create(std::slice::from_ref(&absurd)).map(drop),
         conntrack.delete(&[gone.clone(), absurd.clone()]).map(drop),
     ] {
@@ -170,7 +170,7 @@ fn the_table_is_made_and_removed_any_number_of_times() {
     for _ in 0..2 {
         table.unsteer(peer).unwrap();
     }
-    assert_eq!(table.read().unwrap().owned_by(&Owner::Peer(peer)).count(), 0);
+    assert_eq!(table.read().unwrap().with_purpose(&Purpose::Peer(peer)).count(), 0);
     assert_eq!(table.read().unwrap().rules.len(), 4);
     for _ in 0..2 {
         table.remove().unwrap();
@@ -214,7 +214,7 @@ fn forwards_are_replaced_and_removed_and_nothing_else() {
     alone();
     let mut table = Table::open().unwrap();
     table.install().unwrap();
-    let (tag, other): (HoldTag, HoldTag) = ("web".parse().unwrap(), "db".parse().unwrap());
+    let (tag, other): (RuleTag, RuleTag) = ("web".parse().unwrap(), "db".parse().unwrap());
     let (three, four) = (PeerNumber::new(3).unwrap(), PeerNumber::new(4).unwrap());
     let port = |to: &str, host| ForwardedPort {
         protocol: Protocol::Udp,
@@ -228,12 +228,12 @@ fn forwards_are_replaced_and_removed_and_nothing_else() {
         port("10.88.0.2:53", Some(address("192.0.2.1"))),
     ];
     let hidden = vec![(address("10.88.0.2"), 16), (address("fd00::2"), 64)];
-    let stand_ins = vec![address("192.0.2.1"), address("fd00:1::1")];
+    let sources = vec![address("192.0.2.1"), address("fd00:1::1")];
     let forward = |peer| Forward {
         peer,
         ports: ports.clone(),
         hidden: hidden.clone(),
-        stand_ins: stand_ins.clone(),
+        sources: sources.clone(),
     };
     table.forward(&other, &forward(four)).unwrap();
     let before = table.read().unwrap();
@@ -241,8 +241,8 @@ fn forwards_are_replaced_and_removed_and_nothing_else() {
         table.forward(&tag, &forward(peer)).unwrap();
         let read = table.read().unwrap();
         assert_eq!(read.rules.len(), 2 * before.rules.len());
-        let owner = Owner::Forward(peer, tag.clone());
-        assert_eq!(read.owned_by(&owner).count(), before.rules.len());
+        let purpose = Purpose::Forward(peer, tag.clone());
+        assert_eq!(read.with_purpose(&purpose).count(), before.rules.len());
     }
     let own = |ip| (address(ip), address(ip));
     table
@@ -256,21 +256,21 @@ fn forwards_are_replaced_and_removed_and_nothing_else() {
     table.unaccept(&tag, four).unwrap();
     assert_eq!(table.read().unwrap(), before);
     let aliases = Aliases::new([5; 16]);
-    let stand_in = |here| aliases.of(address(here)).unwrap();
-    let stand_ins = |of: [&'static str; 2]| of.map(stand_in).to_vec();
-    let gateways = stand_ins(["10.88.0.1", "fd00::1"]);
-    let container = stand_ins(["10.88.0.2", "fd00::2"]);
+    let alias = |here| aliases.of(address(here)).unwrap();
+    let both = |of: [&'static str; 2]| of.map(alias).to_vec();
+    let gateways = both(["10.88.0.1", "fd00::1"]);
+    let container = both(["10.88.0.2", "fd00::2"]);
     for _ in 0..2 {
-        let exchange = Exchange {
+        let exchange = TunnelNat {
             gateways: gateways.clone(),
-            beside: vec![(stand_in("10.88.0.3"), address("10.88.0.2"))],
+            siblings: vec![(alias("10.88.0.3"), address("10.88.0.2"))],
             container: container.clone(),
             passing: vec![(three, container[0])],
             passing_ends: vec![(three, gateways[1], address("fd00::2"))],
         };
-        table.exchange(&tag, &exchange).unwrap();
+        table.set_tunnel_nat(&tag, &exchange).unwrap();
         assert_eq!(table.read().unwrap().rules.len(), before.rules.len() + 20);
     }
-    table.end_exchange(&tag).unwrap();
+    table.remove_tunnel_nat(&tag).unwrap();
     assert_eq!(table.read().unwrap(), before);
 }

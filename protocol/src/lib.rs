@@ -4,11 +4,11 @@
 //! TLS ─▶ preamble ─▶ frame ─▶ message   (wire, message)
 //! key, peers, join tokens               (trust)
 //! what a peer may do here               (permissions)
-//! where a peer is                       (peer_address)
 //! ```
 
+#![warn(clippy::missing_errors_doc)]
+
 pub mod message;
-pub mod peer_address;
 pub mod permissions;
 pub mod trust;
 pub mod wire;

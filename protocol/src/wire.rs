@@ -1,19 +1,42 @@
-//! The wire: TLS 1.3 between two paired hosts, in it a preamble that names the protocol's version, then
+//! The wire: TLS 1.3 between two paired hosts, in it a preamble that names the protocol's versions, then
 //! length-delimited frames.
 //!
 //! ```text
-//! preamble   "NETMIG" version:u16be            the server first, 8 bytes
-//! frame      length:u32be number:u8 body       length counts number and body
+//! preamble   "NETMIG" version:u16be oldest:u16be   the server first, 10 bytes
+//! frame      length:u32be number:u8 body           length counts number and body
 //! ```
 //!
 //! In TLS 1.3 a client has ended its handshake before the server has looked at its certificate; the
-//! server's preamble tells it that it is accepted, and nothing is sent before it. The preamble never
-//! changes its form, so any two versions can tell each other apart and say so. Version policy: one
-//! version of the protocol per release of the software; an agent speaks to its own version alone.
+//! server's preamble tells the client that it is accepted, and the client sends nothing before it.
+//!
+//! # Versions
+//!
+//! Version 6 is the first that has compatible successors. Older agents speak one version each, and are refused
+//! by name.
+//!
+//! - An agent speaks its own version ([`VERSION`]) and the one before it ([`OLDEST`]). Two agents speak the
+//!   lower of their versions. Each refuses the other if either of the two does not speak that one any more.
+//! - The first 8 bytes of the preamble never change, and there are 10 from version 6 on. So any two
+//!   agents can name each other's versions.
+//! - A message's body never changes once it is released. What has to change gets a new message number.
+//! - A message that not every compatible version knows needs a capability. [`Hello`](crate::message::Hello)
+//!   names the sender's capabilities; a message that needs one is sent only to an agent that named it, and
+//!   [`Connection::send`] refuses any other. Unknown capabilities are ignored, unknown message numbers refused.
+//! - The body of `Hello` is a map from names to bytes. Fields may be added at any time, and a receiver ignores
+//!   those that it does not know.
+//! - `protocol/tests/conversations` holds recorded frames of every message of every version that is spoken. A
+//!   test decodes them and encodes them to the same bytes.
+//!
+//! Frames are not those of `tokio_util::codec::LengthDelimitedCodec`: it reserves memory for the length that a
+//! peer claims before the bytes arrive, its error does not say which length was refused, and it copies each frame
+//! once more.
 
 mod error;
+mod introduction;
 mod open;
+mod version;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,22 +47,21 @@ use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
 pub use self::error::Error;
+pub use self::version::{OLDEST, VERSION};
 use crate::message::Message;
 use crate::trust::Fingerprint;
 use state::deadline;
 use state::id::HostId;
 
-/// Version of the protocol.
-pub const VERSION: u16 = 5;
-/// Bytes of payload that a sender puts into one frame of a stream.
+/// Number of payload bytes that a sender puts into one frame of a stream.
 pub const PIECE: usize = 256 * 1024;
-/// Flows that a sender puts into one frame.
+/// Number of flows that a sender puts into one frame.
 pub const FLOWS_PER_FRAME: usize = 4096;
 
-/// How long is looked for the reason of a connection that the far end closed: it has come already.
+/// How long the agent looks for the reason why the other host closed a connection: it has arrived already.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// A connection to a host that has shown who it is, past its preamble.
+/// A connection to an authenticated host, past the preambles.
 #[derive(Debug)]
 pub struct Connection {
     // TLS asks for a few kilobytes at a time; the buffer below it takes more from the kernel at once.
@@ -47,43 +69,61 @@ pub struct Connection {
     peer: SocketAddr,
     local: SocketAddr,
     fingerprint: Fingerprint,
+    version: u16,
+    /// What the other host's agent understands beyond the version's own messages.
+    capabilities: BTreeSet<String>,
     frame_limit: usize,
     scratch: Vec<u8>,
-    /// A frame was begun and not finished: whoever sent it was cancelled or ran out of time.
+    /// A frame was begun and not finished: its sender was cancelled or ran into its deadline.
     torn: bool,
 }
 
 impl Connection {
-    /// Address and port of the far end.
+    /// Returns address and port of the other host.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
 
-    /// Address and port of this end.
+    /// Returns address and port of this host.
     #[must_use]
     pub fn local(&self) -> SocketAddr {
         self.local
     }
 
-    /// The fingerprint of the far end's certificate, whose key it has.
+    /// Returns the fingerprint of the other host's certificate. The handshake has proven that it has the key.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 
-    /// Identity of the host at the far end.
+    /// Returns the identity of the other host.
     #[must_use]
     pub fn host(&self) -> HostId {
         self.fingerprint.host()
     }
 
-    /// Sends one message. After a send that did not end, every other one fails: the far end would
-    /// take it for the rest of that frame.
+    /// Returns the version of the protocol that both agents speak.
+    #[must_use]
+    pub fn version(&self) -> u16 {
+        self.version
+    }
+
+    /// Sends one message. After a send that did not end, every other one fails: the other host would take it
+    /// for the rest of that frame.
+    ///
+    /// # Errors
+    /// [`Error::NotUnderstood`], if the message needs a capability that the other host's agent did not name;
+    /// [`Error::Failure`], if the other host has closed the connection with a reason; [`Error::Deadline`], if it
+    /// does not take the data in time; [`Error::Codec`], [`Error::FrameLength`], [`Error::Closed`] and
+    /// [`Error::Io`].
     pub async fn send(&mut self, message: &Message) -> Result<(), Error> {
         let peer = self.peer;
         if self.torn {
             return Err(Error::Closed { peer });
+        }
+        if let Some(capability) = message.capability().filter(|needed| !self.has(needed)) {
+            return Err(Error::NotUnderstood { peer, message: message.name(), capability });
         }
         self.scratch.clear();
         self.scratch.extend([0; 4]);
@@ -111,14 +151,14 @@ impl Connection {
         }
     }
 
-    /// Says nothing more, so that the far end finds the conversation at its end.
+    /// Ends this side of the conversation: nothing more is sent.
     pub async fn close(&mut self) {
         self.torn = true;
-        // One that is broken needs no end.
+        // A broken connection needs no end.
         let _ = self.stream.get_mut().0.get_mut().shutdown().await;
     }
 
-    /// Why the far end closed, if it said so before it did.
+    /// Reads the reason why the other host has closed the connection, if it sent one.
     async fn last_words(&mut self) -> Option<Error> {
         let words = async {
             loop {
@@ -132,7 +172,11 @@ impl Connection {
         timeout(LAST_WORDS, words).await.unwrap_or(None)
     }
 
-    /// Waits for the next message, whatever it is. A `Failure` comes back as an error.
+    /// Waits for the next message of any kind.
+    ///
+    /// # Errors
+    /// [`Error::Failure`] for a `Failure`; [`Error::Deadline`], if nothing comes in time; [`Error::Codec`] and
+    /// [`Error::FrameLength`] for what is not a message; [`Error::Closed`] and [`Error::Io`].
     pub async fn receive(&mut self, limit: Duration) -> Result<Message, Error> {
         let peer = self.peer;
         match timeout(limit, self.read_frame()).await {
@@ -150,7 +194,7 @@ impl Connection {
         if length == 0 || length > self.frame_limit {
             return Err(Error::FrameLength { peer, length });
         }
-        // Grows with what arrives, not with what was claimed.
+        // Grows with the bytes that arrive, not with the length that was claimed.
         let mut frame = Vec::with_capacity(length.min(PIECE + 1024));
         let read = (&mut self.stream).take(length as u64).read_to_end(&mut frame).await;
         let read = read.map_err(|e| self.broken(e))?;
@@ -160,7 +204,10 @@ impl Connection {
         Message::decode(&frame).map_err(|source| Error::Codec { peer, source })
     }
 
-    /// Waits until the far end says that it has undone everything, whatever else it still sends.
+    /// Waits until the other host says that it has undone everything, and ignores everything else.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`], if that does not come in time; otherwise as [`Connection::receive`].
     pub async fn receive_aborted(&mut self, limit: Duration) -> Result<(), Error> {
         let late = Error::Deadline { peer: self.peer, what: "go back", limit };
         let all = async {
@@ -174,7 +221,7 @@ impl Connection {
         timeout(limit, all).await.unwrap_or(Err(late))
     }
 
-    /// The error for a message that does not belong where it came.
+    /// Returns the error for a message that does not belong where it came.
     #[must_use]
     pub fn unexpected(&self, got: &Message, wanted: &'static str) -> Error {
         Error::Unexpected { peer: self.peer, got: got.name(), wanted }
@@ -190,7 +237,7 @@ impl Connection {
     }
 }
 
-/// Waits for one kind of message and takes its body out; anything else is an error.
+/// Waits for one kind of message and returns its body; any other message is an error.
 ///
 /// `expect!(connection, limit, Verdict)` evaluates to `Result<Verdict's body, wire::Error>`.
 #[macro_export]

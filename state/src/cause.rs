@@ -1,18 +1,18 @@
-//! Errors on their way to a person.
+//! The causes of errors, as people read them.
 
 use std::error::Error;
 
 /// The error of a step, whichever crate it comes from.
 pub type Cause = Box<dyn Error + Send + Sync>;
 
-/// An error and all its causes in one line.
+/// Returns an error and all its causes in one line.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
         let next_text = next.to_string();
-        // Transparent wrappers would say the same thing twice.
+        // A transparent wrapper has the text of its cause.
         if !text.ends_with(&next_text) {
             text.push_str(": ");
             text.push_str(&next_text);

@@ -1,12 +1,12 @@
-//! One owner for each container of a host.
+//! Locks that give each container of a host one owner.
 //!
-//! Whoever is about to do something with a container takes its lock first: a migration from its first look
-//! at the container on, an arrival from its offer on, recovery, and what changes the forwarding of its
-//! connections. A lock ends with its process. What a dead process has left is in its journal, so that new
-//! work begins only where no journal speaks of the container either.
+//! A process takes a container's lock before it does anything with the container: a migration before its first
+//! look at the container, an arrival when it receives the offer, and so do recovery and commands that change the
+//! forwarding of its connections. A lock ends with its process. The journal says what a dead process has left, so
+//! new work begins only where no journal names the container either.
 //!
-//! The locks are ranges of one file (`F_OFD_SETLK`, fcntl_locking(2)), a byte for each container: nothing
-//! is left of them after a crash.
+//! The locks are ranges of one file (`F_OFD_SETLK`, fcntl_locking(2)), a byte for each container: nothing is left
+//! of them after a crash.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -24,32 +24,33 @@ use crate::blocker::Blocker;
 use crate::directories::Directories;
 use crate::journal::{self, Record};
 
-/// The file of the locks, in the run directory.
+/// The name of the file of the locks, in the run directory.
 const FILE: &str = "containers.lock";
-/// Hexadecimal digits of an ID that make its place in the file: as many as fit into a positive `off_t`.
+/// Number of an ID's hexadecimal digits that make up its offset in the file: as many as fit into a positive
+/// `off_t`.
 const DIGITS: usize = 15;
-/// Between two attempts to get a lock.
+/// Time between two attempts to take a lock.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// A container cannot be taken.
+/// A container's lock cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Something is at work on it, or was left of it.
+    /// Another process is at work on the container, or a dead one has left something of it.
     #[error("{0}")]
     Busy(String),
-    /// The lock cannot be used.
+    /// The file of the locks cannot be used.
     #[error("cannot lock {path}")]
     File {
         /// The file of the locks.
         path: PathBuf,
-        /// Why.
+        /// The kernel's answer.
         #[source]
         source: io::Error,
     },
     /// The journals cannot be listed.
     #[error(transparent)]
     Journal(#[from] journal::Error),
-    /// Not a container's full ID.
+    /// The text is not a container's full ID.
     #[error("{0:?} is not a full container ID")]
     BadId(String),
 }
@@ -59,15 +60,13 @@ impl Error {
     #[must_use]
     pub fn blocker(&self) -> Option<Blocker> {
         match self {
-            Self::Busy(message) => {
-                Some(Blocker { code: "busy".to_owned(), message: message.clone() })
-            }
+            Self::Busy(message) => Some(Blocker::new("busy", message.as_str())),
             _ => None,
         }
     }
 }
 
-/// The lock of one container on this host. Given back when dropped.
+/// The lock of one container on this host; released when dropped.
 #[derive(Debug)]
 #[must_use = "the lock is given back when this is dropped"]
 pub struct ContainerLock {
@@ -75,10 +74,10 @@ pub struct ContainerLock {
 }
 
 impl ContainerLock {
-    /// Takes a container for new work. `name` is for people.
+    /// Takes a container's lock for new work. `name` is shown to people.
     ///
     /// # Errors
-    /// [`Error::Busy`] when something is at work on it or a journal speaks of it; otherwise [`Error`].
+    /// [`Error::Busy`], if another process has the lock or a journal names the container; otherwise [`Error`].
     pub fn begin(directories: &Directories, id: &str, name: &str) -> Result<Self, Error> {
         let lock = Self::try_take(&directories.run, id)?;
         let found = left(directories, id)?;
@@ -94,10 +93,10 @@ impl ContainerLock {
         Err(Error::Busy(reasons.join("; ")))
     }
 
-    /// Waits for the lock of a container, to settle what a dead process has left of it.
+    /// Waits for a container's lock, in order to settle what a dead process has left of the container.
     ///
     /// # Errors
-    /// [`Error::Busy`] when another process keeps it for longer than `limit`; otherwise [`Error`].
+    /// [`Error::Busy`], if another process keeps the lock for longer than `limit`; otherwise [`Error`].
     pub async fn settle(run: &Path, id: &str, name: &str, limit: Duration) -> Result<Self, Error> {
         let give_up = Instant::now() + limit;
         loop {
@@ -134,16 +133,16 @@ impl ContainerLock {
     }
 }
 
-/// What a journal says of a container.
+/// What a journal says about a container.
 struct Left {
     work: Work,
-    /// The other host, or the journal where it cannot be read.
+    /// The other host, or the path of a journal that cannot be read.
     other: String,
-    /// When it began, in seconds since 1970; 0 where it does not say.
+    /// When the migration began, in seconds since 1970; 0 if the journal does not say.
     began: u64,
 }
 
-/// Finds all journals that speak of a container.
+/// Finds all journals that name a container.
 fn left(directories: &Directories, id: &str) -> Result<Vec<Left>, Error> {
     let mut all = Vec::new();
     for path in journal::unfinished(&directories.state)? {
@@ -179,8 +178,8 @@ fn left(directories: &Directories, id: &str) -> Result<Vec<Left>, Error> {
     Ok(all)
 }
 
-/// Says what is at work, since when, and what to do. `left` is what a journal says; the process that wrote
-/// it is at work still where the container is [locked](Work::Locked).
+/// Describes the work on a container, when it began, and what to do. `left` is what a journal says; the process
+/// that wrote it is still at work if the container is [locked](Work::Locked).
 fn describe(name: &str, work: Work, left: Option<&Left>) -> String {
     let Some(Left { work: noted, other, began }) = left else {
         return format!(

@@ -1,4 +1,4 @@
-//! Where an agent keeps what must survive a reboot, and what must not.
+//! The directory of what has to survive a reboot, and the one of what must not.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -21,13 +21,13 @@ pub struct Directories {
     pub run: PathBuf,
 }
 
-/// A directory could not be made or is not safe to use.
+/// A directory cannot be created, or is not safe to use.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use directory {path}; it must be writable by root alone")]
 pub struct Error {
     /// The directory.
     pub path: PathBuf,
-    /// What the kernel said.
+    /// The kernel's answer.
     #[source]
     pub source: io::Error,
 }
@@ -39,21 +39,26 @@ impl Default for Directories {
 }
 
 impl Directories {
-    /// Makes both directories with mode 0700 where they are missing, and tightens them where they
-    /// are wider.
+    /// Creates both directories where they are missing, and gives them the mode 0700.
+    ///
+    /// # Errors
+    /// [`Error`], if one of them cannot be created or its mode cannot be set.
     pub fn create(&self) -> Result<(), Error> {
         create_private(&self.state)?;
         create_private(&self.run)
     }
 
-    /// The directory for everything volatile of one migration. Not created here.
+    /// Returns the directory for everything volatile of one migration. It is not created here.
     #[must_use]
     pub fn migration(&self, id: MigrationId) -> PathBuf {
         self.run.join(id.to_string())
     }
 }
 
-/// Makes a directory, and its parents, readable by its owner alone.
+/// Creates a directory and its parents, readable by its owner alone.
+///
+/// # Errors
+/// [`Error`], if it cannot be created or its mode cannot be set.
 pub fn create_private(path: &Path) -> Result<(), Error> {
     let make = || {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;

@@ -1,10 +1,9 @@
 //! A process that outlives a killed agent and settles its migration at once.
 //!
-//! It is there before the journal is, so that there is no moment in which nobody would settle. It waits
-//! for the end of a pipe and then for the journal's lock, both of which the kernel takes from a process
-//! that dies. Then the journal is gone, because the migration has ended, or never was, or there is
-//! something to settle. A service manager that kills the whole group of processes of a killed agent
-//! (systemd's `KillMode=`) must be told not to.
+//! It is started before the journal is created, so that every journal has a guardian. It waits for the end of a
+//! pipe and then for the journal's lock; the kernel takes both from a process that dies. After that either there
+//! is no journal, because the migration has ended or never began, or there is something to settle. A service
+//! manager must not kill the guardians together with the agent (systemd: `KillMode=process`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -19,19 +18,22 @@ use tokio::process::{ChildStdin, Command};
 use crate::directories::Directories;
 use crate::journal;
 
-/// What a guardian that has something to do says goes here, in the volatile directory.
+/// The name of the guardians' log, in the volatile directory.
 const LOG: &str = "recover.log";
 
-/// A guardian that waits for this to be dropped, then for the lock of its journal.
+/// A guardian. It waits until this is dropped, and then for the lock of its journal.
 #[derive(Debug)]
 #[must_use = "it stops waiting when this is dropped"]
 pub struct Guardian {
     _life: Option<ChildStdin>,
 }
 
-/// Starts this very program once more, even if its file has been replaced meanwhile, with `command`
-/// and the path of a journal that is about to begin as its last arguments. The runtime, in which this
-/// has to be called, reaps it.
+/// Starts a guardian: the running program once more, even if its file was replaced meanwhile, with `command` and
+/// the path of a journal that is about to begin as arguments. The tokio runtime in which this is called reaps the
+/// guardian.
+///
+/// # Errors
+/// The pipe or the log cannot be opened, or the program cannot be started.
 pub fn start(directories: &Directories, command: &[&str], journal: &Path) -> io::Result<Guardian> {
     let mut child = Command::new("/proc/self/exe")
         .arg("--state-dir")
@@ -41,7 +43,7 @@ pub fn start(directories: &Directories, command: &[&str], journal: &Path) -> io:
         .args(command)
         .arg(journal)
         .current_dir("/")
-        // Neither Ctrl-C nor the end of a terminal is meant for it (termios(3), credentials(7)).
+        // A process group of its own does not get the signals of the terminal (termios(3), credentials(7)).
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -50,11 +52,13 @@ pub fn start(directories: &Directories, command: &[&str], journal: &Path) -> io:
     Ok(Guardian { _life: child.stdin.take() })
 }
 
-/// Waits for the end of `life`, which is the guardian's standard input, and until the owner of the journal
-/// has ended; `false` if it left nothing to do. Blocks: it comes before anything else in the guardian's
-/// life, since mostly that is all.
+/// Waits for the end of `life`, the guardian's standard input, and for the end of the journal's owner; returns
+/// whether there is something to settle. Blocks: a guardian calls it first, since most have nothing else to do.
+///
+/// # Errors
+/// `life` or the journal cannot be read, or the journal's lock cannot be taken.
 pub fn wait(mut life: impl Read, directories: &Directories, journal: &Path) -> io::Result<bool> {
-    // Nothing is ever said.
+    // The agent never writes into the pipe.
     io::copy(&mut life, &mut io::sink())?;
     let file = match File::open(journal) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {

@@ -1,13 +1,13 @@
-//! What an agent has to know of the machine that it runs on.
+//! What an agent has to know about the machine on which it runs.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Where programs are looked for, whatever `PATH` the agent was started with.
+/// Directories in which programs are searched, independent of the agent's `PATH`.
 const PROGRAM_DIRECTORIES: [&str; 6] =
     ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/bin", "/sbin"];
 
-/// More flags than any processor has; a peer may not send more.
+/// Maximum number of processor flags: more than any processor has, and a peer may not send more.
 pub const CPU_FLAGS_LIMIT: usize = 1024;
 
 /// A program that is not installed.
@@ -19,6 +19,9 @@ pub struct MissingProgram {
 }
 
 /// Finds a program by its name.
+///
+/// # Errors
+/// [`MissingProgram`], if it is in none of the usual directories.
 pub fn find_program(name: &str) -> Result<PathBuf, MissingProgram> {
     PROGRAM_DIRECTORIES
         .iter()
@@ -27,25 +30,31 @@ pub fn find_program(name: &str) -> Result<PathBuf, MissingProgram> {
         .ok_or_else(|| MissingProgram { program: name.to_owned() })
 }
 
-/// `netmig-shim`, which is installed beside the program that runs.
+/// Finds `netmig-shim`, which is installed beside the running program.
+///
+/// # Errors
+/// [`MissingProgram`], if it is neither there nor in one of the usual directories.
 pub fn find_shim() -> Result<PathBuf, MissingProgram> {
     const SHIM: &str = "netmig-shim";
     let beside = std::env::current_exe().map(|program| program.with_file_name(SHIM));
     beside.ok().filter(|path| path.is_file()).map_or_else(|| find_program(SHIM), Ok)
 }
 
-/// This host's name, to show to people.
+/// Returns this host's name, to show to people.
 #[must_use]
 pub fn name() -> String {
     nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Release of the running kernel, as `uname -r` prints it.
+/// Returns the release of the running kernel, as `uname -r` prints it.
+///
+/// # Errors
+/// `/proc/sys/kernel/osrelease` cannot be read.
 pub fn kernel_release() -> io::Result<String> {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned())
 }
 
-/// Processor features out of the text of `/proc/cpuinfo`, of the first processor.
+/// Returns the features of the first processor in the text of `/proc/cpuinfo`.
 #[must_use]
 pub fn cpu_flags(cpuinfo: &str) -> Vec<String> {
     cpuinfo

@@ -1,4 +1,4 @@
-//! Identities of hosts and of migrations: 16 bytes each.
+//! Identities of hosts and of migrations, 16 bytes each.
 
 use std::fmt;
 use std::fs::File;
@@ -7,8 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Identity of a host: the first half of its certificate's
-/// [`Fingerprint`](protocol::trust::Fingerprint), which the handshake has proven.
+/// The identity of a host: the first half of its certificate's fingerprint (`protocol::trust::Fingerprint`),
+/// which the handshake proves.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HostId(pub [u8; 16]);
 
@@ -18,7 +18,7 @@ impl fmt::Display for HostId {
     }
 }
 
-/// A text that is no identity.
+/// A text that is not the identity of a host.
 #[derive(Debug, thiserror::Error)]
 #[error("not the identity of a host")]
 pub struct InvalidHostId;
@@ -45,12 +45,15 @@ impl fmt::Debug for HostId {
     }
 }
 
-/// Random identity of one migration.
+/// The identity of a migration: random bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MigrationId(pub [u8; 16]);
 
 impl MigrationId {
-    /// A new one, from the kernel's random source.
+    /// Returns a new identity from the kernel's random source.
+    ///
+    /// # Errors
+    /// The random source cannot be read.
     pub fn random() -> std::io::Result<Self> {
         random_id().map(Self)
     }
@@ -68,7 +71,10 @@ impl fmt::Debug for MigrationId {
     }
 }
 
-/// 16 bytes from the kernel's random source.
+/// Returns 16 bytes from the kernel's random source.
+///
+/// # Errors
+/// The random source cannot be read.
 pub fn random_id() -> io::Result<[u8; 16]> {
     let mut id = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut id)?;

@@ -1,15 +1,14 @@
-//! Turns: how many containers of one host may be interrupted at the same time.
+//! Turns: they limit how many containers of one host are interrupted at the same time.
 //!
-//! A dump or a restore keeps one processor busy from its start to its end. Containers that are moved
-//! at once would all be interrupted for as long as all of them take together; so they are prepared at
-//! once, and interrupted in turn. A turn is a locked file in the run directory, which agents of both
-//! roles share, and ends with its process at the latest.
+//! A dump or a restore keeps one processor busy from its start to its end. If several containers were interrupted
+//! at the same time, each interruption would last as long as all of them together. So containers are prepared at
+//! the same time, and interrupted in turn. A turn is a locked file in the run directory, which agents of both
+//! roles share; it ends with its process at the latest.
 //!
-//! A migration needs a turn on both of its hosts, and takes either both or none: whoever finds the
-//! second one taken gives the first one back. So two hosts that move containers to each other never
-//! wait for each other with a turn in hand.
+//! A migration needs a turn on both of its hosts, and takes either both or none: a source that finds the second
+//! one taken releases the first one. So two hosts that move containers to each other never block each other.
 //!
-//! What comes before is done in turn as well, by [`Place`]s, and what comes after [gives way](give_way).
+//! Staging is limited in the same way by [`Place`]s, and work after the interruption [gives way](give_way).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -22,16 +21,18 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::directories::create_private;
 
-/// Between two attempts to get a turn.
+/// Time between two attempts to take a turn.
 pub const RETRY: Duration = Duration::from_millis(3);
-/// Between two looks of work that gives way. Longer: who waits for a turn comes first.
+/// Time between two looks of work that gives way. It is longer, so that a migration that waits for a turn is
+/// first.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Where the files of turns are, below the run directory.
+/// The directory of the turns' files, below the run directory.
 const TURNS: &str = "turns";
-/// The same of places.
+/// The directory of the places' files, below the run directory.
 const PLACES: &str = "places";
-/// Processors for each turn, and for each place: the agents, the tunnel and the containers of others need some, too.
+/// Number of processors for each turn and each place: the agents, the tunnel and other containers need some as
+/// well.
 const PROCESSORS: usize = 2;
 
 /// Turns cannot be taken.
@@ -40,45 +41,45 @@ pub enum Error {
     /// The directory cannot be used.
     #[error(transparent)]
     Directory(#[from] crate::directories::Error),
-    /// A lock failed.
+    /// A file cannot be locked.
     #[error("cannot lock {path}")]
     Lock {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's answer.
         #[source]
         source: io::Error,
     },
 }
 
-/// The right to have one container of this host interrupted; given back when dropped.
+/// The right to interrupt one container of this host; released when dropped.
 #[derive(Debug)]
 pub struct Turn {
     _file: Flock<File>,
 }
 
 impl Turn {
-    /// Takes a turn of this host unless all are taken.
+    /// Takes a turn of this host; `None` if all are taken.
     ///
     /// # Errors
-    /// [`Error`] when the run directory cannot be used.
+    /// [`Error`], if the run directory cannot be used.
     pub fn try_take(run: &Path) -> Result<Option<Self>, Error> {
         Ok(try_lock(&run.join(TURNS))?.map(|file| Self { _file: file }))
     }
 }
 
-/// A place in which to stage a container on this host; given back when dropped.
+/// The right to stage a container on this host; released when dropped.
 ///
-/// Staging and what comes with it take half a second of two processors. Containers that are staged all
-/// at once are ready at the same time, late, and the first of them is interrupted while the others are
-/// still being staged. So there are as many places as turns, and who has got a turn gives the place back.
+/// Staging takes half a second of two processors. If all containers were staged at the same time, all of them
+/// would be ready late, and the first one would be interrupted while the others are still being staged. So there
+/// are as many places as turns, and a migration that gets a turn releases its place.
 #[derive(Debug)]
 pub struct Place {
     _file: Flock<File>,
 }
 
 impl Place {
-    /// Waits for a place, at most `limit`: then it goes without. Whoever has the place may be sending
+    /// Waits for a place for at most `limit`; `None` after that. The migration that has the place may be sending
     /// large files.
     pub async fn take(run: &Path, limit: Duration) -> Option<Self> {
         let give_up = Instant::now() + limit;
@@ -86,7 +87,7 @@ impl Place {
             match Self::lock(run) {
                 Ok(Some(place)) => return Some(place),
                 Ok(None) if Instant::now() < give_up => tokio::time::sleep(LOOK).await,
-                // Waiting is a courtesy.
+                // Staging works without a place as well.
                 Ok(None) | Err(_) => return None,
             }
         }
@@ -103,7 +104,7 @@ impl Place {
     }
 }
 
-/// Locks one of the files in a directory unless all are locked.
+/// Locks one of the files in a directory; `None` if all are locked.
 fn try_lock(directory: &Path) -> Result<Option<Flock<File>>, Error> {
     create_private(directory)?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -122,8 +123,8 @@ fn try_lock(directory: &Path) -> Result<Option<Flock<File>>, Error> {
     Ok(None)
 }
 
-/// Waits until a turn of this host is free, at most `limit`, without taking it: before work that can
-/// wait and would keep the processors from containers that are interrupted.
+/// Waits until a turn of this host is free, for at most `limit`, and does not take it. Called before work that can
+/// wait and would take processor time from interrupted containers.
 pub async fn give_way(run: &Path, limit: Duration) {
     let give_up = Instant::now() + limit;
     while matches!(Turn::try_take(run), Ok(None)) && Instant::now() < give_up {

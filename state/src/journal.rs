@@ -1,18 +1,17 @@
-//! What a migration has done so far, on disk before it is done.
+//! The journal of a migration: each step is on disk before it is taken.
 //!
-//! One file per migration: a header line, then one JSON record a line, each synced before the act it
-//! announces. Whoever finds the file after a crash knows how far the migration may have come and
-//! what it made. The file goes when the migration has ended, either way.
+//! There is one file per migration: a header line, then one JSON record per line, each synced before the step that
+//! it announces. After a crash the file says how far the migration may have come and what it has created. The file
+//! is removed when the migration has ended, either way.
 //!
-//! The process at work keeps a lock on the file (flock(2)), which the kernel takes away with the
-//! process. Whoever gets the lock by [`claim`] owns the migration.
+//! The process at work holds a lock on the file (flock(2)), which the kernel releases when the process ends. The
+//! process that gets the lock by [`claim`] owns the migration.
 //!
-//! A destination that has made its copy audible keeps the file in another directory
-//! ([`Journal::archive`]): however often a source asks that did not hear of it, and whatever was
-//! restarted meanwhile, it must not be told that no copy exists.
+//! A destination that has activated its copy keeps the file in another directory ([`Journal::archive`]): a source
+//! that asks later, even after restarts, must not be told that no copy exists.
 //!
-//! A last line without its newline was being written when the machine stopped: its act never began,
-//! so it does not count. Anything else that cannot be read makes the whole file refused.
+//! A last line without its newline was being written when the machine stopped. Its step never began, so it is
+//! ignored. A file in which anything else cannot be read is refused as a whole.
 
 mod archive;
 
@@ -35,9 +34,9 @@ use crate::id::MigrationId;
 pub use self::archive::{archived, settle};
 
 const HEADER: &str = "netmig journal 2";
-/// Journals of this earlier version are read, too: a host may be upgraded with a move in doubt.
+/// Journals of this earlier version are read as well: a host may be upgraded while a move is in doubt.
 const EARLIER: &str = "netmig journal 1";
-/// A migration writes a handful of records of a few hundred bytes.
+/// Maximum size of a journal in bytes: a migration writes some records of a few hundred bytes.
 const SIZE_LIMIT: u64 = 1024 * 1024;
 
 /// One step that is about to be taken.
@@ -58,23 +57,23 @@ pub enum Record {
         destination: String,
         /// The destination's identity.
         peer: HostId,
-        /// When it began, in seconds since 1970.
+        /// When the migration began, in seconds since 1970.
         #[serde(default)]
         began: u64,
     },
-    /// The source is about to hold the container's packets, cut it off and freeze it.
+    /// The source is about to hold the container's packets, disconnect it and freeze it.
     Interruption {
-        /// Its cgroup, an absolute path.
+        /// The absolute path of the container's cgroup.
         cgroup: PathBuf,
-        /// The host's side of its veth pair.
+        /// The host's side of the container's veth pair.
         port: String,
-        /// What whoever lets it run on has to find without asking its engine.
+        /// What recovery needs to let the container run on without asking its engine.
         process: Process,
     },
-    /// **The commit point.** The source has heard that the copy is prepared. From here on the
-    /// original never runs again, whatever crashes.
+    /// **The commit point.** The copy is prepared. From here on the original never runs again, whatever
+    /// crashes.
     Committed {
-        /// When, in seconds since 1970.
+        /// The time of the decision, in seconds since 1970.
         #[serde(default)]
         at: u64,
     },
@@ -98,13 +97,13 @@ pub enum Record {
         /// The source's name or address, for people.
         #[serde(default)]
         source: String,
-        /// When it began, in seconds since 1970.
+        /// When the migration began, in seconds since 1970.
         #[serde(default)]
         began: u64,
     },
-    /// The container has other addresses at the destination: these.
+    /// The container has other addresses at the destination.
     Readdressed {
-        /// By which the entries made for its flows are found.
+        /// The addresses, by which the entries made for its flows are found.
         addresses: Vec<IpAddr>,
     },
     /// The destination is about to make a tunnel to a third host, the anchor of some flows.
@@ -112,61 +111,61 @@ pub enum Record {
         /// The third host's identity.
         peer: HostId,
     },
-    /// The destination is about to make the copy audible: it is the container now.
+    /// The destination is about to activate the copy: it is the container now.
     Activated,
-    /// The engine of the destination runs the container; only memory of the migration is left.
+    /// The destination's engine runs the container; the journal is kept as a memory of the migration.
     HandedOver {
-        /// The container's first process.
+        /// The process ID of the container's first process.
         pid: i32,
-        /// Far ends on this host whose flows have become local.
+        /// Addresses of far ends on this host whose flows have become local.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         local: Vec<IpAddr>,
     },
-    /// The engine is told not to start the original by its restart policy: the move is decided and in doubt,
-    /// and the host has been restarted.
+    /// The original's restart policy was changed, so that its engine does not start it: the move is decided and
+    /// in doubt, and the host was restarted.
     Disarmed {
-        /// The policy that it had, as the engine's command line takes it.
+        /// The former policy, in the form of the engine's command line.
         policy: String,
     },
-    /// The copy was made audible, and is gone. What it has acknowledged to others is lost with it, so that
-    /// its source may not go back by itself.
+    /// The copy was activated, and is gone. What it acknowledged to others is lost with it, so its source may not
+    /// go back by itself.
     Lost,
 }
 
-/// A running container, by what the kernel knows of it.
+/// A running container, as the kernel knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// Its first process.
+    /// The process ID of the container's first process.
     pub pid: i32,
-    /// Its network namespace, an absolute path.
+    /// The absolute path of its network namespace.
     pub namespace: PathBuf,
-    /// Its own side of the veth pair.
+    /// The container's side of the veth pair.
     pub interface: String,
-    /// When the first process was started, in clock ticks since boot: it tells the process from a later one
-    /// of the same number. 0 where an earlier version wrote the journal.
+    /// When the first process was started, in clock ticks since boot. It distinguishes the process from a later
+    /// one with the same ID. 0 in a journal of an earlier version.
     #[serde(default)]
     pub started: u64,
-    /// The process that watches the container for its engine; 0 where there is none.
+    /// The process ID of the engine's monitor (conmon); 0 if there is none.
     #[serde(default)]
     pub monitor: i32,
 }
 
-/// A journal could not be written or read.
+/// A journal cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file failed.
+    /// The file cannot be used.
     #[error("cannot use journal {path}")]
     File {
         /// The journal.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's answer.
         #[source]
         source: io::Error,
     },
-    /// The directory failed.
+    /// The directory cannot be used.
     #[error(transparent)]
     Directory(#[from] crate::directories::Error),
-    /// The file is not a journal of this version.
+    /// The file is not a journal of a known version.
     #[error(
         "{path} is not a journal that this version of netmig can read; nothing was done about it"
     )]
@@ -179,12 +178,12 @@ pub enum Error {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// 1 is the header.
+        /// The number of the line; 1 is the header.
         line: usize,
     },
 }
 
-/// The journal of one migration, open for appending, and ours as long as this lives.
+/// The journal of one migration, open for appending and locked while this exists.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
@@ -192,8 +191,11 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Starts the journal of `migration` below the state directory, with its first record. It
-    /// appears there whole and locked, or not at all.
+    /// Begins the journal of a migration below the state directory with its first record. The file appears there
+    /// complete and locked, or not at all.
+    ///
+    /// # Errors
+    /// [`Error`], if the file cannot be created, or a journal of this migration exists.
     pub fn begin(state: &Path, migration: MigrationId, first: &Record) -> Result<Self, Error> {
         let directory = directory(state);
         create_private(&directory)?;
@@ -206,7 +208,7 @@ impl Journal {
             writeln!(file, "{HEADER}")?;
             write_record(&file, first)?;
             file.sync_all()?;
-            // Unlike a renaming, this does not replace the journal of another process.
+            // Unlike rename(2), this does not replace the journal of another process.
             fs::hard_link(&fresh, &path)?;
             Ok(file)
         };
@@ -222,13 +224,16 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Writes a record and waits until it is on disk. On an error the record is not there.
+    /// Appends a record and waits until it is on disk.
+    ///
+    /// # Errors
+    /// [`Error::File`], if the record cannot be written. Then the journal does not contain it.
     pub fn append(&mut self, record: &Record) -> Result<(), Error> {
         let write = || {
             let length = self.file.metadata()?.len();
             let written = write_record(&self.file, record).and_then(|()| self.file.sync_data());
             if written.is_err() {
-                // Half a record, or one that may or may not survive, would spoil what follows.
+                // A partial record, or one that may not survive, would make later ones unreadable.
                 self.file.set_len(length)?;
                 self.file.sync_data()?;
             }
@@ -237,13 +242,19 @@ impl Journal {
         write().map_err(|source| Error::File { path: self.path.clone(), source })
     }
 
-    /// The migration has ended and left nothing behind: the journal goes.
+    /// Removes the journal: the migration has ended and left nothing behind.
+    ///
+    /// # Errors
+    /// [`Error::File`], if the file cannot be removed.
     pub fn end(self) -> Result<(), Error> {
         fs::remove_file(&self.path).map_err(|source| Error::File { path: self.path, source })
     }
 }
 
-/// Removes what is left of a journal whose process has died before it appeared.
+/// Removes the remains of a journal whose process died before the journal appeared. Absent means done.
+///
+/// # Errors
+/// The file cannot be removed.
 pub fn forget_unmade(path: &Path) -> io::Result<()> {
     match fs::remove_file(unmade(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
@@ -251,7 +262,7 @@ pub fn forget_unmade(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Where a journal is made that is to appear at this path.
+/// Returns the path at which a journal is created before it appears at `path`.
 fn unmade(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}"))
@@ -266,13 +277,13 @@ fn write_record(mut file: &File, record: &Record) -> io::Result<()> {
 /// Returns whether a migration has a journal here that has not ended.
 ///
 /// # Errors
-/// [`Error::File`] when the kernel cannot tell: that is not the same as no journal.
+/// [`Error::File`], if the kernel cannot tell: that is not the same as no journal.
 pub fn exists(state: &Path, migration: MigrationId) -> Result<bool, Error> {
     let path = path(state, migration);
     path.try_exists().map_err(|source| Error::File { path: path.clone(), source })
 }
 
-/// Returns how far the departure of these records has come.
+/// Returns how far a departure with these records has come.
 #[must_use]
 pub fn reached(records: &[Record]) -> Departure {
     let of = |record: &Record| match record {
@@ -285,14 +296,17 @@ pub fn reached(records: &[Record]) -> Departure {
     records.iter().map(of).max().unwrap_or(Departure::Preparing)
 }
 
-/// Returns the present time as journals have it, in seconds since 1970.
+/// Returns the present time in seconds since 1970.
 #[must_use]
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Takes over a journal whose process has died, with its records; `None` if it is at work still, or
-/// has ended the journal in this moment. Nothing is taken over that is damaged.
+/// Takes over a journal whose process has died, with its records; `None` if the process is still at work, or has
+/// just ended the journal.
+///
+/// # Errors
+/// [`Error`], if the journal cannot be read or locked, or is damaged.
 pub fn claim(path: &Path) -> Result<Option<(Journal, Vec<Record>)>, Error> {
     let error = |source| Error::File { path: path.to_owned(), source };
     let file = match OpenOptions::new().read(true).append(true).open(path) {
@@ -304,7 +318,7 @@ pub fn claim(path: &Path) -> Result<Option<(Journal, Vec<Record>)>, Error> {
         Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
         Err((_, errno)) => return Err(error(errno.into())),
     };
-    // Its owner may have removed it between our opening and our locking.
+    // Its owner may have removed it between opening and locking.
     let ours = file.metadata().map_err(error)?.ino();
     match fs::metadata(path) {
         Ok(there) if there.ino() == ours => {}
@@ -320,7 +334,10 @@ pub fn claim(path: &Path) -> Result<Option<(Journal, Vec<Record>)>, Error> {
     Ok(Some((Journal { path: path.to_owned(), file }, records)))
 }
 
-/// The journals of migrations that have not ended.
+/// Returns the paths of the journals of migrations that have not ended.
+///
+/// # Errors
+/// [`Error::File`], if their directory cannot be read.
 pub fn unfinished(state: &Path) -> Result<Vec<PathBuf>, Error> {
     let path = directory(state);
     let file = |source| Error::File { path: path.clone(), source };
@@ -331,20 +348,23 @@ pub fn unfinished(state: &Path) -> Result<Vec<PathBuf>, Error> {
     };
     let mut found: Vec<PathBuf> =
         entries.map(|entry| entry.map(|e| e.path())).collect::<io::Result<_>>().map_err(file)?;
-    // What has a dot before its name was being made; nothing had been done yet.
+    // A name that begins with a dot is that of a journal that was being created; nothing was done yet.
     found.retain(|path| !path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b".")));
     found.sort();
     Ok(found)
 }
 
-/// Reads a journal. Nothing is returned of one that is damaged.
+/// Reads a journal.
+///
+/// # Errors
+/// [`Error`], if the journal cannot be read or is damaged.
 pub fn read(path: &Path) -> Result<Vec<Record>, Error> {
     let file = |source| Error::File { path: path.to_owned(), source };
     let bytes = File::open(path).and_then(bounded).map_err(file)?;
     parse(&bytes).map_err(|line| refusal(path, line))
 }
 
-/// The whole of a file that is no longer than a journal may be: half of one would be another one.
+/// Reads a whole file, unless it is longer than a journal may be: a part of a journal would be another journal.
 fn bounded(from: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)?;
@@ -362,7 +382,10 @@ fn refusal(path: &Path, line: usize) -> Error {
     }
 }
 
-/// Parses a journal's bytes; the error is the number of the line that is wrong.
+/// Parses the bytes of a journal.
+///
+/// # Errors
+/// The number of the line that is wrong.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Record>, usize> {
     let mut lines = bytes.split_inclusive(|&b| b == b'\n');
     let header = lines.next().and_then(|line| line.strip_suffix(b"\n"));
@@ -376,7 +399,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Record>, usize> {
         .collect()
 }
 
-/// Where the journal of a migration is, below the state directory.
+/// Returns the path of a migration's journal, below the state directory.
 #[must_use]
 pub fn path(state: &Path, migration: MigrationId) -> PathBuf {
     directory(state).join(migration.to_string())

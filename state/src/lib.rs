@@ -1,13 +1,17 @@
-//! What a host keeps of its migrations on disk, and what its agents share on one machine.
+//! A host's files about its migrations, and what its agents share on one machine.
 //!
 //! ```text
-//! directories, private files, notes     (directories, private_file, notes)
+//! directories and files in them         (directories, private_file, versioned_file, notes)
 //! identities of hosts and migrations    (id)
 //! phases of a migration, on disk        (journal)
 //! one owner for each container          (container_lock)
 //! one interruption at a time            (interrupt_slot)
 //! a process that outlives an agent      (guardian)
+//! what peers say, fit to be shown       (peer_text, log)
+//! addresses of other agents             (peer_address)
 //! ```
+
+#![warn(clippy::missing_errors_doc)]
 
 pub mod blocker;
 pub mod cause;
@@ -19,5 +23,9 @@ pub mod host;
 pub mod id;
 pub mod interrupt_slot;
 pub mod journal;
+pub mod log;
 pub mod notes;
+pub mod peer_address;
+pub mod peer_text;
 pub mod private_file;
+pub mod versioned_file;

@@ -1,99 +1,38 @@
-//! Notes: small JSON files in a directory of their own, each with the version of its form. Several processes
-//! read and replace them at one time.
-//!
-//! What cannot be read is refused, and never taken for absent: flows may depend on it.
+//! Notes: JSON files in a directory of their own, each with the version of its form. Several processes read and
+//! replace them at the same time.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use crate::directories::create_private;
 use crate::private_file;
+use crate::versioned_file::{self, Json};
 
-/// Most bytes of a note: one that forwards 4,096 ports takes less than a megabyte.
-const LIMIT: u64 = 4 << 20;
-/// How notes' names end.
+pub use crate::versioned_file::Error;
+
+/// The extension of notes' names.
 const EXTENSION: &str = "json";
-
-/// A note could not be used.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The file or its directory failed.
-    #[error(transparent)]
-    File(#[from] private_file::Error),
-    /// A later version has written it.
-    #[error(
-        "{path} was written by a later version of netmig (form {version}, this one knows {known}); \
-         run that version"
-    )]
-    Later {
-        /// The note.
-        path: PathBuf,
-        /// Its form.
-        version: u32,
-        /// The latest form that this version reads.
-        known: u32,
-    },
-    /// It is not a note.
-    #[error(
-        "{path} is not what netmig writes there, and flows may depend on it; remove it if you know that \
-         none do"
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Where it goes wrong.
-        #[source]
-        source: serde_json::Error,
-    },
-}
-
-/// What is known of a note before its form is. The first ones had no version and no frame.
-#[derive(Deserialize)]
-struct Head {
-    #[serde(default)]
-    version: u32,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Frame<T> {
-    version: u32,
-    note: T,
-}
 
 /// Writes a note in place of an earlier one of this name, and makes the directory if it is missing.
 ///
 /// # Errors
-/// The kernel refuses.
+/// [`Error::File`], if the kernel refuses.
 pub fn write<T: Serialize>(path: &Path, version: u32, note: &T) -> Result<(), Error> {
-    if let Some(directory) = path.parent() {
-        create_private(directory).map_err(private_file::Error::from)?;
-    }
-    let text = serde_json::to_vec(&Frame { version, note }).map_err(damaged(path))?;
-    Ok(private_file::replace(path, &text)?)
+    versioned_file::write::<Json, T>(path, version, note)
 }
 
-/// Reads a note; `None` if there is none.
+/// Reads a note; `None` if there is none. `known` is the latest version that the caller reads.
 ///
 /// # Errors
-/// [`Error::Later`], [`Error::Damaged`], or the file cannot be read.
+/// [`Error`]: the note cannot be read, is of a later version, or holds something else.
 pub fn read<T: DeserializeOwned>(path: &Path, known: u32) -> Result<Option<T>, Error> {
-    let Some(text) = private_file::read(path, LIMIT)? else { return Ok(None) };
-    let Head { version } = serde_json::from_slice(&text).map_err(damaged(path))?;
-    let note = match version {
-        0 => serde_json::from_slice(&text),
-        version if version > known => {
-            return Err(Error::Later { path: path.to_owned(), version, known });
-        }
-        _ => serde_json::from_slice::<Frame<T>>(&text).map(|frame| frame.note),
-    };
-    note.map(Some).map_err(damaged(path))
+    versioned_file::read::<Json, T>(path, known)
 }
 
-/// Reads all notes of a directory, with their paths; none if there is no directory. Those that are removed
-/// meanwhile are left out, and so is what is being written.
+/// Reads all notes of a directory, with their paths; none if there is no directory. Notes that are removed or
+/// written meanwhile are left out.
 ///
 /// # Errors
 /// As [`read`], of any of them.
@@ -107,7 +46,7 @@ pub fn all<T: DeserializeOwned>(directory: &Path, known: u32) -> Result<Vec<(Pat
     Ok(notes)
 }
 
-/// Where notes are. Removes what a process that was killed did not finish.
+/// Lists the notes of a directory. Removes unfinished files of killed processes.
 fn paths(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(directory) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -124,10 +63,6 @@ fn paths(directory: &Path) -> io::Result<Vec<PathBuf>> {
     }
     paths.sort();
     Ok(paths)
-}
-
-fn damaged(path: &Path) -> impl Fn(serde_json::Error) -> Error {
-    move |source| Error::Damaged { path: path.to_owned(), source }
 }
 
 #[cfg(test)]
@@ -152,28 +87,12 @@ mod tests {
     }
 
     #[test]
-    fn notes_of_the_first_form_are_read() {
+    fn a_note_that_cannot_be_read_is_refused_among_others() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.json");
-        private_file::replace(&path, br#"{"b":3}"#).unwrap();
-        let note: std::collections::BTreeMap<String, u8> = read(&path, 1).unwrap().unwrap();
-        assert_eq!(note["b"], 3);
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_refused_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.json");
-        let refusal = |text: &str| {
-            private_file::replace(&path, text.as_bytes()).unwrap();
-            all::<String>(dir.path(), 2).unwrap_err()
-        };
-        let later = refusal(r#"{"version":3,"of":"another form"}"#);
-        assert!(matches!(later, Error::Later { version: 3, known: 2, .. }), "{later}");
-        for text in ["", "{", "[]", r#"{"version":2}"#, r#"{"version":-1}"#, "\u{0}"] {
-            let error = refusal(text);
-            assert!(matches!(error, Error::Damaged { .. }), "{text}: {error}");
-            assert!(error.to_string().contains("a.json"), "{error}");
-        }
+        write(&dir.path().join("b.json"), 1, &"b").unwrap();
+        private_file::replace(&dir.path().join("a.json"), b"{").unwrap();
+        let error = all::<String>(dir.path(), 1).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains("a.json"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Small files of the state directory that nobody but root may read.
+//! Small files of the state directory that only root may read.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,50 +11,50 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::directories;
 
-/// How the names of files end that are to replace others.
+/// The extension of files that are being written and will replace others.
 const UNFINISHED: &str = "new";
-/// To write one takes milliseconds.
+/// The age at which such a file counts as abandoned. Writing one takes milliseconds.
 const ABANDONED: Duration = Duration::from_secs(600);
 
-/// A file of the state directory could not be used.
+/// A file of the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The kernel refused.
+    /// The kernel refuses.
     #[error("cannot use {path}")]
     File {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's answer.
         #[source]
         source: io::Error,
     },
-    /// Somebody else may have read or written it.
+    /// Other users may have read or written the file.
     #[error(
         "{path} is open to others (owner {owner}, mode {mode:04o}); if you are sure that nobody used that, give it to root with mode 0600, otherwise remove it and pair the hosts anew"
     )]
     Exposed {
         /// The file.
         path: PathBuf,
-        /// User ID of its owner.
+        /// The user ID of its owner.
         owner: u32,
-        /// Its permission bits.
+        /// The permission bits.
         mode: u32,
     },
-    /// It is larger than netmig writes it.
+    /// The file is larger than netmig writes it.
     #[error("{path} is larger than {limit} bytes, so netmig did not write it; move it away")]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// The most that netmig writes.
+        /// The most that netmig writes, in bytes.
         limit: u64,
     },
-    /// The directory that it belongs into cannot be made.
+    /// The file's directory cannot be created.
     #[error(transparent)]
     Directory(#[from] directories::Error),
 }
 
 impl Error {
-    /// For `map_err` on an operation on `path`.
+    /// Returns a function for `map_err` on an operation on `path`.
     pub fn of(path: &Path) -> impl Fn(io::Error) -> Self {
         move |source| Self::File { path: path.to_owned(), source }
     }
@@ -63,7 +63,7 @@ impl Error {
 /// Reads a whole file of at most `limit` bytes; `None` if there is none.
 ///
 /// # Errors
-/// It is larger, belongs to another user or can be read by others, or the kernel refuses.
+/// [`Error`], if the file is larger, belongs to another user or can be read by others, or the kernel refuses.
 pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Error> {
     let mut file = match File::open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -82,19 +82,19 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Error> {
     Ok(Some(bytes))
 }
 
-/// Replaces a file in one step, durably and with mode 0600: either the old content is there or the
-/// new one. Of several who do it at one time the last one wins.
+/// Replaces a file atomically and durably, with mode 0600. If several processes do so at the same time, the last
+/// one wins.
 ///
 /// # Errors
-/// The kernel refuses.
+/// [`Error::File`], if the kernel refuses.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     write_whole(path, bytes).map_err(Error::of(path))
 }
 
-/// Removes a file; `false` if there is none.
+/// Removes a file; returns whether there was one.
 ///
 /// # Errors
-/// The kernel refuses.
+/// [`Error::File`], if the kernel refuses.
 pub fn remove(path: &Path) -> Result<bool, Error> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
@@ -111,7 +111,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         fs::rename(&fresh, path)
     };
     if let Err(e) = written() {
-        // On a full disk it was made, and holds nothing.
+        // On a full disk the file exists, and is empty.
         let _ = fs::remove_file(&fresh);
         return Err(e);
     }
@@ -121,7 +121,8 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a file beside `path` that no other process or thread makes: several may replace the same one.
+/// Creates a file beside `path` with a name that no other process or thread uses: several may replace the same
+/// file.
 fn unfinished(path: &Path) -> io::Result<(PathBuf, File)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -129,37 +130,38 @@ fn unfinished(path: &Path) -> io::Result<(PathBuf, File)> {
         let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let fresh = path.with_file_name(format!(".{name}.{process}-{number}.{UNFINISHED}"));
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh) {
-            // One of a killed process with this number.
+            // It was left by a killed process with the same ID.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             other => return other.map(|file| (fresh, file)),
         }
     }
 }
 
-/// Whether a file is one that is being written, to replace another one.
+/// Returns whether a file is being written and will replace another one.
 pub(crate) fn is_unfinished(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == UNFINISHED)
 }
 
-/// Removes such a file if nobody can be at work on it any more.
+/// Removes such a file if it is abandoned.
 pub(crate) fn forget_unfinished(path: &Path) {
     let age = fs::metadata(path).and_then(|file| file.modified()).map(|time| time.elapsed());
     if matches!(age, Ok(Ok(age)) if age > ABANDONED) {
-        // It does no harm where it is.
+        // A file that stays does no harm.
         let _ = fs::remove_file(path);
     }
 }
 
-/// Held by the one process that changes the state directory, which agents of both roles share.
+/// The lock of a state directory, which agents of both roles share. A process holds it while it changes the
+/// directory.
 #[derive(Debug)]
 pub struct StateLock {
     _file: Flock<File>,
 }
 
-/// Waits for the lock of a state directory, blocking; whoever holds it works for milliseconds.
+/// Takes the lock of a state directory. Blocks while another process holds it, for milliseconds.
 ///
 /// # Errors
-/// The directory does not exist or cannot be written.
+/// [`Error::File`], if the directory does not exist or cannot be written.
 pub fn lock(state: &Path) -> Result<StateLock, Error> {
     let path = state.join("lock");
     let handle = OpenOptions::new()

@@ -4,18 +4,28 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use engine::Engine;
-use netmig::flow::{Conntrack, Direction, Flow, Tuple};
+use netmig::flow::{Conntrack, Direction, Flow, Protocol, Tuple};
 use netmig::netns::Namespace;
 use netmig::sockets;
 
 use crate::moved_containers::{self, MovedContainer};
 use crate::tunnels;
-use protocol::message::FlowEnds;
 use state::cause::Cause;
 use state::directories::Directories;
 
 /// How long a reset may be on its way to the far end: the entries lead it there.
 const RESET: Duration = Duration::from_millis(300);
+
+/// A flow as its container has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowEnds {
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The container's own end. It may have another address on another host.
+    pub own: SocketAddr,
+    /// The far end.
+    pub far: SocketAddr,
+}
 
 /// The ends of a container's flow as the container has them; `None` if it is not that container's.
 #[must_use]

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use netmig::marks::MarkBits;
+use netmig::fwmark::MarkBits;
 use netmig::routing::{self, MarkRule};
 use netmig::tunnel;
 use serde::{Deserialize, Serialize};
@@ -134,11 +134,11 @@ fn explain(host: &str, bits: MarkBits, rules: &[MarkRule]) -> Vec<Blocker> {
         ),
     };
     let clashing = rules.iter().filter(|rule| rule.clashes_with(bits));
-    let blocker = |rule: &MarkRule| Blocker {
-        code: CODE.to_owned(),
-        message: format!(
+    let blocker = |rule: &MarkRule| {
+        let message = format!(
             "{rule} of {host} uses bits of packets' marks that netmig uses there ({bits}); {remedy}"
-        ),
+        );
+        Blocker::new(CODE, message)
     };
     clashing.map(blocker).collect()
 }

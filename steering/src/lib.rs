@@ -2,10 +2,12 @@
 //! from the first migration until the last flow has ended.
 //!
 //! ```text
-//! a number and a tunnel for each peer   (peer_numbers, tunnels, tunnel_aliases, fwmark)
+//! a number and a tunnel for each peer   (peer_numbers, tunnels, tunnel_end, tunnel_aliases, fwmark)
 //! containers that were moved away       (moved_containers, port_forward, opened_firewall, flow_end)
 //! the kernel follows the notes          (reconciler, steering_lock)
 //! ```
+
+#![warn(clippy::missing_errors_doc)]
 
 pub mod flow_end;
 pub mod fwmark;
@@ -16,4 +18,5 @@ pub mod port_forward;
 pub mod reconciler;
 pub mod steering_lock;
 pub mod tunnel_aliases;
+mod tunnel_end;
 pub mod tunnels;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use netmig::beside::Detour;
-use netmig::flow::{Conntrack, Exchange, Flow};
+use netmig::flow::{Conntrack, Flow, TunnelNat};
+use netmig::siblings::Detour;
 use netmig::table::Table;
 use serde::{Deserialize, Serialize};
 
@@ -38,8 +38,8 @@ pub struct MovedContainer {
     /// When it last did, in seconds since 1970.
     pub moved: u64,
     /// What this host exchanges for it at its tunnels.
-    #[serde(default, skip_serializing_if = "Exchange::is_empty")]
-    pub exchange: Exchange,
+    #[serde(default, skip_serializing_if = "TunnelNat::is_empty")]
+    pub exchange: TunnelNat,
     /// By which containers of its networks are led to this host instead of to each other. They stay in
     /// the note until they are lifted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -49,7 +49,7 @@ pub struct MovedContainer {
 impl MovedContainer {
     /// A container that comes or goes now.
     #[must_use]
-    pub fn new(id: &str, name: &str, addresses: &[IpAddr], exchange: Exchange) -> Self {
+    pub fn new(id: &str, name: &str, addresses: &[IpAddr], exchange: TunnelNat) -> Self {
         Self {
             id: id.to_owned(),
             name: name.to_owned(),
@@ -60,7 +60,10 @@ impl MovedContainer {
         }
     }
 
-    /// Notes it, in place of what was noted of it before; but earlier detours stay noted.
+    /// Writes the note in place of an earlier one of this container. Earlier detours stay noted.
+    ///
+    /// # Errors
+    /// The lock cannot be taken, or the note cannot be read or written.
     pub async fn note(&self, directories: &Directories) -> Result<(), Cause> {
         let lock = SteeringLock::take(&directories.run).await?;
         self.note_locked(directories, &lock)
@@ -89,7 +92,7 @@ impl MovedContainer {
         if past.is_empty() {
             return Ok(());
         }
-        past.iter().try_for_each(Detour::lift)?;
+        past.iter().try_for_each(Detour::remove)?;
         self.write(directories, lock)
     }
 
@@ -104,10 +107,13 @@ impl MovedContainer {
         self.apply()
     }
 
-    /// Has the kernel exchange its addresses; changes nothing where nothing is missing. The caller
-    /// holds the [`SteeringLock`].
+    /// Has the kernel exchange the container's addresses; changes nothing where nothing is missing. The caller holds
+    /// the [`SteeringLock`].
+    ///
+    /// # Errors
+    /// The kernel refuses the rules.
     pub fn apply(&self) -> Result<(), Cause> {
-        Ok(Table::open()?.exchange(&self.id.parse()?, &self.exchange)?)
+        Ok(Table::open()?.set_tunnel_nat(&self.id.parse()?, &self.exchange)?)
     }
 
     /// Seconds since it last moved.
@@ -117,7 +123,10 @@ impl MovedContainer {
     }
 }
 
-/// All notes, latest first.
+/// Returns all notes, latest first.
+///
+/// # Errors
+/// A note cannot be read.
 pub fn all(directories: &Directories) -> Result<Vec<MovedContainer>, Cause> {
     let noted = notes::all::<MovedContainer>(&directories.run.join(DIRECTORY), VERSION)?;
     let mut all: Vec<MovedContainer> = noted.into_iter().map(|(_, carried)| carried).collect();
@@ -130,12 +139,18 @@ fn path(run: &Path, id: &str) -> PathBuf {
     run.join(DIRECTORY).join(format!("{id}.json"))
 }
 
-/// What is noted of a container.
+/// Returns the note of a container, if there is one.
+///
+/// # Errors
+/// A note cannot be read.
 pub fn find(directories: &Directories, id: &str) -> Result<Option<MovedContainer>, Cause> {
     Ok(all(directories)?.into_iter().find(|note| note.id == id))
 }
 
-/// The addresses by which this host knows a container that it has a note of, or else those given.
+/// Returns the addresses by which this host knows a container: those of its note, or else those given.
+///
+/// # Errors
+/// A note cannot be read.
 pub fn known_as(
     directories: &Directories,
     id: &str,
@@ -145,7 +160,10 @@ pub fn known_as(
     Ok(note.map_or_else(|| given.to_vec(), |note| note.addresses))
 }
 
-/// The container runs here: others of its networks reach it by themselves again. Gives their addresses.
+/// Lets other containers reach a container by themselves again, which runs here now; returns their addresses.
+///
+/// # Errors
+/// The lock cannot be taken, a note cannot be read or written, or a detour cannot be lifted.
 pub async fn rejoin(directories: &Directories, id: &str) -> Result<Vec<IpAddr>, Cause> {
     let lock = SteeringLock::take(&directories.run).await?;
     let notes = all(directories)?;
@@ -158,7 +176,7 @@ pub async fn rejoin(directories: &Directories, id: &str) -> Result<Vec<IpAddr>, 
     let mut others = Vec::new();
     for mut note in notes {
         if note.id == id {
-            others.extend(note.detours.iter().filter(|d| is_led(d)).map(|detour| detour.beside));
+            others.extend(note.detours.iter().filter(|d| is_led(d)).map(|detour| detour.sibling));
             note.lift_unless(directories, &lock, |detour| !is_led(detour))?;
         } else if note.detours.iter().any(is_led) {
             // It came back while this one was away, or both are away and their flows pass another host.
@@ -175,7 +193,10 @@ pub async fn rejoin(directories: &Directories, id: &str) -> Result<Vec<IpAddr>, 
     Ok(others)
 }
 
-/// Containers that this host has notes of, but for the one with this ID.
+/// Returns the notes of all containers but one.
+///
+/// # Errors
+/// A note cannot be read.
 pub fn others(directories: &Directories, id: &str) -> Result<Vec<MovedContainer>, Cause> {
     Ok(all(directories)?.into_iter().filter(|note| note.id != id).collect())
 }
@@ -187,7 +208,11 @@ pub fn apart<'a>(flow: &Flow, others: &'a [MovedContainer]) -> Option<&'a MovedC
     others.iter().find(|other| flow.leads_to(&other.addresses).is_some())
 }
 
-/// Forgets flows between a container that runs here and others of its networks: they pass no routing.
+/// Deletes the conntrack entries of flows between a container that runs here and others of its networks: the packets
+/// of these are not routed.
+///
+/// # Errors
+/// The conntrack table cannot be read or changed.
 pub fn forget_between(container: &[IpAddr], others: &[IpAddr]) -> Result<(), Cause> {
     if others.is_empty() {
         return Ok(());
@@ -205,8 +230,11 @@ pub fn forget_between(container: &[IpAddr], others: &[IpAddr]) -> Result<(), Cau
     Ok(())
 }
 
-/// Forgets the containers without any flow that is led to another host, and for which no new ones will
-/// be. Those that are about to leave, unless by the migration that has `ended`, are left alone.
+/// Removes the notes of containers that have no flow led to another host and will have no new one. Containers that
+/// are about to leave are left alone, unless by the migration that has `ended`.
+///
+/// # Errors
+/// The lock cannot be taken, or notes or kernel state cannot be read or changed.
 pub async fn forget_ended(
     directories: &Directories,
     ended: Option<MigrationId>,
@@ -233,14 +261,14 @@ pub async fn forget_ended(
         let flows: Vec<&Flow> =
             marked.iter().map(|counted| &counted.flow).filter(of_container).collect();
         note.lift_unless(directories, &lock, |detour| {
-            flows.iter().any(|flow| flow.other_end(&addresses) == Some(detour.beside))
+            flows.iter().any(|flow| flow.other_end(&addresses) == Some(detour.sibling))
         })?;
         let id = &note.id;
         if forwarded.iter().any(|other| other.id == *id && other.away().is_some()) {
             continue;
         }
         if flows.is_empty() {
-            Table::open()?.end_exchange(&id.parse()?)?;
+            Table::open()?.remove_tunnel_nat(&id.parse()?)?;
             private_file::remove(&path(&directories.run, id))?;
         }
     }
@@ -283,13 +311,13 @@ mod tests {
 
     fn carried(name: &str) -> MovedContainer {
         let address = "10.88.0.2".parse().unwrap();
-        MovedContainer::new(&"c".repeat(64), name, &[address], Exchange::default())
+        MovedContainer::new(&"c".repeat(64), name, &[address], TunnelNat::default())
     }
 
     fn detour(index: u32) -> Detour {
         let address = "10.88.0.3".parse().unwrap();
         let (namespace, mac) = ("/run/netns/x".into(), [2; 6]);
-        Detour { namespace, interface: index, mac, towards: address, beside: address }
+        Detour { namespace, interface: index, mac, towards: address, sibling: address }
     }
 
     #[tokio::test]

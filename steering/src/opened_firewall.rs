@@ -7,9 +7,9 @@
 
 use std::path::{Path, PathBuf};
 
-use netmig::path::Barrier;
-use netmig::peer::PeerNumber;
-use netmig::table::{HoldTag, Table};
+use netmig::path_trial::DropRule;
+use netmig::peer_number::PeerNumber;
+use netmig::table::{RuleTag, Table};
 use serde::{Deserialize, Serialize};
 
 use crate::steering_lock::SteeringLock;
@@ -30,8 +30,8 @@ struct Opened {
     /// Flows that are led to this peer pass.
     peer: PeerNumber,
     /// Its name, which the rules show to people.
-    name: HoldTag,
-    chains: Vec<Barrier>,
+    name: RuleTag,
+    chains: Vec<DropRule>,
 }
 
 /// Opens a chain for flows to a peer, and notes that a migration has done so.
@@ -41,8 +41,8 @@ struct Opened {
 pub fn open(
     directories: &Directories,
     migration: MigrationId,
-    (peer, name): (PeerNumber, &HoldTag),
-    chain: &Barrier,
+    (peer, name): (PeerNumber, &RuleTag),
+    chain: &DropRule,
     _: &SteeringLock,
 ) -> Result<(), Cause> {
     let path = path(directories, migration);
@@ -98,12 +98,12 @@ pub async fn withdraw(directories: &Directories, migration: MigrationId) -> Resu
     let (this, others): (Vec<_>, Vec<_>) =
         all(directories)?.into_iter().partition(|(path, _)| *path == own);
     for (path, Opened { peer, mut chains, .. }) in this {
-        let is_needed = |chain: &Barrier| {
+        let is_needed = |chain: &DropRule| {
             let of_peer = others.iter().filter(|(_, other)| other.peer == peer);
             of_peer.flat_map(|(_, other)| &other.chains).any(|other| other.is_same_chain(chain))
         };
         chains.retain(|chain| !is_needed(chain));
-        Table::open()?.close_these(&chains, peer)?;
+        Table::open()?.close_chains_of(&chains, peer)?;
         private_file::remove(&path)?;
     }
     Ok(())

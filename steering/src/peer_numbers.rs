@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use serde::{Deserialize, Serialize};
 
 pub use state::id::HostId;
@@ -78,14 +78,20 @@ impl From<Form> for Allotted {
 /// The peers by their identities.
 type Peers = BTreeMap<String, Allotted>;
 
-/// The peer that has a number on this host, if one has.
+/// Returns the peer that has a number on this host, if one has.
+///
+/// # Errors
+/// [`Error`], if the peers' file cannot be read.
 pub fn peer_with_number(state: &Path, number: PeerNumber) -> Result<Option<HostId>, Error> {
     let peers = read(&path(state))?;
     let named = peers.iter().find(|(_, peer)| peer.number == number);
     Ok(named.and_then(|(name, _)| name.parse().ok()))
 }
 
-/// The number of `peer` on this host, if it has one.
+/// Returns the number of a peer on this host, if it has one.
+///
+/// # Errors
+/// [`Error`], if the peers' file cannot be read.
 pub fn find_number(state: &Path, peer: HostId) -> Result<Option<PeerNumber>, Error> {
     Ok(read(&path(state))?.get(&peer.to_string()).map(|peer| peer.number))
 }

@@ -11,19 +11,19 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use netmig::flow::{Aliases, NoAlias};
-use netmig::peer::PeerNumber;
-use netmig::table::{Forward, ForwardedPort, HoldTag, Table};
+use netmig::peer_number::PeerNumber;
+use netmig::table::{Forward, ForwardedPort, RuleTag, Table};
 use netmig::tunnel;
 use serde::{Deserialize, Serialize};
 
 use crate::peer_numbers::{self, HostId};
 use crate::steering_lock::SteeringLock;
 use crate::tunnel_aliases;
-use protocol::message::{Forwarder, MigrationId};
-use protocol::peer_address::Destination;
 use state::cause::Cause;
 use state::directories::Directories;
+use state::id::MigrationId;
 use state::notes;
+use state::peer_address::{DEFAULT_PORT, Destination};
 use state::private_file;
 
 /// Directory of the notes, below that for volatile things.
@@ -52,6 +52,16 @@ pub struct Note {
     pub role: Role,
 }
 
+/// A host that leads new connections for a container to its host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarder {
+    /// The host.
+    pub host: HostId,
+    /// Addresses by which they come, where these differ from the container's own: each before the one
+    /// that it stands for.
+    pub readdressed: Vec<(IpAddr, IpAddr)>,
+}
+
 /// A host's part in forwarding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -78,7 +88,11 @@ pub struct Away {
 }
 
 impl Note {
-    /// Writes it, in place of an earlier one of the same container, role and, if it is taken here, host.
+    /// Writes the note in place of an earlier one of the same container and role, and of the same host for
+    /// [`Role::Here`].
+    ///
+    /// # Errors
+    /// The note cannot be written.
     pub fn write(&self, directories: &Directories, _: &SteeringLock) -> Result<(), Cause> {
         Ok(notes::write(&self.path(directories), VERSION, self)?)
     }
@@ -89,8 +103,11 @@ impl Note {
         if let Role::Away(away) = &self.role { Some(away) } else { None }
     }
 
-    /// Makes the kernel do what it says; changes nothing where nothing is missing. The table and the
-    /// tunnel have to be there, and the caller holds the [`SteeringLock`].
+    /// Adds the note's rules to the kernel; changes nothing where nothing is missing. The table and the tunnel have to
+    /// exist, and the caller holds the [`SteeringLock`].
+    ///
+    /// # Errors
+    /// The other host has no number here, or the kernel refuses the rules.
     pub fn apply(&self, state: &Path) -> Result<(), Cause> {
         let peer = peer_numbers::number(state, self.host)?;
         let tag = self.tag()?;
@@ -105,14 +122,17 @@ impl Note {
             Role::Away(Away { ports, hidden, stand_ins, .. }) => {
                 tunnel::carry_loopback(peer)?;
                 let (ports, hidden) = (ports.clone(), hidden.clone());
-                let forward = Forward { peer, ports, hidden, stand_ins: stand_ins.clone() };
+                let forward = Forward { peer, ports, hidden, sources: stand_ins.clone() };
                 Table::open()?.forward(&tag, &forward)?;
             }
         }
         Ok(())
     }
 
-    /// Removes its rules, and then itself. Absent means done. The caller holds the [`SteeringLock`].
+    /// Removes the note's rules, and then the note. Absent means done. The caller holds the [`SteeringLock`].
+    ///
+    /// # Errors
+    /// The kernel refuses, or the note cannot be removed.
     pub fn remove(&self, directories: &Directories) -> Result<(), Cause> {
         let tag = self.tag()?;
         match &self.role {
@@ -128,7 +148,7 @@ impl Note {
         Ok(())
     }
 
-    fn tag(&self) -> Result<HoldTag, Cause> {
+    fn tag(&self) -> Result<RuleTag, Cause> {
         Ok(self.id.parse()?)
     }
 
@@ -141,7 +161,10 @@ impl Note {
     }
 }
 
-/// All notes, by name.
+/// Returns all notes, ordered by the containers' names.
+///
+/// # Errors
+/// A note cannot be read.
 pub fn all(directories: &Directories) -> Result<Vec<Note>, Cause> {
     let noted = notes::all::<Note>(&directories.run.join(DIRECTORY), VERSION)?;
     let mut all: Vec<Note> = noted.into_iter().map(|(_, note)| note).collect();
@@ -149,7 +172,10 @@ pub fn all(directories: &Directories) -> Result<Vec<Note>, Cause> {
     Ok(all)
 }
 
-/// Whether a note needs the tunnel to `peer`.
+/// Returns whether a note needs the tunnel to a peer.
+///
+/// # Errors
+/// A note, or the peers' file, cannot be read.
 pub fn need(directories: &Directories, peer: PeerNumber) -> Result<bool, Cause> {
     for note in all(directories)? {
         if peer_numbers::find_number(&directories.state, note.host)? == Some(peer) {
@@ -164,13 +190,19 @@ pub fn here(id: &str) -> impl Fn(&Note) -> bool {
     move |note| note.id == id && note.role == Role::Here
 }
 
-/// The hosts that lead new connections for a container here.
+/// Returns the hosts that lead new connections for a container here.
+///
+/// # Errors
+/// A note cannot be read.
 pub fn leading_here(directories: &Directories, id: &str) -> Result<Vec<Forwarder>, Cause> {
     let notes = all(directories)?.into_iter().filter(here(id));
     Ok(notes.map(|Note { host, readdressed, .. }| Forwarder { host, readdressed }).collect())
 }
 
-/// Removes the notes that `which` chooses, with their rules.
+/// Removes the notes that `which` chooses, with their rules, and returns them.
+///
+/// # Errors
+/// The lock cannot be taken, a note cannot be read or removed, or the kernel refuses.
 pub async fn remove(
     directories: &Directories,
     which: impl Fn(&Note) -> bool,
@@ -185,7 +217,10 @@ pub async fn remove(
     Ok(notes)
 }
 
-/// The move is decided: the container's ports lead to its new host, if they are to.
+/// Has the ports of a container lead to its new host, if its migration has a note about that: the move is decided.
+///
+/// # Errors
+/// The lock cannot be taken, a note cannot be read or written, or the kernel refuses the rules.
 pub async fn begin(directories: &Directories, migration: MigrationId) -> Result<(), Cause> {
     let of_this = |note: &Note| note.migration == migration && note.away().is_some();
     if !all(directories)?.iter().any(of_this) {
@@ -202,8 +237,11 @@ pub async fn begin(directories: &Directories, migration: MigrationId) -> Result<
     Ok(())
 }
 
-/// Leads the ports of a container on, which has moved from one other host to another; gives the names
+/// Has the ports of a container that has moved from one other host to another lead to its new host; returns the names
 /// of the containers whose ports lead there now.
+///
+/// # Errors
+/// The new host has no number here, the lock cannot be taken, a note cannot be read or written, or the kernel refuses.
 pub async fn lead_on(
     directories: &Directories,
     container: &[IpAddr],
@@ -224,8 +262,7 @@ pub async fn lead_on(
     for mut note in all(directories)?.into_iter().filter(concerned) {
         let Role::Away(away) = &mut note.role else { continue };
         if let Some(address) = known {
-            let port = protocol::peer_address::DEFAULT_PORT;
-            away.destination = Destination { host: address.to_string(), port };
+            away.destination = Destination { host: address.to_string(), port: DEFAULT_PORT };
             away.hidden.push(host_alone(address));
         }
         note.host = to;

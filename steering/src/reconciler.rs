@@ -4,9 +4,9 @@
 //!
 //! * puts netmig's rules back at once when somebody has removed them (a reload of the firewall),
 //!   owning a table that makes flows live through it meanwhile ([`netmig::table::Guard`]);
-//! * opens chains of others again that were [opened] for flows and loaded anew;
-//! * makes a tunnel again whose `wireguard-go` was killed ([`userspace_tunnels`]);
-//! * keeps UDP flows from being forgotten while a peer cannot be reached ([`udp_keepalive`]);
+//! * opens chains of others again that were [opened](crate::opened_firewall) for flows and loaded anew;
+//! * makes a tunnel again whose `wireguard-go` was killed (`userspace_tunnels`);
+//! * keeps UDP flows from being forgotten while a peer cannot be reached (`udp_keepalive`);
 //! * removes the tunnel to a peer, with all that belongs to it, when the last flow led there has
 //!   ended and no new ones are [forwarded](crate::port_forward); and the names of containers that no flow
 //!   belongs to any more.
@@ -25,7 +25,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use netmig::events::Events;
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::table::{Guard, Table};
 use netmig::{hold, routing, tunnel};
 use nix::unistd::setsid;
@@ -55,8 +55,11 @@ const LOOK: Duration = Duration::from_secs(13);
 /// Looking for the flows of a peer may take this part of its time, where flows end all the time.
 const SHARE: u32 = 20;
 
-/// Starts this very program as the reconciler, unless there is one. `argument` makes it one. The runtime,
-/// in which this has to be called, reaps it.
+/// Starts the running program once more as the reconciler, unless there is one; `argument` makes it one. The tokio
+/// runtime in which this is called reaps it.
+///
+/// # Errors
+/// The lock file cannot be used, or the program cannot be started.
 pub fn start(directories: &Directories, argument: &str) -> io::Result<()> {
     if is_at_work(directories)? {
         return Ok(());
@@ -152,7 +155,7 @@ impl Reconciler<'_> {
         for peer in &peers {
             table.steer(*peer)?;
             if let Some(sender) = tunnel::direct::hardware_address(*peer).await? {
-                table.admit(*peer, sender)?;
+                table.admit_sender(*peer, sender)?;
             }
             routing::install(*peer).await?;
         }

@@ -30,8 +30,12 @@ pub struct SteeringLock {
 }
 
 impl SteeringLock {
-    /// Waits for the lock. Nobody may keep it while waiting for another host: two hosts that move
-    /// containers to each other would wait for each other.
+    /// Waits for the lock. It must not be held while waiting for another host: two hosts that move containers to each
+    /// other would block each other.
+    ///
+    /// # Errors
+    /// The lock file cannot be used, another process holds the lock for too long, or the setting of mark bits cannot be
+    /// read.
     pub async fn take(run: &Path) -> Result<Self, Cause> {
         let path = run.join("peers.lock");
         let give_up = Instant::now() + deadline::LOCK;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netmig::flow::{Aliases, Conntrack, Exchange, StandIn, is_alias};
+use netmig::flow::{Alias, Aliases, Conntrack, TunnelNat, is_alias};
 
 use crate::moved_containers;
 use crate::port_forward;
@@ -41,17 +41,20 @@ pub struct AliasTaken {
 #[error("the source says that {0} stands for another address, which is of no range for that")]
 pub struct NoAliasAtAll(IpAddr);
 
-/// Returns what stands for which address of this host, of which flows and notes tell.
+/// Returns what stands for which address of this host, according to flows and notes.
+///
+/// # Errors
+/// A note or the conntrack table cannot be read.
 pub fn known(directories: &Directories, HostId(this): HostId) -> Result<Aliases, Cause> {
     let aliases = Aliases::new(this);
     for note in moved_containers::all(directories)? {
-        aliases.learn_exchange(&note.exchange);
+        aliases.learn_nat(&note.exchange);
     }
     for note in port_forward::all(directories)? {
         note.readdressed.iter().for_each(|(by, _)| aliases.avoid(*by));
         let stand_ins = note.away().map(|away| &away.stand_ins[..]).unwrap_or_default();
         for address in stand_ins.iter().copied().filter(|address| is_alias(*address)) {
-            aliases.learn(StandIn { here: this_host(address.is_ipv4()), address });
+            aliases.learn(Alias { here: this_host(address.is_ipv4()), address });
         }
     }
     for counted in Conntrack::open()?.marked()? {
@@ -80,11 +83,14 @@ pub struct OfOthers {
 type Meaning = (IpAddr, String);
 
 impl OfOthers {
-    /// Reads it from the notes; `id` is that of the one container.
+    /// Reads the notes of all containers but the one with this ID.
+    ///
+    /// # Errors
+    /// A note cannot be read.
     pub fn read(directories: &Directories, id: &str) -> Result<Self, Cause> {
         let mut others = Self::default();
         for note in moved_containers::all(directories)?.into_iter().filter(|note| note.id != id) {
-            let meaning = |one: &StandIn| (one.address, (one.here, note.name.clone()));
+            let meaning = |one: &Alias| (one.address, (one.here, note.name.clone()));
             others.own.extend(note.exchange.own().map(meaning));
             others.passing.extend(note.exchange.others().map(meaning));
         }
@@ -95,9 +101,9 @@ impl OfOthers {
     ///
     /// # Errors
     /// [`AliasTaken`].
-    pub fn check(&self, exchange: &Exchange) -> Result<(), AliasTaken> {
+    pub fn check(&self, exchange: &TunnelNat) -> Result<(), AliasTaken> {
         let mut seen = BTreeMap::new();
-        for StandIn { here, address } in exchange.own().chain(exchange.others()) {
+        for Alias { here, address } in exchange.own().chain(exchange.others()) {
             let twice = seen.insert(*address, *here).map(|other| (other, "this one".to_owned()));
             let noted = [self.own.get(address), self.passing.get(address)];
             let mut taken = noted.into_iter().flatten().cloned().chain(twice);
@@ -113,8 +119,8 @@ impl OfOthers {
     ///
     /// # Errors
     /// [`AliasTaken`], [`NoAliasAtAll`].
-    pub fn check_far(&self, stand_ins: &[StandIn]) -> Result<(), Cause> {
-        for StandIn { here, address } in stand_ins {
+    pub fn check_far(&self, stand_ins: &[Alias]) -> Result<(), Cause> {
+        for Alias { here, address } in stand_ins {
             if !is_alias(*address) || address.is_ipv4() != here.is_ipv4() {
                 return Err(NoAliasAtAll(*address).into());
             }
@@ -129,7 +135,7 @@ impl OfOthers {
 /// Returns such an error as a reason against a migration, on the host with this name.
 #[must_use]
 pub fn blocker(host: &str, taken: &(dyn Error + 'static)) -> Blocker {
-    Blocker { code: CODE.to_owned(), message: format!("{host}: {}", chain(taken)) }
+    Blocker::new(CODE, format!("{host}: {}", chain(taken)))
 }
 
 #[cfg(test)]
@@ -137,12 +143,12 @@ mod tests {
     use super::*;
     use crate::moved_containers::MovedContainer;
 
-    fn stand_in(here: &str, address: &str) -> StandIn {
-        StandIn { here: here.parse().unwrap(), address: address.parse().unwrap() }
+    fn stand_in(here: &str, address: &str) -> Alias {
+        Alias { here: here.parse().unwrap(), address: address.parse().unwrap() }
     }
 
-    fn container(stand_ins: &[StandIn]) -> Exchange {
-        Exchange { container: stand_ins.to_vec(), ..Exchange::default() }
+    fn container(stand_ins: &[Alias]) -> TunnelNat {
+        TunnelNat { container: stand_ins.to_vec(), ..TunnelNat::default() }
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use netmig::flow::{Conntrack, Counted};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::table::{Guard, Table};
 use netmig::tunnel::{self, Kind};
 use ownership::anchor::may_set_key;
@@ -21,9 +21,10 @@ use crate::peer_numbers::{self, HostId};
 use crate::port_forward;
 use crate::reconciler::single_instance;
 pub use crate::steering_lock::SteeringLock;
-use protocol::message::{Means, MigrationId, TunnelEnd};
+pub use crate::tunnel_end::{Transport, TunnelEnd};
 use state::cause::Cause;
 use state::directories::Directories;
+use state::id::MigrationId;
 use state::journal::{self, Record};
 use state::notes;
 use state::private_file;
@@ -40,8 +41,11 @@ const DIFFERENCE: u32 = 4;
 /// Ethernet's MTU: what the container's own interface has.
 const ETHERNET: u32 = 1500;
 
-/// Makes this host's end of the tunnel to `peer`, whose end is known, with the rules that steer into
-/// it; gives this end and the largest packet that it carries whole. The caller holds the [`SteeringLock`].
+/// Creates this host's end of the tunnel to a peer whose end is known, with the rules that steer into it; returns this
+/// end and the largest packet that the tunnel carries whole. The caller holds the [`SteeringLock`].
+///
+/// # Errors
+/// The interface or the rules cannot be created.
 pub async fn connect(
     peer: PeerNumber,
     address: IpAddr,
@@ -52,8 +56,10 @@ pub async fn connect(
     Ok((local, mtu))
 }
 
-/// Makes this host's end of the tunnel to `peer`, or of a direct way to it. The caller holds the
-/// [`SteeringLock`].
+/// Creates this host's end of the tunnel to a peer, or of a direct way to it. The caller holds the [`SteeringLock`].
+///
+/// # Errors
+/// The interface cannot be created.
 pub async fn prepare(peer: PeerNumber, address: IpAddr, direct: bool) -> Result<TunnelEnd, Cause> {
     Ok(if direct {
         tunnel::direct::prepare(peer, address).await?.into()
@@ -104,7 +110,7 @@ pub async fn complete_passed_on(
         || carry_besides(directories, peer, migration)?;
     let status = tunnel::status(peer).await?;
     let present = status.and_then(|status| status.remote).filter(|_| is_needed);
-    let Means::WireGuard { public_key, .. } = end.means else {
+    let Transport::WireGuard { public_key, .. } = end.transport else {
         return complete(peer, address, end).await;
     };
     if !may_set_key(present.as_ref().map(|remote| remote.public_key), public_key) {
@@ -113,26 +119,29 @@ pub async fn complete_passed_on(
     match present {
         // Its address is what its own packets have told.
         Some(tunnel::RemoteEnd { public_key, endpoint }) => {
-            let means = Means::WireGuard { public_key, port: endpoint.port() };
-            complete(peer, endpoint.ip(), &TunnelEnd { means, kind: end.kind.clone() }).await
+            let transport = Transport::WireGuard { public_key, port: endpoint.port() };
+            complete(peer, endpoint.ip(), &TunnelEnd { transport, kind: end.kind.clone() }).await
         }
         None => complete(peer, address, end).await,
     }
 }
 
-/// Connects this host's prepared end of the tunnel to `peer`, with the rules that steer into it;
-/// gives the largest packet that it carries whole. The caller holds the [`SteeringLock`].
+/// Connects this host's prepared end of the tunnel to a peer, with the rules that steer into it; returns the largest
+/// packet that the tunnel carries whole. The caller holds the [`SteeringLock`].
+///
+/// # Errors
+/// The interface cannot be connected, or the kernel refuses the rules.
 pub async fn complete(peer: PeerNumber, address: IpAddr, end: &TunnelEnd) -> Result<u32, Cause> {
     let mut table = Table::open()?;
     table.install()?;
-    let whole = match end.means {
-        Means::WireGuard { public_key, port } => {
+    let whole = match end.transport {
+        Transport::WireGuard { public_key, port } => {
             let remote = tunnel::RemoteEnd { public_key, endpoint: SocketAddr::new(address, port) };
             tunnel::connect(peer, &remote).await?.underlay.saturating_sub(TUNNEL_OVERHEAD)
         }
-        Means::Direct(end) => {
+        Transport::Direct(end) => {
             // Before anything can be steered by it.
-            table.admit(peer, end.hardware_address)?;
+            table.admit_sender(peer, end.hardware_address)?;
             let connected = tunnel::direct::connect(peer, address, &end).await?;
             connected.underlay.min(ETHERNET) - DIFFERENCE
         }
@@ -141,7 +150,11 @@ pub async fn complete(peer: PeerNumber, address: IpAddr, end: &TunnelEnd) -> Res
     Ok(whole)
 }
 
-/// Why the way to `peer`, if there is one already, is not what is asked for.
+/// Returns the reason why an existing way to a peer is not of the kind that is asked for; `None` if it is, or there
+/// is none.
+///
+/// # Errors
+/// The interfaces cannot be listed.
 pub async fn other_way(peer: PeerNumber, direct: bool) -> Result<Option<tunnel::Error>, Cause> {
     let kind = tunnel::kind(peer).await?;
     let other = kind.filter(|kind| (*kind == Kind::Direct) != direct);
@@ -166,7 +179,10 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Notes the claim of a migration.
+    /// Writes the claim of a migration.
+    ///
+    /// # Errors
+    /// The note cannot be written.
     pub fn write(
         &self,
         directories: &Directories,
@@ -190,7 +206,10 @@ impl Claim {
         Self::path(directories, migration).exists()
     }
 
-    /// Takes the claim back; gives it if there was one.
+    /// Removes the claim of a migration, and returns it if there was one.
+    ///
+    /// # Errors
+    /// The note cannot be read or removed.
     pub fn remove(
         directories: &Directories,
         migration: MigrationId,
@@ -222,8 +241,11 @@ impl Claim {
     }
 }
 
-/// Removes tunnel, rules and marks' steering of `peer` unless flows, claims, forwarded ports or
-/// migrations other than `ended` need them; removes the table with the last peer. Absent means done.
+/// Removes the tunnel, rules and steering by marks of a peer, unless flows, claims, forwarded ports or migrations other
+/// than `ended` need them; removes the table with the last peer. Absent means done.
+///
+/// # Errors
+/// The lock cannot be taken, a journal or note cannot be read, or the kernel refuses.
 pub async fn release(
     directories: &Directories,
     peer: PeerNumber,
@@ -247,7 +269,10 @@ pub async fn release(
     Ok(())
 }
 
-/// Whether flows, claims or forwarded ports need the tunnel to `peer`.
+/// Returns whether flows, claims or forwarded ports need the tunnel to a peer.
+///
+/// # Errors
+/// A note or the conntrack table cannot be read.
 pub fn carry(directories: &Directories, peer: PeerNumber) -> Result<bool, Cause> {
     // Of a large table one pass takes milliseconds, however little is in it.
     let marked = Conntrack::open()?.marked()?;
@@ -295,8 +320,11 @@ fn claims(directories: &Directories) -> Result<Vec<(PathBuf, Claim)>, Cause> {
     Ok(notes::all(&directories.run.join(CLAIMS), VERSION)?)
 }
 
-/// The number of a host for which something is about to be made. If all are taken, it gets that of one which
-/// has no tunnel to this host, no flows, and nothing else that would tell of it.
+/// Returns the number of a host for which something is about to be created. If all numbers are taken, the host gets
+/// the number of one that has no tunnel to this host, no flows, and no note or journal.
+///
+/// # Errors
+/// The peers' file cannot be read or written, no number is free, or notes, journals or kernel state cannot be read.
 pub async fn allot(directories: &Directories, host: HostId) -> Result<PeerNumber, Cause> {
     match peer_numbers::allot(&directories.state, host) {
         Err(peer_numbers::Error::TooManyPeers { .. }) => {}
@@ -389,8 +417,8 @@ mod tests {
         claim.write(&directories, migration, &lock).unwrap();
         drop(lock);
         let address = "10.88.0.2".parse().unwrap();
-        let passing = vec![(c, netmig::flow::StandIn { here: address, address })];
-        let exchange = netmig::flow::Exchange { passing, ..Default::default() };
+        let passing = vec![(c, netmig::flow::Alias { here: address, address })];
+        let exchange = netmig::flow::TunnelNat { passing, ..Default::default() };
         let carried =
             moved_containers::MovedContainer::new(&"c".repeat(64), "web", &[address], exchange);
         carried.note(&directories).await.unwrap();

@@ -1,5 +1,5 @@
-//! Threads that each sit in one blocking system call, made without the C library's wrapper, and tell how it
-//! returned: `NAME VALUE MILLISECONDS`, or `NAME error ERROR MILLISECONDS`.
+//! Threads that each make one blocking system call without the C library's wrapper, and print its result:
+//! `NAME VALUE MILLISECONDS`, or `NAME error ERROR MILLISECONDS`.
 
 use std::io::{self, Write as _};
 use std::net::{TcpListener, UdpSocket};
@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use libc::{c_int, c_long, timespec, timeval};
 
-/// A call that is made with a time to wait for.
+/// A call that blocks for the given time.
 type Call = fn(Duration) -> io::Result<c_long>;
 
-/// The argument of a call that has none there: whole, since upper halves count.
+/// A null argument, in the width of a register.
 const NONE: usize = 0;
 
-/// Calls that end by themselves after the time that they are given. A null pointer stands for what is not used.
+/// The calls. Each returns by itself after the given time.
 const CALLS: &[(&str, Call)] = &[
     ("nanosleep", |time| {
         let time = spec(time);
@@ -91,7 +91,7 @@ const CALLS: &[(&str, Call)] = &[
         semaphore(|id, operation| {
             thread::spawn(move || {
                 thread::sleep(time);
-                // SAFETY: semctl(2) of a semaphore of ours, to a value.
+                // SAFETY: semctl(2) sets the value of a semaphore that this function has created.
                 unsafe { libc::semctl(id, 0, libc::SETVAL, 1) }
             });
             // SAFETY: semop(2) reads one operation.
@@ -125,17 +125,17 @@ const CALLS: &[(&str, Call)] = &[
     ("accept", |time| {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         socket2::SockRef::from(&listener).set_read_timeout(Some(time))?;
-        // SAFETY: accept(2) that is not to tell an address.
+        // SAFETY: accept(2) without a buffer for the address.
         result(unsafe { libc::syscall(libc::SYS_accept, listener.as_raw_fd(), NONE, NONE) })
     }),
 ];
 
-/// Makes all calls at once, and prints how each has returned, when it has; returns when all have.
+/// Makes all calls at once, prints the result of each when it returns, and returns after the last.
 ///
 /// # Errors
-/// What is needed could not be made.
+/// The signal could not be blocked, or standard output could not be written.
 pub fn run(time: Duration, ready: impl FnOnce()) -> io::Result<()> {
-    // rt_sigtimedwait(2) waits for what is blocked; threads inherit it.
+    // rt_sigtimedwait(2) waits for blocked signals, and threads inherit the mask.
     block_signal()?;
     let (told, heard) = mpsc::channel();
     for (name, call) in CALLS {
@@ -147,7 +147,7 @@ pub fn run(time: Duration, ready: impl FnOnce()) -> io::Result<()> {
         });
     }
     drop(told);
-    // All are in their calls by then, or will be: nothing depends on it.
+    // By then all threads are in their calls, as a rule. Nothing depends on it.
     thread::sleep(Duration::from_millis(300));
     ready();
     let mut out = io::stdout();
@@ -190,7 +190,7 @@ fn epoll(call: c_long, time: Duration) -> io::Result<c_long> {
     })
 }
 
-/// Waits for a semaphore of value 0 to be higher.
+/// Waits for the value of a semaphore to rise above 0.
 fn semaphore(
     wait: impl FnOnce(c_int, *mut libc::sembuf) -> io::Result<c_long>,
 ) -> io::Result<c_long> {
@@ -199,7 +199,7 @@ fn semaphore(
     result(id.into())?;
     let mut operation = libc::sembuf { sem_num: 0, sem_op: -1, sem_flg: 0 };
     let outcome = wait(id, &raw mut operation);
-    // SAFETY: semctl(2) of a semaphore of ours.
+    // SAFETY: semctl(2) removes a semaphore that this function has created.
     unsafe { libc::semctl(id, 0, libc::IPC_RMID) };
     outcome
 }

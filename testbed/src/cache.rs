@@ -1,4 +1,4 @@
-//! Where the testbed keeps things: a cache that outlives runs, and the directories of running labs.
+//! The testbed's directories: a cache that outlives runs, and those of running labs.
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::Hasher;
@@ -8,22 +8,22 @@ use std::sync::Mutex;
 
 use crate::error::{Context, Error, Result};
 
-/// Names the directory for everything large, instead of `/var/cache/netmig-testbed`. It must be on
-/// a disk file system that can carry an overlay (ext4, xfs, btrfs).
+/// The environment variable with the directory of the cache, instead of `/var/cache/netmig-testbed`. It must be on a
+/// disk file system that supports overlays (ext4, xfs, btrfs).
 pub const DIRECTORY_VARIABLE: &str = "NETMIG_TESTBED_DIR";
 
-/// The cache directory.
+/// Returns the cache directory.
 pub fn directory() -> PathBuf {
     std::env::var_os(DIRECTORY_VARIABLE)
         .map_or_else(|| PathBuf::from("/var/cache/netmig-testbed"), PathBuf::from)
 }
 
-/// Disk directories of labs, one each.
+/// Returns the directory with the disk directories of labs.
 pub fn lab_directories() -> PathBuf {
     directory().join("labs")
 }
 
-/// Run-time directories of labs (locks and state), one each.
+/// Returns the directory with the run-time directories of labs, which have locks and state.
 pub fn run_directories() -> PathBuf {
     PathBuf::from("/run/netmig-testbed")
 }
@@ -31,7 +31,7 @@ pub fn run_directories() -> PathBuf {
 /// Creates a directory for root alone, with those above it.
 ///
 /// # Errors
-/// The file system refused.
+/// The directory could not be created.
 pub fn create_private(path: &Path) -> Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -61,12 +61,12 @@ pub(crate) fn open_lock(path: &Path) -> Result<File> {
         .context(|| format!("opening the lock file {}", path.display()))
 }
 
-/// An entry of the cache that is made once: `make` fills a temporary path, which becomes
-/// `NAME-KEY` when it is whole. Entries of the same name under other keys are removed, unless a lab
-/// or another run of a testbed may use them. Concurrent callers wait for one another.
+/// Returns an entry of the cache and creates it if it does not exist. `make` fills a temporary path, which is renamed
+/// to `NAME-KEY` when it is complete. Entries of the same name with other keys are removed, unless a lab or another
+/// run of a testbed may use them. Concurrent callers wait for one another.
 ///
 /// # Errors
-/// `make` failed, or the file system refused.
+/// `make` failed, or the entry could not be renamed.
 pub fn entry(name: &str, key: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let root = directory();
     create_private(&root)?;
@@ -92,7 +92,7 @@ pub fn entry(name: &str, key: &str, make: impl FnOnce(&Path) -> Result<()>) -> R
     Ok(path)
 }
 
-/// Held shared by every program that has taken something from the cache, until it ends.
+/// The lock that every program which uses an entry of the cache shares until it ends.
 static IN_USE: Mutex<Option<File>> = Mutex::new(None);
 
 fn share(path: &Path) -> Result<File> {
@@ -122,10 +122,10 @@ fn remove_older(root: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes a file or a directory with all it holds; nothing there is fine.
+/// Removes a file or a directory with its contents. An absent path is not an error.
 ///
 /// # Errors
-/// The file system refused.
+/// Something could not be removed.
 pub fn remove(path: &Path) -> Result<()> {
     let outcome = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
@@ -140,12 +140,12 @@ pub fn remove(path: &Path) -> Result<()> {
 
 const KEY_LENGTH: usize = 16;
 
-/// A short key for whatever a cached thing is made from.
+/// A hash of everything from which a cache entry is made.
 #[derive(Default)]
 pub struct Key(std::hash::DefaultHasher);
 
 impl Key {
-    /// Adds an ingredient.
+    /// Adds bytes.
     #[must_use]
     pub fn with(mut self, ingredient: impl AsRef<[u8]>) -> Self {
         let bytes = ingredient.as_ref();
@@ -157,13 +157,13 @@ impl Key {
     /// Adds the contents of a file.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The file cannot be read.
     pub fn with_file(self, path: &Path) -> Result<Self> {
         let bytes = fs::read(path).context(|| format!("reading {}", path.display()))?;
         Ok(self.with(bytes))
     }
 
-    /// The key in hexadecimal.
+    /// Returns the key in hexadecimal.
     pub fn finish(&self) -> String {
         format!("{:0KEY_LENGTH$x}", self.0.finish())
     }
@@ -172,7 +172,7 @@ impl Key {
 /// Checks that the cache is on a file system that hosts can use.
 ///
 /// # Errors
-/// It is on one on which neither overlays nor containers work.
+/// The file system does not support overlays.
 pub fn check_file_system() -> Result<()> {
     const OVERLAYFS: i64 = 0x794c_7630;
     const TMPFS: i64 = 0x0102_1994;

@@ -1,32 +1,35 @@
 //! The demo: a container with clients over TCP and UDP moves from host `a` to host `b`.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::lab::{LabBuilder, MigrationReport, Runtime};
-use crate::pace;
-use crate::traffic::report::EchoReport;
+use crate::latency_chart;
+use crate::slowdown;
+use crate::traffic::client_report::EchoReport;
 
-/// Messages a second of each client.
+/// The rate of each client in messages a second.
 const RATE: f64 = 1000.0;
-/// How long the clients talk before the move, and again after it.
+/// The time that the clients run before the migration, and again after it.
 const AROUND: Duration = Duration::from_secs(1);
-/// How long the container may take to answer at first.
+/// The time limit for the container to answer at first.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// What the demo saw.
+/// The results of the demo.
 #[derive(Debug, Serialize)]
 pub struct Demo {
     /// The hosts' OCI runtime.
     pub runtime: Runtime,
-    /// What the migration says of itself.
+    /// The report of agent-client.
     #[serde(flatten)]
     pub migration: MigrationReport,
-    /// The TCP client's figures.
+    /// The report of the TCP client.
     pub tcp: EchoReport,
-    /// The UDP client's figures.
+    /// The report of the UDP client.
     pub udp: EchoReport,
     /// The containers on the source afterwards.
     pub source_containers: Vec<String>,
@@ -35,7 +38,8 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Why the demo has failed, if it has: TCP must be whole, and the container must have moved.
+    /// Returns why the demo has failed, if it has. The TCP connection must be intact, and the container must have
+    /// moved.
     pub fn fault(&self) -> Option<String> {
         if let Some(fault) = self.tcp.fault() {
             return Some(format!("TCP: {fault}"));
@@ -52,7 +56,7 @@ impl Demo {
         None
     }
 
-    /// The figures as lines for people.
+    /// Formats the results as a table.
     pub fn table(&self) -> String {
         let mut lines = vec!["step                              ms".to_owned()];
         let row = |name: &str, ms: f64| format!("{name:<26}{ms:>10.1}");
@@ -96,11 +100,11 @@ impl Demo {
     }
 }
 
-/// Runs the demo. What happens is told on standard error.
+/// Runs the demo and reports its progress on standard error. Writes a drawing of the clients' latencies to `svg`.
 ///
 /// # Errors
-/// The lab could not be made, or the migration failed.
-pub fn run(runtime: Runtime) -> Result<Demo> {
+/// The lab could not be started, the migration failed, or the drawing could not be written.
+pub fn run(runtime: Runtime, svg: Option<&Path>) -> Result<Demo> {
     let lab = LabBuilder::new(&["a", "b", "c"]).runtime(runtime).start()?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     eprintln!("lab up: a {}, b {}, c {}", a.address(), b.address(), c.address());
@@ -111,9 +115,9 @@ pub fn run(runtime: Runtime) -> Result<Demo> {
     let server = a.port(7000);
     c.probe().wait_for_echo(server, START_LIMIT)?;
     lab.serve("b")?;
-    let rate = pace::rate(RATE);
-    let tcp = c.probe().tcp_echo(server).rate(rate).start()?;
-    let udp = c.probe().udp_echo(server).rate(rate).start()?;
+    let rate = slowdown::rate(RATE);
+    let tcp = c.probe().tcp_echo(server).rate(rate).latencies(svg.is_some()).start()?;
+    let udp = c.probe().udp_echo(server).rate(rate).latencies(svg.is_some()).start()?;
     eprintln!(
         "container web runs on a; TCP and UDP clients on c, {rate:.0} messages a second each"
     );
@@ -126,7 +130,14 @@ pub fn run(runtime: Runtime) -> Result<Demo> {
         }
     };
     eprintln!("container web moved to b");
-    let (tcp, udp) = (tcp.stop_after(AROUND)?, udp.stop_after(Duration::ZERO)?);
+    let (mut tcp, mut udp) = (tcp.stop_after(AROUND)?, udp.stop_after(Duration::ZERO)?);
+    if let Some(path) = svg {
+        fs::write(path, latency_chart::draw(&tcp, &udp))
+            .context(|| format!("writing {}", path.display()))?;
+        // The JSON has thousands of them otherwise.
+        tcp.latencies.clear();
+        udp.latencies.clear();
+    }
     let names = |listed: String| listed.lines().map(str::to_owned).collect();
     let list = ["ps", "--format", "{{.Names}}"];
     let demo = Demo {

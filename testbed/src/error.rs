@@ -1,4 +1,4 @@
-//! Errors of the testbed, each naming what it was about.
+//! Errors of the testbed. Each names the object that it is about.
 
 use std::io;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 /// A result with the testbed's error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong in the testbed.
+/// An error of the testbed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An operation on a file, process or kernel object failed.
@@ -33,7 +33,7 @@ pub enum Error {
     Deadline {
         /// The command line.
         program: String,
-        /// How long it was given.
+        /// The time limit.
         limit: Duration,
         /// The end of what it wrote to its standard error.
         stderr: String,
@@ -55,7 +55,7 @@ pub enum Error {
     /// A test cannot be run here, and why.
     #[error("{0}")]
     Skip(String),
-    /// Everything else, with what to do about it.
+    /// Any other refusal, with the remedy.
     #[error("{0}")]
     Refused(String),
 }
@@ -89,7 +89,7 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     }
 }
 
-/// An error and its sources on one line.
+/// Returns an error and its sources on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,13 +1,13 @@
-//! Installs what the machine lacks, from its own package sources.
+//! Installs missing Debian packages from the machine's own package sources.
 
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::command;
 use crate::error::{Error, Result};
+use crate::subprocess;
 
-/// How a need is recognised as met.
+/// The check whether a package is needed.
 pub enum Test {
     /// A program of this name is on the path.
     Program(&'static str),
@@ -15,10 +15,10 @@ pub enum Test {
     Library(&'static str),
 }
 
-/// A need and the Debian package that meets it.
+/// A check, and the Debian package that makes it pass.
 pub type Need = (Test, &'static str);
 
-/// What the testbed and the build of the product need, and the Debian package that has it.
+/// The needs of the testbed and of the product's build.
 pub const NEEDS: &[Need] = &[
     (Test::Program("ip"), "iproute2"),
     (Test::Program("mmdebstrap"), "mmdebstrap"),
@@ -29,17 +29,17 @@ pub const NEEDS: &[Need] = &[
     (Test::Library("libnftnl"), "libnftnl-dev"),
 ];
 
-/// What a virtual machine with a second kernel needs beyond them.
+/// The further needs of a virtual machine with a second kernel.
 pub const EMULATOR: &[Need] = &[
     (Test::Program("qemu-system-x86_64"), "qemu-system-x86"),
     (Test::Program("mke2fs"), "e2fsprogs"),
     (Test::Program("dpkg-deb"), "dpkg"),
 ];
 
-/// Longest time for fetching and installing packages.
+/// The time limit for fetching and installing packages.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Refuses to go on without root, which namespaces of all kinds need.
+/// Checks that the caller is root. Namespaces of most kinds need that.
 ///
 /// # Errors
 /// The caller is not root.
@@ -53,7 +53,7 @@ pub fn require_root() -> Result<()> {
     ))
 }
 
-/// Installs the packages that are missing; says on standard error which.
+/// Installs the missing packages and names them on standard error.
 ///
 /// # Errors
 /// There is no `apt-get`, or it failed.
@@ -72,7 +72,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     eprintln!("installing {}", missing.join(", "));
     update_lists()?;
     let mut install = apt(&["install", "--yes", "--quiet", "--no-install-recommends"]);
-    command::run(install.args(&missing), LIMIT)?;
+    subprocess::run(install.args(&missing), LIMIT)?;
     let still = self::missing(needs);
     if still.is_empty() {
         return Ok(());
@@ -88,7 +88,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
 /// # Errors
 /// `apt-get` failed.
 pub fn update_lists() -> Result<()> {
-    command::run(&mut apt(&["update", "--quiet"]), LIMIT).map(drop)
+    subprocess::run(&mut apt(&["update", "--quiet"]), LIMIT).map(drop)
 }
 
 fn apt(arguments: &[&str]) -> Command {
@@ -113,7 +113,7 @@ impl Test {
     }
 }
 
-/// Whether a program of this name is on the path.
+/// Returns whether a program of this name is on the path.
 fn on_path(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

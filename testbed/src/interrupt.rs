@@ -1,4 +1,4 @@
-//! Takes the labs down when the program is told to end.
+//! Removes the labs when the program is interrupted.
 
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -6,22 +6,22 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// Exit code of a program that was told to end, as shells give it for SIGINT.
+/// The exit code after a signal, as shells report it for SIGINT.
 const EXIT_CODE: i32 = 130;
 
 static WAKE: AtomicI32 = AtomicI32::new(-1);
 
-/// Only wakes the thread that does the work: next to nothing is allowed in a handler.
+/// Wakes the thread that removes the labs. A signal handler may call little else (signal-safety(7)).
 extern "C" fn wake(_: i32) {
     // SAFETY: write(2) is async-signal-safe; the buffer is one static byte and the descriptor is
     // never closed.
     unsafe { libc::write(WAKE.load(Ordering::Relaxed), [1u8].as_ptr().cast(), 1) };
 }
 
-/// From now on SIGINT and SIGTERM remove this program's labs before they end it.
+/// Makes SIGINT and SIGTERM remove this program's labs before they end it.
 ///
 /// # Errors
-/// The kernel refused.
+/// The pipe, the thread or the signal handler could not be created.
 pub fn clear_labs_when_interrupted() -> io::Result<()> {
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     WAKE.store(writer.as_raw_fd(), Ordering::Relaxed);

@@ -1,32 +1,34 @@
-//! A lab of hosts on one machine, traffic that checks itself, and the tests, the demo and the
-//! benchmarks that drive the product in it as a user would.
+//! Labs of hosts on one machine, traffic that checks itself, and the tests, the demo and the benchmarks that drive the
+//! product in a lab as a user does.
 //!
-//! A host is a process 1 in namespaces of its own on an overlay of a small Debian, with podman, CRIU
-//! and the workspace's programs. [`lab::Lab`] starts hosts and ends them without a trace.
-//! Everything needs root.
+//! A host is a process 1 in its own namespaces on an overlay of a small Debian, with podman, CRIU and the workspace's
+//! programs. [`lab::Lab`] starts hosts and removes them completely. Everything needs root.
+
+#![warn(clippy::missing_errors_doc)]
 
 pub mod bench;
 pub mod blocked;
-pub mod build;
 pub mod cache;
 pub mod cases;
-pub mod command;
 pub mod demo;
 pub mod error;
 pub mod faults;
 pub mod host;
-pub mod image;
 pub mod install;
 pub mod interrupt;
 pub mod lab;
-pub mod network;
-pub mod pace;
+pub mod latency_chart;
 pub mod prepare;
 pub mod probe;
+pub mod programs;
 pub mod rootfs;
 pub mod runner;
-pub mod situation;
+pub mod scenario;
+pub mod slowdown;
 pub mod snapshot;
+pub mod subprocess;
+pub mod switch;
+pub mod test_images;
 pub mod traffic;
 pub mod vm;
 

@@ -1,22 +1,22 @@
-//! `cargo testbed`: the lab by hand.
+//! `cargo testbed`: the command line of the testbed.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use testbed::bench::{self, BenchPlan};
-use testbed::build::What;
 use testbed::cases::{self, VICTIM_ARGUMENT, be_victim};
 use testbed::demo::{self, Demo};
 use testbed::error::{Context, Result, chain};
+use testbed::programs::What;
 use testbed::vm::{self, Machine, Plan};
 use testbed::{Lab, LabBuilder, Runtime, interrupt, prepare, runner};
 
-/// A lab of podman hosts on this machine, and what is done in it
+/// Runs demos, tests and benchmarks of netmig in a lab of podman hosts on this machine
 #[derive(Parser)]
 #[command(name = "testbed", version)]
 struct Cli {
-    /// Use the product's programs as they are in target/release, building none
+    /// Use the product's programs in target/release without building them
     #[arg(long, global = true)]
     no_build: bool,
     #[command(subcommand)]
@@ -42,13 +42,16 @@ enum Action {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// End the lab that is up, and what killed runs have left
+    /// End the lab that is up, and remove what killed runs have left
     Down,
     /// Move a container from one host to another while TCP and UDP clients talk to it
     Demo {
         /// Print one JSON object on standard output instead of tables
         #[arg(long)]
         json: bool,
+        /// Draw the round-trip times that the clients saw to this file, as SVG
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
         /// OCI runtime of the hosts' podman
         #[arg(long, value_enum, default_value_t)]
         runtime: Runtime,
@@ -57,34 +60,35 @@ enum Action {
     Test {
         /// Words that select tests: an area, or part of a name
         filter: Vec<String>,
-        /// Leave out what runs on a second kernel in a virtual machine
+        /// Leave out the tests on a second kernel in a virtual machine
         #[arg(long)]
         no_vm: bool,
     },
-    /// Do the same on a stock Debian kernel, in a virtual machine by software emulation (slow)
+    /// Run demo, test or bench on a stock Debian kernel in an emulated virtual machine (slow)
     Vm {
-        /// demo, test or bench with their arguments
+        /// The command with its arguments
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Measure something
+    /// Run a benchmark
     Bench {
-        /// What to measure
+        /// Name of the benchmark
         name: String,
-        /// How often
+        /// Number of repetitions
         #[arg(long)]
         runs: Option<u32>,
-        /// Of what the benchmark has many of, only what has this in its name (commas separate several)
-        #[arg(long, value_name = "FILTER")]
-        cells: Option<String>,
-        /// How many labs to use side by side
+        /// Measure only the variants that FILTER names (commas separate several); for `faults`, the cells of the
+        /// matrix whose names contain it
+        #[arg(long, alias = "cells", value_name = "FILTER")]
+        only: Option<String>,
+        /// Number of labs that run in parallel
         #[arg(long)]
         jobs: Option<u32>,
-        /// File for the figures as JSON
+        /// Write the figures to this file as JSON
         #[arg(long)]
         json: Option<PathBuf>,
-        /// File to which the fault matrix adds each result, and which it goes on from; those of another
-        /// build of the product do not count
+        /// Append each result of the fault matrix to this file, and skip runs that it has already; results of
+        /// another build of the product do not count
         #[arg(long, value_name = "FILE")]
         resume: Option<PathBuf>,
     },
@@ -97,7 +101,7 @@ fn main() -> ExitCode {
     if let Some(code) = testbed::host::init::become_init_if_asked() {
         return code;
     }
-    if let Some(code) = bench::floor::late::become_program_if_asked() {
+    if let Some(code) = bench::floor::prestarted::become_program_if_asked() {
         return code;
     }
     if std::env::args().nth(1).as_deref() == Some(VICTIM_ARGUMENT) {
@@ -130,8 +134,8 @@ fn exit(outcome: Result<ExitCode>) -> ExitCode {
     })
 }
 
-/// Does what was asked for; `is_inside`: in the virtual machine, where nothing can be built and no
-/// second virtual machine started.
+/// Runs a command. `is_inside` is set in the virtual machine, where no program can be built and no second virtual
+/// machine started.
 fn act(action: Action, is_inside: bool) -> Result<ExitCode> {
     match action {
         Action::Up { runtime, hosts } => {
@@ -148,7 +152,7 @@ fn act(action: Action, is_inside: bool) -> Result<ExitCode> {
             let status = lab.host(&host)?.command(program).args(words).attached()?;
             Ok(ExitCode::from(status.code().and_then(|code| code.try_into().ok()).unwrap_or(1)))
         }
-        Action::Demo { json, runtime } => show(&demo::run(runtime)?, json),
+        Action::Demo { json, svg, runtime } => show(&demo::run(runtime, svg.as_deref())?, json),
         Action::Test { filter, no_vm } => {
             let mut cases = cases::all();
             if is_inside || no_vm {
@@ -164,8 +168,8 @@ fn act(action: Action, is_inside: bool) -> Result<ExitCode> {
             })
         }
         Action::Vm { command } => in_virtual_machine(command),
-        Action::Bench { name, runs, cells, jobs, json, resume } => {
-            bench::run(&name, &BenchPlan { runs, cells, jobs, json, resume })?;
+        Action::Bench { name, runs, only, jobs, json, resume } => {
+            bench::run(&name, &BenchPlan { runs, only, jobs, json, resume })?;
             Ok(ExitCode::SUCCESS)
         }
         Action::Down => {
@@ -182,18 +186,19 @@ fn act(action: Action, is_inside: bool) -> Result<ExitCode> {
 fn in_virtual_machine(mut command: Vec<String>) -> Result<ExitCode> {
     let inner = Cli::try_parse_from(with_name(command.clone())).unwrap_or_else(|e| e.exit());
     let file = match inner.action {
-        Action::Demo { .. } | Action::Test { .. } => None,
-        Action::Bench { json, .. } => json,
+        Action::Test { .. } => None,
+        Action::Demo { svg: file, .. } | Action::Bench { json: file, .. } => file,
         _ => {
             let what = "the virtual machine runs demo, test and bench, nothing else";
             return Err(testbed::Error::Refused(what.to_owned()));
         }
     };
     if let Some(file) = &file {
-        // There the file is the port that leads here.
+        // In the virtual machine the file is a port that leads to this program.
         let path = file.to_string_lossy();
         for word in &mut command {
-            if *word == path || *word == format!("--json={path}") {
+            let options = ["", "--json=", "--svg="].map(|option| format!("{option}{path}"));
+            if options.contains(word) {
                 *word = word.replace(&*path, vm::FILE_PORT);
             }
         }

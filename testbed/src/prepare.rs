@@ -1,20 +1,20 @@
-//! Makes everything that labs need, once per run of the program.
+//! Provides everything that labs need, once per run of the program.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use crate::build::{self, Programs, What};
 use crate::error::Result;
+use crate::programs::{self, Programs, What};
 use crate::{cache, install, rootfs};
 
-/// What labs are made from.
+/// The inputs of a lab.
 #[derive(Debug, Clone)]
 pub struct Needed {
     /// The root file system of the hosts.
     pub rootfs: PathBuf,
     /// The programs of the hosts.
     pub programs: Programs,
-    /// Container storage with the test images, if there is one already.
+    /// Container storage with the test images, if it exists already.
     pub storage: Option<PathBuf>,
 }
 
@@ -26,15 +26,15 @@ pub fn choose(what: What) {
     *WHAT.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = what;
 }
 
-/// Provides what labs need, so that nothing has to be made.
+/// Sets the inputs of labs, so that none is built.
 pub fn provide(needed: Needed) {
     *MADE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(needed);
 }
 
-/// Installs, builds and makes what labs need, or returns what an earlier call made.
+/// Installs and builds the inputs of labs, or returns those of an earlier call.
 ///
 /// # Errors
-/// Not root, or a step failed.
+/// The caller is not root, or a step failed.
 pub fn for_labs() -> Result<Needed> {
     let mut made = MADE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if let Some(needed) = &*made {
@@ -42,16 +42,16 @@ pub fn for_labs() -> Result<Needed> {
     }
     let rootfs = foundation()?;
     let what = *WHAT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let needed = Needed { rootfs, programs: build::ensure(what)?, storage: None };
+    let needed = Needed { rootfs, programs: programs::ensure(what)?, storage: None };
     *made = Some(needed.clone());
     Ok(needed)
 }
 
-/// Installs and makes what labs need besides the workspace's own programs: the root file system of
-/// their hosts. May be called before [`for_labs`], beside a build.
+/// Installs the packages that labs need and builds the root file system of their hosts. May run before [`for_labs`],
+/// in parallel to a build of the workspace.
 ///
 /// # Errors
-/// Not root, or a step failed.
+/// The caller is not root, or a step failed.
 pub fn foundation() -> Result<PathBuf> {
     install::require_root()?;
     cache::check_file_system()?;

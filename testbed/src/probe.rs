@@ -1,21 +1,20 @@
-//! Traffic clients on lab hosts: started, left running while something happens, stopped, judged.
+//! Starts and stops traffic clients on lab hosts and returns their reports.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::build::PROBE;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::process::HostProcess;
-use crate::pace;
-use crate::traffic::report::{BulkReport, Direction, EchoReport, ServerStats, WireReport};
+use crate::host::host_process::HostProcess;
+use crate::programs::PROBE;
+use crate::slowdown;
+use crate::traffic::client_report::{BulkReport, Direction, EchoReport, ServerStats, WireReport};
 
-/// How long the first reply may take to come.
+/// The time limit for the first reply to come.
 const READY_LIMIT: Duration = Duration::from_secs(30);
-/// How long a client goes on after it was asked to stop, unless told otherwise, so that what
-/// happened before shows.
+/// The default time that a client goes on before it is stopped, so that its report shows the state after the test.
 const TAIL: Duration = Duration::from_secs(1);
-/// How long a client may take to end: it waits for missing replies.
+/// The time limit for a client to end. It waits for missing replies.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// Starts traffic clients on one host.
@@ -25,7 +24,7 @@ pub struct Prober<'a> {
 }
 
 impl Host {
-    /// Traffic clients on this host.
+    /// Starts traffic clients on this host.
     pub fn probe(&self) -> Prober<'_> {
         Prober::new(self)
     }
@@ -36,22 +35,22 @@ impl<'a> Prober<'a> {
         Self { host }
     }
 
-    /// A TCP echo client.
+    /// Prepares a TCP echo client.
     pub fn tcp_echo(self, server: SocketAddr) -> EchoClient<'a> {
         EchoClient::new(self.host, "tcp-echo", server)
     }
 
-    /// A UDP echo client.
+    /// Prepares a UDP echo client.
     pub fn udp_echo(self, server: SocketAddr) -> EchoClient<'a> {
         EchoClient::new(self.host, "udp-echo", server)
     }
 
-    /// A bulk transfer.
+    /// Prepares a bulk transfer.
     pub fn bulk(self, server: SocketAddr, direction: Direction) -> BulkClient<'a> {
         BulkClient { host: self.host, server, direction, bytes: 0, rate_limit: 0, patience: 20 }
     }
 
-    /// Listens to what comes from a server.
+    /// Starts a capture of the packets that arrive from a server.
     ///
     /// # Errors
     /// The program could not be started.
@@ -61,10 +60,10 @@ impl<'a> Prober<'a> {
         Ok(WireRun { process })
     }
 
-    /// The counters of a server, by way of its control port.
+    /// Asks a server's control port for its counters.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The server does not answer.
     pub fn stats(self, control: SocketAddr) -> Result<ServerStats> {
         self.host.command(PROBE).args(["stats", &control.to_string()]).run()?.json()
     }
@@ -72,9 +71,9 @@ impl<'a> Prober<'a> {
     /// Waits until a TCP echo server answers a new connection.
     ///
     /// # Errors
-    /// It does not within `limit`.
+    /// No echo came within `limit`.
     pub fn wait_for_echo(self, server: SocketAddr, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + pace::patience(limit);
+        let deadline = Instant::now() + slowdown::limit(limit);
         loop {
             let once = ["--seconds", "0", "--rate", "1000", "--drain", "1"];
             let output = self
@@ -99,7 +98,7 @@ impl<'a> Prober<'a> {
     }
 }
 
-/// An echo client that is to be started.
+/// An echo client that has not been started.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is sent until start is called"]
 pub struct EchoClient<'a> {
@@ -110,41 +109,57 @@ pub struct EchoClient<'a> {
     connections: u32,
     idle: u32,
     size: Option<u32>,
+    latencies: bool,
 }
 
 impl<'a> EchoClient<'a> {
     fn new(host: &'a Host, action: &'static str, server: SocketAddr) -> Self {
-        Self { host, action, server, rate: 1000.0, connections: 1, idle: 0, size: None }
+        Self {
+            host,
+            action,
+            server,
+            rate: 1000.0,
+            connections: 1,
+            idle: 0,
+            size: None,
+            latencies: false,
+        }
     }
 
-    /// Messages a second over all connections together; 1,000 unless set.
+    /// Sets the messages a second over all connections together. The default is 1,000.
     pub fn rate(mut self, rate: f64) -> Self {
         self.rate = rate;
         self
     }
 
-    /// Connections or flows that share the rate; one unless set.
+    /// Sets the number of connections or flows that share the rate. The default is 1.
     pub fn connections(mut self, connections: u32) -> Self {
         self.connections = connections;
         self
     }
 
-    /// Further TCP connections that are idle until the end.
+    /// Sets the number of further TCP connections that are idle until the end.
     pub fn idle(mut self, idle: u32) -> Self {
         self.idle = idle;
         self
     }
 
-    /// Bytes of a message.
+    /// Sets the size of a message in bytes.
     pub fn size(mut self, size: u32) -> Self {
         self.size = Some(size);
         self
     }
 
-    /// Starts it, and returns when all connections are open and the first reply is in.
+    /// Sets whether the client reports the round-trip time of each message. The default is not to.
+    pub fn latencies(mut self, latencies: bool) -> Self {
+        self.latencies = latencies;
+        self
+    }
+
+    /// Starts the client. Returns when all connections are open and the first reply has come.
     ///
     /// # Errors
-    /// That did not happen.
+    /// The client could not be started, or no reply came in time.
     pub fn start(self) -> Result<EchoRun> {
         let mut command = self
             .host
@@ -155,6 +170,9 @@ impl<'a> EchoClient<'a> {
             .args(["--idle", &self.idle.to_string()]);
         if let Some(size) = self.size {
             command = command.args(["--size", &size.to_string()]);
+        }
+        if self.latencies {
+            command = command.args(["--latencies"]);
         }
         let mut process = command.spawn()?;
         process.wait_for("ready", READY_LIMIT)?;
@@ -169,15 +187,15 @@ pub struct EchoRun {
 }
 
 impl EchoRun {
-    /// Lets it go on for another second, then stops it and returns its report.
+    /// Stops the client after another second and returns its report.
     ///
     /// # Errors
-    /// It died, or said something that is no report.
+    /// The client failed, or its output is not a report.
     pub fn stop(self) -> Result<EchoReport> {
         self.stop_after(TAIL)
     }
 
-    /// Lets it go on for `tail`, then stops it and returns its report.
+    /// Stops the client after `tail` and returns its report.
     ///
     /// # Errors
     /// As for [`EchoRun::stop`].
@@ -187,13 +205,13 @@ impl EchoRun {
         self.process.wait(END_LIMIT)?.success()?.json()
     }
 
-    /// Whether it still runs; it ends by itself when all connections are gone.
+    /// Returns whether the client still runs. It ends by itself when all connections have ended.
     pub fn is_running(&mut self) -> bool {
         self.process.is_running()
     }
 }
 
-/// A bulk transfer that is to be started.
+/// A bulk transfer that has not been started.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is sent until start is called"]
 pub struct BulkClient<'a> {
@@ -206,28 +224,28 @@ pub struct BulkClient<'a> {
 }
 
 impl BulkClient<'_> {
-    /// Bytes to transfer; until stopped unless set.
+    /// Sets the number of bytes. The default is to transfer until stopped.
     pub fn bytes(mut self, bytes: u64) -> Self {
         self.bytes = bytes;
         self
     }
 
-    /// Bytes a second; unlimited unless set.
+    /// Sets the bytes a second. The default is no limit.
     pub fn rate_limit(mut self, rate_limit: u64) -> Self {
         self.rate_limit = rate_limit;
         self
     }
 
-    /// Seconds without progress after which it gives up; 20 unless set.
+    /// Sets the seconds without progress after which the client gives up. The default is 20.
     pub fn patience(mut self, patience: u64) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Starts it, and returns when the first bytes have moved.
+    /// Starts the transfer. Returns when the first bytes have arrived.
     ///
     /// # Errors
-    /// That did not happen.
+    /// The client could not be started, or no bytes arrived in time.
     pub fn start(self) -> Result<BulkRun> {
         let direction = match self.direction {
             Direction::Up => "up",
@@ -254,36 +272,36 @@ pub struct BulkRun {
 }
 
 impl BulkRun {
-    /// Lets it go on for another second, then stops it and returns its report.
+    /// Stops the transfer after another second and returns its report.
     ///
     /// # Errors
-    /// It died, or said something that is no report.
+    /// The client failed, or its output is not a report.
     pub fn stop(mut self) -> Result<BulkReport> {
         std::thread::sleep(TAIL);
         self.process.close_stdin();
         self.finish(END_LIMIT)
     }
 
-    /// Waits until all bytes are through and returns its report.
+    /// Waits until all bytes have arrived and returns the report.
     ///
     /// # Errors
-    /// It did not end within `limit`, died, or said something that is no report.
+    /// The client did not end within `limit`, failed, or its output is not a report.
     pub fn finish(self, limit: Duration) -> Result<BulkReport> {
         self.process.wait(limit)?.success()?.json()
     }
 }
 
-/// A listener that is running.
+/// A packet capture under way.
 #[derive(Debug)]
 pub struct WireRun {
     process: HostProcess,
 }
 
 impl WireRun {
-    /// Ends it and returns what it heard.
+    /// Ends the capture and returns its report.
     ///
     /// # Errors
-    /// It died, or said something that is no report.
+    /// The program failed, or its output is not a report.
     pub fn stop(mut self) -> Result<WireReport> {
         self.process.close_stdin();
         self.process.wait(END_LIMIT)?.success()?.json()

@@ -1,4 +1,4 @@
-//! The root file system of the hosts: a small Debian with podman, CRIU and what the tests use.
+//! The root file system of the hosts: a small Debian with podman, CRIU and the programs of the tests.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -6,14 +6,14 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::cache::{self, Key};
-use crate::command;
 use crate::error::{Context, Error, Result};
+use crate::subprocess;
 
 /// The first Debian suite whose CRIU (4.2) dumps sockets on kernels from 6.16 on.
 const SUITE: &str = "forky";
 
-/// `libcriu2` is not a dependency of crun's package, but crun's checkpoint needs it. podman has
-/// `aardvark-dns` answer for names of containers, and `catatonit` be process 1 with `--init`.
+/// The packages. crun's checkpoint needs `libcriu2`, although the package does not depend on it. podman needs
+/// `aardvark-dns` for the names of containers, and `catatonit` for `--init`.
 const PACKAGES: &[&str] = &[
     "aardvark-dns",
     "busybox-static",
@@ -46,13 +46,13 @@ const PACKAGES: &[&str] = &[
     "wireguard-tools",
 ];
 
-/// Names the Debian mirror to use, instead of the one in the machine's apt configuration.
+/// The environment variable with the Debian mirror, instead of the one in the machine's apt configuration.
 pub const MIRROR_VARIABLE: &str = "NETMIG_TESTBED_MIRROR";
 
-/// Longest time for fetching and unpacking the packages.
+/// The time limit for fetching and unpacking the packages.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// The root file system, made if the cache does not have it (about a minute and 450 MB).
+/// Returns the root file system. Builds it if the cache does not have it, in about a minute and 450 MB.
 ///
 /// # Errors
 /// No mirror is known, or mmdebstrap failed.
@@ -63,14 +63,14 @@ pub fn ensure() -> Result<PathBuf> {
 
 fn make(target: &Path) -> Result<()> {
     let mirror = mirror()?;
-    eprintln!("making the root file system of the hosts: {SUITE} from {mirror}");
+    eprintln!("building the root file system of the hosts: {SUITE} from {mirror}");
     let log_path = cache::directory().join("rootfs.log");
     let log = File::create(&log_path).context(|| format!("creating {}", log_path.display()))?;
     let log_too = log.try_clone().context(|| "duplicating a descriptor")?;
     let mut mmdebstrap = Command::new("mmdebstrap");
     mmdebstrap
         .args(["--mode=root", "--variant=minbase"])
-        // A mirror may lag behind a suite that is still in the making.
+        // A mirror may lag behind a suite that is not released.
         .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
         .arg(format!("--include={}", PACKAGES.join(",")))
         .args([SUITE.as_ref(), target.as_os_str()])
@@ -79,19 +79,19 @@ fn make(target: &Path) -> Result<()> {
         .stdout(log)
         .stderr(log_too);
     let mut child = mmdebstrap.spawn().context(|| "starting mmdebstrap")?;
-    let status = command::wait(&mut child, LIMIT).context(|| "waiting for mmdebstrap")?;
+    let status = subprocess::wait(&mut child, LIMIT).context(|| "waiting for mmdebstrap")?;
     if status.is_none_or(|status| !status.success()) {
         let text = fs::read_to_string(&log_path).unwrap_or_default();
         return Err(Error::Program {
             program: format!("mmdebstrap (log: {})", log_path.display()),
             status: status.map_or("out of time".to_owned(), |status| status.to_string()),
-            stderr: command::tail(text.trim()),
+            stderr: subprocess::tail(text.trim()),
         });
     }
     Ok(())
 }
 
-/// The Debian mirror of this machine's own apt configuration.
+/// Returns the Debian mirror of this machine's own apt configuration.
 fn mirror() -> Result<String> {
     if let Ok(mirror) = std::env::var(MIRROR_VARIABLE) {
         return Ok(mirror);
@@ -99,7 +99,7 @@ fn mirror() -> Result<String> {
     let mut query = Command::new("apt-get");
     query.args(["indextargets", "--no-release-info", "--format", "$(REPO_URI)"]);
     query.arg("Created-By: Packages");
-    let listed = command::run(&mut query, command::LIMIT)?.text();
+    let listed = subprocess::run(&mut query, subprocess::LIMIT)?.text();
     main_archive(&listed).ok_or_else(|| {
         Error::Refused(format!(
             "no Debian mirror in this machine's apt configuration; name one in {MIRROR_VARIABLE}"
@@ -107,7 +107,7 @@ fn mirror() -> Result<String> {
     })
 }
 
-/// The first address that looks like a Debian main archive.
+/// Returns the first URL that looks like a Debian main archive.
 fn main_archive(addresses: &str) -> Option<String> {
     addresses
         .lines()

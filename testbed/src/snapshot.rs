@@ -1,4 +1,4 @@
-//! The state of a host before and after: nothing may be left behind that was not there.
+//! Snapshots of a host's state, to show that a migration leaves nothing behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,14 +11,14 @@ use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
-use crate::pace;
+use crate::slowdown;
 
-/// Directories whose files are compared by content.
+/// The directories whose files are compared by content.
 const DIRECTORIES: &[&str] = &["/etc", "/run/netmig", "/var/lib/netmig"];
-/// How often a host is looked at again while it settles.
-const GLANCE: Duration = Duration::from_millis(100);
+/// The time between two snapshots while a host settles.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What is in one part of a host's state, as lines that can be compared.
+/// One part of a host's state, as lines that can be compared.
 type Lines = BTreeSet<String>;
 
 /// The comparable state of a host.
@@ -27,7 +27,7 @@ pub struct Snapshot {
     parts: BTreeMap<&'static str, Lines>,
 }
 
-/// What differs between two snapshots.
+/// The difference between two snapshots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference(Vec<String>);
 
@@ -38,7 +38,7 @@ impl fmt::Display for Difference {
 }
 
 impl Host {
-    /// The state of this host's kernel tables, files, processes and containers.
+    /// Takes a snapshot of this host's kernel tables, files, processes and containers.
     ///
     /// # Errors
     /// Something could not be read.
@@ -48,8 +48,8 @@ impl Host {
 }
 
 impl Snapshot {
-    /// Looks at a host: nftables, policy rules, routes, links, addresses, conntrack marks, files,
-    /// processes, containers, images.
+    /// Takes a snapshot: nftables, policy rules, routes, links, addresses, conntrack marks, files, processes,
+    /// containers and images.
     pub(crate) fn take(host: &Host) -> Result<Self> {
         let lines = |words: &[&str]| -> Result<Lines> {
             Ok(host.run(words)?.lines().filter_map(without_link_local).collect())
@@ -75,7 +75,7 @@ impl Snapshot {
         Ok(Self { parts })
     }
 
-    /// The snapshot without lines of `part` that contain `text`; an empty text leaves out the
+    /// Returns the snapshot without lines of `part` that contain `text`; an empty text leaves out the
     /// whole part.
     #[must_use]
     pub fn without(mut self, part: &str, text: &str) -> Self {
@@ -85,7 +85,7 @@ impl Snapshot {
         self
     }
 
-    /// The snapshot without the file or directory (with a `/` at its end) at `path`, whatever is in
+    /// Returns the snapshot without the file or directory (with a `/` at its end) at `path`, whatever is in
     /// the file; what is in the directory stays.
     #[must_use]
     pub fn without_file(mut self, path: &str) -> Self {
@@ -95,12 +95,12 @@ impl Snapshot {
         self
     }
 
-    /// The lines of one part.
+    /// Returns the lines of one part.
     pub fn part(&self, part: &str) -> impl Iterator<Item = &str> {
         self.parts.get(part).into_iter().flatten().map(String::as_str)
     }
 
-    /// What changed from this snapshot to a later one.
+    /// Returns the difference from this snapshot to a later one; `None` if there is none.
     pub fn difference(&self, later: &Self) -> Option<Difference> {
         let mut all = Vec::new();
         let none = Lines::new();
@@ -114,18 +114,17 @@ impl Snapshot {
         (!all.is_empty()).then_some(Difference(all))
     }
 
-    /// Waits until the host is in this state again, seen through `view`, which leaves out what may
-    /// differ.
+    /// Waits until the host is in this state again. `view` removes the parts that may differ.
     ///
     /// # Errors
-    /// It is not within `limit`; the error tells the difference.
+    /// The host is not in this state after `limit`. The error has the difference.
     pub fn await_return(
         &self,
         host: &Host,
         limit: Duration,
         view: impl Fn(Self) -> Self,
     ) -> Result<()> {
-        let deadline = Instant::now() + pace::patience(limit);
+        let deadline = Instant::now() + slowdown::limit(limit);
         let wanted = view(self.clone());
         loop {
             let Some(difference) = wanted.difference(&view(Self::take(host)?)) else {
@@ -135,12 +134,12 @@ impl Snapshot {
                 let name = host.name();
                 return Err(Error::Check(format!("host {name} is not as before:\n{difference}")));
             }
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }
 
-/// A line of `ip` without link-local addresses, or none if it is about nothing else. The kernel
+/// Returns a line of `ip` without link-local addresses, or none if it is about nothing else. The kernel
 /// makes them, up to two seconds after their interface, which is compared itself.
 fn without_link_local(line: &str) -> Option<String> {
     let is_link_local =
@@ -151,11 +150,11 @@ fn without_link_local(line: &str) -> Option<String> {
     (!about).then(|| kept.join(" "))
 }
 
-/// Names of processes and how many there are of each.
+/// Lists the names of processes and their numbers.
 fn processes(host: &Host) -> Result<Lines> {
     let mut counts = BTreeMap::<String, usize>::new();
     for name in host.run(["ps", "-eo", "comm="])?.lines().map(str::trim) {
-        // Every look sees itself.
+        // Each listing contains ps itself.
         if name != "ps" {
             *counts.entry(name.to_owned()).or_default() += 1;
         }
@@ -168,7 +167,7 @@ fn podman(host: &Host, what: &str, format: &str) -> Result<Lines> {
     Ok(listed.lines().map(str::to_owned).collect())
 }
 
-/// The ruleset, an object a line, without handles and counter values.
+/// Returns the ruleset without handles and counter values, one object a line.
 fn nftables(host: &Host) -> Result<Lines> {
     let mut ruleset: Value =
         host.command("nft").args(["--json", "list", "ruleset"]).run()?.json()?;
@@ -184,7 +183,7 @@ fn nftables(host: &Host) -> Result<Lines> {
         .collect())
 }
 
-/// Removes what changes without anybody's doing.
+/// Removes values that change by themselves.
 fn strip(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -198,7 +197,7 @@ fn strip(value: &mut Value) {
     }
 }
 
-/// Conntrack entries that bear a mark: protocol, original tuple and mark.
+/// Lists the conntrack entries with a mark: protocol, original tuple and mark.
 fn marks(host: &Host) -> Result<Lines> {
     let listed = host.run(["conntrack", "-L", "-o", "extended"])?;
     Ok(listed.lines().filter_map(marked_entry).collect())

@@ -5,21 +5,23 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use netmig::flow::{Conntrack, Flow};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{EndFlows, FlowEnds, Message};
-use protocol::peer_address::{DEFAULT_PORT, Destination};
+use protocol::message::{EndFlows, Message};
 use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
 use state::deadline;
+use state::peer_address::{DEFAULT_PORT, Destination};
+use steering::flow_end::{self, FlowEnds};
 use steering::moved_containers::{self, MovedContainer};
-use steering::{flow_end, peer_numbers};
+use steering::peer_numbers;
 
 use super::{Ends, Seen, ends, seen};
 use crate::cli::EndedFlows;
 use migration::Context;
 use migration::connect::dial_host;
+use migration::convert::Wire;
 
 /// An address, and perhaps a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +164,7 @@ async fn tell(
     let host = peer_numbers::peer_with_number(&context.directories.state, peer)?.ok_or(NoWay)?;
     let mut connection = dial_host(context, &way?, host).await?;
     let flows: Vec<FlowEnds> = flows.iter().filter_map(|flow| flow_end::ends(flow, note)).collect();
-    let order = EndFlows { id: note.id.clone(), flows };
+    let order = EndFlows { id: note.id.clone(), flows: flows.into_wire() };
     connection.send(&Message::EndFlows(order)).await?;
     expect!(connection, deadline::ANSWER, FlowsEnded)?;
     Ok(())

@@ -68,8 +68,9 @@ pub(super) fn find_landlock(subject: &Subject<'_>, processes: &Processes) -> Opt
     })
 }
 
-/// Returns whether this kernel has Landlock.
-fn has_landlock() -> bool {
+/// Returns whether this kernel has Landlock, and it is enabled.
+#[must_use]
+pub fn has_landlock() -> bool {
     let none = std::ptr::null::<libc::c_void>();
     // SAFETY: with this flag the call takes no ruleset and returns a version (landlock_create_ruleset(2)).
     let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0, VERSION) };

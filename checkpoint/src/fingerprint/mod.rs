@@ -21,8 +21,6 @@ use crate::cgroup::{self, Cgroup};
 pub const MOST_FACTS: usize = 1 << 20;
 /// Most differences that are told.
 pub const MOST_DIFFERENCES: usize = 32;
-/// What the encoding of a fact adds to its strings, in bytes.
-const OVERHEAD: usize = 16;
 /// Longest value of a fact in a difference, in bytes.
 const SHOWN: usize = 200;
 
@@ -53,7 +51,27 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Returns the kind's stable name.
+    /// All kinds, in their order.
+    pub const ALL: &[Self] = &[
+        Self::Process,
+        Self::Credentials,
+        Self::Signals,
+        Self::Scheduling,
+        Self::Limits,
+        Self::Namespaces,
+        Self::Mount,
+        Self::Descriptor,
+        Self::Lock,
+        Self::Timer,
+    ];
+
+    /// Returns the kind with this name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
+    /// Returns the kind's stable name, by which other hosts know it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -118,6 +136,10 @@ impl Fingerprint {
     /// Returns in which facts the copy of this original differs, at most [`MOST_DIFFERENCES`].
     #[must_use]
     pub fn differences(&self, copy: &Self) -> Vec<Difference> {
+        // Almost always so, and this is quicker than to look up each of them.
+        if self == copy {
+            return Vec::new();
+        }
         let of = |fact: &Fact| Difference {
             fact: fact.clone(),
             original: self.facts.get(fact).map(|value| shown(value)),
@@ -128,31 +150,18 @@ impl Fingerprint {
         lost.map(|(fact, _)| fact).chain(new).take(MOST_DIFFERENCES).map(of).collect()
     }
 
-    /// Divides it into parts of about `bytes` bytes each, to be sent one after the other.
-    #[must_use]
-    pub fn into_parts(self, bytes: usize) -> Vec<Self> {
-        let mut parts = vec![Self::default()];
-        let mut room = bytes;
-        for (fact, value) in self.facts {
-            let size = fact.object.len() + value.len() + OVERHEAD;
-            if size > room {
-                parts.push(Self::default());
-                room = bytes;
-            }
-            room = room.saturating_sub(size);
-            if let Some(part) = parts.last_mut() {
-                part.facts.insert(fact, value);
-            }
-        }
-        parts
+    /// Returns all facts with their values, in the order of their kinds and objects.
+    pub fn into_facts(self) -> impl Iterator<Item = (Fact, String)> {
+        self.facts.into_iter()
     }
 
-    /// Adds a part that was sent.
+    /// Adds facts that another host has read.
     ///
     /// # Errors
     /// [`Error::TooMany`] beyond [`MOST_FACTS`].
-    pub fn join(&mut self, part: Self) -> Result<(), Error> {
-        self.facts.extend(part.facts);
+    pub fn join(&mut self, facts: impl IntoIterator<Item = (Fact, String)>) -> Result<(), Error> {
+        // Built from a sorted list, and appended: neither looks up a place for each fact.
+        self.facts.append(&mut facts.into_iter().collect());
         if self.facts.len() > MOST_FACTS { Err(Error::TooMany) } else { Ok(()) }
     }
 
@@ -274,16 +283,27 @@ mod tests {
     }
 
     #[test]
-    fn parts_make_up_the_whole() {
+    fn parts_make_up_the_whole_in_any_order() {
         let mut whole = Fingerprint::default();
-        for number in 0..100 {
-            whole.add(Kind::Process, format!("process {number}"), "x".repeat(100));
+        for kind in Kind::ALL {
+            for number in 0..10 {
+                whole.add(*kind, format!("object {number}"), "x");
+            }
         }
-        let parts = whole.clone().into_parts(1000);
-        assert!(parts.len() > 10, "{}", parts.len());
+        let facts: Vec<_> = whole.clone().into_facts().collect();
+        assert!(facts.is_sorted());
+        let (first, second) = facts.split_at(30);
         let mut joined = Fingerprint::default();
-        parts.into_iter().for_each(|part| joined.join(part).unwrap());
+        joined.join(second.to_vec()).unwrap();
+        joined.join(first.to_vec()).unwrap();
         assert_eq!(joined, whole);
+        assert!(whole.differences(&joined).is_empty());
+    }
+
+    #[test]
+    fn kinds_are_found_by_their_names() {
+        assert!(Kind::ALL.iter().all(|kind| Kind::of_name(kind.name()) == Some(*kind)));
+        assert_eq!(Kind::of_name("weather"), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use protocol::message::Offer;
+use crate::offer::Offer;
 
 /// All addresses of the offered container.
 pub fn addresses(offer: &Offer) -> Vec<IpAddr> {

@@ -10,8 +10,7 @@ use engine::inspect::{is_full_id, is_name};
 use engine::needs::Needs;
 use netmig::flow::{Conntrack, Flow, Protocol};
 use netmig::{routing, tunnel};
-use protocol::message::{Offer, Port, Verdict};
-use protocol::permissions::{Asked, Denied, Permissions};
+use protocol::permissions::Permissions;
 use state::blocker::Blocker;
 use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
@@ -23,7 +22,9 @@ use steering::tunnel_aliases::{self, OfOthers};
 use steering::tunnels;
 
 use super::addresses::{addresses, pairs};
+use super::permission_check::{Asked, Denied, denied};
 use crate::destination::host::Host;
+use crate::offer::{Offer, Port, Verdict};
 
 /// More than any container has; an offer may not hold more.
 const LIMIT: usize = 4096;
@@ -76,7 +77,7 @@ pub async fn look(
     }
     let mut blockers = Vec::new();
     let mut block = |code: &str, message: String| {
-        blockers.push(Blocker { code: code.to_owned(), message });
+        blockers.push(Blocker::new(code, message));
     };
     let here = &host.name;
     let lock = match ContainerLock::begin(&host.directories, &offer.id, &offer.name) {
@@ -200,7 +201,7 @@ pub async fn look(
 
 /// This host's addresses, but for those that the source has in the same place: its gateways.
 async fn own_addresses(offer: &Offer) -> Result<Vec<IpAddr>, Cause> {
-    let own = routing::own_addresses().await?.into_iter();
+    let own = routing::host_addresses().await?.into_iter();
     let of_source = |address: &IpAddr| offer.aliases.iter().any(|alias| alias.here == *address);
     Ok(own.filter(|address| !of_source(address)).take(LIMIT).collect())
 }
@@ -279,7 +280,7 @@ fn outside(host: &Host, permissions: &Permissions, offer: &Offer) -> Result<Vec<
     let description = &offer.description;
     if let Err(invalid) = description.validate() {
         let message = format!("{} does not take {}: {invalid}", host.name, offer.name);
-        return Ok(vec![Blocker { code: "setting".to_owned(), message }]);
+        return Ok(vec![Blocker::new("setting", message)]);
     }
     let image = &description.image;
     let same = (&description.id, &description.name, &description.runtime)
@@ -298,7 +299,7 @@ fn outside(host: &Host, permissions: &Permissions, offer: &Offer) -> Result<Vec<
         direct: offer.direct.is_some(),
         needs: &needs,
     };
-    let denied = permissions.check(&asked);
+    let denied = denied(permissions, &asked);
     Ok(denied.iter().map(|denied| refusal(&host.name, &offer.name, denied)).collect())
 }
 
@@ -307,7 +308,7 @@ fn refusal(here: &str, container: &str, denied: &Denied) -> Blocker {
     if let Some(option) = denied.remedy() {
         message += &format!("; `agent-server peers allow` on {here} can permit it ({option})");
     }
-    Blocker { code: denied.code().to_owned(), message }
+    Blocker::new(denied.code(), message)
 }
 
 async fn check_criu(

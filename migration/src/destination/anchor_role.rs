@@ -12,19 +12,20 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use netmig::flow::Conntrack;
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use ownership::anchor::{Leading, leading, may_lead};
-use protocol::message::{AnchorOffer, Message, MigrationId, Rehome, TunnelEnd};
+use protocol::message::{AnchorOffer, Message, MigrationId, Rehome};
 use protocol::wire::Connection;
 use state::cause::Cause;
 use state::deadline;
 use steering::moved_containers::{self, MovedContainer};
 use steering::peer_numbers::{self, HostId};
-use steering::tunnels::{self, Claim, SteeringLock};
+use steering::tunnels::{self, Claim, SteeringLock, TunnelEnd};
 use steering::{port_forward, reconciler};
 use tokio::task::block_in_place;
 
+use crate::convert::Wire;
 use crate::destination::host::Host;
 use crate::destination::refusal::give_up;
 
@@ -99,9 +100,9 @@ async fn prepare(
         tunnel::prepare(to).await?
     };
     reconciler::start(&host.directories, host.background.reconciler)?;
-    connection.send(&Message::TunnelAnswer(TunnelEnd::from(local))).await?;
+    connection.send(&Message::TunnelAnswer(TunnelEnd::from(local).into_wire())).await?;
     let theirs = match connection.receive(deadline::NEXT_MESSAGE).await? {
-        Message::TunnelOffer(theirs) => theirs,
+        Message::TunnelOffer(theirs) => TunnelEnd::from_wire(theirs)?,
         Message::Abort(id) if id == offer.migration => return Err(Error::Withdrawn.into()),
         other => return Err(connection.unexpected(&other, "TunnelOffer").into()),
     };
@@ -172,7 +173,7 @@ async fn lead(host: &Host, source: HostId, order: &Rehome) -> Result<u64, Cause>
         return Err(Error::NoTunnel.into());
     }
     // Only flows that lead to whoever gives this order.
-    let led = block_in_place(|| Conntrack::open()?.lead(&container, from, Some(to)))?;
+    let led = block_in_place(|| Conntrack::open()?.redirect(&container, from, Some(to)))?;
     // Gateways of this host are in every tunnel the same; their loopback addresses are not allowed in
     // each.
     let concerned = |note: &MovedContainer| note.addresses.iter().any(|ip| container.contains(ip));

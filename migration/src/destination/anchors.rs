@@ -1,8 +1,8 @@
 //! Third hosts that will lead flows of the container here. Each has a tunnel of its own to this host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use state::cause::Cause;
 use state::directories::Directories;
@@ -15,6 +15,8 @@ use tokio::task::JoinSet;
 #[derive(Debug, Default)]
 pub struct Anchors {
     numbers: BTreeMap<HostId, PeerNumber>,
+    /// Those to which there is a tunnel.
+    connected: BTreeSet<HostId>,
     listening: JoinSet<(HostId, Result<(), tunnel::Error>)>,
 }
 
@@ -24,14 +26,17 @@ impl Anchors {
         self.numbers.insert(host, number);
     }
 
-    /// Begins to try a host's tunnel, which that host does as well before it says that it is ready.
+    /// Begins to try a host's tunnel, which is made now; that host tries it as well before it says that it is
+    /// ready.
     pub fn listen(&mut self, host: HostId) {
         if let Some(number) = self.numbers.get(&host).copied() {
+            self.connected.insert(host);
             self.listening.spawn(async move { (host, tunnel::confirm(number).await) });
         }
     }
 
-    /// Forgets the hosts that will not lead their flows here after all, with their tunnels.
+    /// Forgets the hosts that will not lead their flows here after all, with their tunnels, and those to which
+    /// none could be made, whatever the source says.
     pub async fn keep(
         &mut self,
         directories: &Directories,
@@ -40,7 +45,7 @@ impl Anchors {
     ) -> Result<(), Cause> {
         let mut left = Vec::new();
         self.numbers.retain(|host, number| {
-            let has_agreed = agreed.contains(host);
+            let has_agreed = agreed.contains(host) && self.connected.contains(host);
             if !has_agreed {
                 left.push(*number);
             }

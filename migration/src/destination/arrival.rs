@@ -14,15 +14,16 @@ use std::time::{Duration, Instant};
 
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::{ConfigDir, Options};
-use checkpoint::images::{Chunk, ImageDir};
+use checkpoint::images::{Chunk, ImageDir, Manifest};
 use checkpoint::realtime::{MANY_FILES, RealtimePriority};
 use engine::Kind;
 use engine::stage::{PreparedStage, Staged};
+use netmig::container_network::ContainerNetwork;
 use netmig::flow::{self, Flow, Readdressed};
 use netmig::isolation::Port;
-use netmig::peer::PeerNumber;
-use netmig::sandbox::Sandbox;
-use protocol::message::{Message, NetworkState, Offer, Prepared, Tree, TunnelEnd};
+use netmig::peer_number::PeerNumber;
+use netmig::routing;
+use protocol::message::{self, Message, Prepared, Tree};
 use protocol::permissions::Permissions;
 use protocol::wire::Connection;
 use state::cause::{Cause, chain};
@@ -34,12 +35,13 @@ use state::interrupt_slot::{Place, Turn};
 use state::journal::{self, Journal, Record};
 use steering::port_forward::{self, Note};
 use steering::tunnel_aliases::OfOthers;
-use steering::tunnels;
+use steering::tunnels::{self, TunnelEnd};
 use tokio::task::block_in_place;
 
 use super::addresses::addresses;
 use super::admission::{Addresses, Looked};
 use super::anchors::Anchors;
+use super::claimed_flows::Claims;
 use super::image_import;
 use super::incoming::{Incoming, Limits};
 use super::prepared_stage::Expected;
@@ -48,7 +50,9 @@ pub use far_ends::FarEnds;
 use path_trial::Trials;
 
 use super::work_directory::{IMAGES, STAGE, tidy};
+use crate::convert::{FlowBatch, NetworkState, Settings, Wire};
 use crate::destination::host::Host;
+use crate::offer::Offer;
 
 /// The source wants to go back.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +126,7 @@ pub struct Network {
     /// Its port of the host's bridge.
     pub port: Port,
     /// Its own side.
-    pub sandbox: Sandbox,
+    pub sandbox: ContainerNetwork,
     /// Where its network namespace is.
     pub namespace: PathBuf,
     /// Other containers of its network that it left here and comes back to, with their Ethernet addresses.
@@ -210,9 +214,9 @@ impl Arrival {
     pub async fn proceed(
         &mut self,
         connection: &mut Connection,
-        tunnel: TunnelEnd,
+        tunnel: message::TunnelEnd,
     ) -> Result<Prepared, Cause> {
-        self.answer_tunnel(connection, tunnel).await?;
+        self.answer_tunnel(connection, TunnelEnd::from_wire(tunnel)?).await?;
         let mut shipped = false;
         loop {
             match self.next(connection).await? {
@@ -228,7 +232,9 @@ impl Arrival {
                 message @ (Message::TreeChange(_) | Message::TreeEnd(_) | Message::LogData(_)) => {
                     self.keep_first_pass(connection, &message).await?;
                 }
-                Message::NetworkState(state) if self.wanted.is_none() => self.wanted = Some(state),
+                Message::NetworkState(state) if self.wanted.is_none() => {
+                    self.wanted = Some(NetworkState::from_wire(state)?);
+                }
                 Message::Stage(anchors) => {
                     let (directories, migration) = (&self.host.directories, self.offer.migration);
                     self.anchors.keep(directories, migration, &anchors).await?;
@@ -320,53 +326,56 @@ impl Arrival {
         }
         let others = OfOthers::read(&self.host.directories, &self.offer.id)?;
         let addresses = addresses(&self.offer);
+        let here = routing::host_addresses().await?;
+        let claims = Claims::new(self.host, self.offer.id.clone(), self.addresses(), here)?;
         let mut files = 0;
         let manifest = loop {
             let step = match self.next_before(connection, begin_by).await {
                 Ok(Message::Unstage(())) => {
-                    // What was made for flows is made for this container's next attempt.
+                    // The container may have other addresses when it is staged again.
+                    self.created = std::mem::take(&mut incoming.created);
                     drop(incoming);
+                    block_in_place(|| self.forget_flows())?;
                     return self.unstage(connection).await.map(|()| None);
                 }
-                Ok(Message::Chunks(chunks)) => {
-                    files += chunks.iter().filter(|chunk| chunk.is_first()).count();
-                    if files > MANY_FILES {
-                        self.realtime = None;
+                Ok(Message::Chunks(chunks)) => match Vec::<Chunk>::from_wire(chunks) {
+                    Ok(chunks) => {
+                        files += chunks.iter().filter(|chunk| chunk.is_first()).count();
+                        if files > MANY_FILES {
+                            self.realtime = None;
+                        }
+                        let mut taken = block_in_place(|| incoming.chunks(&chunks));
+                        if taken.is_ok() && !is_ready && chunks.iter().any(Chunk::is_descriptors) {
+                            is_ready = true;
+                            taken = self.make_ready(&images, &criu_config).await;
+                        }
+                        taken
                     }
-                    let mut taken = block_in_place(|| incoming.chunks(&chunks));
-                    if taken.is_ok() && !is_ready && chunks.iter().any(Chunk::is_descriptors) {
-                        is_ready = true;
-                        taken = self.make_ready(&images, &criu_config).await;
-                    }
-                    taken
-                }
+                    Err(refused) => Err(refused.into()),
+                },
                 Ok(Message::TreeChange(change)) => block_in_place(|| incoming.change(change)),
                 Ok(Message::TreeEnd(end)) => block_in_place(|| incoming.end_pass(&end)),
                 Ok(Message::LogData(data)) => block_in_place(|| incoming.log(&data.0)),
-                Ok(Message::Flows(batch)) => match self.next_hop(batch.anchor) {
-                    // It knows these addresses from this host.
-                    Ok(_) if batch.at_destination.iter().any(|ip| !self.own.contains(ip)) => {
-                        Err(NotOffered.into())
-                    }
-                    Ok(hop) => block_in_place(|| {
-                        others.check_far(&batch.stand_ins)?;
-                        let (stand_ins, readdressed) =
-                            (&batch.stand_ins[..], &self.readdressed[..]);
-                        let udp_timeout = flow::udp_timeout();
-                        let arrival = flow::Arrival { hop, stand_ins, readdressed, udp_timeout };
-                        incoming.flows(&batch, &addresses, &arrival)
-                    }),
-                    Err(cause) => Err(cause),
+                Ok(Message::Flows(batch)) => {
+                    self.take_flows(&mut incoming, batch, &addresses, &others, &claims)
+                }
+                Ok(Message::Settings(settings)) => Settings::from_wire(settings)
+                    .map_err(Cause::from)
+                    .and_then(|settings| incoming.settings(settings)),
+                Ok(Message::TryPaths(flows)) => match Vec::from_wire(flows) {
+                    Ok(flows) => self.begin_paths(connection, &flows).await,
+                    Err(refused) => Err(refused.into()),
                 },
-                Ok(Message::Settings(settings)) => incoming.settings(settings),
-                Ok(Message::TryPaths(flows)) => self.begin_paths(connection, &flows).await,
                 Ok(Message::AskPaths(())) => self.answer_paths(connection).await,
                 Ok(Message::EndPaths(())) => {
                     self.paths.end();
                     Ok(())
                 }
                 Ok(Message::AskTurn(())) => self.answer_turn(connection).await,
-                Ok(Message::Restore(manifest)) => break manifest,
+                Ok(Message::Restore(manifest)) => match Manifest::from_wire(manifest) {
+                    Ok(manifest) => break manifest,
+                    Err(refused) => Err(refused.into()),
+                },
                 Ok(other) => Err(connection.unexpected(&other, "Restore").into()),
                 Err(e) => Err(e),
             };
@@ -388,6 +397,31 @@ impl Arrival {
             }
         }
         self.restore(connection, &images, &criu_config, &settings, ordered).await.map(Some)
+    }
+
+    /// Makes the entries of flows that the source has sent.
+    fn take_flows(
+        &self,
+        incoming: &mut Incoming,
+        batch: message::FlowBatch,
+        addresses: &[IpAddr],
+        others: &OfOthers,
+        claims: &Claims,
+    ) -> Result<(), Cause> {
+        let batch = FlowBatch::from_wire(batch)?;
+        let hop = self.next_hop(batch.anchor)?;
+        // It knows these addresses from this host.
+        if batch.at_destination.iter().any(|ip| !self.own.contains(ip)) {
+            return Err(NotOffered.into());
+        }
+        block_in_place(|| {
+            others.check_far(&batch.stand_ins)?;
+            let (stand_ins, readdressed) = (&batch.stand_ins[..], &self.readdressed[..]);
+            let udp_timeout = flow::udp_timeout();
+            let aliases = stand_ins;
+            let arrival = flow::Relocation { hop, aliases, readdressed, udp_timeout };
+            incoming.flows(&batch, addresses, &arrival, claims)
+        })
     }
 
     /// The next message, if it comes before the engine would give up what is staged.

@@ -6,6 +6,8 @@ use protocol::wire::Connection;
 use state::cause::Cause;
 use state::deadline;
 
+use crate::convert;
+
 /// Receives the original's fingerprint and returns in what the copy differs. The source has read it while
 /// the copy was made, so nothing is waited for.
 pub async fn compare(
@@ -15,8 +17,9 @@ pub async fn compare(
     let mut original = Fingerprint::default();
     loop {
         let facts = expect!(connection, deadline::NEXT_MESSAGE, Facts)?;
-        original.join(facts.part)?;
-        if facts.is_last {
+        let is_last = facts.is_last;
+        convert::join(&mut original, facts)?;
+        if is_last {
             return Ok(original.differences(copy));
         }
     }

@@ -1,13 +1,13 @@
 //! One conversation: introduction, then a new migration or the rest of an interrupted one.
 
-use protocol::expect;
-use protocol::message::{Failure, FailureCode, Hello, Message, Offer};
+use protocol::message::{self, Failure, FailureCode, Introduction, Message};
 use protocol::permissions::Permissions;
 use protocol::trust::Name;
 use protocol::wire::Connection;
 use state::cause::Cause;
 use state::deadline;
 
+use crate::convert::Wire;
 use crate::destination::anchor_role;
 use crate::destination::decision::resume;
 use crate::destination::end_flows;
@@ -15,13 +15,14 @@ use crate::destination::host::Host;
 use crate::destination::lease::Copies;
 use crate::destination::offer;
 use crate::destination::prepared_stage::{Expected, abandon};
+use crate::destination::refusal::give_up;
+use crate::offer::Offer;
 
 /// Holds one conversation with a paired host to its end.
 pub async fn converse(copies: &'static Copies, connection: &mut Connection) -> Result<(), Cause> {
     let host = copies.host();
-    expect!(connection, deadline::CONNECT, Hello)?;
-    let ours = Hello { name: host.name.clone(), software: env!("CARGO_PKG_VERSION").to_owned() };
-    connection.send(&Message::Hello(ours)).await?;
+    let own = Introduction::of_this_agent(&host.name, env!("CARGO_PKG_VERSION"));
+    connection.answer_introduction(&own, deadline::CONNECT).await?;
     let mut expected = None;
     let mut first = connection.receive(deadline::ANSWER).await?;
     if let Message::Expect(migration) = first {
@@ -43,7 +44,8 @@ pub async fn converse(copies: &'static Copies, connection: &mut Connection) -> R
         Message::Offer(_) if host.is_stopping() => {
             let failure = Failure {
                 code: FailureCode::Stopping,
-                message: format!("agent-server on {} is stopping; try again later", host.name),
+                message: format!("agent-server on {} is stopping; try again later", host.name)
+                    .into(),
             };
             Ok(connection.send(&Message::Failure(failure)).await?)
         }
@@ -80,7 +82,7 @@ fn may_move_here(
 async fn offered(
     copies: &'static Copies,
     connection: &mut Connection,
-    offer: Offer,
+    offer: message::Offer,
     expected: Option<Expected>,
 ) -> Result<(), Cause> {
     let host = copies.host();
@@ -99,10 +101,18 @@ async fn offered(
                 "{0} does not let this host move containers there: run agent-server invite on {0}, \
                  and agent-client join TOKEN here",
                 host.name
-            ),
+            )
+            .into(),
         };
         connection.send(&Message::Failure(failure)).await?;
         return Err(NotASource.into());
+    };
+    let offer = match Offer::from_wire(offer) {
+        Ok(offer) => offer,
+        Err(refused) => {
+            abandon(expected).await;
+            return give_up(connection, refused.into()).await;
+        }
     };
     tracing::info!("{name} offers container {} ({})", offer.name, offer.migration);
     offer::receive(copies, connection, (&name, &permissions), offer, expected).await

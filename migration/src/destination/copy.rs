@@ -10,8 +10,8 @@ use state::journal::{Journal, Record};
 use tokio::task::block_in_place;
 
 use super::arrival::{Arrival, Network, Whole};
-use netmig::sandbox::Others;
-use netmig::sockets::room;
+use netmig::container_network::SiblingAddresses;
+use netmig::sockets::receive_buffers;
 
 /// A copy that waits for its source's decision. Either [`Copy::activate`] makes it the container,
 /// or [`Copy::remove`] removes it.
@@ -24,7 +24,7 @@ pub struct Copy {
     cgroup: Cgroup,
     journal: Journal,
     mtu: u32,
-    others: Others,
+    others: SiblingAddresses,
     /// Whether the journal says that it is the container.
     was_activated: bool,
 }
@@ -40,7 +40,7 @@ impl Copy {
         }
         let others = arrival.others(&network).await.unwrap_or_else(|e| {
             tracing::warn!("{}: {}", arrival.offer().migration, chain(e.as_ref()));
-            Others::default()
+            SiblingAddresses::default()
         });
         Some(Self { arrival, staged, network, cgroup, journal, mtu, others, was_activated: false })
     }
@@ -113,7 +113,11 @@ impl Copy {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
         self.journal.archive(&self.arrival.host().directories.state)?;
-        Ok(Finished { pid, full_buffers: room::full_buffers(pid).unwrap_or(0), local })
+        Ok(Finished {
+            pid,
+            full_buffers: receive_buffers::dropped_datagrams(pid).unwrap_or(0),
+            local,
+        })
     }
 
     /// Removes the copy and everything made for it; returns what this host holds of it then. What cannot be

@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 
 use netmig::flow::{Conntrack, Flow};
-use protocol::message::{EndFlows, FlowEnds, Message};
+use protocol::message::{EndFlows, Message};
 use protocol::wire::Connection;
 use state::cause::Cause;
+use steering::flow_end::{self, FlowEnds};
+use steering::moved_containers;
 use steering::peer_numbers;
-use steering::{flow_end, moved_containers};
 
+use crate::convert::Wire;
 use crate::destination::host::Host;
 use crate::destination::refusal::give_up;
 
@@ -26,27 +28,29 @@ pub async fn end_flows(
     connection: &mut Connection,
     order: EndFlows,
 ) -> Result<(), Cause> {
-    match end(host, connection, &order).await {
+    match end(host, connection, order).await {
         Ok(count) => Ok(connection.send(&Message::FlowsEnded(count)).await?),
         Err(cause) => give_up(connection, cause).await,
     }
 }
 
-async fn end(host: &Host, connection: &Connection, order: &EndFlows) -> Result<u64, Cause> {
-    if order.flows.len() > LIMIT {
+async fn end(host: &Host, connection: &Connection, order: EndFlows) -> Result<u64, Cause> {
+    let EndFlows { id, flows: ordered } = order;
+    if ordered.len() > LIMIT {
         return Err(TooMany.into());
     }
+    let ordered: Vec<FlowEnds> = Vec::from_wire(ordered)?;
     let Some(from) = peer_numbers::find_number(&host.directories.state, connection.host())? else {
         return Ok(0);
     };
-    let Some(container) = moved_containers::find(&host.directories, &order.id)? else {
+    let Some(container) = moved_containers::find(&host.directories, &id)? else {
         return Ok(0);
     };
     let addresses = &container.addresses;
     let mut flows = Conntrack::open()?.dump(addresses)?;
     // The container may have another address there.
     let key = |one: &FlowEnds| (one.protocol, one.own.port(), one.far);
-    let ordered: HashSet<_> = order.flows.iter().map(key).collect();
+    let ordered: HashSet<_> = ordered.iter().map(key).collect();
     let named = |flow: &Flow| {
         flow_end::ends(flow, &container).is_some_and(|ends| ordered.contains(&key(&ends)))
     };
@@ -57,7 +61,7 @@ async fn end(host: &Host, connection: &Connection, order: &EndFlows) -> Result<u
     if flows.is_empty() {
         return Ok(0);
     }
-    tracing::info!("{} of {}: {} flows are ended", order.id, connection.host(), flows.len());
+    tracing::info!("{id} of {}: {} flows are ended", connection.host(), flows.len());
     flow_end::end(&host.directories, &*host.engine, &container, &flows).await?;
     Ok(flows.len() as u64)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use engine::Engine;
-use netmig::sockets::room;
+use netmig::sockets::receive_buffers;
 use protocol::message::{Finished, MigrationId};
 use protocol::trust::{Peers, Trust};
 use state::cause::Cause;
@@ -65,7 +65,7 @@ impl Host {
         let records = journal::archived(&self.directories.state, migration)?.unwrap_or_default();
         Ok(records.iter().rev().find_map(|record| match record {
             Record::HandedOver { pid, local } => {
-                let full_buffers = room::full_buffers(*pid).unwrap_or(0);
+                let full_buffers = receive_buffers::dropped_datagrams(*pid).unwrap_or(0);
                 Some(Finished { pid: *pid, full_buffers, local: local.clone() })
             }
             _ => None,

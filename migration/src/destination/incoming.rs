@@ -9,12 +9,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use checkpoint::images::{self, Chunk, ImageDir, Manifest};
-use checkpoint::tree::{self, Applier, Digest};
-use netmig::flow::{Arrival, Conntrack, Flow};
-use protocol::message::{FlowBatch, Message, Settings, Tree, TreeChange, TreeEnd};
+use checkpoint::tree::{self, Applier, Record};
+use netmig::flow::{Conntrack, Flow, Relocation};
+use protocol::message::{Message, Tree, TreeChange, TreeDigest, TreeEnd};
 use state::cause::Cause;
 
 use super::arrival::FarEnds;
+use super::claimed_flows::Claims;
+use crate::convert::{FlowBatch, Settings, Wire};
 
 /// Flows of one container; more than a host's conntrack table holds by default.
 const FLOW_LIMIT: usize = 1_000_000;
@@ -71,7 +73,7 @@ pub struct Limits {
 /// A pass over a tree that has not ended.
 struct Pass {
     applier: Applier,
-    digest: Digest,
+    digest: TreeDigest,
 }
 
 /// Everything that has come so far.
@@ -178,7 +180,7 @@ impl Incoming {
         let by_others = taken - pass.applier.bytes();
         pass.applier.set_room(disk.saturating_sub(by_others));
         pass.digest.add(&change.record);
-        Ok(pass.applier.apply(change.record)?)
+        Ok(pass.applier.apply(Record::from_wire(change.record)?)?)
     }
 
     /// Ends a pass over a tree.
@@ -210,17 +212,19 @@ impl Incoming {
                 let all = tree::Limits::default();
                 let bytes = all.bytes.min(self.disk);
                 let applier = Applier::new(root, tree::Limits { bytes, ..all })?;
-                Ok(place.insert(Pass { applier, digest: Digest::default() }))
+                Ok(place.insert(Pass { applier, digest: TreeDigest::default() }))
             }
         }
     }
 
-    /// Makes the entries that lead the flows' packets between the container and the anchor.
+    /// Makes the entries that lead the flows' packets between the container and the anchor, if all of them are
+    /// the container's.
     pub fn flows(
         &mut self,
         batch: &FlowBatch,
         container: &[IpAddr],
-        arrival: &Arrival<'_>,
+        arrival: &Relocation<'_>,
+        claims: &Claims,
     ) -> Result<(), Cause> {
         let flows = &batch.flows[..];
         if self.created.len() + flows.len() > FLOW_LIMIT {
@@ -229,6 +233,7 @@ impl Incoming {
         self.unscaled |= flows.iter().any(|flow| flow.tcp.is_some_and(|tcp| !tcp.is_scaled()));
         let entries: Vec<Flow> =
             flows.iter().filter_map(|flow| flow.at_destination(container, arrival)).collect();
+        claims.check(&entries)?;
         self.far_ends.add(batch, container, arrival);
         // Also of a request that is refused some may have been made.
         self.created.extend(entries.iter().cloned());
@@ -237,7 +242,13 @@ impl Incoming {
             // The address is the staged container's now: what an earlier holder of it left goes.
             let stale: Vec<Flow> =
                 existing.iter().filter_map(|&index| entries.get(index).cloned()).collect();
-            self.conntrack.delete(&stale)?;
+            if let Some(other) = claims.clear(&mut self.conntrack, &stale)? {
+                return Err(Error::CarriedAlready {
+                    count: existing.len(),
+                    flow: other.to_string(),
+                }
+                .into());
+            }
             existing = self.conntrack.create(&entries)?.existing;
             existing.retain(|index| entries.get(*index).is_some_and(|entry| stale.contains(entry)));
         }
@@ -277,7 +288,8 @@ impl Incoming {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use checkpoint::tree::{Kind, Meta, Record};
+    use checkpoint::tree::{Kind, Meta};
+    use protocol::message::{EntryKind, TreeRecord};
 
     use super::*;
 
@@ -288,7 +300,7 @@ mod tests {
         let kind = Kind::File { length: bytes as u64, patch: false };
         let entry = Record::Entry { path: name.into(), meta, kind };
         let data = Record::Data { offset: 0, bytes: vec![7; bytes].into() };
-        [entry, data].map(|record| TreeChange { tree, record })
+        [entry, data].map(|record| TreeChange { tree, record: record.into_wire() })
     }
 
     /// Does something with an arrival that may take 1,000 bytes of the disk; needs root, and says so.
@@ -346,10 +358,10 @@ mod tests {
             let digest = incoming.passes[&Tree::Root].digest.value();
             incoming.end_pass(&TreeEnd { tree: Tree::Root, digest }).unwrap();
             let [mut entry, _] = file(Tree::Root, "a", 0);
-            if let Record::Entry { kind, .. } = &mut entry.record {
-                *kind = Kind::File { length: 900, patch: true };
+            if let TreeRecord::Entry { kind, .. } = &mut entry.record {
+                *kind = EntryKind::File { length: 900, patch: true };
             }
-            let data = Record::Data { offset: 5, bytes: vec![8; 100].into() };
+            let data = TreeRecord::Data { offset: 5, bytes: vec![8; 100].into() };
             take(incoming, [entry, TreeChange { tree: Tree::Root, record: data }]).unwrap();
         });
     }

@@ -1,13 +1,14 @@
 //! A migration from its offer to a copy that waits for its source's decision.
 
 use protocol::expect;
-use protocol::message::{Message, Offer};
+use protocol::message::Message;
 use protocol::permissions::Permissions;
 use protocol::trust::Name;
 use protocol::wire::Connection;
 use state::cause::Cause;
 use state::deadline;
 
+use crate::convert::Wire;
 use crate::destination::admission;
 use crate::destination::arrival::Arrival;
 use crate::destination::copy::Copy;
@@ -15,6 +16,7 @@ use crate::destination::decision::{decide, keep};
 use crate::destination::lease::Copies;
 use crate::destination::prepared_stage::{Expected, abandon};
 use crate::destination::refusal::give_up;
+use crate::offer::Offer;
 
 /// Bytes of files whose first pass takes its time as well.
 const LARGE: u64 = 64 << 20;
@@ -49,7 +51,7 @@ pub async fn receive(
         tracing::info!("{migration}: refused: {} ({})", blocker.message, blocker.code);
     }
     let agreed = async {
-        connection.send(&Message::Verdict(looked.verdict.clone())).await?;
+        connection.send(&Message::Verdict(looked.verdict.clone().into_wire())).await?;
         if refused {
             return Ok(None);
         }

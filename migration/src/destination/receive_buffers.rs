@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use checkpoint::cgroup::Cgroup;
 use netmig::netns::Namespace;
-use netmig::sockets::{UdpQueues, room};
+use netmig::sockets::{UdpQueues, receive_buffers};
 use state::cause::{Cause, chain};
 
 /// How long no datagrams may have piled up in a container's sockets before these get their own buffers
@@ -30,7 +30,7 @@ pub async fn settle_buffers(pid: i32, container: String) {
                 calm = Instant::now();
             }
         }
-        room::take_room_back(&Cgroup::of_pid(pid, &container)?.pids()?)?;
+        receive_buffers::restore(&Cgroup::of_pid(pid, &container)?.pids()?)?;
         Ok::<(), Cause>(())
     };
     // The container may have ended, or have moved on.

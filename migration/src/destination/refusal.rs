@@ -5,9 +5,11 @@ use protocol::message::{Failure, FailureCode, Message, MigrationId};
 use protocol::wire::{self, Connection};
 use state::cause::{Cause, chain};
 
+use crate::convert::Refused;
+
 /// Tells the source why, and the log as well.
 pub async fn give_up(connection: &mut Connection, cause: Cause) -> Result<(), Cause> {
-    let failure = Failure { code: code(&cause), message: chain(cause.as_ref()) };
+    let failure = Failure { code: code(&cause), message: chain(cause.as_ref()).into() };
     // The source may be the reason; then there is nobody to tell.
     let _ = connection.send(&Message::Failure(failure)).await;
     Err(cause)
@@ -22,6 +24,8 @@ fn code(cause: &Cause) -> FailureCode {
             wire::Error::Deadline { .. } => FailureCode::Deadline,
             _ => FailureCode::Protocol,
         }
+    } else if cause.is::<Refused>() {
+        FailureCode::Protocol
     } else {
         FailureCode::Step
     }
@@ -34,7 +38,8 @@ pub fn lost(migration: MigrationId) -> Failure {
         message: format!(
             "the copy of migration {migration} ran on this host, and is gone; what it has told others since \
              the move is lost"
-        ),
+        )
+        .into(),
     }
 }
 
@@ -42,7 +47,7 @@ pub fn lost(migration: MigrationId) -> Failure {
 pub fn not_allowed(migration: MigrationId) -> Failure {
     Failure {
         code: FailureCode::NotAllowed,
-        message: format!("migration {migration} is not one of yours"),
+        message: format!("migration {migration} is not one of yours").into(),
     }
 }
 
@@ -52,6 +57,7 @@ pub fn unknown(migration: MigrationId) -> Failure {
         code: FailureCode::Unknown,
         message: format!(
             "this host holds no copy of migration {migration}: it was undone or never came"
-        ),
+        )
+        .into(),
     }
 }

@@ -20,11 +20,11 @@ use std::time::{Duration, Instant};
 
 use checkpoint::cgroup::Cgroup;
 use engine::{Engine, Kind};
+use netmig::container_network::{ContainerNetwork, SiblingAddresses};
 use netmig::flow::{Conntrack, Flow};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
-use netmig::peer::PeerNumber;
-use netmig::sandbox::{Others, Sandbox};
+use netmig::peer_number::PeerNumber;
 use netmig::table::Table;
 use ownership::destination::{Found, Recovery, recovery};
 use state::cause::{Cause, chain};
@@ -260,7 +260,7 @@ impl Arrived {
     /// Makes the copy audible and lets it run, should that not have happened.
     fn set_going(&self, scene: &Scene<'_>, pid: i32) -> Result<(), Cause> {
         let namespace = Namespace::of_pid(pid)?;
-        let sandbox = Sandbox::open(&namespace)?;
+        let sandbox = ContainerNetwork::open(&namespace)?;
         let interface = sandbox.interfaces().first().ok_or(Lacking("interface"))?;
         let port = Port::of_container(&namespace, &interface.name)?;
         port.unblock()?;
@@ -268,7 +268,8 @@ impl Arrived {
         let detours = note.into_iter().flat_map(|note| note.detours);
         let of_this = detours.filter(|detour| is_same(&detour.namespace, pid));
         let left = of_this.map(|detour| detour.towards).collect();
-        sandbox.seed_neighbours(&port, &Others { left, ..Others::default() })?;
+        sandbox
+            .seed_neighbours(&port, &SiblingAddresses { left, ..SiblingAddresses::default() })?;
         Ok(Cgroup::of_pid(pid, &self.container)?.resume()?)
     }
 
@@ -283,7 +284,7 @@ impl Arrived {
         // Packets that the source's hold let go before are not waited for: it died with its process
         // or has been released long ago.
         if let Some(anchor) = peer_numbers::find_number(&scene.directories.state, self.source)? {
-            Conntrack::open()?.lead(&self.addresses, anchor, None)?;
+            Conntrack::open()?.redirect(&self.addresses, anchor, None)?;
         }
         let others = moved_containers::rejoin(scene.directories, &self.container).await?;
         moved_containers::forget_between(&self.addresses, &others)?;
@@ -307,8 +308,8 @@ impl Arrived {
     fn remove_rules(&self) -> Result<(), Cause> {
         let tag = self.migration.to_string().parse()?;
         let mut table = Table::open()?;
-        table.remove_late(&tag)?;
-        Ok(table.end_catch(&tag)?)
+        table.remove_notrack(&tag)?;
+        Ok(table.remove_path_trial(&tag)?)
     }
 
     /// Keeps the tunnel to the source until third hosts lead their flows past it.

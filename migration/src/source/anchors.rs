@@ -8,16 +8,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netmig::flow::{Conntrack, Flow};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
 use protocol::message::{AnchorOffer, AnchorTunnel, Message, MigrationId, Rehome};
-use protocol::peer_address::DEFAULT_PORT;
-use protocol::peer_address::Destination;
 use protocol::wire::Connection;
 use state::cause::{Cause, chain};
 use state::deadline;
 use state::id::HostId;
+use state::peer_address::DEFAULT_PORT;
+use state::peer_address::Destination;
 use steering::moved_containers::{self, MovedContainer};
 
 use super::plan::Plan;

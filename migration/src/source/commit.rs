@@ -35,24 +35,25 @@ impl<'a> Committed<'a> {
 
     /// Tells the destination until it acknowledges, lets the packets go and removes the original.
     pub async fn complete(mut self, mut steps: Steps<'_>) -> Result<Report, Failure> {
-        let migration = self.interruption.migration();
-        let told = destination_rpc::commit(self.interruption.connection(), migration).await;
-        match insist(&mut self.interruption, told, Goal::Committed).await {
+        let migration = &mut self.interruption.migration;
+        let id = migration.id();
+        let told = destination_rpc::commit(migration.connection(), id).await;
+        match insist(migration, told, Goal::Committed).await {
             Ok(()) => {}
             Err(error) if error.next() == Next::GoBack => {
                 return Err(self.interruption.go_back(error.into()).await);
             }
             Err(error) => return Err(doubt(self.interruption, error).await),
         }
-        let retirement = Completion::begin(self.interruption, self.since).await;
-        Ok(retirement.complete(&mut steps).await?.summary(steps).await)
+        let completion = Completion::begin(self.interruption, self.since).await;
+        Ok(completion.complete(&mut steps).await?.summary(steps).await)
     }
 }
 
 /// Keeps the original as it is. Its packets go to where the copy may be heard or not, and so meet
 /// either the container or nothing; held ones would be dropped with this process.
 async fn doubt(mut interruption: Interruption<'_>, error: Error) -> Failure {
-    let container = interruption.container_name().to_owned();
+    let container = interruption.migration.plan.container.name.clone();
     if let Err(e) = interruption.release_hold().await {
         tracing::warn!("{}", chain(e.as_ref()));
     }

@@ -2,10 +2,12 @@
 
 use checkpoint::cgroup::Cgroup;
 use checkpoint::fingerprint::{Difference, Fingerprint};
-use protocol::message::{Facts, Message};
+use protocol::message::{Message, comparison as wire};
 use protocol::wire::Connection;
 use state::cause::Cause;
 use tokio::task::block_in_place;
+
+use crate::convert;
 
 /// Bytes of one message, of the four million that it may have.
 const PART: usize = 1 << 20;
@@ -19,19 +21,17 @@ pub struct Differs(Vec<Difference>);
 
 /// Reads the fingerprint of the frozen original and sends it.
 pub async fn tell(connection: &mut Connection, cgroup: &Cgroup, first: i32) -> Result<(), Cause> {
-    let mut parts = block_in_place(|| Fingerprint::read(cgroup, first))?.into_parts(PART);
-    let last = parts.pop().unwrap_or_default();
-    for part in parts {
-        connection.send(&Message::Facts(Facts { part, is_last: false })).await?;
+    for part in convert::parts(block_in_place(|| Fingerprint::read(cgroup, first))?, PART) {
+        connection.send(&Message::Facts(part)).await?;
     }
-    Ok(connection.send(&Message::Facts(Facts { part: last, is_last: true })).await?)
+    Ok(())
 }
 
 /// Refuses a copy that differs.
-pub fn check(differences: &mut Vec<Difference>) -> Result<(), Differs> {
-    match std::mem::take(differences) {
+pub fn check(differences: &mut Vec<wire::Difference>) -> Result<(), Cause> {
+    match convert::differences(std::mem::take(differences))? {
         none if none.is_empty() => Ok(()),
-        differences => Err(Differs(differences)),
+        differences => Err(Differs(differences).into()),
     }
 }
 

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use netmig::flow::{Direction, Flow};
+use netmig::peer_number::PeerNumber;
 use protocol::message::Rehome;
 use state::cause::{Cause, chain};
 use state::deadline;
@@ -10,25 +12,29 @@ use state::interrupt_slot::give_way;
 use state::journal::Record;
 use steering::moved_containers;
 use steering::port_forward;
+use tokio::task::block_in_place;
 
 use super::anchors;
 use super::destination_rpc;
 use super::failure::Failure;
 use super::far_ends;
 use super::interruption::{Interruption, Progress};
+use super::migration::Migration;
 use super::retry::{Goal, insist};
 use super::silent_connections;
-use netmig::peer::PeerNumber;
-
 use crate::event::{Steps, milliseconds, span};
-use crate::report::{ContainerName, NewAddress, Outcome, Parts, Report};
+use crate::report::{ContainerName, FlowCount, NewAddress, Outcome, Parts, Report};
 
 /// How long after flows were led past this host their last packets may still come through it.
 const LAST_PACKETS: Duration = Duration::from_secs(1);
+/// Most connections that a sentence names.
+const NAMED: usize = 5;
 
 /// An original that will never run again.
 pub struct Completion<'a> {
-    interruption: Interruption<'a>,
+    migration: Migration<'a>,
+    progress: Progress,
+    flows: Vec<Flow>,
     parts: Parts,
     interruption_ms: f64,
     held_packets: u64,
@@ -42,7 +48,11 @@ pub struct Completion<'a> {
 }
 
 /// What CRIU does not carry of the container's sockets: a sentence for each kind that there was.
-fn lost_with_the_original(progress: &Progress) -> Vec<String> {
+fn lost_with_the_original(
+    progress: &Progress,
+    flows: &[Flow],
+    container: &[IpAddr],
+) -> Vec<String> {
     let mut lost = Vec::new();
     if progress.undrained > 0 {
         lost.push(format!(
@@ -52,52 +62,69 @@ fn lost_with_the_original(progress: &Progress) -> Vec<String> {
     }
     if progress.half_open > 0 {
         lost.push(format!(
-            "{} TCP connections were still being set up {} s after new ones had begun to wait; a far end that \
+            "{} TCP connections were still being set up {} s after new ones had begun to wait{}; a far end that \
              completes one is reset",
             progress.half_open,
-            deadline::BACKLOG.as_secs()
+            deadline::BACKLOG.as_secs(),
+            half_open(flows, container)
         ));
     }
     lost
+}
+
+/// Names the connections to a container whose handshake is not complete, as far as conntrack has them.
+fn half_open(flows: &[Flow], container: &[IpAddr]) -> String {
+    /// `TCP_CONNTRACK_SYN_RECV`: the container has answered, and the far end has not.
+    const SYN_RECV: u8 = 2;
+    let is_half_open = |flow: &&Flow| {
+        flow.tcp.is_some_and(|tcp| tcp.state == SYN_RECV)
+            && flow.direction(container) == Some(Direction::Inbound)
+    };
+    let ends: Vec<String> =
+        flows.iter().filter(is_half_open).map(|flow| flow.original.to_string()).collect();
+    let named = ends.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match ends.len() {
+        0 => String::new(),
+        all if all > NAMED => format!(", among them {named}"),
+        _ => format!(": {named}"),
+    }
 }
 
 impl<'a> Completion<'a> {
     /// Lets the held packets go. `since` is when the commit began.
     pub async fn begin(mut interruption: Interruption<'a>, since: Instant) -> Self {
         let acknowledged = Instant::now();
-        let began = interruption.progress().began;
-        let mut parts = interruption.progress().parts.clone();
         let mut leftovers = Vec::new();
         // Before new connections that were held go on.
-        if interruption.preparation().plan().away.is_some() {
-            let directories = &interruption.context().directories;
-            let begun = port_forward::begin(directories, interruption.migration()).await;
+        if interruption.migration.plan.away.is_some() {
+            let Migration { context, .. } = &interruption.migration;
+            let id = interruption.migration.id();
+            let begun = port_forward::begin(&context.directories, id).await;
             leftovers.extend(begun.err().map(|e| chain(e.as_ref())));
         }
-        let held = interruption.release_hold().await;
-        interruption.end_turn();
-        if let Err(e) = interruption.preparation().note_release() {
-            tracing::debug!("{}", chain(e.as_ref()));
-        }
-        parts.commit = span(since, acknowledged);
-        let interruption_ms = span(began, acknowledged);
-        let held_packets = held.unwrap_or_else(|e| {
+        let held_packets = interruption.release_hold().await.unwrap_or_else(|e| {
             leftovers.push(chain(e.as_ref()));
             0
         });
-        let warnings = interruption.preparation().plan().warnings.clone();
-        let lost = lost_with_the_original(interruption.progress());
-        let local = Vec::new();
+        interruption.end_turn();
+        let (mut migration, flows, progress) = interruption.finish();
+        if let Err(e) = block_in_place(|| migration.in_use.note_release()) {
+            tracing::debug!("{}", chain(e.as_ref()));
+        }
+        let mut parts = progress.parts.clone();
+        parts.commit = span(since, acknowledged);
         Self {
-            interruption,
             parts,
-            interruption_ms,
+            interruption_ms: span(progress.began, acknowledged),
             held_packets,
             audible: Instant::now(),
-            lost,
-            warnings,
+            lost: lost_with_the_original(&progress, &flows, &migration.plan.addresses),
+            warnings: migration.plan.warnings.clone(),
             leftovers,
-            local,
+            local: Vec::new(),
+            migration,
+            progress,
+            flows,
         }
     }
 
@@ -106,7 +133,7 @@ impl<'a> Completion<'a> {
     /// that a failure over there cannot take away.
     pub async fn complete(mut self, steps: &mut Steps<'_>) -> Result<Self, Failure> {
         steps.begin("hand-over");
-        let told = destination_rpc::finish(self.interruption.connection()).await.map(|finished| {
+        let told = destination_rpc::finish(self.migration.connection()).await.map(|finished| {
             self.local = finished.local;
             if finished.full_buffers > 0 {
                 self.lost.push(format!(
@@ -115,16 +142,16 @@ impl<'a> Completion<'a> {
                 ));
             }
         });
-        match insist(&mut self.interruption, told, Goal::Finished).await {
+        match insist(&mut self.migration, told, Goal::Finished).await {
             Ok(()) => {}
             Err(error) => {
-                let container = self.interruption.container_name().to_owned();
+                let container = self.migration.plan.container.name.clone();
                 return Err(Failure::InDoubt { container, cause: error.into() });
             }
         }
         let mut led = (!self.local.is_empty()).then(Instant::now);
         let mut all_led = false;
-        if !self.interruption.preparation().plan().anchors.is_empty() {
+        if !self.migration.plan.anchors.is_empty() {
             steps.begin("lead flows past this host");
             let left = self.rehome().await;
             all_led = left.is_empty();
@@ -140,18 +167,16 @@ impl<'a> Completion<'a> {
         let forgotten = self.forget_flows();
         self.note(forgotten);
         if all_led {
-            let migration = self.interruption.migration();
+            let id = self.migration.id();
             // A destination that does not hear it keeps its end of the tunnel until the flows end.
-            if let Err(e) =
-                destination_rpc::led_past(self.interruption.connection(), migration).await
-            {
+            if let Err(e) = destination_rpc::led_past(self.migration.connection(), id).await {
                 tracing::warn!("{}", chain(&e));
             }
         }
         self.listen(steps).await;
-        let migration = self.interruption.migration();
+        let id = self.migration.id();
         // A destination that does not hear it remembers the migration.
-        if let Err(e) = destination_rpc::settled(self.interruption.connection(), migration).await {
+        if let Err(e) = destination_rpc::settled(self.migration.connection(), id).await {
             tracing::debug!("{}", chain(&e));
         }
         steps.end();
@@ -161,8 +186,8 @@ impl<'a> Completion<'a> {
     /// Learns which connections the move has cost.
     async fn listen(&mut self, steps: &mut Steps<'_>) {
         steps.begin("listen for far ends");
-        let mut in_use = self.interruption.preparation().take_in_use();
-        match silent_connections::dead(&mut self.interruption, &mut in_use, self.audible).await {
+        let mut in_use = std::mem::take(&mut self.migration.in_use);
+        match silent_connections::dead(&mut self.migration, &mut in_use, self.audible).await {
             Ok(dead) => self.lost.extend(dead),
             Err(e) => self
                 .warnings
@@ -171,41 +196,40 @@ impl<'a> Completion<'a> {
     }
 
     async fn remove_original(&mut self) -> Result<(), Cause> {
-        let context = self.interruption.context();
-        let preparation = self.interruption.preparation();
-        preparation.journal_mut().append(&Record::Acknowledged)?;
-        give_way(&context.directories.run, deadline::GIVE_WAY).await;
-        let plan = preparation.plan();
+        let migration = &mut self.migration;
+        migration.journal.append(&Record::Acknowledged)?;
+        give_way(&migration.context.directories.run, deadline::GIVE_WAY).await;
+        let plan = &migration.plan;
         // It must not be heard when it is killed, whoever has rebuilt its network meanwhile.
         if plan.port.check_blocked().is_err()
             && let Ok(port) = plan.present_port()
         {
             port.block()?;
         }
-        preparation.remove_original().await?;
-        preparation.tidy()
+        migration.remove_original().await?;
+        migration.tidy()
     }
 
     /// Has the other anchors lead their flows to the destination; tells what could not be done.
     async fn rehome(&mut self) -> Vec<String> {
-        let preparation = self.interruption.preparation();
-        let destination = preparation.plan().link.host;
+        let Migration { plan, anchors, .. } = &mut self.migration;
+        let destination = plan.link.host;
         let order = Rehome {
-            migration: preparation.plan().offer.migration,
+            migration: plan.offer.migration,
             host: destination,
-            id: preparation.plan().container.id.clone(),
-            container: preparation.plan().addresses.clone(),
+            id: plan.container.id.clone(),
+            container: plan.addresses.clone(),
         };
-        let mut left = preparation.anchors().rehome(order).await;
-        let led: Vec<PeerNumber> = preparation.anchors().led().collect();
-        for (number, host) in &preparation.plan().anchors {
-            let mut forwarders = preparation.plan().offer.forwarders.iter();
+        let mut left = anchors.rehome(order).await;
+        let led: Vec<PeerNumber> = anchors.led().collect();
+        for (number, host) in &plan.anchors {
+            let mut forwarders = plan.offer.forwarders.iter();
             let forwards = forwarders.any(|forwarder| forwarder.host == *host);
             if forwards && *host != destination && !led.contains(number) {
                 left.push(format!(
                     "new connections that peer {number} forwards do not reach the container any more; \
                      run agent-client forward remove {} there",
-                    preparation.plan().container.name
+                    plan.container.name
                 ));
             }
         }
@@ -214,23 +238,18 @@ impl<'a> Completion<'a> {
 
     /// Forgets the flows that do not pass this host any more.
     fn forget_flows(&mut self) -> Result<(), Cause> {
-        let plan = self.interruption.preparation().plan();
-        let container = plan.addresses.clone();
-        far_ends::forget(&container, &self.local, plan.link.peer)?;
-        let by_others =
-            self.interruption.flows().iter().any(|flow| flow.anchor(&container).is_some());
-        let preparation = self.interruption.preparation();
-        if !by_others && preparation.plan().offer.forwarders.is_empty() {
+        let Migration { plan, anchors, context, .. } = &mut self.migration;
+        let container = &plan.addresses;
+        far_ends::forget(container, &self.local, plan.link.peer)?;
+        let by_others = self.flows.iter().any(|flow| flow.anchor(container).is_some());
+        if !by_others && plan.offer.forwarders.is_empty() {
             // All are this host's own, and so are those that were about to be opened.
             return Ok(());
         }
-        let mut past = preparation.anchors().led().collect::<Vec<_>>();
-        past.push(preparation.plan().link.peer);
-        let others = moved_containers::others(
-            &preparation.context().directories,
-            &preparation.plan().container.id,
-        )?;
-        anchors::forget(&container, &past, &others)
+        let mut past = anchors.led().collect::<Vec<_>>();
+        past.push(plan.link.peer);
+        let others = moved_containers::others(&context.directories, &plan.container.id)?;
+        anchors::forget(container, &past, &others)
     }
 
     fn note(&mut self, result: Result<(), Cause>) {
@@ -240,18 +259,18 @@ impl<'a> Completion<'a> {
     /// Ends the journal and tells what happened.
     #[must_use]
     pub async fn summary(mut self, steps: Steps<'_>) -> Report {
-        let flows = self.interruption.flow_count();
-        let progress = self.interruption.progress().clone();
-        let preparation = self.interruption.into_preparation();
-        let plan = preparation.plan();
-        let migration = plan.offer.migration.to_string();
+        let tcp = self.flows.iter().filter(|flow| flow.tcp.is_some()).count();
+        let flows = FlowCount { tcp, udp: self.flows.len() - tcp };
+        let (migration, progress) = (self.migration, self.progress);
+        let plan = &migration.plan;
+        let id = migration.id().to_string();
         let container =
             ContainerName { id: plan.container.id.clone(), name: plan.container.name.clone() };
         let destination = plan.link.destination.host.clone();
-        let tunnel = preparation.tunnel_kind().to_owned();
+        let tunnel = migration.tunnel_kind.clone();
         let readdressed = plan.readdressed.iter().map(NewAddress::from).collect();
         if self.leftovers.is_empty() {
-            self.leftovers.extend(preparation.end().await.err().map(|e| chain(e.as_ref())));
+            self.leftovers.extend(migration.end().await.err().map(|e| chain(e.as_ref())));
         }
         let clean = self.leftovers.is_empty();
         let outcome = match (self.lost.is_empty(), clean) {
@@ -263,7 +282,7 @@ impl<'a> Completion<'a> {
         self.warnings.extend(self.leftovers);
         Report {
             outcome,
-            migration,
+            migration: id,
             container,
             destination,
             total_ms: milliseconds(total),
@@ -279,5 +298,42 @@ impl<'a> Completion<'a> {
             lost: self.lost,
             warnings: self.warnings,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netmig::flow::{Protocol, TcpState, Tuple, Zone};
+
+    use super::*;
+
+    #[test]
+    fn handshakes_that_are_not_complete_are_named() {
+        let container = ["10.88.0.2".parse().unwrap()];
+        let tuple = |source: &str, source_port, destination: &str, destination_port| Tuple {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            source_port,
+            destination_port,
+        };
+        let flow = |port: u16, state: u8| Flow {
+            protocol: Protocol::Tcp,
+            original: tuple("192.0.2.3", port, "192.0.2.1", 8080),
+            reply: tuple("10.88.0.2", 80, "192.0.2.3", port),
+            status: 0,
+            timeout: 60,
+            mark: 0,
+            zone: Zone::default(),
+            tcp: Some(TcpState { state, scales: [7, 7], flags: [0, 0] }),
+        };
+        let one = [flow(5000, 3), flow(5001, 2)];
+        assert_eq!(half_open(&one, &container), ": 192.0.2.3:5001 > 192.0.2.1:8080");
+        assert_eq!(half_open(&one[..1], &container), "");
+        let many: Vec<Flow> = (5000..5009).map(|port| flow(port, 2)).collect();
+        let told = half_open(&many, &container);
+        assert!(
+            told.starts_with(", among them 192.0.2.3:5000") && !told.contains("5005"),
+            "{told}"
+        );
     }
 }

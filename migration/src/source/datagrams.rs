@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use netmig::flow::{Conntrack, Direction, Flow, Protocol, STATUS_SEEN_REPLY};
-use netmig::path::{MOST_WATCHED, Passage, is_one_host};
+use netmig::path_trial::is_one_host;
 use netmig::routing;
-use netmig::table::{HoldTag, Passed};
+use netmig::table::{FlowCounter, MOST_COUNTED, PacketCount, RuleTag};
 use state::cause::Cause;
 use state::host;
 
@@ -21,23 +21,23 @@ const SEVERAL: u64 = 3;
 /// What is watched of them.
 #[derive(Debug)]
 pub struct Datagrams {
-    passage: Passage,
+    passage: FlowCounter,
     flows: Vec<(Flow, Direction)>,
     /// Which directions of each passed before the interruption: original, reply.
     passed: Vec<[bool; 2]>,
     /// What had passed when packets were released.
-    released: Vec<[Passed; 2]>,
+    released: Vec<[PacketCount; 2]>,
 }
 
 impl Datagrams {
     /// Begins to watch flows that this host is about to lead to the destination: the most recent one of each kind.
     /// `left_out` are far ends at the destination.
     pub async fn watch(
-        tag: &HoldTag,
+        tag: &RuleTag,
         container: &[IpAddr],
         left_out: &[IpAddr],
     ) -> Result<Option<Self>, Cause> {
-        let own = routing::own_addresses().await?;
+        let own = routing::host_addresses().await?;
         let flows = Conntrack::open()?.dump(container)?;
         let is_elsewhere =
             |end: IpAddr| is_one_host(end) && !own.contains(&end) && !left_out.contains(&end);
@@ -46,8 +46,8 @@ impl Datagrams {
             return Ok(None);
         }
         let plain: Vec<Flow> = flows.iter().map(|(flow, _)| flow.clone()).collect();
-        let passage = Passage::begin(tag, &plain)?;
-        let nothing = vec![[Passed::default(); 2]; flows.len()];
+        let passage = FlowCounter::begin(tag, &plain)?;
+        let nothing = vec![[PacketCount::default(); 2]; flows.len()];
         Ok(Some(Self { passage, passed: Vec::new(), released: nothing, flows }))
     }
 
@@ -107,8 +107,8 @@ impl Datagrams {
 fn stuck(
     directions: &[Direction],
     passed: &[[bool; 2]],
-    released: &[[Passed; 2]],
-    now: &[[Passed; 2]],
+    released: &[[PacketCount; 2]],
+    now: &[[PacketCount; 2]],
     least: u64,
 ) -> Vec<(usize, bool, u64)> {
     let mut stuck = Vec::new();
@@ -116,8 +116,9 @@ fn stuck(
         directions.iter().zip(passed).zip(released.iter().zip(now)).enumerate()
     {
         for way in 0..2 {
-            let since =
-                |count: fn(&Passed) -> u64| count(&now[way]).saturating_sub(count(&before[way]));
+            let since = |count: fn(&PacketCount) -> u64| {
+                count(&now[way]).saturating_sub(count(&before[way]))
+            };
             let came = since(|passed| passed.came);
             if passed[way] && came >= least && since(|passed| passed.left) == 0 {
                 // The original direction is that of whoever opened it.
@@ -159,7 +160,7 @@ fn choose(
         }
     }
     let with_direction = |flow: Flow| flow.direction(container).map(|direction| (flow, direction));
-    kinds.into_values().filter_map(with_direction).take(MOST_WATCHED).collect()
+    kinds.into_values().filter_map(with_direction).take(MOST_COUNTED).collect()
 }
 
 #[cfg(test)]
@@ -208,14 +209,14 @@ mod tests {
             chosen.iter().map(|(flow, _)| (flow.original.destination_port, flow.timeout)).collect();
         assert_eq!(told, [(1, 110), (2, 100)]);
         let many = (1..100).map(|port| flow("192.0.2.3", port, 100)).collect();
-        assert_eq!(choose(many, &CONTAINER, elsewhere).len(), MOST_WATCHED);
+        assert_eq!(choose(many, &CONTAINER, elsewhere).len(), MOST_COUNTED);
     }
 
     #[test]
     fn a_flow_is_dead_only_if_what_comes_does_not_leave_and_did_before() {
-        let at = |came, left| Passed { came, left };
+        let at = |came, left| PacketCount { came, left };
         let none = [at(0, 0); 2];
-        let look = |passed: [bool; 2], before: [Passed; 2], now: [Passed; 2]| {
+        let look = |passed: [bool; 2], before: [PacketCount; 2], now: [PacketCount; 2]| {
             stuck(&[Direction::Inbound], &[passed], &[before], &[now], 3)
         };
         let both = [true, true];

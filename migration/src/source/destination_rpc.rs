@@ -3,10 +3,10 @@
 use ownership::source::{Answer, Next, after_order};
 use protocol::expect;
 use protocol::message::{FailureCode, Finished, Message, MigrationId, SilentConnection};
-use protocol::peer_address::Destination;
 use protocol::wire::{self, Connection};
 use state::deadline;
 use state::id::HostId;
+use state::peer_address::Destination;
 
 use crate::connect;
 use crate::context::Context;
@@ -112,8 +112,7 @@ mod tests {
 
     #[test]
     fn only_the_destinations_own_words_deny_a_copy() {
-        let said =
-            |code| Error::Wire(wire::Error::Failure(Failure { code, message: String::new() }));
+        let said = |code| Error::Wire(wire::Error::Failure(Failure { code, message: "".into() }));
         assert_eq!(said(FailureCode::Unknown).next(), Next::GoBack);
         assert_eq!(said(FailureCode::Lost).next(), Next::AskPerson);
         for code in [FailureCode::Step, FailureCode::Deadline, FailureCode::Stopping] {

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use netmig::flow::{Aliases, Conntrack, Flow, NoAlias, StandIn};
-use netmig::peer::PeerNumber;
+use netmig::flow::{Alias, Aliases, Conntrack, Flow, NoAlias};
+use netmig::peer_number::PeerNumber;
 use netmig::routing;
 use state::blocker::Blocker;
 use state::cause::Cause;
@@ -31,7 +31,7 @@ pub struct Unreachable(Blocker);
 impl FarEnds {
     /// Takes what the destination has told of itself; `peer` is its number here, if it has one.
     pub async fn new(told: &[IpAddr], peer: Option<PeerNumber>) -> Result<Self, Cause> {
-        let own = routing::own_addresses().await?;
+        let own = routing::host_addresses().await?;
         let destination = told.iter().take(LIMIT).filter(|address| !own.contains(address));
         Ok(Self { destination: destination.copied().collect(), peer })
     }
@@ -61,15 +61,12 @@ impl FarEnds {
             format!("{count} with its address {end} that come by way of peer {anchor}")
         });
         let each: Vec<String> = each.collect();
-        (!each.is_empty()).then(|| Blocker {
-            code: "far-end-at-destination".to_owned(),
-            message: format!(
+        (!each.is_empty()).then(|| Blocker::new("far-end-at-destination", format!(
                 "{name} has connections with {destination} itself, which cannot be kept there: {}; \
                  move it back to that peer first, and from there to {destination}, or end them \
                  (agent-client flows end {name} --far-end ADDRESS)",
                 each.join(", ")
-            ),
-        })
+            )))
     }
 
     /// Reads the container's flows for that.
@@ -97,7 +94,7 @@ impl FarEnds {
         flows: &[Flow],
         container: &[IpAddr],
         aliases: &Aliases,
-    ) -> Result<Vec<StandIn>, NoAlias> {
+    ) -> Result<Vec<Alias>, NoAlias> {
         let own = flows.iter().filter(|flow| flow.anchor(container).is_none());
         let ends: BTreeSet<IpAddr> = own.filter_map(|flow| flow.other_end(container)).collect();
         ends.intersection(&self.destination).map(|address| aliases.of(*address)).collect()

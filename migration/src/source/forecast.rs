@@ -67,9 +67,7 @@ impl ExpectedInterruption {
     fn too_long(&self) -> Option<Blocker> {
         let Self { container, work, forecast, limit } = self;
         let seconds = |duration: Duration| duration.as_secs_f64();
-        (forecast.total() > *limit).then(|| Blocker {
-            code: "too-long".to_owned(),
-            message: format!(
+        (forecast.total() > *limit).then(|| Blocker::new("too-long", format!(
                 "{container} would be interrupted for about {:.1} s (dump {:.1} s, transfer {:.1} s, restore \
                  {:.1} s), for it has {} processes, {} MiB of memory and {} TCP connections; {:.1} s are \
                  allowed: allow more (--max-interruption)",
@@ -81,21 +79,17 @@ impl ExpectedInterruption {
                 work.memory / MIB,
                 work.connections,
                 seconds(*limit),
-            ),
-        })
+            )))
     }
 }
 
 /// More connections than CRIU can dump here.
 fn too_many(container: &str, open: u64, most: u64) -> Option<Blocker> {
-    (open > most).then(|| Blocker {
-        code: "open-files".to_owned(),
-        message: format!(
+    (open > most).then(|| Blocker::new("open-files", format!(
             "{container} has {open} open TCP connections, and CRIU, which opens a file for each, can \
              have {most} here; raise the limit on open files for agent-client (ulimit -n), or let it \
              have CAP_SYS_RESOURCE"
-        ),
-    })
+        )))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use engine::inspect::Container;
-use netmig::flow::{Conntrack, Flow, Forgotten, Published};
+use netmig::flow::{Conntrack, ExpiredFlows, Flow, Published};
 use netmig::sockets::Connections;
 use state::cause::Cause;
 
@@ -26,7 +26,7 @@ pub fn remember(
             container: port.container_port,
         })
         .collect();
-    let forgotten = Forgotten {
+    let forgotten = ExpiredFlows {
         connections,
         container: &addresses,
         networks: &networks,

@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 use checkpoint::criu::ConfigDir;
 use checkpoint::images::{ImageDir, Manifest};
 use checkpoint::realtime::RealtimePriority;
-use netmig::beside::Detour;
-use netmig::flow::{Conntrack, Flow, StandIn};
-use netmig::hold::{Hold, Outlet, Pace, PreparedHold};
+use netmig::flow::{Alias, Conntrack, Flow};
+use netmig::hold::{Egress, Hold, Pace, PreparedHold};
+use netmig::siblings::Detour;
 use netmig::sockets::{Backlogs, TcpSockets, UdpQueues};
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{Message, MigrationId};
-use protocol::wire::Connection;
+use protocol::message::Message;
 use state::cause::{Cause, chain};
 use state::deadline;
 use state::interrupt_slot::Turn;
@@ -29,13 +28,13 @@ use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 
 use super::comparison;
 use super::container_log::CarriedLog;
-use super::destination_rpc::Peer;
 use super::dump::{EndedDump, PreparedDump};
 use super::failure::Failure;
-use super::preparation::Preparation;
+use super::migration::Migration;
+use super::preparation::Tools;
 use super::siblings::Besides;
 use super::trees::CarriedTree;
-use crate::context::Context;
+use crate::convert::Wire;
 use crate::event::{milliseconds, span};
 use crate::report::Parts;
 
@@ -49,7 +48,7 @@ pub struct TooLong(Duration);
 
 /// A container whose interruption is about to begin, or has begun.
 pub struct Interruption<'a> {
-    preparation: Preparation<'a>,
+    pub(super) migration: Migration<'a>,
     turn: Option<Turn>,
     realtime: Option<RealtimePriority>,
     ready: Option<PreparedHold>,
@@ -68,8 +67,8 @@ pub struct Interruption<'a> {
     blocked: bool,
     dump: Option<JoinHandle<Result<EndedDump, checkpoint::runtime::Error>>>,
     flows: Vec<Flow>,
-    stand_ins: Vec<StandIn>,
-    far_ends: Vec<StandIn>,
+    stand_ins: Vec<Alias>,
+    far_ends: Vec<Alias>,
     marked: bool,
     progress: Progress,
 }
@@ -92,15 +91,12 @@ pub struct Progress {
 }
 
 impl<'a> Interruption<'a> {
-    /// Takes over a prepared preparation. Nothing is interrupted yet.
-    pub fn of(mut preparation: Preparation<'a>) -> Result<Self, Box<(Preparation<'a>, Cause)>> {
-        let tools = match preparation.take_tools() {
-            Ok(tools) => tools,
-            Err(e) => return Err(Box::new((preparation, e.into()))),
-        };
+    /// Takes over what was prepared. Nothing is interrupted yet.
+    #[must_use]
+    pub fn of(migration: Migration<'a>, tools: Tools) -> Self {
         let queue = tools.hold.queueing().name();
-        Ok(Self {
-            preparation,
+        Self {
+            migration,
             turn: Some(tools.turn),
             realtime: None,
             ready: Some(tools.hold),
@@ -130,20 +126,20 @@ impl<'a> Interruption<'a> {
                 half_open: 0,
                 queue,
             },
-        })
+        }
     }
 
     /// Holds, drains, freezes, cuts off, dumps, sends, and waits for the isolated copy.
     pub async fn run(&mut self, limit: Duration) -> Result<(), Cause> {
-        let plan = self.preparation.plan();
+        let plan = &self.migration.plan;
         let record = Record::Interruption {
             cgroup: plan.cgroup.path().to_owned(),
             port: plan.port.name().to_owned(),
             process: plan.process.clone(),
         };
-        block_in_place(|| self.preparation.journal_mut().append(&record))?;
+        block_in_place(|| self.migration.journal.append(&record))?;
         let detours = block_in_place(|| self.find_besides())?;
-        self.preparation.note_detours(&detours).await?;
+        self.migration.note_detours(&detours).await?;
         if let Some(ready) = self.ready.take() {
             self.hold = Some(block_in_place(|| ready.engage())?);
         }
@@ -173,13 +169,13 @@ impl<'a> Interruption<'a> {
         self.freeze().await?;
         let frozen = Instant::now();
         self.blocked = true;
-        let plan = self.preparation.plan();
+        let plan = &self.migration.plan;
         plan.port.block()?;
         let blocked = Instant::now();
         let (manifest, dumped) = self.dump_and_send().await?;
         let sent = Instant::now();
         let prepared = self.restore(manifest).await?;
-        let plan = self.preparation.plan();
+        let plan = &self.migration.plan;
         tunnel::check(plan.link.peer)?;
         plan.port.check_blocked()?;
         let answered = Instant::now();
@@ -202,17 +198,17 @@ impl<'a> Interruption<'a> {
 
     /// Orders the restore, and marks this host's flows while the far end works.
     async fn restore(&mut self, manifest: Manifest) -> Result<protocol::message::Prepared, Cause> {
-        self.preparation.plan_mut().link.connection.send(&Message::Restore(manifest)).await?;
+        self.migration.connection().send(&Message::Restore(manifest.into_wire())).await?;
         self.marked = true;
         block_in_place(|| self.set_marks(true))?;
-        let plan = self.preparation.plan();
+        let plan = &self.migration.plan;
         let mut beside = self.besides.stand_ins(&plan.aliases)?;
         for far in &self.far_ends {
             let same = plan.addresses.iter().filter(|own| own.is_ipv4() == far.here.is_ipv4());
             beside.extend(same.map(|own| (*far, *own)));
         }
-        self.preparation.exchange(self.stand_ins.clone(), beside, &self.flows).await?;
-        let plan = self.preparation.plan_mut();
+        self.migration.exchange(self.stand_ins.clone(), beside, &self.flows).await?;
+        let plan = &mut self.migration.plan;
         let connection = &mut plan.link.connection;
         comparison::tell(connection, &plan.cgroup, plan.process.pid).await?;
         let mut prepared = expect!(connection, deadline::STAGE, Prepared)?;
@@ -230,7 +226,7 @@ impl<'a> Interruption<'a> {
         if let Some(dump) = self.dump.take()
             && tokio::time::timeout(DUMP_END, dump).await.is_err()
         {
-            self.preparation.leave_dump();
+            self.migration.is_dumping = true;
             return self.stay(cause, vec!["CRIU is still at work on it".to_owned()]).await;
         }
         let mut stuck = Vec::new();
@@ -240,8 +236,8 @@ impl<'a> Interruption<'a> {
         if std::mem::take(&mut self.marked) {
             note(self.set_marks(false));
         }
-        note(self.preparation.end_exchange().await);
-        let plan = self.preparation.plan();
+        note(self.migration.end_exchange().await);
+        let plan = &self.migration.plan;
         // Each is tried whatever comes of the other.
         if self.blocked
             && let Err(e) = plan.reconnect()
@@ -254,9 +250,9 @@ impl<'a> Interruption<'a> {
             stuck.push(format!("it could not be thawed: {}", chain(&e)));
         }
         // The container answers those that ask for its address.
-        let plan = self.preparation.plan();
+        let plan = &self.migration.plan;
         let (id, container) = (plan.container.id.clone(), plan.addresses.clone());
-        let others = moved_containers::rejoin(&self.preparation.context().directories, &id).await;
+        let others = moved_containers::rejoin(&self.migration.context.directories, &id).await;
         let others = others.unwrap_or_else(|e| {
             note(Err(e));
             Vec::new()
@@ -271,21 +267,21 @@ impl<'a> Interruption<'a> {
     /// Ends the attempt with what could not be undone, if anything.
     async fn stay(mut self, cause: Cause, stuck: Vec<String>) -> Failure {
         self.end_turn();
-        self.preparation.go_back_without(cause, stuck).await
+        self.migration.go_back(cause, stuck).await
     }
 
     /// Writes the commit record.
     pub fn note_commit(&mut self) -> Result<(), journal::Error> {
         let at = journal::now();
-        block_in_place(|| self.preparation.journal_mut().append(&Record::Committed { at }))
+        block_in_place(|| self.migration.journal.append(&Record::Committed { at }))
     }
 
     /// Lets the held packets go, in order; gives how many there were.
     pub async fn release_hold(&mut self) -> Result<u64, Cause> {
         let Some(hold) = self.hold.take() else { return Ok(0) };
-        let tunnel = self.marked.then(|| self.preparation.plan().link.peer.interface());
+        let tunnel = self.marked.then(|| self.migration.plan.link.peer.interface());
         let release = move || {
-            let outlet = tunnel.and_then(|interface| Outlet::open(&interface).ok());
+            let outlet = tunnel.and_then(|interface| Egress::open(&interface).ok());
             hold.release(Pace::default(), outlet)
         };
         let report = spawn_blocking(release).await??;
@@ -298,51 +294,13 @@ impl<'a> Interruption<'a> {
         self.turn = None;
     }
 
-    /// What was measured so far.
-    pub fn progress(&self) -> &Progress {
-        &self.progress
-    }
-
-    /// The migration.
-    pub fn migration(&self) -> MigrationId {
-        self.preparation.plan().offer.migration
-    }
-
-    /// The container's name.
-    pub fn container_name(&self) -> &str {
-        &self.preparation.plan().container.name
-    }
-
-    /// The far end, to be found again.
-    pub fn peer(&self) -> Peer {
-        self.preparation.plan().far_end()
-    }
-
-    /// What every migration of this host needs.
-    pub fn context(&self) -> &'a Context {
-        self.preparation.context()
-    }
-
-    /// The conversation with the destination.
-    pub fn connection(&mut self) -> &mut Connection {
-        &mut self.preparation.plan_mut().link.connection
-    }
-
-    /// Goes on over a connection that was dialled anew.
-    pub fn replace_connection(&mut self, connection: Connection) {
-        self.preparation.plan_mut().link.connection = connection;
-    }
-
-    /// What is left to be ended once the container is gone from here.
-    pub fn preparation(&mut self) -> &mut Preparation<'a> {
-        &mut self.preparation
-    }
-
-    /// The same, for good.
-    pub fn into_preparation(self) -> Preparation<'a> {
-        self.preparation
+    /// Hands the migration on, with the flows as they were before they were led away, and what was measured.
+    #[must_use]
+    pub fn finish(self) -> (Migration<'a>, Vec<Flow>, Progress) {
+        (self.migration, self.flows, self.progress)
     }
 }
+
 /// Returns microseconds as measured by the far end in milliseconds.
 fn from_micros(us: u64) -> f64 {
     milliseconds(Duration::from_micros(us))

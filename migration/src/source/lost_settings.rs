@@ -12,18 +12,18 @@ pub fn blockers(engine: Kind, container: &str, described: &Described) -> Vec<Blo
             "{container} has secrets of {engine}'s, which stay on this host; create it without (--secret), and \
              give it the values in another way"
         );
-        blockers.push(Blocker { code: "secret".to_owned(), message });
+        blockers.push(Blocker::new("secret", message));
     }
     blockers
 }
 
 fn lost(container: &str, setting: &str) -> Blocker {
-    Blocker {
-        code: "setting".to_owned(),
-        message: format!(
+    Blocker::new(
+        "setting",
+        format!(
             "{container} has the setting {setting}, which would be lost or changed; create it without"
         ),
-    }
+    )
 }
 
 #[cfg(test)]
@@ -38,7 +38,7 @@ mod tests {
             lost: ["cidfile".to_owned()].into(),
             has_secrets: true,
         };
-        let found = blockers(Kind::Podman, "web", &described);
+        let found = blockers(engine::detect(None).kind(), "web", &described);
         let codes: Vec<&str> = found.iter().map(|blocker| blocker.code.as_str()).collect();
         assert_eq!(codes, ["setting", "secret"]);
         assert!(found[0].message.contains("cidfile") && found[1].message.contains("--secret"));

@@ -22,9 +22,11 @@ mod forecast;
 mod forgotten_flows;
 mod interrupt_slot;
 mod interruption;
+mod landlock;
 mod left_behind;
 mod link_rate;
 mod lost_settings;
+mod migration;
 mod multicast;
 mod network_namespace;
 mod path_trial;
@@ -49,6 +51,7 @@ pub use self::failure::Failure;
 
 use self::commit::Committed;
 use self::interruption::Interruption;
+use self::migration::Migration;
 use self::preparation::Preparation;
 
 /// Moves a container.
@@ -67,16 +70,17 @@ pub async fn run(context: &Context, request: &Request, cancel: &Cancel) -> Resul
     let plan = cancel.guard_failure(plan::agree(context, request, connection)).await?;
 
     // From here on there is something to undo.
-    let mut preparation = Preparation::begin(context, plan).map_err(Failure::Refused)?;
+    let migration = Migration::begin(context, plan).map_err(Failure::Refused)?;
+    let mut preparation = Preparation::of(migration);
     let prepared = cancel.guard(preparation.prepare(&mut steps)).await;
     if let Err(cause) = prepared {
         return Err(preparation.go_back(cause).await);
     }
-    let mut interruption = match Interruption::of(preparation) {
-        Ok(interruption) => interruption,
+    let mut interruption = match preparation.finish() {
+        Ok((migration, tools)) => Interruption::of(migration, tools),
         Err(undone) => {
             let (preparation, cause) = *undone;
-            return Err(preparation.go_back(cause).await);
+            return Err(preparation.go_back(cause.into()).await);
         }
     };
     steps.interrupt();

@@ -10,10 +10,11 @@ use engine::inspect::Container;
 use netmig::configuration::{Configuration, Difference, Kind, Known};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
-use netmig::parameters::{Parameter, Parameters};
-use protocol::message::NetworkState;
+use netmig::sysctl::{Parameter, Parameters};
 use state::blocker::Blocker;
 use state::cause::Cause;
+
+use crate::convert::NetworkState;
 
 /// Most objects that a sentence names.
 const NAMED: usize = 5;
@@ -72,13 +73,15 @@ impl OwnNetwork {
         for fact in self.state.configuration.own() {
             kinds.entry(fact.kind).or_default().push(fact.to_string());
         }
-        let blocker = |(kind, objects): (Kind, Vec<String>)| Blocker {
-            code: kind.code().to_owned(),
-            message: format!(
-                "the network namespace of {container} has been changed, and that does not move: {}; undo it, \
+        let blocker = |(kind, objects): (Kind, Vec<String>)| {
+            Blocker::new(
+                kind.code(),
+                format!(
+                    "the network namespace of {container} has been changed, and that does not move: {}; undo it, \
                  and make it again at the destination",
-                listed(&objects)
-            ),
+                    listed(&objects)
+                ),
+            )
         };
         kinds.into_iter().map(blocker).collect()
     }

@@ -9,13 +9,14 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use netmig::flow::{Conntrack, Direction, Flow};
-use netmig::path::{self, Barrier, Candidate, Fate, ROUNDS, Trial, Way};
+use netmig::path_trial::{self, Candidate, DropRule, Fate, PacketDirection, ROUNDS, Trial};
 use netmig::routing;
-use netmig::table::{HoldTag, InvalidTag};
+use netmig::table::{InvalidTag, RuleTag};
 use protocol::expect;
-use protocol::message::{MOST_TRIALS, Message, TriedPath, plain_words};
+use protocol::message::{MAX_TRIALS, Message};
 use state::blocker::Blocker;
 use state::cause::{Cause, chain};
+use state::peer_text::PeerText;
 use state::{deadline, host};
 use steering::opened_firewall;
 use steering::tunnels::SteeringLock;
@@ -23,13 +24,14 @@ use tokio::task::block_in_place;
 
 use super::plan::Plan;
 use crate::context::Context;
+use crate::convert::{TriedPath, Wire};
 
 /// How long packets that the destination sends back may be on their way.
 const ARRIVE: Duration = Duration::from_millis(150);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
 /// Chains that are opened for one move: the ways are tried again after each.
-const MOST_OPENED: usize = MOST_TRIALS - 1;
+const MOST_OPENED: usize = MAX_TRIALS - 1;
 /// The code of what is refused.
 const CODE: &str = "path-blocked";
 
@@ -58,9 +60,9 @@ pub async fn check(context: &Context, plan: &mut Plan) -> Result<Vec<String>, Ca
     let flows = block_in_place(|| Conntrack::open()?.dump(&plan.addresses))?;
     let peer = plan.link.peer;
     let left_out = plan.far_ends.addresses();
-    let mut candidates = path::candidates(&flows, &plan.addresses, peer, &left_out).await?;
+    let mut candidates = path_trial::candidates(&flows, &plan.addresses, peer, &left_out).await?;
     candidates.extend(openings(plan, &candidates)?);
-    candidates.truncate(path::MOST);
+    candidates.truncate(path_trial::MOST);
     if candidates.is_empty() {
         return Ok(Vec::new());
     }
@@ -77,7 +79,7 @@ pub async fn check(context: &Context, plan: &mut Plan) -> Result<Vec<String>, Ca
         let named = candidates.iter().zip(&tried);
         let mut blockers: Vec<Blocker> =
             named.flat_map(|(candidate, ways)| ways.blockers(candidate, plan)).collect();
-        let closed: BTreeSet<&Barrier> = tried.iter().flat_map(Ways::closed_here).collect();
+        let closed: BTreeSet<&DropRule> = tried.iter().flat_map(Ways::closed_here).collect();
         let next = closed.iter().find(|barrier| !tried_to_open.contains(**barrier));
         let may_open = plan.open_firewall && tried_to_open.len() < MOST_OPENED;
         if let Some(barrier) = next.filter(|_| may_open) {
@@ -93,10 +95,7 @@ pub async fn check(context: &Context, plan: &mut Plan) -> Result<Vec<String>, Ca
                     continue;
                 }
                 // Such as one that belongs to a process, which alone may change it.
-                Err(cause) => blockers.push(Blocker {
-                    code: CODE.to_owned(),
-                    message: chain(cause.as_ref()).to_string(),
-                }),
+                Err(cause) => blockers.push(Blocker::new(CODE, chain(cause.as_ref()))),
             }
         }
         blockers.extend(route_back(plan, &candidates).await?);
@@ -122,7 +121,7 @@ fn openings(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<Candidate>, Cau
 }
 
 /// A host's name as it can stand in a rule's comment.
-fn comment(name: &str) -> Result<HoldTag, InvalidTag> {
+fn comment(name: &str) -> Result<RuleTag, InvalidTag> {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
     name.chars().take(64).map(plain).collect::<String>().parse()
 }
@@ -135,9 +134,9 @@ async fn route_back(plan: &Plan, candidates: &[Candidate]) -> Result<Option<Bloc
     };
     for address in plan.addresses.iter().filter(is_led) {
         if routing::needs_bridge(plan.link.peer, *address, bridge.index).await? {
-            return Ok(Some(Blocker {
-                code: CODE.to_owned(),
-                message: format!(
+            return Ok(Some(Blocker::new(
+                CODE,
+                format!(
                     "{} checks senders (net.ipv4.conf.all.rp_filter), and has no route to {address} but by {}, \
                      which goes with its last container: from then on it would drop what comes back from {}; \
                      set net.ipv4.conf.all.rp_filter to 0, or make a default route",
@@ -145,7 +144,7 @@ async fn route_back(plan: &Plan, candidates: &[Candidate]) -> Result<Option<Bloc
                     bridge.name,
                     plan.link.destination.host
                 ),
-            }));
+            )));
         }
     }
     Ok(None)
@@ -172,7 +171,7 @@ struct Ways {
     here_towards: Fate,
     here_from: Fate,
     there: TriedPath,
-    suspects: Vec<String>,
+    suspects: Vec<PeerText>,
 }
 
 /// Tries them; `Err` tells why they could not be tried.
@@ -186,9 +185,8 @@ async fn attempt(
     let peer = plan.link.peer;
     let container = plan.addresses.clone();
     let connection = &mut plan.link.connection;
-    connection.send(&Message::TryPaths(flows.clone())).await?;
+    connection.send(&Message::TryPaths(flows.clone().into_wire())).await?;
     if let Some(reason) = expect!(connection, deadline::ANSWER, PathsReady)? {
-        let reason = plain_words(&reason);
         return Ok(Err(format!("{} says: {reason}", plan.link.destination.host)));
     }
     let lock = SteeringLock::take(&context.directories.run).await?;
@@ -205,26 +203,30 @@ async fn attempt(
     let mut ways = Vec::new();
     for _ in 0..ROUNDS {
         for (number, candidate) in candidates.iter().enumerate() {
-            if let Err(e) = trial.send(number, Way::Towards, candidate.interface) {
+            if let Err(e) = trial.send(number, PacketDirection::ToContainer, candidate.interface) {
                 connection.send(&Message::EndPaths(())).await?;
                 return Ok(Err(chain(&e)));
             }
         }
         connection.send(&Message::AskPaths(())).await?;
         let there = expect!(connection, deadline::ANSWER, PathsTried)?;
-        if there.len() != candidates.len() || !there.iter().all(TriedPath::is_plausible) {
+        let there: Vec<TriedPath> = Vec::from_wire(there)?;
+        if there.len() != candidates.len() {
             return Err(OtherWays.into());
         }
         let give_up = Instant::now() + ARRIVE;
         ways = loop {
             let mut ways = Vec::with_capacity(there.len());
             for (number, there) in there.iter().enumerate() {
-                let (towards, from) =
-                    (trial.fate(number, Way::Towards)?, trial.fate(number, Way::From)?);
+                let (towards, from) = (
+                    trial.fate(number, PacketDirection::ToContainer)?,
+                    trial.fate(number, PacketDirection::FromContainer)?,
+                );
                 let by = if from == Fate::Stuck { &tunnel } else { &candidates[number].name };
                 let suspects = match (&towards, &from) {
                     (Fate::Stuck, _) | (_, Fate::Stuck) => {
-                        path::suspects(by, trial.is_ipv4(number))
+                        let suspects = path_trial::suspects(by, trial.is_ipv4(number));
+                        suspects.into_iter().map(PeerText::from).collect()
                     }
                     _ => Vec::new(),
                 };
@@ -252,7 +254,7 @@ impl Ways {
     }
 
     /// What drops them on this host, where that is a chain of others.
-    fn closed_here(&self) -> impl Iterator<Item = &Barrier> {
+    fn closed_here(&self) -> impl Iterator<Item = &DropRule> {
         let open = [self.there.towards == Fate::Arrived, self.here_from == Fate::Arrived];
         let here = [&self.here_towards, &self.here_from].into_iter().zip(open);
         here.filter_map(|(fate, open)| match fate {
@@ -273,10 +275,10 @@ impl Ways {
             let name = |side: Side| side.name(plan);
             let Some((at, reason)) = words::in_the_way(stretch, name) else { continue };
             let at = at.name(plan);
-            blockers.push(Blocker {
-                code: CODE.to_owned(),
-                message: format!("packets of {kind} would not get {way}: on {at} {reason}"),
-            });
+            blockers.push(Blocker::new(
+                CODE,
+                format!("packets of {kind} would not get {way}: on {at} {reason}"),
+            ));
         }
         blockers
     }

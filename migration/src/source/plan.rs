@@ -12,14 +12,14 @@ use checkpoint::{cgroup::Cgroup, mountinfo, procfs, tree};
 use engine::description::Description;
 use engine::inspect::{Container, PublishedPort};
 use engine::{Holder, blockers};
-use netmig::flow::{Aliases, Conntrack, Exchange, Flow, Readdressed, StandIn};
+use netmig::container_network::ContainerNetwork;
+use netmig::flow::{Alias, Aliases, Conntrack, Flow, Readdressed, TunnelNat};
 use netmig::isolation;
 use netmig::netns::Namespace;
-use netmig::peer::PeerNumber;
-use netmig::sandbox::Sandbox;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{Forwarder, ImageRef, Message, MigrationId, Network, Offer};
+use protocol::message::{ImageRef, Message, MigrationId, Network};
 use state::blocker::Blocker;
 use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
@@ -27,7 +27,7 @@ use state::journal::Process;
 use state::{deadline, host};
 use steering::moved_containers;
 use steering::peer_numbers::{self, HostId};
-use steering::port_forward::{self, Away};
+use steering::port_forward::{self, Away, Forwarder};
 use steering::tunnel_aliases::{self, OfOthers};
 use steering::{fwmark, tunnels};
 
@@ -37,10 +37,12 @@ use super::far_ends::FarEnds;
 use super::forecast::ExpectedInterruption;
 use super::network_namespace::OwnNetwork;
 use super::receive_buffers::Room;
-use super::{container_names, link_rate, lost_settings, multicast, ports, siblings};
+use super::{container_names, landlock, link_rate, lost_settings, multicast, ports, siblings};
 use crate::connect::{Introduced, Link};
 use crate::context::Context;
-use crate::request::{AddressPolicy, ImagePolicy, Request, TunnelChoice};
+use crate::convert::Wire;
+use crate::offer::{Offer, Verdict};
+use crate::request::{AddressPolicy, ImagePolicy, Loss, Request, TunnelChoice};
 
 /// A migration that both hosts agree to. Nothing has been changed.
 #[derive(Debug)]
@@ -164,8 +166,7 @@ pub async fn agree(
     let mut findings = tokio::task::block_in_place(|| blockers::look(&*context.engine, &container));
     let accepted: Vec<_> = request.options.accepted_losses.iter().map(|loss| loss.code()).collect();
     findings.blockers.retain(|finding| !accepted.contains(&finding.code));
-    let own =
-        findings.blockers.into_iter().map(|f| Blocker { code: f.code.into(), message: f.message });
+    let own = findings.blockers.into_iter().map(|f| Blocker::new(f.code, f.message));
     let mut own: Vec<_> = own.collect();
     let direct = way(context, &link, request.options.tunnel, &mut own).await.map_err(refused)?;
     if !own.is_empty() {
@@ -177,6 +178,9 @@ pub async fn agree(
     }
     let criu_version = criu_version.map_err(refused)?;
     let mut local = look(context, &container, criu_version).await.map_err(refused)?;
+    if !request.options.accepted_losses.contains(&Loss::Landlock) {
+        warnings.extend(landlock::warning(&local.description));
+    }
     let networks = &local.description.connectivity.networks;
     let networks: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
     let others = context.engine.resolvable_names(&networks, &container.id);
@@ -226,10 +230,11 @@ pub async fn agree(
     }
 
     let exchange = async {
-        link.connection.send(&Message::Offer(Box::new(offer.clone()))).await?;
-        expect!(link.connection, deadline::ANSWER, Verdict)
+        link.connection.send(&Message::Offer(Box::new(offer.clone().into_wire()))).await?;
+        let verdict = expect!(link.connection, deadline::ANSWER, Verdict)?;
+        Ok::<_, Cause>(Verdict::from_wire(verdict)?)
     };
-    let verdict = exchange.await.map_err(|e| refused(e.into()))?;
+    let verdict = exchange.await.map_err(refused)?;
     if !verdict.blockers.is_empty() {
         return Err(Failure::Blocked(verdict.blockers));
     }
@@ -307,7 +312,7 @@ async fn way(
     if let Some(peer) = peer_numbers::find_number(&context.directories.state, link.host)?
         && let Some(e) = tunnels::other_way(peer, direct).await?
     {
-        blockers.push(Blocker { code: "other-tunnel".to_owned(), message: e.to_string() });
+        blockers.push(Blocker::new("other-tunnel", e.to_string()));
     }
     if !direct {
         return Ok(None);
@@ -315,8 +320,7 @@ async fn way(
     match tunnel::direct::segment(link.connection.peer().ip()).await {
         Ok(segment) => Ok(Some(segment.mtu)),
         Err(e) => {
-            let message = chain(&e).to_string();
-            blockers.push(Blocker { code: "not-on-link".to_owned(), message });
+            blockers.push(Blocker::new("not-on-link", chain(&e)));
             Ok(None)
         }
     }
@@ -339,7 +343,7 @@ struct Local {
     anchors: BTreeMap<PeerNumber, HostId>,
     forwarders: Vec<Forwarder>,
     /// What this host will exchange for flows of third hosts, as far as it is known.
-    passing: Exchange,
+    passing: TunnelNat,
     /// What it exchanges for other containers.
     others: OfOthers,
 }
@@ -364,7 +368,7 @@ async fn look(
         None => Namespace::of_pid(container.pid)?,
     };
     let namespace = Arc::new(namespace);
-    let sandbox = Sandbox::open(&namespace)?;
+    let sandbox = ContainerNetwork::open(&namespace)?;
     let interface = sandbox.interfaces().first().ok_or(NoInterface)?;
     let port = isolation::Port::of_container(&namespace, &interface.name)?;
     let readonly_paths = &described.description.confinement.readonly_paths;
@@ -387,7 +391,7 @@ async fn look(
     let mut flows = Conntrack::open()?.dump(&addresses(container))?;
     let others = moved_containers::others(&context.directories, &container.id)?;
     siblings::settle(&mut flows, &addresses(container), &others);
-    let passing = StandIn::of_anchors(&flows, &addresses(container));
+    let passing = Alias::of_anchors(&flows, &addresses(container));
     let mut anchors = anchors(state, &addresses(container), &flows)?;
     // They have to lead new connections on, as they have to do with those that exist.
     let forwarders = port_forward::leading_here(&context.directories, &container.id)?;
@@ -408,7 +412,7 @@ async fn look(
         process,
         anchors,
         forwarders,
-        passing: Exchange { passing, ..Exchange::default() },
+        passing: TunnelNat { passing, ..TunnelNat::default() },
         others: OfOthers::read(&context.directories, &container.id)?,
     })
 }

@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use engine::inspect::{Container, PublishedPort};
 use netmig::flow::{Aliases, NoAlias, Protocol};
 use netmig::table::ForwardedPort;
-use protocol::message::Port;
 use steering::port_forward::{self, Away};
 
 use crate::connect::Introduced;
+use crate::offer::Port;
 
 /// `None` for protocols that are not moved.
 fn protocol(port: &PublishedPort) -> Option<Protocol> {
@@ -19,7 +19,7 @@ fn protocol(port: &PublishedPort) -> Option<Protocol> {
     }
 }
 
-/// Ports as the protocol between agents has them.
+/// Returns the ports that are offered.
 pub fn offered(ports: &[PublishedPort]) -> Vec<Port> {
     let offered = ports.iter().filter_map(|port| {
         Some(Port {

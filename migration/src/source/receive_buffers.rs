@@ -1,7 +1,7 @@
 //! Room in the container's receive buffers, before the processors have anything of a migration to do.
 
 use checkpoint::cgroup::Cgroup;
-use netmig::sockets::room;
+use netmig::sockets::receive_buffers;
 use state::cause::chain;
 
 /// Larger buffers, which are given their own size back when this is dropped.
@@ -14,7 +14,7 @@ impl Room {
     pub fn make(cgroup: Option<Cgroup>) -> Self {
         let cgroup = cgroup.filter(|cgroup| {
             let pids = cgroup.pids().unwrap_or_default();
-            room::make_room(&pids).is_ok_and(|sockets| sockets > 0)
+            receive_buffers::enlarge(&pids).is_ok_and(|sockets| sockets > 0)
         });
         Self(cgroup)
     }
@@ -24,7 +24,7 @@ impl Drop for Room {
     fn drop(&mut self) {
         let Some(cgroup) = &self.0 else { return };
         // Larger buffers than before do no harm.
-        if let Err(e) = room::take_room_back(&cgroup.pids().unwrap_or_default()) {
+        if let Err(e) = receive_buffers::restore(&cgroup.pids().unwrap_or_default()) {
             tracing::debug!("{}", chain(&e));
         }
     }

@@ -7,9 +7,9 @@ use state::cause::chain;
 use state::deadline;
 
 use super::destination_rpc::{self, Error};
-use super::interruption::Interruption;
+use super::migration::Migration;
 
-/// Interruption between two attempts to reach a destination that has not acknowledged.
+/// Between two attempts to reach a destination that has not acknowledged.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// The last thing that is wanted of the destination.
@@ -24,7 +24,7 @@ pub enum Goal {
 /// Asks again over new connections until the goal is reached, the destination denies that it holds
 /// a copy, or the time for it is over.
 pub async fn insist(
-    interruption: &mut Interruption<'_>,
+    migration: &mut Migration<'_>,
     told: Result<(), Error>,
     goal: Goal,
 ) -> Result<(), Error> {
@@ -37,17 +37,17 @@ pub async fn insist(
             Err(e) => tracing::warn!("{}", chain(&e)),
         }
         tokio::time::sleep(RETRY).await;
-        told = again(interruption, goal).await;
+        told = again(migration, goal).await;
     }
 }
 
 /// Dials anew, picks the migration up and repeats the order.
-async fn again(interruption: &mut Interruption<'_>, goal: Goal) -> Result<(), Error> {
-    let mut connection = interruption.peer().resume(interruption.context()).await?;
-    destination_rpc::commit(&mut connection, interruption.migration()).await?;
+async fn again(migration: &mut Migration<'_>, goal: Goal) -> Result<(), Error> {
+    let mut connection = migration.plan.far_end().resume(migration.context).await?;
+    destination_rpc::commit(&mut connection, migration.id()).await?;
     if goal == Goal::Finished {
         destination_rpc::finish(&mut connection).await?;
     }
-    interruption.replace_connection(connection);
+    migration.plan.link.connection = connection;
     Ok(())
 }

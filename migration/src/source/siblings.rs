@@ -1,12 +1,12 @@
 //! Connections with other containers of the same network, by their own addresses: before they can be
-//! held and led, their packets have to come to this host (see [`netmig::beside`]).
+//! held and led, their packets have to come to this host (see [`netmig::siblings`]).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use netmig::beside::{Beside, Detour};
-use netmig::flow::{Aliases, Conntrack, Direction, Flow, NoAlias, StandIn};
-use netmig::peer::{ORIGINAL_MASK, REPLY_MASK};
+use netmig::flow::{Alias, Aliases, Conntrack, Direction, Flow, NoAlias};
+use netmig::peer_number::{ORIGINAL_MASK, REPLY_MASK};
+use netmig::siblings::{Detour, Siblings};
 use netmig::sockets::{Connections, TcpSockets};
 use state::cause::Cause;
 use state::directories::Directories;
@@ -17,7 +17,7 @@ use super::plan::Plan;
 /// What is made of such connections on this host.
 #[derive(Default)]
 pub struct Besides {
-    found: Option<Beside>,
+    found: Option<Siblings>,
     detours: Vec<Detour>,
     /// Other containers that this host has notes of.
     others: Vec<MovedContainer>,
@@ -29,7 +29,7 @@ impl Besides {
     /// Finds the other containers.
     pub fn find(directories: &Directories, plan: &Plan) -> Result<Self, Cause> {
         Ok(Self {
-            found: Some(Beside::find(&plan.port, &plan.namespace, &plan.addresses)?),
+            found: Some(Siblings::find(&plan.port, &plan.namespace, &plan.addresses)?),
             others: moved_containers::others(directories, &plan.container.id)?,
             ..Self::default()
         })
@@ -94,21 +94,21 @@ impl Besides {
     /// Has these containers send to this host what is for the one that moves. They have been noted.
     pub fn lay(&mut self, detours: &[Detour]) -> Result<(), Cause> {
         match &mut self.found {
-            Some(found) => Ok(found.lay(detours)?),
+            Some(found) => Ok(found.install_detours(detours)?),
             None => Ok(()),
         }
     }
 
     /// What the other containers' addresses are in the tunnel, each with that of the container by which
     /// they talk to it.
-    pub fn stand_ins(&self, aliases: &Aliases) -> Result<Vec<(StandIn, IpAddr)>, NoAlias> {
-        let beside = self.detours.iter().map(|detour| (detour.beside, detour.towards));
+    pub fn stand_ins(&self, aliases: &Aliases) -> Result<Vec<(Alias, IpAddr)>, NoAlias> {
+        let beside = self.detours.iter().map(|detour| (detour.sibling, detour.towards));
         let all: BTreeSet<_> = beside.chain(self.apart.iter().copied()).collect();
         all.into_iter().map(|(beside, of)| Ok((aliases.of(beside)?, of))).collect()
     }
 
     fn addresses(&self) -> Vec<IpAddr> {
-        self.found.as_ref().map(Beside::addresses).unwrap_or_default()
+        self.found.as_ref().map(Siblings::addresses).unwrap_or_default()
     }
 }
 
@@ -139,8 +139,8 @@ pub fn settle(
 
 #[cfg(test)]
 mod tests {
-    use netmig::flow::{Exchange, Protocol, Tuple, Zone};
-    use netmig::peer::PeerNumber;
+    use netmig::flow::{Protocol, TunnelNat, Tuple, Zone};
+    use netmig::peer_number::PeerNumber;
 
     use super::*;
 
@@ -161,7 +161,7 @@ mod tests {
             zone: Zone::default(),
             tcp: None,
         };
-        let others = [MovedContainer::new("c", "web", &[web], Exchange::default())];
+        let others = [MovedContainer::new("c", "web", &[web], TunnelNat::default())];
         let mut flows = [led.clone()];
         assert_eq!(flows[0].anchor(&[db]), PeerNumber::new(5));
         assert_eq!(settle(&mut flows, &[db], &others), [(web, db)].into());

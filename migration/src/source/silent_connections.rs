@@ -16,7 +16,7 @@ use state::cause::Cause;
 
 use super::datagrams::Datagrams;
 use super::destination_rpc;
-use super::interruption::Interruption;
+use super::migration::Migration;
 
 /// A connection whose far end was heard so lately is in use.
 const LATELY: Duration = Duration::from_secs(2);
@@ -81,25 +81,25 @@ impl InUse {
 /// Waits until all of them have heard something, but no longer than a while after packets could come, which
 /// was at `since`; returns a sentence for each one that is dead.
 pub async fn dead(
-    pause: &mut Interruption<'_>,
+    migration: &mut Migration<'_>,
     in_use: &mut InUse,
     since: Instant,
 ) -> Result<Vec<String>, Cause> {
-    let mut dead = dead_connections(pause, &in_use.tcp, since).await?;
+    let mut dead = dead_connections(migration, &in_use.tcp, since).await?;
     dead.extend(in_use.dead_datagrams(since).await?);
     Ok(dead)
 }
 
 async fn dead_connections(
-    pause: &mut Interruption<'_>,
+    migration: &mut Migration<'_>,
     in_use: &BTreeSet<Ends>,
     since: Instant,
 ) -> Result<Vec<String>, Cause> {
     if in_use.is_empty() {
         return Ok(Vec::new());
     }
-    let migration = pause.migration();
-    let plan = pause.preparation().plan();
+    let id = migration.id();
+    let plan = &migration.plan;
     let (container, readdressed) = (plan.addresses.clone(), plan.readdressed.clone());
     let before = |own: SocketAddr| {
         let other = readdressed.iter().find(|other| other.new == own.ip());
@@ -107,7 +107,7 @@ async fn dead_connections(
     };
     let mut first: Option<(Instant, Vec<Flow>)> = None;
     let silent = loop {
-        let mut silent = destination_rpc::silent(pause.connection(), migration).await?;
+        let mut silent = destination_rpc::silent(migration.connection(), id).await?;
         for connection in &mut silent {
             connection.own = before(connection.own);
         }

@@ -1,10 +1,11 @@
 //! Directory trees that are carried beside the checkpoint.
 
-use checkpoint::tree::{Digest, Error, Record, Snapshot, Source};
-use protocol::message::{Message, Tree, TreeChange, TreeEnd};
+use checkpoint::tree::{Error, Record, Snapshot, Source};
+use protocol::message::{Message, Tree, TreeChange, TreeDigest, TreeEnd};
 use state::cause::Cause;
 
 use super::send_queue::{Outbox, post};
+use crate::convert::Wire;
 
 /// A tree whose first pass has been sent.
 #[derive(Debug)]
@@ -23,8 +24,9 @@ pub fn send<T>(
     outbox: &Outbox,
     walk: impl FnOnce(&mut dyn FnMut(Record) -> Result<(), Error>) -> Result<T, Error>,
 ) -> Result<T, Cause> {
-    let mut digest = Digest::default();
+    let mut digest = TreeDigest::default();
     let found = walk(&mut |record| {
+        let record = record.into_wire();
         digest.add(&record);
         post(outbox, Message::TreeChange(TreeChange { tree, record })).map_err(|_| Error::Closed)
     })?;

@@ -1,57 +1,45 @@
-//! Addresses, and neighbour entries that somebody has made.
+//! Addresses, and neighbour entries that were added by hand.
 //!
 //! Attribute numbers are those of `include/uapi/linux/if_addr.h` and `neighbour.h`.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Configuration, Kind, Known, Links, list, name};
-use crate::netns::link::ip_address;
-use crate::netns::message::{attribute, u16_at, u32_at};
-use crate::netns::socket::KernelSocket;
-use crate::routing::PROTOCOL;
+use libc::{NDA_DST, NTF_PROXY, NUD_PERMANENT};
 
-const RTM_GETADDR: u16 = 22;
-/// Bytes of `struct ifaddrmsg`.
-const ADDRESS_HEADER: usize = 8;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
+use super::{Configuration, Kind, Known, Links, name};
+use crate::netlink::attribute::{find, ip_address, u16_at, u32_at};
+use crate::netlink::route::{
+    ADDRESS_HEADER, InterfaceAddress, NDA_PROTOCOL, NEIGHBOUR_HEADER, PROTOCOL, list,
+};
+use crate::netlink::{Connection, SocketError};
+
 const IFA_FLAGS: u16 = 8;
 const IFA_PROTO: u16 = 11;
-/// Who has made an address (`IFAPROT_*`): of the loopback interface, of a router's advertisement, of a link.
+/// Origins of an address that are the kernel's (`IFAPROT_*`): the loopback interface, a router's
+/// advertisement, a link.
 const BY_THE_KERNEL: [u8; 3] = [1, 2, 3];
 const SCOPE_LINK: u8 = 253;
-/// An address that follows one of a router's advertisement, or was made of a secret.
+/// An address that follows one of a router's advertisement, or is a stable private one.
 const FLAGS_OF_THE_KERNEL: u32 = 0x01 | 0x800;
 
-const RTM_GETNEIGH: u16 = 30;
-/// Bytes of `struct ndmsg`.
-const NEIGHBOUR_HEADER: usize = 12;
-const NUD_PERMANENT: u16 = 0x80;
-const NTF_PROXY: u8 = 8;
-const NDA_DST: u16 = 1;
-const NDA_PROTOCOL: u16 = 12;
-
-/// Reads addresses that are neither the container's by its engine's record nor the kernel's, and names those
-/// of the record that are missing.
+/// Reads addresses that are neither in the engine's record nor the kernel's, and reports those of
+/// the record that are missing.
 pub(super) fn read(
-    socket: &mut KernelSocket,
+    socket: &mut Connection,
     known: &Known,
     links: &Links,
     into: &mut Configuration,
-) -> io::Result<()> {
+) -> Result<(), SocketError> {
     let mut found = Vec::new();
-    for payload in list(socket, RTM_GETADDR, &[0; ADDRESS_HEADER])? {
-        let rest = payload.get(ADDRESS_HEADER..).unwrap_or_default();
-        let value = attribute(rest, IFA_LOCAL).or_else(|| attribute(rest, IFA_ADDRESS));
-        let Some(address) = value.and_then(ip_address) else { continue };
-        let interface = name(links, u32_at(&payload, 4).unwrap_or(0));
+    for payload in list(socket, libc::RTM_GETADDR, &[0; ADDRESS_HEADER])? {
+        let Some(own) = InterfaceAddress::parse(&payload) else { continue };
+        let InterfaceAddress { address, prefix, .. } = own;
+        let interface = name(links, own.interface);
         if known.addresses.contains(&address) && interface == known.interface {
             found.push(address);
             continue;
         }
-        if !is_kernels(address, &payload, rest) {
-            let prefix = payload[1];
+        if !is_kernels(&own, payload.get(ADDRESS_HEADER..).unwrap_or_default()) {
             into.add_own(Kind::Address, format!("address {address}/{prefix} of {interface}"));
         }
     }
@@ -62,15 +50,16 @@ pub(super) fn read(
     Ok(())
 }
 
-fn is_kernels(address: IpAddr, header: &[u8], rest: &[u8]) -> bool {
-    let by = attribute(rest, IFA_PROTO).and_then(|value| value.first().copied());
-    let flags = attribute(rest, IFA_FLAGS).and_then(|value| u32_at(value, 0)).unwrap_or(0);
-    match address {
-        // Kernels before 5.18 do not tell by whom.
+/// Returns whether the kernel has added the address.
+fn is_kernels(own: &InterfaceAddress, rest: &[u8]) -> bool {
+    let by = find(rest, IFA_PROTO).and_then(|value| value.first().copied());
+    let flags = find(rest, IFA_FLAGS).and_then(|value| u32_at(value, 0)).unwrap_or(0);
+    match own.address {
+        // Kernels before 5.18 do not report the origin.
         IpAddr::V4(four) => four == Ipv4Addr::LOCALHOST,
         IpAddr::V6(six) if six == Ipv6Addr::LOCALHOST => true,
         IpAddr::V6(six) => {
-            let is_of_link = header.get(3) == Some(&SCOPE_LINK);
+            let is_of_link = own.scope == SCOPE_LINK;
             by.is_some_and(|by| BY_THE_KERNEL.contains(&by))
                 || flags & FLAGS_OF_THE_KERNEL != 0
                 || (is_of_link && is_of_an_ethernet_address(six))
@@ -78,32 +67,32 @@ fn is_kernels(address: IpAddr, header: &[u8], rest: &[u8]) -> bool {
     }
 }
 
-/// Whether the address was made of an Ethernet address (RFC 4291, appendix A).
+/// Returns whether the address was derived from an Ethernet address (RFC 4291, appendix A).
 fn is_of_an_ethernet_address(address: Ipv6Addr) -> bool {
     let bytes = address.octets();
     bytes[11..13] == [0xff, 0xfe]
 }
 
-/// Reads entries that stay until somebody removes them, other than those of netmig.
+/// Reads permanent and proxy entries other than those of netmig.
 pub(super) fn neighbours(
-    socket: &mut KernelSocket,
+    socket: &mut Connection,
     links: &Links,
     into: &mut Configuration,
-) -> io::Result<()> {
+) -> Result<(), SocketError> {
     for proxies in [false, true] {
         let mut fixed = [0; NEIGHBOUR_HEADER];
         if proxies {
             fixed[10] = NTF_PROXY;
         }
-        for payload in list(socket, RTM_GETNEIGH, &fixed)? {
+        for payload in list(socket, libc::RTM_GETNEIGH, &fixed)? {
             let rest = payload.get(NEIGHBOUR_HEADER..).unwrap_or_default();
             let is_proxy = payload.get(10).is_some_and(|flags| flags & NTF_PROXY != 0);
             let is_permanent = u16_at(&payload, 8).is_some_and(|state| state & NUD_PERMANENT != 0);
-            let is_ours = attribute(rest, NDA_PROTOCOL) == Some(&[PROTOCOL]);
+            let is_ours = find(rest, NDA_PROTOCOL) == Some(&[PROTOCOL]);
             if is_ours || !(is_proxy || is_permanent) {
                 continue;
             }
-            let Some(address) = attribute(rest, NDA_DST).and_then(ip_address) else { continue };
+            let Some(address) = find(rest, NDA_DST).and_then(ip_address) else { continue };
             let what = if is_proxy { "proxy" } else { "permanent" };
             let interface = name(links, u32_at(&payload, 4).unwrap_or(0));
             let text = format!("{what} neighbour {address} of {interface}");
@@ -116,16 +105,16 @@ pub(super) fn neighbours(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netns::message::Message;
+    use crate::netlink::attribute::put;
 
     fn of_kernel(address: &str, scope: u8, attributes: &[(u16, &[u8])]) -> bool {
-        let header = [10, 64, 0, scope, 2, 0, 0, 0];
-        let mut message = Message::new(20, 0, &header);
+        let address = address.parse().unwrap();
+        let own = InterfaceAddress { interface: 2, address, prefix: 64, scope };
+        let mut rest = Vec::new();
         for (kind, value) in attributes {
-            message.attribute(*kind, value);
+            put(&mut rest, *kind, value);
         }
-        let payload = message.finish()[16..].to_vec();
-        is_kernels(address.parse().unwrap(), &payload, &payload[ADDRESS_HEADER..])
+        is_kernels(&own, &rest)
     }
 
     #[test]

@@ -2,29 +2,23 @@
 //!
 //! Attribute numbers are those of `include/uapi/linux/if_link.h` and `rtnetlink.h`.
 
-use std::io;
+use libc::{
+    IFLA_ALT_IFNAME, IFLA_GROUP, IFLA_IFALIAS, IFLA_PROP_LIST, IFLA_TXQLEN, IFLA_XDP, TCA_KIND,
+};
 
-use super::{Configuration, Kind, Known, Links, list, name};
-use crate::netns::link::{LINK_HEADER, Link, RTM_GETLINK};
-use crate::netns::message::{attribute, attributes, text_attribute, u32_at, u32_attribute};
-use crate::netns::socket::KernelSocket;
+use super::{Configuration, Kind, Known, Links, name};
+use crate::netlink::attribute::{attributes, find, find_text, find_u32, u32_at};
+use crate::netlink::route::{LINK_HEADER, Link, list};
+use crate::netlink::{Connection, SocketError};
 
-const RTM_GETQDISC: u16 = 38;
 /// Bytes of `struct tcmsg`, and where its interface and its handle stand.
 const QUEUEING_HEADER: usize = 20;
 const QUEUEING_INTERFACE: usize = 4;
 const QUEUEING_HANDLE: usize = 8;
-const TCA_KIND: u16 = 1;
 
-const IFLA_TXQLEN: u16 = 13;
-const IFLA_IFALIAS: u16 = 20;
-const IFLA_GROUP: u16 = 27;
-const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
-const IFLA_PROP_LIST: u16 = 52;
-const IFLA_ALT_IFNAME: u16 = 53;
 
-/// Flags that somebody sets (netdevice(7)), by name. The others are states.
+/// Flags that are configuration (netdevice(7)), by name. The others are state.
 const FLAGS: &[(i32, &str)] = &[
     (libc::IFF_UP, "up"),
     (libc::IFF_NOARP, "noarp"),
@@ -33,19 +27,19 @@ const FLAGS: &[(i32, &str)] = &[
     (libc::IFF_MULTICAST, "multicast"),
 ];
 
-/// Interfaces that the kernel puts into every namespace once a kind of tunnel is known to it
+/// Interfaces that the kernel adds to every namespace once a kind of tunnel is loaded
 /// (`net.core.fb_tunnels_only_for_init_net`).
 const FALLBACKS: &[&str] =
     &["tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0"];
 
 /// Reads the interfaces; returns their names.
 pub(super) fn read(
-    socket: &mut KernelSocket,
+    socket: &mut Connection,
     known: &Known,
     into: &mut Configuration,
-) -> io::Result<Links> {
+) -> Result<Links, SocketError> {
     let mut links = Links::new();
-    for payload in list(socket, RTM_GETLINK, &[0; LINK_HEADER])? {
+    for payload in list(socket, libc::RTM_GETLINK, &[0; LINK_HEADER])? {
         let Some(link) = Link::parse(&payload) else { continue };
         let rest = payload.get(LINK_HEADER..).unwrap_or_default();
         links.push((link.index, link.name.clone()));
@@ -67,7 +61,7 @@ pub(super) fn read(
         }
         into.add(Kind::Link, text);
         if is_loopback {
-            // Nobody records it, so that it is compared.
+            // The engine does not record it, so it is compared.
             into.add(Kind::Link, format!("interface {} with an MTU of {}", link.name, link.mtu));
         } else {
             own_properties(&link, known, into);
@@ -76,8 +70,8 @@ pub(super) fn read(
     Ok(links)
 }
 
-/// What differs from what the engine gave the container's interface. The destination's network may have
-/// another MTU, so that this is not compared between hosts.
+/// Reports what differs from what the engine gave the container's interface. The destination's
+/// network may have another MTU, so that is not compared between hosts.
 fn own_properties(link: &Link, known: &Known, into: &mut Configuration) {
     let name = &link.name;
     if link.mtu != known.mtu {
@@ -92,41 +86,42 @@ fn own_properties(link: &Link, known: &Known, into: &mut Configuration) {
     }
 }
 
-/// Properties that somebody sets, in words.
+/// Returns the properties that are configuration, as text.
 fn properties(rest: &[u8]) -> String {
     let mut text = String::new();
-    if let Some(length) = u32_attribute(rest, IFLA_TXQLEN) {
+    if let Some(length) = find_u32(rest, IFLA_TXQLEN) {
         text.push_str(&format!(", queue of {length}"));
     }
-    if let Some(group @ 1..) = u32_attribute(rest, IFLA_GROUP) {
+    if let Some(group @ 1..) = find_u32(rest, IFLA_GROUP) {
         text.push_str(&format!(", group {group}"));
     }
-    if let Some(alias) = text_attribute(rest, IFLA_IFALIAS) {
+    if let Some(alias) = find_text(rest, IFLA_IFALIAS) {
         text.push_str(&format!(", alias {alias:?}"));
     }
-    let other_names = attributes(attribute(rest, IFLA_PROP_LIST).unwrap_or_default());
+    let other_names = attributes(find(rest, IFLA_PROP_LIST).unwrap_or_default());
     for (_, other) in other_names.filter(|(kind, _)| *kind == IFLA_ALT_IFNAME) {
         let other = String::from_utf8_lossy(other);
         text.push_str(&format!(", name {:?}", other.trim_end_matches('\0')));
     }
-    let xdp = attribute(rest, IFLA_XDP).unwrap_or_default();
-    if attribute(xdp, IFLA_XDP_ATTACHED).is_some_and(|attached| attached != [0]) {
+    let xdp = find(rest, IFLA_XDP).unwrap_or_default();
+    if find(xdp, IFLA_XDP_ATTACHED).is_some_and(|attached| attached != [0]) {
         text.push_str(", an XDP program");
     }
     text
 }
 
-/// Reads queueing disciplines that somebody has made: those that the kernel gives an interface have no
-/// handle (`qdisc_create_dflt`, `net/sched/sch_generic.c`). Classes and filters need one that was made.
+/// Reads queueing disciplines that were added: those that the kernel gives an interface have no
+/// handle (`qdisc_create_dflt`, `net/sched/sch_generic.c`). Classes and filters need one that was
+/// added.
 pub(super) fn queueing(
-    socket: &mut KernelSocket,
+    socket: &mut Connection,
     links: &Links,
     into: &mut Configuration,
-) -> io::Result<()> {
-    for payload in list(socket, RTM_GETQDISC, &[0; QUEUEING_HEADER])? {
+) -> Result<(), SocketError> {
+    for payload in list(socket, libc::RTM_GETQDISC, &[0; QUEUEING_HEADER])? {
         let rest = payload.get(QUEUEING_HEADER..).unwrap_or_default();
         if u32_at(&payload, QUEUEING_HANDLE).unwrap_or(0) != 0 {
-            let kind = text_attribute(rest, TCA_KIND).unwrap_or_default();
+            let kind = find_text(rest, TCA_KIND).unwrap_or_default();
             let interface = name(links, u32_at(&payload, QUEUEING_INTERFACE).unwrap_or(0));
             into.add_own(Kind::Queueing, format!("queueing discipline {kind} of {interface}"));
         }

@@ -1,14 +1,15 @@
-//! How a container's network namespace is configured, beyond what its engine's record says: links, addresses,
-//! routes, rules, neighbours, filters, queueing disciplines, IPsec.
+//! The configuration of a container's network namespace, beyond what its engine's record says:
+//! links, addresses, routes, policy rules, neighbour entries, packet filters, queueing disciplines,
+//! IPsec.
 //!
-//! Read in the same way of the original and of the staged copy, so that the two can be compared. What may
-//! differ is not read, or is made comparable where it is read, with the reason beside it: numbers of
-//! interfaces, what the kernel makes by itself, and what the destination's network has another one of
-//! ([`Known`]). [`Parameters`](crate::parameters::Parameters) are read apart, since they can be set.
+//! It is read in the same way from the original and from the staged copy, so that the two can be
+//! compared. What may differ is not read, or is made comparable where it is read, with a comment
+//! that gives the reason: indexes of interfaces, what the kernel adds by itself, and what each
+//! host's network has of its own ([`Known`]). [`Parameters`](crate::sysctl::Parameters) are read
+//! separately, since they can be set.
 
 mod addresses;
 mod filters;
-mod legacy_tables;
 mod links;
 mod routes;
 mod rules;
@@ -21,10 +22,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::netns::message::Message;
-use crate::netns::socket::{KernelSocket, Protocol};
+use crate::netlink::{Protocol, SocketError};
 use crate::netns::{self, Namespace};
-use crate::nfnetlink::SocketError;
 
 /// Most facts of one namespace.
 pub const MOST_FACTS: usize = 10_000;
@@ -32,10 +31,10 @@ pub const MOST_FACTS: usize = 10_000;
 /// Why a namespace's configuration could not be read.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The namespace cannot be used.
-    #[error("cannot look into the network of a container")]
+    /// The network namespace cannot be used.
+    #[error("cannot read the network of a container")]
     Namespace(#[from] netns::Error),
-    /// The kernel does not list something.
+    /// The kernel refused to list something.
     #[error("cannot read the {what} of {container}")]
     Read {
         /// What was to be listed.
@@ -46,7 +45,7 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// Netfilter does not list its tables.
+    /// Netfilter refused to list its tables.
     #[error("cannot read the nftables tables of {container}")]
     Tables {
         /// What the network namespace belongs to.
@@ -55,14 +54,14 @@ pub enum Error {
         #[source]
         source: SocketError,
     },
-    /// More than a container has.
+    /// There are more facts than can be compared.
     #[error(
         "the network of {0} has more than {MOST_FACTS} routes, addresses and the like, too many to compare"
     )]
     TooMuch(String),
 }
 
-/// What a fact is about.
+/// The subject of a fact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// An interface and its properties.
@@ -71,20 +70,38 @@ pub enum Kind {
     Address,
     /// A route, or a next hop that routes share.
     Route,
-    /// A routing rule.
+    /// A policy rule.
     Rule,
-    /// A permanent neighbour entry, or one by which the container answers for another host.
+    /// A permanent neighbour entry, or a proxy entry.
     Neighbour,
     /// A table of nftables, iptables, ip6tables or arptables.
     Filter,
-    /// A queueing discipline, and with it classes and filters.
+    /// A queueing discipline with its classes and filters.
     Queueing,
     /// A policy or security association of IPsec.
     Ipsec,
 }
 
 impl Kind {
-    /// Returns the kind's stable name.
+    /// All kinds, in their order.
+    pub const ALL: &[Self] = &[
+        Self::Link,
+        Self::Address,
+        Self::Route,
+        Self::Rule,
+        Self::Neighbour,
+        Self::Filter,
+        Self::Queueing,
+        Self::Ipsec,
+    ];
+
+    /// Returns the kind with this name.
+    #[must_use]
+    pub fn of_code(code: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.code() == code)
+    }
+
+    /// Returns the kind's stable name, by which other hosts know it.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -100,12 +117,12 @@ impl Kind {
     }
 }
 
-/// Something that a namespace has.
+/// An object of a namespace's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Fact {
-    /// What it is about.
+    /// Its subject.
     pub kind: Kind,
-    /// Whether no engine makes such a thing: it was made in the container, or by hand.
+    /// Whether no engine creates such an object: it was made in the container, or by hand.
     pub is_own: bool,
     /// The object with all of its properties, for people.
     pub text: String,
@@ -117,15 +134,14 @@ impl fmt::Display for Fact {
     }
 }
 
-/// What is known of a container's network from elsewhere. Each host has its own, so that these things
-/// themselves are not compared.
+/// What each host has of its own in a container's network, and is therefore not compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
-    /// The name of its interface.
+    /// Name of the container's interface.
     pub interface: String,
-    /// The interface's Ethernet address, as the engine's record has it.
+    /// The interface's Ethernet address in the engine's record.
     pub mac: Option<[u8; 6]>,
-    /// The largest packet of the host's end of it, in bytes.
+    /// MTU of the host's end, in bytes.
     pub mtu: u32,
     /// The container's addresses.
     pub addresses: Vec<IpAddr>,
@@ -134,7 +150,7 @@ pub struct Known {
 }
 
 impl Known {
-    /// An address as it is called on every host.
+    /// Returns the name of an address that is the same on every host.
     fn name_of(&self, address: IpAddr) -> String {
         match address {
             own if self.addresses.contains(&own) => "its address".to_owned(),
@@ -144,7 +160,7 @@ impl Known {
     }
 }
 
-/// How a namespace is configured.
+/// The configuration of a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configuration {
     facts: BTreeSet<Fact>,
@@ -155,7 +171,7 @@ pub struct Configuration {
 pub struct Difference {
     /// The fact.
     pub fact: Fact,
-    /// Whether it is the first that has it, which is to say that the second one has lost it.
+    /// Whether the first one has it, so that the second one has lost it.
     pub is_lost: bool,
 }
 
@@ -167,23 +183,24 @@ impl fmt::Display for Difference {
 }
 
 impl Configuration {
-    /// Reads the configuration of a namespace, some milliseconds.
+    /// Reads the configuration of a namespace; takes some milliseconds.
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`Error::Namespace`], [`Error::Read`] or [`Error::Tables`] when something cannot be listed,
+    /// [`Error::TooMuch`].
     pub fn read(namespace: &Namespace, known: &Known) -> Result<Self, Error> {
         let mut read = Self::default();
-        let mut socket = namespace.socket(Protocol::Route)?;
-        let failed = |what| {
-            move |source| Error::Read { what, container: namespace.name().to_owned(), source }
-        };
+        let mut socket = namespace.netlink(Protocol::Route)?;
+        let read_failed =
+            |what, source| Error::Read { what, container: namespace.name().to_owned(), source };
+        let failed = |what| move |error: SocketError| read_failed(what, error.into());
         let links = links::read(&mut socket, known, &mut read).map_err(failed("interfaces"))?;
         addresses::read(&mut socket, known, &links, &mut read).map_err(failed("addresses"))?;
         addresses::neighbours(&mut socket, &links, &mut read).map_err(failed("neighbours"))?;
         routes::read(&mut socket, known, &links, &mut read).map_err(failed("routes"))?;
         rules::read(&mut socket, &mut read).map_err(failed("routing rules"))?;
         links::queueing(&mut socket, &links, &mut read).map_err(failed("queueing disciplines"))?;
-        match namespace.socket(Protocol::Ipsec) {
+        match namespace.netlink(Protocol::Xfrm) {
             Ok(mut socket) => filters::ipsec(&mut socket, &mut read).map_err(failed("IPsec"))?,
             // A kernel without IPsec.
             Err(netns::Error::Socket { source, .. })
@@ -194,19 +211,28 @@ impl Configuration {
         let tables = tables
             .map_err(|source| Error::Tables { container: namespace.name().to_owned(), source })?;
         read.facts.extend(tables);
-        read.facts.extend(namespace.run(legacy_tables::read)?.map_err(failed("iptables"))?);
+        read.facts.extend(
+            namespace
+                .run(filters::legacy_tables)?
+                .map_err(|source| read_failed("iptables", source))?,
+        );
         if read.facts.len() > MOST_FACTS {
             return Err(Error::TooMuch(namespace.name().to_owned()));
         }
         Ok(read)
     }
 
-    /// Returns what no engine has made, and no engine will make at the destination.
+    /// Returns all facts, in the order of their kinds.
+    pub fn into_facts(self) -> impl Iterator<Item = Fact> {
+        self.facts.into_iter()
+    }
+
+    /// Returns what no engine has created, and no engine will create at the destination.
     pub fn own(&self) -> impl Iterator<Item = &Fact> {
         self.facts.iter().filter(|fact| fact.is_own)
     }
 
-    /// Returns in what another one differs from this.
+    /// Returns how another configuration differs from this one.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<Difference> {
         let lost = self.facts.difference(&other.facts).map(|fact| (fact, true));
@@ -214,36 +240,33 @@ impl Configuration {
         lost.chain(new).map(|(fact, is_lost)| Difference { fact: fact.clone(), is_lost }).collect()
     }
 
-    /// Adds what an engine may have made.
+    /// Adds a fact that an engine may have created.
     fn add(&mut self, kind: Kind, text: String) {
         self.facts.insert(Fact { kind, is_own: false, text });
     }
 
-    /// Adds what no engine makes.
+    /// Adds a fact that no engine creates.
     fn add_own(&mut self, kind: Kind, text: String) {
         self.facts.insert(Fact { kind, is_own: true, text });
     }
 }
 
-/// The names of interfaces by their numbers.
+impl FromIterator<Fact> for Configuration {
+    fn from_iter<T: IntoIterator<Item = Fact>>(facts: T) -> Self {
+        Self { facts: facts.into_iter().collect() }
+    }
+}
+
+/// The names of interfaces by their indexes.
 type Links = Vec<(u32, String)>;
 
-/// The name of an interface.
+/// Returns the name of an interface.
 fn name(links: &Links, index: u32) -> String {
     let found = links.iter().find(|(number, _)| *number == index);
     found.map_or_else(|| format!("interface {index}"), |(_, name)| name.clone())
 }
 
-/// Lists objects by a request of this type and fixed part; none of a family that the kernel does not have.
-fn list(socket: &mut KernelSocket, kind: u16, fixed: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    let mut request = Message::new(kind, netns::link::NLM_F_DUMP, fixed).finish();
-    match socket.dump(&mut request) {
-        Err(error) if netns::rtnl::is_no_family(&error) => Ok(Vec::new()),
-        other => other,
-    }
-}
-
-/// Bytes as hexadecimal digits, for what this code has no word for.
+/// Formats bytes of unknown meaning.
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -274,6 +297,12 @@ mod tests {
     }
 
     #[test]
+    fn kinds_are_found_by_their_names() {
+        assert!(Kind::ALL.iter().all(|kind| Kind::of_code(kind.code()) == Some(*kind)));
+        assert_eq!(Kind::of_code("weather"), None);
+    }
+
+    #[test]
     fn addresses_that_hosts_have_their_own_of_are_called_the_same() {
         let known = |own: &str, gateway: &str| Known {
             addresses: vec![own.parse().unwrap()],
@@ -286,7 +315,7 @@ mod tests {
         assert_eq!(a.name_of([10, 2, 0, 9].into()), "10.2.0.9");
     }
 
-    /// A namespace as the kernel makes it has nothing of its own; needs root, and says so.
+    /// Needs root; prints that it was skipped without.
     #[test]
     fn a_fresh_namespace_has_nothing_of_its_own() {
         if !nix::unistd::geteuid().is_root() {

@@ -2,40 +2,26 @@
 //!
 //! Attribute numbers are those of `include/uapi/linux/rtnetlink.h`.
 
-use std::io;
+use libc::{
+    RTA_CACHEINFO, RTA_DST, RTA_GATEWAY, RTA_METRICS, RTA_OIF, RTA_PREF, RTA_PREFSRC, RTA_PRIORITY,
+    RTA_TABLE, RTM_F_CLONED,
+};
 
-use super::{Configuration, Kind, Known, Links, hexadecimal, list, name};
-use crate::netns::link::ip_address;
-use crate::netns::message::{attribute, attributes, u32_at, u32_attribute};
-use crate::netns::socket::KernelSocket;
+use super::{Configuration, Kind, Known, Links, hexadecimal, name};
+use crate::netlink::attribute::{attributes, find, find_u32, ip_address, u32_at};
+use crate::netlink::route::{NEXT_HOP_CONFIGURATION, ROUTE_HEADER, RTAX_LOCK, RTAX_MTU, list};
+use crate::netlink::{Connection, SocketError};
 
-const RTM_GETROUTE: u16 = 26;
-/// Bytes of `struct rtmsg`.
-const HEADER: usize = 12;
 const RTM_GETNEXTHOP: u16 = 106;
 /// Bytes of `struct nhmsg`.
 const NEXT_HOP_HEADER: usize = 8;
 const NHA_ID: u16 = 1;
 
-const RTM_F_CLONED: u32 = 0x200;
-/// Next hop flags that somebody sets; the others are states.
-const FLAGS: u32 = 0x02 | 0x04;
-/// Who has made a route (`RTPROT_*`): a redirect, the kernel, a router's advertisement.
+/// Origins of a route that are the kernel's (`RTPROT_*`): a redirect, the kernel, a router's
+/// advertisement.
 const BY_THE_KERNEL: [u8; 3] = [1, 2, 9];
 
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const RTA_PRIORITY: u16 = 6;
-const RTA_PREFSRC: u16 = 7;
-const RTA_METRICS: u16 = 8;
-const RTA_CACHEINFO: u16 = 12;
-const RTA_TABLE: u16 = 15;
-const RTA_PREF: u16 = 20;
-const RTAX_LOCK: u16 = 1;
-const RTAX_MTU: u16 = 2;
-
-/// Kinds of routes (`RTN_*`) other than to a gateway or a link.
+/// Types of routes (`RTN_*`) other than unicast.
 const KINDS: &[(u8, &str)] = &[
     (2, "local "),
     (3, "broadcast "),
@@ -48,17 +34,17 @@ const KINDS: &[(u8, &str)] = &[
     (10, "nat "),
 ];
 
-/// Reads routes that the kernel has not made by itself. Engines make some, so that these are compared.
+/// Reads routes that the kernel has not added by itself. Engines add some, so these are compared.
 pub(super) fn read(
-    socket: &mut KernelSocket,
+    socket: &mut Connection,
     known: &Known,
     links: &Links,
     into: &mut Configuration,
-) -> io::Result<()> {
+) -> Result<(), SocketError> {
     for family in [libc::AF_INET, libc::AF_INET6] {
-        let mut fixed = [0; HEADER];
+        let mut fixed = [0; ROUTE_HEADER];
         fixed[0] = u8::try_from(family).unwrap_or(0);
-        for payload in list(socket, RTM_GETROUTE, &fixed)? {
+        for payload in list(socket, libc::RTM_GETROUTE, &fixed)? {
             // A kernel without IPv6 answers such a dump with the routes of all families.
             if payload.first() == fixed.first()
                 && let Some(text) = describe(&payload, known, links)
@@ -69,25 +55,25 @@ pub(super) fn read(
     }
     for payload in list(socket, RTM_GETNEXTHOP, &[0; NEXT_HOP_HEADER])? {
         let rest = payload.get(NEXT_HOP_HEADER..).unwrap_or_default();
-        let id = u32_attribute(rest, NHA_ID).unwrap_or(0);
+        let id = find_u32(rest, NHA_ID).unwrap_or(0);
         into.add_own(Kind::Route, format!("next hop {id}"));
     }
     Ok(())
 }
 
-/// A route in words; `None` for one of the kernel's.
+/// Returns a route as text; `None` for one of the kernel's.
 fn describe(payload: &[u8], known: &Known, links: &Links) -> Option<String> {
-    let (header, rest) = payload.split_at_checked(HEADER)?;
+    let (header, rest) = payload.split_at_checked(ROUTE_HEADER)?;
     let flags = u32_at(header, 8)?;
     let (prefix, tos, by, scope, kind) = (header[1], header[3], header[5], header[6], header[7]);
     if BY_THE_KERNEL.contains(&by) || flags & RTM_F_CLONED != 0 {
         return None;
     }
     let word = KINDS.iter().find(|(number, _)| *number == kind).map_or("", |(_, word)| word);
-    let to = attribute(rest, RTA_DST).and_then(ip_address);
+    let to = find(rest, RTA_DST).and_then(ip_address);
     let to = to.map_or_else(|| "default".to_owned(), |address| format!("{address}/{prefix}"));
     let family = if header[0] == 2 { "IPv4" } else { "IPv6" };
-    let table = u32_attribute(rest, RTA_TABLE).unwrap_or_else(|| u32::from(header[4]));
+    let table = find_u32(rest, RTA_TABLE).unwrap_or_else(|| u32::from(header[4]));
     let text = format!("{family} route {word}{to} in table {table}");
     let mut words = Vec::new();
     for (kind, value) in attributes(rest) {
@@ -99,22 +85,23 @@ fn describe(payload: &[u8], known: &Known, links: &Links) -> Option<String> {
             RTA_PREFSRC => format!(" src {}", address().unwrap_or_default()),
             RTA_PRIORITY => format!(" metric {}", number()),
             RTA_METRICS => metrics(value),
-            // What is left of a lifetime, and what was said above. A preference of 0 is the usual one.
+            // The rest of a lifetime, and what the text has already. A preference of 0 is the default.
             RTA_CACHEINFO | RTA_DST | RTA_TABLE => String::new(),
             RTA_PREF if value == [0] => String::new(),
             other => format!(" attribute {other} {}", hexadecimal(value)),
         });
     }
-    let flags = flags & FLAGS;
+    let flags = flags & NEXT_HOP_CONFIGURATION;
     if (tos, scope, flags) != (0, 0, 0) {
         words.push(format!(" tos {tos} scope {scope} flags {flags}"));
     }
-    // Kernels tell attributes in orders of their own.
+    // The order of attributes depends on the kernel.
     words.sort();
     Some(text + &words.concat())
 }
 
-/// Metrics in words. The MTU is netmig's: it gives a container that has arrived that of the tunnel.
+/// Returns metrics as text, without the MTU: netmig gives a container that has arrived that of the
+/// tunnel.
 fn metrics(value: &[u8]) -> String {
     let all = attributes(value).filter(|(kind, _)| !matches!(*kind, RTAX_MTU | RTAX_LOCK));
     all.map(|(kind, value)| format!(" metric {kind} {}", hexadecimal(value))).collect()
@@ -123,18 +110,17 @@ fn metrics(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netns::message::Message;
+    use crate::netlink::attribute::{nest, put};
 
     fn route(by: u8, gateway: [u8; 4], mtu: u32) -> Vec<u8> {
-        let header = [2, 0, 0, 0, 254, by, 0, 1, 0, 0, 0, 0];
-        let mut message = Message::new(24, 0, &header);
-        message.attribute(RTA_TABLE, &254_u32.to_ne_bytes());
-        message.attribute(RTA_GATEWAY, &gateway);
-        message.attribute(RTA_OIF, &2_u32.to_ne_bytes());
-        message.nested(RTA_METRICS, |metrics| {
-            metrics.attribute(RTAX_MTU, &mtu.to_ne_bytes());
+        let mut payload = vec![2, 0, 0, 0, 254, by, 0, 1, 0, 0, 0, 0];
+        put(&mut payload, RTA_TABLE, &254_u32.to_ne_bytes());
+        put(&mut payload, RTA_GATEWAY, &gateway);
+        put(&mut payload, RTA_OIF, &2_u32.to_ne_bytes());
+        nest(&mut payload, RTA_METRICS, |metrics| {
+            put(metrics, RTAX_MTU, &mtu.to_ne_bytes());
         });
-        message.finish()[16..].to_vec()
+        payload
     }
 
     #[test]

@@ -1,15 +1,12 @@
-//! Routing rules.
+//! Policy rules.
 //!
 //! Attribute numbers are those of `include/uapi/linux/fib_rules.h`.
 
-use std::io;
+use super::{Configuration, Kind, hexadecimal};
+use crate::netlink::attribute::{attributes, find, find_text, find_u32, ip_address, u32_at};
+use crate::netlink::route::list;
+use crate::netlink::{Connection, SocketError};
 
-use super::{Configuration, Kind, hexadecimal, list};
-use crate::netns::link::ip_address;
-use crate::netns::message::{attribute, attributes, text_attribute, u32_at, u32_attribute};
-use crate::netns::socket::KernelSocket;
-
-const RTM_GETRULE: u16 = 34;
 /// Bytes of `struct fib_rule_hdr`.
 const HEADER: usize = 12;
 const FRA_DST: u16 = 1;
@@ -24,15 +21,15 @@ const FRA_PROTOCOL: u16 = 21;
 /// The rules that every namespace has: preference and table (ip-rule(8)). IPv6 has the first two.
 const USUAL: [(u32, u32); 3] = [(0, 255), (32766, 254), (32767, 253)];
 
-/// Reads rules other than the usual ones, and names those that are missing.
-pub(super) fn read(socket: &mut KernelSocket, into: &mut Configuration) -> io::Result<()> {
+/// Reads rules other than the default ones, and reports default ones that are missing.
+pub(super) fn read(socket: &mut Connection, into: &mut Configuration) -> Result<(), SocketError> {
     for (family, protocol, usual) in
         [(libc::AF_INET, "IPv4", &USUAL[..]), (libc::AF_INET6, "IPv6", &USUAL[..2])]
     {
         let mut fixed = [0; HEADER];
         fixed[0] = u8::try_from(family).unwrap_or(0);
         let mut found = Vec::new();
-        for payload in list(socket, RTM_GETRULE, &fixed)? {
+        for payload in list(socket, libc::RTM_GETRULE, &fixed)? {
             // A kernel without a family answers with the rules of all.
             if payload.first() != fixed.first() {
                 continue;
@@ -56,18 +53,18 @@ pub(super) fn read(socket: &mut KernelSocket, into: &mut Configuration) -> io::R
     Ok(())
 }
 
-/// A rule's preference and table, and in words what else there is of it.
+/// Returns a rule's preference and table, and the rest of it as text.
 fn describe(payload: &[u8]) -> ((u32, u32), String) {
     let (header, rest) = payload.split_at_checked(HEADER).unwrap_or_default();
     let byte = |at: usize| header.get(at).copied().unwrap_or(0);
     let mut text = String::new();
     for (kind, prefix, word) in [(FRA_SRC, byte(2), "from"), (FRA_DST, byte(1), "to")] {
-        if let Some(address) = attribute(rest, kind).and_then(ip_address) {
+        if let Some(address) = find(rest, kind).and_then(ip_address) {
             text.push_str(&format!(" {word} {address}/{prefix}"));
         }
     }
     for (kind, word) in [(FRA_IIFNAME, "iif"), (FRA_OIFNAME, "oif")] {
-        if let Some(interface) = text_attribute(rest, kind) {
+        if let Some(interface) = find_text(rest, kind) {
             text.push_str(&format!(" {word} {interface}"));
         }
     }
@@ -86,24 +83,23 @@ fn describe(payload: &[u8]) -> ((u32, u32), String) {
             text.push_str(&format!(" attribute {kind} {}", hexadecimal(value)));
         }
     }
-    let table = u32_attribute(rest, FRA_TABLE).unwrap_or_else(|| u32::from(byte(4)));
-    ((u32_attribute(rest, FRA_PRIORITY).unwrap_or(0), table), text)
+    let table = find_u32(rest, FRA_TABLE).unwrap_or_else(|| u32::from(byte(4)));
+    ((find_u32(rest, FRA_PRIORITY).unwrap_or(0), table), text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netns::message::Message;
+    use crate::netlink::attribute::put;
 
     #[test]
     fn a_rule_is_told_with_all_that_it_looks_at() {
-        let header = [2, 0, 32, 0, 77, 0, 0, 1, 0, 0, 0, 0];
-        let mut message = Message::new(32, 0, &header);
-        message.attribute(FRA_SRC, &[192, 0, 2, 77]);
-        message.attribute(FRA_PRIORITY, &32765_u32.to_ne_bytes());
-        message.attribute(FRA_SUPPRESS_PREFIXLEN, &[0xff; 4]);
-        message.attribute(10, &7_u32.to_be_bytes());
-        let (rule, text) = describe(&message.finish()[16..]);
+        let mut payload = vec![2, 0, 32, 0, 77, 0, 0, 1, 0, 0, 0, 0];
+        put(&mut payload, FRA_SRC, &[192, 0, 2, 77]);
+        put(&mut payload, FRA_PRIORITY, &32765_u32.to_ne_bytes());
+        put(&mut payload, FRA_SUPPRESS_PREFIXLEN, &[0xff; 4]);
+        put(&mut payload, 10, &7_u32.to_be_bytes());
+        let (rule, text) = describe(&payload);
         assert_eq!(rule, (32765, 77));
         assert_eq!(text, " from 192.0.2.77/32 attribute 10 00000007");
         assert_eq!(describe(&[]), ((0, 0), " tos 0 action 0 flags 0x0".to_owned()));

@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::MAX_HELD;
-use crate::nfnetlink::attribute::{Attributes, put};
-use crate::nfnetlink::message::{ACK, Head, Message, NFGENMSG, append, kind};
-use crate::nfnetlink::{Malformed, Options, Socket, SocketError, subsystem};
+use crate::netlink::attribute::put;
+use crate::netlink::message::{Message, append, request_ack, set_sequence};
+use crate::netlink::nfnetlink::{Subsystem, attributes, nfgenmsg};
+use crate::netlink::{Connection, Malformed, Options, Protocol, Socket, SocketError};
 
 /// Verdicts (`NF_DROP`, `NF_ACCEPT`).
 pub(super) const DROP: u32 = 0;
@@ -16,47 +17,47 @@ pub(super) const ACCEPT: u32 = 1;
 /// Bytes of notifications that may wait to be read: one takes about 800 with the kernel's own
 /// bookkeeping, and there are at most as many as packets held.
 const RECEIVE_BUFFER: usize = 64 << 20;
-/// How soon the reading thread notices an order to end that it did not hear by a message.
+/// How soon the reading thread notices that the queue was unbound without an acknowledgement.
 const READ_TIMEOUT: Duration = Duration::from_millis(200);
-/// An id behind that of every packet held: a batch verdict takes all ids up to the one given,
-/// which are compared with wrap-around, and are counted from 1 for each queue.
+/// An ID behind that of every held packet. A batch verdict covers all IDs up to the given one; IDs
+/// are compared with wrap-around, and counted from 1 for each queue.
 const ALL: u32 = i32::MAX as u32;
-/// How often the closing datagram accepts all before it opens the queue. Each round only finds
-/// the packets that came during the one before.
+/// How often the closing datagram accepts all before it opens the queue. Each round finds only the
+/// packets that came during the one before.
 const CLOSING_ROUNDS: usize = 3;
 
-/// Sequence numbers of what is answered.
-const SETTING_UP: u32 = 1;
-const UNBINDING: u32 = 2;
-const UNANSWERED: u32 = 3;
+/// Sequence number of the request that unbinds the queue. Verdicts have 0.
+const UNBINDING: u32 = u32::MAX;
 
-/// A bound queue, shared by the thread that reads its notifications and the one that decides.
+/// A bound queue, shared by the thread that reads its notifications and the one that sends
+/// verdicts.
 pub(super) struct Queue {
     socket: Socket,
     number: u16,
-    /// Id of the newest packet of which the kernel told.
+    /// ID of the newest packet that the kernel reported.
     newest: AtomicU32,
-    /// Id up to which packets were decided on.
+    /// ID up to which packets have a verdict.
     decided: AtomicU32,
     peak: AtomicU64,
     ended: AtomicBool,
 }
 
 impl Queue {
-    /// Binds a queue and sets it up: metadata only, large packets whole, the longest queue.
+    /// Binds a queue and configures it: metadata only, large packets whole, the longest queue.
     ///
-    /// Refused with EPERM or EBUSY if the number is taken.
+    /// The kernel refuses with EPERM or EBUSY if the number is taken.
     pub(super) fn bind(number: u16) -> Result<Self, SocketError> {
-        let socket = Socket::open(Options {
-            receive_buffer: RECEIVE_BUFFER,
+        let options = Options {
+            receive_buffer: Some(RECEIVE_BUFFER),
             timeout: READ_TIMEOUT,
             no_enobufs: true,
-            ..Options::default()
-        })?;
-        let config = |fill: &dyn Fn(&mut Vec<u8>)| {
+            groups: &[],
+        };
+        let mut connection = Connection::with(Protocol::Netfilter, options)?;
+        let mut config = |fill: &dyn Fn(&mut Vec<u8>)| {
             let mut request = Vec::new();
-            append_config(&mut request, number, ACK, SETTING_UP, fill);
-            socket.request(&request, SETTING_UP)
+            append_config(&mut request, number, fill);
+            connection.execute(&mut request).map_err(|refused| refused.source)
         };
         config(&|body| put_command(body, libc::NFQNL_CFG_CMD_BIND))?;
         config(&|body| {
@@ -64,11 +65,11 @@ impl Queue {
             put(body, attribute(libc::NFQA_CFG_QUEUE_MAXLEN), &MAX_HELD.to_be_bytes());
             put_flags(body, libc::NFQA_CFG_F_GSO, libc::NFQA_CFG_F_GSO);
         })?;
-        // What the release depends on is tried now, while a refusal does no harm.
+        // The release depends on these flags, so they are tried now, while a refusal does no harm.
         config(&|body| put_flags(body, libc::NFQA_CFG_F_FAIL_OPEN, libc::NFQA_CFG_F_FAIL_OPEN))?;
         config(&|body| put_flags(body, 0, libc::NFQA_CFG_F_FAIL_OPEN))?;
         Ok(Self {
-            socket,
+            socket: connection.into_socket(),
             number,
             newest: AtomicU32::new(0),
             decided: AtomicU32::new(0),
@@ -81,17 +82,17 @@ impl Queue {
         self.number
     }
 
-    /// Id of the newest packet; ids are given one by one from 1.
+    /// Returns the ID of the newest packet; IDs are consecutive from 1.
     pub(super) fn newest(&self) -> u32 {
         self.newest.load(Ordering::Acquire)
     }
 
-    /// Most packets that were seen waiting at a time.
+    /// Returns the most packets that were seen waiting at a time.
     pub(super) fn peak(&self) -> u64 {
         self.peak.load(Ordering::Relaxed)
     }
 
-    /// Decides on all packets up to an id; they have gone on when this returns.
+    /// Sends a verdict for all packets up to an ID. They have gone on when this returns.
     pub(super) fn verdict(&self, verdict: u32, up_to: u32) -> Result<(), SocketError> {
         let mut request = Vec::with_capacity(32);
         append_verdict(&mut request, self.number, verdict, up_to);
@@ -100,38 +101,40 @@ impl Queue {
         Ok(())
     }
 
-    /// Decides on all packets that are in the queue.
+    /// Sends a verdict for all packets in the queue.
     pub(super) fn verdict_all(&self, verdict: u32) -> Result<(), SocketError> {
         self.verdict(verdict, ALL)
     }
 
-    /// Lets packets pass without waiting from now on, those that wait going first.
+    /// Makes the queue pass packets without waiting from now on, after those that wait.
     pub(super) fn open_up(&self) -> Result<(), SocketError> {
         let mut request = Vec::with_capacity(256);
-        append_config(&mut request, self.number, 0, UNANSWERED, &|body| {
+        append_config(&mut request, self.number, &|body| {
             put_flags(body, libc::NFQA_CFG_F_FAIL_OPEN, libc::NFQA_CFG_F_FAIL_OPEN);
         });
         for _ in 0..CLOSING_ROUNDS {
             append_verdict(&mut request, self.number, ACCEPT, ALL);
         }
-        append_config(&mut request, self.number, 0, UNANSWERED, &|body| {
+        append_config(&mut request, self.number, &|body| {
             put(body, attribute(libc::NFQA_CFG_QUEUE_MAXLEN), &[0; 4]);
         });
         append_verdict(&mut request, self.number, ACCEPT, ALL);
         self.socket.send(&request)
     }
 
-    /// Gives the queue back. What is still in it is dropped by the kernel.
+    /// Unbinds the queue. The kernel drops the packets that are still in it.
     pub(super) fn unbind(&self) -> Result<(), SocketError> {
         let mut request = Vec::new();
-        append_config(&mut request, self.number, ACK, UNBINDING, &|body| {
+        append_config(&mut request, self.number, &|body| {
             put_command(body, libc::NFQNL_CFG_CMD_UNBIND);
         });
+        set_sequence(&mut request, UNBINDING);
+        request_ack(&mut request);
         self.ended.store(true, Ordering::Release);
         self.socket.send(&request)
     }
 
-    /// Reads notifications until the queue is unbound: the work of a thread of its own.
+    /// Reads notifications until the queue is unbound, on a thread of its own.
     pub(super) fn read_until_unbound(&self) {
         let mut buffer = Socket::buffer();
         loop {
@@ -144,21 +147,23 @@ impl Queue {
                     }
                 }
                 Err(SocketError::Receive(errno)) => {
-                    tracing::error!(queue = self.number, %errno, "a packet queue cannot be read");
+                    tracing::error!(queue = self.number, %errno, "cannot read a packet queue");
                     return;
                 }
                 Err(_) if self.ended.load(Ordering::Acquire) => return,
-                // Timeouts are quiet times; what else there is concerns single notifications,
+                // A timeout means that nothing came. Other errors concern single notifications,
                 // without which packets are released all the same.
                 Err(_) => {}
             }
         }
     }
 
-    /// Takes note of a message; true if it is the last one.
+    /// Handles a message; returns whether it is the last one.
     fn note(&self, message: &Message<'_>) -> bool {
         match message {
-            Message::Data { kind, payload, .. } if *kind == queue_kind(libc::NFQNL_MSG_PACKET) => {
+            Message::Data { kind, payload, .. }
+                if *kind == Subsystem::Queue.kind(libc::NFQNL_MSG_PACKET) =>
+            {
                 if let Ok(id) = packet_id(payload) {
                     self.newest.store(id, Ordering::Release);
                     let waiting = id.saturating_sub(self.decided.load(Ordering::Acquire));
@@ -167,19 +172,18 @@ impl Queue {
                 false
             }
             Message::Ack { sequence } | Message::Refused { sequence, .. } => *sequence == UNBINDING,
-            // Verdicts on an empty queue are refused with ENOENT, which is no news.
+            // The kernel refuses verdicts on an empty queue with ENOENT; that is expected.
             _ => false,
         }
     }
 }
 
-/// Reads a packet's id from the payload of a queue's notification, nfnetlink header included.
+/// Parses a packet's ID from the payload of a queue's notification with its nfnetlink header.
 ///
 /// # Errors
 /// [`Malformed`] if there is none.
 pub fn packet_id(payload: &[u8]) -> Result<u32, Malformed> {
-    let attributes = payload.get(NFGENMSG..).ok_or(Malformed("a message without its header"))?;
-    for found in Attributes::new(attributes) {
+    for found in attributes(payload)? {
         let found = found?;
         if found.kind == attribute(libc::NFQA_PACKET_HDR) {
             // struct nfqnl_msg_packet_hdr: be32 id, be16 protocol, u8 hook, packed.
@@ -190,7 +194,7 @@ pub fn packet_id(payload: &[u8]) -> Result<u32, Malformed> {
     Err(Malformed("a queued packet without an id"))
 }
 
-/// libc gives these constants as `int`; all are small.
+/// libc has these constants as `int`; all are small.
 const fn attribute(constant: i32) -> u16 {
     constant as u16
 }
@@ -199,25 +203,14 @@ fn mode_metadata() -> u8 {
     libc::NFQNL_COPY_META.to_le_bytes()[0]
 }
 
-fn queue_kind(message: i32) -> u16 {
-    kind(subsystem::QUEUE, message.to_le_bytes()[0])
-}
-
-fn append_config(
-    request: &mut Vec<u8>,
-    number: u16,
-    flags: u16,
-    sequence: u32,
-    fill: &dyn Fn(&mut Vec<u8>),
-) {
-    let kind = queue_kind(libc::NFQNL_MSG_CONFIG);
-    append(request, Head { kind, flags, sequence, family: 0, resource: number }, fill);
+fn append_config(request: &mut Vec<u8>, number: u16, fill: &dyn Fn(&mut Vec<u8>)) {
+    let kind = Subsystem::Queue.kind(libc::NFQNL_MSG_CONFIG);
+    append(request, kind, 0, &nfgenmsg(0, number), fill);
 }
 
 fn append_verdict(request: &mut Vec<u8>, number: u16, verdict: u32, up_to: u32) {
-    let kind = queue_kind(libc::NFQNL_MSG_VERDICT_BATCH);
-    let head = Head { kind, flags: 0, sequence: UNANSWERED, family: 0, resource: number };
-    append(request, head, |body| {
+    let kind = Subsystem::Queue.kind(libc::NFQNL_MSG_VERDICT_BATCH);
+    append(request, kind, 0, &nfgenmsg(0, number), |body| {
         let header = [verdict.to_be_bytes(), up_to.to_be_bytes()].concat();
         put(body, attribute(libc::NFQA_VERDICT_HDR), &header);
     });
@@ -236,7 +229,8 @@ fn put_flags(body: &mut Vec<u8>, flags: i32, mask: i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nfnetlink::message::Messages;
+    use crate::netlink::message::Messages;
+    use crate::netlink::nfnetlink::NFGENMSG;
 
     fn notification(id: u32) -> Vec<u8> {
         let mut bytes = vec![2, 0, 0x6d, 0x00];

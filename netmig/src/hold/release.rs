@@ -1,68 +1,68 @@
-//! Letting held packets go, in order.
+//! Releasing held packets in order.
 
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::outlet::{Outlet, Watch};
+use super::egress::{Egress, Watch};
 use super::queue::{ACCEPT, Queue};
 use super::statistics::Statistics;
-use crate::nfnetlink::SocketError;
+use crate::netlink::SocketError;
 
-/// Longest time that a paced release takes; what is left then goes at once.
+/// Longest duration of a paced release; packets left after it are released at once.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// How fast held packets are let go: as fast as the receivers can take them.
+/// How fast held packets are released: as fast as the receivers can take them.
 ///
-/// A UDP socket of default size holds 277 small packets, and what comes while it is full is
+/// A UDP socket of default size holds 277 small packets, and packets that come while it is full are
 /// lost. A receiver that the scheduler leaves waiting for 3 ms, an ordinary time slice, gets 240
-/// packets meanwhile at the default pace. With streams of 10,000 and 20,000 packets a second on
-/// a machine of two processors, receivers with a buffer of default size lost none after a hold of
-/// 150 ms, and 300 to 800 at four times the pace; with five tasks wanting those processors, one
+/// packets meanwhile at the default pace. With streams of 10,000 and 20,000 packets a second on a
+/// machine of two processors, receivers with a buffer of default size lost none after a hold of 150
+/// ms, and 300 to 800 at four times the pace; with five tasks competing for those processors, one
 /// run in three lost some even so.
 ///
-/// Where packets come in faster than that, they are also let go faster: in each interval at
-/// least twice as many as came in the one before. The device by which they leave, an [`Outlet`],
-/// slows that down again: tunnels in particular drop what comes faster than they encrypt.
+/// Where packets come in faster than that, they are also released faster: in each interval at least
+/// twice as many as came in the one before. The device by which they leave, an [`Egress`], slows
+/// that down again: tunnels in particular drop what comes faster than they encrypt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// Packets at a time; at least one.
+    /// Packets in a group; at least one.
     pub packets: u32,
-    /// Time between two such groups.
+    /// Time between two groups.
     pub interval: Duration,
 }
 
 impl Default for Pace {
-    /// 16 packets each 200 µs: 80,000 a second.
+    /// 16 packets every 200 µs: 80,000 a second.
     fn default() -> Self {
         Self { packets: 16, interval: Duration::from_micros(200) }
     }
 }
 
 impl Pace {
-    /// How many packets to let go when `arrived` have come since the last time.
+    /// Returns how many packets to release when `arrived` have come since the last time.
     fn group(self, arrived: u32) -> u32 {
         self.packets.max(1).max(arrived.saturating_mul(2))
     }
 }
 
-/// Accepts all packets of the queue and then lets new ones pass; returns how many packets there
-/// had been when the closing datagram was sent.
+/// Accepts all packets of the queue and then lets new ones pass. Returns how many packets there had
+/// been when the closing datagram was sent.
 ///
-/// In a thread of its own, which stays on one processor: packets that are handed on enter the
-/// receive backlog of the processor on which that happens, and two backlogs keep no order.
+/// Runs in a thread of its own, pinned to one processor: accepted packets enter the receive backlog
+/// of the processor on which that happens, and two backlogs keep no order.
 pub(super) fn run(
     queue: &Queue,
     statistics: &Statistics,
     pace: Pace,
-    outlet: Option<Outlet>,
+    outlet: Option<Egress>,
 ) -> Result<Option<u64>, SocketError> {
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
             stay_on_this_processor();
             sleep_precisely();
-            accept_paced(queue, pace, outlet.map(Outlet::watch))?;
+            accept_paced(queue, pace, outlet.map(Egress::watch))?;
             // What the reading thread has not seen yet, so that the closing finds next to none.
             queue.verdict_all(ACCEPT)?;
             let before = statistics.read().ok().map(|line| line.sequence);
@@ -98,7 +98,7 @@ fn accept_paced(queue: &Queue, pace: Pace, mut outlet: Option<Watch>) -> Result<
     Ok(())
 }
 
-/// Sleeps of 200 µs are to last no longer than that; by default the kernel may add 50.
+/// Makes sleeps of 200 µs last no longer than that; by default the kernel may add 50 µs.
 fn sleep_precisely() {
     if let Err(errno) = nix::sys::prctl::set_timerslack(1) {
         tracing::debug!(%errno, "the releasing thread keeps its timer slack");

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Longest file read: a line of about 60 bytes for each of 1,000 queues.
+/// Longest file read: 1,000 queues of about 60 bytes each.
 const LONGEST: usize = 64 << 10;
 
 /// One line of the file.
@@ -14,7 +14,7 @@ pub(super) struct Line {
     pub(super) waiting: u64,
     /// Packets dropped because the queue was full or its socket could not take the notification.
     pub(super) dropped: u64,
-    /// Id of the newest packet, which is also how many there were.
+    /// ID of the newest packet, which is also the number of packets so far.
     pub(super) sequence: u64,
 }
 
@@ -46,8 +46,8 @@ impl Statistics {
     }
 }
 
-/// Columns: number, port id, waiting, copy mode, copy range, dropped (queue full), dropped
-/// (socket full), sequence, 1 (`seq_show` in `nfnetlink_queue.c`).
+/// Parses the columns: number, port ID, waiting, copy mode, copy range, dropped (queue full),
+/// dropped (socket full), sequence, 1 (`seq_show` in `nfnetlink_queue.c`).
 fn find(text: &str, number: u16) -> Option<Line> {
     text.lines().find_map(|line| {
         let columns: Vec<u64> =

@@ -1,82 +1,64 @@
-//! Ending a container's connections as a reset does: its program learns of it at once, and so does the far
-//! end (`SOCK_DESTROY`, `net/core/sock_diag.c`; `tcp_abort`, `net/ipv4/tcp.c`).
+//! Resetting a container's connections: its program and the far end learn of it at once
+//! (`SOCK_DESTROY`, `net/core/sock_diag.c`; `tcp_abort`, `net/ipv4/tcp.c`).
 
 use std::collections::HashSet;
-use std::io;
 use std::net::SocketAddr;
 
-use super::connections::ends;
-use super::{Error, REQUEST};
+use nix::errno::Errno;
+
+use super::{Error, not_listed};
+use crate::netlink::sock_diag::{self, state};
+use crate::netlink::{Protocol, RefusedAt};
 use crate::netns::Namespace;
-use crate::netns::message::Message;
-use crate::netns::socket::Protocol;
 
-/// `SOCK_DESTROY`, `include/uapi/linux/sock_diag.h`.
-const SOCK_DESTROY: u16 = 21;
-/// States of sockets that listen, or are no connection any more (`include/net/tcp_states.h`).
-const NO_CONNECTION: [u8; 3] = [6, 7, 10];
-/// `struct inet_diag_sockid` in `struct inet_diag_msg`, and in `struct inet_diag_req_v2`: 48 bytes that name one
-/// socket, the last of them a cookie.
-const IDENTITY: (usize, usize) = (4, 52);
-const WANTED: usize = 8;
+/// States of sockets that listen, or are no longer connected.
+const NO_CONNECTION: [u8; 3] = [state::TIME_WAIT, state::CLOSE, state::LISTEN];
 
-/// Resets TCP connections in a network namespace, each given by its own end and its far end; returns how many
-/// there were.
+/// Resets TCP connections in a network namespace, each given by its local and its remote end.
+/// Returns their number.
 ///
-/// Each is found first, and named by its cookie: of a connection that has ended the kernel would take the
-/// listening socket instead (`inet_lookup`, `include/net/inet_hashtables.h`).
+/// Each socket is looked up first and named by its cookie.
 ///
 /// # Errors
-/// [`Error::Namespace`]; [`Error::List`]; [`Error::Abort`], for one where the kernel was built without
-/// `INET_DIAG_DESTROY`. All others are reset nevertheless.
+/// [`Error::Namespace`]; [`Error::List`]; [`Error::Abort`] for the first connection that the kernel
+/// refused to reset, as a kernel without `INET_DIAG_DESTROY` does. All others are reset.
 pub fn abort(
     namespace: &Namespace,
     connections: &[(SocketAddr, SocketAddr)],
 ) -> Result<usize, Error> {
     let wanted: HashSet<_> = connections.iter().collect();
     let states: Vec<u8> = (1..=12).filter(|state| !NO_CONNECTION.contains(state)).collect();
-    let mut socket = namespace.socket(Protocol::SocketDiagnosis)?;
+    let mut socket = namespace.netlink(Protocol::SockDiag)?;
     let mut requests = Vec::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let mut request = super::connections::request(family, libc::IPPROTO_TCP, &states);
-        let listed = socket.dump_each(&mut request, |message| {
-            if ends(message.payload).is_some_and(|ends| wanted.contains(&ends)) {
-                requests.extend(destroying(message.payload));
+    for family in sock_diag::FAMILIES {
+        let mut request = sock_diag::list(family, libc::IPPROTO_TCP, &states);
+        let listed = socket.dump(&mut request, |answer| {
+            if sock_diag::ends(answer).is_some_and(|ends| wanted.contains(&ends)) {
+                requests.extend(sock_diag::destroy(answer));
             }
+            Ok(())
         });
-        let container = || namespace.name().to_owned();
-        listed.map_err(|source| Error::List { container: container(), source })?;
+        listed.map_err(|error| not_listed(namespace.name(), error))?;
     }
     let mut outcome = Ok(());
     let mut count = 0;
     for mut request in requests {
         match socket.execute(&mut request) {
             Ok(()) => count += 1,
-            Err(refused) if has_ended(&refused.source) => {}
-            Err(refused) => outcome = outcome.and(Err(failed(namespace, refused.source))),
+            Err(refused) if has_ended(&refused) => {}
+            Err(refused) => outcome = outcome.and(Err(failed(namespace, refused))),
         }
     }
     outcome.map(|()| count)
 }
 
-/// Whether a socket was not there any more, or another one had its ends.
-fn has_ended(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE))
+/// Returns whether the socket no longer existed, or another one had its ends.
+fn has_ended(refused: &RefusedAt) -> bool {
+    matches!(refused.refusal(), Some(Errno::ENOENT | Errno::ESTALE))
 }
 
-fn failed(namespace: &Namespace, source: io::Error) -> Error {
-    Error::Abort { container: namespace.name().to_owned(), source }
-}
-
-/// The request for the socket of which a message of a list tells.
-fn destroying(message: &[u8]) -> Option<Vec<u8>> {
-    let identity = message.get(IDENTITY.0..IDENTITY.1)?;
-    let mut payload = [0; REQUEST];
-    payload[0] = *message.first()?;
-    payload[1] = u8::try_from(libc::IPPROTO_TCP).unwrap_or(0);
-    payload[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
-    payload[WANTED..WANTED + identity.len()].copy_from_slice(identity);
-    Some(Message::new(SOCK_DESTROY, 0, &payload).finish())
+fn failed(namespace: &Namespace, refused: RefusedAt) -> Error {
+    Error::Abort { container: namespace.name().to_owned(), source: refused.source.into() }
 }
 
 #[cfg(test)]
@@ -86,7 +68,7 @@ mod tests {
 
     use super::*;
 
-    /// Needs CAP_NET_ADMIN; says so where it has none.
+    /// Needs CAP_NET_ADMIN; prints that it was skipped without.
     #[test]
     fn both_ends_of_a_connection_are_reset() {
         if !nix::unistd::geteuid().is_root() {

@@ -1,38 +1,35 @@
 //! Connections that a container's listeners have not accepted yet.
 //!
-//! CRIU does not dump a TCP listener with such connections (`criu/sk-inet.c`: "In-flight connection"), and
-//! loses those whose handshake is not complete without a word: their far ends are reset. sock_diag(7) reports
-//! how many wait at a listener (`idiag_rqueue`), and each handshake that is under way as a socket in the state
-//! SYN_RECV. Connections that wait at a unix listener are carried.
+//! CRIU does not dump a TCP listener with such connections (`criu/sk-inet.c`: "In-flight
+//! connection"), and silently loses those whose handshake is not complete: their far ends are
+//! reset. sock_diag(7) reports how many wait at a listener (`idiag_rqueue`), and each handshake in
+//! progress as a socket in the state SYN_RECV. CRIU carries connections that wait at a unix
+//! listener.
 
-use super::connections::{LISTEN, request};
-use super::{Error, RQUEUE};
+use super::{Error, not_listed};
+use crate::netlink::sock_diag::{self, state};
+use crate::netlink::{Connection, Protocol};
 use crate::netns::Namespace;
-use crate::netns::message::u32_at;
-use crate::netns::socket::{KernelSocket, Protocol};
 
-/// `include/net/tcp_states.h`: under what the kernel reports handshakes, and in which it keeps them.
-const SYN_RECV: u8 = 3;
-const NEW_SYN_RECV: u8 = 12;
-/// The listeners of one network namespace, ready to be asked often.
+/// The listeners of one network namespace, prepared for frequent reading.
 #[derive(Debug)]
 pub struct Backlogs {
-    socket: KernelSocket,
+    socket: Connection,
     requests: [Vec<u8>; 2],
     container: String,
 }
 
-/// What waited at one moment.
+/// The connections that waited at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// TCP connections whose handshake is under way.
+    /// TCP connections whose handshake is in progress.
     pub half_open: u64,
     /// TCP connections that wait to be accepted.
     pub unaccepted: u64,
 }
 
 impl Backlog {
-    /// Whether nothing waits.
+    /// Returns whether no connection waits.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self == Self::default()
@@ -40,38 +37,38 @@ impl Backlog {
 }
 
 impl Backlogs {
-    /// Prepares for the sockets in `namespace`.
+    /// Prepares the requests for the sockets in `namespace`.
     ///
     /// # Errors
-    /// [`Error::Namespace`].
+    /// [`Error::Namespace`] when the namespace cannot be used.
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
-        let socket = namespace.socket(Protocol::SocketDiagnosis)?;
+        let socket = namespace.netlink(Protocol::SockDiag)?;
         Ok(Self::of(socket, namespace.name()))
     }
 
-    fn of(socket: KernelSocket, container: &str) -> Self {
-        let states = [LISTEN, SYN_RECV, NEW_SYN_RECV];
-        let requests = [libc::AF_INET, libc::AF_INET6]
-            .map(|family| request(family, libc::IPPROTO_TCP, &states));
+    fn of(socket: Connection, container: &str) -> Self {
+        // The kernel keeps handshakes in the state NEW_SYN_RECV and reports them as SYN_RECV.
+        let states = [state::LISTEN, state::SYN_RECV, state::NEW_SYN_RECV];
+        let list = |family| sock_diag::list(family, libc::IPPROTO_TCP, &states);
+        let requests = sock_diag::FAMILIES.map(list);
         Self { socket, requests, container: container.to_owned() }
     }
 
-    /// Counts what waits.
+    /// Counts the waiting connections.
     ///
     /// # Errors
-    /// [`Error::List`].
+    /// [`Error::List`] when the kernel refuses.
     pub fn look(&mut self) -> Result<Backlog, Error> {
         let mut backlog = Backlog::default();
         for request in &mut self.requests {
-            self.socket
-                .dump_each(request, |message| {
-                    let waiting = u64::from(u32_at(message.payload, RQUEUE).unwrap_or(0));
-                    match message.payload.get(1) {
-                        Some(&LISTEN) => backlog.unaccepted += waiting,
-                        _ => backlog.half_open += 1,
-                    }
-                })
-                .map_err(|source| Error::List { container: self.container.clone(), source })?;
+            let listed = self.socket.dump(request, |answer| {
+                match sock_diag::state_of(answer) {
+                    Some(state::LISTEN) => backlog.unaccepted += sock_diag::receive_queue(answer),
+                    _ => backlog.half_open += 1,
+                }
+                Ok(())
+            });
+            listed.map_err(|error| not_listed(&self.container, error))?;
         }
         Ok(backlog)
     }
@@ -82,10 +79,10 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
 
-    /// The namespace of the tests is shared, so look only for what this test adds.
+    /// The tests share a network namespace, so this one looks only for what it adds.
     #[test]
     fn connections_count_until_they_are_accepted() {
-        let socket = KernelSocket::open(Protocol::SocketDiagnosis).unwrap();
+        let socket = Connection::open(Protocol::SockDiag).unwrap();
         let mut backlogs = Backlogs::of(socket, "the tests");
         let listener = TcpListener::bind("[::1]:0").unwrap();
         let connect = |_| TcpStream::connect(listener.local_addr().unwrap()).unwrap();

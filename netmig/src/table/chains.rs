@@ -1,4 +1,4 @@
-//! The base chains: where they hook in, and before or after whom.
+//! The base chains: their hooks and priorities.
 
 use nftnl::{ChainType, Hook};
 
@@ -6,20 +6,21 @@ use nftnl::{ChainType, Hook};
 pub const CHAIN_HOLD: &str = "hold";
 /// Chain whose rules queue this host's own packets.
 pub const CHAIN_HOLD_OUTPUT: &str = "hold-output";
-/// Chain that exchanges addresses for their stand-ins.
-pub const CHAIN_STAND_IN: &str = "stand-in";
-/// Chain that lets packets past conntrack.
-pub const CHAIN_LATE: &str = "late";
+/// Chain after source NAT: translates addresses to aliases, counts packets and drops those of path
+/// trials. Named by earlier versions.
+pub const CHAIN_POSTROUTING: &str = "stand-in";
+/// Chain before conntrack: `notrack`, translation of aliases, drops. Named by earlier versions.
+pub const CHAIN_RAW: &str = "late";
 /// Chain that steers forwarded packets.
 pub const CHAIN_STEER: &str = "steer";
 /// Chain that steers this host's own packets.
 pub const CHAIN_STEER_OUTPUT: &str = "steer-output";
 
-/// Chain that leads new connections to a container that has moved.
+/// Chain whose rules DNAT new connections to a container that has moved.
 pub const CHAIN_FORWARD: &str = "forward";
 /// Chain that does the same for this host's own processes.
 pub const CHAIN_FORWARD_OUTPUT: &str = "forward-output";
-/// Chain that gives some of these connections another source.
+/// Chain whose rules SNAT some of these connections.
 pub const CHAIN_FORWARD_SOURCE: &str = "forward-source";
 
 /// `NF_IP_PRI_RAW`: before conntrack.
@@ -41,10 +42,10 @@ pub(super) struct BaseChain {
     pub(super) priority: i32,
 }
 
-/// All of them.
+/// All base chains.
 pub(super) const CHAINS: [BaseChain; 9] = [
     BaseChain {
-        name: CHAIN_LATE,
+        name: CHAIN_RAW,
         hook: Hook::PreRouting,
         kind: ChainType::Filter,
         priority: PRIORITY_RAW,
@@ -62,7 +63,7 @@ pub(super) const CHAINS: [BaseChain; 9] = [
         priority: PRIORITY_MANGLE - 1,
     },
     BaseChain {
-        name: CHAIN_STAND_IN,
+        name: CHAIN_POSTROUTING,
         hook: Hook::PostRouting,
         kind: ChainType::Filter,
         priority: PRIORITY_SOURCE + 100,

@@ -3,10 +3,11 @@
 use nftnl::ProtoFamily;
 
 use super::chains::BaseChain;
-use super::{Owner, TABLE, TableError, is_absent};
-use crate::nfnetlink::attribute::{Attribute, Attributes, put};
-use crate::nfnetlink::message::{ACK, DUMP, Head, Message, Messages, NFGENMSG, append, kind};
-use crate::nfnetlink::{Malformed, Socket, SocketError, subsystem};
+use super::{Purpose, TABLE, TableError, is_absent};
+use crate::netlink::attribute::{Attribute, put_text};
+use crate::netlink::message::{DUMP, Message, Messages, request};
+use crate::netlink::nfnetlink::{Subsystem, attributes, nfgenmsg};
+use crate::netlink::{Connection, Malformed, SocketError};
 
 /// Attribute numbers (`include/uapi/linux/netfilter/nf_tables.h`).
 mod nfta {
@@ -25,21 +26,18 @@ mod nfta {
 
 /// `NFTNL_UDATA_RULE_COMMENT`: the first type of a rule's user data (libnftnl's `udata.h`).
 const UDATA_COMMENT: u8 = 0;
-const SEQUENCE: u32 = 1;
-/// How often a reading is repeated when the table changes under it.
-const READ_ATTEMPTS: usize = 5;
 
-/// What the table holds.
+/// The rules of the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// Its rules, in the order in which they are evaluated within each chain.
+    /// The rules, in the order in which they are evaluated within each chain.
     pub rules: Vec<InstalledRule>,
 }
 
 impl Contents {
-    /// The rules of one owner.
-    pub fn owned_by(&self, owner: &Owner) -> impl Iterator<Item = &InstalledRule> {
-        self.rules.iter().filter(move |rule| rule.owner.as_ref() == Some(owner))
+    /// Returns the rules of one purpose.
+    pub fn with_purpose(&self, purpose: &Purpose) -> impl Iterator<Item = &InstalledRule> {
+        self.rules.iter().filter(move |rule| rule.purpose.as_ref() == Some(purpose))
     }
 }
 
@@ -50,9 +48,9 @@ pub struct InstalledRule {
     pub chain: String,
     /// The kernel's number for it.
     pub handle: u64,
-    /// Whose it is; `None` for a rule that someone else put into the table.
-    pub owner: Option<Owner>,
-    /// What it does, as the kernel writes it down.
+    /// Its purpose; `None` for a rule that others added to the table.
+    pub purpose: Option<Purpose>,
+    /// Its expressions, as the kernel encodes them.
     pub(super) expressions: Vec<u8>,
 }
 
@@ -84,82 +82,43 @@ impl FoundChain {
     }
 }
 
-fn head(message: i32, flags: u16) -> Head {
-    Head {
-        kind: kind(subsystem::NFTABLES, message.to_le_bytes()[0]),
-        flags,
-        sequence: SEQUENCE,
-        family: (ProtoFamily::Inet as u16).to_le_bytes()[0],
-        resource: 0,
-    }
+fn asking(message: i32, flags: u16, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let family = (ProtoFamily::Inet as u16).to_le_bytes()[0];
+    request(Subsystem::NfTables.kind(message), flags, &nfgenmsg(family, 0), fill)
 }
 
-pub(super) fn put_name(message: &mut Vec<u8>, kind: u16, name: &str) {
-    put(message, kind, &[name.as_bytes(), &[0]].concat());
-}
-
-/// Reads the rules of our table; none if there is no table.
-pub(super) fn read(socket: &Socket, buffer: &mut [u8]) -> Result<Contents, TableError> {
-    let mut request = Vec::new();
-    append(&mut request, head(libc::NFT_MSG_GETRULE, DUMP), |body| {
-        put_name(body, nfta::RULE_TABLE, TABLE);
+/// Reads the rules of the table; none if there is no table.
+pub(super) fn read(connection: &mut Connection) -> Result<Contents, TableError> {
+    let mut asked = asking(libc::NFT_MSG_GETRULE, DUMP, |body| {
+        put_text(body, nfta::RULE_TABLE, TABLE);
     });
-    for _ in 0..READ_ATTEMPTS {
-        let mut contents = Contents::default();
-        let dumped = socket.dump(&request, SEQUENCE, buffer, |payload| {
-            if let Some(rule) = rule(payload)? {
-                contents.rules.push(rule);
-            }
-            Ok::<_, SocketError>(())
-        });
-        match dumped {
-            Ok(true) => return Ok(contents),
-            Ok(false) => {}
-            Err(error) if is_absent(&error) => return Ok(Contents::default()),
-            Err(error) if error.refusal() == Some(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(TableError::Read(error)),
-        }
+    match connection.dump_consistent(&mut asked, rule) {
+        Ok(rules) => Ok(Contents { rules }),
+        Err(error) if is_absent(&error) => Ok(Contents::default()),
+        Err(error) => Err(TableError::Read(error)),
     }
-    Err(TableError::Read(SocketError::from(Malformed("the table changed during each reading"))))
 }
 
-/// Reads one chain of our table; `None` if there is none of that name.
+/// Reads one chain of the table; `None` if there is none of that name.
 pub(super) fn read_chain(
-    socket: &Socket,
-    buffer: &mut [u8],
+    connection: &mut Connection,
     name: &str,
 ) -> Result<Option<FoundChain>, TableError> {
-    let mut request = Vec::new();
-    append(&mut request, head(libc::NFT_MSG_GETCHAIN, ACK), |body| {
-        put_name(body, nfta::CHAIN_TABLE, TABLE);
-        put_name(body, nfta::CHAIN_NAME, name);
+    let mut asked = asking(libc::NFT_MSG_GETCHAIN, 0, |body| {
+        put_text(body, nfta::CHAIN_TABLE, TABLE);
+        put_text(body, nfta::CHAIN_NAME, name);
     });
-    socket.send(&request)?;
-    let mut found = None;
-    loop {
-        for message in socket.receive(buffer)? {
-            match message.map_err(SocketError::from)? {
-                Message::Data { sequence: SEQUENCE, payload, .. } => {
-                    found = Some(chain(payload).map_err(SocketError::from)?);
-                }
-                Message::Ack { sequence: SEQUENCE } => return Ok(found),
-                Message::Refused { sequence: SEQUENCE, refused } => {
-                    let error = SocketError::from(refused);
-                    return if is_absent(&error) { Ok(None) } else { Err(TableError::Read(error)) };
-                }
-                _ => {}
-            }
-        }
+    let mut found = Ok(None);
+    match connection.answer(&mut asked, |payload| found = chain(payload).map(Some)) {
+        Ok(()) => Ok(found.map_err(SocketError::from)?),
+        Err(refused) if is_absent(&refused.source) => Ok(None),
+        Err(refused) => Err(TableError::Read(refused.source)),
     }
 }
 
-fn attributes(payload: &[u8]) -> Result<Attributes<'_>, Malformed> {
-    payload.get(NFGENMSG..).map(Attributes::new).ok_or(Malformed("a message without its header"))
-}
-
-/// The rules that a batch of messages adds.
+/// Returns the rules that a batch of messages adds.
 pub(super) fn written(batch: &[u8]) -> Result<Vec<WrittenRule>, Malformed> {
-    let new_rule = head(libc::NFT_MSG_NEWRULE, 0).kind;
+    let new_rule = Subsystem::NfTables.kind(libc::NFT_MSG_NEWRULE);
     let mut rules = Vec::new();
     for message in Messages::new(batch) {
         let Message::Data { kind, payload, .. } = message? else { continue };
@@ -173,13 +132,13 @@ pub(super) fn written(batch: &[u8]) -> Result<Vec<WrittenRule>, Malformed> {
     Ok(rules)
 }
 
-/// What a message says of a rule.
+/// The content of a message about a rule.
 #[derive(Default)]
 pub(super) struct Parts<'a> {
     pub(super) table: Option<&'a str>,
     pub(super) chain: Option<String>,
     pub(super) handle: Option<u64>,
-    pub(super) owner: Option<Owner>,
+    pub(super) purpose: Option<Purpose>,
     expressions: Vec<u8>,
 }
 
@@ -192,29 +151,33 @@ pub(super) fn parts(payload: &[u8]) -> Result<Parts<'_>, Malformed> {
             nfta::RULE_CHAIN => parts.chain = Some(attribute.text()?.to_owned()),
             nfta::RULE_HANDLE => parts.handle = Some(attribute.be64()?),
             nfta::RULE_EXPRESSIONS => parts.expressions = attribute.value.to_owned(),
-            nfta::RULE_USERDATA => parts.owner = comment(attribute).and_then(Owner::from_comment),
+            nfta::RULE_USERDATA => {
+                parts.purpose = comment(attribute).and_then(Purpose::from_comment)
+            }
             _ => {}
         }
     }
     Ok(parts)
 }
 
-/// A rule of a dump; `None` if it is of another table (kernels that do not filter).
+/// Parses a rule of a dump; `None` if it is of another table, which kernels without a filter
+/// include.
 fn rule(payload: &[u8]) -> Result<Option<InstalledRule>, Malformed> {
-    let Parts { table, chain, handle, owner, expressions } = parts(payload)?;
+    let Parts { table, chain, handle, purpose, expressions } = parts(payload)?;
     if table != Some(TABLE) {
         return Ok(None);
     }
     match (chain, handle) {
         (Some(chain), Some(handle)) => {
-            Ok(Some(InstalledRule { chain, handle, owner, expressions }))
+            Ok(Some(InstalledRule { chain, handle, purpose, expressions }))
         }
         _ => Err(Malformed("a rule without chain or handle")),
     }
 }
 
-/// The comment in a rule's user data: a sequence of type, length, value of one byte each. Others
-/// may put anything there, so that what cannot be read is no comment rather than an error.
+/// Returns the comment in a rule's user data: a sequence of type, length and value, the first two
+/// of one byte each. Others may put anything there, so user data that cannot be parsed has no
+/// comment; this is not an error.
 fn comment<'a>(attribute: Attribute<'a>) -> Option<&'a str> {
     let mut rest = attribute.value;
     while let [kind, length, tail @ ..] = rest {
@@ -253,11 +216,12 @@ fn chain(payload: &[u8]) -> Result<FoundChain, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::attribute::put;
 
     fn rule_bytes(table: &str, userdata: &[u8]) -> Vec<u8> {
         let mut bytes = vec![1, 0, 0, 0];
-        put_name(&mut bytes, nfta::RULE_TABLE, table);
-        put_name(&mut bytes, nfta::RULE_CHAIN, "hold");
+        put_text(&mut bytes, nfta::RULE_TABLE, table);
+        put_text(&mut bytes, nfta::RULE_CHAIN, "hold");
         put(&mut bytes, nfta::RULE_HANDLE, &42u64.to_be_bytes());
         put(&mut bytes, nfta::RULE_USERDATA, userdata);
         bytes
@@ -270,9 +234,9 @@ mod tests {
     #[test]
     fn a_rule_is_read_with_its_owner() {
         let read = rule(&rule_bytes("netmig", &comment_bytes("netmig hold web"))).unwrap();
-        let owner = Some(Owner::Hold("web".parse().unwrap()));
+        let purpose = Some(Purpose::Hold("web".parse().unwrap()));
         let (chain, expressions) = ("hold".into(), Vec::new());
-        assert_eq!(read, Some(InstalledRule { chain, handle: 42, owner, expressions }));
+        assert_eq!(read, Some(InstalledRule { chain, handle: 42, purpose, expressions }));
     }
 
     #[test]
@@ -280,7 +244,7 @@ mod tests {
         assert_eq!(rule(&rule_bytes("filter", &comment_bytes("netmig peer 1"))), Ok(None));
         for userdata in [&b""[..], b"\x00", b"\x00\xff", b"\x07\x01x\x00\x03hi", b"\x00\x03abc"] {
             let read = rule(&rule_bytes("netmig", userdata)).unwrap().unwrap();
-            assert_eq!(read.owner, None, "{userdata:?}");
+            assert_eq!(read.purpose, None, "{userdata:?}");
         }
     }
 
@@ -288,7 +252,7 @@ mod tests {
     fn another_first_record_does_not_hide_the_comment() {
         let userdata = [&[7, 2, 0xaa, 0xbb], &comment_bytes("netmig peer 3")[..]].concat();
         let read = rule(&rule_bytes("netmig", &userdata)).unwrap().unwrap();
-        assert_eq!(read.owner.unwrap().to_string(), "netmig peer 3");
+        assert_eq!(read.purpose.unwrap().to_string(), "netmig peer 3");
     }
 
     #[test]

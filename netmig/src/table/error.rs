@@ -1,28 +1,28 @@
-//! What can go wrong with the table.
+//! Errors of the nftables table.
 
 use super::TABLE;
-use crate::nfnetlink::SocketError;
+use crate::netlink::SocketError;
 
 /// Why the table could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TableError {
-    /// nftables could not be reached.
-    #[error("cannot reach nftables")]
+    /// The netlink socket could not be opened.
+    #[error("cannot open a netlink socket for nftables")]
     Open(#[source] SocketError),
     /// The table could not be read.
     #[error("cannot read the nftables table inet {TABLE}")]
     Read(#[source] SocketError),
-    /// A change was refused; nothing of it was applied.
+    /// nftables refused a change; nothing of it was applied.
     #[error("nftables refused to {act}; nothing was changed")]
     Refused {
-        /// What was to be done.
+        /// The change.
         act: String,
         /// The kernel's answer.
         #[source]
         source: SocketError,
     },
-    /// A chain of our name hooks in elsewhere.
+    /// A chain of netmig's name has another hook.
     #[error(
         "chain {chain} of the nftables table inet {TABLE} is not the one this version makes; \
          remove the table (nft delete table inet {TABLE}) when nothing is being moved"
@@ -31,7 +31,7 @@ pub enum TableError {
         /// The chain.
         chain: &'static str,
     },
-    /// Neither form of queueing is there.
+    /// The kernel supports neither form of queueing.
     #[error(
         "this kernel's nftables cannot queue packets: it has neither nft_queue nor the xtables \
          target NFQUEUE; load the module nft_queue"
@@ -53,10 +53,10 @@ pub enum TableError {
         /// Rules allowed.
         most: usize,
     },
-    /// The table is not there.
-    #[error("the nftables table inet {TABLE} is not installed, or was removed by someone else")]
+    /// The table does not exist.
+    #[error("the nftables table inet {TABLE} is not installed, or was removed by another program")]
     NotInstalled,
-    /// A value that nftables' library cannot carry.
+    /// A name that libnftnl cannot carry.
     #[error("an nftables name holds a NUL byte")]
     Name(#[from] std::ffi::NulError),
 }

@@ -1,17 +1,17 @@
-//! New connections to the ports of a container that has moved.
+//! Forwarding new connections to the ports of a container that has moved.
 //!
-//! Where the container was, a new connection to one of its ports is marked for the peer, like a flow
-//! that was moved, and translated to the container's own address, so that it goes through the tunnel.
-//! The peer marks what comes by the tunnel for the container, so that the answers come back. All
-//! later packets are led by these marks and translations of conntrack: taking the rules away ends no
-//! connection.
+//! On the container's former host a new connection to one of its ports gets the connmark of the
+//! peer, like a moved flow, and DNAT to the container's own address, so that it goes through the
+//! tunnel. The peer marks connections that come by the tunnel for the container, so that the
+//! answers come back. All later packets follow these connmarks and NAT entries: removing the rules
+//! ends no connection.
 //!
-//! Some sources cannot be answered from over there, and are replaced by one that stands for this host:
-//! its loopback, the container's own network (whose addresses are on a link over there), and the peer.
-//! Answers are translated back as they come out of the tunnel, so that no interface needs that address.
-//! Packets whose source is a loopback address leave by no interface unless that has `route_localnet`
-//! set (see [`crate::tunnel::carry_loopback`]); so packets of the tunnel itself that claim such an
-//! address, or want to reach one, are dropped.
+//! The container's new host cannot answer some sources, which are replaced by an address of this
+//! host: its loopback, the container's own network (whose addresses are on a link over there), and
+//! the peer. Answers are translated back as they come out of the tunnel, so no interface needs that
+//! address. Packets whose source is a loopback address leave only by an interface with
+//! `route_localnet` set (see [`crate::tunnel::carry_loopback`]); so packets from the tunnel that
+//! have such an address as source or destination are dropped.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -19,26 +19,26 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::rules::{NewRule, set_mark};
-use super::stand_in::LOOPBACK;
-use super::step::Step;
+use super::statement::Statement;
+use super::tunnel_nat::LOOPBACK;
 use super::{
-    CHAIN_FORWARD, CHAIN_FORWARD_OUTPUT, CHAIN_FORWARD_SOURCE, CHAIN_LATE, CHAIN_STEER, HoldTag,
-    Owner, Table, TableError,
+    CHAIN_FORWARD, CHAIN_FORWARD_OUTPUT, CHAIN_FORWARD_SOURCE, CHAIN_RAW, CHAIN_STEER, Purpose,
+    RuleTag, Table, TableError,
 };
 use crate::flow::Protocol;
-use crate::peer::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
+use crate::peer_number::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
 /// Most rules for one container.
 const MOST_RULES: usize = 4096;
 
-/// A port of this host that leads to a port of a container.
+/// A port of this host that is forwarded to a port of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ForwardedPort {
     /// The protocol.
     pub protocol: Protocol,
-    /// The host's address that it is published on; `None` for all.
+    /// The host's address on which it is published; `None` for all.
     pub address: Option<IpAddr>,
-    /// The container's address and port. It tells the family as well.
+    /// The container's address and port, which also determine the family.
     pub to: SocketAddr,
     /// The host's port.
     pub port: u16,
@@ -47,17 +47,17 @@ pub struct ForwardedPort {
 /// Where new connections for a container go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// The peer that has the container, or is next on the way.
+    /// The peer that has the container, or is the next hop towards it.
     pub peer: PeerNumber,
     /// The ports.
     pub ports: Vec<ForwardedPort>,
-    /// Sources to be replaced, beside 127.0.0.0/8: an address and the length of the prefix.
+    /// Sources to be replaced, in addition to 127.0.0.0/8: an address and a prefix length.
     pub hidden: Vec<(IpAddr, u8)>,
-    /// What replaces them, an address of each family.
-    pub stand_ins: Vec<IpAddr>,
+    /// The addresses that replace them, one of each family.
+    pub sources: Vec<IpAddr>,
 }
 
-/// Neighbouring ports that keep their number on the way, or a single one.
+/// Adjacent ports that keep their number, or a single port.
 struct Range {
     first: ForwardedPort,
     last: u16,
@@ -73,20 +73,20 @@ impl Range {
             && self.last.checked_add(1) == Some(next.port)
     }
 
-    fn steps(&self, peer: PeerNumber) -> Vec<Step> {
+    fn statements(&self, peer: PeerNumber) -> Vec<Statement> {
         let ForwardedPort { protocol, address, to, port } = self.first;
         let place = match address {
-            Some(address) => Step::To(address),
-            None => Step::ToThisHost,
+            Some(address) => Statement::Destination(address),
+            None => Statement::DestinationIsLocal,
         };
         let target = (to.port() != port).then(|| to.port());
         vec![
-            Step::Family(to.ip()),
-            Step::Ports(protocol, port, self.last),
+            Statement::Family(to.ip()),
+            Statement::DestinationPorts(protocol, port, self.last),
             place,
-            Step::SetConnmark { mask: ORIGINAL_MASK, value: peer.original_mark() },
+            Statement::SetConnmark { mask: ORIGINAL_MASK, value: peer.original_mark() },
             set_mark(peer),
-            Step::SendTo(to.ip(), target),
+            Statement::Dnat(to.ip(), target),
         ]
     }
 }
@@ -109,26 +109,28 @@ fn ranges(ports: &[ForwardedPort]) -> Vec<Range> {
 
 fn forwarding(forward: &Forward) -> Result<Vec<NewRule>, TableError> {
     let peer = forward.peer;
-    let rule = |chain: &str, steps| NewRule { chain: chain.to_owned(), steps };
+    let rule = |chain: &str, statements| NewRule { chain: chain.to_owned(), statements };
     let mut rules = Vec::new();
     for range in ranges(&forward.ports) {
-        rules.push(rule(CHAIN_FORWARD, range.steps(peer)));
-        rules.push(rule(CHAIN_FORWARD_OUTPUT, range.steps(peer)));
+        rules.push(rule(CHAIN_FORWARD, range.statements(peer)));
+        rules.push(rule(CHAIN_FORWARD_OUTPUT, range.statements(peer)));
     }
     let hidden: BTreeSet<_> = forward.hidden.iter().copied().chain([LOOPBACK]).collect();
     for (address, length) in hidden {
         let same_family = |other: &&IpAddr| other.is_ipv4() == address.is_ipv4();
-        let Some(stand_in) = forward.stand_ins.iter().find(same_family) else { continue };
-        let marked = Step::Connmark { mask: ORIGINAL_MASK, value: peer.original_mark() };
-        let source = Step::FromNetwork(address, length);
-        let way = Step::Towards(peer.interface());
-        rules
-            .push(rule(CHAIN_FORWARD_SOURCE, vec![way, marked, source, Step::ComeFrom(*stand_in)]));
+        let Some(source_address) = forward.sources.iter().find(same_family) else { continue };
+        let marked = Statement::Connmark { mask: ORIGINAL_MASK, value: peer.original_mark() };
+        let source = Statement::SourceNetwork(address, length);
+        let way = Statement::OutputInterface(peer.interface());
+        rules.push(rule(
+            CHAIN_FORWARD_SOURCE,
+            vec![way, marked, source, Statement::Snat(*source_address)],
+        ));
     }
-    let by = || Step::From(peer.interface());
-    let claimed = Step::FromNetwork(LOOPBACK.0, LOOPBACK.1);
-    let wanted = Step::ToNetwork(LOOPBACK.0, LOOPBACK.1);
-    rules.extend([claimed, wanted].map(|step| rule(CHAIN_LATE, vec![by(), step, Step::Drop])));
+    let by = || Statement::InputInterface(peer.interface());
+    let claimed = Statement::SourceNetwork(LOOPBACK.0, LOOPBACK.1);
+    let wanted = Statement::DestinationNetwork(LOOPBACK.0, LOOPBACK.1);
+    rules.extend([claimed, wanted].map(|step| rule(CHAIN_RAW, vec![by(), step, Statement::Drop])));
     if rules.len() > MOST_RULES {
         return Err(TableError::NumberOfForwards { asked: rules.len(), most: MOST_RULES });
     }
@@ -138,63 +140,69 @@ fn forwarding(forward: &Forward) -> Result<Vec<NewRule>, TableError> {
 fn accepting(peer: PeerNumber, addresses: &[(IpAddr, IpAddr)]) -> Vec<NewRule> {
     let mut rules = Vec::new();
     for (there, here) in addresses {
-        let mut rule = |chain: &str, steps: Vec<Step>| {
-            let of_peer = vec![Step::From(peer.interface()), Step::To(*there)];
-            rules.push(NewRule { chain: chain.to_owned(), steps: [of_peer, steps].concat() });
+        let mut rule = |chain: &str, statements: Vec<Statement>| {
+            let of_peer =
+                vec![Statement::InputInterface(peer.interface()), Statement::Destination(*there)];
+            rules.push(NewRule {
+                chain: chain.to_owned(),
+                statements: [of_peer, statements].concat(),
+            });
         };
-        let answer = Step::SetConnmark { mask: REPLY_MASK, value: peer.reply_mark() };
-        rule(CHAIN_STEER, vec![Step::StateNew, answer]);
+        let answer = Statement::SetConnmark { mask: REPLY_MASK, value: peer.reply_mark() };
+        rule(CHAIN_STEER, vec![Statement::CtStateNew, answer]);
         if there != here {
-            rule(CHAIN_FORWARD, vec![Step::SendTo(*here, None)]);
+            rule(CHAIN_FORWARD, vec![Statement::Dnat(*here, None)]);
         }
     }
     rules
 }
 
 impl Table {
-    /// Leads new connections as `forward` says, in place of what the same tag said before; changes
-    /// nothing where nothing is missing.
+    /// Forwards new connections as `forward` says. This replaces what the same tag said before, and
+    /// changes nothing where nothing is missing.
     ///
     /// # Errors
-    /// When the table is not installed, or nftables refuses.
-    pub fn forward(&mut self, tag: &HoldTag, forward: &Forward) -> Result<(), TableError> {
-        let owner = Owner::Forward(forward.peer, tag.clone());
+    /// [`TableError::NumberOfForwards`] for too many ports; [`TableError::Refused`] when the table
+    /// is not installed, or nftables refuses; [`TableError::Read`].
+    pub fn forward(&mut self, tag: &RuleTag, forward: &Forward) -> Result<(), TableError> {
+        let purpose = Purpose::Forward(forward.peer, tag.clone());
         let rules = forwarding(forward)?;
-        let earlier = |other: &Owner| matches!(other, Owner::Forward(_, of) if of == tag);
-        self.put(&owner, &rules, earlier, "forward new connections")
+        let earlier = |other: &Purpose| matches!(other, Purpose::Forward(_, of) if of == tag);
+        self.put(&purpose, &rules, earlier, "forward new connections")
     }
 
-    /// Ends what [`Table::forward`] began, for new connections alone; absent means done.
+    /// Ends forwarding, for new connections only; absent rules are not an error.
     ///
     /// # Errors
-    /// When the table cannot be read or changed.
-    pub fn unforward(&mut self, tag: &HoldTag) -> Result<(), TableError> {
-        self.remove_rules(|owner| matches!(owner, Owner::Forward(_, of) if of == tag))
+    /// [`TableError::Read`], [`TableError::Refused`] when the table cannot be read or changed.
+    pub fn unforward(&mut self, tag: &RuleTag) -> Result<(), TableError> {
+        self.remove_rules(|purpose| matches!(purpose, Purpose::Forward(_, of) if of == tag))
     }
 
-    /// Has new connections that come by the tunnel to `peer` for the first address of a pair answered
-    /// by the same way, at the second one; changes nothing where nothing is missing.
+    /// Accepts new connections that come by the tunnel to `peer` for the first address of a pair:
+    /// the second one answers them, by the same tunnel. Changes nothing where nothing is missing.
     ///
     /// # Errors
-    /// When the table is not installed, or nftables refuses.
+    /// [`TableError::Refused`] when the table is not installed, or nftables refuses;
+    /// [`TableError::Read`].
     pub fn accept(
         &mut self,
-        tag: &HoldTag,
+        tag: &RuleTag,
         peer: PeerNumber,
         addresses: &[(IpAddr, IpAddr)],
     ) -> Result<(), TableError> {
-        let owner = Owner::Accept(peer, tag.clone());
+        let purpose = Purpose::Accept(peer, tag.clone());
         let act = format!("take new connections from peer {peer}");
-        self.put(&owner, &accepting(peer, addresses), |_| false, &act)
+        self.put(&purpose, &accepting(peer, addresses), |_| false, &act)
     }
 
-    /// Ends what [`Table::accept`] began, for new connections alone; absent means done.
+    /// Ends this, for new connections only; absent rules are not an error.
     ///
     /// # Errors
-    /// When the table cannot be read or changed.
-    pub fn unaccept(&mut self, tag: &HoldTag, peer: PeerNumber) -> Result<(), TableError> {
-        let owner = Owner::Accept(peer, tag.clone());
-        self.remove_rules(|other| *other == owner)
+    /// As [`Table::unforward`].
+    pub fn unaccept(&mut self, tag: &RuleTag, peer: PeerNumber) -> Result<(), TableError> {
+        let purpose = Purpose::Accept(peer, tag.clone());
+        self.remove_rules(|other| *other == purpose)
     }
 }
 
@@ -228,28 +236,33 @@ mod tests {
         let peer = PeerNumber::new(3).unwrap();
         let ports = vec![port(None, 8080, "10.88.0.2:80")];
         let hidden = vec![("10.88.0.2".parse().unwrap(), 16), ("fd00::2".parse().unwrap(), 64)];
-        let stand_ins = vec!["192.0.2.1".parse().unwrap()];
-        let forward = Forward { peer, ports, hidden, stand_ins };
+        let sources = vec!["192.0.2.1".parse().unwrap()];
+        let forward = Forward { peer, ports, hidden, sources };
         let rules = forwarding(&forward).unwrap();
         let of = |chain: &str| rules.iter().filter(|rule| rule.chain == chain).count();
         assert_eq!((of(CHAIN_FORWARD), of(CHAIN_FORWARD_OUTPUT)), (1, 1));
-        assert_eq!((of(CHAIN_FORWARD_SOURCE), of(CHAIN_LATE)), (2, 2));
-        let steps = &rules[0].steps;
-        assert!(steps.contains(&Step::SetConnmark { mask: 0x00ff_0000, value: 0x0003_0000 }));
-        assert_eq!(steps.last(), Some(&Step::SendTo("10.88.0.2".parse().unwrap(), Some(80))));
+        assert_eq!((of(CHAIN_FORWARD_SOURCE), of(CHAIN_RAW)), (2, 2));
+        let statements = &rules[0].statements;
+        assert!(
+            statements.contains(&Statement::SetConnmark { mask: 0x00ff_0000, value: 0x0003_0000 })
+        );
+        assert_eq!(
+            statements.last(),
+            Some(&Statement::Dnat("10.88.0.2".parse().unwrap(), Some(80)))
+        );
         let [own, other] = ["10.88.0.2", "198.18.0.7"].map(|ip| ip.parse().unwrap());
         let answers = accepting(peer, &[(own, own), (other, own)]);
-        let mark = Step::SetConnmark { mask: 0xff00_0000, value: 0x0300_0000 };
-        assert_eq!(answers[0].steps.last(), Some(&mark));
+        let mark = Statement::SetConnmark { mask: 0xff00_0000, value: 0x0300_0000 };
+        assert_eq!(answers[0].statements.last(), Some(&mark));
         assert_eq!(answers.len(), 3, "only the other address is translated");
-        assert_eq!(answers[2].steps.last(), Some(&Step::SendTo(own, None)));
+        assert_eq!(answers[2].statements.last(), Some(&Statement::Dnat(own, None)));
     }
 
     #[test]
     fn too_many_ports_are_refused() {
         let ports = (1..60_000).map(|number| port(None, number, "10.88.0.2:80")).collect();
-        let (hidden, stand_ins) = (vec![], vec![]);
-        let forward = Forward { peer: PeerNumber::new(3).unwrap(), ports, hidden, stand_ins };
+        let (hidden, sources) = (vec![], vec![]);
+        let forward = Forward { peer: PeerNumber::new(3).unwrap(), ports, hidden, sources };
         assert!(matches!(forwarding(&forward), Err(TableError::NumberOfForwards { .. })));
     }
 }

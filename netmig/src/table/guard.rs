@@ -1,14 +1,14 @@
 //! A second table that `nft flush ruleset` does not remove.
 //!
-//! When somebody flushes all rules, flows would break before anything could be put back: their packets
-//! would not be steered any more, and not even be translated, since the kernel translates only as long
-//! as there is some chain of type `nat`. A far end's next packet would then reach this host itself, which
-//! answers with a reset. A table with an *owner* is left alone by a flush that is not its owner's
-//! (`nft_flush`, `net/netfilter/nf_tables_api.c`, from 5.12 on); it lasts as long as its owner's socket,
-//! and with the flag *persist* (from 6.9 on) beyond that, as a table that anybody may change.
+//! When all rules are flushed, flows break before netmig can restore its rules. Their packets are
+//! no longer steered, and not even translated, since the kernel translates only as long as there is
+//! a chain of type `nat`. A far end's next packet would reach this host itself, which answers with
+//! a reset. A table with an *owner* survives a flush by others (`nft_flush`,
+//! `net/netfilter/nf_tables_api.c`, from 5.12 on). It lasts as long as its owner's socket, and with
+//! the flag *persist* (from 6.9 on) beyond that, as a table that anyone may change.
 //!
-//! So the process that keeps a host's flows owns `inet netmig-guard`: the steering rules once more, and
-//! an empty chain of type `nat`.
+//! So the process that keeps a host's flows owns `inet netmig-guard`: the steering rules once more,
+//! and an empty chain of type `nat`.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 
@@ -17,13 +17,13 @@ use nftnl::{Batch, Chain, ChainType, Hook, MsgType, NlMsg, Policy, ProtoFamily, 
 use nix::errno::Errno;
 
 use super::chains::PRIORITY_MANGLE;
-use super::{CHAIN_STEER, CHAIN_STEER_OUTPUT, Owner, TableError, Transaction, rules};
-use crate::nfnetlink::{Options, Socket, SocketError};
-use crate::peer::PeerNumber;
+use super::{CHAIN_STEER, CHAIN_STEER_OUTPUT, Purpose, TableError, Transaction, rules};
+use crate::netlink::{Connection, Protocol, SocketError};
+use crate::peer_number::PeerNumber;
 
 /// Name of the table, in family `inet`.
 pub const GUARD: &CStr = c"netmig-guard";
-/// Its chain that keeps translation working.
+/// The chain that keeps NAT working.
 const CHAIN_NAT: &str = "translation";
 /// `NF_IP_PRI_NAT_DST`.
 const PRIORITY_NAT: i32 = -100;
@@ -33,8 +33,7 @@ const PERSIST: u32 = 1 << 2;
 
 /// The guard table, owned by this value's socket.
 pub struct Guard {
-    socket: Socket,
-    buffer: Vec<u8>,
+    connection: Connection,
     flags: u32,
 }
 
@@ -42,22 +41,24 @@ impl Guard {
     /// Opens a connection to nftables; changes nothing.
     ///
     /// # Errors
-    /// Without CAP_NET_ADMIN, or on a kernel without nfnetlink.
+    /// [`TableError::Open`] without CAP_NET_ADMIN, or on a kernel without nfnetlink.
     pub fn open() -> Result<Self, TableError> {
-        let socket = Socket::open(Options::default()).map_err(TableError::Open)?;
-        Ok(Self { socket, buffer: Socket::buffer(), flags: OWNER | PERSIST })
+        let connection = Connection::open(Protocol::Netfilter).map_err(TableError::Open)?;
+        Ok(Self { connection, flags: OWNER | PERSIST })
     }
 
-    /// Makes the table, or makes it fit these peers; takes one over whose owner has gone. Not while
-    /// packets are held in this network namespace if it is not there yet: they would all be dropped.
+    /// Creates the table, or updates it for these peers; takes over one whose owner has died. If
+    /// the table does not exist yet, no packet may be held in this network namespace: all would be
+    /// dropped.
     ///
-    /// `Ok(false)`: this kernel knows no owners of tables.
+    /// Returns false on a kernel without owners of tables.
     ///
     /// # Errors
-    /// When nftables refuses, for one because another process owns the table.
+    /// [`TableError::Refused`] when nftables refuses, for example because another process owns the
+    /// table.
     pub fn protect(&mut self, peers: &[PeerNumber]) -> Result<bool, TableError> {
         match self.replace(peers) {
-            // The flag to persist is younger than owners.
+            // The flag to persist is younger than purposes.
             Err(TableError::Refused { source, .. })
                 if self.flags & PERSIST != 0 && unknown_flag(&source) =>
             {
@@ -91,16 +92,17 @@ impl Guard {
         }
         for peer in peers {
             for rule in &rules::steering(*peer) {
-                rules::add(&mut batch, &table, rule, &Owner::Peer(*peer))?;
+                rules::add(&mut batch, &table, rule, &Purpose::Peer(*peer))?;
             }
         }
         self.commit(batch, "protect flows against a flush of all rules")
     }
 
-    /// Removes the table; absent means done. Not while packets are held in this network namespace.
+    /// Removes the table; an absent table is not an error. No packet may be held in this network
+    /// namespace.
     ///
     /// # Errors
-    /// When nftables refuses, for one because another process owns the table.
+    /// As [`Guard::protect`].
     pub fn remove(&mut self) -> Result<(), TableError> {
         let table = nftnl::Table::new(GUARD, ProtoFamily::Inet);
         let mut batch = Batch::new();
@@ -114,7 +116,7 @@ impl Guard {
     }
 
     fn commit(&mut self, batch: Batch, act: &str) -> Result<(), TableError> {
-        let refusals = Transaction::new(batch).refusals(&self.socket, &mut self.buffer)?;
+        let refusals = Transaction::new(batch).refusals(&mut self.connection)?;
         match refusals.into_iter().next() {
             None => Ok(()),
             Some((_, refused)) => {
@@ -124,12 +126,12 @@ impl Guard {
     }
 }
 
-/// Whether a refusal means that the kernel does not know one of the table's flags.
+/// Returns whether a refusal means that the kernel does not know one of the table's flags.
 fn unknown_flag(error: &SocketError) -> bool {
     matches!(error.refusal(), Some(Errno::EOPNOTSUPP | Errno::EINVAL))
 }
 
-/// The message that makes the guard table; nftnl's own knows no flags.
+/// The message that creates the guard table; nftnl's own has no flags.
 struct OwnedTable {
     flags: u32,
 }

@@ -1,24 +1,25 @@
-//! One nf_tables batch: sent in one piece, every answer accounted for.
+//! One nf_tables batch: sent in one datagram, with every answer accounted for.
 
 use std::ops::Range;
 
 use nftnl::Batch;
 
 use super::TableError;
-use crate::nfnetlink::message::{Message, Refused, kind};
-use crate::nfnetlink::{Socket, SocketError, subsystem};
+use crate::netlink::message::{APPEND, Message, change_flags};
+use crate::netlink::nfnetlink::Subsystem;
+use crate::netlink::{Connection, Refused, SocketError};
 
 /// A finished batch, ready to be sent.
 pub(crate) struct Transaction {
     bytes: Vec<u8>,
-    /// Sequence numbers that are answered. Kernels before 6.10 do not answer the messages that
-    /// begin and end a batch; nftnl leaves those out of the range there.
+    /// Sequence numbers that are answered. Kernels before 6.10 do not acknowledge the messages that
+    /// begin and end a batch; nftnl excludes those from the range there.
     answered: Range<u32>,
     /// Sequence number of the first message between begin and end.
     first: u32,
 }
 
-/// What puts a hold in force.
+/// The transactions that put a hold in force.
 pub(crate) struct HoldTransactions {
     /// For new TCP connections.
     pub(crate) new_connections: Transaction,
@@ -29,52 +30,42 @@ pub(crate) struct HoldTransactions {
 impl Transaction {
     pub(crate) fn new(batch: Batch) -> Self {
         let batch = batch.finalize();
-        // The kernel takes a batch in one datagram only; nftnl gives it in pages.
+        // The kernel accepts a batch in one datagram only; nftnl returns it in pages.
         let bytes = batch.iter().flatten().copied().collect();
         let answered = batch.sequence_numbers();
         let first = answered.start + u32::from(begin_is_answered(&batch));
         Self { bytes, answered, first }
     }
 
-    /// The same, but rules that it adds come before all others of their chains, the last one first.
+    /// Makes the added rules come before all others of their chains, the last one first.
     pub(crate) fn inserting(mut self) -> Self {
-        /// `NLM_F_APPEND`, without which a rule is put first (`nf_tables_newrule`).
-        const APPEND: u16 = 0x800;
-        const HEADER: usize = 16;
-        let new_rule = kind(subsystem::NFTABLES, libc::NFT_MSG_NEWRULE as u8);
-        let mut at = 0;
-        while let Some(header) = self.bytes.get_mut(at..at + HEADER) {
-            let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]);
-            if u16::from_ne_bytes([header[4], header[5]]) == new_rule {
-                let flags = u16::from_ne_bytes([header[6], header[7]]) & !APPEND;
-                header[6..8].copy_from_slice(&flags.to_ne_bytes());
-            }
-            at += (length as usize).max(HEADER).next_multiple_of(4);
-        }
+        // Without the flag a rule is put first (`nf_tables_newrule`).
+        let new_rule = Subsystem::NfTables.kind(libc::NFT_MSG_NEWRULE);
+        change_flags(&mut self.bytes, new_rule, |flags| flags & !APPEND);
         self
     }
 
-    /// The messages.
+    /// Returns the messages.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Sequence number of the `index`th message.
+    /// Returns the sequence number of the `index`th message.
     pub(crate) fn message(&self, index: u32) -> u32 {
         self.first + index
     }
 
-    /// Sends the batch and returns what was refused, with the sequence numbers; nothing means
-    /// that it is in force.
+    /// Sends the batch and returns the refusals with their sequence numbers. None means that the
+    /// batch is in force.
     ///
-    /// The kernel has worked through the batch and put all its answers into the socket when the
-    /// call that sends it returns, so there is nothing to wait for.
+    /// When the call that sends it returns, the kernel has processed the batch and put all its
+    /// answers into the socket, so there is nothing to wait for.
     pub(crate) fn refusals(
         &self,
-        socket: &Socket,
-        buffer: &mut [u8],
+        connection: &mut Connection,
     ) -> Result<Vec<(u32, Refused)>, TableError> {
         let answers_lost = || TableError::Read(SocketError::Overrun);
+        let (socket, buffer) = connection.parts();
         while socket.poll(buffer)?.is_some() {}
         socket.send(&self.bytes)?;
         let mut answers = 0;
@@ -99,7 +90,8 @@ impl Transaction {
     }
 }
 
-/// Whether the batch's begin message has a sequence number of its own in the answered range.
+/// Returns whether the batch's begin message has a sequence number of its own in the answered
+/// range.
 fn begin_is_answered(batch: &nftnl::FinalizedBatch) -> bool {
     // The begin message stands first; its sequence number is 0 where it is not answered.
     batch.iter().next().and_then(|page| page.get(8..12)).is_some_and(|sequence| sequence != [0; 4])

@@ -10,8 +10,8 @@ use wireguard_control::{
 
 use super::{Error, Kind, RemoteEnd, Status};
 
-/// How often the port is looked for. `wireguard-go` opens it when it hears that its interface came
-/// up.
+/// Interval at which the port is read. `wireguard-go` opens it when it hears that its interface
+/// came up.
 const POLL: Duration = Duration::from_millis(5);
 
 fn backend(kind: Kind) -> Backend {
@@ -22,9 +22,9 @@ fn backend(kind: Kind) -> Backend {
     }
 }
 
-/// Runs a call of the library on a thread of its own. It blocks, for ever if `wireguard-go` hangs;
-/// the caller has a deadline, and a plain thread, unlike the runtime's, does not keep a process
-/// from ending.
+/// Runs a call of the library on a new thread. It blocks, forever if `wireguard-go` hangs; the
+/// caller has a deadline, and a plain thread, unlike the runtime's, does not keep a process from
+/// ending.
 async fn blocking<T: Send + 'static>(
     action: &'static str,
     interface: &str,
@@ -35,7 +35,7 @@ async fn blocking<T: Send + 'static>(
     let (sender, result) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("wireguard".to_owned())
-        // Nobody listens any more when the deadline has passed.
+        // The receiver is gone when the deadline has passed.
         .spawn(move || drop(sender.send(call(&name))))
         .map_err(failed)?;
     result.await.unwrap_or_else(|gone| Err(io::Error::other(gone))).map_err(failed)
@@ -49,14 +49,14 @@ async fn change(interface: &str, kind: Kind, update: DeviceUpdate) -> Result<(),
     blocking("change", interface, move |name| update.apply(name, backend(kind))).await
 }
 
-/// The public key of a device; one without a private key has none, or that of zeros.
+/// Returns the public key of a device; `None` without a private key, or with one of zeros.
 fn public_key(device: &Device) -> Option<Key> {
     let private = device.private_key.as_ref().filter(|key| **key != Key::zero())?;
     Some(private.get_public())
 }
 
-/// Gives the interface a key pair unless it has one. Returns the public key and whether it was
-/// there before.
+/// Gives the interface a key pair unless it has one. Returns the public key and whether it existed
+/// before.
 pub(super) async fn ensure_key(interface: &str, kind: Kind) -> Result<([u8; 32], bool), Error> {
     if let Some(key) = public_key(&read(interface, kind).await?) {
         return Ok((key.0, true));
@@ -68,14 +68,14 @@ pub(super) async fn ensure_key(interface: &str, kind: Kind) -> Result<([u8; 32],
     Ok((public, false))
 }
 
-/// Key and port, as they are now; `None` without a key.
+/// Returns the current key and port; `None` without a key.
 pub(super) async fn own(interface: &str, kind: Kind) -> Result<Option<(Key, u16)>, Error> {
     let device = read(interface, kind).await?;
     let key = device.private_key.filter(|key| *key != Key::zero());
     Ok(key.map(|key| (key, device.listen_port.unwrap_or(0))))
 }
 
-/// Gives the interface a key and a port that it had before.
+/// Gives the interface the key and port that it had before.
 pub(super) async fn set_own(
     interface: &str,
     kind: Kind,
@@ -95,7 +95,7 @@ pub(super) async fn wait_for_port(interface: &str, kind: Kind) -> Result<u16, Er
     }
 }
 
-/// Refuses what cannot be the other end of a tunnel, and writes the rest in one way.
+/// Refuses what cannot be the other end of a tunnel, and returns the rest in canonical form.
 pub(super) fn checked(interface: &str, remote: &RemoteEnd) -> Result<RemoteEnd, Error> {
     let bad = |reason| Err(Error::BadRemote { interface: interface.to_owned(), reason });
     let ip = remote.endpoint.ip().to_canonical();
@@ -112,7 +112,7 @@ pub(super) fn checked(interface: &str, remote: &RemoteEnd) -> Result<RemoteEnd, 
     Ok(RemoteEnd { endpoint, ..remote.clone() })
 }
 
-/// Refuses what is not the address of a host; says why.
+/// Refuses what is not the address of a host, with the reason.
 pub(super) fn checked_address(ip: IpAddr) -> Result<(), &'static str> {
     let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
     if ip.is_unspecified() || ip.is_multicast() || broadcast {
@@ -126,8 +126,8 @@ pub(super) fn checked_address(ip: IpAddr) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Makes `remote` the only peer of the interface. True when that was a change. A session with the
-/// same key goes on even if the endpoint changes.
+/// Makes `remote` the only peer of the interface. Returns whether that was a change. A session with
+/// the same key goes on even if the endpoint changes.
 pub(super) async fn set_remote(
     interface: &str,
     kind: Kind,
@@ -164,7 +164,7 @@ pub(super) async fn set_remote(
     }
 }
 
-/// Makes the interface forget what it knows of its peer's handshakes, and greet it anew.
+/// Makes the interface forget its peer's handshakes, so that it starts a new one.
 pub(super) async fn forget_session(
     interface: &str,
     kind: Kind,
@@ -175,7 +175,7 @@ pub(super) async fn forget_session(
     set_remote(interface, kind, remote).await.map(drop)
 }
 
-/// Whether the peers of an interface are `remote` alone, set up as we do it.
+/// Returns whether `remote` is the only peer of an interface, with the settings of [`set_remote`].
 fn is_only_peer(peers: &[PeerInfo], remote: &RemoteEnd) -> bool {
     let [peer] = peers else { return false };
     let config = &peer.config;
@@ -192,7 +192,7 @@ fn is_only_peer(peers: &[PeerInfo], remote: &RemoteEnd) -> bool {
         && everything(false)
 }
 
-/// Reads everything that [`super::status`] tells.
+/// Reads the state that [`super::status`] returns.
 pub(super) async fn status(interface: &str, kind: Kind) -> Result<Status, Error> {
     let device = read(interface, kind).await?;
     let peer = device.peers.first();

@@ -10,20 +10,20 @@ use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo
 use rtnetlink::{Handle, LinkUnspec, LinkWireguard};
 
 use super::{Error, Kind, SourceCheck, lookup, refused, userspace, wrong_way};
-use crate::netns::rtnl;
-use crate::peer::{INTERFACE_PREFIX, PeerNumber};
+use crate::netlink::rtnetlink as rtnl;
+use crate::peer_number::{INTERFACE_PREFIX, PeerNumber};
 
-/// Ethernet's: what most flows have agreed on their segment sizes for.
+/// Ethernet's MTU, for which most flows have negotiated their segment sizes.
 pub(super) const MTU_COMMON: u32 = 1500;
-/// What is left of the largest IP packet after outer headers and WireGuard's own (80 bytes), in
-/// WireGuard's steps of 16.
+/// The largest IP packet less outer headers and WireGuard's own (80 bytes), in WireGuard's steps of
+/// 16.
 pub(super) const MTU_MAX: u32 = 65_440;
 
-/// The tunnel's interface as found.
+/// The tunnel's interface.
 #[derive(Debug)]
 pub(super) struct Device {
     pub(super) kind: Kind,
-    /// False when it was made just now.
+    /// False when it was created just now.
     pub(super) existed: bool,
     name: String,
     index: u32,
@@ -33,24 +33,24 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Packets that came out of the tunnel, or by frames for this host alone. Other than WireGuard's own count of bytes it has no
-    /// greetings in it, which prove no session.
+    /// Returns the number of packets that came out of the tunnel, or in frames for this host alone.
+    /// Unlike WireGuard's own byte counter it does not count handshakes, which prove no session.
     pub(super) fn received(&self) -> u64 {
         self.received
     }
 
-    /// The device, unless it is a way without encryption.
+    /// Returns the device, unless it is a direct tunnel.
     pub(super) fn encrypts(self, interface: &str) -> Result<Self, Error> {
         if self.kind == Kind::Direct { Err(wrong_way(interface, self.kind)) } else { Ok(self) }
     }
 
-    /// The interface's number.
+    /// Returns the interface's index.
     pub(super) fn index(&self) -> u32 {
         self.index
     }
 }
 
-/// Finds the interface; an error if there is another kind of interface by its name.
+/// Finds the interface. Fails if another kind of interface has its name.
 pub(super) async fn find(handle: &Handle, interface: &str) -> Result<Option<Device>, Error> {
     let Some(link) = lookup(handle, interface).await? else { return Ok(None) };
     let mtu = link.attributes.iter().find_map(|attribute| match attribute {
@@ -58,7 +58,7 @@ pub(super) async fn find(handle: &Handle, interface: &str) -> Result<Option<Devi
         _ => None,
     });
     let received = link.attributes.iter().find_map(|attribute| match attribute {
-        // What is for all hosts of a segment came from anybody.
+        // Multicast frames may come from any host of the segment.
         LinkAttribute::Stats64(count) => Some(count.rx_packets.saturating_sub(count.multicast)),
         _ => None,
     });
@@ -98,7 +98,8 @@ pub(super) fn tunnel_kind(kind: Option<&InfoKind>) -> Option<Kind> {
     }
 }
 
-/// Finds the WireGuard interface or makes it: the kernel's if it can, else with `wireguard-go`.
+/// Finds the WireGuard interface or creates it: the kernel's if it can, otherwise with
+/// `wireguard-go`.
 pub(super) async fn ensure(handle: &Handle, interface: &str) -> Result<Device, Error> {
     if let Some(device) = find(handle, interface).await? {
         return device.encrypts(interface);
@@ -110,7 +111,7 @@ pub(super) async fn ensure(handle: &Handle, interface: &str) -> Result<Device, E
             tracing::debug!(interface, "no WireGuard in this kernel, starting wireguard-go");
             userspace::start(interface).await?;
         }
-        // Somebody else was quicker; what it is will be seen.
+        // Another process was quicker; the lookup below tells what it created.
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
         Err(error) => return Err(refused("create", interface)(error)),
     }
@@ -119,18 +120,17 @@ pub(super) async fn ensure(handle: &Handle, interface: &str) -> Result<Device, E
     Device { existed: false, ..device }.encrypts(interface)
 }
 
-/// Packets that may wait for `wireguard-go`: as many as held ones that are let go, and those of streams
-/// that flow at 20,000 a second while it does not get the processor for half a second. By default it
-/// is 500.
+/// Packets that may wait for `wireguard-go`: as many as held ones that are released, and those of
+/// streams at 20,000 packets a second while it does not get the processor for half a second. The
+/// default is 500.
 const QUEUE: u32 = 10_000;
 
-/// Makes the kernel queue enough packets for `wireguard-go`, and cut large TCP packets into segments
-/// before they reach it.
+/// Makes the kernel queue enough packets for `wireguard-go`, and cut large TCP packets into
+/// segments before they reach it.
 ///
 /// Given several segments at once, it sends them as one UDP packet to be cut on the way out
-/// (`UDP_SEGMENT`), and loses all of them where that is refused: seen as connections that stall
-/// until their retransmission timer sends a single segment. The kernel's own WireGuard cuts them
-/// itself.
+/// (`UDP_SEGMENT`), and loses all of them where that is refused: connections stall until their
+/// retransmission timer sends a single segment. The kernel's own WireGuard cuts them itself.
 pub(super) async fn feed_gently(handle: &Handle, device: &Device) -> Result<(), Error> {
     if device.kind == Kind::Kernel {
         return Ok(());
@@ -145,7 +145,7 @@ pub(super) async fn feed_gently(handle: &Handle, device: &Device) -> Result<(), 
     set.map_err(rtnl::answer).map_err(refused("configure", &device.name))
 }
 
-/// Brings the interface up, with that MTU if one is given. True when that was a change.
+/// Brings the interface up, with that MTU if one is given. Returns whether that was a change.
 pub(super) async fn bring_up(
     handle: &Handle,
     device: &Device,
@@ -163,7 +163,7 @@ pub(super) async fn bring_up(
     set.map(|()| true).map_err(rtnl::answer).map_err(refused("configure", &device.name))
 }
 
-/// Gives the interface an address of the link. True when that was a change.
+/// Gives the interface a link-local address. Returns whether that was a change.
 pub(super) async fn add_link_address(
     handle: &Handle,
     device: &Device,
@@ -185,8 +185,8 @@ pub(super) fn set_quiet(interface: &str) -> Result<(), Error> {
     if path.exists() { write(&path, NONE) } else { Ok(()) }
 }
 
-/// Switches reverse path filtering off for the interface, as far as the host's own setting allows:
-/// the kernel takes the larger of `all` and the interface's (ip-sysctl.rst, `rp_filter`).
+/// Disables reverse path filtering for the interface, as far as the host's own setting allows: the
+/// kernel takes the larger of `all` and the interface's (ip-sysctl.rst, `rp_filter`).
 pub(super) fn relax_source_check(interface: &str) -> Result<SourceCheck, Error> {
     let all = setting("ipv4", "all", "rp_filter");
     let all = std::fs::read_to_string(&all)
@@ -199,12 +199,12 @@ pub(super) fn relax_source_check(interface: &str) -> Result<SourceCheck, Error> 
     Ok(check)
 }
 
-/// Lets packets that have a loopback address as their source leave by the interface.
+/// Lets packets with a loopback source leave by the interface.
 pub(super) fn carry_loopback(interface: &str) -> Result<(), Error> {
     write(&setting("ipv4", interface, "route_localnet"), "1")
 }
 
-/// Whether [`carry_loopback`] was called for the interface.
+/// Returns whether [`carry_loopback`] was called for the interface.
 pub(super) fn carries_loopback(interface: &str) -> bool {
     let value = std::fs::read_to_string(setting("ipv4", interface, "route_localnet"));
     value.is_ok_and(|value| value.trim() == "1")
@@ -219,7 +219,7 @@ fn write(path: &Path, value: &str) -> Result<(), Error> {
     written.map_err(|source| Error::Setting { path: path.to_owned(), source })
 }
 
-/// Removes the interface; one that is not there is no error.
+/// Removes the interface; an absent one is not an error.
 pub(super) async fn remove(handle: &Handle, interface: &str) -> Result<(), Error> {
     let Some(device) = find(handle, interface).await? else { return Ok(()) };
     rtnl::unless(handle.link().del(device.index).execute().await, libc::ENODEV)
@@ -227,7 +227,7 @@ pub(super) async fn remove(handle: &Handle, interface: &str) -> Result<(), Error
         .map_err(refused("remove", interface))
 }
 
-/// The peers whose tunnel interfaces exist.
+/// Returns the peers whose tunnel interfaces exist.
 pub(super) async fn list(handle: &Handle) -> Result<Vec<PeerNumber>, Error> {
     let links: Vec<LinkMessage> = handle
         .link()
@@ -250,7 +250,7 @@ pub(super) async fn list(handle: &Handle) -> Result<Vec<PeerNumber>, Error> {
     Ok(peers)
 }
 
-/// The peer whose tunnel has that name.
+/// Returns the peer whose tunnel has that name.
 fn peer_of(interface: &str) -> Option<PeerNumber> {
     let number = interface.strip_prefix(INTERFACE_PREFIX)?.parse().ok()?;
     PeerNumber::new(number).filter(|peer| peer.interface() == interface)

@@ -1,16 +1,16 @@
-//! The way to a peer on the same Ethernet segment without a tunnel: its frames, and nothing around them.
+//! A direct tunnel: frames to a peer on the same Ethernet segment, without encapsulation.
 //!
-//! `netmigP` is then a macvlan interface (`drivers/net/macvlan.c`) on the interface that is on the segment.
-//! Each end tells the other its hardware address, and packets for the peer go to that one as to the next
-//! router ([`routing`]). Nothing is added to them, so they are as large as anywhere on the segment; and
-//! nothing is encrypted.
+//! `netmigP` is then a macvlan interface (`drivers/net/macvlan.c`) on the interface that is on the
+//! segment. Each end tells the other its hardware address, and packets for the peer go there as to
+//! the next router ([`routing`]). Nothing is added to them, so they are as large as anywhere on the
+//! segment; and nothing is encrypted.
 //!
-//! - It takes no part in address resolution (IFF_NOARP): it would answer for the addresses of the
-//!   segment's own interface. The peer's hardware address is in permanent neighbour entries.
-//! - Its mode is *private*. Mode *source*, which takes only the frames of given senders, clones each
-//!   frame and cost more than half of the throughput; a rule drops what comes from others instead
-//!   ([`crate::table::Table::admit`]).
-//! - What is known of the other end stands in the interface's alias, where any process finds it.
+//! - The interface does not resolve addresses (IFF_NOARP): it would answer for the addresses of the
+//!   segment's own interface. Permanent neighbour entries hold the peer's hardware address.
+//! - Its mode is *private*. Mode *source*, which accepts only the frames of given senders, clones
+//!   each frame and cost more than half of the throughput; a rule drops what comes from others
+//!   instead ([`crate::table::Table::admit_sender`]).
+//! - The interface's alias records the other end, so that any process finds it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -27,10 +27,10 @@ use super::device::{self, Device, MTU_COMMON};
 use super::{
     Connected, Error, Kind, config, in_time, link_address, lookup, refused, routing, wrong_way,
 };
-use crate::netns::rtnl;
-use crate::peer::PeerNumber;
+use crate::netlink::rtnetlink as rtnl;
+use crate::peer_number::PeerNumber;
 
-/// Begins the alias of an interface that knows its other end.
+/// Prefix of the alias of an interface that is connected.
 const ALIAS: &str = "netmig direct";
 
 /// An Ethernet address.
@@ -38,7 +38,7 @@ const ALIAS: &str = "netmig direct";
 pub struct HardwareAddress(pub [u8; 6]);
 
 impl HardwareAddress {
-    /// Whether it is one that an interface can have: neither empty nor that of a group.
+    /// Returns whether an interface can have this address: it is neither empty nor a group's.
     #[must_use]
     pub fn is_of_one_host(self) -> bool {
         self.0 != [0; 6] && self.0[0] & 1 == 0
@@ -68,21 +68,21 @@ impl FromStr for HardwareAddress {
     }
 }
 
-/// One end of such a way.
+/// One end of a direct tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirectEnd {
-    /// Where its frames go.
+    /// Hardware address of its interface.
     pub hardware_address: HardwareAddress,
-    /// Largest packet of its segment, in bytes.
+    /// MTU of its segment, in bytes.
     pub mtu: u32,
 }
 
-/// What an interface knows of its other end.
+/// The other end of a direct tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Remote {
     /// The host's address on the segment.
     pub(crate) address: IpAddr,
-    /// Where frames for it go.
+    /// Hardware address of its interface.
     pub(crate) hardware_address: HardwareAddress,
 }
 
@@ -103,7 +103,7 @@ impl FromStr for Remote {
     }
 }
 
-/// What a link of this kind knows of its other end; `None` before it is connected.
+/// Returns the other end of a direct tunnel's interface; `None` before it is connected.
 pub(crate) fn remote_of(link: &LinkMessage) -> Option<Remote> {
     link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfAlias(alias) => alias.parse().ok(),
@@ -111,7 +111,7 @@ pub(crate) fn remote_of(link: &LinkMessage) -> Option<Remote> {
     })
 }
 
-/// Whether a link is of this kind.
+/// Returns whether a link is a direct tunnel's.
 pub(crate) fn is_direct(link: &LinkMessage) -> bool {
     device::tunnel_kind(device::kind_of(link)) == Some(Kind::Direct)
 }
@@ -126,10 +126,12 @@ pub struct Segment {
     index: u32,
 }
 
-/// The segment on which `address` is a neighbour of this host, if packets can be steered to it there.
+/// Returns the segment on which `address` is a neighbour of this host, if packets can be steered to
+/// it there.
 ///
 /// # Errors
-/// [`Error::NotOnLink`] when they cannot; [`Error::Socket`], [`Error::Interface`].
+/// [`Error::NotOnLink`] when they cannot; [`Error::Socket`], [`Error::Interface`],
+/// [`Error::Routing`].
 pub async fn segment(address: IpAddr) -> Result<Segment, Error> {
     in_time("look up the segment of", address.to_string(), async {
         let handle = rtnl::connect().map_err(Error::Socket)?;
@@ -144,11 +146,11 @@ async fn find(handle: &Handle, address: IpAddr) -> Result<Segment, Error> {
         .await
         .map_err(|source| Error::Routing { interface: address.to_string(), source })?;
     let index = routing::neighbour_interface(&route)
-        .ok_or_else(|| not("it is reached by a router, or it is this host".to_owned()))?;
+        .ok_or_else(|| not("a router is in between, or it is this host".to_owned()))?;
     let link = rtnl::link_by_index(handle, index)
         .await
         .map_err(refused("look up", &format!("number {index}")))?
-        .ok_or_else(|| not("the interface to it has just gone".to_owned()))?;
+        .ok_or_else(|| not("the interface to it has just been removed".to_owned()))?;
     let (mut interface, mut mtu, mut ethernet) = (String::new(), 0, false);
     for attribute in &link.attributes {
         match attribute {
@@ -159,7 +161,9 @@ async fn find(handle: &Handle, address: IpAddr) -> Result<Segment, Error> {
         }
     }
     if link.header.link_layer_type != LinkLayerType::Ether || !ethernet {
-        return Err(not(format!("{interface}, by which it is reached, is no Ethernet interface")));
+        return Err(not(format!(
+            "{interface}, by which it is reached, is not an Ethernet interface"
+        )));
     }
     let system = Path::new("/sys/class/net").join(&interface);
     if system.join("wireless").exists() || system.join("phy80211").exists() {
@@ -177,11 +181,12 @@ async fn find(handle: &Handle, address: IpAddr) -> Result<Segment, Error> {
     Ok(Segment { interface, mtu, index })
 }
 
-/// Makes this host's end of the direct way to `peer`, which is at `address`, or takes the one that is
-/// there.
+/// Creates this host's end of the direct tunnel to `peer`, which is at `address`, or takes the
+/// existing one.
 ///
 /// # Errors
-/// [`Error::NotOnLink`], [`Error::OtherWay`], or whatever was refused.
+/// [`Error::NotOnLink`], [`Error::OtherWay`], or those of the changes: [`Error::Interface`],
+/// [`Error::Setting`], [`Error::NotKept`].
 pub async fn prepare(peer: PeerNumber, address: IpAddr) -> Result<DirectEnd, Error> {
     in_time("prepare", peer.interface(), async {
         let handle = rtnl::connect().map_err(Error::Socket)?;
@@ -190,7 +195,7 @@ pub async fn prepare(peer: PeerNumber, address: IpAddr) -> Result<DirectEnd, Err
         if device::find(&handle, &interface).await?.is_none() {
             let link = LinkMacVlan::new(&interface, segment.index, MacVlanMode::Private).build();
             let made = handle.link().add(link).execute().await;
-            // Somebody else was quicker; what it is will be seen.
+            // Another process was quicker; the lookup below tells what it created.
             rtnl::unless(made, libc::EEXIST).map_err(refused("create", &interface))?;
         }
         let device = device_of(&handle, &interface).await?;
@@ -217,11 +222,12 @@ async fn silence(handle: &Handle, device: &Device, interface: &str) -> Result<()
     set.map_err(rtnl::answer).map_err(refused("configure", interface))
 }
 
-/// Connects the prepared end to the other host, and leads the peer's marked packets there. With equal
-/// parameters it changes nothing.
+/// Connects the prepared end to the other host, and routes the peer's marked packets there. With
+/// equal parameters it changes nothing.
 ///
 /// # Errors
-/// [`Error::NotPrepared`], [`Error::OtherWay`], [`Error::BadRemote`], or whatever was refused.
+/// [`Error::NotPrepared`], [`Error::OtherWay`], [`Error::BadRemote`], or those of the changes:
+/// [`Error::Interface`], [`Error::Setting`], [`Error::Routing`].
 pub async fn connect(
     peer: PeerNumber,
     address: IpAddr,
@@ -261,7 +267,7 @@ pub async fn connect(
     .await
 }
 
-/// The peer's hardware address, if the way to it is a connected direct one.
+/// Returns the peer's hardware address, if the tunnel to it is a connected direct one.
 ///
 /// # Errors
 /// [`Error::Socket`], [`Error::Interface`].
@@ -275,7 +281,7 @@ pub async fn hardware_address(peer: PeerNumber) -> Result<Option<HardwareAddress
     .await
 }
 
-/// The interface, which has to be a direct one.
+/// Returns the interface, which must be a direct tunnel's.
 async fn device_of(handle: &Handle, interface: &str) -> Result<Device, Error> {
     let device = device::find(handle, interface)
         .await?

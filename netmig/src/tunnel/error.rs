@@ -1,4 +1,4 @@
-//! What can go wrong with the way to a peer.
+//! Errors of the tunnel to a peer.
 
 use std::io;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ pub enum Error {
     /// A netlink socket could not be opened.
     #[error("cannot open a netlink socket for interfaces")]
     Socket(#[source] io::Error),
-    /// An interface was refused.
+    /// The kernel refused an operation on an interface.
     #[error("cannot {action} interface {interface}")]
     Interface {
         /// `look up`, `create`, `configure`, `remove`.
@@ -30,17 +30,17 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// An interface with the tunnel's name exists, and is something else.
-    #[error("interface {interface} is not a tunnel of netmig's ({kind}); rename or remove it")]
+    /// An interface has the tunnel's name and is something else.
+    #[error("interface {interface} is not a tunnel of netmig ({kind}); rename or remove it")]
     NotOurs {
         /// Name of the interface.
         interface: String,
-        /// What it is.
+        /// Its kind.
         kind: String,
     },
-    /// There is another way to the peer already.
+    /// There is a tunnel of another kind to the peer.
     #[error(
-        "the way to the peer, {interface}, is {kind}, and flows may need it; move with --tunnel {}, \
+        "the tunnel to the peer, {interface}, is {kind}, and flows may need it; move with --tunnel {}, \
          or wait until the last of them has ended (agent-client flows)",
         kind.option()
     )]
@@ -50,12 +50,12 @@ pub enum Error {
         /// What it is.
         kind: Kind,
     },
-    /// A peer that is not on a segment of this host's, or not so that packets can be steered to it.
+    /// The peer is not on a segment of this host, or packets cannot be steered to it there.
     #[error("{address} cannot be reached directly: {reason}; move with --tunnel wireguard")]
     NotOnLink {
         /// The peer's address.
         address: IpAddr,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
     /// The tunnel does not exist.
@@ -64,7 +64,7 @@ pub enum Error {
         /// Name of the interface.
         interface: String,
     },
-    /// Neither the kernel nor `wireguard-go` makes a WireGuard interface.
+    /// Neither the kernel nor `wireguard-go` provides a WireGuard interface.
     #[error(
         "cannot run wireguard-go for {interface}, and the kernel has no WireGuard; load the \
          wireguard module or install wireguard-go"
@@ -76,17 +76,17 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// `wireguard-go` gave up.
+    /// `wireguard-go` failed.
     #[error("wireguard-go could not make {interface} ({status}): {said}")]
     Userspace {
         /// Name of the interface.
         interface: String,
-        /// How it ended.
+        /// Its exit status.
         status: std::process::ExitStatus,
-        /// The end of what it printed.
+        /// The end of its output.
         said: String,
     },
-    /// `wireguard-go` is still there though its interface is gone.
+    /// `wireguard-go` is still running though its interface is gone.
     #[error("process {pid} (wireguard-go of {interface}) does not end; kill it")]
     Lingers {
         /// Name of the interface.
@@ -105,7 +105,7 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// Settings were taken and are not there.
+    /// Settings were accepted and are gone.
     #[error("{interface} did not keep its WireGuard settings; is something else changing it?")]
     NotKept {
         /// Name of the interface.
@@ -116,10 +116,10 @@ pub enum Error {
     BadRemote {
         /// Name of the interface.
         interface: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: &'static str,
     },
-    /// The other end is silent.
+    /// No packet comes from the other end.
     #[error(
         "no answer through {interface}; {}",
         if *kind == Kind::Direct {
@@ -143,7 +143,7 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// Routing towards the peer failed.
+    /// The routes to the peer could not be set up.
     #[error("cannot route packets into {interface}")]
     Routing {
         /// Name of the interface.
@@ -152,7 +152,7 @@ pub enum Error {
         #[source]
         source: routing::Error,
     },
-    /// Something did not happen in time.
+    /// An operation took too long.
     #[error("{interface} took longer than {} s to {action}", DEADLINE.as_secs())]
     Deadline {
         /// What was to be done.

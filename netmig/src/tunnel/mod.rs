@@ -1,26 +1,28 @@
-//! The way to a peer: one interface, `netmigP`. It is a WireGuard tunnel, or, where both hosts are on one
-//! Ethernet segment and it is asked for, a [`direct`] way without encryption.
+//! The tunnel to a peer: one interface, `netmigP`. It is a WireGuard tunnel or, on request and if
+//! both hosts are on one Ethernet segment, a [`direct`] tunnel without encryption.
 //!
-//! The kernel's WireGuard is used where there is one, else `wireguard-go`, a process that drives a
+//! The kernel's WireGuard is used if it exists, otherwise `wireguard-go`, a process that drives a
 //! TUN interface and outlives the agent. Both are configured by `wireguard-control`.
 //!
-//! Two hosts build a tunnel in two steps each: [`prepare`] makes the interface with its key pair and
-//! its port, which travel to the other host over the agents' own, authenticated connection; then
-//! [`connect`] with what came from there. Both may be repeated at any time. [`establish`] then begins
-//! a session, and [`confirm`] at both ends proves that they hear each other.
+//! Two hosts build a tunnel in two steps each: [`prepare`] creates the interface with its key pair
+//! and its port, which travel to the other host over the agents' own, authenticated connection;
+//! then [`connect`] takes what came from there. Both may be repeated at any time. [`establish`]
+//! then starts a session, and [`confirm`] at both ends proves that they receive each other's
+//! packets.
 //!
-//! - Allowed addresses are all: what enters the tunnel is decided by marks and [`routing`] alone.
-//! - The interface takes the MTU of the underlay, but no less than Ethernet's. Flows that moved agreed on their segment sizes
-//!   for it, and a far end may never hear an ICMP error; so it is the outer packets that are cut
-//!   into fragments.
-//! - It has an IPv4 address of the link (169.254.77.P): without any, loose reverse path filtering
-//!   drops all IPv4 packets that come out of it (`__fib_validate_source`, `net/ipv4/fib_frontend.c`).
+//! - Allowed addresses are all: connmarks and [`routing`] alone decide what enters the tunnel.
+//! - The interface has the MTU of the underlay, but at least Ethernet's. Moved flows have
+//!   negotiated their segment sizes for it, and a far end may never receive an ICMP error; so the
+//!   outer packets are fragmented.
+//! - The interface has a link-local IPv4 address (169.254.77.P): without any, loose reverse path
+//!   filtering drops all IPv4 packets that come out of it (`__fib_validate_source`,
+//!   `net/ipv4/fib_frontend.c`).
 
 mod config;
 mod device;
 pub mod direct;
 mod error;
-mod revive;
+mod saved_tunnel;
 mod session;
 mod userspace;
 
@@ -30,34 +32,34 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rtnetlink::Handle;
 
-use crate::netns::rtnl;
-use crate::peer::{INTERFACE_PREFIX, PeerNumber};
+use crate::netlink::rtnetlink as rtnl;
+use crate::peer_number::{INTERFACE_PREFIX, PeerNumber};
 use crate::routing;
 
 pub use direct::{DirectEnd, HardwareAddress};
 pub use error::Error;
-pub use revive::Settings;
+pub use saved_tunnel::SavedTunnel;
 
-/// Everything here ends after this time at the latest.
+/// Longest duration of any call here.
 pub const DEADLINE: Duration = Duration::from_secs(15);
-/// `wireguard-go` makes its interface milliseconds before the socket by which it tells its settings, and
-/// takes the socket away before the interface. A busy machine makes that longer.
+/// `wireguard-go` creates its interface milliseconds before its control socket, and removes the
+/// socket before the interface. A busy machine makes that longer.
 const IN_THE_MAKING: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(5);
 
-/// Who does the cryptography, if anybody does.
+/// The kind of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The kernel's WireGuard.
     Kernel,
     /// `wireguard-go`, on a TUN interface.
     Userspace,
-    /// Nobody: packets are sent to the peer's hardware address as they are.
+    /// No encryption: packets are sent to the peer's hardware address as they are.
     Direct,
 }
 
 impl Kind {
-    /// What `agent-client migrate --tunnel` calls it.
+    /// Returns the value of `agent-client migrate --tunnel` for this kind.
     #[must_use]
     pub fn option(self) -> &'static str {
         match self {
@@ -82,9 +84,9 @@ impl std::fmt::Display for Kind {
 pub struct LocalEnd {
     /// Public key; the private one never leaves the interface.
     pub public_key: [u8; 32],
-    /// UDP port it listens on, on all addresses.
+    /// UDP port on which it listens, on all addresses.
     pub port: u16,
-    /// Who does the cryptography.
+    /// The kind of the tunnel.
     pub kind: Kind,
     /// Whether it existed before, with that key.
     pub reused: bool,
@@ -95,59 +97,60 @@ pub struct LocalEnd {
 pub struct RemoteEnd {
     /// Its public key.
     pub public_key: [u8; 32],
-    /// Where it listens.
+    /// Address and port on which it listens.
     pub endpoint: SocketAddr,
 }
 
-/// How the host checks that a packet's source is reachable the way it came, per RFC 3704.
+/// How the host checks that a packet's source is reachable by the interface on which it came (RFC
+/// 3704).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceCheck {
-    /// Not at all on the tunnel.
+    /// No check on the tunnel.
     Off,
-    /// Loosely: `net.ipv4.conf.all.rp_filter` forbids less. Every IPv4 source that arrives by the
+    /// Loose: `net.ipv4.conf.all.rp_filter` forbids less. Every IPv4 source that arrives by the
     /// tunnel needs some route on this host, or its packets are dropped.
     Loose,
 }
 
-/// A tunnel as [`connect`] left it.
+/// A connected tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connected {
     /// Largest packet that enters the tunnel, in bytes.
     pub mtu: u32,
-    /// Largest packet of the tunnel itself that reaches the other host whole.
+    /// Largest packet of the tunnel itself that reaches the other host unfragmented, in bytes.
     pub underlay: u32,
-    /// What happens to IPv4 sources without a route.
+    /// How IPv4 sources without a route are treated.
     pub source_check: SourceCheck,
     /// Whether the interface had to be changed.
     pub changed: bool,
 }
 
-/// A tunnel as it is.
+/// The current state of a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// What it is.
+    /// The kind of the tunnel.
     pub kind: Kind,
     /// Address of the other host, once connected.
     pub address: Option<IpAddr>,
-    /// UDP port it listens on; 0 when it is down, and without WireGuard.
+    /// UDP port on which it listens; 0 when it is down, and without WireGuard.
     pub port: u16,
-    /// Public key of this end, all zero when it has none.
+    /// Public key of this end; all zero when it has none.
     pub public_key: [u8; 32],
     /// The other end of a WireGuard tunnel, once connected.
     pub remote: Option<RemoteEnd>,
-    /// When the two ends last agreed on a session. They do so when a packet is to be sent, and
-    /// about every two minutes while packets flow.
+    /// Time of the last handshake. One takes place when a packet is to be sent, and about every two
+    /// minutes while packets flow.
     pub last_handshake: Option<SystemTime>,
-    /// Grows whenever something comes from the other end.
+    /// A counter that grows whenever a packet comes from the other end.
     pub heard: u64,
 }
 
-/// Makes this host's end of the tunnel to `peer`, or takes the one that is there.
+/// Creates this host's end of the tunnel to `peer`, or takes the existing one.
 ///
-/// A new one gets a new key pair; both listen on a port that the kernel chose.
+/// A new one gets a new key pair; both listen on a port that the kernel chooses.
 ///
 /// # Errors
-/// Any but [`Error::BadRemote`] and [`Error::Routing`].
+/// Any except [`Error::BadRemote`] and [`Error::Routing`].
 pub async fn prepare(peer: PeerNumber) -> Result<LocalEnd, Error> {
     in_time("prepare", peer.interface(), async {
         let handle = rtnl::connect().map_err(Error::Socket)?;
@@ -164,11 +167,12 @@ pub async fn prepare(peer: PeerNumber) -> Result<LocalEnd, Error> {
     .await
 }
 
-/// Connects the prepared tunnel to the other host, and leads the peer's marked packets into it.
+/// Connects the prepared tunnel to the other host, and routes the peer's marked packets into it.
 /// With equal parameters it changes nothing, and a running session goes on.
 ///
 /// # Errors
-/// [`Error::NotPrepared`], [`Error::BadRemote`], or whatever was refused.
+/// [`Error::NotPrepared`], [`Error::BadRemote`], or those of the changes: [`Error::Settings`],
+/// [`Error::Interface`], [`Error::Routing`].
 pub async fn connect(peer: PeerNumber, remote: &RemoteEnd) -> Result<Connected, Error> {
     in_time("connect", peer.interface(), async {
         let interface = peer.interface();
@@ -193,9 +197,8 @@ pub async fn connect(peer: PeerNumber, remote: &RemoteEnd) -> Result<Connected, 
     .await
 }
 
-/// Makes sure that the connected ends hear each other: returns when there is a session, which takes
-/// some milliseconds unless there is one already; a direct way needs none. Both ends must be connected, or become so
-/// meanwhile.
+/// Waits until the connected ends have a session. This takes some milliseconds unless there is one
+/// already; a direct tunnel needs none. Both ends must be connected, or become so meanwhile.
 ///
 /// # Errors
 /// [`Error::NoAnswer`], [`Error::NotPrepared`], [`Error::Settings`].
@@ -211,9 +214,9 @@ pub async fn establish(peer: PeerNumber) -> Result<(), Error> {
     .await
 }
 
-/// Makes sure that packets come through the tunnel in both directions. Both ends do it at the same
-/// time; it takes some 20 ms after one of them has [`establish`]ed a session. What makes the other end hear
-/// this one goes on for some seconds afterwards.
+/// Waits until packets come through the tunnel in both directions. Both ends call it at the same
+/// time; it takes some 20 ms after one of them has [`establish`]ed a session. It keeps sending
+/// packets for some seconds afterwards, for the other end to receive.
 ///
 /// # Errors
 /// [`Error::NoAnswer`], [`Error::NotPrepared`], [`Error::Settings`].
@@ -234,11 +237,11 @@ async fn existing(interface: &str) -> Result<(Handle, device::Device), Error> {
     Ok((handle, device))
 }
 
-/// Takes the tunnel to `peer` away, with its rules, its table and, if there is one, its process.
-/// What is not there is no error.
+/// Removes the tunnel to `peer` with its policy rules, its routing table and, if there is one, its
+/// process. What is absent is not an error.
 ///
 /// # Errors
-/// The first that occurs; everything else is removed nevertheless.
+/// The first that occurs; everything else is removed.
 pub async fn remove(peer: PeerNumber) -> Result<(), Error> {
     in_time("remove", peer.interface(), async {
         let interface = peer.interface();
@@ -256,11 +259,11 @@ pub async fn remove(peer: PeerNumber) -> Result<(), Error> {
     .await
 }
 
-/// Makes sure that the tunnel's interface exists still: that of a `wireguard-go` which was killed does
-/// not. One system call, fit for the interruption.
+/// Checks that the tunnel's interface still exists: that of a killed `wireguard-go` does not. One
+/// system call, fit for the interruption.
 ///
 /// # Errors
-/// [`Error::Lost`].
+/// [`Error::Lost`] when it does not.
 pub fn check(peer: PeerNumber) -> Result<(), Error> {
     let interface = peer.interface();
     match nix::net::if_::if_nametoindex(interface.as_str()) {
@@ -269,26 +272,26 @@ pub fn check(peer: PeerNumber) -> Result<(), Error> {
     }
 }
 
-/// Sends one packet through the tunnel that means nothing to the other end, whose [`Status::heard`] grows.
-/// If that is there and uses WireGuard, it says something within ten seconds, be it an empty packet
-/// (KEEPALIVE_TIMEOUT of WireGuard's protocol), so that it grows here, too.
+/// Sends one packet through the tunnel that the other end ignores, but for its [`Status::heard`].
+/// If the other end exists and uses WireGuard, it answers within ten seconds, if only by an empty
+/// packet (KEEPALIVE_TIMEOUT of the WireGuard protocol), so that the counter grows here too.
 ///
 /// # Errors
-/// [`Error::Settings`].
+/// [`Error::Settings`] when it cannot be sent.
 pub fn knock(peer: PeerNumber) -> Result<(), Error> {
     session::greet(&peer.interface())
 }
 
-/// Lets packets of this host's own that have a loopback address as their source leave by the tunnel,
-/// where they are given another one (`route_localnet`, ip-sysctl.rst). Ends with the interface.
+/// Lets this host's own packets with a loopback source leave by the tunnel, where they get another
+/// source (`route_localnet`, ip-sysctl.rst). Ends with the interface.
 ///
 /// # Errors
-/// [`Error::Setting`].
+/// [`Error::Setting`] when the setting cannot be written.
 pub fn carry_loopback(peer: PeerNumber) -> Result<(), Error> {
     device::carry_loopback(&peer.interface())
 }
 
-/// The peers to which this host has a tunnel, in order of their numbers.
+/// Returns the peers to which this host has a tunnel, in order of their numbers.
 ///
 /// # Errors
 /// [`Error::Socket`], [`Error::Interface`].
@@ -300,7 +303,8 @@ pub async fn list() -> Result<Vec<PeerNumber>, Error> {
     .await
 }
 
-/// What the way to `peer` is, `None` when there is none. It may be in the making.
+/// Returns the kind of the tunnel to `peer`; `None` when there is none. A tunnel that is still
+/// being set up is not an error.
 ///
 /// # Errors
 /// [`Error::Interface`], [`Error::NotOurs`].
@@ -312,8 +316,8 @@ pub async fn kind(peer: PeerNumber) -> Result<Option<Kind>, Error> {
     .await
 }
 
-/// How the tunnel to `peer` is doing, `None` when there is none. Waits for a `wireguard-go` that somebody
-/// else has only just started, or that is about to end.
+/// Returns the state of the tunnel to `peer`; `None` when there is none. Waits for a `wireguard-go`
+/// that another process has only just started, or that is about to end.
 ///
 /// # Errors
 /// [`Error::Interface`], [`Error::Settings`], [`Error::NotOurs`].
@@ -347,8 +351,8 @@ pub async fn status(peer: PeerNumber) -> Result<Option<Status>, Error> {
     .await
 }
 
-/// The address of the tunnel's interface. It is never used to talk to anybody, so that both hosts
-/// may choose the same does no harm.
+/// Returns the address of the tunnel's interface. No packet is ever sent to it, so both hosts may
+/// choose the same.
 fn link_address(peer: PeerNumber) -> IpAddr {
     Ipv4Addr::new(169, 254, 77, peer.get()).into()
 }
@@ -363,7 +367,7 @@ async fn in_time<T>(
         .unwrap_or_else(|_| Err(Error::Deadline { action, interface }))
 }
 
-/// The way to a peer is of another kind than it was meant to be.
+/// Returns the error of a tunnel of another kind than expected.
 fn wrong_way(interface: &str, kind: Kind) -> Error {
     Error::OtherWay { interface: interface.to_owned(), kind }
 }

@@ -1,6 +1,6 @@
-//! Making sure that the two ends of a tunnel hear each other.
+//! Sessions: making sure that the two ends of a tunnel receive each other's packets.
 //!
-//! WireGuard says nothing until there is a packet to send, so a firewall between the hosts shows
+//! WireGuard is silent until there is a packet to send. A firewall between the hosts would show
 //! only then: too late, if that packet is a client's.
 
 use std::ffi::OsString;
@@ -14,35 +14,39 @@ use rtnetlink::Handle;
 use super::{Error, Kind, RemoteEnd, config, device};
 use crate::routing::EVERYBODY;
 
-/// A session is younger than this, or being renewed (WireGuard's REKEY_AFTER_TIME).
+/// Age after which WireGuard renews a session (REKEY_AFTER_TIME).
 const SESSION_AGE: Duration = Duration::from_secs(120);
-/// WireGuard repeats a lost greeting after 5 s (REKEY_TIMEOUT), with up to a third of a second
-/// added; this covers two of them.
+/// WireGuard repeats a lost handshake initiation after 5 s (REKEY_TIMEOUT), plus up to a third of a
+/// second; this covers two of them.
 const ANSWER: Duration = Duration::from_secs(11);
-/// An answer takes a round trip and milliseconds of reckoning; after this, greetings have crossed or
-/// were lost. Each next time it is twice as long: who starts afresh no longer takes an answer to what
-/// went before, and on a busy machine the answer may just be late.
+/// A handshake takes a round trip and milliseconds of computation. After this time, initiations
+/// have crossed or were lost. The limit doubles with each restart: an end that has restarted no
+/// longer accepts an answer to the earlier initiation, and on a busy machine the answer may just be
+/// late.
 const CROSSED: Duration = Duration::from_millis(400);
 const POLL: Duration = Duration::from_millis(2);
-/// How long an end speaks to one that is not heard before it starts afresh; each next time it is twice
-/// as long. The far end may begin to speak that much later.
+/// How long an end sends to one from which nothing comes before it restarts the handshake; doubles
+/// each time. The far end may begin to send that much later.
 const UNHEARD: Duration = Duration::from_secs(1);
-/// The same for the end with the greater key, lest both start afresh at once.
+/// The same for the end with the greater key, so that not both restart at once.
 const UNHEARD_HERE: Duration = Duration::from_millis(1600);
-/// Between the packets of [`confirm`].
+/// Interval between the packets of [`confirm`].
 const PULSE: Duration = Duration::from_millis(20);
-/// Packets that follow after the far end was heard, so that it hears this one though some are lost.
+/// Packets that follow after something came from the far end, so that it receives some even if
+/// others are lost.
 const ECHOES: usize = 4;
-/// And then, for a far end that begins to listen so much later.
+/// Further packets, for a far end that begins to listen later.
 const LATE_ECHOES: usize = 50;
 const LATE_PULSE: Duration = Duration::from_millis(100);
-/// Which every host drops quietly when nobody listens, and never forwards.
+/// The discard port, on the all-hosts address: every host drops such packets quietly, and none
+/// forwards them.
 const DESTINATION: (Ipv4Addr, u16) = (EVERYBODY, 9);
 
-/// Waits for a session on the interface, with a packet that makes WireGuard begin one if needed.
+/// Waits for a session on the interface, and sends a packet that makes WireGuard start one if
+/// needed.
 ///
-/// Greetings that cross each other on the way leave both ends waiting, and WireGuard repeats one
-/// only after seconds: where there never was a session, this end starts afresh long before.
+/// Initiations that cross each other leave both ends waiting, and WireGuard repeats one only after
+/// seconds. If there never was a session, this end restarts the handshake long before.
 pub(super) async fn establish(device: &device::Device, interface: &str) -> Result<(), Error> {
     let mut greeted: Option<Instant> = None;
     let mut patience = CROSSED;
@@ -70,13 +74,14 @@ pub(super) async fn establish(device: &device::Device, interface: &str) -> Resul
 
 /// Waits until packets come out of the interface while the far end does the same.
 ///
-/// A session at one end alone does not prove one at the other: the end that answered a greeting may
-/// use the new key only after a first packet under it (WireGuard's key confirmation), and if that is
-/// lost it greets by itself and tries again after seconds. So nothing is sent before there is a
-/// session, and then packets go both ways until each end has heard some. Greetings do not count:
-/// those that cross each other leave a session at neither end, or one that takes packets in one direction
-/// only. An end by whose tunnel nothing ever came therefore starts afresh; one that has carried packets is
-/// left alone, for packets of flows may be on their way under its keys.
+/// A session at one end does not prove one at the other: the end that answered an initiation may
+/// use the new key only after a first packet under it (WireGuard's key confirmation), and if that
+/// packet is lost it initiates a handshake itself and repeats it after seconds. So nothing is sent
+/// before there is a session, and then packets go both ways until each end has received some.
+/// Initiations do not count: those that cross each other leave a session at neither end, or one
+/// that carries packets in one direction only. An end that has never received a packet therefore
+/// restarts the handshake. One that has is left alone, for packets of flows may be in flight under
+/// its keys.
 pub(super) async fn confirm(
     handle: &Handle,
     device: &device::Device,
@@ -99,7 +104,7 @@ pub(super) async fn confirm(
                 if let (0, true, Some(remote)) =
                     (received, since.elapsed() > *patience, &session.remote)
                 {
-                    tracing::debug!("{interface}: nothing comes; the session starts afresh");
+                    tracing::debug!("{interface}: nothing comes; restarting the handshake");
                     config::forget_session(interface, device.kind, remote).await?;
                     establish(device, interface).await?;
                     *patience *= 2;
@@ -124,13 +129,13 @@ pub(super) async fn confirm(
     answered(interface, device.kind, wait).await
 }
 
-/// What [`confirm`] needs to know of the two ends.
+/// The state that [`confirm`] needs to know.
 struct Session {
     /// Whether packets may be sent: there is a session, where one is needed.
     is_current: bool,
-    /// With whom a session could start afresh.
+    /// The peer of a handshake.
     remote: Option<RemoteEnd>,
-    /// How long nothing may come before it does.
+    /// How long nothing may come before the handshake is restarted.
     patience: Duration,
 }
 
@@ -159,7 +164,8 @@ async fn answered(
         .unwrap_or_else(|_| Err(Error::NoAnswer { interface: interface.to_owned(), kind }))
 }
 
-/// A clock set back makes a handshake of the future; that is no proof of anything.
+/// Returns whether a handshake is recent. A clock set back puts a handshake into the future, which
+/// proves nothing.
 fn is_current(handshake: SystemTime, now: SystemTime) -> bool {
     now.duration_since(handshake).is_ok_and(|age| age < SESSION_AGE)
 }

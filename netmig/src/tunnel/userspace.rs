@@ -1,7 +1,7 @@
-//! `wireguard-go`, for kernels without WireGuard: start, and making sure that it is gone.
+//! `wireguard-go`, for kernels without WireGuard: starting it, and making sure that it has ended.
 //!
-//! Started plainly it makes its TUN interface and its control socket, continues in a process of its
-//! own and returns 0, so its return is the sign that it is ready; otherwise it says why. It ends by
+//! Started plainly it creates its TUN interface and its control socket, continues in a process of
+//! its own and returns 0. So it is ready when it returns; otherwise it prints an error. It ends by
 //! itself when its interface is removed.
 
 use std::ffi::CStr;
@@ -24,27 +24,27 @@ use super::Error;
 const PROGRAM: &str = "wireguard-go";
 /// Its niceness (setpriority(2)).
 const NICENESS: i32 = -10;
-/// Where sessions share the processors (sched(7), autogroup), niceness counts within one alone, and
-/// this is the session's.
+/// Where the scheduler groups tasks by session (sched(7), autogroup), niceness counts within a
+/// session only, and this file is the session's own niceness.
 const SESSION_NICENESS: &CStr = c"/proc/self/autogroup";
-/// [`NICENESS`], for that file.
+/// [`NICENESS`], as this file takes it.
 const OF_SESSION: &[u8] = b"-10";
-/// Where it keeps its control sockets (wireguard-go, `ipc/uapi_unix.go`).
+/// The directory of its control sockets (wireguard-go, `ipc/uapi_unix.go`).
 const SOCKETS: &str = "/var/run/wireguard";
-/// Where it is looked for when this process has no `PATH`.
+/// The search path when this process has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// How long it may take to end by itself, and then by force.
+/// How long it may take to end by itself, and then by SIGKILL.
 const FAREWELL: Duration = Duration::from_secs(3);
 const FORCED: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(5);
-/// So often its threads are looked at.
+/// How often its threads are listed.
 const LOOKS: usize = 100;
-/// So often a control socket is tried that is served though its process seems gone.
+/// How often a control socket is tried that is served though its process seems gone.
 const SOCKET_ATTEMPTS: usize = 100;
-/// So much of its complaint is kept, from the end.
+/// Bytes of its error output that are kept, from the end.
 const SAID_MAX: usize = 500;
 
-/// One of these processors, for a program that takes it for the only one.
+/// Returns one of these processors.
 fn only_one(processors: &CpuSet) -> nix::Result<CpuSet> {
     let first = (0..CpuSet::count()).find(|cpu| processors.is_set(*cpu).unwrap_or(false));
     let mut only = CpuSet::new();
@@ -52,9 +52,9 @@ fn only_one(processors: &CpuSet) -> nix::Result<CpuSet> {
     Ok(only)
 }
 
-/// Waits until a program in Go has counted its processors: its runtime does so before it starts its second
-/// thread (`runtime/proc.go`, `schedinit` and `main`). The process that stays has only just been made when
-/// the first one returns.
+/// Waits until a program in Go has counted its processors: its runtime does so before it starts its
+/// second thread (`runtime/proc.go`, `schedinit` and `main`). The process that stays has only just
+/// been forked when the first one returns.
 async fn has_counted(pid: i32) -> bool {
     let tasks = format!("/proc/{pid}/task");
     let counted = async {
@@ -65,10 +65,10 @@ async fn has_counted(pid: i32) -> bool {
     tokio::time::timeout(FORCED, counted).await.is_ok()
 }
 
-/// Lets a process that was given a single processor use these.
+/// Lets a process that was confined to one processor use these.
 ///
-/// A thread inherits the processors of the one that starts it, so no further one is confined when a look
-/// at all of them has found none that was.
+/// A thread inherits the processors of the one that starts it, so no further thread is confined
+/// once a listing of all threads finds none that is.
 fn unconfine(pid: i32, processors: &CpuSet) -> io::Result<()> {
     for _ in 0..LOOKS {
         let mut is_confined = false;
@@ -94,15 +94,17 @@ fn unconfine(pid: i32, processors: &CpuSet) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts it with one worker for greetings, in a session of its own, so that nothing which ends this process ends it too, and ahead of
-/// others for the processor: every packet of a moved connection waits for it, and it drops what comes
-/// meanwhile. The kernel's own WireGuard waits for nobody.
+/// Starts it in a session of its own, so that nothing that ends this process ends it too, with one
+/// handshake worker, and with a higher priority than others: every packet of a moved connection
+/// waits for it, and it drops packets meanwhile. The kernel's own WireGuard does not compete for
+/// the processor.
 ///
-/// It has as many workers as it finds processors, and two of them at greetings that cross each other can
-/// end with a session in which one end sends under an index that the other does not have: the answer to
-/// its own greeting is taken while it answers the far end's (wireguard-go, `device/noise-protocol.go`,
-/// `ConsumeMessageResponse` and `CreateMessageResponse`). That direction is dead then until WireGuard
-/// greets anew, 15 s later. So it finds one processor when it starts, and may use all of them afterwards.
+/// It starts as many workers as it finds processors. Two of them, at initiations that cross each
+/// other, can end with a session in which one end sends under an index that the other does not
+/// have: the answer to its own initiation is processed while it answers the far end's
+/// (wireguard-go, `device/noise-protocol.go`, `ConsumeMessageResponse` and
+/// `CreateMessageResponse`). That direction is dead until WireGuard's next handshake, 15 s later.
+/// So it finds one processor when it starts, and may use all of them afterwards.
 pub(super) async fn start(interface: &str) -> Result<(), Error> {
     let failed = |source| Error::NoWireGuard { interface: interface.to_owned(), source };
     let processors = sched_getaffinity(Pid::from_raw(0)).map_err(|e| failed(e.into()))?;
@@ -143,7 +145,7 @@ pub(super) async fn start(interface: &str) -> Result<(), Error> {
             false => Err(io::ErrorKind::TimedOut.into()),
         };
         if let Err(error) = unconfined {
-            tracing::warn!(interface, pid, %error, "wireguard-go has one processor only");
+            tracing::warn!(interface, pid, %error, "wireguard-go may use one processor only");
         }
         return Ok(());
     }
@@ -155,12 +157,12 @@ pub(super) async fn start(interface: &str) -> Result<(), Error> {
     })
 }
 
-/// Waits until the process of a removed interface is gone, ends it if it stays, and removes the
+/// Waits until the process of a removed interface has ended, kills it if it stays, and removes the
 /// control socket that a killed one leaves behind.
 pub(super) async fn cease(interface: &str) -> Result<(), Error> {
     if let Some(pid) = gone_within(FAREWELL, interface).await {
         tracing::warn!(interface, pid, "wireguard-go did not end by itself, killing it");
-        // It ended meanwhile: all the better.
+        // It may have ended meanwhile.
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         if let Some(pid) = gone_within(FORCED, interface).await {
             return Err(Error::Lingers { interface: interface.to_owned(), pid });
@@ -169,8 +171,8 @@ pub(super) async fn cease(interface: &str) -> Result<(), Error> {
     remove_abandoned(&control_socket(interface)).await
 }
 
-/// Removes a control socket that nobody serves any more. One that somebody does serve belongs to
-/// another network namespace that shares our files, and stays.
+/// Removes a control socket that no process serves any more. One that is served belongs to another
+/// network namespace that shares the file system, and stays.
 async fn remove_abandoned(socket: &Path) -> Result<(), Error> {
     // A killed process loses its command line somewhat before its sockets.
     for _ in 0..SOCKET_ATTEMPTS {
@@ -194,7 +196,7 @@ fn control_socket(interface: &str) -> PathBuf {
     Path::new(SOCKETS).join(format!("{interface}.sock"))
 }
 
-/// Waits for the end of the interface's process; the process if it is still there.
+/// Waits for the end of the interface's process; returns the process if it is still running.
 async fn gone_within(time: Duration, interface: &str) -> Option<i32> {
     let waited = tokio::time::timeout(time, async {
         while process_of(interface).is_some() {
@@ -204,7 +206,7 @@ async fn gone_within(time: Duration, interface: &str) -> Option<i32> {
     if waited.await.is_ok() { None } else { process_of(interface) }
 }
 
-/// The `wireguard-go` of that interface in this network namespace.
+/// Returns the `wireguard-go` of that interface in this network namespace.
 fn process_of(interface: &str) -> Option<i32> {
     let own = std::fs::read_link("/proc/self/ns/net").ok()?;
     std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
@@ -216,7 +218,7 @@ fn process_of(interface: &str) -> Option<i32> {
     })
 }
 
-/// Whether a command line, with its arguments ended by zeros, is `wireguard-go INTERFACE`.
+/// Returns whether a command line, with its arguments ended by NUL, is `wireguard-go INTERFACE`.
 fn is_command_of(interface: &str, command: &[u8]) -> bool {
     let mut arguments = command.split(|byte| *byte == 0);
     let program = arguments.next().unwrap_or_default();

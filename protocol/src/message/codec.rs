@@ -3,10 +3,10 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// A message could not be put into bytes, or bytes are no message.
+/// A message could not be encoded, or bytes are not a message.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
-    /// The number is unknown to this protocol version.
+    /// This version of the protocol does not know the number.
     #[error("message number {0} is unknown")]
     UnknownKind(u8),
     /// The bytes behind the number are not that message.
@@ -18,7 +18,7 @@ pub enum CodecError {
         #[source]
         source: bincode::error::DecodeError,
     },
-    /// There are bytes left behind the message.
+    /// Bytes follow the message.
     #[error("{0} message is longer than its content")]
     TrailingBytes(&'static str),
     /// The message could not be encoded.
@@ -32,10 +32,10 @@ pub enum CodecError {
     },
 }
 
-/// No frame is larger than this, in bytes.
+/// Maximum size of a frame in bytes.
 pub const FRAME_LIMIT: usize = 4 * 1024 * 1024;
-/// No message may decode into more than this; collections are checked against it before they are
-/// allocated.
+/// Maximum number of bytes into which a message may decode. The decoder checks a collection against it before
+/// it allocates the collection.
 const DECODE_LIMIT: usize = FRAME_LIMIT * 2;
 
 pub(super) fn encode_body<T: Serialize>(

@@ -1,34 +1,33 @@
-//! What is to be moved, and what the destination thinks of it.
+//! What is to be moved, and what the destination says to it.
 
 use std::net::IpAddr;
 
-use engine::description::Description;
-use netmig::flow::{Protocol, StandIn};
 use serde::{Deserialize, Serialize};
-use state::blocker::Blocker;
+use state::id::{HostId, MigrationId};
+use state::peer_text::PeerText;
 
-use super::MigrationId;
-use state::id::HostId;
+use super::description::Description;
+use super::flow::{Alias, Protocol};
 
 /// An image of the engine's store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRef {
     /// The image's ID, 64 hexadecimal digits.
     pub id: String,
-    /// The name under which the container refers to it.
+    /// The name by which the container refers to it.
     pub name: String,
 }
 
 /// A published port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
-    /// TCP or UDP.
+    /// The transport protocol.
     pub protocol: Protocol,
-    /// Address of the host that it is published on; `None` for all.
+    /// The address of the host on which it is published; `None` for all.
     pub host_address: Option<IpAddr>,
-    /// Port of the host.
+    /// The host's port.
     pub host_port: u16,
-    /// Port of the container.
+    /// The container's port.
     pub container_port: u16,
 }
 
@@ -41,18 +40,18 @@ pub struct Network {
     pub addresses: Vec<IpAddr>,
 }
 
-/// A host that leads new connections for a container to its host.
+/// A host that leads new connections for a container to the container's host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forwarder {
     /// The host.
     pub host: HostId,
-    /// Addresses by which they come, where these differ from the container's own: each before the one
-    /// that it stands for.
+    /// Addresses by which the connections come, where these differ from the container's own: each before the
+    /// one that it stands for.
     pub readdressed: Vec<(IpAddr, IpAddr)>,
 }
 
 /// What is to be moved, and what it needs at the destination.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// The migration.
     pub migration: MigrationId,
@@ -60,65 +59,74 @@ pub struct Offer {
     pub id: String,
     /// The container's name.
     pub name: String,
-    /// Its image.
+    /// The container's image.
     pub image: ImageRef,
     /// Whether the source will ship a missing image.
     pub image_shipped: bool,
-    /// Name of its OCI runtime.
+    /// The name of the OCI runtime.
     pub runtime: String,
-    /// Hosts that will lead new connections for it to its new host; the source may be among them.
+    /// Hosts that will lead new connections for the container to its new host; the source may be among
+    /// them.
     pub forwarders: Vec<Forwarder>,
-    /// Its networks.
+    /// The container's networks.
     pub networks: Vec<Network>,
-    /// Whether it may get other addresses if one of its own is taken.
+    /// Whether the container may get other addresses if one of its own is taken.
     pub any_address: bool,
-    /// If its flows are to come without a tunnel: the largest packet, in bytes, that the source's segment
-    /// carries.
+    /// The largest packet that the source's segment carries, in bytes, if the flows are to come without a
+    /// tunnel.
     pub direct: Option<u32>,
-    /// What stands in the tunnel for each of its addresses if it gets another one, and for the gateways of
-    /// the source.
-    pub aliases: Vec<StandIn>,
-    /// Its published ports.
+    /// What stands in the tunnel for each of the container's addresses if it gets another one, and for the
+    /// source's gateways.
+    pub aliases: Vec<Alias>,
+    /// The container's published ports.
     pub ports: Vec<Port>,
-    /// Hosts other than the source that are anchors of its flows. The destination may be among them:
-    /// then the container comes back.
+    /// Hosts other than the source that are anchors of the container's flows. If the destination is among
+    /// them, the container comes back.
     pub anchors: Vec<HostId>,
     /// Memory in use, in bytes.
     pub memory: u64,
-    /// Bytes of the files that it changed, and of its log.
+    /// Bytes of the files that the container changed, and of its log.
     pub disk: u64,
-    /// All of its settings. The destination judges by this, and builds nothing else.
+    /// All settings of the container. The destination judges by these, and builds nothing else.
     pub description: Description,
-    /// CRIU's version at the source.
+    /// CRIU's version at the source: major, minor, patch.
     pub criu: (u32, u32, u32),
-    /// Machine architecture, as `uname -m` prints it.
+    /// The machine's architecture, as `uname -m` prints it.
     pub architecture: String,
-    /// Processor features that its processes may have come to rely on.
+    /// Processor features on which the container's processes may rely.
     pub cpu_flags: Vec<String>,
-    /// Its mount points in which symbolic links are not followed.
+    /// Mount points in which symbolic links are not followed.
     pub without_symlinks: Vec<String>,
 }
 
-/// Images need more room than the memory in use: the kernel's side of each socket takes some
-/// kilobytes and its queues up to megabytes. It is a limit on a file system in memory, which takes
-/// only what is written to it.
-const IMAGE_ROOM: u64 = 1024 * 1024 * 1024;
-
-impl Offer {
-    /// Room for checkpoint images, in bytes: no source may ask for more.
-    #[must_use]
-    pub fn image_room(&self) -> u64 {
-        self.memory.saturating_mul(2).saturating_add(IMAGE_ROOM)
-    }
+/// A reason against a migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocker {
+    /// A stable short name in kebab case.
+    pub code: PeerText,
+    /// A whole sentence: what is in the way, and what to do.
+    pub message: PeerText,
 }
 
-/// What the destination thinks of an offer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What the destination says to an offer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Everything that is in the way; empty if the container can come.
     pub blockers: Vec<Blocker>,
     /// Whether the image has to be shipped.
     pub image_missing: bool,
-    /// The destination's own addresses. Flows with far ends there become local.
+    /// The destination's addresses. Flows whose far ends are there become local.
     pub addresses: Vec<IpAddr>,
+}
+
+/// The end of a migration, as the destination sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finished {
+    /// The process ID of the container's first process on the destination.
+    pub pid: i32,
+    /// Datagrams for which the sockets' buffers had no room so far.
+    pub full_buffers: u64,
+    /// Addresses of the destination that are far ends of flows which became local there: the source's
+    /// entries of these are not needed any more.
+    pub local: Vec<IpAddr>,
 }

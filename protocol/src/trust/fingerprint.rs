@@ -1,4 +1,4 @@
-//! The short form of a certificate by which people and files name it.
+//! Fingerprints, by which people and files name certificates.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,13 +10,13 @@ use sha2::{Digest, Sha256};
 
 use state::id::HostId;
 
-/// SHA-256 of a certificate in DER, as `openssl x509 -fingerprint -sha256` computes it. Written like
-/// those of SSH: `SHA256:` and base64 without padding.
+/// SHA-256 of a certificate in DER, as `openssl x509 -fingerprint -sha256` computes it. Its text is like that of an
+/// SSH fingerprint: `SHA256:` and base64 without padding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Fingerprint(pub [u8; 32]);
 
-/// Text that is no fingerprint.
+/// A text that is not a fingerprint.
 #[derive(Debug, thiserror::Error)]
 #[error("a fingerprint is 'SHA256:' and 43 letters and digits")]
 pub struct NotAFingerprint;
@@ -24,13 +24,13 @@ pub struct NotAFingerprint;
 const PREFIX: &str = "SHA256:";
 
 impl Fingerprint {
-    /// The fingerprint of a certificate.
+    /// Returns the fingerprint of a certificate.
     #[must_use]
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
         Self(Sha256::digest(certificate).into())
     }
 
-    /// The identity of the host that has the certificate's key.
+    /// Returns the identity of the host that has the certificate's key.
     #[must_use]
     pub fn host(&self) -> HostId {
         let mut id = [0; 16];

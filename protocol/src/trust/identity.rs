@@ -1,4 +1,4 @@
-//! The key of this host and its self-signed certificate, made on first use.
+//! This host's key and its self-signed certificate, created on first use.
 
 use std::path::{Path, PathBuf};
 
@@ -9,29 +9,29 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::Fingerprint;
 use state::private_file;
 
-/// The file in the state directory, PEM: a certificate and its private key.
+/// The name of the file in the state directory: a certificate and its private key, as PEM.
 const FILE: &str = "identity.pem";
-/// Size limit of the file; netmig writes less than 1 KiB.
+/// Maximum size of the file in bytes; netmig writes less than 1 KiB.
 const LIMIT: u64 = 16 * 1024;
 
-/// This host's identity could not be read or made.
+/// This host's identity cannot be read or created.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Its file cannot be used.
+    /// The file cannot be used.
     #[error(transparent)]
     File(#[from] private_file::Error),
-    /// Its file holds something else.
+    /// The file holds something else.
     #[error(
         "{path} holds no certificate and key; put it back from a backup, or remove it and pair this host anew"
     )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What the parser said.
+        /// The parser's error.
         #[source]
         source: rustls::pki_types::pem::Error,
     },
-    /// No key could be made.
+    /// No key or certificate can be created.
     #[error("cannot make a key and a certificate for this host")]
     Make(#[from] rcgen::Error),
 }
@@ -47,11 +47,11 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads the identity of this host, making one on first use. Several processes may do so at
-    /// once; all get the same.
+    /// Reads this host's identity, and creates one on first use. Several processes may do so at the same time; all
+    /// of them get the same one.
     ///
     /// # Errors
-    /// The file cannot be used, is open to others, or is damaged.
+    /// [`Error`], if the file cannot be used, is open to other users, or is damaged.
     pub fn open(state: &Path) -> Result<Self, Error> {
         let path = state.join(FILE);
         let _lock = private_file::lock(state)?;
@@ -73,14 +73,14 @@ impl Identity {
         Ok(Self { certificate, key, fingerprint })
     }
 
-    /// The certificate's fingerprint, by which others know this host.
+    /// Returns the certificate's fingerprint, by which other hosts know this one.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 }
 
-/// A new key and a certificate for it, PEM. Nobody looks at its name or dates: it is known by its
+/// Creates a key and a certificate for it, as PEM. Peers ignore the certificate's name and dates and compare its
 /// fingerprint.
 fn make() -> Result<String, rcgen::Error> {
     let key = KeyPair::generate_for(&PKCS_ED25519)?;

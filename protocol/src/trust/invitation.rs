@@ -1,6 +1,5 @@
-//! Invitations: the server's side of join tokens. Of each token that was given out one file stays,
-//! with the secret hashed, until a day after the token expired, so that whoever comes with an old
-//! token hears why it is refused.
+//! Invitations: the server's side of join tokens. There is one file for each issued token, with the secret hashed. It
+//! stays until a day after the token has expired, so that a host with an old token is told why it is refused.
 //!
 //! ```toml
 //! version = 1
@@ -19,39 +18,39 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use super::token::SecretHash;
-use super::{Fingerprint, Moment, Peer, Peers, Secret, file, peers};
-use state::directories::create_private;
+use super::{FORM, Fingerprint, Peer, Peers, Secret, Timestamp, peers};
 use state::private_file;
+use state::versioned_file::{self, Toml, read, write};
 
-/// Invitations that may be open at once.
+/// Maximum number of open invitations.
 const MOST: usize = 64;
-/// How long an expired one is remembered.
+/// How long an expired invitation is kept.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
-/// How many hosts one token can be for.
+/// Maximum number of hosts that may use one token.
 pub const USES_LIMIT: u32 = 255;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Invitation {
     secret: String,
-    expires: Moment,
+    expires: Timestamp,
     uses: u32,
     used_by: Vec<Fingerprint>,
 }
 
-/// Why somebody who presents a secret is not let in, or an invitation could not be made.
+/// A secret is refused, or an invitation cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The secret belongs to no token that was given out lately.
+    /// The secret is not that of a known token.
     #[error("this host has given out no such token; run agent-server invite for a new one")]
     Unknown,
-    /// The token's time is over.
+    /// The token has expired.
     #[error("this token expired at {0}; run agent-server invite for a new one")]
-    Expired(Moment),
+    Expired(Timestamp),
     /// The token has been used as often as it may be.
     #[error("this token has been used; run agent-server invite for a new one")]
     Used,
-    /// There are too many.
+    /// There are too many open invitations.
     #[error(
         "{MOST} invitations are open already; wait for them to expire, or remove files from {0}"
     )]
@@ -59,43 +58,42 @@ pub enum Error {
     /// A file cannot be used.
     #[error(transparent)]
     File(#[from] private_file::Error),
-    /// A file of a later version, or one that holds something else.
+    /// A file is of a later version, or holds something else.
     #[error(transparent)]
-    Read(#[from] file::Error),
-    /// A file's secret is none.
+    Read(#[from] versioned_file::Error),
+    /// A file holds no hash of a secret.
     #[error("{path} is not an invitation; remove it")]
     Damaged {
         /// The file.
         path: PathBuf,
     },
-    /// The peer could not be stored.
+    /// The peer cannot be stored.
     #[error(transparent)]
     Peers(#[from] peers::Error),
-    /// The random source failed.
+    /// The random source cannot be read.
     #[error("cannot make a secret")]
     Random(#[source] io::Error),
 }
 
 impl Error {
-    /// Whether the one who presented the secret is to hear the reason: it is about the token, not
-    /// about this host's files.
+    /// Returns whether the host that presented the secret is told the reason: it is about the token and not about
+    /// this host's files.
     #[must_use]
     pub fn is_about_the_token(&self) -> bool {
         matches!(self, Self::Unknown | Self::Expired(_) | Self::Used)
     }
 }
 
-/// Makes a secret with which `uses` hosts may join until `expires`.
+/// Creates an invitation with which `uses` hosts may join until `expires`, and returns its secret.
 ///
 /// # Errors
-/// Too many are open, or a file cannot be used.
-pub fn invite(state: &Path, expires: Moment, uses: u32) -> Result<Secret, Error> {
+/// [`Error`], if too many invitations are open, or a file cannot be used.
+pub fn invite(state: &Path, expires: Timestamp, uses: u32) -> Result<Secret, Error> {
     let _lock = private_file::lock(state)?;
     let directory = directory(state);
-    create_private(&directory).map_err(private_file::Error::from)?;
     let mut open = 0;
     for path in files(&directory)? {
-        match file::read::<Invitation>(&path)? {
+        match read::<Toml, Invitation>(&path, FORM)? {
             Some(old) if old.expires.after(REMEMBERED).has_passed() => {
                 private_file::remove(&path)?;
             }
@@ -109,16 +107,17 @@ pub fn invite(state: &Path, expires: Moment, uses: u32) -> Result<Secret, Error>
     let secret = Secret::random().map_err(Error::Random)?;
     let hash = HEXLOWER.encode(&secret.hash().0);
     let path = directory.join(format!("{}.toml", &hash[..16]));
-    file::write(&path, &Invitation { secret: hash, expires, uses, used_by: Vec::new() })?;
+    let invitation = Invitation { secret: hash, expires, uses, used_by: Vec::new() };
+    write::<Toml, _>(&path, FORM, &invitation)?;
     Ok(secret)
 }
 
-/// Lets whoever presents the secret of an open invitation move containers here, under a name like
-/// `wish`. A host that has used it before and is still known gets the same answer again: it may have
-/// missed the first one.
+/// Pairs the host `joiner`, which presents the secret of an open invitation: it may move containers here, and gets
+/// a name like `wish`. A host that has used the invitation before and is still known gets the same answer again,
+/// because the first one may have been lost.
 ///
 /// # Errors
-/// The secret is not that of an open invitation, or a file cannot be used.
+/// [`Error`], if the secret is not that of an open invitation, or a file cannot be used.
 pub fn redeem(
     state: &Path,
     secret: &Secret,
@@ -129,10 +128,10 @@ pub fn redeem(
     let presented = secret.hash();
     let mut found = None;
     for path in files(&directory(state))? {
-        let Some(invitation) = file::read::<Invitation>(&path)? else { continue };
+        let Some(invitation) = read::<Toml, Invitation>(&path, FORM)? else { continue };
         let stored = HEXLOWER.decode(invitation.secret.as_bytes()).unwrap_or_default();
         let Ok(stored) = stored.try_into() else { return Err(Error::Damaged { path }) };
-        // All of them are compared, each in constant time.
+        // All invitations are compared, each in constant time.
         if SecretHash(stored) == presented {
             found = Some((path, invitation));
         }
@@ -150,9 +149,9 @@ pub fn redeem(
     if invitation.expires.has_passed() {
         return Err(Error::Expired(invitation.expires));
     }
-    // First, so that a crash in between wastes the token and does not double it.
+    // Before the peer is stored: a crash in between wastes the token, and does not allow it twice.
     invitation.used_by.push(joiner);
-    file::write(&path, &invitation)?;
+    write::<Toml, _>(&path, FORM, &invitation)?;
     Ok(peers.add_source(&lock, joiner, wish)?)
 }
 
@@ -189,7 +188,7 @@ mod tests {
     fn a_token_works_once_and_its_secret_is_not_stored() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path();
-        let secret = invite(state, Moment::now().after(HOUR), 1).unwrap();
+        let secret = invite(state, Timestamp::now().after(HOUR), 1).unwrap();
         let stored = fs::read_to_string(&files(&directory(state)).unwrap()[0]).unwrap();
         assert!(stored.contains(&HEXLOWER.encode(&secret.hash().0)), "{stored}");
 
@@ -208,7 +207,7 @@ mod tests {
     #[test]
     fn a_token_for_several_hosts() {
         let dir = tempfile::tempdir().unwrap();
-        let secret = invite(dir.path(), Moment::now().after(HOUR), 2).unwrap();
+        let secret = invite(dir.path(), Timestamp::now().after(HOUR), 2).unwrap();
         redeem(dir.path(), &secret, print(1), "a").unwrap();
         redeem(dir.path(), &secret, print(2), "b").unwrap();
         assert!(matches!(redeem(dir.path(), &secret, print(3), "c"), Err(Error::Used)));
@@ -218,7 +217,7 @@ mod tests {
     fn expired_unknown_and_damaged_ones_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path();
-        let secret = invite(state, Moment::now(), 1).unwrap();
+        let secret = invite(state, Timestamp::now(), 1).unwrap();
         assert!(matches!(redeem(state, &secret, print(1), "a"), Err(Error::Expired(_))));
         let foreign = Secret::random().unwrap();
         assert!(matches!(redeem(state, &foreign, print(1), "a"), Err(Error::Unknown)));
@@ -231,8 +230,8 @@ mod tests {
     fn invitations_do_not_pile_up() {
         let dir = tempfile::tempdir().unwrap();
         for _ in 0..MOST {
-            invite(dir.path(), Moment::now().after(HOUR), 1).unwrap();
+            invite(dir.path(), Timestamp::now().after(HOUR), 1).unwrap();
         }
-        assert!(matches!(invite(dir.path(), Moment::now(), 1), Err(Error::TooMany(_))));
+        assert!(matches!(invite(dir.path(), Timestamp::now(), 1), Err(Error::TooMany(_))));
     }
 }

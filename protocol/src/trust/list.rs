@@ -5,9 +5,9 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::{Peer, Peers, peers};
-use crate::peer_address::Destination;
+use state::peer_address::Destination;
 
-/// What a peer may be to this host.
+/// The role of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// It may move containers here.
@@ -17,7 +17,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Whether a peer has this role.
+    /// Returns whether a peer has this role.
     #[must_use]
     pub fn is_of(self, peer: &Peer) -> bool {
         match self {
@@ -36,10 +36,10 @@ struct Row<'a> {
     address: Option<String>,
 }
 
-/// The peers with one role, a line each, or a JSON array of objects.
+/// Lists the peers with one role, one per line, or as a JSON array of objects.
 ///
 /// # Errors
-/// A peer's file cannot be used.
+/// [`peers::Error`], if a peer's file cannot be used.
 pub fn list(peers: &Peers, role: Role, json: bool) -> Result<String, peers::Error> {
     let all: Vec<Peer> = peers.all()?.into_iter().filter(|peer| role.is_of(peer)).collect();
     let rows: Vec<Row<'_>> = all

@@ -1,16 +1,15 @@
-//! The hosts that this one knows: one small file each, which people may read and edit.
+//! The hosts that this host knows: one small file for each, which people may read and edit.
 //!
 //! ```toml
 //! version = 1
 //! fingerprint = "SHA256:…"
 //! paired = "2026-11-21T05:00:00Z"
 //! destination = "192.0.2.2:7472"    # containers may be moved there; its agent-server's address
-//! [source]                          # it may move containers here: what its permissions are
+//! [source]                          # it may move containers here, with these permissions
 //! names = ["*"]
 //! ```
 //!
-//! Both roles of a host are independent: whoever joined a server may move containers there, and
-//! nothing else.
+//! The two roles of a host are independent: a host that joins a server may move containers there, and nothing else.
 
 use std::fmt;
 use std::fs;
@@ -20,27 +19,27 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fingerprint, Moment, file};
-use crate::peer_address::Destination;
+use super::{FORM, Fingerprint, Timestamp};
 use crate::permissions::Permissions;
-use state::directories::create_private;
+use state::peer_address::Destination;
 use state::private_file::{self, StateLock};
+use state::versioned_file::{self, Toml};
 
-/// Peers are numbered with one byte in the kernel's marks.
+/// Maximum number of peers: a mark in the kernel has one byte for a peer's number.
 const MOST: usize = 255;
 const SUFFIX: &str = ".toml";
 
-/// A peer's name, by which people and its file are called: letters in lower case, digits, `.`, `_`
-/// and `-`, at most 63, the first one a letter or digit.
+/// A peer's name, which is also that of its file: at most 63 lower-case letters, digits, `.`, `_` and `-`, the first
+/// one a letter or digit.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(into = "String")]
 pub struct Name(String);
 
-/// Longest name.
+/// Maximum length of a name.
 const NAME_LIMIT: usize = 63;
 
 impl Name {
-    /// A valid name as close as possible to what a host calls itself.
+    /// Returns the valid name that is closest to a host's own name.
     #[must_use]
     pub fn like(wish: &str) -> Self {
         let letters = wish.chars().map(|c| match c.to_ascii_lowercase() {
@@ -52,14 +51,14 @@ impl Name {
         Self(if name.is_empty() { "host".to_owned() } else { name })
     }
 
-    /// The same with a number behind it.
+    /// Returns this name with a number appended.
     fn numbered(&self, number: usize) -> Self {
         let tail = format!("-{number}");
         let head: String = self.0.chars().take(NAME_LIMIT - tail.len()).collect();
         Self(head + &tail)
     }
 
-    /// The name.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -94,49 +93,49 @@ impl FromStr for Name {
 /// A host that this one knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its name here.
+    /// The name by which this host knows it.
     pub name: Name,
-    /// Its certificate.
+    /// The fingerprint of its certificate.
     pub fingerprint: Fingerprint,
-    /// When they met.
-    pub paired: Moment,
-    /// Where its agent-server listens, if containers may be moved there.
+    /// When it was paired.
+    pub paired: Timestamp,
+    /// The address of its agent-server, if containers may be moved there.
     pub destination: Option<Destination>,
-    /// What it may do here, if it may move containers here.
+    /// Its permissions, if it may move containers here.
     pub source: Option<Permissions>,
 }
 
-/// The file's content; its name is the peer's.
+/// The content of a peer's file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Record {
     fingerprint: Fingerprint,
-    paired: Moment,
+    paired: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     destination: Option<Destination>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<Permissions>,
 }
 
-/// The peers of this host could not be read or changed.
+/// The peers of this host cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be used.
     #[error(transparent)]
-    File(#[from] file::Error),
-    /// There are too many.
+    File(#[from] versioned_file::Error),
+    /// There are too many peers.
     #[error("this host knows {MOST} peers already; remove one first")]
     TooMany,
 }
 
-/// The directory of all peers' files.
+/// The peers in a state directory. Their files are read anew each time.
 #[derive(Clone, Debug)]
 pub struct Peers {
     state: PathBuf,
 }
 
 impl Peers {
-    /// The peers in a state directory.
+    /// Returns the peers in a state directory.
     #[must_use]
     pub fn new(state: &Path) -> Self {
         Self { state: state.to_owned() }
@@ -150,10 +149,10 @@ impl Peers {
         self.directory().join(format!("{name}{SUFFIX}"))
     }
 
-    /// Every peer, by name.
+    /// Returns all peers, ordered by their names.
     ///
     /// # Errors
-    /// A file cannot be used or is damaged.
+    /// [`Error::File`], if a file cannot be used or is damaged.
     pub fn all(&self) -> Result<Vec<Peer>, Error> {
         let mut peers = Vec::new();
         for name in self.names()? {
@@ -162,10 +161,10 @@ impl Peers {
         Ok(peers)
     }
 
-    /// The peer with that certificate. A damaged file hides the peer that it describes, and no other.
+    /// Finds the peer with a certificate. A damaged file hides the peer that it describes, and no other.
     ///
     /// # Errors
-    /// It is not there, and some file cannot be used or is damaged.
+    /// [`Error::File`], if the peer is not found, and a file cannot be used or is damaged.
     pub fn find(&self, fingerprint: Fingerprint) -> Result<Option<Peer>, Error> {
         let mut outcome = Ok(None);
         for name in self.names()? {
@@ -178,12 +177,14 @@ impl Peers {
         outcome
     }
 
-    /// The peer of that name.
+    /// Returns the peer with a name.
     ///
     /// # Errors
-    /// Its file cannot be used or is damaged.
+    /// [`Error::File`], if its file cannot be used or is damaged.
     pub fn get(&self, name: &Name) -> Result<Option<Peer>, Error> {
-        let Some(record) = file::read::<Record>(&self.path(name))? else { return Ok(None) };
+        let Some(record) = versioned_file::read::<Toml, Record>(&self.path(name), FORM)? else {
+            return Ok(None);
+        };
         Ok(Some(Peer {
             name: name.clone(),
             fingerprint: record.fingerprint,
@@ -193,10 +194,10 @@ impl Peers {
         }))
     }
 
-    /// Lets the host with that certificate move containers here.
+    /// Allows the host with a certificate to move containers here.
     ///
     /// # Errors
-    /// There are too many peers, or a file cannot be used.
+    /// [`Error`], if there are too many peers, or a file cannot be used.
     pub fn add_source(
         &self,
         lock: &StateLock,
@@ -208,10 +209,10 @@ impl Peers {
         })
     }
 
-    /// Notes that containers may be moved to the host with that certificate.
+    /// Notes that containers may be moved to the host with a certificate.
     ///
     /// # Errors
-    /// As for [`Peers::add_source`].
+    /// As [`Peers::add_source`].
     pub fn add_destination(
         &self,
         lock: &StateLock,
@@ -222,10 +223,10 @@ impl Peers {
         self.change(lock, fingerprint, wish, |peer| peer.destination = Some(address))
     }
 
-    /// Replaces the permissions of a peer that may move containers here; `false` if it may not.
+    /// Replaces the permissions of a peer; returns whether it may move containers here at all.
     ///
     /// # Errors
-    /// A file cannot be used.
+    /// [`Error::File`], if its file cannot be used.
     pub fn permit(
         &self,
         lock: &StateLock,
@@ -237,27 +238,27 @@ impl Peers {
         self.write(lock, &Peer { source: Some(permissions), ..peer }).map(|()| true)
     }
 
-    /// Takes the right to move containers here from a peer; `false` if it had none.
+    /// Takes the right to move containers here from a peer; returns whether it had that right.
     ///
     /// # Errors
-    /// A file cannot be used.
+    /// [`Error::File`], if its file cannot be used.
     pub fn remove_source(&self, lock: &StateLock, name: &Name) -> Result<bool, Error> {
         let peer = self.get(name)?.filter(|peer| peer.source.is_some());
         let Some(peer) = peer else { return Ok(false) };
         self.write(lock, &Peer { source: None, ..peer }).map(|()| true)
     }
 
-    /// Forgets that containers may be moved to a peer; `false` if they might not.
+    /// Notes that containers may not be moved to a peer any more; returns whether they might.
     ///
     /// # Errors
-    /// A file cannot be used.
+    /// [`Error::File`], if its file cannot be used.
     pub fn remove_destination(&self, lock: &StateLock, name: &Name) -> Result<bool, Error> {
         let peer = self.get(name)?.filter(|peer| peer.destination.is_some());
         let Some(peer) = peer else { return Ok(false) };
         self.write(lock, &Peer { destination: None, ..peer }).map(|()| true)
     }
 
-    /// Changes the peer with that certificate, which gets a free name if it is new.
+    /// Changes the peer with a certificate. A new peer gets a free name.
     fn change(
         &self,
         lock: &StateLock,
@@ -270,7 +271,7 @@ impl Peers {
             None => Peer {
                 name: self.free_name(&Name::like(wish))?,
                 fingerprint,
-                paired: Moment::now(),
+                paired: Timestamp::now(),
                 destination: None,
                 source: None,
             },
@@ -292,11 +293,11 @@ impl Peers {
             .ok_or(Error::TooMany)
     }
 
-    /// Writes a peer's file, or removes it if the peer has no role any more.
+    /// Writes a peer's file, or removes it if the peer has no role left.
     fn write(&self, _lock: &StateLock, peer: &Peer) -> Result<(), Error> {
         let path = self.path(&peer.name);
         if peer.source.is_none() && peer.destination.is_none() {
-            private_file::remove(&path).map_err(file::Error::from)?;
+            private_file::remove(&path).map_err(versioned_file::Error::from)?;
             return Ok(());
         }
         let record = Record {
@@ -305,16 +306,14 @@ impl Peers {
             destination: peer.destination.clone(),
             source: peer.source.clone(),
         };
-        create_private(&self.directory())
-            .map_err(private_file::Error::from)
-            .map_err(file::Error::from)?;
-        Ok(file::write(&path, &record)?)
+        Ok(versioned_file::write::<Toml, _>(&path, FORM, &record)?)
     }
 
-    /// Names of all files that a peer could have, in order.
+    /// Returns the names of all peers' files, in order.
     fn names(&self) -> Result<Vec<Name>, Error> {
         let directory = self.directory();
-        let unread = |e| Error::from(file::Error::from(private_file::Error::of(&directory)(e)));
+        let unread =
+            |e| Error::from(versioned_file::Error::from(private_file::Error::of(&directory)(e)));
         let entries = match fs::read_dir(&directory) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(unread)?,
@@ -411,7 +410,7 @@ mod tests {
     fn the_256th_peer_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (peers, lock) = (Peers::new(dir.path()), private_file::lock(dir.path()).unwrap());
-        create_private(&peers.directory()).unwrap();
+        state::directories::create_private(&peers.directory()).unwrap();
         for number in 0..MOST {
             fs::write(peers.path(&Name(format!("h{number}"))), "").unwrap();
         }

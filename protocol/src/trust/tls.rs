@@ -1,6 +1,5 @@
-//! TLS as the agents speak it: version 1.3 alone, both sides with a certificate, no tickets, no
-//! resumption and no early data, so that every connection begins with a full handshake that looks at
-//! the peers as they are now.
+//! The settings of TLS: version 1.3 alone, certificates on both sides, no tickets, no resumption and no early data.
+//! So every connection begins with a full handshake, which reads the peers anew.
 
 use std::sync::Arc;
 
@@ -12,13 +11,12 @@ use rustls::version::TLS13;
 use super::verify::Verifier;
 use super::{Expected, Trust};
 
-/// What a connection is for; the client says so in its first message, by the protocol's name
-/// (RFC 7301).
+/// The purpose of a connection. The client names it in its first message as the application protocol (ALPN, RFC 7301).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Migrations, between paired hosts.
     Migrate,
-    /// Pairing, by whoever has a token.
+    /// Pairing of a client that has a token.
     Join,
 }
 
@@ -30,7 +28,7 @@ impl Purpose {
         }
     }
 
-    /// What a client wants. Whoever says nothing, or something else, is told so in the handshake.
+    /// Returns the purpose that a client names. A client that names none, or another one, is refused in the handshake.
     #[must_use]
     pub fn of(hello: &ClientHello<'_>) -> Self {
         let wants = |purpose: Self| {
@@ -40,7 +38,7 @@ impl Purpose {
     }
 }
 
-/// Settings of a client that wants to reach the expected host.
+/// Returns the settings of a client that connects to the expected host.
 ///
 /// # Errors
 /// This host's own key cannot be used.
@@ -60,12 +58,12 @@ pub fn client(
         )?;
     config.alpn_protocols = vec![purpose.protocol().to_vec()];
     config.resumption = Resumption::disabled();
-    // Nobody on the path needs to know who is meant.
+    // Hosts on the path need not know which host is meant.
     config.enable_sni = false;
     Ok(Arc::new(config))
 }
 
-/// Settings of a server, for each purpose of a connection.
+/// The settings of a server for each purpose of a connection.
 #[derive(Clone, Debug)]
 pub struct Servers {
     migrate: Arc<ServerConfig>,
@@ -73,7 +71,7 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Made once; peers are looked up at each handshake.
+    /// Makes the settings. They may be used for any number of connections: peers are read at each handshake.
     ///
     /// # Errors
     /// This host's own key cannot be used.
@@ -85,7 +83,7 @@ impl Servers {
         })
     }
 
-    /// The settings for one purpose.
+    /// Returns the settings for a purpose.
     #[must_use]
     pub fn get(&self, purpose: Purpose) -> Arc<ServerConfig> {
         Arc::clone(match purpose {
@@ -120,8 +118,8 @@ fn provider_and_verifier(
     expected: Expected,
 ) -> (Arc<CryptoProvider>, Arc<Verifier>) {
     let provider = CryptoProvider {
-        // The fastest one first: all of them are strong enough, and the container is frozen while
-        // its memory is encrypted.
+        // The fastest one first: all of them are strong enough, and the container is frozen while its memory is
+        // encrypted.
         cipher_suites: vec![
             ring::cipher_suite::TLS13_AES_128_GCM_SHA256,
             ring::cipher_suite::TLS13_AES_256_GCM_SHA384,

@@ -1,4 +1,4 @@
-//! Join tokens: what a person carries from one host to another to pair them.
+//! Join tokens: the texts with which a person pairs two hosts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,15 +9,15 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::Fingerprint;
-use crate::peer_address::Destination;
 use state::id::random_id;
+use state::peer_address::Destination;
 
-/// What only the two hosts that are to be paired know, 128 random bits.
+/// The secret of a token: 128 random bits that only the two hosts to be paired know.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Secret([u8; 16]);
 
 impl Secret {
-    /// A new one, from the kernel's random source.
+    /// Returns a new secret from the kernel's random source.
     ///
     /// # Errors
     /// The random source cannot be read.
@@ -25,8 +25,7 @@ impl Secret {
         random_id().map(Self)
     }
 
-    /// The form in which a server keeps it. It cannot be turned back, and since the secret is as
-    /// random as a key, no slower hash is needed.
+    /// Returns the hash that a server stores. A fast hash is enough, because the secret is as random as a key.
     #[must_use]
     pub fn hash(&self) -> SecretHash {
         SecretHash(Sha256::digest(self.0).into())
@@ -39,7 +38,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// SHA-256 of a secret, compared in constant time.
+/// The SHA-256 of a secret, compared in constant time.
 #[derive(Clone)]
 pub struct SecretHash(pub(super) [u8; 32]);
 
@@ -49,36 +48,36 @@ impl PartialEq for SecretHash {
     }
 }
 
-/// What `agent-server invite` prints: where the server is, who it is, and a secret that shows the
-/// server who was invited.
+/// The text that `agent-server invite` prints: the server's address and fingerprint, and a secret that proves the
+/// invitation to the server.
 ///
 /// ```text
 /// netmig1- base64url( fingerprint:32 secret:16 port:u16be host check:4 )
-/// check    first bytes of SHA-256 over what precedes it: a token that was copied in part is told so
+/// check    first bytes of SHA-256 over what precedes it, to recognize a token that was not copied completely
 /// ```
 #[derive(Clone, Debug)]
 pub struct Token {
-    /// Where its agent-server listens.
+    /// The address of the server's agent-server.
     pub address: Destination,
-    /// The server's certificate.
+    /// The fingerprint of the server's certificate.
     pub fingerprint: Fingerprint,
-    /// The proof of the invitation.
+    /// The secret.
     pub secret: Secret,
 }
 
-/// Text that is no token.
+/// A text that is not a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAToken {
-    /// It looks like something else.
+    /// The text does not begin like a token.
     #[error("a join token begins with '{PREFIX}'; agent-server invite prints one")]
     Foreign,
-    /// It looks like a token of which something is missing or was changed.
+    /// A part of the token is missing or was changed.
     #[error("this join token is damaged; copy it again, as a whole")]
     Damaged,
 }
 
 const PREFIX: &str = "netmig1-";
-/// No token is longer: a host name has up to 253 characters.
+/// Maximum length of a token: a host name has up to 253 characters.
 const LENGTH_LIMIT: usize = 512;
 const CHECK: usize = 4;
 const FIXED: usize = 32 + 16 + 2;

@@ -1,6 +1,5 @@
-//! Whether the far end of a handshake is who it has to be. Chains, names and dates of certificates
-//! do not count, only fingerprints; that the far end has the certificate's key is verified by the
-//! cryptographic provider as for any other certificate.
+//! Verification of the other host's certificate. Only its fingerprint counts, and neither chains nor names nor dates.
+//! The cryptographic provider verifies that the other host has the certificate's key, as for any certificate.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,42 +15,42 @@ use rustls::{
 
 use super::{Fingerprint, Peers, peers};
 
-/// Who the far end has to be.
+/// The host that is expected at the other end.
 #[derive(Clone, Debug)]
 pub enum Expected {
     /// The host with this certificate.
     Exactly(Fingerprint),
-    /// Any host that containers may be moved to.
+    /// Any host to which containers may be moved.
     AnyDestination(Peers),
     /// Any host that is paired with this one, in either role.
     AnyPeer(Peers),
-    /// Any host; it still has to show by a secret that it was invited.
+    /// Any host. It still has to prove by a secret that it was invited.
     Anyone,
 }
 
-/// Why the far end was refused.
+/// Why the other host was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// It is not paired with this host.
+    /// The host is not paired with this one.
     #[error("it is not paired with this host; its fingerprint is {0}")]
     Stranger(Fingerprint),
-    /// It is another host than the expected one.
+    /// The host is another one than expected.
     #[error("its fingerprint is {shown}, expected was {expected}")]
     Another {
-        /// The fingerprint that it ought to have.
+        /// The expected fingerprint.
         expected: Fingerprint,
-        /// The one it has.
+        /// The fingerprint that it has.
         shown: Fingerprint,
     },
-    /// It is this host.
+    /// The host is this host itself.
     #[error("it is this host itself")]
     Ourselves,
-    /// The peers could not be read.
+    /// The peers cannot be read.
     #[error("this host's peers cannot be read")]
     Peers(#[source] peers::Error),
 }
 
-/// Verifies the far end's certificate, in either role.
+/// Verifies the other host's certificate, in either role.
 pub(super) struct Verifier {
     pub(super) ours: Fingerprint,
     pub(super) expected: Expected,

@@ -1,15 +1,15 @@
-//! What can go wrong between two agents.
+//! Errors of the conversation between two agents.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::VERSION;
-use crate::message::{CodecError, Failure};
+use super::{OLDEST, VERSION};
+use crate::message::{CodecError, Failure, InvalidHello};
 use crate::trust::Fingerprint;
 use state::cause::Cause;
 
-/// The conversation broke.
+/// The conversation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The name has no address.
@@ -17,37 +17,37 @@ pub enum Error {
     Resolve {
         /// As the user wrote it.
         host: String,
-        /// What the resolver said.
+        /// The resolver's answer.
         #[source]
         source: io::Error,
     },
-    /// Nobody answered.
+    /// No server answers at the address.
     #[error("cannot connect to {address}; is agent-server running there, and the port open?")]
     Connect {
         /// Address and port.
         address: String,
-        /// What the kernel said.
+        /// The kernel's answer.
         #[source]
         source: io::Error,
     },
-    /// No paired host has that certificate.
+    /// The server's certificate is not that of a paired host.
     #[error(
         "this host is not paired with {peer}: run agent-server invite there, and agent-client join TOKEN here (it shows the fingerprint {shown})"
     )]
     NotPaired {
         /// Address and port.
         peer: SocketAddr,
-        /// The certificate that it showed.
+        /// The fingerprint of its certificate.
         shown: Fingerprint,
     },
-    /// The far end does not know this host, or does not any more.
+    /// The server does not know this host, or does not know it any more.
     #[error(
         "this host is not paired with {peer}, which refuses it (this host's fingerprint is {ours}): run agent-server invite there, and agent-client join TOKEN here"
     )]
     NotKnown {
         /// Address and port.
         peer: SocketAddr,
-        /// This host's certificate.
+        /// The fingerprint of this host's certificate.
         ours: Fingerprint,
     },
     /// Another host answers than the expected one.
@@ -57,31 +57,31 @@ pub enum Error {
     OtherHost {
         /// Address and port.
         peer: SocketAddr,
-        /// The certificate of the host that was meant.
+        /// The fingerprint of the expected host's certificate.
         expected: Fingerprint,
-        /// The certificate that it showed.
+        /// The fingerprint of its certificate.
         shown: Fingerprint,
     },
-    /// The far end is this host itself.
+    /// The other host is this host itself.
     #[error("{peer} is this host itself; give the address of another one")]
     SameHost {
         /// Address and port.
         peer: SocketAddr,
     },
-    /// Somebody who is not paired wanted in.
+    /// The client is not paired with this host.
     #[error("{peer} was refused: it is not paired with this host; its fingerprint is {shown}")]
     Stranger {
         /// Address and port.
         peer: SocketAddr,
-        /// The certificate that it showed.
+        /// The fingerprint of its certificate.
         shown: Fingerprint,
     },
-    /// The far end does not accept this host's certificate.
+    /// The other host does not accept this host's certificate.
     #[error("{peer} ended the handshake: it does not accept this host's certificate ({alert})")]
     Rejected {
         /// Address and port.
         peer: SocketAddr,
-        /// The name of its reason.
+        /// The name of the TLS alert.
         alert: String,
     },
     /// The handshake failed.
@@ -89,40 +89,65 @@ pub enum Error {
     Handshake {
         /// Address and port.
         peer: SocketAddr,
-        /// What is wrong with it.
+        /// The error of the TLS session.
         #[source]
         source: io::Error,
     },
     /// This host's own key or peers cannot be used.
     #[error("this host's identity or its peers cannot be used")]
     Trust(#[source] Cause),
-    /// The far end is not an agent.
+    /// The server is not an agent.
     #[error("{peer} does not speak netmig's protocol; is that the port of agent-server?")]
     NotAnAgent {
         /// Address and port.
         peer: SocketAddr,
     },
-    /// The far end is an agent of another version.
+    /// The other host's agent is of an incompatible version.
     #[error(
-        "{peer} speaks version {theirs} of the protocol, this agent speaks {VERSION}; install the same release of netmig on both hosts"
+        "{peer} speaks {} of the protocol, this agent speaks {}; install the same release of netmig on both hosts",
+        spoken(*oldest, *newest),
+        spoken(OLDEST, VERSION)
     )]
     Version {
         /// Address and port.
         peer: SocketAddr,
-        /// Their version.
-        theirs: u16,
+        /// The oldest version that it speaks.
+        oldest: u16,
+        /// The latest version that it speaks.
+        newest: u16,
     },
-    /// A wait ran out.
+    /// The other host's introduction is not one that an agent sends.
+    #[error("{peer} introduced itself in a way that no agent does")]
+    Introduction {
+        /// Address and port.
+        peer: SocketAddr,
+        /// What is wrong with the introduction.
+        #[source]
+        source: InvalidHello,
+    },
+    /// The other host's agent does not understand a message that this one was about to send.
+    #[error(
+        "the agent on {peer} does not understand {message} ({capability}); install the same release of netmig on both hosts"
+    )]
+    NotUnderstood {
+        /// Address and port.
+        peer: SocketAddr,
+        /// The message's name.
+        message: &'static str,
+        /// The capability that the other host's agent did not name.
+        capability: &'static str,
+    },
+    /// A wait exceeded its deadline.
     #[error("{peer} did not {what} within {} s", limit.as_secs_f32())]
     Deadline {
         /// Address and port.
         peer: SocketAddr,
-        /// What was waited for.
+        /// What the other host did not do.
         what: &'static str,
-        /// How long.
+        /// The deadline.
         limit: Duration,
     },
-    /// The far end closed the connection.
+    /// The other host closed the connection.
     #[error("{peer} closed the connection")]
     Closed {
         /// Address and port.
@@ -133,11 +158,11 @@ pub enum Error {
     Io {
         /// Address and port.
         peer: SocketAddr,
-        /// What the kernel said.
+        /// The kernel's answer.
         #[source]
         source: io::Error,
     },
-    /// The far end sent something that no agent sends.
+    /// A frame is empty, or longer than any agent sends.
     #[error("{peer} sent a frame of {length} bytes, which is too large")]
     FrameLength {
         /// Address and port.
@@ -154,7 +179,7 @@ pub enum Error {
         #[source]
         source: CodecError,
     },
-    /// The far end sent a message that does not belong here.
+    /// The other host sent a message that does not belong here.
     #[error("{peer} sent {got} where {wanted} belongs")]
     Unexpected {
         /// Address and port.
@@ -164,7 +189,16 @@ pub enum Error {
         /// The message that belongs here.
         wanted: &'static str,
     },
-    /// The far end gave up and says why.
+    /// The other host gave up and says why.
     #[error("{}", .0.message)]
     Failure(Failure),
+}
+
+/// Names the versions that an agent speaks.
+fn spoken(oldest: u16, newest: u16) -> String {
+    if oldest == newest {
+        format!("version {newest}")
+    } else {
+        format!("versions {oldest} to {newest}")
+    }
 }

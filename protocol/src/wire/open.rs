@@ -1,5 +1,6 @@
-//! How a connection begins: TCP, TLS, preamble.
+//! The beginning of a connection: TCP, TLS, preamble.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 
@@ -12,41 +13,43 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 
+use super::version::{SHORT_PREAMBLE, Versions};
 use super::{Connection, Error, PIECE, VERSION};
 use crate::message::FRAME_LIMIT;
-use crate::peer_address::{DEFAULT_PORT, Destination};
 use crate::trust::{self, Expected, Fingerprint, Purpose, Refused, Servers, Token, Trust};
 use state::deadline;
 use state::id::HostId;
+use state::peer_address::{DEFAULT_PORT, Destination};
 
-const MAGIC: &[u8; 6] = b"NETMIG";
-/// Bytes that are taken from the kernel at once. Somebody who has not shown who he is costs this host
-/// little more.
+/// Number of bytes that are read from the kernel at once. A client that is not authenticated costs this host
+/// little more memory.
 const READ: usize = 32 * 1024;
-/// Bytes that TLS may keep for the kernel: one frame with a piece of a stream is one write.
+/// Number of bytes that TLS may buffer for sending: a frame with a piece of a stream is one write.
 const WRITE: usize = 2 * PIECE;
-/// Hosts that are being paired have little to say: a secret, a name, a sentence.
+/// Maximum size of a frame during pairing, in bytes: such frames hold a secret, a name, a sentence.
 const JOIN_FRAME_LIMIT: usize = 1024;
-/// Certificates name nobody; the client's settings keep this one from being sent.
+/// The server name that rustls wants. It is not sent, and certificates have no names.
 const NAME: &str = "netmig";
 
 impl Connection {
     /// Connects to a paired host.
     ///
-    /// A destination that is the name of a peer, or the address that it was paired with, has to be
-    /// that very host; under any other name it may be any host that containers may be moved to.
+    /// If the destination is the name of a peer, or the address with which a peer was paired, the host there has to
+    /// be that peer. Otherwise it may be any host to which containers may be moved.
     ///
     /// # Errors
-    /// Nobody answers there, or not an agent of that host that accepts this one.
+    /// [`Error`], if no agent answers there, it is that of another host, it does not accept this host, or it speaks
+    /// no version that this agent speaks.
     pub async fn dial(trust: &Trust, destination: &Destination) -> Result<Self, Error> {
         let (address, expected) = whom(trust, destination)?;
         Self::dial_expected(trust, &address, Purpose::Migrate, expected).await
     }
 
-    /// Connects to a paired host, in whatever role, at an address that it is known to have.
+    /// Connects to a known host, paired in either role, at a given address.
     ///
     /// # Errors
-    /// Nobody answers there, or another host, or this host is not paired with it.
+    /// [`Error::NotPaired`], if another host answers there or this host is not paired with it; otherwise as
+    /// [`Connection::dial`].
     pub async fn dial_host(
         trust: &Trust,
         address: &Destination,
@@ -65,10 +68,10 @@ impl Connection {
         }
     }
 
-    /// Connects to the host that has given out a token, to be paired with it.
+    /// Connects to the host that has issued a token, to be paired with it.
     ///
     /// # Errors
-    /// Nobody answers there, or another host.
+    /// [`Error::OtherHost`], if another host answers there; otherwise as [`Connection::dial`].
     pub async fn dial_to_join(trust: &Trust, token: &Token) -> Result<Self, Error> {
         let expected = Expected::Exactly(token.fingerprint);
         Self::dial_expected(trust, &token.address, Purpose::Join, expected).await
@@ -95,7 +98,7 @@ impl Connection {
             let mut connection = Self::over(stream.into(), peer, local, purpose)?;
             let heard = connection.hear_preamble().await;
             match heard {
-                // A server of another version is to know it, too.
+                // So that a server of another version can name this one's in its refusal.
                 Ok(()) | Err(Error::Version { .. }) => connection.say_preamble().await?,
                 Err(_) => {}
             }
@@ -110,11 +113,12 @@ impl Connection {
         timeout(limit, begin).await.unwrap_or(Err(late))
     }
 
-    /// Takes a connection that somebody has made to this host. Until it has shown who it is, it costs
-    /// this host a few kilobytes and [`deadline::CONNECT`].
+    /// Accepts a client's connection. Until the client is authenticated, it costs this host a few kilobytes for at
+    /// most [`deadline::CONNECT`].
     ///
     /// # Errors
-    /// It is not an agent of a paired host, and did not come to be paired.
+    /// [`Error`], if the client is not the agent of a paired host and does not ask for pairing, or it speaks no version
+    /// that this agent speaks.
     pub async fn accept(servers: &Servers, stream: TcpStream) -> Result<(Purpose, Self), Error> {
         let (peer, local) = prepare(&stream)?;
         let begin = async {
@@ -141,7 +145,7 @@ impl Connection {
         local: SocketAddr,
         purpose: Purpose,
     ) -> Result<Self, Error> {
-        // Both sides ask for a certificate, so there is one.
+        // Both sides require a certificate, so there is one.
         let fingerprint = stream
             .get_ref()
             .1
@@ -154,13 +158,22 @@ impl Connection {
             Purpose::Join => JOIN_FRAME_LIMIT,
         };
         let scratch = Vec::new();
-        Ok(Self { stream, peer, local, fingerprint, frame_limit, scratch, torn: false })
+        let (version, capabilities) = (VERSION, BTreeSet::new());
+        Ok(Self {
+            stream,
+            peer,
+            local,
+            fingerprint,
+            version,
+            capabilities,
+            frame_limit,
+            scratch,
+            torn: false,
+        })
     }
 
     async fn say_preamble(&mut self) -> Result<(), Error> {
-        let mut ours = [0; 8];
-        ours[..6].copy_from_slice(MAGIC);
-        ours[6..].copy_from_slice(&VERSION.to_be_bytes());
+        let ours = Versions::OURS.preamble();
         let write = async {
             self.stream.write_all(&ours).await?;
             self.stream.flush().await
@@ -170,17 +183,23 @@ impl Connection {
 
     async fn hear_preamble(&mut self) -> Result<(), Error> {
         let peer = self.peer;
-        let mut theirs = [0; 8];
-        self.stream.read_exact(&mut theirs).await.map_err(|source| Error::Io { peer, source })?;
-        if theirs[..6] != MAGIC[..] {
-            return Err(Error::NotAnAgent { peer });
+        let failed = |source| Error::Io { peer, source };
+        let mut short = [0; SHORT_PREAMBLE];
+        self.stream.read_exact(&mut short).await.map_err(failed)?;
+        let mut theirs = Versions::of_short(short).ok_or(Error::NotAnAgent { peer })?;
+        if theirs.has_oldest() {
+            let mut oldest = [0; 2];
+            self.stream.read_exact(&mut oldest).await.map_err(failed)?;
+            theirs.oldest = u16::from_be_bytes(oldest);
         }
-        let theirs = u16::from_be_bytes([theirs[6], theirs[7]]);
-        if theirs == VERSION { Ok(()) } else { Err(Error::Version { peer, theirs }) }
+        let Versions { oldest, newest } = theirs;
+        self.version =
+            Versions::OURS.agree(theirs).ok_or(Error::Version { peer, oldest, newest })?;
+        Ok(())
     }
 }
 
-/// Where to dial, and whom to expect there.
+/// Returns the address to dial and the host to expect there.
 fn whom(trust: &Trust, destination: &Destination) -> Result<(Destination, Expected), Error> {
     let peers = trust.peers.all().map_err(|e| Error::Trust(e.into()))?;
     let known = |matches: &dyn Fn(&str, &Destination) -> bool| {
@@ -201,7 +220,7 @@ fn whom(trust: &Trust, destination: &Destination) -> Result<(Destination, Expect
         .unwrap_or_else(|| (destination.clone(), Expected::AnyDestination(trust.peers.clone()))))
 }
 
-/// Resolves and connects.
+/// Resolves a destination's name and connects to it.
 async fn connect(destination: &Destination) -> Result<TcpStream, Error> {
     let Destination { host, port } = destination;
     let lookup = tokio::net::lookup_host((host.as_str(), *port));
@@ -224,23 +243,23 @@ async fn connect(destination: &Destination) -> Result<TcpStream, Error> {
     Err(Error::Connect { address: destination.to_string(), source: last })
 }
 
-/// Addresses of both ends of a fresh connection, which gets no delay.
+/// Prepares a new connection and returns the addresses of its two ends.
 fn prepare(stream: &TcpStream) -> Result<(SocketAddr, SocketAddr), Error> {
     let peer = stream
         .peer_addr()
         .map_err(|source| Error::Connect { address: "a peer that has gone".to_owned(), source })?;
     let io_error = |source| Error::Io { peer, source };
     let local = stream.local_addr().map_err(io_error)?;
-    // A socket for both families shows IPv4 addresses inside IPv6 ones.
+    // A socket for both families reports IPv4 addresses as IPv6 addresses.
     let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let (peer, local) = (plain(peer), plain(local));
-    // Every message is one write; waiting for more to send would only add latency.
+    // Every message is one write; Nagle's algorithm would only add latency.
     stream.set_nodelay(true).map_err(io_error)?;
     notice_silence(stream).map_err(|errno| io_error(errno.into()))?;
     Ok((peer, local))
 }
 
-/// What a client makes of an error before the server's preamble was heard.
+/// Returns the client's error for a failure before the server's preamble was received.
 fn client_error(peer: SocketAddr, ours: Fingerprint, error: io::Error) -> Error {
     match tls_error(&error) {
         Some(rustls::Error::AlertReceived(
@@ -255,12 +274,12 @@ fn client_error(peer: SocketAddr, ours: Fingerprint, error: io::Error) -> Error 
             Some(Refused::Peers(_)) => Error::Trust(Box::new(error)),
             None => Error::NotAnAgent { peer },
         },
-        // A server of another kind often closes at once: that, too, is "not an agent".
+        // A server of another kind often closes at once: that is "not an agent" as well.
         None => Error::NotAnAgent { peer },
     }
 }
 
-/// What a server makes of an error of the handshake.
+/// Returns the server's error for a failed handshake.
 fn server_error(peer: SocketAddr, error: io::Error) -> Error {
     match tls_error(&error) {
         Some(rustls::Error::AlertReceived(alert)) => {
@@ -281,7 +300,7 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// Our own verifier's reason.
+/// Returns the reason that this agent's verifier gave.
 fn refused(error: &rustls::Error) -> Option<&Refused> {
     match error {
         rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
@@ -291,9 +310,9 @@ fn refused(error: &rustls::Error) -> Option<&Refused> {
     }
 }
 
-/// Lets the kernel find out that a far end cannot be reached any more, whoever's turn it is: after
-/// [`deadline::SILENCE`] the connection fails (tcp(7), `TCP_KEEPIDLE`, `TCP_USER_TIMEOUT`). A far end
-/// that is only busy, or stopped, answers by its kernel.
+/// Has the kernel detect that the other host cannot be reached any more: after [`deadline::SILENCE`] the connection
+/// fails (tcp(7), `TCP_KEEPIDLE`, `TCP_USER_TIMEOUT`). The kernel of a host answers even if its agent is busy or
+/// stopped.
 fn notice_silence(stream: &TcpStream) -> nix::Result<()> {
     let silence = deadline::SILENCE.as_secs();
     let probes = 4;

@@ -1,9 +1,9 @@
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::message::{FRAME_LIMIT, Failure, MigrationId};
-use crate::peer_address::Destination;
+use crate::message::{FRAME_LIMIT, Failure, Introduction, MigrationId};
 use crate::trust::{Purpose, Servers, Token, Trust, invitation};
+use state::peer_address::Destination;
 use state::private_file;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -184,7 +184,7 @@ async fn a_peer_is_found_by_its_name() {
 async fn whoever_has_a_token_can_be_heard_but_not_say_much() {
     let (a, b) = (Host::new(), Host::new());
     let (listener, address) = listen().await;
-    let expires = crate::trust::Moment::now().after(SECOND);
+    let expires = crate::trust::Timestamp::now().after(SECOND);
     let secret = invitation::invite(b.state.path(), expires, 1).unwrap();
     let fingerprint = b.trust.identity.fingerprint();
     let token = Token { address, fingerprint, secret };
@@ -201,28 +201,61 @@ async fn whoever_has_a_token_can_be_heard_but_not_say_much() {
 
 #[tokio::test]
 async fn other_protocols_and_versions_are_named() {
-    for answer in [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"NETMIG\x00\x01", b""] {
+    for answer in [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"NETMIG\x00\x06\x00\x06", b""] {
         let error = dial_to(answer).await;
         assert!(matches!(error, Error::NotAnAgent { .. }), "{error:?}");
     }
 
+    let ours = *b"NETMIG\x00\x06\x00\x06";
+    let (client, heard) = dial_to_version(b"NETMIG\x00\x05").await;
+    let refused = client.unwrap_err();
+    assert!(matches!(refused, Error::Version { oldest: 5, newest: 5, .. }), "{refused}");
+    assert!(refused.to_string().contains("speaks version 5 of the protocol"), "{refused}");
+    assert_eq!(heard, ours, "the other one is told as well");
+    let (client, heard) = dial_to_version(b"NETMIG\x00\x09\x00\x08").await;
+    let refused = client.unwrap_err();
+    assert!(matches!(refused, Error::Version { oldest: 8, newest: 9, .. }), "{refused}");
+    assert!(refused.to_string().contains("speaks versions 8 to 9"), "{refused}");
+    assert_eq!(heard, ours);
+}
+
+/// What a client makes of a server that sends this preamble, and the preamble that the server receives.
+async fn dial_to_version(preamble: &'static [u8]) -> (Result<Connection, Error>, [u8; 10]) {
     let (a, b) = (Host::new(), Host::new());
     let (listener, address) = listen().await;
     a.may_move_to(&b, &address);
     b.lets_in(&a);
-    let later = async {
+    let server = async {
         let stream = listener.accept().await.unwrap().0;
         let config = Servers::new(&b.trust).unwrap().get(Purpose::Migrate);
         let mut stream = tokio_rustls::TlsAcceptor::from(config).accept(stream).await.unwrap();
-        stream.write_all(b"NETMIG\x00\x63").await.unwrap();
+        stream.write_all(preamble).await.unwrap();
         stream.flush().await.unwrap();
-        let mut theirs = [0; 8];
+        let mut theirs = [0; 10];
         stream.read_exact(&mut theirs).await.unwrap();
         theirs
     };
-    let (client, heard) = tokio::join!(Connection::dial(&a.trust, &address), later);
-    assert!(matches!(client, Err(Error::Version { theirs: 0x63, .. })), "{client:?}");
-    assert_eq!(heard[..6], *b"NETMIG");
+    tokio::join!(Connection::dial(&a.trust, &address), server)
+}
+
+#[tokio::test]
+async fn a_later_version_is_spoken_to_in_ours() {
+    let (client, _) = dial_to_version(b"NETMIG\x00\x07\x00\x06").await;
+    assert_eq!(client.unwrap().version(), VERSION);
+}
+
+#[tokio::test]
+async fn capabilities_are_those_that_the_peer_has_named() {
+    let (mut a, mut b) = talking().await;
+    let own = Introduction::of_this_agent("a", "1");
+    let later = Introduction {
+        capabilities: ["unheard-of".to_owned()].into(),
+        ..Introduction::of_this_agent("b", "2")
+    };
+    let (there, here) =
+        tokio::join!(a.introduce(&own, SECOND), b.answer_introduction(&later, SECOND));
+    assert_eq!((there.unwrap(), here.unwrap()), (later, own));
+    assert!(a.has("unheard-of") && !b.has("unheard-of"));
 }
 
 #[tokio::test]
@@ -269,7 +302,7 @@ async fn nothing_follows_a_frame_that_was_not_finished() {
 async fn a_closed_connection_tells_why_if_the_far_end_did() {
     let (mut a, mut b) = talking().await;
     let failure =
-        Failure { code: crate::message::FailureCode::Step, message: "the disk is full".to_owned() };
+        Failure { code: crate::message::FailureCode::Step, message: "the disk is full".into() };
     b.send(&Message::Failure(failure)).await.unwrap();
     drop(b);
     let error = loop {
@@ -284,10 +317,8 @@ async fn a_closed_connection_tells_why_if_the_far_end_did() {
 #[tokio::test]
 async fn failures_arrive_with_their_reason() {
     let (mut a, mut b) = talking().await;
-    let failure = Failure {
-        code: crate::message::FailureCode::Conflict,
-        message: "port 80 is taken".to_owned(),
-    };
+    let failure =
+        Failure { code: crate::message::FailureCode::Conflict, message: "port 80 is taken".into() };
     a.send(&Message::Failure(failure)).await.unwrap();
     let error = expect!(b, Duration::from_secs(1), Verdict).unwrap_err();
     assert_eq!(error.to_string(), "port 80 is taken");

@@ -1,4 +1,4 @@
-//! Arrivals that have ended here, remembered for the sources that may still ask about them.
+//! Journals of arrivals that have ended, kept for sources that may still ask about them.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,14 +9,17 @@ use super::{Error, Journal, Record, read};
 use crate::directories::create_private;
 use crate::id::MigrationId;
 
-/// Arrivals that are remembered although their source has said that it needs no answer any more. One whose
-/// source has not is remembered for ever: however late it asks, it must not hear that no copy exists.
+/// Number of arrivals that are kept although their sources will not ask again. An arrival whose source may still
+/// ask is kept for ever: it must never be told that no copy exists.
 const SETTLED: usize = 1024;
-/// Directory of arrivals that nobody will ask about any more, below that of the others.
+/// The directory of arrivals whose sources will not ask again, below that of the others.
 const SETTLED_DIRECTORY: &str = "settled";
 
 impl Journal {
-    /// The migration has ended here, and is remembered below the state directory.
+    /// Moves the journal to the archive below the state directory: the migration has ended here.
+    ///
+    /// # Errors
+    /// [`Error`], if the archive cannot be created or the file cannot be moved.
     pub fn archive(self, state: &Path) -> Result<(), Error> {
         let directory = archive(state);
         create_private(&directory)?;
@@ -30,13 +33,13 @@ impl Journal {
     }
 }
 
-/// Returns the records of an arrival whose copy was activated here, if it is remembered.
+/// Returns the records of an arrival whose copy was activated here, if they are kept.
 ///
 /// # Errors
-/// As for [`read`].
+/// As [`read`].
 pub fn archived(state: &Path, migration: MigrationId) -> Result<Option<Vec<Record>>, Error> {
     let directory = archive(state);
-    // A journal goes from the first to the second, never back.
+    // A journal is moved from the first directory to the second, never back.
     for directory in [directory.clone(), directory.join(SETTLED_DIRECTORY)] {
         match read(&directory.join(migration.to_string())) {
             Ok(records) => return Ok(Some(records)),
@@ -47,11 +50,11 @@ pub fn archived(state: &Path, migration: MigrationId) -> Result<Option<Vec<Recor
     Ok(None)
 }
 
-/// Notes that the source of an arrival needs no answer about it any more: it is remembered only as long as
-/// there are not many like it. Absent means done.
+/// Notes that the source of an arrival will not ask about it again: its records are removed once there are many
+/// later ones. Absent means done.
 ///
 /// # Errors
-/// [`Error::File`].
+/// [`Error::File`], if the journal cannot be moved.
 pub fn settle(state: &Path, migration: MigrationId) -> Result<(), Error> {
     let directory = archive(state);
     let path = directory.join(migration.to_string());
@@ -66,7 +69,7 @@ pub fn settle(state: &Path, migration: MigrationId) -> Result<(), Error> {
     move_there().map_err(|source| Error::File { path: path.clone(), source })
 }
 
-/// Removes the oldest of too many.
+/// Removes the oldest journals beyond the limit.
 fn prune(directory: &Path) -> io::Result<()> {
     let mut all = Vec::<(SystemTime, PathBuf)>::new();
     for entry in fs::read_dir(directory)? {

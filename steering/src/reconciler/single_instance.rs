@@ -12,7 +12,10 @@ use state::directories::Directories;
 /// Locked by the one reconciler, in the volatile directory.
 pub(super) const LOCK: &str = "keeper.lock";
 
-/// Whether this host has a reconciler.
+/// Returns whether this host has a reconciler.
+///
+/// # Errors
+/// Its lock file cannot be used.
 pub fn is_at_work(directories: &Directories) -> io::Result<bool> {
     match File::open(directories.run.join(LOCK)) {
         Ok(file) => match Flock::lock(file, FlockArg::LockSharedNonblock) {

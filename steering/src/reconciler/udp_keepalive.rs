@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use netmig::flow::{Conntrack, Flow, Protocol};
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel::{self, Kind};
 
 use state::cause::Cause;
@@ -69,7 +69,7 @@ impl UdpKeepalive {
                     let answer = if direct { OWN_KNOCK } else { ANSWER };
                     if self.is_cut(*peer, status.heard, answer, Instant::now()) {
                         // What is refused for one of them must not keep those of other peers from it.
-                        let prolonged = conntrack.prolong(flows, PROLONGED);
+                        let prolonged = conntrack.set_timeout(flows, PROLONGED);
                         outcome = outcome.and(prolonged.map(drop));
                     }
                 }

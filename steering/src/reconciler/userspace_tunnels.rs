@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use netmig::peer::PeerNumber;
-use netmig::tunnel::{self, Settings};
+use netmig::peer_number::PeerNumber;
+use netmig::tunnel::{self, SavedTunnel};
 
 use crate::tunnels;
 use state::cause::Cause;
@@ -12,7 +12,7 @@ use state::directories::Directories;
 /// What is remembered of the tunnels of this host.
 #[derive(Debug, Default)]
 pub(super) struct UserspaceTunnels {
-    settings: BTreeMap<PeerNumber, Settings>,
+    settings: BTreeMap<PeerNumber, SavedTunnel>,
 }
 
 impl UserspaceTunnels {
@@ -22,7 +22,7 @@ impl UserspaceTunnels {
             if !anew && self.settings.contains_key(peer) {
                 continue;
             }
-            match Settings::read(*peer).await? {
+            match SavedTunnel::read(*peer).await? {
                 Some(settings) => drop(self.settings.insert(*peer, settings)),
                 None => drop(self.settings.remove(peer)),
             }

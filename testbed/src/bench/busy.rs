@@ -1,15 +1,15 @@
-//! A web server whose clients open a connection for each request, moved to and fro.
+//! A web server whose clients open a connection for each request, migrated back and forth.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::statistics::{Distribution, Samples};
+use super::distribution::{Distribution, Samples};
 use super::{Bench, BenchPlan};
-use crate::build::PROBE;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::traffic::report::RequestsReport;
+use crate::programs::PROBE;
+use crate::traffic::client_report::RequestsReport;
 
 pub(super) const BENCH: Bench = Bench {
     name: "busy",
@@ -17,26 +17,26 @@ pub(super) const BENCH: Bench = Bench {
     run,
 };
 
-/// Moves, unless told otherwise.
+/// The default number of migrations.
 const MOVES: u32 = 30;
-/// How long the clients may take to get an answer, and to end.
+/// The time limit for the clients to get an answer, and to end.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Clients at a time.
+/// The number of clients.
 const CLIENTS: &str = "16";
 
-/// What was seen.
+/// The results.
 #[derive(Debug)]
 pub struct Busy {
-    /// What the clients tell.
+    /// The report of the clients.
     pub requests: RequestsReport,
-    /// Of each move, in ms.
+    /// The interruption of each migration in milliseconds.
     pub interruptions: Vec<f64>,
 }
 
-/// Moves nginx so many times between a and b while clients on c ask it. New connections are forwarded.
+/// Migrates nginx `count` times between a and b while clients on c send requests. New connections are forwarded.
 ///
 /// # Errors
-/// A move does not end with exit code 0, or a request fails.
+/// A migration does not end with exit code 0, or a request fails.
 pub fn moves(lab: &Lab, count: u32) -> Result<Busy> {
     ["a", "b"].iter().try_for_each(|host| lab.serve(host))?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);

@@ -1,12 +1,12 @@
-//! A destination that lacks the image, beside one that has it: all that takes long has to happen
-//! before the interruption.
+//! Migrations to a destination without the image, compared with a destination that has it. The image must not
+//! lengthen the interruption.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::scene::{self, Failures, Moved};
-use super::statistics::{Distribution, Samples};
+use super::distribution::{Distribution, Samples};
+use super::fixture::{self, Failures, Moved};
 use super::{Bench, BenchPlan};
 use crate::error::Result;
 use crate::lab::{Lab, Runtime};
@@ -15,39 +15,39 @@ pub(super) const BENCH: Bench =
     Bench { name: "cold", about: "destination without the image and with it", run };
 
 const RUNS: u32 = 7;
-/// One move of each kind.
+/// One migration of each kind.
 struct Round {
     cold: Moved,
     warm: Moved,
 }
 
-/// Picks a round's move.
+/// Selects a migration of a round.
 type Kind = fn(&Round) -> &Moved;
 
 impl Round {
     fn run(lab: &Lab) -> Result<Self> {
         lab.host("b")?.podman(["rmi", "--force", "--ignore", "probe:1"])?;
-        let cold = scene::move_once(lab, Runtime::Crun)?;
-        let warm = scene::move_once(lab, Runtime::Crun)?;
+        let cold = fixture::move_once(lab, Runtime::Crun)?;
+        let warm = fixture::move_once(lab, Runtime::Crun)?;
         Ok(Self { cold, warm })
     }
 }
 
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
-    let lab = scene::lab()?;
+    let lab = fixture::lab()?;
     let mut rounds = Vec::new();
     let mut failures = Failures::default();
     let outcome = (0..=runs).try_for_each(|round| {
         eprintln!("round {round} of {runs}");
         if round == 0 {
-            // The first move makes the tunnel, and reads programs from the disk.
-            return scene::move_once(&lab, Runtime::Crun).map(drop);
+            // The first migration sets up the tunnel and reads programs from the disk.
+            return fixture::move_once(&lab, Runtime::Crun).map(drop);
         }
         rounds.extend(failures.survive(&lab, &format!("round {round}"), Round::run(&lab))?);
         Ok(())
     });
-    scene::diagnosed(&lab, outcome)?;
+    fixture::diagnosed(&lab, outcome)?;
     lab.down()?;
     let of = |kind: Kind, value: fn(&Moved) -> f64| -> Samples {
         rounds.iter().map(|round| value(kind(round))).collect()
@@ -67,7 +67,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             "tcp_gap_ms": of(kind, gap).distribution(),
             "total_ms": of(kind, total).distribution(),
             "steps_ms": steps(rounds.iter().map(kind)),
-            "parts_ms": scene::parts(rounds.iter().map(|round| &kind(round).report)),
+            "parts_ms": fixture::parts(rounds.iter().map(|round| &kind(round).report)),
         });
     }
     let over = |round: &Round| interruption(&round.cold) / interruption(&round.warm);
@@ -80,7 +80,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     Ok(figures)
 }
 
-/// Medians of the steps' times.
+/// Returns the medians of the steps' times.
 fn steps<'a>(moves: impl Iterator<Item = &'a Moved>) -> BTreeMap<&'a str, f64> {
     let mut all: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for step in moves.flat_map(|moved| &moved.report.steps) {

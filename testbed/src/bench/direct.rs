@@ -1,18 +1,17 @@
-//! Throughput of a connection before and after its container has moved to a host of the same segment
-//! without a tunnel.
+//! Throughput of a connection before and after a migration with `--tunnel direct`.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::distribution::{Distribution, Samples};
+use super::fixture::{self, Failures, NAME};
 use super::goodput::transferred;
-use super::scene::{self, Failures, NAME};
-use super::statistics::{Distribution, Samples};
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
-use crate::traffic::report::Direction;
+use crate::traffic::client_report::Direction;
 
 pub(super) const BENCH: Bench = Bench {
     name: "direct",
@@ -21,16 +20,16 @@ pub(super) const BENCH: Bench = Bench {
 };
 
 const RUNS: u32 = 5;
-/// How long each of the two is measured.
+/// The length of each measurement.
 const LENGTH: Duration = Duration::from_secs(3);
-/// How long a transfer may find its pace.
+/// The time until the throughput of a transfer is stable.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Port of the bulk service.
+/// The port of the bulk service.
 const BULK: u16 = 7001;
 
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
-    let lab = scene::lab()?;
+    let lab = fixture::lab()?;
     lab.host("b")?.run(["agent-server", "peers", "allow", "a", "--direct"])?;
     let directions = [("up", Direction::Up), ("down", Direction::Down)];
     let mut all = directions.map(|_| (Vec::new(), Vec::new()));
@@ -47,7 +46,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             Ok(())
         })
     });
-    scene::diagnosed(&lab, outcome)?;
+    fixture::diagnosed(&lab, outcome)?;
     lab.down()?;
     println!("{:28}{}", "Mbit/s", Distribution::HEADINGS);
     let mut figures = json!({ "runs": runs });
@@ -67,26 +66,26 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     Ok(figures)
 }
 
-/// Moves a container in the middle of a transfer; the transfer's throughput before and after.
+/// Migrates a container during a transfer. Returns the throughput before and after in megabits a second.
 fn side_by_side(lab: &Lab, direction: Direction) -> Result<(f64, f64)> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
-    scene::start(a, c, Runtime::Crun, NAME, BULK - 1, &[])?;
+    fixture::start(a, c, Runtime::Crun, NAME, BULK - 1, &[])?;
     let transfer = c.probe().bulk(a.port(BULK), direction).start()?;
     let server = a.port(BULK).to_string();
-    let before = pace(c, &server, direction)?;
+    let before = throughput(c, &server, direction)?;
     let options = ["--tunnel", "direct", "--max-interruption", "30"];
     lab.attempt(NAME, "a", "b", &options)?.success()?;
-    let after = pace(c, &server, direction)?;
+    let after = throughput(c, &server, direction)?;
     let seen = transfer.stop()?;
-    scene::remove(b, NAME)?;
+    fixture::remove(b, NAME)?;
     match seen.fault() {
         Some(fault) => Err(Error::Check(format!("the transfer did not stay whole: {fault}"))),
         None => Ok((before, after)),
     }
 }
 
-/// Megabits a second of the connection to `server`, once it has found its pace.
-fn pace(client: &Host, server: &str, direction: Direction) -> Result<f64> {
+/// Measures the throughput of the connection to `server` in megabits a second.
+fn throughput(client: &Host, server: &str, direction: Direction) -> Result<f64> {
     std::thread::sleep(SETTLE);
     let (first, from) = (transferred(client, server, direction)?, Instant::now());
     std::thread::sleep(LENGTH);

@@ -1,14 +1,14 @@
-//! The headline figure: how long clients hear nothing, beside the floor and beside what people do
-//! today; all of them in turn, on the same hosts, with the same image, under the same clients.
+//! The silence that clients see, compared with the floor and with podman's own checkpoint and restore. All are
+//! measured in turn, on the same hosts, with the same image, under the same clients.
 
 use std::fs;
 
 use serde_json::{Map, Value, json};
 
+use super::distribution::{Distribution, Samples};
+use super::fixture::{self, Failures, Moved, PARTS};
 use super::floor::{self, Floor};
-use super::scene::{self, Failures, Moved, PARTS};
-use super::statistics::{Distribution, Samples};
-use super::{Bench, BenchPlan, today};
+use super::{Bench, BenchPlan, podman_baseline};
 use crate::error::{Context, Result};
 use crate::lab::{Lab, Runtime};
 
@@ -20,7 +20,7 @@ pub(super) const BENCH: Bench = Bench {
 
 const RUNS: u32 = 15;
 
-/// What was measured with one runtime, move by move.
+/// The measurements with one runtime.
 #[derive(Default)]
 struct Measured {
     moves: Vec<Moved>,
@@ -29,7 +29,7 @@ struct Measured {
 
 impl Measured {
     fn round(&mut self, lab: &Lab, runtime: Runtime) -> Result<()> {
-        let (moved, floor) = (scene::move_once(lab, runtime)?, floor::measure(lab, runtime)?);
+        let (moved, floor) = (fixture::move_once(lab, runtime)?, floor::measure(lab, runtime)?);
         self.moves.push(moved);
         self.floors.push(floor);
         Ok(())
@@ -47,7 +47,7 @@ impl Measured {
         self.of_moves(|moved| moved.report.parts_ms.get(part).copied().unwrap_or_default())
     }
 
-    /// Silence over floor, pair by pair.
+    /// Returns the ratios of silence to floor, pair by pair.
     fn over_floor(&self) -> Samples {
         self.moves.iter().zip(&self.floors).map(|(a, b)| a.tcp_gap / b.whole).collect()
     }
@@ -55,7 +55,7 @@ impl Measured {
 
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
-    let lab = scene::lab()?;
+    let lab = fixture::lab()?;
     let load_before = load()?;
     let mut failures = Failures::default();
     let (mut crun, mut runc, mut podman) = (Measured::default(), Measured::default(), Vec::new());
@@ -63,22 +63,22 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         eprintln!("round {round} of {runs}");
         let what = |name: &str| format!("round {round}, {name}");
         let outcome = crun.round(&lab, Runtime::Crun).and_then(|()| {
-            podman.push(today::measure(&lab, Runtime::Crun)?);
+            podman.push(podman_baseline::measure(&lab, Runtime::Crun)?);
             Ok(())
         });
         failures.survive(&lab, &what("crun"), outcome)?;
-        // The move and what people do today are compared pair by pair.
+        // netmig and podman are compared pair by pair.
         let pairs = podman.len();
         crun.moves.truncate(pairs);
         crun.floors.truncate(pairs);
         failures.survive(&lab, &what("runc"), runc.round(&lab, Runtime::Runc))?;
         if round == 0 {
-            // The first of everything on a host reads programs from the disk.
+            // The first round reads programs from the disk.
             (crun, runc, podman) = Default::default();
         }
         Ok(())
     });
-    scene::diagnosed(&lab, outcome)?;
+    fixture::diagnosed(&lab, outcome)?;
     lab.down()?;
     let podman: Samples = podman.into_iter().collect();
     let podman_over: Samples =
@@ -141,7 +141,7 @@ fn by_runtime(both: &[(&str, &Measured)], value: impl Fn(&Measured) -> Value) ->
     both.iter().map(|(name, measured)| ((*name).to_owned(), value(measured))).collect()
 }
 
-/// How many tasks wanted a processor in the last minute: figures of a busy machine are worth less.
+/// Returns the load average of the last minute. It shows whether the machine was busy during the measurement.
 fn load() -> Result<f64> {
     let text = fs::read_to_string("/proc/loadavg").context(|| "reading /proc/loadavg")?;
     Ok(text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default())

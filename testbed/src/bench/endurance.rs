@@ -1,5 +1,5 @@
-//! One container that goes round and round, A→B→C→A, under steady load, while another one goes the other way
-//! round: nothing is lost, and nothing grows on any host.
+//! One container that migrates in circles, A→B→C→A, under steady load, while another one migrates in the opposite
+//! direction. Nothing is lost, and nothing grows on any host.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,13 +8,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::scene::{self, NAME};
-use super::statistics::Samples;
+use super::distribution::Samples;
+use super::fixture::{self, NAME};
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::{Lab, LabBuilder, Runtime};
-use crate::traffic::report::Loss;
+use crate::traffic::client_report::Loss;
 
 pub(super) const BENCH: Bench = Bench {
     name: "endurance",
@@ -22,29 +22,29 @@ pub(super) const BENCH: Bench = Bench {
     run,
 };
 
-/// Moves, unless told otherwise.
+/// The default number of migrations.
 const MOVES: u32 = 201;
-/// The hosts on the way round.
+/// The hosts of the circle.
 const ROUND: [&str; 3] = ["a", "b", "c"];
-/// The container that goes the other way round, and where its server is at first.
+/// The container that migrates in the opposite direction.
 const OTHER: &str = "other";
 const OTHER_PORT: u16 = 8000;
-/// Not the first one of its network, which the other one has on its host.
+/// Its address. The first address of the network belongs to the other container.
 const OTHER_ADDRESS: &str = "10.88.0.200";
 const OTHER_ROUND: [&str; 3] = ["c", "b", "a"];
-/// Moves before the hosts are counted for the first time: heaps have found their size by then, and
-/// everything has been there.
+/// The number of migrations before the first count. By then heaps have their final size and every host has had both
+/// containers.
 const WARM_UP: u32 = 30;
-/// Messages a second of each client.
+/// The rate of each client in messages a second.
 const RATE: f64 = 500.0;
-/// How long hosts may take to come to rest before they are counted.
+/// The time limit for hosts to settle before a count.
 const REST: Duration = Duration::from_secs(20);
-/// Growth of a count that has other causes: a process that has just begun or ended.
+/// The growth of a count that other causes explain, such as a process that has just started.
 const NOISE: f64 = 2.0;
-/// Growth of the agents' memory in KiB that is none: a heap does not give everything back.
+/// The growth of the agents' memory in KiB that is not a leak: a heap does not return everything.
 const MEMORY_NOISE: f64 = 3072.0;
 
-/// What is counted on a host.
+/// The counts of a host.
 type Counts = BTreeMap<&'static str, f64>;
 
 fn run(plan: &BenchPlan) -> Result<Value> {
@@ -53,8 +53,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     let warm_up = WARM_UP.min(moves / 2).next_multiple_of(ROUND.len() as u32);
     let lab = LabBuilder::new(&["a", "b", "c", "d"]).start()?;
     for host in ROUND {
-        // What the agents' own connections and former tunnels leave in conntrack is not to be counted for
-        // two minutes.
+        // Otherwise entries of the agents' own connections and of former tunnels would count for two minutes.
         lab.host(host)?.run([
             "sysctl",
             "-q",
@@ -68,7 +67,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     }
     let outcome = (|| -> Result<Value> {
         let (a, d) = (lab.host("a")?, lab.host("d")?);
-        let server = scene::start(a, d, Runtime::Crun, NAME, 7000, &[])?;
+        let server = fixture::start(a, d, Runtime::Crun, NAME, 7000, &[])?;
         let tcp = d.probe().tcp_echo(server).rate(RATE).start()?;
         let udp = d.probe().udp_echo(server).rate(RATE).start()?;
         let other = start_other(lab.host("c")?, d)?;
@@ -78,7 +77,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         let mut legs = Vec::new();
         let mut memory = Vec::new();
         for number in (0..moves).step_by(laps) {
-            // Both are where they began after each lap.
+            // After each lap both are where they began.
             std::thread::scope(|scope| -> Result<()> {
                 let opposite = scope.spawn(|| lap(&lab, OTHER, OTHER_ROUND, |_| ()));
                 lap(&lab, NAME, ROUND, |interruption| {
@@ -142,7 +141,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
         }
         if grown.is_empty() { Ok(figures) } else { Err(Error::Check(format!("grown: {grown:?}"))) }
     })();
-    let figures = scene::diagnosed(&lab, outcome)?;
+    let figures = fixture::diagnosed(&lab, outcome)?;
     lab.down()?;
     Ok(figures)
 }
@@ -156,7 +155,7 @@ fn start_other(host: &Host, far: &Host) -> Result<SocketAddr> {
     Ok(server)
 }
 
-/// Moves a container once around, and tells how long it was interrupted each time.
+/// Migrates a container once around. Calls `moved` with each interruption in milliseconds.
 fn lap(lab: &Lab, container: &str, round: [&str; 3], mut moved: impl FnMut(f64)) -> Result<()> {
     for (place, from) in round.iter().enumerate() {
         let to = round[(place + 1) % round.len()];
@@ -169,7 +168,7 @@ fn noise(what: &str) -> f64 {
     if what.contains("memory") { MEMORY_NOISE } else { NOISE }
 }
 
-/// What is on all hosts, once that is no more than `wanted`, or the time for it is over.
+/// Counts all hosts until the counts are at most `wanted`, or until the time limit.
 fn count_all(
     lab: &Lab,
     wanted: Option<&BTreeMap<String, Counts>>,
@@ -211,7 +210,7 @@ fn count(host: &Host, server: Option<i32>) -> Result<Counts> {
     Ok(counts)
 }
 
-/// Memory of a process in KiB that is not a file's (`RssAnon`, proc_pid_status(5)).
+/// Returns the anonymous memory of a process in KiB (`RssAnon`, proc_pid_status(5)).
 fn resident(pid: i32) -> Option<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status
@@ -219,14 +218,13 @@ fn resident(pid: i32) -> Option<f64> {
         .find_map(|line| line.strip_prefix("RssAnon:")?.split_whitespace().next()?.parse().ok())
 }
 
-/// The time of day in nanoseconds.
+/// Returns the current time in nanoseconds since the Unix epoch.
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// How many messages were lost up to the end of each kind of move, which comes again with each lap; the
-/// last figure is of those after the last move.
+/// Returns the number of lost messages by leg of the circle, and of those after the last migration.
 fn by_leg(losses: &[Loss], ends: &[u64]) -> BTreeMap<String, u64> {
     let mut legs = BTreeMap::new();
     for loss in losses {
@@ -242,7 +240,7 @@ fn by_leg(losses: &[Loss], ends: &[u64]) -> BTreeMap<String, u64> {
     legs
 }
 
-/// What there was, and what there is.
+/// Returns each count before and after.
 fn growth(
     before: &BTreeMap<String, Counts>,
     after: &BTreeMap<String, Counts>,

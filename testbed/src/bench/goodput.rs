@@ -1,16 +1,16 @@
-//! Throughput of a connection that has moved, beside what the tunnel carries between the two hosts.
+//! Throughput of a moved connection, compared with iperf3 through the same tunnel.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::scene::{self, Failures, NAME};
-use super::statistics::{Distribution, Samples};
+use super::distribution::{Distribution, Samples};
+use super::fixture::{self, Failures, NAME};
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
-use crate::traffic::report::Direction;
+use crate::traffic::client_report::Direction;
 
 pub(super) const BENCH: Bench = Bench {
     name: "goodput",
@@ -19,20 +19,20 @@ pub(super) const BENCH: Bench = Bench {
 };
 
 const RUNS: u32 = 5;
-/// How long each of the two is measured.
+/// The length of each measurement.
 const LENGTH: Duration = Duration::from_secs(3);
-/// How long a transfer may find its pace after the move.
+/// The time until the throughput is stable after the migration.
 const SETTLE: Duration = Duration::from_secs(1);
-/// The tunnel of the first peer, and addresses for its ends from another block for documentation.
+/// The tunnel of the first peer. The addresses for its ends are from another block for documentation (RFC 5737).
 const DEVICE: &str = "netmig1";
 const NEAR: &str = "198.51.100.1";
 const FAR: &str = "198.51.100.2";
-/// Port of the bulk service.
+/// The port of the bulk service.
 const BULK: u16 = 7001;
 
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
-    let lab = scene::lab()?;
+    let lab = fixture::lab()?;
     let directions = [("up", Direction::Up), ("down", Direction::Down)];
     let mut all = directions.map(|_| (Vec::new(), Vec::new()));
     let mut failures = Failures::default();
@@ -50,7 +50,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             Ok(())
         })
     });
-    scene::diagnosed(&lab, outcome)?;
+    fixture::diagnosed(&lab, outcome)?;
     lab.down()?;
     println!("{:28}{}", "Mbit/s", Distribution::HEADINGS);
     let mut figures = json!({ "runs": runs });
@@ -70,10 +70,10 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     Ok(figures)
 }
 
-/// Moves a container in the middle of a transfer; the transfer's throughput after that.
+/// Migrates a container during a transfer. Returns the throughput after that in megabits a second.
 fn moved_connection(lab: &Lab, direction: Direction) -> Result<f64> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
-    scene::start(a, c, Runtime::Crun, NAME, BULK - 1, &[])?;
+    fixture::start(a, c, Runtime::Crun, NAME, BULK - 1, &[])?;
     let transfer = c.probe().bulk(a.port(BULK), direction).start()?;
     lab.attempt(NAME, "a", "b", &["--max-interruption", "30"])?.success()?;
     std::thread::sleep(SETTLE);
@@ -82,14 +82,14 @@ fn moved_connection(lab: &Lab, direction: Direction) -> Result<f64> {
     std::thread::sleep(LENGTH);
     let (after, to) = (transferred(c, &server, direction)?, Instant::now());
     let seen = transfer.stop()?;
-    scene::remove(b, NAME)?;
+    fixture::remove(b, NAME)?;
     match seen.fault() {
         Some(fault) => Err(Error::Check(format!("the transfer did not stay whole: {fault}"))),
         None => Ok((after - before) as f64 * 8e-6 / (to - from).as_secs_f64()),
     }
 }
 
-/// Bytes that the connection to `server` has carried, as the kernel of `host` counts them.
+/// Returns the bytes that the connection to `server` has carried, as the kernel of `host` counts them.
 pub(super) fn transferred(host: &Host, server: &str, direction: Direction) -> Result<u64> {
     let text = host.run(["ss", "-tinOH", "state", "established", "dst", server])?;
     let name = match direction {
@@ -102,15 +102,15 @@ pub(super) fn transferred(host: &Host, server: &str, direction: Direction) -> Re
         .ok_or_else(|| Error::Check(format!("no transfer to {server} in: {text}")))
 }
 
-/// Makes a way for the hosts' own traffic through the tunnel, whose ends have no addresses that
-/// differ. The MTU is that of packets that the tunnel need not split.
+/// Configures an address and a route for the hosts' own traffic through the tunnel. The MTU is that of packets which
+/// the tunnel does not fragment.
 fn open_way(host: &Host, own: &str, other: &str) -> Result<()> {
     let own = format!("{own}/32");
     host.run(["ip", "address", "replace", &own, "dev", DEVICE])?;
     host.run(["ip", "route", "replace", other, "dev", DEVICE, "mtu", "1420"]).map(drop)
 }
 
-/// What one TCP connection between the hosts carries through the tunnel, the same way.
+/// Measures one TCP connection between the hosts through the tunnel, in megabits a second.
 fn between_hosts(lab: &Lab, direction: Direction) -> Result<f64> {
     let (a, b) = (lab.host("a")?, lab.host("b")?);
     open_way(a, NEAR, FAR)?;

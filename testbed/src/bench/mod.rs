@@ -1,22 +1,21 @@
-//! Benchmarks: named measurements with figures for people and JSON for programs.
+//! Benchmarks: named measurements that print tables and write JSON.
 
 pub mod busy;
 mod cold;
-mod criu;
+mod connection_count;
 mod direct;
+mod distribution;
 mod downtime;
 mod endurance;
 mod faults;
+mod fixture;
 pub mod floor;
-mod flows;
 mod goodput;
-mod lab;
+mod lab_startup;
 mod parallel;
+mod podman_baseline;
 mod promise;
-mod scene;
-pub mod statistics;
-mod today;
-mod udp;
+mod udp_loss;
 
 use std::fmt::{Debug, Display};
 use std::fs;
@@ -26,37 +25,37 @@ use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
 
-/// How a benchmark is to be run.
+/// The settings of a benchmark.
 #[derive(Debug, Clone)]
 pub struct BenchPlan {
-    /// How often each measurement is repeated; `None`: as the benchmark finds right.
+    /// The number of repetitions; `None`: the benchmark's default.
     pub runs: Option<u32>,
-    /// Parts of names, with commas between them, that select what the benchmark has many of.
-    pub cells: Option<String>,
-    /// How many labs to use side by side; `None`: as the benchmark finds right.
+    /// The variants to measure, separated by commas; `None`: all.
+    pub only: Option<String>,
+    /// The number of labs that run in parallel; `None`: the benchmark's default.
     pub jobs: Option<u32>,
-    /// Where to write the figures as JSON.
+    /// The file for the figures as JSON.
     pub json: Option<PathBuf>,
-    /// Where each result is added as it comes, and what is there is not measured again.
+    /// The file to which each result is appended, and whose results are not measured again.
     pub resume: Option<PathBuf>,
 }
 
 /// A benchmark.
 #[derive(Debug, Clone, Copy)]
 pub struct Bench {
-    /// Its name on the command line.
+    /// The name on the command line.
     pub name: &'static str,
     /// What it measures, in one line.
     pub about: &'static str,
-    /// Measures, prints figures for people on standard output, and returns them as JSON.
+    /// Measures, prints a table on standard output, and returns the figures as JSON.
     pub run: fn(&BenchPlan) -> Result<Value>,
 }
 
 /// All benchmarks.
 pub const ALL: &[Bench] = &[
     downtime::BENCH,
-    udp::BENCH,
-    flows::BENCH,
+    udp_loss::BENCH,
+    connection_count::BENCH,
     cold::BENCH,
     parallel::BENCH,
     goodput::BENCH,
@@ -65,20 +64,19 @@ pub const ALL: &[Bench] = &[
     busy::BENCH,
     endurance::BENCH,
     promise::BENCH,
-    lab::BENCH,
+    lab_startup::BENCH,
 ];
 
-/// Those of `all` that are named by `--cells`, and those that are always measured; all if none is
-/// named.
+/// Returns the variants that `--only` names and those that are always measured; all variants without `--only`.
 fn chosen<T: Copy + PartialEq + Display + Debug>(
     all: &[T],
     always: &[T],
-    cells: Option<&str>,
+    only: Option<&str>,
 ) -> Result<Vec<T>> {
-    let Some(cells) = cells else { return Ok(all.to_vec()) };
-    let asked = |one: &T| cells.split(',').any(|cell| cell == one.to_string());
+    let Some(only) = only else { return Ok(all.to_vec()) };
+    let asked = |one: &T| only.split(',').any(|word| word == one.to_string());
     if !all.iter().any(asked) {
-        return Err(Error::Refused(format!("none of {all:?} is among {cells}")));
+        return Err(Error::Refused(format!("none of {all:?} is among {only}")));
     }
     Ok(all.iter().copied().filter(|one| always.contains(one) || asked(one)).collect())
 }
@@ -86,7 +84,7 @@ fn chosen<T: Copy + PartialEq + Display + Debug>(
 /// Runs a benchmark.
 ///
 /// # Errors
-/// There is none of that name, it failed, or its JSON could not be written.
+/// No benchmark has this name, it failed, or its JSON could not be written.
 pub fn run(name: &str, plan: &BenchPlan) -> Result<()> {
     let Some(bench) = ALL.iter().find(|bench| bench.name == name) else {
         let known: Vec<String> =

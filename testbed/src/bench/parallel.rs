@@ -1,11 +1,11 @@
-//! Several containers moved at once.
+//! Several containers that migrate at once.
 
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::scene::{self, AROUND, Failures, PARTS, START_LIMIT};
-use super::statistics::Samples;
+use super::distribution::Samples;
+use super::fixture::{self, AROUND, Failures, PARTS, START_LIMIT};
 use super::{Bench, BenchPlan, chosen};
 use crate::error::{Error, Result};
 use crate::lab::{Lab, Runtime};
@@ -27,8 +27,8 @@ struct Measured {
 
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
-    let lab = scene::lab()?;
-    let counts = chosen(&COUNTS, &[1], plan.cells.as_deref())?;
+    let lab = fixture::lab()?;
+    let counts = chosen(&COUNTS, &[1], plan.only.as_deref())?;
     let mut all: Vec<Measured> = counts.iter().map(|_| Measured::default()).collect();
     let mut failures = Failures::default();
     let outcome = (0..runs).try_for_each(|round| {
@@ -43,7 +43,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
             Ok(())
         })
     });
-    scene::diagnosed(&lab, outcome)?;
+    fixture::diagnosed(&lab, outcome)?;
     lab.down()?;
     println!(
         "{:>11}{:>24}{:>16}{:>17}{:>17}",
@@ -72,13 +72,13 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     Ok(json!({ "runs": runs, "containers": figures_of, "failures": failures.tell() }))
 }
 
-/// Moves that many containers at once; the interruption of each, and the time until all had moved.
+/// Migrates `count` containers at once. Returns the interruption of each and the total time, in milliseconds.
 fn move_together(lab: &Lab, count: u16) -> Result<(Vec<f64>, f64)> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     let (mut names, mut clients) = (Vec::new(), Vec::new());
     for number in 0..count {
         let name = format!("web{number}");
-        let server = scene::start(a, c, Runtime::Crun, &name, 7000 + 10 * number, &[])?;
+        let server = fixture::start(a, c, Runtime::Crun, &name, 7000 + 10 * number, &[])?;
         c.probe().wait_for_echo(server, START_LIMIT)?;
         clients.push(c.probe().tcp_echo(server).rate(RATE).start()?);
         names.push(name);
@@ -105,7 +105,7 @@ fn move_together(lab: &Lab, count: u16) -> Result<(Vec<f64>, f64)> {
         if let Some(fault) = client.stop_after(AROUND)?.fault() {
             return Err(Error::Check(format!("{name} of {count} at once: {fault}")));
         }
-        scene::remove(b, name)?;
+        fixture::remove(b, name)?;
     }
     Ok((interruptions, total))
 }

@@ -1,5 +1,5 @@
-//! One container that is ordered to several hosts at once, many times; and a first pass that takes longer
-//! than anything waits for elsewhere.
+//! Several migrations of one container at once, many times, and a first pass over the files that exceeds every other
+//! timeout.
 
 use std::time::Duration;
 
@@ -7,31 +7,31 @@ use serde_json::{Value, json};
 
 use super::{Bench, BenchPlan, chosen};
 use crate::cases::promise::long;
-use crate::cases::promise::rivals::{self, Beside, Round};
+use crate::cases::promise::rivals::{self, Interference, Round};
 use crate::error::{Error, Result, chain};
 use crate::lab::Lab;
 
 pub(super) const BENCH: Bench = Bench {
     name: "promise",
-    about: "two and four moves of one container at once (--cells long: a move whose first pass takes minutes)",
+    about: "two and four moves of one container at once (--only long: a move whose first pass takes minutes)",
     run,
 };
 
-/// Rounds of each, unless told otherwise.
+/// The default number of rounds.
 const RUNS: u32 = 50;
-/// The time in which a move is over, and over which orders are spread.
+/// The duration of a migration, over which the starts are spread.
 const WHOLE_MOVE: Duration = Duration::from_millis(1600);
-/// Bytes and rate of a pass that outlives the shim's 235 s.
+/// The bytes and the rate of a pass that exceeds the shim's timeout of 235 s.
 const LONG: (usize, &str) = (66 << 20, "2200kbit");
 
-/// What is done.
+/// The variants.
 const PARTS: [&str; 3] = ["two", "four", "long"];
 
 fn run(plan: &BenchPlan) -> Result<Value> {
-    // The long one takes minutes and is asked for by name.
-    let parts = match &plan.cells {
+    // The long pass takes minutes and runs only when it is named.
+    let parts = match &plan.only {
         None => vec!["two", "four"],
-        cells => chosen(&PARTS, &[], cells.as_deref())?,
+        only => chosen(&PARTS, &[], only.as_deref())?,
     };
     let runs = plan.runs.unwrap_or(RUNS).max(1);
     let mut figures = serde_json::Map::new();
@@ -50,20 +50,20 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     Ok(Value::Object(figures))
 }
 
-/// Orders of one round are given over the time of a whole move, each round in another way; in every fifth
-/// one somebody recovers beside them, in every fifth one is killed.
-fn order(rivals: usize, round: u32) -> (Vec<Duration>, Beside) {
-    // Steps that come everywhere before they come back: 5 has no factor in common with 16.
+/// Returns the delays of the migrations of a round, and the interference. The delays spread over the duration of a
+/// migration and differ between rounds. In every fifth round `recover` runs, and in every fifth an agent is killed.
+fn order(rivals: usize, round: u32) -> (Vec<Duration>, Interference) {
+    // 5 and 16 are coprime, so the steps reach every sixteenth before they repeat.
     let place = |number: u32| WHOLE_MOVE / 16 * (number * 5 % 16);
     let after =
         (0..rivals as u32).map(|number| place(number * (round % 7 + round % 2) + number * round));
     let after: Vec<Duration> = after.collect();
-    let beside = match round % 5 {
-        3 => Beside::Recover,
-        4 => Beside::Kill(round as usize % rivals, place(round + 3)),
-        _ => Beside::Nothing,
+    let interference = match round % 5 {
+        3 => Interference::Recover,
+        4 => Interference::Kill(round as usize % rivals, place(round + 3)),
+        _ => Interference::Nothing,
     };
-    (after, beside)
+    (after, interference)
 }
 
 fn rounds(rivals: usize, runs: u32) -> Result<Value> {
@@ -71,9 +71,9 @@ fn rounds(rivals: usize, runs: u32) -> Result<Value> {
     let mut all: Vec<Value> = Vec::new();
     let (mut good, mut bad) = (0, 0);
     for number in 0..runs {
-        let (after, beside) = order(rivals, number);
-        let (is_good, round) = match rivals::round(&lab, &after, beside) {
-            Ok(round) => (round.problems.is_empty(), told(number, beside, &round)),
+        let (after, interference) = order(rivals, number);
+        let (is_good, round) = match rivals::round(&lab, &after, interference) {
+            Ok(round) => (round.problems.is_empty(), told(number, interference, &round)),
             Err(error) => {
                 println!("FAILED {rivals} {number}: {}", chain(&error));
                 (false, json!({ "error": chain(&error) }))
@@ -92,10 +92,10 @@ fn rounds(rivals: usize, runs: u32) -> Result<Value> {
     Ok(json!({ "rounds": all, "problems": bad, "summary": summary }))
 }
 
-fn told(number: u32, beside: Beside, round: &Round) -> Value {
+fn told(number: u32, interference: Interference, round: &Round) -> Value {
     let verdict = if round.problems.is_empty() { "ok    " } else { "FAILED" };
     println!(
-        "{verdict} {} orders, {number}: after {:?} ms, {beside:?}: exits {:?}, runs on {}",
+        "{verdict} {} orders, {number}: after {:?} ms, {interference:?}: exits {:?}, runs on {}",
         round.exits.len(),
         round.after_ms,
         round.exits,
@@ -104,7 +104,7 @@ fn told(number: u32, beside: Beside, round: &Round) -> Value {
     for problem in &round.problems {
         println!("       {problem}");
     }
-    json!({ "beside": format!("{beside:?}"), "round": round })
+    json!({ "interference": format!("{interference:?}"), "round": round })
 }
 
 fn long_pass() -> Result<Value> {

@@ -1,5 +1,5 @@
-//! A paired host that says what it should not. It shows this host's own identity, as an agent does, and
-//! then sends any messages in any order; tests tell it which, as JSON on standard input:
+//! A paired host that violates the protocol. It authenticates with this host's identity, as an agent does, and sends
+//! any messages in any order. Tests describe them as JSON on standard input:
 //!
 //! ```json
 //! {"to": "192.0.2.2:7472", "patience_ms": 3000, "conversations": [
@@ -8,7 +8,13 @@
 //! ]}
 //! ```
 //!
-//! What comes back is printed as JSON, for each message of each conversation.
+//! It prints the answer to each message of each conversation as JSON.
+//!
+//! It can also take the place of an agent-server that answers so:
+//!
+//! ```json
+//! {"port": 7472, "role": "Refuse", "text": "no\u001b[2J"}
+//! ```
 
 use std::io::Read;
 use std::process::ExitCode;
@@ -16,12 +22,15 @@ use std::time::Duration;
 
 use checkpoint::criu;
 use clap::{Parser, Subcommand};
-use netmig::peer::PeerNumber;
+use migration::convert::Wire;
+use migration::offer::Offer;
+use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{Hello, ImageRef, Message, Network, Offer};
-use protocol::peer_address::Destination;
-use protocol::trust::Trust;
+use protocol::message::{
+    self, Failure, FailureCode, Hello, ImageRef, Introduction, Message, Network, Transport, Verdict,
+};
+use protocol::trust::{Servers, Trust};
 use protocol::wire::{self, Connection};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -29,9 +38,11 @@ use state::cause::{Cause, chain};
 use state::directories::{Directories, STATE};
 use state::host;
 use state::id::{HostId, MigrationId};
-use steering::tunnels::{self, SteeringLock};
+use state::peer_address::Destination;
+use state::peer_text::PeerText;
+use steering::tunnels::{self, SteeringLock, TunnelEnd};
 
-/// A paired host that does not keep to the protocol
+/// A paired host that violates the protocol
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -45,21 +56,44 @@ enum Action {
     Whoami,
     /// Hold the conversations that are described on standard input
     Say,
+    /// Answer as a destination, as this JSON describes, until it is killed
+    Answer { script: String },
 }
 
-/// What is to be said, and to whom.
+/// The answer of a destination to every offer.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answers {
+    /// The TCP port.
+    port: u16,
+    /// The kind of the answer.
+    role: Role,
+    /// The text of the answer.
+    text: String,
+}
+
+/// How a destination refuses an offer.
+#[derive(Clone, Copy, Deserialize)]
+enum Role {
+    /// With a verdict.
+    Refuse,
+    /// By a failure.
+    Fail,
+}
+
+/// The conversations and their receiver.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Script {
     /// The agent-server.
     to: Destination,
-    /// How long each answer is waited for.
+    /// The time limit for each answer, in milliseconds.
     patience_ms: u64,
-    /// One connection each.
+    /// The conversations, each over its own connection.
     conversations: Vec<Vec<Line>>,
 }
 
-/// One thing to be said.
+/// One step of a conversation.
 #[derive(Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 enum Line {
@@ -79,22 +113,24 @@ enum Line {
         #[serde(default)]
         anchors: Vec<HostId>,
     },
-    /// After an offer: a tunnel that works, as the client would make it.
+    /// After an offer: a working tunnel, as the client would set it up.
     Tunnel { tunnel: bool },
-    /// As a first line: whether to introduce itself.
+    /// A tunnel end that does not work, whose kind is this text.
+    RawKind { tunnel_of_kind: String },
+    /// As a first line: whether to send a hello.
     Greeting { greet: bool },
     /// Waits before the next line.
     Pause { pause_ms: u64 },
 }
 
-/// What came back for one message.
+/// The answer to one message.
 #[derive(Serialize)]
 struct Answer {
-    /// The message's name.
+    /// The name of the message.
     sent: String,
-    /// The answer's name; `closed`, or `silence` if none came in time.
+    /// The name of the answer; `closed` for a closed connection, `silence` if no answer came in time.
     answer: String,
-    /// What it says, for people.
+    /// The text of the answer.
     text: String,
 }
 
@@ -103,7 +139,7 @@ struct Answer {
 #[error("no message is called {0:?}")]
 struct NoMessage(String);
 
-/// Finds a message by its name; its body is that of the protocol in JSON.
+/// Builds a message from its name and its body in JSON.
 macro_rules! named {
     ($name:expr, $body:expr, [$($known:ident)*]) => {
         match $name {
@@ -150,6 +186,44 @@ fn act(action: &Action) -> Result<String, Cause> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             Ok(serde_json::to_string(&runtime.block_on(say(&trust, script))?)?)
         }
+        Action::Answer { script } => {
+            let answers = serde_json::from_str(script)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(answer(&trust, &answers))
+        }
+    }
+}
+
+/// Answers one connection after another as a destination; never returns but for an error.
+async fn answer(trust: &Trust, answers: &Answers) -> Result<String, Cause> {
+    let servers = Servers::new(trust)?;
+    let listener = tokio::net::TcpListener::bind(("0.0.0.0", answers.port)).await?;
+    eprintln!("listening");
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let (_, mut connection) = Connection::accept(&servers, stream).await?;
+        while let Ok(message) = connection.receive(Duration::from_secs(30)).await {
+            let text = || PeerText::raw(answers.text.clone());
+            let said = match message {
+                Message::Hello(_) => {
+                    let (name, software) = (text(), text());
+                    let own = Introduction { name, software, ..Introduction::default() };
+                    Message::Hello(Hello::from(&own))
+                }
+                Message::Offer(_) => match answers.role {
+                    Role::Refuse => Message::Verdict(Verdict {
+                        blockers: vec![message::Blocker { code: text(), message: text() }],
+                        image_missing: false,
+                        addresses: Vec::new(),
+                    }),
+                    Role::Fail => {
+                        Message::Failure(Failure { code: FailureCode::Step, message: text() })
+                    }
+                },
+                _ => continue,
+            };
+            connection.send(&said).await?;
+        }
     }
 }
 
@@ -162,7 +236,7 @@ async fn say(trust: &Trust, script: Script) -> Result<Vec<Vec<Answer>>, Cause> {
     Ok(all)
 }
 
-/// Holds one conversation, until its lines are said or the far end has closed.
+/// Holds one conversation until its last line, or until the other side closes the connection.
 async fn converse(
     trust: &Trust,
     to: &Destination,
@@ -171,9 +245,8 @@ async fn converse(
 ) -> Result<Vec<Answer>, Cause> {
     let mut connection = Connection::dial(trust, to).await?;
     if !matches!(lines.first(), Some(Line::Greeting { greet: false })) {
-        let ours = Hello { name: host::name(), software: "hostile".to_owned() };
-        connection.send(&Message::Hello(ours)).await?;
-        connection.receive(patience).await?;
+        let own = Introduction::of_this_agent(&host::name(), "hostile");
+        connection.introduce(&own, patience).await?;
     }
     let mut answers = Vec::new();
     let mut tunnel = None;
@@ -189,8 +262,15 @@ async fn converse(
                 continue;
             }
             Line::Message { send, body, at_once } => (message(&send, body)?, at_once),
+            Line::RawKind { tunnel_of_kind } => {
+                let transport = Transport::WireGuard { public_key: [9; 32], port: 40_000 };
+                let kind = PeerText::raw(tunnel_of_kind);
+                let end = message::TunnelEnd { transport, kind };
+                (Message::TunnelOffer(end), false)
+            }
             Line::Offer { offer, migration, anchors } => {
-                (Message::Offer(Box::new(describe(&offer, migration, anchors).await?)), false)
+                let offer = describe(&offer, migration, anchors).await?;
+                (Message::Offer(Box::new(offer.into_wire())), false)
             }
         };
         let sent = message.name().to_owned();
@@ -214,7 +294,7 @@ async fn converse(
     Ok(answers)
 }
 
-/// Makes both ends of a tunnel; gives the number of the host at the other end.
+/// Sets up both ends of a tunnel. Returns the number of the peer.
 async fn connect(connection: &mut Connection, patience: Duration) -> Result<PeerNumber, Cause> {
     let directories = Directories::default();
     directories.create()?;
@@ -222,8 +302,8 @@ async fn connect(connection: &mut Connection, patience: Duration) -> Result<Peer
         (tunnels::allot(&directories, connection.host()).await?, connection.peer().ip());
     let _lock = SteeringLock::take(&directories.run).await?;
     let end = tunnels::prepare(peer, address, false).await?;
-    connection.send(&Message::TunnelOffer(end)).await?;
-    let answer = expect!(connection, patience, TunnelAnswer)?;
+    connection.send(&Message::TunnelOffer(end.into_wire())).await?;
+    let answer = TunnelEnd::from_wire(expect!(connection, patience, TunnelAnswer)?)?;
     tunnels::complete(peer, address, &answer).await?;
     tunnel::establish(peer).await?;
     Ok(peer)
@@ -243,7 +323,7 @@ impl Answer {
     }
 }
 
-/// What the client would offer for a container of this host.
+/// Builds the offer that the client would send for a container of this host.
 async fn describe(
     name: &str,
     migration: MigrationId,
@@ -264,7 +344,7 @@ async fn describe(
         networks: container.networks.iter().map(network).collect(),
         any_address: true,
         direct: None,
-        // One that publishes none.
+        // The container publishes no ports.
         ports: Vec::new(),
         anchors,
         aliases: Vec::new(),
@@ -316,7 +396,7 @@ mod tests {
         let commit = message("Commit", id).unwrap();
         assert!(matches!(commit, Message::Commit(MigrationId(id)) if id == [7; 16]));
         let end = serde_json::json!({"kind": "wireguard",
-            "means": {"WireGuard": {"public_key": vec![1; 32], "port": 51820}}});
+            "transport": {"WireGuard": {"public_key": vec![1; 32], "port": 51820}}});
         assert!(matches!(message("TunnelOffer", end), Ok(Message::TunnelOffer(_))));
         assert!(message("Bribe", Value::Null).is_err());
     }

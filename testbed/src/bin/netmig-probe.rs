@@ -1,5 +1,5 @@
-//! Traffic that checks itself: servers for containers, clients for lab hosts. Clients print one JSON
-//! report on standard output, and `ready` on standard error once traffic flows both ways.
+//! Traffic that checks itself: servers for containers and clients for lab hosts. A client prints `ready` on standard
+//! error when traffic flows both ways, and one JSON report on standard output at the end.
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -10,18 +10,18 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use testbed::blocked;
-use testbed::situation;
+use testbed::scenario;
 use testbed::traffic::bulk::{self, BulkPlan};
-use testbed::traffic::count::{self, CountPlan};
+use testbed::traffic::client_report::Direction;
 use testbed::traffic::echo::{self, EchoPlan, SIZE_MIN};
-use testbed::traffic::report::Direction;
+use testbed::traffic::packet_capture;
+use testbed::traffic::redis_counter::{self, CountPlan};
 use testbed::traffic::requests::{self, RequestsPlan};
 use testbed::traffic::serve::{self, ServePlan};
 use testbed::traffic::stop::Stop;
-use testbed::traffic::wire;
 use testbed::traffic::{BULK_PORT, ECHO_PORT};
 
-/// Traffic that checks itself
+/// Serves and sends traffic that checks itself
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -41,21 +41,21 @@ enum Action {
     Bulk(Bulk),
     /// Increment a counter in redis over one connection and check every answer
     Count(Count),
-    /// Ask a web server again and again, with a connection for each request
+    /// Send requests to a web server, with a connection for each
     Requests(Requests),
-    /// Count what comes from a server, by the hosts that forwarded it, until standard input closes
+    /// Count the packets that arrive from a server, by the hosts that forwarded them
     Wire {
         /// IPv4 address and port of the server
         server: SocketAddrV4,
     },
-    /// Sit in each of a number of blocking system calls, and tell how it returned
+    /// Make each of a number of blocking system calls, and print its result
     Blocked {
-        /// Seconds after which each of them is to return
+        /// Seconds after which each call returns
         seconds: u64,
     },
-    /// Enter a situation that a move has to know of, and stay in it
-    Situation {
-        /// Its name; `options`: sockets with options
+    /// Set up a scenario that a migration has to recognise, and keep it
+    Scenario {
+        /// Name of the scenario; `options`: sockets with options
         name: String,
     },
     /// Print the counters of a server, and a check of its memory
@@ -119,6 +119,9 @@ struct Echo {
     /// Seconds to wait at the end for missing replies
     #[arg(long, default_value_t = 5.0)]
     drain: f64,
+    /// Report the round-trip time of each message
+    #[arg(long)]
+    latencies: bool,
     #[command(flatten)]
     until: Until,
 }
@@ -127,13 +130,13 @@ struct Echo {
 struct Bulk {
     /// Address of the bulk service
     server: SocketAddr,
-    /// Which way the bytes go
+    /// Direction of the transfer
     #[arg(long, value_enum)]
     direction: Direction,
     /// Bytes to transfer; 0: until told to end
     #[arg(long, default_value_t = 0)]
     bytes: u64,
-    /// Bytes a second; 0: as fast as it goes
+    /// Bytes a second; 0: no limit
     #[arg(long, default_value_t = 0)]
     rate_limit: u64,
     /// Seconds without any progress after which to give up
@@ -161,13 +164,13 @@ struct Count {
 struct Requests {
     /// Address of the web server
     server: SocketAddr,
-    /// What to ask for
+    /// Path to request
     #[arg(long, default_value = "/")]
     path: String,
-    /// Clients at a time
+    /// Number of clients
     #[arg(long, default_value_t = 1)]
     clients: u32,
-    /// Seconds that a connection or an answer may take
+    /// Time limit in seconds for a connection or an answer
     #[arg(long, default_value_t = 20)]
     patience: u64,
     #[command(flatten)]
@@ -231,7 +234,7 @@ fn act(action: Action) -> io::Result<()> {
                 key: args.key,
                 patience: Duration::from_secs(args.patience.max(1)),
             };
-            print(&count::run(&plan, &stop, ready)?)
+            print(&redis_counter::run(&plan, &stop, ready)?)
         }
         Action::Requests(args) => {
             let stop = Stop::new(args.until.seconds, args.until.until_stdin_closes)?;
@@ -243,9 +246,11 @@ fn act(action: Action) -> io::Result<()> {
             };
             print(&requests::run(&plan, &stop, ready)?)
         }
-        Action::Situation { name } if name == "options" => situation::options::hold(),
-        Action::Situation { name } => situation::hold(&name),
-        Action::Wire { server } => print(&wire::listen(server, &Stop::new(None, true)?, ready)?),
+        Action::Scenario { name } if name == "options" => scenario::socket_options::hold(),
+        Action::Scenario { name } => scenario::hold(&name),
+        Action::Wire { server } => {
+            print(&packet_capture::listen(server, &Stop::new(None, true)?, ready)?)
+        }
         Action::Blocked { seconds } => blocked::run(Duration::from_secs(seconds), ready),
         Action::Stats { server } => print(&bulk::stats(server)?),
     }
@@ -261,6 +266,7 @@ impl Echo {
             idle: self.idle,
             size: self.size,
             drain: Duration::from_secs_f64(self.drain.max(0.0)),
+            record_latencies: self.latencies,
         };
         Ok((plan, stop))
     }

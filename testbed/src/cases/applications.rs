@@ -1,13 +1,13 @@
-//! Programs that people run, moved while they are being used.
+//! Common programs, migrated while clients use them.
 
 use std::time::Duration;
 
 use super::subject::numbered_lines;
-use crate::build::PROBE;
 use crate::ensure;
 use crate::error::Result;
+use crate::programs::PROBE;
 use crate::runner::{Case, Context};
-use crate::traffic::report::CountReport;
+use crate::traffic::client_report::CountReport;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("applications-redis-counts-on", &["applications"], redis),
@@ -15,7 +15,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("applications-python-with-children-goes-on", &["applications"], python),
 ];
 
-/// How long a program may take to get ready or to finish.
+/// The time limit for a program to get ready or to finish.
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn redis(context: &Context) -> Result<()> {
@@ -84,7 +84,7 @@ fn nginx(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Numbers go through two children by pipes and are appended to a file; a thread echoes.
+/// A program that passes numbers through two children by pipes and appends them to a file. A thread echoes.
 const PYTHON: &str = r#"
 import socket, subprocess, sys, threading, time
 relay = "import sys\nfor line in sys.stdin:\n    print(line.strip(), 'relayed', flush=True)"

@@ -1,4 +1,4 @@
-//! Migrations that end before their commit: the container goes on where it was.
+//! Migrations that are cancelled before their commit. The container goes on where it was.
 
 use std::time::Duration;
 
@@ -8,23 +8,23 @@ use super::subject::{Clients, serve};
 use super::untouched::Untouched;
 use crate::ensure;
 use crate::error::Result;
-use crate::faults::gate;
-use crate::host::process::HostProcess;
+use crate::faults::breakpoint;
+use crate::host::host_process::HostProcess;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("cancel-by-the-user", &["migration", "cancel"], by_the_user),
     Case::new("cancel-by-a-dead-destination", &["migration", "cancel"], dead_destination)
-        .in_company(),
+        .parallel(),
 ];
 
-/// Exit code of a migration that failed and went back.
+/// The exit code of a migration that was rolled back.
 const ROLLED_BACK: i32 = 4;
-/// How long a migration may take to turn back.
+/// The time limit for a rollback.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Memory that makes the dump last long enough to be met by a signal.
+/// Memory that makes the dump last long enough for a signal to arrive during it.
 const MEMORY: [&str; 2] = ["--memory", "192"];
 
 fn client(lab: &Lab) -> Result<HostProcess> {
@@ -46,13 +46,13 @@ fn by_the_user(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     lab.serve("b")?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
-    // The first container on a host leaves netavark's empty table there.
+    // The first container on a host leaves an empty table of netavark's.
     b.podman(["run", "--rm", "probe:1", "true"])?;
-    gate::install(b)?;
-    gate::tarry(b, "restore", Duration::from_secs(1))?;
+    breakpoint::install(b)?;
+    breakpoint::delay_step(b, "restore", Duration::from_secs(1))?;
     serve(a, "web", 7000, &MEMORY, c)?;
     let clients = Clients::start(c, a.port(7000))?;
-    // The line of a step appears when it is over.
+    // The line of a step appears at its end.
     for (after, pause) in [("tunnel", 20), ("files, first pass", 150)] {
         let before = Untouched::look(&lab, "a", "b", "web")?;
         let mut process = client(&lab)?;
@@ -68,7 +68,7 @@ fn by_the_user(context: &Context) -> Result<()> {
     lab.migrate("web", "a", "b").map(drop)
 }
 
-/// The destination's agent is killed while it stages; a new one finds the host fit for another try.
+/// The destination's agent is killed while it stages. The next agent finds the host ready for another attempt.
 fn dead_destination(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     lab.serve("b")?;

@@ -1,4 +1,4 @@
-//! Telling cells of the fault matrix; `cargo testbed bench faults` has them all.
+//! Representative cells of the fault matrix. `cargo testbed bench faults` runs all cells.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,48 +9,46 @@ use super::subject::{Clients, serve};
 use super::terminal::Terminal;
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
-use crate::faults::stale::Kind;
-use crate::faults::{Arena, Cell, Fault, Moment, RunsOn, Side};
+use crate::faults::stale_journal::LastRecord;
+use crate::faults::{Cell, Fault, Harness, InjectionPoint, RunsOn, Side};
 use crate::host::Host;
 use crate::lab::Lab;
-use crate::pace;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("faults-before-the-decision", &["faults", "migration"], before)
-        .limit(300)
-        .in_company(),
-    Case::new("faults-after-the-decision", &["faults", "migration"], after).limit(300).in_company(),
+    Case::new("faults-before-the-decision", &["faults", "migration"], before).limit(300).parallel(),
+    Case::new("faults-after-the-decision", &["faults", "migration"], after).limit(300).parallel(),
     Case::new("faults-a-person-takes-a-move-back", &["faults", "operator"], taken_back)
         .limit(300)
-        .in_company(),
+        .parallel(),
     Case::new("faults-a-restart-of-the-destination", &["faults", "promise"], restarted)
         .limit(300)
-        .in_company(),
+        .parallel(),
     Case::new("faults-a-stale-journal-and-a-later-move", &["faults", "promise"], stale)
         .limit(300)
-        .in_company(),
-    Case::new("faults-killed-as-it-begins", &["faults"], beginnings).limit(300).in_company(),
-    Case::new("faults-journals-of-nobody", &["faults", "refusal"], strange_journals).in_company(),
+        .parallel(),
+    Case::new("faults-killed-as-it-begins", &["faults"], beginnings).limit(300).parallel(),
+    Case::new("faults-journals-of-nobody", &["faults", "refusal"], strange_journals).parallel(),
 ];
 
-/// How long a program may take to say what it has to.
+/// The time limit for the message of a program.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long whatever a killed agent has left may take to go.
+/// The time limit for the removal of what a killed agent has left.
 const SETTLES: Duration = Duration::from_secs(20);
-/// Exit code of an attempt that was refused.
+/// The exit code of an attempt that was refused.
 const REFUSED: i32 = 3;
-/// Exit code of a recovery that leaves something.
+/// The exit code of a recovery that leaves something.
 const FAILED: i32 = 1;
 /// The directory of journals.
 const JOURNALS: &str = "/var/lib/netmig/journal";
 
-/// Tries cells one after the other; `runs_on` is where the container must be after each.
-fn try_all(context: &Context, cells: &[(Moment, Fault)], runs_on: RunsOn) -> Result<()> {
-    let arena = Arena::of(context.lab(&["a", "b", "c"])?)?;
-    for (moment, fault) in cells {
-        let cell = Cell { moment: *moment, fault: *fault };
-        let outcome = arena.run(cell)?;
+/// Runs cells one after the other. After each the container must run on `runs_on`.
+fn try_all(context: &Context, cells: &[(InjectionPoint, Fault)], runs_on: RunsOn) -> Result<()> {
+    let harness = Harness::of(context.lab(&["a", "b", "c"])?)?;
+    for (point, fault) in cells {
+        let cell = Cell { point: *point, fault: *fault };
+        let outcome = harness.run(cell)?;
         let problems = outcome.problems(cell);
         ensure!(problems.is_empty(), "{cell}: {problems:?}: {}", outcome.said);
         ensure!(outcome.runs_on == runs_on, "{cell}: it runs on {:?}", outcome.runs_on);
@@ -59,43 +57,46 @@ fn try_all(context: &Context, cells: &[(Moment, Fault)], runs_on: RunsOn) -> Res
     Ok(())
 }
 
-/// Whatever dies before the commit record, the container runs on where it was.
+/// After any fault before the commit record the container runs on the source.
 fn before(context: &Context) -> Result<()> {
     let cells = [
-        (Moment::Dump, Fault::Kill(Side::Source)),
-        (Moment::Dump, Fault::DumpFails),
-        (Moment::Restore, Fault::RestoreFails),
-        (Moment::Restore, Fault::Kill(Side::Destination)),
-        (Moment::Prepared, Fault::KillBoth),
+        (InjectionPoint::Dump, Fault::Kill(Side::Source)),
+        (InjectionPoint::Dump, Fault::DumpFails),
+        (InjectionPoint::Restore, Fault::RestoreFails),
+        (InjectionPoint::Restore, Fault::Kill(Side::Destination)),
+        (InjectionPoint::Prepared, Fault::KillBoth),
     ];
     try_all(context, &cells, RunsOn::Source)
 }
 
-/// Whatever dies after it, the container runs where it was to go.
+/// After any fault after the commit record the container runs on the destination.
 fn after(context: &Context) -> Result<()> {
     let cells = [
-        (Moment::Commit, Fault::Kill(Side::Source)),
-        (Moment::Active, Fault::Kill(Side::Destination)),
-        (Moment::Commit, Fault::CutAndKill(Side::Source)),
+        (InjectionPoint::Commit, Fault::Kill(Side::Source)),
+        (InjectionPoint::Active, Fault::Kill(Side::Destination)),
+        (InjectionPoint::Commit, Fault::CutAndKill(Side::Source)),
     ];
     try_all(context, &cells, RunsOn::Destination)
 }
 
-/// What a restarted destination has of an undecided copy is not started there by its restart policy.
+/// A restarted destination does not start an undecided copy by its restart policy.
 fn restarted(context: &Context) -> Result<()> {
-    for moment in [Moment::Files, Moment::Restore, Moment::Prepared] {
-        try_all(context, &[(moment, Fault::Reboot(Side::Destination))], RunsOn::Source)?;
+    for point in [InjectionPoint::Files, InjectionPoint::Restore, InjectionPoint::Prepared] {
+        try_all(context, &[(point, Fault::Reboot(Side::Destination))], RunsOn::Source)?;
     }
     Ok(())
 }
 
-/// The recovery of a move that is long over leaves the flows of a later one alone.
+/// The recovery of an earlier migration does not touch the flows of a later one.
 fn stale(context: &Context) -> Result<()> {
-    try_all(context, &[(Moment::Stage, Fault::Stale(Kind::Interruption))], RunsOn::Destination)
+    try_all(
+        context,
+        &[(InjectionPoint::Stage, Fault::Stale(LastRecord::Interruption))],
+        RunsOn::Destination,
+    )
 }
 
-/// The source's agent dies just before, while, or just after the migration's first record is written on
-/// either host.
+/// The source's agent dies just before, during or just after the write of the first record on either host.
 fn beginnings(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
@@ -110,7 +111,7 @@ fn beginnings(context: &Context) -> Result<()> {
         client.signal(Signal::SIGKILL)?;
         client.wait(LIMIT)?;
         for host in [a, b] {
-            let deadline = Instant::now() + pace::patience(SETTLES);
+            let deadline = Instant::now() + slowdown::limit(SETTLES);
             while let Some(journal) = journals(host)? {
                 let late = Instant::now() > deadline;
                 ensure!(!late, "killed {pause} ms on: {} has {journal}", host.name());
@@ -124,7 +125,7 @@ fn beginnings(context: &Context) -> Result<()> {
     lab.migrate("web", "a", "b").map(drop)
 }
 
-/// One of a host's journals, begun or being made.
+/// Returns one of a host's journals, complete or not.
 fn journals(host: &Host) -> Result<Option<String>> {
     let path = host.path(JOURNALS);
     if !path.exists() {
@@ -134,7 +135,7 @@ fn journals(host: &Host) -> Result<Option<String>> {
     Ok(entries.next().transpose().ok().flatten().map(|e| e.path().display().to_string()))
 }
 
-/// The journal of a decided move to a host that is gone for good.
+/// Writes the journal of a decided migration to a host that does not exist any more. Returns its path.
 fn plant(lab: &Lab, name: &str) -> Result<String> {
     let a = lab.host("a")?;
     let inspect = |format: &str| a.podman(["inspect", "--format", format, name]);
@@ -152,7 +153,7 @@ fn plant(lab: &Lab, name: &str) -> Result<String> {
     Ok(path)
 }
 
-/// The name has to be typed out, and a wrong one changes nothing.
+/// The operator has to type the container's name, and a wrong name changes nothing.
 fn taken_back(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
@@ -187,7 +188,7 @@ fn taken_back(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Journals that nobody can have written are told of, and neither acted upon nor changed.
+/// Malformed journals are reported, and neither acted upon nor changed.
 fn strange_journals(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);

@@ -1,16 +1,16 @@
-//! The lab itself: hosts, their separation, and their end.
+//! The lab itself: its hosts, their isolation, and their removal.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::leftovers::Traces;
+use super::lab_resources::LabResources;
 use crate::ensure;
 use crate::error::{Context as _, Result};
 use crate::lab::{self, Lab, LabBuilder};
 use crate::runner::{Case, Context};
 
-/// First argument of this program when it is to start a lab, say so, and wait to be killed.
+/// The first argument that makes this program start a lab, print its name, and wait to be killed.
 pub const VICTIM_ARGUMENT: &str = "lab-victim";
 
 pub(super) const CASES: &[Case] = &[
@@ -51,10 +51,10 @@ fn leaves_nothing_behind(context: &Context) -> Result<()> {
     for host in lab.hosts() {
         host.podman(["run", "--detach", "--name", "web", "--publish", "7000:7000", "probe:1"])?;
     }
-    // A frozen container and an orphan in a session of its own are the hardest to get rid of.
+    // A frozen container and an orphan in a session of its own are the hardest to remove.
     lab.host("a")?.podman(["pause", "web"])?;
     lab.host("b")?.run(["setsid", "--fork", "sleep", "1000"])?;
-    let traces = Traces::of(&lab)?;
+    let traces = LabResources::of(&lab)?;
     let (processes, namespaces) = traces.counts();
     ensure!(processes >= 8 && namespaces >= 15, "only {processes} and {namespaces}: {traces:?}");
     let started = Instant::now();
@@ -66,8 +66,8 @@ fn leaves_nothing_behind(context: &Context) -> Result<()> {
     nothing_remains(&traces)
 }
 
-/// Namespaces end a moment after their last process.
-fn nothing_remains(traces: &Traces) -> Result<()> {
+/// Waits until nothing of the lab is left. Namespaces end a moment after their last process.
+fn nothing_remains(traces: &LabResources) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let left = traces.remaining()?;
@@ -89,7 +89,7 @@ fn killed_run_is_swept(_: &Context) -> Result<()> {
     }
     let places = lab::claim::Places::of(id.trim())?;
     let before = lab::cgroup::processes(&places.cgroup);
-    // While its owner lives, nobody touches it.
+    // While its owner lives, no other run removes it.
     let untouched = lab::sweep()?;
     victim.kill().context(|| "killing a run")?;
     victim.wait().context(|| "waiting for a run")?;

@@ -1,4 +1,4 @@
-//! Containers that move while clients talk to them.
+//! Migrations of containers under traffic.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use super::subject::{Clients, numbered_lines, serve};
 use crate::ensure;
 use crate::error::Result;
 use crate::lab::Runtime;
-use crate::pace;
 use crate::runner::{Case, Context};
-use crate::traffic::report::Direction;
+use crate::slowdown;
+use crate::traffic::client_report::Direction;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("migration-crun-keeps-tcp-and-udp", &["migration", "flows"], |context| {
@@ -21,6 +21,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("migration-keeps-bulk-transfers", &["migration", "flows"], bulk),
     Case::new("migration-of-a-second-container", &["migration"], second_container),
     Case::new("migration-ships-a-missing-image", &["migration"], missing_image),
+    Case::new("hops-a-moved-container-moves-on", &["migration", "hops"], onwards),
 ];
 
 fn keeps_tcp_and_udp(context: &Context, runtime: Runtime) -> Result<()> {
@@ -42,18 +43,19 @@ fn keeps_tcp_and_udp(context: &Context, runtime: Runtime) -> Result<()> {
 }
 
 fn many_connections(context: &Context) -> Result<()> {
-    let connections = pace::rate(2000.0) as u32;
+    let connections = slowdown::rate(2000.0) as u32;
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
     serve(a, "web", 7000, &[], c)?;
-    let client = c.probe().tcp_echo(a.port(7000)).rate(pace::rate(4000.0)).connections(connections);
+    let client =
+        c.probe().tcp_echo(a.port(7000)).rate(slowdown::rate(4000.0)).connections(connections);
     let run = client.start()?;
     let migration = lab.migrate("web", "a", "b")?;
-    // Each has its turn twice a second: six more, however short the move was.
+    // Each connection sends twice a second: six more messages, however short the migration was.
     let seen = run.stop_after(Duration::from_secs(3))?;
     ensure!(seen.fault().is_none(), "{:?} of {seen:?}", seen.fault());
     ensure!(seen.connections == u64::from(connections), "{seen:?}");
-    // Every connection has spoken several times, before and after.
+    // Every connection has sent several messages, before and after.
     ensure!(seen.sent >= 4 * u64::from(connections), "only {} messages", seen.sent);
     ensure!(migration.flows.tcp >= u64::from(connections), "{:?}", migration.flows);
     let told = (migration.interruption_ms, seen.max_gap_ms);
@@ -63,7 +65,7 @@ fn many_connections(context: &Context) -> Result<()> {
 
 fn bulk(context: &Context) -> Result<()> {
     // Bytes a second of each transfer.
-    let rate = pace::rate(20_000_000.0) as u64;
+    let rate = slowdown::rate(20_000_000.0) as u64;
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
     serve(a, "web", 7000, &[], c)?;
@@ -127,5 +129,33 @@ fn missing_image(context: &Context) -> Result<()> {
     let used = b.podman(["inspect", "--format", "{{.ImageName}}", "web"])?;
     ensure!(used.ends_with("probe:1"), "the container's image is {used}");
     ensure!(migration.steps.iter().any(|step| step.name == "image"), "{:?}", migration.steps);
+    Ok(())
+}
+
+/// A container migrates twice with connections from before the first migration.
+fn onwards(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c", "d"])?;
+    let (a, b, c, d) = (lab.host("a")?, lab.host("b")?, lab.host("c")?, lab.host("d")?);
+    serve(a, "web", 7000, &["--memory", "4"], d)?;
+    let first = Clients::start(d, a.port(7000))?;
+    let one = lab.migrate("web", "a", "b")?;
+    // The anchor of the second generation of connections is the second host.
+    d.probe().wait_for_echo(b.port(7000), Duration::from_secs(5))?;
+    let second = Clients::start(d, b.port(7000))?;
+    let two = lab.migrate("web", "b", "c")?;
+    let (first, second) = (first.stop()?, second.stop()?);
+    context.remark(format!(
+        "interruptions {:.0} and {:.0} ms, {}; {}",
+        one.interruption_ms,
+        two.interruption_ms,
+        first.gaps(),
+        second.gaps()
+    ));
+    for host in [a, b] {
+        let left = host.podman(["ps", "--all", "--format", "{{.Names}}"])?;
+        ensure!(left.is_empty(), "host {} still has {left}", host.name());
+    }
+    let stats = c.probe().stats(c.port(7001))?;
+    ensure!(stats.memory_bytes == 4 << 20 && stats.memory_bad == 0, "{stats:?}");
     Ok(())
 }

@@ -21,11 +21,11 @@ mod cancel;
 mod faults;
 mod fidelity;
 mod flows;
-mod hops;
 mod lab;
-mod leftovers;
+mod lab_resources;
 mod migration;
 mod operator;
+mod peer_texts;
 mod permissions;
 pub(crate) mod promise;
 mod refusal;
@@ -43,13 +43,12 @@ pub use lab::{VICTIM_ARGUMENT, be_victim};
 pub(crate) use untouched::without_own_state;
 pub use vm::VM;
 
-/// All lab tests, in the order in which they run.
+/// Returns all lab tests, in the order in which they run.
 pub fn all() -> Vec<Case> {
     [
         lab::CASES,
         traffic::CASES,
         migration::CASES,
-        hops::CASES,
         &flows::cases(),
         applications::CASES,
         refusal::CASES,
@@ -58,6 +57,7 @@ pub fn all() -> Vec<Case> {
         trust::CASES,
         trust_wire::CASES,
         permissions::CASES,
+        peer_texts::CASES,
         faults::CASES,
         &promise::cases(),
         &fidelity::cases(),
@@ -76,5 +76,38 @@ mod tests {
         let names: BTreeSet<&str> = all.iter().map(|case| case.name).collect();
         assert_eq!(names.len(), all.len());
         assert!(all.iter().all(|case| !case.areas.is_empty()));
+    }
+
+    /// What is between backticks.
+    fn words(text: &str) -> impl Iterator<Item = &str> {
+        text.split('`').skip(1).step_by(2)
+    }
+
+    #[test]
+    fn the_page_on_fidelity_names_tests_that_exist_and_all_of_its_area() {
+        let page = include_str!("../../../docs/fidelity.md");
+        let all: BTreeSet<&str> = super::all().iter().map(|case| case.name).collect();
+        let rows = page.lines().filter(|line| line.starts_with("| ") && line.ends_with(" |"));
+        let cells = rows.skip(1).filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next());
+        let mut named = BTreeSet::new();
+        for cell in cells {
+            let mut last = "";
+            // A command has spaces in it.
+            for word in words(cell).filter(|word| !word.contains(' ')) {
+                // The rest of a name whose beginning is that of the one before.
+                let ends = last.match_indices('-').map(|(end, _)| &last[..end]);
+                let long = ends.map(|begin| format!("{begin}{word}"));
+                let full = long.filter(|_| word.starts_with('-')).chain([word.to_owned()]);
+                let mut known = full.filter_map(|name| all.get(name.as_str()).copied());
+                last =
+                    known.next_back().unwrap_or_else(|| panic!("there is no test {word}: {cell}"));
+                named.insert(last);
+            }
+        }
+        named.extend(words(page).filter_map(|word| all.get(word).copied()));
+        let of_area = |name: &&&str| name.starts_with("fidelity-");
+        let forgotten: Vec<_> =
+            all.iter().filter(of_area).filter(|one| !named.contains(**one)).collect();
+        assert_eq!(forgotten, [] as [&&str; 0]);
     }
 }

@@ -1,4 +1,4 @@
-//! What people do with a container after it has moved, and how they ask for the move.
+//! Operations on a container after its migration, and the interactive start of one.
 
 use std::time::{Duration, Instant};
 
@@ -17,22 +17,22 @@ pub(super) const CASES: &[Case] = &[
     Case::new("operator-runc-podman-works-afterwards", &["migration", "operator"], |context| {
         podman_afterwards(context, Runtime::Runc)
     }),
-    Case::new("operator-is-asked-on-a-terminal", &["migration", "operator"], asked).in_company(),
-    Case::new("operator-is-not-asked-without-a-terminal", &["operator"], not_asked).in_company(),
+    Case::new("operator-is-asked-on-a-terminal", &["migration", "operator"], asked).parallel(),
+    Case::new("operator-is-not-asked-without-a-terminal", &["operator"], not_asked).parallel(),
 ];
 
-/// How long a program may take to say what it has to.
+/// The time limit for the message of a program.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A line on standard output every 10 ms; it ends at once when it is told to.
+/// A program that prints a line every 10 ms and ends at once on SIGTERM.
 const TALKER: &str = "trap 'echo end; exit 0' TERM; n=0; \
                       while true; do echo $n line; n=$((n+1)); sleep 0.01; done";
 
-/// The log without what the container says when it ends.
+/// Checks the numbered lines of the log and returns their number.
 fn log(host: &Host) -> Result<usize> {
     let log = host.podman(["logs", "talker"])?;
     let foreign = log.lines().find(|line| !line.ends_with(" line") && *line != "end");
-    ensure!(foreign.is_none(), "somebody else wrote {foreign:?} to the container's log");
+    ensure!(foreign.is_none(), "the log has lines of another writer: {foreign:?}");
     numbered_lines(log.trim_end_matches("end").trim_end())
 }
 
@@ -74,7 +74,7 @@ fn podman_afterwards(context: &Context, runtime: Runtime) -> Result<()> {
     ensure!(fresh.ends_with(" line"), "after the start it says {fresh}");
     b.podman(["rm", "--force", "--time", "0", "talker"])?;
     ensure!(listed(b)?.is_empty(), "the destination still lists {}", listed(b)?);
-    // Name and port are free for the next one, on both hosts.
+    // The name and the port are free again on both hosts.
     for host in [a, b] {
         let next = "run --detach --name talker --publish 7000:7000 probe:1";
         host.podman(next.split(' '))?;
@@ -121,7 +121,7 @@ fn not_asked(context: &Context) -> Result<()> {
     let text = output.error_text();
     ensure!(output.status.code() == Some(2), "{output:?}");
     ensure!(text.contains("no terminal") && text.contains("--help"), "it says {text}");
-    // Somebody who presses Escape at the first question has changed nothing.
+    // Escape at the first question changes nothing.
     let mut terminal = Terminal::start(lab.host("a")?.command("agent-client"))?;
     terminal.expect("Destination host:", LIMIT)?;
     terminal.send("\x1b")?;

@@ -1,4 +1,4 @@
-//! Peers that are let in, and want to move what they may not.
+//! Paired hosts that lack the permission for a container.
 
 use std::time::Duration;
 
@@ -11,22 +11,22 @@ use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("trust-permissions-of-a-peer", &["trust"], of_a_peer).in_company(),
+    Case::new("trust-permissions-of-a-peer", &["trust"], of_a_peer).parallel(),
     Case::new("trust-permissions-against-a-lying-source", &["trust"], against_a_lying_source)
-        .in_company(),
-    Case::new("trust-least-capabilities", &["trust"], least_capabilities).in_company(),
+        .parallel(),
+    Case::new("trust-least-capabilities", &["trust"], least_capabilities).parallel(),
 ];
 
-/// Exit code of a refusal before anything changed.
+/// The exit code of a refusal before anything changed.
 const REFUSED: i32 = 3;
 
-/// The service of a destination, of which the test takes the capabilities.
+/// The unit of agent-server, from which the test reads the capabilities.
 const UNIT: &str = include_str!("../../../packaging/systemd/agent-server.service");
-/// How long an agent may take until it listens.
+/// The time limit for an agent until it listens.
 const LISTENS: Duration = Duration::from_secs(60);
 
-/// Stands before podman on a source that lies: its containers look ordinary to the agent there, so
-/// that it offers what an honest one refuses by itself.
+/// A wrapper of podman on a source that lies: its containers look ordinary to the agent there, so that it offers what
+/// an honest source refuses by itself.
 const LIAR: &str = r#"#!/usr/bin/python3
 import json, os, subprocess, sys
 real = "/usr/bin/podman"
@@ -45,19 +45,19 @@ sys.stdout.buffer.write(told.stdout)
 sys.exit(told.returncode)
 "#;
 
-/// Starts a container of that name with more arguments.
+/// Starts a container with further arguments.
 fn start(host: &Host, name: &str, arguments: &[&str]) -> Result<()> {
     let run = ["run", "--detach", "--name", name];
     host.podman([&run, arguments, &["probe:1"]].concat()).map(drop)
 }
 
-/// Replaces what `a` may move to `b`.
+/// Replaces the permissions of `a` on `b`.
 fn allow(lab: &Lab, arguments: &[&str]) -> Result<String> {
     let line = ["agent-server", "peers", "allow", "a", "--reset"];
     lab.host("b")?.run([&line, arguments].concat())
 }
 
-/// Tries a move that `b` must refuse with these words, to its user and in its log.
+/// Attempts a migration that `b` must refuse with these words, in the message and in its log.
 fn refused(lab: &Lab, container: &str, words: &[&str]) -> Result<()> {
     let before = Untouched::look(lab, "a", "b", container)?;
     let logged = lab.server_log("b").len();
@@ -117,7 +117,7 @@ fn against_a_lying_source(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A destination that has no more capabilities than its unit gives it.
+/// The destination has only the capabilities of its unit.
 fn least_capabilities(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);

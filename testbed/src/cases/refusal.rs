@@ -1,4 +1,4 @@
-//! Migrations that cannot be: one clear message, and everything as before.
+//! Migrations that are refused with one clear message, while everything stays as before.
 
 use std::time::Duration;
 
@@ -7,26 +7,26 @@ use super::untouched::Untouched;
 use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
-use crate::host::process::HostProcess;
+use crate::host::host_process::HostProcess;
 use crate::lab::{Attempt, Lab};
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("refusal-by-the-source", &["refusal"], by_the_source).in_company(),
-    Case::new("refusal-of-a-far-end-that-is-none", &["refusal"], no_far_end).in_company(),
-    Case::new("refusal-by-the-destination", &["refusal"], by_the_destination).in_company(),
+    Case::new("refusal-by-the-source", &["refusal"], by_the_source).parallel(),
+    Case::new("refusal-of-a-far-end-that-is-none", &["refusal"], no_far_end).parallel(),
+    Case::new("refusal-by-the-destination", &["refusal"], by_the_destination).parallel(),
     Case::new("refusal-of-more-connections-than-criu-takes", &["refusal"], too_many_connections)
-        .in_company(),
-    Case::new("refusal-of-bad-usage", &["refusal"], bad_usage).in_company(),
+        .parallel(),
+    Case::new("refusal-of-bad-usage", &["refusal"], bad_usage).parallel(),
 ];
 
-/// Exit code of a wrong command line.
+/// The exit code of a wrong command line.
 const USAGE: i32 = 2;
-/// Exit code of a refusal before anything changed.
+/// The exit code of a refusal before anything changed.
 const REFUSED: i32 = 3;
 
-/// Listens on a port (first argument) and answers every connection with bytes (second, in hex),
-/// then reads until the far end is gone.
+/// A server that listens on a port (first argument), answers every connection with bytes (second argument, in hex),
+/// and reads until the client has closed it.
 const FAR_END: &str = r#"
 import socket, sys
 server = socket.create_server(("", int(sys.argv[1])))
@@ -42,13 +42,13 @@ while True:
     connection.close()
 "#;
 
-/// A container under traffic on host `a`, which is not to notice anything.
-struct Scene<'a> {
+/// A container under traffic on host `a`, which must not notice anything.
+struct Fixture<'a> {
     lab: &'a Lab,
     clients: Clients,
 }
 
-impl<'a> Scene<'a> {
+impl<'a> Fixture<'a> {
     fn start(lab: &'a Lab) -> Result<Self> {
         let (a, c) = (lab.host("a")?, lab.host("c")?);
         serve(a, "web", 7000, &[], c)?;
@@ -56,7 +56,7 @@ impl<'a> Scene<'a> {
         Ok(Self { lab, clients: Clients::gentle(c, a.port(7000))? })
     }
 
-    /// Tries a migration that must be refused with these words in its message.
+    /// Attempts a migration that must be refused with these words in its message.
     fn refused(
         &self,
         words: &[&str],
@@ -76,7 +76,7 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// One message that names the reason, the same in JSON, and the right exit code.
+/// Checks that one message names the reason, that the JSON has it, too, and that the exit code is right.
 fn explains(attempt: &Attempt, words: &[&str]) -> Result<()> {
     ensure!(attempt.code == Some(REFUSED), "exit code {:?}: {attempt:?}", attempt.code);
     let messages: Vec<&str> =
@@ -94,13 +94,13 @@ fn explains(attempt: &Attempt, words: &[&str]) -> Result<()> {
 fn by_the_source(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     lab.serve("b")?;
-    let scene = Scene::start(&lab)?;
-    scene.refused(&["nope", "podman ps"], "nope", "b", &[])?;
-    scene.refused(&["stopped"], "stopped", "b", &[])?;
-    scene.over(context)
+    let fixture = Fixture::start(&lab)?;
+    fixture.refused(&["nope", "podman ps"], "nope", "b", &[])?;
+    fixture.refused(&["stopped"], "stopped", "b", &[])?;
+    fixture.over(context)
 }
 
-/// A program on a host that is not an agent.
+/// Starts a server on a host that is not an agent.
 fn far_end(host: &Host, port: u16, answer: &str) -> Result<HostProcess> {
     let port = port.to_string();
     let mut process = host.command("python3").args(["-c", FAR_END, &port, answer]).spawn()?;
@@ -117,53 +117,54 @@ fn no_far_end(context: &Context) -> Result<()> {
         far_end(b, 8001, &format!("{}0001", hex("NETMIG")))?,
         far_end(b, 8002, "")?,
     ];
-    let scene = Scene::start(&lab)?;
-    let refused = |words: &[&str], destination: &str| scene.refused(words, "web", destination, &[]);
+    let fixture = Fixture::start(&lab)?;
+    let refused =
+        |words: &[&str], destination: &str| fixture.refused(words, "web", destination, &[]);
     refused(&["cannot resolve no-such-host"], "no-such-host")?;
     refused(&["cannot connect to 192.0.2.200:7472"], "192.0.2.200")?;
     refused(&["cannot connect to", ":9", "Connection refused"], "b:9")?;
     refused(&["does not speak netmig's protocol"], "b:8000")?;
-    // An agent of the first version, which did not speak TLS.
+    // An agent of the first version did not use TLS.
     refused(&["does not speak netmig's protocol"], "b:8001")?;
     refused(&[":8002 did not", "within"], "b:8002")?;
-    scene.over(context)
+    fixture.over(context)
 }
 
 fn by_the_destination(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     lab.serve("a")?;
     lab.serve("b")?;
-    let scene = Scene::start(&lab)?;
+    let fixture = Fixture::start(&lab)?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
-    scene.refused(&["this host itself"], "web", "a", &[])?;
+    fixture.refused(&["this host itself"], "web", "a", &[])?;
 
     b.podman(["create", "--name", "web", "probe:1"])?;
-    scene.refused(&["container named web", "name-taken"], "web", "b", &[])?;
+    fixture.refused(&["container named web", "name-taken"], "web", "b", &[])?;
     b.podman(["rm", "web"])?;
 
     b.podman(["run", "--detach", "--name", "other", "--publish", "7000:7000", "probe:1"])?;
-    scene.refused(&["tcp port 7000", "port-taken"], "web", "b", &[])?;
+    fixture.refused(&["tcp port 7000", "port-taken"], "web", "b", &[])?;
     b.podman(["rm", "--force", "--time", "0", "other"])?;
 
     let format = "{{.NetworkSettings.Networks.podman.IPAddress}}";
     let address = a.podman(["inspect", "--format", format, "web"])?;
     b.podman(["run", "--detach", "--name", "other", "--ip", &address, "probe:1"])?;
     let words = [&address, "container other on b", "network podman", "address-taken"];
-    scene.refused(&words, "web", "b", &[])?;
+    fixture.refused(&words, "web", "b", &[])?;
     b.podman(["rm", "--force", "--time", "0", "other"])?;
 
-    // An image that has lost its name would do: images go by their IDs.
+    // An image without its name would suffice, since images are found by their IDs.
     b.podman(["image", "rm", "--force", "probe:1"])?;
     let require = ["--image", "require"];
-    scene.refused(&["no image", "probe:1", "image-missing"], "web", "b", &require)?;
-    scene.over(context)
+    fixture.refused(&["no image", "probe:1", "image-missing"], "web", "b", &require)?;
+    fixture.over(context)
 }
 
-/// CRIU has a file open for each connection, and may not have as many here.
+/// CRIU opens a file for each connection, and the limit is too low for that here.
 fn too_many_connections(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     lab.serve("b")?;
-    let scene = Scene::start(&lab)?;
+    let fixture = Fixture::start(&lab)?;
     let server = lab.host("a")?.port(7000);
     let many = lab.host("c")?.probe().tcp_echo(server).rate(1.0).idle(199).start()?;
     // Without this capability CRIU cannot lift the limit.
@@ -175,16 +176,16 @@ fn too_many_connections(context: &Context) -> Result<()> {
     let attempt = limited("--nofile=400:400")?;
     explains(&attempt, &["web has 201 open TCP connections", "can have 144", "open-files"])?;
     before.check()?;
-    // Of what it may have by its own leave CRIU gets all.
+    // CRIU raises its soft limit to the hard limit.
     limited("--nofile=150:1000")?.success()?;
     let seen = many.stop()?;
     ensure!(seen.fault().is_none(), "{seen:?}");
-    scene.over(context)
+    fixture.over(context)
 }
 
 fn bad_usage(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
-    let scene = Scene::start(&lab)?;
+    let fixture = Fixture::start(&lab)?;
     let before = Untouched::look(&lab, "a", "b", "web")?;
     let long = "a".repeat(4096);
     let names = ["../x", "$(id)", "", "-x", "a b", "web;id", &long];
@@ -202,5 +203,5 @@ fn bad_usage(context: &Context) -> Result<()> {
         ensure!(attempt.code == Some(USAGE), "{option:?}: {attempt:?}");
     }
     before.check()?;
-    scene.over(context)
+    fixture.over(context)
 }

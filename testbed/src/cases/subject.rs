@@ -1,4 +1,4 @@
-//! The container that most tests move, and the clients that talk to it meanwhile.
+//! The container that most tests migrate, and its clients.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,16 +6,16 @@ use std::time::Duration;
 use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
-use crate::pace;
 use crate::probe::EchoRun;
-use crate::traffic::report::EchoReport;
+use crate::slowdown;
+use crate::traffic::client_report::EchoReport;
 
-/// How long a fresh container may take to answer.
+/// The time limit for a fresh container to answer.
 const ANSWERS: Duration = Duration::from_secs(10);
-/// Messages a second of each client.
+/// The rate of each client in messages a second.
 const RATE: f64 = 1000.0;
-/// The same of gentle ones, TCP and UDP: few enough for the kernel's default buffer of a socket to
-/// take what comes in an interruption of some seconds, as there are on a busy machine.
+/// The rates of gentle clients, TCP and UDP. The default receive buffer takes their messages of an interruption of
+/// some seconds, as it occurs on a busy machine.
 const GENTLE: [f64; 2] = [200.0, 20.0];
 
 /// Starts the probe server on `host` with its echo service at `port` (TCP and UDP) and its bulk
@@ -31,7 +31,7 @@ pub(super) fn serve(
     serve_by(host, name, port, &[], &command, client)
 }
 
-/// The same with options of `podman run`, and the image and command that serve.
+/// Like [`serve`], with options of `podman run`, and the image and command of the server.
 pub(super) fn serve_by(
     host: &Host,
     name: &str,
@@ -55,18 +55,18 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// Starts both and returns when both have had a reply.
+    /// Starts both clients and returns when both have received a reply.
     pub(super) fn start(client: &Host, server: SocketAddr) -> Result<Self> {
         Self::start_at(client, server, [RATE; 2])
     }
 
-    /// The same at rates at which no datagram is lost to a full buffer on a busy machine either.
+    /// Starts both clients at rates at which no datagram is lost to a full buffer, even on a busy machine.
     pub(super) fn gentle(client: &Host, server: SocketAddr) -> Result<Self> {
         Self::start_at(client, server, GENTLE)
     }
 
     fn start_at(client: &Host, server: SocketAddr, rates: [f64; 2]) -> Result<Self> {
-        let rates = rates.map(pace::rate);
+        let rates = rates.map(slowdown::rate);
         Ok(Self {
             tcp: client.probe().tcp_echo(server).rate(rates[0]).start()?,
             udp: client.probe().udp_echo(server).rate(rates[1]).start()?,
@@ -74,38 +74,38 @@ impl Clients {
         })
     }
 
-    /// Lets them go on for another second and checks that nothing was lost, sent twice, reset.
+    /// Stops the clients after another second. Checks that nothing was lost, duplicated or reset.
     pub(super) fn stop(self) -> Result<Seen> {
         self.stop_losing(0)
     }
 
-    /// The same where so many datagrams at most may be lost.
+    /// Like [`Clients::stop`], where at most `datagrams` datagrams may be lost.
     pub(super) fn stop_losing(self, datagrams: u64) -> Result<Seen> {
         let (tcp, udp) = (self.tcp.stop()?, self.udp.stop_after(Duration::ZERO)?);
         for ((name, seen), rate) in [("TCP", &tcp), ("UDP", &udp)].into_iter().zip(self.rates) {
             let fault = seen.fault_beyond(if name == "UDP" { datagrams } else { 0 });
             ensure!(fault.is_none(), "{name}: {fault:?} of {seen:?}");
-            // They run for a second after whatever happened: a client that stood still shows.
+            // They run for a second after the migration, so this finds a client that stood still.
             ensure!(seen.sent > (rate * 0.9) as u64, "{name}: only {} messages", seen.sent);
         }
         Ok(Seen { tcp, udp })
     }
 }
 
-/// What the two clients saw, which was nothing but a pause.
+/// The reports of two clients that have noticed nothing but a pause.
 pub(super) struct Seen {
     pub(super) tcp: EchoReport,
     pub(super) udp: EchoReport,
 }
 
 impl Seen {
-    /// The longest gaps, for a remark.
+    /// Formats the longest gaps for a remark.
     pub(super) fn gaps(&self) -> String {
         format!("gaps {:.0} and {:.0} ms", self.tcp.max_gap_ms, self.udp.max_gap_ms)
     }
 }
 
-/// Checks that a file's lines begin with 0, 1, 2 and so on, and gives their number.
+/// Checks that the lines of a file begin with 0, 1, 2 and so on. Returns their number.
 pub(super) fn numbered_lines(text: &str) -> Result<usize> {
     let wrong = (0..).zip(text.lines()).find(|(number, line)| {
         line.split_whitespace().next().is_none_or(|first| first != format!("{number}"))

@@ -1,4 +1,4 @@
-//! A program on a pseudo-terminal, and somebody who reads what it shows and types.
+//! Drives a program on a pseudo-terminal: reads its output and types.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -10,12 +10,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::pty::{OpenptyResult, Winsize, openpty};
 
 use crate::error::{Context, Error, Result};
-use crate::host::process::{HostCommand, HostProcess};
+use crate::host::host_process::{HostCommand, HostProcess};
 
 /// Width and height of the terminal.
 const SIZE: Winsize = Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
-/// What a program sends that asks a terminal for the cursor's position (ECMA-48, DSR), and what a
-/// terminal answers.
+/// The request for the cursor's position (ECMA-48, DSR) and the answer of the terminal.
 const WHERE: (&str, &str) = ("\x1b[6n", "\x1b[1;1R");
 
 /// A running program and the other end of its terminal.
@@ -31,7 +30,7 @@ impl Terminal {
     pub(crate) fn start(command: HostCommand<'_>) -> Result<Self> {
         let OpenptyResult { master, slave } =
             openpty(Some(&SIZE), None).context(|| "opening a pseudo-terminal")?;
-        // A daemon that the program leaves behind would keep them open.
+        // A daemon that the program leaves behind would keep the descriptors open.
         for end in [&master, &slave] {
             fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
                 .context(|| "setting up a pseudo-terminal")?;
@@ -40,12 +39,12 @@ impl Terminal {
         Ok(Self { process, master: File::from(master), shown: String::new(), read: 0 })
     }
 
-    /// Types.
+    /// Types text.
     pub(crate) fn send(&mut self, text: &str) -> Result<()> {
         self.master.write_all(text.as_bytes()).context(|| "typing at a terminal")
     }
 
-    /// Waits until `text` is shown after what was expected before.
+    /// Waits for `text` in the output after the text that was expected before.
     pub(crate) fn expect(&mut self, text: &str, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         loop {
@@ -62,7 +61,7 @@ impl Terminal {
         }
     }
 
-    /// Reads to the end of the program and gives its exit code.
+    /// Reads to the end of the program. Returns its exit code.
     pub(crate) fn finish(&mut self, limit: Duration) -> Result<Option<i32>> {
         let deadline = Instant::now() + limit;
         while self.listen(deadline)? {}
@@ -71,12 +70,12 @@ impl Terminal {
         Ok(process.wait(left)?.status.code())
     }
 
-    /// All that was shown.
+    /// Returns the whole output.
     pub(crate) fn screen(&self) -> String {
         self.shown.escape_debug().to_string()
     }
 
-    /// Reads what comes next; `false` at the end of the program or of the time.
+    /// Reads more output. Returns false at the end of the program or at the deadline.
     fn listen(&mut self, deadline: Instant) -> Result<bool> {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);

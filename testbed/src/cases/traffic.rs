@@ -1,4 +1,4 @@
-//! Traffic through podman's networking without any migration: the ground that all else stands on.
+//! Traffic through podman's network without a migration, on which all other tests rely.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
 use crate::runner::{Case, Context};
-use crate::traffic::report::Direction;
+use crate::traffic::client_report::Direction;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("traffic-crun-undisturbed-is-without-loss", &["traffic"], |context| {
@@ -85,7 +85,7 @@ fn bulk(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The clients must be able to see what they exist to see.
+/// The clients detect a killed server.
 fn killed_server(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "c"])?;
     let (a, c) = serve(&lab, &[])?;

@@ -1,4 +1,4 @@
-//! Who may move containers where: pairing, tokens, and parting.
+//! Pairing of hosts: tokens, authentication, and the end of a pairing.
 
 use std::time::{Duration, Instant};
 
@@ -8,31 +8,31 @@ use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
 use crate::lab::Lab;
-use crate::pace;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("trust-unpaired-client-is-refused", &["trust"], unpaired).in_company(),
-    Case::new("trust-removed-peer-is-refused-at-once", &["trust"], removed).in_company(),
-    Case::new("trust-tokens-expire-and-work-once", &["trust"], tokens).in_company(),
-    Case::new("trust-another-host-is-refused-loudly", &["trust"], another_host).in_company(),
-    Case::new("trust-one-way-and-both-ways", &["trust"], both_ways).in_company(),
+    Case::new("trust-unpaired-client-is-refused", &["trust"], unpaired).parallel(),
+    Case::new("trust-removed-peer-is-refused-at-once", &["trust"], removed).parallel(),
+    Case::new("trust-tokens-expire-and-work-once", &["trust"], tokens).parallel(),
+    Case::new("trust-another-host-is-refused-loudly", &["trust"], another_host).parallel(),
+    Case::new("trust-one-way-and-both-ways", &["trust"], both_ways).parallel(),
 ];
 
-/// How long a server may take to write a line.
+/// The time limit for a server to write a line.
 const LOGGED: Duration = Duration::from_secs(10);
-/// Exit code of a refusal.
+/// The exit code of a refusal.
 pub(super) const REFUSED: i32 = 3;
-/// What an unpaired user has to be told.
+/// The words that the user of an unpaired host has to read.
 pub(super) const WHAT_TO_DO: [&str; 3] = ["not paired", "agent-server invite", "agent-client join"];
 
-/// The fingerprint of a host, as its own server says it when it starts.
+/// Returns the fingerprint of a host from the log of its server.
 pub(super) fn fingerprint(log: &str) -> Option<&str> {
     log.split_once("fingerprint is ")?.1.split_whitespace().next()
 }
 
-/// Tries a migration of `web` from `a` to `b` that has to be refused with these words, and leave
-/// both hosts as they were.
+/// Attempts a migration of `web` from `a` to `b`. It must be refused with these words and leave both hosts as they
+/// were.
 pub(super) fn refused(lab: &Lab, words: &[&str]) -> Result<()> {
     let before = Untouched::look(lab, "a", "b", "web")?;
     let attempt = lab.attempt("web", "a", "b", &[])?;
@@ -44,7 +44,7 @@ pub(super) fn refused(lab: &Lab, words: &[&str]) -> Result<()> {
     before.check()
 }
 
-/// Runs `agent-client join` where it has to be refused with these words.
+/// Runs `agent-client join`, which must be refused with these words.
 fn join_refused(host: &Host, token: &str, words: &[&str]) -> Result<()> {
     let output = host.command("agent-client").args(["join", token]).output()?;
     let text = output.error_text();
@@ -57,7 +57,7 @@ fn join_refused(host: &Host, token: &str, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Lines of a server's log about a client, which may have used either of its addresses.
+/// Counts the lines of a server's log about a client, which may have used either of its addresses.
 fn lines(lab: &Lab, server: &str, client: &Host, words: &[&str]) -> usize {
     let addresses = [format!("{}:", client.address()), format!("[{}]:", client.address6())];
     let log = lab.server_log(server);
@@ -67,7 +67,7 @@ fn lines(lab: &Lab, server: &str, client: &Host, words: &[&str]) -> usize {
         .count()
 }
 
-/// Waits for that many lines with these words; the server may write after it has answered.
+/// Waits for this number of lines with these words. The server may write them after its answer.
 pub(super) fn logged(
     lab: &Lab,
     server: &str,
@@ -75,7 +75,7 @@ pub(super) fn logged(
     words: &[&str],
     count: usize,
 ) -> Result<()> {
-    let deadline = Instant::now() + pace::patience(LOGGED);
+    let deadline = Instant::now() + slowdown::limit(LOGGED);
     loop {
         let found = lines(lab, server, client, words);
         if found == count {
@@ -96,7 +96,7 @@ fn unpaired(context: &Context) -> Result<()> {
     let clients = Clients::gentle(c, a.port(7000))?;
     refused(&lab, &WHAT_TO_DO)?;
     logged(&lab, "b", a, &["ended the handshake"], 1)?;
-    // TLS without any certificate, as a scanner speaks it.
+    // TLS without a client certificate, as a scanner uses it.
     let scan = ["openssl", "s_client", "-connect", "b:7472", "-tls1_3", "-ign_eof"];
     let before = lab.host("b")?.snapshot()?;
     let output = c.command(scan[0]).args(&scan[1..]).input("HELLO\n").output()?;
@@ -126,7 +126,7 @@ fn removed(context: &Context) -> Result<()> {
     logged(&lab, "b", a, &["was refused", "not paired", &print], 1)?;
     let again = b.command("agent-server").args(["peers", "remove", "a"]).output()?;
     ensure!(again.error_text().contains("no peer a"), "{again:?}");
-    // Forgotten on the source instead.
+    // The source forgets the pairing instead.
     let token = b.run(["agent-server", "invite"])?;
     a.run(["agent-client", "join", &token])?;
     a.run(["agent-client", "peers", "remove", "b"])?;
@@ -169,7 +169,7 @@ fn tokens(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A token that was copied in part is a mistake on the command line.
+/// A truncated token is a usage error.
 fn usage(host: &Host, token: &str) -> Result<()> {
     let output = host.command("agent-client").args(["join", token]).output()?;
     let text = output.error_text();
@@ -178,7 +178,7 @@ fn usage(host: &Host, token: &str) -> Result<()> {
     Ok(())
 }
 
-/// Host c answers where b is meant: by a token, and by a pairing of long ago.
+/// Host c answers in place of b, for a token and for an existing pairing.
 fn another_host(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);

@@ -1,4 +1,4 @@
-//! What passes between the agents, and who else may try to pass something.
+//! The traffic between agents: floods, replays, and secrecy.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ use super::untouched::without_own_state;
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
 use crate::host::Host;
-use crate::host::process::HostProcess;
+use crate::host::host_process::HostProcess;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("trust-plain-text-and-tls-1.2-are-refused", &["trust"], other_languages).in_company(),
+    Case::new("trust-plain-text-and-tls-1.2-are-refused", &["trust"], other_languages).parallel(),
     Case::new("trust-flood-of-half-open-handshakes", &["trust"], flood),
-    Case::new("trust-replayed-session-is-refused", &["trust"], replay).in_company(),
-    Case::new("trust-nothing-of-the-memory-on-the-link", &["trust"], capture).in_company(),
+    Case::new("trust-replayed-session-is-refused", &["trust"], replay).parallel(),
+    Case::new("trust-nothing-of-the-memory-on-the-link", &["trust"], capture).parallel(),
 ];
 
-/// How long anything here may take.
+/// The time limit for each operation.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Keeps so many connections to an address (first argument) open, a part of a ClientHello sent on every
-/// other one, and makes new ones for those that are closed. One process may have 1,024 descriptors.
+/// A program that keeps a number of connections to an address (first argument) open, sends a part of a ClientHello on
+/// every other one, and replaces those that are closed. One process may have 1,024 descriptors.
 const FLOOD: &str = r#"
 import os, select, socket, sys, time
 for _ in range(3):
@@ -51,8 +51,8 @@ while True:
     all = [s or fresh(1) for s in all]
 "#;
 
-/// Passes one connection on to an address (second argument) and writes what its client sends into a
-/// file (third argument).
+/// A program that forwards one connection to an address (second argument) and records the client's bytes in a file
+/// (third argument).
 const RECORDER: &str = r#"
 import select, socket, sys
 server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
@@ -71,7 +71,7 @@ with open(sys.argv[3], "wb") as record:
                 record.flush()
 "#;
 
-/// Sends a file (second argument) to an address (first argument) and prints how much came back.
+/// A program that sends a file (second argument) to an address (first argument) and prints the answer.
 const PLAYER: &str = r#"
 import socket, sys
 s = socket.create_connection((sys.argv[1], 7472), 5)
@@ -126,7 +126,7 @@ fn flood(context: &Context) -> Result<()> {
     let migration = lab.migrate("web", "a", "b")?;
     ensure!(flood.is_running(), "the flood ended early");
     let after = resident(&lab)?;
-    // Those that wait may have 32 KiB each of the server's memory, and the migration has its own.
+    // Each waiting connection may take 32 KiB of the server's memory, besides the migration.
     ensure!(after < before + (48 << 10), "the server has grown from {before} to {after} KiB");
     flood.signal(Signal::SIGKILL)?;
     d.run(["sh", "-c", "pkill -KILL python3 || true"])?;
@@ -147,7 +147,7 @@ fn flood(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Memory of the server on `b`, in KiB.
+/// Returns the memory of the server on `b` in KiB.
 fn resident(lab: &Lab) -> Result<u64> {
     let pid = lab.server_pid("b").unwrap_or_default();
     let path = format!("/proc/{pid}/status");
@@ -163,7 +163,7 @@ fn replay(context: &Context) -> Result<()> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     lab.serve("b")?;
     serve(a, "web", 7000, &[], c)?;
-    // A session that says something and changes nothing: its name is taken.
+    // A migration that changes nothing, since the name is taken.
     b.podman(["create", "--name", "web", "probe:1"])?;
     let recorder = python(a, RECORDER, &["7999", "b", "/lab/session"], "listening")?;
     let attempt = lab.attempt("web", "a", "127.0.0.1:7999", &[])?;
@@ -178,7 +178,7 @@ fn replay(context: &Context) -> Result<()> {
     ensure!(offers() == 1, "a replayed offer was heard: {}", lab.server_log("b"));
     logged(&lab, "b", c, &["was refused"], 1)?;
     before.await_return(b, LIMIT, without_own_state)?;
-    // And the same at the hands of the one who sent it first.
+    // The original client sends the same.
     refused(&lab, &["container named web"])
 }
 
@@ -201,7 +201,7 @@ fn capture(context: &Context) -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     let during = tapped(&lab, b, || lab.migrate("web", "a", "b").map(drop))?;
-    // The same link, the same tap: what is sent as it is, is seen.
+    // The control experiment: the capture sees plain text on the same link.
     let control = tapped(&lab, b, || {
         let sink = b.command("nc").args(["-l", "-p", "9000"]).spawn()?;
         std::thread::sleep(Duration::from_millis(500));
@@ -227,7 +227,7 @@ fn capture(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// All that passes the link of a host while something is done.
+/// Captures the traffic on a host's link while `work` runs.
 fn tapped(lab: &Lab, host: &Host, work: impl FnOnce() -> Result<()>) -> Result<Vec<u8>> {
     let tap = ["-i", "eth0", "-s", "0", "-B", "65536", "-U", "-w", "/lab/link.pcap"];
     let mut tap = host.command("tcpdump").args(tap).spawn()?;

@@ -1,4 +1,4 @@
-//! Hosts that must be as they were: nothing left behind, the container and its clients untouched.
+//! Checks that a refused or rolled-back migration leaves both hosts, the container and its clients as they were.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::host::Host;
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 
-/// How long a host may take until it is as before.
+/// The time limit for a host until it is as before.
 const SETTLES: Duration = Duration::from_secs(10);
-/// What an agent that has run once keeps: its identity, its peers' numbers, its locks, what it
-/// remembers of podman, and the place for notes of containers with flows (not the notes).
+/// The files that an agent keeps from its first run on: its identity, its peers' numbers, its locks, its cache of
+/// podman's properties, and the directory for notes of containers with flows (not the notes).
 const OWN_STATE: &[&str] = &[
     "identity.pem",
     "peers.json",
@@ -36,7 +36,7 @@ pub(super) struct Untouched<'a> {
 }
 
 impl<'a> Untouched<'a> {
-    /// Looks at both hosts, and at the container on the source if it is to go on running.
+    /// Records the state of both hosts, and of the container on the source if it has to go on.
     pub(super) fn look(
         lab: &'a Lab,
         source: &str,
@@ -50,7 +50,7 @@ impl<'a> Untouched<'a> {
         })
     }
 
-    /// Waits until both hosts are as they were, and checks that the container is the same process.
+    /// Waits until both hosts are as before, and checks that the container is the same process.
     pub(super) fn check(&self) -> Result<()> {
         for (host, before) in &self.hosts {
             before.await_return(host, SETTLES, without_own_state)?;
@@ -63,20 +63,20 @@ impl<'a> Untouched<'a> {
     }
 }
 
-/// A container's state, its process, and the sizes of its UDP sockets' receive buffers.
+/// Returns a container's state, its process, and the sizes of its UDP sockets' receive buffers.
 fn process(host: &Host, container: &str) -> Result<String> {
     let state =
         host.podman(["inspect", "--format", "{{.State.Status}} {{.State.Pid}}", container])?;
     let pid = state.trim().rsplit(' ').next().unwrap_or_default();
     let network = format!("--net=/proc/{pid}/ns/net");
     let sockets = host.run(["nsenter", &network, "ss", "-Huanm"])?;
-    // skmem:(r0,rb212992,t0,…), as ss(8) has it.
+    // skmem:(r0,rb212992,t0,…), as ss(8) prints it.
     let buffers: Vec<&str> = sockets.split([',', '(']).filter(|w| w.starts_with("rb")).collect();
     ensure!(!buffers.is_empty(), "no UDP socket of {container} is seen: {sockets}");
     Ok(format!("{} {}", state.trim(), buffers.join(" ")))
 }
 
-/// Leaves out the files that every agent keeps from its first run on, and only those.
+/// Removes the files of [`OWN_STATE`] from a snapshot.
 pub(crate) fn without_own_state(mut snapshot: Snapshot) -> Snapshot {
     for directory in ["/var/lib/netmig/", "/run/netmig/"] {
         for name in OWN_STATE {

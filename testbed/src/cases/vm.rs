@@ -1,4 +1,4 @@
-//! The same on a stock Debian kernel, in a virtual machine.
+//! Tests on a stock Debian kernel, in a virtual machine.
 
 use std::time::Duration;
 
@@ -8,27 +8,26 @@ use crate::ensure;
 use crate::error::{Error, Result, chain};
 use crate::lab::MigrationReport;
 use crate::runner::{Case, Context};
-use crate::traffic::report::EchoReport;
+use crate::traffic::client_report::EchoReport;
 use crate::vm::{Machine, Plan, Ran, Show};
 
 /// The area of tests that need a virtual machine.
 pub const VM: &str = "vm";
 
-/// How long the virtual machine may take for the demo.
+/// The time limit for the virtual machine for the demo.
 const LIMIT: Duration = Duration::from_secs(480);
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("vm-demo-on-a-stock-kernel", &[VM], demo).limit(LIMIT.as_secs() + 600).in_company(),
+    Case::new("vm-demo-on-a-stock-kernel", &[VM], demo).limit(LIMIT.as_secs() + 600).parallel(),
     Case::new("vm-other-user-with-limits", &[VM], with_limits)
         .limit(LIMIT.as_secs() + 600)
-        .in_company(),
+        .parallel(),
 ];
 
-/// The lab test that the machine at hand may have to skip: a container of another user than root, with
-/// limits of its own.
+/// A lab test that this machine may have to skip: a container of another user than root, with resource limits.
 const TEST: &str = "fidelity-other-user-with-limits-crun";
 
-/// What the demo prints as JSON.
+/// The demo's JSON.
 #[derive(Deserialize)]
 struct Seen {
     #[serde(flatten)]
@@ -49,7 +48,7 @@ fn run(arguments: [&str; 2]) -> Result<(Machine, Ran)> {
 
 fn with_limits(context: &Context) -> Result<()> {
     let (machine, ran) = run(["test", TEST])?;
-    // Skipped would be no failure there.
+    // A skipped test would not be a failure there.
     let passed = ran.stdout.lines().find(|line| line.starts_with("ok ") && line.contains(TEST));
     let passed =
         passed.ok_or_else(|| Error::Check(format!("{TEST} did not run: {}", ran.stdout)))?;

@@ -1,76 +1,76 @@
-//! What is done to a migration.
+//! The faults that can be injected into a migration.
 
 use std::fmt;
 
-use super::cell::Side;
-use super::stale::Kind;
+use super::matrix::Side;
+use super::stale_journal::LastRecord;
 
-/// What has no room left.
+/// A file system that becomes full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disk {
     /// The directory of journals.
     State,
-    /// The directory of what is volatile.
+    /// `/run`.
     Run,
     /// podman's storage.
     Storage,
 }
 
-/// What happens.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// SIGKILL of the agent. One on the destination is started again, as a service manager does.
+    /// SIGKILL of the agent. The destination's agent is restarted, as by a service manager.
     Kill(Side),
     /// SIGSTOP of the agent, and SIGCONT after 10 s.
     Stop(Side),
-    /// No packet passes between the hosts for some seconds; `None`: until nobody tries any more.
+    /// The link between the hosts is down for some seconds; `None`: until both agents have given up.
     Cut(Option<u64>),
     /// SIGKILL of both agents.
     KillBoth,
-    /// The link is cut for 5 s, and an agent killed while it is.
+    /// The link is down for 5 s, and an agent is killed meanwhile.
     CutAndKill(Side),
     /// CRIU refuses in the middle of the dump.
     DumpFails,
     /// CRIU fails in the middle of the restore: an image is damaged.
     RestoreFails,
-    /// Nothing more can be written to a disk.
+    /// A file system is full.
     DiskFull(Side, Disk),
     /// SIGKILL of the podman that imports the container.
     ImportKilled,
-    /// SIGKILL of the program that makes the tunnel.
+    /// SIGKILL of wireguard-go.
     TunnelKilled(Side),
     /// `podman network reload --all`.
     FirewallReloaded(Side),
-    /// The original's first process gets SIGKILL, as from the kernel that is out of memory.
+    /// SIGKILL of the original's first process, as by the kernel's out-of-memory killer.
     ContainerKilled,
     /// The original ends by itself.
     ContainerExits,
-    /// Another order moves the container to a third host.
+    /// A second agent-client migrates the container to a third host.
     Rival,
-    /// Another container moves the other way meanwhile, and SIGKILL of an agent.
+    /// SIGKILL of an agent while another container migrates in the opposite direction.
     Opposite(Side),
-    /// A third paired host sends every message out of turn and in another's name.
+    /// A third, paired host sends every message out of turn, and orders for a migration that is not its own.
     Stranger,
-    /// The dump or the restore fails, and then a part of going back does.
-    GoingBackFails(Part),
-    /// A journal of an earlier move lies beside the container, which has come home, and is settled.
-    Stale(Kind),
-    /// A host is restarted, and starts its containers again as their policy says.
+    /// The dump or the restore fails, and then a step of the rollback.
+    RollbackFails(RollbackStep),
+    /// A journal of an earlier migration appears after the container has come home, and is recovered.
+    Stale(LastRecord),
+    /// A host is restarted and starts its containers by their restart policies.
     Reboot(Side),
 }
 
-/// A part of going back.
+/// A step of a rollback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum RollbackStep {
     /// The container cannot be thawed.
     Thaw,
-    /// Its port cannot be let through again.
+    /// The container's bridge port cannot be enabled again.
     Reconnect,
-    /// The agent can open nothing any more, neither files nor sockets.
+    /// The agent can open no more files and sockets.
     Everything,
 }
 
-impl Part {
+impl RollbackStep {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Thaw, Self::Reconnect, Self::Everything];
 
@@ -110,7 +110,7 @@ impl fmt::Display for Fault {
             Self::Rival => f.write_str("rival"),
             Self::Opposite(side) => write!(f, "opposite-kill-{}", side.name()),
             Self::Stranger => f.write_str("stranger"),
-            Self::GoingBackFails(part) => write!(f, "going-back-fails-{}", part.name()),
+            Self::RollbackFails(part) => write!(f, "going-back-fails-{}", part.name()),
             Self::Stale(kind) => write!(f, "stale-{kind}"),
             Self::Reboot(side) => write!(f, "reboot-{}", side.name()),
         }
@@ -118,18 +118,18 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// Whether the container may be gone afterwards, by its own doing.
-    pub fn may_end(self) -> bool {
+    /// Returns whether the container may have ended by the fault.
+    pub fn may_end_container(self) -> bool {
         matches!(self, Self::ContainerKilled | Self::ContainerExits)
     }
 
-    /// Whether a host is not fit for another cell afterwards.
-    pub fn spoils_the_lab(self) -> bool {
+    /// Returns whether the lab cannot be used for another cell afterwards.
+    pub fn needs_fresh_lab(self) -> bool {
         matches!(self, Self::DiskFull(..) | Self::Reboot(_) | Self::Stale(_))
     }
 
-    /// Whether an agent is killed, which then says nothing.
-    pub fn silences(self) -> bool {
+    /// Returns whether an agent is killed and so reports nothing.
+    pub fn kills_agent(self) -> bool {
         matches!(
             self,
             Self::Kill(_)
@@ -137,15 +137,15 @@ impl Fault {
                 | Self::CutAndKill(_)
                 | Self::Opposite(_)
                 | Self::Reboot(_)
-                | Self::GoingBackFails(Part::Thaw)
+                | Self::RollbackFails(RollbackStep::Thaw)
         )
     }
 
-    /// Whether the hosts can be compared with what they were before if nothing has moved.
+    /// Returns whether the hosts must be exactly as before if the container has not moved.
     pub(super) fn is_comparable(self) -> bool {
         !matches!(
             self,
-            // A reload makes every interface anew.
+            // A reload creates every interface again.
             Self::FirewallReloaded(_)
                 | Self::Rival
                 | Self::Opposite(_)
@@ -154,8 +154,8 @@ impl Fault {
         )
     }
 
-    /// Whether it needs its time while the container is interrupted.
-    pub(super) fn takes_time(self) -> bool {
+    /// Returns whether the fault takes time while the container is interrupted.
+    pub(super) fn lengthens_interruption(self) -> bool {
         matches!(self, Self::Rival | Self::Opposite(_) | Self::Stranger | Self::Stale(_))
     }
 }

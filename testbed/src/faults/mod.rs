@@ -1,33 +1,34 @@
-//! Migrations that something happens to: every step, on either host, with every fault that hosts and
-//! networks have, and what came of it.
+//! Fault injection: runs a migration up to an injection point, injects a fault there, and judges the outcome.
 //!
 //! ```text
-//! Cell (moment, fault) ──▶ Arena::run ──▶ Outcome ──▶ Verdict
+//! Cell (injection point, fault) ──▶ Harness::run ──▶ Outcome ──▶ Outcome::problems
 //! ```
-//! Nothing in the product knows of this. A moment is recognised by what the product writes down anyway,
-//! its journals and its progress, and made to last by a stand-in for the OCI runtime that waits, by a
-//! server that is stopped, or by a host that does not hear.
+//! The product has no code for this. The harness recognises an injection point by the product's journals and progress
+//! output. It makes the migration wait there by a breakpoint in the OCI runtime's place, by a stopped server, or by
+//! dropped packets.
 
-pub(crate) mod arena;
-mod beside;
-mod cell;
-pub(crate) mod container;
+pub(crate) mod breakpoint;
+pub(crate) mod container_state;
 mod fault;
-pub(crate) mod gate;
-mod going_back;
-pub(crate) mod hostile;
-mod leftovers;
-pub(crate) mod moment;
+pub(crate) mod harness;
+pub(crate) mod hostile_peer;
+mod injection;
+pub(crate) mod injection_point;
+mod interference;
+mod matrix;
+pub(crate) mod observation;
 mod outcome;
 mod reboot;
-pub(crate) mod stale;
-mod strike;
+mod residue;
+mod rollback_failure;
+pub(crate) mod stale_journal;
 
-pub use arena::Arena;
-pub use cell::{Cell, Moment, Side};
-pub use fault::{Disk, Fault, Part};
+pub use fault::{Disk, Fault, RollbackStep};
+pub use harness::Harness;
+pub use injection_point::InjectionPoint;
+pub use matrix::{Cell, Side};
 pub use outcome::{Outcome, Problem, RunsOn};
-pub use stale::Kind;
+pub use stale_journal::LastRecord;
 
-/// Name of the container that is moved.
+/// The name of the container that the harness migrates.
 const NAME: &str = "web";

@@ -1,19 +1,20 @@
-//! What came of a migration that something happened to, and whether that is as promised.
+//! The outcome of a migration with a fault, and the check of the product's guarantees.
 
 use serde::{Deserialize, Serialize};
 
-use super::cell::{Cell, Moment, Side};
 use super::fault::Fault;
-use crate::traffic::report::{EchoReport, Gap, WireReport};
+use super::injection_point::InjectionPoint;
+use super::matrix::{Cell, Side};
+use crate::traffic::client_report::{EchoReport, Gap, WireReport};
 
-/// Shorter silences are the machine's own.
+/// The longest silence in milliseconds that a busy machine causes by itself.
 const SILENCE_MS: f64 = 20.0;
-/// Silent for so long when the clients stop means dead.
+/// A flow that is silent for this many nanoseconds when the clients stop is dead.
 const DEAD_NS: u64 = 700_000_000;
-/// Datagrams that may be on their way when a silence begins or ends.
+/// The number of datagrams that may be in flight when a silence begins or ends.
 const ON_THE_WAY: f64 = 5.0;
 
-/// Where the container runs in the end.
+/// Where the container runs at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunsOn {
@@ -21,81 +22,81 @@ pub enum RunsOn {
     Source,
     /// On the destination.
     Destination,
-    /// On another host, to which somebody else has moved it.
+    /// On another host, to which a rival has moved it.
     Third,
-    /// On more than one: the worst that can happen.
+    /// On more than one host: split brain.
     Both,
     /// Nowhere.
     Neither,
 }
 
-/// A promise that was not kept.
+/// A guarantee that was violated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Problem {
-    /// Two copies run, or both were heard.
+    /// Two copies run, or clients received packets of both.
     TwoAudible,
-    /// No copy runs, or none can be heard.
+    /// No copy runs, or clients receive packets of none.
     None,
     /// A connection was reset, closed, or lost bytes.
     Reset,
-    /// Datagrams were lost or doubled for another reason than the outage.
+    /// Datagrams were lost or duplicated for another reason than the outage.
     Datagrams,
-    /// Something of the migration is left on a host.
+    /// A host has residue of the migration.
     Leftover,
-    /// The program said nothing, or something wrong.
+    /// The program reported nothing, or something wrong.
     Message,
-    /// Somebody was obeyed who has no say.
+    /// An agent obeyed a host without authority.
     Authority,
 }
 
-/// What was seen.
+/// The outcome of one run of a cell.
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
-    /// Exit code of agent-client; none if it was killed.
+    /// The exit code of agent-client; `None` if it was killed.
     pub exit: Option<i32>,
-    /// Its last words.
+    /// The standard error of agent-client.
     pub said: String,
     /// Where the container runs.
     pub runs_on: RunsOn,
-    /// Whether a person had to order the end.
+    /// Whether the operator had to intervene.
     pub ordered: bool,
-    /// What came to the far end.
+    /// The packets that arrived at the clients' host.
     pub wire: WireReport,
-    /// What the TCP client saw.
+    /// The report of the TCP client.
     #[serde(skip)]
     pub tcp: EchoReport,
-    /// What the UDP client saw.
+    /// The report of the UDP client.
     #[serde(skip)]
     pub udp: EchoReport,
-    /// When the clients stopped talking, in nanoseconds since the Unix epoch.
+    /// When the clients stopped, in nanoseconds since the Unix epoch.
     #[serde(skip)]
     pub stopped_ns: u64,
-    /// Messages of clients a second.
+    /// The rate of each client in messages a second.
     #[serde(skip)]
     pub rate: f64,
-    /// What is left on the hosts.
+    /// The residue on the hosts.
     pub leftovers: Vec<String>,
-    /// What is not as promised about whatever else took part.
+    /// The problems of other actors.
     #[serde(skip)]
-    pub beside: Vec<(Problem, String)>,
+    pub interference: Vec<(Problem, String)>,
 }
 
 impl Outcome {
-    /// Compares with what is promised.
+    /// Returns the guarantees that were violated.
     pub fn problems(&self, cell: Cell) -> Vec<(Problem, String)> {
-        let mut found = self.beside.clone();
+        let mut found = self.interference.clone();
         let mut note = |problem, text: String| found.push((problem, text));
         let wire = &self.wire;
         match self.runs_on {
             RunsOn::Both => note(Problem::TwoAudible, "runs on more than one host".to_owned()),
-            RunsOn::Neither if !cell.fault.may_end() => {
+            RunsOn::Neither if !cell.fault.may_end_container() => {
                 note(Problem::None, "runs nowhere".to_owned())
             }
             _ => {}
         }
-        // A person has ordered that the original run although its copy was heard.
-        let anyway = self.ordered && cell.may_lose_a_heard_copy();
+        // The operator has ordered that the original runs although its copy was active.
+        let anyway = self.ordered && cell.may_lose_an_active_copy();
         if wire.original_after_copy > 0 && !anyway {
             let text = format!(
                 "{} packets of the original after the first of the copy",
@@ -107,11 +108,11 @@ impl Outcome {
             let text = format!("{} packets of a copy that was given up", wire.copy);
             note(Problem::TwoAudible, text);
         }
-        // The sockets of processes that are killed say goodbye, which those of a host without power do not.
+        // The kernel closes the connections of killed processes; a host without power would not.
         if wire.foreign > 0 && !anyway {
             note(Problem::TwoAudible, format!("{} packets on another way", wire.foreign));
         }
-        let ended = (cell.fault.may_end() && self.runs_on != RunsOn::Destination)
+        let ended = (cell.fault.may_end_container() && self.runs_on != RunsOn::Destination)
             || self.was_restarted(cell.fault)
             || anyway;
         if !ended {
@@ -126,9 +127,9 @@ impl Outcome {
         for leftover in &self.leftovers {
             note(Problem::Leftover, leftover.clone());
         }
-        // One that was moved first may have ended at the destination, like any other.
+        // A container that was moved before it ended has ended at the destination, like any other.
         let moved = self.exit == Some(0);
-        let is_told = cell.fault.may_end();
+        let is_told = cell.fault.may_end_container();
         if is_told
             && self.runs_on == RunsOn::Neither
             && !moved
@@ -136,20 +137,21 @@ impl Outcome {
         {
             note(Problem::Message, "it does not say that the container has ended".to_owned());
         }
-        let told =
-            cell.fault.silences() || self.exit == Some(0) || self.said.contains("agent-client: ");
+        let told = cell.fault.kills_agent()
+            || self.exit == Some(0)
+            || self.said.contains("agent-client: ");
         if !told {
             note(Problem::Message, format!("exit code {:?} and no message", self.exit));
         }
-        let before = cell.moment < Moment::Hold;
+        let before = cell.point < InjectionPoint::Hold;
         if before
             && !ended
-            && !cell.fault.takes_time()
+            && !cell.fault.lengthens_interruption()
             && self.tcp.max_gap_ms > 5_000.0
-            && !cell.is_for_good()
+            && !cell.is_permanent_cut()
         {
-            // Nothing was interrupted yet, so nobody may have noticed more than a moved container's
-            // pause, or the cut of the link that its packets take by then.
+            // The container was not interrupted yet. Clients may have noticed the pause of a migration, or the cut of
+            // the link that their packets take by then.
             let allowed = matches!(cell.fault, Fault::Cut(_) | Fault::CutAndKill(_));
             if !allowed {
                 note(Problem::Message, format!("silent for {:.0} ms", self.tcp.max_gap_ms));
@@ -158,8 +160,7 @@ impl Outcome {
         found
     }
 
-    /// Whether connections have ended because the host that had the container, or was their anchor, was
-    /// restarted.
+    /// Returns whether connections have ended because the container's host or their anchor was restarted.
     fn was_restarted(&self, fault: Fault) -> bool {
         match fault {
             Fault::Reboot(Side::Source) => true,
@@ -169,7 +170,7 @@ impl Outcome {
     }
 
     fn judge_datagrams(&self, note: &mut impl FnMut(Problem, String)) {
-        // A client whose datagrams were lost waits for them in vain when it has stopped talking.
+        // A client that has stopped sending waits in vain for datagrams that were lost.
         let stopped = self.stopped_ns.saturating_sub(DEAD_NS);
         let gaps = self.udp.gaps.iter().filter(|gap| gap.at_unix_ns < stopped);
         let end = |gap: &Gap| gap.at_unix_ns + (gap.ms * 1e6) as u64;

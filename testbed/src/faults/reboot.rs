@@ -1,5 +1,5 @@
-//! Restarts a host of the lab, as far as namespaces can be restarted: every process but the first dies, what
-//! is volatile goes, and what a service manager starts is started again.
+//! Simulates a restart of a lab host: kills every process but the first, removes volatile state, and starts what a
+//! service manager starts.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -7,18 +7,17 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::cell::Side;
+use super::matrix::Side;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::{Lab, cgroup};
 
-/// How long processes may take to die.
+/// The longest time until killed processes have ended.
 const DIE: Duration = Duration::from_secs(20);
-/// How long a start may take.
+/// The longest time for each program of the start.
 const BOOT: Duration = Duration::from_secs(120);
 
-/// What is not there any more after a restart: mounts, what they held, rules, interfaces, flows, routes,
-/// cgroups.
+/// Removes what a restart removes: mounts and their contents, rules, interfaces, flows, routes, cgroups.
 const POWER_OFF: &str = r#"
 cut -d' ' -f5 /proc/self/mountinfo | grep -E '^/(run|tmp|dev/shm|var/lib/containers/storage)/' |
     tac | while read -r mount; do umount -l "$mount"; done
@@ -34,10 +33,10 @@ for family in -4 -6; do
     done
 done
 find /sys/fs/cgroup -mindepth 1 -depth -type d ! -name init -exec rmdir {} \;
-mkdir -p /run/gates
+mkdir -p /run/breakpoints
 true"#;
 
-/// Cuts a host's power.
+/// Kills all processes of a host and removes its volatile state, as a power failure does.
 pub(super) fn power_off(lab: &Lab, side: Side) -> Result<()> {
     let host = lab.host(side.host())?;
     let directory: PathBuf = lab.cgroup().join(host.name());
@@ -53,7 +52,7 @@ pub(super) fn power_off(lab: &Lab, side: Side) -> Result<()> {
             return Err(Error::Check(text));
         }
         for pid in left {
-            // One that has ended meanwhile is fine.
+            // A process that has ended meanwhile is not an error.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -61,7 +60,7 @@ pub(super) fn power_off(lab: &Lab, side: Side) -> Result<()> {
     host.command("sh").args(["-c", POWER_OFF]).limit(BOOT).output().map(drop)
 }
 
-/// Starts what starts at boot, in the order in which the units in packaging/systemd do it.
+/// Starts what a host starts at boot, in the order of the units in packaging/systemd.
 pub(super) fn boot(lab: &Lab, side: Side) -> Result<()> {
     let host = lab.host(side.host())?;
     host.command("agent-server").args(["recover"]).limit(BOOT).output()?;
@@ -72,7 +71,7 @@ pub(super) fn boot(lab: &Lab, side: Side) -> Result<()> {
     start_containers(host)
 }
 
-/// What podman's own unit does at boot.
+/// Starts containers as podman's own unit does at boot.
 fn start_containers(host: &Host) -> Result<()> {
     let words = ["start", "--all", "--filter", "restart-policy=always"];
     host.command("podman").args(words).limit(BOOT).output().map(drop)

@@ -1,5 +1,5 @@
-//! Process 1 of a host, and the holder of the switch's network namespace. Both are this program
-//! executed again with a hidden first argument: a program with threads cannot do this after a fork.
+//! Process 1 of a host, and the process that holds the switch's network namespace. Both are this program, executed
+//! again with a hidden first argument, since a program with threads cannot set up namespaces after a fork.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -20,20 +20,20 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Result, chain};
 use crate::lab::cgroup;
 
-/// First argument of a process 1.
+/// The first argument of a process 1.
 pub(crate) const HOST_ARGUMENT: &str = "host-init";
-/// First argument of the holder of a switch.
+/// The first argument of the holder of a switch.
 pub(crate) const SWITCH_ARGUMENT: &str = "switch-init";
-/// What either prints when it is ready.
+/// What either process prints when it is ready.
 pub(crate) const READY: &str = "ready";
-/// The cgroup below a host's own in which all of its processes start. With processes in the root
-/// of its cgroup namespace, crun retries for seconds to enable controllers there.
+/// The child of a host's cgroup in which all its processes start. If the root of the cgroup namespace had processes,
+/// crun would try for seconds to enable controllers there.
 pub(crate) const LEAF: &str = "init";
 
 /// systemd, in the host's root file system.
 const SYSTEMD: &str = "/usr/lib/systemd/systemd";
 
-/// Character devices of a host: name, major, minor.
+/// The character devices of a host: name, major and minor number.
 const DEVICES: &[(&str, u64, u64)] = &[
     ("null", 1, 3),
     ("zero", 1, 5),
@@ -45,14 +45,14 @@ const DEVICES: &[(&str, u64, u64)] = &[
     ("net/tun", 10, 200),
 ];
 
-/// All that a process 1 needs to know.
+/// The settings of a process 1.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct InitPlan {
-    /// Host name.
+    /// The host name.
     pub(crate) name: String,
-    /// Cgroup of the host, with [`LEAF`] in it.
+    /// The cgroup of the host, with the child [`LEAF`].
     pub(crate) cgroup: PathBuf,
-    /// Where the root is assembled.
+    /// The directory where the root is mounted.
     pub(crate) root: PathBuf,
     /// The root file system below the overlay.
     pub(crate) lower: PathBuf,
@@ -60,14 +60,14 @@ pub(crate) struct InitPlan {
     pub(crate) upper: PathBuf,
     /// The overlay's scratch directory.
     pub(crate) work: PathBuf,
-    /// Directory of this machine, and where the host sees it.
+    /// The directories of this machine that the host sees, and where it sees them.
     pub(crate) binds: Vec<(PathBuf, PathBuf)>,
-    /// Whether its process 1 is systemd.
+    /// Whether process 1 is systemd.
     pub(crate) systemd: bool,
 }
 
-/// Becomes a process 1 or the holder of a switch if the arguments say so. Every program that starts
-/// a lab calls this first of all in its `main`, and ends with the code that is returned.
+/// Becomes a process 1 or the holder of a switch if the arguments say so. Every program that starts a lab calls this
+/// at the beginning of `main` and exits with the returned code.
 pub fn become_init_if_asked() -> Option<ExitCode> {
     let role = std::env::args_os().nth(1)?;
     let outcome = if role == HOST_ARGUMENT {
@@ -83,7 +83,7 @@ pub fn become_init_if_asked() -> Option<ExitCode> {
     Some(ExitCode::FAILURE)
 }
 
-/// Reads standard input, where whoever started us has put a file with the plan.
+/// Reads the plan from standard input.
 fn read_plan() -> Result<Vec<u8>> {
     let mut plan = Vec::new();
     io::stdin().read_to_end(&mut plan).context(|| "reading the plan of a process 1")?;
@@ -94,7 +94,7 @@ fn run_host(plan: &[u8]) -> Result<()> {
     let plan: InitPlan = serde_json::from_slice(plan)
         .map_err(io::Error::from)
         .context(|| "reading the plan of a host")?;
-    // Without this a zombie's parent could miss the signal between its check and its wait.
+    // Without this the parent of a zombie could miss the signal between its check and its wait.
     block_child_signal()?;
     separate(&plan)?;
     assemble(&plan)?;
@@ -107,7 +107,7 @@ fn run_host(plan: &[u8]) -> Result<()> {
 fn run_switch(cgroup: &Path) -> Result<()> {
     join_cgroup(cgroup)?;
     block_child_signal()?;
-    unshare(CloneFlags::CLONE_NEWNET).context(|| "making a network namespace")?;
+    unshare(CloneFlags::CLONE_NEWNET).context(|| "creating a network namespace")?;
     say_ready()?;
     reap()
 }
@@ -122,8 +122,8 @@ fn join_cgroup(cgroup: &Path) -> Result<()> {
         .context(|| format!("joining the cgroup {}", cgroup.display()))
 }
 
-/// Makes the namespaces. The cgroup namespace's root is the cgroup the process is in when it asks;
-/// afterwards it moves to the leaf.
+/// Creates the namespaces. The root of the cgroup namespace is the cgroup of the process at that time. The process
+/// moves to the leaf afterwards.
 fn separate(plan: &InitPlan) -> Result<()> {
     join_cgroup(&plan.cgroup)?;
     let all = CloneFlags::CLONE_NEWNS
@@ -131,13 +131,13 @@ fn separate(plan: &InitPlan) -> Result<()> {
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWCGROUP;
-    unshare(all).context(|| "making namespaces")?;
-    // systemd takes the cgroup that it is started in for the root of its own.
+    unshare(all).context(|| "creating namespaces")?;
+    // systemd takes the cgroup in which it starts as its root.
     if !plan.systemd {
         join_cgroup(&plan.cgroup.join(LEAF))?;
         cgroup::delegate(&plan.cgroup)?;
     }
-    nix::unistd::setsid().context(|| "making a session")?;
+    nix::unistd::setsid().context(|| "creating a session")?;
     nix::unistd::sethostname(&plan.name).context(|| "setting the host name")
 }
 
@@ -182,7 +182,7 @@ fn devices(dev: &Path) -> Result<()> {
         let path = dev.join(name);
         let mode = Mode::from_bits_truncate(0o666);
         mknod(&path, SFlag::S_IFCHR, mode, makedev(*major, *minor))
-            .context(|| format!("making the device {}", path.display()))?;
+            .context(|| format!("creating the device {}", path.display()))?;
     }
     nix::sys::stat::umask(previous);
     let terminals = "newinstance,ptmxmode=0666,mode=620,gid=5";
@@ -209,8 +209,7 @@ fn attach(source: &str, kind: &str, at: &Path, flags: MsFlags, data: &str) -> Re
         .context(|| format!("mounting {kind} on {}", at.display()))
 }
 
-/// Makes `root` the root. A chroot would not do: CRIU refuses a mount tree whose root it cannot
-/// find.
+/// Changes the root to `root`. chroot(2) would not suffice: CRIU refuses a mount tree whose root it cannot find.
 fn enter(root: &Path) -> Result<()> {
     nix::unistd::chdir(root).context(|| format!("changing to {}", root.display()))?;
     // With both names the same, the old root ends up on top of the new one and can be unmounted
@@ -220,7 +219,7 @@ fn enter(root: &Path) -> Result<()> {
     nix::unistd::chdir("/").context(|| "changing to the new root")
 }
 
-/// Lets the host forward packets, as container networks need.
+/// Enables forwarding, which container networks need.
 fn forward() -> Result<()> {
     for name in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         let path = Path::new("/proc/sys/net").join(name);
@@ -232,7 +231,7 @@ fn forward() -> Result<()> {
     Ok(())
 }
 
-/// Becomes systemd, as in a container: it boots, and mounts nothing of what is there already.
+/// Executes systemd as in a container, so that it mounts nothing that is mounted already.
 fn become_systemd() -> Error {
     let mut command = Command::new(SYSTEMD);
     command.arg("--unit=multi-user.target").env_clear().env("container", "lab");
@@ -245,7 +244,7 @@ fn block_child_signal() -> Result<()> {
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None).context(|| "blocking SIGCHLD")
 }
 
-/// Reaps orphans until the end of time, which for a process 1 is SIGKILL.
+/// Reaps orphans until this process is killed.
 fn reap() -> Result<()> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGCHLD);

@@ -1,9 +1,9 @@
-//! A test host: a process 1 in mount, network, UTS, IPC, PID and cgroup namespaces of its own, on
-//! an overlay of the root file system.
+//! A test host: a process 1 in its own mount, network, UTS, IPC, PID and cgroup namespaces, on an overlay of the root
+//! file system.
 
+pub mod host_process;
 pub mod init;
 pub mod namespaces;
-pub mod process;
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Context, Error, Result};
+use host_process::HostCommand;
 use namespaces::Namespaces;
-use process::HostCommand;
 
-/// Longest name of a host: `v` and the name make up the name of an interface.
+/// The longest name of a host. An interface of the switch is named `v` and the name.
 const NAME_MAX: usize = 12;
 
 /// A running test host.
@@ -47,27 +47,27 @@ impl Host {
         })
     }
 
-    /// Its name, which is its host name, too.
+    /// Returns the name, which is also the host name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its IPv4 address on the lab's network.
+    /// Returns the IPv4 address on the lab's network.
     pub fn address(&self) -> Ipv4Addr {
         address(self.number)
     }
 
-    /// Its IPv6 address on the lab's network.
+    /// Returns the IPv6 address on the lab's network.
     pub fn address6(&self) -> Ipv6Addr {
         address6(self.number)
     }
 
-    /// A port at its IPv4 address.
+    /// Returns the socket address of a port at the host's IPv4 address.
     pub fn port(&self, port: u16) -> SocketAddr {
         (self.address(), port).into()
     }
 
-    /// The number of its process 1 on this machine.
+    /// Returns the process ID of process 1 in this machine's PID namespace.
     pub fn init(&self) -> i32 {
         self.init
     }
@@ -76,7 +76,7 @@ impl Host {
         &self.namespaces
     }
 
-    /// A path of the host, as this machine sees it.
+    /// Returns the path by which this machine reaches a path of the host.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         PathBuf::from(format!("/proc/{}/root", self.init))
@@ -86,17 +86,17 @@ impl Host {
     /// Reads a file of the host.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The file cannot be read.
     pub fn read(&self, path: impl AsRef<Path>) -> Result<String> {
         let path = path.as_ref();
         fs::read_to_string(self.path(path))
             .context(|| format!("reading {} on host {}", path.display(), self.name))
     }
 
-    /// Writes a file of the host, with the directories above it.
+    /// Writes a file of the host and creates the directories above it.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The file cannot be written.
     pub fn write(&self, path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> Result<()> {
         let path = path.as_ref();
         let what = || format!("writing {} on host {}", path.display(), self.name);
@@ -107,17 +107,16 @@ impl Host {
         fs::write(outside, contents).context(what)
     }
 
-    /// Sets a parameter of the host's kernel, such as `net/ipv4/ip_forward` (proc_sys(5)). Those of the
-    /// network are the host's own for programs of the host alone; [`Host::write`] would change this
-    /// machine's.
+    /// Sets a kernel parameter of the host, such as `net/ipv4/ip_forward` (proc_sys(5)). Only programs in the host's
+    /// network namespace reach its parameters; [`Host::write`] would change those of this machine.
     ///
     /// # Errors
-    /// There is none of that name, or it takes no such value.
+    /// The kernel has no such parameter, or refuses the value.
     pub fn set_parameter(&self, name: &str, value: &str) -> Result<()> {
         self.command("tee").args([format!("/proc/sys/{name}")]).input(value).run().map(drop)
     }
 
-    /// A program to be run on the host, in its namespaces and its cgroup.
+    /// Prepares a command for the host, in its namespaces and its cgroup.
     pub fn command(&self, program: &str) -> HostCommand<'_> {
         HostCommand::new(self, program)
     }
@@ -125,7 +124,7 @@ impl Host {
     /// Runs a command line to its end and returns its standard output.
     ///
     /// # Errors
-    /// It could not be started, failed, or did not end within the usual limit.
+    /// The program could not be started, failed, or did not end within the default limit.
     pub fn run<S: AsRef<str>>(&self, line: impl IntoIterator<Item = S>) -> Result<String> {
         let mut words = line.into_iter();
         let Some(program) = words.next() else {
@@ -142,7 +141,7 @@ impl Host {
         Ok(self.command("podman").args(arguments).run()?.text())
     }
 
-    /// A path for the log of a program that is about to be started.
+    /// Returns a path for the log of a program that is about to be started.
     pub(crate) fn log_path(&self, program: &str, stream: &str) -> PathBuf {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let base = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
@@ -150,12 +149,12 @@ impl Host {
     }
 }
 
-/// The IPv4 address of the host of that number (from 1), in the block for documentation.
+/// Returns the IPv4 address of the host with this number (from 1), in the block for documentation (RFC 5737).
 pub fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, number)
 }
 
-/// The IPv6 address of the host of that number (from 1), in the block for documentation.
+/// Returns the IPv6 address of the host with this number (from 1), in the block for documentation (RFC 3849).
 pub fn address6(number: u8) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(number))
 }
@@ -163,7 +162,7 @@ pub fn address6(number: u8) -> Ipv6Addr {
 /// Checks the name of a host or of a lab.
 ///
 /// # Errors
-/// It is not one to twelve of `a-z`, `0-9` and inner `-`.
+/// The name is not one to twelve characters of `a-z`, `0-9` and inner `-`.
 pub fn check_name(name: &str) -> Result<()> {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let good = (1..=NAME_MAX).contains(&name.len())

@@ -9,9 +9,9 @@ use std::process::{Child, Command};
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::command;
+use crate::subprocess;
 
-/// The namespaces of a process, and the cgroup that processes which join them belong in.
+/// The namespaces of a process, and the cgroup for processes that enter them.
 #[derive(Debug)]
 pub(crate) struct Namespaces {
     pidfd: OwnedFd,
@@ -19,12 +19,12 @@ pub(crate) struct Namespaces {
 }
 
 impl Namespaces {
-    /// The namespaces of process `pid`; processes that enter go to the cgroup at `cgroup`.
+    /// Opens the namespaces of process `pid`. Processes that enter them move to `cgroup`.
     pub(crate) fn of(pid: i32, cgroup: &Path) -> io::Result<Self> {
-        Ok(Self { pidfd: command::pidfd(pid)?, cgroup: cgroup.to_owned() })
+        Ok(Self { pidfd: subprocess::pidfd(pid)?, cgroup: cgroup.to_owned() })
     }
 
-    /// Starts a program in all of the namespaces.
+    /// Starts a program in all namespaces.
     pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
         let all = CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWNET
@@ -32,8 +32,8 @@ impl Namespaces {
             | CloneFlags::CLONE_NEWIPC
             | CloneFlags::CLONE_NEWCGROUP;
         self.prepare(command, all)?;
-        // A PID namespace is entered by the children of the thread that asks for it: a thread of
-        // its own, so that no other child of this program lands there.
+        // setns(2) of a PID namespace affects the later children of the calling thread. A thread of its own keeps
+        // other children of this program out.
         std::thread::scope(|scope| {
             let spawner = scope.spawn(|| {
                 setns(&self.pidfd, CloneFlags::CLONE_NEWPID)?;

@@ -1,4 +1,4 @@
-//! The cgroup of a lab: every process of it is in there, so one write ends them all.
+//! The cgroup of a lab. It has all processes of the lab, so one write kills them.
 
 use std::fs;
 use std::io;
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Result};
-use crate::pace;
+use crate::slowdown;
 
-/// How long processes may take to die.
+/// The time limit for killed processes to end.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// Where this machine has its cgroup version 2 hierarchy.
+/// Returns where this machine has its cgroup version 2 hierarchy.
 ///
 /// # Errors
 /// It has none mounted.
@@ -35,8 +35,8 @@ pub(crate) fn create(path: &Path) -> Result<()> {
     fs::create_dir_all(path).context(|| format!("creating the cgroup {}", path.display()))
 }
 
-/// Hands the controllers that a cgroup has on to those below it, as systemd does on most machines.
-/// One that the kernel keeps back is missing there, for what needs it to tell.
+/// Enables a cgroup's controllers for its children, as systemd does on most machines. A controller that the kernel
+/// refuses is skipped; the test that needs it reports that.
 pub(crate) fn delegate(path: &Path) -> Result<()> {
     let list = path.join("cgroup.controllers");
     let all = fs::read_to_string(&list).context(|| format!("reading {}", list.display()))?;
@@ -46,10 +46,10 @@ pub(crate) fn delegate(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Kills every process in the cgroup and below it, frozen ones too, waits for their end, and
-/// removes the cgroups. A cgroup that does not exist is fine.
+/// Kills every process in the cgroup and below it, frozen ones included, waits for their end, and removes the cgroups.
+/// An absent cgroup is not an error.
 pub(crate) fn destroy(path: &Path) -> Result<()> {
-    let deadline = Instant::now() + pace::patience(LIMIT);
+    let deadline = Instant::now() + slowdown::limit(LIMIT);
     while path.exists() {
         let kill = path.join("cgroup.kill");
         fs::write(&kill, "1").context(|| format!("writing {}", kill.display()))?;
@@ -84,7 +84,7 @@ fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The processes in a cgroup and below it.
+/// Returns the processes in a cgroup and below it.
 pub(crate) fn processes(path: &Path) -> Vec<i32> {
     let mut all: Vec<i32> = fs::read_to_string(path.join("cgroup.procs"))
         .unwrap_or_default()

@@ -1,5 +1,5 @@
-//! What a lab occupies outside its namespaces: a run-time directory with a lock, a directory on
-//! disk, a cgroup. Whoever holds the lock owns the lab; a lab whose lock is free is a leftover.
+//! The resources of a lab outside its namespaces: a run-time directory with a lock, a directory on disk, a cgroup. The
+//! holder of the lock owns the lab. A lab whose lock is free is left over from a killed run.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -11,16 +11,16 @@ use crate::error::{Context, Error, Result};
 
 use super::cgroup;
 
-/// Begins the name of every lab's cgroup.
+/// The prefix of the name of every lab's cgroup.
 const PREFIX: &str = "netmig-testbed-";
 
-/// The places of one lab.
+/// The paths of one lab.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     pub(crate) id: String,
-    /// Run-time directory: lock and state.
+    /// The run-time directory, with lock and state.
     pub(crate) run: PathBuf,
-    /// Disk directory: overlays, container storage, programs, logs.
+    /// The directory on disk, with overlays, container storage, programs and logs.
     pub(crate) disk: PathBuf,
     pub(crate) cgroup: PathBuf,
 }
@@ -35,16 +35,16 @@ impl Places {
         })
     }
 
-    /// Ends every process and removes every trace; goes on after an error and returns the first.
+    /// Kills every process and removes everything. Goes on after an error and returns the first one.
     pub(crate) fn clear(&self) -> Result<()> {
         let killed = cgroup::destroy(&self.cgroup);
         let disk = cache::remove(&self.disk);
-        // The lock file goes last: without it nobody would look for the rest.
+        // The lock file goes last: without it no later run would find the rest.
         let run = if killed.is_ok() && disk.is_ok() { cache::remove(&self.run) } else { Ok(()) };
         killed.and(disk).and(run)
     }
 
-    /// Whether any trace of the lab is left.
+    /// Returns whether any trace of the lab is left.
     pub(crate) fn any_trace(&self) -> bool {
         [&self.run, &self.disk, &self.cgroup].into_iter().any(|path| path.exists())
     }
@@ -54,7 +54,7 @@ impl Places {
     }
 }
 
-/// Ownership of a lab's places. Dropping it gives up the lock and nothing else.
+/// The ownership of a lab's paths. Dropping it releases the lock and removes nothing.
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) places: Places,
@@ -62,8 +62,7 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Claims places for a new lab, after removing what dead owners left. Without a name, the lab
-    /// gets one that no other has.
+    /// Claims the paths of a new lab, after removing labs without owner. Without a name the lab gets a unique one.
     pub(crate) fn new(name: Option<&str>) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let _all = lock_all()?;
@@ -87,20 +86,20 @@ impl Claim {
         Ok(Self { places, lock })
     }
 
-    /// The lock, to be handed to processes that keep the lab alive without this program.
+    /// Returns the lock, to be handed to processes that keep the lab alive without this program.
     pub(crate) fn lock(&self) -> &File {
         &self.lock
     }
 }
 
-/// Labs that end with this program.
+/// The labs that end with this program.
 static OURS: Mutex<Vec<Places>> = Mutex::new(Vec::new());
 
 fn ours() -> MutexGuard<'static, Vec<Places>> {
     OURS.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Removes every lab of this program that is not gone yet.
+/// Removes every lab of this program.
 pub(crate) fn clear_ours() {
     let all = std::mem::take(&mut *ours());
     for places in all.iter().filter(|places| places.any_trace()) {
@@ -116,7 +115,7 @@ fn lock_all() -> Result<File> {
     cache::lock(&root.join(".lock"))
 }
 
-/// Removes the labs of owners that are gone. Says which on standard error.
+/// Removes the labs without owner and names them on standard error.
 pub(crate) fn sweep_all() -> Result<Vec<String>> {
     let _all = lock_all()?;
     sweep()
@@ -136,7 +135,7 @@ fn sweep() -> Result<Vec<String>> {
     Ok(swept)
 }
 
-/// Every lab of which any trace exists.
+/// Returns every lab of which any trace exists.
 fn known() -> Result<Vec<String>> {
     let mut all = names(&cache::run_directories())?;
     all.extend(names(&cache::lab_directories())?);
@@ -163,7 +162,7 @@ fn names(directory: &Path) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// Whether somebody holds the lock of a lab.
+/// Returns whether a process holds the lock of a lab.
 pub(crate) fn is_alive(places: &Places) -> Result<bool> {
     let path = places.lock_path();
     let file = match File::open(&path) {

@@ -1,17 +1,17 @@
-//! What one wants to see of a lab after a test in it has failed.
+//! Describes the state of a lab after a test has failed.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::time::Duration;
 
 use super::Lab;
-use crate::command::tail;
+use crate::subprocess::tail;
 
-/// How long each question to a host may take.
+/// The time limit for each question to a host.
 const LIMIT: Duration = Duration::from_secs(10);
 
 impl Lab {
-    /// The containers of each host and the ends of the logs of programs that ran in the background.
+    /// Returns the containers of each host and the ends of the logs of programs that ran in the background.
     pub fn diagnosis(&self) -> String {
         let mut text = String::new();
         for host in self.hosts() {
@@ -31,7 +31,7 @@ impl Lab {
         logs.sort();
         for path in logs.iter().filter(|path| path.extension().is_some_and(|kind| kind == "err")) {
             let contents = fs::read_to_string(path).unwrap_or_default();
-            // A client that says no more than that it is ready is of no interest.
+            // The log of a client that has only reported that it is ready does not help.
             if !matches!(contents.trim(), "" | "ready") {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 let _ = writeln!(text, "{name}:\n{}", tail(contents.trim()));

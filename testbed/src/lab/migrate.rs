@@ -1,4 +1,4 @@
-//! Migrations in the lab, by the product's programs as a user runs them.
+//! Runs migrations in the lab by the product's command lines.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,19 +8,19 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::Lab;
-use crate::command::Output;
 use crate::error::{Error, Result};
-use crate::host::process::HostProcess;
+use crate::host::host_process::HostProcess;
+use crate::subprocess::Output;
 
-/// How long a server may take to open its port.
+/// The time limit for a server to open its port.
 const SERVER_LIMIT: Duration = Duration::from_secs(10);
-/// How long a server may take to end when it is told to.
+/// The time limit for a server to end when it is told to.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// How long a migration may take.
+/// The time limit for a migration.
 const LIMIT: Duration = Duration::from_secs(90);
 /// What a server writes to its log when its port is open.
 const LISTENING: &str = "listening on";
-/// What it says when it answers, too: podman's first run on a host may take long.
+/// What a server writes to its log when it also answers. podman's first run on a host may take long.
 const READY: &str = "ready for other hosts";
 
 /// A step of a migration and how long it took.
@@ -28,7 +28,7 @@ const READY: &str = "ready for other hosts";
 pub struct Step {
     /// Its name.
     pub name: String,
-    /// Milliseconds.
+    /// The time that it took, in milliseconds.
     pub ms: f64,
 }
 
@@ -41,24 +41,24 @@ pub struct FlowCount {
     pub udp: u64,
 }
 
-/// An address in place of another one.
+/// An address that the container got instead of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewAddress {
-    /// That at the source.
+    /// The address at the source.
     pub from: IpAddr,
-    /// That at the destination.
+    /// The address at the destination.
     pub to: IpAddr,
 }
 
-/// What `agent-client migrate --json` says of a migration that succeeded.
+/// The output of `agent-client migrate --json` after a successful migration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MigrationReport {
     /// `moved`, or `moved-with-leftovers`.
     #[serde(default)]
     pub outcome: String,
-    /// From the start to the end, in milliseconds.
+    /// The time from the start to the end, in milliseconds.
     pub total_ms: f64,
-    /// From the first held packet to the first released one, in milliseconds.
+    /// The time from the first held packet to the first released one, in milliseconds.
     #[serde(default)]
     pub interruption_ms: f64,
     /// The steps in order.
@@ -75,15 +75,15 @@ pub struct MigrationReport {
     /// Kind of the packet queue.
     #[serde(default)]
     pub queue: String,
-    /// Addresses that are others at the destination.
+    /// The addresses that differ at the destination.
     #[serde(default)]
     pub readdressed: Vec<NewAddress>,
-    /// What was not kept or is left to do.
+    /// The warnings.
     #[serde(default)]
     pub warnings: Vec<String>,
 }
 
-/// A migration that was tried, however it ended.
+/// The result of `agent-client migrate`, successful or not.
 #[derive(Debug)]
 pub struct Attempt {
     /// The exit code of `agent-client`; `None` after a signal.
@@ -108,25 +108,25 @@ impl Attempt {
         }
     }
 
-    /// The report of a migration that must have succeeded.
+    /// Parses the report of a successful migration.
     ///
     /// # Errors
-    /// It failed, or its output is not such a report.
+    /// The migration failed, or its output is not a report.
     pub fn success(self) -> Result<MigrationReport> {
         self.output.success()?.json()
     }
 
-    /// What it printed as JSON, whatever that is.
+    /// Parses the standard output as JSON.
     ///
     /// # Errors
-    /// It is not JSON.
+    /// The output is not JSON.
     pub fn json(&self) -> Result<serde_json::Value> {
         self.output.json()
     }
 }
 
 impl Lab {
-    /// Moves a container; the server on the destination is started if it is not running.
+    /// Migrates a container. Starts the server on the destination if it does not run.
     ///
     /// # Errors
     /// The migration failed in any way.
@@ -135,8 +135,8 @@ impl Lab {
         self.attempt(container, from, to, &[])?.success()
     }
 
-    /// Runs `agent-client migrate CONTAINER DESTINATION --json ARGUMENTS…` on host `from`, whatever
-    /// comes of it. `destination` may be anything; no server is started.
+    /// Runs `agent-client migrate CONTAINER DESTINATION --json ARGUMENTS…` on host `from`. Starts no server. A failed
+    /// migration is not an error.
     ///
     /// # Errors
     /// The program could not be started or did not end.
@@ -150,7 +150,7 @@ impl Lab {
         self.attempt_by(&["agent-client"], container, from, destination, arguments)
     }
 
-    /// The same by a command line that ends with the program.
+    /// Like [`Lab::attempt`], with a command line that runs the program.
     ///
     /// # Errors
     /// It could not be run, or took too long.
@@ -173,16 +173,15 @@ impl Lab {
             .limit(LIMIT)
             .output()?;
         let log = self.host(from)?.log_path("agent-client", "err");
-        // The log is for the diagnosis of a failure; a missing one only makes that poorer.
+        // The log only helps to diagnose a failure, so an error here does not matter.
         let _ = std::fs::write(log, &output.stderr);
         Ok(Attempt::new(output))
     }
 
-    /// Starts `agent-server` on a host unless this lab has it running there, and lets every other
-    /// host of the lab move containers there.
+    /// Starts `agent-server` on a host, unless it runs there, and pairs every other host of the lab with it.
     ///
     /// # Errors
-    /// It did not open its port, or hosts could not be paired.
+    /// The server did not open its port, or hosts could not be paired.
     pub fn serve(&self, host: &str) -> Result<()> {
         self.serve_with(host, &[])?;
         for other in self.hosts() {
@@ -193,11 +192,10 @@ impl Lab {
         Ok(())
     }
 
-    /// Starts `agent-server` with arguments on a host unless this lab has it running there; for nobody
-    /// but those who are paired with it already.
+    /// Starts `agent-server` with arguments on a host, unless it runs there, and pairs no host.
     ///
     /// # Errors
-    /// It did not open its port.
+    /// The server did not open its port.
     pub fn serve_with(&self, host: &str, arguments: &[&str]) -> Result<()> {
         let mut servers = self.servers();
         if servers.get_mut(host).is_some_and(HostProcess::is_running) {
@@ -214,10 +212,10 @@ impl Lab {
         Ok(())
     }
 
-    /// Ends the server of a host by a signal and returns what it wrote to its log.
+    /// Ends the server of a host by a signal and returns its log.
     ///
     /// # Errors
-    /// None was started there, or it did not end.
+    /// No server was started there, or it did not end.
     pub fn stop_server(&self, host: &str, signal: Signal) -> Result<String> {
         let Some(mut server) = self.servers().remove(host) else {
             return Err(Error::Refused(format!("no agent-server was started on host {host}")));
@@ -226,17 +224,17 @@ impl Lab {
         Ok(server.wait(STOP_LIMIT)?.error_text())
     }
 
-    /// What the server of a host wrote to its log so far.
+    /// Returns what the server of a host wrote to its log so far.
     pub fn server_log(&self, host: &str) -> String {
         self.servers().get(host).map(HostProcess::stderr).unwrap_or_default()
     }
 
-    /// The process number of a host's server on this machine.
+    /// Returns the process ID of a host's server in this machine's PID namespace.
     pub fn server_pid(&self, host: &str) -> Option<i32> {
         self.servers().get(host).map(HostProcess::pid)
     }
 
-    /// Pairs a source with a destination whose server runs, as their users do, once.
+    /// Pairs a source with a destination whose server runs, by `invite` and `join`, unless they are paired.
     ///
     /// # Errors
     /// One of the commands failed.

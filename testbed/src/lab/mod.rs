@@ -1,11 +1,11 @@
-//! A lab: several hosts on one network, with the product's programs, podman and test images.
+//! A lab: hosts on one network, with the product's programs, podman and test images.
 
 pub(crate) mod cgroup;
 pub(crate) mod claim;
 mod diagnosis;
 mod migrate;
 mod start;
-pub mod storage;
+pub mod storage_template;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,21 +16,22 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command;
 use crate::error::{Context, Error, Result};
+use crate::host::host_process::HostProcess;
 use crate::host::namespaces::Namespaces;
-use crate::host::process::HostProcess;
 use crate::host::{self, Host};
-use crate::network;
+use crate::subprocess;
+use crate::switch;
 use claim::{Claim, Places};
 
 pub use migrate::{Attempt, FlowCount, MigrationReport, NewAddress, Step};
 pub use start::LabBuilder;
 
-/// Names the lab that `testbed up` leaves running, for those who want several; `standing` otherwise.
+/// The environment variable with the name of the lab that `testbed up` leaves running. The default is `standing`;
+/// other names allow several such labs.
 pub const NAME_VARIABLE: &str = "NETMIG_TESTBED_LAB";
 
-/// The name of the standing lab.
+/// Returns the name of the standing lab.
 pub(crate) fn standing_name() -> Result<String> {
     let name = std::env::var(NAME_VARIABLE).unwrap_or_else(|_| "standing".to_owned());
     host::check_name(&name)?;
@@ -51,10 +52,10 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    /// Both of them.
+    /// Both runtimes.
     pub const ALL: [Self; 2] = [Self::Crun, Self::Runc];
 
-    /// Its name, which is its program's, too.
+    /// Returns the name, which is also that of the program.
     pub fn name(self) -> &'static str {
         match self {
             Self::Crun => "crun",
@@ -63,7 +64,7 @@ impl Runtime {
     }
 }
 
-/// What is written down about a running lab, for other programs to find it.
+/// The stored state of a running lab, by which other programs find it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct State {
     hosts: Vec<(String, i32)>,
@@ -71,19 +72,19 @@ pub(crate) struct State {
     runtime: Runtime,
 }
 
-/// How long a dead process 1 may take to be gone.
+/// The time limit for a killed process 1 to end.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// Who ends the lab.
+/// What ends the lab.
 #[derive(Debug)]
 enum Owner {
-    /// This value, when it is dropped.
+    /// The drop of this value.
     Us { claim: Claim, children: Mutex<Vec<Child>> },
-    /// Nobody but an explicit order.
+    /// The command `testbed down`.
     Standing(Places),
 }
 
-/// A running lab. A lab that this program started goes when this is dropped.
+/// A running lab. Dropping it ends a lab that this program has started.
 #[derive(Debug)]
 pub struct Lab {
     owner: Owner,
@@ -91,12 +92,12 @@ pub struct Lab {
     switch: Namespaces,
     runtime: Runtime,
     servers: Mutex<BTreeMap<String, HostProcess>>,
-    /// Sources and destinations that have been paired.
+    /// The pairs of source and destination that have been paired.
     pairs: Mutex<BTreeSet<(String, String)>>,
 }
 
 impl Lab {
-    /// Starts a lab of the named hosts with the usual settings; the first has 192.0.2.1.
+    /// Starts a lab of the named hosts with the default settings. The first host has the address 192.0.2.1.
     ///
     /// # Errors
     /// See [`LabBuilder::start`].
@@ -104,10 +105,10 @@ impl Lab {
         LabBuilder::new(hosts).start()
     }
 
-    /// The lab that `testbed up` left running.
+    /// Returns the lab that `testbed up` left running.
     ///
     /// # Errors
-    /// There is none.
+    /// No such lab runs.
     pub fn standing() -> Result<Self> {
         let places = Places::of(&standing_name()?)?;
         if !claim::is_alive(&places)? {
@@ -122,7 +123,7 @@ impl Lab {
         let mut hosts = Vec::new();
         for (number, (name, init)) in (1..).zip(&state.hosts) {
             let cgroup = places.cgroup.join(name);
-            // A process number alone might by now be another's.
+            // The process ID alone might belong to another process by now.
             if !cgroup::processes(&cgroup).contains(init) {
                 return Err(Error::Refused(format!(
                     "host {name} of the lab has died; end it with: cargo testbed down"
@@ -141,10 +142,10 @@ impl Lab {
         })
     }
 
-    /// The host of that name.
+    /// Returns the host with this name.
     ///
     /// # Errors
-    /// There is none.
+    /// The lab has no such host.
     pub fn host(&self, name: &str) -> Result<&Host> {
         self.hosts.iter().find(|host| host.name() == name).ok_or_else(|| {
             let names: Vec<&str> = self.hosts.iter().map(Host::name).collect();
@@ -152,17 +153,17 @@ impl Lab {
         })
     }
 
-    /// All hosts.
+    /// Returns all hosts.
     pub fn hosts(&self) -> &[Host] {
         &self.hosts
     }
 
-    /// The runtime of the hosts' podman.
+    /// Returns the runtime of the hosts' podman.
     pub fn runtime(&self) -> Runtime {
         self.runtime
     }
 
-    /// A name that no other running lab has.
+    /// Returns the name of the lab, which is unique among running labs.
     pub fn id(&self) -> &str {
         &self.places().id
     }
@@ -174,40 +175,40 @@ impl Lab {
         }
     }
 
-    /// Processes of the lab, as this machine numbers them.
+    /// Returns the process IDs of the lab in this machine's PID namespace.
     pub fn processes(&self) -> Vec<i32> {
         cgroup::processes(&self.places().cgroup)
     }
 
-    /// The lab's cgroup on this machine.
+    /// Returns the lab's cgroup on this machine.
     pub fn cgroup(&self) -> &Path {
         &self.places().cgroup
     }
 
-    /// The lab's directory on disk.
+    /// Returns the lab's directory on disk.
     pub fn disk(&self) -> &Path {
         &self.places().disk
     }
 
-    /// The directory that every host has at `/lab`.
+    /// Returns the directory that every host has at `/lab`.
     pub fn share(&self) -> PathBuf {
         self.places().disk.join(SHARE)
     }
 
-    /// The directory with the logs of background programs.
+    /// Returns the directory with the logs of background programs.
     pub fn logs(&self) -> PathBuf {
         self.places().disk.join(LOGS)
     }
 
-    /// Pulls a host's network cable or plugs it in again; its link loses or regains its carrier.
+    /// Connects or disconnects a host's network cable. Its link gains or loses the carrier.
     ///
     /// # Errors
     /// There is no such host, or the kernel refused.
     pub fn set_cable(&self, host: &str, plugged: bool) -> Result<()> {
-        network::set_cable(&self.switch, self.host(host)?, plugged)
+        switch::set_cable(&self.switch, self.host(host)?, plugged)
     }
 
-    /// Ends every process of the lab and removes every trace of it.
+    /// Kills every process of the lab and removes everything that it has.
     ///
     /// # Errors
     /// Something could not be removed; the next lab's start tries again.
@@ -215,21 +216,21 @@ impl Lab {
         self.clear()
     }
 
-    /// Ends every process of the lab and removes its traces while others still refer to it: what
-    /// they do next fails.
+    /// Kills every process of the lab and removes everything that it has, while other threads still refer to the lab.
+    /// Their next operations fail.
     ///
     /// # Errors
     /// As for [`Lab::down`].
     pub fn clear(&self) -> Result<()> {
         let outcome = self.places().clear();
-        // A process 1 is not gone before the last process of its namespace is reaped, and those
-        // that we have started there only we can reap.
+        // A process 1 does not end before the last process of its namespace is reaped, and this program has to reap
+        // those that it has started there.
         self.servers().clear();
         let Owner::Us { children, .. } = &self.owner else { return outcome };
         let mut children = children.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut ended = Ok(());
         for mut child in children.drain(..) {
-            if !command::ends_within(&mut child, END_LIMIT) {
+            if !subprocess::ends_within(&mut child, END_LIMIT) {
                 ended = Err(Error::Refused(format!(
                     "process {} of the lab {} is dead but not gone: a program on its host has not \
                      been waited for",
@@ -252,7 +253,7 @@ impl Drop for Lab {
     }
 }
 
-/// Removes labs whose owners are gone, and returns their names.
+/// Removes labs without owner and returns their names.
 ///
 /// # Errors
 /// Something could not be removed.
@@ -260,7 +261,7 @@ pub fn sweep() -> Result<Vec<String>> {
     claim::sweep_all()
 }
 
-/// Ends every lab of this program; for a program that is being ended itself.
+/// Removes every lab of this program, before the program exits by a signal.
 pub fn clear_all() {
     claim::clear_ours();
 }
@@ -269,7 +270,7 @@ pub fn clear_all() {
 const SHARE: &str = "share";
 /// Directory below a lab's own with the logs of background programs.
 const LOGS: &str = "logs";
-/// Name of the switch's cgroup; no host may be called so.
+/// The name of the switch's cgroup; no host may be called so.
 const SWITCH: &str = "switch-";
 
 fn switch_namespaces(pid: i32, cgroup: &Path) -> Result<Namespaces> {

@@ -14,26 +14,26 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, unshare};
 
 use super::claim::Claim;
-use super::storage::{self, Storage};
+use super::storage_template::{self, Storage};
 use super::{
     LOGS, Lab, Owner, Runtime, SHARE, SWITCH, State, cgroup, standing_name, switch_namespaces,
 };
-use crate::build::Programs;
-use crate::command;
 use crate::error::{Context, Error, Result};
 use crate::host::init::{HOST_ARGUMENT, InitPlan, LEAF, READY, SWITCH_ARGUMENT};
 use crate::host::{self, Host};
-use crate::{network, pace, prepare};
+use crate::programs::Programs;
+use crate::subprocess;
+use crate::{prepare, slowdown, switch};
 
-/// Where a host has the product's programs and the testbed's own: the rootfs leaves it empty.
+/// The directory on a host with the product's and the testbed's programs. It is empty in the root file system.
 const PROGRAMS: &str = "/usr/local/bin";
 
-/// How long systemd may take to boot.
+/// The time limit for systemd to boot.
 const BOOT: Duration = Duration::from_secs(60);
-/// Between two looks whether it has.
+/// The time between two checks.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A lab to be started.
+/// The settings of a lab.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is started until start is called"]
 pub struct LabBuilder {
@@ -45,7 +45,7 @@ pub struct LabBuilder {
 }
 
 impl LabBuilder {
-    /// A lab of the named hosts; the first gets the address 192.0.2.1.
+    /// Returns the default settings for the named hosts. The first host gets the address 192.0.2.1.
     pub fn new<S: AsRef<str>>(hosts: &[S]) -> Self {
         Self {
             hosts: hosts.iter().map(|name| name.as_ref().to_owned()).collect(),
@@ -62,13 +62,13 @@ impl LabBuilder {
         self
     }
 
-    /// Lets the lab live on when this program ends.
+    /// Lets the lab outlive this program.
     pub fn standing(mut self) -> Self {
         self.standing = true;
         self
     }
 
-    /// Has systemd as process 1 of each host, and podman make cgroups by it.
+    /// Makes systemd process 1 of each host, and podman use systemd's cgroups.
     pub fn systemd(mut self) -> Self {
         self.systemd = true;
         self
@@ -80,21 +80,21 @@ impl LabBuilder {
         self
     }
 
-    /// Starts the lab, after making whatever it needs and the caches do not have.
+    /// Starts the lab, after building everything that it needs and the cache lacks.
     ///
     /// # Errors
-    /// Names are bad or doubled, something needed could not be made, or the kernel refused.
+    /// A name is invalid or occurs twice, something could not be built, or the kernel refused.
     pub fn start(&self) -> Result<Lab> {
         let needed = prepare::for_labs()?;
         let storage = if self.empty_storage {
             Storage::Empty
         } else {
-            Storage::Copy(storage::template(&needed)?)
+            Storage::Copy(storage_template::template(&needed)?)
         };
         self.start_with(&needed.rootfs, &needed.programs, &storage)
     }
 
-    /// Starts the lab from what is given.
+    /// Starts the lab from the given inputs.
     pub(crate) fn start_with(
         &self,
         rootfs: &Path,
@@ -209,7 +209,7 @@ impl LabBuilder {
         if self.systemd {
             hosts.iter().try_for_each(await_boot)?;
         }
-        network::connect(&switch, &hosts)?;
+        switch::connect(&switch, &hosts)?;
         let state = State {
             hosts: hosts.iter().map(|host| (host.name().to_owned(), host.init())).collect(),
             switch: children[0].id() as i32,
@@ -234,7 +234,7 @@ impl LabBuilder {
             table.push_str(&format!("{} {other}\n", host::address(number)));
             table.push_str(&format!("{} {other}\n", host::address6(number)));
         }
-        // This machine may have no pids controller, and most hosts have no journald for events.
+        // This machine may lack the pids controller, and most hosts have no journald for podman's events.
         let manager = if self.systemd { "systemd" } else { "cgroupfs" };
         let containers = format!(
             "[containers]\npids_limit=0\n[engine]\ncgroup_manager=\"{manager}\"\n\
@@ -259,8 +259,8 @@ impl LabBuilder {
     }
 }
 
-/// Executes this program again as a process 1 or as a switch, with its plan on standard input.
-/// `keep` is a descriptor that stays open in it: the lock of a lab that outlives us.
+/// Executes this program again as a process 1 or as a switch, with its plan on standard input. `keep` is a descriptor
+/// that stays open in the new process: the lock of a lab that outlives this program.
 fn spawn_init(role: &str, plan: &[u8], logs: &Path, keep: Option<i32>) -> Result<Child> {
     let path = logs.join("init.err");
     let log = fs::OpenOptions::new()
@@ -270,7 +270,7 @@ fn spawn_init(role: &str, plan: &[u8], logs: &Path, keep: Option<i32>) -> Result
         .context(|| format!("opening {}", path.display()))?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("testbed").arg(role).current_dir("/");
-    command.stdin(command::input_file(plan)?).stdout(Stdio::piped()).stderr(log);
+    command.stdin(subprocess::input_file(plan)?).stdout(Stdio::piped()).stderr(log);
     if let Some(descriptor) = keep {
         // SAFETY: fcntl(2) on a number, in the child between fork and exec; nothing is allocated.
         unsafe {
@@ -298,8 +298,8 @@ fn spawn_init(role: &str, plan: &[u8], logs: &Path, keep: Option<i32>) -> Result
 
 /// Waits until a host's systemd has started everything.
 fn await_boot(host: &Host) -> Result<()> {
-    let end = Instant::now() + pace::patience(BOOT);
-    // What it cannot do in a namespace, such as mounting rpc_pipefs, leaves it "degraded".
+    let end = Instant::now() + slowdown::limit(BOOT);
+    // systemd cannot do everything in a namespace, such as mounting rpc_pipefs, and then reports "degraded".
     loop {
         let asked = host.command("systemctl").args(["is-system-running"]).output()?;
         let state = asked.text();

@@ -1,16 +1,16 @@
-//! Which lab tests run when.
+//! Schedules the lab tests.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::{Case, Count, run_case};
-use crate::pace;
+use crate::slowdown;
 
-/// Runs those that need the machine for themselves one after another, then the others side by side.
+/// Runs the exclusive tests one after another, then the others in parallel.
 pub(super) fn run(selected: &[&Case]) -> Count {
     let (others, alone): (Vec<&Case>, Vec<&Case>) =
-        selected.iter().copied().partition(|case| case.in_company);
+        selected.iter().copied().partition(|case| case.parallel);
     let mut count = Count::default();
     for case in alone {
         count.add(run_case(case));
@@ -19,12 +19,13 @@ pub(super) fn run(selected: &[&Case]) -> Count {
     count
 }
 
-/// One for each processor, and one that waits. Where all is slow, waiting is not what takes the time.
+/// Returns the number of parallel tests: one for each processor and one more, since tests mostly wait. On a slow
+/// machine they do not, and one runs at a time.
 fn lanes() -> usize {
-    if pace::is_slow() { 1 } else { thread::available_parallelism().map_or(1, usize::from) + 1 }
+    if slowdown::is_slow() { 1 } else { thread::available_parallelism().map_or(1, usize::from) + 1 }
 }
 
-/// Runs the tests in so many threads, those that may take longest first.
+/// Runs the tests in `lanes` threads, those with the longest limit first.
 fn side_by_side(mut cases: Vec<&Case>, lanes: usize) -> Count {
     cases.sort_by_key(|case| std::cmp::Reverse(case.limit));
     let next = AtomicUsize::new(0);
@@ -51,8 +52,8 @@ mod tests {
 
     #[test]
     fn every_test_runs_once_however_many_lanes_there_are() {
-        let pass = Case::new("o", &[], |_| Ok(())).in_company();
-        let fail = Case::new("f", &[], |_| Err(Error::Check("no".to_owned()))).in_company();
+        let pass = Case::new("o", &[], |_| Ok(())).parallel();
+        let fail = Case::new("f", &[], |_| Err(Error::Check("no".to_owned()))).parallel();
         let slow = Case::new("s", &[], |_| {
             thread::sleep(Duration::from_millis(50));
             Ok(())

@@ -1,8 +1,8 @@
-//! The test runner: unit tests by cargo, then lab tests. Most of these have the machine for themselves;
-//! those that mostly wait, or measure nothing, come last, several at a time.
+//! The test runner: unit tests by cargo, then lab tests. Most lab tests run alone. Those that mostly wait, or measure
+//! nothing, run last and in parallel.
 
-mod context;
 mod lanes;
+mod test_context;
 mod unit;
 
 use std::any::Any;
@@ -11,56 +11,56 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-pub use context::Context;
+pub use test_context::Context;
 
 use crate::error::{Error, Result, chain};
-use crate::{lab, pace};
+use crate::{lab, slowdown};
 
 /// The area word of the unit tests.
 const UNIT: &str = "unit";
-/// How long a test may take to end once its labs are gone.
+/// The time limit for a test to end after its labs have been removed.
 const AFTERMATH: Duration = Duration::from_secs(10);
 
 /// A test that needs a lab.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
-    /// Its name, in the form `what-is-seen`.
+    /// The name, in the form `what-is-seen`.
     pub name: &'static str,
-    /// Words that select it.
+    /// The words that select it.
     pub areas: &'static [&'static str],
-    /// How long it may take.
+    /// The time limit.
     pub limit: Duration,
-    /// Whether it may run while others do.
-    pub in_company: bool,
+    /// Whether it may run in parallel to others.
+    pub parallel: bool,
     /// The test.
     pub run: fn(&Context) -> Result<()>,
 }
 
 impl Case {
-    /// A test with the usual limit.
+    /// Defines an exclusive test with a limit of two minutes.
     pub const fn new(
         name: &'static str,
         areas: &'static [&'static str],
         run: fn(&Context) -> Result<()>,
     ) -> Self {
-        Self { name, areas, limit: Duration::from_secs(120), in_company: false, run }
+        Self { name, areas, limit: Duration::from_secs(120), parallel: false, run }
     }
 
-    /// Sets how long it may take.
+    /// Sets the time limit.
     #[must_use]
     pub const fn limit(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
         self
     }
 
-    /// Lets it run while others do: it does not count what a busy machine loses.
+    /// Lets the test run in parallel to others. It must not depend on what a busy machine loses.
     #[must_use]
-    pub const fn in_company(mut self) -> Self {
-        self.in_company = true;
+    pub const fn parallel(mut self) -> Self {
+        self.parallel = true;
         self
     }
 
-    /// Whether one of the words is an area of it or part of its name.
+    /// Returns whether one of the words is an area of the test or a part of its name.
     fn is_selected(&self, words: &[String]) -> bool {
         words.is_empty()
             || words
@@ -69,7 +69,7 @@ impl Case {
     }
 }
 
-/// How many tests ended in which way.
+/// The numbers of tests by their results.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
     /// Passed.
@@ -88,11 +88,11 @@ impl Count {
     }
 }
 
-/// Runs the tests that the words select (all without words), prints a line for each and, last of
-/// all, the count. Returns whether none failed. The unit tests are left out unless `with_unit`.
+/// Runs the tests that the words select (all without words). Prints a line for each and the count at the end. Returns
+/// whether none failed. Leaves out the unit tests unless `with_unit`.
 ///
 /// # Errors
-/// The lab's needs could not be met.
+/// No test is selected, or the inputs of labs could not be built.
 pub fn run(cases: &[Case], words: &[String], with_unit: bool) -> Result<bool> {
     let with_unit = with_unit && (words.is_empty() || words.iter().any(|word| word == UNIT));
     let selected: Vec<&Case> = cases.iter().filter(|case| case.is_selected(words)).collect();
@@ -106,7 +106,7 @@ pub fn run(cases: &[Case], words: &[String], with_unit: bool) -> Result<bool> {
     let mut count = Count::default();
     let started = Instant::now();
     if with_unit {
-        // Packages are fetched while the compiler works. What fails here fails again below, and is told.
+        // Fetches packages while the compiler works. An error here occurs again below and is reported there.
         let early = (!selected.is_empty()).then(|| std::thread::spawn(crate::prepare::foundation));
         count.add(unit::run());
         let _ = early.map(std::thread::JoinHandle::join);
@@ -121,7 +121,7 @@ pub fn run(cases: &[Case], words: &[String], with_unit: bool) -> Result<bool> {
     Ok(count.failed == 0)
 }
 
-/// The area words of the cases, in order.
+/// Returns the area words of the cases, in order.
 fn areas(cases: &[Case]) -> Vec<&'static str> {
     let mut all: Vec<&str> = cases.iter().flat_map(|case| case.areas).copied().collect();
     all.push(UNIT);
@@ -160,15 +160,15 @@ fn run_case(case: &Case) -> Count {
                 text.push_str("\n         | ");
                 text.push_str(line);
             }
-            // At once: other tests may print theirs.
+            // In one call, since other tests print at the same time.
             println!("{text}");
             Count { failed: 1, ..Count::default() }
         }
     }
 }
 
-/// Runs a test in a thread. When its time is over its labs are ended, which makes whatever it waits
-/// for fail.
+/// Runs a test in a thread. After the time limit it removes the test's labs, so that whatever the test waits for
+/// fails.
 fn run_with_limit(case: &Case, context: &Arc<Context>) -> Result<()> {
     let (sender, receiver) = channel();
     let test = case.run;
@@ -181,11 +181,11 @@ fn run_with_limit(case: &Case, context: &Arc<Context>) -> Result<()> {
     if let Err(source) = thread {
         return Err(Error::Io { action: "starting a test's thread".to_owned(), source });
     }
-    match receiver.recv_timeout(pace::patience(case.limit)) {
+    match receiver.recv_timeout(slowdown::limit(case.limit)) {
         Ok(outcome) => outcome,
         Err(RecvTimeoutError::Disconnected) => Err(Error::Check("the test died".to_owned())),
         Err(RecvTimeoutError::Timeout) => {
-            let seconds = pace::patience(case.limit).as_secs();
+            let seconds = slowdown::limit(case.limit).as_secs();
             let seen = context.diagnosis();
             let _ = context.clear();
             let _ = receiver.recv_timeout(AFTERMATH);

@@ -1,14 +1,14 @@
-//! The unit tests of the workspace, by cargo, counted from what libtest prints.
+//! Runs the unit tests of the workspace by cargo and counts the results that libtest prints.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use super::Count;
-use crate::build;
-use crate::command::{self, Output};
 use crate::error::{Result, chain};
+use crate::programs;
+use crate::subprocess::{self, Output};
 
-/// Longest time for building and running them.
+/// The time limit for building and running them.
 const LIMIT: Duration = Duration::from_secs(1800);
 
 /// Runs the unit tests and prints what failed.
@@ -33,14 +33,14 @@ pub(super) fn run() -> Count {
 }
 
 fn cargo_test() -> Result<Output> {
-    let mut cargo = build::cargo();
+    let mut cargo = programs::cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]).stdin(Stdio::null());
-    cargo.args(["--features", &format!("testbed/{}", build::HOSTILE_PEER_FEATURE)]);
-    // Those are the tests against the kernel, each in a network namespace of its own.
+    cargo.args(["--features", &format!("testbed/{}", programs::HOSTILE_PEER_FEATURE)]);
+    // The ignored tests use the kernel, each in a network namespace of its own.
     if nix::unistd::geteuid().is_root() {
         cargo.args(["--", "--include-ignored"]);
     }
-    command::capture(&mut cargo, LIMIT, std::process::Command::spawn)
+    subprocess::capture(&mut cargo, LIMIT, std::process::Command::spawn)
 }
 
 fn judge(output: &Output) -> Count {
@@ -50,7 +50,7 @@ fn judge(output: &Output) -> Count {
         let uninteresting = |line: &&str| !line.ends_with("... ok");
         let failures: Vec<&str> = text.lines().filter(uninteresting).collect();
         println!("{}\n{}", failures.join("\n"), output.error_text());
-        // A crate that does not compile, or a test program that died, leaves no line to count.
+        // A crate that does not compile and a test program that died print no result.
         count.failed = count.failed.max(1);
     }
     for line in text.lines().filter(|line| line.contains(" ... ignored")) {

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
+use super::client_report::{BulkReport, Direction, ServerStats};
 use super::gap::{GapMeter, milliseconds, unix_ns};
 use super::pattern::{self, Mismatch};
-use super::report::{BulkReport, Direction, ServerStats};
 use super::stop::Stop;
 
 /// Bytes read or written at a time.
@@ -21,7 +21,7 @@ pub(super) const CHUNK: usize = 64 * 1024;
 /// Without progress for this long a transfer counts a stall.
 const STALL: Duration = Duration::from_millis(200);
 
-/// What a bulk client is to do.
+/// The settings of a bulk client.
 #[derive(Debug, Clone)]
 pub struct BulkPlan {
     /// The bulk service.
@@ -30,16 +30,16 @@ pub struct BulkPlan {
     pub direction: Direction,
     /// Bytes to transfer; 0: until stopped.
     pub bytes: u64,
-    /// Bytes a second; 0: as fast as it goes. A downloading client limits by reading slowly.
+    /// Bytes a second; 0: no limit. A downloading client limits by reading slowly.
     pub rate_limit: u64,
-    /// The transfer is given up after this long without any progress.
+    /// The time without progress after which the client gives up.
     pub patience: Duration,
 }
 
-/// Runs a transfer to its end. `ready` is called when the first bytes have moved.
+/// Runs a transfer to its end. Calls `ready` when the first bytes have arrived.
 ///
 /// # Errors
-/// The connection could not be established. What goes wrong later is in the report.
+/// The connection could not be established. The report has later errors.
 pub fn run(plan: &BulkPlan, stop: &Stop, ready: impl FnOnce()) -> io::Result<BulkReport> {
     let mut stream = TcpStream::connect_timeout(&plan.server, Duration::from_secs(10))?;
     stream.set_nodelay(true)?;
@@ -69,7 +69,7 @@ pub fn run(plan: &BulkPlan, stop: &Stop, ready: impl FnOnce()) -> io::Result<Bul
     Ok(transfer.report(outcome))
 }
 
-/// What the receiver counted.
+/// The receiver's counts.
 struct Received {
     bytes: u64,
     found: Mismatch,
@@ -113,7 +113,7 @@ impl Transfer<'_> {
         Ok(Received { complete, ..answer })
     }
 
-    /// Reads the server's count of what arrived.
+    /// Reads the server's counts.
     fn answer(&mut self) -> io::Result<Received> {
         self.stream.set_nonblocking(false)?;
         self.stream.set_read_timeout(Some(self.plan.patience))?;
@@ -171,15 +171,14 @@ impl Transfer<'_> {
         ready.take().into_iter().for_each(|call| call());
     }
 
-    /// Waits until the socket is ready and the rate limit allows more; true if the end was asked
-    /// for.
+    /// Waits until the socket is ready and the rate limit allows more. Returns whether the client was asked to end.
     fn pause(&mut self, flags: PollFlags) -> io::Result<bool> {
         if self.plan.rate_limit > 0 {
             let due = self.position as f64 / self.plan.rate_limit as f64;
             let ahead = due - self.start.elapsed().as_secs_f64();
             if ahead > 0.0 {
                 std::thread::sleep(Duration::from_secs_f64(ahead.min(0.1)));
-                // Waiting on purpose is progress.
+                // A wait for the rate limit counts as progress.
                 self.progress = Instant::now();
                 self.gaps.event(self.progress);
             }
@@ -234,7 +233,7 @@ impl Transfer<'_> {
 /// Asks a `serve` process for its counters and a check of its memory.
 ///
 /// # Errors
-/// The connection failed, or the answer is not what such a process says.
+/// The connection failed, or the answer is malformed.
 pub fn stats(server: SocketAddr) -> io::Result<ServerStats> {
     let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(10))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
@@ -250,7 +249,7 @@ fn transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// Now, in nanoseconds since the Unix epoch.
+/// Returns the current time in nanoseconds since the Unix epoch.
 pub(super) fn now_unix_ns() -> u64 {
     unix_ns(Instant::now())
 }

@@ -1,15 +1,15 @@
-//! Measures silence: the longest time between two successive replies, and when it was.
+//! Measures silence: the longest time between two successive replies, and when it began.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::report::Gap;
+use super::client_report::Gap;
 
-/// How many of the longest gaps are kept for the report.
+/// The number of gaps in the report.
 const KEPT: usize = 8;
-/// Gaps below this are scheduling noise and not kept in the list.
+/// The shortest gap in the report. Shorter ones are scheduling noise.
 const NOTABLE: Duration = Duration::from_millis(5);
 
-/// Watches a stream of events for the longest time between two of them.
+/// Finds the longest time between two events of a stream.
 #[derive(Debug, Default)]
 pub struct GapMeter {
     last: Option<Instant>,
@@ -19,14 +19,14 @@ pub struct GapMeter {
 }
 
 impl GapMeter {
-    /// Notes an event at `now`.
+    /// Records an event at `now`.
     pub fn event(&mut self, now: Instant) {
         if let Some(last) = self.last.replace(now) {
             self.note(now.saturating_duration_since(last), now);
         }
     }
 
-    /// Notes that events were still awaited at `now` although none came.
+    /// Records that events were still awaited at `now`.
     pub fn still_waiting(&mut self, now: Instant) {
         if let Some(last) = self.last {
             self.note(now.saturating_duration_since(last), now);
@@ -55,7 +55,7 @@ impl GapMeter {
         self.notable.truncate(KEPT);
     }
 
-    /// The longest gap, in milliseconds.
+    /// Returns the longest gap, in milliseconds.
     pub fn longest_ms(&self) -> f64 {
         milliseconds(self.longest)
     }
@@ -65,21 +65,21 @@ impl GapMeter {
         self.longest_at
     }
 
-    /// The longest gaps, longest first.
+    /// Returns the longest gaps, longest first.
     pub fn into_notable(mut self) -> Vec<Gap> {
         self.shorten();
         self.notable
     }
 }
 
-/// A duration as fractional milliseconds, rounded to a microsecond.
+/// Returns a duration as fractional milliseconds, rounded to a microsecond.
 pub fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// The wall-clock time of `moment`, in nanoseconds since the Unix epoch.
-pub fn unix_ns(moment: Instant) -> u64 {
-    let ago = moment.elapsed();
+/// Returns the wall-clock time of `instant`, in nanoseconds since the Unix epoch.
+pub fn unix_ns(instant: Instant) -> u64 {
+    let ago = instant.elapsed();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.saturating_sub(ago).as_nanos() as u64
 }

@@ -1,9 +1,9 @@
-//! A byte sequence in which every byte is determined by its position, so that a receiver notices a
-//! lost, doubled, moved or changed byte without knowing anything but its own offset.
+//! A byte sequence in which the position determines every byte. So a receiver detects a lost, duplicated, moved or
+//! changed byte by its own offset alone.
 //!
 //! Eight bytes at a time are the SplitMix64 output (Steele, Lea, Flood 2014) of their index.
 
-/// The SplitMix64 output for `index`.
+/// Returns the SplitMix64 output for `index`.
 pub fn mix(index: u64) -> u64 {
     let mut z = index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -11,7 +11,7 @@ pub fn mix(index: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The byte at `position`.
+/// Returns the byte at `position`.
 pub fn byte_at(position: u64) -> u8 {
     mix(position >> 3).to_le_bytes()[(position & 7) as usize]
 }
@@ -34,7 +34,7 @@ pub fn fill(position: u64, buffer: &mut [u8]) {
     }
 }
 
-/// What a check of received bytes found.
+/// The result of a check of received bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mismatch {
     /// Number of bytes that differ from the sequence.
@@ -44,7 +44,7 @@ pub struct Mismatch {
 }
 
 impl Mismatch {
-    /// Adds the findings of a later part of the sequence.
+    /// Adds the result of a later part of the sequence.
     pub fn add(&mut self, later: Self) {
         self.bad += later.bad;
         self.first = self.first.or(later.first);
@@ -79,7 +79,7 @@ fn check_each(position: u64, bytes: &[u8]) -> Mismatch {
     found
 }
 
-/// Bytes before the next position that is a multiple of eight.
+/// Returns the number of bytes before the next position that is a multiple of eight.
 fn head_length(position: u64, length: usize) -> usize {
     (((8 - (position & 7)) & 7) as usize).min(length)
 }

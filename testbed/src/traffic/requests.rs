@@ -8,29 +8,29 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::report::RequestsReport;
+use super::client_report::RequestsReport;
 use super::stop::Stop;
 
-/// Between two looks at whether to stop.
+/// The time between two checks for the end.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What the clients are to do.
+/// The settings of the clients.
 #[derive(Debug, Clone)]
 pub struct RequestsPlan {
     /// The web server.
     pub server: SocketAddr,
-    /// What to ask for.
+    /// The path to request.
     pub path: String,
-    /// Clients at a time.
+    /// The number of clients.
     pub clients: u32,
-    /// How long a connection or an answer may take.
+    /// The time limit for a connection or an answer.
     pub patience: Duration,
 }
 
-/// Asks until told to stop. `ready` is called after the first answer.
+/// Sends requests until stopped. Calls `ready` after the first answer.
 ///
 /// # Errors
-/// The standard input could not be read. What goes wrong with requests is in the report.
+/// Standard input could not be read. The report has the errors of requests.
 pub fn run(plan: &RequestsPlan, stop: &Stop, ready: impl FnOnce()) -> io::Result<RequestsReport> {
     let (end, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     let (failed, first_error) = (AtomicU64::new(0), Mutex::new(None));
@@ -92,7 +92,7 @@ fn wait(stop: &Stop, answered: &AtomicU64, ready: impl FnOnce()) -> io::Result<(
     }
 }
 
-/// Asks once, over a connection of its own, and checks that the answer is whole.
+/// Sends one request over its own connection and checks that the answer is complete.
 fn request(plan: &RequestsPlan) -> io::Result<()> {
     let mut stream = TcpStream::connect_timeout(&plan.server, plan.patience)?;
     stream.set_read_timeout(Some(plan.patience))?;
@@ -102,7 +102,7 @@ fn request(plan: &RequestsPlan) -> io::Result<()> {
     if is_whole(&answer) { Ok(()) } else { Err(io::Error::other("the answer is not whole")) }
 }
 
-/// Whether an answer is a success, as long as its header says.
+/// Returns whether an answer is successful and has the length in its header.
 fn is_whole(answer: &[u8]) -> bool {
     let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return false };
     let header = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();

@@ -1,4 +1,4 @@
-//! When a client ends: after a time, when its standard input closes, or on SIGTERM or SIGINT.
+//! The conditions for the end of a client: a time, the end of standard input, or SIGTERM or SIGINT.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,9 +15,8 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Ends after `seconds`, when standard input closes if `until_stdin_closes`, and on SIGTERM or
-    /// SIGINT in any case. The two signals are blocked in the calling thread from here on, so call
-    /// it before other threads start.
+    /// Sets the conditions: after `seconds`, when standard input closes if `until_stdin_closes`, and on SIGTERM or
+    /// SIGINT. Blocks the two signals in the calling thread, so call it before other threads start.
     ///
     /// # Errors
     /// The kernel refused the signal descriptor.
@@ -34,20 +33,19 @@ impl Stop {
         })
     }
 
-    /// The descriptors that become readable when it may be time to end.
+    /// Returns the descriptors that become readable when the client may have to end.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let mut all = vec![self.signals.as_fd()];
         all.extend(self.stdin.as_ref().map(AsFd::as_fd));
         all
     }
 
-    /// Whether the time is over.
+    /// Returns whether the time has passed.
     pub fn time_is_over(&self, now: Instant) -> bool {
         self.deadline.is_some_and(|deadline| now >= deadline)
     }
 
-    /// Whether a readable descriptor means the end: a signal came, or standard input was closed
-    /// (anything written to it is read and ignored).
+    /// Returns whether a signal came or standard input was closed. Reads and ignores other input.
     ///
     /// # Errors
     /// Reading a descriptor failed.

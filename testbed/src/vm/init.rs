@@ -1,5 +1,5 @@
-//! Process 1 of the virtual machine: this program again, on the hosts' root file system. It mounts
-//! what the lab needs, runs the testbed's command, reports its exit code and turns the machine off.
+//! Process 1 of the virtual machine. It is this program, on the hosts' root file system. It mounts the file systems
+//! that the lab needs, runs the testbed's command, reports its exit code and powers the machine off.
 
 use std::convert::Infallible;
 use std::fs::{self, OpenOptions};
@@ -17,39 +17,39 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Result, chain};
 use crate::lab::cgroup;
 
-/// Open files that a process may have.
+/// The limit of open files of a process.
 const OPEN_FILES: u64 = 1 << 19;
-/// First argument of this program when it is process 1 of the virtual machine.
+/// The first argument of this program when it is process 1 of the virtual machine.
 pub(super) const ROLE: &str = "vm-init";
-/// Where the virtual machine has its second disk: labs, programs, container storage.
+/// The mount point of the second disk, which has labs, programs and container storage.
 pub(super) const SCRATCH: &str = "/var/cache/netmig-testbed";
-/// File on the second disk with the [`Order`].
+/// The file on the second disk with the [`Order`].
 pub(super) const ORDER: &str = "order.json";
 /// Virtio ports by their numbers: standard output, standard error, the [`Outcome`], a file.
 pub(super) const PORTS: [&str; 4] =
     ["/dev/vport0p1", "/dev/vport0p2", "/dev/vport0p3", "/dev/vport0p4"];
 
-/// How long ports may take to appear.
+/// The time limit for the ports to appear.
 const PORTS_LIMIT: Duration = Duration::from_secs(20);
 
-/// What the virtual machine is to do.
+/// The command for the virtual machine.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {
     /// Arguments of the testbed.
     pub(super) arguments: Vec<String>,
 }
 
-/// What came of it: one line of JSON.
+/// The result of the command: one line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Outcome {
     /// The exit code of the testbed; `None` if it was ended by a signal.
     pub(super) code: Option<i32>,
-    /// Why it could not even be started.
+    /// Why the testbed could not be started.
     pub(super) error: Option<String>,
 }
 
-/// Becomes process 1 of the virtual machine if the arguments say so; then this does not return
-/// unless the kernel refuses to turn the machine off.
+/// Becomes process 1 of the virtual machine if the arguments say so. It returns then only if the kernel refuses to
+/// power the machine off.
 pub fn become_init_if_asked() -> Option<ExitCode> {
     if std::env::args().nth(1).as_deref() != Some(ROLE) || std::process::id() != 1 {
         return None;
@@ -75,7 +75,7 @@ fn report(outcome: &Outcome) -> io::Result<()> {
 fn run() -> Result<Option<i32>> {
     mounts()?;
     cgroup::delegate(Path::new("/sys/fs/cgroup"))?;
-    // As the init of a distribution does; the kernel's own limit is 4,096.
+    // As the init of a distribution does. The kernel's default limit is 4,096.
     setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)
         .context(|| "lifting the limit on open files")?;
     await_ports()?;
@@ -98,7 +98,7 @@ fn run() -> Result<Option<i32>> {
         .spawn()
         .context(|| "starting the testbed")?;
     let wanted = child.id() as i32;
-    // Orphans of the whole machine come to process 1.
+    // Process 1 reaps the orphans of the whole machine.
     loop {
         match waitpid(None, None) {
             Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == wanted => return Ok(Some(code)),
@@ -109,7 +109,7 @@ fn run() -> Result<Option<i32>> {
     }
 }
 
-/// Waits until the ports are there: the emulator tells the kernel of them when that asks.
+/// Waits until the ports exist. The kernel learns of them from the emulator after the boot.
 fn await_ports() -> Result<()> {
     let deadline = Instant::now() + PORTS_LIMIT;
     while !PORTS[..3].iter().all(|port| Path::new(port).exists()) {
@@ -121,7 +121,7 @@ fn await_ports() -> Result<()> {
     Ok(())
 }
 
-/// Mounts what a booted Debian has mounted.
+/// Mounts the file systems that a booted Debian has mounted.
 fn mounts() -> Result<()> {
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let all: [(&str, &str, MsFlags, &str); 8] = [

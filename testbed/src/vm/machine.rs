@@ -1,7 +1,6 @@
-//! One run of the virtual machine: its second disk, the emulator, and what comes out of it.
+//! One run of the virtual machine: its second disk, the emulator, and its output.
 //!
-//! The emulator is in a cgroup of its own, like a lab, and so it goes with this program however that
-//! ends.
+//! The emulator has a cgroup of its own, like a lab, so it ends with this program in any case.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -15,63 +14,63 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
-use super::image::{self, Image};
+use super::boot_files::{self, Image};
 use super::init::{ORDER, Order, Outcome};
-use crate::build::Programs;
 use crate::cache;
-use crate::command;
 use crate::error::{Context, Error, Result};
 use crate::lab::claim::Claim;
+use crate::programs::Programs;
+use crate::subprocess;
 
-/// The emulator.
+/// The emulator's program.
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";
-/// Memory of the virtual machine in MiB; what it does not use is not taken.
+/// The memory of the virtual machine in MiB. Unused memory is not allocated.
 const MEMORY: &str = "3072";
-/// Size of the second disk; a sparse file.
+/// The size of the second disk; a sparse file.
 const SCRATCH_SIZE: &str = "8G";
-/// Lines of the kernel's console that a failure quotes.
+/// The number of lines of the kernel's console that an error quotes.
 const CONSOLE_LINES: usize = 30;
 
-/// Where the output of the command in the virtual machine goes.
+/// What happens to the output of the command in the virtual machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Show {
-    /// To this program's standard output and standard error as it comes.
+    /// It is copied to this program's standard output and standard error.
     AsItComes,
-    /// Nowhere.
+    /// It is only collected.
     Nothing,
 }
 
-/// What is to be run.
+/// The inputs of a run.
 #[derive(Debug)]
 pub(super) struct Job<'a> {
-    /// What the virtual machine boots.
+    /// The files to boot.
     pub(super) image: &'a Image,
-    /// Programs of the product and of the testbed.
+    /// The programs of the product and of the testbed.
     pub(super) programs: &'a Programs,
     /// Container storage with the test images.
     pub(super) storage: &'a Path,
-    /// Arguments of the testbed in there.
+    /// The arguments of the testbed in the virtual machine.
     pub(super) arguments: Vec<String>,
-    /// Gets what the testbed writes to its fourth port.
+    /// The file for what the testbed writes to the fourth port.
     pub(super) file: Option<PathBuf>,
-    /// How long everything may take.
+    /// The time limit.
     pub(super) limit: Duration,
-    /// Where its output goes, apart from being collected.
+    /// What happens to the output.
     pub(super) show: Show,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Ran {
     /// The exit code of the testbed in the virtual machine.
     pub code: Option<i32>,
-    /// What it wrote to its standard output.
+    /// The standard output.
     pub stdout: String,
-    /// What it wrote to its standard error.
+    /// The standard error.
     pub stderr: String,
 }
 
-/// A claim whose places are cleared at the end.
+/// A claim whose paths are removed on drop.
 struct Place(Claim);
 
 impl Drop for Place {
@@ -85,8 +84,8 @@ impl Drop for Place {
 /// Boots the virtual machine, runs the testbed in it, and ends it.
 ///
 /// # Errors
-/// The disk could not be made, the emulator failed or did not end in time, or the virtual machine
-/// ended without telling what came of the command.
+/// The disk could not be created, the emulator failed or did not end in time, or the virtual machine ended without a
+/// result of the command.
 pub(super) fn run(job: &Job<'_>) -> Result<Ran> {
     let place = Place(Claim::new(None)?);
     let directory = &place.0.places.disk;
@@ -110,7 +109,8 @@ pub(super) fn run(job: &Job<'_>) -> Result<Ran> {
         follow(err, (job.show == Show::AsItComes).then(|| Box::new(io::stderr()) as _))?,
         follow(status, None)?,
     ];
-    let ended = command::wait(&mut child, job.limit).context(|| format!("waiting for {PROGRAM}"));
+    let ended =
+        subprocess::wait(&mut child, job.limit).context(|| format!("waiting for {PROGRAM}"));
     let [stdout, stderr, outcome] = readers.map(|reader| reader.join().unwrap_or_default());
     let fault = |what: &str| {
         let console = tail_of(&console, CONSOLE_LINES);
@@ -130,7 +130,7 @@ pub(super) fn run(job: &Job<'_>) -> Result<Ran> {
     }
 }
 
-/// Makes the disk for programs, container storage and labs.
+/// Creates the disk for programs, container storage and labs.
 fn scratch(job: &Job<'_>, directory: &Path) -> Result<PathBuf> {
     let tree = directory.join("tree");
     let bin = tree.join("bin");
@@ -146,25 +146,25 @@ fn scratch(job: &Job<'_>, directory: &Path) -> Result<PathBuf> {
     let mut cp = Command::new("cp");
     cp.args(["--archive", "--link", "--no-target-directory"]);
     cp.arg(job.storage).arg(tree.join("storage"));
-    command::run(&mut cp, command::LIMIT)?;
+    subprocess::run(&mut cp, subprocess::LIMIT)?;
     let order = Order { arguments: job.arguments.clone() };
     let text = serde_json::to_vec(&order).map_err(io::Error::from);
     text.and_then(|text| fs::write(tree.join(ORDER), text))
         .context(|| "writing what the virtual machine is to do")?;
     let disk = directory.join("disk.ext4");
-    image::ext4(&tree, &disk, SCRATCH_SIZE, &["-O", "^has_journal", "-m", "0"])?;
+    boot_files::ext4(&tree, &disk, SCRATCH_SIZE, &["-O", "^has_journal", "-m", "0"])?;
     cache::remove(&tree)?;
     Ok(disk)
 }
 
-/// The emulator with everything but the ports.
+/// Returns the emulator with everything but the ports.
 fn emulator(image: &Image, disk: &Path, console: &Path) -> Command {
     let mut qemu = Command::new(PROGRAM);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     // Software emulation of one processor: with more of them stock kernels crash.
     qemu.args(["-machine", "pc", "-accel", "tcg", "-smp", "1", "-cpu", "max", "-m", MEMORY]);
-    // Its clock counts instructions, one a nanosecond, and skips what nobody does anything in: time
-    // in there is that of a processor of 1 GHz, whatever this machine is busy with.
+    // The clock counts instructions, one a nanosecond, and skips idle time. So time in the virtual machine is that of
+    // a processor of 1 GHz, independent of this machine's load.
     qemu.args(["-icount", "shift=0,sleep=off"]);
     qemu.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
     qemu.args([
@@ -191,16 +191,16 @@ fn port(qemu: &mut Command, number: u32, file: &str) {
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    pipe2(OFlag::O_CLOEXEC).context(|| "making a pipe")
+    pipe2(OFlag::O_CLOEXEC).context(|| "creating a pipe")
 }
 
-/// Starts the emulator in the cgroup with the ends of pipes open in it; it dies with this thread.
+/// Starts the emulator in the cgroup with the ends of pipes open in it. The kernel kills it when this thread ends.
 fn spawn(mut qemu: Command, keep: [&OwnedFd; 3], cgroup: &Path) -> Result<Child> {
     let mut members = File::options()
         .write(true)
         .open(cgroup.join("cgroup.procs"))
         .context(|| format!("opening the cgroup {}", cgroup.display()))?;
-    // A terminal's Ctrl-C is for this program, which then ends the emulator.
+    // The terminal sends SIGINT to this program alone, which then ends the emulator.
     qemu.process_group(0);
     let keep = keep.map(|descriptor| descriptor.as_raw_fd());
     // SAFETY: the closure runs in the child between fork and exec; it makes system calls on numbers
@@ -220,12 +220,12 @@ fn spawn(mut qemu: Command, keep: [&OwnedFd; 3], cgroup: &Path) -> Result<Child>
     qemu.spawn().context(|| format!("starting {PROGRAM}"))
 }
 
-/// Collects what comes out of a pipe until nobody has its other end, and passes it on.
+/// Collects the contents of a pipe until its other end is closed, and copies them.
 fn follow(
     (reader, writer): (OwnedFd, OwnedFd),
     mut to: Option<Box<dyn Write + Send>>,
 ) -> Result<JoinHandle<String>> {
-    // Only the emulator has it from now on.
+    // From now on only the emulator has it.
     drop(writer);
     let follow = move || {
         let mut reader = File::from(reader);
@@ -248,7 +248,7 @@ fn follow(
     thread::Builder::new().name("port".to_owned()).spawn(follow).context(|| "starting a thread")
 }
 
-/// The last lines of a file.
+/// Returns the last lines of a file.
 fn tail_of(path: &Path, lines: usize) -> String {
     let text = String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
     let all: Vec<&str> = text.lines().collect();
@@ -256,5 +256,5 @@ fn tail_of(path: &Path, lines: usize) -> String {
 }
 
 fn tail(text: &str) -> String {
-    command::tail(text.trim())
+    subprocess::tail(text.trim())
 }

@@ -1,83 +1,82 @@
-//! The lab on a second kernel: a stock Debian kernel in a virtual machine, by software emulation.
+//! The lab on a stock Debian kernel, in a virtual machine by software emulation.
 //!
-//! Stock kernels have what this machine's may lack: WireGuard, and the native `queue` of nftables.
-//! The virtual machine has the hosts' root file system, and the same labs of namespaces run in it by
-//! the same commands. Its clock is that of a processor of 1 GHz, so that limits of time are longer
-//! and clients send less there (see [`crate::pace`]); an hour in there takes several of ours when it
-//! is busy, and nothing when it waits.
+//! Stock kernels have what this machine's kernel may lack: WireGuard, and the native `queue` of nftables. The virtual
+//! machine has the hosts' root file system and runs the same labs by the same commands. Its clock is that of a
+//! processor of 1 GHz, so limits are longer and rates lower there ([`crate::slowdown`]). An hour in the virtual
+//! machine takes several hours when it is busy, and no time when it waits.
 
-mod image;
+mod boot_files;
 mod init;
-mod kernel;
+mod kernel_package;
 mod machine;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use init::become_init_if_asked;
-pub use kernel::KERNEL_VARIABLE;
+pub use kernel_package::KERNEL_VARIABLE;
 pub use machine::{Ran, Show};
 
-use crate::build::{PROBE, Programs};
 use crate::error::{Error, Result};
-use crate::lab::storage;
+use crate::lab::storage_template;
 use crate::prepare::{self, Needed};
-use crate::{install, pace};
+use crate::programs::{PROBE, Programs};
+use crate::{install, slowdown};
 
-/// The path by which a command in the virtual machine writes a file that is kept.
+/// The path by which a command in the virtual machine writes a file of this machine.
 pub const FILE_PORT: &str = init::PORTS[3];
-/// Longest run of a command by hand.
+/// The time limit of a command from the command line.
 pub const BY_HAND: Duration = Duration::from_secs(6 * 3600);
-/// How many times longer things may take in the virtual machine.
+/// The factor of [`crate::slowdown`] in the virtual machine.
 const SLOWDOWN: u32 = 5;
 
 /// A command of the testbed for the virtual machine.
 #[derive(Debug)]
 pub struct Plan {
-    /// Its arguments.
+    /// The arguments.
     pub arguments: Vec<String>,
-    /// Gets what the command writes to [`FILE_PORT`].
+    /// The file for what the command writes to [`FILE_PORT`].
     pub file: Option<PathBuf>,
-    /// How long it may take, boot and all.
+    /// The time limit, with the boot.
     pub limit: Duration,
-    /// Where its output goes.
+    /// What happens to the output.
     pub show: Show,
 }
 
-/// What the virtual machine is made from, ready to boot.
+/// The inputs of the virtual machine, ready to boot.
 #[derive(Debug)]
 pub struct Machine {
-    image: image::Image,
+    image: boot_files::Image,
     programs: Programs,
     storage: PathBuf,
 }
 
 impl Machine {
-    /// Installs the emulator, fetches the kernel and makes the disk, unless all that is there.
+    /// Installs the emulator, fetches the kernel and creates the disk, unless they exist.
     ///
     /// # Errors
-    /// The machine is of another architecture, or something cannot be had.
+    /// The machine has another architecture, or something is not available.
     pub fn prepare() -> Result<Self> {
         if cfg!(not(target_arch = "x86_64")) {
             return Err(Error::Refused("the second kernel is one for x86-64".to_owned()));
         }
         let needed = prepare::for_labs()?;
         install::ensure(install::EMULATOR)?;
-        let storage = storage::template(&needed)?;
-        let image = image::ensure(&needed.rootfs)?;
+        let storage = storage_template::template(&needed)?;
+        let image = boot_files::ensure(&needed.rootfs)?;
         Ok(Self { image, programs: needed.programs, storage })
     }
 
-    /// The release of its kernel.
+    /// Returns the kernel's release.
     pub fn release(&self) -> &str {
         &self.image.release
     }
 
-    /// Boots it, runs a command in it, and ends it. Nothing of it is left then, as when this program
-    /// is ended meanwhile.
+    /// Boots the virtual machine, runs a command in it, and ends it. Nothing is left afterwards, also if this program
+    /// is killed meanwhile.
     ///
     /// # Errors
-    /// It could not be booted, or was not done in time.
+    /// The virtual machine could not be booted, or did not end in time.
     pub fn run(&self, plan: Plan) -> Result<Ran> {
         let mut arguments = vec![INSIDE.to_owned(), SLOWDOWN.to_string()];
         arguments.extend(plan.arguments);
@@ -93,12 +92,11 @@ impl Machine {
     }
 }
 
-/// First argument of this program when it is the testbed in the virtual machine; the second says
-/// how many times slower it is there.
+/// The first argument of the testbed in the virtual machine. The second is the factor of [`crate::slowdown`].
 const INSIDE: &str = "inside";
 
-/// Whether the arguments say that this is the testbed in the virtual machine; if so, everything is
-/// where the machine put it, and the rest of the arguments are given back.
+/// Sets this program up as the testbed in the virtual machine if the arguments say so. Returns the other arguments
+/// then.
 ///
 /// # Errors
 /// The arguments are wrong.
@@ -110,7 +108,7 @@ pub fn settle_if_inside() -> Result<Option<Vec<String>>> {
     let slowdown = arguments.next().and_then(|text| text.parse().ok()).ok_or_else(|| {
         Error::Refused(format!("{INSIDE} wants to know how much slower it is there"))
     })?;
-    pace::slow_down(slowdown);
+    slowdown::set(slowdown);
     let base = Path::new(init::SCRATCH);
     let bin = base.join("bin");
     let names = ["agent-client", "agent-server", "netmig-shim", PROBE];

@@ -8,16 +8,16 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 
-use netmig::flow::{self, Conntrack, Flow, Joined, StandIn};
-use netmig::peer::PeerNumber;
+use netmig::flow::{self, Alias, Conntrack, Flow, MergedEntry};
+use netmig::peer_number::PeerNumber;
 use netmig::routing;
-use netmig::table::{HoldTag, LateEnd, Table};
-use protocol::message::FlowBatch;
+use netmig::table::{LocalFarEnd, RuleTag, Table};
 use state::cause::{Cause, chain};
 use steering::tunnels::SteeringLock;
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::Arrival;
+use crate::convert::FlowBatch;
 use crate::destination::addresses::addresses;
 
 /// What of a migration's flows becomes local, and how far it is.
@@ -26,9 +26,9 @@ pub struct FarEnds {
     /// The source's entries, each with that by which its flow arrives.
     arrived: Vec<(Flow, Flow)>,
     /// What stands for their addresses.
-    stand_ins: Vec<StandIn>,
+    stand_ins: Vec<Alias>,
     /// What becomes of them.
-    joined: Vec<Joined>,
+    joined: Vec<MergedEntry>,
     /// The far ends' addresses.
     local: Vec<IpAddr>,
 }
@@ -57,7 +57,7 @@ impl Arrival {
         };
         let own = addresses(&self.offer).into_iter().zip(self.addresses());
         let own = own.map(|(old, new)| Own { old, tunnel: tunnel(&old), new }).collect();
-        let tag: HoldTag = self.offer.migration.to_string().parse()?;
+        let tag: RuleTag = self.offer.migration.to_string().parse()?;
         let run = &self.host.directories.run;
         let source = (self.anchor, self.source_address);
         self.far_ends = far_ends.prepare(run, &tag, source, own).await?;
@@ -70,7 +70,7 @@ impl Arrival {
         if far_ends.joined.is_empty() {
             return;
         }
-        let joined = block_in_place(|| Conntrack::open()?.join(&far_ends.joined));
+        let joined = block_in_place(|| Conntrack::open()?.replace_by_merged(&far_ends.joined));
         let replaced: HashSet<&Flow> =
             far_ends.joined.iter().flat_map(|one| &one.replaced).collect();
         match joined {
@@ -102,7 +102,7 @@ impl Arrival {
 
 impl FarEnds {
     /// Takes note of those flows of a batch whose far ends are here.
-    pub fn add(&mut self, batch: &FlowBatch, container: &[IpAddr], arrival: &flow::Arrival<'_>) {
+    pub fn add(&mut self, batch: &FlowBatch, container: &[IpAddr], arrival: &flow::Relocation<'_>) {
         // Those of other anchors come by them.
         if batch.at_destination.is_empty() || batch.anchor.is_some() {
             return;
@@ -114,14 +114,14 @@ impl FarEnds {
             self.arrived.extend(arrives.map(|entry| (flow.clone(), entry)));
         }
         let new = batch.stand_ins.iter().filter(|far| is_here(&far.here));
-        let new: Vec<StandIn> = new.filter(|far| !self.stand_ins.contains(far)).copied().collect();
+        let new: Vec<Alias> = new.filter(|far| !self.stand_ins.contains(far)).copied().collect();
         self.stand_ins.extend(new);
     }
 
     async fn prepare(
         mut self,
         run: &Path,
-        tag: &HoldTag,
+        tag: &RuleTag,
         (source, address): (PeerNumber, Option<IpAddr>),
         own: Vec<Own>,
     ) -> Result<Self, Cause> {
@@ -136,7 +136,7 @@ impl FarEnds {
             None => BTreeSet::new(),
         };
         let found = spawn_blocking(move || {
-            let joined = Conntrack::open()?.joined(&arrived, &pairs, &source_addresses)?;
+            let joined = Conntrack::open()?.merged_entries(&arrived, &pairs, &source_addresses)?;
             Ok::<_, Cause>(arrived.into_iter().zip(joined).collect::<Vec<_>>())
         });
         let found = found.await??;
@@ -160,12 +160,12 @@ impl FarEnds {
         let ends = self.stand_ins.iter().filter(|far| self.local.contains(&far.here));
         let late = ends.flat_map(|far| {
             let same = own.iter().filter(|own| own.new.is_ipv4() == far.here.is_ipv4());
-            same.map(|own| LateEnd { far: *far, container: (own.tunnel, own.new) })
+            same.map(|own| LocalFarEnd { far: *far, container: (own.tunnel, own.new) })
         });
-        let late: Vec<LateEnd> = late.collect();
+        let late: Vec<LocalFarEnd> = late.collect();
         if !late.is_empty() {
             let _lock = SteeringLock::take(run).await?;
-            block_in_place(|| Table::open()?.pass_late_from(tag, source, &late))?;
+            block_in_place(|| Table::open()?.add_notrack_from(tag, source, &late))?;
         }
         Ok(self)
     }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use netmig::flow::Conntrack;
-use netmig::peer::PeerNumber;
-use netmig::table::{HoldTag, Table};
+use netmig::peer_number::PeerNumber;
+use netmig::table::{RuleTag, Table};
 use state::cause::Cause;
 use state::id::HostId;
 use steering::moved_containers;
@@ -14,6 +14,7 @@ use tokio::task::block_in_place;
 
 use super::{Arrival, NotOffered};
 use crate::destination::addresses::addresses;
+use crate::destination::claimed_flows;
 
 /// How long packets of flows that have come home may be on their way through the tunnel and back.
 pub(super) const LATE: Duration = Duration::from_millis(400);
@@ -32,7 +33,7 @@ impl Arrival {
         self.offer.anchors.contains(&self.host.id)
     }
 
-    fn late_tag(&self) -> Result<HoldTag, Cause> {
+    fn late_tag(&self) -> Result<RuleTag, Cause> {
         Ok(self.offer.migration.to_string().parse()?)
     }
 
@@ -59,7 +60,7 @@ impl Arrival {
             return Ok(());
         }
         let _lock = SteeringLock::take(&self.host.directories.run).await?;
-        Ok(Table::open()?.pass_late(&self.late_tag()?, self.anchor, &self.late_ways()?)?)
+        Ok(Table::open()?.add_notrack(&self.late_tag()?, self.anchor, &self.late_ways()?)?)
     }
 
     /// Whether packets of flows that become local may still come from the source.
@@ -73,7 +74,7 @@ impl Arrival {
             return Ok(());
         }
         let _lock = SteeringLock::take(&self.host.directories.run).await?;
-        Ok(Table::open()?.remove_late(&self.late_tag()?)?)
+        Ok(Table::open()?.remove_notrack(&self.late_tag()?)?)
     }
 
     /// Leads the flows whose anchor this host is to the container here. The source has let its
@@ -81,7 +82,8 @@ impl Arrival {
     pub fn lead_home(&self) -> Result<(), Cause> {
         if self.is_return() {
             let container = self.addresses();
-            let led = block_in_place(|| Conntrack::open()?.lead(&container, self.anchor, None))?;
+            let led =
+                block_in_place(|| Conntrack::open()?.redirect(&container, self.anchor, None))?;
             tracing::info!("{}: {led} flows came home", self.offer.migration);
         }
         Ok(())
@@ -91,7 +93,8 @@ impl Arrival {
         if self.created.is_empty() {
             return Ok(());
         }
-        Conntrack::open()?.delete(&self.created)?;
+        // An entry that could not be made since another one was there is not this container's.
+        claimed_flows::forget(&self.created, &self.addresses())?;
         self.created.clear();
         Ok(())
     }

@@ -4,14 +4,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use netmig::beside::Detour;
-use netmig::flow::{Conntrack, Exchange, Readdressed};
-use netmig::sandbox::Others;
-use protocol::message::{Forwarder, Offer};
+use netmig::container_network::SiblingAddresses;
+use netmig::flow::{Conntrack, Readdressed, TunnelNat};
+use netmig::siblings::Detour;
 use state::cause::Cause;
 use state::journal::Record;
 use steering::moved_containers::{self, MovedContainer};
-use steering::port_forward::{self, Note, Role};
+use steering::port_forward::{self, Forwarder, Note, Role};
 use steering::tunnels::{self, Claim, SteeringLock};
 use tokio::task::block_in_place;
 
@@ -19,6 +18,7 @@ use super::flows::LATE;
 use super::{Arrival, Network};
 use crate::destination::addresses::{addresses, pairs};
 use crate::destination::admission::Addresses;
+use crate::offer::Offer;
 
 /// The source has not said what stands for an address that becomes another one.
 #[derive(Debug, thiserror::Error)]
@@ -80,12 +80,12 @@ impl Arrival {
         let note = moved_containers::find(&self.host.directories, &self.offer.id)?;
         let own = self.addresses();
         let detours = note.into_iter().flat_map(|note| note.detours);
-        Ok(detours.filter(|d| own.contains(&d.towards)).map(|d| (d.beside, d.mac)).collect())
+        Ok(detours.filter(|d| own.contains(&d.towards)).map(|d| (d.sibling, d.mac)).collect())
     }
 
     /// The other containers of its network that the copy needs to be told of. Those that it has left
     /// where it comes from are noted here.
-    pub async fn others(&self, network: &Network) -> Result<Others, Cause> {
+    pub async fn others(&self, network: &Network) -> Result<SiblingAddresses, Cause> {
         let interface = network.sandbox.interface_at(&network.port)?;
         let own = self.addresses();
         let gateways = &network.port.bridge().addresses;
@@ -106,14 +106,14 @@ impl Arrival {
                 interface: interface.index,
                 mac,
                 towards: *address,
-                beside: *address,
+                sibling: *address,
             };
             let detours = left.iter().map(detour).collect();
             MovedContainer { detours, ..self.carried() }.note(&self.host.directories).await?;
         }
         let here = network.here.iter().filter(|(address, _)| !left.contains(address));
         let here = here.copied().collect();
-        Ok(Others { left: left.into_iter().collect(), here })
+        Ok(SiblingAddresses { left: left.into_iter().collect(), here })
     }
 
     /// Lets other containers of its network here reach the container by themselves again.
@@ -124,7 +124,7 @@ impl Arrival {
 
     fn carried(&self) -> MovedContainer {
         let Offer { id, name, .. } = &self.offer;
-        MovedContainer::new(id, name, &self.addresses(), Exchange::default())
+        MovedContainer::new(id, name, &self.addresses(), TunnelNat::default())
     }
 
     /// Ends what only the move itself needed of the network, once the journal has ended.

@@ -6,15 +6,16 @@
 use std::time::{Duration, Instant};
 
 use netmig::flow::{self, Flow, Readdressed};
-use netmig::path::{self, Fate, MOST, ROUNDS, Trial, Way, suspects};
+use netmig::path_trial::{self, Fate, MOST, PacketDirection, ROUNDS, Trial, suspects};
 use netmig::routing;
-use protocol::message::{MOST_TRIALS, Message, TriedPath};
+use protocol::message::{MAX_TRIALS, Message};
 use protocol::wire::Connection;
 use state::cause::{Cause, chain};
 use steering::tunnels::SteeringLock;
 use tokio::task::block_in_place;
 
 use super::{Arrival, Incomplete};
+use crate::convert::{TriedPath, Wire};
 
 /// How long packets that were sent may be on their way.
 const ARRIVE: Duration = Duration::from_millis(150);
@@ -54,17 +55,17 @@ impl Arrival {
         let container: Vec<_> = container.collect();
         self.paths.end();
         (self.paths.begun, self.paths.asked) = (self.paths.begun + 1, 0);
-        let here: Vec<_> = routing::own_addresses().await?.into_iter().collect();
-        let may_be_tried = |flow: &Flow| path::may_be_tried(flow, &container, &here);
-        if self.paths.begun > MOST_TRIALS || flows.len() > MOST || !flows.iter().all(may_be_tried) {
+        let here: Vec<_> = routing::host_addresses().await?.into_iter().collect();
+        let may_be_tried = |flow: &Flow| path_trial::may_be_tried(flow, &container, &here);
+        if self.paths.begun > MAX_TRIALS || flows.len() > MOST || !flows.iter().all(may_be_tried) {
             return Err(NoSuchWay.into());
         }
         // What stands for its addresses in the tunnel does so only once the source's rules are there.
         let plain = |other: &Readdressed| Readdressed { tunnel: other.old, ..*other };
         let readdressed: Vec<_> = self.readdressed.iter().map(plain).collect();
-        let arrival = flow::Arrival {
+        let arrival = flow::Relocation {
             hop: self.anchor,
-            stand_ins: &[],
+            aliases: &[],
             readdressed: &readdressed,
             udp_timeout: flow::udp_timeout(),
         };
@@ -81,7 +82,7 @@ impl Arrival {
         let begun = block_in_place(|| {
             let mut trial = Trial::begin(&tag, self.anchor, &there, &own)?;
             trial.open(bridge)?;
-            Ok::<_, path::Error>(trial)
+            Ok::<_, path_trial::Error>(trial)
         });
         drop(lock);
         let reason = match begun {
@@ -89,7 +90,7 @@ impl Arrival {
                 self.paths.current = Some(trial);
                 None
             }
-            Err(e) => Some(chain(&e)),
+            Err(e) => Some(chain(&e).into()),
         };
         Ok(connection.send(&Message::PathsReady(reason)).await?)
     }
@@ -109,17 +110,19 @@ impl Arrival {
         let tried = loop {
             let mut tried = Vec::with_capacity(trial.len());
             for (number, unsent) in unsent.iter_mut().enumerate() {
-                let towards = trial.fate(number, Way::Towards)?;
+                let towards = trial.fate(number, PacketDirection::ToContainer)?;
                 // An answer to what has not come would make a known connection of a new one.
                 let may_send = !trial.is_new(number) || towards == Fate::Arrived;
                 if may_send && std::mem::take(unsent) {
-                    trial.send(number, Way::From, bridge.index)?;
+                    trial.send(number, PacketDirection::FromContainer, bridge.index)?;
                 }
-                let from = trial.fate(number, Way::From)?;
+                let from = trial.fate(number, PacketDirection::FromContainer)?;
                 let ipv4 = trial.is_ipv4(number);
                 let by = if from == Fate::Stuck { &bridge.name } else { &tunnel };
                 let suspects = match (&towards, &from) {
-                    (Fate::Stuck, _) | (_, Fate::Stuck) => suspects(by, ipv4),
+                    (Fate::Stuck, _) | (_, Fate::Stuck) => {
+                        suspects(by, ipv4).into_iter().map(Into::into).collect()
+                    }
                     _ => Vec::new(),
                 };
                 tried.push(TriedPath { towards, from, suspects });
@@ -130,6 +133,6 @@ impl Arrival {
             }
             tokio::time::sleep(PAUSE).await;
         };
-        Ok(connection.send(&Message::PathsTried(tried)).await?)
+        Ok(connection.send(&Message::PathsTried(tried.into_wire())).await?)
     }
 }

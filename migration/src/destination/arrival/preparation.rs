@@ -7,13 +7,13 @@ use checkpoint::runtime::Runtime;
 use engine::Engine;
 use engine::stage::{self, Conflict, PreparedStage, Stage, Staged};
 use netmig::configuration::{Configuration, Difference, Known};
+use netmig::container_network::ContainerNetwork;
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
-use netmig::peer::PeerNumber;
-use netmig::sandbox::Sandbox;
+use netmig::peer_number::PeerNumber;
 use netmig::table::{Table, TableError};
 use netmig::tunnel;
-use protocol::message::{AnchorTunnel, Failure, FailureCode, Message, NetworkState, TunnelEnd};
+use protocol::message::{AnchorTunnel, Failure, FailureCode, Message};
 use protocol::wire::Connection;
 use state::cause::{Cause, chain};
 use state::directories::create_private;
@@ -21,10 +21,11 @@ use state::interrupt_slot::{Place, give_way};
 use state::journal::Record;
 use state::{deadline, host};
 use steering::reconciler;
-use steering::tunnels::{self, KeyPassedOn, SteeringLock};
+use steering::tunnels::{self, KeyPassedOn, SteeringLock, TunnelEnd};
 use tokio::task::block_in_place;
 
 use super::{Arrival, Incomplete, Network, NotOffered};
+use crate::convert::{NetworkState, Wire};
 use crate::destination::admission::Addresses;
 
 /// The staged container is not where the offer says.
@@ -59,7 +60,7 @@ impl Arrival {
     fn make_equal(
         &self,
         namespace: &Namespace,
-        sandbox: &Sandbox,
+        sandbox: &ContainerNetwork,
         port: &Port,
     ) -> Result<(), Cause> {
         let Some(NetworkState { configuration, parameters }) = &self.wanted else { return Ok(()) };
@@ -100,7 +101,7 @@ impl Arrival {
             Ok(queue) => tracing::info!("{migration}: packet queue of this kernel: {queue}"),
             Err(e) => tracing::warn!("{migration}: {}", chain(&e)),
         });
-        Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
+        Ok(connection.send(&Message::TunnelAnswer(answer.into_wire())).await?)
     }
 
     /// Makes the tunnel to a third host by which some of the flows will come.
@@ -109,8 +110,9 @@ impl Arrival {
         connection: &mut Connection,
         anchor: AnchorTunnel,
     ) -> Result<(), Cause> {
+        let end = TunnelEnd::from_wire(anchor.end)?;
         let stranger = !self.offer.anchors.contains(&anchor.host) || anchor.host == self.host.id;
-        if stranger || anchor.end.is_direct() {
+        if stranger || end.is_direct() {
             return Err(NotOffered.into());
         }
         let number = tunnels::allot(&self.host.directories, anchor.host).await?;
@@ -118,19 +120,19 @@ impl Arrival {
             block_in_place(|| journal.append(&Record::Anchor { peer: anchor.host }))?;
         }
         self.anchors.add(anchor.host, number);
-        let answer = match self.connect_passed_on(number, anchor.address, &anchor.end).await {
+        let answer = match self.connect_passed_on(number, anchor.address, &end).await {
             Ok(answer) => answer,
             // Its flows go by the source; nothing else is wrong with the migration.
             Err(cause) if cause.is::<KeyPassedOn>() => {
                 tracing::warn!("{}: {}", self.offer.migration, chain(cause.as_ref()));
                 let failure =
-                    Failure { code: FailureCode::Conflict, message: chain(cause.as_ref()) };
+                    Failure { code: FailureCode::Conflict, message: chain(cause.as_ref()).into() };
                 return Ok(connection.send(&Message::Failure(failure)).await?);
             }
             Err(cause) => return Err(cause),
         };
         self.anchors.listen(anchor.host);
-        Ok(connection.send(&Message::TunnelAnswer(answer)).await?)
+        Ok(connection.send(&Message::TunnelAnswer(answer.into_wire())).await?)
     }
 
     /// Makes this host's end of the tunnel to a peer, and gives it.
@@ -205,7 +207,7 @@ impl Arrival {
         let namespace = Namespace::at_path(&path)?;
         // A runtime sets them when it starts a container, not when it restores one.
         namespace.set_parameters(&self.offer.description.confinement.sysctls)?;
-        let sandbox = Sandbox::open(&namespace)?;
+        let sandbox = ContainerNetwork::open(&namespace)?;
         let interface = sandbox.interfaces().first().ok_or(Incomplete("an interface"))?;
         // Flows are taken over for these addresses, so they have to be the container's.
         let there: Vec<IpAddr> =

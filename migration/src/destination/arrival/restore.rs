@@ -9,13 +9,14 @@ use checkpoint::images::ImageDir;
 use checkpoint::socket_options::SocketSettings;
 use checkpoint::tasks::TaskSettings;
 use netmig::tunnel;
-use protocol::message::{Prepared, Settings};
+use protocol::message::Prepared;
 use protocol::wire::Connection;
 use state::cause::Cause;
 use state::deadline;
 use tokio::task::block_in_place;
 
 use super::{Arrival, EngineGone, Incomplete};
+use crate::convert::{Settings, Wire};
 use crate::destination::comparison;
 
 impl Arrival {
@@ -51,7 +52,7 @@ impl Arrival {
             entries_us: micros(go - ordered),
             restore_us: micros(restore),
             compare_us: micros(done.elapsed()),
-            differences,
+            differences: differences.into_wire(),
         })
     }
 }

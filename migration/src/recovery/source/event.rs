@@ -3,8 +3,7 @@
 use std::fmt;
 
 use engine::Kind;
-
-use protocol::peer_address::Destination;
+use state::peer_address::Destination;
 
 /// Something that a recovery has found or done.
 #[derive(Clone, Debug)]

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use checkpoint::cgroup::Cgroup;
 use checkpoint::procfs;
-use netmig::peer::PeerNumber;
+use netmig::peer_number::PeerNumber;
 use ownership::source::{Departure, Recovery, recovery};
 use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
@@ -95,7 +95,7 @@ enum Error {
         "in doubt, nothing was changed: the move is decided, and {destination} does not confirm it; run recover again when it can be reached"
     )]
     InDoubt {
-        destination: protocol::peer_address::Destination,
+        destination: state::peer_address::Destination,
         #[source]
         source: crate::source::destination_rpc::Error,
     },

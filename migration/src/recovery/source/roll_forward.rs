@@ -9,7 +9,7 @@ use steering::port_forward;
 use std::time::{Duration, Instant};
 
 use checkpoint::cgroup::Cgroup;
-use netmig::flow::Exchange;
+use netmig::flow::TunnelNat;
 use ownership::source::{Next, Occupant, Removal, removal};
 use tokio::task::block_in_place;
 
@@ -68,7 +68,7 @@ async fn note_container(context: &Context, departed: &Departed) -> Result<(), Ca
         return Ok(());
     }
     let (id, name) = (&departed.container, &departed.name);
-    let carried = MovedContainer::new(id, name, &departed.addresses, Exchange::default());
+    let carried = MovedContainer::new(id, name, &departed.addresses, TunnelNat::default());
     carried.note(&context.directories).await
 }
 

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use checkpoint::images::ImageDir;
 use checkpoint::procfs;
-use netmig::flow::{Conntrack, Direction, Exchange, Flow};
+use netmig::flow::{Conntrack, Direction, Flow, TunnelNat};
 use netmig::isolation::Port;
 use netmig::netns::Namespace;
-use netmig::peer::PeerNumber;
-use netmig::sockets::room;
+use netmig::peer_number::PeerNumber;
+use netmig::sockets::receive_buffers;
 use netmig::table::Table;
 use ownership::source::Answer;
 use state::cause::{Cause, chain};
@@ -62,7 +62,7 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
             Ok(false) => {
                 let led = departed.number.map_or(Ok(false), |n| lead_back(departed, n));
                 note("flows lead to this host", led);
-                let nothing = Exchange::default();
+                let nothing = TunnelNat::default();
                 let (id, name) = (&departed.container, &departed.name);
                 let carried = MovedContainer::new(id, name, &departed.addresses, nothing);
                 let plain = carried.note_and_apply(&context.directories).await;
@@ -156,7 +156,7 @@ async fn run_on(context: &Context, departed: &Departed) -> Result<bool, Cause> {
     let was_frozen = cgroup.is_freeze_requested();
     cgroup.resume()?;
     let changes = connected? || was_frozen?;
-    room::take_room_back(&cgroup.pids()?)?;
+    receive_buffers::restore(&cgroup.pids()?)?;
     Ok(changes)
 }
 
@@ -213,8 +213,8 @@ pub fn unhold(departed: &Departed) -> Result<bool, Cause> {
     let tag = departed.migration().to_string().parse()?;
     let mut table = Table::open()?;
     table.remove_hold(&tag)?;
-    table.end_catch(&tag)?;
-    table.end_count(&tag)?;
+    table.remove_path_trial(&tag)?;
+    table.remove_flow_counter(&tag)?;
     Ok(false)
 }
 

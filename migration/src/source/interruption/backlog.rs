@@ -46,7 +46,7 @@ impl Interruption<'_> {
     pub(super) async fn freeze(&mut self) -> Result<(), Cause> {
         let end = Instant::now() + deadline::BACKLOG;
         loop {
-            let plan = self.preparation.plan();
+            let plan = &self.migration.plan;
             self.frozen = true;
             block_in_place(|| plan.cgroup.freeze(Instant::now() + deadline::FREEZE))?;
             let Backlog { half_open, unaccepted } = self.backlogs.look()?;

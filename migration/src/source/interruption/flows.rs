@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use netmig::beside::Detour;
-use netmig::flow::{Conntrack, Direction, Flow, StandIn};
+use netmig::flow::{Alias, Conntrack, Direction, Flow};
+use netmig::siblings::Detour;
 use protocol::message::{FlowBatch, Message};
 use protocol::wire::FLOWS_PER_FRAME;
 use state::cause::Cause;
@@ -12,7 +12,7 @@ use state::id::HostId;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::Interruption;
-use crate::report::FlowCount;
+use crate::convert::Wire;
 use crate::source::forgotten_flows::remember;
 use crate::source::send_queue::{Outbox, post};
 use crate::source::siblings::Besides;
@@ -21,9 +21,9 @@ use crate::source::siblings::Besides;
 pub(super) struct Collected {
     pub(super) conntrack: Conntrack,
     pub(super) flows: Vec<Flow>,
-    pub(super) stand_ins: Vec<StandIn>,
+    pub(super) stand_ins: Vec<Alias>,
     /// What stands for addresses of the destination.
-    pub(super) far_ends: Vec<StandIn>,
+    pub(super) far_ends: Vec<Alias>,
     pub(super) besides: Besides,
     pub(super) detours: Vec<Detour>,
 }
@@ -35,7 +35,7 @@ impl Interruption<'_> {
         let (Some(conntrack), Some(sockets)) = (&mut self.conntrack, &mut self.sockets) else {
             return Ok(Vec::new());
         };
-        let container = &self.preparation.plan().addresses;
+        let container = &self.migration.plan.addresses;
         self.besides.prepare(conntrack, sockets, container)
     }
 
@@ -43,15 +43,15 @@ impl Interruption<'_> {
         let conntrack = self.conntrack.take();
         let sockets = self.sockets.take();
         let mut besides = std::mem::take(&mut self.besides);
-        let container = self.preparation.plan().container.clone();
-        let addresses = self.preparation.plan().addresses.clone();
-        let destination = self.preparation.plan().link.peer;
-        let gateways = self.preparation.plan().port.bridge().addresses.clone();
-        let aliases = Arc::clone(&self.preparation.plan().aliases);
-        let anchors = self.preparation.anchors().hosts();
-        let there = self.preparation.plan().far_ends.clone();
+        let container = self.migration.plan.container.clone();
+        let addresses = self.migration.plan.addresses.clone();
+        let destination = self.migration.plan.link.peer;
+        let gateways = self.migration.plan.port.bridge().addresses.clone();
+        let aliases = Arc::clone(&self.migration.plan.aliases);
+        let anchors = self.migration.anchors.hosts();
+        let there = self.migration.plan.far_ends.clone();
         let name = container.name.clone();
-        let destination_name = self.preparation.plan().link.destination.host.clone();
+        let destination_name = self.migration.plan.link.destination.host.clone();
         spawn_blocking(move || {
             let mut conntrack = match conntrack {
                 Some(conntrack) => conntrack,
@@ -72,14 +72,14 @@ impl Interruption<'_> {
             flows.retain(Flow::is_alive);
             there.check(&flows, &addresses, (&name, &destination_name))?;
             let far_ends = there.of(&flows, &addresses, &aliases)?;
-            let stand_ins = StandIn::needed(&flows, &addresses, &gateways, &aliases)?;
+            let stand_ins = Alias::needed(&flows, &addresses, &gateways, &aliases)?;
             let beside = besides.stand_ins(&aliases)?.into_iter().map(|(stand_in, _)| stand_in);
             let all_stand_ins: Vec<_> =
                 stand_ins.iter().copied().chain(beside).chain(far_ends.iter().copied()).collect();
             let at_destination: Vec<_> = far_ends.iter().map(|far| far.here).collect();
             // The container is cut off, and what is sent to it waits: no packet misses its entry. A
             // packet that waits already keeps the old one.
-            let anew = |flow: &Flow| flow.lasting(&addresses, &stand_ins);
+            let anew = |flow: &Flow| flow.recreated_at_anchor(&addresses, &stand_ins);
             let lasting: Vec<Flow> = flows.iter().filter_map(anew).collect();
             if !lasting.is_empty() {
                 conntrack.delete(&lasting)?;
@@ -96,12 +96,16 @@ impl Interruption<'_> {
             }
             for (anchor, flows) in by_anchor {
                 for batch in flows.chunks(FLOWS_PER_FRAME) {
-                    let (flows, stand_ins) = (batch.to_vec(), all_stand_ins.clone());
                     let at_destination = match anchor {
                         None => at_destination.clone(),
                         Some(_) => Vec::new(),
                     };
-                    let batch = FlowBatch { anchor, flows, stand_ins, at_destination };
+                    let batch = FlowBatch {
+                        anchor,
+                        flows: batch.iter().cloned().map(Flow::into_wire).collect(),
+                        stand_ins: all_stand_ins.clone().into_wire(),
+                        at_destination,
+                    };
                     post(&outbox, Message::Flows(batch))?;
                 }
             }
@@ -111,7 +115,7 @@ impl Interruption<'_> {
 
     /// Leads the container's flows to the peer, or back to this host.
     pub(super) fn set_marks(&mut self, away: bool) -> Result<(), Cause> {
-        let plan = self.preparation.plan();
+        let plan = &self.migration.plan;
         let Some(conntrack) = &mut self.conntrack else { return Ok(()) };
         for direction in [Direction::Inbound, Direction::Outbound] {
             let flows: Vec<Flow> = self
@@ -126,16 +130,5 @@ impl Interruption<'_> {
             }
         }
         Ok(())
-    }
-
-    /// The flows as they were before they were led away.
-    pub fn flows(&self) -> &[Flow] {
-        &self.flows
-    }
-
-    /// Flows by protocol.
-    pub fn flow_count(&self) -> FlowCount {
-        let tcp = self.flows.iter().filter(|flow| flow.tcp.is_some()).count();
-        FlowCount { tcp, udp: self.flows.len() - tcp }
     }
 }

@@ -10,13 +10,14 @@ use checkpoint::runtime::Waiting;
 use checkpoint::socket_options::SocketSettings;
 use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::Tasks;
-use protocol::message::{Message, Settings};
+use protocol::message::Message;
 use protocol::wire::PIECE;
 use state::cause::Cause;
 use state::deadline;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{DUMP_END, Interruption};
+use crate::convert::{Settings, Wire};
 use crate::source::dump::{EndedDump, PreparedDump, request};
 use crate::source::preparation::NotPrepared;
 use crate::source::send_queue::{Outbox, outbox, post};
@@ -65,11 +66,11 @@ impl Interruption<'_> {
         let flows = self.collect_flows(outbox.clone());
         let trees = self.send_changes(outbox);
 
-        let connection = &mut self.preparation.plan_mut().link.connection;
+        let connection = self.migration.connection();
         let mut files = 0;
         while let Some(message) = messages.recv().await {
             if let Message::Chunks(chunks) = &message {
-                files += chunks.iter().filter(|chunk| chunk.is_first()).count();
+                files += chunks.iter().filter(|chunk| chunk.offset == 0).count();
             }
             if files > MANY_FILES && !done.load(Ordering::Acquire) {
                 self.realtime = None;
@@ -93,12 +94,12 @@ impl Interruption<'_> {
         self.stand_ins = collected.stand_ins;
         self.far_ends = collected.far_ends;
         self.besides = collected.besides;
-        self.preparation.note_detours(&collected.detours).await?;
+        self.migration.note_detours(&collected.detours).await?;
         self.besides.lay(&collected.detours)?;
         trees.await??;
         network.await??;
         for part in settings.await?? {
-            self.preparation.plan_mut().link.connection.send(&Message::Settings(part)).await?;
+            self.migration.connection().send(&Message::Settings(part.into_wire())).await?;
         }
         let manifest = images.await??;
         self.progress.checkpoint_bytes = manifest.files.iter().map(|file| file.length).sum();
@@ -112,11 +113,11 @@ impl Interruption<'_> {
         waiting: Waiting,
         done: Arc<AtomicBool>,
     ) -> JoinHandle<Result<EndedDump, checkpoint::runtime::Error>> {
-        let plan = self.preparation.plan();
+        let plan = &self.migration.plan;
         let id = plan.container.id.clone();
         let cgroup = Arc::clone(&plan.cgroup);
         let images = self.images.path().to_owned();
-        let work = self.preparation.work().to_owned();
+        let work = self.migration.work.to_owned();
         let config = self.criu_config.clone();
         tokio::spawn(async move {
             let request = request(&id, &images, &work, &config, Some(&cgroup));
@@ -130,7 +131,7 @@ impl Interruption<'_> {
 
     /// Reads settings that CRIU does not restore, while it dumps. Each part fits into a message.
     fn read_settings(&self) -> JoinHandle<Result<Vec<Settings>, Cause>> {
-        let plan = self.preparation.plan();
+        let plan = &self.migration.plan;
         let (cgroup, monitor) = (Arc::clone(&plan.cgroup), plan.container.monitor_pid);
         spawn_blocking(move || {
             let sockets = SocketSettings::read(&cgroup.pids()?)?;
@@ -148,7 +149,7 @@ impl Interruption<'_> {
 
     /// Looks at the network of a container that may have changed it until it was frozen.
     fn check_network(&self) -> JoinHandle<Result<(), Cause>> {
-        let plan = self.preparation.plan();
+        let plan = &self.migration.plan;
         let (network, namespace) = (Arc::clone(&plan.network), Arc::clone(&plan.namespace));
         let cgroup = Arc::clone(&plan.cgroup);
         spawn_blocking(move || network.check_frozen(&namespace, &cgroup.pids()?))
@@ -181,13 +182,13 @@ fn follow(
     spawn_blocking(move || {
         let mut batch = Vec::new();
         let mut bytes = 0;
-        let send = |batch: &mut Vec<Chunk>| {
+        let send = |batch: &mut Vec<_>| {
             let message = Message::Chunks(std::mem::take(batch));
             post(&outbox, message).map_err(|_| checkpoint::images::Error::Closed)
         };
         let mut sink = |chunk: Chunk| {
             bytes += chunk.bytes.len();
-            batch.push(chunk);
+            batch.push(chunk.into_wire());
             if batch.len() < BATCH && bytes < PIECE {
                 return Ok(());
             }

@@ -1,6 +1,7 @@
 //! What is in the way of packets, and what a user can do about it, in words.
 
-use netmig::path::{Barrier, Fate};
+use netmig::path_trial::{DropRule, Fate};
+use state::peer_text::PeerText;
 
 use super::Side;
 
@@ -13,7 +14,7 @@ pub struct At<'a> {
 }
 
 /// The two hosts, in the order in which packets pass them.
-pub type Stretch<'a> = [(Side, &'a Fate, &'a [String]); 2];
+pub type Stretch<'a> = [(Side, &'a Fate, &'a [PeerText]); 2];
 
 /// Where a packet has ended and of what, if it has not arrived. `name` tells a host's name.
 pub fn in_the_way(stretch: Stretch<'_>, name: impl Fn(Side) -> String) -> Option<(Side, String)> {
@@ -21,7 +22,7 @@ pub fn in_the_way(stretch: Stretch<'_>, name: impl Fn(Side) -> String) -> Option
     if *at_second == Fate::Arrived {
         return None;
     }
-    let by = |side: Side, barrier: &Barrier| dropped(barrier, At { side, host: &name(side) });
+    let by = |side: Side, barrier: &DropRule| dropped(barrier, At { side, host: &name(side) });
     Some(match (at_first, at_second) {
         (Fate::Dropped(barrier), _) => (first, by(first, barrier)),
         (_, Fate::Dropped(barrier)) => (second, by(second, barrier)),
@@ -46,15 +47,15 @@ pub fn in_the_way(stretch: Stretch<'_>, name: impl Fn(Side) -> String) -> Option
     })
 }
 
-fn lost(suspects: &[String]) -> String {
+fn lost(suspects: &[PeerText]) -> String {
     format!(
         "they are lost between their arrival and their departure; by one of: {}",
         suspects.join(", ")
     )
 }
 
-fn dropped(barrier: &Barrier, at: At<'_>) -> String {
-    let Barrier { table, chain, rule, .. } = barrier;
+fn dropped(barrier: &DropRule, at: At<'_>) -> String {
+    let DropRule { table, chain, rule, .. } = barrier;
     let family = barrier.family_name();
     let what = match rule {
         None => {
@@ -69,8 +70,8 @@ fn dropped(barrier: &Barrier, at: At<'_>) -> String {
 }
 
 /// What to do about a chain. A command line has only names in it that no shell takes for anything else.
-fn remedy(barrier: &Barrier, at: At<'_>) -> String {
-    let Barrier { table, chain, .. } = barrier;
+fn remedy(barrier: &DropRule, at: At<'_>) -> String {
+    let DropRule { table, chain, .. } = barrier;
     let (family, host) = (barrier.family_name(), at.host);
     let is_plain =
         |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
@@ -111,8 +112,8 @@ fn remedy(barrier: &Barrier, at: At<'_>) -> String {
 mod tests {
     use super::*;
 
-    fn barrier(family: u8, table: &str, chain: &str) -> Barrier {
-        Barrier { family, table: table.to_owned(), chain: chain.to_owned(), rule: None }
+    fn barrier(family: u8, table: &str, chain: &str) -> DropRule {
+        DropRule { family, table: table.to_owned(), chain: chain.to_owned(), rule: None }
     }
 
     fn reason(first: Fate, second: Fate) -> Option<(bool, String)> {

@@ -1,7 +1,6 @@
 //! What is looked at before the interruption, to tell afterwards what it has cost.
 
 use state::cause::{Cause, chain};
-use tokio::task::block_in_place;
 
 use super::super::datagrams::Datagrams;
 use super::super::left_behind;
@@ -13,8 +12,8 @@ use super::tools::Ready;
 impl Preparation<'_> {
     /// Begins to watch what is in use. Nothing depends on it.
     pub(super) async fn watch(&self) -> InUse {
-        let (plan, left_out) = (&self.plan, self.plan.far_ends.addresses());
-        let datagrams = match self.hold_tag() {
+        let (plan, left_out) = (&self.migration.plan, self.migration.plan.far_ends.addresses());
+        let datagrams = match self.migration.hold_tag() {
             Ok(tag) => Datagrams::watch(&tag, &plan.addresses, &left_out).await,
             Err(e) => Err(e),
         };
@@ -26,8 +25,8 @@ impl Preparation<'_> {
 
     /// What the container leaves behind in its networks.
     pub(super) fn tell_of_siblings(&mut self) -> Result<(), Cause> {
-        let Plan { siblings, addresses, container, warnings, .. } = &mut self.plan;
-        let default = self.context.engine.default_network();
+        let Plan { siblings, addresses, container, warnings, .. } = &mut self.migration.plan;
+        let default = self.migration.context.engine.default_network();
         let Ready { besides, conntrack, sockets, .. } = &mut self.ready;
         if let (Some(besides), Some(conntrack), Some(sockets)) = (besides, conntrack, sockets)
             && !siblings.is_empty()
@@ -37,15 +36,5 @@ impl Preparation<'_> {
             warnings.extend(left_behind::warnings(&container.name, siblings, &talking, default));
         }
         Ok(())
-    }
-
-    /// Notes that packets can come again.
-    pub fn note_release(&mut self) -> Result<(), Cause> {
-        block_in_place(|| self.ready.in_use.note_release())
-    }
-
-    /// What was in use before the interruption; to be asked for once.
-    pub fn take_in_use(&mut self) -> InUse {
-        std::mem::take(&mut self.ready.in_use)
     }
 }

@@ -2,17 +2,14 @@
 
 use checkpoint::criu::ConfigDir;
 use checkpoint::images::ImageDir;
-use engine::PreparedRemoval;
 use netmig::flow::Conntrack;
 use netmig::hold::PreparedHold;
 use netmig::sockets::{Backlogs, TcpSockets, UdpQueues};
 use state::interrupt_slot::Turn;
 
-use crate::source::anchors::Anchors;
 use crate::source::container_log::CarriedLog;
 use crate::source::dump::PreparedDump;
 use crate::source::siblings::Besides;
-use crate::source::silent_connections::InUse;
 use crate::source::trees::CarriedTree;
 
 /// What the interruption uses, made ready before it.
@@ -51,7 +48,6 @@ pub struct NotPrepared;
 /// What `prepare` has made ready so far.
 #[derive(Default)]
 pub(super) struct Ready {
-    pub(super) tunnel_kind: String,
     pub(super) hold: Option<PreparedHold>,
     pub(super) images: Option<ImageDir>,
     pub(super) criu_config: Option<ConfigDir>,
@@ -62,15 +58,12 @@ pub(super) struct Ready {
     pub(super) conntrack: Option<Conntrack>,
     pub(super) trees: Vec<CarriedTree>,
     pub(super) log: Option<CarriedLog>,
-    pub(super) anchors: Anchors,
     pub(super) turn: Option<Turn>,
     pub(super) dump: Option<PreparedDump>,
-    pub(super) removal: Option<Box<dyn PreparedRemoval>>,
-    pub(super) in_use: InUse,
 }
 
 impl Ready {
-    /// Hands out everything for the interruption, once all of it is self.
+    /// Hands out everything for the interruption.
     pub(super) fn take(&mut self) -> Result<Tools, NotPrepared> {
         let (
             Some(turn),

@@ -6,16 +6,17 @@ use checkpoint::tree::{Source, Tasks};
 use netmig::flow::{NoAlias, Readdressed};
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{Data, Message, Tree, TunnelEnd};
+use protocol::message::{Data, Message, Tree};
 use protocol::wire::PIECE;
 use state::cause::Cause;
 use state::deadline;
 use steering::reconciler;
-use steering::tunnels::{self, SteeringLock};
+use steering::tunnels::{self, SteeringLock, TunnelEnd};
 use tokio::io::AsyncReadExt;
 use tokio::task::spawn_blocking;
 
 use super::Preparation;
+use crate::convert::Wire;
 use crate::event::Steps;
 use crate::source::anchors::Anchors;
 use crate::source::container_log::CarriedLog;
@@ -36,38 +37,42 @@ struct NotItsAddresses;
 impl Preparation<'_> {
     /// Makes this host's end of the tunnel and hears of the other one.
     pub(super) async fn offer_tunnel(&mut self) -> Result<TunnelEnd, Cause> {
-        let link = &self.plan.link;
+        let link = &self.migration.plan.link;
         let (peer, address) = (link.peer, link.connection.peer().ip());
-        let direct = self.plan.offer.direct.is_some();
-        let run = &self.context.directories.run;
+        let direct = self.migration.plan.offer.direct.is_some();
+        let run = &self.migration.context.directories.run;
         let lock = SteeringLock::take(run).await?;
         let local = tunnels::prepare(peer, address, direct).await?;
         // The journal keeps the tunnel from being removed meanwhile.
         drop(lock);
-        self.ready.tunnel_kind.clone_from(&local.kind);
-        let connection = &mut self.plan.link.connection;
-        connection.send(&Message::TunnelOffer(local)).await?;
-        let answer = expect!(connection, deadline::ANSWER, TunnelAnswer)?;
+        self.migration.tunnel_kind = local.kind.to_string();
+        let connection = &mut self.migration.plan.link.connection;
+        connection.send(&Message::TunnelOffer(local.into_wire())).await?;
+        let answer = TunnelEnd::from_wire(expect!(connection, deadline::ANSWER, TunnelAnswer)?)?;
         if answer.is_direct() != direct {
             return Err(NotAsAsked.into());
         }
-        self.ready.anchors = Anchors::agree(self.context, &mut self.plan).await;
+        self.migration.anchors =
+            Anchors::agree(self.migration.context, &mut self.migration.plan).await;
         Ok(answer)
     }
 
     pub(super) async fn connect_tunnel(&mut self, end: &TunnelEnd) -> Result<(), Cause> {
-        let link = &self.plan.link;
-        let _lock = SteeringLock::take(&self.context.directories.run).await?;
+        let link = &self.migration.plan.link;
+        let _lock = SteeringLock::take(&self.migration.context.directories.run).await?;
         tunnels::complete(link.peer, link.connection.peer().ip(), end).await?;
-        Ok(reconciler::start(&self.context.directories, self.context.background.reconciler)?)
+        Ok(reconciler::start(
+            &self.migration.context.directories,
+            self.migration.context.background.reconciler,
+        )?)
     }
 
     pub(super) async fn ship_image(&mut self, steps: &mut Steps<'_>) -> Result<(), Cause> {
-        let image = self.plan.offer.image.clone();
-        let connection = &mut self.plan.link.connection;
+        let image = self.migration.plan.offer.image.clone();
+        let connection = &mut self.migration.plan.link.connection;
         connection.send(&Message::ImageBegin(image.clone())).await?;
         // Its name may be another image's by now.
-        let mut save = self.context.engine.save_image(&image.id)?;
+        let mut save = self.migration.context.engine.save_image(&image.id)?;
         loop {
             let mut piece = Vec::with_capacity(PIECE);
             let read = save.stream().take(PIECE as u64).read_to_end(&mut piece).await?;
@@ -86,7 +91,7 @@ impl Preparation<'_> {
     /// Waits for the stage, and meanwhile tries the tunnel together with the far end: what the far
     /// end says of a failure counts more than its silence in the tunnel.
     pub(super) async fn await_stage(&mut self) -> Result<(), Cause> {
-        let Plan { link, runtime, criu, .. } = &mut self.plan;
+        let Plan { link, runtime, criu, .. } = &mut self.migration.plan;
         let staged = async {
             let readdressed = expect!(link.connection, deadline::STAGE, Staged)?;
             Ok::<_, Cause>(readdressed)
@@ -98,24 +103,25 @@ impl Preparation<'_> {
         };
         let warmed = async { Ok(runtime.warm(criu).await?) };
         let (others, (), ()) = tokio::try_join!(staged, heard, warmed)?;
-        let own = &self.plan.addresses;
+        let own = &self.migration.plan.addresses;
         let sound = |(old, new): &(IpAddr, IpAddr)| {
             own.contains(old) && old != new && old.is_ipv4() == new.is_ipv4()
         };
         if others.len() > own.len() || !others.iter().all(sound) {
             return Err(NotItsAddresses.into());
         }
-        let aliases = &self.plan.aliases;
+        let aliases = &self.migration.plan.aliases;
         let become_new = |(old, new)| {
             let tunnel = aliases.of(old)?.address;
             Ok::<_, NoAlias>(Readdressed { old, tunnel, new })
         };
-        self.plan.readdressed = others.into_iter().map(become_new).collect::<Result<_, _>>()?;
+        self.migration.plan.readdressed =
+            others.into_iter().map(become_new).collect::<Result<_, _>>()?;
         Ok(())
     }
 
     pub(super) async fn send_files(&mut self, steps: &mut Steps<'_>) -> Result<(), Cause> {
-        let container = &self.plan.container;
+        let container = &self.migration.plan.container;
         let mut sources = Vec::new();
         if let (Some(upper), Some(merged)) = (&container.upper, &container.merged) {
             sources.push((Tree::Root, Source::overlay(upper, merged)?));
@@ -130,7 +136,7 @@ impl Preparation<'_> {
                 let bytes = log.pass(&outbox)?;
                 Ok::<_, Cause>((log, bytes))
             });
-            let connection = &mut self.plan.link.connection;
+            let connection = &mut self.migration.plan.link.connection;
             while let Some(message) = messages.recv().await {
                 connection.send(&message).await?;
             }
@@ -145,7 +151,7 @@ impl Preparation<'_> {
                     trees::send(tree, &outbox, |sink| source.first_pass(Tasks::Running, sink))?;
                 Ok::<_, Cause>((CarriedTree { tree, source, snapshot }, stats))
             });
-            let connection = &mut self.plan.link.connection;
+            let connection = &mut self.migration.plan.link.connection;
             while let Some(message) = messages.recv().await {
                 connection.send(&message).await?;
             }

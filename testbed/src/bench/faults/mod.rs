@@ -1,6 +1,6 @@
-//! The fault matrix: every cell some times, several labs side by side.
+//! The fault matrix: runs every cell several times, with several labs in parallel.
 
-mod record;
+mod result_log;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,18 +10,18 @@ use serde_json::{Value, json};
 
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result};
-use crate::faults::{Arena, Cell, Moment, Problem, RunsOn};
+use crate::faults::{Cell, Harness, InjectionPoint, Problem, RunsOn};
 use crate::prepare;
-use record::{Record, Records};
+use result_log::{Record, Records};
 
 pub(super) const BENCH: Bench =
     Bench { name: "faults", about: "what comes of migrations that something happens to", run };
 
 const RUNS: u32 = 3;
-/// Labs side by side. Most of the time of a run is waiting.
+/// The default number of parallel labs. A run mostly waits.
 const JOBS: u32 = 2;
 
-/// What all workers share.
+/// The state that all workers share.
 struct Board {
     product: String,
     records: Option<Records>,
@@ -32,7 +32,7 @@ struct Board {
 fn run(plan: &BenchPlan) -> Result<Value> {
     let runs = plan.runs.unwrap_or(RUNS).max(1);
     let jobs = plan.jobs.unwrap_or(JOBS).clamp(1, 16);
-    let wanted = plan.cells.as_deref().unwrap_or_default();
+    let wanted = plan.only.as_deref().unwrap_or_default();
     let cells: Vec<Cell> = Cell::all()
         .into_iter()
         .filter(|cell| wanted.split(',').any(|part| cell.to_string().contains(part)))
@@ -40,7 +40,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     if cells.is_empty() {
         return Err(Error::Refused(format!("no cell is called {wanted:?}")));
     }
-    let product = record::product(&prepare::for_labs()?)?;
+    let product = result_log::product(&prepare::for_labs()?)?;
     let (records, known) = match &plan.resume {
         Some(path) => {
             let (records, known) = Records::open(path, &product)?;
@@ -67,7 +67,7 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     Ok(json!({ "cells": table, "summary": summary }))
 }
 
-/// What is still to be run, and what was run before.
+/// Returns the runs that are missing, and the known results by cell.
 fn missing(
     cells: &[Cell],
     runs: u32,
@@ -88,23 +88,23 @@ fn missing(
     (queue, done)
 }
 
-/// Takes cells from the board until there are none.
+/// Runs cells of the queue until it is empty.
 fn work(cells: &[Cell], board: &Board) -> Result<()> {
-    let mut arena = None;
+    let mut harness = None;
     loop {
         let Some((index, number)) = lock(&board.queue).pop_front() else { return Ok(()) };
         let cell = cells[index];
         let started = Instant::now();
-        let ready = match arena.take() {
-            Some(arena) => arena,
-            None => Arena::start()?,
+        let ready = match harness.take() {
+            Some(harness) => harness,
+            None => Harness::start()?,
         };
         let outcome = ready.run(cell);
         let seconds = started.elapsed().as_secs_f64();
         let record = Record::new(&board.product, cell, number, outcome, seconds);
         println!("{}", record.line());
-        if record.is_good() && !cell.fault.spoils_the_lab() {
-            arena = Some(ready);
+        if record.is_good() && !cell.fault.needs_fresh_lab() {
+            harness = Some(ready);
         } else if let Some(error) = &record.error {
             eprintln!("{cell}: {error}");
             eprint!("{}", ready.lab().diagnosis());
@@ -116,28 +116,28 @@ fn work(cells: &[Cell], board: &Board) -> Result<()> {
     }
 }
 
-/// Prints the matrix in Markdown: where the container runs afterwards, and the longest silence.
+/// Prints the matrix in Markdown: where the container runs afterwards and the longest silence.
 fn print_table(cells: &[Cell], done: &[Vec<Record>]) {
     let mut faults: Vec<String> = Vec::new();
-    let mut rows: BTreeMap<Moment, BTreeMap<String, String>> = BTreeMap::new();
+    let mut rows: BTreeMap<InjectionPoint, BTreeMap<String, String>> = BTreeMap::new();
     for (cell, runs) in cells.iter().zip(done) {
         let fault = cell.fault.to_string();
         if !faults.contains(&fault) {
             faults.push(fault.clone());
         }
-        rows.entry(cell.moment).or_default().insert(fault, entry(runs));
+        rows.entry(cell.point).or_default().insert(fault, entry(runs));
     }
     println!("\n| | {} |", faults.join(" | "));
     println!("| --- |{}", " --- |".repeat(faults.len()));
-    for (moment, entries) in rows {
+    for (point, entries) in rows {
         let entries: Vec<&str> =
             faults.iter().map(|fault| entries.get(fault).map_or("", String::as_str)).collect();
-        println!("| {} | {} |", moment.name(), entries.join(" | "));
+        println!("| {} | {} |", point.name(), entries.join(" | "));
     }
     println!();
 }
 
-/// One entry of the matrix.
+/// Formats one entry of the matrix.
 fn entry(runs: &[Record]) -> String {
     let mut places: Vec<&str> = runs
         .iter()
@@ -164,14 +164,14 @@ fn entry(runs: &[Record]) -> String {
 
 fn row(cell: Cell, runs: &[Record]) -> Value {
     json!({
-        "moment": cell.moment.name(),
+        "injection_point": cell.point.name(),
         "fault": cell.fault.to_string(),
         "runs": runs,
         "good": runs.iter().filter(|run| run.is_good()).count(),
     })
 }
 
-/// Counts runs with each kind of problem.
+/// Counts the runs with each kind of problem.
 fn summary(done: &[Vec<Record>]) -> Value {
     let runs = || done.iter().flatten();
     let with = |problem| {
@@ -202,12 +202,12 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_run() {
-        let cell = |moment| Cell { moment, fault: Fault::Kill(Side::Source) };
-        let cells = [cell(Moment::Dump), cell(Moment::Commit)];
+        let cell = |point| Cell { point, fault: Fault::Kill(Side::Source) };
+        let cells = [cell(InjectionPoint::Dump), cell(InjectionPoint::Commit)];
         let end = || Err(Error::Check("no".to_owned()));
         let known = vec![
             Record::new("p", cells[1], 0, end(), 1.0),
-            Record::new("p", cell(Moment::Hold), 0, end(), 1.0),
+            Record::new("p", cell(InjectionPoint::Hold), 0, end(), 1.0),
         ];
         let (queue, done) = missing(&cells, 2, known);
         assert_eq!(queue, [(0, 0), (0, 1), (1, 1)]);

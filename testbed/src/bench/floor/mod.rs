@@ -1,71 +1,68 @@
-//! The floor: what remains of an interruption when it is nothing but freezing a container, the OCI
-//! runtime's checkpoint, and the runtime's restore on another host, one right after the other.
+//! The floor: an interruption that consists of the freeze of a container, the OCI runtime's checkpoint, and the
+//! runtime's restore on another host, one right after the other.
 //!
-//! Before the measured time podman makes a container of the same image, address and ports on the
-//! destination and stops short of starting its program; what podman has started there is taken
-//! away again (conmon first, so that nothing is cleaned up), and a bundle with its network and
-//! mounts is left. Images go to a tmpfs that both hosts share, so nothing is carried. The runtimes'
-//! processes are forked and in their hosts' namespaces before; the freeze is written by this
-//! program itself. In the measured time there is no podman, no packet is held and no connection
-//! entry moved; packets wait in the frozen container or are lost. CRIU gets the options that the
-//! product gives it.
+//! Before the measurement podman creates a container with the same image, address and ports on the destination and
+//! does not start its program. The benchmark kills what podman has started there (conmon first, so that nothing is
+//! cleaned up). A bundle with its network and mounts is left. Both hosts share a tmpfs for the images, so nothing is
+//! transferred. The runtimes' processes are forked and in their hosts' namespaces beforehand, and this program
+//! freezes the container itself. During the measurement no podman runs, no packet is held and no conntrack entry is
+//! created. Packets wait in the frozen container or are lost. CRIU gets the product's options.
 
-pub mod late;
-mod memory;
+pub mod prestarted;
+mod shared_tmpfs;
 
 use std::fs;
 use std::io::{Read, Seek};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use late::Late;
+use prestarted::Prestarted;
 
-use super::criu;
-use super::scene::{self, Clients, NAME};
+use super::fixture::{self, Clients, NAME};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
 
-/// CRIU's options; the network lock is of no use where nothing is going to run on.
+/// CRIU's options. The network lock is not needed, since the original does not go on.
 const OPTIONS: &str = "network-lock skip\nmanage-cgroups=ignore\ntcp-established\nfile-locks\n\
                        ghost-limit 268435456\ntimeout 10\n";
-/// How long a freeze may take.
+/// The time limit for a freeze.
 const FREEZE_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long the floor's parts took, in milliseconds.
+/// The durations of the floor's parts in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Floor {
-    /// From the order to freeze until the kernel says that it is done.
+    /// The freeze, from the request until the kernel reports it.
     pub(super) freeze: f64,
     /// The runtime's checkpoint.
     pub(super) dump: f64,
     /// The runtime's restore.
     pub(super) restore: f64,
-    /// From the first moment to the last.
+    /// From the start of the freeze to the end of the restore.
     pub(super) whole: f64,
 }
 
-/// Measures the floor once with a fresh container under the usual clients, and removes it.
+/// Measures the floor once with a fresh container under the default clients, and removes it.
 pub(super) fn measure(lab: &Lab, runtime: Runtime) -> Result<Floor> {
     let (a, c) = (lab.host("a")?, lab.host("c")?);
-    let server = scene::start(a, c, runtime, NAME, 7000, &[])?;
+    let server = fixture::start(a, c, runtime, NAME, 7000, &[])?;
     measure_running(lab, runtime, || Clients::start(c, server))
 }
 
-/// Measures the floor once with the container that runs on `a`, while what `traffic` returns talks
-/// to it, and removes the container.
+/// Measures the floor once with the container that runs on `a`, under the clients that `traffic` starts, and removes
+/// the container.
 pub(super) fn measure_running<T>(
     lab: &Lab,
     runtime: Runtime,
     traffic: impl FnOnce() -> Result<T>,
 ) -> Result<Floor> {
     let (a, b) = (lab.host("a")?, lab.host("b")?);
-    memory::share(a, b)?;
-    [a, b].into_iter().try_for_each(|host| criu::configure(host, OPTIONS))?;
+    shared_tmpfs::share(a, b)?;
+    [a, b].into_iter().try_for_each(|host| fixture::set_criu_options(host, OPTIONS))?;
     let id = a.podman(["inspect", "--format", "{{.Id}}", NAME])?;
     let cgroup = a.podman(["inspect", "--format", "{{.State.CgroupPath}}", NAME])?;
     let (target, bundle) = stage(a, b, runtime)?;
-    let [images, work] = ["images", "work"].map(|name| format!("{}/{name}", memory::PLACE));
+    let [images, work] = ["images", "work"].map(|name| format!("{}/{name}", shared_tmpfs::PLACE));
     a.run(["mkdir", &images, &work])?;
     let places = ["--image-path", &images, "--work-path", &work];
     let options = ["--tcp-established", "--file-locks", "--manage-cgroups-mode", "ignore"];
@@ -74,8 +71,8 @@ pub(super) fn measure_running<T>(
         words.chain(options).chain(places).chain([id]).map(str::to_owned).collect()
     };
     let restore = ["restore", "--detach", "--bundle", &bundle];
-    let restore = Late::new(b, &line(&restore, &target))?;
-    let dump = Late::new(a, &line(&["checkpoint", "--leave-running"], &id))?;
+    let restore = Prestarted::new(b, &line(&restore, &target))?;
+    let dump = Prestarted::new(a, &line(&["checkpoint", "--leave-running"], &id))?;
     let freezer = Freezer::new(&a.path("/sys/fs/cgroup").join(cgroup.trim_start_matches('/')))?;
     let traffic = traffic()?;
 
@@ -95,17 +92,17 @@ pub(super) fn measure_running<T>(
     let outcome = outcome.inspect_err(|_| {
         for log in ["dump.log", "restore.log"] {
             let text = a.read(Path::new(&work).join(log)).unwrap_or_default();
-            eprintln!("{log}: {}", crate::command::tail(&text));
+            eprintln!("{log}: {}", crate::subprocess::tail(&text));
         }
     });
-    scene::remove(a, NAME)?;
-    scene::remove(b, NAME)?;
-    [a, b].into_iter().try_for_each(criu::forget)?;
+    fixture::remove(a, NAME)?;
+    fixture::remove(b, NAME)?;
+    [a, b].into_iter().try_for_each(fixture::remove_criu_options)?;
     outcome
 }
 
-/// Makes a bundle for the container on the destination; returns the container's ID there and the
-/// bundle's directory.
+/// Creates a bundle for the container on the destination. Returns the container's ID there and the directory of the
+/// bundle.
 fn stage(a: &Host, b: &Host, runtime: Runtime) -> Result<(String, String)> {
     let address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
     let address = a.podman(["inspect", "--format", address, NAME])?;
@@ -128,7 +125,7 @@ fn stage(a: &Host, b: &Host, runtime: Runtime) -> Result<(String, String)> {
     Ok((target, bundle.to_string_lossy().into_owned()))
 }
 
-/// A cgroup's files, open.
+/// The open files of a cgroup.
 struct Freezer {
     freeze: fs::File,
     events: fs::File,
@@ -147,7 +144,7 @@ impl Freezer {
         Ok(Self { freeze: open("cgroup.freeze", true)?, events: open("cgroup.events", false)? })
     }
 
-    /// Freezes, and looks without pause until it is so.
+    /// Freezes the cgroup and polls without pause until it is frozen.
     fn freeze(mut self) -> Result<()> {
         let what = || "freezing a container";
         std::io::Write::write_all(&mut self.freeze, b"1").context(what)?;

@@ -1,4 +1,4 @@
-//! System calls in which a container is stopped go on: none returns EINTR, and none returns early.
+//! System calls in which a container is stopped continue: none returns EINTR, and none returns early.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cases::promise::{settled, until};
 use crate::ensure;
 use crate::error::{Error, Result};
-use crate::faults::gate;
+use crate::faults::breakpoint;
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
 use crate::runner::{Case, Context};
@@ -25,16 +25,16 @@ pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-a-signal-still-interrupts", &["fidelity"], signal_interrupts).limit(240),
 ];
 
-/// Exit code of a move that was rolled back.
+/// The exit code of a move that was rolled back.
 const ROLLED_BACK: i32 = 4;
-/// After how many seconds each call is to return: more than two moves take.
+/// The seconds after which each call returns. Two migrations take less.
 const SECONDS: u64 = 12;
-/// How long the interruption of a move may last that is to be rolled back.
+/// The limit of an interruption that has to be rolled back.
 const MOST: Duration = Duration::from_millis(700);
-/// How long a call may take when it begins anew with each move.
+/// The time limit for a call if it starts again with each migration.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// Starts a container whose threads sit in system calls.
+/// Starts a container whose threads are in system calls.
 fn start(host: &Host) -> Result<()> {
     let seconds = SECONDS.to_string();
     host.podman([
@@ -55,7 +55,7 @@ fn log(host: &Host) -> Result<String> {
     Ok(format!("{}\n{}", output.text(), output.error_text()))
 }
 
-/// Waits for all calls to return, and checks how.
+/// Waits until all calls have returned, and checks their results.
 fn check(host: &Host) -> Result<()> {
     until("all calls have returned", LIMIT, || Ok(log(host)?.contains("done")))?;
     let log = log(host)?;
@@ -80,14 +80,14 @@ fn check(host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Has a move from a to b fail after the dump.
+/// Makes a migration from a to b fail after the dump.
 fn roll_back(lab: &Lab, container: &str) -> Result<()> {
     let b = lab.host("b")?;
-    gate::tarry(b, "restore", 2 * MOST)?;
+    breakpoint::delay_step(b, "restore", 2 * MOST)?;
     let most = MOST.as_secs_f64().to_string();
     let attempt = lab.attempt(container, "a", "b", &["--max-interruption", &most])?;
     ensure!(attempt.code == Some(ROLLED_BACK), "{attempt:?}");
-    gate::clear(b)?;
+    breakpoint::clear(b)?;
     settled(lab)
 }
 
@@ -102,7 +102,7 @@ fn calls_go_on(context: &Context, runtime: Runtime) -> Result<()> {
 
 fn after_a_rollback(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
-    gate::install(lab.host("b")?)?;
+    breakpoint::install(lab.host("b")?)?;
     lab.serve("b")?;
     start(lab.host("a")?)?;
     for _ in 0..2 {
@@ -115,10 +115,10 @@ fn sleeper_lives(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     ["a", "b"].iter().try_for_each(|host| lab.serve(host))?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
-    gate::install(b)?;
+    breakpoint::install(b)?;
     a.podman(["run", "--detach", "--name", "sleeper", "probe:1", "sleep", "100000"])?;
     let runs = |host: &Host| -> Result<()> {
-        // It would end at once.
+        // A container that has lost its call would end at once.
         std::thread::sleep(Duration::from_millis(500));
         let status = host.podman(["ps", "--format", "{{.Names}}"])?;
         ensure!(status == "sleeper", "{} runs {status:?}", host.name());
@@ -126,7 +126,7 @@ fn sleeper_lives(context: &Context) -> Result<()> {
     };
     roll_back(&lab, "sleeper")?;
     runs(a)?;
-    // A pause of the engine's leaves the call to be resumed by the kernel, under another number.
+    // After `podman pause` the kernel resumes the call by restart_syscall(2).
     a.podman(["pause", "sleeper"])?;
     a.podman(["unpause", "sleeper"])?;
     lab.migrate("sleeper", "a", "b")?;
@@ -135,7 +135,7 @@ fn sleeper_lives(context: &Context) -> Result<()> {
     runs(a)
 }
 
-/// Sleeps in nanosleep(2) and in epoll_wait(2), and tells how the program has ended each when a signal comes.
+/// A program that waits in nanosleep(2) and in epoll_wait(2), and reports how a signal has ended each.
 const SERVER: &str = r#"
 import select, signal, time
 class Came(Exception): pass

@@ -1,4 +1,4 @@
-//! Datagrams that a container sends: none is lost on its way by a move.
+//! Datagrams that a container sends. A migration loses none of them.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ pub(super) const CASES: &[Case] =
     &[Case::new("fidelity-datagrams-that-it-sends", &["fidelity"], sends)];
 
 const LIMIT: Duration = Duration::from_secs(40);
-/// Seconds that it sends for.
+/// The seconds during which it sends.
 const SECONDS: &str = "8";
 
-/// iperf3 makes up for an interruption by a burst, which its far end may not read fast enough: that is the far
-/// end's own loss, as after `podman pause`. Everything that was sent has got there.
+/// Every datagram that was sent arrives. iperf3 sends a burst after an interruption, and its server may not read that
+/// fast enough, as after `podman pause`. Such datagrams do not count as lost by the migration.
 fn sends(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
@@ -50,8 +50,8 @@ fn sends(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Datagrams that found the receive buffers of a host full (`RcvbufErrors`, proc_net_snmp in the kernel's
-/// documentation).
+/// Returns the number of datagrams that found the receive buffers of a host full (`RcvbufErrors`, snmp_counter.rst in
+/// the kernel's documentation).
 fn not_read(host: &Host) -> Result<u64> {
     let text = host.run(["cat", "/proc/net/snmp"])?;
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));

@@ -1,4 +1,4 @@
-//! A copy that is not equal is not committed, and the difference is named.
+//! A copy that differs from the original is not committed, and the message names the difference.
 
 use std::fs;
 use std::time::Duration;
@@ -8,28 +8,28 @@ use nix::sys::resource::Resource;
 use crate::cases::subject::{Clients, serve};
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
-use crate::faults::container;
-use crate::faults::gate::{self, Gate};
+use crate::faults::breakpoint::{self, Breakpoint};
+use crate::faults::container_state;
 use crate::host::Host;
-use crate::pace;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] =
     &[Case::new("fidelity-what-a-copy-lacks-is-named", &["fidelity"], lacking).limit(600)];
 
-/// How long the copy may take.
+/// The time limit for the copy.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Exit code of a move that was rolled back.
+/// The exit code of a move that was rolled back.
 const ROLLED_BACK: i32 = 4;
 
-/// Takes something from the copy whose first process this is.
+/// Removes something from the copy with this first process.
 type Loss = fn(&Host, i32) -> Result<()>;
 
-/// What is taken, and the word for it.
+/// The words of the message, and what is removed.
 const LOSSES: &[(&str, Loss)] = &[
     ("Max open files", |_, copy| {
         let limit = libc::rlimit { rlim_cur: 100, rlim_max: 100 };
-        // SAFETY: prlimit(2) with a structure of ours and none to write to.
+        // SAFETY: prlimit(2) reads a valid structure and writes none.
         let limited = unsafe {
             libc::prlimit(copy, Resource::RLIMIT_NOFILE as _, &limit, std::ptr::null_mut())
         };
@@ -57,7 +57,7 @@ const LOSSES: &[(&str, Loss)] = &[
     }),
 ];
 
-/// The process's number on its host.
+/// Returns the process ID in the PID namespace of its host.
 fn inside(process: i32) -> Result<String> {
     let path = format!("/proc/{process}/status");
     let text = fs::read_to_string(&path).context(|| format!("reading {path}"))?;
@@ -69,26 +69,26 @@ fn inside(process: i32) -> Result<String> {
 fn lacking(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
-    gate::install(b)?;
+    breakpoint::install(b)?;
     lab.serve("b")?;
     serve(a, "web", 7000, &[], c)?;
-    let id = container::id(a, "web")?;
+    let id = container_state::id(a, "web")?;
     let clients = Clients::gentle(c, a.port(7000))?;
     for (word, lose) in LOSSES {
-        Gate::Restored.close(b)?;
+        Breakpoint::AfterRestore.set(b)?;
         let words = ["migrate", "web", "b", "--max-interruption", "60"];
         let mut order = a.command("agent-client").args(words).spawn()?;
-        let end = std::time::Instant::now() + pace::patience(LIMIT);
-        while !Gate::Restored.is_reached(b) {
+        let end = std::time::Instant::now() + slowdown::limit(LIMIT);
+        while !Breakpoint::AfterRestore.is_hit(b) {
             ensure!(order.is_running(), "{word}: the move ended: {}", order.stderr());
             ensure!(std::time::Instant::now() < end, "{word}: no copy");
             std::thread::sleep(Duration::from_millis(2));
         }
-        let copy = container::processes(b, &id).first().copied();
+        let copy = container_state::processes(b, &id).first().copied();
         let copy = copy.ok_or_else(|| Error::Check("the copy has no process".to_owned()))?;
         let lost = lose(b, copy);
-        Gate::Restored.open(b)?;
-        gate::clear(b)?;
+        Breakpoint::AfterRestore.release(b)?;
+        breakpoint::clear(b)?;
         let end = order.wait(LIMIT)?;
         lost?;
         let said = end.error_text();
@@ -97,11 +97,11 @@ fn lacking(context: &Context) -> Result<()> {
             "{word}: exit {:?}: {said}",
             end.status.code()
         );
-        ensure!(container::runs_on(&lab, &id) == ["a"], "{word}: not home alone");
+        ensure!(container_state::runs_on(&lab, &id) == ["a"], "{word}: not home alone");
     }
-    // What has lost nothing moves.
+    // A copy without differences is committed.
     a.command("agent-client").args(["migrate", "web", "b"]).run()?;
-    ensure!(container::runs_on(&lab, &id) == ["b"], "it has not moved");
+    ensure!(container_state::runs_on(&lab, &id) == ["b"], "it has not moved");
     context.remark(clients.stop()?.gaps());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Far ends on the host that a container moves to: its own processes, and its containers.
+//! Connections whose other end is on the destination: its own processes, and its containers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use crate::cases::subject::{Clients, serve};
 use crate::ensure;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::process::HostProcess;
+use crate::host::host_process::HostProcess;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
-use crate::traffic::report::EchoReport;
+use crate::traffic::client_report::EchoReport;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("far-end-process", &["fidelity", "flows"], |c| around(c, Far::Process, Family::Four)),
@@ -28,22 +28,23 @@ pub(super) const CASES: &[Case] = &[
     Case::new("far-end-by-a-third-host", &["fidelity", "flows"], by_a_third_host),
 ];
 
-/// Exit code of a move that was refused.
+/// The exit code of a move that was refused.
 const REFUSED: i32 = 3;
-/// How long traces may take to go.
+/// The time limit for traces to go.
 const END: Duration = Duration::from_secs(40);
-/// How long a server may take to answer.
+/// The time limit for a server to answer.
 const ANSWERS: Duration = Duration::from_secs(10);
-/// Datagrams of an interruption on the way back to the far end's host, at 20 and 50 a second.
+/// The number of datagrams of an interruption that may be lost when the container returns to the far end's host, at
+/// 20 and 50 a second.
 const HELD: u64 = 150;
 /// The far end's container.
 const CALLER: &str = "caller";
 /// Its clients: name, and action of the probe.
 const CLIENTS: [(&str, &str); 2] = [("tcp", "tcp-echo"), ("udp", "udp-echo")];
-/// The port of the container that moves; the far end has the usual ones.
+/// The port of the container that migrates. The far end has the default ports.
 const PORT: u16 = 7100;
 
-/// What is at the other end.
+/// The kind of the far end.
 #[derive(Clone, Copy, PartialEq)]
 enum Far {
     Process,
@@ -57,7 +58,7 @@ enum Family {
 }
 
 impl Family {
-    /// Options for addresses that no other container has.
+    /// Returns options for addresses that no other container has.
     fn addresses(self, number: u8) -> &'static [&'static str] {
         match (self, number) {
             (Self::Four, 50) => &["--ip", "10.88.0.50"],
@@ -75,14 +76,14 @@ impl Family {
     }
 }
 
-/// The far end, which has a server for the container that moves, and clients of that one's server.
+/// The far end: a server for the container that migrates, and clients of the container's server.
 struct FarEnd {
-    /// Those of the host itself; none if they are in containers.
+    /// The server and the clients on the host itself; `None` if they are in containers.
     process: Option<(HostProcess, Clients)>,
 }
 
 impl FarEnd {
-    /// Starts the container that moves on `a` and its far end on `b`.
+    /// Starts the container on `a` and its far end on `b`.
     fn start(lab: &Lab, far: Far, family: Family) -> Result<Self> {
         let (a, b) = (lab.host("a")?, lab.host("b")?);
         let server = match far {
@@ -91,7 +92,7 @@ impl FarEnd {
         };
         let network = network(lab, family)?;
         if far == Far::Container {
-            // Not with the address of the one that comes.
+            // Its address must differ from that of the arriving container.
             let ports = ["--publish", "7000-7001:7000-7001/tcp", "--publish", "7000:7000/udp"];
             let run = ["run", "--detach", "--name", "server"];
             let image = ["probe:1", "netmig-probe", "serve"];
@@ -123,8 +124,8 @@ impl FarEnd {
         Ok(Self { process: None })
     }
 
-    /// Ends the clients and checks that no more datagrams than these were lost, and nothing else. Gives the
-    /// server, which goes on until it is dropped.
+    /// Ends the clients and checks that at most `lost` datagrams were lost, and nothing else. Returns the server,
+    /// which runs until it is dropped.
     fn stop(self, b: &Host, lost: u64) -> Result<Option<HostProcess>> {
         if let Some((server, clients)) = self.process {
             return clients.stop_losing(lost).map(|_| Some(server));
@@ -143,8 +144,8 @@ impl FarEnd {
     }
 }
 
-/// To the far end's host, where nothing of the connections needs netmig; on to a third host; back to the
-/// first; and to the far end's host again.
+/// Migrates the container to the far end's host, where the connections do not need netmig, on to a third host, back
+/// to the first, and to the far end's host again.
 fn around(context: &Context, far: Far, family: Family) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let b = lab.host("b")?;
@@ -155,10 +156,10 @@ fn around(context: &Context, far: Far, family: Family) -> Result<()> {
     lab.serve("a")?;
     let there = lab.migrate("web", "a", "b")?;
     ensure!(only_of_siblings(&there.warnings), "{:?}", there.warnings);
-    // The connections are open, and no host has anything for them.
+    // The connections are open, and no host has rules for them.
     traces::none_within(lab.host("a")?, END)?;
     traces::none_within(b, END)?;
-    // They need the first host no more.
+    // They do not need the first host any more.
     lab.set_cable("a", false)?;
     std::thread::sleep(Duration::from_secs(1));
     lab.set_cable("a", true)?;
@@ -175,7 +176,7 @@ fn around(context: &Context, far: Far, family: Family) -> Result<()> {
     Ok(())
 }
 
-/// Returns whether nothing is told but that far ends in the same network stay behind.
+/// Returns whether all warnings are about containers of the same network that stay behind.
 fn only_of_siblings(warnings: &[String]) -> bool {
     let of_siblings = |warning: &String| {
         warning.contains("stay behind in network") || warning.contains("find each other by name")
@@ -183,7 +184,7 @@ fn only_of_siblings(warnings: &[String]) -> bool {
     warnings.iter().all(of_siblings)
 }
 
-/// Without a tunnel, there and back twice.
+/// Migrates there and back twice, without a tunnel.
 fn direct(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
@@ -207,8 +208,8 @@ fn direct(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The container has left the anchor when it is to go to the far end's host: that is refused, and
-/// nothing changes; by way of the anchor it can go there.
+/// The container has left the anchor and cannot migrate to the far end's host directly. That is refused. It can get
+/// there by way of the anchor.
 fn by_a_third_host(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
@@ -237,7 +238,7 @@ fn by_a_third_host(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Options for a container in a network of the family, which all hosts have.
+/// Creates a network of the family on all hosts. Returns the options for a container in it.
 fn network(lab: &Lab, family: Family) -> Result<&'static [&'static str]> {
     if family == Family::Four {
         return Ok(&[]);

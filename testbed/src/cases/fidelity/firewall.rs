@@ -1,19 +1,21 @@
-//! `--open-firewall`: rules in chains of others stay for as long as flows need them, whatever becomes of the
-//! agents and of the firewall, and are gone afterwards. What is not opened is named, with what to do.
+//! `--open-firewall`: netmig's rules in other chains stay as long as flows need them, also if agents are killed and
+//! the firewall is reloaded, and are removed afterwards. A refusal names the chain that is not opened and the remedy.
 
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::paths::{BRIDGE_ALONE, END, ONE_WAY_OUT, Scene, idle, load, refused, there_and_home};
+use super::closed_paths::{
+    BRIDGE_ALONE, END, Fixture, ONE_WAY_OUT, idle, load, refused, there_and_home,
+};
 use crate::cases::flows::traces;
 use crate::ensure;
 use crate::error::Result;
-use crate::faults::moment::noted;
+use crate::faults::observation::has_record;
 use crate::host::Host;
-use crate::host::process::HostProcess;
-use crate::pace;
+use crate::host::host_process::HostProcess;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("firewall-opened-by-agents-that-are-killed", &["fidelity", "flows"], killed),
@@ -29,14 +31,14 @@ pub(super) const CASES: &[Case] = &[
     Case::new("firewall-of-the-destination", &["fidelity", "flows"], of_the_destination),
 ];
 
-/// How long an agent may take to come to a step, and the reconciler to put rules back.
+/// The time limit for an agent to come to a step, and the reconciler to put rules back.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Datagrams that may be lost while a firewall is without these rules, or an agent is dead: some seconds.
+/// The number of datagrams that may be lost while the rules are missing or an agent is dead, which takes some seconds.
 const MEANWHILE: u64 = 200;
-/// What a move of this kind is started with.
+/// The arguments of agent-client.
 const MIGRATE: [&str; 4] = ["migrate", "web", "b", "--open-firewall"];
 
-/// The user's own table.
+/// Returns the user's own table.
 fn table(host: &Host) -> Result<String> {
     host.run(["nft", "list", "table", "inet", "fw"])
 }
@@ -46,7 +48,7 @@ fn is_open(host: &Host) -> bool {
 }
 
 fn until(what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + pace::patience(LIMIT);
+    let end = Instant::now() + slowdown::limit(LIMIT);
     while !done()? {
         ensure!(Instant::now() < end, "not {what}");
         std::thread::sleep(Duration::from_millis(2));
@@ -54,14 +56,14 @@ fn until(what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// A move that is under way, and has opened the firewall.
+/// Starts a migration and waits until it has opened the firewall.
 fn begun(a: &Host) -> Result<HostProcess> {
     let client = a.command("agent-client").args(MIGRATE).spawn()?;
     until("opened", || Ok(is_open(a)))?;
     Ok(client)
 }
 
-/// Kills those who watch over a host's migrations.
+/// Kills the guardians of a host.
 fn kill_guardians(host: &Host) -> Result<()> {
     for line in host.run(["ps", "-eo", "pid,args"])?.lines().filter(|l| l.contains("--watch")) {
         let pid = line.split_whitespace().next().unwrap_or_default();
@@ -70,11 +72,11 @@ fn kill_guardians(host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Before the decision: by its guardian, and without one by hand.
+/// The agent is killed before the decision. Its guardian removes the rules, and without guardian `recover`.
 fn killed(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
-    let scene = Scene::start(&lab)?;
+    let fixture = Fixture::start(&lab)?;
     load(a, BRIDGE_ALONE)?;
     let before = table(a)?;
     for by_hand in [false, true] {
@@ -83,10 +85,10 @@ fn killed(context: &Context) -> Result<()> {
             kill_guardians(a)?;
         }
         client.signal(Signal::SIGKILL)?;
-        ensure!(!noted(a, "interruption"), "it was killed too late");
+        ensure!(!has_record(a, "interruption"), "it was killed too late");
         drop(client.wait(END));
         if by_hand {
-            ensure!(is_open(a), "somebody has closed it already");
+            ensure!(is_open(a), "the chain is closed already");
             a.run(["agent-client", "recover"])?;
         }
         for host in [a, b] {
@@ -96,28 +98,28 @@ fn killed(context: &Context) -> Result<()> {
         ensure!(now == before, "by hand: {by_hand}: {now} was {before}");
     }
     there_and_home(&lab, &["--open-firewall"])?;
-    scene.end(context, &lab)?;
+    fixture.end(context, &lab)?;
     let now = table(a)?;
     ensure!(now == before, "{now} was {before}");
     Ok(())
 }
 
-/// After the decision: the guardian ends the move, and the rules go with the last flow.
+/// The agent is killed after the decision. Its guardian completes the migration, and the rules go with the last flow.
 fn committed(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
-    let scene = Scene::start(&lab)?;
+    let fixture = Fixture::start(&lab)?;
     load(a, BRIDGE_ALONE)?;
     let before = table(a)?;
     let (resting, _) = idle(c, a.port(7000))?;
     let mut client = begun(a)?;
-    until("decided", || Ok(noted(a, "committed") || noted(a, "acknowledged")))?;
+    until("decided", || Ok(has_record(a, "committed") || has_record(a, "acknowledged")))?;
     client.signal(Signal::SIGKILL)?;
     drop(client.wait(END));
-    until("ended", || Ok(!noted(a, "departure")))?;
+    until("ended", || Ok(!has_record(a, "departure")))?;
     std::thread::sleep(Duration::from_secs(1));
     ensure!(is_open(a), "closed while there are flows: {}", table(a)?);
-    let seen = scene.inbound.stop_losing(MEANWHILE)?;
+    let seen = fixture.inbound.stop_losing(MEANWHILE)?;
     ensure!(is_open(a), "closed while connections rest: {}", table(a)?);
     let listed = a.run(["agent-client", "flows"])?;
     ensure!(listed.contains("web"), "it has no name: {listed:?}");
@@ -132,16 +134,16 @@ fn committed(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Whoever loads the firewall anew loads none of netmig's rules.
+/// An administrator reloads the firewall, which removes netmig's rules.
 fn loaded_anew(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
-    let scene = Scene::start(&lab)?;
+    let fixture = Fixture::start(&lab)?;
     load(a, BRIDGE_ALONE)?;
     let before = table(a)?;
     lab.attempt("web", "a", "b", &["--open-firewall"])?.success()?;
     ensure!(is_open(a), "{}", table(a)?);
-    // In one transaction, as a file for nft does it; in two, with nothing in between; by its rules alone.
+    // In one transaction, as a file of nft does it; in two, with an empty ruleset in between; by its rules alone.
     load(a, &format!("flush ruleset\n{BRIDGE_ALONE}"))?;
     until("opened after a reload", || Ok(is_open(a)))?;
     a.run(["nft", "flush", "ruleset"])?;
@@ -155,19 +157,19 @@ fn loaded_anew(context: &Context) -> Result<()> {
     traces::none_within(a, END)?;
     let now = table(a)?;
     ensure!(now == before, "{now} was {before}");
-    // Nobody opens it for a container that is here.
+    // It is not opened for a container that is on this host.
     load(a, &format!("flush table inet fw\n{BRIDGE_ALONE}"))?;
     std::thread::sleep(Duration::from_secs(1));
     ensure!(table(a)? == before, "{} was {before}", table(a)?);
     traces::none_within(b, END)?;
-    scene.end_losing(context, &lab, MEANWHILE)
+    fixture.end_losing(context, &lab, MEANWHILE)
 }
 
-/// A move that is refused, to a host to which flows are led already, leaves nothing open that was not.
+/// A refused migration to a host to which flows are steered already leaves the firewall as it was.
 fn for_nothing(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let a = lab.host("a")?;
-    let scene = Scene::start(&lab)?;
+    let fixture = Fixture::start(&lab)?;
     crate::cases::subject::serve(a, "other", 7100, &[], lab.host("c")?)?;
     let (_resting, _) = idle(lab.host("c")?, a.port(7100))?;
     lab.attempt("other", "a", "b", &[])?.success()?;
@@ -183,14 +185,14 @@ fn for_nothing(context: &Context) -> Result<()> {
     lab.host("b")?.podman(["rm", "--force", "--time", "0", "other"])?;
     a.run(["agent-client", "flows", "end", "other"])?;
     there_and_home(&lab, &[])?;
-    scene.end(context, &lab)
+    fixture.end(context, &lab)
 }
 
-/// Chains that iptables manages are left alone, whatever is asked for; doing what the refusal says helps.
+/// Chains of iptables are not changed. The remedy in the refusal works.
 fn iptables(context: &Context, programs: [&str; 2], why: &str) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let a = lab.host("a")?;
-    let scene = Scene::start(&lab)?;
+    let fixture = Fixture::start(&lab)?;
     for program in programs {
         for line in ["-A FORWARD -i podman+ -j ACCEPT", "-A FORWARD -o podman+ -j ACCEPT"] {
             a.run([&[program][..], &line.split(' ').collect::<Vec<_>>()].concat())?;
@@ -202,20 +204,20 @@ fn iptables(context: &Context, programs: [&str; 2], why: &str) -> Result<()> {
     refused(&attempt, &["FORWARD", "on a", why])?;
     ensure!(a.run([programs[0], "-S"])? == before, "iptables has other rules");
     let said = format!("{}{}", attempt.stdout, attempt.stderr);
-    // With either way of naming the program, they are its arguments.
+    // These are the arguments for both programs.
     for arguments in ["-I FORWARD -i netmig+ -j ACCEPT", "-I FORWARD -o netmig+ -j ACCEPT"] {
         ensure!(said.contains(arguments), "no {arguments:?} in {said}");
         a.run([&[programs[0]][..], &arguments.split(' ').collect::<Vec<_>>()].concat())?;
     }
     there_and_home(&lab, &["--open-firewall"])?;
-    scene.end(context, &lab)
+    fixture.end(context, &lab)
 }
 
-/// The option is for the source alone, and the refusal says what to do where.
+/// The option opens the source's firewall alone. The refusal names the remedy for the destination.
 fn of_the_destination(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let b = lab.host("b")?;
-    let scene = Scene::start(&lab)?;
+    let fixture = Fixture::start(&lab)?;
     load(b, ONE_WAY_OUT)?;
     let before = table(b)?;
     let attempt = lab.attempt("web", "a", "b", &["--open-firewall"])?;
@@ -228,5 +230,5 @@ fn of_the_destination(context: &Context) -> Result<()> {
         load(b, &rule)?;
     }
     there_and_home(&lab, &["--open-firewall"])?;
-    scene.end(context, &lab)
+    fixture.end(context, &lab)
 }

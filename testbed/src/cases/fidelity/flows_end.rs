@@ -1,4 +1,4 @@
-//! `agent-client flows end`: connections that netmig carries end at once, on all hosts.
+//! `agent-client flows end` ends carried connections at once on all hosts.
 
 use std::time::{Duration, Instant};
 
@@ -7,22 +7,22 @@ use crate::cases::subject::serve;
 use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
-use crate::pace;
 use crate::probe::EchoRun;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("flows-end-at-the-anchor", &["fidelity", "flows"], at_the_anchor),
     Case::new("flows-end-where-the-container-is", &["fidelity", "flows"], at_the_container),
 ];
 
-/// Exit codes.
+/// The exit code of success.
 const DONE: i32 = 0;
 const USAGE: i32 = 2;
 const REFUSED: i32 = 3;
-/// How long traces may take to go.
+/// The time limit for traces to go.
 const END: Duration = Duration::from_secs(40);
-/// How long a connection may take to hear that it was reset.
+/// The time limit for a reset to arrive.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
 fn at_the_anchor(context: &Context) -> Result<()> {
@@ -35,14 +35,14 @@ fn at_the_anchor(context: &Context) -> Result<()> {
     let tcp = c.probe().tcp_echo(a.port(7100)).rate(20.0).start()?;
     let mut idle = c.probe().tcp_echo(a.port(7100)).rate(0.1).start()?;
     lab.migrate("web", "a", "b")?;
-    // What is not netmig's is left alone, and nothing is ended by mistake.
+    // Other connections are not touched.
     let ends = ["--from", "192.0.2.9:1", "--to", "192.0.2.1:7100"];
     said(a, &ends, REFUSED, "carries no such flow")?;
     said(a, &["other"], REFUSED, "carries no such flow")?;
     said(a, &["web", "--far-end", "192.0.2.9"], REFUSED, "carries no such flow")?;
     said(a, &[], USAGE, "CONTAINER")?;
     ensure!(idle.is_running(), "a connection has ended");
-    // The datagrams and the outbound connections first, by their far end.
+    // First the UDP flows and the outbound connections, by their far end.
     let far = format!("{}:7000", c.address());
     let before = flows(a)?;
     said(a, &["web", "--far-end", &far], DONE, "ended")?;
@@ -54,7 +54,7 @@ fn at_the_anchor(context: &Context) -> Result<()> {
         traces::none_within(host, END)?;
     }
     said(a, &["web"], REFUSED, "carries no such flow")?;
-    // The container lives, and can be moved.
+    // The container runs and can be migrated.
     lab.serve("a")?;
     lab.migrate("web", "b", "a")?;
     c.probe().wait_for_echo(a.port(7100), AT_ONCE)
@@ -86,7 +86,7 @@ fn at_the_container(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Runs the command and checks what it says.
+/// Runs the command and checks its output.
 fn said(host: &Host, arguments: &[&str], code: i32, word: &str) -> Result<()> {
     let output = host.command("agent-client").args(["flows", "end"]).args(arguments).output()?;
     let said = format!("{}{}", output.text(), output.error_text());
@@ -97,7 +97,7 @@ fn said(host: &Host, arguments: &[&str], code: i32, word: &str) -> Result<()> {
 
 /// Waits until a client's connection has ended.
 fn gone(mut client: EchoRun) -> Result<()> {
-    let deadline = Instant::now() + pace::patience(AT_ONCE);
+    let deadline = Instant::now() + slowdown::limit(AT_ONCE);
     while client.is_running() {
         ensure!(Instant::now() < deadline, "a connection goes on");
         std::thread::sleep(Duration::from_millis(50));

@@ -1,6 +1,6 @@
-//! Multicast groups that sockets have joined are joined again.
+//! Multicast memberships of sockets are restored.
 
-use super::situations::says;
+use super::scenarios::says;
 use crate::ensure;
 use crate::error::Result;
 use crate::lab::Runtime;
@@ -9,8 +9,8 @@ use crate::runner::{Case, Context};
 pub(super) const CASES: &[Case] =
     &[Case::new("fidelity-groups-are-joined-again", &["fidelity"], joined).limit(300)];
 
-/// Joins a group by each way that there is. Whenever it is asked to, it sends itself a datagram by each of
-/// them, and says how many have come.
+/// A program that joins a group by each socket option. On request it sends itself a datagram through each membership,
+/// and reports how many have arrived.
 const MEMBER: &str = r#"
 import os, socket, struct, time
 own = socket.inet_aton("10.77.0.99")

@@ -1,4 +1,4 @@
-//! Locks of files are held after a move, and who waited for one goes on waiting.
+//! File locks are held after a migration, and processes that waited for one go on waiting.
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-leases-are-held", &["fidelity"], leases_are_held).limit(240),
 ];
 
-/// How long something may take that happens at once.
+/// The time limit for something that happens at once.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How long somebody is watched who is to wait.
+/// The time during which a process must go on waiting.
 const WATCHED: Duration = Duration::from_millis(500);
 
-/// Takes a lock of each kind on a file in the root file system and on one in shared memory. A child waits for
-/// each of them, and says so when it has it. On the first signal the parent gives them up.
+/// A program that takes a lock of each kind on a file in the root file system and on one in shared memory. A child
+/// waits for each lock and reports when it has it. On the first signal the parent releases them.
 const SERVER: &str = r#"
 import fcntl, os, signal, struct, time
 def lock(kind, fd):
@@ -67,7 +67,7 @@ for kind, fd in held:
 signal.pause()
 "#;
 
-/// Tries each lock without waiting, as a process of its own.
+/// A program that tries each lock without waiting.
 const RIVAL: &str = r#"
 import fcntl, os, struct
 for kind in "flock", "posix", "ofd":
@@ -110,7 +110,7 @@ fn are_held(context: &Context, runtime: Runtime) -> Result<()> {
     until("all who waited have a lock", LIMIT, || Ok(count(a, "has")? == FILES))
 }
 
-/// Takes a lease of each kind, and tells on a signal which it has, and when one is broken.
+/// A program that takes a lease of each kind, and reports which it has on a signal, and when one is broken.
 const LEASES: &str = r#"
 import fcntl, os, signal
 fds = [os.open("/read", os.O_RDONLY | os.O_CREAT), os.open("/write", os.O_RDWR | os.O_CREAT)]

@@ -1,64 +1,58 @@
-//! What a container is before a move, it is afterwards; or the move is refused and says why.
+//! A container is the same after a migration as before, or the migration is refused with the reason.
 
-mod busy;
+mod both_ends_move;
 mod calls;
-mod carried;
 mod cgroup;
+mod closed_paths;
+mod container_dns;
 mod datagrams;
+mod engine_options;
 mod equality;
 mod far_end;
 mod firewall;
 mod flows_end;
 mod groups;
-mod images;
-mod initial;
-mod limits;
+mod image_names;
+mod kernel_features;
 mod locks;
-mod messages;
 mod mounts;
-mod names;
 mod network;
-mod pairs;
+mod new_connections;
+mod not_refused;
 mod parameters;
-mod paths;
-mod processes;
 mod refused;
+mod scenarios;
 mod siblings;
-mod situations;
 mod socket_options;
-mod stock;
 mod strange_paths;
 mod users;
 
 use crate::runner::Case;
 
-/// All lab tests of this area.
+/// Returns all lab tests of this area.
 pub(super) fn cases() -> Vec<Case> {
     [
         calls::CASES,
         locks::CASES,
         mounts::CASES,
         parameters::CASES,
-        processes::CASES,
-        images::CASES,
-        carried::CASES,
+        image_names::CASES,
+        not_refused::CASES,
         equality::CASES,
         socket_options::CASES,
         refused::CASES,
-        messages::CASES,
         far_end::CASES,
-        pairs::CASES,
+        both_ends_move::CASES,
         flows_end::CASES,
-        busy::CASES,
+        new_connections::CASES,
         datagrams::CASES,
         network::CASES,
         groups::CASES,
         cgroup::CASES,
-        paths::CASES,
+        closed_paths::CASES,
         users::CASES,
-        limits::CASES,
-        initial::CASES,
-        names::CASES,
+        engine_options::CASES,
+        container_dns::CASES,
         firewall::CASES,
         strange_paths::CASES,
         siblings::CASES,

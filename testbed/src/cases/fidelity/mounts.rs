@@ -1,4 +1,4 @@
-//! Mounts of a moved container have the flags that they had.
+//! The mounts of a container keep their flags.
 
 use std::collections::BTreeSet;
 
@@ -20,8 +20,8 @@ pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-accounts-of-the-engine", &["fidelity"], accounts).limit(240),
 ];
 
-/// What is mounted where: root, mount point, options, type and options of the file system. Directories of a
-/// host's store are not compared.
+/// Returns the mounts: root, mount point, options, type and options of the file system, without directories of the
+/// host's store.
 fn mounts(host: &Host, name: &str) -> Result<BTreeSet<String>> {
     let table = host.podman(["exec", name, "cat", "/proc/self/mountinfo"])?;
     let one = |line: &str| {
@@ -29,8 +29,8 @@ fn mounts(host: &Host, name: &str) -> Result<BTreeSet<String>> {
         let words: Vec<&str> = mount.split(' ').collect();
         let kind: Vec<&str> = filesystem.split(' ').collect();
         let root = words[3].rsplit('/').next().unwrap_or_default();
-        // An overlay's options are directories of the store. Over a masked file runc mounts the null device of
-        // the container, and of its host when it restores.
+        // The options of an overlay are directories of the store. runc mounts the container's null device over a
+        // masked file, and that of the host when it restores.
         let is_elsewhere = kind[0] == "overlay" || root == "null";
         let options = if is_elsewhere { "" } else { kind[2] };
         format!("{root} {} {} {} {options}", words[4], words[5], kind[0])
@@ -75,7 +75,7 @@ fn are_the_same(context: &Context, runtime: Runtime) -> Result<()> {
     Ok(())
 }
 
-/// Becomes root: this kernel may lack what CRIU needs to dump a process of another user.
+/// A program that becomes root, since this machine may lack what CRIU needs to dump a process of another user.
 const SERVER: &str = "import os, signal; os.setgroups([]); os.setresgid(0, 0, 0); os.setresuid(0, 0, 0); \
                       print('ready', flush=True); signal.pause()";
 

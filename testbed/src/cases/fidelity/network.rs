@@ -1,16 +1,15 @@
-//! What a container, or its owner, has set in its network namespace holds after a move; or the move is
-//! refused and says what it is.
+//! Settings in a container's network namespace hold after a migration, or the migration is refused and names them.
 
 use std::time::{Duration, Instant};
 
-use super::situations::{remove, says};
+use super::scenarios::{remove, says};
 use crate::ensure;
 use crate::error::{Error, Result};
-use crate::faults::gate::{self, Gate};
+use crate::faults::breakpoint::{self, Breakpoint};
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
-use crate::pace;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-network-parameters-set-later", &["fidelity"], parameters).limit(400),
@@ -22,10 +21,10 @@ pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-ping-without-privileges", &["fidelity"], ping).limit(240),
 ];
 
-/// Exit codes of agent-client.
+/// The exit code of a refusal.
 const REFUSED: i32 = 3;
 const ROLLED_BACK: i32 = 4;
-/// How long a move may take to come to its dump.
+/// The time limit for a move to come to its dump.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Starts a container that does nothing.
@@ -51,13 +50,13 @@ fn within_that_of<S: AsRef<str>>(host: &Host, pid: &str, words: &[S]) -> Result<
     Ok(host.command("nsenter").args(line).run()?.text())
 }
 
-/// The same for a line of words.
+/// Like [`within`], for a command line of words.
 fn enter(host: &Host, line: &str) -> Result<String> {
     within(host, &line.split(' ').collect::<Vec<_>>())
 }
 
-/// Values other than the kernel's own, of what a container cannot change by itself. The first one changes
-/// others, too.
+/// Parameters that a container cannot change by itself, with values that differ from the kernel's defaults. The first
+/// changes others, too.
 const PARAMETERS: &[(&str, &str)] = &[
     ("net.ipv4.ip_forward", "1"),
     ("net.ipv4.conf.eth0.forwarding", "0"),
@@ -82,13 +81,13 @@ fn set(host: &Host, all: &[(&str, &str)]) -> Result<()> {
     })
 }
 
-/// Every parameter that a container can have, by name and value.
+/// Returns every parameter of the container, with its value.
 fn values(host: &Host) -> Result<Vec<String>> {
     let pid = first_process(host)?;
     let line = ["--target", pid.as_str(), "--net", "--", "sysctl", "-a", "--pattern", "^net\\."];
-    // It fails for what cannot be read.
+    // sysctl(8) fails for parameters that cannot be read.
     let all = host.command("nsenter").args(line).output()?.text();
-    // The kernel's own counters, and what belongs to the whole of it.
+    // Counters of the kernel, and parameters of the whole kernel.
     let is_own =
         |line: &&str| !line.contains("_count = ") && !line.contains("nf_conntrack_buckets");
     Ok(all.lines().filter(is_own).map(|line| line.replace('\t', " ")).collect())
@@ -106,7 +105,7 @@ fn are_set(host: &Host, before: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// There, on, and the way back.
+/// The parameters hold on each of three hosts and on the way back.
 fn parameters(context: &Context) -> Result<()> {
     for runtime in Runtime::ALL {
         let lab = context.lab_with(&["a", "b", "c"], runtime)?;
@@ -129,20 +128,20 @@ fn rolled_back(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
     lab.serve("b")?;
-    gate::install(b)?;
+    breakpoint::install(b)?;
     idle(a, &[])?;
     set(a, PARAMETERS)?;
     let before = values(a)?;
-    gate::tarry(b, "restore", Duration::from_secs(4))?;
+    breakpoint::delay_step(b, "restore", Duration::from_secs(4))?;
     let attempt = lab.attempt("web", "a", "b", &["--max-interruption", "2"])?;
     ensure!(attempt.code == Some(ROLLED_BACK), "{:?}: {}", attempt.code, attempt.stderr);
     are_set(a, &before)?;
-    gate::clear(b)?;
+    breakpoint::clear(b)?;
     lab.migrate("web", "a", "b")?;
     are_set(b, &before)
 }
 
-/// What is made, the code of the refusal, and a word of it.
+/// The commands, the code of the refusal, and a word of it.
 type Row = (&'static [&'static str], &'static str, &'static str);
 
 const OWN: &[Row] = &[
@@ -179,7 +178,7 @@ const OWN: &[Row] = &[
     ),
 ];
 
-/// Each is refused before anything changes, and a container without it moves.
+/// Each setting is refused before anything changes, and a container without it migrates.
 fn refused(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let a = lab.host("a")?;
@@ -193,7 +192,7 @@ fn refused(context: &Context) -> Result<()> {
         [a, lab.host("b")?].into_iter().try_for_each(|host| remove(host, "web"))?;
     }
     ensure!(problems.is_empty(), "{}", problems.join("\n"));
-    // A table of iptables that was looked at is there, and empty.
+    // Listing a table of iptables creates it, empty.
     idle(a, &[])?;
     enter(a, "iptables-legacy -t nat -L")?;
     lab.migrate("web", "a", "b")?;
@@ -211,7 +210,7 @@ fn is_refused(lab: &Lab, code: &str, word: &str) -> Result<()> {
     Ok(())
 }
 
-/// Only the destination can tell which routes its engine makes.
+/// Only the destination knows which routes its engine creates.
 fn routes(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let a = lab.host("a")?;
@@ -241,13 +240,13 @@ fn routes(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A container that may change its network is looked at once more when it is frozen.
+/// The network of a container that may change it is checked again when the container is frozen.
 fn last_moment(context: &Context) -> Result<()> {
     const ADMIN: &[&str] = &["--cap-add=NET_ADMIN"];
     let lab = context.lab(&["a", "b"])?;
     let a = lab.host("a")?;
     lab.serve("b")?;
-    gate::install(a)?;
+    breakpoint::install(a)?;
     let allow = ["peers", "allow", "a", "--capability", "NET_ADMIN"];
     lab.host("b")?.command("agent-server").args(allow).run()?;
     for (line, code) in [
@@ -258,18 +257,18 @@ fn last_moment(context: &Context) -> Result<()> {
     ] {
         idle(a, ADMIN)?;
         let first = first_process(a)?;
-        Gate::Dump.close(a)?;
+        Breakpoint::BeforeDump.set(a)?;
         let words = ["migrate", "web", "b", "--max-interruption", "60"];
         let mut order = a.command("agent-client").args(words).spawn()?;
-        let end = Instant::now() + pace::patience(LIMIT);
-        while !Gate::Dump.is_reached(a) {
+        let end = Instant::now() + slowdown::limit(LIMIT);
+        while !Breakpoint::BeforeDump.is_hit(a) {
             ensure!(order.is_running(), "{line}: the move ended: {}", order.stderr());
             ensure!(Instant::now() < end, "{line}: no dump");
             std::thread::sleep(Duration::from_millis(2));
         }
         let made = within_that_of(a, &first, &line.split(' ').collect::<Vec<_>>());
-        Gate::Dump.open(a)?;
-        gate::clear(a)?;
+        Breakpoint::BeforeDump.release(a)?;
+        breakpoint::clear(a)?;
         let end = order.wait(LIMIT)?;
         made?;
         let said = end.error_text();
@@ -282,12 +281,12 @@ fn last_moment(context: &Context) -> Result<()> {
         ensure!(state == "running", "{line}: it is {state}");
         remove(a, "web")?;
     }
-    // One that changes nothing moves.
+    // A container that changes nothing migrates.
     idle(a, ADMIN)?;
     lab.migrate("web", "a", "b").map(drop)
 }
 
-/// Networks with all that an engine puts into a container's namespace.
+/// Networks with everything that an engine creates in a container's namespace are not refused.
 fn engine(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
@@ -311,7 +310,7 @@ fn engine(context: &Context) -> Result<()> {
         }
         remove(a, "web")?;
     }
-    // Another network at the destination, by which the container gets another address and gateway.
+    // The network at the destination differs, so the container gets another address and gateway.
     a.podman(["network", "create", "--disable-dns", "--subnet", "10.82.0.0/24", "other"])?;
     b.podman(["network", "create", "--disable-dns", "--subnet", "10.83.0.0/16", "other"])?;
     idle(a, &["--network", "other"])?;
@@ -319,7 +318,7 @@ fn engine(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// What ping(8) does without CAP_NET_RAW, which podman does not give.
+/// A program that works like ping(8) without CAP_NET_RAW, which podman does not grant.
 const PING: &str = r#"
 import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)

@@ -1,4 +1,4 @@
-//! Kernel parameters that a container was created with hold after a move.
+//! Kernel parameters of `podman run` hold after a migration.
 
 use crate::ensure;
 use crate::error::Result;
@@ -17,7 +17,7 @@ pub(super) const CASES: &[Case] = &[
     .limit(240),
 ];
 
-/// Values other than the kernel's own.
+/// Parameters with values that differ from the kernel's defaults.
 const PARAMETERS: &[(&str, &str)] = &[
     ("net.ipv4.ip_unprivileged_port_start", "80"),
     ("net.core.somaxconn", "77"),
@@ -28,7 +28,7 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("fs.mqueue.msg_max", "33"),
 ];
 
-/// Opens a socket for ping(8) without CAP_NET_RAW, as ping does, and pings itself.
+/// A program that opens a socket as ping(8) does without CAP_NET_RAW, and pings itself.
 const PING: &str = r#"
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)

@@ -1,10 +1,10 @@
-//! What CRIU cannot carry is refused by the preflight, by its name, and nothing changes. Each is also
-//! tried on CRIU itself: a refusal of what works would be a fault, too.
+//! The preflight refuses scenarios that CRIU cannot restore, names them, and changes nothing. Each scenario is also
+//! tried with CRIU itself, since the refusal of a working scenario would be a fault, too.
 
-use super::situations::{remove, start};
+use super::scenarios::{remove, start};
 use crate::ensure;
 use crate::error::{Error, Result};
-use crate::faults::container;
+use crate::faults::container_state;
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
@@ -12,24 +12,25 @@ use crate::runner::{Case, Context};
 pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-refuses-what-is-in-processes", &["fidelity"], in_processes)
         .limit(400)
-        .in_company(),
+        .parallel(),
     Case::new("fidelity-refuses-files-that-are-gone", &["fidelity"], files_that_are_gone)
         .limit(300)
-        .in_company(),
-    Case::new("fidelity-refuses-sockets", &["fidelity"], sockets).limit(300).in_company(),
+        .parallel(),
+    Case::new("fidelity-refuses-sockets", &["fidelity"], sockets).limit(300).parallel(),
     Case::new("fidelity-many-processes-are-looked-at-soon", &["fidelity"], many_processes)
         .limit(300),
     Case::new("fidelity-too-long-an-interruption", &["fidelity"], too_long).limit(300),
     Case::new("fidelity-too-long-over-a-slow-link", &["fidelity"], too_slow).limit(240),
+    Case::new("fidelity-names-what-the-destination-lacks", &["fidelity"], lacks).parallel(),
 ];
 
-/// Exit code of a refusal before anything changed.
+/// The exit code of a refusal before anything changed.
 const REFUSED: i32 = 3;
-/// What a container needs for what podman's defaults do not allow.
+/// The options for scenarios that podman's defaults do not allow.
 const ADMIN: &[&str] = &["--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined"];
 
-/// A situation, the code and a word of the refusal, what podman needs for it, and whether CRIU's own dump
-/// fails. Where it does not, what is lost shows after the restore alone.
+/// A scenario, the code and a word of the refusal, its options of podman, and whether CRIU's own dump fails. Where it
+/// does not, the loss shows only after the restore.
 type Row = (&'static str, &'static str, &'static str, &'static [&'static str], bool);
 
 fn check(context: &Context, rows: &[Row]) -> Result<()> {
@@ -37,10 +38,10 @@ fn check(context: &Context, rows: &[Row]) -> Result<()> {
     let a = lab.host("a")?;
     lab.serve("b")?;
     let mut problems = Vec::new();
-    for (situation, code, word, options, fails) in rows {
-        start(a, "web", situation, options)?;
+    for (scenario, code, word, options, fails) in rows {
+        start(a, "web", scenario, options)?;
         let mut note = |outcome: Result<()>| {
-            problems.extend(outcome.err().map(|error| format!("{situation}: {error}")));
+            problems.extend(outcome.err().map(|error| format!("{scenario}: {error}")));
         };
         note(is_refused(&lab, code, word));
         if *fails {
@@ -49,7 +50,7 @@ fn check(context: &Context, rows: &[Row]) -> Result<()> {
         remove(a, "web")?;
     }
     ensure!(problems.is_empty(), "{}", problems.join("\n"));
-    context.remark(format!("{} situations", rows.len()));
+    context.remark(format!("{} scenarios", rows.len()));
     Ok(())
 }
 
@@ -71,7 +72,7 @@ fn is_refused(lab: &Lab, code: &str, word: &str) -> Result<()> {
     Ok(())
 }
 
-/// What CRIU says to the same container.
+/// Checks that CRIU cannot dump the container.
 fn fails_to_dump(host: &Host) -> Result<()> {
     let line = ["container", "checkpoint", "--leave-running", "--tcp-established", "--file-locks"];
     let output = host
@@ -142,9 +143,9 @@ fn many_processes(context: &Context) -> Result<()> {
     lab.serve("b")?;
     let fork = "for i in $(seq $0); do sleep 100000 & done; echo ready; wait";
     a.podman(["run", "--detach", "--name", "web", "probe:1", "sh", "-c", fork, COUNT])?;
-    super::situations::says(a, "web", "ready")?;
-    // Something to be refused: only the preflight is of interest.
-    a.podman(["exec", "--detach", "web", "netmig-probe", "situation", "mptcp-listener"])?;
+    super::scenarios::says(a, "web", "ready")?;
+    // A reason to refuse, since this test needs the preflight alone.
+    a.podman(["exec", "--detach", "web", "netmig-probe", "scenario", "mptcp-listener"])?;
     std::thread::sleep(std::time::Duration::from_secs(1));
     let attempt = lab.attempt("web", "a", "b", &[])?;
     ensure!(attempt.code == Some(REFUSED), "exit code {:?}: {}", attempt.code, attempt.stderr);
@@ -153,7 +154,7 @@ fn many_processes(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// What would take longer than is allowed is refused while the container runs, and with more time it moves.
+/// A migration that would exceed the limit is refused while the container runs, and works with a higher limit.
 fn too_long(context: &Context) -> Result<()> {
     const COUNT: &str = "300";
     let lab = context.lab(&["a", "b"])?;
@@ -161,28 +162,28 @@ fn too_long(context: &Context) -> Result<()> {
     lab.serve("b")?;
     let fork = "for i in $(seq $0); do sleep 100000 & done; echo ready; wait";
     let id = a.podman(["run", "--detach", "--name", "web", "probe:1", "sh", "-c", fork, COUNT])?;
-    super::situations::says(a, "web", "ready")?;
+    super::scenarios::says(a, "web", "ready")?;
     let attempt = lab.attempt("web", "a", "b", &["--max-interruption", "0.5"])?;
     ensure!(attempt.code == Some(REFUSED), "exit code {:?}: {}", attempt.code, attempt.stderr);
     for words in ["(too-long)", "301 processes", "0.5 s are allowed", "--max-interruption"] {
         ensure!(attempt.stderr.contains(words), "{words:?} is not in: {}", attempt.stderr);
     }
     let migration = lab.attempt("web", "a", "b", &["--max-interruption", "120"])?.success()?;
-    let there = container::processes(lab.host("b")?, &id).len();
+    let there = container_state::processes(lab.host("b")?, &id).len();
     ensure!(there == 301, "{there} of 301 processes came");
     context.remark(format!("with more time: {:.0} ms", migration.interruption_ms));
     Ok(())
 }
 
-/// Memory has to get to the destination: over a slow link that takes longest.
+/// The transfer of memory over a slow link exceeds the limit.
 fn too_slow(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let a = lab.host("a")?;
     lab.serve("b")?;
     let fill = "import os\nmemory = os.urandom(48 << 20)\nprint('ready', flush=True)\nimport time\ntime.sleep(1e6)";
     a.podman(["run", "--detach", "--name", "web", "python:1", "python3", "-c", fill])?;
-    super::situations::says(a, "web", "ready")?;
-    // What is sent besides takes its time, too: the image is there already.
+    super::scenarios::says(a, "web", "ready")?;
+    // The first migration ships the image, so that the later ones send memory alone.
     lab.migrate("web", "a", "b")?;
     lab.serve("a")?;
     lab.migrate("web", "b", "a")?;
@@ -196,4 +197,36 @@ fn too_slow(context: &Context) -> Result<()> {
     let migration = lab.attempt("web", "a", "b", &["--max-interruption", "60"])?.success()?;
     context.remark(format!("with more time: {:.0} ms", migration.interruption_ms));
     Ok(())
+}
+
+fn names_what_is_missing(lab: &Lab, code: &str, words: &[&str]) -> Result<()> {
+    let attempt = lab.attempt("web", "a", "b", &[])?;
+    ensure!(attempt.code == Some(REFUSED), "exit code {:?}: {}", attempt.code, attempt.stderr);
+    for word in words.iter().chain([&code]) {
+        ensure!(attempt.stderr.contains(word), "no {word:?} in {}", attempt.stderr);
+    }
+    Ok(())
+}
+
+/// The refusal names the network, the address or the program that the destination lacks.
+fn lacks(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    lab.serve("b")?;
+    let create = ["network", "create", "--disable-dns", "--subnet", "10.77.0.0/24", "back"];
+    a.podman(create)?;
+    a.podman(["run", "--detach", "--name", "web", "--network", "back", "probe:1"])?;
+    names_what_is_missing(&lab, "network-missing", &["b has no network back"])?;
+    b.podman(create)?;
+    lab.attempt("web", "a", "b", &[])?.success()?;
+    b.podman(["rm", "--force", "--time", "0", "web"])?;
+
+    let own = format!("{}:8082:7000", a.address());
+    a.podman(["run", "--detach", "--name", "web", "--publish", &own, "probe:1"])?;
+    names_what_is_missing(&lab, "address-missing", &["b has no address 192.0.2.1", "8082"])?;
+    a.podman(["rm", "--force", "--time", "0", "web"])?;
+
+    b.run(["rm", "/usr/bin/catatonit"])?;
+    a.podman(["run", "--detach", "--name", "web", "--init", "probe:1"])?;
+    names_what_is_missing(&lab, "init-missing", &["b has no catatonit"])
 }

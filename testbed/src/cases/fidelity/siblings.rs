@@ -1,5 +1,5 @@
-//! Containers of one network that are torn apart: new connections between them fail from then on, and the move
-//! says so. Whoever has nothing to do with the container is not named.
+//! Containers of one network that a migration separates. New connections between them fail, and a warning names them.
+//! It does not name unrelated containers.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,15 +9,15 @@ use crate::ensure;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::Lab;
-use crate::pace;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("siblings-of-a-network-of-their-own", &["fidelity", "flows"], together),
     Case::new("siblings-that-talk-to-each-other", &["fidelity", "flows"], talking),
 ];
 
-/// How long a server may take to start.
+/// The time limit for a server to start.
 const STARTS: Duration = Duration::from_secs(10);
 
 fn serve(host: &Host, name: &str, network: &str) -> Result<SocketAddr> {
@@ -29,15 +29,15 @@ fn serve(host: &Host, name: &str, network: &str) -> Result<SocketAddr> {
     Ok(SocketAddr::new(address, 7001))
 }
 
-/// Whether a container can open a connection.
+/// Returns whether a container can open a connection.
 fn reaches(host: &Host, from: &str, server: SocketAddr) -> bool {
     host.podman(["exec", from, "netmig-probe", "stats", &server.to_string()]).is_ok()
 }
 
-/// Whether two containers can talk to each other, or will in a moment.
+/// Returns whether two containers reach each other within the time limit.
 fn are_together(host: &Host, ends: [(&str, SocketAddr); 2]) -> bool {
     let [(one, own), (other, others)] = ends;
-    let end = Instant::now() + pace::patience(STARTS);
+    let end = Instant::now() + slowdown::limit(STARTS);
     while !(reaches(host, one, others) && reaches(host, other, own)) {
         if Instant::now() >= end {
             return false;
@@ -47,7 +47,7 @@ fn are_together(host: &Host, ends: [(&str, SocketAddr); 2]) -> bool {
     true
 }
 
-/// Moves a container; gives what was said of others that stay behind.
+/// Migrates a container. Returns the warnings about others that stay behind.
 fn told(lab: &Lab, from: &str, to: &str) -> Result<Vec<String>> {
     let moved = lab.migrate("web", from, to)?;
     let of_others = |warning: &String| warning.contains("behind");
@@ -70,7 +70,7 @@ fn together(context: &Context) -> Result<()> {
     let said = told(&lab, "a", "b")?;
     ensure!(said.len() == 1 && said[0].contains("db") && said[0].contains("back"), "{said:?}");
     ensure!(!said[0].contains("stranger"), "{said:?}");
-    // It is true.
+    // The warning is right.
     ensure!(!reaches(a, "db", web) && !reaches(b, "web", db), "they reach each other");
     let home = told(&lab, "b", "a")?;
     ensure!(home.is_empty(), "{home:?}");
@@ -87,7 +87,7 @@ fn talking(context: &Context) -> Result<()> {
     serve(a, "web", "podman")?;
     lab.serve("a")?;
     let quiet = told(&lab, "a", "b")?;
-    ensure!(quiet.is_empty(), "nobody talks: {quiet:?}");
+    ensure!(quiet.is_empty(), "warnings without traffic: {quiet:?}");
     lab.migrate("web", "b", "a")?;
     a.podman(["rm", "--force", "--time", "0", "web"])?;
     opener::start(a, "web", SocketAddr::new(db.ip(), 7000), &[])?;

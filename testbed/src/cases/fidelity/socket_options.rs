@@ -1,14 +1,14 @@
-//! Options of sockets and settings of threads are after a move what they were.
+//! Socket options and thread settings are the same after a migration.
 
 use std::collections::BTreeMap;
 
-use super::situations::start;
+use super::scenarios::start;
 use crate::ensure;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::Runtime;
 use crate::runner::{Case, Context};
-use crate::situation::options::FILE;
+use crate::scenario::socket_options::FILE;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-socket-options", &["fidelity"], options).limit(240),
@@ -19,21 +19,21 @@ pub(super) const CASES: &[Case] = &[
 type Values = BTreeMap<String, String>;
 
 fn values(host: &Host) -> Result<Values> {
-    // What was there before the move has been written anew by now.
+    // By now the program has written the values of this host.
     std::thread::sleep(std::time::Duration::from_secs(1));
     let text = host.podman(["exec", "web", "cat", FILE])?;
     serde_json::from_str(&text).map_err(|error| Error::Check(format!("{error}: {text}")))
 }
 
-/// Whether a value means nothing for this socket, or is the kernel's own.
+/// Returns whether a value has no meaning for this socket, or is set by the kernel.
 fn is_left_out(what: &str) -> bool {
     let (socket, option) = what.split_once(' ').unwrap_or_default();
     match option {
         // The kernel changes them by itself.
         "SO_INCOMING_CPU" | "TCP_QUICKACK" => true,
-        // What a connection was made with; what a listener does with new ones.
+        // These options matter for listeners alone.
         "TCP_MAXSEG" | "TCP_SAVE_SYN" => !socket.ends_with("listener"),
-        // Of datagrams alone.
+        // These options matter for datagrams alone.
         _ => option.contains("MULTICAST") && socket.starts_with("tcp"),
     }
 }
@@ -47,7 +47,7 @@ fn differences(before: &Values, after: &Values) -> Vec<String> {
     before.iter().filter_map(differs).collect()
 }
 
-/// There, back, and there again: whatever a socket has is read anew on each host.
+/// Migrates there, back, and there again. The options are read on each host.
 fn options(context: &Context) -> Result<()> {
     for runtime in Runtime::ALL {
         let lab = context.lab_with(&["a", "b"], runtime)?;

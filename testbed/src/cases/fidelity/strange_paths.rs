@@ -1,15 +1,15 @@
-//! A paired source that has its destination try ways which are none of its container's. What it is let try
-//! reaches nobody.
+//! A paired source that requests path trials for paths that are not its container's. Packets of the permitted trials
+//! reach no other host.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::paths::{END, load};
+use super::closed_paths::{END, load};
 use crate::cases::flows::traces;
 use crate::ensure;
 use crate::error::{Error, Result};
-use crate::faults::hostile::{self, Answer, message};
+use crate::faults::hostile_peer::{self, Answer, message};
 use crate::host::Host;
 use crate::runner::{Case, Context};
 
@@ -18,14 +18,14 @@ pub(super) const CASES: &[Case] = &[
     Case::new("strange-paths-lead-to-nobody", &["fidelity", "trust"], harmless),
 ];
 
-/// The container that is offered, which stays where it is.
+/// The container that is offered and never migrates.
 const NAME: &str = "evil";
-/// How often ways may be tried, and one trial asked about.
+/// The number of trials, and of questions about one trial, that a destination permits.
 const MOST_TRIALS: usize = 9;
 const ROUNDS: usize = 3;
-/// How often a tunnel is tried.
+/// The number of attempts to set up a tunnel.
 const ATTEMPTS: usize = 4;
-/// Counts what comes to a third host from a container, or at all by a port that nobody uses.
+/// Rules that count the packets from a container, or to an unused port, on a third host.
 const COUNT: &str = "\
 table inet count {
     chain in {
@@ -38,12 +38,12 @@ table inet count {
 }
 ";
 
-/// An answer, and how often it comes.
+/// An answer, and its number of occurrences.
 type Done = (&'static str, usize);
-/// What is said, and how much of it is done.
+/// The messages, and the expected answers.
 type Said = (Vec<Value>, Vec<Done>);
 
-/// Counts what comes to the one who has asked for it, and lets it go no further.
+/// Rules that count and drop the packets at the host that has asked for them.
 const CATCH: &str = "\
 table inet catch {
     chain in {
@@ -55,13 +55,13 @@ table inet catch {
 }
 ";
 
-struct Scene<'a> {
+struct Fixture<'a> {
     d: &'a Host,
     b: &'a Host,
     own: String,
 }
 
-/// A flow of TCP or UDP that the container has opened to a far end, in the words of the protocol.
+/// Builds a TCP or UDP flow that the container has opened, as the protocol describes it.
 fn opened(protocol: &str, own: &str, far: &str, mark: u32) -> Value {
     let (tuple, inverse) = (
         json!({ "source": own, "destination": far, "source_port": 9, "destination_port": 9 }),
@@ -79,27 +79,27 @@ fn stage() -> Value {
     message("Stage", json!([]))
 }
 
-/// A network as the original's is said to be, with one kernel parameter.
+/// Builds a network state with one kernel parameter.
 fn network(parameter: &str) -> Value {
     let parameter = json!({ "name": parameter, "value": "1", "is_changed": true });
-    let body = json!({ "configuration": { "facts": [] }, "parameters": { "all": [parameter] } });
+    let body = json!({ "configuration": [], "parameters": [parameter] });
     json!({ "send": "NetworkState", "at_once": true, "body": body })
 }
 
-impl Scene<'_> {
+impl Fixture<'_> {
     fn udp(&self, far: &str, mark: u32) -> Value {
         opened("Udp", &self.own, far, mark)
     }
 
-    /// A conversation up to the tunnel, and what follows; gives the answers to that.
+    /// Holds a conversation up to the tunnel, then sends `then`. Returns the answers to that.
     fn say(&self, then: Vec<Value>) -> Result<Vec<Answer>> {
         let offered =
             vec![json!({ "offer": NAME, "migration": vec![7; 16] }), json!({ "tunnel": true })];
         let said = [[offered, then].concat()];
         for _ in 0..ATTEMPTS {
-            let answers = hostile::say_patiently(self.d, self.b, &said)?;
+            let answers = hostile_peer::say_patiently(self.d, self.b, &said)?;
             let answers: Vec<Answer> = answers.into_iter().flatten().skip(1).collect();
-            // Two ends that greet each other at one moment are not what this is about.
+            // Handshakes of both ends may cross, which this test does not examine.
             if !answers.iter().any(|answer| answer.text.contains("no answer through")) {
                 return Ok(answers);
             }
@@ -107,7 +107,7 @@ impl Scene<'_> {
         Err(Error::Check("b does not hear d".to_owned()))
     }
 
-    /// Checks that of what is said only so much is done, and the rest refused.
+    /// Checks that the destination does exactly `done` of `then` and refuses the rest.
     fn refused(&self, what: &str, then: Vec<Value>, done: &[Done]) -> Result<()> {
         let answers = self.say([vec![stage()], then].concat())?;
         let names: Vec<&str> = answers.iter().map(|answer| answer.answer.as_str()).collect();
@@ -118,7 +118,10 @@ impl Scene<'_> {
     }
 }
 
-fn with_scene(context: &Context, act: impl FnOnce(&Scene<'_>, &Host) -> Result<()>) -> Result<()> {
+fn with_scene(
+    context: &Context,
+    act: impl FnOnce(&Fixture<'_>, &Host) -> Result<()>,
+) -> Result<()> {
     let lab = context.lab(&["a", "b", "c", "d"])?;
     let (b, c, d) = (lab.host("b")?, lab.host("c")?, lab.host("d")?);
     lab.serve("b")?;
@@ -127,8 +130,8 @@ fn with_scene(context: &Context, act: impl FnOnce(&Scene<'_>, &Host) -> Result<(
     let own = d.podman(["inspect", "--format", format, NAME])?;
     load(c, COUNT)?;
     load(d, CATCH)?;
-    act(&Scene { d, b, own }, c)?;
-    // The one who does not keep to the protocol has left its own end.
+    act(&Fixture { d, b, own }, c)?;
+    // The hostile peer leaves its own end of the tunnel.
     traces::none_within(b, END)?;
     let counted = c.run(["nft", "list", "counter", "inet", "count", "strange"])?;
     ensure!(counted.contains("packets 0 "), "a third host has got packets: {counted}");
@@ -137,24 +140,24 @@ fn with_scene(context: &Context, act: impl FnOnce(&Scene<'_>, &Host) -> Result<(
 }
 
 fn strange(context: &Context) -> Result<()> {
-    with_scene(context, |scene, c| {
-        let (far, here) = (c.address().to_string(), scene.b.address().to_string());
+    with_scene(context, |fixture, c| {
+        let (far, here) = (c.address().to_string(), fixture.b.address().to_string());
         let tried = |flows: Vec<Value>| vec![message("TryPaths", Value::Array(flows))];
         let one = |flow: Value| tried(vec![flow]);
-        let fine = || message("TryPaths", json!([scene.udp(&far, 0)]));
+        let fine = || message("TryPaths", json!([fixture.udp(&far, 0)]));
         let nothing = |name: &str| message(name, Value::Null);
         let too_often = [vec![fine()], vec![nothing("AskPaths"); ROUNDS + 1]].concat();
         let once = |then: Vec<Value>| (then, Vec::new());
         let said: Vec<(&str, Said)> = vec![
             ("of others", once(one(opened("Udp", &here, &far, 0)))),
             ("of nobody here", once(one(opened("Tcp", "203.0.113.1", &far, 0)))),
-            ("to the host itself", once(one(scene.udp(&here, 0)))),
-            ("to its bridge", once(one(scene.udp("10.88.0.1", 0)))),
-            ("to its loopback", once(one(scene.udp("127.0.0.1", 0)))),
-            ("to everybody", once(one(scene.udp("255.255.255.255", 0)))),
-            ("to a group", once(one(scene.udp("224.0.0.1", 0)))),
-            ("with the marks of another peer", once(one(scene.udp(&far, 0x00ff_0000)))),
-            ("too many", once(tried(vec![scene.udp(&far, 0); 33]))),
+            ("to the host itself", once(one(fixture.udp(&here, 0)))),
+            ("to its bridge", once(one(fixture.udp("10.88.0.1", 0)))),
+            ("to its loopback", once(one(fixture.udp("127.0.0.1", 0)))),
+            ("to everybody", once(one(fixture.udp("255.255.255.255", 0)))),
+            ("to a group", once(one(fixture.udp("224.0.0.1", 0)))),
+            ("with the marks of another peer", once(one(fixture.udp(&far, 0x00ff_0000)))),
+            ("too many", once(tried(vec![fixture.udp(&far, 0); 33]))),
             ("too often", (vec![fine(); MOST_TRIALS + 1], vec![("PathsReady", MOST_TRIALS)])),
             ("asked too often", (too_often, vec![("PathsReady", 1), ("PathsTried", ROUNDS)])),
             ("nothing to ask about", once(vec![nothing("AskPaths")])),
@@ -162,28 +165,28 @@ fn strange(context: &Context) -> Result<()> {
             ("another answer", once(vec![message("Silent", json!([]))])),
         ];
         for (what, (then, done)) in said {
-            scene.refused(what, then, &done)?;
+            fixture.refused(what, then, &done)?;
         }
-        // What is said of the original's network reaches no other file, and is said once.
+        // A parameter must not reach another file, and must occur once.
         for strange in
             ["../../kernel/core_pattern", "/kernel/core_pattern", "ipv4/ip_no_such_thing", ""]
         {
-            let answers = scene.say(vec![network(strange), stage()])?;
+            let answers = fixture.say(vec![network(strange), stage()])?;
             ensure!(answers.len() == 1 && answers[0].is_refusal(), "{strange}: {answers:?}");
         }
         let twice = vec![network("ipv4/ip_forward"), network("ipv4/ip_forward"), stage()];
-        let answers = scene.say(twice)?;
+        let answers = fixture.say(twice)?;
         ensure!(answers.len() == 1 && answers[0].is_refusal(), "twice: {answers:?}");
         context.remark("every one was refused");
         Ok(())
     })
 }
 
-/// What belongs to the role comes to the one who has asked for it, and to nobody else.
+/// Packets of a permitted trial reach the host that has asked for it, and no other.
 fn harmless(context: &Context) -> Result<()> {
-    with_scene(context, |scene, c| {
+    with_scene(context, |fixture, c| {
         let far = c.address().to_string();
-        let flows = ["Udp", "Tcp"].map(|protocol| opened(protocol, &scene.own, &far, 0));
+        let flows = ["Udp", "Tcp"].map(|protocol| opened(protocol, &fixture.own, &far, 0));
         let then = vec![
             stage(),
             message("TryPaths", json!(flows)),
@@ -191,14 +194,14 @@ fn harmless(context: &Context) -> Result<()> {
             json!({ "pause_ms": 300 }),
             message("AskPaths", Value::Null),
         ];
-        let answers = scene.say(then)?;
+        let answers = fixture.say(then)?;
         let said: Vec<&str> = answers.iter().map(|answer| answer.answer.as_str()).collect();
         ensure!(said == ["Staged", "PathsReady", "PathsTried", "PathsTried"], "{answers:?}");
-        // They have left by the tunnel.
+        // The packets have left by the tunnel.
         let last = answers.last().map(|answer| answer.text.as_str()).unwrap_or_default();
         ensure!(last.matches("from: Forwarded").count() == flows.len(), "{last}");
         std::thread::sleep(Duration::from_millis(500));
-        let asked = scene.d.run(["nft", "list", "counter", "inet", "catch", "asked"])?;
+        let asked = fixture.d.run(["nft", "list", "counter", "inet", "catch", "asked"])?;
         ensure!(!asked.contains("packets 0 "), "nothing came: {asked}");
         Ok(())
     })

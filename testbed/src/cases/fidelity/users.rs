@@ -1,10 +1,10 @@
-//! Containers whose processes are not root's, as those of most images.
+//! Containers whose processes belong to another user than root.
 
-use super::situations::{SERVER, there_and_home};
-use super::{limits, stock};
+use super::scenarios::{SERVER, there_and_home};
+use super::{engine_options, kernel_features};
 use crate::ensure;
 use crate::error::{Context as _, Result};
-use crate::faults::container;
+use crate::faults::container_state;
 use crate::host::Host;
 use crate::lab::Runtime;
 use crate::runner::{Case, Context};
@@ -25,18 +25,18 @@ pub(super) const CASES: &[Case] = &[
     .limit(240),
 ];
 
-const AREAS: &[&str] = &["fidelity", stock::KERNEL];
+const AREAS: &[&str] = &["fidelity", kernel_features::KERNEL];
 const HOSTS: [&str; 3] = ["a", "b", "c"];
-/// A user and a group that no test image knows.
+/// A user and a group that no test image defines.
 const USER: &str = "1000:1000";
-/// What the kernel tells of that user's processes.
+/// The IDs in `/proc/PID/status` of that user's processes.
 const IDS: [&str; 2] = ["Uid:\t1000\t1000\t1000\t1000", "Gid:\t1000\t1000\t1000\t1000"];
-/// An image that one host alone has.
+/// An image that only the source has.
 const IMAGE: &str = "localhost/app:1";
 
-/// Checks that every process of a container is that user's, without any capability.
+/// Checks that every process of a container belongs to that user and has no capability.
 fn is_of_the_user(host: &Host, id: &str) -> Result<()> {
-    let processes = container::processes(host, id);
+    let processes = container_state::processes(host, id);
     ensure!(!processes.is_empty(), "no process on {}", host.name());
     for process in processes {
         let path = format!("/proc/{process}/status");
@@ -49,14 +49,14 @@ fn is_of_the_user(host: &Host, id: &str) -> Result<()> {
 }
 
 fn by_option(context: &Context, runtime: Runtime) -> Result<()> {
-    stock::other_users()?;
+    kernel_features::other_users()?;
     let lab = context.lab_with(&HOSTS, runtime)?;
     there_and_home(context, &lab, &["--user", USER], &SERVER, is_of_the_user)
 }
 
-/// The user is that of an image which the destination lacks.
+/// The image defines the user, and the destination lacks the image.
 fn of_the_image(context: &Context) -> Result<()> {
-    stock::other_users()?;
+    kernel_features::other_users()?;
     let lab = context.lab(&HOSTS)?;
     let a = lab.host("a")?;
     a.podman(["create", "--name", "draft", "probe:1", "true"])?;
@@ -73,12 +73,12 @@ fn of_the_image(context: &Context) -> Result<()> {
 }
 
 fn with_limits(context: &Context, runtime: Runtime) -> Result<()> {
-    stock::other_users()?;
+    kernel_features::other_users()?;
     let lab = context.lab_with(&HOSTS, runtime)?;
-    stock::limits(lab.host("a")?)?;
-    let options = [&["--user", USER][..], &limits::OPTIONS].concat();
+    kernel_features::limits(lab.host("a")?)?;
+    let options = [&["--user", USER][..], &engine_options::OPTIONS].concat();
     there_and_home(context, &lab, &options, &SERVER, |host, id| {
         is_of_the_user(host, id)?;
-        limits::hold(host, "web", id)
+        engine_options::hold(host, "web", id)
     })
 }

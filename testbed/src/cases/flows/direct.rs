@@ -1,4 +1,4 @@
-//! Flows that go from host to host of one segment without a tunnel (`--tunnel direct`).
+//! Flows between hosts of one Ethernet segment without a tunnel (`--tunnel direct`).
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ pub(super) const CASES: &[Case] = &[
 
 const PUBLISHED: [&str; 4] = ["--publish", "7000-7001:7000-7001/tcp", "--publish", "7000:7000/udp"];
 const DIRECT: [&str; 2] = ["--tunnel", "direct"];
-/// Exit code of a move that was refused.
+/// The exit code of a move that was refused.
 const REFUSED: i32 = 3;
-/// The way to the only peer.
+/// The interface to the only peer.
 const WAY: &str = "netmig1";
-/// How long what is not needed any more may take to go.
+/// The time limit for traces to go.
 const LIMIT: Duration = Duration::from_secs(40);
-/// How long a server may take to answer.
+/// The time limit for a server to answer.
 const ANSWERS: Duration = Duration::from_secs(5);
 
-/// Connects to an address and port within a second and says whether that was answered.
+/// A program that connects to an address and port and reports whether that succeeded within a second.
 const KNOCK: &str = "\
 import socket, sys
 try:
@@ -64,11 +64,11 @@ fn there_and_home(context: &Context) -> Result<()> {
         ensure!(direct == flows.len() && direct >= 6, "{}: {flows:?}", host.name());
     }
     only_the_peer_comes_in(b, c)?;
-    // What is encrypted by default is not sent as it is because something else was.
+    // A migration without the option does not use the unencrypted path of an earlier one.
     refused(&lab.attempt("web", "b", "a", &[])?, &["other-tunnel", "--tunnel direct"])?;
     let back = lab.attempt("web", "b", "a", &DIRECT)?.success()?;
     ensure!(back.warnings.is_empty() && back.tunnel == "direct", "{back:?}");
-    // The connections are open, and nothing is needed for them any more. Those of the stranger have ended.
+    // The connections are open and need no rules any more. Those of the stranger have ended.
     traces::none_within(a, LIMIT)?;
     traces::none_within(b, LIMIT)?;
     let seen = inbound.stop()?;
@@ -82,8 +82,8 @@ fn there_and_home(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Frames of another sender on the segment, for the hardware address of the way to the peer, are not
-/// taken; for the host's own they are.
+/// Checks that frames of another sender to the hardware address of the interface are dropped, and those to the host's
+/// own address are not.
 fn only_the_peer_comes_in(host: &Host, stranger: &Host) -> Result<()> {
     let address = host.address().to_string();
     let way = host.run(["cat", &format!("/sys/class/net/{WAY}/address")])?;
@@ -101,14 +101,14 @@ fn off_link(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "router"])?;
     let (a, b, router) = (lab.host("a")?, lab.host("b")?, lab.host("router")?);
     for interface in ["all", "eth0"] {
-        // It is on the segment of both, and would point to the shorter way.
+        // The router is on the segment of both hosts and would send redirects.
         router.set_parameter(&format!("net/ipv4/conf/{interface}/send_redirects"), "0")?;
     }
     serve(a, "web", 7000, &[], router)?;
     let clients = Clients::gentle(router, a.port(7000))?;
     lab.serve("b")?;
     allow(b, "a")?;
-    // Either end looks for itself.
+    // Each end checks by itself.
     for (from, to) in [(a, b), (b, a)] {
         let (to, by) = (to.address().to_string(), router.address().to_string());
         let route = [to.as_str(), "via", &by];
@@ -120,7 +120,7 @@ fn off_link(context: &Context) -> Result<()> {
         }
         from.run([&["ip", "route", "delete"], &route[..]].concat())?;
     }
-    // The same two are on link without those routes.
+    // Without those routes the two hosts are on one link.
     let moved = lab.attempt("web", "a", "b", &DIRECT)?.success()?;
     ensure!(moved.tunnel == "direct", "{moved:?}");
     context.remark(clients.stop()?.gaps());

@@ -1,4 +1,4 @@
-//! Connections over IPv6, beside those over IPv4 or without any.
+//! Connections over IPv6, with and without connections over IPv4.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -65,7 +65,7 @@ fn between_hosts_of_six(context: &Context, options: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Starts the container on the first host, in a network of both families that both hosts have.
+/// Starts the container on the first host, in a dual-stack network that both hosts have.
 fn start(hosts: &[&Host; 2], c: &Host) -> Result<()> {
     for host in hosts {
         let subnets = ["--subnet", "10.77.0.0/24", "--subnet", "fd77::/64"];

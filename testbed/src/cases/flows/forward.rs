@@ -1,4 +1,4 @@
-//! New connections to a container that has moved: to its old address, and to its new one.
+//! New connections to a migrated container, by its old address and by its new one.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::ensure;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::runner::{Case, Context};
-use crate::traffic::report::EchoReport;
+use crate::traffic::client_report::EchoReport;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("flows-new-connections-are-forwarded", &["flows"], forwarded),
@@ -19,11 +19,11 @@ pub(super) const CASES: &[Case] = &[
     Case::new("flows-other-ports-at-the-destination", &["flows"], other_ports),
 ];
 
-/// How long a server may take to answer, and rules to be back.
+/// The time limit for a server to answer, and for rules to be restored.
 const ANSWERS: Duration = Duration::from_secs(15);
-/// How long traces may take to go after the last flow.
+/// The time limit for traces to go after the last flow.
 const END: Duration = Duration::from_secs(40);
-/// A container beside the one that moves, in the same network.
+/// Another container in the same network.
 const NEIGHBOUR: &str = "neighbour";
 
 fn forwarded(context: &Context) -> Result<()> {
@@ -64,7 +64,7 @@ fn forwarded(context: &Context) -> Result<()> {
         seen.map_err(|e| Error::Check(format!("from {} to {server}: {e}", host.name())))?;
     }
 
-    // Not by the flows that there are: without any it goes on, even if all rules are flushed.
+    // Forwarding does not depend on flows: it goes on without any, even after all rules were flushed.
     let deadline = Instant::now() + END;
     while !list(a, "flows")?.is_empty() {
         ensure!(Instant::now() < deadline, "flows are left: {:?}", list(a, "flows"));
@@ -79,7 +79,7 @@ fn forwarded(context: &Context) -> Result<()> {
     c.probe().wait_for_echo(a.port(7000), ANSWERS)?;
     c.probe().wait_for_echo(six(a), ANSWERS)?;
 
-    // Open connections outlive the order to forward no more.
+    // Open connections outlive the end of forwarding.
     let open = Clients::gentle(c, a.port(7000))?;
     a.run(["agent-client", "forward", "remove", "web"])?;
     refused(c, a.port(7000))?;
@@ -110,7 +110,7 @@ fn follows(context: &Context) -> Result<()> {
     let new = Clients::gentle(d, a.port(7000))?;
     first.stop_losing(15)?;
     new.stop()?;
-    // At home again the container's ports are its own.
+    // On the first host the container has its own ports again.
     let open = Clients::gentle(d, a.port(7000))?;
     let back = lab.attempt("web", "c", "a", &[])?.success()?;
     ensure!(back.warnings.is_empty(), "{:?}", back.warnings);
@@ -125,7 +125,7 @@ fn other_ports(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     serve(a, "web", 7000, &[], c)?;
-    // In the way of the ports that it has, and not of those that it gets.
+    // This container has the ports that the migrated one has on the source, and not those that it gets.
     let taken = ["run", "--detach", "--name", "other", "--ip", "10.88.0.77", "--publish"];
     b.podman([&taken[..], &["7000:7000", "probe:1", "sleep", "1000"]].concat())?;
     let clients = Clients::gentle(c, a.port(7000))?;
@@ -133,13 +133,13 @@ fn other_ports(context: &Context) -> Result<()> {
     let ports = ["--publish", "7100-7101:7000-7001", "--publish", "7100:7000/udp"];
     lab.attempt("web", "a", "b", &ports)?.success()?;
     Clients::gentle(c, b.port(7100))?.stop()?;
-    // Nobody has asked for more than that.
+    // Other ports are not forwarded.
     refused(c, a.port(7000))?;
     ensure!(list(a, "forward")?.is_empty(), "forwarded without being asked to");
     clients.stop().map(drop)
 }
 
-/// A client in the container beside.
+/// Starts a client in the neighbour container.
 fn from_the_neighbour(host: &Host, action: &str, server: SocketAddr) -> Result<()> {
     let server = server.to_string();
     let client = ["netmig-probe", action, &server, "--rate", "50", "--seconds", "1"];
@@ -150,7 +150,7 @@ fn from_the_neighbour(host: &Host, action: &str, server: SocketAddr) -> Result<(
     Ok(())
 }
 
-/// Waits until a new connection is refused as where nothing listens.
+/// Waits until a new connection is refused as on a port without listener.
 fn refused(client: &Host, server: SocketAddr) -> Result<()> {
     let arguments = ["tcp-echo", &server.to_string(), "--seconds", "0"];
     let tried = client.command("netmig-probe").args(arguments).output()?;
@@ -159,7 +159,7 @@ fn refused(client: &Host, server: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// `agent-client flows`, or `forward list`.
+/// Runs `agent-client flows` or `forward list` and returns the entries.
 fn list(host: &Host, what: &str) -> Result<Vec<Value>> {
     let (arguments, field): (&[&str], _) = match what {
         "forward" => (&["forward", "list", "--json"], "forwarded"),

@@ -1,5 +1,5 @@
-//! What a move finds waiting: connections that were idle for so long that conntrack has forgotten them,
-//! a question whose answer has not come. And what it cannot keep: multicast.
+//! Flows without conntrack entry or without answer: connections that were idle for longer than the timeout, and a
+//! pending DNS query. Also multicast, which a migration cannot keep.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use super::opener;
 use super::states::start_python;
 use crate::ensure;
 use crate::error::Result;
-use crate::pace;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("flows-idle-until-they-were-forgotten", &["flows"], forgotten),
@@ -18,8 +18,8 @@ pub(super) const CASES: &[Case] = &[
 
 const LIMIT: Duration = Duration::from_secs(40);
 
-/// Two connections that the container opened, two that it accepted. Of each two, the container speaks
-/// first on the one that begins with 1, once there is a file.
+/// A server with two connections that it opened and two that it accepted. Of each two, the container sends first on
+/// the one that begins with 1, after a file appears.
 const SERVER: &str = r#"
 import os, socket, threading, time
 def talk(c, how):
@@ -76,7 +76,7 @@ fn forgotten(context: &Context) -> Result<()> {
     start_python(a, &["--publish", "7000:7000"], &program)?;
     client.wait_for("ready", LIMIT)?;
     lab.serve("b")?;
-    let deadline = Instant::now() + pace::patience(LIMIT);
+    let deadline = Instant::now() + slowdown::limit(LIMIT);
     loop {
         let entries = a.run(["conntrack", "-L", "-p", "tcp"])?;
         let known = |line: &&str| line.contains("port=7000 ") || line.contains("port=9000 ");
@@ -97,8 +97,7 @@ fn forgotten(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A server of names that answers its one question when its input is closed, and hears whether it is
-/// asked again.
+/// A DNS server that answers its one query when its input is closed, and reports repeated queries.
 const NAMES: &str = r#"
 import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", 53))
@@ -117,7 +116,7 @@ except TimeoutError:
     print("asked once", flush=True)
 "#;
 
-/// Looks a name up by the C library.
+/// A program that resolves a name by the C library.
 const LOOKUP: &str = r#"
 import socket
 print("ready", flush=True)
@@ -146,7 +145,7 @@ fn lookup(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Sends to a group all the time.
+/// A program that sends to a multicast group.
 const SENDER: &str = r#"
 import socket, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -155,7 +154,7 @@ print("ready", flush=True)
 while True:
     s.sendto(b"x", ("239.1.2.3", 9000)); time.sleep(0.1)
 "#;
-/// The same over IPv6.
+/// A program that sends to a multicast group over IPv6.
 const SENDER6: &str = r#"
 import socket, time
 s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -167,7 +166,7 @@ print("ready", flush=True)
 while True:
     send(); time.sleep(0.1)
 "#;
-/// Joins a group over IPv6 and sends nothing.
+/// A program that joins a group over IPv6 and sends nothing.
 const MEMBER6: &str = r#"
 import socket, struct, time
 s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -178,7 +177,7 @@ print("ready", flush=True)
 while True:
     time.sleep(1000)
 "#;
-/// Uses no multicast.
+/// A program that uses no multicast.
 const QUIET: &str = r#"
 import time
 print("ready", flush=True)

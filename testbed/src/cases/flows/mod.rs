@@ -1,43 +1,41 @@
-//! Every kind of flow that a container has: kept across a move, both directions checked.
+//! Every kind of flow is kept across a migration, in both directions.
 
-mod addresses;
-pub(super) mod beside;
+mod address_conflicts;
+mod anchor_lifetime;
+mod claimed_flows;
+pub(super) mod container_to_container;
 mod direct;
 mod families;
-mod far;
 mod forward;
-mod greetings;
 mod idle;
-mod life;
-mod making;
-mod mtu;
-mod neighbours;
+mod network_path;
 pub(super) mod opener;
 mod outbound;
 mod returns;
+mod same_host;
 mod states;
 pub(super) mod traces;
+mod wireguard_go;
 
 use crate::runner::Case;
 
-/// All tests of flows.
+/// Returns all tests of flows.
 pub(super) fn cases() -> Vec<Case> {
     [
         outbound::CASES,
         returns::CASES,
-        life::CASES,
+        anchor_lifetime::CASES,
         families::CASES,
-        mtu::CASES,
+        network_path::CASES,
         states::CASES,
         forward::CASES,
-        far::CASES,
-        neighbours::CASES,
-        addresses::CASES,
-        beside::CASES,
+        same_host::CASES,
+        address_conflicts::CASES,
+        container_to_container::CASES,
         idle::CASES,
+        claimed_flows::CASES,
         direct::CASES,
-        greetings::CASES,
-        making::CASES,
+        wireguard_go::CASES,
     ]
     .concat()
 }

@@ -1,5 +1,4 @@
-//! A container that opens connections, clients inside and their server elsewhere; beside them it
-//! serves itself.
+//! A container with clients of a server on another host, and with a server of its own.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -7,11 +6,11 @@ use std::time::{Duration, Instant};
 use crate::ensure;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::process::HostProcess;
-use crate::pace;
-use crate::traffic::report::{BulkReport, EchoReport};
+use crate::host::host_process::HostProcess;
+use crate::slowdown;
+use crate::traffic::client_report::{BulkReport, EchoReport};
 
-/// How long a client may take to get its first reply, and to end.
+/// The time limit for a client to get its first reply, and to end.
 const LIMIT: Duration = Duration::from_secs(40);
 /// Messages a second of each echo client.
 const RATE: u32 = 50;
@@ -21,16 +20,15 @@ const BULK_RATE: f64 = 2_000_000.0;
 const CLIENTS: [(&str, &str); 4] =
     [("tcp", "tcp-echo"), ("udp", "udp-echo"), ("up", "bulk"), ("down", "bulk")];
 
-/// Starts a server of echo and bulk transfers on a host itself.
+/// Starts a server of echo and bulk transfers on a host, outside of containers.
 pub(in crate::cases) fn server(host: &Host) -> Result<HostProcess> {
     let mut server = host.command("netmig-probe").args(["serve"]).spawn()?;
     server.wait_for("ready", LIMIT)?;
     Ok(server)
 }
 
-/// Starts container `name` on `host`, whose clients talk to the server at `echo` and at the port
-/// after it over TCP and UDP, and waits until each has had a reply. Its own server has the usual
-/// ports.
+/// Starts container `name` on `host`. Its clients use the server at `echo` and the port after it, over TCP and UDP.
+/// Waits until each client has received a reply. The container's own server has the default ports.
 pub(in crate::cases) fn start(
     host: &Host,
     name: &str,
@@ -44,7 +42,7 @@ pub(in crate::cases) fn start(
             "tcp" | "udp" => format!("{echo} --rate {RATE}"),
             direction => format!(
                 "{bulk} --direction {direction} --rate-limit {}",
-                pace::rate(BULK_RATE) as u64
+                slowdown::rate(BULK_RATE) as u64
             ),
         };
         script.push_str(&format!(
@@ -60,13 +58,13 @@ pub(in crate::cases) fn start(
     Ok(())
 }
 
-/// Ends the clients, wherever the container is now, and checks that none of them noticed anything
-/// but a pause; gives the longest silence in milliseconds.
+/// Ends the clients on the container's current host and checks that none has noticed anything but a pause. Returns the
+/// longest silence in milliseconds.
 pub(in crate::cases) fn stop(host: &Host, name: &str) -> Result<f64> {
     stop_losing(host, name, 0)
 }
 
-/// The same where so many datagrams at most may be lost.
+/// Like [`stop`], where at most `datagrams` datagrams may be lost.
 pub(in crate::cases) fn stop_losing(host: &Host, name: &str, datagrams: u64) -> Result<f64> {
     std::thread::sleep(Duration::from_secs(1));
     host.podman(["exec", name, "sh", "-c", "kill -TERM -1"])?;
@@ -94,14 +92,14 @@ fn parse<T: serde::de::DeserializeOwned>(client: &str, text: &str) -> Result<T> 
     serde_json::from_str(text).map_err(|e| Error::Check(format!("{client} said {text:?}: {e}")))
 }
 
-/// Waits until a file of the container contains `text`, and gives it all.
+/// Waits until a file of the container contains `text`. Returns the file.
 pub(in crate::cases) fn wait_for(
     host: &Host,
     name: &str,
     file: &str,
     text: &str,
 ) -> Result<String> {
-    let deadline = Instant::now() + pace::patience(LIMIT);
+    let deadline = Instant::now() + slowdown::limit(LIMIT);
     loop {
         let found = host.podman(["exec", name, "cat", file]).unwrap_or_default();
         if found.contains(text) {

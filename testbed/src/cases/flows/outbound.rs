@@ -1,4 +1,4 @@
-//! Connections that the container opened to servers outside.
+//! Connections that the container has opened to other hosts.
 
 use super::opener;
 use crate::ensure;
@@ -22,8 +22,8 @@ fn outbound(context: &Context, runtime: Runtime) -> Result<()> {
     let port = &ports[0];
     let migration = lab.migrate("client", "a", "b")?;
     ensure!((migration.flows.tcp, migration.flows.udp) >= (3, 1), "{:?}", migration.flows);
-    // The far end goes on seeing the source's address and this port; a process of the source's own
-    // that asks for the very same gets another one on the way.
+    // The server still sees the source's address and this port. A process of the source that uses the same port gets
+    // another one by NAT.
     let taken = a.run(["python3", "-c", &same_port(port, c)])?;
     ensure!(taken == *port, "the process was bound to {taken}");
     let seen = outer_ports(a)?;
@@ -35,14 +35,14 @@ fn outbound(context: &Context, runtime: Runtime) -> Result<()> {
     Ok(())
 }
 
-/// The ports of the host from which the server sees TCP echo connections come.
+/// Returns the source ports of TCP echo connections as the server sees them.
 fn outer_ports(host: &Host) -> Result<Vec<String>> {
     let listed = host.run(["conntrack", "-L", "-p", "tcp", "--orig-port-dst", "7000"])?;
     let port = |line: &str| Some(line.rsplit("dport=").next()?.split(' ').next()?.to_owned());
     Ok(listed.lines().filter_map(port).collect())
 }
 
-/// A program that opens a connection to `server` from `port` and prints that port.
+/// Returns a program that connects to `server` from `port` and prints that port.
 fn same_port(port: &str, server: &Host) -> String {
     format!(
         "import socket; s = socket.create_connection(('{}', 7000), 5, ('', {port})); \

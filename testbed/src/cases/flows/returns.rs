@@ -1,4 +1,4 @@
-//! Containers that move on, come back, and change places, with the connections of the first hour.
+//! Containers that migrate on, return, and swap hosts, with their first connections still open.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 const PUBLISHED: [&str; 4] = ["--publish", "7000-7001:7000-7001/tcp", "--publish", "7000:7000/udp"];
-/// How long a server may take to answer where its container has come to.
+/// The time limit for a server to answer on its new host.
 const ANSWERS: Duration = Duration::from_secs(5);
 
 fn home(context: &Context) -> Result<()> {
@@ -31,10 +31,10 @@ fn home(context: &Context) -> Result<()> {
         let migration = lab.migrate("web", from, to)?;
         ensure!(migration.warnings.is_empty(), "{from} to {to}: {:?}", migration.warnings);
     }
-    // The connections are open, and nothing is needed for them any more.
+    // The connections are open and need no rules any more.
     traces::none(a)?;
     traces::none(b)?;
-    // And once more, since the first return must not have spoilt anything.
+    // A second time, since the first return must not prevent later migrations.
     lab.migrate("web", "a", "b")?;
     let last = lab.migrate("web", "b", "a")?;
     let seen = inbound.stop()?;
@@ -84,7 +84,7 @@ fn circle(context: &Context) -> Result<()> {
         d.probe().wait_for_echo(to.port(7000), ANSWERS)?;
         generations.push(Clients::gentle(d, to.port(7000))?);
     }
-    // Home again: only the connections that came to the other two are led here through tunnels.
+    // On the first host again: only the connections to the other two hosts come through tunnels.
     for (host, clients) in ["a", "b", "c", "a again"].iter().zip(generations) {
         let seen = clients.stop()?;
         context.remark(format!("{host}: {}", seen.gaps()));

@@ -1,4 +1,4 @@
-//! Connections in every state in which a move can find them.
+//! Connections in every state that they can have at the time of a migration.
 
 use std::time::Duration;
 
@@ -7,19 +7,20 @@ use crate::cases::subject::{Clients, numbered_lines, serve};
 use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
-use crate::pace;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("flows-tcp-unread-half-closed-idle", &["flows"], states),
     Case::new("flows-tcp-without-scaling-or-timestamps", &["flows"], plain_tcp),
     Case::new("flows-udp-one-way", &["flows"], one_way),
+    Case::new("flows-tcp-not-accepted-yet", &["flows"], not_accepted),
 ];
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The server in the container. The first line of each connection says how it is treated; what is
-/// to happen after the move waits for an order on a connection of its own.
+/// The server in the container. The first line of each connection selects its treatment. The part after the migration
+/// starts by a request on a separate connection.
 const SERVER: &str = r#"
 import socket, threading
 go, done, result = threading.Event(), threading.Event(), []
@@ -51,7 +52,7 @@ while True:
     threading.Thread(target=treat, args=(listener.accept()[0],), daemon=True).start()
 "#;
 
-/// The far end: opens all the connections, says so, and goes on when its input is closed.
+/// The client: it opens all connections, prints `ready`, and goes on when its input is closed.
 const CLIENT: &str = r#"
 import socket, sys
 def connect(how, more=b""):
@@ -124,7 +125,7 @@ fn plain_tcp(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Receives numbered datagrams, sends others, and never an answer.
+/// A program that receives numbered datagrams, sends others, and never answers.
 const ONE_WAY: &str = r#"
 import socket, sys, threading, time
 def send():
@@ -148,7 +149,7 @@ fn one_way(context: &Context) -> Result<()> {
     let start = ["run", "--detach", "--name", "py"];
     let program = ["python:1", "python3", "-c", ONE_WAY, &c.address().to_string(), "9000"];
     a.podman([&start[..], &publish, &program].concat())?;
-    // The far end sends to the published port, and receives at its own.
+    // The client sends to the published port and receives at its own.
     let arguments = [&a.address().to_string(), "9000"];
     let far = c.command("python3").args(["-c", ONE_WAY]).args(arguments).spawn()?;
     std::thread::sleep(Duration::from_secs(3));
@@ -159,7 +160,7 @@ fn one_way(context: &Context) -> Result<()> {
     let inward = b.podman(["exec", "py", "cat", "/tmp/received"])?;
     let outward = c.read("/tmp/received")?;
     for (direction, text) in [("in", inward), ("out", outward)] {
-        // What was sent before the other end was there does not count; nothing is missing after.
+        // Datagrams before the start of the other end do not count. Later ones are complete.
         let numbers: Vec<u64> = text.lines().filter_map(|line| line.parse().ok()).collect();
         let first = numbers.first().copied().unwrap_or_default();
         let from_zero: String = numbers.iter().map(|n| format!("{}\n", n - first)).collect();
@@ -170,13 +171,12 @@ fn one_way(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Starts a container with a Python program that publishes what `options` say, and waits until the
-/// program says that it is ready.
+/// Starts a container with a Python program and options of `podman run`. Waits until the program prints `ready`.
 pub(super) fn start_python(host: &Host, options: &[&str], program: &str) -> Result<()> {
     start_python_as(host, "py", options, program)
 }
 
-/// The same as a container of another name.
+/// Like [`start_python`], with a name for the container.
 pub(super) fn start_python_as(
     host: &Host,
     name: &str,
@@ -185,10 +185,71 @@ pub(super) fn start_python_as(
 ) -> Result<()> {
     let start = ["run", "--detach", "--name", name];
     host.podman([&start[..], options, &["python:1", "python3", "-c", program]].concat())?;
-    let deadline = std::time::Instant::now() + pace::patience(LIMIT);
+    let deadline = std::time::Instant::now() + slowdown::limit(LIMIT);
     while !host.podman(["logs", name])?.contains("ready") {
         ensure!(std::time::Instant::now() < deadline, "the program does not start");
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())
+}
+
+/// A server that accepts no connection until a file appears. Its backlog has room for two.
+const LATE_SERVER: &str = r#"
+import os, socket, time
+listener = socket.create_server(("", 7000), backlog=1)
+print("ready", flush=True)
+while not os.path.exists("/go"):
+    time.sleep(0.05)
+while True:
+    c, _ = listener.accept()
+    c.sendall(c.recv(100)); c.close()
+"#;
+
+/// A client that fills the server's backlog, and opens one more connection, whose handshake waits.
+const BACKLOG_CLIENT: &str = r#"
+import socket, sys, time
+def connect(number):
+    c = socket.socket(); c.setblocking(False)
+    c.connect_ex((sys.argv[1], 7000))
+    return c
+all = [connect(number) for number in range(3)]
+time.sleep(1)
+for number, c in enumerate(all[:2]):
+    c.settimeout(60); c.sendall(b"%d" % number)
+print("ready", flush=True)
+sys.stdin.read()
+for number, c in enumerate(all):
+    c.settimeout(60)
+    if number == 2:
+        while True:
+            try:
+                c.sendall(b"2"); break
+            except BlockingIOError:
+                time.sleep(0.1)
+    assert c.recv(100) == b"%d" % number, number
+print("all right", flush=True)
+"#;
+
+/// CRIU cannot dump a connection that its program has not accepted. The migration is rolled back, and a later one
+/// succeeds.
+fn not_accepted(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, c) = (lab.host("a")?, lab.host("c")?);
+    start_python(a, &["--publish", "7000:7000"], LATE_SERVER)?;
+    let address = a.address().to_string();
+    let mut client = c.command("python3").args(["-c", BACKLOG_CLIENT, &address]).spawn()?;
+    client.wait_for("ready", LIMIT)?;
+    lab.serve("b")?;
+    let attempt = lab.attempt("py", "a", "b", &[])?;
+    let said = format!("{}{}", attempt.stdout, attempt.stderr);
+    ensure!(attempt.code == Some(4), "exit code {:?}: {said}", attempt.code);
+    ensure!(
+        said.contains("wait for the container to accept them"),
+        "the reason is not told: {said}"
+    );
+    a.podman(["exec", "py", "touch", "/go"])?;
+    client.close_stdin();
+    let said = client.wait(LIMIT)?.success()?.text();
+    ensure!(said.ends_with("all right"), "the client said {said}");
+    lab.migrate("py", "a", "b").map(drop)
 }

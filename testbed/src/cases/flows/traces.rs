@@ -1,23 +1,23 @@
-//! What netmig has in a host's kernel.
+//! The traces of netmig in a host's kernel.
 
 use std::time::{Duration, Instant};
 
 use crate::ensure;
 use crate::error::Result;
 use crate::host::Host;
-use crate::pace;
+use crate::slowdown;
 
-/// How long what a host does not need any more may take to go.
+/// The time limit for traces to go.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Waits until nothing of netmig is left in the kernel of `host`.
+/// Waits until the kernel of `host` has no traces of netmig.
 pub(in crate::cases) fn none(host: &Host) -> Result<()> {
     none_within(host, LIMIT)
 }
 
-/// The same within a time of its own.
+/// Like [`none`], with a time limit.
 pub(in crate::cases) fn none_within(host: &Host, limit: Duration) -> Result<()> {
-    let deadline = Instant::now() + pace::patience(limit);
+    let deadline = Instant::now() + slowdown::limit(limit);
     loop {
         let left = all(host)?;
         if left.is_empty() {
@@ -28,7 +28,7 @@ pub(in crate::cases) fn none_within(host: &Host, limit: Duration) -> Result<()> 
     }
 }
 
-/// Everything of netmig in the kernel of `host`: table, interfaces, processes, rules, routes, marks.
+/// Lists the traces of netmig on `host`: table, interfaces, processes, rules, routes and marks.
 pub(in crate::cases) fn all(host: &Host) -> Result<Vec<String>> {
     let sources: [(&[&str], &str); 7] = [
         (&["nft", "list", "tables"], " netmig"),
@@ -50,13 +50,13 @@ pub(in crate::cases) fn all(host: &Host) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Has the kernel forget flows soon after they have ended.
+/// Shortens the conntrack timeouts of ended flows.
 pub(in crate::cases) fn forget_soon(host: &Host) -> Result<()> {
-    // Where nobody has asked for it yet, the kernel loads connection tracking now.
+    // This loads connection tracking, so that its parameters exist.
     host.run(["conntrack", "-L"])?;
     for (of, seconds) in [
         ("tcp_timeout_time_wait", "1"),
-        // One that was tried in the moment in which all rules were gone.
+        // A connection attempt at the time when all rules were flushed.
         ("tcp_timeout_syn_sent", "3"),
         ("tcp_timeout_close", "1"),
         ("udp_timeout", "3"),

@@ -1,8 +1,8 @@
-//! One container that is ordered to several hosts at once goes to one of them.
+//! Several migrations of one container at once move it to exactly one host.
 
 use std::time::Duration;
 
-use super::rivals::{self, Beside};
+use super::rivals::{self, Interference};
 use crate::ensure;
 use crate::error::Result;
 use crate::runner::{Case, Context};
@@ -18,13 +18,13 @@ const fn ms(time: u64) -> Duration {
     Duration::from_millis(time)
 }
 
-/// Goes through rounds, in which each order is given after its time; tells of all that went wrong.
-fn rounds(context: &Context, rounds: &[(&[Duration], Beside)]) -> Result<()> {
+/// Runs rounds with these delays of the migrations. Reports all problems.
+fn rounds(context: &Context, rounds: &[(&[Duration], Interference)]) -> Result<()> {
     let count = rounds.first().map_or(2, |(after, _)| after.len());
     let lab = context.lab(&rivals::hosts(count))?;
     let mut problems = Vec::new();
-    for (number, (after, beside)) in rounds.iter().enumerate() {
-        let round = rivals::round(&lab, after, *beside)?;
+    for (number, (after, interference)) in rounds.iter().enumerate() {
+        let round = rivals::round(&lab, after, *interference)?;
         context.remark(format!("{:?} {:?}", round.exits, round.runs_on.unwrap_or_default()));
         problems.extend(round.problems.iter().map(|text| format!("round {number}: {text}")));
     }
@@ -34,37 +34,37 @@ fn rounds(context: &Context, rounds: &[(&[Duration], Beside)]) -> Result<()> {
 
 fn two(context: &Context) -> Result<()> {
     let all = [
-        (&[ms(0), ms(0)][..], Beside::Nothing),
-        (&[ms(0), ms(150)], Beside::Nothing),
-        (&[ms(0), ms(500)], Beside::Nothing),
-        (&[ms(900), ms(0)], Beside::Nothing),
+        (&[ms(0), ms(0)][..], Interference::Nothing),
+        (&[ms(0), ms(150)], Interference::Nothing),
+        (&[ms(0), ms(500)], Interference::Nothing),
+        (&[ms(900), ms(0)], Interference::Nothing),
     ];
     rounds(context, &all)
 }
 
 fn four(context: &Context) -> Result<()> {
     let all = [
-        (&[ms(0), ms(0), ms(0), ms(0)][..], Beside::Nothing),
-        (&[ms(0), ms(200), ms(500), ms(900)], Beside::Nothing),
-        (&[ms(600), ms(400), ms(200), ms(0)], Beside::Nothing),
+        (&[ms(0), ms(0), ms(0), ms(0)][..], Interference::Nothing),
+        (&[ms(0), ms(200), ms(500), ms(900)], Interference::Nothing),
+        (&[ms(600), ms(400), ms(200), ms(0)], Interference::Nothing),
     ];
     rounds(context, &all)
 }
 
 fn beside_recover(context: &Context) -> Result<()> {
     let all = [
-        (&[ms(0), ms(0)][..], Beside::Recover),
-        (&[ms(0), ms(400)], Beside::Recover),
-        (&[ms(300), ms(0)], Beside::Recover),
+        (&[ms(0), ms(0)][..], Interference::Recover),
+        (&[ms(0), ms(400)], Interference::Recover),
+        (&[ms(300), ms(0)], Interference::Recover),
     ];
     rounds(context, &all)
 }
 
 fn one_killed(context: &Context) -> Result<()> {
     let all = [
-        (&[ms(0), ms(0)][..], Beside::Kill(0, ms(300))),
-        (&[ms(0), ms(100)], Beside::Kill(1, ms(600))),
-        (&[ms(0), ms(300)], Beside::Kill(0, ms(800))),
+        (&[ms(0), ms(0)][..], Interference::Kill(0, ms(300))),
+        (&[ms(0), ms(100)], Interference::Kill(1, ms(600))),
+        (&[ms(0), ms(300)], Interference::Kill(0, ms(800))),
     ];
     rounds(context, &all)
 }

@@ -1,4 +1,4 @@
-//! The copy stands still until the decision is made.
+//! The copy stays frozen until the decision.
 
 use std::fs;
 use std::path::Path;
@@ -8,8 +8,8 @@ use super::{LIMIT, home, settled, until};
 use crate::cases::subject::Clients;
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
-use crate::faults::container;
-use crate::faults::gate::{self, Gate};
+use crate::faults::breakpoint::{self, Breakpoint};
+use crate::faults::container_state;
 use crate::host::Host;
 use crate::lab::cgroup;
 use crate::lab::{Lab, LabBuilder, Runtime};
@@ -36,23 +36,22 @@ pub(super) const CASES: &[Case] = &[
     .limit(300),
 ];
 
-/// How long the copy is watched.
+/// The time during which the copy is observed.
 const WATCHED: Duration = Duration::from_millis(1500);
-/// A counter in memory that both sides carry. It counts without a pause, in place: a copy that ran for a
-/// millisecond shows.
+/// A counter in memory. It counts without pause, so a copy that ran for a millisecond is detected.
 const COUNTER: &str = "/dev/shm/count";
-/// Counts in a process beside the server's.
+/// A shell command that counts in another process than the server.
 const COUNTING: &str =
     "netmig-probe serve & n=0; while :; do n=$((n+1)); echo $n 1<> /dev/shm/count; done";
 
-/// Two hops: what a host has of a first one may change how the runtime restores.
+/// Migrates twice, since state of the first migration may change how the runtime restores.
 fn frozen(context: &Context, runtime: Runtime, systemd: bool) -> Result<()> {
     let hosts = ["a", "b", "c"];
     let builder = LabBuilder::new(&hosts).runtime(runtime);
     let lab = context.start(&if systemd { builder.systemd() } else { builder })?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     for host in [a, b] {
-        gate::install_for(host, runtime)?;
+        breakpoint::install_for(host, runtime)?;
         lab.serve(host.name())?;
     }
     let run = ["run", "--detach", "--name", "web"];
@@ -69,29 +68,29 @@ fn frozen(context: &Context, runtime: Runtime, systemd: bool) -> Result<()> {
 }
 
 fn hop(lab: &Lab, id: &str, from: &Host, to: &Host) -> Result<()> {
-    Gate::Restored.close(to)?;
+    Breakpoint::AfterRestore.set(to)?;
     let words = ["migrate", "web", to.name(), "--max-interruption", "60"];
     let mut order = from.command("agent-client").args(words).spawn()?;
     until("the copy is restored", LIMIT, || {
         ensure!(order.is_running(), "the move ended: {}", order.stderr());
-        Ok(Gate::Restored.is_reached(to))
+        Ok(Breakpoint::AfterRestore.is_hit(to))
     })?;
     let seen = still(from, to, id);
-    Gate::Restored.open(to)?;
+    Breakpoint::AfterRestore.release(to)?;
     let end = order.wait(LIMIT)?;
     ensure!(end.status.code() == Some(0), "{}", end.error_text());
     settled(lab)?;
     seen?;
     ensure!(home(lab, id)? == to.name() && advances(to, id)?, "the copy does not count afterwards");
-    gate::clear(to)?;
-    // Whatever a container starts has to be in its cgroup: limits, `podman kill`, the next freeze.
-    let inside = container::processes(to, id).len();
+    breakpoint::clear(to)?;
+    // New processes have to be in the container's cgroup, for limits, `podman kill` and the next freeze.
+    let inside = container_state::processes(to, id).len();
     let told = to.podman(["top", "web", "hpid"])?.lines().count() - 1;
     ensure!(inside == told && told >= 2, "{inside} of {told} processes are in the cgroup");
     Ok(())
 }
 
-/// The copy stands where the original stands, and goes on standing there.
+/// Checks that the copy's counter equals the original's and does not advance.
 fn still(from: &Host, to: &Host, id: &str) -> Result<()> {
     let (original, copy) = (count(from, id)?, count(to, id)?);
     let advances = advances(to, id)?;
@@ -102,14 +101,14 @@ fn still(from: &Host, to: &Host, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether a container counts.
+/// Returns whether a container counts.
 fn advances(host: &Host, id: &str) -> Result<bool> {
     let before = count(host, id)?;
     std::thread::sleep(WATCHED);
     Ok(count(host, id)? != before)
 }
 
-/// The counter of a container, wherever on the host its processes are. It may be empty while it is written.
+/// Returns the counter of a container, in whichever cgroup its processes are. It may be empty while it is written.
 fn count(host: &Host, id: &str) -> Result<String> {
     let of = |process: i32| format!("/proc/{process}/root{COUNTER}");
     let all = cgroup::processes(&host.path("/sys/fs/cgroup"));

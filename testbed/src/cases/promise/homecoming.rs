@@ -1,4 +1,4 @@
-//! A journal that tells of an earlier move, beside a container that has come home under its ID.
+//! Recovery of a journal of an earlier migration, while the container has returned under the same ID.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,8 +9,8 @@ use super::{LIMIT, home, settled};
 use crate::cases::subject::{Clients, serve};
 use crate::ensure;
 use crate::error::{Context as _, Error, Result, chain};
-use crate::faults::stale::{self, Journal, Kind};
-use crate::faults::{arena, container};
+use crate::faults::stale_journal::{self, Journal, LastRecord};
+use crate::faults::{container_state, harness};
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
@@ -21,18 +21,18 @@ pub(super) const CASES: &[Case] = &[
     Case::new("promise-recover-removes-what-was-killed", &["promise"], killed).limit(240),
 ];
 
-/// A container that has been on b and is on a again, with a client all the time.
+/// A container that has migrated to b and back to a under traffic.
 struct Home<'a> {
     lab: &'a Lab,
     id: String,
     first: i32,
     clients: Clients,
-    /// The journals of the move away and of the move back, each by its host.
+    /// The journals of both migrations, each by its host.
     journals: Vec<BTreeMap<String, Journal>>,
 }
 
-/// A stale journal: of which of the two moves, on which host, how far it had come.
-type Stale = (usize, &'static str, Kind);
+/// A stale journal: the number of the migration, the host, and the last record.
+type Stale = (usize, &'static str, LastRecord);
 
 impl<'a> Home<'a> {
     fn start(lab: &'a Lab) -> Result<Self> {
@@ -40,11 +40,12 @@ impl<'a> Home<'a> {
         lab.serve("a")?;
         lab.serve("b")?;
         serve(a, "web", 7000, &[], c)?;
-        let id = container::id(a, "web")?;
+        let id = container_state::id(a, "web")?;
         let clients = Clients::gentle(c, a.port(7000))?;
         let mut journals = Vec::new();
         for (from, to) in [("a", "b"), ("b", "a")] {
-            let (kept, outcome) = stale::keep(&[a, b], || lab.migrate("web", from, to))?;
+            let (kept, outcome) =
+                stale_journal::record_journals(&[a, b], || lab.migrate("web", from, to))?;
             outcome?;
             settled(lab)?;
             journals.push(kept);
@@ -54,7 +55,7 @@ impl<'a> Home<'a> {
         Ok(Self { lab, id, first, clients, journals })
     }
 
-    /// Lets a journal lie there again, has it settled, and looks at the container.
+    /// Restores a stale journal, recovers it, and checks the container.
     fn try_one(&self, stale: Stale, settle: &dyn Fn(&Lab, &Host) -> Result<()>) -> Result<()> {
         let (number, host, kind) = stale;
         let (host, a) = (self.lab.host(host)?, self.lab.host("a")?);
@@ -62,13 +63,13 @@ impl<'a> Home<'a> {
         let lacking = || Error::Check(format!("host {} had no journal", host.name()));
         let path = journal.ok_or_else(lacking)?.plant(host, kind)?;
         let settled = settle(self.lab, host);
-        // What cannot be settled may stay, and is told; it must not be in the way of the next.
+        // A journal that cannot be recovered may stay, and is reported. It must not affect the next one.
         let left = host.path(&path);
         if left.exists() {
             fs::remove_file(&left).context(|| format!("removing {}", left.display()))?;
         }
         settled?;
-        let runs_on = container::runs_on(self.lab, &self.id);
+        let runs_on = container_state::runs_on(self.lab, &self.id);
         let first = first_process(a, &self.id);
         ensure!(
             runs_on == ["a"] && first == self.first,
@@ -82,10 +83,10 @@ impl<'a> Home<'a> {
 }
 
 fn first_process(host: &Host, id: &str) -> i32 {
-    container::processes(host, id).into_iter().min().unwrap_or_default()
+    container_state::processes(host, id).into_iter().min().unwrap_or_default()
 }
 
-/// Tries them one after the other; after one that did harm with another container.
+/// Tries the journals one after the other. After one that did harm, goes on with a fresh container.
 fn try_all(
     context: &Context,
     all: &[Stale],
@@ -120,54 +121,54 @@ fn try_all(
 
 fn clear(lab: &Lab) -> Result<()> {
     for name in ["a", "b"] {
-        // A server keeps its port's connections, and what it knows of journals.
+        // A running server keeps its connections and its knowledge of journals.
         lab.stop_server(name, Signal::SIGTERM)?;
         let host = lab.host(name)?;
         host.podman(["rm", "--all", "--force", "--time", "0"])?;
-        arena::forget(host)?;
+        harness::forget(host)?;
     }
     Ok(())
 }
 
-/// The move away from a as its journal there tells of it, and the move back on b, where it has left.
+/// Journals of departures: of the first migration on a, and of the return on b.
 fn departures(context: &Context) -> Result<()> {
-    let kinds = Kind::ALL.into_iter().filter(|kind| kind.is_departure());
+    let kinds = LastRecord::ALL.into_iter().filter(|kind| kind.is_departure());
     let all: Vec<Stale> = kinds.flat_map(|kind| [(0, "a", kind), (1, "b", kind)]).collect();
-    // What it says of a journal that it leaves alone is not judged here.
+    // This test does not check the message about a journal that is left.
     let recover = |_: &Lab, host: &Host| {
         host.command("agent-client").args(["recover"]).limit(LIMIT).output().map(drop)
     };
     try_all(context, &all, &recover)
 }
 
-/// The same of arrivals: the move back as the journal on a tells of it, and the move away on b.
+/// Journals of arrivals: of the return on a, and of the first migration on b.
 fn arrivals(context: &Context) -> Result<()> {
-    let kinds = Kind::ALL.into_iter().filter(|kind| !kind.is_departure());
+    let kinds = LastRecord::ALL.into_iter().filter(|kind| !kind.is_departure());
     let all: Vec<Stale> = kinds.flat_map(|kind| [(1, "a", kind), (0, "b", kind)]).collect();
     let restart = |lab: &Lab, host: &Host| {
         lab.stop_server(host.name(), Signal::SIGTERM)?;
         lab.serve(host.name())?;
-        // It listens before it is asked for the first time, and has settled everything by then.
+        // The server recovers all journals before it is ready.
         lab.host("c")?.run(["true"]).map(drop)
     };
     try_all(context, &all, &restart)
 }
 
-/// An agent that died between killing the original and having its engine remove it: the engine knows of no
-/// end, since nobody has told it.
+/// The agent died after it had killed the original and before the engine removed it. The engine does not know that the
+/// container has ended.
 fn killed(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let Home { id, clients, journals, .. } = Home::start(&lab)?;
     clients.stop()?;
     let a = lab.host("a")?;
     a.command("pkill").args(["-KILL", "-x", "conmon"]).run()?;
-    for cgroup in container::cgroups(a, &id) {
+    for cgroup in container_state::cgroups(a, &id) {
         let path = cgroup.join("cgroup.kill");
         fs::write(&path, "1").context(|| format!("writing {}", path.display()))?;
     }
     let journal = journals[0].get("a");
     let journal = journal.ok_or_else(|| Error::Check("host a had no journal".to_owned()))?;
-    let path = journal.decided_at(u64::from(u32::MAX)).plant(a, Kind::Acknowledged)?;
+    let path = journal.decided_at(u64::from(u32::MAX)).plant(a, LastRecord::Acknowledged)?;
     let said = a.command("agent-client").args(["recover"]).limit(LIMIT).run()?;
     let known = a.podman(["ps", "--all", "--quiet", "--filter", "name=^web$"])?;
     ensure!(known.is_empty(), "podman still has it; recover said {}", said.error_text());

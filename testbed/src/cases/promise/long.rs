@@ -1,4 +1,4 @@
-//! A first pass over the files that takes long, because the link is slow.
+//! A first pass over the files that takes long because the link is slow.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,21 +8,21 @@ use super::{home, settled};
 use crate::cases::subject::serve;
 use crate::ensure;
 use crate::error::{Error, Result};
-use crate::faults::container;
+use crate::faults::container_state;
 use crate::host::Host;
 use crate::lab::{Lab, MigrationReport};
-use crate::pace;
 use crate::runner::{Case, Context};
+use crate::slowdown;
 
 pub(super) const CASES: &[Case] =
     &[Case::new("promise-podman-answers-during-a-long-pass", &["promise"], answers).limit(240)];
 
-/// Bytes that the container has written, and how fast the link takes them.
+/// The size of the container's file in bytes.
 const FILE: usize = 40 << 20;
 const RATE: &str = "40mbit";
-/// podman has to answer in a fraction of the pass; a busy machine is slow by itself.
+/// The time limit for an answer of podman: a fraction of the pass, and enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a move with a long pass may take.
+/// The time limit for a migration with a long pass.
 const MOVES: Duration = Duration::from_secs(500);
 
 fn answers(context: &Context) -> Result<()> {
@@ -32,30 +32,30 @@ fn answers(context: &Context) -> Result<()> {
     context.remark(format!("first pass {pass:.1} s, podman ps {longest:.2} s at most"));
     ensure!(moved.pass >= PATIENCE, "the pass took {pass:.1} s only");
     ensure!(
-        moved.longest_answer < pace::patience(PATIENCE),
+        moved.longest_answer < slowdown::limit(PATIENCE),
         "podman ps took {longest:.1} s while the first pass took {pass:.1} s"
     );
     Ok(())
 }
 
-/// A move over a slow link.
+/// The result of a migration over a slow link.
 pub(crate) struct Slow {
-    /// The longest that podman on the destination took to answer.
+    /// The longest time that podman on the destination took to answer.
     pub(crate) longest_answer: Duration,
-    /// How long the first pass took.
+    /// The length of the first pass.
     pub(crate) pass: Duration,
 }
 
-/// Moves a container with a file of so many bytes over a link of that rate, as tc(8) writes it.
+/// Migrates a container with a file of `bytes` over a link of this rate, in tc(8)'s notation.
 pub(crate) fn move_slowly(lab: &Lab, bytes: usize, rate: &str) -> Result<Slow> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     lab.serve("b")?;
     serve(a, "web", 7000, &[], c)?;
-    let id = container::id(a, "web")?;
+    let id = container_state::id(a, "web")?;
     let first = a.podman(["inspect", "--format", "{{.State.Pid}}", "web"])?;
-    // Zeros would be holes.
+    // A file of zeros would be sparse.
     a.write(format!("/proc/{first}/root/file"), vec![1; bytes])?;
-    // The far end's packets share the link, and wait for the files: TCP alone, and rarely.
+    // The client's packets share the link and wait for the files, so the client uses TCP at a low rate.
     let client = c.probe().tcp_echo(a.port(7000)).rate(5.0).start()?;
     let shape = ["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "64k"];
     a.command("tc").args(shape).args(["latency", "300ms"]).run()?;
@@ -79,7 +79,7 @@ pub(crate) fn move_slowly(lab: &Lab, bytes: usize, rate: &str) -> Result<Slow> {
     Ok(Slow { longest_answer, pass: Duration::from_secs_f64(ms / 1e3) })
 }
 
-/// The longest time in which podman of a host tells which containers there are.
+/// Runs `podman ps` again and again until `over`. Returns the longest time that it took.
 fn longest(host: &Host, over: &AtomicBool) -> Result<Duration> {
     let mut longest = Duration::ZERO;
     while !over.load(Ordering::Relaxed) {

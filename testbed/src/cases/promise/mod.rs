@@ -1,36 +1,37 @@
-//! What the product promises whatever else happens: one container, once, with its connections.
+//! The guarantees of the product in all circumstances: a container runs exactly once and keeps its connections.
 
 mod concurrency;
-mod description;
 mod frozen;
+mod full_storage;
 mod homecoming;
-mod kernel;
+mod hostile_orders;
+mod kept_settings;
 pub(crate) mod long;
-mod lost;
+mod lost_copy;
 mod opposite;
 mod original;
-mod peers;
 pub(crate) mod rivals;
+mod shared_kernel_state;
 mod units;
 
 use std::time::{Duration, Instant};
 
 use crate::ensure;
 use crate::error::{Error, Result};
-use crate::faults::container;
-use crate::faults::moment::journals;
+use crate::faults::container_state;
+use crate::faults::observation::journals;
 use crate::lab::Lab;
-use crate::pace;
 use crate::runner::Case;
+use crate::slowdown;
 
-/// How long whatever a migration has left to do may take, if a far end has to be waited for.
+/// The time limit for migrations to settle, with the timeout of another host.
 const SETTLES: Duration = Duration::from_secs(60);
-/// How long a program that moves a container may take, or a moment may be away.
+/// The time limit for a migration, or for a stage of it.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Between two looks.
-const GLANCE: Duration = Duration::from_millis(2);
+/// The time between two checks.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// All lab tests of this area.
+/// Returns all lab tests of this area.
 pub(super) fn cases() -> Vec<Case> {
     [
         concurrency::CASES,
@@ -39,30 +40,31 @@ pub(super) fn cases() -> Vec<Case> {
         units::CASES,
         homecoming::CASES,
         frozen::CASES,
-        peers::CASES,
+        hostile_orders::CASES,
         long::CASES,
-        lost::CASES,
-        kernel::CASES,
-        description::CASES,
+        lost_copy::CASES,
+        full_storage::CASES,
+        shared_kernel_state::CASES,
+        kept_settings::CASES,
     ]
     .concat()
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds. `what` describes it in the error.
 pub(super) fn until(
     what: &str,
     limit: Duration,
     mut reached: impl FnMut() -> Result<bool>,
 ) -> Result<()> {
-    let deadline = Instant::now() + pace::patience(limit);
+    let deadline = Instant::now() + slowdown::limit(limit);
     while !reached()? {
         ensure!(Instant::now() < deadline, "after {} s not yet: {what}", limit.as_secs());
-        std::thread::sleep(GLANCE);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }
 
-/// Waits until no migration is under way or left on any host.
+/// Waits until no host has a journal.
 pub(super) fn settled(lab: &Lab) -> Result<()> {
     let none = || Ok(lab.hosts().iter().all(|host| journals(host).next().is_none()));
     until("no journal is left", SETTLES, none).map_err(|error| {
@@ -71,9 +73,9 @@ pub(super) fn settled(lab: &Lab) -> Result<()> {
     })
 }
 
-/// The one host on which a container runs.
+/// Returns the host on which a container runs. It is an error if that is not exactly one.
 pub(super) fn home<'a>(lab: &'a Lab, id: &str) -> Result<&'a str> {
-    match container::runs_on(lab, id)[..] {
+    match container_state::runs_on(lab, id)[..] {
         [one] => Ok(one),
         ref all => Err(Error::Check(format!("the container runs on {all:?}"))),
     }

@@ -1,4 +1,4 @@
-//! Containers that meet on their way, and one that is sent back before it has quite arrived.
+//! Simultaneous migrations in opposite directions, and the return of a container before its first migration has ended.
 
 use std::thread;
 
@@ -6,8 +6,8 @@ use super::{LIMIT, home, settled, until};
 use crate::cases::subject::{Clients, serve};
 use crate::ensure;
 use crate::error::{Error, Result};
-use crate::faults::container;
-use crate::faults::moment::noted;
+use crate::faults::container_state;
+use crate::faults::observation::has_record;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
@@ -16,9 +16,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new("promise-back-while-the-first-move-ends", &["promise"], back).limit(300),
 ];
 
-/// How often each is done.
+/// The number of rounds.
 const ROUNDS: usize = 3;
-/// Exit code of an order that was refused.
+/// The exit code of an order that was refused.
 const REFUSED: i32 = 3;
 
 fn opposite(context: &Context) -> Result<()> {
@@ -27,12 +27,12 @@ fn opposite(context: &Context) -> Result<()> {
     lab.serve("a")?;
     lab.serve("b")?;
     serve(a, "one", 7000, &[], c)?;
-    // Both hosts number their containers' addresses alike.
+    // podman would give both containers the same address.
     let run = ["run", "--detach", "--name", "two", "--ip", "10.88.0.200"];
     let ports = ["--publish", "8000:7000/tcp", "--publish", "8000:7000/udp"];
     b.podman([&run[..], &ports, &["probe:1", "netmig-probe", "serve"]].concat())?;
     c.probe().wait_for_echo(b.port(8000), LIMIT)?;
-    let ids = [container::id(a, "one")?, container::id(b, "two")?];
+    let ids = [container_state::id(a, "one")?, container_state::id(b, "two")?];
     let clients = [Clients::gentle(c, a.port(7000))?, Clients::gentle(c, b.port(8000))?];
     for round in 0..ROUNDS {
         let (here, there) = if round % 2 == 0 { ("a", "b") } else { ("b", "a") };
@@ -61,22 +61,22 @@ fn died<T>() -> Result<T> {
     Err(Error::Check("a thread of the test died".to_owned()))
 }
 
-/// What shows that the first move has come so far that the container is at its destination.
-const MOMENTS: [(&str, &str); 3] = [("b", "activated"), ("a", "committed"), ("a", "acknowledged")];
+/// Hosts and records that show that the container of the first migration is at its destination.
+const STAGES: [(&str, &str); 3] = [("b", "activated"), ("a", "committed"), ("a", "acknowledged")];
 
-/// The second order works, or is refused because the first is not over.
+/// The return succeeds, or is refused because the first migration has not ended.
 fn back(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
     lab.serve("a")?;
     lab.serve("b")?;
     serve(a, "web", 7000, &[], c)?;
-    let id = container::id(a, "web")?;
+    let id = container_state::id(a, "web")?;
     let clients = Clients::gentle(c, a.port(7000))?;
-    for (host, record) in MOMENTS {
+    for (host, record) in STAGES {
         let host = lab.host(host)?;
         let first = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
-        until(record, LIMIT, || Ok(noted(host, record)))?;
+        until(record, LIMIT, || Ok(has_record(host, record)))?;
         let second = lab.attempt("web", "b", "a", &[])?;
         let end = first.wait(LIMIT)?;
         ensure!(end.status.code() == Some(0), "{record}: the first move: {}", end.error_text());

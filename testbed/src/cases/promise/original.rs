@@ -1,4 +1,4 @@
-//! The original does nothing any more once it is frozen, and nobody starts it again.
+//! The original does nothing after it was frozen, and nothing starts it again.
 
 use std::fs::File;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::{LIMIT, home, settled, until};
 use crate::cases::subject::numbered_lines;
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
-use crate::faults::container::{self, State};
+use crate::faults::container_state::{self, State};
 use crate::host::Host;
 use crate::lab::{Lab, Runtime};
 use crate::runner::{Case, Context};
@@ -24,14 +24,14 @@ pub(super) const CASES: &[Case] = &[
     Case::new("promise-original-is-not-restarted", &["promise"], not_restarted).limit(240),
 ];
 
-/// Processes that write.
+/// The number of processes that write.
 const WRITERS: usize = 8;
-/// How often it is moved and looked at.
+/// The number of migrations.
 const ROUNDS: usize = 4;
-/// How long somebody may take to start it again who should not.
+/// The time during which nothing may start the original again.
 const AFTERWARDS: Duration = Duration::from_secs(3);
 
-/// Each of them appends a number to a file of its own, as fast as there is time.
+/// A program whose processes append numbers to their files as fast as they can.
 const SERVER: &str = r#"
 import os, time
 for name in "01234567":
@@ -55,7 +55,7 @@ fn start(host: &Host, options: &[&str]) -> Result<String> {
     Ok(id)
 }
 
-/// The files that the container writes on its host, open: podman removes their names.
+/// Opens the container's files on its host, since podman removes their names.
 fn open_files(host: &Host) -> Result<Vec<File>> {
     let upper = host.podman(["inspect", "--format", "{{.GraphDriver.Data.UpperDir}}", "writer"])?;
     (0..WRITERS)
@@ -82,7 +82,9 @@ fn writes_nothing(context: &Context, runtime: Runtime) -> Result<()> {
         let id = start(a, &[])?;
         let files = open_files(a)?;
         let order = a.command("agent-client").args(["migrate", "writer", "b"]).spawn()?;
-        until("the original is frozen", LIMIT, || Ok(container::state(a, &id) == State::Frozen))?;
+        until("the original is frozen", LIMIT, || {
+            Ok(container_state::state(a, &id) == State::Frozen)
+        })?;
         let frozen = sizes(&files)?;
         let end = order.wait(LIMIT)?;
         ensure!(end.status.code() == Some(0), "round {round}: {}", end.error_text());
@@ -102,7 +104,7 @@ fn writes_nothing(context: &Context, runtime: Runtime) -> Result<()> {
     Ok(())
 }
 
-/// The copy has every number, from the first one on, and writes more of them.
+/// Checks that the copy's files have every number and that the copy writes more.
 fn goes_on(lab: &Lab, frozen: &[u64]) -> Result<()> {
     let b = lab.host("b")?;
     until("the copy writes", LIMIT, || {
@@ -111,7 +113,7 @@ fn goes_on(lab: &Lab, frozen: &[u64]) -> Result<()> {
     })?;
     for number in 0..WRITERS {
         let text = b.podman(["exec", "writer", "cat", &format!("/w{number}")])?;
-        // The last line may have been read while it was written.
+        // The last line may be incomplete.
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         numbered_lines(whole)?;
     }
@@ -131,7 +133,7 @@ fn not_restarted(context: &Context) -> Result<()> {
         std::thread::sleep(AFTERWARDS);
         let left = a.podman(["ps", "--all", "--format", "{{.Names}} {{.Status}}"])?;
         ensure!(left.is_empty(), "{policy}: the source has {left}");
-        ensure!(container::processes(a, &id).is_empty(), "{policy}: processes are left");
+        ensure!(container_state::processes(a, &id).is_empty(), "{policy}: processes are left");
         ensure!(sizes(&files)? == then, "{policy}: the original writes on");
         ensure!(home(&lab, &id)? == "b", "{policy}: it is not on b");
         let known =

@@ -1,4 +1,4 @@
-//! Several orders to move one container at once, to different hosts.
+//! Several migrations of one container at once, to different hosts.
 
 use std::thread;
 use std::time::Duration;
@@ -9,64 +9,64 @@ use serde::Serialize;
 use super::{LIMIT, home, settled};
 use crate::cases::subject::{Clients, serve};
 use crate::error::{Error, Result, chain};
-use crate::faults::{arena, container};
-use crate::host::process::HostProcess;
+use crate::faults::{container_state, harness};
+use crate::host::host_process::HostProcess;
 use crate::lab::Lab;
 
-/// Where the container is at first.
+/// The host on which the container runs at first.
 const SOURCE: &str = "a";
-/// Where the clients are.
+/// The host of the clients.
 const FAR: &str = "c";
-/// Where it is to go. A host called f would have an interface whose name is a keyword of ip(8).
+/// The destinations. The interface of a host `f` would be named `vf`, which is a keyword of ip(8).
 const DESTINATIONS: [&str; 4] = ["b", "d", "e", "g"];
 /// The container.
 const NAME: &str = "web";
-/// Exit code of an order that was refused.
+/// The exit code of an order that was refused.
 const REFUSED: i32 = 3;
-/// Datagrams that a process which is killed may have held.
+/// The number of datagrams that a killed process may have held.
 const MOST_HELD: u64 = 20;
-/// Between two calls of `agent-client recover`.
+/// The time between two runs of `agent-client recover`.
 const BREATH: Duration = Duration::from_millis(50);
 
-/// What happens beside the orders.
+/// An interference with the migrations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Beside {
+pub(crate) enum Interference {
     /// Nothing.
     Nothing,
     /// `agent-client recover`, again and again.
     Recover,
-    /// The order of that number is killed so long after it was given.
+    /// The agent with this number is killed after this time.
     Kill(usize, Duration),
 }
 
-/// How one round ended.
+/// The result of one round.
 #[derive(Debug, Serialize)]
 pub(crate) struct Round {
-    /// After what time each order was given, in milliseconds.
+    /// The delay of each migration in milliseconds.
     pub(crate) after_ms: Vec<u64>,
-    /// Exit codes; none of an order that was killed.
+    /// The exit codes; `None` for an agent that was killed.
     pub(crate) exits: Vec<Option<i32>>,
-    /// The host on which the container runs in the end.
+    /// The host on which the container runs at the end.
     pub(crate) runs_on: Option<String>,
-    /// Promises that were not kept.
+    /// The guarantees that were violated.
     pub(crate) problems: Vec<String>,
 }
 
-/// A lab with so many destinations beside a source and a host of clients.
+/// Returns the names of a source, a host of clients, and this number of destinations.
 pub(crate) fn hosts(rivals: usize) -> Vec<&'static str> {
     [SOURCE, FAR].into_iter().chain(DESTINATIONS.into_iter().take(rivals)).collect()
 }
 
-/// Gives one order to each destination of the lab and looks at what came of it. The lab is fit for
-/// another round if there was no problem.
-pub(crate) fn round(lab: &Lab, after: &[Duration], beside: Beside) -> Result<Round> {
+/// Starts one migration to each destination of the lab and checks the results. The lab is ready for another round if
+/// there was no problem.
+pub(crate) fn round(lab: &Lab, after: &[Duration], interference: Interference) -> Result<Round> {
     let (source, far) = (lab.host(SOURCE)?, lab.host(FAR)?);
     let destinations = &DESTINATIONS[..after.len()];
     for host in destinations {
         lab.serve(host)?;
     }
     serve(source, NAME, 7000, &[], far)?;
-    let id = container::id(source, NAME)?;
+    let id = container_state::id(source, NAME)?;
     let clients = Clients::gentle(far, source.port(7000))?;
     let mut outputs = Vec::new();
     thread::scope(|scope| -> Result<()> {
@@ -79,7 +79,7 @@ pub(crate) fn round(lab: &Lab, after: &[Duration], beside: Beside) -> Result<Rou
                     thread::sleep(*after);
                     let words = ["migrate", NAME, host];
                     let mut order = source.command("agent-client").args(words).spawn()?;
-                    if let Beside::Kill(victim, when) = beside
+                    if let Interference::Kill(victim, when) = interference
                         && victim == number
                     {
                         thread::sleep(when);
@@ -90,7 +90,9 @@ pub(crate) fn round(lab: &Lab, after: &[Duration], beside: Beside) -> Result<Rou
                 })
             })
             .collect();
-        while beside == Beside::Recover && orders.iter().any(|order| !order.is_finished()) {
+        while interference == Interference::Recover
+            && orders.iter().any(|order| !order.is_finished())
+        {
             source.command("agent-client").args(["recover"]).limit(LIMIT).output()?;
             thread::sleep(BREATH);
         }
@@ -102,7 +104,7 @@ pub(crate) fn round(lab: &Lab, after: &[Duration], beside: Beside) -> Result<Rou
     })?;
     let said: Vec<(Option<i32>, String)> =
         outputs.iter().map(|output| (output.status.code(), output.error_text())).collect();
-    let killed = if let Beside::Kill(number, _) = beside { Some(number) } else { None };
+    let killed = if let Interference::Kill(number, _) = interference { Some(number) } else { None };
     let mut problems = judge(&said, killed);
     let mut note = |outcome: Result<()>| {
         problems.extend(outcome.err().map(|error| chain(&error)));
@@ -110,7 +112,7 @@ pub(crate) fn round(lab: &Lab, after: &[Duration], beside: Beside) -> Result<Rou
     note(settled(lab));
     let runs_on = home(lab, &id).map(str::to_owned);
     note(runs_on.as_ref().map(drop).map_err(|error| Error::Check(chain(error))));
-    // The kernel's queue of held packets ends with the process that holds: TCP sends again.
+    // The kernel drops the held packets of a killed process. TCP retransmits.
     let lost = if killed.is_some() { MOST_HELD } else { 0 };
     note(clients.stop_losing(lost).map(drop));
     let winner = said.iter().position(|(code, _)| *code == Some(0));
@@ -129,7 +131,7 @@ pub(crate) fn round(lab: &Lab, after: &[Duration], beside: Beside) -> Result<Rou
     })
 }
 
-/// What is not as promised about exit codes and last words; `killed` is the order that was killed.
+/// Returns the problems of exit codes and messages. `killed` is the agent that was killed.
 fn judge(said: &[(Option<i32>, String)], killed: Option<usize>) -> Vec<String> {
     let mut problems = Vec::new();
     let moved = said.iter().filter(|(code, _)| *code == Some(0)).count();
@@ -151,11 +153,11 @@ fn judge(said: &[(Option<i32>, String)], killed: Option<usize>) -> Vec<String> {
     problems
 }
 
-/// Makes the hosts fit for another round.
+/// Prepares the hosts for another round.
 fn clear(lab: &Lab) -> Result<()> {
     for host in lab.hosts() {
         host.podman(["rm", "--all", "--force", "--time", "0"])?;
-        arena::forget(host)?;
+        harness::forget(host)?;
     }
     Ok(())
 }

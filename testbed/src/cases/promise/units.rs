@@ -1,4 +1,4 @@
-//! A container that a service manager watches is not moved away from under it.
+//! A container of a systemd unit is refused.
 
 use super::{LIMIT, until};
 use crate::cases::subject::Clients;
@@ -12,13 +12,13 @@ use crate::runner::{Case, Context};
 pub(super) const CASES: &[Case] =
     &[Case::new("promise-service-units-keep-their-containers", &["promise"], units).limit(240)];
 
-/// The unit, and its cgroup as a service manager names it.
+/// The name of the unit and of its cgroup.
 const UNIT: &str = "w.service";
 const CGROUP: &str = "/sys/fs/cgroup/system.slice/w.service";
-/// Exit code of an order that was refused.
+/// The exit code of an order that was refused.
 const REFUSED: i32 = 3;
 
-/// Starts the container, with an option of podman's.
+/// Starts the container with an option of podman.
 type Start = fn(&Host, &str) -> Result<()>;
 
 fn units(context: &Context) -> Result<()> {
@@ -31,7 +31,7 @@ fn units(context: &Context) -> Result<()> {
     let ways: [(&str, Start, &str); 3] = [
         ("by its label", detached, &label),
         ("by the cgroup of its conmon", moved_conmon, "--detach"),
-        // As `ExecStart=podman run …` leaves it.
+        // As after `ExecStart=podman run …`.
         ("by the cgroup of its podman run", attached, "--rm"),
     ];
     for (way, start, option) in ways {
@@ -50,7 +50,7 @@ fn units(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// One message with the unit, the code and what to do, and nothing has changed.
+/// Checks that one message names the unit, the code and the remedy, and that nothing has changed.
 fn is_refused(lab: &Lab) -> Result<()> {
     let before = Untouched::look(lab, "a", "b", "web")?;
     let attempt = lab.attempt("web", "a", "b", &[])?;
@@ -79,7 +79,7 @@ fn moved_conmon(host: &Host, option: &str) -> Result<()> {
     host.command("tee").args([format!("{CGROUP}/cgroup.procs")]).input(conmon).run().map(drop)
 }
 
-/// A shell that enters the unit's cgroup and becomes podman, as `ExecStart=` does.
+/// Returns a shell that enters the unit's cgroup and becomes podman, as `ExecStart=` does.
 fn command(option: &str) -> String {
     format!(
         "echo $$ > {CGROUP}/cgroup.procs && exec podman {} {option} {}",
@@ -89,7 +89,7 @@ fn command(option: &str) -> String {
 }
 
 fn attached(host: &Host, option: &str) -> Result<()> {
-    // A shell of its own: in a subshell `$$` would be the outer one.
+    // Another shell, since `$$` in a subshell is the process ID of the outer one.
     let line = format!("sh -c '{}' > /dev/null 2>&1 < /dev/null &", command(option));
     host.run(["sh", "-c", &line])?;
     until("it runs", LIMIT, || {

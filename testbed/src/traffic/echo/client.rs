@@ -8,20 +8,19 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use super::super::report::EchoReport;
+use super::super::client_report::EchoReport;
 use super::super::stop::Stop;
 use super::EchoPlan;
-use super::message::Message;
+use super::echo_message::Message;
 use super::pacer::Pacer;
 use super::tally::{Ended, Tally};
 
 const TIMER: u64 = u64::MAX;
 const STOP: u64 = u64::MAX - 1;
-/// Events taken from the kernel at a time.
+/// The number of events of one epoll_wait(2).
 const EVENTS: usize = 256;
 
-/// A connection or flow that carries messages. `id` is what replies must bear: the channel's index
-/// and the client's run.
+/// A connection or flow that carries messages. Replies must bear `id`: the channel's index and the client's run.
 pub(super) trait Channel {
     fn descriptor(&self) -> BorrowedFd<'_>;
     fn send(&mut self, message: &Message, tally: &mut Tally) -> Result<(), Ended>;
@@ -56,8 +55,7 @@ pub(super) fn run<C: Channel>(
     let start = Instant::now();
     let mut pacer = Pacer::new(plan.rate, start);
     let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
-    // Set anew at every tick: CRIU restores an interval timer that has expired as one that never
-    // expires again.
+    // Set again at every tick: CRIU restores an interval timer that has expired as one that never expires again.
     let round = Expiration::OneShot(TimeSpec::from_duration(pacer.round()));
     timer.set(round, TimerSetTimeFlags::empty())?;
 
@@ -78,7 +76,7 @@ pub(super) fn run<C: Channel>(
         alive,
         turn: 0,
         run: std::process::id(),
-        tally: Tally::new(start, alive as u64),
+        tally: Tally::new(start, alive as u64, plan.record_latencies),
         stop,
     };
 
@@ -108,7 +106,7 @@ pub(super) fn run<C: Channel>(
 }
 
 impl<C: Channel> Client<'_, C> {
-    /// Takes one batch of events; tells whether the timer fired and whether the end was asked for.
+    /// Handles one batch of events. Returns whether the timer fired and whether the client was asked to end.
     fn wait(&mut self, timeout: EpollTimeout) -> io::Result<(bool, bool)> {
         let mut events = [EpollEvent::empty(); EVENTS];
         let count = match self.epoll.wait(&mut events, timeout) {
@@ -161,7 +159,7 @@ impl<C: Channel> Client<'_, C> {
         self.settle(index, outcome);
     }
 
-    /// Adjusts what the kernel is asked about a channel, or drops a channel that has ended.
+    /// Adjusts the epoll events of a channel, or drops a channel that has ended.
     fn settle(&mut self, index: usize, outcome: Result<(), Ended>) {
         let Some(slot) = self.slots[index].as_mut() else { return };
         if let Err(how) = outcome {
@@ -182,7 +180,7 @@ impl<C: Channel> Client<'_, C> {
         }
     }
 
-    /// Waits for the replies that are still missing.
+    /// Waits for missing replies.
     fn drain(&mut self, limit: Duration) -> io::Result<()> {
         let deadline = Instant::now() + limit;
         while self.tally.outstanding() > 0 && self.alive > 0 && Instant::now() < deadline {

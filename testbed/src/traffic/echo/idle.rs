@@ -1,25 +1,25 @@
-//! Connections that carry nothing until the end, when each must still echo one message.
+//! Connections that are idle until the end, when each must still echo one message.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::message::{Message, SIZE_MIN};
+use super::echo_message::{Message, SIZE_MIN};
 use super::tcp::CONNECT_LIMIT;
 
-/// Marks the messages of idle connections, which no client's process number reaches.
+/// The run number of idle connections. No process ID is as high.
 const RUN: u32 = u32::MAX;
-/// So many speak at once: of a crowd most packets meet a full queue somewhere, and each time that the kernel
-/// tries again it waits twice as long.
+/// The number of connections that are checked at a time. With more, most packets would be dropped at a full queue, and
+/// TCP doubles the time between retransmissions.
 const CROWD: usize = 256;
-/// They have this long at least: the kernel tries again after 0.2, 0.6 and 1.4 seconds.
+/// The shortest time limit for an echo: the kernel retransmits after 0.2, 0.6 and 1.4 seconds.
 const LEAST: Duration = Duration::from_secs(3);
-/// So many of those that did not answer are told of.
+/// The number of silent connections that are reported.
 const MOST_TOLD: usize = 3;
-/// After so many crowds in which some did not, the others are not waited for.
+/// The number of batches with silent connections after which the check ends.
 const PATIENT: usize = 4;
 
-/// Open and silent connections.
+/// Open, idle connections.
 #[derive(Debug)]
 pub(super) struct IdleConnections(Vec<TcpStream>);
 
@@ -32,8 +32,8 @@ impl IdleConnections {
         Ok(Self(all))
     }
 
-    /// Sends one message on each connection and counts those that echo it within `limit`; tells of some
-    /// that do not.
+    /// Sends one message on each connection. Returns how many echo it within `limit`, and descriptions of some that
+    /// do not.
     pub(super) fn check(mut self, limit: Duration) -> (u64, Vec<String>) {
         let mut alive = 0;
         let mut told = Vec::new();
@@ -63,7 +63,7 @@ impl IdleConnections {
     }
 }
 
-/// What became of a message on each of these connections, the first of which has that number.
+/// Sends a message on each of these connections, numbered from `first`, and returns the results.
 fn answers(connections: &mut [TcpStream], first: usize, deadline: Instant) -> Vec<io::Result<()>> {
     let mut expected = [0; SIZE_MIN];
     let mut sent = Vec::with_capacity(connections.len());

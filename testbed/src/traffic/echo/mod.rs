@@ -1,8 +1,8 @@
-//! Echo clients: numbered, checked messages at a steady rate, every reply accounted for.
+//! Echo clients. They send numbered, checked messages at a steady rate and account for every reply.
 
 mod client;
+mod echo_message;
 mod idle;
-mod message;
 mod pacer;
 mod tally;
 mod tcp;
@@ -12,12 +12,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use message::{Message, SIZE_MIN};
+pub use echo_message::{Message, SIZE_MIN};
 
-use super::report::EchoReport;
+use super::client_report::EchoReport;
 use super::stop::Stop;
 
-/// What an echo client is to do.
+/// The settings of an echo client.
 #[derive(Debug, Clone)]
 pub struct EchoPlan {
     /// The echo server.
@@ -30,16 +30,18 @@ pub struct EchoPlan {
     pub idle: u32,
     /// Bytes of a message, at least [`SIZE_MIN`].
     pub size: usize,
-    /// How long to wait at the end for replies that are still missing.
+    /// The time limit for missing replies at the end.
     pub drain: Duration,
+    /// Whether the report has the round-trip time of each message.
+    pub record_latencies: bool,
 }
 
-/// Runs a TCP echo client to its end. `ready` is called once every connection is established and
-/// the first reply is in (at once if the rate is 0).
+/// Runs a TCP echo client to its end. Calls `ready` when every connection is established and the first reply has come
+/// (at once if the rate is 0).
 ///
 /// # Errors
-/// A connection could not be established at the start, or the kernel refused a descriptor. What
-/// goes wrong later is in the report.
+/// A connection could not be established at the start, or the kernel refused a descriptor. The report has later
+/// errors.
 pub fn tcp(plan: &EchoPlan, stop: &Stop, ready: impl FnOnce()) -> io::Result<EchoReport> {
     let idle = idle::IdleConnections::open(plan.server, plan.idle)?;
     let mut channels = Vec::with_capacity(plan.connections as usize);
@@ -54,10 +56,10 @@ pub fn tcp(plan: &EchoPlan, stop: &Stop, ready: impl FnOnce()) -> io::Result<Ech
     Ok(report)
 }
 
-/// Runs a UDP echo client to its end. `ready` is called when the first reply is in.
+/// Runs a UDP echo client to its end. Calls `ready` when the first reply has come.
 ///
 /// # Errors
-/// A socket could not be opened. What goes wrong later is in the report.
+/// A socket could not be opened. The report has later errors.
 pub fn udp(plan: &EchoPlan, stop: &Stop, ready: impl FnOnce()) -> io::Result<EchoReport> {
     let mut channels = Vec::with_capacity(plan.connections as usize);
     for _ in 0..plan.connections {

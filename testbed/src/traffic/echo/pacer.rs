@@ -1,4 +1,4 @@
-//! Decides how many messages are due: a steady rate, with a bound on the burst after a delay.
+//! Calculates how many messages are due: a steady rate, with a bound on the burst after a delay.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 const ROUND_MIN: Duration = Duration::from_micros(100);
 /// Longest time between two rounds, which bounds the wait for the stop condition.
 const ROUND_MAX: Duration = Duration::from_millis(100);
-/// A sender that was delayed catches up at this multiple of its rate at most, so that a busy
-/// machine's delay does not become a burst which overflows a socket buffer.
+/// The largest multiple of the rate at which a delayed sender catches up. So a delay of a busy machine does not
+/// become a burst that overflows a socket buffer.
 const CATCH_UP: f64 = 4.0;
 
 /// Spreads messages evenly over time.
@@ -21,7 +21,7 @@ pub(super) struct Pacer {
 }
 
 impl Pacer {
-    /// A pacer for `rate` messages a second, from `start` on.
+    /// Returns a pacer for `rate` messages a second, from `start` on.
     pub(super) fn new(rate: f64, start: Instant) -> Self {
         let rate = rate.max(0.0);
         let interval = if rate > 0.0 {
@@ -39,7 +39,7 @@ impl Pacer {
         self.round
     }
 
-    /// How many messages to send in the round at `now`; they count as sent.
+    /// Returns how many messages to send in the round at `now`, and counts them as sent.
     pub(super) fn due(&mut self, now: Instant) -> u64 {
         if self.rate <= 0.0 {
             return 0;

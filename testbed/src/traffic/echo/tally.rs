@@ -1,17 +1,17 @@
-//! Accounts for replies: every one is either expected, a duplicate, out of order, or corrupt.
+//! Accounts for replies. Each is expected, a duplicate, out of order, or corrupt.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::super::client_report::{EchoReport, Latency, Loss};
 use super::super::gap::{GapMeter, milliseconds, unix_ns};
-use super::super::report::{EchoReport, Loss};
-use super::message::Message;
+use super::echo_message::Message;
 
 /// Error messages that are kept for the report.
 const MESSAGES_KEPT: usize = 5;
 
-/// What one client has seen so far, over all of its connections.
+/// The accounts of one client, over all its connections.
 #[derive(Debug)]
 pub(super) struct Tally {
     start: Instant,
@@ -21,19 +21,21 @@ pub(super) struct Tally {
     waiting: BTreeMap<(u32, u64), u64>,
     round_trips: Duration,
     longest_round_trip: Duration,
+    /// When each received message was sent and its round-trip time, if these are to be recorded.
+    latencies: Option<Vec<(u64, Duration)>>,
 }
 
-/// How a connection came to its end.
+/// How a connection ended.
 #[derive(Debug)]
 pub(super) enum Ended {
     /// The server closed it.
     Eof,
-    /// An error, a reset among them.
+    /// An error, such as a reset.
     Error(io::Error),
 }
 
 impl Tally {
-    pub(super) fn new(start: Instant, connections: u64) -> Self {
+    pub(super) fn new(start: Instant, connections: u64, record_latencies: bool) -> Self {
         Self {
             start,
             report: EchoReport { connections, ..EchoReport::default() },
@@ -41,10 +43,11 @@ impl Tally {
             waiting: BTreeMap::new(),
             round_trips: Duration::ZERO,
             longest_round_trip: Duration::ZERO,
+            latencies: record_latencies.then(Vec::new),
         }
     }
 
-    /// Nanoseconds since the client's start, as messages carry them.
+    /// Returns the nanoseconds since the client's start, as messages carry them.
     pub(super) fn clock_ns(&self) -> u64 {
         self.start.elapsed().as_nanos() as u64
     }
@@ -54,7 +57,7 @@ impl Tally {
         self.waiting.insert((message.connection, message.sequence), message.sent_ns);
     }
 
-    /// An intact reply to a message that had no reply yet.
+    /// Counts an intact reply to a message that had no reply yet.
     pub(super) fn received(&mut self, message: &Message) {
         let now = Instant::now();
         self.report.received += 1;
@@ -64,6 +67,9 @@ impl Tally {
         let round_trip = now.saturating_duration_since(sent);
         self.round_trips += round_trip;
         self.longest_round_trip = self.longest_round_trip.max(round_trip);
+        if let Some(latencies) = &mut self.latencies {
+            latencies.push((message.sent_ns, round_trip));
+        }
     }
 
     pub(super) fn duplicated(&mut self) {
@@ -78,7 +84,7 @@ impl Tally {
         self.report.corrupt += 1;
     }
 
-    /// An error that does not end the channel.
+    /// Counts an error that does not end the channel.
     pub(super) fn error(&mut self, error: &io::Error) {
         self.report.errors += 1;
         self.keep(error.to_string());
@@ -107,7 +113,7 @@ impl Tally {
         }
     }
 
-    /// Messages whose reply has not come.
+    /// Returns the number of messages without a reply.
     pub(super) fn outstanding(&self) -> u64 {
         self.report.sent.saturating_sub(self.report.received)
     }
@@ -116,7 +122,7 @@ impl Tally {
         self.report.received > 0
     }
 
-    /// The report; `sending` is how long messages were sent.
+    /// Completes the report. `sending` is the time during which messages were sent.
     pub(super) fn finish(mut self, sending: Duration) -> EchoReport {
         if self.outstanding() > 0 {
             self.gaps.still_waiting(self.start + sending);
@@ -126,6 +132,11 @@ impl Tally {
         let mut lost: Vec<u64> = self.waiting.values().map(|sent| begin + sent).collect();
         lost.sort_unstable();
         report.losses = Loss::gather(lost.into_iter());
+        let latency = |(sent, round_trip)| Latency {
+            sent_unix_ns: begin + sent,
+            ms: milliseconds(round_trip),
+        };
+        report.latencies = self.latencies.into_iter().flatten().map(latency).collect();
         report.lost = report.sent.saturating_sub(report.received);
         report.seconds = milliseconds(sending) / 1e3;
         report.max_rtt_ms = milliseconds(self.longest_round_trip);

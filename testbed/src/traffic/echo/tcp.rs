@@ -6,15 +6,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::client::Channel;
-use super::message::Message;
+use super::echo_message::Message;
 use super::tally::{Ended, Tally};
 
 /// Bytes read from a connection at a time.
 const READ_SIZE: usize = 16 * 1024;
-/// How long a connection may take to be established.
+/// The time limit for a connection to be established.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// A connection with its unsent and its half-received bytes.
+/// A connection with its unsent bytes and a partial reply.
 #[derive(Debug)]
 pub(super) struct TcpChannel {
     stream: TcpStream,
@@ -32,7 +32,7 @@ impl TcpChannel {
         Ok(Self { stream, size, unsent: Vec::new(), partial: Vec::new(), next_reply: 0 })
     }
 
-    /// A reply in full: the next one, unless bytes were lost, doubled or changed on the way.
+    /// Accounts for a complete reply.
     fn take(&mut self, bytes: &[u8], id: (u32, u32), tally: &mut Tally) {
         match Message::decode(bytes) {
             Some(message) if (message.connection, message.run) == id => {

@@ -9,13 +9,13 @@ use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::SockRef;
 
 use super::client::Channel;
-use super::message::Message;
+use super::echo_message::Message;
 use super::tally::{Ended, Tally};
 
-/// Receive buffer of a client, so that replies released in a burst are not lost in the client itself.
+/// The receive buffer of a client in bytes. It takes a burst of released replies.
 const RECEIVE_BUFFER: usize = 64 << 20;
 
-/// A flow and which of its replies have come.
+/// A flow and the sequence numbers of its replies.
 #[derive(Debug)]
 pub(super) struct UdpChannel {
     socket: UdpSocket,
@@ -34,14 +34,14 @@ impl UdpChannel {
         let socket = UdpSocket::bind(any)?;
         socket.connect(server)?;
         socket.set_nonblocking(true)?;
-        // Without the right to exceed it, what `net.core.rmem_max` allows.
+        // Without CAP_NET_ADMIN the kernel caps the size at `net.core.rmem_max`.
         if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
             SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
         }
         Ok(Self { socket, size, seen: Vec::new(), highest: None })
     }
 
-    /// Marks a sequence number as seen; false if it had been seen before.
+    /// Marks a sequence number as seen. Returns whether it is new.
     fn mark_seen(&mut self, sequence: u64) -> bool {
         let (word, bit) = ((sequence / 64) as usize, 1u64 << (sequence % 64));
         if word >= self.seen.len() {
@@ -62,8 +62,7 @@ impl Channel for UdpChannel {
         let mut bytes = vec![0; self.size];
         message.encode(&mut bytes);
         tally.sent(message);
-        // A datagram that could not be sent shows as lost; an ICMP error of an earlier one as well
-        // as a full send buffer is told apart by the error count.
+        // A datagram that could not be sent counts as lost. The error count shows ICMP errors and full send buffers.
         if let Err(error) = self.socket.send(&bytes) {
             tally.error(&error);
         }

@@ -1,4 +1,4 @@
-//! One accepted TCP connection of the server and what it is in the middle of.
+//! One accepted TCP connection of the server and its state.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -7,34 +7,34 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::sys::epoll::EpollFlags;
 
 use super::super::bulk::CHUNK;
+use super::super::client_report::ServerStats;
 use super::super::pattern::{self, Mismatch};
-use super::super::report::ServerStats;
-use super::keeper::Memory;
+use super::checked_state::Memory;
 
 /// Longest control line.
 const LINE_MAX: usize = 64;
 
-/// What the port of a connection offers.
+/// The service of a port.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Service {
-    /// Every byte comes back.
+    /// Every byte is sent back.
     Echo,
-    /// One control line says what follows.
+    /// A control line selects the transfer.
     Command,
 }
 
-/// What is to be done with a connection after an event.
+/// What the event loop does with a connection after an event.
 pub(super) enum Step {
     /// Nothing has changed.
     Keep,
     /// Wait for these events from now on.
     Want(EpollFlags),
-    /// It is over.
+    /// The connection is closed.
     Close,
 }
 
 enum Doing {
-    /// Echoing; what could not be sent yet is in `unsent`.
+    /// Echoing. `unsent` has the bytes that could not be sent yet.
     Echo { unsent: Vec<u8>, eof: bool },
     /// Reading the control line.
     Line(Vec<u8>),
@@ -65,7 +65,7 @@ impl Connection {
         self.stream.as_fd()
     }
 
-    /// Does what the events allow.
+    /// Reads and writes as far as the events allow.
     pub(super) fn step(
         &mut self,
         flags: EpollFlags,
@@ -124,7 +124,7 @@ fn echo(
                 unsent.drain(..written);
                 stats.tcp_bytes += written as u64;
             }
-            // Reading goes on only when the client has taken this.
+            // Reading goes on after the client has received this.
             Err(error) if transient(&error) => return Ok(Step::Want(EpollFlags::EPOLLOUT)),
             Err(error) => return Err(error),
         }
@@ -136,7 +136,7 @@ fn echo(
     Ok(if was_waiting == stats.tcp_bytes { Step::Keep } else { Step::Want(EpollFlags::EPOLLIN) })
 }
 
-/// Reads the control line; `Some(None)` asks for the statistics.
+/// Reads the control line. `Some(None)` asks for the statistics.
 fn read_line(stream: &mut TcpStream, line: &mut Vec<u8>) -> io::Result<Option<Option<Doing>>> {
     let mut byte = [0];
     loop {
@@ -172,7 +172,7 @@ fn down(
     if flags.contains(EpollFlags::EPOLLIN) {
         let mut scratch = [0; 64];
         match stream.read(&mut scratch) {
-            // The client has heard enough: what was sent so far is the whole transfer.
+            // The client has shut down its side: the transfer ends with what was sent so far.
             Ok(0) => *end = *position,
             Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
             Err(error) if transient(&error) => {}
@@ -196,7 +196,7 @@ fn down(
     Ok(Step::Want(EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT))
 }
 
-/// Receives; true when everything is in.
+/// Receives. Returns whether everything has arrived.
 fn up(
     stream: &mut TcpStream,
     position: &mut u64,

@@ -1,9 +1,8 @@
-//! The server side: TCP and UDP echo, bulk transfers, a control line, memory that can be checked,
-//! and a log file to which it appends. One thread and one epoll, so that tens of thousands of
-//! connections cost little.
+//! The server: TCP and UDP echo, bulk transfers, a control line, memory that can be checked, and a log file. It has
+//! one thread and one epoll instance, so that tens of thousands of connections cost little.
 
+mod checked_state;
 mod connection;
-mod keeper;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -15,11 +14,11 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::report::ServerStats;
+use super::client_report::ServerStats;
+use checked_state::{AppendLog, Memory};
 use connection::{Connection, Service, Step};
-use keeper::{AppendLog, Memory};
 
-/// Connections waiting to be accepted (the kernel caps it at `net.core.somaxconn`).
+/// The backlog of listening sockets. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 const EVENTS: usize = 256;
 
@@ -28,7 +27,7 @@ const BULK: u64 = u64::MAX - 1;
 const UDP: u64 = u64::MAX - 2;
 const LOG: u64 = u64::MAX - 3;
 
-/// What a server is to do.
+/// The settings of a server.
 #[derive(Debug, Clone)]
 pub struct ServePlan {
     /// TCP port of the echo service.
@@ -55,7 +54,7 @@ struct Server {
     memory: Memory,
 }
 
-/// Serves until the process is ended. `ready` is called when all ports are open.
+/// Serves until the process is killed. Calls `ready` when all ports are open.
 ///
 /// # Errors
 /// A port is taken, the log cannot be opened, or the kernel refused a descriptor.
@@ -110,7 +109,7 @@ pub fn serve(plan: &ServePlan, ready: impl FnOnce()) -> io::Result<()> {
 
 impl Server {
     fn accept(&mut self, listener: &TcpListener, service: Service) -> io::Result<()> {
-        // A bounded number at a time keeps the other connections served meanwhile.
+        // A bounded number at a time, so that other connections are served meanwhile.
         for _ in 0..64 {
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
@@ -172,7 +171,7 @@ impl Server {
     }
 }
 
-/// Sends an answer, waiting a moment for room in the send buffer; false if the network refused it.
+/// Sends an answer and waits a moment for room in the send buffer. Returns false if the network refused it.
 fn send_datagram(udp: &UdpSocket, bytes: &[u8], to: SocketAddr) -> io::Result<bool> {
     use nix::poll::{PollFd, PollFlags, PollTimeout};
     use std::os::fd::AsFd;
@@ -187,7 +186,7 @@ fn send_datagram(udp: &UdpSocket, bytes: &[u8], to: SocketAddr) -> io::Result<bo
     }
 }
 
-/// A listening socket for both IP versions, or for IPv4 where the kernel has no IPv6.
+/// Opens a listening socket for both IP versions, or for IPv4 where the kernel has no IPv6.
 fn listen(port: u16) -> io::Result<TcpListener> {
     let socket =
         open_any(Type::STREAM, Protocol::TCP, port, |socket| socket.set_reuse_address(true))?;

@@ -1,0 +1,232 @@
+//! What a migration owns once it has begun to change this host, from its first record until its last.
+//!
+//! Each stretch ([`Preparation`](super::preparation::Preparation),
+//! [`Interruption`](super::interruption::Interruption), [`Completion`](super::completion::Completion)) has one and
+//! hands it on to the next.
+
+mod exchange;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use checkpoint::images::ImageDir;
+use engine::PreparedRemoval;
+use netmig::flow::TunnelNat;
+use netmig::sockets::receive_buffers;
+use netmig::table::RuleTag;
+use ownership::source::may_end;
+use protocol::message::Message;
+use protocol::wire::Connection;
+use state::cause::{Cause, chain};
+use state::deadline;
+use state::guardian::{self, Guardian};
+use state::id::MigrationId;
+use state::journal::{self, Journal, Record};
+use steering::port_forward::{self, Note};
+use steering::{moved_containers, opened_firewall, tunnels};
+use tokio::task::block_in_place;
+
+use super::anchors::Anchors;
+use super::destination_rpc;
+use super::failure::Failure;
+use super::plan::Plan;
+use super::silent_connections::InUse;
+use crate::context::Context;
+
+/// How long the killed tasks of the original may take to be gone.
+const KILLED: Duration = Duration::from_secs(10);
+
+/// A migration that has begun to change this host.
+pub struct Migration<'a> {
+    /// What every migration of this host needs.
+    pub context: &'a Context,
+    /// What both hosts have agreed to.
+    pub plan: Plan,
+    /// Its journal.
+    pub journal: Journal,
+    /// Its volatile directory.
+    pub work: PathBuf,
+    /// How the tunnel is made, to show to people.
+    pub tunnel_kind: String,
+    /// The third hosts that are anchors of flows.
+    pub anchors: Anchors,
+    /// What was in use before the interruption.
+    pub in_use: InUse,
+    /// The engine, started to remove the original.
+    pub removal: Option<Box<dyn PreparedRemoval>>,
+    /// Whether CRIU may still be at work on the container: its images must stay until it has ended.
+    pub is_dumping: bool,
+    exchange: TunnelNat,
+    _guardian: Guardian,
+}
+
+impl<'a> Migration<'a> {
+    /// Writes the journal's first record.
+    ///
+    /// # Errors
+    /// The guardian could not be started, or the journal could not be written.
+    pub fn begin(context: &'a Context, plan: Plan) -> Result<Self, Cause> {
+        let migration = plan.offer.migration;
+        let record = Record::Departure {
+            migration,
+            container: plan.container.id.clone(),
+            name: plan.container.name.clone(),
+            addresses: plan.addresses.clone(),
+            destination: plan.link.destination.to_string(),
+            peer: plan.link.host,
+            began: journal::now(),
+        };
+        let path = journal::path(&context.directories.state, migration);
+        let guardian = guardian::start(&context.directories, context.background.guardian, &path)?;
+        let journal = Journal::begin(&context.directories.state, migration, &record)?;
+        Ok(Self {
+            context,
+            plan,
+            journal,
+            work: context.directories.migration(migration),
+            tunnel_kind: String::new(),
+            anchors: Anchors::default(),
+            in_use: InUse::default(),
+            removal: None,
+            is_dumping: false,
+            exchange: TunnelNat::default(),
+            _guardian: guardian,
+        })
+    }
+
+    /// Returns its identity.
+    #[must_use]
+    pub fn id(&self) -> MigrationId {
+        self.plan.offer.migration
+    }
+
+    /// Returns the conversation with the destination.
+    pub fn connection(&mut self) -> &mut Connection {
+        &mut self.plan.link.connection
+    }
+
+    /// Returns the tag of the rules that hold packets.
+    ///
+    /// # Errors
+    /// Its identity makes no tag, which does not happen.
+    pub fn hold_tag(&self) -> Result<RuleTag, Cause> {
+        Ok(self.id().to_string().parse()?)
+    }
+
+    /// Has the engine remove the original. Its tasks are killed before: engines and runtimes thaw what they
+    /// end, and the original may neither run again nor be started anew by its restart policy.
+    ///
+    /// # Errors
+    /// A task is still there after ten seconds, or the engine does not remove the container.
+    pub async fn remove_original(&mut self) -> Result<(), Cause> {
+        let id = &self.plan.container.id;
+        self.context.engine.ignore_exit(id, self.plan.process.monitor).await?;
+        block_in_place(|| self.plan.cgroup.kill(Instant::now() + KILLED))?;
+        match self.removal.take() {
+            Some(prepared) => prepared.remove(id).await?,
+            None => self.context.engine.remove(id).await?,
+        }
+        Ok(())
+    }
+
+    /// Removes its volatile directory.
+    ///
+    /// # Errors
+    /// Images are still mounted, or the kernel refuses to remove a file.
+    pub fn tidy(&mut self) -> Result<(), Cause> {
+        ImageDir::remove_at(&self.work.join("images"))?;
+        match std::fs::remove_dir_all(&self.work) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the destination undo its part. A destination that failed has done so; one that cannot be reached
+    /// will.
+    async fn abort(&mut self) {
+        let migration = self.id();
+        let connection = self.connection();
+        if connection.send(&Message::Abort(migration)).await.is_ok() {
+            let _ = connection.receive_aborted(deadline::ANSWER).await;
+            return;
+        }
+        // What was being sent when the time was over can neither be ended nor taken back. A user who
+        // tries again at once must not meet what the destination has not removed yet.
+        connection.close().await;
+        let destination = self.plan.far_end();
+        let told = destination_rpc::abort(self.context, &destination);
+        match tokio::time::timeout(deadline::ANSWER, told).await {
+            Ok(Ok(())) => {}
+            other => tracing::debug!(?other, "the destination was not seen to undo its part"),
+        }
+    }
+
+    /// Undoes everything: the destination drops its part, this host's kernel is as it was.
+    ///
+    /// `stuck` says what could not be undone of the container, which may still be frozen or cut off. Then its
+    /// journal stays, and the guardian goes on with it.
+    pub async fn go_back(mut self, cause: Cause, stuck: Vec<String>) -> Failure {
+        // That the kernel cannot tell does not mean that the container has ended.
+        let ended = matches!(self.plan.cgroup.is_populated(), Ok(false));
+        let mut leftovers = if ended { Vec::new() } else { stuck.clone() };
+        self.abort().await;
+        self.anchors.withdraw().await;
+        // Its rules would keep the table.
+        drop(std::mem::take(&mut self.in_use));
+        if let Some(removal) = self.removal.take() {
+            removal.abandon().await;
+        }
+        // Larger buffers than before do no harm, so this is no leftover.
+        let pids = self.plan.cgroup.pids().unwrap_or_default();
+        if let Err(e) = receive_buffers::restore(&pids) {
+            tracing::debug!("{}", chain(&e));
+        }
+        leftovers.extend(self.undo_notes().await);
+        if may_end(leftovers.is_empty()) {
+            leftovers.extend(self.journal.end().err().map(|e| chain(&e)));
+        }
+        if !ended && !stuck.is_empty() {
+            return Failure::Stuck { container: self.plan.container.name, cause, leftovers };
+        }
+        if leftovers.is_empty() && !ended {
+            return Failure::undone(cause);
+        }
+        Failure::RolledBack { cause, ended, leftovers }
+    }
+
+    /// Removes files, notes and the tunnel; each whatever comes of the others. Returns what is left.
+    async fn undo_notes(&mut self) -> Vec<String> {
+        let migration = self.id();
+        let directories = &self.context.directories;
+        let peer = self.plan.link.peer;
+        let of_this = |note: &Note| note.migration == migration;
+        let tidied = if self.is_dumping { Ok(()) } else { self.tidy() };
+        let results = [
+            tidied,
+            port_forward::remove(directories, of_this).await.map(drop),
+            moved_containers::forget_ended(directories, Some(migration)).await,
+            opened_firewall::withdraw(directories, migration).await,
+            tunnels::release(directories, peer, Some(migration)).await,
+        ];
+        results.into_iter().filter_map(|result| result.err().map(|e| chain(e.as_ref()))).collect()
+    }
+
+    /// Ends the journal: nothing of the migration is left here. Tunnels that carry no flow from here go, too.
+    ///
+    /// # Errors
+    /// A note, a tunnel or the journal could not be removed. Recovery tries again.
+    pub async fn end(self) -> Result<(), Cause> {
+        let container = &self.plan.container;
+        let directories = &self.context.directories;
+        self.moved_container(self.exchange.clone()).note(directories).await?;
+        port_forward::remove(directories, port_forward::here(&container.id)).await?;
+        // Its rules would keep the table.
+        let migration = Some(self.id());
+        moved_containers::forget_ended(directories, migration).await?;
+        for peer in self.plan.anchors.keys().copied().chain([self.plan.link.peer]) {
+            tunnels::release(directories, peer, migration).await?;
+        }
+        Ok(self.journal.end()?)
+    }
+}

@@ -1,0 +1,36 @@
+//! Checkpoint images: pieces of files, and the list of all files at the end.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// A piece of a checkpoint image.
+///
+/// The pieces of a file come in order and without gaps. A piece at offset 0 of a file that has bytes already
+/// starts that file over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    /// The file's name, without a directory.
+    pub name: String,
+    /// Where the piece starts, in bytes.
+    pub offset: u64,
+    /// The piece; empty for an empty file.
+    pub bytes: Bytes,
+}
+
+/// The length and the hash of a checkpoint image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSum {
+    /// The file's name, without a directory.
+    pub name: String,
+    /// The file's length in bytes.
+    pub length: u64,
+    /// XXH3 of 128 bits over the file's content, big-endian.
+    pub hash: [u8; 16],
+}
+
+/// All files of a checkpoint, sorted by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The files.
+    pub files: Vec<FileSum>,
+}

@@ -1,0 +1,84 @@
+//! An active copy that is lost. Only the operator may let the original run again.
+
+use std::fs;
+use std::time::Duration;
+
+use super::{LIMIT, until};
+use crate::cases::terminal::Terminal;
+use crate::ensure;
+use crate::error::{Context as _, Result};
+use crate::faults::breakpoint::{self, Breakpoint};
+use crate::faults::container_state::{self, State};
+use crate::faults::injection_point::{accept_agent_packets, drop_agent_packets};
+use crate::faults::observation::has_record;
+use crate::host::Host;
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] =
+    &[Case::new("promise-a-lost-copy-is-not-denied", &["promise"], lost).limit(300)];
+
+/// The exit code of a migration in doubt.
+const IN_DOUBT: i32 = 5;
+/// The time during which the original is observed.
+const WATCHED: Duration = Duration::from_secs(5);
+
+fn lost(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    breakpoint::install(b)?;
+    lab.serve("b")?;
+    let run = ["run", "--detach", "--name", "web", "probe:1", "netmig-probe", "serve"];
+    let id = a.podman(run)?;
+    Breakpoint::AfterRestore.set(b)?;
+    let words = ["migrate", "web", "b", "--max-interruption", "60"];
+    let order = a.command("agent-client").args(words).spawn()?;
+    until("the copy is restored", LIMIT, || Ok(Breakpoint::AfterRestore.is_hit(b)))?;
+    // The decision is made, and the destination does not receive it.
+    drop_agent_packets(b, a, "dport")?;
+    Breakpoint::AfterRestore.release(b)?;
+    until("the move is decided", LIMIT, || Ok(has_record(a, "committed")))?;
+    // Now the destination receives the decision, and the source does not receive the answer.
+    drop_agent_packets(a, b, "sport")?;
+    accept_agent_packets(b)?;
+    until("the copy is the container", LIMIT, || Ok(has_record(b, "activated")))?;
+    end_everything(b, &id)?;
+    lab.serve("b")?;
+    accept_agent_packets(a)?;
+
+    let end = order.wait(LIMIT)?;
+    let said = end.error_text();
+    ensure!(end.status.code() == Some(IN_DOUBT), "exit {:?}: {said}", end.status.code());
+    ensure!(said.contains("is gone"), "no word of the loss: {said}");
+    std::thread::sleep(WATCHED);
+    let (here, there) = (container_state::state(a, &id), container_state::state(b, &id));
+    ensure!(
+        here == State::Frozen && there == State::Absent,
+        "the original is {here:?}, the copy {there:?}"
+    );
+    let recovery = a.command("agent-client").args(["recover"]).output()?;
+    // The guardian may hold the journal at this time.
+    ensure!(recovery.status.code() == Some(IN_DOUBT), "{recovery:?}");
+    ensure!(container_state::state(a, &id) == State::Frozen, "the original runs after recover");
+
+    let back = ["recover", "--rollback-anyway", "web"];
+    let mut terminal = Terminal::start(a.command("agent-client").args(back))?;
+    terminal.expect("two of it will", LIMIT)?;
+    terminal.send("web\r")?;
+    terminal.expect("runs on this host again", LIMIT)?;
+    ensure!(terminal.finish(LIMIT)? == Some(0), "{}", terminal.screen());
+    ensure!(container_state::state(a, &id) == State::Running, "the original does not run");
+    Ok(())
+}
+
+/// Kills the copy and every process that could restore or report it.
+fn end_everything(host: &Host, id: &str) -> Result<()> {
+    for program in ["agent-server", "exe", "podman", "conmon", "netmig-shim", "crun"] {
+        // Not every program runs.
+        let _ = host.command("pkill").args(["-KILL", "-x", program]).output()?;
+    }
+    for cgroup in container_state::cgroups(host, id) {
+        let path = cgroup.join("cgroup.kill");
+        fs::write(&path, "1").context(|| format!("writing {}", path.display()))?;
+    }
+    until("the copy is gone", LIMIT, || Ok(container_state::processes(host, id).is_empty()))
+}

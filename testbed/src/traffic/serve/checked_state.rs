@@ -1,0 +1,48 @@
+//! State that must survive a migration of the server: memory with known content, and a log file whose lines are
+//! numbered by a counter in memory.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::super::bulk::now_unix_ns;
+use super::super::pattern;
+
+/// Memory filled with the pattern.
+#[derive(Debug)]
+pub(super) struct Memory(Vec<u8>);
+
+impl Memory {
+    pub(super) fn fill(mebibytes: usize) -> Self {
+        let mut bytes = vec![0; mebibytes << 20];
+        pattern::fill(0, &mut bytes);
+        Self(bytes)
+    }
+
+    /// Returns the number of bytes and how many of them have changed.
+    pub(super) fn check(&self) -> (u64, u64) {
+        (self.0.len() as u64, pattern::check(0, &self.0).bad)
+    }
+}
+
+/// A file with lines `NUMBER NANOSECONDS`. If file and process are not from the same time, a number is missing or
+/// repeated.
+#[derive(Debug)]
+pub(super) struct AppendLog {
+    file: File,
+    next: u64,
+}
+
+impl AppendLog {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(Self { file, next: 0 })
+    }
+
+    /// Appends a line. Returns the number of lines.
+    pub(super) fn append(&mut self) -> io::Result<u64> {
+        writeln!(self.file, "{} {}", self.next, now_unix_ns())?;
+        self.next += 1;
+        Ok(self.next)
+    }
+}
