@@ -80,9 +80,8 @@ pub fn look(subject: &Subject<'_>, cgroup: &Cgroup) -> Findings {
     findings
 }
 
-/// Returns what of the processes themselves stands in the way. They run meanwhile: a descriptor that is
-/// closed between two reads of a look would be taken for one that was closed for good. So what is found must
-/// be found again.
+/// Finds obstacles in the processes themselves. The processes run meanwhile: a descriptor that is closed between two
+/// reads of one look would count as closed for good. So an obstacle must be found again by the next look.
 fn lasting(name: &str, cgroup: &Cgroup, first: &Processes, first_pid: i32) -> Vec<Finding> {
     let look = |processes: &Processes| {
         let mut found = Found::new(name);

@@ -160,7 +160,7 @@ pub fn is_asked_for(program: Option<&OsString>) -> bool {
     program.is_some_and(|name| name == CRIU) && env::var_os(VARIABLE).is_some()
 }
 
-/// Returns the stand-in: waits where it has to, and becomes CRIU.
+/// Runs as the stand-in for CRIU: waits if the request is a dump or a restore, and becomes CRIU.
 ///
 /// # Errors
 /// When the gate is gone, or CRIU cannot be started. It does not return otherwise.

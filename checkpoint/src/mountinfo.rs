@@ -78,8 +78,8 @@ pub fn without_symlinks(pid: i32) -> io::Result<Vec<String>> {
     fs::read_to_string(format!("/proc/{pid}/mountinfo")).map(|table| marked(&table))
 }
 
-/// Returns those of a mount table (proc_pid_mountinfo(5)): the fifth word is the mount point, the sixth has
-/// its options.
+/// Returns those mount points of a mount table (proc_pid_mountinfo(5)) in which symbolic links are not followed. The
+/// fifth word is the mount point, the sixth has its options.
 fn marked(table: &str) -> Vec<String> {
     let mounts = table.lines().filter_map(|line| {
         let mut words = line.split(' ').skip(4);

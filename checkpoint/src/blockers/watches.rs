@@ -105,8 +105,9 @@ fn is_plain(path: &Path) -> bool {
     path.to_str().is_some() && bytes.len() > 1 && !bytes.iter().any(|byte| SPECIAL.contains(byte))
 }
 
-/// Returns the device and the inode of each watch: lines `inotify wd:N ino:HEX sdev:HEX …` and `fanotify ino:HEX sdev:HEX …`
-/// (proc_pid_fdinfo(5)). The kernel's own form of a device has the minor number in its lower 20 bits.
+/// Returns the device and the inode of each watch: lines `inotify wd:N ino:HEX sdev:HEX …` and
+/// `fanotify ino:HEX sdev:HEX …` (proc_pid_fdinfo(5)). The kernel's own form of a device has the minor number in
+/// its lower 20 bits.
 fn watched(info: &str) -> Vec<((u64, u64), u64)> {
     let number = |line: &str, name: &str| {
         let word = line.split_ascii_whitespace().find_map(|word| word.strip_prefix(name))?;

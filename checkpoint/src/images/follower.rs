@@ -89,7 +89,7 @@ impl Follower {
         self.look(sink)
     }
 
-    /// Returns the last pass, once CRIU has ended: hands on the rest, and names all files.
+    /// Runs the last pass, once CRIU has ended: hands on the rest, and names all files.
     ///
     /// # Errors
     /// What `sink` returns, or [`Error::Io`].

@@ -39,7 +39,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Returns what an overlay's upper directory holds beyond the image.
+    /// Returns the source of what an overlay's upper directory holds beyond the image.
     ///
     /// Names, attributes and content are read from `upper`, as whiteouts and opaque directories
     /// can only be seen there; through `merged`, the mounted whole, goes what upper has but in
@@ -53,7 +53,7 @@ impl Source {
         Ok(Self { merged: Some(merged), ..Self::plain(upper)? })
     }
 
-    /// Returns all that is in a directory: `/dev/shm`, a volume.
+    /// Returns the source of all that is in a directory, such as `/dev/shm`.
     ///
     /// On tmpfs every file is read and compared in each pass, since a write through a shared
     /// mapping leaves no trace in a file's times there.

@@ -32,9 +32,9 @@ impl Podman {
         }
     }
 
-    /// Returns a running container, given by its exact ID or name, and the engine, without running podman, of
-    /// which every run costs a tenth of a second: `None` where podman's configuration is not cached, and for
-    /// any container that has more than an image, networks, published ports and a log.
+    /// Returns a running container, given by its exact ID or name, without running podman, of which every run costs
+    /// a tenth of a second: `None` where podman's configuration is not cached, and for any container that has more
+    /// than an image, networks, published ports and a log.
     #[must_use]
     pub(super) fn recorded(&self, id_or_name: &str) -> Option<Container> {
         let info = self.read_cache()?;

@@ -82,8 +82,9 @@ impl Podman {
         }
     }
 
-    /// Returns the same podman with its configuration cached in a file of the caller's. podman is asked again when the program, one of its configuration files or a variable has changed. The file's
-    /// directory must be the caller's alone, and not outlive a boot.
+    /// Returns the same podman with its configuration cached in a file of the caller's. podman is asked again when
+    /// the program, one of its configuration files or a variable has changed. The file's directory must be the
+    /// caller's alone, and not outlive a boot.
     #[must_use]
     pub(crate) fn with_cache(self, file: PathBuf) -> Self {
         Self { cache: Some(file), ..self }

@@ -38,7 +38,7 @@ mod tests {
             lost: ["cidfile".to_owned()].into(),
             has_secrets: true,
         };
-        let found = blockers(Kind::Podman, "web", &described);
+        let found = blockers(engine::detect(None).kind(), "web", &described);
         let codes: Vec<&str> = found.iter().map(|blocker| blocker.code.as_str()).collect();
         assert_eq!(codes, ["setting", "secret"]);
         assert!(found[0].message.contains("cidfile") && found[1].message.contains("--secret"));

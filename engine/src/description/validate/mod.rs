@@ -265,7 +265,7 @@ fn check_network(network: &Network) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Returns the error, unless the value is as it has to be.
+/// Fails unless the value is valid.
 fn demand(
     setting: &'static str,
     value: &str,
