@@ -37,7 +37,7 @@ fn claim(original: Value, reply: Value, mark: u32) -> Vec<Value> {
     let tcp = json!({ "state": 3, "scales": [7, 7], "flags": [0, 0] });
     let flow = json!({ "protocol": "Tcp", "original": original, "reply": reply, "status": 14,
         "timeout": 400, "mark": mark, "zone": { "id": 0, "scope": "Both" }, "tcp": tcp });
-    let body = json!({ "anchor": null, "flows": [flow], "stand_ins": [], "at_destination": [] });
+    let body = json!({ "anchor": null, "flows": [flow], "aliases": [], "at_destination": [] });
     let flows = json!({ "send": "Flows", "at_once": true, "body": body });
     vec![flows, message("AskPaths", Value::Null)]
 }
