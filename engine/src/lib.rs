@@ -1,11 +1,10 @@
 //! Container engines: what a migration asks of the program that made a container, behind the trait [`Engine`].
 //!
 //! [`detect`] returns the engine of this host, and nothing else makes one: the modules of the engines are private.
-//! Everything else that a migration knows of a container is the same
-//! for every engine: a [`Container`](inspect::Container) as its engine describes it, its settings as a
+//! The types for what a migration knows of a container are the same for every engine: a
+//! [`Container`](inspect::Container) as its engine describes it, its settings as a
 //! [`Description`](description::Description), and what it [needs](needs::Needs) of a host. A destination
-//! [stages](stage) a container: its engine builds all of it except for the processes, which
-//! CRIU restores.
+//! [stages](stage) a container: its engine builds all of it except for the processes, which CRIU restores.
 //!
 //! The crate `checkpoint` does the work on processes, cgroups and images. It knows no engine.
 
