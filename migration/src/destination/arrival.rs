@@ -7,23 +7,22 @@ mod network;
 mod path_trial;
 mod preparation;
 mod restore;
+mod take_in;
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use checkpoint::cgroup::Cgroup;
-use checkpoint::criu::{ConfigDir, Options};
-use checkpoint::images::{Chunk, ImageDir, Manifest};
-use checkpoint::realtime::{MANY_FILES, RealtimePriority};
+use checkpoint::images::ImageDir;
+use checkpoint::realtime::RealtimePriority;
 use engine::Kind;
 use engine::stage::{PreparedStage, Staged};
 use netmig::container_network::ContainerNetwork;
-use netmig::flow::{self, Flow, Readdressed};
+use netmig::flow::{Flow, Readdressed};
 use netmig::isolation::Port;
 use netmig::peer_number::PeerNumber;
-use netmig::routing;
-use protocol::message::{self, Message, Prepared, Tree};
+use protocol::message::{self, Message, Prepared};
 use protocol::permissions::Permissions;
 use protocol::wire::Connection;
 use state::cause::{Cause, chain};
@@ -34,23 +33,21 @@ use state::id::HostId;
 use state::interrupt_slot::{Place, Turn};
 use state::journal::{self, Journal, Record};
 use steering::port_forward::{self, Note};
-use steering::tunnel_aliases::OfOthers;
 use steering::tunnels::{self, TunnelEnd};
 use tokio::task::block_in_place;
 
 use super::addresses::addresses;
 use super::admission::{Addresses, Looked};
 use super::anchors::Anchors;
-use super::claimed_flows::Claims;
 use super::image_import;
-use super::incoming::{Incoming, Limits};
+use super::incoming::Limits;
 use super::prepared_stage::Expected;
 use super::spool::Spool;
 pub use far_ends::FarEnds;
 use path_trial::Trials;
 
 use super::work_directory::{IMAGES, STAGE, tidy};
-use crate::convert::{FlowBatch, NetworkState, Settings, Wire};
+use crate::convert::{NetworkState, Wire};
 use crate::destination::host::Host;
 use crate::offer::Offer;
 
@@ -300,150 +297,6 @@ impl Arrival {
             Message::Abort(id) if id == self.offer.migration => Err(SourceWentBack.into()),
             other => Ok(other),
         }
-    }
-
-    /// Takes images, files and flows until the order to restore comes, and restores.
-    async fn take_in(
-        &mut self,
-        connection: &mut Connection,
-        images: ImageDir,
-    ) -> Result<Option<Prepared>, Cause> {
-        let staged = self.staged.as_ref().ok_or(Incomplete("itself"))?;
-        let staged = staged.container();
-        let begin_by = staged.expires.checked_sub(AFTER_RESTORE).ok_or(StagedTooLong)?;
-        let mut trees: Vec<(Tree, &Path)> = vec![(Tree::Root, &staged.root)];
-        trees.extend(staged.shm.as_deref().map(|shm| (Tree::SharedMemory, shm)));
-        let criu_config = ConfigDir::create(&self.work.join("criu"), &Options::restore())?;
-        let mut incoming = Incoming::open(&images, self.limits, &trees, &staged.log)?;
-        let mut is_ready = false;
-        // Of flows whose anchor this host is the source tells nothing.
-        incoming.unscaled = self.is_return();
-        incoming.without_symlinks.clone_from(&self.offer.without_symlinks);
-        incoming.readdressed =
-            self.readdressed.iter().map(|other| (other.old, other.new)).collect();
-        if let Some(spool) = &mut self.spool {
-            block_in_place(|| spool.replay(|message| incoming.first_pass(message)))?;
-        }
-        let others = OfOthers::read(&self.host.directories, &self.offer.id)?;
-        let addresses = addresses(&self.offer);
-        let here = routing::host_addresses().await?;
-        let claims = Claims::new(self.host, self.offer.id.clone(), self.addresses(), here)?;
-        let mut files = 0;
-        let manifest = loop {
-            let step = match self.next_before(connection, begin_by).await {
-                Ok(Message::Unstage(())) => {
-                    // The container may have other addresses when it is staged again.
-                    self.created = std::mem::take(&mut incoming.created);
-                    drop(incoming);
-                    block_in_place(|| self.forget_flows())?;
-                    return self.unstage(connection).await.map(|()| None);
-                }
-                Ok(Message::Chunks(chunks)) => match Vec::<Chunk>::from_wire(chunks) {
-                    Ok(chunks) => {
-                        files += chunks.iter().filter(|chunk| chunk.is_first()).count();
-                        if files > MANY_FILES {
-                            self.realtime = None;
-                        }
-                        let mut taken = block_in_place(|| incoming.chunks(&chunks));
-                        if taken.is_ok() && !is_ready && chunks.iter().any(Chunk::is_descriptors) {
-                            is_ready = true;
-                            taken = self.make_ready(&images, &criu_config).await;
-                        }
-                        taken
-                    }
-                    Err(refused) => Err(refused.into()),
-                },
-                Ok(Message::TreeChange(change)) => block_in_place(|| incoming.change(change)),
-                Ok(Message::TreeEnd(end)) => block_in_place(|| incoming.end_pass(&end)),
-                Ok(Message::LogData(data)) => block_in_place(|| incoming.log(&data.0)),
-                Ok(Message::Flows(batch)) => {
-                    self.take_flows(&mut incoming, batch, &addresses, &others, &claims)
-                }
-                Ok(Message::Settings(settings)) => Settings::from_wire(settings)
-                    .map_err(Cause::from)
-                    .and_then(|settings| incoming.settings(settings)),
-                Ok(Message::TryPaths(flows)) => match Vec::from_wire(flows) {
-                    Ok(flows) => self.begin_paths(connection, &flows).await,
-                    Err(refused) => Err(refused.into()),
-                },
-                Ok(Message::AskPaths(())) => self.answer_paths(connection).await,
-                Ok(Message::EndPaths(())) => {
-                    self.paths.end();
-                    Ok(())
-                }
-                Ok(Message::AskTurn(())) => self.answer_turn(connection).await,
-                Ok(Message::Restore(manifest)) => match Manifest::from_wire(manifest) {
-                    Ok(manifest) => break manifest,
-                    Err(refused) => Err(refused.into()),
-                },
-                Ok(other) => Err(connection.unexpected(&other, "Restore").into()),
-                Err(e) => Err(e),
-            };
-            if let Err(cause) = step {
-                self.created = incoming.created;
-                return Err(cause);
-            }
-        };
-        let ordered = Instant::now();
-        self.paths.end();
-        self.realtime = self.turn.as_ref().map(|_| RealtimePriority::begin());
-        let settings = std::mem::take(&mut incoming.settings);
-        self.far_ends = std::mem::take(&mut incoming.far_ends);
-        match incoming.complete(&manifest) {
-            Ok(created) => self.created = created,
-            Err((created, cause)) => {
-                self.created = created;
-                return Err(cause);
-            }
-        }
-        self.restore(connection, &images, &criu_config, &settings, ordered).await.map(Some)
-    }
-
-    /// Makes the entries of flows that the source has sent.
-    fn take_flows(
-        &self,
-        incoming: &mut Incoming,
-        batch: message::FlowBatch,
-        addresses: &[IpAddr],
-        others: &OfOthers,
-        claims: &Claims,
-    ) -> Result<(), Cause> {
-        let batch = FlowBatch::from_wire(batch)?;
-        let hop = self.next_hop(batch.anchor)?;
-        // It knows these addresses from this host.
-        if batch.at_destination.iter().any(|ip| !self.own.contains(ip)) {
-            return Err(NotOffered.into());
-        }
-        block_in_place(|| {
-            others.check_far(&batch.aliases)?;
-            let (aliases, readdressed) = (&batch.aliases[..], &self.readdressed[..]);
-            let udp_timeout = flow::udp_timeout();
-            let arrival = flow::Relocation { hop, aliases, readdressed, udp_timeout };
-            incoming.flows(&batch, addresses, &arrival, claims)
-        })
-    }
-
-    /// The next message, if it comes before the engine would give up what is staged.
-    async fn next_before(
-        &self,
-        connection: &mut Connection,
-        end: Instant,
-    ) -> Result<Message, Cause> {
-        let end = tokio::time::Instant::from_std(end);
-        match tokio::time::timeout_at(end, self.next(connection)).await {
-            Ok(message) => message,
-            Err(_) => Err(StagedTooLong.into()),
-        }
-    }
-
-    /// Starts the runtime, up to CRIU.
-    async fn make_ready(
-        &mut self,
-        images: &ImageDir,
-        criu_config: &ConfigDir,
-    ) -> Result<(), Cause> {
-        let staged = self.staged.as_mut().ok_or(Incomplete("itself"))?;
-        Ok(staged.make_ready(images.path(), criu_config.path(), deadline::STAGE).await?)
     }
 
     /// Gives the source a turn if one is free; it asks again if none is.

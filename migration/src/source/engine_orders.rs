@@ -1,20 +1,27 @@
-//! Orders that somebody gives the engine about a container while it is being moved: a new name, another restart policy,
+//! Orders that a user gives the engine about a container while it is being moved: a new name, another restart policy,
 //! a stop. The destination was told before of what the container is, so such an order would be lost.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use engine::Engine;
-use engine::inspect::Container;
+use engine::inspect::{Container, State};
 use state::cause::Cause;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 /// The engine was given an order about the container.
 #[derive(Debug, thiserror::Error)]
 #[error("{container} was {what} on this host while it was being moved; move it again")]
-struct Ordered {
+pub struct Ordered {
     container: String,
     what: String,
+    is_pause: bool,
+}
+
+/// Returns whether a move ended because the user has paused the container. It has to stay frozen then.
+#[must_use]
+pub fn is_pause(cause: &Cause) -> bool {
+    cause.downcast_ref::<Ordered>().is_some_and(|ordered| ordered.is_pause)
 }
 
 /// The container's tasks are gone.
@@ -67,7 +74,8 @@ fn compare(planned: &Container, now: &Container) -> Result<(), Cause> {
     } else {
         return Ok(());
     };
-    Err(Ordered { container: planned.name.clone(), what }.into())
+    let is_pause = now.state == State::Paused;
+    Err(Ordered { container: planned.name.clone(), what, is_pause }.into())
 }
 
 /// Records and the engine's own description may leave a default out or name it.
@@ -84,7 +92,7 @@ fn networks(container: &Container) -> BTreeSet<&str> {
 
 #[cfg(test)]
 mod tests {
-    use engine::inspect::{RestartPolicy, State};
+    use engine::inspect::RestartPolicy;
 
     use super::*;
 
@@ -98,8 +106,10 @@ mod tests {
         let rearmed = Container { restart: always, ..planned.clone() };
         let paused = Container { state: State::Paused, ..planned.clone() };
         for (now, word) in [(renamed, "shop"), (rearmed, "always"), (paused, "paused")] {
-            let told = compare(&planned, &now).unwrap_err().to_string();
+            let cause = compare(&planned, &now).unwrap_err();
+            let told = cause.to_string();
             assert!(told.starts_with("web was") && told.contains(word), "{told}");
+            assert_eq!(is_pause(&cause), word == "paused");
         }
     }
 }

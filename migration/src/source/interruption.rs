@@ -173,10 +173,11 @@ impl<'a> Interruption<'a> {
         let plan = &self.migration.plan;
         plan.port.block()?;
         let blocked = Instant::now();
-        let context = self.migration.context;
-        let records = engine_orders::read(&context.engine, &self.migration.plan.container);
         let (manifest, dumped) = self.dump_and_send().await?;
         let sent = Instant::now();
+        // As late as it costs no time: the destination restores meanwhile.
+        let context = self.migration.context;
+        let records = engine_orders::read(&context.engine, &self.migration.plan.container);
         let prepared = self.restore(manifest).await?;
         let plan = &self.migration.plan;
         tunnel::check(plan.link.peer)?;
@@ -253,6 +254,7 @@ impl<'a> Interruption<'a> {
             stuck.push(format!("it could not be connected again: {}", chain(&e)));
         }
         if self.frozen
+            && !engine_orders::is_pause(&cause)
             && let Err(e) = plan.cgroup.resume()
         {
             stuck.push(format!("it could not be thawed: {}", chain(&e)));
