@@ -306,6 +306,8 @@ messages! {
     57 => Measure(Data),
     /// The bytes have arrived.
     58 => Measured(()),
+    /// Another message, number and body, as one zstd frame. Any message may come in this form.
+    59 => Compressed(Data) needs "zstd",
 }
 
 /// Bytes of an archive.
@@ -332,7 +334,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_refused() {
-        for number in [0, 59, 200, 255] {
+        for number in [0, 60, 200, 255] {
             let refused = Message::decode(&[number, 0, 0]);
             assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
         }
@@ -343,7 +345,7 @@ mod tests {
     fn every_number_and_every_name_is_used_once() {
         let mut numbers: Vec<u8> = Message::ALL.iter().map(|(number, _)| *number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (1..=58).collect::<Vec<u8>>());
+        assert_eq!(numbers, (1..=59).collect::<Vec<u8>>());
         let names: std::collections::BTreeSet<&str> =
             Message::ALL.iter().map(|(_, name)| *name).collect();
         assert_eq!(names.len(), numbers.len());

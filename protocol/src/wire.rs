@@ -31,6 +31,7 @@
 //! peer claims before the bytes arrive, its error does not say which length was refused, and it copies each frame
 //! once more.
 
+mod bulk;
 mod error;
 mod introduction;
 mod open;
@@ -46,6 +47,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
+use self::bulk::Bulk;
+pub use self::bulk::{BulkOptions, Compression, ZSTD};
 pub use self::error::Error;
 pub use self::version::{OLDEST, VERSION};
 use crate::message::Message;
@@ -57,6 +60,9 @@ use state::id::HostId;
 pub const PIECE: usize = 256 * 1024;
 /// Number of flows that a sender puts into one frame.
 pub const FLOWS_PER_FRAME: usize = 4096;
+
+/// Number of bytes in front of a frame that hold its length.
+const PREFIX: usize = 4;
 
 /// How long the agent looks for the reason why the other host closed a connection: it has arrived already.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -76,6 +82,9 @@ pub struct Connection {
     scratch: Vec<u8>,
     /// A frame was begun and not finished: its sender was cancelled or ran into its deadline.
     torn: bool,
+    bulk: Bulk,
+    /// Number of bytes of the frames that were sent.
+    sent: u64,
 }
 
 impl Connection {
@@ -118,22 +127,34 @@ impl Connection {
     /// does not take the data in time; [`Error::Codec`], [`Error::FrameLength`], [`Error::Closed`] and
     /// [`Error::Io`].
     pub async fn send(&mut self, message: &Message) -> Result<(), Error> {
+        self.encode(message)?;
+        self.write_frame().await
+    }
+
+    /// Encodes a message into the frame that is sent next.
+    fn encode(&mut self, message: &Message) -> Result<(), Error> {
         let peer = self.peer;
-        if self.torn {
-            return Err(Error::Closed { peer });
-        }
         if let Some(capability) = message.capability().filter(|needed| !self.has(needed)) {
             return Err(Error::NotUnderstood { peer, message: message.name(), capability });
         }
         self.scratch.clear();
-        self.scratch.extend([0; 4]);
+        self.scratch.extend([0; PREFIX]);
         message.encode(&mut self.scratch).map_err(|source| Error::Codec { peer, source })?;
-        let length = self.scratch.len() - 4;
+        let length = self.scratch.len() - PREFIX;
         if length > self.frame_limit {
             return Err(Error::FrameLength { peer, length });
         }
         let prefix = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
-        self.scratch[..4].copy_from_slice(&prefix);
+        self.scratch[..PREFIX].copy_from_slice(&prefix);
+        Ok(())
+    }
+
+    /// Sends the frame that was encoded last.
+    async fn write_frame(&mut self) -> Result<(), Error> {
+        let peer = self.peer;
+        if self.torn {
+            return Err(Error::Closed { peer });
+        }
         let limit = deadline::SEND;
         let (stream, frame) = (&mut self.stream, &self.scratch);
         let write = async {
@@ -144,6 +165,7 @@ impl Connection {
         match timeout(limit, write).await {
             Ok(Ok(())) => {
                 self.torn = false;
+                self.sent += self.scratch.len() as u64;
                 Ok(())
             }
             Ok(Err(source)) => Err(self.last_words().await.unwrap_or_else(|| self.broken(source))),
@@ -188,7 +210,7 @@ impl Connection {
 
     async fn read_frame(&mut self) -> Result<Message, Error> {
         let peer = self.peer;
-        let mut prefix = [0; 4];
+        let mut prefix = [0; PREFIX];
         self.stream.read_exact(&mut prefix).await.map_err(|e| self.broken(e))?;
         let length = u32::from_be_bytes(prefix) as usize;
         if length == 0 || length > self.frame_limit {
@@ -201,7 +223,7 @@ impl Connection {
         if read < length {
             return Err(Error::Closed { peer });
         }
-        Message::decode(&frame).map_err(|source| Error::Codec { peer, source })
+        Message::decode_frame(&frame).map_err(|source| Error::Codec { peer, source })
     }
 
     /// Waits until the other host says that it has undone everything, and ignores everything else.

@@ -1,7 +1,11 @@
 //! The body of a message as bytes, and back.
 
+use std::io;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use super::Message;
 
 /// A message could not be encoded, or bytes are not a message.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +25,12 @@ pub enum CodecError {
     /// Bytes follow the message.
     #[error("{0} message is longer than its content")]
     TrailingBytes(&'static str),
+    /// A compressed message is none, or is too large.
+    #[error("a compressed message cannot be decompressed")]
+    Decompression(#[source] io::Error),
+    /// A compressed message holds another compressed one.
+    #[error("a compressed message holds another compressed one")]
+    Nested,
     /// The message could not be encoded.
     #[error("cannot encode a {kind} message")]
     Unencodable {
@@ -56,4 +66,66 @@ pub(super) fn decode_body<T: DeserializeOwned>(
     let (value, read) = bincode::serde::decode_from_slice(body, config)
         .map_err(|source| CodecError::Malformed { kind, source })?;
     if read == body.len() { Ok(value) } else { Err(CodecError::TrailingBytes(kind)) }
+}
+
+impl Message {
+    /// Reads a message from the whole of a frame. One that is compressed is decompressed; it holds at most
+    /// [`FRAME_LIMIT`] bytes, and no other compressed one.
+    ///
+    /// # Errors
+    /// [`CodecError`], as [`Message::decode`], and for a compressed message that is none.
+    pub fn decode_frame(frame: &[u8]) -> Result<Self, CodecError> {
+        let compressed = match Self::decode(frame)? {
+            Self::Compressed(compressed) => compressed,
+            message => return Ok(message),
+        };
+        let bytes = zstd::bulk::decompress(&compressed.0, FRAME_LIMIT)
+            .map_err(CodecError::Decompression)?;
+        match Self::decode(&bytes)? {
+            Self::Compressed(_) => Err(CodecError::Nested),
+            message => Ok(message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Data;
+    use super::*;
+
+    fn encoded(message: &Message) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn compressed(bytes: &[u8]) -> Vec<u8> {
+        encoded(&Message::Compressed(Data(zstd::bulk::compress(bytes, 1).unwrap())))
+    }
+
+    #[test]
+    fn a_compressed_message_is_the_message() {
+        let log = encoded(&Message::LogData(Data(vec![7; 100_000])));
+        let frame = compressed(&log);
+        assert!(frame.len() < 1000);
+        let Message::LogData(data) = Message::decode_frame(&frame).unwrap() else { panic!() };
+        assert_eq!(data.0, vec![7; 100_000]);
+        let Message::LogData(data) = Message::decode_frame(&log).unwrap() else { panic!() };
+        assert_eq!(data.0.len(), 100_000, "one that is not compressed");
+    }
+
+    #[test]
+    fn hostile_compressed_messages_are_refused() {
+        let nested = compressed(&compressed(&encoded(&Message::Measured(()))));
+        assert!(matches!(Message::decode_frame(&nested), Err(CodecError::Nested)));
+        let bomb = compressed(&vec![0; FRAME_LIMIT + 1]);
+        assert!(bomb.len() < 10_000);
+        assert!(matches!(Message::decode_frame(&bomb), Err(CodecError::Decompression(_))));
+        let torn = encoded(&Message::Compressed(Data(b"no zstd frame".to_vec())));
+        assert!(matches!(Message::decode_frame(&torn), Err(CodecError::Decompression(_))));
+        assert!(matches!(
+            Message::decode_frame(&compressed(&[])),
+            Err(CodecError::UnknownKind(0))
+        ));
+    }
 }

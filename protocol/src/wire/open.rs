@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 
+use super::bulk::Bulk;
 use super::version::{SHORT_PREAMBLE, Versions};
 use super::{Connection, Error, PIECE, VERSION};
 use crate::message::FRAME_LIMIT;
@@ -169,6 +170,8 @@ impl Connection {
             frame_limit,
             scratch,
             torn: false,
+            bulk: Bulk::default(),
+            sent: 0,
         })
     }
 

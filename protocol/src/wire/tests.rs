@@ -323,3 +323,80 @@ async fn failures_arrive_with_their_reason() {
     let error = expect!(b, Duration::from_secs(1), Verdict).unwrap_err();
     assert_eq!(error.to_string(), "port 80 is taken");
 }
+
+/// Introduces two agents of this version to each other.
+async fn introduced() -> (Connection, Connection) {
+    let (mut a, mut b) = talking().await;
+    let us = Introduction::of_this_agent("a", "1");
+    let (there, here) =
+        tokio::join!(a.introduce(&us, SECOND), b.answer_introduction(&us, SECOND));
+    there.and(here).unwrap();
+    (a, b)
+}
+
+fn bulk(compression: Compression) -> BulkOptions {
+    BulkOptions { compression, ..BulkOptions::default() }
+}
+
+/// Sends bytes that compress well, and returns how many bytes went over the wire.
+async fn send_zeros(a: &mut Connection, b: &mut Connection, options: BulkOptions) -> u64 {
+    a.set_bulk(options);
+    let before = a.sent();
+    let message = Message::LogData(crate::message::Data(vec![0; PIECE]));
+    let (sent, came) = tokio::join!(a.send_bulk(&message), b.receive(SECOND));
+    sent.unwrap();
+    let Message::LogData(data) = came.unwrap() else { panic!("another message") };
+    assert_eq!(data.0, vec![0; PIECE]);
+    a.sent() - before
+}
+
+#[tokio::test]
+async fn bulk_data_is_compressed_if_both_agents_want_it() {
+    let (mut a, mut b) = introduced().await;
+    assert!(send_zeros(&mut a, &mut b, bulk(Compression::None)).await > PIECE as u64);
+    assert!(send_zeros(&mut a, &mut b, bulk(Compression::Zstd)).await < 1000);
+    // Nothing waits for this link.
+    assert!(send_zeros(&mut a, &mut b, bulk(Compression::Auto)).await > PIECE as u64);
+
+    let (mut a, mut b) = talking().await;
+    let without = send_zeros(&mut a, &mut b, bulk(Compression::Zstd)).await;
+    assert!(without > PIECE as u64, "an agent that has not named the capability");
+}
+
+#[tokio::test]
+async fn bulk_data_is_compressed_while_the_link_is_behind() {
+    let (mut a, mut b) = introduced().await;
+    let pieces = 300;
+    let message = Message::LogData(crate::message::Data(vec![0; PIECE]));
+    let slow_reader = async {
+        tokio::time::sleep(SECOND / 2).await;
+        for _ in 0..pieces {
+            b.receive(10 * SECOND).await.unwrap();
+        }
+    };
+    let sender = async {
+        for _ in 0..pieces {
+            a.send_bulk(&message).await.unwrap();
+        }
+        a.sent()
+    };
+    let sent = tokio::join!(sender, slow_reader).0;
+    assert!(sent < pieces * PIECE as u64 / 2, "{sent} bytes");
+    assert!(sent > PIECE as u64, "the first ones go as they are");
+}
+
+#[tokio::test]
+async fn bulk_data_goes_no_faster_than_allowed() {
+    let (mut a, mut b) = introduced().await;
+    let bandwidth = std::num::NonZeroU64::new(4 * PIECE as u64);
+    let options = BulkOptions { bandwidth, compression: Compression::None };
+    a.set_bulk(options);
+    let message = Message::LogData(crate::message::Data(vec![0; PIECE]));
+    let began = std::time::Instant::now();
+    for _ in 0..3 {
+        let (sent, came) = tokio::join!(a.send_bulk(&message), b.receive(SECOND));
+        sent.and(came.map(drop)).unwrap();
+    }
+    // The first one goes at once, and each other one waits for the one before it.
+    assert!(began.elapsed() >= SECOND / 2);
+}

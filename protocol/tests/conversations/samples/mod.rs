@@ -108,6 +108,7 @@ fn conversation() -> Vec<Message> {
         Message::Unstaged(()),
         Message::Measure(Data(vec![0; 5])),
         Message::Measured(()),
+        Message::Compressed(Data(vec![0x28, 0xb5, 0x2f, 0xfd, 0x00])),
     ];
     all.extend(codes.map(failure));
     all
