@@ -11,6 +11,7 @@
 //! | [`recovery`] | undoes or finishes moves whose process has died |
 //! | [`offer`] | what a source offers |
 //! | [`convert`] | all of this to and from the protocol's own types |
+//! | [`state_stream`] | a container's state on its way: to a peer, to a file and from it |
 //! | [`event`] | what is told meanwhile |
 //! | [`report`] | what is told at the end |
 
@@ -25,6 +26,7 @@ pub mod recovery;
 pub mod report;
 pub mod request;
 pub mod source;
+pub mod state_stream;
 
 pub use cancel::Cancel;
 pub use context::{Background, Context};

@@ -50,6 +50,7 @@ use super::work_directory::{IMAGES, STAGE, tidy};
 use crate::convert::{NetworkState, Wire};
 use crate::destination::host::Host;
 use crate::offer::Offer;
+use crate::state_stream::StatePart;
 
 /// The source wants to go back.
 #[derive(Debug, thiserror::Error)]
@@ -226,9 +227,6 @@ impl Arrival {
                     image_import::store(self.host, connection, &announced, self.limits.disk)
                         .await?;
                 }
-                message @ (Message::TreeChange(_) | Message::TreeEnd(_) | Message::LogData(_)) => {
-                    self.keep_first_pass(connection, &message).await?;
-                }
                 Message::NetworkState(state) if self.wanted.is_none() => {
                     self.wanted = Some(NetworkState::from_wire(state)?);
                 }
@@ -241,7 +239,7 @@ impl Arrival {
                 }
                 // Its turn may come before it has staged.
                 Message::AskTurn(()) => self.answer_turn(connection).await?,
-                other => return Err(connection.unexpected(&other, "Stage").into()),
+                other => self.keep_first_pass(connection, other).await?,
             }
         }
     }
@@ -250,18 +248,28 @@ impl Arrival {
     async fn keep_first_pass(
         &mut self,
         connection: &mut Connection,
-        message: &Message,
+        message: Message,
     ) -> Result<(), Cause> {
-        let spool = match &mut self.spool {
-            Some(spool) => spool,
-            None => {
-                let (directories, limit) = (&self.host.directories, self.limits.disk);
-                self.spool.insert(Spool::create(directories, self.offer.migration, limit)?)
+        let part = match StatePart::try_from(message) {
+            Ok(part @ (StatePart::Chunks(_) | StatePart::Flows(_) | StatePart::Settings(_))) => {
+                return Err(connection.unexpected(&part.into(), "Stage").into());
             }
+            Err(other) => return Err(connection.unexpected(&other, "Stage").into()),
+            Ok(part) => part,
         };
-        block_in_place(|| spool.keep(message))?;
-        if let Message::TreeEnd(end) = message {
-            connection.send(&Message::TreeApplied(end.tree)).await?;
+        let ended = match &part {
+            StatePart::TreeEnd(end) => Some(end.tree),
+            _ => None,
+        };
+        if self.spool.is_none() {
+            let (directories, limit) = (&self.host.directories, self.limits.disk);
+            self.spool = Some(Spool::create(directories, self.offer.migration, limit)?);
+        }
+        if let Some(spool) = &self.spool {
+            block_in_place(|| spool.keep(part))?;
+        }
+        if let Some(tree) = ended {
+            connection.send(&Message::TreeApplied(tree)).await?;
         }
         Ok(())
     }

@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use checkpoint::images::{self, Chunk, ImageDir, Manifest};
 use checkpoint::tree::{self, Applier, Record};
 use netmig::flow::{Conntrack, Flow, Relocation};
-use protocol::message::{Message, Tree, TreeChange, TreeDigest, TreeEnd};
+use protocol::message::{Tree, TreeChange, TreeDigest, TreeEnd};
 use state::cause::Cause;
 
 use super::arrival::FarEnds;
 use super::claimed_flows::Claims;
 use crate::convert::{FlowBatch, Settings, Wire};
+use crate::state_stream::StatePart;
 
 /// Flows of one container; more than a host's conntrack table holds by default.
 const FLOW_LIMIT: usize = 1_000_000;
@@ -136,7 +137,7 @@ impl Incoming {
     }
 
     /// Takes the next bytes of the container's log.
-    pub fn log(&mut self, bytes: &[u8]) -> Result<(), Cause> {
+    fn log(&mut self, bytes: &[u8]) -> Result<(), Cause> {
         self.log_bytes = self.log_bytes.saturating_add(bytes.len() as u64);
         if self.log_bytes > LOG_LIMIT {
             return Err(Error::LogTooLarge.into());
@@ -148,7 +149,7 @@ impl Incoming {
     }
 
     /// Takes settings of sockets and threads.
-    pub fn settings(&mut self, more: Settings) -> Result<(), Cause> {
+    fn settings(&mut self, more: Settings) -> Result<(), Cause> {
         let Settings { sockets, tasks, cgroup } = &mut self.settings;
         let count = sockets.len() + tasks.len() + more.sockets.len() + more.tasks.len();
         let count = count + cgroup.len() + more.cgroup.len();
@@ -161,18 +162,20 @@ impl Incoming {
         Ok(())
     }
 
-    /// Takes a message of the first pass, which came before there was a container.
-    pub fn first_pass(&mut self, message: Message) -> Result<(), Cause> {
-        match message {
-            Message::TreeChange(change) => self.change(change),
-            Message::TreeEnd(end) => self.end_pass(&end),
-            Message::LogData(data) => self.log(&data.0),
-            _ => Ok(()),
+    /// Takes a part that needs nothing but what is here. Images and flows come back: the arrival has a part in them.
+    pub fn take(&mut self, part: StatePart) -> Result<Option<StatePart>, Cause> {
+        match part {
+            StatePart::TreeChange(change) => self.change(change)?,
+            StatePart::TreeEnd(end) => self.end_pass(&end)?,
+            StatePart::LogData(data) => self.log(&data.0)?,
+            StatePart::Settings(settings) => self.settings(Settings::from_wire(settings)?)?,
+            other @ (StatePart::Chunks(_) | StatePart::Flows(_)) => return Ok(Some(other)),
         }
+        Ok(None)
     }
 
     /// Takes a change of a tree.
-    pub fn change(&mut self, change: TreeChange) -> Result<(), Cause> {
+    fn change(&mut self, change: TreeChange) -> Result<(), Cause> {
         let taken = self.taken();
         let disk = self.disk;
         let pass = self.pass(change.tree)?;
@@ -184,7 +187,7 @@ impl Incoming {
     }
 
     /// Ends a pass over a tree.
-    pub fn end_pass(&mut self, end: &TreeEnd) -> Result<(), Cause> {
+    fn end_pass(&mut self, end: &TreeEnd) -> Result<(), Cause> {
         // A pass that changed nothing was never begun.
         let pass = self.passes.remove(&end.tree);
         let digest = pass.as_ref().map(|pass| pass.digest.clone()).unwrap_or_default();

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use protocol::message::{Data, Message};
+use protocol::message::Data;
 use protocol::wire::PIECE;
 
-use super::send_queue::{ConnectionGone, Outbox, post};
+use crate::state_stream::{self, StatePart, StateSink};
 
 /// A log that is read on from where the last pass ended.
 #[derive(Debug)]
@@ -21,9 +21,9 @@ pub enum Error {
     /// The file cannot be read.
     #[error("cannot read the container's log")]
     Read(#[from] io::Error),
-    /// Nobody takes it.
+    /// The sink does not take it.
     #[error(transparent)]
-    Gone(#[from] ConnectionGone),
+    Sink(#[from] state_stream::Error),
 }
 
 impl CarriedLog {
@@ -34,7 +34,7 @@ impl CarriedLog {
 
     /// Sends what was written since the last pass; gives the number of bytes. Only for blocking
     /// code.
-    pub fn pass(&mut self, outbox: &Outbox) -> Result<u64, Error> {
+    pub fn pass(&mut self, sink: &dyn StateSink) -> Result<u64, Error> {
         let mut sent = 0;
         loop {
             let mut piece = Vec::new();
@@ -43,7 +43,7 @@ impl CarriedLog {
                 return Ok(sent);
             }
             sent += piece.len() as u64;
-            post(outbox, Message::LogData(Data(piece)))?;
+            sink.put(StatePart::LogData(Data(piece)))?;
         }
     }
 }

@@ -36,7 +36,6 @@ mod ports;
 mod preparation;
 mod receive_buffers;
 mod retry;
-mod send_queue;
 mod siblings;
 mod silent_connections;
 mod trees;

@@ -1,11 +1,11 @@
 //! Directory trees that are carried beside the checkpoint.
 
 use checkpoint::tree::{Error, Record, Snapshot, Source};
-use protocol::message::{Message, Tree, TreeChange, TreeDigest, TreeEnd};
+use protocol::message::{Tree, TreeChange, TreeDigest, TreeEnd};
 use state::cause::Cause;
 
-use super::send_queue::{Outbox, post};
 use crate::convert::Wire;
+use crate::state_stream::{StatePart, StateSink};
 
 /// A tree whose first pass has been sent.
 #[derive(Debug)]
@@ -21,15 +21,15 @@ pub struct CarriedTree {
 /// Sends one pass over a tree: the changes that `walk` finds, and their end. Only for blocking code.
 pub fn send<T>(
     tree: Tree,
-    outbox: &Outbox,
+    sink: &dyn StateSink,
     walk: impl FnOnce(&mut dyn FnMut(Record) -> Result<(), Error>) -> Result<T, Error>,
 ) -> Result<T, Cause> {
     let mut digest = TreeDigest::default();
     let found = walk(&mut |record| {
         let record = record.into_wire();
         digest.add(&record);
-        post(outbox, Message::TreeChange(TreeChange { tree, record })).map_err(|_| Error::Closed)
+        sink.put(StatePart::TreeChange(TreeChange { tree, record })).map_err(|_| Error::Closed)
     })?;
-    post(outbox, Message::TreeEnd(TreeEnd { tree, digest: digest.value() }))?;
+    sink.put(StatePart::TreeEnd(TreeEnd { tree, digest: digest.value() }))?;
     Ok(found)
 }

@@ -123,9 +123,6 @@ mod tests {
         assert!(matches!(Message::decode_frame(&bomb), Err(CodecError::Decompression(_))));
         let torn = encoded(&Message::Compressed(Data(b"no zstd frame".to_vec())));
         assert!(matches!(Message::decode_frame(&torn), Err(CodecError::Decompression(_))));
-        assert!(matches!(
-            Message::decode_frame(&compressed(&[])),
-            Err(CodecError::UnknownKind(0))
-        ));
+        assert!(matches!(Message::decode_frame(&compressed(&[])), Err(CodecError::UnknownKind(0))));
     }
 }

@@ -328,8 +328,7 @@ async fn failures_arrive_with_their_reason() {
 async fn introduced() -> (Connection, Connection) {
     let (mut a, mut b) = talking().await;
     let us = Introduction::of_this_agent("a", "1");
-    let (there, here) =
-        tokio::join!(a.introduce(&us, SECOND), b.answer_introduction(&us, SECOND));
+    let (there, here) = tokio::join!(a.introduce(&us, SECOND), b.answer_introduction(&us, SECOND));
     there.and(here).unwrap();
     (a, b)
 }

@@ -19,10 +19,33 @@ use tokio::task::block_in_place;
 use crate::destination::addresses::addresses;
 use crate::destination::claimed_flows::Claims;
 use crate::destination::incoming::Incoming;
+use crate::destination::spool::Spool;
+use crate::state_stream::StatePart;
 
-use crate::convert::{FlowBatch, Settings, Wire};
+use crate::convert::{FlowBatch, Wire};
 
 use super::{AFTER_RESTORE, Arrival, Incomplete, NotOffered, StagedTooLong};
+
+/// What the parts of a container's state are taken with.
+struct Receiving<'a> {
+    images: &'a ImageDir,
+    criu_config: &'a ConfigDir,
+    addresses: &'a [IpAddr],
+    others: &'a OfOthers,
+    claims: &'a Claims,
+    /// Number of image files that have come.
+    files: usize,
+    /// Whether the runtime waits for the restore.
+    is_ready: bool,
+}
+
+/// Puts what came before there was a container into the container.
+fn apply(spool: &Spool, incoming: &mut Incoming) -> Result<(), Cause> {
+    for part in spool.replay()? {
+        incoming.take(part?)?;
+    }
+    Ok(())
+}
 
 impl Arrival {
     /// Takes images, files and flows until the order to restore comes, and restores.
@@ -38,20 +61,27 @@ impl Arrival {
         trees.extend(staged.shm.as_deref().map(|shm| (Tree::SharedMemory, shm)));
         let criu_config = ConfigDir::create(&self.work.join("criu"), &Options::restore())?;
         let mut incoming = Incoming::open(&images, self.limits, &trees, &staged.log)?;
-        let mut is_ready = false;
         // Of flows whose anchor this host is the source tells nothing.
         incoming.unscaled = self.is_return();
         incoming.without_symlinks.clone_from(&self.offer.without_symlinks);
         incoming.readdressed =
             self.readdressed.iter().map(|other| (other.old, other.new)).collect();
-        if let Some(spool) = &mut self.spool {
-            block_in_place(|| spool.replay(|message| incoming.first_pass(message)))?;
+        if let Some(spool) = &self.spool {
+            block_in_place(|| apply(spool, &mut incoming))?;
         }
         let others = OfOthers::read(&self.host.directories, &self.offer.id)?;
         let addresses = addresses(&self.offer);
         let here = routing::host_addresses().await?;
         let claims = Claims::new(self.host, self.offer.id.clone(), self.addresses(), here)?;
-        let mut files = 0;
+        let mut receiving = Receiving {
+            images: &images,
+            criu_config: &criu_config,
+            addresses: &addresses,
+            others: &others,
+            claims: &claims,
+            files: 0,
+            is_ready: false,
+        };
         let manifest = loop {
             let step = match self.next_before(connection, begin_by).await {
                 Ok(Message::Unstage(())) => {
@@ -61,30 +91,6 @@ impl Arrival {
                     block_in_place(|| self.forget_flows())?;
                     return self.unstage(connection).await.map(|()| None);
                 }
-                Ok(Message::Chunks(chunks)) => match Vec::<Chunk>::from_wire(chunks) {
-                    Ok(chunks) => {
-                        files += chunks.iter().filter(|chunk| chunk.is_first()).count();
-                        if files > MANY_FILES {
-                            self.realtime = None;
-                        }
-                        let mut taken = block_in_place(|| incoming.chunks(&chunks));
-                        if taken.is_ok() && !is_ready && chunks.iter().any(Chunk::is_descriptors) {
-                            is_ready = true;
-                            taken = self.make_ready(&images, &criu_config).await;
-                        }
-                        taken
-                    }
-                    Err(refused) => Err(refused.into()),
-                },
-                Ok(Message::TreeChange(change)) => block_in_place(|| incoming.change(change)),
-                Ok(Message::TreeEnd(end)) => block_in_place(|| incoming.end_pass(&end)),
-                Ok(Message::LogData(data)) => block_in_place(|| incoming.log(&data.0)),
-                Ok(Message::Flows(batch)) => {
-                    self.take_flows(&mut incoming, batch, &addresses, &others, &claims)
-                }
-                Ok(Message::Settings(settings)) => Settings::from_wire(settings)
-                    .map_err(Cause::from)
-                    .and_then(|settings| incoming.settings(settings)),
                 Ok(Message::TryPaths(flows)) => match Vec::from_wire(flows) {
                     Ok(flows) => self.begin_paths(connection, &flows).await,
                     Err(refused) => Err(refused.into()),
@@ -99,7 +105,10 @@ impl Arrival {
                     Ok(manifest) => break manifest,
                     Err(refused) => Err(refused.into()),
                 },
-                Ok(other) => Err(connection.unexpected(&other, "Restore").into()),
+                Ok(message) => match StatePart::try_from(message) {
+                    Ok(part) => self.take_part(&mut incoming, part, &mut receiving).await,
+                    Err(other) => Err(connection.unexpected(&other, "Restore").into()),
+                },
                 Err(e) => Err(e),
             };
             if let Err(cause) = step {
@@ -122,14 +131,38 @@ impl Arrival {
         self.restore(connection, &images, &criu_config, &settings, ordered).await.map(Some)
     }
 
+    /// Takes a part of the container's state.
+    async fn take_part(
+        &mut self,
+        incoming: &mut Incoming,
+        part: StatePart,
+        receiving: &mut Receiving<'_>,
+    ) -> Result<(), Cause> {
+        match block_in_place(|| incoming.take(part))? {
+            Some(StatePart::Chunks(chunks)) => {
+                let chunks = Vec::<Chunk>::from_wire(chunks)?;
+                receiving.files += chunks.iter().filter(|chunk| chunk.is_first()).count();
+                if receiving.files > MANY_FILES {
+                    self.realtime = None;
+                }
+                block_in_place(|| incoming.chunks(&chunks))?;
+                if !receiving.is_ready && chunks.iter().any(Chunk::is_descriptors) {
+                    receiving.is_ready = true;
+                    self.make_ready(receiving.images, receiving.criu_config).await?;
+                }
+                Ok(())
+            }
+            Some(StatePart::Flows(batch)) => self.take_flows(incoming, batch, receiving),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the entries of flows that the source has sent.
     fn take_flows(
         &self,
         incoming: &mut Incoming,
         batch: message::FlowBatch,
-        addresses: &[IpAddr],
-        others: &OfOthers,
-        claims: &Claims,
+        &mut Receiving { addresses, others, claims, .. }: &mut Receiving<'_>,
     ) -> Result<(), Cause> {
         let batch = FlowBatch::from_wire(batch)?;
         let hop = self.next_hop(batch.anchor)?;

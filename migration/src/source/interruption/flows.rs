@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use netmig::flow::{Alias, Conntrack, Direction, Flow};
 use netmig::siblings::Detour;
-use protocol::message::{FlowBatch, Message};
+use protocol::message::FlowBatch;
 use protocol::wire::FLOWS_PER_FRAME;
 use state::cause::Cause;
 use state::id::HostId;
@@ -14,8 +14,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::Interruption;
 use crate::convert::Wire;
 use crate::source::forgotten_flows::remember;
-use crate::source::send_queue::{Outbox, post};
 use crate::source::siblings::Besides;
+use crate::state_stream::{StatePart, StateSink};
 
 /// The container's flows as they were when it was cut off.
 pub(super) struct Collected {
@@ -39,7 +39,10 @@ impl Interruption<'_> {
         self.besides.prepare(conntrack, sockets, container)
     }
 
-    pub(super) fn collect_flows(&mut self, outbox: Outbox) -> JoinHandle<Result<Collected, Cause>> {
+    pub(super) fn collect_flows(
+        &mut self,
+        sink: Arc<dyn StateSink>,
+    ) -> JoinHandle<Result<Collected, Cause>> {
         let conntrack = self.conntrack.take();
         let sockets = self.sockets.take();
         let mut besides = std::mem::take(&mut self.besides);
@@ -106,7 +109,7 @@ impl Interruption<'_> {
                         aliases: all_stand_ins.clone().into_wire(),
                         at_destination,
                     };
-                    post(&outbox, Message::Flows(batch))?;
+                    sink.put(StatePart::Flows(batch))?;
                 }
             }
             Ok(Collected { conntrack, flows, stand_ins, far_ends, besides, detours })

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use checkpoint::images::{Chunk, Follower, Manifest};
+use checkpoint::kernel_warmup::KernelWarmup;
 use checkpoint::realtime::{MANY_FILES, RealtimePriority};
 use checkpoint::runtime::Waiting;
 use checkpoint::socket_options::SocketSettings;
@@ -16,12 +17,14 @@ use state::cause::Cause;
 use state::deadline;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::flows::Collected;
 use super::{DUMP_END, Interruption};
 use crate::convert::{Settings, Wire};
 use crate::source::dump::{EndedDump, PreparedDump, request};
 use crate::source::preparation::NotPrepared;
-use crate::source::send_queue::{Outbox, outbox, post};
 use crate::source::trees::{self, CarriedTree};
+use crate::state_stream::peer::PeerSink;
+use crate::state_stream::{StatePart, StateSink};
 
 /// Between two looks at the datagram queues.
 const DRAIN_PAUSE: Duration = Duration::from_micros(200);
@@ -31,6 +34,17 @@ const BATCH: usize = 128;
 const SETTINGS: usize = 512;
 /// Between two looks at the growing images.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(1);
+
+/// Everything that is read of a frozen container, beside CRIU's dump.
+struct Capture {
+    images: JoinHandle<Result<Manifest, Cause>>,
+    settings: JoinHandle<Result<Vec<Settings>, Cause>>,
+    network: JoinHandle<Result<(), Cause>>,
+    flows: JoinHandle<Result<Collected, Cause>>,
+    trees: JoinHandle<Result<(), Cause>>,
+    /// Held until the dump has ended.
+    _warmup: KernelWarmup,
+}
 
 impl Interruption<'_> {
     /// Waits until the container has read the datagrams that it had received.
@@ -55,40 +69,62 @@ impl Interruption<'_> {
     /// Dumps, and sends everything as it comes: images while CRIU writes them, flows, and changed
     /// files.
     pub(super) async fn dump_and_send(&mut self) -> Result<(Manifest, Instant), Cause> {
-        let (outbox, mut messages) = outbox();
+        let (sink, mut parts) = PeerSink::new();
         let done = Arc::new(AtomicBool::new(false));
-        let prepared = self.prepared.take().ok_or(NotPrepared)?;
-        let PreparedDump { waiting, follower, warmup: _until_it_has_ended } = prepared;
-        self.dump = Some(self.start_dump(waiting, Arc::clone(&done)));
-        let images = follow(follower, Arc::clone(&done), outbox.clone());
-        let settings = self.read_settings();
-        let network = self.check_network();
-        let flows = self.collect_flows(outbox.clone());
-        let trees = self.send_changes(outbox);
-
+        let capture = self.begin_capture(Arc::new(sink), &done)?;
         let connection = self.migration.connection();
         let mut files = 0;
-        while let Some(message) = messages.recv().await {
-            if let Message::Chunks(chunks) = &message {
+        while let Some(part) = parts.recv().await {
+            if let StatePart::Chunks(chunks) = &part {
                 files += chunks.iter().filter(|chunk| chunk.offset == 0).count();
             }
             if files > MANY_FILES && !done.load(Ordering::Acquire) {
                 self.realtime = None;
             }
-            connection.send(&message).await?;
+            connection.send(&part.into()).await?;
         }
-        let dumped = match &mut self.dump {
-            Some(dump) => {
-                let ended = dump.await;
-                // A task that has ended must not be waited for again, whichever way it ended.
-                self.dump = None;
-                let ended = ended??;
-                self.realtime = Some(ended.realtime);
-                ended.at
-            }
-            None => Instant::now(),
-        };
-        let collected = flows.await??;
+        let dumped = self.end_dump().await?;
+        let (manifest, settings) = self.end_capture(capture).await?;
+        for part in settings {
+            self.migration.connection().send(&Message::Settings(part.into_wire())).await?;
+        }
+        self.progress.checkpoint_bytes = manifest.files.iter().map(|file| file.length).sum();
+        Ok((manifest, dumped))
+    }
+
+    /// Begins to read everything of the frozen container at once, into one sink.
+    fn begin_capture(
+        &mut self,
+        sink: Arc<dyn StateSink>,
+        done: &Arc<AtomicBool>,
+    ) -> Result<Capture, Cause> {
+        let prepared = self.prepared.take().ok_or(NotPrepared)?;
+        let PreparedDump { waiting, follower, warmup } = prepared;
+        self.dump = Some(self.start_dump(waiting, Arc::clone(done)));
+        Ok(Capture {
+            images: follow(follower, Arc::clone(done), Arc::clone(&sink)),
+            settings: self.read_settings(),
+            network: self.check_network(),
+            flows: self.collect_flows(Arc::clone(&sink)),
+            trees: self.send_changes(sink),
+            _warmup: warmup,
+        })
+    }
+
+    /// Waits until the dump has ended, and returns when it did.
+    async fn end_dump(&mut self) -> Result<Instant, Cause> {
+        let Some(dump) = &mut self.dump else { return Ok(Instant::now()) };
+        let ended = dump.await;
+        // A task that has ended must not be waited for again, whichever way it ended.
+        self.dump = None;
+        let ended = ended??;
+        self.realtime = Some(ended.realtime);
+        Ok(ended.at)
+    }
+
+    /// Waits until everything was read.
+    async fn end_capture(&mut self, capture: Capture) -> Result<(Manifest, Vec<Settings>), Cause> {
+        let collected = capture.flows.await??;
         self.conntrack = Some(collected.conntrack);
         self.flows = collected.flows;
         self.stand_ins = collected.stand_ins;
@@ -96,14 +132,10 @@ impl Interruption<'_> {
         self.besides = collected.besides;
         self.migration.note_detours(&collected.detours).await?;
         self.besides.lay(&collected.detours)?;
-        trees.await??;
-        network.await??;
-        for part in settings.await?? {
-            self.migration.connection().send(&Message::Settings(part.into_wire())).await?;
-        }
-        let manifest = images.await??;
-        self.progress.checkpoint_bytes = manifest.files.iter().map(|file| file.length).sum();
-        Ok((manifest, dumped))
+        capture.trees.await??;
+        capture.network.await??;
+        let settings = capture.settings.await??;
+        Ok((capture.images.await??, settings))
     }
 
     /// The dump runs as a task of its own: when this migration turns back it must be waited for,
@@ -156,16 +188,16 @@ impl Interruption<'_> {
     }
 
     /// Sends what changed in the trees and in the log since their first pass.
-    fn send_changes(&mut self, outbox: Outbox) -> JoinHandle<Result<(), Cause>> {
+    fn send_changes(&mut self, sink: Arc<dyn StateSink>) -> JoinHandle<Result<(), Cause>> {
         let trees = std::mem::take(&mut self.trees);
         let log = self.log.take();
         spawn_blocking(move || {
             if let Some(mut log) = log {
-                log.pass(&outbox)?;
+                log.pass(&*sink)?;
             }
             for CarriedTree { tree, source, snapshot } in trees {
-                trees::send(tree, &outbox, |sink| {
-                    source.changes_since(snapshot, Tasks::Frozen, sink)
+                trees::send(tree, &*sink, |records| {
+                    source.changes_since(snapshot, Tasks::Frozen, records)
                 })?;
             }
             Ok(())
@@ -177,16 +209,16 @@ impl Interruption<'_> {
 fn follow(
     follower: Follower,
     done: Arc<AtomicBool>,
-    outbox: Outbox,
+    sink: Arc<dyn StateSink>,
 ) -> JoinHandle<Result<Manifest, Cause>> {
     spawn_blocking(move || {
         let mut batch = Vec::new();
         let mut bytes = 0;
         let send = |batch: &mut Vec<_>| {
-            let message = Message::Chunks(std::mem::take(batch));
-            post(&outbox, message).map_err(|_| checkpoint::images::Error::Closed)
+            let part = StatePart::Chunks(std::mem::take(batch));
+            sink.put(part).map_err(|_| checkpoint::images::Error::Closed)
         };
-        let mut sink = |chunk: Chunk| {
+        let mut take = |chunk: Chunk| {
             bytes += chunk.bytes.len();
             batch.push(chunk.into_wire());
             if batch.len() < BATCH && bytes < PIECE {
@@ -195,7 +227,7 @@ fn follow(
             bytes = 0;
             send(&mut batch)
         };
-        let manifest = follower.run(&done, FOLLOW_PAUSE, &mut sink)?;
+        let manifest = follower.run(&done, FOLLOW_PAUSE, &mut take)?;
         send(&mut batch)?;
         Ok(manifest)
     })

@@ -21,8 +21,8 @@ use crate::event::Steps;
 use crate::source::anchors::Anchors;
 use crate::source::container_log::CarriedLog;
 use crate::source::plan::Plan;
-use crate::source::send_queue::outbox;
 use crate::source::trees::{self, CarriedTree};
+use crate::state_stream::peer::PeerSink;
 
 /// The destination's end of the tunnel is of another kind than this host's.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +79,7 @@ impl Preparation<'_> {
             if read == 0 {
                 break;
             }
-            connection.send(&Message::ImageData(Data(piece))).await?;
+            connection.send_bulk(&Message::ImageData(Data(piece))).await?;
             steps.add_bytes(read as u64);
         }
         save.finish().await?;
@@ -131,35 +131,40 @@ impl Preparation<'_> {
         }
         if let Some(path) = container.log.as_deref().filter(|path| path.is_file()) {
             let mut log = CarriedLog::open(path)?;
-            let (outbox, mut messages) = outbox();
-            let pass = spawn_blocking(move || {
-                let bytes = log.pass(&outbox)?;
-                Ok::<_, Cause>((log, bytes))
-            });
-            let connection = &mut self.migration.plan.link.connection;
-            while let Some(message) = messages.recv().await {
-                connection.send(&message).await?;
-            }
-            let (log, bytes) = pass.await??;
+            let pass = move |sink: &PeerSink| {
+                let bytes = log.pass(sink)?;
+                Ok((log, bytes))
+            };
+            let (log, bytes) = self.send_parts(pass).await?;
             steps.add_bytes(bytes);
             self.ready.log = Some(log);
         }
         for (tree, source) in sources {
-            let (outbox, mut messages) = outbox();
-            let pass = spawn_blocking(move || {
+            let pass = move |sink: &PeerSink| {
                 let (snapshot, stats) =
-                    trees::send(tree, &outbox, |sink| source.first_pass(Tasks::Running, sink))?;
-                Ok::<_, Cause>((CarriedTree { tree, source, snapshot }, stats))
-            });
+                    trees::send(tree, sink, |records| source.first_pass(Tasks::Running, records))?;
+                Ok((CarriedTree { tree, source, snapshot }, stats))
+            };
+            let (carried, stats) = self.send_parts(pass).await?;
             let connection = &mut self.migration.plan.link.connection;
-            while let Some(message) = messages.recv().await {
-                connection.send(&message).await?;
-            }
-            let (carried, stats) = pass.await??;
             expect!(connection, deadline::TREE, TreeApplied)?;
             steps.add_bytes(stats.bytes);
             self.ready.trees.push(carried);
         }
         Ok(())
+    }
+
+    /// Sends what `pass` puts into the sink, as it comes, and returns what `pass` returns.
+    async fn send_parts<T: Send + 'static>(
+        &mut self,
+        pass: impl FnOnce(&PeerSink) -> Result<T, Cause> + Send + 'static,
+    ) -> Result<T, Cause> {
+        let (sink, mut parts) = PeerSink::new();
+        let pass = spawn_blocking(move || pass(&sink));
+        let connection = &mut self.migration.plan.link.connection;
+        while let Some(part) = parts.recv().await {
+            connection.send_bulk(&part.into()).await?;
+        }
+        pass.await?
     }
 }
