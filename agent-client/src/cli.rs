@@ -1,20 +1,20 @@
 //! The command line. Parsing it has no side effects.
 
+mod migrate;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use protocol::trust::Token;
 use protocol::trust::peers::Name;
 use state::directories;
-use state::peer_address::Destination;
 use steering::reconciler;
 
 use migration::Background;
-use migration::request::{self, Publish, Request};
 use netmig::flow::Protocol;
 
+pub use self::migrate::Migrate;
 use crate::flows::FarEnd;
 
 /// Moves a running podman container to another host while its connections live on.
@@ -176,20 +176,6 @@ pub enum PeersCommand {
     },
 }
 
-/// Arguments of `migrate`.
-#[derive(Clone, Debug, Args)]
-pub struct Migrate {
-    /// Name or ID of a running container on this host.
-    #[arg(value_parser = container_name)]
-    pub container: String,
-    /// Where agent-server runs: the name of a peer, or an address.
-    #[arg(value_name = "HOST[:PORT]")]
-    pub destination: Destination,
-    #[command(flatten)]
-    /// How to go about it.
-    pub options: Options,
-}
-
 /// Arguments of `recover`.
 #[derive(Clone, Debug, Args)]
 pub struct Recover {
@@ -206,111 +192,6 @@ pub struct Recover {
     pub rollback_anyway: Option<String>,
 }
 
-/// How a migration goes about it.
-#[derive(Clone, Debug, Args)]
-pub struct Options {
-    /// Print one JSON object on standard output, and nothing else there.
-    #[arg(long)]
-    pub json: bool,
-    /// What to do if the destination lacks the container's image.
-    #[arg(long, value_enum, default_value = "send", value_name = "POLICY")]
-    pub image: ImagePolicy,
-    /// Go back if the interruption would last longer, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
-    pub max_interruption: Duration,
-    /// Go on leading new connections to this host's published ports to the container, through the
-    /// tunnel, until `agent-client forward remove`.
-    #[arg(long)]
-    pub forward: bool,
-    /// Where a chain of this host's nftables drops packets of its flows, put rules in front of it that let
-    /// these pass, until the last flow with the destination has ended. Otherwise such a move is refused.
-    /// Chains of iptables, and those of the destination, are never opened.
-    #[arg(long)]
-    pub open_firewall: bool,
-    /// Publish this port at the destination, in place of those that are published here; may be
-    /// repeated. As podman run --publish.
-    #[arg(long, value_name = "[[IP:]PORT:]CONTAINER_PORT[/PROTOCOL]")]
-    pub publish: Vec<Publish>,
-    /// Which address it gets on its network at the destination.
-    #[arg(long, value_enum, default_value = "keep", value_name = "POLICY")]
-    pub address: AddressPolicy,
-    /// How packets of its flows get from this host to the destination.
-    #[arg(long, value_enum, default_value = "wireguard", value_name = "KIND")]
-    pub tunnel: TunnelChoice,
-    /// Move it although this may be lost, where the kernel does not tell whether there is any; may be
-    /// repeated.
-    #[arg(long, value_enum, value_name = "LOSS")]
-    pub accept_loss: Vec<Loss>,
-}
-
-impl Migrate {
-    /// Returns the order as the migration takes it.
-    pub fn request(self) -> Request {
-        let Self { container, destination, options } = self;
-        let image = match options.image {
-            ImagePolicy::Send => request::ImagePolicy::Send,
-            ImagePolicy::Require => request::ImagePolicy::Require,
-        };
-        let address = match options.address {
-            AddressPolicy::Keep => request::AddressPolicy::Keep,
-            AddressPolicy::Any => request::AddressPolicy::Any,
-        };
-        let tunnel = match options.tunnel {
-            TunnelChoice::WireGuard => request::TunnelChoice::WireGuard,
-            TunnelChoice::Direct => request::TunnelChoice::Direct,
-        };
-        let accepted = options.accept_loss.into_iter();
-        let accepted_losses = accepted.map(|Loss::Landlock| request::Loss::Landlock).collect();
-        let options = request::Options {
-            image,
-            max_interruption: options.max_interruption,
-            forward: options.forward,
-            open_firewall: options.open_firewall,
-            publish: options.publish,
-            address,
-            tunnel,
-            accepted_losses,
-        };
-        Request { container, destination, options }
-    }
-}
-
-/// What to do if the destination lacks the container's image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ImagePolicy {
-    /// Ship it while the container runs.
-    Send,
-    /// Refuse to move.
-    Require,
-}
-
-/// How packets get to the destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TunnelChoice {
-    /// Encrypted, over any network.
-    #[value(name = "wireguard")]
-    WireGuard,
-    /// As they are, unencrypted, to a host on the same Ethernet segment, which has to allow it
-    /// (agent-server peers allow HOST --direct). Faster. For segments on which everybody is trusted.
-    Direct,
-}
-
-/// What a container may lose without anybody being able to tell beforehand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Loss {
-    /// Restrictions by Landlock (landlock(7)) that processes have put themselves under.
-    Landlock,
-}
-
-/// Which address the container gets at the destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum AddressPolicy {
-    /// Its own; refuse to move if that is taken.
-    Keep,
-    /// Another one if its own is taken; its connections go on.
-    Any,
-}
-
 /// podman's rule for names, `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, with a bound on the length.
 fn container_name(text: &str) -> Result<String, String> {
     let mut chars = text.chars();
@@ -322,14 +203,6 @@ fn container_name(text: &str) -> Result<String, String> {
     } else {
         Err("a container's name has letters, digits, '_', '.' and '-', at most 255".to_owned())
     }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    text.parse::<f64>()
-        .ok()
-        .filter(|s| (0.05..=3600.0).contains(s))
-        .map(Duration::from_secs_f64)
-        .ok_or_else(|| "a number of seconds from 0.05 to 3600".to_owned())
 }
 
 /// The command by which a migration's guardian is started; the journal follows.
@@ -362,14 +235,6 @@ mod tests {
             assert!(container_name(text).is_err(), "{text}");
         }
         assert!(container_name(&"a".repeat(4096)).is_err());
-    }
-
-    #[test]
-    fn interruptions_out_of_range_are_refused() {
-        for text in ["0", "-1", "nan", "inf", "1e9", "", "x"] {
-            assert!(seconds(text).is_err(), "{text}");
-        }
-        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use migration::Event;
@@ -23,7 +23,7 @@ pub enum Progress {
 #[derive(Debug)]
 pub struct Spinner {
     bar: ProgressBar,
-    step: Mutex<&'static str>,
+    step: Mutex<(&'static str, Instant)>,
 }
 
 impl Progress {
@@ -40,7 +40,7 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}  {elapsed}") {
             bar.set_style(style);
         }
-        Self::Terminal(Box::new(Spinner { bar, step: Mutex::new("") }))
+        Self::Terminal(Box::new(Spinner { bar, step: Mutex::new(("", Instant::now())) }))
     }
 
     /// Shows an event.
@@ -60,14 +60,17 @@ impl Spinner {
     fn show(&self, event: &Event) {
         match event {
             Event::StepBegan(name) => {
-                *self.step.lock().unwrap_or_else(PoisonError::into_inner) = name;
+                let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+                *step = (name, Instant::now());
                 self.bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
                 self.bar.set_message(*name);
                 self.bar.enable_steady_tick(Duration::from_millis(100));
             }
             Event::Transferred(bytes) => {
-                let name = *self.step.lock().unwrap_or_else(PoisonError::into_inner);
-                self.bar.set_message(format!("{name}  {}", HumanBytes(*bytes)));
+                let (name, since) = *self.step.lock().unwrap_or_else(PoisonError::into_inner);
+                let rate = *bytes as f64 / since.elapsed().as_secs_f64().max(1e-3);
+                let (bytes, rate) = (HumanBytes(*bytes), HumanBytes(rate as u64));
+                self.bar.set_message(format!("{name}  {bytes}  {rate}/s"));
             }
             Event::StepEnded(step) => self.bar.println(line(step)),
             Event::Interrupting => self.bar.disable_steady_tick(),
@@ -78,8 +81,15 @@ impl Spinner {
 }
 
 /// A finished step.
-fn line(Step { name, ms, bytes }: &Step) -> String {
-    let size = bytes.map(|bytes| format!("  {}", HumanBytes(bytes))).unwrap_or_default();
+fn line(Step { name, ms, bytes, sent }: &Step) -> String {
+    let size = match (*bytes, *sent) {
+        // What frames add to the bytes is not worth a word.
+        (Some(bytes), Some(sent)) if sent < bytes => {
+            format!("  {}, compressed to {}", HumanBytes(bytes), HumanBytes(sent))
+        }
+        (Some(bytes), _) => format!("  {}", HumanBytes(bytes)),
+        (None, _) => String::new(),
+    };
     format!("  {name:<28}{ms:>9.1} ms{size}")
 }
 

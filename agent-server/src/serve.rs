@@ -76,7 +76,7 @@ pub async fn run(
 }
 
 impl Service {
-    /// Learns who somebody is, serves him accordingly, and notes what went wrong.
+    /// Authenticates the peer, dispatches its requests, and logs what went wrong.
     async fn attend(&'static self, stream: TcpStream, ticket: Ticket) {
         let accepted = Connection::accept(&self.servers, stream).await;
         if let Ok((Purpose::Join, connection)) = accepted {
@@ -89,10 +89,9 @@ impl Service {
             return;
         }
         match accepted {
-            Ok((_, mut connection)) => {
-                let outcome = self.serve(&mut connection).await;
-                note(connection.peer(), outcome);
-                drop(connection);
+            Ok((_, connection)) => {
+                let peer = connection.peer();
+                note(peer, self.serve(connection).await);
                 memory::give_back();
             }
             // A scan of the port, or a flood: not worth a line each.
@@ -105,7 +104,7 @@ impl Service {
     }
 
     /// Converses with a paired host if there is a place for it.
-    async fn serve(&'static self, connection: &mut Connection) -> Result<(), Cause> {
+    async fn serve(&'static self, mut connection: Connection) -> Result<(), Cause> {
         let Ok(_place) = self.places.try_acquire() else {
             let message =
                 format!("agent-server on {} serves {SESSIONS} already", self.copies.host().name);

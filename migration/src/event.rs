@@ -41,6 +41,18 @@ pub struct Step {
     /// Bytes moved in it, if it moves any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// How many bytes these were on the way, if that was measured: fewer if they were compressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent: Option<u64>,
+}
+
+/// The step that is at work.
+#[derive(Debug)]
+struct Current {
+    name: &'static str,
+    since: Instant,
+    bytes: u64,
+    sent: u64,
 }
 
 /// The steps of a migration, timed and told one after another.
@@ -48,7 +60,7 @@ pub struct Step {
 pub struct Steps<'a> {
     context: &'a Context,
     started: Instant,
-    current: Option<(&'static str, Instant, u64)>,
+    current: Option<Current>,
     done: Vec<Step>,
 }
 
@@ -62,30 +74,38 @@ impl<'a> Steps<'a> {
     /// Ends the current step and begins the next one.
     pub fn begin(&mut self, name: &'static str) {
         self.end();
-        self.current = Some((name, Instant::now(), 0));
+        self.current = Some(Current { name, since: Instant::now(), bytes: 0, sent: 0 });
         self.context.tell(Event::StepBegan(name));
     }
 
     /// Adds to the bytes that the current step has moved.
     pub fn add_bytes(&mut self, count: u64) {
-        if let Some((_, _, bytes)) = &mut self.current {
-            *bytes += count;
-            self.context.tell(Event::Transferred(*bytes));
+        if let Some(current) = &mut self.current {
+            current.bytes += count;
+            self.context.tell(Event::Transferred(current.bytes));
+        }
+    }
+
+    /// Adds to the bytes that the current step has sent.
+    pub fn add_sent(&mut self, count: u64) {
+        if let Some(current) = &mut self.current {
+            current.sent += count;
         }
     }
 
     /// Ends the current step.
     pub fn end(&mut self) {
-        if let Some((name, since, bytes)) = self.current.take() {
-            self.record(name, since.elapsed(), (bytes > 0).then_some(bytes));
+        if let Some(Current { name, since, bytes, sent }) = self.current.take() {
+            let some = |count: u64| (count > 0).then_some(count);
+            let step = Step {
+                name,
+                ms: milliseconds(since.elapsed()),
+                bytes: some(bytes),
+                sent: some(sent),
+            };
+            self.context.tell(Event::StepEnded(step.clone()));
+            self.done.push(step);
         }
-    }
-
-    /// Records a step that was measured elsewhere.
-    pub fn record(&mut self, name: &'static str, took: Duration, bytes: Option<u64>) {
-        let step = Step { name, ms: milliseconds(took), bytes };
-        self.context.tell(Event::StepEnded(step.clone()));
-        self.done.push(step);
     }
 
     /// Ends the current step: the interruption begins.

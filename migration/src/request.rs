@@ -2,9 +2,11 @@
 
 mod publish;
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use checkpoint::blockers;
+use protocol::wire::BulkOptions;
 use state::peer_address::Destination;
 
 pub use publish::Publish;
@@ -39,6 +41,10 @@ pub struct Options {
     pub tunnel: TunnelChoice,
     /// What may be lost, where nobody can tell beforehand whether there is any.
     pub accepted_losses: Vec<Loss>,
+    /// How the image and the first pass over files are sent.
+    pub bulk: BulkOptions,
+    /// Over how many connections these are sent.
+    pub streams: NonZeroUsize,
 }
 
 impl Default for Options {
@@ -52,6 +58,8 @@ impl Default for Options {
             address: AddressPolicy::Keep,
             tunnel: TunnelChoice::WireGuard,
             accepted_losses: Vec::new(),
+            bulk: BulkOptions::default(),
+            streams: NonZeroUsize::MIN,
         }
     }
 }

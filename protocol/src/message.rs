@@ -73,6 +73,9 @@
 //! When all of them have answered, and no packet can be on its way by the source any more, the source sends
 //! `LedPast` to the destination, which keeps the tunnel between the two until then. `Settled` comes last.
 //!
+//! Bulk data (the image, the first pass over files) may come over further connections of the source, each of which
+//! begins with `Hello` and `Attach`; the answers are `Hello` and `Attached`.
+//!
 //! A user may end flows: `Hello`, `EndFlows`; the answers are `Hello`, `FlowsEnded`.
 //!
 //! A host that forwards new connections for a container to the container's new host, and is told to end that,
@@ -308,11 +311,28 @@ messages! {
     58 => Measured(()),
     /// Another message, number and body, as one zstd frame. Any message may come in this form.
     59 => Compressed(Data) needs "zstd",
+    /// Makes this connection a further one of the conversation about this migration, for bulk data.
+    60 => Attach(MigrationId) needs "streams",
+    /// It is one.
+    61 => Attached(()) needs "streams",
+    /// The message with this number comes next, over a further connection.
+    62 => Elsewhere(u64) needs "streams",
+    /// Another message, with its number. Only over a further connection.
+    63 => Numbered(Numbered) needs "streams",
 }
 
 /// Bytes of an archive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Data(#[serde(with = "serde_bytes")] pub Vec<u8>);
+
+/// A message that comes over a further connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Numbered {
+    /// Its number, counted from 0.
+    pub number: u64,
+    /// The message, number and body.
+    pub message: Data,
+}
 
 #[cfg(test)]
 mod tests {
@@ -334,7 +354,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_refused() {
-        for number in [0, 60, 200, 255] {
+        for number in [0, 64, 200, 255] {
             let refused = Message::decode(&[number, 0, 0]);
             assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
         }
@@ -345,7 +365,7 @@ mod tests {
     fn every_number_and_every_name_is_used_once() {
         let mut numbers: Vec<u8> = Message::ALL.iter().map(|(number, _)| *number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (1..=59).collect::<Vec<u8>>());
+        assert_eq!(numbers, (1..=63).collect::<Vec<u8>>());
         let names: std::collections::BTreeSet<&str> =
             Message::ALL.iter().map(|(_, name)| *name).collect();
         assert_eq!(names.len(), numbers.len());

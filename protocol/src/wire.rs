@@ -35,6 +35,7 @@ mod bulk;
 mod error;
 mod introduction;
 mod open;
+mod streams;
 mod version;
 
 use std::collections::BTreeSet;
@@ -50,6 +51,8 @@ use tokio_rustls::TlsStream;
 use self::bulk::Bulk;
 pub use self::bulk::{BulkOptions, Compression, ZSTD};
 pub use self::error::Error;
+use self::streams::{Incoming, Outgoing};
+pub use self::streams::{MAX_STREAMS, STREAMS};
 pub use self::version::{OLDEST, VERSION};
 use crate::message::Message;
 use crate::trust::Fingerprint;
@@ -83,8 +86,8 @@ pub struct Connection {
     /// A frame was begun and not finished: its sender was cancelled or ran into its deadline.
     torn: bool,
     bulk: Bulk,
-    /// Number of bytes of the frames that were sent.
-    sent: u64,
+    outgoing: Option<Outgoing>,
+    incoming: Option<Incoming>,
 }
 
 impl Connection {
@@ -133,20 +136,48 @@ impl Connection {
 
     /// Encodes a message into the frame that is sent next.
     fn encode(&mut self, message: &Message) -> Result<(), Error> {
-        let peer = self.peer;
-        if let Some(capability) = message.capability().filter(|needed| !self.has(needed)) {
-            return Err(Error::NotUnderstood { peer, message: message.name(), capability });
-        }
+        let mut frame = std::mem::take(&mut self.scratch);
+        frame.clear();
+        frame.extend([0; PREFIX]);
+        let encoded = self.encode_into(message, &mut frame);
+        self.scratch = frame;
+        encoded?;
+        self.finish_frame()
+    }
+
+    /// Puts an encoded message into the frame that is sent next.
+    fn put_frame(&mut self, encoded: &[u8]) -> Result<(), Error> {
         self.scratch.clear();
         self.scratch.extend([0; PREFIX]);
-        message.encode(&mut self.scratch).map_err(|source| Error::Codec { peer, source })?;
+        self.scratch.extend_from_slice(encoded);
+        self.finish_frame()
+    }
+
+    /// Writes the length of the frame that is sent next in front of it.
+    fn finish_frame(&mut self) -> Result<(), Error> {
         let length = self.scratch.len() - PREFIX;
         if length > self.frame_limit {
-            return Err(Error::FrameLength { peer, length });
+            return Err(Error::FrameLength { peer: self.peer, length });
         }
         let prefix = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
         self.scratch[..PREFIX].copy_from_slice(&prefix);
         Ok(())
+    }
+
+    /// Returns a message as number and body.
+    fn encoded(&self, message: &Message) -> Result<Vec<u8>, Error> {
+        let mut encoded = Vec::new();
+        self.encode_into(message, &mut encoded)?;
+        Ok(encoded)
+    }
+
+    /// Appends number and body of a message that the other host's agent understands.
+    fn encode_into(&self, message: &Message, out: &mut Vec<u8>) -> Result<(), Error> {
+        let peer = self.peer;
+        if let Some(capability) = message.capability().filter(|needed| !self.has(needed)) {
+            return Err(Error::NotUnderstood { peer, message: message.name(), capability });
+        }
+        message.encode(out).map_err(|source| Error::Codec { peer, source })
     }
 
     /// Sends the frame that was encoded last.
@@ -165,7 +196,7 @@ impl Connection {
         match timeout(limit, write).await {
             Ok(Ok(())) => {
                 self.torn = false;
-                self.sent += self.scratch.len() as u64;
+                self.bulk.count(self.scratch.len());
                 Ok(())
             }
             Ok(Err(source)) => Err(self.last_words().await.unwrap_or_else(|| self.broken(source))),
@@ -201,10 +232,18 @@ impl Connection {
     /// [`Error::FrameLength`] for what is not a message; [`Error::Closed`] and [`Error::Io`].
     pub async fn receive(&mut self, limit: Duration) -> Result<Message, Error> {
         let peer = self.peer;
-        match timeout(limit, self.read_frame()).await {
+        match timeout(limit, self.next_message()).await {
             Ok(Ok(Message::Failure(failure))) => Err(Error::Failure(failure)),
             Ok(other) => other,
             Err(_) => Err(Error::Deadline { peer, what: "answer", limit }),
+        }
+    }
+
+    /// Waits for the next message, wherever it comes.
+    async fn next_message(&mut self) -> Result<Message, Error> {
+        match self.read_frame().await? {
+            Message::Elsewhere(number) => self.receive_elsewhere(number).await,
+            message => Ok(message),
         }
     }
 

@@ -19,7 +19,11 @@ use crate::destination::refusal::give_up;
 use crate::offer::Offer;
 
 /// Holds one conversation with a paired host to its end.
-pub async fn converse(copies: &'static Copies, connection: &mut Connection) -> Result<(), Cause> {
+pub async fn converse(
+    copies: &'static Copies,
+    mut own_connection: Connection,
+) -> Result<(), Cause> {
+    let connection = &mut own_connection;
     let host = copies.host();
     let own = Introduction::of_this_agent(&host.name, env!("CARGO_PKG_VERSION"));
     connection.answer_introduction(&own, deadline::CONNECT).await?;
@@ -49,6 +53,7 @@ pub async fn converse(copies: &'static Copies, connection: &mut Connection) -> R
             };
             Ok(connection.send(&Message::Failure(failure)).await?)
         }
+        Message::Attach(migration) => host.streams.attach(migration, own_connection).await,
         Message::Offer(offer) => offered(copies, connection, *offer, expected).await,
         Message::Resume(migration) => resume(copies, connection, migration).await,
         Message::AnchorOffer(offer) => {

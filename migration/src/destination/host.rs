@@ -14,6 +14,7 @@ use state::id::HostId;
 use state::journal::{self, Record};
 
 use crate::context::Background;
+use crate::destination::streams::Streams;
 
 /// This host, as every conversation sees it.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct Host {
     pub background: Background,
     /// The program that stands in for the OCI runtime while a container is staged.
     pub shim: PathBuf,
+    /// Conversations that may have further connections.
+    pub(super) streams: Streams,
     stopping: AtomicBool,
 }
 
@@ -56,6 +59,7 @@ impl Host {
             engine,
             background,
             shim: state::host::find_shim()?,
+            streams: Streams::default(),
             stopping: AtomicBool::new(false),
         })
     }

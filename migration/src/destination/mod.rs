@@ -28,6 +28,7 @@ mod receive_buffers;
 mod refusal;
 mod silent_connections;
 pub(crate) mod spool;
+mod streams;
 pub(crate) mod work_directory;
 
 pub use conversation::converse;

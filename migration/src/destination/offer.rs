@@ -50,6 +50,7 @@ pub async fn receive(
     for blocker in &verdict.blockers {
         tracing::info!("{migration}: refused: {} ({})", blocker.message, blocker.code);
     }
+    let _attachable = host.streams.accept(migration, connection);
     let agreed = async {
         connection.send(&Message::Verdict(looked.verdict.clone().into_wire())).await?;
         if refused {

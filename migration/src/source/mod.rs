@@ -62,17 +62,18 @@ pub async fn run(context: &Context, request: &Request, cancel: &Cancel) -> Resul
     let mut steps = Steps::start(context);
 
     steps.begin("connect");
-    let connection = cancel
+    let mut introduced = cancel
         .guard(connect::connect(context, &request.destination))
         .await
         .map_err(Failure::Refused)?;
+    introduced.connection.set_bulk(request.options.bulk);
     steps.begin("preflight");
-    let plan = cancel.guard_failure(plan::agree(context, request, connection)).await?;
+    let plan = cancel.guard_failure(plan::agree(context, request, introduced)).await?;
 
     // From here on there is something to undo.
     let migration = Migration::begin(context, plan).map_err(Failure::Refused)?;
     let mut preparation = Preparation::of(migration);
-    let prepared = cancel.guard(preparation.prepare(&mut steps)).await;
+    let prepared = cancel.guard(preparation.prepare(&mut steps, request.options.streams)).await;
     if let Err(cause) = prepared {
         return Err(preparation.go_back(cause).await);
     }

@@ -1,9 +1,11 @@
 //! Steps 3 to 5: everything slow, while the container runs. What is changed here is undone here.
 
 mod look;
+mod streams;
 mod tools;
 mod transfer;
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use checkpoint::criu::{ConfigDir, Options};
@@ -53,8 +55,13 @@ impl<'a> Preparation<'a> {
     }
 
     /// Runs the steps.
-    pub async fn prepare(&mut self, steps: &mut Steps<'_>) -> Result<(), Cause> {
+    pub async fn prepare(
+        &mut self,
+        steps: &mut Steps<'_>,
+        streams: NonZeroUsize,
+    ) -> Result<(), Cause> {
         self.make_room()?;
+        self.open_streams(streams).await?;
         steps.begin("tunnel");
         let remote = self.offer_tunnel().await?;
         if self.migration.plan.image_missing {

@@ -10,8 +10,9 @@ pub mod peer;
 use std::io;
 use std::path::PathBuf;
 
-use protocol::message::{Chunk, Data, FlowBatch, Settings, TreeChange, TreeEnd};
-use protocol::message::{CodecError, Message};
+use protocol::message::{
+    Chunk, CodecError, Data, FlowBatch, Message, Settings, TreeChange, TreeEnd, TreeRecord,
+};
 
 /// A part of a container's state. Parts of one kind are in order; those of different kinds come as they are made.
 #[derive(Debug)]
@@ -28,6 +29,22 @@ pub enum StatePart {
     Flows(FlowBatch),
     /// Settings that CRIU does not restore.
     Settings(Settings),
+}
+
+impl StatePart {
+    /// Returns the number of bytes of the container's files, log and memory in this part.
+    #[must_use]
+    pub fn payload(&self) -> u64 {
+        let bytes = match self {
+            Self::Chunks(chunks) => chunks.iter().map(|chunk| chunk.bytes.len()).sum(),
+            Self::TreeChange(TreeChange { record: TreeRecord::Data { bytes, .. }, .. }) => {
+                bytes.len()
+            }
+            Self::LogData(Data(bytes)) => bytes.len(),
+            _ => 0,
+        };
+        bytes as u64
+    }
 }
 
 impl From<StatePart> for Message {

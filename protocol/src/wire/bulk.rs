@@ -5,9 +5,12 @@
 //! compressor needs time for, the link is slower than the compressor, and compression costs no time. Otherwise the
 //! message goes as it is. So the link never waits for the compressor, and no rate has to be measured beforehand.
 
+use std::fmt;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Connection, Error, PIECE};
@@ -51,35 +54,65 @@ pub struct BulkOptions {
     pub compression: Compression,
 }
 
+/// The maximum rate at which bulk data is sent, over all connections of a conversation.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    rate: Option<NonZeroU64>,
+    /// When the next bytes may go.
+    free_at: Option<Instant>,
+}
+
+impl Pace {
+    /// Returns whether bytes that are sent now have to wait.
+    fn is_behind(&self, now: Instant) -> bool {
+        self.free_at.is_some_and(|free_at| free_at > now)
+    }
+
+    /// Reserves the time in which so many bytes may be sent, and returns how long it is until it begins.
+    fn reserve(&mut self, bytes: usize, now: Instant) -> Duration {
+        let Some(rate) = self.rate else { return Duration::ZERO };
+        let takes = Duration::from_secs_f64(bytes as f64 / rate.get() as f64);
+        let idle_since = now.checked_sub(BURST).unwrap_or(now);
+        let begins = self.free_at.map_or(now, |free_at| free_at.max(idle_since));
+        self.free_at = Some(begins + takes);
+        begins.saturating_duration_since(now)
+    }
+}
+
+/// The number of bytes that all connections of a conversation have sent.
+pub(super) type Sent = AtomicU64;
+
 /// The state of sending bulk data over one connection.
 #[derive(Default)]
 pub(super) struct Bulk {
-    options: BulkOptions,
-    /// When the next bytes may go, if there is a maximum rate.
-    free_at: Option<Instant>,
+    compression: Compression,
+    pace: Arc<Mutex<Pace>>,
+    sent: Arc<Sent>,
     compressor: Option<zstd::bulk::Compressor<'static>>,
     /// Number of messages that are still to be sent without an attempt to compress them.
     skip: u32,
 }
 
-impl std::fmt::Debug for Bulk {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bulk").field("options", &self.options).finish_non_exhaustive()
+impl fmt::Debug for Bulk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bulk").field("compression", &self.compression).finish_non_exhaustive()
     }
 }
 
 impl Bulk {
-    /// Returns for how long the sender has to wait until more bytes may go.
-    fn wait(&self, now: Instant) -> Duration {
-        self.free_at.map_or(Duration::ZERO, |free_at| free_at.saturating_duration_since(now))
+    /// Returns the state for a further connection of the same conversation.
+    pub(super) fn for_stream(&self) -> Self {
+        let (pace, sent) = (Arc::clone(&self.pace), Arc::clone(&self.sent));
+        Self { compression: self.compression, pace, sent, ..Self::default() }
     }
 
-    /// Takes note of bytes that have gone.
-    fn sent(&mut self, bytes: u64, now: Instant) {
-        let Some(rate) = self.options.bandwidth else { return };
-        let takes = Duration::from_secs_f64(bytes as f64 / rate.get() as f64);
-        let idle_since = now.checked_sub(BURST).unwrap_or(now);
-        self.free_at = Some(self.free_at.map_or(now, |free_at| free_at.max(idle_since)) + takes);
+    /// Counts bytes that were sent.
+    pub(super) fn count(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns an encoded message in compressed form; `None` if it does not become much smaller.
@@ -103,43 +136,64 @@ impl Bulk {
 
 impl Connection {
     /// Sets how [`Connection::send_bulk`] sends.
-    pub fn set_bulk(&mut self, options: BulkOptions) {
-        self.bulk = Bulk { options, ..Bulk::default() };
+    pub fn set_bulk(&mut self, BulkOptions { bandwidth, compression }: BulkOptions) {
+        let pace = Arc::new(Mutex::new(Pace { rate: bandwidth, free_at: None }));
+        let sent = Arc::clone(&self.bulk.sent);
+        self.bulk = Bulk { compression, pace, sent, ..Bulk::default() };
     }
 
     /// Returns the number of bytes of all frames sent so far, without what TLS adds.
     #[must_use]
     pub fn sent(&self) -> u64 {
-        self.sent
+        self.bulk.sent.load(Ordering::Relaxed)
     }
 
-    /// Sends a message of bulk data: no faster than the maximum rate, and compressed if that is wanted, the other
-    /// host's agent can take it, and it makes the message smaller.
+    /// Sends a message of bulk data: no faster than the maximum rate, over a further connection if there are any,
+    /// and compressed if that is wanted, the other host's agent can take it, and it makes the message smaller.
     ///
     /// # Errors
     /// As [`Connection::send`].
     pub async fn send_bulk(&mut self, message: &Message) -> Result<(), Error> {
-        let wait = self.bulk.wait(Instant::now());
-        let is_slow = !wait.is_zero() || self.backlog() >= BACKLOG;
-        let before = self.sent;
-        self.encode(message)?;
-        let is_wanted = match self.bulk.options.compression {
-            Compression::Auto => is_slow,
+        if self.has_streams() {
+            let encoded = self.encoded(message)?;
+            return self.send_elsewhere(encoded).await;
+        }
+        let encoded = self.encoded(message)?;
+        self.send_paced(encoded).await
+    }
+
+    /// Sends an encoded message over this connection, within the maximum rate.
+    async fn send_paced(&mut self, encoded: Vec<u8>) -> Result<(), Error> {
+        let encoded = self.compressed(encoded)?;
+        self.put_frame(&encoded)?;
+        self.write_paced().await
+    }
+
+    /// Sends the frame that was encoded last, within the maximum rate.
+    pub(super) async fn write_paced(&mut self) -> Result<(), Error> {
+        let wait = self.bulk.pace().reserve(self.scratch.len(), Instant::now());
+        tokio::time::sleep(wait).await;
+        self.write_frame().await
+    }
+
+    /// Returns an encoded message in the form in which it is sent: compressed or as it is.
+    pub(super) fn compressed(&mut self, encoded: Vec<u8>) -> Result<Vec<u8>, Error> {
+        let is_wanted = match self.bulk.compression {
+            Compression::Auto => {
+                self.bulk.pace().is_behind(Instant::now()) || self.backlog() >= BACKLOG
+            }
             Compression::Zstd => true,
             Compression::None => false,
         };
-        if is_wanted && self.scratch.len() >= SMALL && self.has(ZSTD) {
-            let peer = self.peer;
-            let encoded = self.scratch.get(super::PREFIX..).unwrap_or_default();
-            let compressed = self.bulk.compress(encoded);
-            if let Some(bytes) = compressed.map_err(|source| Error::Io { peer, source })? {
-                self.encode(&Message::Compressed(Data(bytes)))?;
-            }
+        if !is_wanted || encoded.len() < SMALL || !self.has(ZSTD) {
+            return Ok(encoded);
         }
-        tokio::time::sleep(wait).await;
-        self.write_frame().await?;
-        self.bulk.sent(self.sent - before, Instant::now());
-        Ok(())
+        let peer = self.peer;
+        let smaller = self.bulk.compress(&encoded).map_err(|source| Error::Io { peer, source })?;
+        match smaller {
+            Some(bytes) => self.encoded(&Message::Compressed(Data(bytes))),
+            None => Ok(encoded),
+        }
     }
 
     /// Returns the number of bytes that the kernel has not sent yet; 0 if it does not tell.
@@ -164,37 +218,37 @@ fn unsent(socket: BorrowedFd<'_>) -> nix::Result<u64> {
 mod tests {
     use super::*;
 
-    fn limited(rate: u64) -> Bulk {
-        let options = BulkOptions { bandwidth: NonZeroU64::new(rate), ..BulkOptions::default() };
-        Bulk { options, ..Bulk::default() }
+    fn limited(rate: u64) -> Pace {
+        Pace { rate: NonZeroU64::new(rate), free_at: None }
     }
 
     #[test]
-    fn a_sender_waits_for_what_it_has_sent() {
-        let mut bulk = limited(1000);
+    fn a_sender_waits_for_what_was_sent_before() {
+        let mut pace = limited(1000);
         let now = Instant::now();
-        assert_eq!(bulk.wait(now), Duration::ZERO);
-        bulk.sent(500, now);
-        bulk.sent(500, now);
-        assert_eq!(bulk.wait(now), Duration::from_secs(1));
-        assert_eq!(bulk.wait(now + Duration::from_secs(1)), Duration::ZERO);
+        assert!(!pace.is_behind(now));
+        assert_eq!(pace.reserve(500, now), Duration::ZERO);
+        assert_eq!(pace.reserve(500, now), Duration::from_millis(500));
+        assert_eq!(pace.reserve(500, now), Duration::from_secs(1));
+        assert!(pace.is_behind(now));
+        assert_eq!(pace.reserve(500, now + Duration::from_millis(1500)), Duration::ZERO);
     }
 
     #[test]
     fn a_sender_that_was_idle_does_not_catch_up() {
-        let mut bulk = limited(1000);
+        let mut pace = limited(1000);
         let now = Instant::now();
-        bulk.sent(1000, now);
+        pace.reserve(1000, now);
         let later = now + Duration::from_secs(60);
-        bulk.sent(1000, later);
-        assert_eq!(bulk.wait(later), Duration::from_secs(1) - BURST);
+        assert_eq!(pace.reserve(1000, later), Duration::ZERO);
+        assert_eq!(pace.reserve(1000, later), Duration::from_secs(1) - BURST);
     }
 
     #[test]
     fn there_is_no_limit_unless_one_is_set() {
-        let mut bulk = Bulk::default();
-        bulk.sent(u64::MAX, Instant::now());
-        assert_eq!(bulk.wait(Instant::now()), Duration::ZERO);
+        let mut pace = Pace::default();
+        assert_eq!(pace.reserve(usize::MAX, Instant::now()), Duration::ZERO);
+        assert!(!pace.is_behind(Instant::now()));
     }
 
     #[test]

@@ -171,7 +171,8 @@ impl Connection {
             scratch,
             torn: false,
             bulk: Bulk::default(),
-            sent: 0,
+            outgoing: None,
+            incoming: None,
         })
     }
 

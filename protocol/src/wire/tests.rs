@@ -399,3 +399,116 @@ async fn bulk_data_goes_no_faster_than_allowed() {
     // The first one goes at once, and each other one waits for the one before it.
     assert!(began.elapsed() >= SECOND / 2);
 }
+
+/// Two agents whose conversation has so many further connections.
+async fn with_streams(count: usize, options: BulkOptions) -> (Connection, Connection) {
+    let (mut a, mut b) = introduced().await;
+    a.set_bulk(options);
+    let (sender, offered) = tokio::sync::mpsc::channel(1);
+    b.accept_streams(offered);
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let (here, there) = introduced().await;
+        streams.push(here);
+        let sender = sender.clone();
+        tokio::spawn(async move { sender.send(there).await });
+    }
+    a.use_streams(streams);
+    (a, b)
+}
+
+fn log(bytes: Vec<u8>) -> Message {
+    Message::LogData(crate::message::Data(bytes))
+}
+
+#[tokio::test]
+async fn bulk_data_over_several_connections_arrives_in_order() {
+    for compression in [Compression::None, Compression::Zstd] {
+        let (mut a, mut b) = with_streams(3, bulk(compression)).await;
+        let count = 200_u32;
+        let sender = async {
+            for number in 0..count {
+                let size = 1 + (number as usize * 7919) % PIECE;
+                let mut bytes = vec![0; size];
+                bytes.extend(number.to_be_bytes());
+                a.send_bulk(&log(bytes)).await.unwrap();
+                if number % 10 == 9 {
+                    a.send(&Message::Measure(crate::message::Data(number.to_be_bytes().into())))
+                        .await
+                        .unwrap();
+                }
+            }
+        };
+        let receiver = async {
+            for number in 0..count {
+                let Ok(Message::LogData(data)) = b.receive(10 * SECOND).await else {
+                    panic!("message {number} did not come")
+                };
+                assert!(data.0.ends_with(&number.to_be_bytes()), "message {number}");
+                if number % 10 == 9 {
+                    let Ok(Message::Measure(data)) = b.receive(10 * SECOND).await else {
+                        panic!("the message after {number} did not come in its turn")
+                    };
+                    assert_eq!(data.0, number.to_be_bytes());
+                }
+            }
+        };
+        tokio::join!(sender, receiver);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_receiver_gets_everything_over_several_connections() {
+    let (mut a, mut b) = with_streams(4, BulkOptions::default()).await;
+    let count = 300;
+    let sender = async {
+        for _ in 0..count {
+            a.send_bulk(&log(vec![1; PIECE])).await.unwrap();
+        }
+    };
+    let receiver = async {
+        tokio::time::sleep(SECOND).await;
+        for _ in 0..count {
+            b.receive(10 * SECOND).await.unwrap();
+        }
+    };
+    tokio::join!(sender, receiver);
+}
+
+#[tokio::test]
+async fn a_further_connection_that_breaks_ends_the_conversation() {
+    let (mut a, mut b) = introduced().await;
+    let (sender, offered) = tokio::sync::mpsc::channel(1);
+    b.accept_streams(offered);
+    let (here, there) = introduced().await;
+    a.use_streams(vec![here]);
+    drop((there, sender));
+    let failed = async {
+        for _ in 0..100 {
+            a.send_bulk(&log(vec![1; PIECE])).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    assert!(failed.await.is_err());
+}
+
+#[tokio::test]
+async fn hostile_numbers_are_refused() {
+    // Nothing was attached.
+    let (mut a, mut b) = introduced().await;
+    a.send(&Message::Elsewhere(0)).await.unwrap();
+    assert!(matches!(b.receive(SECOND).await, Err(Error::Unexpected { .. })));
+    // Out of turn.
+    let (mut a, mut b) = with_streams(1, BulkOptions::default()).await;
+    a.send(&Message::Elsewhere(1)).await.unwrap();
+    assert!(matches!(b.receive(SECOND).await, Err(Error::Unexpected { .. })));
+    // Another message in place of a numbered one.
+    let (mut a, mut b) = introduced().await;
+    let (sender, offered) = tokio::sync::mpsc::channel(1);
+    b.accept_streams(offered);
+    let (mut here, there) = introduced().await;
+    sender.send(there).await.unwrap();
+    here.send(&Message::Measured(())).await.unwrap();
+    a.send(&Message::Elsewhere(0)).await.unwrap();
+    assert!(matches!(b.receive(SECOND).await, Err(Error::Unexpected { .. })));
+}

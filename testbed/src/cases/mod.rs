@@ -17,6 +17,7 @@
 //! ```
 
 mod applications;
+mod bulk;
 mod cancel;
 mod faults;
 mod fidelity;
@@ -54,6 +55,7 @@ pub fn all() -> Vec<Case> {
         refusal::CASES,
         cancel::CASES,
         operator::CASES,
+        bulk::CASES,
         trust::CASES,
         trust_wire::CASES,
         permissions::CASES,

@@ -70,6 +70,7 @@ impl Preparation<'_> {
     pub(super) async fn ship_image(&mut self, steps: &mut Steps<'_>) -> Result<(), Cause> {
         let image = self.migration.plan.offer.image.clone();
         let connection = &mut self.migration.plan.link.connection;
+        let before = connection.sent();
         connection.send(&Message::ImageBegin(image.clone())).await?;
         // Its name may be another image's by now.
         let mut save = self.migration.context.engine.save_image(&image.id)?;
@@ -85,6 +86,7 @@ impl Preparation<'_> {
         save.finish().await?;
         connection.send(&Message::ImageEnd(())).await?;
         expect!(connection, deadline::IMAGE, ImageStored)?;
+        steps.add_sent(connection.sent() - before);
         Ok(())
     }
 
@@ -121,6 +123,7 @@ impl Preparation<'_> {
     }
 
     pub(super) async fn send_files(&mut self, steps: &mut Steps<'_>) -> Result<(), Cause> {
+        let before = self.migration.plan.link.connection.sent();
         let container = &self.migration.plan.container;
         let mut sources = Vec::new();
         if let (Some(upper), Some(merged)) = (&container.upper, &container.merged) {
@@ -132,38 +135,40 @@ impl Preparation<'_> {
         if let Some(path) = container.log.as_deref().filter(|path| path.is_file()) {
             let mut log = CarriedLog::open(path)?;
             let pass = move |sink: &PeerSink| {
-                let bytes = log.pass(sink)?;
-                Ok((log, bytes))
+                log.pass(sink)?;
+                Ok(log)
             };
-            let (log, bytes) = self.send_parts(pass).await?;
-            steps.add_bytes(bytes);
+            let log = self.send_parts(steps, pass).await?;
             self.ready.log = Some(log);
         }
         for (tree, source) in sources {
             let pass = move |sink: &PeerSink| {
-                let (snapshot, stats) =
+                let (snapshot, _) =
                     trees::send(tree, sink, |records| source.first_pass(Tasks::Running, records))?;
-                Ok((CarriedTree { tree, source, snapshot }, stats))
+                Ok(CarriedTree { tree, source, snapshot })
             };
-            let (carried, stats) = self.send_parts(pass).await?;
+            let carried = self.send_parts(steps, pass).await?;
             let connection = &mut self.migration.plan.link.connection;
             expect!(connection, deadline::TREE, TreeApplied)?;
-            steps.add_bytes(stats.bytes);
             self.ready.trees.push(carried);
         }
+        steps.add_sent(self.migration.plan.link.connection.sent() - before);
         Ok(())
     }
 
     /// Sends what `pass` puts into the sink, as it comes, and returns what `pass` returns.
     async fn send_parts<T: Send + 'static>(
         &mut self,
+        steps: &mut Steps<'_>,
         pass: impl FnOnce(&PeerSink) -> Result<T, Cause> + Send + 'static,
     ) -> Result<T, Cause> {
         let (sink, mut parts) = PeerSink::new();
         let pass = spawn_blocking(move || pass(&sink));
         let connection = &mut self.migration.plan.link.connection;
         while let Some(part) = parts.recv().await {
+            let payload = part.payload();
             connection.send_bulk(&part.into()).await?;
+            steps.add_bytes(payload);
         }
         pass.await?
     }

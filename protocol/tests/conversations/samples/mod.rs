@@ -108,6 +108,10 @@ fn conversation() -> Vec<Message> {
         Message::Unstaged(()),
         Message::Measure(Data(vec![0; 5])),
         Message::Measured(()),
+        Message::Attach(MigrationId([6; 16])),
+        Message::Attached(()),
+        Message::Elsewhere(300),
+        Message::Numbered(Numbered { number: 300, message: Data(vec![25]) }),
         Message::Compressed(Data(vec![0x28, 0xb5, 0x2f, 0xfd, 0x00])),
     ];
     all.extend(codes.map(failure));

@@ -53,7 +53,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Waits until a condition holds. `what` describes it in the error.
-pub(super) fn until(
+pub(crate) fn until(
     what: &str,
     limit: Duration,
     mut reached: impl FnMut() -> Result<bool>,

@@ -1,0 +1,217 @@
+//! The arguments of `migrate`.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{Args, ValueEnum};
+use migration::request::{self, Publish, Request};
+use protocol::wire::{BulkOptions, Compression, MAX_STREAMS};
+use state::peer_address::Destination;
+
+use super::container_name;
+
+/// The slowest rate that may be asked for, in bytes a second. A slower peer would look like one that hangs.
+const SLOWEST: u64 = 64 << 10;
+
+/// Arguments of `migrate`.
+#[derive(Clone, Debug, Args)]
+pub struct Migrate {
+    /// Name or ID of a running container on this host.
+    #[arg(value_parser = container_name)]
+    pub container: String,
+    /// Where agent-server runs: the name of a peer, or an address.
+    #[arg(value_name = "HOST[:PORT]")]
+    pub destination: Destination,
+    #[command(flatten)]
+    /// How to go about it.
+    pub options: Options,
+}
+
+/// How a migration goes about it.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Print one JSON object on standard output, and nothing else there.
+    #[arg(long)]
+    pub json: bool,
+    /// What to do if the destination lacks the container's image.
+    #[arg(long, value_enum, default_value = "send", value_name = "POLICY")]
+    pub image: ImagePolicy,
+    /// Go back if the interruption would last longer, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub max_interruption: Duration,
+    /// Go on leading new connections to this host's published ports to the container, through the
+    /// tunnel, until `agent-client forward remove`.
+    #[arg(long)]
+    pub forward: bool,
+    /// Where a chain of this host's nftables drops packets of its flows, put rules in front of it that let
+    /// these pass, until the last flow with the destination has ended. Otherwise such a move is refused.
+    /// Chains of iptables, and those of the destination, are never opened.
+    #[arg(long)]
+    pub open_firewall: bool,
+    /// Publish this port at the destination, in place of those that are published here; may be
+    /// repeated. As podman run --publish.
+    #[arg(long, value_name = "[[IP:]PORT:]CONTAINER_PORT[/PROTOCOL]")]
+    pub publish: Vec<Publish>,
+    /// Which address it gets on its network at the destination.
+    #[arg(long, value_enum, default_value = "keep", value_name = "POLICY")]
+    pub address: AddressPolicy,
+    /// How packets of its flows get from this host to the destination.
+    #[arg(long, value_enum, default_value = "wireguard", value_name = "KIND")]
+    pub tunnel: TunnelChoice,
+    /// Move it although this may be lost, where the kernel does not tell whether there is any; may be
+    /// repeated.
+    #[arg(long, value_enum, value_name = "LOSS")]
+    pub accept_loss: Vec<Loss>,
+    /// Send the image and the first pass over files no faster than so many bytes a second, such as 50MB or 8MiB.
+    /// What is sent during the interruption has no limit.
+    #[arg(long, value_name = "RATE", value_parser = bandwidth)]
+    pub bandwidth: Option<NonZeroU64>,
+    /// Whether the image and the first pass over files are compressed.
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
+    pub compress: Compress,
+    /// Send the image and the first pass over files over so many connections, where one does not fill the link.
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = streams)]
+    pub streams: NonZeroUsize,
+}
+
+impl Migrate {
+    /// Returns the order as the migration takes it.
+    pub fn request(self) -> Request {
+        let Self { container, destination, options } = self;
+        let image = match options.image {
+            ImagePolicy::Send => request::ImagePolicy::Send,
+            ImagePolicy::Require => request::ImagePolicy::Require,
+        };
+        let address = match options.address {
+            AddressPolicy::Keep => request::AddressPolicy::Keep,
+            AddressPolicy::Any => request::AddressPolicy::Any,
+        };
+        let tunnel = match options.tunnel {
+            TunnelChoice::WireGuard => request::TunnelChoice::WireGuard,
+            TunnelChoice::Direct => request::TunnelChoice::Direct,
+        };
+        let accepted = options.accept_loss.into_iter();
+        let accepted_losses = accepted.map(|Loss::Landlock| request::Loss::Landlock).collect();
+        let options = request::Options {
+            image,
+            max_interruption: options.max_interruption,
+            forward: options.forward,
+            open_firewall: options.open_firewall,
+            publish: options.publish,
+            address,
+            tunnel,
+            accepted_losses,
+            bulk: BulkOptions {
+                bandwidth: options.bandwidth,
+                compression: options.compress.into(),
+            },
+            streams: options.streams,
+        };
+        Request { container, destination, options }
+    }
+}
+
+/// What to do if the destination lacks the container's image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ImagePolicy {
+    /// Ship it while the container runs.
+    Send,
+    /// Refuse to move.
+    Require,
+}
+
+/// How packets get to the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TunnelChoice {
+    /// Encrypted, over any network.
+    #[value(name = "wireguard")]
+    WireGuard,
+    /// As they are, unencrypted, to a host on the same Ethernet segment, which has to allow it
+    /// (agent-server peers allow HOST --direct). Faster. For segments on which everybody is trusted.
+    Direct,
+}
+
+/// What a container may lose without anybody being able to tell beforehand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Loss {
+    /// Restrictions by Landlock (landlock(7)) that processes have put themselves under.
+    Landlock,
+}
+
+/// Which address the container gets at the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AddressPolicy {
+    /// Its own; refuse to move if that is taken.
+    Keep,
+    /// Another one if its own is taken; its connections go on.
+    Any,
+}
+
+/// Whether bulk data is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Compress {
+    /// While the link is slower than the compressor.
+    Auto,
+    /// Always, by zstd.
+    Zstd,
+    /// Never.
+    None,
+}
+
+impl From<Compress> for Compression {
+    fn from(compress: Compress) -> Self {
+        match compress {
+            Compress::Auto => Self::Auto,
+            Compress::Zstd => Self::Zstd,
+            Compress::None => Self::None,
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|s| (0.05..=3600.0).contains(s))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "a number of seconds from 0.05 to 3600".to_owned())
+}
+
+/// Reads a number of bytes a second.
+fn bandwidth(text: &str) -> Result<NonZeroU64, String> {
+    text.parse::<ByteSize>()
+        .ok()
+        .filter(|rate| rate.0 >= SLOWEST)
+        .and_then(|rate| NonZeroU64::new(rate.0))
+        .ok_or_else(|| "a number of bytes a second such as 50MB or 8MiB, at least 64KiB".to_owned())
+}
+
+/// Reads a number of connections.
+fn streams(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse::<NonZeroUsize>()
+        .ok()
+        .filter(|count| count.get() <= MAX_STREAMS)
+        .ok_or_else(|| format!("a number from 1 to {MAX_STREAMS}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interruptions_out_of_range_are_refused() {
+        for text in ["0", "-1", "nan", "inf", "1e9", "", "x"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn rates_are_bytes_a_second() {
+        assert_eq!(bandwidth("8MiB"), Ok(NonZeroU64::new(8 << 20).unwrap()));
+        assert_eq!(bandwidth("50MB"), Ok(NonZeroU64::new(50_000_000).unwrap()));
+        for text in ["", "0", "-1", "1000", "fast", "1e99", "50Mbit"] {
+            assert!(bandwidth(text).is_err(), "{text}");
+        }
+    }
+}
