@@ -22,6 +22,8 @@ pub const ZSTD: &str = "zstd";
 /// Number of bytes in the kernel's send queue from which on the next message is compressed. zstd needs about a
 /// millisecond for a [`PIECE`], and a link of 10 Gbit/s somewhat longer for this many bytes.
 const BACKLOG: u64 = 4 * PIECE as u64;
+/// Number of bytes that one processor compresses in a second, at least.
+const COMPRESSOR: u64 = 250_000_000;
 /// Messages below this size are never compressed.
 const SMALL: usize = 4 * 1024;
 /// A message that is not reduced to less than this part of its size is sent as it is.
@@ -63,9 +65,9 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Returns whether bytes that are sent now have to wait.
-    fn is_behind(&self, now: Instant) -> bool {
-        self.free_at.is_some_and(|free_at| free_at > now)
+    /// Returns whether the maximum rate is lower than that of the compressor.
+    fn is_slow(&self) -> bool {
+        self.rate.is_some_and(|rate| rate.get() < COMPRESSOR)
     }
 
     /// Reserves the time in which so many bytes may be sent, and returns how long it is until it begins.
@@ -179,9 +181,7 @@ impl Connection {
     /// Returns an encoded message in the form in which it is sent: compressed or as it is.
     pub(super) fn compressed(&mut self, encoded: Vec<u8>) -> Result<Vec<u8>, Error> {
         let is_wanted = match self.bulk.compression {
-            Compression::Auto => {
-                self.bulk.pace().is_behind(Instant::now()) || self.backlog() >= BACKLOG
-            }
+            Compression::Auto => self.bulk.pace().is_slow() || self.backlog() >= BACKLOG,
             Compression::Zstd => true,
             Compression::None => false,
         };
@@ -226,11 +226,9 @@ mod tests {
     fn a_sender_waits_for_what_was_sent_before() {
         let mut pace = limited(1000);
         let now = Instant::now();
-        assert!(!pace.is_behind(now));
         assert_eq!(pace.reserve(500, now), Duration::ZERO);
         assert_eq!(pace.reserve(500, now), Duration::from_millis(500));
         assert_eq!(pace.reserve(500, now), Duration::from_secs(1));
-        assert!(pace.is_behind(now));
         assert_eq!(pace.reserve(500, now + Duration::from_millis(1500)), Duration::ZERO);
     }
 
@@ -248,7 +246,8 @@ mod tests {
     fn there_is_no_limit_unless_one_is_set() {
         let mut pace = Pace::default();
         assert_eq!(pace.reserve(usize::MAX, Instant::now()), Duration::ZERO);
-        assert!(!pace.is_behind(Instant::now()));
+        assert!(!pace.is_slow());
+        assert!(limited(1000).is_slow() && !limited(u64::MAX).is_slow());
     }
 
     #[test]

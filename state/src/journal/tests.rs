@@ -1,4 +1,7 @@
+use std::net::IpAddr;
+
 use super::*;
+use crate::id::HostId;
 
 fn departure() -> Record {
     Record::Departure {

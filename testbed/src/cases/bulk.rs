@@ -1,10 +1,10 @@
 //! Bulk data: its rate, and its compression.
 
-use std::time::Duration;
+use std::fs::File;
+use std::io::Read;
 
-use super::promise::until;
 use crate::ensure;
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
@@ -20,27 +20,31 @@ const FILES: &str = "files, first pass";
 /// The size of the container's file in MiB.
 const SIZE: u64 = 8;
 
-/// Starts a container that has written a file, once it is there.
-fn start(lab: &Lab, host: &str, source: &str) -> Result<()> {
+/// Starts a container and writes a file of [`SIZE`] MiB into it.
+fn start(lab: &Lab, host: &str, content: &[u8]) -> Result<()> {
     let host = lab.host(host)?;
-    let write = format!(
-        "dd if={source} of=/file bs=1048576 count={SIZE} 2>/dev/null; echo there; exec sleep 1000"
-    );
-    host.podman(["run", "--detach", "--name", "web", "probe:1", "sh", "-c", &write])?;
-    let is_there = || Ok(host.podman(["logs", "web"])? == "there");
-    until("the file is there", Duration::from_secs(20), is_there)
+    host.podman(["run", "--detach", "--name", "web", "probe:1", "sleep", "1000"])?;
+    host.write(file(host)?, content)
 }
 
-fn sum(host: &Host) -> Result<String> {
-    host.podman(["exec", "web", "sha256sum", "/file"])
+/// Returns the path of the container's file on its host.
+fn file(host: &Host) -> Result<String> {
+    let first = host.podman(["inspect", "--format", "{{.State.Pid}}", "web"])?;
+    Ok(format!("/proc/{first}/root/file"))
+}
+
+/// Reads the container's file.
+fn content(host: &Host) -> Result<Vec<u8>> {
+    let path = host.path(file(host)?);
+    std::fs::read(&path).context(|| format!("reading {}", path.display()))
 }
 
 /// Moves the container, and returns what the step of the files says.
 fn files(lab: &Lab, from: &str, to: &str, arguments: &[&str]) -> Result<(f64, u64, u64)> {
-    let before = sum(lab.host(from)?)?;
+    let before = content(lab.host(from)?)?;
     lab.serve(to)?;
     let report = lab.attempt("web", from, to, arguments)?.success()?;
-    ensure!(sum(lab.host(to)?)? == before, "the file has changed");
+    ensure!(content(lab.host(to)?)? == before, "the file has changed");
     let step = report.steps.iter().find(|step| step.name == FILES);
     let step = step.ok_or_else(|| Error::Refused(format!("there is no step {FILES:?}")))?;
     Ok((step.ms, step.bytes, step.sent))
@@ -48,7 +52,10 @@ fn files(lab: &Lab, from: &str, to: &str, arguments: &[&str]) -> Result<(f64, u6
 
 fn limited(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
-    start(&lab, "a", "/dev/urandom")?;
+    let mut noise = vec![0; (SIZE << 20) as usize];
+    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut noise));
+    read.context(|| "reading /dev/urandom")?;
+    start(&lab, "a", &noise)?;
     let (ms, bytes, sent) = files(&lab, "a", "b", &["--bandwidth", "4MiB"])?;
     ensure!(bytes >= SIZE << 20, "only {bytes} bytes");
     ensure!(sent >= bytes, "{sent} bytes were sent for {bytes} that cannot be compressed");
@@ -63,8 +70,8 @@ fn limited(context: &Context) -> Result<()> {
 
 fn compressed(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
-    start(&lab, "a", "/dev/zero")?;
-    lab.host("a")?.podman(["exec", "web", "sh", "-c", "yes | head -c 4000000 >> /file"])?;
+    let text = b"A line that zstd knows by now.\n".repeat((SIZE << 20) as usize / 31);
+    start(&lab, "a", &text)?;
     let mut told = Vec::new();
     let hops = [
         ("a", "b", &["--compress", "none"][..], false),
