@@ -4,6 +4,8 @@
 //! cli, ask → migration → engine, checkpoint, netmig → kernel
 //! ```
 
+#![warn(clippy::missing_errors_doc)]
+
 mod ask;
 mod cli;
 mod exit;

@@ -5,6 +5,8 @@
 //!       serve → welcome, invite: pairing
 //! ```
 
+#![warn(clippy::missing_errors_doc)]
+
 mod allow;
 mod cli;
 mod invite;

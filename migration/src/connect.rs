@@ -38,6 +38,9 @@ pub struct Link {
 
 impl Introduced {
     /// Gives the destination its number on this host: something is about to be made for it.
+    ///
+    /// # Errors
+    /// The numbers of this host's peers cannot be read or written, or all are taken.
     pub async fn agreed(self, context: &Context) -> Result<Link, Cause> {
         let Self { connection, host, destination } = self;
         let peer = tunnels::allot(&context.directories, host).await?;
@@ -45,19 +48,28 @@ impl Introduced {
     }
 }
 
-/// Dials, compares versions and exchanges identities.
+/// Dials a destination, compares versions and exchanges identities.
+///
+/// # Errors
+/// As [`Connection::dial`], and the destination does not introduce itself.
 pub async fn connect(context: &Context, destination: &Destination) -> Result<Introduced, Cause> {
     let connection = dial(context, destination).await?;
     let host = connection.host();
     Ok(Introduced { connection, host, destination: destination.clone() })
 }
 
-/// Dials and exchanges introductions, for the first time or again.
+/// Dials a destination and exchanges introductions, for the first time or again.
+///
+/// # Errors
+/// As [`Connection::dial`] and [`Connection::introduce`].
 pub async fn dial(context: &Context, destination: &Destination) -> Result<Connection, wire::Error> {
     introduce(Connection::dial(&context.trust, destination).await?).await
 }
 
-/// The same with a host that is known by its identity.
+/// Dials a host that is known by its identity and exchanges introductions.
+///
+/// # Errors
+/// As [`Connection::dial_host`] and [`Connection::introduce`].
 pub async fn dial_host(
     context: &Context,
     address: &Destination,

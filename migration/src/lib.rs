@@ -15,6 +15,8 @@
 //! | [`event`] | what is told meanwhile |
 //! | [`report`] | what is told at the end |
 
+#![warn(clippy::missing_errors_doc)]
+
 pub mod cancel;
 pub mod connect;
 pub mod context;

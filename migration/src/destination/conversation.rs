@@ -19,6 +19,10 @@ use crate::destination::refusal::give_up;
 use crate::offer::Offer;
 
 /// Holds one conversation with a paired host to its end.
+///
+/// # Errors
+/// The connection failed, the peer sent what no agent sends or what it may not, or the migration was given up. What
+/// was made for it is removed, or left to the guardian.
 pub async fn converse(
     copies: &'static Copies,
     mut own_connection: Connection,

@@ -64,7 +64,10 @@ impl Host {
         })
     }
 
-    /// The end of an arrival, if the engine runs its container.
+    /// Returns what the end of an arrival was, if the engine runs its container.
+    ///
+    /// # Errors
+    /// The archived journal cannot be read.
     pub fn handed_over(&self, migration: MigrationId) -> Result<Option<Finished>, journal::Error> {
         let records = journal::archived(&self.directories.state, migration)?.unwrap_or_default();
         Ok(records.iter().rev().find_map(|record| match record {

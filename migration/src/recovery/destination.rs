@@ -94,6 +94,9 @@ struct Scene<'a> {
 
 /// Settles every arrival that was left. What cannot be settled is logged, and tried again at the next
 /// start.
+///
+/// # Errors
+/// The journals cannot be listed.
 pub async fn run(
     directories: &Directories,
     engine: &Arc<dyn Engine>,

@@ -1,6 +1,6 @@
 //! A container's state as a stream of parts.
 //!
-//! A capture puts the parts into a [`StateSink`]: to a peer ([`peer`]), or to a file ([`file`]). A restore takes the
+//! A capture puts the parts into a [`StateSink`]: to a peer ([`peer`]), or to a file ([`mod@file`]). A restore takes the
 //! same parts from either. The parts are the protocol's own types, so a file has the same format as a conversation,
 //! and the same rules: the body of a part never changes once it is released.
 
