@@ -61,7 +61,7 @@ impl Podman {
     /// Returns whether the image of that ID is here, under whichever name.
     ///
     /// # Errors
-    /// [`Error::BadId`] unless `id` is a full ID; [`Error`] when podman cannot tell.
+    /// [`crate::Error::BadId`] unless `id` is a full ID; [`Error`] when podman cannot tell.
     pub(super) async fn has_image(&self, info: &Info, id: &str) -> Result<bool, crate::Error> {
         if !is_full_id(id) {
             return Err(crate::Error::bad_id(id));

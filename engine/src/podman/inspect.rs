@@ -54,7 +54,7 @@ impl Podman {
     /// files.
     ///
     /// # Errors
-    /// [`Error::BadName`] and [`Error::NoSuchContainer`]; [`Error`] when podman fails or the
+    /// [`crate::Error::BadName`] and [`crate::Error::NoSuchContainer`]; [`Error`] when podman fails or the
     /// container's bundle cannot be read.
     pub(super) async fn inspect(&self, name_or_id: &str) -> Result<Container, crate::Error> {
         if !is_name(name_or_id) {

@@ -23,7 +23,7 @@ impl Podman {
     /// deadline podman goes on by itself; calling again is safe.
     ///
     /// # Errors
-    /// [`Error::BadId`] unless `id` is a full ID; [`Error`] when podman fails.
+    /// [`crate::Error::BadId`] unless `id` is a full ID; [`Error`] when podman fails.
     pub(super) async fn remove(&self, id: &str) -> Result<(), crate::Error> {
         if !is_full_id(id) {
             return Err(crate::Error::bad_id(id));
