@@ -89,7 +89,8 @@ fn run(cli: Cli) -> Exit {
             }));
         }
         Some(Command::Keep) => {
-            return match runtime.block_on(reconciler::run(&directories)) {
+            let engine = engine::detect(Some(directories.run.join("engine.json")));
+            return match runtime.block_on(reconciler::run(&directories, &*engine)) {
                 Ok(()) => Exit::Moved,
                 Err(e) => complain(Exit::Failed, &chain(e.as_ref())),
             };
