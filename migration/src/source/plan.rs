@@ -238,7 +238,8 @@ pub async fn agree(
     }
     let known = peer_numbers::find_number(&context.directories.state, link.host);
     let known = known.map_err(|e| refused(e.into()))?;
-    let far_ends = FarEnds::new(&verdict.addresses, known).await.map_err(refused)?;
+    let mut far_ends = FarEnds::new(&verdict.addresses, known).await.map_err(refused)?;
+    far_ends.names = local.anchors.keys().map(|peer| (*peer, context.peer_name(*peer))).collect();
     let names = (container.name.as_str(), request.destination.host.as_str());
     let by_third_hosts = local.anchors.values().any(|host| *host != link.host);
     if by_third_hosts
