@@ -245,11 +245,11 @@ pub async fn remove(
 /// The lock cannot be taken, a note cannot be read or written, or the kernel refuses the rules.
 pub async fn follow(
     directories: &Directories,
-    addresses: impl AsyncFn(&str) -> Result<Vec<IpAddr>, Cause>,
+    addresses: impl AsyncFn(&str) -> Vec<IpAddr>,
 ) -> Result<Vec<String>, Cause> {
     let mut followed = Vec::new();
     for seen in all(directories)?.into_iter().filter(|note| note.role == Role::Here) {
-        let Some(moved) = seen.at(&addresses(&seen.id).await?) else { continue };
+        let Some(moved) = seen.at(&addresses(&seen.id).await) else { continue };
         // What an agent works on is its own matter.
         let Ok(_free) = ContainerLock::begin(directories, &seen.id, &seen.name) else { continue };
         let lock = SteeringLock::take(&directories.run).await?;

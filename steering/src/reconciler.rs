@@ -157,9 +157,10 @@ impl Reconciler<'_> {
     /// Has new connections follow containers that were started again.
     async fn follow(&self) -> Result<(), Cause> {
         let addresses = async |id: &str| {
-            let described = self.engine.description(id).await?.description;
-            let networks = described.connectivity.networks;
-            Ok(networks.iter().flat_map(|network| &network.addresses).map(|one| one.ip).collect())
+            // One that was removed has none. Saying so at every look would fill the log.
+            let Ok(described) = self.engine.description(id).await else { return Vec::new() };
+            let networks = described.description.connectivity.networks;
+            networks.iter().flat_map(|network| &network.addresses).map(|one| one.ip).collect()
         };
         for name in port_forward::follow(self.directories, addresses).await? {
             self.note_line(&format!("new connections for {name} lead to its new address"));
