@@ -19,6 +19,7 @@ use steering::port_forward::{self, Note, Role};
 use steering::tunnels;
 
 use crate::cli::{Forward, ForwardCommand};
+use crate::done::Done;
 use migration::Context;
 use migration::connect::dial_host;
 
@@ -44,9 +45,9 @@ struct Line {
 }
 
 /// Lists what is forwarded, or ends it; gives what there is to say.
-pub async fn run(context: &Context, request: &Forward) -> Result<String, Cause> {
+pub async fn run(context: &Context, request: &Forward) -> Result<Done, Cause> {
     match &request.command {
-        ForwardCommand::List { json } => list(context, *json).await,
+        ForwardCommand::List { json } => Ok(list(context, *json).await?.into()),
         ForwardCommand::Remove { container } => remove(context, container).await,
     }
 }
@@ -101,7 +102,7 @@ fn described(ports: &[ForwardedPort]) -> String {
 }
 
 /// Ends it here, and tells the other host.
-async fn remove(context: &Context, container: &str) -> Result<String, Cause> {
+async fn remove(context: &Context, container: &str) -> Result<Done, Cause> {
     let directories = &context.directories;
     let chosen = |note: &Note| {
         let decided = note.away().is_none_or(|away| away.in_force);
@@ -118,22 +119,25 @@ async fn remove(context: &Context, container: &str) -> Result<String, Cause> {
     if removed.is_empty() {
         return Err(NotForwarded(container.to_owned()).into());
     }
-    let mut told = format!("new connections for {container} are not forwarded any more");
+    let told = format!("new connections for {container} are not forwarded any more");
+    let mut left = Vec::new();
     for note in removed {
         if let Some(away) = note.away()
             && let Err(e) = tell(context, &away.destination, note.host, &note.id).await
         {
-            told += &format!(
-                "; {} could not be told ({}): run agent-client forward remove {container} there, too",
-                away.destination,
+            let name = context.host_name(note.host);
+            let name = name.unwrap_or_else(|| away.destination.to_string());
+            left.push(format!(
+                "{name} could not be told ({}), and keeps its end of the tunnel: run agent-client forward remove \
+                 {container} on {name}, too",
                 chain(e.as_ref())
-            );
+            ));
         }
         if let Some(peer) = peer_numbers::find_number(&directories.state, note.host)? {
             tunnels::release(directories, peer, None).await?;
         }
     }
-    Ok(told)
+    Ok(Done { told, left })
 }
 
 /// Tells the container's host that no new connections come from here.

@@ -8,6 +8,7 @@
 
 mod ask;
 mod cli;
+mod done;
 mod exit;
 mod flows;
 mod forward;
@@ -30,6 +31,7 @@ use state::{guardian, log};
 use steering::{fwmark, reconciler};
 
 use crate::cli::{BACKGROUND, Cli, Command, Flows, FlowsCommand, Recover};
+use crate::done::Done;
 use crate::exit::Exit;
 use crate::progress::Progress;
 
@@ -73,7 +75,7 @@ fn run(cli: Cli) -> Exit {
         }
         Some(Command::Recover(request)) => return recover(&runtime, directories, request),
         Some(Command::Flows(Flows { command: Some(FlowsCommand::End(request)), .. })) => {
-            return told(runtime.block_on(async {
+            return done(runtime.block_on(async {
                 let context = open(directories, false).map_err(|e| chain(e.as_ref()))?;
                 flows::end(&context, &request).await.map_err(|e| chain(e.as_ref()))
             }));
@@ -85,13 +87,14 @@ fn run(cli: Cli) -> Exit {
             };
         }
         Some(Command::Forward(request)) => {
-            return told(runtime.block_on(async {
+            return done(runtime.block_on(async {
                 let context = open(directories, false).map_err(|e| chain(e.as_ref()))?;
                 forward::run(&context, &request).await.map_err(|e| chain(e.as_ref()))
             }));
         }
         Some(Command::Keep) => {
-            return match runtime.block_on(reconciler::run(&directories)) {
+            let engine = engine::detect(Some(directories.run.join("engine.json")));
+            return match runtime.block_on(reconciler::run(&directories, &*engine)) {
                 Ok(()) => Exit::Moved,
                 Err(e) => complain(Exit::Failed, &chain(e.as_ref())),
             };
@@ -163,6 +166,19 @@ async fn withdraw(context: &Context, container: &str) -> Exit {
 fn paired(directories: &Directories, work: impl FnOnce(&Path) -> Result<String, Cause>) -> Exit {
     let work = directories.create().map_err(Into::into).and_then(|()| work(&directories.state));
     told(work.map_err(|e| chain(e.as_ref())))
+}
+
+/// Prints what was done on this host, and what is left to do on others.
+fn done(outcome: Result<Done, String>) -> Exit {
+    let Done { told: text, left } = match outcome {
+        Ok(done) => done,
+        Err(reason) => return told(Err(reason)),
+    };
+    let exit = told(Ok(text));
+    if left.is_empty() {
+        return exit;
+    }
+    complain(Exit::MovedWithLeftovers, &left.join("\nagent-client: "))
 }
 
 /// Prints what was done, or why it was not.

@@ -62,7 +62,8 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         if cli.keep {
             let directories = Directories { state: cli.state_dir, run: cli.run_dir };
-            return reconciler::run(&directories).await.map_err(|e| chain(e.as_ref()));
+            let engine = engine::detect(Some(directories.run.join("engine.json")));
+            return reconciler::run(&directories, &*engine).await.map_err(|e| chain(e.as_ref()));
         }
         match watched {
             Some(journal) => {

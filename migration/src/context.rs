@@ -4,9 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use engine::Engine;
+use netmig::peer_number::PeerNumber;
 use protocol::trust::Trust;
 use state::cause::Cause;
 use state::directories::Directories;
+use state::id::HostId;
+use steering::peer_numbers;
 
 use crate::event::Event;
 
@@ -49,6 +52,19 @@ impl Context {
         directories.create()?;
         let trust = Trust::open(&directories.state)?;
         Ok(Self { directories, trust, engine, background, observer })
+    }
+
+    /// Returns the name by which people know a peer: that of its pairing, or else its number on this host.
+    pub fn peer_name(&self, number: PeerNumber) -> String {
+        let host = peer_numbers::peer_with_number(&self.directories.state, number).ok().flatten();
+        host.and_then(|host| self.host_name(host)).unwrap_or_else(|| format!("peer {number}"))
+    }
+
+    /// Returns the name of a paired host.
+    pub fn host_name(&self, host: HostId) -> Option<String> {
+        let peers = self.trust.peers.all().ok()?;
+        let peer = peers.into_iter().find(|peer| peer.fingerprint.host() == host)?;
+        Some(peer.name.to_string())
     }
 
     /// Tells the observer of an event.

@@ -1,5 +1,5 @@
-//! Kernel notifications: flows that have ended, nftables rules that were removed, tunnels that were
-//! added, changed or removed.
+//! Kernel notifications: flows that have ended, nftables rules that were removed, tunnels and other
+//! interfaces that were added, changed or removed.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -33,6 +33,8 @@ pub struct Seen {
     pub chain_added: bool,
     /// A tunnel interface was added, changed or removed.
     pub tunnel_changed: bool,
+    /// Another interface was, such as a container's.
+    pub link_changed: bool,
 }
 
 /// Listens in the network namespace in which it was opened.
@@ -74,27 +76,33 @@ impl Events {
                 Err(errno) => return Err(FlowError::Dump(SocketError::Receive(errno))),
             }
             let mut seen = self.take()?;
-            seen.tunnel_changed |= self.take_links();
+            self.take_links(&mut seen);
             if seen != Seen::default() || Instant::now() >= end {
                 return Ok(seen);
             }
         }
     }
 
-    /// Returns whether a tunnel is among the interfaces that changed since the last call.
-    fn take_links(&mut self) -> bool {
-        let mut changed = false;
+    /// Notes the interfaces that changed since the last call.
+    fn take_links(&mut self, seen: &mut Seen) {
         loop {
             match self.links.poll(&mut self.buffer) {
                 Ok(Some(messages)) => {
                     for message in messages.map_while(Result::ok) {
                         let Message::Data { kind, payload, .. } = message else { continue };
-                        changed |= is_of_tunnel(kind, payload);
+                        if is_of_tunnel(kind, payload) {
+                            seen.tunnel_changed = true;
+                        } else {
+                            seen.link_changed = true;
+                        }
                     }
                 }
-                Ok(None) => return changed,
+                Ok(None) => return,
                 // Notifications were dropped, perhaps a tunnel's.
-                Err(_) => return true,
+                Err(_) => {
+                    (seen.tunnel_changed, seen.link_changed) = (true, true);
+                    return;
+                }
             }
         }
     }
@@ -121,8 +129,20 @@ impl Events {
 }
 
 impl Seen {
+    /// Returns whether anything was seen that may have taken something of netmig's away.
+    #[must_use]
+    pub fn concerns_netmig(&self) -> bool {
+        *self != Self { link_changed: self.link_changed, ..Self::default() }
+    }
+
     fn everything() -> Self {
-        Self { flow_ended: true, rules_removed: true, chain_added: true, tunnel_changed: true }
+        Self {
+            flow_ended: true,
+            rules_removed: true,
+            chain_added: true,
+            tunnel_changed: true,
+            link_changed: true,
+        }
     }
 
     fn note(&mut self, kind: u16, payload: &[u8]) {

@@ -33,10 +33,10 @@ use crate::table::{RuleTag, Table};
 
 use inject::Injector;
 use packet::Stage;
-use trace::Tracer;
 
 pub use candidates::{Candidate, candidates, is_one_host};
 pub use error::Error;
+pub(crate) use trace::Tracer;
 pub use trace::{DropRule, Fate};
 
 /// Most twins of one trial.

@@ -75,6 +75,13 @@ impl PeerNumber {
         TABLE_BASE + u32::from(self.get())
     }
 
+    /// Returns the peer to which a tunnel interface leads; `None` for any other interface.
+    #[must_use]
+    pub fn of_interface(name: &str) -> Option<Self> {
+        let peer = Self::new(name.strip_prefix(INTERFACE_PREFIX)?.parse().ok()?)?;
+        (peer.interface() == name).then_some(peer)
+    }
+
     /// Returns the name of the tunnel interface to this peer.
     #[must_use]
     pub fn interface(self) -> String {

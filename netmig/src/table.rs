@@ -184,8 +184,10 @@ impl Table {
     /// # Errors
     /// [`TableError::Read`], [`TableError::Refused`] when the table cannot be read or changed.
     pub fn unsteer(&mut self, peer: PeerNumber) -> Result<(), TableError> {
+        let traced = RuleTag::of_output(peer);
         self.remove_rules(|purpose| match purpose {
             Purpose::Peer(of) | Purpose::Segment(of, _) => *of == peer,
+            Purpose::PathTrial(of) => *of == traced,
             _ => false,
         })
     }

@@ -20,6 +20,7 @@ use crate::peer_numbers::{self, HostId};
 use crate::steering_lock::SteeringLock;
 use crate::tunnel_aliases;
 use state::cause::Cause;
+use state::container_lock::ContainerLock;
 use state::directories::Directories;
 use state::id::MigrationId;
 use state::notes;
@@ -148,6 +149,25 @@ impl Note {
         Ok(())
     }
 
+    /// Returns the note for a container that has these addresses now; `None` if nothing changes, or it has none of
+    /// a family in which new connections come.
+    fn at(&self, now: &[IpAddr]) -> Option<Self> {
+        let (mut addresses, mut readdressed) = (Vec::new(), Vec::new());
+        for four in [true, false] {
+            let of_family = |ip: &&IpAddr| ip.is_ipv4() == four;
+            let mut new = now.iter().filter(of_family);
+            for old in self.addresses.iter().filter(of_family) {
+                let new = *new.next()?;
+                let by =
+                    self.readdressed.iter().find(|(_, own)| own == old).map_or(*old, |(by, _)| *by);
+                addresses.push(new);
+                readdressed.extend((by != new).then_some((by, new)));
+            }
+        }
+        let is_same = addresses.iter().all(|own| self.addresses.contains(own));
+        (!is_same).then(|| Self { addresses, readdressed, ..self.clone() })
+    }
+
     fn tag(&self) -> Result<RuleTag, Cause> {
         Ok(self.id.parse()?)
     }
@@ -215,6 +235,32 @@ pub async fn remove(
     notes.retain(which);
     notes.iter().try_for_each(|note| note.remove(directories))?;
     Ok(notes)
+}
+
+/// Has new connections from other hosts follow containers whose addresses have changed, as they do when a container is
+/// started again; returns the names of those that were followed. `addresses` tells a container's addresses, none for
+/// one that does not run.
+///
+/// # Errors
+/// The lock cannot be taken, a note cannot be read or written, or the kernel refuses the rules.
+pub async fn follow(
+    directories: &Directories,
+    addresses: impl AsyncFn(&str) -> Vec<IpAddr>,
+) -> Result<Vec<String>, Cause> {
+    let mut followed = Vec::new();
+    for seen in all(directories)?.into_iter().filter(|note| note.role == Role::Here) {
+        let Some(moved) = seen.at(&addresses(&seen.id).await) else { continue };
+        // What an agent works on is its own matter.
+        let Ok(_free) = ContainerLock::begin(directories, &seen.id, &seen.name) else { continue };
+        let lock = SteeringLock::take(&directories.run).await?;
+        // It may have been removed meanwhile.
+        if all(directories)?.contains(&seen) {
+            moved.write(directories, &lock)?;
+            moved.apply(&directories.state)?;
+            followed.push(moved.name);
+        }
+    }
+    Ok(followed)
 }
 
 /// Has the ports of a container lead to its new host, if its migration has a note about that: the move is decided.
@@ -292,6 +338,31 @@ pub fn host_alone(address: IpAddr) -> (IpAddr, u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_note_follows_a_container_to_its_new_addresses() {
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let all = |texts: &[&str]| texts.iter().map(|text| ip(text)).collect::<Vec<_>>();
+        let note = Note {
+            id: "c".repeat(64),
+            name: "web".to_owned(),
+            addresses: all(&["10.88.0.2", "fd00::2"]),
+            readdressed: vec![(ip("198.18.0.1"), ip("10.88.0.2"))],
+            host: HostId([1; 16]),
+            migration: MigrationId([7; 16]),
+            role: Role::Here,
+        };
+        assert_eq!(note.at(&all(&["fd00::2", "10.88.0.2"])), None, "nothing has changed");
+        assert_eq!(note.at(&[]), None, "it does not run");
+        assert_eq!(note.at(&all(&["10.88.0.9"])), None, "half of it");
+        let moved = note.at(&all(&["10.88.0.9", "fd00::9"])).unwrap();
+        assert_eq!(moved.addresses, all(&["10.88.0.9", "fd00::9"]));
+        let ways = [(ip("198.18.0.1"), ip("10.88.0.9")), (ip("fd00::2"), ip("fd00::9"))];
+        assert_eq!(moved.readdressed, ways);
+        // Once more, and back to the first address.
+        let back = moved.at(&all(&["10.88.0.9", "fd00::2"])).unwrap();
+        assert_eq!(back.readdressed, ways[..1]);
+    }
 
     #[tokio::test]
     async fn one_note_leads_away_and_one_of_each_host_leads_here() {

@@ -5,6 +5,8 @@
 //! * puts netmig's rules back at once when somebody has removed them (a reload of the firewall),
 //!   owning a table that makes flows live through it meanwhile ([`netmig::table::Guard`]);
 //! * opens chains of others again that were [opened](crate::opened_firewall) for flows and loaded anew;
+//! * has new connections that other hosts [forward](crate::port_forward) here follow a container that was started
+//!   again with another address;
 //! * makes a tunnel again whose `wireguard-go` was killed (`userspace_tunnels`);
 //! * keeps UDP flows from being forgotten while a peer cannot be reached (`udp_keepalive`);
 //! * removes the tunnel to a peer, with all that belongs to it, when the last flow led there has
@@ -24,7 +26,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use netmig::events::Events;
+use engine::Engine;
+use netmig::events::{Events, Seen};
 use netmig::peer_number::PeerNumber;
 use netmig::table::{Guard, Table};
 use netmig::{hold, routing, tunnel};
@@ -82,12 +85,13 @@ pub fn start(directories: &Directories, argument: &str) -> io::Result<()> {
 ///
 /// # Errors
 /// When the kernel cannot be listened to.
-pub async fn run(directories: &Directories) -> Result<(), Cause> {
+pub async fn run(directories: &Directories, engine: &dyn Engine) -> Result<(), Cause> {
     // Of its own session: neither Ctrl-C nor the end of the terminal is meant for it.
     setsid()?;
     let Some(_alone) = lock(directories)? else { return Ok(()) };
     let mut reconciler = Reconciler {
         directories,
+        engine,
         events: Events::open()?,
         guard: None,
         tunnels: UserspaceTunnels::default(),
@@ -98,6 +102,7 @@ pub async fn run(directories: &Directories) -> Result<(), Cause> {
 
 struct Reconciler<'a> {
     directories: &'a Directories,
+    engine: &'a dyn Engine,
     events: Events,
     /// The table, and the peers that it has rules for.
     guard: Option<(Guard, Vec<PeerNumber>)>,
@@ -110,14 +115,24 @@ impl Reconciler<'_> {
         let mut due = Instant::now() + LOOK;
         // Not before, whatever ends: where flows end all the time, looking must not take all of it.
         let mut rested = Instant::now();
-        let mut tunnel_changed = true;
+        // A container may have been started again while there was no reconciler.
+        let mut follows = Some(Instant::now());
+        let mut seen = Seen { tunnel_changed: true, ..Seen::default() };
         loop {
-            match self.repair(tunnel_changed).await {
-                Ok(true) => {}
-                Ok(false) => due = Instant::now(),
-                Err(e) => self.note(&e),
+            if seen.concerns_netmig() || Instant::now() >= due {
+                match self.repair(seen.tunnel_changed).await {
+                    Ok(true) => {}
+                    Ok(false) => due = Instant::now(),
+                    Err(e) => self.note(&e),
+                }
             }
             let now = Instant::now();
+            if follows.is_some_and(|at| now >= at) || now >= due {
+                follows = None;
+                if let Err(e) = self.follow().await {
+                    self.note(&e);
+                }
+            }
             if now >= due {
                 match self.sweep().await {
                     Ok(true) => return Ok(()),
@@ -127,12 +142,30 @@ impl Reconciler<'_> {
                 rested = Instant::now() + (now.elapsed() * SHARE).min(LOOK);
                 due = Instant::now() + LOOK;
             }
-            let seen = self.events.wait(due.saturating_duration_since(Instant::now()))?;
-            tunnel_changed = seen.tunnel_changed;
+            let next = follows.map_or(due, |at| at.min(due));
+            seen = self.events.wait(next.saturating_duration_since(Instant::now()))?;
+            if seen.link_changed {
+                // The engine writes down what it has made after it has made it.
+                follows = Some(Instant::now() + SETTLE);
+            }
             if seen.flow_ended {
                 due = due.min((Instant::now() + SETTLE).max(rested));
             }
         }
+    }
+
+    /// Has new connections follow containers that were started again.
+    async fn follow(&self) -> Result<(), Cause> {
+        let addresses = async |id: &str| {
+            // One that was removed has none. Saying so at every look would fill the log.
+            let Ok(described) = self.engine.description(id).await else { return Vec::new() };
+            let networks = described.description.connectivity.networks;
+            networks.iter().flat_map(|network| &network.addresses).map(|one| one.ip).collect()
+        };
+        for name in port_forward::follow(self.directories, addresses).await? {
+            self.note_line(&format!("new connections for {name} lead to its new address"));
+        }
+        Ok(())
     }
 
     /// Puts back what is missing for every peer to which there is a tunnel; `false` if there is none.

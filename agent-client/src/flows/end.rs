@@ -19,6 +19,7 @@ use steering::peer_numbers;
 
 use super::{Ends, Seen, ends, seen};
 use crate::cli::EndedFlows;
+use crate::done::Done;
 use migration::Context;
 use migration::connect::dial_host;
 use migration::convert::Wire;
@@ -69,7 +70,7 @@ struct NoWay;
 type Shared = BTreeMap<(Option<String>, PeerNumber), Vec<Flow>>;
 
 /// Ends the flows that are asked for; gives what there is to say.
-pub async fn run(context: &Context, request: &EndedFlows) -> Result<String, Cause> {
+pub async fn run(context: &Context, request: &EndedFlows) -> Result<Done, Cause> {
     let directories = &context.directories;
     let notes = moved_containers::all(directories)?;
     let marked = Conntrack::open()?.marked()?;
@@ -92,11 +93,11 @@ pub async fn run(context: &Context, request: &EndedFlows) -> Result<String, Caus
             locks.insert(&note.id, ContainerLock::begin(directories, &note.id, &note.name)?);
         }
     }
-    let mut told = Vec::new();
+    let (mut told, mut left) = (Vec::new(), Vec::new());
     for ((id, peer), flows) in &shared {
         let note = note_of(&notes, id.as_deref());
         let name = note.map_or("a container that is not known any more", |note| &note.name);
-        let mut line = format!("ended {} flows of {name}", flows.len());
+        let line = format!("ended {} flows of {name}", flows.len());
         let Some(note) = note else {
             flow_end::forget(directories, flows).await?;
             told.push(line);
@@ -112,18 +113,19 @@ pub async fn run(context: &Context, request: &EndedFlows) -> Result<String, Caus
         if let Err(e) = tell(context, way, *peer, note, flows).await
             && !told_by_reset
         {
-            line += &format!(
-                "; peer {peer} could not be told ({}): run agent-client flows end there, too, or its \
-                 part ends when nothing comes any more",
+            let host = context.peer_name(*peer);
+            left.push(format!(
+                "{host} could not be told ({}), and keeps its part of these flows until nothing has come for a \
+                 while, TCP for days: run agent-client flows end {name} on {host}, too",
                 chain(e.as_ref())
-            );
+            ));
         }
         if !container_is_here {
             flow_end::end(directories, &*context.engine, note, flows).await?;
         }
         told.push(line);
     }
-    Ok(told.join("\n"))
+    Ok(Done { told: told.join("\n"), left })
 }
 
 fn note_of<'a>(notes: &'a [MovedContainer], id: Option<&str>) -> Option<&'a MovedContainer> {

@@ -1,15 +1,21 @@
 //! Why not, in the protocol's terms.
 
 use engine::stage;
+use netmig::tunnel;
 use protocol::message::{Failure, FailureCode, Message, MigrationId};
 use protocol::wire::{self, Connection};
 use state::cause::{Cause, chain};
+use state::host;
 
 use crate::convert::Refused;
 
 /// Tells the source why, and the log as well.
 pub async fn give_up(connection: &mut Connection, cause: Cause) -> Result<(), Cause> {
-    let failure = Failure { code: code(&cause), message: chain(cause.as_ref()).into() };
+    let (code, mut message) = (code(&cause), chain(cause.as_ref()));
+    if code == FailureCode::PathBlocked {
+        message = format!("on {}: {message}", host::name());
+    }
+    let failure = Failure { code, message: message.into() };
     // The source may be the reason; then there is nobody to tell.
     let _ = connection.send(&Message::Failure(failure)).await;
     Err(cause)
@@ -24,6 +30,8 @@ fn code(cause: &Cause) -> FailureCode {
             wire::Error::Deadline { .. } => FailureCode::Deadline,
             _ => FailureCode::Protocol,
         }
+    } else if cause.downcast_ref().is_some_and(tunnel::Error::is_blocked) {
+        FailureCode::PathBlocked
     } else if cause.is::<Refused>() {
         FailureCode::Protocol
     } else {

@@ -57,7 +57,10 @@ impl Anchors {
             }
             match Anchor::agree(context, plan, number, host).await {
                 Ok(anchor) => anchors.ready.push(anchor),
-                Err(e) => plan.warnings.push(detour(number, e.as_ref())),
+                Err(e) => {
+                    let name = context.peer_name(number);
+                    plan.warnings.push(detour(&name, e.as_ref()));
+                }
             }
         }
         anchors
@@ -71,12 +74,12 @@ impl Anchors {
 
     /// Has every anchor that agreed lead its flows to the destination, which is the container's host
     /// now; tells which did not.
-    pub async fn rehome(&mut self, order: Rehome) -> Vec<String> {
+    pub async fn rehome(&mut self, context: &Context, order: Rehome) -> Vec<String> {
         let mut left = Vec::new();
         for mut anchor in self.ready.drain(..) {
             match tell(&mut anchor.connection, order.clone()).await {
                 Ok(()) => self.led.push(anchor.number),
-                Err(e) => left.push(detour(anchor.number, e.as_ref())),
+                Err(e) => left.push(detour(&context.peer_name(anchor.number), e.as_ref())),
             }
         }
         left
@@ -177,7 +180,7 @@ pub async fn rehome_anew(
             Ok(()) => past.push(number),
             Err(e) => {
                 all_led = false;
-                tracing::warn!("{}", detour(number, e.as_ref()));
+                tracing::warn!("{}", detour(&context.peer_name(number), e.as_ref()));
             }
         }
     }
@@ -204,9 +207,9 @@ pub fn forget(
     Ok(())
 }
 
-fn detour(number: PeerNumber, reason: &(dyn std::error::Error + 'static)) -> String {
+fn detour(anchor: &str, reason: &(dyn std::error::Error + 'static)) -> String {
     format!(
-        "flows that came to the container by way of peer {number} go on passing this host, which has \
+        "flows that came to the container by way of {anchor} go on passing this host, which has \
          to stay up for them: {}",
         chain(reason)
     )

@@ -212,7 +212,7 @@ impl<'a> Completion<'a> {
 
     /// Has the other anchors lead their flows to the destination; tells what could not be done.
     async fn rehome(&mut self) -> Vec<String> {
-        let Migration { plan, anchors, .. } = &mut self.migration;
+        let Migration { plan, anchors, context, .. } = &mut self.migration;
         let destination = plan.link.host;
         let order = Rehome {
             migration: plan.offer.migration,
@@ -220,15 +220,16 @@ impl<'a> Completion<'a> {
             id: plan.container.id.clone(),
             container: plan.addresses.clone(),
         };
-        let mut left = anchors.rehome(order).await;
+        let mut left = anchors.rehome(context, order).await;
         let led: Vec<PeerNumber> = anchors.led().collect();
         for (number, host) in &plan.anchors {
             let mut forwarders = plan.offer.forwarders.iter();
             let forwards = forwarders.any(|forwarder| forwarder.host == *host);
             if forwards && *host != destination && !led.contains(number) {
                 left.push(format!(
-                    "new connections that peer {number} forwards do not reach the container any more; \
+                    "new connections that {} forwards do not reach the container any more; \
                      run agent-client forward remove {} there",
+                    context.peer_name(*number),
                     plan.container.name
                 ));
             }

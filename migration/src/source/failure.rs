@@ -46,9 +46,13 @@ impl Failure {
     /// interrupted for it.
     #[must_use]
     pub fn undone(cause: Cause) -> Self {
-        match cause.downcast::<path_trial::Blocked>() {
-            Ok(blocked) => Self::Blocked(blocked.0),
-            Err(cause) => Self::RolledBack { cause, ended: false, leftovers: Vec::new() },
+        let cause = match cause.downcast::<path_trial::Blocked>() {
+            Ok(blocked) => return Self::Blocked(blocked.0),
+            Err(cause) => cause,
+        };
+        match path_trial::blocked_tunnel(&cause) {
+            Some(blocker) => Self::Blocked(vec![blocker]),
+            None => Self::RolledBack { cause, ended: false, leftovers: Vec::new() },
         }
     }
 

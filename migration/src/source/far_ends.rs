@@ -21,6 +21,8 @@ const LIMIT: usize = 4096;
 pub struct FarEnds {
     destination: BTreeSet<IpAddr>,
     peer: Option<PeerNumber>,
+    /// Names of third hosts, for people.
+    pub names: BTreeMap<PeerNumber, String>,
 }
 
 /// A connection was opened since this host looked.
@@ -33,7 +35,7 @@ impl FarEnds {
     pub async fn new(told: &[IpAddr], peer: Option<PeerNumber>) -> Result<Self, Cause> {
         let own = routing::host_addresses().await?;
         let destination = told.iter().take(LIMIT).filter(|address| !own.contains(address));
-        Ok(Self { destination: destination.copied().collect(), peer })
+        Ok(Self { destination: destination.copied().collect(), peer, names: BTreeMap::new() })
     }
 
     /// The addresses.
@@ -58,12 +60,14 @@ impl FarEnds {
             }
         }
         let each = dead.iter().map(|((end, anchor), count)| {
-            format!("{count} with its address {end} that come by way of peer {anchor}")
+            let name = self.names.get(anchor).cloned();
+            let name = name.unwrap_or_else(|| format!("peer {anchor}"));
+            format!("{count} with its address {end} that come by way of {name}")
         });
         let each: Vec<String> = each.collect();
         (!each.is_empty()).then(|| Blocker::new("far-end-at-destination", format!(
                 "{name} has connections with {destination} itself, which cannot be kept there: {}; \
-                 move it back to that peer first, and from there to {destination}, or end them \
+                 move it back to that host first, and from there to {destination}, or end them \
                  (agent-client flows end {name} --far-end ADDRESS)",
                 each.join(", ")
             )))
@@ -151,6 +155,7 @@ mod tests {
         let far_ends = FarEnds {
             destination: ["192.0.2.2".parse().unwrap()].into(),
             peer: PeerNumber::new(5),
+            names: [(PeerNumber::new(7).unwrap(), "a".to_owned())].into(),
         };
         let names = ("web", "b");
         let blocker = |flow: Flow| far_ends.blocker(&[flow], &CONTAINER, names);
@@ -158,7 +163,7 @@ mod tests {
         assert_eq!(blocker(flow("192.0.2.2", 5 << 24)), None, "the destination's own");
         assert_eq!(blocker(flow("192.0.2.3", 7 << 24)), None, "a far end elsewhere");
         let found = blocker(flow("192.0.2.2", 7 << 24)).unwrap();
-        assert!(found.message.contains("192.0.2.2") && found.message.contains("peer 7"));
+        assert!(found.message.contains("192.0.2.2") && found.message.contains("by way of a;"));
         let aliases = Aliases::new([1; 16]);
         let flows = [flow("192.0.2.2", 0), flow("192.0.2.2", 0), flow("192.0.2.3", 0)];
         let stand_ins = far_ends.of(&flows, &CONTAINER, &aliases).unwrap();

@@ -30,6 +30,7 @@ mod lost_settings;
 mod migration;
 mod multicast;
 mod network_namespace;
+mod own_ports;
 mod path_trial;
 mod plan;
 mod ports;

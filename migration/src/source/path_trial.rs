@@ -1,6 +1,7 @@
 //! The ways that the container's packets will take are tried while nothing is interrupted. What does not come
 //! through is refused, with the name of what drops it.
 
+mod obstacle;
 mod words;
 
 use std::collections::BTreeSet;
@@ -12,8 +13,10 @@ use netmig::flow::{Conntrack, Direction, Flow};
 use netmig::path_trial::{self, Candidate, DropRule, Fate, PacketDirection, ROUNDS, Trial};
 use netmig::routing;
 use netmig::table::{InvalidTag, RuleTag};
+use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{MAX_TRIALS, Message};
+use protocol::message::{FailureCode, MAX_TRIALS, Message};
+use protocol::wire;
 use state::blocker::Blocker;
 use state::cause::{Cause, chain};
 use state::peer_text::PeerText;
@@ -25,6 +28,7 @@ use tokio::task::block_in_place;
 use super::plan::Plan;
 use crate::context::Context;
 use crate::convert::{TriedPath, Wire};
+use obstacle::Obstacle;
 
 /// How long packets that the destination sends back may be on their way.
 const ARRIVE: Duration = Duration::from_millis(150);
@@ -49,6 +53,17 @@ impl fmt::Display for Blocked {
         let all: Vec<&str> = self.0.iter().map(|blocker| blocker.message.as_str()).collect();
         f.write_str(&all.join("; "))
     }
+}
+
+/// Returns what keeps packets from getting from one host to the other at all, if an attempt has failed of that.
+pub fn blocked_tunnel(cause: &Cause) -> Option<Blocker> {
+    if let Some(wire::Error::Failure(failure)) = cause.downcast_ref()
+        && failure.code == FailureCode::PathBlocked
+    {
+        return Some(Blocker::new(CODE, failure.message.clone()));
+    }
+    let error = cause.downcast_ref::<tunnel::Error>().filter(|error| error.is_blocked())?;
+    Some(Blocker::new(CODE, format!("on {}: {}", host::name(), chain(error))))
 }
 
 /// Tries the ways of the container's flows that this host leads to the destination, and of new connections that
@@ -76,9 +91,12 @@ pub async fn check(context: &Context, plan: &mut Plan) -> Result<Vec<String>, Ca
                 )]);
             }
         };
-        let named = candidates.iter().zip(&tried);
+        let mut obstacles = Vec::new();
+        for (candidate, ways) in candidates.iter().zip(&tried) {
+            ways.add_to(&mut obstacles, candidate, plan);
+        }
         let mut blockers: Vec<Blocker> =
-            named.flat_map(|(candidate, ways)| ways.blockers(candidate, plan)).collect();
+            obstacles.iter().map(|one| Blocker::new(CODE, one.to_string())).collect();
         let closed: BTreeSet<&DropRule> = tried.iter().flat_map(Ways::closed_here).collect();
         let next = closed.iter().find(|barrier| !tried_to_open.contains(**barrier));
         let may_open = plan.open_firewall && tried_to_open.len() < MOST_OPENED;
@@ -263,24 +281,20 @@ impl Ways {
         })
     }
 
-    /// The first thing that is in the way, in each direction.
-    fn blockers(&self, candidate: &Candidate, plan: &Plan) -> Vec<Blocker> {
+    /// Adds the first thing that is in the way, in each direction.
+    fn add_to(&self, obstacles: &mut Vec<Obstacle>, candidate: &Candidate, plan: &Plan) {
         let (here, there) = (Side::Source, Side::Destination);
         let (own, others) = (&self.suspects[..], &self.there.suspects[..]);
         let towards = [(here, &self.here_towards, own), (there, &self.there.towards, others)];
         let from = [(there, &self.there.from, others), (here, &self.here_from, own)];
         let kind = kind(candidate, plan);
-        let mut blockers = Vec::new();
-        for (stretch, way) in [(towards, "to the container"), (from, "from the container")] {
+        for (stretch, way) in
+            [(towards, PacketDirection::ToContainer), (from, PacketDirection::FromContainer)]
+        {
             let name = |side: Side| side.name(plan);
             let Some((at, reason)) = words::in_the_way(stretch, name) else { continue };
-            let at = at.name(plan);
-            blockers.push(Blocker::new(
-                CODE,
-                format!("packets of {kind} would not get {way}: on {at} {reason}"),
-            ));
+            Obstacle::note(obstacles, (at.name(plan), reason), (kind.clone(), way));
         }
-        blockers
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::{self};
 use checkpoint::runtime::Runtime;
-use engine::inspect::{Container, PublishedPort};
+use engine::inspect::Container;
 use engine::{Holder, blockers};
 use netmig::flow::{Aliases, Readdressed};
 use netmig::isolation;
@@ -35,7 +35,7 @@ use super::far_ends::FarEnds;
 use super::forecast::ExpectedInterruption;
 use super::network_namespace::OwnNetwork;
 use super::receive_buffers::Room;
-use super::{container_names, landlock, link_rate, multicast, ports};
+use super::{container_names, landlock, link_rate, multicast, own_ports, ports};
 use crate::connect::{Introduced, Link};
 use crate::context::Context;
 use crate::convert::Wire;
@@ -202,14 +202,9 @@ pub async fn agree(
         return Err(Failure::Blocked(own));
     }
     let options = &request.options;
-    let published: Vec<PublishedPort> = if options.publish.is_empty() {
-        container.ports.clone()
-    } else {
-        let ports: Vec<_> =
-            options.publish.iter().flat_map(|publish| publish.ports.clone()).collect();
-        local.description.connectivity.publish(&ports);
-        ports
-    };
+    let (published, own_again) =
+        own_ports::publish(&container, &mut local.description, &options.publish);
+    warnings.extend(own_again);
     let away = match options.forward {
         true => ports::away(&container, &link, &aliases).map_err(|e| refused(e.into()))?,
         false => None,
@@ -243,7 +238,8 @@ pub async fn agree(
     }
     let known = peer_numbers::find_number(&context.directories.state, link.host);
     let known = known.map_err(|e| refused(e.into()))?;
-    let far_ends = FarEnds::new(&verdict.addresses, known).await.map_err(refused)?;
+    let mut far_ends = FarEnds::new(&verdict.addresses, known).await.map_err(refused)?;
+    far_ends.names = local.anchors.keys().map(|peer| (*peer, context.peer_name(*peer))).collect();
     let names = (container.name.as_str(), request.destination.host.as_str());
     let by_third_hosts = local.anchors.values().any(|host| *host != link.host);
     if by_third_hosts

@@ -1,6 +1,7 @@
 //! The trace of packets through nftables (`meta nftrace`): which rules and policies they met.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -83,6 +84,17 @@ impl DropRule {
     }
 }
 
+impl fmt::Display for DropRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, chain, rule, .. } = self;
+        match rule {
+            None => write!(f, "the policy")?,
+            Some(handle) => write!(f, "rule {handle}")?,
+        }
+        write!(f, " of chain {chain} in nftables' table {} {table}", self.family_name())
+    }
+}
+
 /// What a host has seen of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -107,7 +119,7 @@ impl Fate {
 }
 
 /// A socket that receives the trace.
-pub(super) struct Tracer {
+pub(crate) struct Tracer {
     socket: Socket,
     buffer: Vec<u8>,
     packets: HashMap<u32, (Protocol, Tuple)>,
@@ -123,7 +135,7 @@ struct Event {
 }
 
 impl Tracer {
-    pub(super) fn open() -> Result<Self, SocketError> {
+    pub(crate) fn open() -> Result<Self, SocketError> {
         let groups = &[libc::NFNLGRP_NFTRACE as u32];
         let options = Options {
             receive_buffer: Some(4 << 20),
@@ -137,7 +149,7 @@ impl Tracer {
 
     /// Reads what is known so far. Passes each packet's tuple as it came to this host, and its
     /// fate, to `each`.
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         mut each: impl FnMut((Protocol, Tuple), Fate),
     ) -> Result<(), SocketError> {

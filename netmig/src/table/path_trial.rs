@@ -5,9 +5,10 @@ use nftnl::Batch;
 use super::rules::{self, NewRule};
 use super::statement::{ORIGINAL, Statement};
 use super::{
-    CHAIN_POSTROUTING, CHAIN_RAW, Purpose, RuleTag, Table, TableError, Transaction, handle,
+    CHAIN_HOLD_OUTPUT, CHAIN_POSTROUTING, CHAIN_RAW, Purpose, RuleTag, Table, TableError,
+    Transaction, handle,
 };
-use crate::flow::{Flow, Tuple};
+use crate::flow::{Flow, Protocol, Tuple};
 use crate::peer_number::PeerNumber;
 
 /// Returns the rules that trace packets of the twins, and drop those that would leave this host
@@ -45,6 +46,23 @@ fn catching(peer: PeerNumber, flows: &[Flow]) -> Vec<NewRule> {
     rules
 }
 
+/// Returns the statements of rules that trace this host's own packets to the other end of a tunnel.
+fn tracing_output(peer: PeerNumber, to: u16, from: u16) -> Vec<Vec<Statement>> {
+    let mut all = vec![vec![
+        Statement::OutputInterface(peer.interface()),
+        Statement::DestinationPorts(Protocol::Udp, to, to),
+        Statement::NfTrace,
+    ]];
+    if from != 0 {
+        all.push(vec![
+            Statement::DestinationPorts(Protocol::Udp, 1, u16::MAX),
+            Statement::SourcePort(from),
+            Statement::NfTrace,
+        ]);
+    }
+    all
+}
+
 impl Table {
     /// Traces packets of the twins, and lets none of them leave this host except to `peer`. This
     /// covers all packets of their conntrack entries, ICMP errors and resets included.
@@ -67,6 +85,30 @@ impl Table {
         }
         let transaction = Transaction::new(batch).inserting();
         self.apply(&transaction, "catch packets that try the ways of flows")
+    }
+
+    /// Traces this host's own UDP packets that go into the tunnel to a peer for this port, and all from
+    /// a port of this host's, if that is not 0. Returns the tag of the rules.
+    ///
+    /// # Errors
+    /// As [`Table::add_path_trial`].
+    pub(crate) fn trace_output(
+        &mut self,
+        peer: PeerNumber,
+        to: u16,
+        from: u16,
+    ) -> Result<RuleTag, TableError> {
+        let tag = RuleTag::of_output(peer);
+        self.remove_path_trial(&tag)?;
+        let (table, purpose) = (handle()?, Purpose::PathTrial(tag.clone()));
+        let mut batch = Batch::new();
+        for statements in tracing_output(peer, to, from) {
+            let rule = NewRule { chain: CHAIN_HOLD_OUTPUT.to_owned(), statements };
+            rules::add(&mut batch, &table, &rule, &purpose)?;
+        }
+        let transaction = Transaction::new(batch).inserting();
+        self.apply(&transaction, "trace what this host sends to the other end of a tunnel")?;
+        Ok(tag)
     }
 
     /// Removes these rules; absent rules are not an error.

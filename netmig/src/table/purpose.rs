@@ -25,6 +25,11 @@ pub struct RuleTag(String);
 pub struct InvalidTag(String);
 
 impl RuleTag {
+    /// Returns the tag of the rules that trace what is sent to the other end of a tunnel.
+    pub(super) fn of_output(peer: PeerNumber) -> Self {
+        Self(format!("output-{peer}"))
+    }
+
     /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -242,18 +242,12 @@ pub(super) async fn list(handle: &Handle) -> Result<Vec<PeerNumber>, Error> {
         .filter(|link| tunnel_kind(kind_of(link)).is_some())
         .flat_map(|link| &link.attributes)
         .filter_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => peer_of(name),
+            LinkAttribute::IfName(name) => PeerNumber::of_interface(name),
             _ => None,
         })
         .collect();
     peers.sort_unstable();
     Ok(peers)
-}
-
-/// Returns the peer whose tunnel has that name.
-fn peer_of(interface: &str) -> Option<PeerNumber> {
-    let number = interface.strip_prefix(INTERFACE_PREFIX)?.parse().ok()?;
-    PeerNumber::new(number).filter(|peer| peer.interface() == interface)
 }
 
 #[cfg(test)]
@@ -262,9 +256,9 @@ mod tests {
 
     #[test]
     fn only_canonical_names_are_tunnels() {
-        assert_eq!(peer_of("netmig255"), PeerNumber::new(255));
+        assert_eq!(PeerNumber::of_interface("netmig255"), PeerNumber::new(255));
         for foreign in ["netmig", "netmig0", "netmig256", "netmig03", "netmig+3", "eth0", "wg3"] {
-            assert_eq!(peer_of(foreign), None, "{foreign}");
+            assert_eq!(PeerNumber::of_interface(foreign), None, "{foreign}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::{DEADLINE, Kind};
+use crate::path_trial::DropRule;
 use crate::routing;
 
 /// Why a tunnel could not be built, read or removed.
@@ -134,6 +135,21 @@ pub enum Error {
         /// What it is.
         kind: Kind,
     },
+    /// A firewall of this host drops what it sends to the other end.
+    #[error(
+        "{} drops what is sent to the other end of the tunnel {interface}; let it accept what leaves by \
+         interfaces netmig* and UDP packets for that host",
+        rule.as_ref().map_or_else(
+            || "a firewall in the output hook (legacy iptables, or a chain of a priority below -150)".to_owned(),
+            ToString::to_string
+        )
+    )]
+    OutputBlocked {
+        /// Name of the interface.
+        interface: String,
+        /// The rule or policy, where it is known.
+        rule: Option<DropRule>,
+    },
     /// A kernel setting of the interface could not be changed.
     #[error("cannot write {}", path.display())]
     Setting {
@@ -160,4 +176,13 @@ pub enum Error {
         /// Name of the interface.
         interface: String,
     },
+}
+
+impl Error {
+    /// Returns whether packets to or from the other end do not come through, though the tunnel is
+    /// as it should be.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        matches!(self, Self::NoAnswer { .. } | Self::OutputBlocked { .. })
+    }
 }

@@ -22,6 +22,7 @@ mod config;
 mod device;
 pub mod direct;
 mod error;
+mod output_trace;
 mod saved_tunnel;
 mod session;
 mod userspace;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::Handle;
 
+use super::output_trace::OutputTrace;
 use super::{Error, Kind, RemoteEnd, config, device};
 use crate::routing::EVERYBODY;
 
@@ -30,6 +31,8 @@ const POLL: Duration = Duration::from_millis(2);
 const UNHEARD: Duration = Duration::from_secs(1);
 /// The same for the end with the greater key, so that not both restart at once.
 const UNHEARD_HERE: Duration = Duration::from_millis(1600);
+/// How long an end hears nothing before it looks whether this host drops what it sends.
+const TRACED_AFTER: Duration = Duration::from_millis(1500);
 /// Interval between the packets of [`confirm`].
 const PULSE: Duration = Duration::from_millis(20);
 /// Packets that follow after something came from the far end, so that it receives some even if
@@ -40,7 +43,7 @@ const LATE_ECHOES: usize = 50;
 const LATE_PULSE: Duration = Duration::from_millis(100);
 /// The discard port, on the all-hosts address: every host drops such packets quietly, and none
 /// forwards them.
-const DESTINATION: (Ipv4Addr, u16) = (EVERYBODY, 9);
+pub(super) const DESTINATION: (Ipv4Addr, u16) = (EVERYBODY, 9);
 
 /// Waits for a session on the interface, and sends a packet that makes WireGuard start one if
 /// needed.
@@ -50,12 +53,14 @@ const DESTINATION: (Ipv4Addr, u16) = (EVERYBODY, 9);
 pub(super) async fn establish(device: &device::Device, interface: &str) -> Result<(), Error> {
     let mut greeted: Option<Instant> = None;
     let mut patience = CROSSED;
+    let mut suspicion = Suspicion::begin();
     let wait = async {
         loop {
             let status = config::status(interface, device.kind).await?;
             if status.last_handshake.is_some_and(|time| is_current(time, SystemTime::now())) {
                 return Ok(());
             }
+            suspicion.look(interface, status.port)?;
             let overdue = greeted.is_some_and(|at| at.elapsed() > patience);
             if let (true, None, Some(remote)) = (overdue, status.last_handshake, &status.remote) {
                 config::forget_session(interface, device.kind, remote).await?;
@@ -63,7 +68,7 @@ pub(super) async fn establish(device: &device::Device, interface: &str) -> Resul
                 patience *= 2;
             }
             if greeted.is_none() {
-                greet(interface)?;
+                greet_peer(interface, status.port)?;
                 greeted = Some(Instant::now());
             }
             tokio::time::sleep(POLL).await;
@@ -90,10 +95,12 @@ pub(super) async fn confirm(
     let wait = async {
         let mut spoken: Option<Instant> = None;
         let mut patience = None;
+        let mut suspicion = Suspicion::begin();
         loop {
             let session = Session::of(device, interface).await?;
+            suspicion.look(interface, session.port)?;
             if session.is_current {
-                greet(interface)?;
+                greet_peer(interface, session.port)?;
                 let received =
                     device::find(handle, interface).await?.map_or(0, |now| now.received());
                 if received > device.received() {
@@ -138,12 +145,14 @@ struct Session {
     remote: Option<RemoteEnd>,
     /// How long nothing may come before the handshake is restarted.
     patience: Duration,
+    /// The tunnel's own port; 0 without WireGuard.
+    port: u16,
 }
 
 impl Session {
     async fn of(device: &device::Device, interface: &str) -> Result<Self, Error> {
         if device.kind == Kind::Direct {
-            return Ok(Self { is_current: true, remote: None, patience: UNHEARD });
+            return Ok(Self { is_current: true, remote: None, patience: UNHEARD, port: 0 });
         }
         let status = config::status(interface, device.kind).await?;
         let is_current =
@@ -151,7 +160,29 @@ impl Session {
         let is_greater =
             status.remote.as_ref().is_some_and(|remote| status.public_key > remote.public_key);
         let patience = if is_greater { UNHEARD_HERE } else { UNHEARD };
-        Ok(Self { is_current, remote: status.remote, patience })
+        Ok(Self { is_current, remote: status.remote, patience, port: status.port })
+    }
+}
+
+/// Nothing has come for a while: is it this host that drops what it sends?
+struct Suspicion {
+    since: Instant,
+    trace: Option<OutputTrace>,
+    is_traced: bool,
+}
+
+impl Suspicion {
+    fn begin() -> Self {
+        Self { since: Instant::now(), trace: None, is_traced: false }
+    }
+
+    /// Fails if a rule of this host has dropped what it sends by the tunnel with this port.
+    fn look(&mut self, interface: &str, port: u16) -> Result<(), Error> {
+        if !self.is_traced && self.since.elapsed() > TRACED_AFTER {
+            self.is_traced = true;
+            self.trace = OutputTrace::begin(interface, port);
+        }
+        self.trace.as_mut().map_or(Ok(()), |trace| trace.check(interface))
     }
 }
 
@@ -177,6 +208,21 @@ pub(super) fn greet(interface: &str) -> Result<(), Error> {
         interface: interface.to_owned(),
         source,
     })
+}
+
+/// Greets, and names the rule of this host that drops the greeting, if one does: the kernel refuses
+/// such a packet with `EPERM`.
+fn greet_peer(interface: &str, port: u16) -> Result<(), Error> {
+    let greeted = greet(interface);
+    let Err(Error::Settings { source, .. }) = &greeted else { return greeted };
+    if source.raw_os_error() != Some(libc::EPERM) {
+        return greeted;
+    }
+    let trace = OutputTrace::begin(interface, port);
+    // Once more, for the trace.
+    drop(send_through(interface));
+    let rule = trace.and_then(|mut trace| trace.dropped());
+    Err(Error::OutputBlocked { interface: interface.to_owned(), rule })
 }
 
 /// Sends one packet through the interface, without any route.

@@ -41,6 +41,8 @@ pub enum FailureCode {
     Token,
     /// The copy was activated, and is gone. What it acknowledged to others is lost with it.
     Lost,
+    /// Packets do not get from one host to the other.
+    PathBlocked,
 }
 
 /// Every code with its number. A number never changes its meaning; 0 is never sent.
@@ -56,6 +58,7 @@ const NUMBERS: &[(FailureCode, u16)] = &[
     (FailureCode::NotAllowed, 9),
     (FailureCode::Token, 10),
     (FailureCode::Lost, 11),
+    (FailureCode::PathBlocked, 12),
 ];
 
 impl From<FailureCode> for u16 {
@@ -82,7 +85,7 @@ mod tests {
             assert_eq!((u16::from(*code), FailureCode::from(*number)), (*number, *code));
         }
         assert_eq!(u16::from(FailureCode::Lost), 11);
-        for unknown in [0, 12, u16::MAX] {
+        for unknown in [0, 13, u16::MAX] {
             assert_eq!(FailureCode::from(unknown), FailureCode::Internal);
         }
     }

@@ -56,16 +56,10 @@ fn lost(suspects: &[PeerText]) -> String {
 
 fn dropped(barrier: &DropRule, at: At<'_>) -> String {
     let DropRule { table, chain, rule, .. } = barrier;
-    let family = barrier.family_name();
-    let what = match rule {
-        None => {
-            format!("the policy of chain {chain} in nftables' table {family} {table} drops them")
-        }
-        Some(handle) => format!(
-            "rule {handle} of chain {chain} in nftables' table {family} {table} drops them (nft -a list chain \
-             {family} {table} {chain})"
-        ),
-    };
+    let mut what = format!("{barrier} drops them");
+    if rule.is_some() {
+        what += &format!(" (nft -a list chain {} {table} {chain})", barrier.family_name());
+    }
     format!("{what}; {}", remedy(barrier, at))
 }
 

@@ -19,6 +19,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new("paths-closed-to-answers", &["fidelity", "flows"], closed_to_answers),
     Case::new("paths-firewall-of-the-source", &["fidelity", "flows"], |c| firewall(c, "a")),
     Case::new("paths-firewall-of-the-destination", &["fidelity", "flows"], |c| firewall(c, "b")),
+    Case::new("paths-output-of-the-source", &["fidelity", "flows"], |c| output(c, "a")),
+    Case::new("paths-output-of-the-destination", &["fidelity", "flows"], |c| output(c, "b")),
+    Case::new("paths-output-of-legacy-iptables", &["fidelity", "flows"], legacy_output),
     Case::new("paths-iptables-policy", &["fidelity", "flows"], |c| {
         iptables(c, ["iptables-nft", "ip6tables-nft"])
     }),
@@ -80,6 +83,18 @@ const OPEN: &str = "\
 table inet fw {
     chain guard {
         type filter hook forward priority 10; policy accept;
+    }
+}
+";
+/// A firewall that lets this host's own processes open no connections but those of agents.
+const OUTPUT_CLOSED: &str = "\
+table inet fw {
+    chain guard {
+        type filter hook output priority 0; policy drop;
+        ct state established,related accept
+        meta l4proto { icmp, icmpv6 } accept
+        oifname lo accept
+        tcp dport 7472 accept
     }
 }
 ";
@@ -233,7 +248,11 @@ fn refused_until(
     open: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     close()?;
-    refused(&lab.attempt("web", "a", "b", options)?, words)?;
+    let attempt = lab.attempt("web", "a", "b", options)?;
+    refused(&attempt, words)?;
+    let json = attempt.json()?;
+    let blockers = json["blockers"].as_array().map(Vec::len);
+    ensure!(blockers == Some(1), "it is told more than once: {json}");
     for host in ["a", "b"] {
         traces::none_within(lab.host(host)?, END)?;
     }
@@ -348,6 +367,28 @@ fn firewall(context: &Context, of: &str) -> Result<()> {
     let open = || host.run(["nft", "delete", "table", "inet", "fw"]).map(drop);
     let fixture = (Fixture::start(&lab)?, &[][..]);
     refused_until(context, &lab, fixture, close, &["chain guard", "table inet fw", of], open)
+}
+
+/// A firewall that drops what the hosts' WireGuard sends to each other.
+fn output(context: &Context, of: &str) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let host = lab.host(of)?;
+    let close = || load(host, OUTPUT_CLOSED);
+    let open = || host.run(["nft", "delete", "table", "inet", "fw"]).map(drop);
+    let fixture = (Fixture::start(&lab)?, &[][..]);
+    let words = ["chain guard", "table inet fw", &format!("on {of}:")];
+    refused_until(context, &lab, fixture, close, &words, open)
+}
+
+/// The same by rules of which nobody knows a name.
+fn legacy_output(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let a = lab.host("a")?;
+    let rule = ["OUTPUT", "--protocol", "udp", "--jump", "DROP"];
+    let run = |what: &str| a.run([&["iptables-legacy", what], &rule[..]].concat()).map(drop);
+    let fixture = (Fixture::start(&lab)?, &[][..]);
+    let words = ["output hook", "legacy iptables", "on a:"];
+    refused_until(context, &lab, fixture, || run("-A"), &words, || run("-D"))
 }
 
 fn iptables(context: &Context, programs: [&str; 2]) -> Result<()> {

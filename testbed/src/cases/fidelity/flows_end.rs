@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use crate::cases::flows::{opener, traces};
 use crate::cases::subject::serve;
 use crate::ensure;
@@ -13,11 +15,14 @@ use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("flows-end-at-the-anchor", &["fidelity", "flows"], at_the_anchor),
+    Case::new("flows-end-while-the-peer-is-silent", &["fidelity", "flows"], silent),
     Case::new("flows-end-where-the-container-is", &["fidelity", "flows"], at_the_container),
 ];
 
 /// The exit code of success.
 const DONE: i32 = 0;
+/// The exit code of an order that another host could not be told.
+const LEFT: i32 = 6;
 const USAGE: i32 = 2;
 const REFUSED: i32 = 3;
 /// The time limit for traces to go.
@@ -86,9 +91,43 @@ fn at_the_container(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Runs the command and checks its output.
+/// A peer that cannot be told is named, and the order is no success.
+fn silent(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    serve(a, "web", 7000, &[], c)?;
+    let tcp = c.probe().tcp_echo(a.port(7000)).rate(20.0).start()?;
+    lab.serve("a")?;
+    lab.serve("b")?;
+    lab.attempt("web", "a", "b", &["--forward"])?.success()?;
+    lab.stop_server("b", Signal::SIGTERM)?;
+    let order = ["forward", "remove", "web"];
+    told(a, &order, LEFT, "run agent-client forward remove web on b")?;
+    let listed = a.run(["agent-client", "forward", "list"])?;
+    ensure!(listed.contains("Nothing is forwarded"), "{listed}");
+    said(a, &["web"], LEFT, "run agent-client flows end web on b")?;
+    ensure!(flows(a)? == 0, "flows are left");
+    // What is left at the peer ends as the message says.
+    lab.serve("b")?;
+    told(b, &order, DONE, "not forwarded")?;
+    if flows(b)? > 0 {
+        said(b, &["web"], DONE, "ended")?;
+    }
+    drop(tcp.stop());
+    for host in [a, b] {
+        traces::none_within(host, END)?;
+    }
+    Ok(())
+}
+
+/// Runs `agent-client flows end` and checks its output.
 fn said(host: &Host, arguments: &[&str], code: i32, word: &str) -> Result<()> {
-    let output = host.command("agent-client").args(["flows", "end"]).args(arguments).output()?;
+    told(host, &[&["flows", "end"], arguments].concat(), code, word)
+}
+
+/// Runs `agent-client` and checks its output.
+fn told(host: &Host, arguments: &[&str], code: i32, word: &str) -> Result<()> {
+    let output = host.command("agent-client").args(arguments.iter().copied()).output()?;
     let said = format!("{}{}", output.text(), output.error_text());
     ensure!(output.status.code() == Some(code), "{arguments:?}: {:?}, {said}", output.status);
     ensure!(said.contains(word), "{arguments:?}: no {word:?} in {said}");

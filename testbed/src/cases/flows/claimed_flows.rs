@@ -1,5 +1,8 @@
 //! A paired source that requests conntrack entries which are not its container's.
 
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::traces;
@@ -25,6 +28,20 @@ const FROM_AN_ANCHOR: u32 = 9 << 24;
 /// The connmark of a flow that such a container has opened.
 const TO_AN_ANCHOR: u32 = 9 << 16;
 
+/// A machine to which this host forwards, and what sends datagrams there.
+const SERVER: &str = "198.51.100.9";
+const SENDER: &str = "\
+import socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('', 9009))
+s.sendto(b'x', (sys.argv[1], 22))
+print('ready', file=sys.stderr, flush=True)
+while True:
+    time.sleep(0.2)
+    s.sendto(b'x', (sys.argv[1], 22))
+";
+const SENDS: Duration = Duration::from_secs(10);
+
 type End<'a> = (&'a str, u16);
 
 fn tuple(source: End<'_>, destination: End<'_>) -> Value {
@@ -40,6 +57,14 @@ fn claim(original: Value, reply: Value, mark: u32) -> Vec<Value> {
     let body = json!({ "anchor": null, "flows": [flow], "aliases": [], "at_destination": [] });
     let flows = json!({ "send": "Flows", "at_once": true, "body": body });
     vec![flows, message("AskPaths", Value::Null)]
+}
+
+/// The same for UDP.
+fn claim_udp(original: Value, reply: Value) -> Vec<Value> {
+    let mut messages = claim(original, reply, FROM_AN_ANCHOR);
+    let flow = &mut messages[0]["body"]["flows"][0];
+    (flow["protocol"], flow["tcp"]) = (json!("Udp"), Value::Null);
+    messages
 }
 
 /// Returns the destination's answer to entries of a staged container.
@@ -84,6 +109,22 @@ fn of_others(context: &Context) -> Result<()> {
     let own = (tuple((far, 9), (OWN, 80)), tuple((OWN, 80), (far, 9)));
     let text = said(a, b, claim(own.0, own.1, FROM_AN_ANCHOR))?;
     ensure!(text.contains("asks to try ways"), "its own: {text}");
+    // A connection between two other machines that this host forwards.
+    let server = format!("{SERVER}/32");
+    c.run(["ip", "route", "add", &server, "via", here])?;
+    b.run(["ip", "route", "add", &server, "via", far])?;
+    let mut sender = c.command("python3").args(["-c", SENDER, SERVER]).spawn()?;
+    sender.wait_for("ready", SENDS)?;
+    let forwarded = || b.run(["conntrack", "-L", "-p", "udp", "--orig-dst", SERVER]);
+    let unchanged = |entries: &str| entries.contains(&format!("src={SERVER} dst={far}"));
+    let entries = forwarded()?;
+    ensure!(unchanged(&entries), "b forwards nothing: {entries}");
+    let claimed = claim_udp(tuple((far, 9009), (SERVER, 22)), tuple((OWN, 22), (far, 9009)));
+    let text = said(a, b, claimed)?;
+    ensure!(text.contains("of these flows already"), "a forwarded connection: {text}");
+    let entries = forwarded()?;
+    ensure!(unchanged(&entries), "the connection was led elsewhere: {entries}");
+    sender.signal(Signal::SIGTERM)?;
     let seen = client.stop()?;
     b.podman(["rm", "--force", "--time", "0", "other"])?;
     traces::none(b)?;

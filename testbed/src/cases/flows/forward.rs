@@ -17,6 +17,8 @@ pub(super) const CASES: &[Case] = &[
     Case::new("flows-new-connections-are-forwarded", &["flows"], forwarded),
     Case::new("flows-forwarding-follows-the-container", &["flows", "hops"], follows),
     Case::new("flows-other-ports-at-the-destination", &["flows"], other_ports),
+    Case::new("flows-forwarding-follows-a-restart", &["flows", "hops"], restarted),
+    Case::new("flows-own-ports-at-home", &["flows", "hops"], own_ports),
 ];
 
 /// The time limit for a server to answer, and for rules to be restored.
@@ -121,6 +123,55 @@ fn follows(context: &Context) -> Result<()> {
     traces::none_within(lab.host("c")?, END)
 }
 
+/// A container that is started again at the destination gets another address there.
+fn restarted(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c", "d"])?;
+    let (a, b, c, d) = (lab.host("a")?, lab.host("b")?, lab.host("c")?, lab.host("d")?);
+    for host in ["a", "b", "c"] {
+        traces::forget_soon(lab.host(host)?)?;
+        lab.serve(host)?;
+    }
+    serve(a, "web", 7000, &[], d)?;
+    lab.attempt("web", "a", "b", &["--forward"])?.success()?;
+    for number in 0..2 {
+        start_again(b, number)?;
+        d.probe().wait_for_echo(a.port(7000), ANSWERS)?;
+        Clients::gentle(d, a.port(7000))?.stop()?;
+    }
+    let open = Clients::gentle(d, a.port(7000))?;
+    lab.attempt("web", "b", "c", &["--address", "any"])?.success()?;
+    Clients::gentle(d, a.port(7000))?.stop()?;
+    open.stop_losing(15)?;
+    start_again(c, 2)?;
+    d.probe().wait_for_echo(a.port(7000), ANSWERS)?;
+    let open = Clients::gentle(d, a.port(7000))?;
+    lab.attempt("web", "c", "a", &[])?.success()?;
+    open.stop()?;
+    for host in ["a", "b", "c"] {
+        traces::none_within(lab.host(host)?, END)?;
+    }
+    Ok(())
+}
+
+/// Starts the container `web` again with another address.
+fn start_again(host: &Host, number: usize) -> Result<()> {
+    let before = address(host)?;
+    host.podman(["stop", "--time", "0", "web"])?;
+    // It takes the next address, which may be the former one.
+    let name = format!("other-{number}");
+    let run = ["run", "--detach", "--ip", &before, "--name", &name];
+    host.podman([&run[..], &["probe:1", "sleep", "1000"]].concat())?;
+    host.podman(["start", "web"])?;
+    ensure!(address(host)? != before, "it has the same address {before}");
+    Ok(())
+}
+
+/// The address of the container `web`.
+fn address(host: &Host) -> Result<String> {
+    let format = "{{.NetworkSettings.Networks.podman.IPAddress}}";
+    host.podman(["inspect", "--format", format, "web"])
+}
+
 fn other_ports(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
@@ -137,6 +188,45 @@ fn other_ports(context: &Context) -> Result<()> {
     refused(c, a.port(7000))?;
     ensure!(list(a, "forward")?.is_empty(), "forwarded without being asked to");
     clients.stop().map(drop)
+}
+
+/// Other ports count for one destination: at home, and on any other host, the container has its own again.
+fn own_ports(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c", "d"])?;
+    let (a, b, d) = (lab.host("a")?, lab.host("b")?, lab.host("d")?);
+    serve(a, "web", 7000, &[], d)?;
+    let settings =
+        ["inspect", "--format", "{{.HostConfig.PortBindings}} {{.Config.Labels}}", "web"];
+    let before = a.podman(settings)?;
+    let open = Clients::gentle(d, a.port(7000))?;
+    for host in ["a", "b", "c"] {
+        lab.serve(host)?;
+    }
+    let publish = |port: &str| [format!("{port}:7000"), format!("{port}:7000/udp")];
+    let attempt = |from: &str, to: &str, port: Option<&str>| {
+        let ports = port.map(publish).unwrap_or_default();
+        let ports = ports.iter().filter(|port| !port.is_empty());
+        let options: Vec<&str> = ports.flat_map(|port| ["--publish", port]).collect();
+        lab.attempt("web", from, to, &options)?.success()
+    };
+    attempt("a", "b", Some("7100"))?;
+    Clients::gentle(d, b.port(7100))?.stop()?;
+    let home = attempt("b", "a", None)?;
+    let is_told = |warning: &String| warning.contains("its own ports") && warning.contains("7100");
+    ensure!(home.warnings.iter().any(is_told), "nobody is told: {:?}", home.warnings);
+    Clients::gentle(d, a.port(7000))?.stop()?;
+    refused(d, a.port(7100))?;
+    let after = a.podman(settings)?;
+    ensure!(after == before, "the container has {after:?} at home, and had {before:?}");
+    // By way of a third host, and by an order for home.
+    attempt("a", "b", Some("7100"))?;
+    attempt("b", "c", Some("7200"))?;
+    attempt("c", "a", Some("7300"))?;
+    Clients::gentle(d, a.port(7300))?.stop()?;
+    refused(d, a.port(7000))?;
+    attempt("a", "b", None)?;
+    Clients::gentle(d, b.port(7000))?.stop()?;
+    open.stop().map(drop)
 }
 
 /// Starts a client in the neighbour container.
