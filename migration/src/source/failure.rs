@@ -18,7 +18,7 @@ pub enum Failure {
     RolledBack {
         /// What failed.
         cause: Cause,
-        /// The original has ended by itself meanwhile.
+        /// The original has ended meanwhile, by itself or because the engine was told to end it.
         ended: bool,
         /// What could not be undone, each a whole sentence.
         leftovers: Vec<String>,
@@ -74,7 +74,7 @@ impl Failure {
                 text
             }
             Self::RolledBack { cause, ended, leftovers } => {
-                let state = if *ended { "ended by itself" } else { "runs here as before" };
+                let state = if *ended { "has ended" } else { "runs here as before" };
                 let mut text =
                     format!("not moved, the container {state}: {}", chain(cause.as_ref()));
                 for leftover in leftovers {
@@ -91,8 +91,8 @@ impl Failure {
             Self::InDoubt { container, cause } => format!(
                 "in doubt: the decision to move {container} is recorded, but the destination has not \
                  confirmed that it runs there; the original is kept frozen and unreachable, and \
-                 nothing of it is lost. Do not start or restart it with the container engine here: it may run at the \
-                 destination. Look there, then run agent-client recover: {}",
+                 nothing of it is lost. The container engine shows it as paused; do not unpause it, nor start another one in its \
+                 place: it may run at the destination. Look there, then run agent-client recover: {}",
                 chain(cause.as_ref())
             ),
         }

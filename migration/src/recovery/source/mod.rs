@@ -25,7 +25,7 @@ use std::time::Duration;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::procfs;
 use netmig::peer_number::PeerNumber;
-use ownership::source::{Departure, Recovery, recovery};
+use ownership::source::{Departure, Occupant, Recovery, recovery};
 use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
 use state::id::MigrationId;
@@ -63,6 +63,8 @@ pub struct Departed {
     pub process: Option<Process>,
     /// The restart policy that was taken from the original.
     pub disarmed: Option<String>,
+    /// Whether the engine was told to record the original as paused.
+    pub paused: bool,
 }
 
 /// How a recovery ended, the better ones first.
@@ -127,7 +129,7 @@ pub async fn run(context: &Context) -> Outcome {
 async fn recover(context: &Context, path: &Path) -> Option<Outcome> {
     let (journal, records) = match journal::claim(path) {
         Ok(Some(claimed)) => claimed,
-        Ok(None) => return at_work(context, path),
+        Ok(None) => return at_work(context, path).await,
         Err(e) => return Some(failed(context, None, chain(&e))),
     };
     let departed = match Departed::read(&context.directories.state, &records) {
@@ -170,17 +172,30 @@ fn failed(context: &Context, name: Option<String>, reason: String) -> Outcome {
 }
 
 /// Tells of a migration that another process is at work on; `None` if it has just ended.
-fn at_work(context: &Context, path: &Path) -> Option<Outcome> {
+async fn at_work(context: &Context, path: &Path) -> Option<Outcome> {
     // Its end may come between any two of these steps.
     let records = journal::read(path).ok().filter(|records| !records.is_empty())?;
     let departed = Departed::read(&context.directories.state, &records).ok()??;
-    let (name, destination) = (departed.name, departed.peer.destination);
+    let (name, destination) = (departed.name.clone(), departed.peer.destination.clone());
     if departed.reached == Departure::Committed {
+        tell_of_second(context, &departed).await;
         context.tell(Event::InDoubtElsewhere { name, destination });
         return Some(Outcome::InDoubt);
     }
     context.tell(Event::Busy { name, destination });
     Some(Outcome::Busy)
+}
+
+/// Tells of a container that was started in the place of an original whose move is in doubt.
+async fn tell_of_second(context: &Context, departed: &Departed) {
+    match roll_forward::occupant(context, departed).await {
+        Ok(Occupant::Later) => context.tell(Event::SecondCopy {
+            name: departed.name.clone(),
+            destination: departed.peer.destination.clone(),
+        }),
+        Ok(_) => {}
+        Err(e) => tracing::debug!("{}", chain(e.as_ref())),
+    }
 }
 
 async fn settle(
@@ -196,6 +211,7 @@ async fn settle(
         Recovery::Repeat => match roll_forward::finish(context, departed, &mut journal).await {
             Err(doubt @ Error::InDoubt { .. }) => {
                 restart_policy::disarm(context, departed, &mut journal).await;
+                tell_of_second(context, departed).await;
                 return Err(doubt);
             }
             finished => finished?,
@@ -206,6 +222,7 @@ async fn settle(
         Settled::Back => {
             let mut left = undo::undo(context, departed).await;
             left.extend(restart_policy::arm(context, departed).await);
+            left.extend(restart_policy::unpause(context, departed).await);
             // Nothing here waits for the far end: its copy cannot be heard by anyone.
             undo::abort(context, departed).await;
             left
@@ -251,6 +268,7 @@ impl Departed {
                 Record::Disarmed { policy } => Some(policy.clone()),
                 _ => None,
             }),
+            paused: records.contains(&Record::Paused),
             process: records.iter().find_map(|record| match record {
                 Record::Interruption { process, .. } => Some(process.clone()),
                 _ => None,

@@ -132,7 +132,7 @@ async fn end_original(context: &Context, departed: &Departed) -> Result<(), Caus
 }
 
 /// What has the container's ID on this host.
-async fn occupant(context: &Context, departed: &Departed) -> Result<Occupant, Cause> {
+pub async fn occupant(context: &Context, departed: &Departed) -> Result<Occupant, Cause> {
     if let Some(cgroup) = departed.original() {
         // The original was frozen from before the decision on. One that runs was set going by somebody, or is
         // another container in a journal of an earlier version.
