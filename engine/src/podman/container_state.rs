@@ -62,6 +62,19 @@ impl Podman {
         Ok(self.times(id).await?.is_some_and(|times| times.restored > 0))
     }
 
+    /// Removes mounts and network of a container that has ended (podman-container-cleanup(1), which fails for one that
+    /// runs).
+    ///
+    /// # Errors
+    /// [`Error`] when podman fails.
+    pub(super) async fn clean_up(&self, id: &str) -> Result<(), Error> {
+        if !self.exists(id).await? {
+            return Ok(());
+        }
+        let args = ["container", "cleanup", "--stopped-only", "--", id];
+        self.run(&args, self.deadlines.query, Overdue::Leave).await.map(drop)
+    }
+
     /// Pauses a container (podman-pause(1)). podman refuses to start or restart one that is paused.
     ///
     /// # Errors

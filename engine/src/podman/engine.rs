@@ -90,6 +90,10 @@ impl Engine for Podman {
         })
     }
 
+    async fn clean_up(&self, id: &str) -> Result<(), Error> {
+        Ok(Self::clean_up(self, id).await?)
+    }
+
     async fn pause(&self, id: &str) -> Result<(), Error> {
         Ok(Self::pause(self, id).await?)
     }

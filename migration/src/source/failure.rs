@@ -22,6 +22,8 @@ pub enum Failure {
         ended: bool,
         /// What could not be undone, each a whole sentence.
         leftovers: Vec<String>,
+        /// What stays for another attempt, each a whole sentence.
+        kept: Vec<String>,
     },
     /// The move was given up, and the original could not be set going again.
     Stuck {
@@ -43,12 +45,12 @@ pub enum Failure {
 
 impl Failure {
     /// One of which everything was taken back, for this reason: a refusal, if the container was not
-    /// interrupted for it.
+    /// interrupted for it. `kept` stays for another attempt.
     #[must_use]
-    pub fn undone(cause: Cause) -> Self {
+    pub fn undone(cause: Cause, kept: Vec<String>) -> Self {
         match cause.downcast::<path_trial::Blocked>() {
             Ok(blocked) => Self::Blocked(blocked.0),
-            Err(cause) => Self::RolledBack { cause, ended: false, leftovers: Vec::new() },
+            Err(cause) => Self::RolledBack { cause, ended: false, leftovers: Vec::new(), kept },
         }
     }
 
@@ -73,12 +75,15 @@ impl Failure {
                 }
                 text
             }
-            Self::RolledBack { cause, ended, leftovers } => {
+            Self::RolledBack { cause, ended, leftovers, kept } => {
                 let state = if *ended { "has ended" } else { "runs here as before" };
                 let mut text =
                     format!("not moved, the container {state}: {}", chain(cause.as_ref()));
                 for leftover in leftovers {
                     text.push_str(&format!("\n  still to be cleaned up: {leftover}"));
+                }
+                for one in kept {
+                    text.push_str(&format!("\n  kept for another attempt: {one}"));
                 }
                 text
             }

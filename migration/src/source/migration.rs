@@ -55,6 +55,8 @@ pub struct Migration<'a> {
     pub in_use: InUse,
     /// The engine, started to remove the original.
     pub removal: Option<Box<dyn PreparedRemoval>>,
+    /// The image that the destination has stored for this move, in a sentence.
+    pub sent_image: Option<String>,
     /// Whether CRIU may still be at work on the container: its images must stay until it has ended.
     pub is_dumping: bool,
     pausing: Option<JoinHandle<Result<(), engine::Error>>>,
@@ -90,6 +92,7 @@ impl<'a> Migration<'a> {
             anchors: Anchors::default(),
             in_use: InUse::default(),
             removal: None,
+            sent_image: None,
             is_dumping: false,
             pausing: None,
             exchange: TunnelNat::default(),
@@ -229,10 +232,11 @@ impl<'a> Migration<'a> {
         if !ended && !stuck.is_empty() {
             return Failure::Stuck { container: self.plan.container.name, cause, leftovers };
         }
+        let kept: Vec<String> = self.sent_image.into_iter().collect();
         if leftovers.is_empty() && !ended {
-            return Failure::undone(cause);
+            return Failure::undone(cause, kept);
         }
-        Failure::RolledBack { cause, ended, leftovers }
+        Failure::RolledBack { cause, ended, leftovers, kept }
     }
 
     /// Removes files, notes and the tunnel; each whatever comes of the others. Returns what is left.

@@ -35,6 +35,7 @@ use steering::peer_numbers;
 pub use self::event::Event;
 
 use crate::context::Context;
+use crate::source::clean_up;
 use crate::source::destination_rpc::Peer;
 
 /// How long another agent may keep the container's lock.
@@ -141,6 +142,7 @@ async fn recover(context: &Context, path: &Path) -> Option<Outcome> {
     let settled = settle(context, &departed, journal).await;
     let has_ended = departed.process.is_some() && departed.original().is_none();
     if matches!(settled, Ok(Settled::Back)) && has_ended {
+        clean_up(context, &departed.container).await;
         context.tell(Event::Ended { name });
         return Some(Outcome::Clean);
     }
@@ -188,6 +190,10 @@ async fn at_work(context: &Context, path: &Path) -> Option<Outcome> {
 
 /// Tells of a container that was started in the place of an original whose move is in doubt.
 async fn tell_of_second(context: &Context, departed: &Departed) {
+    // A journal of an earlier version may not tell which processes were frozen.
+    if departed.process.is_none() {
+        return;
+    }
     match roll_forward::occupant(context, departed).await {
         Ok(Occupant::Later) => context.tell(Event::SecondCopy {
             name: departed.name.clone(),
@@ -233,6 +239,9 @@ async fn settle(
         return Err(Error::Incomplete(left));
     }
     journal.end().map_err(|e| Error::Begin(e.into()))?;
+    if recovery(departed.reached) == Recovery::RemoveOriginal {
+        roll_forward::tell_settled(context, departed).await;
+    }
     Ok(outcome)
 }
 

@@ -155,6 +155,18 @@ pub async fn occupant(context: &Context, departed: &Departed) -> Result<Occupant
     })
 }
 
+/// Tells the destination that nobody will ask about the migration again. One that does not hear it remembers the
+/// migration.
+pub async fn tell_settled(context: &Context, departed: &Departed) {
+    let told = async {
+        let mut connection = departed.peer.resume(context).await?;
+        destination_rpc::settled(&mut connection, departed.migration()).await
+    };
+    if let Err(e) = told.await {
+        tracing::debug!("{}", chain(&e));
+    }
+}
+
 async fn tell_led_past(
     context: &Context,
     departed: &Departed,

@@ -85,6 +85,11 @@ impl Preparation<'_> {
         save.finish().await?;
         connection.send(&Message::ImageEnd(())).await?;
         expect!(connection, deadline::IMAGE, ImageStored)?;
+        let destination = &self.migration.plan.link.destination.host;
+        self.migration.sent_image = Some(format!(
+            "image {} is at {destination} now; remove it there if it is not wanted",
+            image.name
+        ));
         Ok(())
     }
 
