@@ -157,12 +157,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
 async fn manage(directories: &Directories, command: &Command, port: u16) -> Result<(), Failure> {
     let state = &directories.state;
     let (result, told) = match command {
-        Command::Invite(request) => {
-            invite::invite(state, request, port)?
-        }
-        Command::Peers(request) => {
-            (invite::peers(state, request)?, String::new())
-        }
+        Command::Invite(request) => invite::invite(state, request, port)?,
+        Command::Peers(request) => (invite::peers(state, request)?, String::new()),
         Command::Recover => return Ok(()),
         Command::Marks { bits } => {
             if let Some(bits) = bits {

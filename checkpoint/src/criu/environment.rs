@@ -242,7 +242,8 @@ fn is_there(path: &CStr) -> bool {
 #[must_use]
 pub fn most_connections() -> u64 {
     let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
-    let lifted = has_sys_resource().then(|| fs::read_to_string(MOST_FILES).ok()?.trim().parse().ok());
+    let lifted =
+        has_sys_resource().then(|| fs::read_to_string(MOST_FILES).ok()?.trim().parse().ok());
     hard.max(lifted.flatten().unwrap_or(0)).saturating_sub(BESIDE)
 }
 

@@ -33,7 +33,9 @@ fn preflight(context: &Context) -> Result<()> {
     lab.serve("b")?;
     a.podman(["run", "--detach", "--name", "web", "probe:1", "netmig-probe", "serve"])?;
     let order = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
-    until("the destination stages", LIMIT, || Ok(work(b).iter().any(|w| w.join("stage").exists())))?;
+    until("the destination stages", LIMIT, || {
+        Ok(work(b).iter().any(|w| w.join("stage").exists()))
+    })?;
     lab.stop_server("b", Signal::SIGKILL)?;
     let end = order.wait(LIMIT)?;
     ensure!(end.status.code() != Some(0), "it was moved: {}", end.error_text());
