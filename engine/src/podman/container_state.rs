@@ -71,7 +71,7 @@ impl Podman {
         if !self.exists(id).await? {
             return Ok(());
         }
-        let args = ["container", "cleanup", "--stopped-only", "--", id];
+        let args = ["container", "cleanup", "--", id];
         self.run(&args, self.deadlines.query, Overdue::Leave).await.map(drop)
     }
 

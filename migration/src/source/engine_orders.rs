@@ -102,13 +102,22 @@ fn change(planned: &Container, now: &Container) -> Option<String> {
     } else if restart_policy(now) != restart_policy(planned) {
         format!("given the restart policy {}", restart_policy(now).0)
     } else if now.state != planned.state {
-        format!("made {}", format!("{:?}", now.state).to_lowercase())
+        format!("made {}", state(&now.state))
     } else if networks(now) != networks(planned) {
         "connected to other networks".to_owned()
     } else {
         return None;
     };
     Some(what)
+}
+
+fn state(state: &State) -> &str {
+    match state {
+        State::Running => "running",
+        State::Paused => "paused",
+        State::Other(word) => word,
+        State::Unknown => "something else",
+    }
 }
 
 /// Records and the engine's own description may leave a default out or name it.

@@ -49,7 +49,7 @@ pub enum Event {
         /// The container's name.
         name: String,
     },
-    /// A container was started here in the place of the original, whose move is in doubt.
+    /// The original, whose move is in doubt, was unpaused, or another container was started in its place.
     SecondCopy {
         /// The container's name.
         name: String,
@@ -136,8 +136,8 @@ impl fmt::Display for Event {
             ),
             Self::SecondCopy { name, destination } => write!(
                 f,
-                "{name}: the processes that were frozen here are not those that run under its name now; it was \
-                 started again, and there are two of it if {destination} runs it as well: look there, and stop one"
+                "{name} runs here although its move to {destination} is decided: somebody has unpaused it or started it \
+                 again. There are two of it if {destination} runs it as well: look there, and stop one"
             ),
             Self::StillArmed { name, engine, reason } => write!(
                 f,

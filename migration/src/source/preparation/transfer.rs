@@ -1,6 +1,8 @@
 //! What goes to the destination before the interruption, and the tunnel by which flows will.
 
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use checkpoint::tree::{Source, Tasks};
 use netmig::flow::{NoAlias, Readdressed};
@@ -132,7 +134,8 @@ impl Preparation<'_> {
             sources.push((Tree::Root, Source::overlay(upper, merged)?));
         }
         if let Some(shm) = container.shm.as_deref().filter(|path| path.is_dir()) {
-            sources.push((Tree::SharedMemory, Source::plain(shm)?));
+            let shm = seen_inside(shm, self.migration.plan.process.pid);
+            sources.push((Tree::SharedMemory, Source::plain(&shm)?));
         }
         if let Some(path) = container.log.as_deref().filter(|path| path.is_file()) {
             let mut log = CarriedLog::open(path)?;
@@ -167,4 +170,17 @@ impl Preparation<'_> {
         }
         Ok(())
     }
+}
+
+/// The container's mount of its shared memory, by the path through its first process: a file that is open below the
+/// engine's own mount would keep the engine from unmounting it when it stops the container. `mount` is the engine's
+/// own, which is returned unless the container has the same directory there.
+fn seen_inside(mount: &Path, pid: i32) -> PathBuf {
+    let inside = PathBuf::from(format!("/proc/{pid}/root/dev/shm"));
+    let identity = |path: &Path| {
+        let directory = std::fs::symlink_metadata(path).ok()?;
+        Some((directory.dev(), directory.ino()))
+    };
+    let own = identity(mount);
+    if own.is_some() && identity(&inside) == own { inside } else { mount.to_owned() }
 }

@@ -2,17 +2,21 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{LIMIT, until};
+use super::{LIMIT, settled, until};
 use crate::ensure;
 use crate::error::Result;
+use crate::faults::observation::has_record;
 use crate::host::Host;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("promise-a-killed-preflight-leaves-nothing", &["promise"], preflight).limit(240),
+    Case::new("promise-a-stop-during-the-preparation-leaves-no-mount", &["promise"], stopped)
+        .limit(240),
     Case::new("promise-nothing-is-made-by-a-list", &["promise"], lists),
 ];
 
@@ -42,6 +46,33 @@ fn preflight(context: &Context) -> Result<()> {
     lab.serve("b")?;
     until("nothing is left on b", LIMIT, || Ok(work(b).is_empty()))?;
     until("nothing is left on a", LIMIT, || Ok(work(a).is_empty()))
+}
+
+/// The agent has files of the container open when podman stops it, so that podman cannot unmount them.
+fn stopped(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    lab.serve("b")?;
+    for delay in [0, 100, 200, 400] {
+        let id =
+            a.podman(["run", "--detach", "--name", "web", "probe:1", "netmig-probe", "serve"])?;
+        let order = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
+        until("it has begun", LIMIT, || Ok(has_record(a, "departure")))?;
+        std::thread::sleep(Duration::from_millis(delay));
+        // It reports what it could not unmount.
+        a.command("podman").args(["stop", "--time", "0", "web"]).limit(LIMIT).output()?;
+        let end = order.wait(LIMIT)?;
+        settled(&lab)?;
+        if end.status.code() == Some(4) {
+            let mounts = a.run(["cat", "/proc/mounts"])?;
+            let left = mounts.lines().find(|line| line.contains(&id));
+            ensure!(left.is_none(), "after {delay} ms: {left:?}");
+        }
+        for host in [a, b] {
+            host.podman(["rm", "--all", "--force", "--time", "0"])?;
+        }
+    }
+    Ok(())
 }
 
 /// A list of nothing makes no directory.
