@@ -53,12 +53,12 @@ pub(super) fn lost_between(before: &Records, after: &Records, place: &Place) -> 
     compare(&before.config, &after.config, "", &mut lost);
     compare(&before.spec, &after.spec, "", &mut lost);
     compare(&before.networks, &after.networks, "networkStatus", &mut lost);
-    lost.into_iter().map(by_option).collect()
+    lost
 }
 
 /// Returns the name of a setting with the option of `podman run` that makes it, where it is one of podman's annotations
 /// (`libpod/define/annotations.go`).
-fn by_option(setting: String) -> String {
+pub(super) fn by_option(setting: String) -> String {
     let value = |(annotation, option): (&str, &str)| {
         let value = setting.strip_prefix("annotations=\"")?.strip_suffix('"')?;
         let value = value.strip_prefix(PREFIX)?.strip_prefix(annotation)?.strip_prefix('=')?;

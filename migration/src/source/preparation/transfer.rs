@@ -22,6 +22,7 @@ use crate::convert::Wire;
 use crate::event::Steps;
 use crate::source::anchors::Anchors;
 use crate::source::container_log::CarriedLog;
+use crate::source::engine_orders::Ended;
 use crate::source::plan::Plan;
 use crate::source::send_queue::outbox;
 use crate::source::trees::{self, CarriedTree};
@@ -134,7 +135,8 @@ impl Preparation<'_> {
             sources.push((Tree::Root, Source::overlay(upper, merged)?));
         }
         if let Some(shm) = container.shm.as_deref().filter(|path| path.is_dir()) {
-            let shm = seen_inside(shm, self.migration.plan.process.pid);
+            let shm = seen_inside(shm, self.migration.plan.process.pid)
+                .ok_or_else(|| Ended(container.name.clone()))?;
             sources.push((Tree::SharedMemory, Source::plain(&shm)?));
         }
         if let Some(path) = container.log.as_deref().filter(|path| path.is_file()) {
@@ -174,13 +176,16 @@ impl Preparation<'_> {
 
 /// The container's mount of its shared memory, by the path through its first process: a file that is open below the
 /// engine's own mount would keep the engine from unmounting it when it stops the container. `mount` is the engine's
-/// own, which is returned unless the container has the same directory there.
-fn seen_inside(mount: &Path, pid: i32) -> PathBuf {
-    let inside = PathBuf::from(format!("/proc/{pid}/root/dev/shm"));
+/// own, which is returned unless the container has the same directory there; `None` is returned when the process has
+/// ended.
+fn seen_inside(mount: &Path, pid: i32) -> Option<PathBuf> {
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    std::fs::metadata(&root).ok()?;
+    let inside = root.join("dev/shm");
     let identity = |path: &Path| {
         let directory = std::fs::symlink_metadata(path).ok()?;
         Some((directory.dev(), directory.ino()))
     };
     let own = identity(mount);
-    if own.is_some() && identity(&inside) == own { inside } else { mount.to_owned() }
+    Some(if own.is_some() && identity(&inside) == own { inside } else { mount.to_owned() })
 }
