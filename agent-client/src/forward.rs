@@ -12,13 +12,13 @@ use serde::Serialize;
 use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
 use state::deadline;
+use state::directories::Directories;
 use state::peer_address::DEFAULT_PORT;
 use state::peer_address::Destination;
 use steering::peer_numbers::{self, HostId};
 use steering::port_forward::{self, Note, Role};
 use steering::tunnels;
 
-use crate::cli::{Forward, ForwardCommand};
 use crate::done::Done;
 use migration::Context;
 use migration::connect::dial_host;
@@ -44,18 +44,11 @@ struct Line {
     ports: Vec<ForwardedPort>,
 }
 
-/// Lists what is forwarded, or ends it; gives what there is to say.
-pub async fn run(context: &Context, request: &Forward) -> Result<Done, Cause> {
-    match &request.command {
-        ForwardCommand::List { json } => Ok(list(context, *json).await?.into()),
-        ForwardCommand::Remove { container } => remove(context, container).await,
-    }
-}
-
-async fn list(context: &Context, json: bool) -> Result<String, Cause> {
+/// Lists what is forwarded. Makes nothing on this host.
+pub async fn list(directories: &Directories, json: bool) -> Result<String, Cause> {
     let mut lines = Vec::new();
-    for note in port_forward::all(&context.directories)? {
-        let peer = peer_numbers::number(&context.directories.state, note.host)?;
+    for note in port_forward::all(directories)? {
+        let peer = peer_numbers::number(&directories.state, note.host)?;
         let known = tunnel::status(peer).await?.and_then(|status| status.address);
         let ports = match note.role {
             // The move is not decided yet.
@@ -101,8 +94,8 @@ fn described(ports: &[ForwardedPort]) -> String {
     text.join(" ")
 }
 
-/// Ends it here, and tells the other host.
-async fn remove(context: &Context, container: &str) -> Result<Done, Cause> {
+/// Ends the forwarding to a container here, and tells the other host.
+pub async fn remove(context: &Context, container: &str) -> Result<Done, Cause> {
     let directories = &context.directories;
     let chosen = |note: &Note| {
         let decided = note.away().is_none_or(|away| away.in_force);

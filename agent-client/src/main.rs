@@ -23,14 +23,14 @@ use std::process::ExitCode;
 
 use checkpoint::realtime;
 use clap::Parser;
-use migration::request::Options;
+use migration::request::{Options, publish};
 use migration::{Cancel, Context, Failure, Request, recovery, source};
 use state::cause::{Cause, chain};
 use state::directories::Directories;
 use state::{guardian, log};
 use steering::{fwmark, reconciler};
 
-use crate::cli::{BACKGROUND, Cli, Command, Flows, FlowsCommand, Recover};
+use crate::cli::{BACKGROUND, Cli, Command, Flows, FlowsCommand, Forward, ForwardCommand, Recover};
 use crate::done::Done;
 use crate::exit::Exit;
 use crate::progress::Progress;
@@ -70,6 +70,9 @@ fn run(cli: Cli) -> Exit {
     let mut json = false;
     let request = match cli.command {
         Some(Command::Migrate(order)) => {
+            if let Err(e) = publish::check_distinct(&order.options.publish) {
+                return complain(Exit::Usage, &e);
+            }
             json = order.options.json;
             order.request()
         }
@@ -86,10 +89,14 @@ fn run(cli: Cli) -> Exit {
                 Err(e) => complain(Exit::Failed, &chain(e.as_ref())),
             };
         }
-        Some(Command::Forward(request)) => {
+        Some(Command::Forward(Forward { command: ForwardCommand::List { json } })) => {
+            let listed = runtime.block_on(forward::list(&directories, json));
+            return told(listed.map_err(|e| chain(e.as_ref())));
+        }
+        Some(Command::Forward(Forward { command: ForwardCommand::Remove { container } })) => {
             return done(runtime.block_on(async {
                 let context = open(directories, false).map_err(|e| chain(e.as_ref()))?;
-                forward::run(&context, &request).await.map_err(|e| chain(e.as_ref()))
+                forward::remove(&context, &container).await.map_err(|e| chain(e.as_ref()))
             }));
         }
         Some(Command::Keep) => {
@@ -101,6 +108,10 @@ fn run(cli: Cli) -> Exit {
         }
         Some(Command::Join { token }) => {
             return paired(&directories, |state| runtime.block_on(pair::join(state, token)));
+        }
+        Some(Command::Peers(request)) if request.command.is_none() => {
+            let listed = pair::peers(&directories.state, &request);
+            return told(listed.map_err(|e| chain(e.as_ref())));
         }
         Some(Command::Peers(request)) => {
             return paired(&directories, |state| pair::peers(state, &request));

@@ -19,6 +19,61 @@ const NONE: &str = "none";
 #[error("{0} is not an absolute path; a container's mounts and devices have absolute ones")]
 struct NotAbsolute(PathBuf);
 
+/// The kernel's capabilities (capabilities(7), `include/uapi/linux/capability.h`), without their prefix.
+const CAPABILITIES: [&str; 41] = [
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "AUDIT_WRITE",
+    "BLOCK_SUSPEND",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "KILL",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "MKNOD",
+    "NET_ADMIN",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_RAW",
+    "PERFMON",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYSLOG",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_CHROOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "WAKE_ALARM",
+];
+
+/// A permission that cannot be given.
+#[derive(Debug, thiserror::Error)]
+enum Invalid {
+    #[error(transparent)]
+    Path(#[from] NotAbsolute),
+    /// The kernel has no such capability.
+    #[error("{name} is no capability of the kernel; those are {}", CAPABILITIES.join(" "))]
+    Capability { name: String },
+}
+
 /// There is no such peer.
 #[derive(Debug, thiserror::Error)]
 #[error("no peer {0} may move containers here; agent-server peers lists those that may")]
@@ -37,7 +92,7 @@ pub fn allow(state: &Path, request: &Allow) -> Result<String, Cause> {
     Ok(format!("{} may move here:\n{}", request.peer, shown(&new)))
 }
 
-fn changed(old: Permissions, request: &Allow) -> Result<Permissions, NotAbsolute> {
+fn changed(old: Permissions, request: &Allow) -> Result<Permissions, Invalid> {
     let mut new = if request.reset { Permissions::of_new_peer() } else { old };
     if !request.names.is_empty() {
         new.names.clone_from(&request.names);
@@ -61,11 +116,19 @@ fn changed(old: Permissions, request: &Allow) -> Result<Permissions, NotAbsolute
     }
     if !request.capabilities.is_empty() {
         let names = request.capabilities.iter().filter(|name| *name != NONE);
-        let upper = names.map(|name| name.to_ascii_uppercase());
-        let plain = upper.map(|name| name.strip_prefix("CAP_").unwrap_or(&name).to_owned());
-        new.capabilities = plain.collect();
+        new.capabilities = names.map(|name| capability(name)).collect::<Result<_, _>>()?;
     }
     Ok(new)
+}
+
+fn capability(name: &str) -> Result<String, Invalid> {
+    let upper = name.to_ascii_uppercase();
+    let plain = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    if CAPABILITIES.contains(&plain) {
+        Ok(plain.to_owned())
+    } else {
+        Err(Invalid::Capability { name: name.to_owned() })
+    }
 }
 
 fn paths(given: &[PathBuf]) -> Result<BTreeSet<PathBuf>, NotAbsolute> {
@@ -150,7 +213,9 @@ mod tests {
         let three = changed(two.clone(), &request("--mount none --capability none")).unwrap();
         assert_eq!(three, start);
         assert_eq!(changed(one, &request("--reset")).unwrap(), start);
-        assert!(changed(start, &request("--device fuse")).is_err());
+        assert!(changed(start.clone(), &request("--device fuse")).is_err());
+        let unknown = changed(start, &request("--capability FOO")).unwrap_err().to_string();
+        assert!(unknown.contains("FOO") && unknown.contains("NET_ADMIN"), "{unknown}");
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub struct Cli {
     /// Address to listen on; all addresses, IPv4 and IPv6, unless given.
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V6(Ipv6Addr::UNSPECIFIED))]
     pub listen: IpAddr,
-    /// TCP port to listen on.
+    /// TCP port to listen on; given with invite, the port that the token leads to.
     #[arg(long, default_value_t = DEFAULT_PORT)]
     pub port: u16,
     /// Directory of identity, peers and journals.

@@ -28,10 +28,13 @@ const ELSEWHERE: [(&str, &str); 2] =
 struct NoAddress;
 
 /// Makes a token. It alone goes to standard output; the rest is for the person who asked.
-pub fn invite(state: &Path, request: &Invite) -> Result<(String, String), Cause> {
+///
+/// `port` is that of the server; an address of the request that has another one than the default keeps it.
+pub fn invite(state: &Path, request: &Invite, port: u16) -> Result<(String, String), Cause> {
     let address = match &request.address {
-        Some(address) => address.clone(),
-        None => own_address()?,
+        Some(address) if address.port != DEFAULT_PORT => address.clone(),
+        Some(address) => Destination { port, ..address.clone() },
+        None => own_address(port)?,
     };
     let trust = Trust::open(state)?;
     let expires = Timestamp::now().after(request.expires);
@@ -69,13 +72,13 @@ pub fn peers(state: &Path, request: &Peers) -> Result<String, Cause> {
 
 /// The address that others most likely know this host by: that of its default route, else the first
 /// one of an interface that leads outside.
-fn own_address() -> Result<Destination, Cause> {
+fn own_address(port: u16) -> Result<Destination, Cause> {
     let routed = ELSEWHERE.iter().find_map(|(from, to)| source_address(from, to).ok());
     let address = match routed {
         Some(address) => address,
         None => first_address()?.ok_or(NoAddress)?,
     };
-    Ok(Destination::new(&address.to_string(), DEFAULT_PORT)?)
+    Ok(Destination::new(&address.to_string(), port)?)
 }
 
 /// Which address packets to somewhere would have. Sends none.
@@ -126,11 +129,15 @@ mod tests {
     #[test]
     fn a_token_leads_to_this_host() {
         let dir = tempfile::tempdir().unwrap();
-        let (token, told) = invite(dir.path(), &request()).unwrap();
+        let (token, told) = invite(dir.path(), &request(), 9000).unwrap();
         let token: Token = token.parse().unwrap();
         let own = Trust::open(dir.path()).unwrap().identity.fingerprint();
         assert_eq!((token.address.to_string().as_str(), token.fingerprint), ("b.example:99", own));
         assert!(told.contains(&own.to_string()), "{told}");
+        let request = Invite { address: Some("b.example".parse().unwrap()), ..request() };
+        let (token, _) = invite(dir.path(), &request, 9000).unwrap();
+        let token: Token = token.parse().unwrap();
+        assert_eq!(token.address.to_string(), "b.example:9000");
     }
 
     #[test]

@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         if cli.keep {
             let directories = Directories { state: cli.state_dir, run: cli.run_dir };
             let engine = engine::detect(Some(directories.run.join("engine.json")));
-            return reconciler::run(&directories, &*engine).await.map_err(|e| chain(e.as_ref()));
+            return Ok(reconciler::run(&directories, &*engine).await?);
         }
         match watched {
             Some(journal) => {
@@ -77,26 +77,57 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) => complain(&message),
+        Err(Failure { exit, message }) => {
+            complain(&message);
+            ExitCode::from(exit)
+        }
     }
 }
 
-async fn run(cli: Cli) -> Result<(), String> {
+/// Why nothing was done, and the exit code that tells it.
+struct Failure {
+    exit: u8,
+    message: String,
+}
+
+/// The exit code for an order that was refused, as agent-client has it.
+const REFUSED: u8 = 3;
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self { exit: 1, message }
+    }
+}
+
+impl From<Cause> for Failure {
+    fn from(cause: Cause) -> Self {
+        let exit = if cause.is::<allow::NoSuchPeer>() { REFUSED } else { 1 };
+        Self { exit, message: chain(cause.as_ref()) }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
-        return Err(
-            "agent-server has to run as root: it restores processes and changes routes".into()
-        );
+        let message = "agent-server has to run as root: it restores processes and changes routes";
+        return Err(message.to_owned().into());
     }
     let directories = Directories { state: cli.state_dir, run: cli.run_dir };
-    directories.create().map_err(|e| chain(&e))?;
+    let is_list = matches!(&cli.command, Some(Command::Peers(peers)) if peers.command.is_none())
+        || matches!(&cli.command, Some(Command::Marks { bits: None }));
+    if !is_list {
+        directories.create().map_err(|e| chain(&e))?;
+    }
     let engine = engine::detect(None);
     if let Some(Command::Recover) = cli.command {
         // A server that runs has settled everything, and has the journals of what it works on locked.
         let settled = recovery::run(&directories, &engine).await;
-        return settled.map_err(|e| chain(&e));
+        return match settled.map_err(|e| chain(&e))? {
+            true => Ok(()),
+            false => Err("not everything could be settled; see above".to_owned().into()),
+        };
     }
     if let Some(command) = cli.command {
-        return manage(&directories, &command).await;
+        return manage(&directories, &command, cli.port).await;
     }
     let trust = Trust::open(&directories.state).map_err(|e| chain(&e))?;
     let servers = Servers::new(&trust).map_err(|e| chain(&e))?;
@@ -124,19 +155,17 @@ async fn run(cli: Cli) -> Result<(), String> {
 }
 
 /// What is done beside a server that runs.
-async fn manage(directories: &Directories, command: &Command) -> Result<(), String> {
+///
+/// `port` is that of the server.
+async fn manage(directories: &Directories, command: &Command, port: u16) -> Result<(), Failure> {
     let state = &directories.state;
     let (result, told) = match command {
-        Command::Invite(request) => {
-            invite::invite(state, request).map_err(|e| chain(e.as_ref()))?
-        }
-        Command::Peers(request) => {
-            (invite::peers(state, request).map_err(|e| chain(e.as_ref()))?, String::new())
-        }
+        Command::Invite(request) => invite::invite(state, request, port)?,
+        Command::Peers(request) => (invite::peers(state, request)?, String::new()),
         Command::Recover => return Ok(()),
         Command::Marks { bits } => {
             if let Some(bits) = bits {
-                fwmark::set(directories, *bits).await.map_err(|e| chain(e.as_ref()))?;
+                fwmark::set(directories, *bits).await?;
             }
             let bits = fwmark::read(state).map_err(|e| chain(&e))?;
             let told = format!("packets are marked in bits {bits} (mask {:#010x})", bits.mask());

@@ -87,6 +87,7 @@ fn lasting(name: &str, cgroup: &Cgroup, first: &Processes, first_pid: i32) -> Ve
         let mut found = Found::new(name);
         process_attributes::find_traced(processes, &mut found);
         process_attributes::find_namespaces(processes, &mut found);
+        process_attributes::find_other_users(processes, &mut found);
         descriptors::check(processes, &mut found);
         socket_families::check(processes, &mut found);
         epoll::check(processes, &mut found);

@@ -11,7 +11,7 @@ mod environment;
 mod log;
 mod version;
 
-pub use environment::{ConfigDir, Options, most_connections, mount_config};
+pub use environment::{ConfigDir, Options, has_sys_resource, most_connections, mount_config};
 pub use log::{Reason, Span, log_tail, reason, spans};
 pub use version::{Version, check_kernel, version};
 

@@ -153,7 +153,27 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// [`Error`] when the engine or the kernel refuses.
     async fn ignore_exit(&self, id: &str, monitor: i32) -> Result<(), Error>;
 
-    /// Kills and removes a container, running, frozen or half-made, without ever letting a frozen one run. Absent
+    /// Removes what the engine keeps in the kernel for a container that has ended, such as mounts: it may have met files
+    /// there that an agent had open. A container that runs, or is gone, is left alone.
+    ///
+    /// # Errors
+    /// [`Error`] when the engine refuses.
+    async fn clean_up(&self, id: &str) -> Result<(), Error>;
+
+    /// Records a container as paused: the engine neither starts nor restarts it until [`unpause`](Self::unpause). A
+    /// container that is frozen already stays so.
+    ///
+    /// # Errors
+    /// [`Error`] when the engine refuses.
+    async fn pause(&self, id: &str) -> Result<(), Error>;
+
+    /// Lets a container that is recorded as paused run. One that is not paused, or is gone, is left alone.
+    ///
+    /// # Errors
+    /// [`Error`] when the engine refuses.
+    async fn unpause(&self, id: &str) -> Result<(), Error>;
+
+    /// Kills and removes a container, running, frozen, paused or half-made, without ever letting a frozen one run. Absent
     /// means done; calling again is safe.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! What is to be moved, and how.
 
-mod publish;
+pub mod publish;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;

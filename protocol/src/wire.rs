@@ -54,7 +54,7 @@ pub use self::error::Error;
 use self::streams::{Incoming, Outgoing};
 pub use self::streams::{MAX_STREAMS, STREAMS};
 pub use self::version::{OLDEST, VERSION};
-use crate::message::Message;
+use crate::message::{Failure, Message};
 use crate::trust::Fingerprint;
 use state::deadline;
 use state::id::HostId;
@@ -76,6 +76,8 @@ pub struct Connection {
     // TLS asks for a few kilobytes at a time; the buffer below it takes more from the kernel at once.
     stream: TlsStream<BufReader<TcpStream>>,
     peer: SocketAddr,
+    /// What the other host is called in messages.
+    called: String,
     local: SocketAddr,
     fingerprint: Fingerprint,
     version: u16,
@@ -216,7 +218,7 @@ impl Connection {
         let words = async {
             loop {
                 match self.read_frame().await {
-                    Ok(Message::Failure(failure)) => return Some(Error::Failure(failure)),
+                    Ok(Message::Failure(failure)) => return Some(self.failure(failure)),
                     Ok(_) => {}
                     Err(_) => return None,
                 }
@@ -233,7 +235,7 @@ impl Connection {
     pub async fn receive(&mut self, limit: Duration) -> Result<Message, Error> {
         let peer = self.peer;
         match timeout(limit, self.next_message()).await {
-            Ok(Ok(Message::Failure(failure))) => Err(Error::Failure(failure)),
+            Ok(Ok(Message::Failure(failure))) => Err(self.failure(failure)),
             Ok(other) => other,
             Err(_) => Err(Error::Deadline { peer, what: "answer", limit }),
         }
@@ -245,6 +247,10 @@ impl Connection {
             Message::Elsewhere(number) => self.receive_elsewhere(number).await,
             message => Ok(message),
         }
+    }
+
+    fn failure(&self, failure: Failure) -> Error {
+        Error::Failure { host: self.called.clone(), failure }
     }
 
     async fn read_frame(&mut self) -> Result<Message, Error> {

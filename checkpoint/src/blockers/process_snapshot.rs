@@ -39,6 +39,8 @@ pub(super) struct Process {
     pub(super) tracer: i32,
     /// Whether it can gain no privileges by execve(2).
     pub(super) no_new_privileges: bool,
+    /// Its real, effective and saved user IDs, then its group IDs, as this process' user namespace has them.
+    pub(super) ids: [Vec<u32>; 2],
     /// The namespaces of [`NAMESPACES`], as the kernel names them; empty where there is none.
     pub(super) namespaces: [String; NAMESPACES.len()],
     /// Its executable, working directory and root directory, by their names in `/proc/PID`.
@@ -94,6 +96,7 @@ impl Process {
             name: field("Name").to_owned(),
             tracer: tracer(&directory),
             no_new_privileges: field("NoNewPrivs") == "1",
+            ids: ["Uid", "Gid"].map(|name| ids(field(name))),
             namespaces: NAMESPACES.map(|name| link(&format!("ns/{name}"))),
             links: ["exe", "cwd", "root"].map(|name| (name, link(name))).into(),
             ..Self::default()
@@ -158,6 +161,11 @@ fn gone(maps: &str) -> impl Iterator<Item = (String, String)> {
     })
 }
 
+/// Returns the real, effective and saved ID of a line of `/proc/PID/status`; the fourth is that for file systems.
+fn ids(value: &str) -> Vec<u32> {
+    value.split_whitespace().take(3).filter_map(|id| id.parse().ok()).collect()
+}
+
 /// Returns the value of a line `name:  value`.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
@@ -187,6 +195,8 @@ mod tests {
         let first = seen.first().unwrap();
         assert_eq!((first.pid, first.tracer), (own, 0));
         assert!(first.namespaces[0].starts_with("user:["), "{first:?}");
+        let user = nix::unistd::getuid().as_raw();
+        assert_eq!((first.ids[0].len(), first.ids[0][0], first.ids[1].len()), (3, user, 3));
         let number = std::os::fd::AsRawFd::as_raw_fd(&file);
         let open = first.descriptors.iter().find(|one| one.number == number).unwrap();
         assert!(gone_name(&open.target).is_some());

@@ -242,7 +242,8 @@ fn is_there(path: &CStr) -> bool {
 #[must_use]
 pub fn most_connections() -> u64 {
     let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
-    let lifted = may_lift().then(|| fs::read_to_string(MOST_FILES).ok()?.trim().parse().ok());
+    let lifted =
+        has_sys_resource().then(|| fs::read_to_string(MOST_FILES).ok()?.trim().parse().ok());
     hard.max(lifted.flatten().unwrap_or(0)).saturating_sub(BESIDE)
 }
 
@@ -254,7 +255,8 @@ fn use_hard_limit() -> nix::Result<()> {
 }
 
 /// Returns whether this process and its programs have CAP_SYS_RESOURCE.
-fn may_lift() -> bool {
+#[must_use]
+pub fn has_sys_resource() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     effective
@@ -305,7 +307,7 @@ mod tests {
     fn the_limit_is_that_of_criu() {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         let all: u64 = fs::read_to_string(MOST_FILES).unwrap().trim().parse().unwrap();
-        let expected = if may_lift() { all.max(hard) } else { hard };
+        let expected = if has_sys_resource() { all.max(hard) } else { hard };
         assert_eq!(most_connections(), expected - BESIDE);
     }
 }

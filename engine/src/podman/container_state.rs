@@ -62,6 +62,45 @@ impl Podman {
         Ok(self.times(id).await?.is_some_and(|times| times.restored > 0))
     }
 
+    /// Removes mounts and network of a container that has ended (podman-container-cleanup(1), which fails for one that
+    /// runs).
+    ///
+    /// # Errors
+    /// [`Error`] when podman fails.
+    pub(super) async fn clean_up(&self, id: &str) -> Result<(), Error> {
+        if !self.exists(id).await? {
+            return Ok(());
+        }
+        let args = ["container", "cleanup", "--", id];
+        self.run(&args, self.deadlines.query, Overdue::Leave).await.map(drop)
+    }
+
+    /// Pauses a container (podman-pause(1)). podman refuses to start or restart one that is paused.
+    ///
+    /// # Errors
+    /// [`Error`] when podman fails.
+    pub(super) async fn pause(&self, id: &str) -> Result<(), Error> {
+        let args = ["container", "pause", "--", id];
+        self.run(&args, self.deadlines.query, Overdue::Leave).await.map(drop)
+    }
+
+    /// Unpauses a container that is paused.
+    ///
+    /// # Errors
+    /// [`Error`] when podman fails.
+    pub(super) async fn unpause(&self, id: &str) -> Result<(), Error> {
+        if !self.exists(id).await? {
+            return Ok(());
+        }
+        let args = ["container", "inspect", "--format", "{{.State.Status}}", "--", id];
+        let status = self.run(&args, self.deadlines.query, Overdue::Kill).await?;
+        if status.trim_ascii() != b"paused" {
+            return Ok(());
+        }
+        let args = ["container", "unpause", "--", id];
+        self.run(&args, self.deadlines.query, Overdue::Leave).await.map(drop)
+    }
+
     async fn times(&self, id: &str) -> Result<Option<Times>, Error> {
         let format = "{{.State.Status}} {{.State.StartedAt.Unix}} {{.State.RestoredAt.Unix}}";
         let args = ["container", "inspect", "--format", format, "--", id];

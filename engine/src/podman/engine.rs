@@ -90,6 +90,18 @@ impl Engine for Podman {
         })
     }
 
+    async fn clean_up(&self, id: &str) -> Result<(), Error> {
+        Ok(Self::clean_up(self, id).await?)
+    }
+
+    async fn pause(&self, id: &str) -> Result<(), Error> {
+        Ok(Self::pause(self, id).await?)
+    }
+
+    async fn unpause(&self, id: &str) -> Result<(), Error> {
+        Ok(Self::unpause(self, id).await?)
+    }
+
     async fn remove(&self, id: &str) -> Result<(), Error> {
         Self::remove(self, id).await
     }

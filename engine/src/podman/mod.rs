@@ -11,6 +11,7 @@ mod container_image;
 mod container_state;
 mod database;
 mod engine;
+mod exit_file;
 mod host_info;
 mod inspect;
 mod networks;

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Child;
 
 use super::command::Overdue;
-use super::{Error, Podman};
+use super::{Error, Podman, exit_file};
 use crate::PreparedRemoval;
 use crate::inspect::is_full_id;
 
@@ -30,6 +30,14 @@ impl Podman {
         }
         // --ignore: absent is fine; -t 0: SIGKILL at once.
         let args = ["rm", "--force", "--ignore", "--time", "0", "--", id];
+        let removed = self.run(&args, self.deadlines.remove, Overdue::Leave).await;
+        let Err(refused @ Error::Failed { .. }) = removed else {
+            return removed.map(drop).map_err(Into::into);
+        };
+        // A container that was paused, and has been killed together with its conmon.
+        if !exit_file::write_for_dead(&self.info().await?, id)? {
+            return Err(refused.into());
+        }
         self.run(&args, self.deadlines.remove, Overdue::Leave).await?;
         Ok(())
     }

@@ -92,18 +92,19 @@ struct Scene<'a> {
     engine: &'a dyn Engine,
 }
 
-/// Settles every arrival that was left. What cannot be settled is logged, and tried again at the next
-/// start.
+/// Settles every arrival that was left, and returns whether it could. What cannot be settled is logged, and tried again
+/// at the next start. An arrival that another process works on counts as settled.
 ///
 /// # Errors
-/// The journals cannot be listed.
+/// The directory of journals cannot be read.
 pub async fn run(
     directories: &Directories,
     engine: &Arc<dyn Engine>,
-) -> Result<(), journal::Error> {
-    settle_all(directories, &**engine, journal::unfinished(&directories.state)?).await;
+) -> Result<bool, journal::Error> {
+    let all = journal::unfinished(&directories.state)?;
+    let settled = settle_all(directories, &**engine, all).await;
     sweep(directories, engine);
-    Ok(())
+    Ok(settled)
 }
 
 /// Settles the arrival of one journal, and tries again what a full disk or a busy engine forbids.
@@ -118,8 +119,13 @@ pub async fn guard(directories: &Directories, engine: &dyn Engine, path: PathBuf
     }
 }
 
-/// Settles the arrivals of some journals, as far as nobody is at work on them.
-async fn settle_all(directories: &Directories, engine: &dyn Engine, journals: Vec<PathBuf>) {
+/// Settles the arrivals of some journals, as far as nobody is at work on them. Returns whether none of them failed.
+async fn settle_all(
+    directories: &Directories,
+    engine: &dyn Engine,
+    journals: Vec<PathBuf>,
+) -> bool {
+    let mut all_settled = true;
     let scene = Scene { directories, engine };
     let mut activated = Vec::new();
     let mut others = Vec::new();
@@ -131,7 +137,10 @@ async fn settle_all(directories: &Directories, engine: &dyn Engine, journals: Ve
                 None => {}
             },
             Ok(None) => {}
-            Err(e) => tracing::error!("{}", chain(&e)),
+            Err(e) => {
+                tracing::error!("{}", chain(&e));
+                all_settled = false;
+            }
         }
     }
     // The patience of a shim is short, so those that wait for their container to be taken over come
@@ -140,12 +149,12 @@ async fn settle_all(directories: &Directories, engine: &dyn Engine, journals: Ve
         let lock = match arrived.lock(&scene).await {
             Ok(lock) => lock,
             Err(e) => {
-                arrived.note(Err(e));
+                all_settled &= arrived.note(Err(e));
                 continue;
             }
         };
         match arrived.take_over(&scene).await {
-            Ok(pid) => arrived.note(arrived.hand_over(&scene, journal, pid).await),
+            Ok(pid) => all_settled &= arrived.note(arrived.hand_over(&scene, journal, pid).await),
             Err(e) => {
                 tracing::debug!("{}: {}", arrived.migration, chain(e.as_ref()));
                 others.push((arrived, journal));
@@ -159,8 +168,9 @@ async fn settle_all(directories: &Directories, engine: &dyn Engine, journals: Ve
             let _lock = arrived.lock(&scene).await?;
             arrived.settle(&scene, journal).await
         };
-        arrived.note(settled.await);
+        all_settled &= arrived.note(settled.await);
     }
+    all_settled
 }
 
 impl Arrived {
@@ -183,10 +193,12 @@ impl Arrived {
         })
     }
 
-    fn note(&self, result: Result<(), Cause>) {
-        if let Err(e) = result {
+    /// Logs why it could not be settled; returns whether it could.
+    fn note(&self, result: Result<(), Cause>) -> bool {
+        if let Err(e) = &result {
             tracing::error!("{}: container {}: {}", self.migration, self.name, chain(e.as_ref()));
         }
+        result.is_ok()
     }
 
     /// Waits for the container's lock.

@@ -38,6 +38,27 @@ impl FromStr for Publish {
     }
 }
 
+/// Checks that no port of the host is published twice.
+///
+/// # Errors
+/// A sentence that names the first such port.
+pub fn check_distinct(all: &[Publish]) -> Result<(), String> {
+    let ports: Vec<&PublishedPort> = all.iter().flat_map(|publish| &publish.ports).collect();
+    for (number, port) in ports.iter().enumerate() {
+        let is_same = |other: &&&PublishedPort| {
+            let (one, two) = (port.host_ip, other.host_ip);
+            port.protocol == other.protocol
+                && port.host_port == other.host_port
+                && (one == two || one.is_none() || two.is_none())
+        };
+        if ports.iter().take(number).any(|other| is_same(&other)) {
+            let PublishedPort { host_port, protocol, .. } = port;
+            return Err(format!("--publish names port {host_port}/{protocol} of the host twice"));
+        }
+    }
+    Ok(())
+}
+
 /// Takes the host's address off the front.
 fn address(text: &str) -> Result<(Option<IpAddr>, &str), String> {
     let bad = |_| "that is not an address of the host".to_owned();
@@ -90,6 +111,24 @@ mod tests {
         assert_eq!(told("0.0.0.0:1:2"), [port(None, 1, 2, "tcp")]);
         let range = [port(None, 8000, 80, "tcp"), port(None, 8001, 81, "tcp")];
         assert_eq!(told("8000-8001:80-81"), range);
+    }
+
+    #[test]
+    fn a_port_of_the_host_is_published_once() {
+        let check = |texts: &[&str]| {
+            let all: Vec<Publish> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            check_distinct(&all)
+        };
+        check(&["1:1", "2:1", "1:1/udp"]).unwrap();
+        check(&["10.0.0.1:1:1", "10.0.0.2:1:1"]).unwrap();
+        for twice in [
+            ["1:1", "1:1"],
+            ["8081:7000", "8081:7001"],
+            ["10.0.0.1:1:1", "1:1"],
+            ["8000-8005:7000-7005", "8003:1"],
+        ] {
+            assert!(check(&twice).unwrap_err().contains("twice"), "{twice:?}");
+        }
     }
 
     #[test]

@@ -38,6 +38,9 @@ impl<'a> Committed<'a> {
         let migration = &mut self.interruption.migration;
         let id = migration.id();
         let told = destination_rpc::commit(migration.connection(), id).await;
+        if told.as_ref().is_err_and(|error| error.next() != Next::GoBack) {
+            migration.pause_original();
+        }
         match insist(migration, told, Goal::Committed).await {
             Ok(()) => {}
             Err(error) if error.next() == Next::GoBack => {
@@ -57,6 +60,7 @@ async fn doubt(mut interruption: Interruption<'_>, error: Error) -> Failure {
     if let Err(e) = interruption.release_hold().await {
         tracing::warn!("{}", chain(e.as_ref()));
     }
+    interruption.migration.original_paused().await;
     let cause: Cause = error.into();
     Failure::InDoubt { container, cause }
 }

@@ -16,6 +16,7 @@ use tokio::task::block_in_place;
 
 use super::anchors;
 use super::destination_rpc;
+use super::engine_orders;
 use super::failure::Failure;
 use super::far_ends;
 use super::interruption::{Interruption, Progress};
@@ -142,9 +143,13 @@ impl<'a> Completion<'a> {
                 ));
             }
         });
+        if told.is_err() {
+            self.migration.pause_original();
+        }
         match insist(&mut self.migration, told, Goal::Finished).await {
             Ok(()) => {}
             Err(error) => {
+                self.migration.original_paused().await;
                 let container = self.migration.plan.container.name.clone();
                 return Err(Failure::InDoubt { container, cause: error.into() });
             }
@@ -197,6 +202,7 @@ impl<'a> Completion<'a> {
 
     async fn remove_original(&mut self) -> Result<(), Cause> {
         let migration = &mut self.migration;
+        let is_paused_by_us = migration.original_paused().await;
         migration.journal.append(&Record::Acknowledged)?;
         give_way(&migration.context.directories.run, deadline::GIVE_WAY).await;
         let plan = &migration.plan;
@@ -206,6 +212,26 @@ impl<'a> Completion<'a> {
         {
             port.block()?;
         }
+        let engine = &migration.context.engine;
+        let mut order = if is_paused_by_us {
+            None
+        } else {
+            engine_orders::find_late(engine, &plan.container, plan.is_plain, &plan.cgroup).await
+        };
+        migration.kill_original().await?;
+        // The engine removes a container whose tasks are dead without a word.
+        let container = &migration.plan.container;
+        if order.is_none() && !migration.context.engine.exists(&container.id).await? {
+            order = Some("removed".to_owned());
+        }
+        let destination = &migration.plan.link.destination.host;
+        self.lost.extend(order.map(|what| {
+            format!(
+                "{} was {what} on this host after its move to {destination} was decided; it runs there without \
+                 that order",
+                container.name
+            )
+        }));
         migration.remove_original().await?;
         migration.tidy()
     }

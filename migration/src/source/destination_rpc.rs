@@ -38,7 +38,7 @@ impl Error {
     #[must_use]
     pub fn answer(&self) -> Answer {
         match self {
-            Self::Wire(wire::Error::Failure(failure)) => match failure.code {
+            Self::Wire(wire::Error::Failure { failure, .. }) => match failure.code {
                 FailureCode::Unknown => Answer::NoCopy,
                 FailureCode::Lost => Answer::Lost,
                 _ => Answer::Undecided,
@@ -112,7 +112,10 @@ mod tests {
 
     #[test]
     fn only_the_destinations_own_words_deny_a_copy() {
-        let said = |code| Error::Wire(wire::Error::Failure(Failure { code, message: "".into() }));
+        let said = |code| {
+            let failure = Failure { code, message: "".into() };
+            Error::Wire(wire::Error::Failure { host: "b".to_owned(), failure })
+        };
         assert_eq!(said(FailureCode::Unknown).next(), Next::GoBack);
         assert_eq!(said(FailureCode::Lost).next(), Next::AskPerson);
         for code in [FailureCode::Step, FailureCode::Deadline, FailureCode::Stopping] {

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use checkpoint::cgroup::Cgroup;
 use engine::Engine;
 use engine::inspect::{Container, State};
 use state::cause::Cause;
@@ -62,20 +63,61 @@ pub async fn check_frozen(
     }
 }
 
+/// Returns what the user has ordered since the move was decided: `None` if nothing. Looks at the original just before
+/// it is removed.
+pub async fn find_late(
+    engine: &Arc<dyn Engine>,
+    planned: &Container,
+    is_plain: bool,
+    cgroup: &Cgroup,
+) -> Option<String> {
+    let recorded = if is_plain { read(engine, planned).await.ok().flatten() } else { None };
+    let now = match recorded {
+        Some(now) => Ok(now),
+        None => engine.inspect(&planned.id).await,
+    };
+    match now {
+        Err(engine::Error::NoSuchContainer { .. }) => return Some("removed".to_owned()),
+        // What the engine does not tell is no order.
+        Err(_) => {}
+        Ok(now) => {
+            if let Some(what) = change(planned, &now) {
+                return Some(what);
+            }
+        }
+    }
+    matches!(cgroup.is_populated(), Ok(false)).then(|| "stopped or killed".to_owned())
+}
+
 fn compare(planned: &Container, now: &Container) -> Result<(), Cause> {
+    let Some(what) = change(planned, now) else { return Ok(()) };
+    let is_pause = now.state == State::Paused;
+    Err(Ordered { container: planned.name.clone(), what, is_pause }.into())
+}
+
+/// Returns what has become of a container by an order.
+fn change(planned: &Container, now: &Container) -> Option<String> {
     let what = if now.name != planned.name {
         format!("renamed to {}", now.name)
     } else if restart_policy(now) != restart_policy(planned) {
         format!("given the restart policy {}", restart_policy(now).0)
     } else if now.state != planned.state {
-        format!("made {}", format!("{:?}", now.state).to_lowercase())
+        format!("made {}", state(&now.state))
     } else if networks(now) != networks(planned) {
         "connected to other networks".to_owned()
     } else {
-        return Ok(());
+        return None;
     };
-    let is_pause = now.state == State::Paused;
-    Err(Ordered { container: planned.name.clone(), what, is_pause }.into())
+    Some(what)
+}
+
+fn state(state: &State) -> &str {
+    match state {
+        State::Running => "running",
+        State::Paused => "paused",
+        State::Other(word) => word,
+        State::Unknown => "something else",
+    }
 }
 
 /// Records and the engine's own description may leave a default out or name it.

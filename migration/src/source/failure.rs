@@ -18,10 +18,12 @@ pub enum Failure {
     RolledBack {
         /// What failed.
         cause: Cause,
-        /// The original has ended by itself meanwhile.
+        /// The original has ended meanwhile, by itself or because the engine was told to end it.
         ended: bool,
         /// What could not be undone, each a whole sentence.
         leftovers: Vec<String>,
+        /// What stays for another attempt, each a whole sentence.
+        kept: Vec<String>,
     },
     /// The move was given up, and the original could not be set going again.
     Stuck {
@@ -43,16 +45,16 @@ pub enum Failure {
 
 impl Failure {
     /// One of which everything was taken back, for this reason: a refusal, if the container was not
-    /// interrupted for it.
+    /// interrupted for it. `kept` stays for another attempt.
     #[must_use]
-    pub fn undone(cause: Cause) -> Self {
+    pub fn undone(cause: Cause, kept: Vec<String>) -> Self {
         let cause = match cause.downcast::<path_trial::Blocked>() {
             Ok(blocked) => return Self::Blocked(blocked.0),
             Err(cause) => cause,
         };
         match path_trial::blocked_tunnel(&cause) {
             Some(blocker) => Self::Blocked(vec![blocker]),
-            None => Self::RolledBack { cause, ended: false, leftovers: Vec::new() },
+            None => Self::RolledBack { cause, ended: false, leftovers: Vec::new(), kept },
         }
     }
 
@@ -77,12 +79,15 @@ impl Failure {
                 }
                 text
             }
-            Self::RolledBack { cause, ended, leftovers } => {
-                let state = if *ended { "ended by itself" } else { "runs here as before" };
+            Self::RolledBack { cause, ended, leftovers, kept } => {
+                let state = if *ended { "has ended" } else { "runs here as before" };
                 let mut text =
                     format!("not moved, the container {state}: {}", chain(cause.as_ref()));
                 for leftover in leftovers {
                     text.push_str(&format!("\n  still to be cleaned up: {leftover}"));
+                }
+                for one in kept {
+                    text.push_str(&format!("\n  kept for another attempt: {one}"));
                 }
                 text
             }
@@ -95,8 +100,8 @@ impl Failure {
             Self::InDoubt { container, cause } => format!(
                 "in doubt: the decision to move {container} is recorded, but the destination has not \
                  confirmed that it runs there; the original is kept frozen and unreachable, and \
-                 nothing of it is lost. Do not start or restart it with the container engine here: it may run at the \
-                 destination. Look there, then run agent-client recover: {}",
+                 nothing of it is lost. The container engine shows it as paused; do not unpause it, nor start another one in its \
+                 place: it may run at the destination. Look there, then run agent-client recover: {}",
                 chain(cause.as_ref())
             ),
         }

@@ -25,7 +25,7 @@ use state::id::MigrationId;
 use state::journal::{self, Journal, Record};
 use steering::port_forward::{self, Note};
 use steering::{moved_containers, opened_firewall, tunnels};
-use tokio::task::block_in_place;
+use tokio::task::{JoinHandle, block_in_place};
 
 use super::anchors::Anchors;
 use super::destination_rpc;
@@ -55,8 +55,11 @@ pub struct Migration<'a> {
     pub in_use: InUse,
     /// The engine, started to remove the original.
     pub removal: Option<Box<dyn PreparedRemoval>>,
+    /// The image that the destination has stored for this move, in a sentence.
+    pub sent_image: Option<String>,
     /// Whether CRIU may still be at work on the container: its images must stay until it has ended.
     pub is_dumping: bool,
+    pausing: Option<JoinHandle<Result<(), engine::Error>>>,
     exchange: TunnelNat,
     _guardian: Guardian,
 }
@@ -89,7 +92,9 @@ impl<'a> Migration<'a> {
             anchors: Anchors::default(),
             in_use: InUse::default(),
             removal: None,
+            sent_image: None,
             is_dumping: false,
+            pausing: None,
             exchange: TunnelNat::default(),
             _guardian: guardian,
         })
@@ -114,15 +119,49 @@ impl<'a> Migration<'a> {
         Ok(self.id().to_string().parse()?)
     }
 
-    /// Has the engine remove the original. Its tasks are killed before: engines and runtimes thaw what they
-    /// end, and the original may neither run again nor be started anew by its restart policy.
+    /// Begins to have the engine record the original as paused, so that it is not restarted here beside the copy: the
+    /// destination does not answer, and to the engine the frozen original runs.
+    pub fn pause_original(&mut self) {
+        if self.pausing.is_some() {
+            return;
+        }
+        if let Err(e) = block_in_place(|| self.journal.append(&Record::Paused)) {
+            tracing::warn!("{}", chain(&e));
+            return;
+        }
+        let (engine, id) = (self.context.engine.clone(), self.plan.container.id.clone());
+        self.pausing = Some(tokio::spawn(async move { engine.pause(&id).await }));
+    }
+
+    /// Waits until the engine has recorded the original as paused, if it was told to. Returns whether it was.
+    pub async fn original_paused(&mut self) -> bool {
+        let Some(pausing) = self.pausing.take() else { return false };
+        match pausing.await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::warn!("{}", chain(&e)),
+            Err(e) => tracing::warn!("{}", chain(&e)),
+        }
+        true
+    }
+
+    /// Kills the original's tasks. Engines and runtimes thaw what they end, and the original may neither run again nor
+    /// be started anew by its restart policy.
     ///
     /// # Errors
-    /// A task is still there after ten seconds, or the engine does not remove the container.
-    pub async fn remove_original(&mut self) -> Result<(), Cause> {
+    /// The engine's monitor could not be ended, or a task is still there after ten seconds.
+    pub async fn kill_original(&mut self) -> Result<(), Cause> {
         let id = &self.plan.container.id;
         self.context.engine.ignore_exit(id, self.plan.process.monitor).await?;
         block_in_place(|| self.plan.cgroup.kill(Instant::now() + KILLED))?;
+        Ok(())
+    }
+
+    /// Has the engine remove the original, whose tasks have been killed.
+    ///
+    /// # Errors
+    /// The engine does not remove the container.
+    pub async fn remove_original(&mut self) -> Result<(), Cause> {
+        let id = &self.plan.container.id;
         match self.removal.take() {
             Some(prepared) => prepared.remove(id).await?,
             None => self.context.engine.remove(id).await?,
@@ -183,16 +222,21 @@ impl<'a> Migration<'a> {
             tracing::debug!("{}", chain(&e));
         }
         leftovers.extend(self.undo_notes().await);
+        if self.original_paused().await {
+            let unpaused = self.context.engine.unpause(&self.plan.container.id).await;
+            leftovers.extend(unpaused.err().map(|e| chain(&e)));
+        }
         if may_end(leftovers.is_empty()) {
             leftovers.extend(self.journal.end().err().map(|e| chain(&e)));
         }
         if !ended && !stuck.is_empty() {
             return Failure::Stuck { container: self.plan.container.name, cause, leftovers };
         }
+        let kept: Vec<String> = self.sent_image.into_iter().collect();
         if leftovers.is_empty() && !ended {
-            return Failure::undone(cause);
+            return Failure::undone(cause, kept);
         }
-        Failure::RolledBack { cause, ended, leftovers }
+        Failure::RolledBack { cause, ended, leftovers, kept }
     }
 
     /// Removes files, notes and the tunnel; each whatever comes of the others. Returns what is left.

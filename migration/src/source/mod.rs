@@ -41,6 +41,8 @@ mod siblings;
 mod silent_connections;
 mod trees;
 
+use state::cause::chain;
+
 use crate::cancel::Cancel;
 use crate::connect;
 use crate::context::Context;
@@ -60,6 +62,29 @@ use self::preparation::Preparation;
 /// # Errors
 /// The container was not moved, or nobody knows. What has become of it is said by the [`Failure`].
 pub async fn run(context: &Context, request: &Request, cancel: &Cancel) -> Result<Report, Failure> {
+    let mut moved = None;
+    let outcome = attempt(context, request, cancel, &mut moved).await;
+    // Nothing of the attempt has a file of the container open any more.
+    if let (Err(Failure::RolledBack { ended: true, .. }), Some(id)) = (&outcome, moved) {
+        clean_up(context, &id).await;
+    }
+    outcome
+}
+
+/// Has the engine clean up after a container that has ended while its files were open here.
+pub(crate) async fn clean_up(context: &Context, id: &str) {
+    if let Err(e) = context.engine.clean_up(id).await {
+        tracing::debug!("{}", chain(&e));
+    }
+}
+
+/// Moves a container. `id` gets the container's ID.
+async fn attempt(
+    context: &Context,
+    request: &Request,
+    cancel: &Cancel,
+    id: &mut Option<String>,
+) -> Result<Report, Failure> {
     let mut steps = Steps::start(context);
 
     steps.begin("connect");
@@ -71,6 +96,7 @@ pub async fn run(context: &Context, request: &Request, cancel: &Cancel) -> Resul
     steps.begin("preflight");
     let plan = cancel.guard_failure(plan::agree(context, request, introduced)).await?;
 
+    *id = Some(plan.container.id.clone());
     // From here on there is something to undo.
     let migration = Migration::begin(context, plan).map_err(Failure::Refused)?;
     let mut preparation = Preparation::of(migration);

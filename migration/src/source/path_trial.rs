@@ -57,7 +57,7 @@ impl fmt::Display for Blocked {
 
 /// Returns what keeps packets from getting from one host to the other at all, if an attempt has failed of that.
 pub fn blocked_tunnel(cause: &Cause) -> Option<Blocker> {
-    if let Some(wire::Error::Failure(failure)) = cause.downcast_ref()
+    if let Some(wire::Error::Failure { failure, .. }) = cause.downcast_ref()
         && failure.code == FailureCode::PathBlocked
     {
         return Some(Blocker::new(CODE, failure.message.clone()));

@@ -106,11 +106,15 @@ impl Plan {
         Peer { destination: destination.clone(), host: *host, migration: self.offer.migration }
     }
 
-    /// Connects the container again, should its port have been replaced meanwhile, too.
+    /// Connects the container again, should its port have been replaced meanwhile, too. One that was disconnected from
+    /// its network by an order stays so.
     pub fn reconnect(&self) -> Result<(), isolation::Error> {
-        match self.port.unblock() {
-            Ok(()) => Ok(()),
-            Err(_) => self.present_port()?.unblock(),
+        if self.port.unblock().is_ok() {
+            return Ok(());
+        }
+        match self.present_port() {
+            Err(isolation::Error::NoInterface { .. }) => Ok(()),
+            port => port?.unblock(),
         }
     }
 

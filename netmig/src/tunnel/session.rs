@@ -12,7 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::Handle;
 
 use super::output_trace::OutputTrace;
-use super::{Error, Kind, RemoteEnd, config, device};
+use super::{Error, Kind, RemoteEnd, Status, config, device};
 use crate::routing::EVERYBODY;
 
 /// Age after which WireGuard renews a session (REKEY_AFTER_TIME).
@@ -25,6 +25,8 @@ const ANSWER: Duration = Duration::from_secs(11);
 /// longer accepts an answer to the earlier initiation, and on a busy machine the answer may just be
 /// late.
 const CROSSED: Duration = Duration::from_millis(400);
+/// The same for the end with the greater key. Ends that restart at the same moment cross each other again.
+const CROSSED_HERE: Duration = Duration::from_millis(650);
 const POLL: Duration = Duration::from_millis(2);
 /// How long an end sends to one from which nothing comes before it restarts the handshake; doubles
 /// each time. The far end may begin to send that much later.
@@ -52,20 +54,22 @@ pub(super) const DESTINATION: (Ipv4Addr, u16) = (EVERYBODY, 9);
 /// seconds. If there never was a session, this end restarts the handshake long before.
 pub(super) async fn establish(device: &device::Device, interface: &str) -> Result<(), Error> {
     let mut greeted: Option<Instant> = None;
-    let mut patience = CROSSED;
+    let mut patience = None;
     let mut suspicion = Suspicion::begin();
     let wait = async {
         loop {
             let status = config::status(interface, device.kind).await?;
+            let patience =
+                patience.get_or_insert(if is_greater(&status) { CROSSED_HERE } else { CROSSED });
             if status.last_handshake.is_some_and(|time| is_current(time, SystemTime::now())) {
                 return Ok(());
             }
             suspicion.look(interface, status.port)?;
-            let overdue = greeted.is_some_and(|at| at.elapsed() > patience);
+            let overdue = greeted.is_some_and(|at| at.elapsed() > *patience);
             if let (true, None, Some(remote)) = (overdue, status.last_handshake, &status.remote) {
                 config::forget_session(interface, device.kind, remote).await?;
                 greeted = None;
-                patience *= 2;
+                *patience *= 2;
             }
             if greeted.is_none() {
                 greet_peer(interface, status.port)?;
@@ -157,9 +161,7 @@ impl Session {
         let status = config::status(interface, device.kind).await?;
         let is_current =
             status.last_handshake.is_some_and(|time| is_current(time, SystemTime::now()));
-        let is_greater =
-            status.remote.as_ref().is_some_and(|remote| status.public_key > remote.public_key);
-        let patience = if is_greater { UNHEARD_HERE } else { UNHEARD };
+        let patience = if is_greater(&status) { UNHEARD_HERE } else { UNHEARD };
         Ok(Self { is_current, remote: status.remote, patience, port: status.port })
     }
 }
@@ -184,6 +186,11 @@ impl Suspicion {
         }
         self.trace.as_mut().map_or(Ok(()), |trace| trace.check(interface))
     }
+}
+
+/// Returns whether this end has the greater key of the two.
+fn is_greater(status: &Status) -> bool {
+    status.remote.as_ref().is_some_and(|remote| status.public_key > remote.public_key)
 }
 
 async fn answered(

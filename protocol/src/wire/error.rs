@@ -189,9 +189,14 @@ pub enum Error {
         /// The message that belongs here.
         wanted: &'static str,
     },
-    /// The other host gave up and says why.
-    #[error("{}", .0.message)]
-    Failure(Failure),
+    /// The other host gave up and says why. What it calls "this host" is itself.
+    #[error("{host}: {}", .failure.message)]
+    Failure {
+        /// Its name as it was dialled, or its address.
+        host: String,
+        /// What it said.
+        failure: Failure,
+    },
 }
 
 /// Names the versions that an agent speaks.

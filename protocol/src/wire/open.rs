@@ -43,7 +43,10 @@ impl Connection {
     /// no version that this agent speaks.
     pub async fn dial(trust: &Trust, destination: &Destination) -> Result<Self, Error> {
         let (address, expected) = whom(trust, destination)?;
-        Self::dial_expected(trust, &address, Purpose::Migrate, expected).await
+        let mut connection =
+            Self::dial_expected(trust, &address, Purpose::Migrate, expected).await?;
+        connection.called.clone_from(&destination.host);
+        Ok(connection)
     }
 
     /// Connects to a known host, paired in either role, at a given address.
@@ -163,6 +166,7 @@ impl Connection {
         Ok(Self {
             stream,
             peer,
+            called: peer.ip().to_string(),
             local,
             fingerprint,
             version,

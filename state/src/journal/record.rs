@@ -113,6 +113,9 @@ pub enum Record {
         /// The former policy, in the form of the engine's command line.
         policy: String,
     },
+    /// The source's engine is about to record the original as paused: the move is decided and in doubt, and the
+    /// engine would restart the original otherwise.
+    Paused,
     /// The copy was activated, and is gone. What it acknowledged to others is lost with it, so its source may not
     /// go back by itself.
     Lost,

@@ -312,7 +312,7 @@ impl Answer {
     fn of(sent: String, heard: Result<Message, wire::Error>) -> Self {
         let (answer, text) = match heard {
             Ok(message) => (message.name().to_owned(), format!("{message:?}")),
-            Err(wire::Error::Failure(failure)) => {
+            Err(wire::Error::Failure { failure, .. }) => {
                 ("Failure".to_owned(), format!("{:?}: {}", failure.code, failure.message))
             }
             Err(error @ wire::Error::Deadline { .. }) => ("silence".to_owned(), chain(&error)),

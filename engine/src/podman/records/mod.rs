@@ -117,7 +117,7 @@ impl Records {
         let again = Self::write(&description, place);
         let mut lost = roundtrip::lost_between(self, &again, place);
         if let Err(invalid) = description.validate() {
-            lost.insert(format!("{}={}", invalid.setting, invalid.value));
+            lost.insert(roundtrip::by_option(format!("{}={}", invalid.setting, invalid.value)));
         }
         let (secrets, lost): (BTreeSet<_>, BTreeSet<_>) =
             lost.into_iter().partition(|setting| SECRETS.contains(&setting.as_str()));

@@ -116,7 +116,7 @@ const MANAGER: (&str, &str) = ("io.container.manager", "libpod");
 const STOP_SIGNAL: &str = "org.opencontainers.image.stopSignal";
 const KILL_SIGNAL: &str = "org.systemd.property.KillSignal";
 const STOP_TIMEOUT: &str = "org.systemd.property.TimeoutStopUSec";
-const PREFIX: &str = "io.podman.annotations.";
+pub(super) const PREFIX: &str = "io.podman.annotations.";
 const TRUE: &str = "TRUE";
 
 /// Reads an OCI configuration; `into` has what podman's own configuration says.

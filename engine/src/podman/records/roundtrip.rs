@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::container_config::{OWN_PARENTS, SHORT_ID};
-use super::oci_spec::INIT;
+use super::oci_spec::{INIT, PREFIX};
 use super::{Place, Records, program};
 
 /// What podman makes anew for every container that it imports.
@@ -25,6 +25,9 @@ const OWN_FILES: [(&str, &str); 9] = [
     ("/etc/group", "group"),
     ("/etc/localtime", "localtime"),
 ];
+
+/// Annotations of podman that are not carried, and the options of `podman run` that make them.
+const OPTIONS: [(&str, &str); 2] = [("cid-file", "--cidfile"), ("volumes-from", "--volumes-from")];
 
 /// Names every setting that differs.
 pub(super) fn lost_between(before: &Records, after: &Records, place: &Place) -> BTreeSet<String> {
@@ -51,6 +54,17 @@ pub(super) fn lost_between(before: &Records, after: &Records, place: &Place) -> 
     compare(&before.spec, &after.spec, "", &mut lost);
     compare(&before.networks, &after.networks, "networkStatus", &mut lost);
     lost
+}
+
+/// Returns the name of a setting with the option of `podman run` that makes it, where it is one of podman's annotations
+/// (`libpod/define/annotations.go`).
+pub(super) fn by_option(setting: String) -> String {
+    let value = |(annotation, option): (&str, &str)| {
+        let value = setting.strip_prefix("annotations=\"")?.strip_suffix('"')?;
+        let value = value.strip_prefix(PREFIX)?.strip_prefix(annotation)?.strip_prefix('=')?;
+        Some(format!("{option} {value}"))
+    };
+    OPTIONS.into_iter().find_map(value).unwrap_or(setting)
 }
 
 /// Returns a file of podman's or conmon's that its creator wanted to be somewhere else.
@@ -176,5 +190,20 @@ pub(in crate::podman) fn is_zero(value: &Value) -> bool {
 fn remove(value: &mut Value, keys: &[&str]) {
     if let Some(map) = value.as_object_mut() {
         map.retain(|key, _| !keys.contains(&key.as_str()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_named_by_its_option() {
+        let of = |text: &str| by_option(text.to_owned());
+        let cidfile = r#"annotations="io.podman.annotations.cid-file=/tmp/cid""#;
+        assert_eq!(of(cidfile), "--cidfile /tmp/cid");
+        for other in [r#"annotations="a=b""#, "logPath"] {
+            assert_eq!(of(other), other);
+        }
     }
 }

@@ -85,7 +85,7 @@ fn what_is_the_hosts_is_seen() {
 #[test]
 fn settings_without_a_place_are_named() {
     let open = lost("open", |_| {});
-    assert_eq!(open, ["annotations=\"io.podman.annotations.cid-file=/tmp/cid\""]);
+    assert_eq!(open, ["--cidfile /tmp/cid"]);
     assert_eq!(lost("volume", |_| {}), ["namedVolumes"]);
     type Change = (&'static str, Value, &'static str);
     let config: [Change; 17] = [

@@ -49,7 +49,14 @@ pub enum Event {
         /// The container's name.
         name: String,
     },
-    /// The original keeps its restart policy, which could not be taken from it.
+    /// The original, whose move is in doubt, was unpaused, or another container was started in its place.
+    SecondCopy {
+        /// The container's name.
+        name: String,
+        /// Where the original was to go.
+        destination: Destination,
+    },
+    /// The engine could not be kept from starting the original.
     StillArmed {
         /// The container's name.
         name: String,
@@ -124,12 +131,17 @@ impl fmt::Display for Event {
             }
             Self::LaterContainer { name } => write!(
                 f,
-                "  {name} was started here after its move was decided, so it is not the original; it stays"
+                "  {name} was started here after its move was decided, so it is not the original; it stays, and there are \
+                 two of it now: stop one"
+            ),
+            Self::SecondCopy { name, destination } => write!(
+                f,
+                "{name} runs here although its move to {destination} is decided: somebody has unpaused it or started it \
+                 again. There are two of it if {destination} runs it as well: look there, and stop one"
             ),
             Self::StillArmed { name, engine, reason } => write!(
                 f,
-                "  do not start {name} here: {engine} may do so by its restart policy, which could not be taken \
-                 away ({reason})"
+                "  do not start {name} here; {engine} could not be kept from doing so ({reason})"
             ),
             Self::RunsHere { name, again: false } => {
                 write!(f, "{name}: runs on this host as before")

@@ -25,7 +25,7 @@ use std::time::Duration;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::procfs;
 use netmig::peer_number::PeerNumber;
-use ownership::source::{Departure, Recovery, recovery};
+use ownership::source::{Departure, Occupant, Recovery, recovery};
 use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
 use state::id::MigrationId;
@@ -35,6 +35,7 @@ use steering::peer_numbers;
 pub use self::event::Event;
 
 use crate::context::Context;
+use crate::source::clean_up;
 use crate::source::destination_rpc::Peer;
 
 /// How long another agent may keep the container's lock.
@@ -63,6 +64,8 @@ pub struct Departed {
     pub process: Option<Process>,
     /// The restart policy that was taken from the original.
     pub disarmed: Option<String>,
+    /// Whether the engine was told to record the original as paused.
+    pub paused: bool,
 }
 
 /// How a recovery ended, the better ones first.
@@ -127,7 +130,7 @@ pub async fn run(context: &Context) -> Outcome {
 async fn recover(context: &Context, path: &Path) -> Option<Outcome> {
     let (journal, records) = match journal::claim(path) {
         Ok(Some(claimed)) => claimed,
-        Ok(None) => return at_work(context, path),
+        Ok(None) => return at_work(context, path).await,
         Err(e) => return Some(failed(context, None, chain(&e))),
     };
     let departed = match Departed::read(&context.directories.state, &records) {
@@ -139,6 +142,7 @@ async fn recover(context: &Context, path: &Path) -> Option<Outcome> {
     let settled = settle(context, &departed, journal).await;
     let has_ended = departed.process.is_some() && departed.original().is_none();
     if matches!(settled, Ok(Settled::Back)) && has_ended {
+        clean_up(context, &departed.container).await;
         context.tell(Event::Ended { name });
         return Some(Outcome::Clean);
     }
@@ -170,17 +174,34 @@ fn failed(context: &Context, name: Option<String>, reason: String) -> Outcome {
 }
 
 /// Tells of a migration that another process is at work on; `None` if it has just ended.
-fn at_work(context: &Context, path: &Path) -> Option<Outcome> {
+async fn at_work(context: &Context, path: &Path) -> Option<Outcome> {
     // Its end may come between any two of these steps.
     let records = journal::read(path).ok().filter(|records| !records.is_empty())?;
     let departed = Departed::read(&context.directories.state, &records).ok()??;
-    let (name, destination) = (departed.name, departed.peer.destination);
+    let (name, destination) = (departed.name.clone(), departed.peer.destination.clone());
     if departed.reached == Departure::Committed {
+        tell_of_second(context, &departed).await;
         context.tell(Event::InDoubtElsewhere { name, destination });
         return Some(Outcome::InDoubt);
     }
     context.tell(Event::Busy { name, destination });
     Some(Outcome::Busy)
+}
+
+/// Tells of a container that was started in the place of an original whose move is in doubt.
+async fn tell_of_second(context: &Context, departed: &Departed) {
+    // A journal of an earlier version may not tell which processes were frozen.
+    if departed.process.is_none() {
+        return;
+    }
+    match roll_forward::occupant(context, departed).await {
+        Ok(Occupant::Later) => context.tell(Event::SecondCopy {
+            name: departed.name.clone(),
+            destination: departed.peer.destination.clone(),
+        }),
+        Ok(_) => {}
+        Err(e) => tracing::debug!("{}", chain(e.as_ref())),
+    }
 }
 
 async fn settle(
@@ -196,6 +217,7 @@ async fn settle(
         Recovery::Repeat => match roll_forward::finish(context, departed, &mut journal).await {
             Err(doubt @ Error::InDoubt { .. }) => {
                 restart_policy::disarm(context, departed, &mut journal).await;
+                tell_of_second(context, departed).await;
                 return Err(doubt);
             }
             finished => finished?,
@@ -206,6 +228,7 @@ async fn settle(
         Settled::Back => {
             let mut left = undo::undo(context, departed).await;
             left.extend(restart_policy::arm(context, departed).await);
+            left.extend(restart_policy::unpause(context, departed).await);
             // Nothing here waits for the far end: its copy cannot be heard by anyone.
             undo::abort(context, departed).await;
             left
@@ -216,6 +239,9 @@ async fn settle(
         return Err(Error::Incomplete(left));
     }
     journal.end().map_err(|e| Error::Begin(e.into()))?;
+    if recovery(departed.reached) == Recovery::RemoveOriginal {
+        roll_forward::tell_settled(context, departed).await;
+    }
     Ok(outcome)
 }
 
@@ -251,6 +277,7 @@ impl Departed {
                 Record::Disarmed { policy } => Some(policy.clone()),
                 _ => None,
             }),
+            paused: records.contains(&Record::Paused),
             process: records.iter().find_map(|record| match record {
                 Record::Interruption { process, .. } => Some(process.clone()),
                 _ => None,

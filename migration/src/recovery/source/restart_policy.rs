@@ -1,7 +1,9 @@
-//! The restart policy of an original whose move is decided and in doubt.
+//! Keeps the engine from starting an original whose move is decided and in doubt, beside a copy that may run at the
+//! destination, until the doubt is over.
 //!
-//! After a reboot the original is stopped. Its engine would start it by its restart policy, beside a copy that
-//! may run at the destination. So the policy is taken away until the doubt is over.
+//! After a reboot the original is stopped, and its engine would start it by its restart policy: the policy is taken
+//! away. Before a reboot the original is frozen. Its engine does not know, and would restart it if told to: the
+//! engine is made to record it as paused.
 
 use state::cause::{Cause, chain};
 use state::journal::{Journal, Record};
@@ -27,12 +29,19 @@ async fn try_to_disarm(
     journal: &mut Journal,
 ) -> Result<(), Cause> {
     let engine = &context.engine;
+    if let Some(cgroup) = departed.original() {
+        // While it is there, frozen, only an order starts it anew.
+        if !departed.paused && cgroup.is_freeze_requested()? {
+            journal.append(&Record::Paused)?;
+            engine.pause(&departed.container).await?;
+        }
+        return Ok(());
+    }
     if !engine.exists(&departed.container).await? {
         return Ok(());
     }
     let container = engine.inspect(&departed.container).await?;
     let policy = container.restart;
-    // While it is there, frozen, nothing starts it.
     if container.pid > 1 || matches!(policy.name.as_str(), "" | "no") {
         return Ok(());
     }
@@ -49,4 +58,13 @@ pub async fn arm(context: &Context, departed: &Departed) -> Option<String> {
     let policy = departed.disarmed.as_deref()?;
     let armed = context.engine.set_restart_policy(&departed.container, policy).await;
     armed.err().map(|e| format!("its restart policy is {policy} again: {}", chain(&e)))
+}
+
+/// Has the engine record that the original runs again; what could not be done.
+pub async fn unpause(context: &Context, departed: &Departed) -> Option<String> {
+    if !departed.paused {
+        return None;
+    }
+    let unpaused = context.engine.unpause(&departed.container).await;
+    unpaused.err().map(|e| format!("it is paused no more: {}", chain(&e)))
 }

@@ -132,7 +132,7 @@ async fn end_original(context: &Context, departed: &Departed) -> Result<(), Caus
 }
 
 /// What has the container's ID on this host.
-async fn occupant(context: &Context, departed: &Departed) -> Result<Occupant, Cause> {
+pub async fn occupant(context: &Context, departed: &Departed) -> Result<Occupant, Cause> {
     if let Some(cgroup) = departed.original() {
         // The original was frozen from before the decision on. One that runs was set going by somebody, or is
         // another container in a journal of an earlier version.
@@ -153,6 +153,18 @@ async fn occupant(context: &Context, departed: &Departed) -> Result<Occupant, Ca
             if runs { Occupant::Later } else { Occupant::Stopped }
         }
     })
+}
+
+/// Tells the destination that nobody will ask about the migration again. One that does not hear it remembers the
+/// migration.
+pub async fn tell_settled(context: &Context, departed: &Departed) {
+    let told = async {
+        let mut connection = departed.peer.resume(context).await?;
+        destination_rpc::settled(&mut connection, departed.migration()).await
+    };
+    if let Err(e) = told.await {
+        tracing::debug!("{}", chain(&e));
+    }
 }
 
 async fn tell_led_past(

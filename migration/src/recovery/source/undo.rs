@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use checkpoint::images::ImageDir;
 use checkpoint::procfs;
 use netmig::flow::{Conntrack, Direction, Flow, TunnelNat};
-use netmig::isolation::Port;
+use netmig::isolation::{self, Port};
 use netmig::netns::Namespace;
 use netmig::peer_number::PeerNumber;
 use netmig::sockets::receive_buffers;
@@ -163,7 +163,11 @@ async fn run_on(context: &Context, departed: &Departed) -> Result<bool, Cause> {
 /// Connects the original to its network; whether it was not.
 fn connect(process: &Process) -> Result<bool, Cause> {
     let namespace = Namespace::at_path(&process.namespace)?;
-    let port = Port::of_container(&namespace, &process.interface)?;
+    let port = match Port::of_container(&namespace, &process.interface) {
+        // The engine was told to disconnect it.
+        Err(isolation::Error::NoInterface { .. }) => return Ok(false),
+        port => port?,
+    };
     let was_blocked = port.is_blocked()?;
     port.unblock()?;
     Ok(was_blocked)

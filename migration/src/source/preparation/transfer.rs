@@ -1,6 +1,8 @@
 //! What goes to the destination before the interruption, and the tunnel by which flows will.
 
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use checkpoint::tree::{Source, Tasks};
 use netmig::flow::{NoAlias, Readdressed};
@@ -20,6 +22,7 @@ use crate::convert::Wire;
 use crate::event::Steps;
 use crate::source::anchors::Anchors;
 use crate::source::container_log::CarriedLog;
+use crate::source::engine_orders::Ended;
 use crate::source::plan::Plan;
 use crate::source::trees::{self, CarriedTree};
 use crate::state_stream::peer::PeerSink;
@@ -87,6 +90,11 @@ impl Preparation<'_> {
         connection.send(&Message::ImageEnd(())).await?;
         expect!(connection, deadline::IMAGE, ImageStored)?;
         steps.add_sent(connection.sent() - before);
+        let destination = &self.migration.plan.link.destination.host;
+        self.migration.sent_image = Some(format!(
+            "image {} is at {destination} now; remove it there if it is not wanted",
+            image.name
+        ));
         Ok(())
     }
 
@@ -130,7 +138,9 @@ impl Preparation<'_> {
             sources.push((Tree::Root, Source::overlay(upper, merged)?));
         }
         if let Some(shm) = container.shm.as_deref().filter(|path| path.is_dir()) {
-            sources.push((Tree::SharedMemory, Source::plain(shm)?));
+            let shm = seen_inside(shm, self.migration.plan.process.pid)
+                .ok_or_else(|| Ended(container.name.clone()))?;
+            sources.push((Tree::SharedMemory, Source::plain(&shm)?));
         }
         if let Some(path) = container.log.as_deref().filter(|path| path.is_file()) {
             let mut log = CarriedLog::open(path)?;
@@ -172,4 +182,20 @@ impl Preparation<'_> {
         }
         pass.await?
     }
+}
+
+/// The container's mount of its shared memory, by the path through its first process: a file that is open below the
+/// engine's own mount would keep the engine from unmounting it when it stops the container. `mount` is the engine's
+/// own, which is returned unless the container has the same directory there; `None` is returned when the process has
+/// ended.
+fn seen_inside(mount: &Path, pid: i32) -> Option<PathBuf> {
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    std::fs::metadata(&root).ok()?;
+    let inside = root.join("dev/shm");
+    let identity = |path: &Path| {
+        let directory = std::fs::symlink_metadata(path).ok()?;
+        Some((directory.dev(), directory.ino()))
+    };
+    let own = identity(mount);
+    Some(if own.is_some() && identity(&inside) == own { inside } else { mount.to_owned() })
 }

@@ -23,6 +23,7 @@ pub(super) const CASES: &[Case] = &[
         with_limits(context, Runtime::Runc)
     })
     .limit(240),
+    Case::new("refusal-of-other-users-without-the-capability", &["fidelity"], without_capability),
 ];
 
 const AREAS: &[&str] = &["fidelity", kernel_features::KERNEL];
@@ -70,6 +71,21 @@ fn of_the_image(context: &Context) -> Result<()> {
         ensure!(user == USER, "its user is {user:?} on {}", host.name());
         Ok(())
     })
+}
+
+/// CRIU cannot read the limits of another user's processes without CAP_SYS_RESOURCE.
+fn without_capability(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let a = lab.host("a")?;
+    lab.serve("b")?;
+    let run = ["run", "--detach", "--name", "web", "--user", USER, "probe:1"];
+    a.podman(run.into_iter().chain(["netmig-probe", "serve"]))?;
+    let words = ["--bounding-set", "-sys_resource", "agent-client", "migrate", "web", "b"];
+    let refused = a.command("setpriv").args(words).output()?;
+    let said = refused.error_text();
+    ensure!(refused.status.code() == Some(3), "exit {:?}: {said}", refused.status.code());
+    ensure!(said.contains("(other-user)") && said.contains("user 1000"), "{said}");
+    Ok(())
 }
 
 fn with_limits(context: &Context, runtime: Runtime) -> Result<()> {

@@ -17,6 +17,8 @@ pub(super) const CASES: &[Case] = &[
 /// The number of times that both ends start a handshake at once. With two handshake workers, `wireguard-go` ends one
 /// round in forty with a tunnel that carries packets in one direction only.
 const ROUNDS: u32 = 120;
+/// The most batches of rounds until handshakes cross.
+const BATCHES: u32 = 3;
 /// The length of a round in the script.
 const ROUND: Duration = Duration::from_millis(300);
 /// The time limit for both hosts to be ready.
@@ -83,6 +85,24 @@ fn crossing(context: &Context) -> Result<()> {
             report.tunnel
         )));
     }
+    let (mut crossed, mut rounds) = (0, 0);
+    // A busy machine starts one end too late for any handshakes to cross.
+    while crossed == 0 && rounds < ROUNDS * BATCHES {
+        crossed += batch(a, b)?;
+        rounds += ROUNDS;
+    }
+    context.remark(format!("{crossed} of {rounds} crossed"));
+    let seen = client.stop_after(RECOVERY)?;
+    ensure!(seen.lost == 0 && seen.errors == 0, "the connection is gone: {seen:?}");
+    if crossed == 0 {
+        return Err(Error::Skip(format!("none of {rounds} handshakes crossed on this machine")));
+    }
+    Ok(())
+}
+
+/// Starts handshakes at both ends at once, again and again. Returns how many crossed and left no session; it is an
+/// error if one left a session that carries packets in one direction only.
+fn batch(a: &Host, b: &Host) -> Result<u32> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (first, rounds) = ((now + START).as_secs_f64().to_string(), ROUNDS.to_string());
     let begin = |host: &Host, late: &str| {
@@ -103,12 +123,8 @@ fn crossing(context: &Context) -> Result<()> {
             _ => dead += 1,
         }
     }
-    context.remark(format!("{crossed} of {ROUNDS} crossed"));
-    ensure!(crossed > 0, "no handshakes crossed, so the test has shown nothing");
     ensure!(dead == 0, "{dead} of {ROUNDS} rounds ended with a dead direction");
-    let seen = client.stop_after(RECOVERY)?;
-    ensure!(seen.lost == 0 && seen.errors == 0, "the connection is gone: {seen:?}");
-    Ok(())
+    Ok(crossed)
 }
 
 /// The time after which `wireguard-go` creates its control socket. An agent has to wait for it.

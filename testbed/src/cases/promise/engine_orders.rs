@@ -1,14 +1,50 @@
 //! Orders that the user gives the container engine while a container is being migrated are not lost silently.
 
-use super::{LIMIT, until};
+use std::time::Duration;
+
+use super::{LIMIT, settled, until};
 use crate::cases::subject::{Clients, serve};
 use crate::ensure;
-use crate::error::Result;
+use crate::error::{Error, Result, chain};
+use crate::faults::breakpoint::{self, Breakpoint};
+use crate::faults::container_state::{self, State};
+use crate::faults::harness;
 use crate::faults::observation::has_record;
+use crate::host::Host;
+use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
-pub(super) const CASES: &[Case] =
-    &[Case::new("promise-orders-during-a-move", &["promise"], orders)];
+pub(super) const CASES: &[Case] = &[
+    Case::new("promise-orders-during-a-move", &["promise"], orders),
+    Case::new("promise-orders-during-the-interruption", &["promise"], |context| {
+        ordered_at(context, Moment::Interrupted)
+    })
+    .limit(300),
+    Case::new("promise-orders-after-the-decision", &["promise"], |context| {
+        ordered_at(context, Moment::Decided)
+    })
+    .limit(300),
+];
+
+/// Orders about the original, and whether they end it.
+const DRASTIC: [(&[&str], bool); 7] = [
+    (&["pause", "web"], false),
+    (&["stop", "--time", "0", "web"], true),
+    (&["kill", "web"], true),
+    (&["rm", "--force", "--time", "0", "web"], true),
+    (&["network", "disconnect", "podman", "web"], false),
+    (&["restart", "--time", "0", "web"], false),
+    (&["rename", "web", "shop"], false),
+];
+
+/// When an order is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// The original is frozen and dumped, and the copy is restored.
+    Interrupted,
+    /// The decision is on disk.
+    Decided,
+}
 
 /// Arguments of podman, the part of the message that names the order, and arguments that undo it.
 const ORDERS: [(&[&str], &str, &[&str]); 3] = [
@@ -44,4 +80,88 @@ fn orders(context: &Context) -> Result<()> {
     lab.migrate("web", "a", "b")?;
     context.remark(clients.stop()?.gaps());
     Ok(())
+}
+
+/// Whatever is ordered about the frozen original: exactly one container runs, or none as was ordered; the move does
+/// not succeed over an order that podman has carried out; and nothing is left that podman cannot remove.
+fn ordered_at(context: &Context, moment: Moment) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    breakpoint::install(b)?;
+    lab.serve("b")?;
+    let mut problems = Vec::new();
+    let mut seen = Vec::new();
+    for (order, ends) in DRASTIC {
+        serve(a, "web", 7000, &[], c)?;
+        match one_order(&lab, order, ends, moment) {
+            Ok(outcome) => seen.push(format!("{}: {outcome}", order[0])),
+            Err(error) => problems.push(format!("{order:?}: {}", chain(&error))),
+        }
+        breakpoint::clear(b)?;
+        for host in [a, b] {
+            if let Err(error) = host.podman(["rm", "--all", "--force", "--time", "0"]) {
+                problems.push(format!("{order:?}: on {}: {}", host.name(), chain(&error)));
+            }
+            harness::forget(host)?;
+        }
+    }
+    context.remark(seen.join("; "));
+    ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    Ok(())
+}
+
+/// Gives one order at that moment, and judges what has become of the container. Returns the outcome in words.
+fn one_order(lab: &Lab, order: &[&str], ends: bool, moment: Moment) -> Result<String> {
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    let id = container_state::id(a, "web")?;
+    Breakpoint::AfterRestore.set(b)?;
+    let words = ["migrate", "web", "b", "--max-interruption", "90"];
+    let mut client = a.command("agent-client").args(words).spawn()?;
+    until("the copy is restored", LIMIT, || {
+        ensure!(client.is_running(), "the move ended: {}", client.stderr());
+        Ok(Breakpoint::AfterRestore.is_hit(b))
+    })?;
+    let give = || a.command("podman").args(order.iter().copied()).limit(LIMIT).output();
+    let given = if moment == Moment::Interrupted {
+        // The agent reads podman's records while the destination restores.
+        std::thread::sleep(Duration::from_millis(300));
+        let given = give()?;
+        Breakpoint::AfterRestore.release(b)?;
+        given
+    } else {
+        Breakpoint::AfterRestore.release(b)?;
+        until("decided", LIMIT, || Ok(has_record(a, "committed") || !client.is_running()))?;
+        give()?
+    };
+    let ended = client.wait(LIMIT)?;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    let code = ended.status.code();
+    // podman reports success as well when nothing is left to remove by force (podman-rm(1)).
+    let done = given.status.success() && !(order[0] == "rm" && code == Some(0));
+    let recovered = a.command("agent-client").args(["recover"]).limit(LIMIT).output()?;
+    ensure!(recovered.status.success(), "recover: {}", recovered.error_text());
+    settled(lab)?;
+    let state = |host: &Host| container_state::state(host, &id);
+    let (here, there) = (state(a), state(b));
+    let what = format!(
+        "podman {:?}, the move {code:?}, {here:?} on a and {there:?} on b",
+        given.status.code()
+    );
+    let problem = |text: &str| Err(Error::Check(format!("{text}: {what}: {said}")));
+    if !matches!(code, Some(0 | 4 | 7)) {
+        return problem("another exit code");
+    }
+    if code == Some(0) && done {
+        return problem("an order was carried out and is lost without a word");
+    }
+    let runs = [here, there].iter().filter(|state| **state != State::Absent).count();
+    let is_right = match code {
+        Some(4) if ends && done => runs == 0,
+        Some(4) => runs == 1 && there == State::Absent,
+        _ => runs == 1 && there == State::Running,
+    };
+    if !is_right {
+        return problem("not one container");
+    }
+    Ok(what)
 }

@@ -109,7 +109,7 @@ fn unknown_are_refused(context: &Context) -> Result<()> {
     lab.serve("b")?;
     let a = lab.host("a")?;
     let kinds: [(&[&str], &str); 3] = [
-        (&["--cidfile", "/run/web.cid"], "io.podman.annotations.cid-file"),
+        (&["--cidfile", "/run/web.cid"], "--cidfile /run/web.cid"),
         (&["--pidfile", "/run/web.pid"], "pid_file"),
         (&["--log-opt", "path=/run/web.log"], "logPath"),
     ];

@@ -14,15 +14,32 @@ use crate::faults::observation::has_record;
 use crate::host::Host;
 use crate::runner::{Case, Context};
 
-pub(super) const CASES: &[Case] =
-    &[Case::new("promise-a-lost-copy-is-not-denied", &["promise"], lost).limit(300)];
+pub(super) const CASES: &[Case] = &[
+    Case::new("promise-a-lost-copy-is-not-denied", &["promise"], |context| {
+        lost(context, Operator::TakesBack)
+    })
+    .limit(300),
+    Case::new("promise-a-second-copy-is-told-of", &["promise"], |context| {
+        lost(context, Operator::Unpauses)
+    })
+    .limit(300),
+];
+
+/// What the operator does about the original of a move in doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operator {
+    /// Orders that it run again.
+    TakesBack,
+    /// Lets it run by the container engine, which netmig cannot prevent.
+    Unpauses,
+}
 
 /// The exit code of a migration in doubt.
 const IN_DOUBT: i32 = 5;
 /// The time during which the original is observed.
 const WATCHED: Duration = Duration::from_secs(5);
 
-fn lost(context: &Context) -> Result<()> {
+fn lost(context: &Context, operator: Operator) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
     breakpoint::install(b)?;
@@ -60,6 +77,24 @@ fn lost(context: &Context) -> Result<()> {
     ensure!(recovery.status.code() == Some(IN_DOUBT), "{recovery:?}");
     ensure!(container_state::state(a, &id) == State::Frozen, "the original runs after recover");
 
+    // podman would make a second copy of a container that runs as far as it knows.
+    let status = || a.podman(["inspect", "--format", "{{.State.Status}}", "web"]);
+    ensure!(status()? == "paused", "podman shows it as {}", status()?);
+    for order in ["restart", "start"] {
+        let output = a.command("podman").args([order, "web"]).output()?;
+        ensure!(!output.status.success(), "podman {order} is obeyed");
+    }
+    if operator == Operator::Unpauses {
+        a.podman(["unpause", "web"])?;
+        let recovery = a.command("agent-client").args(["recover"]).output()?;
+        let said = recovery.error_text();
+        ensure!(recovery.status.code() == Some(IN_DOUBT), "{recovery:?}");
+        ensure!(
+            said.contains("although its move to b:7472 is decided"),
+            "no word of a second copy: {said}"
+        );
+        return Ok(());
+    }
     let back = ["recover", "--rollback-anyway", "web"];
     let mut terminal = Terminal::start(a.command("agent-client").args(back))?;
     terminal.expect("two of it will", LIMIT)?;
@@ -67,6 +102,7 @@ fn lost(context: &Context) -> Result<()> {
     terminal.expect("runs on this host again", LIMIT)?;
     ensure!(terminal.finish(LIMIT)? == Some(0), "{}", terminal.screen());
     ensure!(container_state::state(a, &id) == State::Running, "the original does not run");
+    ensure!(status()? == "running", "podman shows it as {}", status()?);
     Ok(())
 }
 

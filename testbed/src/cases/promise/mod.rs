@@ -7,6 +7,7 @@ mod full_storage;
 mod homecoming;
 mod hostile_orders;
 mod kept_settings;
+mod leftovers;
 pub(crate) mod long;
 mod lost_copy;
 mod opposite;
@@ -48,6 +49,7 @@ pub(super) fn cases() -> Vec<Case> {
         full_storage::CASES,
         shared_kernel_state::CASES,
         kept_settings::CASES,
+        leftovers::CASES,
     ]
     .concat()
 }

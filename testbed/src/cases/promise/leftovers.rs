@@ -1,0 +1,96 @@
+//! What is left of moves that were ended by force is removed by what runs next.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::{LIMIT, settled, until};
+use crate::ensure;
+use crate::error::Result;
+use crate::faults::observation::has_record;
+use crate::host::Host;
+use crate::runner::{Case, Context};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("promise-a-killed-preflight-leaves-nothing", &["promise"], preflight).limit(240),
+    Case::new("promise-a-stop-during-the-preparation-leaves-no-mount", &["promise"], stopped)
+        .limit(240),
+    Case::new("promise-nothing-is-made-by-a-list", &["promise"], lists),
+];
+
+/// Returns the directories of migrations on a host.
+fn work(host: &Host) -> Vec<PathBuf> {
+    let entries = fs::read_dir(host.path("/run/netmig")).into_iter().flatten().flatten();
+    let is_id = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    entries.map(|entry| entry.path()).filter(is_id).collect()
+}
+
+/// The destination has begun to stage a container when its server is killed. The next server removes what is left.
+fn preflight(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    lab.serve("b")?;
+    a.podman(["run", "--detach", "--name", "web", "probe:1", "netmig-probe", "serve"])?;
+    let order = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
+    until("the destination stages", LIMIT, || {
+        Ok(work(b).iter().any(|w| w.join("stage").exists()))
+    })?;
+    lab.stop_server("b", Signal::SIGKILL)?;
+    let end = order.wait(LIMIT)?;
+    ensure!(end.status.code() != Some(0), "it was moved: {}", end.error_text());
+    lab.serve("b")?;
+    until("nothing is left on b", LIMIT, || Ok(work(b).is_empty()))?;
+    until("nothing is left on a", LIMIT, || Ok(work(a).is_empty()))
+}
+
+/// The agent has files of the container open when podman stops it, so that podman cannot unmount them.
+fn stopped(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    lab.serve("b")?;
+    for delay in [0, 100, 200, 400] {
+        let id =
+            a.podman(["run", "--detach", "--name", "web", "probe:1", "netmig-probe", "serve"])?;
+        let order = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
+        until("it has begun", LIMIT, || Ok(has_record(a, "departure")))?;
+        std::thread::sleep(Duration::from_millis(delay));
+        // It reports what it could not unmount.
+        a.command("podman").args(["stop", "--time", "0", "web"]).limit(LIMIT).output()?;
+        let end = order.wait(LIMIT)?;
+        settled(&lab)?;
+        if end.status.code() == Some(4) {
+            let mounts = a.run(["cat", "/proc/mounts"])?;
+            let left = mounts.lines().find(|line| line.contains(&id));
+            ensure!(left.is_none(), "after {delay} ms: {left:?}");
+        }
+        for host in [a, b] {
+            host.podman(["rm", "--all", "--force", "--time", "0"])?;
+        }
+    }
+    Ok(())
+}
+
+/// A list of nothing makes no directory.
+fn lists(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a"])?;
+    let a = lab.host("a")?;
+    for words in [
+        &["agent-client", "peers"][..],
+        &["agent-client", "flows"],
+        &["agent-client", "forward", "list"],
+        &["agent-server", "peers"],
+        &["agent-server", "marks"],
+    ] {
+        let (program, arguments) = words.split_first().unwrap_or((&"", &[]));
+        let places = ["--state-dir", "/tmp/none/state", "--run-dir", "/tmp/none/run"];
+        let output = a.command(program).args(arguments.iter().chain(&places).copied()).output()?;
+        ensure!(output.status.success(), "{words:?}: {}", output.error_text());
+        ensure!(!a.path("/tmp/none").exists(), "{words:?} makes a directory");
+    }
+    Ok(())
+}
