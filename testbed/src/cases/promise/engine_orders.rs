@@ -133,11 +133,12 @@ fn one_order(lab: &Lab, order: &[&str], ends: bool, moment: Moment) -> Result<St
         until("decided", LIMIT, || Ok(has_record(a, "committed") || !client.is_running()))?;
         give()?
     };
+    // The step before has ended.
+    let is_being_removed = client.stderr().contains("hand-over");
     let ended = client.wait(LIMIT)?;
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     let code = ended.status.code();
-    // podman reports success as well when nothing is left to remove by force (podman-rm(1)).
-    let done = given.status.success() && !(order[0] == "rm" && code == Some(0));
+    let done = given.status.success();
     let recovered = a.command("agent-client").args(["recover"]).limit(LIMIT).output()?;
     ensure!(recovered.status.success(), "recover: {}", recovered.error_text());
     settled(lab)?;
@@ -151,7 +152,8 @@ fn one_order(lab: &Lab, order: &[&str], ends: bool, moment: Moment) -> Result<St
     if !matches!(code, Some(0 | 4 | 7)) {
         return problem("another exit code");
     }
-    if code == Some(0) && done {
+    // What podman carries out while the original is being removed is lost with it, as an order that comes later.
+    if code == Some(0) && done && !is_being_removed {
         return problem("an order was carried out and is lost without a word");
     }
     let runs = [here, there].iter().filter(|state| **state != State::Absent).count();
