@@ -12,10 +12,10 @@ use state::directories;
 use steering::reconciler;
 
 use migration::Background;
+use migration::flow_orders::{FarEnd, FlowChoice};
 use netmig::flow::Protocol;
 
 pub use self::migrate::Migrate;
-use crate::flows::FarEnd;
 
 /// Moves a running podman container to another host while its connections live on.
 ///
@@ -109,6 +109,14 @@ pub struct EndedFlows {
     /// Only the one that goes there.
     #[arg(long, value_name = "ADDRESS:PORT", requires = "from")]
     pub to: Option<SocketAddr>,
+}
+
+impl EndedFlows {
+    /// Returns which flows are to be ended.
+    pub fn choice(self) -> FlowChoice {
+        let Self { container, far_end, protocol, from, to } = self;
+        FlowChoice { container, far_end, protocol: protocol.map(Into::into), from, to }
+    }
 }
 
 /// A transport protocol.

@@ -8,7 +8,6 @@
 
 mod ask;
 mod cli;
-mod done;
 mod exit;
 mod flows;
 mod forward;
@@ -23,6 +22,7 @@ use std::process::ExitCode;
 
 use checkpoint::realtime;
 use clap::Parser;
+use migration::flow_orders;
 use migration::request::{Options, publish};
 use migration::{Cancel, Context, Failure, Request, recovery, source};
 use state::cause::{Cause, chain};
@@ -31,7 +31,6 @@ use state::{guardian, log};
 use steering::{fwmark, reconciler};
 
 use crate::cli::{BACKGROUND, Cli, Command, Flows, FlowsCommand, Forward, ForwardCommand, Recover};
-use crate::done::Done;
 use crate::exit::Exit;
 use crate::progress::Progress;
 
@@ -80,7 +79,9 @@ fn run(cli: Cli) -> Exit {
         Some(Command::Flows(Flows { command: Some(FlowsCommand::End(request)), .. })) => {
             return done(runtime.block_on(async {
                 let context = open(directories, false).map_err(|e| chain(e.as_ref()))?;
-                flows::end(&context, &request).await.map_err(|e| chain(e.as_ref()))
+                flow_orders::end_flows(&context, &request.choice())
+                    .await
+                    .map_err(|e| chain(e.as_ref()))
             }));
         }
         Some(Command::Flows(request)) => {
@@ -96,7 +97,9 @@ fn run(cli: Cli) -> Exit {
         Some(Command::Forward(Forward { command: ForwardCommand::Remove { container } })) => {
             return done(runtime.block_on(async {
                 let context = open(directories, false).map_err(|e| chain(e.as_ref()))?;
-                forward::remove(&context, &container).await.map_err(|e| chain(e.as_ref()))
+                flow_orders::end_forwarding(&context, &container)
+                    .await
+                    .map_err(|e| chain(e.as_ref()))
             }));
         }
         Some(Command::Keep) => {
@@ -180,8 +183,8 @@ fn paired(directories: &Directories, work: impl FnOnce(&Path) -> Result<String, 
 }
 
 /// Prints what was done on this host, and what is left to do on others.
-fn done(outcome: Result<Done, String>) -> Exit {
-    let Done { told: text, left } = match outcome {
+fn done(outcome: Result<flow_orders::Done, String>) -> Exit {
+    let flow_orders::Done { told: text, left } = match outcome {
         Ok(done) => done,
         Err(reason) => return told(Err(reason)),
     };

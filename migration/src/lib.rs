@@ -8,6 +8,7 @@
 //! | [`request`] | what is to be moved, and how |
 //! | [`source`] | one move, step by step |
 //! | [`destination`] | conversations with sources, step by step |
+//! | [`flow_orders`] | ends flows, or the forwarding of new connections, of containers that have moved |
 //! | [`recovery`] | undoes or finishes moves whose process has died |
 //! | [`offer`] | what a source offers |
 //! | [`convert`] | all of this to and from the protocol's own types |
@@ -23,6 +24,7 @@ pub mod context;
 pub mod convert;
 pub mod destination;
 pub mod event;
+pub mod flow_orders;
 pub mod offer;
 pub mod recovery;
 pub mod report;

@@ -9,6 +9,7 @@
 
 #![warn(clippy::missing_errors_doc)]
 
+pub mod carried_flows;
 pub mod flow_end;
 pub mod fwmark;
 pub mod moved_containers;

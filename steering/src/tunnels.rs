@@ -4,16 +4,17 @@
 //! another migration with it is under way, new connections are forwarded to it or from it, or a [`Claim`]
 //! says that flows are about to be led to it.
 
+mod claim;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use netmig::flow::{Conntrack, Counted};
 use netmig::peer_number::PeerNumber;
 use netmig::table::{Guard, Table};
 use netmig::tunnel::{self, Kind};
 use ownership::anchor::may_set_key;
-use serde::{Deserialize, Serialize};
 
 use crate::moved_containers;
 use crate::opened_firewall;
@@ -26,8 +27,9 @@ use state::cause::Cause;
 use state::directories::Directories;
 use state::id::MigrationId;
 use state::journal::{self, Record};
-use state::notes;
-use state::private_file;
+
+pub use self::claim::Claim;
+use self::claim::{claimed, claims};
 
 /// Directory of claims, below that for volatile things.
 const CLAIMS: &str = "claims";
@@ -162,85 +164,6 @@ pub async fn other_way(peer: PeerNumber, direct: bool) -> Result<Option<tunnel::
     Ok(other.map(|kind| tunnel::Error::OtherWay { interface, kind }))
 }
 
-/// A note that flows of a container need the tunnel to a peer of which their marks say nothing. It keeps
-/// this tunnel for as long as there are such flows, should nobody take it back.
-///
-/// An anchor makes one when the container is about to move on: the peer may have become the container's
-/// host and answer by this tunnel. The container's new host makes one for the tunnel to the host from
-/// which it came: packets pass there until the anchors have been told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claim {
-    /// The peers to which marks lead these flows now, to the container or to their anchors.
-    pub with: Vec<PeerNumber>,
-    /// The peer whose tunnel they need.
-    pub to: PeerNumber,
-    /// The container's addresses.
-    pub container: Vec<IpAddr>,
-}
-
-impl Claim {
-    /// Writes the claim of a migration.
-    ///
-    /// # Errors
-    /// The note cannot be written.
-    pub fn write(
-        &self,
-        directories: &Directories,
-        migration: MigrationId,
-        _: &SteeringLock,
-    ) -> Result<(), Cause> {
-        Ok(notes::write(&Self::path(directories, migration), VERSION, self)?)
-    }
-
-    /// Returns the claim of a migration, if it has one.
-    ///
-    /// # Errors
-    /// The note cannot be read.
-    pub fn find(directories: &Directories, migration: MigrationId) -> Result<Option<Self>, Cause> {
-        Ok(notes::read(&Self::path(directories, migration), VERSION)?)
-    }
-
-    /// Whether a migration has a claim.
-    #[must_use]
-    pub fn exists(directories: &Directories, migration: MigrationId) -> bool {
-        Self::path(directories, migration).exists()
-    }
-
-    /// Removes the claim of a migration, and returns it if there was one.
-    ///
-    /// # Errors
-    /// The note cannot be read or removed.
-    pub fn remove(
-        directories: &Directories,
-        migration: MigrationId,
-    ) -> Result<Option<Self>, Cause> {
-        let path = Self::path(directories, migration);
-        let claim = notes::read(&path, VERSION)?;
-        private_file::remove(&path)?;
-        Ok(claim)
-    }
-
-    /// Whether the flows that it speaks of exist, or new ones may come.
-    fn holds(&self, directories: &Directories, marked: &[Counted]) -> Result<bool, Cause> {
-        for note in port_forward::all(directories)? {
-            if note.addresses.iter().any(|ip| self.container.contains(ip))
-                && let Some(number) = peer_numbers::find_number(&directories.state, note.host)?
-                && self.with.contains(&number)
-            {
-                return Ok(true);
-            }
-        }
-        let next = |Counted { flow, .. }: &Counted| {
-            [flow.leads_to(&self.container), flow.anchor(&self.container)]
-        };
-        Ok(marked.iter().flat_map(next).flatten().any(|peer| self.with.contains(&peer)))
-    }
-
-    fn path(directories: &Directories, migration: MigrationId) -> PathBuf {
-        directories.run.join(CLAIMS).join(format!("{migration}.json"))
-    }
-}
-
 /// Removes the tunnel, rules and steering by marks of a peer, unless flows, claims, forwarded ports or migrations other
 /// than `ended` need them; removes the table with the last peer. Absent means done.
 ///
@@ -294,30 +217,12 @@ fn carry_besides(
         return Ok(true);
     }
     let own = Claim::path(directories, migration);
-    for (path, claim) in notes::all::<Claim>(&directories.run.join(CLAIMS), VERSION)? {
+    for (path, claim) in claims(directories)? {
         if path != own && claim.to == peer && claim.holds(directories, &marked)? {
             return Ok(true);
         }
     }
     Ok(false)
-}
-
-/// Whether a claim needs the peer; one whose flows have ended is forgotten.
-fn claimed(directories: &Directories, peer: PeerNumber, marked: &[Counted]) -> Result<bool, Cause> {
-    for (path, claim) in claims(directories)? {
-        if claim.to != peer {
-            continue;
-        }
-        if claim.holds(directories, marked)? {
-            return Ok(true);
-        }
-        private_file::remove(&path)?;
-    }
-    Ok(false)
-}
-
-fn claims(directories: &Directories) -> Result<Vec<(PathBuf, Claim)>, Cause> {
-    Ok(notes::all(&directories.run.join(CLAIMS), VERSION)?)
 }
 
 /// Returns the number of a host for which something is about to be created. If all numbers are taken, the host gets

@@ -1,14 +1,15 @@
-//! Whether an offered container can come. Looks, and changes nothing.
+//! Judges whether an offered container can come. Changes nothing.
+
+mod published_port;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::IpAddr;
 
 use checkpoint::criu;
 use engine::inspect::{is_full_id, is_name};
 use engine::needs::Needs;
-use netmig::flow::{Conntrack, Flow, Protocol};
+use netmig::flow::{Conntrack, Flow};
 use netmig::{routing, tunnel};
 use protocol::permissions::Permissions;
 use state::blocker::Blocker;
@@ -21,10 +22,11 @@ use steering::peer_numbers::{self, HostId};
 use steering::tunnel_aliases::{self, OfOthers};
 use steering::tunnels;
 
+use self::published_port::{try_port, unpublishable};
 use super::addresses::{addresses, pairs};
 use super::permission_check::{Asked, Denied, denied};
 use crate::destination::host::Host;
-use crate::offer::{Offer, Port, Verdict};
+use crate::offer::{Offer, Verdict};
 
 /// More than any container has; an offer may not hold more.
 const LIMIT: usize = 4096;
@@ -368,41 +370,6 @@ fn available_memory(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// Code and message of a port that cannot be published here.
-fn unpublishable(here: &str, port: &Port, error: &io::Error) -> (&'static str, String) {
-    let Port { protocol, host_port, .. } = port;
-    match (error.kind(), port.host_address) {
-        (io::ErrorKind::AddrInUse, _) => (
-            "port-taken",
-            format!(
-                "{protocol} port {host_port} of {here} is taken: {error}; publish another (--publish)"
-            ),
-        ),
-        (io::ErrorKind::AddrNotAvailable, Some(address)) => (
-            "address-missing",
-            format!(
-                "{here} has no address {address}, at which {protocol} port {host_port} is published; \
-                 publish it at another one (--publish)"
-            ),
-        ),
-        _ => (
-            "port-taken",
-            format!("{protocol} port {host_port} cannot be published on {here}: {error}"),
-        ),
-    }
-}
-
-/// Whether a port can be published here. Binding it for a moment asks the kernel
-/// itself; a port that the engine forwards is bound by a process of it, too.
-fn try_port(port: &Port) -> io::Result<()> {
-    let address = port.host_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let socket = SocketAddr::new(address, port.host_port);
-    match port.protocol {
-        Protocol::Tcp => TcpListener::bind(socket).map(drop),
-        Protocol::Udp => UdpSocket::bind(socket).map(drop),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -412,25 +379,5 @@ mod tests {
         let text = "MemTotal:       24000000 kB\nMemAvailable:   1000 kB\n";
         assert_eq!(available_memory(text), Some(1_024_000));
         assert_eq!(available_memory("MemTotal: 5 kB\n"), None);
-    }
-
-    #[test]
-    fn a_bound_port_is_taken() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = Port {
-            protocol: Protocol::Tcp,
-            host_address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            host_port: listener.local_addr().unwrap().port(),
-            container_port: 80,
-        };
-        let error = try_port(&port).unwrap_err();
-        assert_eq!(unpublishable("b", &port, &error).0, "port-taken");
-        drop(listener);
-        assert!(try_port(&port).is_ok());
-        let elsewhere = Port { host_address: Some("192.0.2.77".parse().unwrap()), ..port };
-        let error = try_port(&elsewhere).unwrap_err();
-        let (code, message) = unpublishable("b", &elsewhere, &error);
-        assert_eq!(code, "address-missing");
-        assert!(message.starts_with("b has no address 192.0.2.77"), "{message}");
     }
 }

@@ -11,14 +11,15 @@
 //!
 //! The two roles of a host are independent: a host that joins a server may move containers there, and nothing else.
 
-use std::fmt;
+mod name;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::name::Name;
 use super::{FORM, Fingerprint, Timestamp};
 use crate::permissions::Permissions;
 use state::peer_address::Destination;
@@ -28,67 +29,6 @@ use state::versioned_file::{self, Toml};
 /// Maximum number of peers: a mark in the kernel has one byte for a peer's number.
 const MOST: usize = 255;
 const SUFFIX: &str = ".toml";
-
-/// A peer's name, which is also that of its file: at most 63 lower-case letters, digits, `.`, `_` and `-`, the first
-/// one a letter or digit.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(into = "String")]
-pub struct Name(String);
-
-/// Maximum length of a name.
-const NAME_LIMIT: usize = 63;
-
-impl Name {
-    /// Returns the valid name that is closest to a host's own name.
-    #[must_use]
-    pub fn like(wish: &str) -> Self {
-        let letters = wish.chars().map(|c| match c.to_ascii_lowercase() {
-            c if c.is_ascii_alphanumeric() || "._-".contains(c) => c,
-            _ => '-',
-        });
-        let name: String =
-            letters.skip_while(|c| !c.is_ascii_alphanumeric()).take(NAME_LIMIT).collect();
-        Self(if name.is_empty() { "host".to_owned() } else { name })
-    }
-
-    /// Returns this name with a number appended.
-    fn numbered(&self, number: usize) -> Self {
-        let tail = format!("-{number}");
-        let head: String = self.0.chars().take(NAME_LIMIT - tail.len()).collect();
-        Self(head + &tail)
-    }
-
-    /// Returns the name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<Name> for String {
-    fn from(name: Name) -> Self {
-        name.0
-    }
-}
-
-impl FromStr for Name {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.len() <= NAME_LIMIT && Self::like(text).0 == text {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err("a peer's name has lower-case letters, digits, '.', '_' and '-', at most 63"
-                .to_owned())
-        }
-    }
-}
 
 /// A host that this one knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -412,7 +352,7 @@ mod tests {
         let (peers, lock) = (Peers::new(dir.path()), private_file::lock(dir.path()).unwrap());
         state::directories::create_private(&peers.directory()).unwrap();
         for number in 0..MOST {
-            fs::write(peers.path(&Name(format!("h{number}"))), "").unwrap();
+            fs::write(peers.path(&format!("h{number}").parse::<Name>().unwrap()), "").unwrap();
         }
         assert!(matches!(peers.free_name(&Name::like("b")), Err(Error::TooMany)));
         drop(lock);

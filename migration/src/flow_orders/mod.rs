@@ -1,4 +1,11 @@
-//! What an order has done on this host, and what is left to do on others.
+//! Orders that concern flows of containers that have moved: each is carried out here, and told to the hosts that
+//! carry the flows as well.
+
+mod end_flows;
+mod end_forwarding;
+
+pub use self::end_flows::{FarEnd, FlowChoice, end_flows};
+pub use self::end_forwarding::end_forwarding;
 
 /// An order that was carried out on this host.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
-//! `agent-client flows end`: a flow that this host carries ends now.
+//! Ends flows that this host carries.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use netmig::flow::{Conntrack, Flow};
+use netmig::flow::{Conntrack, Flow, Protocol};
 use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
@@ -13,16 +13,15 @@ use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
 use state::deadline;
 use state::peer_address::{DEFAULT_PORT, Destination};
+use steering::carried_flows::{Ends, Seen, ends, seen};
 use steering::flow_end::{self, FlowEnds};
 use steering::moved_containers::{self, MovedContainer};
 use steering::peer_numbers;
 
-use super::{Ends, Seen, ends, seen};
-use crate::cli::EndedFlows;
-use crate::done::Done;
-use migration::Context;
-use migration::connect::dial_host;
-use migration::convert::Wire;
+use super::Done;
+use crate::connect::dial_host;
+use crate::context::Context;
+use crate::convert::Wire;
 
 /// An address, and perhaps a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +55,21 @@ impl FarEnd {
     }
 }
 
+/// Which flows are to be ended: those to which everything here applies that is given.
+#[derive(Clone, Debug, Default)]
+pub struct FlowChoice {
+    /// Name or ID of the container.
+    pub container: Option<String>,
+    /// The far end, as the container sees it.
+    pub far_end: Option<FarEnd>,
+    /// The transport protocol.
+    pub protocol: Option<Protocol>,
+    /// The sender of the original direction.
+    pub from: Option<SocketAddr>,
+    /// The receiver of the original direction.
+    pub to: Option<SocketAddr>,
+}
+
 /// What is to be ended is nothing of this host's.
 #[derive(Debug, thiserror::Error)]
 #[error("netmig carries no such flow here; agent-client flows shows those that it does")]
@@ -69,15 +83,18 @@ struct NoWay;
 /// Flows of one container that one peer carries as well.
 type Shared = BTreeMap<(Option<String>, PeerNumber), Vec<Flow>>;
 
-/// Ends the flows that are asked for; gives what there is to say.
-pub async fn run(context: &Context, request: &EndedFlows) -> Result<Done, Cause> {
+/// Ends the flows that are asked for, here and on the hosts that carry them as well.
+///
+/// # Errors
+/// There is no such flow, another process works on its container, or the kernel refuses something.
+pub async fn end_flows(context: &Context, choice: &FlowChoice) -> Result<Done, Cause> {
     let directories = &context.directories;
     let notes = moved_containers::all(directories)?;
     let marked = Conntrack::open()?.marked()?;
     let mut shared = Shared::new();
     for flow in marked.into_iter().map(|counted| counted.flow) {
         if let Some(seen) = seen(&flow, &notes)
-            && is_wanted(&flow, &seen, request)
+            && is_wanted(&flow, &seen, choice)
         {
             let id = seen.note.map(|note| note.id.clone());
             shared.entry((id, seen.peer)).or_default().push(flow);
@@ -132,8 +149,8 @@ fn note_of<'a>(notes: &'a [MovedContainer], id: Option<&str>) -> Option<&'a Move
     notes.iter().find(|note| Some(note.id.as_str()) == id)
 }
 
-fn is_wanted(flow: &Flow, seen: &Seen<'_>, request: &EndedFlows) -> bool {
-    let EndedFlows { container, far_end, protocol, from, to } = request;
+fn is_wanted(flow: &Flow, seen: &Seen<'_>, choice: &FlowChoice) -> bool {
+    let FlowChoice { container, far_end, protocol, from, to } = choice;
     let named =
         |name: &String| seen.note.is_some_and(|note| note.name == *name || note.id == *name);
     let far = |far_end: &FarEnd| {
@@ -143,7 +160,7 @@ fn is_wanted(flow: &Flow, seen: &Seen<'_>, request: &EndedFlows) -> bool {
     let Ends { from: source, to: destination } = ends(flow.original);
     container.as_ref().is_none_or(named)
         && far_end.as_ref().is_none_or(far)
-        && protocol.is_none_or(|protocol| flow.protocol == protocol.into())
+        && protocol.is_none_or(|protocol| flow.protocol == protocol)
         && from.is_none_or(|from| from == source)
         && to.is_none_or(|to| to == destination)
 }
