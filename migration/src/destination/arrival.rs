@@ -6,6 +6,7 @@ mod flows;
 mod network;
 mod path_trial;
 mod preparation;
+mod prepared_copy;
 mod restore;
 mod take_in;
 
@@ -18,9 +19,7 @@ use checkpoint::images::ImageDir;
 use checkpoint::realtime::RealtimePriority;
 use engine::Kind;
 use engine::stage::{PreparedStage, Staged};
-use netmig::container_network::ContainerNetwork;
 use netmig::flow::{Flow, Readdressed};
-use netmig::isolation::Port;
 use netmig::peer_number::PeerNumber;
 use protocol::message::{self, Message, Prepared};
 use protocol::permissions::Permissions;
@@ -36,6 +35,9 @@ use steering::port_forward::{self, Note};
 use steering::tunnels::{self, TunnelEnd};
 use tokio::task::block_in_place;
 
+pub use self::far_ends::FarEnds;
+use self::path_trial::Trials;
+pub use self::prepared_copy::{Network, Whole};
 use super::addresses::addresses;
 use super::admission::{Addresses, Looked};
 use super::anchors::Anchors;
@@ -43,9 +45,6 @@ use super::image_import;
 use super::incoming::Limits;
 use super::prepared_stage::Expected;
 use super::spool::Spool;
-pub use far_ends::FarEnds;
-use path_trial::Trials;
-
 use super::work_directory::{IMAGES, STAGE, tidy};
 use crate::convert::{NetworkState, Wire};
 use crate::destination::host::Host;
@@ -116,34 +115,6 @@ pub struct Arrival {
     realtime: Option<RealtimePriority>,
     /// Given back last.
     _lock: Option<ContainerLock>,
-}
-
-/// The staged container's network.
-#[derive(Debug)]
-pub struct Network {
-    /// Its port of the host's bridge.
-    pub port: Port,
-    /// Its own side.
-    pub sandbox: ContainerNetwork,
-    /// Where its network namespace is.
-    pub namespace: PathBuf,
-    /// Other containers of its network that it left here and comes back to, with their Ethernet addresses.
-    pub here: Vec<(IpAddr, [u8; 6])>,
-}
-
-/// What a prepared copy is made of.
-#[derive(Debug)]
-pub struct Whole {
-    /// The restored container.
-    pub staged: Box<dyn Staged>,
-    /// Its network.
-    pub network: Network,
-    /// Its cgroup, frozen.
-    pub cgroup: Cgroup,
-    /// The journal.
-    pub journal: Journal,
-    /// The largest packet that it may send.
-    pub mtu: u32,
 }
 
 impl Arrival {

@@ -12,7 +12,8 @@
 //! A source that asks hears the truth afterwards, and nothing of a copy that could neither be
 //! removed nor handed over: such a migration stays in doubt.
 
-use std::net::IpAddr;
+mod arrived;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,42 +31,19 @@ use ownership::destination::{Found, Recovery, recovery};
 use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
 use state::directories::Directories;
-use state::id::MigrationId;
 use state::journal::{self, Journal, Record};
 use steering::moved_containers;
 use steering::peer_numbers::{self, HostId};
 use steering::port_forward::{self, Note};
 use steering::tunnels::{self, Claim, SteeringLock};
 
+use self::arrived::Arrived;
 use crate::destination::prepared_stage::sweep;
 use crate::destination::spool;
 use crate::destination::work_directory::{STAGE, tidy};
 
 /// How long the shim of a copy may take to find us: it tries every 50 ms.
 const TAKE_OVER: Duration = Duration::from_secs(2);
-
-/// An arrival as its journal tells of it.
-#[derive(Debug)]
-struct Arrived {
-    migration: MigrationId,
-    container: String,
-    name: String,
-    addresses: Vec<IpAddr>,
-    source: HostId,
-    anchors: Vec<HostId>,
-    activated: bool,
-    /// When it began, in seconds since 1970; `None` where an earlier version has not noted it.
-    began: Option<u64>,
-}
-
-fn anchor(record: &Record) -> Option<HostId> {
-    if let Record::Anchor { peer } = record { Some(*peer) } else { None }
-}
-
-/// The addresses that a container has got in place of its own.
-fn readdressed(record: &Record) -> Option<&Vec<IpAddr>> {
-    if let Record::Readdressed { addresses } = record { Some(addresses) } else { None }
-}
 
 /// Between two attempts of a guardian.
 const RETRY: Duration = Duration::from_secs(2);
@@ -174,25 +152,6 @@ async fn settle_all(
 }
 
 impl Arrived {
-    /// What a journal says; `None` if it is that of a departure, which agent-client recovers.
-    fn read(records: &[Record]) -> Option<Self> {
-        let Some(Record::Arrival { migration, container, name, addresses, peer, began, .. }) =
-            records.first()
-        else {
-            return None;
-        };
-        Some(Self {
-            migration: *migration,
-            container: container.clone(),
-            name: name.clone(),
-            addresses: records.iter().find_map(readdressed).unwrap_or(addresses).clone(),
-            source: *peer,
-            anchors: records.iter().filter_map(anchor).collect(),
-            activated: records.contains(&Record::Activated),
-            began: Some(*began).filter(|began| *began > 0),
-        })
-    }
-
     /// Logs why it could not be settled; returns whether it could.
     fn note(&self, result: Result<(), Cause>) -> bool {
         if let Err(e) = &result {
@@ -382,26 +341,4 @@ fn is_same(namespace: &Path, pid: i32) -> bool {
     let identity = |path: &Path| path.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
     let own = identity(Path::new(&format!("/proc/{pid}/ns/net")));
     own.is_some() && own == identity(namespace)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn records_tell_how_far_an_arrival_came() {
-        let mut records = vec![Record::Arrival {
-            migration: MigrationId([1; 16]),
-            container: "c".repeat(64),
-            name: "web".to_owned(),
-            addresses: vec![],
-            peer: HostId([2; 16]),
-            source: "a".to_owned(),
-            began: 0,
-        }];
-        assert!(!Arrived::read(&records).unwrap().activated);
-        records.push(Record::Activated);
-        assert!(Arrived::read(&records).unwrap().activated);
-        assert!(Arrived::read(&records[1..]).is_none(), "a departure is not ours");
-    }
 }

@@ -1,10 +1,14 @@
 //! Network paths that a firewall closes. A migration is refused before the interruption, or reports what it has lost.
 
+mod rules;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+pub(super) use self::rules::{BRIDGE_ALONE, ONE_WAY_OUT};
+use self::rules::{CLOSE, ESTABLISHED_TOO, IDLE, OPEN, OUTPUT_CLOSED};
 use crate::cases::flows::{opener, traces};
 use crate::cases::subject::{Clients, serve};
 use crate::ensure;
@@ -46,71 +50,6 @@ pub(super) const END: Duration = Duration::from_secs(40);
 const ANSWERS: Duration = Duration::from_secs(10);
 /// The published ports of the container that migrates.
 const PUBLISHED: [&str; 4] = ["--publish", "7000-7001:7000-7001/tcp", "--publish", "7000:7000/udp"];
-
-/// A firewall that accepts the containers' bridge alone.
-pub(super) const BRIDGE_ALONE: &str = "\
-table inet fw {
-    chain guard {
-        type filter hook forward priority 10; policy drop;
-        iifname \"podman*\" accept
-        oifname \"podman*\" accept
-    }
-}
-";
-/// A firewall that accepts one outgoing interface alone.
-pub(super) const ONE_WAY_OUT: &str = "\
-table inet fw {
-    chain guard {
-        type filter hook forward priority 10; policy drop;
-        iifname \"podman*\" oifname eth0 accept
-        iifname eth0 oifname \"podman*\" accept
-    }
-}
-";
-/// A firewall that also accepts established connections.
-const ESTABLISHED_TOO: &str = "\
-table inet fw {
-    chain guard {
-        type filter hook forward priority 10; policy drop;
-        ct state established,related accept
-        iifname \"podman*\" accept
-        oifname \"podman*\" accept
-    }
-}
-";
-/// A firewall that accepts everything until a rule is added.
-const OPEN: &str = "\
-table inet fw {
-    chain guard {
-        type filter hook forward priority 10; policy accept;
-    }
-}
-";
-/// A firewall that lets this host's own processes open no connections but those of agents.
-const OUTPUT_CLOSED: &str = "\
-table inet fw {
-    chain guard {
-        type filter hook output priority 0; policy drop;
-        ct state established,related accept
-        meta l4proto { icmp, icmpv6 } accept
-        oifname lo accept
-        tcp dport 7472 accept
-    }
-}
-";
-/// A script that waits until packets are held and closes the path then.
-const CLOSE: &str = "\
-echo ready >&2
-until nft list chain inet netmig hold 2>/dev/null | grep -q jump; do :; done
-nft add rule inet fw guard oifname 'netmig*' drop
-";
-/// A program that opens an idle connection and prints its port.
-const IDLE: &str = "\
-import socket, sys, time
-s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
-print('port', s.getsockname()[1], file=sys.stderr, flush=True)
-time.sleep(600)
-";
 
 /// Loads rules as an administrator of the host does.
 pub(super) fn load(host: &Host, rules: &str) -> Result<()> {

@@ -16,20 +16,18 @@
 //! {"port": 7472, "role": "Refuse", "text": "no\u001b[2J"}
 //! ```
 
+mod offer;
+
 use std::io::Read;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use checkpoint::criu;
 use clap::{Parser, Subcommand};
 use migration::convert::Wire;
-use migration::offer::Offer;
 use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{
-    Blocker, Failure, FailureCode, Hello, ImageRef, Introduction, Message, Network, Verdict,
-};
+use protocol::message::{Blocker, Failure, FailureCode, Hello, Introduction, Message, Verdict};
 use protocol::trust::{Servers, Trust};
 use protocol::wire::{self, Connection};
 use serde::{Deserialize, Serialize};
@@ -268,7 +266,7 @@ async fn converse(
                 (Message::TunnelOffer(end.into_wire()), false)
             }
             Line::Offer { offer, migration, anchors } => {
-                let offer = describe(&offer, migration, anchors).await?;
+                let offer = offer::describe(&offer, migration, anchors).await?;
                 (Message::Offer(Box::new(offer.into_wire())), false)
             }
         };
@@ -319,48 +317,6 @@ impl Answer {
             Err(error) => ("closed".to_owned(), chain(&error)),
         };
         Self { sent, answer, text }
-    }
-}
-
-/// Builds the offer that the client would send for a container of this host.
-async fn describe(
-    name: &str,
-    migration: MigrationId,
-    anchors: Vec<HostId>,
-) -> Result<Offer, Cause> {
-    let engine = engine::detect(None);
-    let container = engine.inspect(name).await?;
-    let described = engine.description(&container.id).await?;
-    let version = criu::version(&host::find_program("criu")?).await?;
-    Ok(Offer {
-        migration,
-        id: container.id.clone(),
-        name: container.name.clone(),
-        image: ImageRef { id: container.image.id.clone(), name: container.image.name.clone() },
-        image_shipped: false,
-        runtime: container.runtime.name.clone(),
-        forwarders: Vec::new(),
-        networks: container.networks.iter().map(network).collect(),
-        any_address: true,
-        direct: None,
-        // The container publishes no ports.
-        ports: Vec::new(),
-        anchors,
-        aliases: Vec::new(),
-        memory: container.memory_in_use,
-        disk: 0,
-        description: described.description,
-        criu: (version.major, version.minor, version.patch),
-        architecture: std::env::consts::ARCH.to_owned(),
-        cpu_flags: Vec::new(),
-        without_symlinks: Vec::new(),
-    })
-}
-
-fn network(network: &engine::inspect::Network) -> Network {
-    Network {
-        name: network.name.clone(),
-        addresses: network.addresses.iter().map(|(address, _)| *address).collect(),
     }
 }
 
