@@ -33,6 +33,7 @@ pub(super) const ALL: &[(&str, Setup)] = &[
     ("raw-socket", || raw(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)),
     ("smc-socket", || raw(43, libc::SOCK_STREAM, 0)),
     ("udp-corked", udp_corked),
+    ("udp-unread", udp_unread),
     ("unix-renamed", unix_renamed),
     ("unix-renamed-datagram", unix_renamed_datagram),
     ("unix-abandoned", unix_abandoned),
@@ -78,6 +79,16 @@ fn udp_corked() -> io::Result<Held> {
     let socket = std::net::UdpSocket::from(socket);
     socket.send(b"half")?;
     held(socket)
+}
+
+/// Receives datagrams and reads none of them.
+fn udp_unread() -> io::Result<Held> {
+    let receiver = std::net::UdpSocket::bind("127.0.0.1:7103")?;
+    let sender = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    for _ in 0..3 {
+        sender.send_to(b"unread", receiver.local_addr()?)?;
+    }
+    held((receiver, sender))
 }
 
 /// Renames the file of a listening socket, as many daemons do so that no client finds it too early.

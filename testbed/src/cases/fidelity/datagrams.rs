@@ -1,20 +1,38 @@
-//! Datagrams that a container sends. A migration loses none of them.
+//! Datagrams that a container sends, of which a migration loses none, and those that it has not read.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::scenarios::start;
 use crate::ensure;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::runner::{Case, Context};
 
-pub(super) const CASES: &[Case] =
-    &[Case::new("fidelity-datagrams-that-it-sends", &["fidelity"], sends)];
+pub(super) const CASES: &[Case] = &[
+    Case::new("fidelity-datagrams-that-it-sends", &["fidelity"], sends),
+    Case::new("fidelity-datagrams-that-it-has-not-read", &["fidelity"], not_read_by_it),
+];
 
 const LIMIT: Duration = Duration::from_secs(40);
 /// The seconds during which it sends.
 const SECONDS: &str = "8";
+
+/// The exit code of a move that has lost something.
+const LOST: i32 = 7;
+
+/// CRIU does not carry what a UDP socket has received. The loss is told.
+fn not_read_by_it(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    lab.serve("b")?;
+    start(lab.host("a")?, "web", "udp-unread", &[])?;
+    let moved = lab.attempt("web", "a", "b", &[])?;
+    ensure!(moved.code == Some(LOST), "exit code {:?}: {}", moved.code, moved.stderr);
+    let is_told = moved.stderr.contains("lost: ") && moved.stderr.contains("datagrams");
+    ensure!(is_told, "it is not told: {}", moved.stderr);
+    Ok(())
+}
 
 /// Every datagram that was sent arrives. iperf3 sends a burst after an interruption, and its server may not read that
 /// fast enough, as after `podman pause`. Such datagrams do not count as lost by the migration.
