@@ -61,7 +61,7 @@ impl From<&Failure> for Exit {
     fn from(failure: &Failure) -> Self {
         match failure {
             Failure::Setup(_) => Self::Failed,
-            Failure::Refused(_) | Failure::Blocked(_) => Self::Refused,
+            Failure::Refused(_) | Failure::Blocked { .. } => Self::Refused,
             Failure::RolledBack { .. } => Self::RolledBack,
             Failure::Stuck { .. } => Self::Stuck,
             Failure::InDoubt { .. } => Self::InDoubt,

@@ -12,8 +12,13 @@ pub enum Failure {
     Setup(Cause),
     /// Refused before anything changed, by a single error.
     Refused(Cause),
-    /// Refused before anything changed, with every reason.
-    Blocked(Vec<Blocker>),
+    /// Refused before the container was touched, with every reason.
+    Blocked {
+        /// The reasons.
+        blockers: Vec<Blocker>,
+        /// What stays for another attempt, each a whole sentence.
+        kept: Vec<String>,
+    },
     /// A step failed; the original runs on as before.
     RolledBack {
         /// What failed.
@@ -49,19 +54,25 @@ impl Failure {
     #[must_use]
     pub fn undone(cause: Cause, kept: Vec<String>) -> Self {
         let cause = match cause.downcast::<path_trial::Blocked>() {
-            Ok(blocked) => return Self::Blocked(blocked.0),
+            Ok(blocked) => return Self::Blocked { blockers: blocked.0, kept },
             Err(cause) => cause,
         };
         match path_trial::blocked_tunnel(&cause) {
-            Some(blocker) => Self::Blocked(vec![blocker]),
+            Some(blocker) => Self::Blocked { blockers: vec![blocker], kept },
             None => Self::RolledBack { cause, ended: false, leftovers: Vec::new(), kept },
         }
     }
 
-    /// Every reason of a refusal.
+    /// A refusal in the preflight: nothing was changed.
+    #[must_use]
+    pub fn blocked(blockers: Vec<Blocker>) -> Self {
+        Self::Blocked { blockers, kept: Vec::new() }
+    }
+
+    /// Returns every reason of a refusal.
     #[must_use]
     pub fn blockers(&self) -> &[Blocker] {
-        if let Self::Blocked(blockers) = self { blockers } else { &[] }
+        if let Self::Blocked { blockers, .. } = self { blockers } else { &[] }
     }
 
     /// The message for people.
@@ -72,12 +83,15 @@ impl Failure {
             Self::Refused(cause) => {
                 format!("refused, nothing was changed: {}", chain(cause.as_ref()))
             }
-            Self::Blocked(blockers) => {
-                let mut text = String::from("refused, nothing was changed:");
+            Self::Blocked { blockers, kept } => {
+                let mut text = match kept[..] {
+                    [] => String::from("refused, nothing was changed:"),
+                    _ => String::from("refused, the container was not interrupted:"),
+                };
                 for blocker in blockers {
                     text.push_str(&format!("\n  - {} ({})", blocker.message, blocker.code));
                 }
-                text
+                text + &kept_for_later(kept)
             }
             Self::RolledBack { cause, ended, leftovers, kept } => {
                 let state = if *ended { "has ended" } else { "runs here as before" };
@@ -86,10 +100,7 @@ impl Failure {
                 for leftover in leftovers {
                     text.push_str(&format!("\n  still to be cleaned up: {leftover}"));
                 }
-                for one in kept {
-                    text.push_str(&format!("\n  kept for another attempt: {one}"));
-                }
-                text
+                text + &kept_for_later(kept)
             }
             Self::Stuck { container, cause, leftovers } => format!(
                 "not moved, and {container} could not be set going again; nothing of it is lost. A guardian \
@@ -105,5 +116,28 @@ impl Failure {
                 chain(cause.as_ref())
             ),
         }
+    }
+}
+
+fn kept_for_later(kept: &[String]) -> String {
+    kept.iter().map(|one| format!("\n  kept for another attempt: {one}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_was_sent_is_told_of_in_a_refusal_too() {
+        let blocker = Blocker { code: "path-blocked".into(), message: "a wall".into() };
+        let refused = Failure::blocked(vec![blocker.clone()]).explain();
+        assert_eq!(refused, "refused, nothing was changed:\n  - a wall (path-blocked)");
+        let kept = vec!["image app:1 is at b now".to_owned()];
+        let refused = Failure::undone(path_trial::Blocked(vec![blocker]).into(), kept).explain();
+        assert!(!refused.contains("nothing was changed"), "{refused}");
+        assert!(
+            refused.ends_with("kept for another attempt: image app:1 is at b now"),
+            "{refused}"
+        );
     }
 }

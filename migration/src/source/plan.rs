@@ -171,7 +171,7 @@ pub async fn agree(
     let mut own: Vec<_> = own.collect();
     let direct = way(context, &link, request.options.tunnel, &mut own).await.map_err(refused)?;
     if !own.is_empty() {
-        return Err(Failure::Blocked(own));
+        return Err(Failure::blocked(own));
     }
     let mut warnings: Vec<String> = findings.warnings.into_iter().map(|f| f.message).collect();
     if multicast::is_used(container.pid) {
@@ -203,7 +203,7 @@ pub async fn agree(
     let mut interruption = interruption.map_err(refused)?;
     own.extend(interruption.blockers());
     if !own.is_empty() {
-        return Err(Failure::Blocked(own));
+        return Err(Failure::blocked(own));
     }
     let options = &request.options;
     let (published, own_again) =
@@ -232,12 +232,12 @@ pub async fn agree(
     };
     let verdict = exchange.await.map_err(refused)?;
     if !verdict.blockers.is_empty() {
-        return Err(Failure::Blocked(verdict.blockers));
+        return Err(Failure::blocked(verdict.blockers));
     }
     if interruption.depends_on_link() {
         let rate = link_rate::measure(&mut link.connection).await.map_err(|e| refused(e.into()))?;
         if let Some(blocker) = interruption.over_link(rate) {
-            return Err(Failure::Blocked(vec![blocker]));
+            return Err(Failure::blocked(vec![blocker]));
         }
     }
     let known = peer_numbers::find_number(&context.directories.state, link.host);
@@ -249,7 +249,7 @@ pub async fn agree(
     if by_third_hosts
         && let Some(blocker) = far_ends.look(&addresses(&container), names).map_err(refused)?
     {
-        return Err(Failure::Blocked(vec![blocker]));
+        return Err(Failure::blocked(vec![blocker]));
     }
     let link = link.agreed(context).await.map_err(refused)?;
     let Local { runtime, criu, shim, namespace, network, port, cgroup, process, anchors, .. } =
@@ -293,7 +293,7 @@ struct Replaced(String);
 /// Takes the container for this migration.
 fn lock(context: &Context, id: &str, name: &str) -> Result<ContainerLock, Failure> {
     ContainerLock::begin(&context.directories, id, name).map_err(|e| match e.blocker() {
-        Some(blocker) => Failure::Blocked(vec![blocker]),
+        Some(blocker) => Failure::blocked(vec![blocker]),
         None => Failure::Refused(e.into()),
     })
 }
