@@ -28,7 +28,7 @@ use migration::{Cancel, Context, Failure, Request, recovery, source};
 use state::cause::{Cause, chain};
 use state::directories::Directories;
 use state::{guardian, log};
-use steering::{fwmark, reconciler};
+use steering::{fwmark_setting, reconciler};
 
 use crate::cli::{BACKGROUND, Cli, Command, Flows, FlowsCommand, Forward, ForwardCommand, Recover};
 use crate::exit::Exit;
@@ -63,7 +63,7 @@ fn run(cli: Cli) -> Exit {
             "agent-client has to run as root: it freezes processes and changes routes",
         );
     }
-    if let Err(e) = fwmark::begin(&directories.state) {
+    if let Err(e) = fwmark_setting::begin(&directories.state) {
         return complain(Exit::Failed, &chain(&e));
     }
     let mut json = false;

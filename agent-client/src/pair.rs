@@ -1,4 +1,4 @@
-//! Pairing with a destination, and parting with it.
+//! Pairing with a destination, and unpairing.
 
 use protocol::expect;
 use protocol::message::{Join, Message};

@@ -79,7 +79,7 @@ enum Invalid {
 #[error("no peer {0} may move containers here; agent-server peers lists those that may")]
 pub struct NoSuchPeer(pub Name);
 
-/// Changes a peer's permissions as asked; gives them as text.
+/// Changes a peer's permissions as requested, and returns the new permissions as text.
 pub fn allow(state: &Path, request: &Allow) -> Result<String, Cause> {
     let peers = Peers::new(state);
     let lock = private_file::lock(state)?;

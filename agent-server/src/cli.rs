@@ -123,7 +123,7 @@ pub enum PeersCommand {
 
 /// Arguments of `peers allow`.
 ///
-/// Each option that is given replaces that permission; the others stay as they are. Host networks,
+/// Each option that is given replaces that permission; the others stay as they are. ServerContext networks,
 /// shared namespaces, OCI hooks and the like are never allowed.
 #[derive(Clone, Debug, Args)]
 pub struct Allow {

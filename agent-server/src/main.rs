@@ -10,10 +10,10 @@
 mod allow;
 mod cli;
 mod invite;
-mod memory;
-mod reception;
+mod malloc_arenas;
+mod pairing;
 mod serve;
-mod welcome;
+mod unauthenticated;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,14 +21,14 @@ use std::process::ExitCode;
 
 use checkpoint::realtime;
 use clap::Parser;
-use migration::destination::Host;
+use migration::destination::ServerContext;
 use migration::recovery::destination as recovery;
 use protocol::trust::{Servers, Trust};
 use state::cause::{Cause, chain};
 use state::directories::Directories;
 use state::guardian;
 use state::log;
-use steering::fwmark;
+use steering::fwmark_setting;
 use steering::reconciler;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -36,7 +36,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    memory::limit_heaps();
+    malloc_arenas::limit_heaps();
     let mut cli = Cli::parse();
     let watched = cli.watch.take();
     if let Some(journal) = &watched {
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     }
     // Others may not read it, and are told below that they may not run this.
     if nix::unistd::geteuid().is_root()
-        && let Err(e) = fwmark::begin(&cli.state_dir)
+        && let Err(e) = fwmark_setting::begin(&cli.state_dir)
     {
         return complain(&chain(&e));
     }
@@ -138,7 +138,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     recovery::run(&directories, &engine).await.map_err(|e| chain(&e))?;
     let kept = keep(&directories).await;
     kept.map_err(|e| format!("cannot start the reconciler of flows: {}", chain(e.as_ref())))?;
-    let host = Host::open(directories, trust, engine, cli::BACKGROUND)
+    let host = ServerContext::open(directories, trust, engine, cli::BACKGROUND)
         .await
         .map_err(|e| chain(e.as_ref()))?;
     tracing::info!("ready for other hosts");
@@ -165,9 +165,9 @@ async fn manage(directories: &Directories, command: &Command, port: u16) -> Resu
         Command::Recover => return Ok(()),
         Command::Marks { bits } => {
             if let Some(bits) = bits {
-                fwmark::set(directories, *bits).await?;
+                fwmark_setting::set(directories, *bits).await?;
             }
-            let bits = fwmark::read(state).map_err(|e| chain(&e))?;
+            let bits = fwmark_setting::read(state).map_err(|e| chain(&e))?;
             let told = format!("packets are marked in bits {bits} (mask {:#010x})", bits.mask());
             (told, String::new())
         }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use migration::destination::{self, Copies, Host};
+use migration::destination::{self, Copies, ServerContext};
 use protocol::message::{Failure, FailureCode, Message};
 use protocol::trust::{Purpose, Servers};
 use protocol::wire::{self, Connection};
@@ -13,9 +13,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::memory;
-use crate::reception::{Reception, Ticket};
-use crate::welcome;
+use crate::malloc_arenas;
+use crate::pairing;
+use crate::unauthenticated::{Ticket, Unauthenticated};
 
 /// Conversations with paired hosts at once. A source needs one, and another one to pick up a lost one.
 const SESSIONS: usize = 64;
@@ -27,21 +27,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Service {
     copies: Copies,
     servers: Servers,
-    reception: Reception,
+    unauthenticated: Unauthenticated,
     places: Semaphore,
 }
 
 /// Serves conversations until `stop` is ready; then lets those under way come to their end.
 pub async fn run(
     listener: TcpListener,
-    host: Host,
+    host: ServerContext,
     servers: Servers,
     stop: impl Future<Output = ()>,
 ) {
     let service: &'static Service = Box::leak(Box::new(Service {
         copies: Copies::new(Box::leak(Box::new(host))),
         servers,
-        reception: Reception::default(),
+        unauthenticated: Unauthenticated::default(),
         places: Semaphore::new(SESSIONS),
     }));
     let mut sessions = JoinSet::new();
@@ -53,9 +53,9 @@ pub async fn run(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let ticket = service.reception.enter(peer.ip());
+                let ticket = service.unauthenticated.enter(peer.ip());
                 let task = sessions.spawn(service.attend(stream, ticket));
-                service.reception.serve(ticket, task);
+                service.unauthenticated.serve(ticket, task);
             }
             // Out of file descriptors, or the connection went before it was accepted.
             Err(e) => {
@@ -81,18 +81,18 @@ impl Service {
         let accepted = Connection::accept(&self.servers, stream).await;
         if let Ok((Purpose::Join, connection)) = accepted {
             let peer = connection.peer();
-            let outcome = welcome::welcome(self.copies.host(), connection).await;
-            self.reception.leave(ticket);
+            let outcome = pairing::welcome(self.copies.host(), connection).await;
+            self.unauthenticated.leave(ticket);
             return note(peer, outcome);
         }
-        if !self.reception.leave(ticket) {
+        if !self.unauthenticated.leave(ticket) {
             return;
         }
         match accepted {
             Ok((_, connection)) => {
                 let peer = connection.peer();
                 note(peer, self.serve(connection).await);
-                memory::give_back();
+                malloc_arenas::give_back();
             }
             // A scan of the port, or a flood: not worth a line each.
             Err(e @ (wire::Error::Closed { .. } | wire::Error::Deadline { .. })) => {

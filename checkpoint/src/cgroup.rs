@@ -8,7 +8,7 @@ mod controllers;
 mod freezer;
 mod locate;
 mod partial_freeze;
-mod stragglers;
+mod tasks_outside;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

@@ -7,8 +7,8 @@
 mod defaults;
 mod multicast_groups;
 mod option_table;
-mod settings;
+mod socket_settings;
 
 pub use multicast_groups::Membership;
 pub use option_table::{Kind, OPTIONS, SocketOption};
-pub use settings::{Error, SocketSettings, Value};
+pub use socket_settings::{Error, SocketSettings, Value};

@@ -18,6 +18,7 @@
 
 #![warn(clippy::missing_errors_doc)]
 
+mod anchor;
 pub mod cancel;
 pub mod connect;
 pub mod context;

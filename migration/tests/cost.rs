@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use checkpoint::fingerprint::{Fact, Fingerprint, Kind};
+use checkpoint::facts::{ContainerFacts, Fact, Kind};
 use migration::convert::{self, FlowBatch, Wire};
 use netmig::flow::{Flow, Protocol, TcpState, Tuple, Zone};
 use protocol::message::{self as wire, Message};
@@ -19,7 +19,7 @@ const TIMES: usize = 301;
 const PART: usize = 1 << 20;
 const FLOWS: usize = protocol::wire::FLOWS_PER_FRAME;
 
-fn fingerprint() -> Fingerprint {
+fn fingerprint() -> ContainerFacts {
     let descriptor = |number| {
         let object = format!("{number} of process 7");
         (Fact { kind: Kind::Descriptor, object }, "socket flags=4002 pos=0".to_owned())
@@ -28,7 +28,7 @@ fn fingerprint() -> Fingerprint {
         let object = format!("limit {} of process {}", number % 60, number / 60);
         (Fact { kind: Kind::Limits, object }, "1024 524288".to_owned())
     };
-    let mut fingerprint = Fingerprint::default();
+    let mut fingerprint = ContainerFacts::default();
     fingerprint.join((0..SOCKETS).map(descriptor).chain((0..600).map(limit))).unwrap();
     fingerprint
 }
@@ -87,7 +87,7 @@ fn facts() {
         });
         size = frames.iter().map(Vec::len).sum();
         let received = decode.of(|| {
-            let mut received = Fingerprint::default();
+            let mut received = ContainerFacts::default();
             for frame in &frames {
                 let Message::Facts(part) = Message::decode(frame).unwrap() else { panic!() };
                 convert::join(&mut received, part).unwrap();

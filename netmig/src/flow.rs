@@ -20,10 +20,10 @@
 //! container.
 
 mod alias;
+mod both_ends_local;
 mod bridged;
 mod conntrack;
 mod expired;
-mod merged;
 mod relocation;
 mod tunnel_nat;
 
@@ -36,11 +36,11 @@ use serde::{Deserialize, Serialize};
 use crate::peer_number::{ORIGINAL_MASK, PeerNumber, REPLY_MASK};
 
 pub use alias::{Alias, Aliases, NoAlias, is_alias};
+pub use both_ends_local::MergedEntry;
 pub(crate) use bridged::BridgedFlows;
 pub use conntrack::{Conntrack, FlowError, Outcome, parse};
 pub(crate) use expired::contains;
 pub use expired::{ExpiredFlows, Published};
-pub use merged::MergedEntry;
 pub use relocation::Relocation;
 pub use tunnel_nat::{Readdressed, TunnelNat};
 

@@ -20,19 +20,19 @@
 
 #![warn(clippy::missing_errors_doc)]
 
+pub mod bridge_port;
 pub mod configuration;
 pub mod container_network;
+pub mod detour;
 pub mod events;
 pub mod flow;
 pub mod fwmark;
 pub mod hold;
-pub mod isolation;
 pub mod netlink;
 pub mod netns;
 pub mod path_trial;
 pub mod peer_number;
 pub mod routing;
-pub mod siblings;
 pub mod sockets;
 pub mod sysctl;
 pub mod table;

@@ -83,8 +83,8 @@
 
 mod address;
 mod codec;
-pub mod comparison;
 pub mod description;
+pub mod facts;
 mod failure;
 pub mod flow;
 mod hello;
@@ -92,9 +92,9 @@ mod image;
 mod offer;
 mod pairing;
 mod path_trial;
-mod settings;
 #[cfg(test)]
-mod texts;
+mod peer_text_tests;
+mod settings;
 mod tree;
 mod tunnel;
 
@@ -109,7 +109,7 @@ use self::codec::{decode_body, encode_body};
 pub use state::id::MigrationId;
 
 pub use self::codec::{CodecError, FRAME_LIMIT};
-pub use self::comparison::{Facts, NetworkState, Prepared};
+pub use self::facts::{Facts, NetworkState, Prepared};
 pub use self::failure::{Failure, FailureCode};
 pub use self::flow::{EndFlows, Flow, FlowBatch, FlowEnds, SilentConnection};
 pub use self::hello::{CAPABILITIES, Hello, Introduction, InvalidHello};

@@ -105,7 +105,8 @@ impl Connection {
         self.local
     }
 
-    /// Returns the fingerprint of the other host's certificate. The handshake has proven that it has the key.
+    /// Returns the fingerprint of the other host's certificate. The handshake has proven that the other
+    /// host holds the private key.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint

@@ -1,4 +1,4 @@
-//! Reasons against a migration.
+//! Reasons why a migration is refused.
 
 use serde::{Deserialize, Serialize};
 

@@ -10,8 +10,8 @@
 #![warn(clippy::missing_errors_doc)]
 
 pub mod carried_flows;
-pub mod flow_end;
-pub mod fwmark;
+pub mod flow_termination;
+pub mod fwmark_setting;
 pub mod moved_containers;
 pub mod opened_firewall;
 pub mod peer_numbers;
@@ -19,5 +19,5 @@ pub mod port_forward;
 pub mod reconciler;
 pub mod steering_lock;
 pub mod tunnel_aliases;
-mod tunnel_end;
+mod tunnel_endpoint;
 pub mod tunnels;

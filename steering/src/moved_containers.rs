@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use netmig::detour::Detour;
 use netmig::flow::{Conntrack, Flow, TunnelNat};
-use netmig::siblings::Detour;
 use netmig::table::Table;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ use state::container_lock::ContainerLock;
 use state::directories::Directories;
 use state::id::MigrationId;
 use state::journal::{self, Record};
-use state::notes;
+use state::json_files;
 use state::private_file;
 
 /// Directory of the notes, below that for volatile things.
@@ -77,7 +77,7 @@ impl MovedContainer {
     }
 
     fn write(&self, directories: &Directories, _: &SteeringLock) -> Result<(), Cause> {
-        Ok(notes::write(&path(&directories.run, &self.id), VERSION, self)?)
+        Ok(json_files::write(&path(&directories.run, &self.id), VERSION, self)?)
     }
 
     /// Lifts those of its detours that are not `needed`.
@@ -128,7 +128,7 @@ impl MovedContainer {
 /// # Errors
 /// A note cannot be read.
 pub fn all(directories: &Directories) -> Result<Vec<MovedContainer>, Cause> {
-    let noted = notes::all::<MovedContainer>(&directories.run.join(DIRECTORY), VERSION)?;
+    let noted = json_files::all::<MovedContainer>(&directories.run.join(DIRECTORY), VERSION)?;
     let mut all: Vec<MovedContainer> = noted.into_iter().map(|(_, carried)| carried).collect();
     all.sort_by_key(|carried| std::cmp::Reverse(carried.moved));
     Ok(all)

@@ -16,7 +16,7 @@ use crate::steering_lock::SteeringLock;
 use state::cause::Cause;
 use state::directories::Directories;
 use state::id::MigrationId;
-use state::notes;
+use state::json_files;
 use state::private_file;
 
 /// Directory of the notes, below that for volatile things.
@@ -47,9 +47,9 @@ pub fn open(
 ) -> Result<(), Cause> {
     let path = path(directories, migration);
     let new = || Opened { peer, name: name.clone(), chains: Vec::new() };
-    let mut note = notes::read(&path, VERSION)?.unwrap_or_else(new);
+    let mut note = json_files::read(&path, VERSION)?.unwrap_or_else(new);
     note.chains.push(chain.clone());
-    notes::write(&path, VERSION, &note)?;
+    json_files::write(&path, VERSION, &note)?;
     Ok(Table::open()?.open_chain(chain, peer, name)?)
 }
 
@@ -110,7 +110,7 @@ pub async fn withdraw(directories: &Directories, migration: MigrationId) -> Resu
 }
 
 fn all(directories: &Directories) -> Result<Vec<(PathBuf, Opened)>, Cause> {
-    Ok(notes::all(&directory(&directories.run), VERSION)?)
+    Ok(json_files::all(&directory(&directories.run), VERSION)?)
 }
 
 fn directory(run: &Path) -> PathBuf {

@@ -12,7 +12,7 @@ use netmig::peer_number::PeerNumber;
 use serde::{Deserialize, Serialize};
 
 pub use state::id::HostId;
-use state::notes;
+use state::json_files;
 use state::private_file;
 
 /// Version of the peers' file.
@@ -31,7 +31,7 @@ pub enum Error {
     File(#[from] private_file::Error),
     /// The file could not be used.
     #[error(transparent)]
-    Note(#[from] notes::Error),
+    Note(#[from] json_files::Error),
     /// All 255 numbers are taken.
     #[error(
         "this host has flows of 255 other hosts, or had within the last hour, and cannot tell more of \
@@ -118,7 +118,7 @@ pub fn allot(state: &Path, peer: HostId) -> Result<PeerNumber, Error> {
         let number = known.number;
         if known.used.abs_diff(now) > NOTED {
             known.used = now;
-            notes::write(&path, VERSION, &peers)?;
+            json_files::write(&path, VERSION, &peers)?;
         }
         return Ok(number);
     }
@@ -128,7 +128,7 @@ pub fn allot(state: &Path, peer: HostId) -> Result<PeerNumber, Error> {
         .find(|number| !taken.contains(number))
         .ok_or_else(|| Error::TooManyPeers { path: path.clone() })?;
     peers.insert(peer.to_string(), Allotted { number, used: now });
-    notes::write(&path, VERSION, &peers)?;
+    json_files::write(&path, VERSION, &peers)?;
     Ok(number)
 }
 
@@ -154,7 +154,7 @@ pub fn take_over(
     let Some(Allotted { number, .. }) = oldest else { return Err(Error::TooManyPeers { path }) };
     peers.retain(|_, other| other.number != number);
     peers.insert(peer.to_string(), Allotted { number, used: now });
-    notes::write(&path, VERSION, &peers)?;
+    json_files::write(&path, VERSION, &peers)?;
     Ok(number)
 }
 
@@ -164,7 +164,7 @@ fn path(state: &Path) -> PathBuf {
 
 /// The file of peers; empty if there is none.
 fn read(path: &Path) -> Result<Peers, Error> {
-    Ok(notes::read(path, VERSION)?.unwrap_or_default())
+    Ok(json_files::read(path, VERSION)?.unwrap_or_default())
 }
 
 fn now() -> u64 {
@@ -186,7 +186,7 @@ mod tests {
             (HostId([n; 16]).to_string(), allotted)
         };
         let peers: Peers = (1..=255).map(entry).collect();
-        notes::write(&path(state), VERSION, &peers).unwrap();
+        json_files::write(&path(state), VERSION, &peers).unwrap();
     }
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
         let path = dir.path().join("peers.json");
         private_file::replace(&path, b"\xff\x00rubbish").unwrap();
         for refused in [allot(dir.path(), HostId([1; 16])), number(dir.path(), HostId([1; 16]))] {
-            assert!(matches!(refused, Err(Error::Note(notes::Error::Damaged { .. }))));
+            assert!(matches!(refused, Err(Error::Note(json_files::Error::Damaged { .. }))));
         }
         assert_eq!(std::fs::read(&path).unwrap(), b"\xff\x00rubbish");
     }

@@ -23,7 +23,7 @@ use state::cause::Cause;
 use state::container_lock::ContainerLock;
 use state::directories::Directories;
 use state::id::MigrationId;
-use state::notes;
+use state::json_files;
 use state::peer_address::{DEFAULT_PORT, Destination};
 
 pub use self::list::{Forwarding, list};
@@ -49,7 +49,7 @@ pub struct Forwarder {
 /// # Errors
 /// A note cannot be read.
 pub fn all(directories: &Directories) -> Result<Vec<Note>, Cause> {
-    let noted = notes::all::<Note>(&directories.run.join(DIRECTORY), VERSION)?;
+    let noted = json_files::all::<Note>(&directories.run.join(DIRECTORY), VERSION)?;
     let mut all: Vec<Note> = noted.into_iter().map(|(_, note)| note).collect();
     all.sort_by(|a, b| (&a.name, &a.id, a.host).cmp(&(&b.name, &b.id, b.host)));
     Ok(all)

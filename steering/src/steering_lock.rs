@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::fwmark;
+use crate::fwmark_setting;
 use state::cause::Cause;
 use state::deadline;
 
@@ -46,7 +46,7 @@ impl SteeringLock {
                 Ok(file) => {
                     let lock = Self { _file: file };
                     // Whoever had it may have changed them.
-                    fwmark::refresh()?;
+                    fwmark_setting::refresh()?;
                     return Ok(lock);
                 }
                 Err((file, Errno::EWOULDBLOCK)) if Instant::now() < give_up => file,

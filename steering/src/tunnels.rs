@@ -22,7 +22,7 @@ use crate::peer_numbers::{self, HostId};
 use crate::port_forward;
 use crate::reconciler::single_instance;
 pub use crate::steering_lock::SteeringLock;
-pub use crate::tunnel_end::{Transport, TunnelEnd};
+pub use crate::tunnel_endpoint::{Transport, TunnelEnd};
 use state::cause::Cause;
 use state::directories::Directories;
 use state::id::MigrationId;

@@ -11,16 +11,16 @@
 //! and `real-runtime` (links to the real ones), `persist` (link to conmon's directory for the container), `shim.sock`,
 //! and in the end `gate`.
 //!
-//! If the connection breaks before [`wire::Go`], the shim exits with 1, and podman gives up and cleans up. While the
+//! If the connection breaks before [`messages::Go`], the shim exits with 1, and podman gives up and cleans up. While the
 //! runtime is at work nothing disturbs it: a CRIU that is killed leaves broken tasks. The restored tasks are frozen
 //! before they run ([`crate::criu_gate`]). If the connection breaks after that, the shim keeps the container and tries to
 //! connect again for the length of the lease, so that a process that recovers the migration can still finish or abort
 //! it. After the lease it presumes an abort: it kills and deletes the container and exits with 1. Once it has been told
-//! that the copy is the container ([`wire::ToShim::Keep`]), it presumes the opposite: it never deletes the container, and
+//! that the copy is the container ([`messages::ToShim::Keep`]), it presumes the opposite: it never deletes the container, and
 //! exits with 0.
 
 pub mod argv;
-pub mod wire;
+pub mod messages;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -36,7 +36,7 @@ use crate::cgroup::{self, Cgroup};
 use crate::criu::ConfigDir;
 use crate::criu_gate::{self, Gate};
 use crate::realtime::RealtimePriority;
-use wire::{Ended, FromShim, Go, Hello, ToShim};
+use messages::{Ended, FromShim, Go, Hello, ToShim};
 
 /// The link that stands in for conmon.
 pub const CONMON: &str = "conmon";
@@ -157,12 +157,12 @@ impl Links {
                 Some(ToShim::Ready(go)) if waiting.is_none() => {
                     let mut runtime = self.start_runtime(argv, &go)?;
                     if let Some(ended) = runtime.settle() {
-                        wire::send(&mut socket, &FromShim::Ended(ended))?;
+                        messages::send(&mut socket, &FromShim::Ended(ended))?;
                         return Ok(ExitCode::FAILURE);
                     }
                     waiting = Some(runtime);
                     realtime = Some(RealtimePriority::begin());
-                    wire::send(&mut socket, &FromShim::Waiting)?;
+                    messages::send(&mut socket, &FromShim::Waiting)?;
                 }
                 _ => return Ok(ExitCode::FAILURE),
             }
@@ -173,7 +173,7 @@ impl Links {
         };
         let ended = runtime.run()?;
         // When nobody listens any more the lease decides, below.
-        let _ = wire::send(&mut socket, &FromShim::Ended(ended));
+        let _ = messages::send(&mut socket, &FromShim::Ended(ended));
         drop(realtime);
         if ended.status != 0 {
             return Ok(ExitCode::from(u8::try_from(ended.status).unwrap_or(1)));
@@ -204,7 +204,7 @@ impl Links {
         let mut socket = UnixStream::connect(self.dir.join(SOCKET))?;
         let runtime = fs::read_link(self.dir.join(REAL_RUNTIME))?;
         let hello = Hello { pid: std::process::id(), runtime, argv: argv.to_vec(), ended };
-        wire::send(&mut socket, &FromShim::Hello(hello))?;
+        messages::send(&mut socket, &FromShim::Hello(hello))?;
         Ok(socket)
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct Life {
     /// `no`, `on-failure`, `always`, `unless-stopped`, or empty for the engine's default.
     pub restart: String,
-    /// How often it is started again after a failure; 0 for always.
+    /// Maximum number of restarts after a failure; 0 for no limit.
     pub restart_retries: u64,
     /// The signal that stops it; 0 for none.
     pub stop_signal: u64,

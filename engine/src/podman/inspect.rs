@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::command::Overdue;
-use super::{Error, Info, Podman, plain, state_files};
+use super::{Error, Info, Podman, inspect_from_database, state_files};
 use crate::Kind;
 use crate::inspect::{
     Container, Image, Mount, MountKind, Network, PublishedPort, RestartPolicy, Runtime, State,
@@ -38,7 +38,7 @@ impl Podman {
     #[must_use]
     pub(super) fn recorded(&self, id_or_name: &str) -> Option<Container> {
         let info = self.read_cache()?;
-        let raw = plain::plain(&info, id_or_name)?;
+        let raw = inspect_from_database::plain(&info, id_or_name)?;
         let bundle = Bundle::read(&raw.bundle()?).ok()?;
         let mut container = raw.into_container(Some(bundle), &info);
         let names = container.networks.iter().map(|network| network.name.as_str());

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netmig::flow::{Alias, Flow, Protocol, TcpState, Tuple, Zone, ZoneScope};
 use protocol::message::flow as wire;
 use state::id::HostId;
-use steering::flow_end::FlowEnds;
+use steering::flow_termination::FlowEnds;
 
 use super::{Refused, Wire, plain_fields, same_fields, same_variants};
 

@@ -4,8 +4,8 @@
 //! far as that shows without looking at this host. What has to be judged by this host's state (paths below a root,
 //! names of permitted options, addresses that are free) is checked where it is used.
 
-mod comparison;
 mod description;
+mod facts;
 mod flow;
 mod image;
 mod network_state;
@@ -22,7 +22,7 @@ use bytes::Bytes;
 use state::id::{HostId, MigrationId};
 use state::peer_text::PeerText;
 
-pub use self::comparison::{differences, join, parts};
+pub use self::facts::{differences, join, parts};
 pub use self::flow::FlowBatch;
 pub use self::network_state::NetworkState;
 pub use self::path_trial::TriedPath;
@@ -66,7 +66,7 @@ pub enum Refused {
     Parameters(#[from] netmig::sysctl::Error),
     /// A fingerprint.
     #[error(transparent)]
-    Fingerprint(#[from] checkpoint::fingerprint::Error),
+    ContainerFacts(#[from] checkpoint::facts::Error),
 }
 
 /// Types that are their own wire form.

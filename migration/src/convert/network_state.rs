@@ -2,7 +2,7 @@
 
 use netmig::configuration::{Configuration, Fact, Kind, MOST_FACTS};
 use netmig::sysctl::{Parameter, Parameters};
-use protocol::message::comparison::{self as wire, NetworkFactsOfKind};
+use protocol::message::facts::{self as wire, NetworkFactsOfKind};
 
 use super::{Refused, Wire, plain_fields, same_fields};
 

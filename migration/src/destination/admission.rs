@@ -16,7 +16,7 @@ use state::blocker::Blocker;
 use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
 use state::host;
-use steering::fwmark;
+use steering::fwmark_setting;
 use steering::moved_containers;
 use steering::peer_numbers::{self, HostId};
 use steering::tunnel_aliases::{self, OfOthers};
@@ -25,7 +25,7 @@ use steering::tunnels;
 use self::published_port::{try_port, unpublishable};
 use super::addresses::{addresses, pairs};
 use super::permission_check::{Asked, Denied, denied};
-use crate::destination::host::Host;
+use crate::destination::server_context::ServerContext;
 use crate::offer::{Offer, Verdict};
 
 /// More than any container has; an offer may not hold more.
@@ -65,7 +65,7 @@ pub struct Looked {
 
 /// Looks at everything and names all that is in the way.
 pub async fn look(
-    host: &Host,
+    host: &ServerContext,
     permissions: &Permissions,
     (source, address): (HostId, IpAddr),
     offer: &Offer,
@@ -196,7 +196,7 @@ pub async fn look(
         blockers.push(tunnel_aliases::blocker(here, e.as_ref()));
     }
     let comes_home = offer.anchors.contains(&host.id);
-    blockers.extend(fwmark::blockers(&host.directories.state, comes_home).await?);
+    blockers.extend(fwmark_setting::blockers(&host.directories.state, comes_home).await?);
     let addresses = own_addresses(offer).await?;
     Ok(Looked { verdict: Verdict { blockers, image_missing, addresses }, chosen, lock })
 }
@@ -211,7 +211,7 @@ async fn own_addresses(offer: &Offer) -> Result<Vec<IpAddr>, Cause> {
 /// Whether packets can come from the source as they are to; `direct` is the largest packet of its segment if
 /// they are to come without a tunnel.
 async fn check_way(
-    host: &Host,
+    host: &ServerContext,
     (source, address): (HostId, IpAddr),
     direct: Option<u32>,
     block: &mut impl FnMut(&str, String),
@@ -240,7 +240,7 @@ async fn check_way(
 
 /// The addresses that the container had here, if this host has flows for them, or else its own. The
 /// translation of these flows cannot be changed.
-fn before(host: &Host, offer: &Offer) -> Result<(Addresses, Vec<IpAddr>), Cause> {
+fn before(host: &ServerContext, offer: &Offer) -> Result<(Addresses, Vec<IpAddr>), Cause> {
     let own = addresses(offer);
     if !offer.anchors.contains(&host.id) {
         return Ok((Addresses::Own, own));
@@ -278,7 +278,11 @@ fn well_formed(offer: &Offer) -> Result<(), Malformed> {
 }
 
 /// What the peer may not move here, judged by what the engine's records will be written from.
-fn outside(host: &Host, permissions: &Permissions, offer: &Offer) -> Result<Vec<Blocker>, Cause> {
+fn outside(
+    host: &ServerContext,
+    permissions: &Permissions,
+    offer: &Offer,
+) -> Result<Vec<Blocker>, Cause> {
     let description = &offer.description;
     if let Err(invalid) = description.validate() {
         let message = format!("{} does not take {}: {invalid}", host.name, offer.name);
@@ -350,7 +354,7 @@ fn missing_cpu_flags(offered: &[String]) -> Result<Vec<String>, Cause> {
 
 /// How many living flows this host leads to another host than the source which the source names as
 /// the anchor: flows that took the way over both, since the last move could not shorten it.
-fn on_a_detour(host: &Host, offer: &Offer, container: &[IpAddr]) -> Result<usize, Cause> {
+fn on_a_detour(host: &ServerContext, offer: &Offer, container: &[IpAddr]) -> Result<usize, Cause> {
     let state = &host.directories.state;
     let mut between = BTreeSet::new();
     for anchor in offer.anchors.iter().filter(|anchor| **anchor != host.id) {

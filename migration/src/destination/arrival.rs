@@ -1,8 +1,8 @@
 //! From the tunnel to a prepared, isolated copy. Whatever of it has been made, [`Arrival::undo`]
 //! removes.
 
-mod far_ends;
 mod flows;
+mod local_far_ends;
 mod network;
 mod path_trial;
 mod preparation;
@@ -35,19 +35,19 @@ use steering::port_forward::{self, Note};
 use steering::tunnels::{self, TunnelEnd};
 use tokio::task::block_in_place;
 
-pub use self::far_ends::FarEnds;
+pub use self::local_far_ends::FarEnds;
 use self::path_trial::Trials;
 pub use self::prepared_copy::{Network, Whole};
 use super::addresses::addresses;
 use super::admission::{Addresses, Looked};
 use super::anchors::Anchors;
 use super::image_import;
-use super::incoming::Limits;
 use super::prepared_stage::Expected;
+use super::received_state::Limits;
 use super::spool::Spool;
 use super::work_directory::{IMAGES, STAGE, tidy};
 use crate::convert::{NetworkState, Wire};
-use crate::destination::host::Host;
+use crate::destination::server_context::ServerContext;
 use crate::offer::Offer;
 use crate::state_stream::StatePart;
 
@@ -84,7 +84,7 @@ struct NotOffered;
 /// A migration that has begun to change this host.
 #[derive(Debug)]
 pub struct Arrival {
-    host: &'static Host,
+    host: &'static ServerContext,
     source: HostId,
     offer: Offer,
     chosen: Addresses,
@@ -120,7 +120,7 @@ pub struct Arrival {
 impl Arrival {
     /// Writes the journal's first record.
     pub async fn begin(
-        host: &'static Host,
+        host: &'static ServerContext,
         (source, source_name): (HostId, String),
         permissions: &Permissions,
         offer: Offer,
@@ -360,7 +360,7 @@ impl Arrival {
     }
 
     /// This host, as every conversation sees it.
-    pub fn host(&self) -> &'static Host {
+    pub fn host(&self) -> &'static ServerContext {
         self.host
     }
 

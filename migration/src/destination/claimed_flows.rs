@@ -15,7 +15,7 @@ use state::cause::Cause;
 use steering::port_forward;
 use tokio::runtime::Handle;
 
-use super::host::Host;
+use super::server_context::ServerContext;
 
 /// The source asks for an entry that is none of the container's.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,7 @@ pub struct NotOfContainer(String);
 /// Whose entries may be made here.
 #[derive(Debug)]
 pub struct Claims {
-    host: &'static Host,
+    host: &'static ServerContext,
     /// The container's ID.
     id: String,
     /// Its addresses here.
@@ -42,7 +42,7 @@ impl Claims {
     /// # Errors
     /// The notes of what is forwarded cannot be read.
     pub fn new(
-        host: &'static Host,
+        host: &'static ServerContext,
         id: String,
         own: Vec<IpAddr>,
         here: BTreeSet<IpAddr>,

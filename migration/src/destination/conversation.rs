@@ -7,15 +7,15 @@ use protocol::wire::Connection;
 use state::cause::Cause;
 use state::deadline;
 
+use crate::anchor;
 use crate::convert::Wire;
-use crate::destination::anchor_role;
 use crate::destination::decision::resume;
 use crate::destination::end_flows;
-use crate::destination::host::Host;
+use crate::destination::incoming_migration;
 use crate::destination::lease::Copies;
-use crate::destination::offer;
 use crate::destination::prepared_stage::{Expected, abandon};
 use crate::destination::refusal::give_up;
+use crate::destination::server_context::ServerContext;
 use crate::offer::Offer;
 
 /// Holds one conversation with a paired host to its end.
@@ -61,13 +61,11 @@ pub async fn converse(
         Message::Offer(offer) => offered(copies, connection, *offer, expected).await,
         Message::Resume(migration) => resume(copies, connection, migration).await,
         Message::AnchorOffer(offer) => {
-            anchor_role::agree(host, connection, connection.host(), offer).await
+            anchor::agree(host, connection, connection.host(), offer).await
         }
-        Message::ForwardEnd(id) => anchor_role::forward_ended(host, connection, &id).await,
+        Message::ForwardEnd(id) => anchor::forward_ended(host, connection, &id).await,
         Message::EndFlows(order) => end_flows::end_flows(host, connection, order).await,
-        Message::Rehome(order) => {
-            anchor_role::rehome(host, connection, connection.host(), &order).await
-        }
+        Message::Rehome(order) => anchor::rehome(host, connection, connection.host(), &order).await,
         other => Err(connection.unexpected(&other, "Offer").into()),
     }
 }
@@ -80,7 +78,7 @@ struct NotASource;
 /// The name of the host at the far end and what it may move here, as this host's user has it now; none
 /// if nothing.
 fn may_move_here(
-    host: &Host,
+    host: &ServerContext,
     connection: &Connection,
 ) -> Result<Option<(Name, Permissions)>, Cause> {
     let peer = host.peers.find(connection.fingerprint())?;
@@ -124,5 +122,5 @@ async fn offered(
         }
     };
     tracing::info!("{name} offers container {} ({})", offer.name, offer.migration);
-    offer::receive(copies, connection, (&name, &permissions), offer, expected).await
+    incoming_migration::receive(copies, connection, (&name, &permissions), offer, expected).await
 }

@@ -14,10 +14,10 @@ use steering::tunnels::{self, Claim};
 use tokio::task::block_in_place;
 
 use crate::destination::copy::Copy;
-use crate::destination::host::Host;
 use crate::destination::lease::{Copies, Decision};
 use crate::destination::receive_buffers::settle_buffers;
 use crate::destination::refusal::{give_up, lost, not_allowed, unknown};
+use crate::destination::server_context::ServerContext;
 use crate::destination::silent_connections::silent;
 
 /// Between two looks at a copy that another conversation is deciding about.
@@ -38,7 +38,7 @@ struct Undecided;
 #[error("{0} has not taken the container over yet; see the log of agent-server")]
 struct NotHandedOver(Kind);
 
-/// Keeps a copy until its source decides, for as long as its lease.
+/// Keeps a copy until its source decides or its lease expires.
 pub fn keep(copies: &'static Copies, migration: MigrationId, source: HostId, copy: Copy) {
     copies.insert(migration, source, copy, Instant::now() + deadline::LEASE);
     tokio::spawn(async move {
@@ -232,7 +232,7 @@ async fn led_past(
 }
 
 /// Gives up the tunnel to the source, unless something else needs it.
-async fn release(host: &Host, migration: MigrationId) -> Result<(), Cause> {
+async fn release(host: &ServerContext, migration: MigrationId) -> Result<(), Cause> {
     match Claim::remove(&host.directories, migration)? {
         Some(claim) => tunnels::release(&host.directories, claim.to, None).await,
         None => Ok(()),

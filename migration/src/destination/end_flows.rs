@@ -6,13 +6,13 @@ use netmig::flow::{Conntrack, Flow};
 use protocol::message::{EndFlows, Message};
 use protocol::wire::Connection;
 use state::cause::Cause;
-use steering::flow_end::{self, FlowEnds};
+use steering::flow_termination::{self, FlowEnds};
 use steering::moved_containers;
 use steering::peer_numbers;
 
 use crate::convert::Wire;
-use crate::destination::host::Host;
 use crate::destination::refusal::give_up;
+use crate::destination::server_context::ServerContext;
 
 /// More than a user ends at a time; a message may not name more.
 const LIMIT: usize = 100_000;
@@ -24,7 +24,7 @@ struct TooMany;
 
 /// Ends those of the flows that lead to the sender, or come by it.
 pub async fn end_flows(
-    host: &Host,
+    host: &ServerContext,
     connection: &mut Connection,
     order: EndFlows,
 ) -> Result<(), Cause> {
@@ -34,7 +34,7 @@ pub async fn end_flows(
     }
 }
 
-async fn end(host: &Host, connection: &Connection, order: EndFlows) -> Result<u64, Cause> {
+async fn end(host: &ServerContext, connection: &Connection, order: EndFlows) -> Result<u64, Cause> {
     let EndFlows { id, flows: ordered } = order;
     if ordered.len() > LIMIT {
         return Err(TooMany.into());
@@ -52,7 +52,7 @@ async fn end(host: &Host, connection: &Connection, order: EndFlows) -> Result<u6
     let key = |one: &FlowEnds| (one.protocol, one.own.port(), one.far);
     let ordered: HashSet<_> = ordered.iter().map(key).collect();
     let named = |flow: &Flow| {
-        flow_end::ends(flow, &container).is_some_and(|ends| ordered.contains(&key(&ends)))
+        flow_termination::ends(flow, &container).is_some_and(|ends| ordered.contains(&key(&ends)))
     };
     flows.retain(|flow| {
         let shared = [flow.anchor(addresses), flow.leads_to(addresses)].contains(&Some(from));
@@ -62,6 +62,6 @@ async fn end(host: &Host, connection: &Connection, order: EndFlows) -> Result<u6
         return Ok(0);
     }
     tracing::info!("{id} of {}: {} flows are ended", connection.host(), flows.len());
-    flow_end::end(&host.directories, &*host.engine, &container, &flows).await?;
+    flow_termination::end(&host.directories, &*host.engine, &container, &flows).await?;
     Ok(flows.len() as u64)
 }

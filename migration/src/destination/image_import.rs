@@ -8,7 +8,7 @@ use state::cause::Cause;
 use state::deadline;
 use tokio::io::AsyncWriteExt;
 
-use crate::destination::host::Host;
+use crate::destination::server_context::ServerContext;
 
 /// Bytes that may wait between the connection and the engine.
 const BUFFER: usize = 1024 * 1024;
@@ -36,7 +36,7 @@ struct TooLarge {
 /// Loads the image that follows, and makes sure that it has the ID that it should have; gives it its name, if
 /// that is free. At most `limit` bytes.
 pub async fn store(
-    host: &Host,
+    host: &ServerContext,
     connection: &mut Connection,
     image: &ImageRef,
     limit: u64,
@@ -75,7 +75,10 @@ pub async fn store(
 
 /// An engine gives an image all names that its archive claims, and takes them from others. They are put
 /// back, and the archive is refused: an image that was saved by its ID has no names.
-async fn put_names_back(host: &Host, before: &BTreeMap<String, String>) -> Result<(), Cause> {
+async fn put_names_back(
+    host: &ServerContext,
+    before: &BTreeMap<String, String>,
+) -> Result<(), Cause> {
     let after = host.engine.image_names().await?;
     let mut claimed = Vec::new();
     for (name, id) in &after {

@@ -24,12 +24,12 @@ use state::id::MigrationId;
 use state::journal::{self, Record};
 
 use crate::destination::copy::Copy;
-use crate::destination::host::Host;
+use crate::destination::server_context::ServerContext;
 
 /// Copies by migration, and the host that has them.
 #[derive(Debug)]
 pub struct Copies {
-    host: &'static Host,
+    host: &'static ServerContext,
     table: Mutex<HashMap<MigrationId, Entry>>,
 }
 
@@ -68,12 +68,12 @@ pub enum Decision {
 
 impl Copies {
     /// None yet.
-    pub fn new(host: &'static Host) -> Self {
+    pub fn new(host: &'static ServerContext) -> Self {
         Self { host, table: Mutex::default() }
     }
 
     /// The host.
-    pub fn host(&self) -> &'static Host {
+    pub fn host(&self) -> &'static ServerContext {
         self.host
     }
 

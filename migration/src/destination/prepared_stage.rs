@@ -15,7 +15,7 @@ use state::interrupt_slot::{Place, Turn};
 use state::journal;
 
 use super::work_directory::{STAGE, tidy};
-use crate::destination::host::Host;
+use crate::destination::server_context::ServerContext;
 
 /// A migration that is about to be offered.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct Expected {
 impl Expected {
     /// Starts the engine, unless this host has other containers to move. It saves time, so no failure
     /// matters.
-    pub async fn begin(host: &Host, migration: MigrationId) -> Option<Self> {
+    pub async fn begin(host: &ServerContext, migration: MigrationId) -> Option<Self> {
         let run = &host.directories.run;
         let place = Place::try_take(run)?;
         // Taken and given back: nobody is interrupted now.

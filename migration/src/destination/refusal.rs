@@ -1,4 +1,4 @@
-//! Why not, in the protocol's terms.
+//! Converts refusals and errors to the protocol's failures.
 
 use engine::stage;
 use netmig::tunnel;

@@ -5,14 +5,14 @@ use netmig::sockets::{TcpInfo, TcpSockets};
 use protocol::message::{MigrationId, SilentConnection};
 use state::cause::chain;
 
-use crate::destination::host::Host;
+use crate::destination::server_context::ServerContext;
 
 /// Most connections that are named; whoever asks wants to know whether there are any.
 const MOST: usize = 4096;
 
 /// Returns those of a migration's container, if the engine runs it. A restored socket counts what comes from
 /// zero, and when CRIU lets it go its kernel asks the far end for an answer (`tcp_send_window_probe`).
-pub fn silent(host: &Host, migration: MigrationId) -> Vec<SilentConnection> {
+pub fn silent(host: &ServerContext, migration: MigrationId) -> Vec<SilentConnection> {
     let Ok(Some(finished)) = host.handed_over(migration) else { return Vec::new() };
     let listed = Namespace::of_pid(finished.pid)
         .map_err(Into::into)

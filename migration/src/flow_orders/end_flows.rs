@@ -14,7 +14,7 @@ use state::container_lock::ContainerLock;
 use state::deadline;
 use state::peer_address::{DEFAULT_PORT, Destination};
 use steering::carried_flows::{Ends, Seen, ends, seen};
-use steering::flow_end::{self, FlowEnds};
+use steering::flow_termination::{self, FlowEnds};
 use steering::moved_containers::{self, MovedContainer};
 use steering::peer_numbers;
 
@@ -116,7 +116,7 @@ pub async fn end_flows(context: &Context, choice: &FlowChoice) -> Result<Done, C
         let name = note.map_or("a container that is not known any more", |note| &note.name);
         let line = format!("ended {} flows of {name}", flows.len());
         let Some(note) = note else {
-            flow_end::forget(directories, flows).await?;
+            flow_termination::forget(directories, flows).await?;
             told.push(line);
             continue;
         };
@@ -124,7 +124,7 @@ pub async fn end_flows(context: &Context, choice: &FlowChoice) -> Result<Done, C
         let way = way(*peer).await;
         let container_is_here = flows.iter().all(|flow| flow.leads_to(&note.addresses).is_none());
         if container_is_here {
-            flow_end::end(directories, &*context.engine, note, flows).await?;
+            flow_termination::end(directories, &*context.engine, note, flows).await?;
         }
         let told_by_reset = container_is_here && flows.iter().all(|flow| flow.tcp.is_some());
         if let Err(e) = tell(context, way, *peer, note, flows).await
@@ -138,7 +138,7 @@ pub async fn end_flows(context: &Context, choice: &FlowChoice) -> Result<Done, C
             ));
         }
         if !container_is_here {
-            flow_end::end(directories, &*context.engine, note, flows).await?;
+            flow_termination::end(directories, &*context.engine, note, flows).await?;
         }
         told.push(line);
     }
@@ -154,7 +154,7 @@ fn is_wanted(flow: &Flow, seen: &Seen<'_>, choice: &FlowChoice) -> bool {
     let named =
         |name: &String| seen.note.is_some_and(|note| note.name == *name || note.id == *name);
     let far = |far_end: &FarEnd| {
-        let ends = seen.note.and_then(|note| flow_end::ends(flow, note));
+        let ends = seen.note.and_then(|note| flow_termination::ends(flow, note));
         ends.is_some_and(|ends| far_end.is(ends.far))
     };
     let Ends { from: source, to: destination } = ends(flow.original);
@@ -182,7 +182,8 @@ async fn tell(
 ) -> Result<(), Cause> {
     let host = peer_numbers::peer_with_number(&context.directories.state, peer)?.ok_or(NoWay)?;
     let mut connection = dial_host(context, &way?, host).await?;
-    let flows: Vec<FlowEnds> = flows.iter().filter_map(|flow| flow_end::ends(flow, note)).collect();
+    let flows: Vec<FlowEnds> =
+        flows.iter().filter_map(|flow| flow_termination::ends(flow, note)).collect();
     let order = EndFlows { id: note.id.clone(), flows: flows.into_wire() };
     connection.send(&Message::EndFlows(order)).await?;
     expect!(connection, deadline::ANSWER, FlowsEnded)?;

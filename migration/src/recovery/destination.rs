@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 
 use checkpoint::cgroup::Cgroup;
 use engine::{Engine, Kind};
+use netmig::bridge_port::Port;
 use netmig::container_network::{ContainerNetwork, SiblingAddresses};
 use netmig::flow::{Conntrack, Flow};
-use netmig::isolation::Port;
 use netmig::netns::Namespace;
 use netmig::peer_number::PeerNumber;
 use netmig::table::Table;

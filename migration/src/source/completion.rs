@@ -1,4 +1,4 @@
-//! Step 12: the copy is the container. Packets go on, the original goes.
+//! The completion: the copy is the container. Held packets are released, and the original is removed.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -15,14 +15,14 @@ use steering::port_forward;
 use tokio::task::block_in_place;
 
 use super::anchors;
+use super::dead_connections;
 use super::destination_rpc;
 use super::engine_orders;
 use super::failure::Failure;
-use super::far_ends;
 use super::interruption::{Interruption, Progress};
+use super::local_far_ends;
 use super::migration::Migration;
 use super::retry::{Goal, insist};
-use super::silent_connections;
 use crate::event::{Steps, milliseconds, span};
 use crate::report::{ContainerName, FlowCount, NewAddress, Outcome, Parts, Report};
 
@@ -192,7 +192,7 @@ impl<'a> Completion<'a> {
     async fn listen(&mut self, steps: &mut Steps<'_>) {
         steps.begin("listen for far ends");
         let mut in_use = std::mem::take(&mut self.migration.in_use);
-        match silent_connections::dead(&mut self.migration, &mut in_use, self.audible).await {
+        match dead_connections::dead(&mut self.migration, &mut in_use, self.audible).await {
             Ok(dead) => self.lost.extend(dead),
             Err(e) => self
                 .warnings
@@ -267,7 +267,7 @@ impl<'a> Completion<'a> {
     fn forget_flows(&mut self) -> Result<(), Cause> {
         let Migration { plan, anchors, context, .. } = &mut self.migration;
         let container = &plan.addresses;
-        far_ends::forget(container, &self.local, plan.link.peer)?;
+        local_far_ends::forget(container, &self.local, plan.link.peer)?;
         let by_others = self.flows.iter().any(|flow| flow.anchor(container).is_some());
         if !by_others && plan.offer.forwarders.is_empty() {
             // All are this host's own, and so are those that were about to be opened.

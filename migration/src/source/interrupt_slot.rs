@@ -1,4 +1,4 @@
-//! Before step 6: containers are prepared at once and interrupted in turn.
+//! Turns: containers are prepared at the same time and interrupted one after another.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Steps 6 to 10: the interruption, up to the commit point. New connections begin to wait a moment earlier.
+//! The interruption, up to the commit point. New connections begin to wait a moment earlier.
 //!
 //! A [`Interruption`] owns a container that may be held, frozen and cut off. Whatever of that has happened,
 //! [`Interruption::go_back`] undoes; nothing else in this program thaws a container.
@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use checkpoint::criu::ConfigDir;
 use checkpoint::images::{ImageDir, Manifest};
 use checkpoint::realtime::RealtimePriority;
+use netmig::detour::Detour;
 use netmig::flow::{Alias, Conntrack, Flow};
 use netmig::hold::{Egress, Hold, Pace, PreparedHold};
-use netmig::siblings::Detour;
 use netmig::sockets::{Backlogs, TcpSockets, UdpQueues};
 use netmig::tunnel;
 use protocol::expect;
@@ -26,15 +26,15 @@ use state::journal::{self, Record};
 use steering::moved_containers;
 use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 
-use super::comparison;
+use super::bridged_flows::Besides;
 use super::container_log::CarriedLog;
-use super::dump::{EndedDump, PreparedDump};
 use super::engine_orders::{self, Ended};
 use super::failure::Failure;
 use super::migration::Migration;
 use super::preparation::Tools;
-use super::siblings::Besides;
+use super::prepared_dump::{EndedDump, PreparedDump};
 use super::trees::CarriedTree;
+use super::verify_copy;
 use crate::convert::Wire;
 use crate::event::{milliseconds, span};
 use crate::report::Parts;
@@ -219,9 +219,9 @@ impl<'a> Interruption<'a> {
         self.migration.exchange(self.stand_ins.clone(), beside, &self.flows).await?;
         let plan = &mut self.migration.plan;
         let connection = &mut plan.link.connection;
-        comparison::tell(connection, &plan.cgroup, plan.process.pid).await?;
+        verify_copy::tell(connection, &plan.cgroup, plan.process.pid).await?;
         let mut prepared = expect!(connection, deadline::STAGE, Prepared)?;
-        comparison::check(&mut prepared.differences)?;
+        verify_copy::check(&mut prepared.differences)?;
         Ok(prepared)
     }
 

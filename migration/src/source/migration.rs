@@ -4,7 +4,7 @@
 //! [`Interruption`](super::interruption::Interruption), [`Completion`](super::completion::Completion)) has one and
 //! hands it on to the next.
 
-mod exchange;
+mod tunnel_nat;
 
 use std::io;
 use std::path::PathBuf;
@@ -28,10 +28,10 @@ use steering::{moved_containers, opened_firewall, tunnels};
 use tokio::task::{JoinHandle, block_in_place};
 
 use super::anchors::Anchors;
+use super::dead_connections::InUse;
 use super::destination_rpc;
 use super::failure::Failure;
 use super::plan::Plan;
-use super::silent_connections::InUse;
 use crate::context::Context;
 
 /// How long the killed tasks of the original may take to be gone.

@@ -8,38 +8,38 @@
 //! ```
 
 pub(crate) mod anchors;
+mod bridged_flows;
 mod commit;
-mod comparison;
 mod completion;
 mod container_log;
-mod container_names;
 mod datagrams;
+mod dead_connections;
 pub(crate) mod destination_rpc;
-mod dump;
+mod dns_names;
 mod engine_orders;
+mod expired_flows;
 mod failure;
-pub(crate) mod far_ends;
 mod forecast;
-mod forgotten_flows;
 mod interrupt_slot;
 mod interruption;
 mod landlock;
-mod left_behind;
 mod link_rate;
+pub(crate) mod local_far_ends;
 mod lost_settings;
 mod migration;
 mod multicast;
 mod network_namespace;
-mod own_ports;
+mod original_ports;
 mod path_trial;
 mod plan;
 mod ports;
 mod preparation;
+mod prepared_dump;
 mod receive_buffers;
 mod retry;
-mod siblings;
-mod silent_connections;
+mod siblings_left_behind;
 mod trees;
+mod verify_copy;
 
 use state::cause::chain;
 

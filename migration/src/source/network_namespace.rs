@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use checkpoint::procfs;
 use engine::inspect::Container;
+use netmig::bridge_port::Port;
 use netmig::configuration::{Configuration, Difference, Kind, Known};
-use netmig::isolation::Port;
 use netmig::netns::Namespace;
 use netmig::sysctl::{Parameter, Parameters};
 use state::blocker::Blocker;

@@ -1,4 +1,4 @@
-//! Step 2: everything that could be in the way is looked at on both hosts, and named at once.
+//! The preflight: both hosts look for everything that a migration would fail on, and all of it is named at once.
 
 mod local;
 
@@ -12,8 +12,8 @@ use checkpoint::criu::{self};
 use checkpoint::runtime::Runtime;
 use engine::inspect::Container;
 use engine::{Holder, blockers};
+use netmig::bridge_port;
 use netmig::flow::{Aliases, Readdressed};
-use netmig::isolation;
 use netmig::netns::Namespace;
 use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
@@ -27,15 +27,15 @@ use state::{deadline, host};
 use steering::peer_numbers::{self, HostId};
 use steering::port_forward::{Away, Forwarder};
 use steering::tunnel_aliases::{self};
-use steering::{fwmark, tunnels};
+use steering::{fwmark_setting, tunnels};
 
 use super::destination_rpc::Peer;
 use super::failure::Failure;
-use super::far_ends::FarEnds;
 use super::forecast::ExpectedInterruption;
+use super::local_far_ends::FarEnds;
 use super::network_namespace::OwnNetwork;
 use super::receive_buffers::Room;
-use super::{container_names, landlock, link_rate, multicast, own_ports, ports};
+use super::{dns_names, landlock, link_rate, multicast, original_ports, ports};
 use crate::connect::{Introduced, Link};
 use crate::context::Context;
 use crate::convert::Wire;
@@ -70,7 +70,7 @@ pub struct Plan {
     /// What that is like.
     pub network: Arc<OwnNetwork>,
     /// Its end of the host's bridge.
-    pub port: isolation::Port,
+    pub port: bridge_port::Port,
     /// Its cgroup.
     pub cgroup: Arc<Cgroup>,
     /// By what it is found after a crash.
@@ -108,23 +108,23 @@ impl Plan {
 
     /// Connects the container again, should its port have been replaced meanwhile, too. One that was disconnected from
     /// its network by an order stays so.
-    pub fn reconnect(&self) -> Result<(), isolation::Error> {
+    pub fn reconnect(&self) -> Result<(), bridge_port::Error> {
         if self.port.unblock().is_ok() {
             return Ok(());
         }
         match self.present_port() {
-            Err(isolation::Error::NoInterface { .. }) => Ok(()),
+            Err(bridge_port::Error::NoInterface { .. }) => Ok(()),
             port => port?.unblock(),
         }
     }
 
     /// Its end of the host's bridge as it is now.
-    pub fn present_port(&self) -> Result<isolation::Port, isolation::Error> {
-        isolation::Port::of_container(&self.namespace, &self.process.interface)
+    pub fn present_port(&self) -> Result<bridge_port::Port, bridge_port::Error> {
+        bridge_port::Port::of_container(&self.namespace, &self.process.interface)
     }
 }
 
-/// Looks at the container, offers it to the destination, and comes back with all that is in the way.
+/// Inspects the container and offers it to the destination. Returns the plan, or a refusal with all blockers.
 pub async fn agree(
     context: &Context,
     request: &Request,
@@ -185,12 +185,12 @@ pub async fn agree(
     let networks = &local.description.connectivity.networks;
     let networks: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
     let others = context.engine.resolvable_names(&networks, &container.id);
-    warnings.extend(container_names::warning(&container.name, &others));
+    warnings.extend(dns_names::warning(&container.name, &others));
     let this = context.trust.identity.fingerprint().host();
     let aliases = tunnel_aliases::known(&context.directories, this).map_err(refused)?;
     let comes_home = local.anchors.values().any(|host| *host == link.host);
     let mut own =
-        fwmark::blockers(&context.directories.state, comes_home).await.map_err(refused)?;
+        fwmark_setting::blockers(&context.directories.state, comes_home).await.map_err(refused)?;
     if let Err(e) = local.others.check(&local.passing) {
         own.push(tunnel_aliases::blocker(&host::name(), &e));
     }
@@ -207,7 +207,7 @@ pub async fn agree(
     }
     let options = &request.options;
     let (published, own_again) =
-        own_ports::publish(&container, &mut local.description, &options.publish);
+        original_ports::publish(&container, &mut local.description, &options.publish);
     warnings.extend(own_again);
     let away = match options.forward {
         true => ports::away(&container, &link, &aliases).map_err(|e| refused(e.into()))?,

@@ -1,6 +1,6 @@
-//! Steps 3 to 5: everything slow, while the container runs. What is changed here is undone here.
+//! The preparation: everything slow, while the container runs. What is changed here is undone here.
 
-mod look;
+mod baseline;
 mod streams;
 mod tools;
 mod transfer;
@@ -24,7 +24,7 @@ use steering::port_forward::{Away, Note, Role};
 use steering::tunnels::SteeringLock;
 use tokio::task::block_in_place;
 
-use super::dump::PreparedDump;
+use super::bridged_flows::Besides;
 use super::engine_orders;
 use super::failure::Failure;
 use super::interrupt_slot;
@@ -32,7 +32,7 @@ use super::migration::Migration;
 use super::path_trial;
 use super::plan::Plan;
 use super::ports;
-use super::siblings::Besides;
+use super::prepared_dump::PreparedDump;
 use crate::convert::Wire;
 use crate::event::Steps;
 use tools::Ready;

@@ -12,8 +12,8 @@ use std::sync::{Mutex, PoisonError};
 use thiserror::Error;
 
 use self::route_mtu::Routes;
+use crate::bridge_port::Port;
 use crate::flow::contains;
-use crate::isolation::Port;
 use crate::netlink::route::{InterfaceAddress, addresses, links, permanent, reachable};
 use crate::netlink::{Connection, Protocol, RefusedAt, SocketError};
 use crate::netns::{self, Namespace};
@@ -210,7 +210,7 @@ impl ContainerNetwork {
     /// # Errors
     /// [`Error::NotConnected`]; [`Error::Neighbour`] for the first entry that the kernel refused.
     ///
-    /// [`Detour::remove`]: crate::siblings::Detour::remove
+    /// [`Detour::remove`]: crate::detour::Detour::remove
     pub fn seed_neighbours(&self, port: &Port, others: &SiblingAddresses) -> Result<(), Error> {
         let interface = self.interface_at(port)?;
         let bridge = port.bridge();

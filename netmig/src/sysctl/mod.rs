@@ -7,8 +7,8 @@
 //! first, or cannot be written there. A value that a fresh namespace of the same host has too was
 //! not changed by anyone: another kernel need not know it.
 
-mod engine_options;
 mod files;
+mod set_parameters;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use self::engine_options::EngineOptionError;
 use self::files::{in_fresh, value, values_here, write};
+pub use self::set_parameters::EngineOptionError;
 use crate::netns::{self, Namespace};
 
 /// Where the files are.

@@ -22,9 +22,9 @@ mod config;
 mod device;
 pub mod direct;
 mod error;
+mod handshake;
 mod output_trace;
 mod saved_tunnel;
-mod session;
 mod userspace;
 
 use std::io;
@@ -210,7 +210,7 @@ pub async fn establish(peer: PeerNumber) -> Result<(), Error> {
         if device.kind == Kind::Direct {
             return Ok(());
         }
-        session::establish(&device, &interface).await
+        handshake::establish(&device, &interface).await
     })
     .await
 }
@@ -225,7 +225,7 @@ pub async fn confirm(peer: PeerNumber) -> Result<(), Error> {
     in_time("confirm the session", peer.interface(), async {
         let interface = peer.interface();
         let (handle, device) = existing(&interface).await?;
-        session::confirm(&handle, &device, &interface).await
+        handshake::confirm(&handle, &device, &interface).await
     })
     .await
 }
@@ -280,7 +280,7 @@ pub fn check(peer: PeerNumber) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Settings`] when it cannot be sent.
 pub fn knock(peer: PeerNumber) -> Result<(), Error> {
-    session::greet(&peer.interface())
+    handshake::greet(&peer.interface())
 }
 
 /// Lets this host's own packets with a loopback source leave by the tunnel, where they get another

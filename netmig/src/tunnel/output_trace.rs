@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use super::Error;
-use super::session::DESTINATION;
+use super::handshake::DESTINATION;
 use crate::flow::Protocol;
 use crate::path_trial::{DropRule, Fate, Tracer};
 use crate::peer_number::PeerNumber;

@@ -149,7 +149,7 @@ impl Peers {
         })
     }
 
-    /// Notes that containers may be moved to the host with a certificate.
+    /// Adds the host with a certificate as a destination.
     ///
     /// # Errors
     /// As [`Peers::add_source`].
@@ -188,7 +188,7 @@ impl Peers {
         self.write(lock, &Peer { source: None, ..peer }).map(|()| true)
     }
 
-    /// Notes that containers may not be moved to a peer any more; returns whether they might.
+    /// Removes a peer as a destination. Returns whether it was one.
     ///
     /// # Errors
     /// [`Error::File`], if its file cannot be used.

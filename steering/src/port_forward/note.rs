@@ -14,7 +14,7 @@ use state::cause::Cause;
 use state::directories::Directories;
 use state::id::MigrationId;
 use state::peer_address::Destination;
-use state::{notes, private_file};
+use state::{json_files, private_file};
 
 /// What this host does about new connections for a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ impl Note {
     /// # Errors
     /// The note cannot be written.
     pub fn write(&self, directories: &Directories, _: &SteeringLock) -> Result<(), Cause> {
-        Ok(notes::write(&self.path(directories), VERSION, self)?)
+        Ok(json_files::write(&self.path(directories), VERSION, self)?)
     }
 
     /// Returns where its ports lead, if they do.

@@ -13,7 +13,7 @@ use crate::{peer_numbers, port_forward};
 use state::cause::Cause;
 use state::directories::Directories;
 use state::id::MigrationId;
-use state::{notes, private_file};
+use state::{json_files, private_file};
 
 /// A note that flows of a container need the tunnel to a peer of which their marks say nothing. It keeps
 /// this tunnel for as long as there are such flows, should nobody take it back.
@@ -42,7 +42,7 @@ impl Claim {
         migration: MigrationId,
         _: &SteeringLock,
     ) -> Result<(), Cause> {
-        Ok(notes::write(&Self::path(directories, migration), VERSION, self)?)
+        Ok(json_files::write(&Self::path(directories, migration), VERSION, self)?)
     }
 
     /// Returns the claim of a migration, if it has one.
@@ -50,7 +50,7 @@ impl Claim {
     /// # Errors
     /// The note cannot be read.
     pub fn find(directories: &Directories, migration: MigrationId) -> Result<Option<Self>, Cause> {
-        Ok(notes::read(&Self::path(directories, migration), VERSION)?)
+        Ok(json_files::read(&Self::path(directories, migration), VERSION)?)
     }
 
     /// Returns whether a migration has a claim.
@@ -68,7 +68,7 @@ impl Claim {
         migration: MigrationId,
     ) -> Result<Option<Self>, Cause> {
         let path = Self::path(directories, migration);
-        let claim = notes::read(&path, VERSION)?;
+        let claim = json_files::read(&path, VERSION)?;
         private_file::remove(&path)?;
         Ok(claim)
     }
@@ -117,5 +117,5 @@ pub(super) fn claimed(
 }
 
 pub(super) fn claims(directories: &Directories) -> Result<Vec<(PathBuf, Claim)>, Cause> {
-    Ok(notes::all(&directories.run.join(CLAIMS), VERSION)?)
+    Ok(json_files::all(&directories.run.join(CLAIMS), VERSION)?)
 }

@@ -10,7 +10,7 @@ use super::work_dir::WorkDir;
 use super::{Error, import};
 use crate::Kind;
 use crate::podman::Podman;
-use checkpoint::shim::wire::ToShim;
+use checkpoint::shim::messages::ToShim;
 
 /// How long podman may take to give up by itself before it is killed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);

@@ -6,7 +6,7 @@ use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
-use checkpoint::shim::wire::{self, FromShim, Hello, ToShim};
+use checkpoint::shim::messages::{self, FromShim, Hello, ToShim};
 
 /// A connected shim.
 #[derive(Debug)]
@@ -44,9 +44,9 @@ impl ShimSocket {
 }
 
 async fn receive(stream: &mut UnixStream) -> io::Result<FromShim> {
-    let mut header = [0; wire::HEADER];
+    let mut header = [0; messages::HEADER];
     stream.read_exact(&mut header).await?;
-    let mut payload = vec![0; wire::payload_len(header)?];
+    let mut payload = vec![0; messages::payload_len(header)?];
     stream.read_exact(&mut payload).await?;
     FromShim::decode(header[0], &payload)
 }

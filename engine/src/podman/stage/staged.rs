@@ -15,9 +15,9 @@ use crate::Kind;
 use crate::podman::Podman;
 use crate::stage::{Restored, Staged, StagedContainer};
 use checkpoint::criu;
-use checkpoint::kernel_warmup::KernelWarmup;
 use checkpoint::oci_bundle::Bundle;
-use checkpoint::shim::wire::{Ended, FromShim, Go, ToShim};
+use checkpoint::rcu_grace_periods::GracePeriods;
+use checkpoint::shim::messages::{Ended, FromShim, Go, ToShim};
 use checkpoint::shim::{LIFETIME, argv};
 
 /// How long podman may take from the runtime's success to its own exit.
@@ -41,7 +41,7 @@ pub(in crate::podman) struct PodmanStaged {
     child: Option<Child>,
     restored: Option<Restored>,
     /// Until the restore has ended.
-    warmup: Option<KernelWarmup>,
+    warmup: Option<GracePeriods>,
 }
 
 /// Bytes that podman needs at most to note that a container runs: some pages of its database, and files of
@@ -93,7 +93,7 @@ impl PodmanStaged {
             lease,
             child,
             restored: None,
-            warmup: link.hello.ended.is_none().then(KernelWarmup::for_restore),
+            warmup: link.hello.ended.is_none().then(GracePeriods::for_restore),
             link,
         };
         if let Some(ended) = staged.link.hello.ended {
@@ -234,7 +234,7 @@ impl Staged for PodmanStaged {
         deadline: Duration,
     ) -> Result<(), Error> {
         // It may have been staged long ago.
-        self.warmup = Some(KernelWarmup::for_restore());
+        self.warmup = Some(GracePeriods::for_restore());
         let ready = ToShim::Ready(self.go(images, criu_config));
         let exchange = async {
             self.link.send(&ready).await?;

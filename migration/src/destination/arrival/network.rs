@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netmig::container_network::SiblingAddresses;
+use netmig::detour::Detour;
 use netmig::flow::{Conntrack, Readdressed, TunnelNat};
-use netmig::siblings::Detour;
 use state::cause::Cause;
 use state::journal::Record;
 use steering::moved_containers::{self, MovedContainer};

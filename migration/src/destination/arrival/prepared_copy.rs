@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use checkpoint::cgroup::Cgroup;
 use engine::stage::Staged;
+use netmig::bridge_port::Port;
 use netmig::container_network::ContainerNetwork;
-use netmig::isolation::Port;
 use state::journal::Journal;
 
 /// The staged container's network.

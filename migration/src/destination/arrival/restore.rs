@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::ConfigDir;
-use checkpoint::fingerprint::Fingerprint;
+use checkpoint::facts::ContainerFacts;
 use checkpoint::images::ImageDir;
 use checkpoint::socket_options::SocketSettings;
 use checkpoint::tasks::TaskSettings;
@@ -17,7 +17,7 @@ use tokio::task::block_in_place;
 
 use super::{Arrival, EngineGone, Incomplete};
 use crate::convert::{Settings, Wire};
-use crate::destination::comparison;
+use crate::destination::verify_copy;
 
 impl Arrival {
     /// Restores the copy; `ordered` is when the source has ordered it.
@@ -41,8 +41,8 @@ impl Arrival {
         // Nothing of the copy runs before its source has decided.
         let cgroup = self.cgroup.insert(block_in_place(|| staged.frozen_cgroup())?);
         block_in_place(|| set(settings, cgroup))?;
-        let copy = block_in_place(|| Fingerprint::read(cgroup, restored.pid))?;
-        let differences = comparison::compare(connection, &copy).await?;
+        let copy = block_in_place(|| ContainerFacts::read(cgroup, restored.pid))?;
+        let differences = verify_copy::compare(connection, &copy).await?;
         if !staged.is_awaited() {
             return Err(EngineGone(self.host.engine.kind()).into());
         }

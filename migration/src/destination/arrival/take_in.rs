@@ -18,7 +18,7 @@ use tokio::task::block_in_place;
 
 use crate::destination::addresses::addresses;
 use crate::destination::claimed_flows::Claims;
-use crate::destination::incoming::Incoming;
+use crate::destination::received_state::ReceivedState;
 use crate::destination::spool::Spool;
 use crate::state_stream::StatePart;
 
@@ -40,7 +40,7 @@ struct Receiving<'a> {
 }
 
 /// Puts what came before there was a container into the container.
-fn apply(spool: &Spool, incoming: &mut Incoming) -> Result<(), Cause> {
+fn apply(spool: &Spool, incoming: &mut ReceivedState) -> Result<(), Cause> {
     for part in spool.replay()? {
         incoming.take(part?)?;
     }
@@ -60,7 +60,7 @@ impl Arrival {
         let mut trees: Vec<(Tree, &Path)> = vec![(Tree::Root, &staged.root)];
         trees.extend(staged.shm.as_deref().map(|shm| (Tree::SharedMemory, shm)));
         let criu_config = ConfigDir::create(&self.work.join("criu"), &Options::restore())?;
-        let mut incoming = Incoming::open(&images, self.limits, &trees, &staged.log)?;
+        let mut incoming = ReceivedState::open(&images, self.limits, &trees, &staged.log)?;
         // Of flows whose anchor this host is the source tells nothing.
         incoming.unscaled = self.is_return();
         incoming.without_symlinks.clone_from(&self.offer.without_symlinks);
@@ -134,7 +134,7 @@ impl Arrival {
     /// Takes a part of the container's state.
     async fn take_part(
         &mut self,
-        incoming: &mut Incoming,
+        incoming: &mut ReceivedState,
         part: StatePart,
         receiving: &mut Receiving<'_>,
     ) -> Result<(), Cause> {
@@ -160,7 +160,7 @@ impl Arrival {
     /// Makes the entries of flows that the source has sent.
     fn take_flows(
         &self,
-        incoming: &mut Incoming,
+        incoming: &mut ReceivedState,
         batch: message::FlowBatch,
         &mut Receiving { addresses, others, claims, .. }: &mut Receiving<'_>,
     ) -> Result<(), Cause> {

@@ -16,7 +16,7 @@ use tokio::task::block_in_place;
 use super::undo::{tidy, unhold};
 use super::{Departed, Error, Event, Settled};
 use crate::context::Context;
-use crate::source::{anchors, destination_rpc, far_ends};
+use crate::source::{anchors, destination_rpc, local_far_ends};
 
 /// How long the killed tasks of the original may take to be gone.
 const KILLED: Duration = Duration::from_secs(10);
@@ -42,7 +42,7 @@ pub async fn finish(
             context.tell(Event::DestinationRuns);
             journal.append(&Record::Acknowledged).map_err(|e| Error::Begin(e.into()))?;
             if let Some(number) = departed.number
-                && let Err(e) = far_ends::forget(&departed.addresses, &local, number)
+                && let Err(e) = local_far_ends::forget(&departed.addresses, &local, number)
             {
                 tracing::warn!("{}", chain(e.as_ref()));
             }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use checkpoint::images::ImageDir;
 use checkpoint::procfs;
+use netmig::bridge_port::{self, Port};
 use netmig::flow::{Conntrack, Direction, Flow, TunnelNat};
-use netmig::isolation::{self, Port};
 use netmig::netns::Namespace;
 use netmig::peer_number::PeerNumber;
 use netmig::sockets::receive_buffers;
@@ -165,7 +165,7 @@ fn connect(process: &Process) -> Result<bool, Cause> {
     let namespace = Namespace::at_path(&process.namespace)?;
     let port = match Port::of_container(&namespace, &process.interface) {
         // The engine was told to disconnect it.
-        Err(isolation::Error::NoInterface { .. }) => return Ok(false),
+        Err(bridge_port::Error::NoInterface { .. }) => return Ok(false),
         port => port?,
     };
     let was_blocked = port.is_blocked()?;

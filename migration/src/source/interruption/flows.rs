@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use netmig::detour::Detour;
 use netmig::flow::{Alias, Conntrack, Direction, Flow};
-use netmig::siblings::Detour;
 use protocol::message::FlowBatch;
 use protocol::wire::FLOWS_PER_FRAME;
 use state::cause::Cause;
@@ -13,8 +13,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::Interruption;
 use crate::convert::Wire;
-use crate::source::forgotten_flows::remember;
-use crate::source::siblings::Besides;
+use crate::source::bridged_flows::Besides;
+use crate::source::expired_flows::remember;
 use crate::state_stream::{StatePart, StateSink};
 
 /// The container's flows as they were when it was cut off.

@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use checkpoint::images::{Chunk, Follower, Manifest};
-use checkpoint::kernel_warmup::KernelWarmup;
+use checkpoint::rcu_grace_periods::GracePeriods;
 use checkpoint::realtime::{MANY_FILES, RealtimePriority};
 use checkpoint::runtime::Waiting;
 use checkpoint::socket_options::SocketSettings;
 use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::Tasks;
-use protocol::message::Message;
 use protocol::wire::PIECE;
 use state::cause::Cause;
 use state::deadline;
@@ -20,8 +19,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::flows::Collected;
 use super::{DUMP_END, Interruption};
 use crate::convert::{Settings, Wire};
-use crate::source::dump::{EndedDump, PreparedDump, request};
 use crate::source::preparation::NotPrepared;
+use crate::source::prepared_dump::{EndedDump, PreparedDump, request};
 use crate::source::trees::{self, CarriedTree};
 use crate::state_stream::peer::PeerSink;
 use crate::state_stream::{StatePart, StateSink};
@@ -38,12 +37,12 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(1);
 /// Everything that is read of a frozen container, beside CRIU's dump.
 struct Capture {
     images: JoinHandle<Result<Manifest, Cause>>,
-    settings: JoinHandle<Result<Vec<Settings>, Cause>>,
+    settings: JoinHandle<Result<(), Cause>>,
     network: JoinHandle<Result<(), Cause>>,
     flows: JoinHandle<Result<Collected, Cause>>,
     trees: JoinHandle<Result<(), Cause>>,
     /// Held until the dump has ended.
-    _warmup: KernelWarmup,
+    _warmup: GracePeriods,
 }
 
 impl Interruption<'_> {
@@ -84,10 +83,7 @@ impl Interruption<'_> {
             connection.send(&part.into()).await?;
         }
         let dumped = self.end_dump().await?;
-        let (manifest, settings) = self.end_capture(capture).await?;
-        for part in settings {
-            self.migration.connection().send(&Message::Settings(part.into_wire())).await?;
-        }
+        let manifest = self.end_capture(capture).await?;
         self.progress.checkpoint_bytes = manifest.files.iter().map(|file| file.length).sum();
         Ok((manifest, dumped))
     }
@@ -103,7 +99,7 @@ impl Interruption<'_> {
         self.dump = Some(self.start_dump(waiting, Arc::clone(done)));
         Ok(Capture {
             images: follow(follower, Arc::clone(done), Arc::clone(&sink)),
-            settings: self.read_settings(),
+            settings: self.send_settings(Arc::clone(&sink)),
             network: self.check_network(),
             flows: self.collect_flows(Arc::clone(&sink)),
             trees: self.send_changes(sink),
@@ -123,7 +119,7 @@ impl Interruption<'_> {
     }
 
     /// Waits until everything was read.
-    async fn end_capture(&mut self, capture: Capture) -> Result<(Manifest, Vec<Settings>), Cause> {
+    async fn end_capture(&mut self, capture: Capture) -> Result<Manifest, Cause> {
         let collected = capture.flows.await??;
         self.conntrack = Some(collected.conntrack);
         self.flows = collected.flows;
@@ -134,8 +130,8 @@ impl Interruption<'_> {
         self.besides.lay(&collected.detours)?;
         capture.trees.await??;
         capture.network.await??;
-        let settings = capture.settings.await??;
-        Ok((capture.images.await??, settings))
+        capture.settings.await??;
+        capture.images.await?
     }
 
     /// The dump runs as a task of its own: when this migration turns back it must be waited for,
@@ -162,7 +158,7 @@ impl Interruption<'_> {
     }
 
     /// Reads settings that CRIU does not restore, while it dumps. Each part fits into a message.
-    fn read_settings(&self) -> JoinHandle<Result<Vec<Settings>, Cause>> {
+    fn send_settings(&self, sink: Arc<dyn StateSink>) -> JoinHandle<Result<(), Cause>> {
         let plan = &self.migration.plan;
         let (cgroup, monitor) = (Arc::clone(&plan.cgroup), plan.container.monitor_pid);
         spawn_blocking(move || {
@@ -175,7 +171,10 @@ impl Interruption<'_> {
                 .chunks(SETTINGS)
                 .map(|part| Settings { tasks: part.to_vec(), ..Settings::default() });
             let of_cgroup = Settings { cgroup: cgroup.settings(), ..Settings::default() };
-            Ok(of_sockets.chain(of_tasks).chain([of_cgroup]).collect())
+            for part in of_sockets.chain(of_tasks).chain([of_cgroup]) {
+                sink.put(StatePart::Settings(part.into_wire()))?;
+            }
+            Ok(())
         })
     }
 

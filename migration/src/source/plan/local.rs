@@ -11,9 +11,9 @@ use checkpoint::runtime::Runtime;
 use checkpoint::{cgroup::Cgroup, mountinfo, procfs, tree};
 use engine::description::Description;
 use engine::inspect::{Container, PublishedPort};
+use netmig::bridge_port;
 use netmig::container_network::ContainerNetwork;
 use netmig::flow::{Alias, Aliases, Conntrack, Flow, TunnelNat};
-use netmig::isolation;
 use netmig::netns::Namespace;
 use netmig::peer_number::PeerNumber;
 use protocol::message::{ImageRef, MigrationId, Network};
@@ -29,7 +29,7 @@ use steering::tunnel_aliases::OfOthers;
 use crate::context::Context;
 use crate::offer::Offer;
 use crate::source::network_namespace::OwnNetwork;
-use crate::source::{lost_settings, ports, siblings};
+use crate::source::{bridged_flows, lost_settings, ports};
 
 /// A container that is connected to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,7 @@ pub(super) struct Local {
     pub(super) criu_version: Version,
     pub(super) namespace: Arc<Namespace>,
     pub(super) network: Arc<OwnNetwork>,
-    pub(super) port: isolation::Port,
+    pub(super) port: bridge_port::Port,
     pub(super) cgroup: Arc<Cgroup>,
     pub(super) process: Process,
     pub(super) anchors: BTreeMap<PeerNumber, HostId>,
@@ -81,7 +81,7 @@ pub(super) async fn look(
     let namespace = Arc::new(namespace);
     let sandbox = ContainerNetwork::open(&namespace)?;
     let interface = sandbox.interfaces().first().ok_or(NoInterface)?;
-    let port = isolation::Port::of_container(&namespace, &interface.name)?;
+    let port = bridge_port::Port::of_container(&namespace, &interface.name)?;
     let readonly_paths = &described.description.confinement.readonly_paths;
     let network = tokio::task::block_in_place(|| {
         OwnNetwork::read(container, &namespace, (&interface.name, &port), readonly_paths)
@@ -101,7 +101,7 @@ pub(super) async fn look(
     let state = &context.directories.state;
     let mut flows = Conntrack::open()?.dump(&addresses(container))?;
     let others = moved_containers::others(&context.directories, &container.id)?;
-    siblings::settle(&mut flows, &addresses(container), &others);
+    bridged_flows::settle(&mut flows, &addresses(container), &others);
     let passing = Alias::of_anchors(&flows, &addresses(container));
     let mut anchors = anchors(state, &addresses(container), &flows)?;
     // They have to lead new connections on, as they have to do with those that exist.

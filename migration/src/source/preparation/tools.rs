@@ -7,9 +7,9 @@ use netmig::hold::PreparedHold;
 use netmig::sockets::{Backlogs, TcpSockets, UdpQueues};
 use state::interrupt_slot::Turn;
 
+use crate::source::bridged_flows::Besides;
 use crate::source::container_log::CarriedLog;
-use crate::source::dump::PreparedDump;
-use crate::source::siblings::Besides;
+use crate::source::prepared_dump::PreparedDump;
 use crate::source::trees::CarriedTree;
 
 /// What the interruption uses, made ready before it.

@@ -25,6 +25,7 @@ use crate::source::container_log::CarriedLog;
 use crate::source::engine_orders::Ended;
 use crate::source::plan::Plan;
 use crate::source::trees::{self, CarriedTree};
+use crate::state_stream::StateSink;
 use crate::state_stream::peer::PeerSink;
 
 /// The destination's end of the tunnel is of another kind than this host's.
@@ -144,7 +145,7 @@ impl Preparation<'_> {
         }
         if let Some(path) = container.log.as_deref().filter(|path| path.is_file()) {
             let mut log = CarriedLog::open(path)?;
-            let pass = move |sink: &PeerSink| {
+            let pass = move |sink: &dyn StateSink| {
                 log.pass(sink)?;
                 Ok(log)
             };
@@ -152,7 +153,7 @@ impl Preparation<'_> {
             self.ready.log = Some(log);
         }
         for (tree, source) in sources {
-            let pass = move |sink: &PeerSink| {
+            let pass = move |sink: &dyn StateSink| {
                 let (snapshot, _) =
                     trees::send(tree, sink, |records| source.first_pass(Tasks::Running, records))?;
                 Ok(CarriedTree { tree, source, snapshot })
@@ -170,7 +171,7 @@ impl Preparation<'_> {
     async fn send_parts<T: Send + 'static>(
         &mut self,
         steps: &mut Steps<'_>,
-        pass: impl FnOnce(&PeerSink) -> Result<T, Cause> + Send + 'static,
+        pass: impl FnOnce(&dyn StateSink) -> Result<T, Cause> + Send + 'static,
     ) -> Result<T, Cause> {
         let (sink, mut parts) = PeerSink::new();
         let pass = spawn_blocking(move || pass(&sink));

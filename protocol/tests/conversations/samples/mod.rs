@@ -6,7 +6,7 @@ mod description;
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use protocol::message::comparison::{
+use protocol::message::facts::{
     Difference, Fact, FactsOfKind, NetworkFact, NetworkFactsOfKind, Parameter,
 };
 use protocol::message::flow::{Alias, Protocol, TcpState, Tuple, Zone, ZoneScope};

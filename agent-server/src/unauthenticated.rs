@@ -1,6 +1,8 @@
-//! Connections whose far end has not shown who it is. Anybody can make them, so each gets little and
-//! not for long, and those that keep this host waiting make room for new ones: a paired host needs
-//! milliseconds for its handshake, whoever floods the port does not care.
+//! Limits connections whose client is not authenticated yet (as `MaxStartups` of sshd_config(5) does).
+//!
+//! Anybody can open them, so each costs little and lasts a few seconds. When there are too many, the oldest one makes
+//! room: a paired host needs milliseconds for its handshake, and the client of a connection that is dropped loses
+//! nothing but that.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,72 +21,72 @@ const NETWORK: u32 = 64;
 
 /// The places, oldest first.
 #[derive(Debug, Default)]
-pub struct Reception {
-    guests: Mutex<Guests>,
+pub struct Unauthenticated {
+    waiting: Mutex<Waiting>,
 }
 
 #[derive(Debug, Default)]
-struct Guests {
-    waiting: Vec<Guest>,
+struct Waiting {
+    waiting: Vec<Entry>,
     next: u64,
     warned: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Guest {
+struct Entry {
     ticket: Ticket,
     network: IpAddr,
     task: Option<AbortHandle>,
 }
 
-/// A place in the reception.
+/// A place in the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket(u64);
 
-impl Reception {
+impl Unauthenticated {
     /// Gives a place to a new connection, taking it from the oldest one of the same network, or of
     /// all, if there is no other.
     pub fn enter(&self, address: IpAddr) -> Ticket {
         let network = network_of(address);
-        let mut guests = self.guests();
-        let of_one = guests.waiting.iter().filter(|guest| guest.network == network).count();
+        let mut all = self.lock();
+        let of_one = all.waiting.iter().filter(|entry| entry.network == network).count();
         let oldest = if of_one >= PLACES_OF_ONE {
-            guests.waiting.iter().position(|guest| guest.network == network)
+            all.waiting.iter().position(|entry| entry.network == network)
         } else {
-            (guests.waiting.len() >= PLACES).then_some(0)
+            (all.waiting.len() >= PLACES).then_some(0)
         };
         if let Some(index) = oldest {
-            let guest = guests.waiting.remove(index);
-            guest.task.inspect(AbortHandle::abort);
-            guests.warn(guest.network);
+            let entry = all.waiting.remove(index);
+            entry.task.inspect(AbortHandle::abort);
+            all.warn(entry.network);
         }
-        let ticket = Ticket(guests.next);
-        guests.next += 1;
-        guests.waiting.push(Guest { ticket, network, task: None });
+        let ticket = Ticket(all.next);
+        all.next += 1;
+        all.waiting.push(Entry { ticket, network, task: None });
         ticket
     }
 
     /// Notes which task serves a connection, so that it can be ended.
     pub fn serve(&self, ticket: Ticket, task: AbortHandle) {
-        if let Some(guest) = self.guests().waiting.iter_mut().find(|g| g.ticket == ticket) {
-            guest.task = Some(task);
+        if let Some(entry) = self.lock().waiting.iter_mut().find(|g| g.ticket == ticket) {
+            entry.task = Some(task);
         }
     }
 
     /// Gives the place back; `false` if it was taken away, and the connection has to end.
     pub fn leave(&self, ticket: Ticket) -> bool {
-        let waiting = &mut self.guests().waiting;
-        let place = waiting.iter().position(|guest| guest.ticket == ticket);
+        let waiting = &mut self.lock().waiting;
+        let place = waiting.iter().position(|entry| entry.ticket == ticket);
         place.map(|index| waiting.remove(index)).is_some()
     }
 
-    fn guests(&self) -> MutexGuard<'_, Guests> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         // The list is whole between any two statements of this file.
-        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Guests {
+impl Waiting {
     /// Says so once a minute: a flood may not fill the log.
     fn warn(&mut self, network: IpAddr) {
         if self.warned.is_none_or(|warned| warned.elapsed() >= QUIET) {
@@ -117,24 +119,24 @@ mod tests {
 
     #[test]
     fn one_address_pushes_out_only_its_own() {
-        let reception = Reception::default();
-        let other = reception.enter(address("192.0.2.1"));
-        let flood: Vec<Ticket> = (0..1000).map(|_| reception.enter(address("192.0.2.9"))).collect();
-        assert!(reception.leave(other));
-        assert!(!reception.leave(flood[0]));
-        assert!(!reception.leave(flood[1000 - PLACES_OF_ONE - 1]));
-        assert!(reception.leave(flood[1000 - PLACES_OF_ONE]));
-        assert!(reception.leave(flood[999]));
+        let limit = Unauthenticated::default();
+        let other = limit.enter(address("192.0.2.1"));
+        let flood: Vec<Ticket> = (0..1000).map(|_| limit.enter(address("192.0.2.9"))).collect();
+        assert!(limit.leave(other));
+        assert!(!limit.leave(flood[0]));
+        assert!(!limit.leave(flood[1000 - PLACES_OF_ONE - 1]));
+        assert!(limit.leave(flood[1000 - PLACES_OF_ONE]));
+        assert!(limit.leave(flood[999]));
     }
 
     #[test]
     fn many_addresses_push_out_the_oldest() {
-        let reception = Reception::default();
+        let limit = Unauthenticated::default();
         let all: Vec<Ticket> =
-            (0..=PLACES).map(|n| reception.enter(IpAddr::from([198, 51, 100, n as u8]))).collect();
-        assert!(!reception.leave(all[0]));
-        assert!(reception.leave(all[1]));
-        assert!(!reception.leave(all[1]));
+            (0..=PLACES).map(|n| limit.enter(IpAddr::from([198, 51, 100, n as u8]))).collect();
+        assert!(!limit.leave(all[0]));
+        assert!(limit.leave(all[1]));
+        assert!(!limit.leave(all[1]));
     }
 
     #[test]
@@ -146,12 +148,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_task_of_a_place_that_is_taken_ends() {
-        let reception = Reception::default();
-        let first = reception.enter(address("192.0.2.9"));
+        let limit = Unauthenticated::default();
+        let first = limit.enter(address("192.0.2.9"));
         let task = tokio::spawn(std::future::pending::<()>());
-        reception.serve(first, task.abort_handle());
+        limit.serve(first, task.abort_handle());
         for _ in 0..PLACES_OF_ONE {
-            reception.enter(address("192.0.2.9"));
+            limit.enter(address("192.0.2.9"));
         }
         assert!(task.await.unwrap_err().is_cancelled());
     }

@@ -7,10 +7,10 @@ use protocol::wire::Connection;
 use state::cause::{Cause, chain};
 use state::deadline;
 
-use migration::destination::Host;
+use migration::destination::ServerContext;
 
 /// Hears the secret and lets its owner in, or says why not.
-pub async fn welcome(host: &Host, mut connection: Connection) -> Result<(), Cause> {
+pub async fn welcome(host: &ServerContext, mut connection: Connection) -> Result<(), Cause> {
     let join = expect!(connection, deadline::CONNECT, Join)?;
     let (state, fingerprint) = (&host.directories.state, connection.fingerprint());
     match invitation::redeem(state, &join.secret, fingerprint, &join.name) {

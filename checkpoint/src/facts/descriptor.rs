@@ -2,13 +2,13 @@
 
 use std::fs;
 
-use super::{Error, Fingerprint, Kind, text};
+use super::{ContainerFacts, Error, Kind, text};
 
 /// Lines of `/proc/PID/fdinfo/FD` (proc_pid_fdinfo(5)) that are equal on both hosts.
 const LINES: &[&str] = &["pos", "eventfd-count", "sigmask", "clockid", "settime flags"];
 
 /// Reads the open files of a process, whose number inside the container is `number`.
-pub(super) fn read(process: i32, number: i32, into: &mut Fingerprint) -> Result<(), Error> {
+pub(super) fn read(process: i32, number: i32, into: &mut ContainerFacts) -> Result<(), Error> {
     let path = format!("/proc/{process}/fd");
     let entries = fs::read_dir(&path).map_err(|source| Error::Read { path, source })?;
     for entry in entries.flatten() {

@@ -18,7 +18,7 @@ use crate::destination::streams::Streams;
 
 /// This host, as every conversation sees it.
 #[derive(Debug)]
-pub struct Host {
+pub struct ServerContext {
     /// Where state is kept.
     pub directories: Directories,
     /// Its identity.
@@ -38,7 +38,7 @@ pub struct Host {
     stopping: AtomicBool,
 }
 
-impl Host {
+impl ServerContext {
     /// Makes the directories and asks the engine for its configuration.
     ///
     /// # Errors
@@ -79,7 +79,7 @@ impl Host {
         }))
     }
 
-    /// Lets no new migration begin.
+    /// Stops accepting new migrations.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }

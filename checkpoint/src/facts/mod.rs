@@ -98,7 +98,7 @@ pub struct Fact {
 
 /// Everything that has to be equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fingerprint {
+pub struct ContainerFacts {
     facts: BTreeMap<Fact, String>,
 }
 
@@ -113,7 +113,7 @@ pub struct Difference {
     pub copy: Option<String>,
 }
 
-impl Fingerprint {
+impl ContainerFacts {
     /// Reads the fingerprint of a container whose tasks are frozen.
     ///
     /// # Errors
@@ -247,8 +247,8 @@ fn optional(path: String) -> Result<Option<String>, Error> {
 mod tests {
     use super::*;
 
-    fn of(facts: &[(Kind, &str, &str)]) -> Fingerprint {
-        let mut fingerprint = Fingerprint::default();
+    fn of(facts: &[(Kind, &str, &str)]) -> ContainerFacts {
+        let mut fingerprint = ContainerFacts::default();
         for (kind, object, value) in facts {
             fingerprint.add(*kind, *object, *value);
         }
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn parts_make_up_the_whole_in_any_order() {
-        let mut whole = Fingerprint::default();
+        let mut whole = ContainerFacts::default();
         for kind in Kind::ALL {
             for number in 0..10 {
                 whole.add(*kind, format!("object {number}"), "x");
@@ -291,7 +291,7 @@ mod tests {
         let facts: Vec<_> = whole.clone().into_facts().collect();
         assert!(facts.is_sorted());
         let (first, second) = facts.split_at(30);
-        let mut joined = Fingerprint::default();
+        let mut joined = ContainerFacts::default();
         joined.join(second.to_vec()).unwrap();
         joined.join(first.to_vec()).unwrap();
         assert_eq!(joined, whole);
@@ -306,11 +306,11 @@ mod tests {
 
     #[test]
     fn differences_are_bounded() {
-        let mut original = Fingerprint::default();
+        let mut original = ContainerFacts::default();
         for number in 0..1000 {
             original.add(Kind::Process, format!("process {number}"), "ä".repeat(1000));
         }
-        let differences = original.differences(&Fingerprint::default());
+        let differences = original.differences(&ContainerFacts::default());
         assert_eq!(differences.len(), MOST_DIFFERENCES);
         assert!(differences[0].original.as_ref().unwrap().len() <= SHOWN);
     }
@@ -320,7 +320,7 @@ mod tests {
         let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let process = i32::try_from(sleeper.id()).unwrap();
         let read = || {
-            let mut read = Fingerprint::default();
+            let mut read = ContainerFacts::default();
             mount::read(process, &mut read).unwrap();
             let namespaces = task::namespaces(process).unwrap();
             let number = task::read(process, &namespaces, &mut read).unwrap().unwrap();

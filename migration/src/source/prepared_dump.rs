@@ -8,7 +8,7 @@ use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::ConfigDir;
 use checkpoint::criu_gate::Gate;
 use checkpoint::images::{Chunk, Follower, ImageDir};
-use checkpoint::kernel_warmup::KernelWarmup;
+use checkpoint::rcu_grace_periods::GracePeriods;
 use checkpoint::realtime::RealtimePriority;
 use checkpoint::runtime::{Checkpoint, Waiting};
 use state::cause::Cause;
@@ -28,7 +28,7 @@ pub struct PreparedDump {
     /// Its images.
     pub follower: Follower,
     /// Held until it has ended.
-    pub warmup: KernelWarmup,
+    pub warmup: GracePeriods,
 }
 
 /// A dump that has ended.
@@ -47,7 +47,7 @@ impl PreparedDump {
         images: &ImageDir,
         config: &ConfigDir,
     ) -> Result<Self, Cause> {
-        let warmup = KernelWarmup::for_dump();
+        let warmup = GracePeriods::for_dump();
         let gate = Gate::create(&work.join("gate"), &plan.shim, &plan.criu)?;
         let request = request(&plan.container.id, images.path(), work, config, None);
         let mut waiting = plan.runtime.start_waiting(&request, gate)?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use super::{Error, Fingerprint, Kind, optional, text};
+use super::{ContainerFacts, Error, Kind, optional, text};
 
 /// Lines of `/proc/PID/status` (proc_pid_status(5)) that are facts of a process.
 const OF_PROCESS: &[(&str, Kind)] = &[
@@ -68,7 +68,7 @@ pub(super) fn namespaces(process: i32) -> Result<Vec<Option<u64>>, Error> {
 pub(super) fn read(
     process: i32,
     first: &[Option<u64>],
-    into: &mut Fingerprint,
+    into: &mut ContainerFacts,
 ) -> Result<Option<i32>, Error> {
     let status = text(format!("/proc/{process}/status"))?;
     let Some(number) = last(&status, "NSpid") else { return Ok(None) };
@@ -100,7 +100,7 @@ pub(super) fn read(
     Ok(Some(number))
 }
 
-fn threads(process: i32, number: i32, into: &mut Fingerprint) -> Result<(), Error> {
+fn threads(process: i32, number: i32, into: &mut ContainerFacts) -> Result<(), Error> {
     let path = format!("/proc/{process}/task");
     let entries = fs::read_dir(&path).map_err(|source| Error::Read { path, source })?;
     for entry in entries.flatten() {
@@ -154,7 +154,7 @@ fn processors(allowed: &str) -> String {
 }
 
 /// Lines of `/proc/PID/limits`.
-fn limits(text: &str, of: &impl Fn(&str) -> String, into: &mut Fingerprint) {
+fn limits(text: &str, of: &impl Fn(&str) -> String, into: &mut ContainerFacts) {
     for line in text.lines().skip(1) {
         // "Max open files            1024                 524288               files"
         let Some((name, values)) = line.split_once("  ") else { continue };
@@ -164,7 +164,7 @@ fn limits(text: &str, of: &impl Fn(&str) -> String, into: &mut Fingerprint) {
 }
 
 /// Reads the POSIX timers (proc_pid_timers(5)): which there are, and how each notifies.
-fn timers(text: &str, process: i32, into: &mut Fingerprint) {
+fn timers(text: &str, process: i32, into: &mut ContainerFacts) {
     let mut id = "";
     for line in text.lines() {
         let Some((name, value)) = line.split_once(':') else { continue };
@@ -187,7 +187,7 @@ fn lines(
     status: &str,
     wanted: &[(&str, Kind)],
     of: &impl Fn(&str) -> String,
-    into: &mut Fingerprint,
+    into: &mut ContainerFacts,
 ) {
     for (name, kind) in wanted {
         if let Some(value) = field(status, name) {
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn limits_are_read_by_name() {
-        let mut read = Fingerprint::default();
+        let mut read = ContainerFacts::default();
         let text = "Limit                     Soft Limit           Hard Limit           Units     \n\
                     Max open files            1024                 524288               files     \n";
         limits(text, &|what| what.to_owned(), &mut read);
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn timers_are_told_by_their_numbers() {
-        let mut read = Fingerprint::default();
+        let mut read = ContainerFacts::default();
         timers("ID: 0\nsignal: 14/0000\nnotify: signal/pid.7\nClockID: 1\n", 7, &mut read);
         assert_eq!(read.facts.len(), 2);
     }

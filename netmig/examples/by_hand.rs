@@ -14,8 +14,8 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
+use netmig::bridge_port::Port;
 use netmig::container_network::{ContainerNetwork, SiblingAddresses};
-use netmig::isolation::Port;
 use netmig::netns::Namespace;
 use netmig::peer_number::PeerNumber;
 use netmig::routing;

@@ -1,8 +1,8 @@
 //! Fingerprints: what the kernel tells of a container.
 
-use checkpoint::fingerprint::{Difference, Fact, Fingerprint, Kind, MOST_DIFFERENCES};
+use checkpoint::facts::{ContainerFacts, Difference, Fact, Kind, MOST_DIFFERENCES};
 use protocol::message::Facts;
-use protocol::message::comparison::{self as wire, FactsOfKind};
+use protocol::message::facts::{self as wire, FactsOfKind};
 use state::peer_text::PeerText;
 
 use super::{Refused, Wire};
@@ -12,7 +12,7 @@ const OVERHEAD: usize = 16;
 
 /// Divides a fingerprint into messages of about `bytes` bytes each, at least one.
 #[must_use]
-pub fn parts(fingerprint: Fingerprint, bytes: usize) -> Vec<Facts> {
+pub fn parts(fingerprint: ContainerFacts, bytes: usize) -> Vec<Facts> {
     let mut parts = vec![Facts::default()];
     let mut room = bytes;
     for (Fact { kind, object }, value) in fingerprint.into_facts() {
@@ -40,8 +40,8 @@ pub fn parts(fingerprint: Fingerprint, bytes: usize) -> Vec<Facts> {
 /// Adds a part to what was received of a fingerprint.
 ///
 /// # Errors
-/// [`Refused::UnknownKind`], and [`Refused::Fingerprint`] for more facts than a container has.
-pub fn join(fingerprint: &mut Fingerprint, part: Facts) -> Result<(), Refused> {
+/// [`Refused::UnknownKind`], and [`Refused::ContainerFacts`] for more facts than a container has.
+pub fn join(fingerprint: &mut ContainerFacts, part: Facts) -> Result<(), Refused> {
     for FactsOfKind { kind, facts } in part.kinds {
         let kind = kind_of(&kind)?;
         let fact = |wire::Fact { object, value }| (Fact { kind, object }, value);
@@ -99,15 +99,15 @@ mod tests {
         Fact { kind, object }
     }
 
-    fn joined(parts: Vec<Facts>) -> Result<Fingerprint, Refused> {
-        let mut fingerprint = Fingerprint::default();
+    fn joined(parts: Vec<Facts>) -> Result<ContainerFacts, Refused> {
+        let mut fingerprint = ContainerFacts::default();
         parts.into_iter().try_for_each(|part| join(&mut fingerprint, part))?;
         Ok(fingerprint)
     }
 
     #[test]
     fn a_fingerprint_comes_back_from_its_parts() {
-        let mut whole = Fingerprint::default();
+        let mut whole = ContainerFacts::default();
         for kind in Kind::ALL {
             let facts = (0..50).map(|n| (fact(*kind, format!("object {n}")), "x".repeat(100)));
             whole.join(facts).unwrap();
@@ -117,7 +117,7 @@ mod tests {
         let last = parts.iter().filter(|part| part.is_last).count();
         assert!(last == 1 && parts.last().unwrap().is_last);
         assert_eq!(joined(parts).unwrap(), whole);
-        assert_eq!(super::parts(Fingerprint::default(), 1000).len(), 1);
+        assert_eq!(super::parts(ContainerFacts::default(), 1000).len(), 1);
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use state::cause::{Cause, chain};
 
 use super::super::datagrams::Datagrams;
-use super::super::left_behind;
+use super::super::dead_connections::InUse;
 use super::super::plan::Plan;
-use super::super::silent_connections::InUse;
+use super::super::siblings_left_behind;
 use super::Preparation;
 use super::tools::Ready;
 
@@ -33,7 +33,12 @@ impl Preparation<'_> {
         {
             let known = conntrack.dump(addresses)?;
             let talking = besides.talking(&sockets.list()?, known, addresses)?;
-            warnings.extend(left_behind::warnings(&container.name, siblings, &talking, default));
+            warnings.extend(siblings_left_behind::warnings(
+                &container.name,
+                siblings,
+                &talking,
+                default,
+            ));
         }
         Ok(())
     }

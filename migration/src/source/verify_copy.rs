@@ -1,8 +1,8 @@
-//! Tells the destination what the original is, and does not commit a copy that is anything else.
+//! Sends the original's facts to the destination, and refuses to commit a copy that differs.
 
 use checkpoint::cgroup::Cgroup;
-use checkpoint::fingerprint::{Difference, Fingerprint};
-use protocol::message::{Message, comparison as wire};
+use checkpoint::facts::{ContainerFacts, Difference};
+use protocol::message::{Message, facts as wire};
 use protocol::wire::Connection;
 use state::cause::Cause;
 use tokio::task::block_in_place;
@@ -21,7 +21,7 @@ pub struct Differs(Vec<Difference>);
 
 /// Reads the fingerprint of the frozen original and sends it.
 pub async fn tell(connection: &mut Connection, cgroup: &Cgroup, first: i32) -> Result<(), Cause> {
-    for part in convert::parts(block_in_place(|| Fingerprint::read(cgroup, first))?, PART) {
+    for part in convert::parts(block_in_place(|| ContainerFacts::read(cgroup, first))?, PART) {
         connection.send(&Message::Facts(part)).await?;
     }
     Ok(())

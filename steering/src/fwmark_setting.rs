@@ -17,7 +17,7 @@ use state::blocker::Blocker;
 use state::cause::Cause;
 use state::directories::Directories;
 use state::host;
-use state::notes;
+use state::json_files;
 
 /// Version of the setting's form.
 const VERSION: u32 = 1;
@@ -61,7 +61,7 @@ pub enum Error {
 ///
 /// # Errors
 /// The setting cannot be read.
-pub fn begin(state: &Path) -> Result<(), notes::Error> {
+pub fn begin(state: &Path) -> Result<(), json_files::Error> {
     read(state)?.use_here();
     // A process has one state directory.
     let _ = STATE.set(state.to_owned());
@@ -72,7 +72,7 @@ pub fn begin(state: &Path) -> Result<(), notes::Error> {
 ///
 /// # Errors
 /// The setting cannot be read.
-pub(crate) fn refresh() -> Result<(), notes::Error> {
+pub(crate) fn refresh() -> Result<(), json_files::Error> {
     STATE.get().map_or(Ok(()), |state| read(state).map(MarkBits::use_here))
 }
 
@@ -80,8 +80,8 @@ pub(crate) fn refresh() -> Result<(), notes::Error> {
 ///
 /// # Errors
 /// The setting cannot be read.
-pub fn read(state: &Path) -> Result<MarkBits, notes::Error> {
-    let setting: Option<Setting> = notes::read(&path(state), VERSION)?;
+pub fn read(state: &Path) -> Result<MarkBits, json_files::Error> {
+    let setting: Option<Setting> = json_files::read(&path(state), VERSION)?;
     Ok(setting.map_or(MarkBits::DEFAULT, |setting| setting.bits))
 }
 
@@ -106,7 +106,7 @@ pub async fn set(directories: &Directories, bits: MarkBits) -> Result<(), Cause>
     if let Some(rule) = rules.into_iter().find(|rule| rule.clashes_with(bits)) {
         return Err(Error::Taken { bits, rule }.into());
     }
-    notes::write(&path(&directories.state), VERSION, &Setting { bits })?;
+    json_files::write(&path(&directories.state), VERSION, &Setting { bits })?;
     bits.use_here();
     Ok(())
 }
@@ -174,9 +174,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), MarkBits::DEFAULT);
         let bits = "8-15".parse().unwrap();
-        notes::write(&path(dir.path()), VERSION, &Setting { bits }).unwrap();
+        json_files::write(&path(dir.path()), VERSION, &Setting { bits }).unwrap();
         assert_eq!(read(dir.path()).unwrap(), bits);
-        notes::write(&path(dir.path()), VERSION + 1, &Setting { bits }).unwrap();
-        assert!(matches!(read(dir.path()), Err(notes::Error::Later { .. })));
+        json_files::write(&path(dir.path()), VERSION + 1, &Setting { bits }).unwrap();
+        assert!(matches!(read(dir.path()), Err(json_files::Error::Later { .. })));
     }
 }

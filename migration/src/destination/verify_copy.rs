@@ -1,6 +1,6 @@
 //! Compares the copy with what its source tells of the original.
 
-use checkpoint::fingerprint::{Difference, Fingerprint};
+use checkpoint::facts::{ContainerFacts, Difference};
 use protocol::expect;
 use protocol::wire::Connection;
 use state::cause::Cause;
@@ -12,9 +12,9 @@ use crate::convert;
 /// the copy was made, so nothing is waited for.
 pub async fn compare(
     connection: &mut Connection,
-    copy: &Fingerprint,
+    copy: &ContainerFacts,
 ) -> Result<Vec<Difference>, Cause> {
-    let mut original = Fingerprint::default();
+    let mut original = ContainerFacts::default();
     loop {
         let facts = expect!(connection, deadline::NEXT_MESSAGE, Facts)?;
         let is_last = facts.is_last;

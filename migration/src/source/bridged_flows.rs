@@ -1,12 +1,12 @@
 //! Connections with other containers of the same network, by their own addresses: before they can be
-//! held and led, their packets have to come to this host (see [`netmig::siblings`]).
+//! held and led, their packets have to come to this host (see [`netmig::detour`]).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use netmig::detour::{Detour, Siblings};
 use netmig::flow::{Alias, Aliases, Conntrack, Direction, Flow, NoAlias};
 use netmig::peer_number::{ORIGINAL_MASK, REPLY_MASK};
-use netmig::siblings::{Detour, Siblings};
 use netmig::sockets::{Connections, TcpSockets};
 use state::cause::Cause;
 use state::directories::Directories;

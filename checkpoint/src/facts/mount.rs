@@ -1,6 +1,6 @@
 //! Facts about the mounts of a container.
 
-use super::{Error, Fingerprint, Kind, text};
+use super::{ContainerFacts, Error, Kind, text};
 
 /// Options of a file system that name directories or sizes of this host alone, or that a kernel adds as it
 /// likes. What they lead to is carried in other ways.
@@ -10,7 +10,7 @@ const OF_HOST: &[&str] = &[
 ];
 
 /// Reads the mounts that a process sees (proc_pid_mountinfo(5)).
-pub(super) fn read(process: i32, into: &mut Fingerprint) -> Result<(), Error> {
+pub(super) fn read(process: i32, into: &mut ContainerFacts) -> Result<(), Error> {
     for line in text(format!("/proc/{process}/mountinfo"))?.lines() {
         if let Some((point, value)) = fact(line) {
             into.add(Kind::Mount, point, value);

@@ -26,8 +26,8 @@ use steering::{port_forward, reconciler};
 use tokio::task::block_in_place;
 
 use crate::convert::Wire;
-use crate::destination::host::Host;
 use crate::destination::refusal::give_up;
+use crate::destination::server_context::ServerContext;
 
 /// More addresses than any container has.
 const ADDRESSES: usize = 256;
@@ -56,7 +56,7 @@ enum Error {
 
 /// Makes ready for a container to move on, and waits for what becomes of it.
 pub async fn agree(
-    host: &Host,
+    host: &ServerContext,
     connection: &mut Connection,
     source: HostId,
     offer: AnchorOffer,
@@ -77,7 +77,7 @@ pub async fn agree(
 }
 
 async fn prepare(
-    host: &Host,
+    host: &ServerContext,
     connection: &mut Connection,
     source: HostId,
     offer: &AnchorOffer,
@@ -121,7 +121,7 @@ async fn prepare(
 }
 
 /// Gives the claim back, and the tunnel if nothing else needs it.
-async fn withdraw(host: &Host, source: HostId, offer: &AnchorOffer) -> Result<(), Cause> {
+async fn withdraw(host: &ServerContext, source: HostId, offer: &AnchorOffer) -> Result<(), Cause> {
     let Some(from) = peer_numbers::find_number(&host.directories.state, source)? else {
         return Ok(());
     };
@@ -136,7 +136,7 @@ async fn withdraw(host: &Host, source: HostId, offer: &AnchorOffer) -> Result<()
 
 /// Leads the container's flows to its new host.
 pub async fn rehome(
-    host: &Host,
+    host: &ServerContext,
     connection: &mut Connection,
     source: HostId,
     order: &Rehome,
@@ -155,7 +155,7 @@ pub async fn rehome(
     tunnels::release(&host.directories, from, None).await
 }
 
-async fn lead(host: &Host, source: HostId, order: &Rehome) -> Result<u64, Cause> {
+async fn lead(host: &ServerContext, source: HostId, order: &Rehome) -> Result<u64, Cause> {
     well_formed(host, source, order.host, &order.container)?;
     let state = &host.directories.state;
     let from = peer_numbers::number(state, source)?;
@@ -190,7 +190,7 @@ async fn lead(host: &Host, source: HostId, order: &Rehome) -> Result<u64, Cause>
 
 /// Returns whether this host leads flows, or new connections, of a container to a peer.
 fn leads_to(
-    host: &Host,
+    host: &ServerContext,
     peer: HostId,
     number: PeerNumber,
     id: &str,
@@ -206,14 +206,18 @@ fn leads_to(
 }
 
 /// Returns whether a migration has a claim here that another peer has made.
-fn claim_of_others(host: &Host, from: PeerNumber, migration: MigrationId) -> Result<bool, Cause> {
+fn claim_of_others(
+    host: &ServerContext,
+    from: PeerNumber,
+    migration: MigrationId,
+) -> Result<bool, Cause> {
     let claim = Claim::find(&host.directories, migration)?;
     Ok(claim.is_some_and(|claim| !claim.with.contains(&from)))
 }
 
 /// A host that led new connections here for a container does so no more.
 pub async fn forward_ended(
-    host: &Host,
+    host: &ServerContext,
     connection: &mut Connection,
     id: &str,
 ) -> Result<(), Cause> {
@@ -232,7 +236,7 @@ pub async fn forward_ended(
 }
 
 fn well_formed(
-    host: &Host,
+    host: &ServerContext,
     source: HostId,
     destination: HostId,
     container: &[IpAddr],

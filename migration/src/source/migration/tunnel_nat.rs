@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
+use netmig::detour::Detour;
 use netmig::flow::{Alias, Flow, Readdressed, TunnelNat};
-use netmig::siblings::Detour;
 use netmig::tunnel;
 use state::cause::Cause;
 use steering::moved_containers::MovedContainer;

@@ -2,7 +2,7 @@
 
 use state::peer_text::{LONGEST, PeerText, is_plain};
 
-use super::comparison::Difference;
+use super::facts::Difference;
 use super::{Blocker, Failure, FailureCode, Hello, Introduction, Message, Prepared, Verdict};
 
 /// What a terminal, a log or a reader would take for something else.
@@ -83,7 +83,7 @@ fn texts_of_ordinary_people_stay_as_they_are() {
 fn messages_have_no_other_texts() {
     let sources = [
         include_str!("../message.rs"),
-        include_str!("comparison.rs"),
+        include_str!("facts.rs"),
         include_str!("failure.rs"),
         include_str!("flow.rs"),
         include_str!("hello.rs"),

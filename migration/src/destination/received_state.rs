@@ -78,7 +78,7 @@ struct Pass {
 }
 
 /// Everything that has come so far.
-pub struct Incoming {
+pub struct ReceivedState {
     images: images::Writer,
     roots: HashMap<Tree, PathBuf>,
     passes: HashMap<Tree, Pass>,
@@ -102,7 +102,7 @@ pub struct Incoming {
     pub far_ends: FarEnds,
 }
 
-impl Incoming {
+impl ReceivedState {
     /// Opens the places where everything goes.
     pub fn open(
         images: &ImageDir,
@@ -307,7 +307,7 @@ mod tests {
     }
 
     /// Does something with an arrival that may take 1,000 bytes of the disk; needs root, and says so.
-    fn with(work: impl FnOnce(&mut Incoming)) {
+    fn with(work: impl FnOnce(&mut ReceivedState)) {
         if !nix::unistd::geteuid().is_root() {
             println!("skipped: not root");
             return;
@@ -319,12 +319,12 @@ mod tests {
         let trees = [(Tree::Root, root.as_path()), (Tree::SharedMemory, shm.as_path())];
         let images = ImageDir::create(&dir.path().join("images"), LIMITS.images).unwrap();
         let mut incoming =
-            Incoming::open(&images, LIMITS, &trees, &dir.path().join("log")).unwrap();
+            ReceivedState::open(&images, LIMITS, &trees, &dir.path().join("log")).unwrap();
         work(&mut incoming);
         images.remove().unwrap();
     }
 
-    fn take(incoming: &mut Incoming, changes: [TreeChange; 2]) -> Result<(), Cause> {
+    fn take(incoming: &mut ReceivedState, changes: [TreeChange; 2]) -> Result<(), Cause> {
         changes.into_iter().try_for_each(|change| incoming.change(change))
     }
 

@@ -42,12 +42,12 @@ const CLOSE_ON_EXEC: libc::c_ulong = 8;
 /// milliseconds, in the background.
 #[derive(Debug)]
 #[must_use = "it ends when it is dropped"]
-pub struct KernelWarmup {
+pub struct GracePeriods {
     /// The threads end when these are dropped.
     _ends: Vec<Sender<()>>,
 }
 
-impl KernelWarmup {
+impl GracePeriods {
     /// Begins the warm-up for a dump.
     pub fn for_dump() -> Self {
         Self { _ends: begin("netmig-count", hold_event).into_iter().collect() }
@@ -137,9 +137,9 @@ mod tests {
                 thread::sleep(Duration::from_millis(1));
             }
         };
-        let one = KernelWarmup::for_dump();
+        let one = GracePeriods::for_dump();
         until(1);
-        let other = KernelWarmup::for_restore();
+        let other = GracePeriods::for_restore();
         until(2);
         drop(one);
         until(1);

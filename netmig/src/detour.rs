@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::bridge_port::Port;
 use crate::container_network::{self, ContainerNetwork};
 use crate::flow::{BridgedFlows, Flow};
-use crate::isolation::Port;
 use crate::netlink::route::{permanent, remove_permanent};
 use crate::netlink::{Connection, Protocol};
 use crate::netns::{self, Namespace};
