@@ -11,8 +11,8 @@
 //! | [`tunnel`], [`routing`] | one interface per peer host, and the policy routing into it |
 //! | [`peer_number`], [`fwmark`] | connmarks, packet marks, tables and names derived from a peer's number |
 //! | [`path_trial`] | test packets that show whether a firewall would drop those of a moved flow |
-//! | [`isolation`] | cutting the container off at its bridge port |
-//! | [`container_network`], [`siblings`] | the container's network namespace, and other containers on its bridge |
+//! | [`bridge_port`] | cutting the container off at its bridge port |
+//! | [`container_network`], [`detour`] | the container's network namespace, and other containers on its bridge |
 //! | [`sockets`] | the container's TCP and UDP sockets, by sock_diag |
 //! | [`configuration`], [`sysctl`] | what differs in a network namespace from what the engine sets up |
 //! | [`events`] | multicast notifications: flows, rules, tunnels |
