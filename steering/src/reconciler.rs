@@ -242,6 +242,11 @@ impl Reconciler<'_> {
         if !tunnel::list().await?.is_empty() || hold::any()? {
             return Ok(false);
         }
+        // Rules of a container that was forgotten after its last tunnel have kept the table until now.
+        let mut table = Table::open()?;
+        if table.read()?.rules.is_empty() {
+            table.remove()?;
+        }
         if let Some((mut guard, _)) = self.guard.take() {
             guard.remove()?;
         }
