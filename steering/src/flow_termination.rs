@@ -88,7 +88,11 @@ async fn reset(
     id: &str,
     connections: &[(SocketAddr, SocketAddr)],
 ) -> Result<(), Cause> {
-    let container = engine.inspect(id).await?;
+    let container = match engine.inspect(id).await {
+        // Its sockets have gone with it.
+        Err(engine::Error::NoSuchContainer { .. }) => return Ok(()),
+        inspected => inspected?,
+    };
     let namespace = match &container.netns {
         Some(path) => Namespace::at_path(path)?,
         None => Namespace::of_pid(container.pid)?,

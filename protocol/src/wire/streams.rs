@@ -101,7 +101,9 @@ impl Connection {
             Ok(Ok(())) => self.send(&Message::Elsewhere(number)).await,
             Ok(Err(_)) => {
                 let failed = outgoing.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-                Err(failed.unwrap_or(Error::Closed { peer }))
+                // The other host may have said why.
+                let words = self.last_words().await;
+                Err(words.or(failed).unwrap_or(Error::Closed { peer }))
             }
             Err(_) => Err(Error::Deadline { peer, what: "take our data", limit }),
         }
@@ -154,10 +156,9 @@ async fn receive_all(
     mut next: watch::Receiver<u64>,
 ) {
     loop {
+        // The sender keeps it open to the end of the conversation, when nothing is awaited here any more. One that
+        // closes before has failed, and what it had to bring will not come.
         let piece = stream.read_numbered().await;
-        if matches!(piece, Err(Error::Closed { .. })) {
-            return;
-        }
         if let Ok((number, _)) = &piece {
             let Ok(next) = next.wait_for(|next| *number < next.saturating_add(AHEAD)).await else {
                 return;

@@ -3,6 +3,11 @@
 use std::fs::File;
 use std::io::Read;
 
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::promise::{settled, until};
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
 use crate::host::Host;
@@ -12,11 +17,14 @@ use crate::runner::{Case, Context};
 pub(super) const CASES: &[Case] = &[
     Case::new("operator-bandwidth-is-limited", &["operator", "bulk"], limited),
     Case::new("operator-files-are-compressed", &["operator", "bulk"], compressed),
+    Case::new("operator-killed-with-several-streams", &["operator", "bulk"], killed),
     Case::new("operator-bad-rates-are-refused", &["operator", "bulk"], bad_rates).parallel(),
 ];
 
 /// The step whose bytes are those of the container's files.
 const FILES: &str = "files, first pass";
+/// The time limit for a transfer to begin, and for a program to end.
+const LIMIT: Duration = Duration::from_secs(40);
 /// The size of the container's file in MiB.
 const SIZE: u64 = 8;
 
@@ -66,6 +74,34 @@ fn limited(context: &Context) -> Result<()> {
     let (free, ..) = files(&lab, "b", "a", &[])?;
     ensure!(free < ms, "{free} ms without a limit, {ms} ms with one");
     context.remark(format!("{ms} ms at 4 MiB a second, {free} ms without a limit"));
+    Ok(())
+}
+
+/// Either agent is killed while files come over several connections. Both hosts settle, and the next move works.
+fn killed(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    let text = b"not a hole".repeat((SIZE << 20) as usize / 10);
+    start(&lab, "a", &text)?;
+    for killed in ["agent-client", "agent-server"] {
+        lab.serve("b")?;
+        let slow = ["--bandwidth", "1MiB", "--compress", "none", "--streams", "4"];
+        let line = [&["migrate", "web", "b"][..], &slow].concat();
+        let mut client = a.command("agent-client").args(line).spawn()?;
+        let spool = b.path("/var/lib/netmig/spool");
+        let comes = || {
+            let files = std::fs::read_dir(&spool).into_iter().flatten().flatten();
+            Ok(files.filter_map(|file| file.metadata().ok()).any(|file| file.len() > 1 << 20))
+        };
+        until("the files come", LIMIT, comes)?;
+        match killed {
+            "agent-client" => client.signal(Signal::SIGKILL)?,
+            _ => lab.stop_server("b", Signal::SIGKILL).map(drop)?,
+        }
+        client.wait(LIMIT)?;
+        settled(&lab)?;
+    }
+    files(&lab, "a", "b", &["--streams", "4"])?;
     Ok(())
 }
 

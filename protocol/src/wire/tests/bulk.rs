@@ -190,3 +190,23 @@ async fn hostile_numbers_are_refused() {
     a.send(&Message::Elsewhere(0)).await.unwrap();
     assert!(matches!(b.receive(SECOND).await, Err(Error::Unexpected { .. })));
 }
+
+#[tokio::test]
+async fn a_receiver_does_not_wait_for_what_a_broken_connection_had_to_bring() {
+    let (mut a, mut b) = introduced().await;
+    let (sender, offered) = tokio::sync::mpsc::channel(2);
+    b.accept_streams(offered);
+    let (broken, there) = introduced().await;
+    let (_idle, also_there) = introduced().await;
+    sender.send(there).await.unwrap();
+    sender.send(also_there).await.unwrap();
+    a.send(&Message::Elsewhere(0)).await.unwrap();
+    let breaks = async {
+        tokio::time::sleep(SECOND / 10).await;
+        drop(broken);
+    };
+    let began = std::time::Instant::now();
+    let (heard, ()) = tokio::join!(b.receive(20 * SECOND), breaks);
+    assert!(matches!(heard, Err(Error::Closed { .. })), "{heard:?}");
+    assert!(began.elapsed() < 10 * SECOND);
+}

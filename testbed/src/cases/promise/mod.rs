@@ -69,7 +69,7 @@ pub(crate) fn until(
 }
 
 /// Waits until no host has a journal.
-pub(super) fn settled(lab: &Lab) -> Result<()> {
+pub(crate) fn settled(lab: &Lab) -> Result<()> {
     let none = || Ok(lab.hosts().iter().all(|host| journals(host).next().is_none()));
     until("no journal is left", SETTLES, none).map_err(|error| {
         let all = lab.hosts().iter().flat_map(journals).collect::<Vec<_>>();
