@@ -272,7 +272,7 @@ mod tests {
     fn a_report_needs_only_times_and_steps_and_may_have_more() {
         let text = r#"{"total_ms":1.5,"steps":[{"name":"dump","ms":1.0,"bytes":7}],"more":true}"#;
         let report: MigrationReport = serde_json::from_str(text).unwrap();
-        assert_eq!(report.steps, [Step { name: "dump".to_owned(), ms: 1.0, bytes: 0, sent: 0 }]);
+        assert_eq!(report.steps, [Step { name: "dump".to_owned(), ms: 1.0, bytes: 7, sent: 0 }]);
         assert!(serde_json::from_str::<MigrationReport>(r#"{"outcome":"refused"}"#).is_err());
     }
 }
