@@ -13,7 +13,7 @@ use checkpoint::tree::{self, Applier, Record};
 use engine::description::Description;
 use engine::needs::Needs;
 use migration::convert::Wire;
-use protocol::message::Message;
+use protocol::message::{FRAME_LIMIT, Message};
 use protocol::trust::Token;
 use serde::de::DeserializeOwned;
 use state::journal;
@@ -25,7 +25,7 @@ const STEPS: usize = 64;
 
 /// A message of the wire protocol. What was understood survives being sent on.
 pub fn message(bytes: &[u8]) {
-    let Ok(message) = Message::decode_frame(bytes) else { return };
+    let Ok(message) = Message::decode_frame(bytes, FRAME_LIMIT) else { return };
     let encode = |message: &Message| {
         let mut out = Vec::new();
         message.encode(&mut out).expect("what was decoded can be encoded");

@@ -269,7 +269,8 @@ impl Connection {
         if read < length {
             return Err(Error::Closed { peer });
         }
-        Message::decode_frame(&frame).map_err(|source| Error::Codec { peer, source })
+        Message::decode_frame(&frame, self.frame_limit)
+            .map_err(|source| Error::Codec { peer, source })
     }
 
     /// Waits until the other host says that it has undone everything, and ignores everything else.

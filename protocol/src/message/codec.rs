@@ -69,18 +69,18 @@ pub(super) fn decode_body<T: DeserializeOwned>(
 }
 
 impl Message {
-    /// Reads a message from the whole of a frame. One that is compressed is decompressed; it holds at most
-    /// [`FRAME_LIMIT`] bytes, and no other compressed one.
+    /// Reads a message from the whole of a frame. One that is compressed is decompressed; it holds at most `limit`
+    /// bytes, those of a frame of this conversation, and no other compressed one.
     ///
     /// # Errors
     /// [`CodecError`], as [`Message::decode`], and for a compressed message that is none.
-    pub fn decode_frame(frame: &[u8]) -> Result<Self, CodecError> {
+    pub fn decode_frame(frame: &[u8], limit: usize) -> Result<Self, CodecError> {
         let compressed = match Self::decode(frame)? {
             Self::Compressed(compressed) => compressed,
             message => return Ok(message),
         };
-        let bytes = zstd::bulk::decompress(&compressed.0, FRAME_LIMIT)
-            .map_err(CodecError::Decompression)?;
+        let bytes =
+            zstd::bulk::decompress(&compressed.0, limit).map_err(CodecError::Decompression)?;
         match Self::decode(&bytes)? {
             Self::Compressed(_) => Err(CodecError::Nested),
             message => Ok(message),
@@ -108,21 +108,38 @@ mod tests {
         let log = encoded(&Message::LogData(Data(vec![7; 100_000])));
         let frame = compressed(&log);
         assert!(frame.len() < 1000);
-        let Message::LogData(data) = Message::decode_frame(&frame).unwrap() else { panic!() };
+        let Message::LogData(data) = Message::decode_frame(&frame, FRAME_LIMIT).unwrap() else {
+            panic!()
+        };
         assert_eq!(data.0, vec![7; 100_000]);
-        let Message::LogData(data) = Message::decode_frame(&log).unwrap() else { panic!() };
+        let Message::LogData(data) = Message::decode_frame(&log, FRAME_LIMIT).unwrap() else {
+            panic!()
+        };
         assert_eq!(data.0.len(), 100_000, "one that is not compressed");
     }
 
     #[test]
     fn hostile_compressed_messages_are_refused() {
         let nested = compressed(&compressed(&encoded(&Message::Measured(()))));
-        assert!(matches!(Message::decode_frame(&nested), Err(CodecError::Nested)));
+        assert!(matches!(Message::decode_frame(&nested, FRAME_LIMIT), Err(CodecError::Nested)));
         let bomb = compressed(&vec![0; FRAME_LIMIT + 1]);
         assert!(bomb.len() < 10_000);
-        assert!(matches!(Message::decode_frame(&bomb), Err(CodecError::Decompression(_))));
+        assert!(matches!(
+            Message::decode_frame(&bomb, FRAME_LIMIT),
+            Err(CodecError::Decompression(_))
+        ));
+        // Whoever is not paired yet may send small frames alone, and cannot make them large here.
+        let small = compressed(&encoded(&Message::LogData(Data(vec![0; 100_000]))));
+        assert!(small.len() < 1024);
+        assert!(matches!(Message::decode_frame(&small, 1024), Err(CodecError::Decompression(_))));
         let torn = encoded(&Message::Compressed(Data(b"no zstd frame".to_vec())));
-        assert!(matches!(Message::decode_frame(&torn), Err(CodecError::Decompression(_))));
-        assert!(matches!(Message::decode_frame(&compressed(&[])), Err(CodecError::UnknownKind(0))));
+        assert!(matches!(
+            Message::decode_frame(&torn, FRAME_LIMIT),
+            Err(CodecError::Decompression(_))
+        ));
+        assert!(matches!(
+            Message::decode_frame(&compressed(&[]), FRAME_LIMIT),
+            Err(CodecError::UnknownKind(0))
+        ));
     }
 }

@@ -185,7 +185,7 @@ impl Connection {
         let peer = self.peer;
         match self.read_frame().await? {
             Message::Numbered(Numbered { number, message: Data(bytes) }) => {
-                let message = Message::decode_frame(&bytes)
+                let message = Message::decode_frame(&bytes, self.frame_limit)
                     .map_err(|source| Error::Codec { peer, source })?;
                 Ok((number, message))
             }

@@ -13,7 +13,7 @@ use super::Preparation;
 use crate::connect::dial_host;
 
 impl Preparation<'_> {
-    /// Has bulk data go over so many connections. One is the conversation's own.
+    /// Opens so many further connections for bulk data, unless one is enough: then the conversation's own has it.
     pub(super) async fn open_streams(&mut self, count: NonZeroUsize) -> Result<(), Cause> {
         let migration = self.migration.plan.offer.migration;
         let context = self.migration.context;
