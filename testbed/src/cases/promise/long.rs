@@ -1,5 +1,7 @@
 //! A first pass over the files that takes long because the link is slow.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::{home, settled};
 use crate::cases::subject::serve;
 use crate::ensure;
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::faults::container_state;
 use crate::host::Host;
 use crate::lab::{Lab, MigrationReport};
@@ -53,8 +55,7 @@ pub(crate) fn move_slowly(lab: &Lab, bytes: usize, rate: &str) -> Result<Slow> {
     serve(a, "web", 7000, &[], c)?;
     let id = container_state::id(a, "web")?;
     let first = a.podman(["inspect", "--format", "{{.State.Pid}}", "web"])?;
-    // A file of zeros would be sparse.
-    a.write(format!("/proc/{first}/root/file"), vec![1; bytes])?;
+    a.write(format!("/proc/{first}/root/file"), incompressible(bytes)?)?;
     // The client's packets share the link and wait for the files, so the client uses TCP at a low rate.
     let client = c.probe().tcp_echo(a.port(7000)).rate(5.0).start()?;
     let shape = ["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "64k"];
@@ -77,6 +78,14 @@ pub(crate) fn move_slowly(lab: &Lab, bytes: usize, rate: &str) -> Result<Slow> {
     let pass = report.steps.iter().find(|step| step.name.contains("first pass"));
     let ms = pass.map_or(0.0, |step| step.ms);
     Ok(Slow { longest_answer, pass: Duration::from_secs_f64(ms / 1e3) })
+}
+
+/// Returns `length` random bytes, which a slow link takes in full: netmig compresses what it sends over one.
+fn incompressible(length: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let mut random = File::open("/dev/urandom").context(|| "opening /dev/urandom".to_owned())?;
+    random.read_exact(&mut bytes).context(|| "reading /dev/urandom".to_owned())?;
+    Ok(bytes)
 }
 
 /// Runs `podman ps` again and again until `over`. Returns the longest time that it took.
