@@ -136,6 +136,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     // backlog meanwhile.
     let listener = bind(cli.listen, cli.port).await?;
     recovery::run(&directories, &engine).await.map_err(|e| chain(&e))?;
+    recovery::guard_remaining(&directories, &engine).map_err(|e| chain(&e))?;
     let kept = keep(&directories).await;
     kept.map_err(|e| format!("cannot start the reconciler of flows: {}", chain(e.as_ref())))?;
     let host = ServerContext::open(directories, trust, engine, cli::BACKGROUND)

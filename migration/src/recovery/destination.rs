@@ -85,6 +85,27 @@ pub async fn run(
     Ok(settled)
 }
 
+/// Starts a guardian, in this process, for each arrival that [`run`] has left: its engine gave no answer, its disk was
+/// full, or another process had its journal open. Its source is told nothing until it is settled.
+///
+/// # Errors
+/// The directory of journals cannot be read.
+pub fn guard_remaining(
+    directories: &Directories,
+    engine: &Arc<dyn Engine>,
+) -> Result<(), journal::Error> {
+    for path in journal::unfinished(&directories.state)? {
+        // A damaged one was told of; those of moves to other hosts are agent-client's.
+        let is_arrival = journal::read(&path).is_ok_and(|records| Arrived::read(&records).is_some());
+        if !is_arrival {
+            continue;
+        }
+        let (directories, engine) = (directories.clone(), Arc::clone(engine));
+        tokio::spawn(async move { guard(&directories, &*engine, path).await });
+    }
+    Ok(())
+}
+
 /// Settles the arrival of one journal, and tries again what a full disk or a busy engine forbids.
 pub async fn guard(directories: &Directories, engine: &dyn Engine, path: PathBuf) {
     let give_up = Instant::now() + PERSISTENCE;

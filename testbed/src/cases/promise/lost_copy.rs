@@ -23,7 +23,23 @@ pub(super) const CASES: &[Case] = &[
         lost(context, Operator::Unpauses)
     })
     .limit(300),
+    Case::new("promise-a-lost-copy-is-looked-for-again", &["promise"], |context| {
+        lost(context, Operator::FindsPodmanSilent)
+    })
+    .limit(300),
 ];
+
+/// A podman that fails when it is asked about a container, as long as a file exists.
+const SILENT: &str = r#"#!/bin/sh
+for word; do
+    case "$word" in
+        ID) [ -e /run/podman-is-silent ] && exit 125 ;;
+    esac
+done
+exec /usr/bin/podman "$@"
+"#;
+/// The time for which podman is silent after the start of agent-server.
+const SILENCE: Duration = Duration::from_secs(4);
 
 /// What the operator does about the original of a move in doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +48,8 @@ enum Operator {
     TakesBack,
     /// Lets it run by the container engine, which netmig cannot prevent.
     Unpauses,
+    /// Has an engine at the destination that tells nothing of the container when the agent starts again.
+    FindsPodmanSilent,
 }
 
 /// The exit code of a migration in doubt.
@@ -59,8 +77,17 @@ fn lost(context: &Context, operator: Operator) -> Result<()> {
     accept_agent_packets(b)?;
     until("the copy is the container", LIMIT, || Ok(has_record(b, "activated")))?;
     end_everything(b, &id)?;
+    if operator == Operator::FindsPodmanSilent {
+        b.write("/usr/local/bin/podman", SILENT.replace("ID", &id))?;
+        b.run(["chmod", "755", "/usr/local/bin/podman"])?;
+        b.write("/run/podman-is-silent", "")?;
+    }
     lab.serve("b")?;
     accept_agent_packets(a)?;
+    if operator == Operator::FindsPodmanSilent {
+        std::thread::sleep(SILENCE);
+        b.run(["rm", "/run/podman-is-silent"])?;
+    }
 
     let end = order.wait(LIMIT)?;
     let said = end.error_text();
