@@ -74,6 +74,7 @@ impl From<recovery::Outcome> for Exit {
         match outcome {
             recovery::Outcome::Clean => Self::Moved,
             recovery::Outcome::Incomplete => Self::Failed,
+            recovery::Outcome::SecondCopy => Self::MovedWithLeftovers,
             recovery::Outcome::Busy => Self::Refused,
             recovery::Outcome::InDoubt => Self::InDoubt,
         }

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{SockaddrStorage, getsockname};
 
 /// A process, held by a descriptor: its number is not given to another process while this value exists.
@@ -27,6 +28,15 @@ impl PidFd {
     pub fn descriptor(&self, number: RawFd) -> io::Result<OwnedFd> {
         // SAFETY: pidfd_getfd(2) takes numbers alone.
         owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.0.as_raw_fd(), number, 0) })
+    }
+
+    /// Returns whether the process has ended: the descriptor is readable then (pidfd_open(2)).
+    ///
+    /// # Errors
+    /// That of poll(2).
+    pub fn has_ended(&self) -> io::Result<bool> {
+        let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        Ok(poll(&mut polled, PollTimeout::ZERO)? > 0)
     }
 }
 

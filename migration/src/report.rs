@@ -52,6 +52,27 @@ impl Parts {
             ("release", self.release),
         ]
     }
+
+    /// Returns the parts rounded to microseconds: sums of milliseconds have digits that mean nothing.
+    #[must_use]
+    pub fn rounded(mut self) -> Self {
+        for ms in [
+            &mut self.hold,
+            &mut self.drain,
+            &mut self.freeze,
+            &mut self.block,
+            &mut self.dump,
+            &mut self.transfer,
+            &mut self.entries,
+            &mut self.restore,
+            &mut self.compare,
+            &mut self.commit,
+            &mut self.release,
+        ] {
+            *ms = (*ms * 1e3).round() / 1e3;
+        }
+        self
+    }
 }
 
 /// Flows that were moved.

@@ -250,7 +250,8 @@ async fn confirm(
     expect!(connection, deadline::ANSWER, Finish)?;
     let give_up_at = Instant::now() + deadline::STAGE;
     loop {
-        if let Some(finished) = host.handed_over(migration)? {
+        if let Some(mut finished) = host.handed_over(migration)? {
+            finished.pid = host.first_process(migration).await?.unwrap_or(0);
             connection.send(&Message::Finished(finished)).await?;
             return await_end(copies, connection, migration).await;
         }

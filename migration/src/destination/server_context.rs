@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use checkpoint::cgroup::Cgroup;
 use engine::Engine;
 use netmig::sockets::receive_buffers;
 use protocol::message::{Finished, MigrationId};
@@ -77,6 +78,21 @@ impl ServerContext {
             }
             _ => None,
         }))
+    }
+
+    /// Returns the first process of the container of an arrival, if the engine runs it now.
+    ///
+    /// # Errors
+    /// The archived journal cannot be read, or the engine does not answer.
+    pub async fn first_process(&self, migration: MigrationId) -> Result<Option<i32>, Cause> {
+        let records = journal::archived(&self.directories.state, migration)?.unwrap_or_default();
+        let Some(Record::Arrival { container, .. }) = records.first() else { return Ok(None) };
+        if !self.engine.exists(container).await? {
+            return Ok(None);
+        }
+        let pid = self.engine.inspect(container).await?.pid;
+        // Where the engine's monitor was killed, the engine goes on telling that the container runs.
+        Ok(Cgroup::of_pid(pid, container).is_ok().then_some(pid))
     }
 
     /// Stops accepting new migrations.

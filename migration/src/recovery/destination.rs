@@ -96,7 +96,8 @@ pub fn guard_remaining(
 ) -> Result<(), journal::Error> {
     for path in journal::unfinished(&directories.state)? {
         // A damaged one was told of; those of moves to other hosts are agent-client's.
-        let is_arrival = journal::read(&path).is_ok_and(|records| Arrived::read(&records).is_some());
+        let is_arrival =
+            journal::read(&path).is_ok_and(|records| Arrived::read(&records).is_some());
         if !is_arrival {
             continue;
         }

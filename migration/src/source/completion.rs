@@ -315,7 +315,7 @@ impl<'a> Completion<'a> {
             total_ms: milliseconds(total),
             interruption_ms: self.interruption_ms,
             steps,
-            parts_ms: self.parts,
+            parts_ms: self.parts.rounded(),
             flows,
             checkpoint_bytes: progress.checkpoint_bytes,
             held_packets: self.held_packets,

@@ -71,7 +71,7 @@ impl Peer {
 pub async fn abort(context: &Context, peer: &Peer) -> Result<(), Error> {
     let mut connection = peer.resume(context).await?;
     connection.send(&Message::Abort(peer.migration)).await?;
-    Ok(connection.receive_aborted(deadline::ANSWER).await?)
+    Ok(expect!(connection, deadline::ANSWER, Aborted)?)
 }
 
 /// Makes the copy audible.

@@ -2,13 +2,21 @@
 //! a stop. The destination was told before of what the container is, so such an order would be lost.
 
 use std::collections::BTreeSet;
+use std::future::Future;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use checkpoint::cgroup::Cgroup;
+use checkpoint::pidfd::PidFd;
 use engine::Engine;
 use engine::inspect::{Container, State};
+use nix::libc;
 use state::cause::Cause;
 use tokio::task::{JoinHandle, spawn_blocking};
+
+/// Between two looks at whether the container has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The engine was given an order about the container.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +35,37 @@ pub fn is_pause(cause: &Cause) -> bool {
 
 /// The container's tasks are gone.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} was stopped or ended while it was being moved")]
+#[error("{0} was stopped or restarted on this host, or ended by itself, while it was being moved")]
 pub struct Ended(pub String);
+
+/// Runs `work` until it is done or the container's first process ends. `work` is dropped then, so it must leave behind
+/// only what its owner can undo. A stop would else be noticed only by a later step, which may come minutes later.
+///
+/// # Errors
+/// Those of `work`, and [`Ended`].
+pub async fn unless_ended<T>(
+    name: &str,
+    first: io::Result<PidFd>,
+    work: impl Future<Output = Result<T, Cause>>,
+) -> Result<T, Cause> {
+    let ended = || Cause::from(Ended(name.to_owned()));
+    let first = match first {
+        Ok(first) => first,
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Err(ended()),
+        Err(e) => return Err(e.into()),
+    };
+    let end = async {
+        while !first.has_ended()? {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok::<_, io::Error>(())
+    };
+    tokio::select! {
+        biased;
+        result = work => result,
+        looked = end => Err(looked.err().map_or_else(ended, Cause::from)),
+    }
+}
 
 /// Fails if the engine describes the container otherwise than when the move was planned.
 ///

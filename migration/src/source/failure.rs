@@ -3,7 +3,7 @@
 use state::blocker::Blocker;
 use state::cause::{Cause, chain};
 
-use super::path_trial;
+use super::{engine_orders, path_trial};
 
 /// A migration that did not reach its end.
 #[derive(Debug)]
@@ -94,9 +94,22 @@ impl Failure {
                 text + &kept_for_later(kept)
             }
             Self::RolledBack { cause, ended, leftovers, kept } => {
-                let state = if *ended { "has ended" } else { "runs here as before" };
-                let mut text =
-                    format!("not moved, the container {state}: {}", chain(cause.as_ref()));
+                let mut text = if cause.is::<engine_orders::Ended>() {
+                    format!("not moved: {cause}")
+                } else if *ended {
+                    format!(
+                        "not moved: the container was stopped or restarted on this host, or ended by itself, while it was \
+                         being moved ({})",
+                        chain(cause.as_ref())
+                    )
+                } else if engine_orders::is_pause(cause) {
+                    format!("not moved: {cause}")
+                } else {
+                    format!(
+                        "not moved, the container runs here as before: {}",
+                        chain(cause.as_ref())
+                    )
+                };
                 for leftover in leftovers {
                     text.push_str(&format!("\n  still to be cleaned up: {leftover}"));
                 }

@@ -41,6 +41,7 @@ mod siblings_left_behind;
 mod trees;
 mod verify_copy;
 
+use checkpoint::pidfd::PidFd;
 use state::cause::chain;
 
 use crate::cancel::Cancel;
@@ -98,9 +99,11 @@ async fn attempt(
 
     *id = Some(plan.container.id.clone());
     // From here on there is something to undo.
+    let (name, first) = (plan.container.name.clone(), PidFd::open(plan.process.pid));
     let migration = Migration::begin(context, plan).map_err(Failure::Refused)?;
     let mut preparation = Preparation::of(migration);
-    let prepared = cancel.guard(preparation.prepare(&mut steps, request.options.streams)).await;
+    let preparing = preparation.prepare(&mut steps, request.options.streams);
+    let prepared = cancel.guard(engine_orders::unless_ended(&name, first, preparing)).await;
     if let Err(cause) = prepared {
         return Err(preparation.go_back(cause).await);
     }

@@ -122,7 +122,8 @@ pub struct Verdict {
 /// The end of a migration, as the destination sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finished {
-    /// The process ID of the container's first process on the destination.
+    /// The process ID of the container's first process on the destination. When the end is told again, 0 says that
+    /// the destination does not run the container any more.
     pub pid: i32,
     /// Datagrams for which the sockets' buffers had no room so far.
     pub full_buffers: u64,

@@ -25,6 +25,17 @@ impl Role {
             Self::Destination => peer.destination.is_some(),
         }
     }
+
+    /// Returns what an empty list says, and what to do about it.
+    fn nobody(self) -> &'static str {
+        match self {
+            Self::Source => "No host may move containers here. `agent-server invite` admits one.",
+            Self::Destination => {
+                "This host may move containers nowhere. Run `agent-server invite` at the destination and \
+                 `agent-client join` here."
+            }
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -54,7 +65,10 @@ pub fn list(peers: &Peers, role: Role, json: bool) -> Result<String, peers::Erro
             },
         })
         .collect();
-    Ok(if json { serde_json::json!(rows).to_string() } else { table(&rows) })
+    if json {
+        return Ok(serde_json::json!(rows).to_string());
+    }
+    Ok(if rows.is_empty() { role.nobody().to_owned() } else { table(&rows) })
 }
 
 fn table(rows: &[Row<'_>]) -> String {

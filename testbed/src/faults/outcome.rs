@@ -133,7 +133,7 @@ impl Outcome {
         if is_told
             && self.runs_on == RunsOn::Neither
             && !moved
-            && !self.said.contains("the container has ended")
+            && !self.said.contains("ended by itself")
         {
             note(Problem::Message, "it does not say that the container has ended".to_owned());
         }

@@ -37,17 +37,19 @@ pub enum Event {
     DestinationRuns,
     /// The destination holds no copy.
     DestinationHoldsNone,
-    /// The destination has removed its copy.
+    /// The destination has no copy any more.
     CopyRemoved,
     /// The destination cannot be reached, and will remove its copy by itself.
     CopyExpires {
         /// Why it cannot be reached.
         reason: String,
     },
-    /// A container that was started after the decision is not the original, and stays.
+    /// The container came home after the decision, so it is not the original, and stays.
     LaterContainer {
         /// The container's name.
         name: String,
+        /// Where the original went; it does not run there any more.
+        destination: Destination,
     },
     /// The original, whose move is in doubt, was unpaused, or another container was started in its place.
     SecondCopy {
@@ -125,14 +127,13 @@ impl fmt::Display for Event {
             Self::DestinationHoldsNone => {
                 f.write_str("  the destination holds no copy; going back")
             }
-            Self::CopyRemoved => f.write_str("  the destination has removed its copy"),
+            Self::CopyRemoved => f.write_str("  the destination has no copy any more"),
             Self::CopyExpires { reason } => {
                 write!(f, "  the destination will remove its part by itself ({reason})")
             }
-            Self::LaterContainer { name } => write!(
+            Self::LaterContainer { name, destination } => write!(
                 f,
-                "  {name} was started here after its move was decided, so it is not the original; it stays, and there are \
-                 two of it now: stop one"
+                "  {name} came here or was started here after that move, and {destination} does not run it any more; it stays"
             ),
             Self::SecondCopy { name, destination } => write!(
                 f,

@@ -77,6 +77,8 @@ pub enum Outcome {
     Busy,
     /// Something could not be done yet.
     Incomplete,
+    /// A move is done, and this host runs the container as well.
+    SecondCopy,
     /// A move is decided, and the destination does not confirm it.
     InDoubt,
 }
@@ -102,6 +104,12 @@ enum Error {
         #[source]
         source: crate::source::destination_rpc::Error,
     },
+    /// Two copies run, of which a person has to stop one; the journal stays.
+    #[error(
+        "it runs here although {0} runs it: somebody has unpaused it or started it again. There are two of it: stop one, and \
+         run recover again"
+    )]
+    SecondCopy(state::peer_address::Destination),
     /// Some of it could not be done; the journal stays.
     #[error("left to be done: {}", .0.join("; "))]
     Incomplete(Vec<String>),
@@ -162,7 +170,11 @@ fn tell(
         Ok(Settled::Moved) => context.tell(Event::RunsThere { name, destination }),
         Err(e) => {
             let outcome = failed(context, Some(name), chain(&e));
-            return if matches!(e, Error::InDoubt { .. }) { Outcome::InDoubt } else { outcome };
+            return match e {
+                Error::InDoubt { .. } => Outcome::InDoubt,
+                Error::SecondCopy(_) => Outcome::SecondCopy,
+                _ => outcome,
+            };
         }
     }
     Outcome::Clean
@@ -233,7 +245,13 @@ async fn settle(
             undo::abort(context, departed).await;
             left
         }
-        Settled::Moved => roll_forward::remove_original(context, departed).await,
+        Settled::Moved => {
+            let removed = roll_forward::remove_original(context, departed).await;
+            if removed.is_second {
+                return Err(Error::SecondCopy(departed.peer.destination.clone()));
+            }
+            removed.left
+        }
     };
     if !left.is_empty() {
         return Err(Error::Incomplete(left));
@@ -343,8 +361,9 @@ mod tests {
 
     #[test]
     fn doubt_outweighs_everything() {
-        use Outcome::{Busy, Clean, InDoubt, Incomplete};
+        use Outcome::{Busy, Clean, InDoubt, Incomplete, SecondCopy};
         assert_eq!([Clean, InDoubt, Incomplete, Busy].into_iter().max(), Some(InDoubt));
         assert_eq!([Clean, Busy, Incomplete].into_iter().max(), Some(Incomplete));
+        assert_eq!([SecondCopy, Incomplete].into_iter().max(), Some(SecondCopy));
     }
 }

@@ -18,6 +18,13 @@ use super::{Departed, Error, Event, Settled};
 use crate::context::Context;
 use crate::source::{anchors, destination_rpc, local_far_ends};
 
+/// It is not known whether there are two copies.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it was unpaused or started here after its move was decided, and whether the destination runs it as well is not known"
+)]
+struct Unasked(#[source] destination_rpc::Error);
+
 /// How long the killed tasks of the original may take to be gone.
 const KILLED: Duration = Duration::from_secs(10);
 
@@ -72,9 +79,19 @@ async fn note_container(context: &Context, departed: &Departed) -> Result<(), Ca
     carried.note(&context.directories).await
 }
 
-/// Removes the original, which is cut off still, and what the migration needed; gives what could not
-/// be removed.
-pub async fn remove_original(context: &Context, departed: &Departed) -> Vec<String> {
+/// What became of the original and of what the migration needed on this host.
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// What could not be removed.
+    pub left: Vec<String>,
+    /// Another container has the original's ID here, or somebody has set the original going, and the destination runs
+    /// the container as well.
+    pub is_second: bool,
+}
+
+/// Removes the original, which is cut off still, and what the migration needed.
+pub async fn remove_original(context: &Context, departed: &Departed) -> Removed {
+    let mut is_second = false;
     let mut left = Vec::new();
     let mut note = |result: Result<(), Cause>| {
         left.extend(result.err().map(|e| chain(e.as_ref())));
@@ -104,21 +121,19 @@ pub async fn remove_original(context: &Context, departed: &Departed) -> Vec<Stri
     note(port_forward::begin(&context.directories, migration).await);
     let here = port_forward::here(&departed.container);
     note(port_forward::remove(&context.directories, here).await.map(drop));
-    note(end_original(context, departed).await);
+    note(end_original(context, departed).await.map(|found| is_second = found));
     note(unhold(departed).map(drop));
     note(tidy(context, departed).map(drop));
-    left
+    Removed { left, is_second }
 }
 
-/// Removes the original, and nothing else that may have its ID by now.
-async fn end_original(context: &Context, departed: &Departed) -> Result<(), Cause> {
+/// Removes the original, and nothing else that may have its ID by now. Returns whether the container runs here and at
+/// the destination.
+async fn end_original(context: &Context, departed: &Departed) -> Result<bool, Cause> {
     let occupant = occupant(context, departed).await?;
     match removal(occupant) {
-        Removal::Done => return Ok(()),
-        Removal::Keep => {
-            context.tell(Event::LaterContainer { name: departed.name.clone() });
-            return Ok(());
-        }
+        Removal::Done => return Ok(false),
+        Removal::Keep => return is_second(context, departed).await,
         Removal::Remove => {}
     }
     if let Some(process) = &departed.process {
@@ -128,7 +143,24 @@ async fn end_original(context: &Context, departed: &Departed) -> Result<(), Caus
             block_in_place(|| cgroup.kill(Instant::now() + KILLED))?;
         }
     }
-    Ok(context.engine.remove(&departed.container).await?)
+    context.engine.remove(&departed.container).await?;
+    Ok(false)
+}
+
+/// Returns whether the destination still runs the container, of which there is one here that is not the frozen
+/// original. A container that came home is not second to any.
+async fn is_second(context: &Context, departed: &Departed) -> Result<bool, Cause> {
+    let asked = async {
+        let mut connection = departed.peer.resume(context).await?;
+        destination_rpc::commit(&mut connection, departed.migration()).await?;
+        destination_rpc::finish(&mut connection).await
+    };
+    let finished = asked.await.map_err(Unasked)?;
+    if finished.pid == 0 {
+        let (name, destination) = (departed.name.clone(), departed.peer.destination.clone());
+        context.tell(Event::LaterContainer { name, destination });
+    }
+    Ok(finished.pid != 0)
 }
 
 /// What has the container's ID on this host.

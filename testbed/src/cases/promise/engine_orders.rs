@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{LIMIT, settled, until};
+use super::{LIMIT, long, settled, until};
 use crate::cases::subject::{Clients, serve};
 use crate::ensure;
 use crate::error::{Error, Result, chain};
@@ -16,6 +16,7 @@ use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("promise-orders-during-a-move", &["promise"], orders),
+    Case::new("promise-stop-during-a-long-pass-ends-the-move", &["promise"], stopped).limit(240),
     Case::new("promise-orders-during-the-interruption", &["promise"], |context| {
         ordered_at(context, Moment::Interrupted)
     })
@@ -79,6 +80,33 @@ fn orders(context: &Context) -> Result<()> {
     }
     lab.migrate("web", "a", "b")?;
     context.remark(clients.stop()?.gaps());
+    Ok(())
+}
+
+/// A container is stopped while its files go over a slow link. The move ends at once, and not with the pass, which would
+/// take longer than the test waits.
+fn stopped(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    lab.serve("b")?;
+    for order in ["stop", "restart"] {
+        serve(a, "web", 7000, &[], c)?;
+        long::fill(a, "web", 60 << 20)?;
+        long::slow_down(a, "4mbit")?;
+        let client = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
+        until("the pass", LIMIT, || Ok(client.stderr().contains("tunnel")))?;
+        std::thread::sleep(Duration::from_secs(2));
+        a.podman([order, "--time", "0", "web"])?;
+        let ended = client.wait(LIMIT)?;
+        let said = ended.error_text();
+        let told = said.contains("web was stopped or restarted on this host");
+        ensure!(ended.status.code() == Some(4) && told, "{order}: {:?}: {said}", ended.status);
+        long::speed_up(a)?;
+        settled(&lab)?;
+        let there = b.podman(["ps", "--all", "--quiet"])?;
+        ensure!(there.trim().is_empty(), "{order}: a copy is left on b");
+        a.podman(["rm", "--force", "--time", "0", "web"])?;
+    }
     Ok(())
 }
 

@@ -54,12 +54,10 @@ pub(crate) fn move_slowly(lab: &Lab, bytes: usize, rate: &str) -> Result<Slow> {
     lab.serve("b")?;
     serve(a, "web", 7000, &[], c)?;
     let id = container_state::id(a, "web")?;
-    let first = a.podman(["inspect", "--format", "{{.State.Pid}}", "web"])?;
-    a.write(format!("/proc/{first}/root/file"), incompressible(bytes)?)?;
+    fill(a, "web", bytes)?;
     // The client's packets share the link and wait for the files, so the client uses TCP at a low rate.
     let client = c.probe().tcp_echo(a.port(7000)).rate(5.0).start()?;
-    let shape = ["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "64k"];
-    a.command("tc").args(shape).args(["latency", "300ms"]).run()?;
+    slow_down(a, rate)?;
     let over = AtomicBool::new(false);
     let (longest_answer, report) = thread::scope(|scope| -> Result<_> {
         let asker = scope.spawn(|| longest(b, &over));
@@ -70,7 +68,7 @@ pub(crate) fn move_slowly(lab: &Lab, bytes: usize, rate: &str) -> Result<Slow> {
         let report: MigrationReport = report?.success()?.json()?;
         Ok((longest, report))
     })?;
-    a.run(["tc", "qdisc", "del", "dev", "eth0", "root"])?;
+    speed_up(a)?;
     settled(lab)?;
     ensure!(home(lab, &id)? == "b", "it is not on b");
     let seen = client.stop()?;
@@ -78,6 +76,23 @@ pub(crate) fn move_slowly(lab: &Lab, bytes: usize, rate: &str) -> Result<Slow> {
     let pass = report.steps.iter().find(|step| step.name.contains("first pass"));
     let ms = pass.map_or(0.0, |step| step.ms);
     Ok(Slow { longest_answer, pass: Duration::from_secs_f64(ms / 1e3) })
+}
+
+/// Limits what a host sends to this rate, in tc(8)'s notation.
+pub(super) fn slow_down(host: &Host, rate: &str) -> Result<()> {
+    let shape = ["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "64k"];
+    host.command("tc").args(shape).args(["latency", "300ms"]).run().map(drop)
+}
+
+/// Ends what [`slow_down`] began.
+pub(super) fn speed_up(host: &Host) -> Result<()> {
+    host.run(["tc", "qdisc", "del", "dev", "eth0", "root"]).map(drop)
+}
+
+/// Writes a file of so many bytes into a running container.
+pub(super) fn fill(host: &Host, container: &str, bytes: usize) -> Result<()> {
+    let first = host.podman(["inspect", "--format", "{{.State.Pid}}", container])?;
+    host.write(format!("/proc/{first}/root/file"), incompressible(bytes)?)
 }
 
 /// Returns `length` random bytes, which a slow link takes in full: netmig compresses what it sends over one.

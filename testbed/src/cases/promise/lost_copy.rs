@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use super::{LIMIT, until};
 use crate::cases::terminal::Terminal;
 use crate::ensure;
@@ -27,6 +29,7 @@ pub(super) const CASES: &[Case] = &[
         lost(context, Operator::FindsPodmanSilent)
     })
     .limit(300),
+    Case::new("promise-a-second-copy-is-told-of-after-the-answer", &["promise"], second).limit(300),
 ];
 
 /// A podman that fails when it is asked about a container, as long as a file exists.
@@ -54,6 +57,8 @@ enum Operator {
 
 /// The exit code of a migration in doubt.
 const IN_DOUBT: i32 = 5;
+/// The exit code when something is left to do at the source.
+const LEFT_OVER: i32 = 6;
 /// The time during which the original is observed.
 const WATCHED: Duration = Duration::from_secs(5);
 
@@ -130,6 +135,57 @@ fn lost(context: &Context, operator: Operator) -> Result<()> {
     ensure!(terminal.finish(LIMIT)? == Some(0), "{}", terminal.screen());
     ensure!(container_state::state(a, &id) == State::Running, "the original does not run");
     ensure!(status()? == "running", "podman shows it as {}", status()?);
+    Ok(())
+}
+
+/// A move is in doubt since the answers of the destination do not arrive, and a person lets the original run. Once the
+/// destination answers, there are two copies, and `recover` says so until one of them is stopped.
+fn second(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    breakpoint::install(b)?;
+    lab.serve("b")?;
+    let run = ["run", "--detach", "--name", "web", "probe:1", "netmig-probe", "serve"];
+    let id = a.podman(run)?;
+    Breakpoint::AfterRestore.set(b)?;
+    let words = ["migrate", "web", "b", "--max-interruption", "60"];
+    let mut order = a.command("agent-client").args(words).spawn()?;
+    until("the copy is restored", LIMIT, || Ok(Breakpoint::AfterRestore.is_hit(b)))?;
+    drop_agent_packets(b, a, "dport")?;
+    Breakpoint::AfterRestore.release(b)?;
+    until("the move is decided", LIMIT, || Ok(has_record(a, "committed")))?;
+    drop_agent_packets(a, b, "sport")?;
+    accept_agent_packets(b)?;
+    until("the copy is the container", LIMIT, || Ok(has_record(b, "activated")))?;
+    // Neither the agent nor its guardian settles the move before the person acts.
+    order.signal(Signal::SIGKILL)?;
+    until("podman shows the original as paused", LIMIT, || {
+        let status = a.podman(["inspect", "--format", "{{.State.Status}}", "web"])?;
+        if status != "paused" {
+            let _ = a.command("agent-client").args(["recover"]).limit(LIMIT).output()?;
+        }
+        Ok(status == "paused")
+    })?;
+    a.podman(["unpause", "web"])?;
+    accept_agent_packets(a)?;
+    until("the guardian has given up", LIMIT, || {
+        let recovery = a.command("agent-client").args(["recover"]).limit(LIMIT).output()?;
+        Ok(recovery.error_text().contains("There are two of it: stop one"))
+    })?;
+    for _ in 0..2 {
+        let recovery = a.command("agent-client").args(["recover"]).limit(LIMIT).output()?;
+        let said = recovery.error_text();
+        ensure!(recovery.status.code() == Some(LEFT_OVER), "{:?}: {said}", recovery.status);
+        ensure!(said.contains("There are two of it: stop one"), "no word of it: {said}");
+    }
+    let running = |host| container_state::state(host, &id) == State::Running;
+    ensure!(running(a) && running(b), "recover has stopped one of two");
+    a.podman(["stop", "--time", "0", "web"])?;
+    let recovery = a.command("agent-client").args(["recover"]).limit(LIMIT).output()?;
+    ensure!(recovery.status.success(), "{}", recovery.error_text());
+    ensure!(running(b), "the copy does not run any more");
+    let left = a.podman(["ps", "--all", "--quiet"])?;
+    ensure!(left.is_empty(), "the original is left");
     Ok(())
 }
 
