@@ -16,7 +16,6 @@
 mod divert;
 mod relay;
 mod rpc;
-mod seqpacket;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -133,15 +132,17 @@ impl Gate {
         }
     }
 
-    /// Opens the gate. Keep it until the runtime has ended.
+    /// Opens the gate. Keep it until the runtime has ended. With `lazy_pages`, what the runtime asks CRIU to restore is
+    /// restored with memory that follows, whichever option the runtime has for that ([`crate::lazy_pages`]).
     ///
     /// # Errors
-    /// Those of writing to a FIFO.
-    pub fn open(&mut self) -> io::Result<()> {
+    /// Those of writing to a FIFO; a gate that holds the start of CRIU back cannot change what it is asked for.
+    pub fn open(&mut self, lazy_pages: bool) -> io::Result<()> {
         match &mut self.bar {
+            Bar::Start(_) if lazy_pages => Err(io::ErrorKind::Unsupported.into()),
             Bar::Start(go) => go.write_all(&[1]),
             Bar::Request(relay) => {
-                relay.open();
+                relay.open(lazy_pages);
                 Ok(())
             }
         }
@@ -247,9 +248,9 @@ mod tests {
         let waiting = std::thread::spawn(move || wait(&dir));
         assert!(gate.await_reached(Duration::from_secs(10), || false));
         assert!(!waiting.is_finished());
-        gate.open().unwrap();
+        gate.open(false).unwrap();
         waiting.join().unwrap().unwrap();
-        gate.open().unwrap();
+        gate.open(false).unwrap();
         wait(&gate.dir).unwrap();
     }
 

@@ -7,7 +7,7 @@
 mod follower;
 mod manifest;
 mod mount_flags;
-mod protobuf;
+mod pagemap;
 mod readdress;
 mod syscall_restart;
 mod tmpfs;
@@ -20,6 +20,7 @@ mod tests;
 pub use follower::Follower;
 pub use manifest::{CHUNK, Chunk, FileSum, Limits, Manifest, Stats};
 pub use mount_flags::keep_mount_flags;
+pub use pagemap::{LazyRange, PAGE, Pagemap, lazy_bytes};
 pub use readdress::readdress;
 pub use syscall_restart::rewind_calls;
 pub use tmpfs::ImageDir;

@@ -20,6 +20,18 @@ pub fn start_time(pid: i32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// Returns between which addresses a process has its arguments and its environment: fields 48 and 51 of `/proc/PID/stat`
+/// (proc_pid_stat(5)). `None` for a process that is gone or has none.
+#[must_use]
+pub fn arguments(pid: i32) -> Option<(u64, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split_ascii_whitespace();
+    let start = fields.nth(45)?.parse().ok()?;
+    let end = fields.nth(2)?.parse().ok()?;
+    (start > 0 && start < end).then_some((start, end))
+}
+
 /// Returns the number that a process has in the innermost of its process namespaces: the last one of the
 /// line `NSpid` (proc_pid_status(5)).
 #[must_use]
@@ -57,6 +69,15 @@ pub fn resident_memory(pid: i32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arguments_lie_where_the_kernel_says() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let (start, end) = arguments(own).unwrap();
+        let length = fs::read("/proc/self/cmdline").unwrap().len() as u64;
+        assert!(end - start >= length, "{start:x}-{end:x}");
+        assert_eq!(arguments(i32::MAX), None);
+    }
     use std::process::Command;
 
     #[test]

@@ -12,8 +12,8 @@ use nix::sys::socket::{
 
 use super::relay::SOCKET;
 use super::rpc;
-use super::seqpacket::peek;
 use crate::pidfd::PidFd;
+use crate::seqpacket::peek;
 
 /// Puts a relay between the runtime's socket and the CRIU that this process becomes: CRIU gets the other
 /// end of a new pair under the same number.

@@ -21,7 +21,7 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{Shutdown, getsockopt, shutdown};
 
 use super::rpc;
-use super::seqpacket::{receive, receive_with};
+use crate::seqpacket::{receive, receive_with};
 
 /// The socket of the relay, in the gate's directory.
 pub(super) const SOCKET: &str = "relay";
@@ -52,6 +52,7 @@ struct State {
 struct Phase {
     is_reached: bool,
     is_open: bool,
+    lazy_pages: bool,
     is_over: bool,
     /// Descriptors of conversations, shut down at the end.
     open: Vec<OwnedFd>,
@@ -107,9 +108,12 @@ impl Relay {
         }
     }
 
-    /// Lets the request that waits, and later ones, go on.
-    pub(super) fn open(&self) {
-        self.state.phase().is_open = true;
+    /// Lets the request that waits, and later ones, go on. With `lazy_pages`, restores get memory that follows.
+    pub(super) fn open(&self, lazy_pages: bool) {
+        let mut phase = self.state.phase();
+        phase.is_open = true;
+        phase.lazy_pages = lazy_pages;
+        drop(phase);
         self.state.changed.notify_all();
     }
 }
@@ -165,9 +169,14 @@ impl State {
             }
             let [from_runtime, from_criu] = sides.map(|side| side.any().unwrap_or(true));
             if from_runtime {
-                let Some(message) = receive(runtime)? else { break };
-                if rpc::is_operation(&message.bytes) && !self.hold_back() {
-                    break;
+                let Some(mut message) = receive(runtime)? else { break };
+                if rpc::is_operation(&message.bytes) {
+                    if !self.hold_back() {
+                        break;
+                    }
+                    if self.phase().lazy_pages {
+                        message.bytes = rpc::with_lazy_pages(&message.bytes);
+                    }
                 }
                 message.send(criu)?;
             }
@@ -224,8 +233,8 @@ fn receive_sockets(stream: &UnixStream) -> io::Result<(OwnedFd, OwnedFd)> {
 #[cfg(test)]
 mod tests {
     use super::super::divert::divert;
-    use super::super::seqpacket::Message;
     use super::*;
+    use crate::seqpacket::Message;
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     use std::io::Read;
     use std::sync::atomic::{AtomicI32, Ordering};
@@ -270,7 +279,7 @@ mod tests {
         assert!(relay.await_reached(LIMIT, Duration::from_millis(1), || false));
         let mut sides = [PollFd::new(criu.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut sides, 50_u16).unwrap(), 0, "the request is held back");
-        relay.open();
+        relay.open(false);
         assert_eq!(receive(&criu).unwrap().unwrap().bytes, RESTORE);
 
         let (mut reader, writer) = io::pipe().unwrap();

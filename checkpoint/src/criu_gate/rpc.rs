@@ -1,12 +1,16 @@
 //! The parts of CRIU's requests and notifications that the gate reads (`images/rpc.proto`), in protobuf's wire format
 //! (<https://protobuf.dev/programming-guides/encoding/>).
 
+use crate::protobuf::{Value, fields, put_field};
+
 /// `criu_req.type` and `criu_resp.type`.
 const TYPE: u64 = 1;
 /// `criu_req.opts`.
 const OPTIONS: u64 = 2;
 /// `criu_opts`: `images_dir_fd`, `work_dir_fd`, `status_fd`.
 const DESCRIPTORS: [u64; 3] = [1, 17, 49];
+/// `criu_opts.lazy_pages`.
+const LAZY_PAGES: u64 = 48;
 /// `criu_resp.notify`.
 const NOTIFY: u64 = 5;
 /// `criu_notify.script`.
@@ -27,25 +31,34 @@ pub(super) struct Notification {
     pub(super) pid: Option<i32>,
 }
 
-/// A field's content.
-enum Content<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-    Fixed,
-}
-
 /// Returns whether a request is a dump or a restore.
 pub(super) fn is_operation(request: &[u8]) -> bool {
-    matches!(fields(request).next(), Some((TYPE, Content::Number(DUMP | RESTORE))))
+    matches!(fields(request).next(), Some((TYPE, Value::Varint(DUMP | RESTORE))))
+}
+
+/// Returns a request with lazy pages in its options. The later value of a field counts.
+pub(super) fn with_lazy_pages(request: &[u8]) -> Vec<u8> {
+    let mut changed = Vec::with_capacity(request.len() + 16);
+    for (number, value) in fields(request) {
+        match value {
+            Value::Bytes(options) if number == OPTIONS => {
+                let mut options = options.to_vec();
+                put_field(&mut options, LAZY_PAGES, Value::Varint(1));
+                put_field(&mut changed, number, Value::Bytes(&options));
+            }
+            other => put_field(&mut changed, number, other),
+        }
+    }
+    changed
 }
 
 /// Returns the numbers by which a request names files of the process that has made its socket.
 pub(super) fn descriptors(request: &[u8]) -> Vec<i32> {
     let mut numbers = Vec::new();
     for field in fields(request) {
-        let (OPTIONS, Content::Bytes(options)) = field else { continue };
+        let (OPTIONS, Value::Bytes(options)) = field else { continue };
         numbers.extend(fields(options).filter_map(|field| match field {
-            (name, Content::Number(number)) if DESCRIPTORS.contains(&name) => {
+            (name, Value::Varint(number)) if DESCRIPTORS.contains(&name) => {
                 // Absent files have negative numbers, which protobuf extends to 64 bits.
                 i32::try_from(number).ok()
             }
@@ -58,59 +71,21 @@ pub(super) fn descriptors(request: &[u8]) -> Vec<i32> {
 /// Returns what a message of CRIU notifies of, if it does.
 pub(super) fn notification(message: &[u8]) -> Option<Notification> {
     let notify = fields(message).find_map(|field| match field {
-        (NOTIFY, Content::Bytes(bytes)) => Some(bytes),
+        (NOTIFY, Value::Bytes(bytes)) => Some(bytes),
         _ => None,
     })?;
     let mut script = None;
     let mut pid = None;
     for field in fields(notify) {
         match field {
-            (SCRIPT, Content::Bytes(bytes)) => {
+            (SCRIPT, Value::Bytes(bytes)) => {
                 script = std::str::from_utf8(bytes).ok().map(str::to_owned);
             }
-            (PID, Content::Number(number)) => pid = i32::try_from(number).ok(),
+            (PID, Value::Varint(number)) => pid = i32::try_from(number).ok(),
             _ => {}
         }
     }
     Some(Notification { script: script?, pid })
-}
-
-/// Returns the fields of a message, up to its end or to what is none.
-fn fields(mut rest: &[u8]) -> impl Iterator<Item = (u64, Content<'_>)> {
-    std::iter::from_fn(move || {
-        let tag = varint(&mut rest)?;
-        let content = match tag & 7 {
-            0 => Content::Number(varint(&mut rest)?),
-            1 => skip(&mut rest, 8)?,
-            2 => {
-                let length = usize::try_from(varint(&mut rest)?).ok()?;
-                let (bytes, after) = rest.split_at_checked(length)?;
-                rest = after;
-                Content::Bytes(bytes)
-            }
-            5 => skip(&mut rest, 4)?,
-            _ => return None,
-        };
-        Some((tag >> 3, content))
-    })
-}
-
-fn skip<'a>(rest: &mut &'a [u8], length: usize) -> Option<Content<'a>> {
-    *rest = rest.get(length..)?;
-    Some(Content::Fixed)
-}
-
-fn varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, after) = rest.split_first()?;
-        *rest = after;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]
@@ -140,6 +115,14 @@ mod tests {
         let request = [&[0x08, 2, 0x12, options.len() as u8][..], &options].concat();
         assert_eq!(descriptors(&request), [7, 12]);
         assert_eq!(descriptors(&[0x08, 10]), [0; 0]);
+    }
+
+    #[test]
+    fn lazy_pages_are_one_more_option() {
+        // type RESTORE, opts { images_dir_fd: 7, lazy_pages: false }, keep_open: true
+        let request = [0x08, 2, 0x12, 5, 0x08, 7, 0x80, 0x03, 0, 0x20, 1];
+        let lazy = [0x08, 2, 0x12, 8, 0x08, 7, 0x80, 0x03, 0, 0x80, 0x03, 1, 0x20, 1];
+        assert_eq!(with_lazy_pages(&request), lazy);
     }
 
     #[test]

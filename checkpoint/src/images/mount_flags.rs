@@ -14,8 +14,8 @@ use std::fs;
 use std::path::Path;
 
 use super::Error;
-use super::protobuf::{MAGIC, Value, put_field, take, take_field, take_word};
 use super::tmpfs::io_error;
+use crate::protobuf::{MAGIC, Value, put_field, take, take_field, take_word};
 
 /// How the names of these images begin: one for each mount namespace.
 const PREFIX: &str = "mountpoints-";

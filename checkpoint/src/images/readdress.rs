@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use super::Error;
-use super::protobuf::{MAGIC, Value, put_field, take, take_field, take_word};
 use super::tmpfs::io_error;
+use crate::protobuf::{MAGIC, Value, put_field, take, take_field, take_word};
 
 /// The image that has all descriptors' entries.
 const FILES: &str = "files.img";
@@ -83,7 +83,7 @@ fn socket_with(mut socket: &[u8], pairs: &[(IpAddr, IpAddr)]) -> Option<Option<V
                 // Several numbers may stand in one field (Protocol Buffers, packed).
                 Value::Bytes(mut packed) => {
                     while !packed.is_empty() {
-                        let word = super::protobuf::take_varint(&mut packed)?;
+                        let word = crate::protobuf::take_varint(&mut packed)?;
                         words[which].push(u32::try_from(word).ok()?);
                     }
                 }

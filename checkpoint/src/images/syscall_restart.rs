@@ -9,8 +9,8 @@ use std::fs;
 use std::path::Path;
 
 use super::Error;
-use super::protobuf::{MAGIC, Value, put_field, take, take_field, take_varint, take_word};
 use super::tmpfs::io_error;
+use crate::protobuf::{MAGIC, Value, put_field, take, take_field, take_varint, take_word};
 use crate::syscall_restart::{EINTR, Registers, signal_set, takes_any};
 
 /// The image that tells the threads of each process.

@@ -9,8 +9,8 @@ use std::fs;
 use std::path::Path;
 
 use super::Error;
-use super::protobuf::{MAGIC, put_varint, take_varint};
 use super::tmpfs::io_error;
+use crate::protobuf::{MAGIC, put_varint, take_varint};
 
 /// Two magic numbers and the length of the entry.
 const HEAD: usize = 12;

@@ -178,7 +178,11 @@ impl Waiting {
             return Err(Error::Early { runtime: self.kind, id: request.id.to_owned() });
         }
         let path = request.work.to_path_buf();
-        self.gate.open().map_err(|source| Error::Run { action: "open a gate in", path, source })?;
+        self.gate.open(false).map_err(|source| Error::Run {
+            action: "open a gate in",
+            path,
+            source,
+        })?;
         Ok(Running::new(self.child, started, self.kind, request, Some(self.gate)))
     }
 

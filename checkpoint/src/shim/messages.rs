@@ -88,6 +88,8 @@ pub struct Go {
     pub criu_config: PathBuf,
     /// How long a restored container is kept when the connection has broken.
     pub lease: Duration,
+    /// Whether the memory follows ([`crate::lazy_pages`]).
+    pub lazy_pages: bool,
 }
 
 impl FromShim {
@@ -153,6 +155,7 @@ impl ToShim {
                     fields.bytes(path.as_os_str().as_bytes());
                 }
                 fields.number(millis(go.lease));
+                fields.number(u64::from(go.lazy_pages));
                 fields.frame()
             }
             Self::Keep => Fields::new(20).frame(),
@@ -300,6 +303,7 @@ impl<'a> Reader<'a> {
             work: self.path()?,
             criu_config: self.path()?,
             lease: Duration::from_millis(self.number()?),
+            lazy_pages: self.number()? != 0,
         })
     }
 
@@ -339,6 +343,7 @@ mod tests {
             work: "/run/w".into(),
             criu_config: "/run/c".into(),
             lease: Duration::from_secs(9),
+            lazy_pages: true,
         };
         let (ready, go) = (ToShim::Ready(go.clone()), ToShim::Go(go));
         for message in [ready, go, ToShim::Finish, ToShim::Abort] {

@@ -35,6 +35,7 @@ use std::{env, fs, io, iter, thread};
 use crate::cgroup::{self, Cgroup};
 use crate::criu::ConfigDir;
 use crate::criu_gate::{self, Gate};
+use crate::lazy_pages;
 use crate::realtime::RealtimePriority;
 use messages::{Ended, FromShim, Go, Hello, ToShim};
 
@@ -76,9 +77,12 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         let outcome = criu_gate::stand_in(args.get(1..).unwrap_or_default());
         return outcome.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS);
     }
+    let argv = args.get(1..).unwrap_or_default();
+    if lazy_pages::is_asked_for(argv) {
+        return lazy_pages::run(argv);
+    }
     match Links::of(args.first()) {
         Ok(links) => {
-            let argv = args.get(1..).unwrap_or_default();
             let result = if links.as_conmon {
                 links.conmon(argv)
             } else if argv::is_restore(argv) {
@@ -171,7 +175,7 @@ impl Links {
             Some(runtime) => runtime,
             None => self.start_runtime(argv, &go)?,
         };
-        let ended = runtime.run()?;
+        let ended = runtime.run(go.lazy_pages)?;
         // When nobody listens any more the lease decides, below.
         let _ = messages::send(&mut socket, &FromShim::Ended(ended));
         drop(realtime);
@@ -324,11 +328,11 @@ impl Runtime {
         status.map(|status| Ended { status: number(status), elapsed: Duration::ZERO })
     }
 
-    /// Lets it restore.
-    fn run(mut self) -> io::Result<Ended> {
+    /// Lets it restore, with memory that follows if `lazy_pages`.
+    fn run(mut self, lazy_pages: bool) -> io::Result<Ended> {
         let start = Instant::now();
         if let Some(gate) = &mut self.gate {
-            gate.open()?;
+            gate.open(lazy_pages)?;
         }
         let status = number(self.child.wait()?);
         Ok(Ended { status, elapsed: start.elapsed() })

@@ -123,6 +123,9 @@ pub trait Staged: fmt::Debug + Send + Sync {
     /// [`Error::Full`], and [`Error::Work`] if the kernel does not tell.
     fn check_room(&self) -> Result<(), Error>;
 
+    /// Returns the directory in which CRIU works during the restore.
+    fn criu_directory(&self) -> PathBuf;
+
     /// Has the OCI runtime do everything that comes before CRIU, and wait. What it reads of the images itself, a
     /// file of descriptors, must be there. May be left out before [`restore`](Self::restore), which takes the
     /// same arguments.
@@ -139,6 +142,9 @@ pub trait Staged: fmt::Debug + Send + Sync {
     /// Restores the processes from `images`, with the CRIU options in `criu_config` (a
     /// [`ConfigDir`](checkpoint::criu::ConfigDir)). The images may be removed afterwards.
     ///
+    /// With `lazy_pages` the memory follows: something has to serve it at the socket in
+    /// [`criu_directory`](Self::criu_directory) ([`LazyPages`](checkpoint::lazy_pages::LazyPages)).
+    ///
     /// A CRIU at work is never killed, so after [`Error::Timeout`] only an abort makes sense, which waits for it.
     ///
     /// # Errors
@@ -147,6 +153,7 @@ pub trait Staged: fmt::Debug + Send + Sync {
         &mut self,
         images: &Path,
         criu_config: &Path,
+        lazy_pages: bool,
         deadline: Duration,
     ) -> Result<Restored, Error>;
 

@@ -3,6 +3,7 @@
 
 mod flows;
 mod local_far_ends;
+mod memory;
 mod network;
 mod path_trial;
 mod preparation;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use checkpoint::cgroup::Cgroup;
 use checkpoint::images::ImageDir;
+use checkpoint::lazy_pages::LazyPages;
 use checkpoint::realtime::RealtimePriority;
 use engine::Kind;
 use engine::stage::{PreparedStage, Staged};
@@ -66,6 +68,13 @@ struct Incomplete(&'static str);
 #[error("{0} ended while the container was being restored")]
 struct EngineGone(Kind);
 
+/// What puts memory in place was killed, or failed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "what puts the container's memory in place ended; lazy-pages.log in the run directory tells why"
+)]
+struct MemoryGone;
+
 /// The engine would give up before the source could decide.
 #[derive(Debug, thiserror::Error)]
 #[error("the container was staged for too long before its interruption came; try again")]
@@ -103,6 +112,8 @@ pub struct Arrival {
     mtu: u32,
     limits: Limits,
     staged: Option<Box<dyn Staged>>,
+    /// What puts memory in place that follows.
+    lazy_pages: Option<LazyPages>,
     network: Option<Network>,
     cgroup: Option<Cgroup>,
     created: Vec<Flow>,
@@ -160,6 +171,7 @@ impl Arrival {
             mtu: u32::MAX,
             limits,
             staged: None,
+            lazy_pages: None,
             network: None,
             cgroup: None,
             created: Vec::new(),
@@ -263,6 +275,7 @@ impl Arrival {
             staged.abort().await?;
         }
         self.network = None;
+        self.lazy_pages = None;
         self.end_late().await?;
         ImageDir::remove_at(&self.images())?;
         // Everything that was chosen is chosen anew.
@@ -301,7 +314,8 @@ impl Arrival {
     pub fn take_prepared(&mut self) -> Option<Whole> {
         let (staged, network) = (self.staged.take()?, self.network.take()?);
         let (cgroup, journal) = (self.cgroup.take()?, self.journal.take()?);
-        Some(Whole { staged, network, cgroup, journal, mtu: self.mtu })
+        let lazy_pages = self.lazy_pages.take();
+        Some(Whole { staged, network, cgroup, journal, mtu: self.mtu, lazy_pages })
     }
 
     /// Removes everything that was made for this migration; what cannot be removed is logged and

@@ -1,6 +1,7 @@
 //! A prepared copy: restored, whole, frozen, and cut off from every network.
 
 use checkpoint::cgroup::Cgroup;
+use checkpoint::lazy_pages::LazyPages;
 use engine::Kind;
 use engine::stage::Staged;
 use ownership::destination::{Holding, after_removal};
@@ -25,6 +26,8 @@ pub struct Copy {
     journal: Journal,
     mtu: u32,
     others: SiblingAddresses,
+    /// What puts memory in place that follows; ends by itself.
+    lazy_pages: Option<LazyPages>,
     /// Whether the journal says that it is the container.
     was_activated: bool,
 }
@@ -32,7 +35,8 @@ pub struct Copy {
 impl Copy {
     /// Takes over what an arrival has made; `None` if it is not complete.
     pub async fn of(mut arrival: Arrival) -> Option<Self> {
-        let Whole { staged, network, cgroup, journal, mtu } = arrival.take_prepared()?;
+        let Whole { staged, network, cgroup, journal, mtu, lazy_pages } =
+            arrival.take_prepared()?;
         // A socket that was restored stays at its smallest segment size until the MTU of its route
         // changes; and no packet that the container sends may be too large for the tunnel.
         if let Err(e) = network.sandbox.set_route_mtu(mtu) {
@@ -42,7 +46,17 @@ impl Copy {
             tracing::warn!("{}: {}", arrival.offer().migration, chain(e.as_ref()));
             SiblingAddresses::default()
         });
-        Some(Self { arrival, staged, network, cgroup, journal, mtu, others, was_activated: false })
+        Some(Self {
+            arrival,
+            staged,
+            network,
+            cgroup,
+            journal,
+            mtu,
+            others,
+            lazy_pages,
+            was_activated: false,
+        })
     }
 
     /// Returns the engine that is to run it.
@@ -55,9 +69,10 @@ impl Copy {
         &self.arrival.offer().id
     }
 
-    /// Whether it can become the container still: the engine that is to run it is there.
-    pub fn is_whole(&self) -> bool {
-        self.staged.is_awaited()
+    /// Whether it can become the container still: the engine that is to run it is there, and so is its memory.
+    pub fn is_whole(&mut self) -> bool {
+        let has_memory = self.lazy_pages.as_mut().is_none_or(LazyPages::is_well);
+        has_memory && self.staged.is_awaited()
     }
 
     /// Makes the copy audible: it is the container from here on.
@@ -77,6 +92,11 @@ impl Copy {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(&e));
         }
         self.cgroup.thaw()?;
+        if let Some(lazy_pages) = &mut self.lazy_pages
+            && let Err(e) = lazy_pages.go().await
+        {
+            tracing::warn!("{}: {}", self.arrival.offer().migration, chain(&e));
+        }
         self.arrival.end_turn();
         tracing::info!(
             "{}: container {} runs here now (route MTU {})",

@@ -26,6 +26,7 @@ mod landlock;
 mod link_rate;
 pub(crate) mod local_far_ends;
 mod lost_settings;
+mod memory;
 mod migration;
 mod multicast;
 mod network_namespace;

@@ -33,6 +33,7 @@ use super::destination_rpc::Peer;
 use super::failure::Failure;
 use super::forecast::ExpectedInterruption;
 use super::local_far_ends::FarEnds;
+use super::memory;
 use super::network_namespace::OwnNetwork;
 use super::receive_buffers::Room;
 use super::{dns_names, landlock, link_rate, multicast, original_ports, ports};
@@ -164,6 +165,7 @@ pub async fn agree(
             return Err(refused(Replaced(container.name).into()));
         }
     }
+    memory::await_whole(&context.directories.run, &container).await?;
     let mut findings = tokio::task::block_in_place(|| blockers::look(&*context.engine, &container));
     let accepted: Vec<_> = request.options.accepted_losses.iter().map(|loss| loss.code()).collect();
     findings.blockers.retain(|finding| !accepted.contains(&finding.code));

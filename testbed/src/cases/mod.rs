@@ -24,6 +24,7 @@ mod fidelity;
 mod flows;
 mod lab;
 mod lab_resources;
+mod memory;
 mod migration;
 mod operator;
 mod peer_texts;
@@ -50,6 +51,7 @@ pub fn all() -> Vec<Case> {
         lab::CASES,
         traffic::CASES,
         migration::CASES,
+        memory::CASES,
         &flows::cases(),
         applications::CASES,
         refusal::CASES,

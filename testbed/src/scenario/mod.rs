@@ -3,6 +3,7 @@
 //!
 //! [`hold`] sets one up in the calling process, prints `ready` and keeps it.
 
+mod changing_memory;
 mod descriptors;
 mod open_files;
 mod processes;
@@ -21,8 +22,15 @@ type Setup = fn() -> io::Result<Held>;
 
 /// Returns all scenarios with their names.
 fn all() -> Vec<(&'static str, Setup)> {
-    [descriptors::ALL, unsupported_interfaces::ALL, open_files::ALL, processes::ALL, sockets::ALL]
-        .concat()
+    [
+        changing_memory::ALL,
+        descriptors::ALL,
+        unsupported_interfaces::ALL,
+        open_files::ALL,
+        processes::ALL,
+        sockets::ALL,
+    ]
+    .concat()
 }
 
 /// Sets a scenario up and keeps it until the process is killed.

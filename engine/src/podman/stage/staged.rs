@@ -153,12 +153,13 @@ impl PodmanStaged {
         Error::Shim { name: self.container.name.clone(), source }
     }
 
-    fn go(&self, images: &Path, criu_config: &Path) -> Go {
+    fn go(&self, images: &Path, criu_config: &Path, lazy_pages: bool) -> Go {
         Go {
             images: images.to_path_buf(),
             work: self.work.criu(),
             criu_config: criu_config.to_path_buf(),
             lease: self.lease,
+            lazy_pages,
         }
     }
 
@@ -227,6 +228,10 @@ impl Staged for PodmanStaged {
         Ok(())
     }
 
+    fn criu_directory(&self) -> PathBuf {
+        self.work.criu()
+    }
+
     async fn make_ready(
         &mut self,
         images: &Path,
@@ -235,7 +240,7 @@ impl Staged for PodmanStaged {
     ) -> Result<(), Error> {
         // It may have been staged long ago.
         self.warmup = Some(GracePeriods::for_restore());
-        let ready = ToShim::Ready(self.go(images, criu_config));
+        let ready = ToShim::Ready(self.go(images, criu_config, false));
         let exchange = async {
             self.link.send(&ready).await?;
             self.link.receive().await
@@ -253,12 +258,13 @@ impl Staged for PodmanStaged {
         &mut self,
         images: &Path,
         criu_config: &Path,
+        lazy_pages: bool,
         deadline: Duration,
     ) -> Result<Restored, Error> {
         if self.restored.is_some() {
             return Err(self.order("a second restore"));
         }
-        let go = ToShim::Go(self.go(images, criu_config));
+        let go = ToShim::Go(self.go(images, criu_config, lazy_pages));
         let exchange = async {
             self.link.send(&go).await?;
             self.link.receive().await

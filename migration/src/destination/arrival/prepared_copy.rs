@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use checkpoint::cgroup::Cgroup;
+use checkpoint::lazy_pages::LazyPages;
 use engine::stage::Staged;
 use netmig::bridge_port::Port;
 use netmig::container_network::ContainerNetwork;
@@ -35,4 +36,6 @@ pub struct Whole {
     pub journal: Journal,
     /// The largest packet that it may send.
     pub mtu: u32,
+    /// What puts memory in place that follows.
+    pub lazy_pages: Option<LazyPages>,
 }

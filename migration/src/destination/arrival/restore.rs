@@ -6,6 +6,7 @@ use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::ConfigDir;
 use checkpoint::facts::ContainerFacts;
 use checkpoint::images::ImageDir;
+use checkpoint::lazy_pages;
 use checkpoint::socket_options::SocketSettings;
 use checkpoint::tasks::TaskSettings;
 use netmig::tunnel;
@@ -15,7 +16,7 @@ use state::cause::Cause;
 use state::deadline;
 use tokio::task::block_in_place;
 
-use super::{Arrival, EngineGone, Incomplete};
+use super::{Arrival, EngineGone, Incomplete, MemoryGone};
 use crate::convert::{Settings, Wire};
 use crate::destination::verify_copy;
 
@@ -31,7 +32,8 @@ impl Arrival {
     ) -> Result<Prepared, Cause> {
         let mut staged = self.staged.take().ok_or(Incomplete("itself"))?;
         let go = Instant::now();
-        let restoring = staged.restore(images.path(), criu_config.path(), deadline::STAGE);
+        let follows = block_in_place(|| self.does_memory_follow(images))?;
+        let restoring = staged.restore(images.path(), criu_config.path(), follows, deadline::STAGE);
         let (restored, prepared_ends) = tokio::join!(restoring, self.prepare_far_ends());
         let staged = self.staged.insert(staged);
         let restored = restored?;
@@ -40,11 +42,20 @@ impl Arrival {
         let done = Instant::now();
         // Nothing of the copy runs before its source has decided.
         let cgroup = self.cgroup.insert(block_in_place(|| staged.frozen_cgroup())?);
+        if let Some(lazy_pages) = &mut self.lazy_pages {
+            let named = lazy_pages.name_container(restored.pid, &self.offer.id).await;
+            named.map_err(|_| MemoryGone)?;
+            let pids = cgroup.pids()?;
+            block_in_place(|| lazy_pages::fetch_arguments(&pids))?;
+        }
         block_in_place(|| set(settings, cgroup))?;
         let copy = block_in_place(|| ContainerFacts::read(cgroup, restored.pid))?;
         let differences = verify_copy::compare(connection, &copy).await?;
         if !staged.is_awaited() {
             return Err(EngineGone(self.host.engine.kind()).into());
+        }
+        if self.lazy_pages.as_mut().is_some_and(|lazy_pages| !lazy_pages.is_well()) {
+            return Err(MemoryGone.into());
         }
         staged.check_room()?;
         tunnel::check(self.anchor)?;

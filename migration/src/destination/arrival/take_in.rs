@@ -148,6 +148,7 @@ impl Arrival {
                 block_in_place(|| incoming.chunks(&chunks))?;
                 if !receiving.is_ready && chunks.iter().any(Chunk::is_descriptors) {
                     receiving.is_ready = true;
+                    self.expect_memory(receiving.images).await?;
                     self.make_ready(receiving.images, receiving.criu_config).await?;
                 }
                 Ok(())

@@ -29,7 +29,7 @@ use crate::slowdown;
 /// The time limit for migrations to settle, with the timeout of another host.
 const SETTLES: Duration = Duration::from_secs(60);
 /// The time limit for a migration, or for a stage of it.
-const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 /// The time between two checks.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 

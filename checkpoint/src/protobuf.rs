@@ -1,11 +1,12 @@
-//! The format of CRIU's images: two magic numbers, then entries, each preceded by its length, in the encoding of Protocol
-//! Buffers. Numbers outside of entries are little endian.
+//! The encoding of Protocol Buffers (<https://protobuf.dev/programming-guides/encoding/>), which CRIU uses for its requests
+//! and its images. An image is two magic numbers, then entries, each preceded by its length. Numbers outside of entries
+//! are little endian.
 
 /// Start of every image (CRIU's `IMG_COMMON_MAGIC`); the magic of its kind follows.
-pub(super) const MAGIC: u32 = 0x5456_4319;
+pub(crate) const MAGIC: u32 = 0x5456_4319;
 
 /// Takes a number off the front.
-pub(super) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = bytes.split_first()?;
@@ -19,7 +20,7 @@ pub(super) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 /// Appends a number.
-pub(super) fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         bytes.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;
@@ -28,14 +29,14 @@ pub(super) fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Takes a number of four bytes, as it stands outside of entries.
-pub(super) fn take_word(bytes: &mut &[u8]) -> Option<u32> {
+pub(crate) fn take_word(bytes: &mut &[u8]) -> Option<u32> {
     let (word, rest) = bytes.split_first_chunk()?;
     *bytes = rest;
     Some(u32::from_le_bytes(*word))
 }
 
 /// Takes so many bytes.
-pub(super) fn take<'a>(bytes: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
+pub(crate) fn take<'a>(bytes: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
     let (taken, rest) = bytes.split_at_checked(usize::try_from(length).ok()?)?;
     *bytes = rest;
     Some(taken)
@@ -43,7 +44,7 @@ pub(super) fn take<'a>(bytes: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
 
 /// The value of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     /// A number.
     Varint(u64),
     /// A text, bytes, an entry within, or several numbers.
@@ -53,7 +54,7 @@ pub(super) enum Value<'a> {
 }
 
 /// Takes a field: its number and its value.
-pub(super) fn take_field<'a>(entry: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
+pub(crate) fn take_field<'a>(entry: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
     let tag = take_varint(entry)?;
     let value = match tag & 7 {
         0 => Value::Varint(take_varint(entry)?),
@@ -69,7 +70,7 @@ pub(super) fn take_field<'a>(entry: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
 }
 
 /// Appends a field.
-pub(super) fn put_field(entry: &mut Vec<u8>, number: u64, value: Value<'_>) {
+pub(crate) fn put_field(entry: &mut Vec<u8>, number: u64, value: Value<'_>) {
     match value {
         Value::Varint(value) => {
             put_varint(entry, number << 3);
@@ -85,4 +86,9 @@ pub(super) fn put_field(entry: &mut Vec<u8>, number: u64, value: Value<'_>) {
             entry.extend(bytes);
         }
     }
+}
+
+/// Returns the fields of a message, up to its end or to what is none.
+pub(crate) fn fields(mut rest: &[u8]) -> impl Iterator<Item = (u64, Value<'_>)> {
+    std::iter::from_fn(move || take_field(&mut rest))
 }

@@ -1,4 +1,5 @@
-//! Messages on the socket between a runtime and CRIU (unix(7), SOCK_SEQPACKET), with the descriptors that they carry.
+//! Messages on sockets of unix(7), with the descriptors that they carry: between a runtime and CRIU, and to what holds
+//! descriptors of pages.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -12,13 +13,13 @@ const MESSAGE: usize = 1 << 20;
 const DESCRIPTORS: usize = 16;
 
 /// One message and the descriptors that came with it.
-pub(super) struct Message {
-    pub(super) bytes: Vec<u8>,
-    pub(super) descriptors: Vec<OwnedFd>,
+pub(crate) struct Message {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) descriptors: Vec<OwnedFd>,
 }
 
 impl Message {
-    pub(super) fn send(&self, to: &OwnedFd) -> io::Result<()> {
+    pub(crate) fn send(&self, to: &OwnedFd) -> io::Result<()> {
         let descriptors: Vec<RawFd> = self.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&descriptors)];
         let rights = if descriptors.is_empty() { &[][..] } else { &rights };
@@ -33,7 +34,7 @@ impl Message {
 }
 
 /// Receives a whole message; `None` at the end.
-pub(super) fn receive(from: &OwnedFd) -> io::Result<Option<Message>> {
+pub(crate) fn receive(from: &OwnedFd) -> io::Result<Option<Message>> {
     let length = loop {
         match recv(from.as_raw_fd(), &mut [0; 1], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
             Err(Errno::EINTR) => {}
@@ -49,7 +50,7 @@ pub(super) fn receive(from: &OwnedFd) -> io::Result<Option<Message>> {
     }
 }
 
-pub(super) fn receive_with(from: RawFd, length: usize) -> io::Result<Option<Message>> {
+pub(crate) fn receive_with(from: RawFd, length: usize) -> io::Result<Option<Message>> {
     let mut bytes = vec![0; length];
     let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS]);
     let (received, descriptors) = loop {
@@ -79,7 +80,7 @@ pub(super) fn receive_with(from: RawFd, length: usize) -> io::Result<Option<Mess
 }
 
 /// Returns the request that comes; it stays where it is.
-pub(super) fn peek(socket: RawFd) -> io::Result<Vec<u8>> {
+pub(crate) fn peek(socket: RawFd) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; MESSAGE];
     let length = loop {
         match recv(socket, &mut bytes, MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {

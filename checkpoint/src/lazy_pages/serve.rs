@@ -1,0 +1,369 @@
+//! The server: it puts pages of the images into the processes, those first that a process waits for.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::client::{CONTAINER, GO, READY};
+use super::hold::Holder;
+use super::pending::Pending;
+use super::userfault::{Copied, Event, Userfault, is_supported};
+use crate::images::{LazyRange, PAGE, Pagemap};
+use crate::seqpacket;
+
+/// What CRIU says in place of a process when all are restored (`LAZY_PAGES_RESTORE_FINISHED` in `criu/uffd.c`).
+const RESTORED: i32 = 0x5253_5446;
+/// Bytes that are put in place for one page fault: what is beside a page is often needed next.
+const AROUND: u64 = 64 << 10;
+/// Bytes that are put in place at a time when nothing waits.
+const CHUNK: u64 = 512 << 10;
+/// How long something that the kernel refuses for now is left alone, in milliseconds.
+const LATER: u16 = 1;
+/// The score of a process that the kernel ends last for lack of memory (proc(5)).
+const LAST: &str = "-1000";
+
+/// Runs as the server of one container. Its standard input brings orders, its standard output says that it listens.
+pub(super) fn run(images: &Path, socket: &Path, lock: &Path) -> io::Result<()> {
+    if !is_supported() {
+        return Ok(());
+    }
+    spare_from_oom_killer();
+    let held = super::lock(lock)?;
+    let holder = Holder::start()?;
+    holder.hold(&*held)?;
+    match fs::remove_file(socket) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    let mut told = io::stdout();
+    told.write_all(READY)?;
+    told.flush()?;
+    let mut server = Server {
+        images: images.to_owned(),
+        orders: Some(io::stdin().as_fd().try_clone_to_owned()?.into()),
+        criu: None,
+        is_restored: false,
+        is_going: false,
+        processes: Vec::new(),
+        next: 0,
+        buffer: vec![0; CHUNK as usize],
+        holder,
+    };
+    if !server.accept(&listener)? {
+        // The restore never began, so there is nothing to lose.
+        server.holder.end()?;
+        return unlock(lock);
+    }
+    drop(listener);
+    server.serve()?;
+    server.holder.end()?;
+    unlock(lock)
+}
+
+/// Removes the file of the lock, which this process has until it ends.
+fn unlock(lock: &Path) -> io::Result<()> {
+    fs::remove_file(lock)
+}
+
+/// Has the kernel end this process last when memory is short. Without the privilege for that, it is one among others.
+pub(super) fn spare_from_oom_killer() {
+    let _ = fs::write("/proc/self/oom_score_adj", LAST);
+}
+
+/// A process that may lack pages.
+#[derive(Debug)]
+struct Process {
+    userfault: Userfault,
+    pending: Pending,
+    /// The file of pages of the images.
+    pages: Rc<File>,
+    /// Addresses of pages that it waits for and that could not be put in place yet.
+    faults: Vec<u64>,
+    is_gone: bool,
+}
+
+struct Server {
+    images: PathBuf,
+    /// `None` once the agent has nothing more to say.
+    orders: Option<File>,
+    /// `None` once CRIU has sent everything.
+    criu: Option<UnixStream>,
+    is_restored: bool,
+    /// Whether pages are put in place that nothing waits for.
+    is_going: bool,
+    processes: Vec<Process>,
+    /// The process whose turn it is.
+    next: usize,
+    buffer: Vec<u8>,
+    holder: Holder,
+}
+
+impl Server {
+    /// Waits for CRIU; returns `false` if the agent gives up before.
+    fn accept(&mut self, listener: &UnixListener) -> io::Result<bool> {
+        loop {
+            let Some(orders) = &self.orders else { return Ok(false) };
+            let (from_criu, from_agent) = {
+                let mut sides = [
+                    PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+                    PollFd::new(orders.as_fd(), PollFlags::POLLIN),
+                ];
+                wait(&mut sides, PollTimeout::NONE)?;
+                (sides[0].any().unwrap_or(true), sides[1].any().unwrap_or(true))
+            };
+            if from_criu {
+                self.criu = Some(listener.accept()?.0);
+                return Ok(true);
+            }
+            if from_agent && !self.take_orders()? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Serves until no process lacks a page.
+    fn serve(&mut self) -> io::Result<()> {
+        loop {
+            let is_whole =
+                self.processes.iter().all(|of| of.pending.is_empty() && of.faults.is_empty());
+            if self.is_restored && is_whole {
+                return Ok(());
+            }
+            let is_refused = self.processes.iter().any(|of| !of.faults.is_empty());
+            let is_going = self.is_restored
+                && self.is_going
+                && self.processes.iter().any(|of| !of.pending.is_empty());
+            let timeout = match (is_going, is_refused) {
+                (true, _) => PollTimeout::ZERO,
+                (false, true) => LATER.into(),
+                (false, false) => PollTimeout::NONE,
+            };
+            self.look(timeout)?;
+            for process in 0..self.processes.len() {
+                let faults = std::mem::take(&mut self.processes[process].faults);
+                for address in faults {
+                    self.serve_fault(process, address)?;
+                }
+            }
+            if is_going && !self.go_on()? {
+                // Whatever refuses it now is over in a moment.
+                self.look(LATER.into())?;
+            }
+            self.processes.retain(|process| !process.is_gone);
+        }
+    }
+
+    /// Waits for events and orders, and follows them.
+    fn look(&mut self, timeout: PollTimeout) -> io::Result<()> {
+        let (from_agent, from_criu, with_events) = {
+            let side = |of| PollFd::new(of, PollFlags::POLLIN);
+            let mut sides: Vec<PollFd<'_>> =
+                self.processes.iter().map(|of| side(of.userfault.as_fd())).collect();
+            let count = sides.len();
+            sides.extend(self.orders.as_ref().map(|of| side(of.as_fd())));
+            sides.extend(self.criu.as_ref().map(|of| side(of.as_fd())));
+            wait(&mut sides, timeout)?;
+            let mut ready = sides.iter().map(|side| side.any().unwrap_or(true));
+            let with_events: Vec<usize> = ready
+                .by_ref()
+                .take(count)
+                .enumerate()
+                .filter_map(|(n, is)| is.then_some(n))
+                .collect();
+            let from_agent = self.orders.is_some() && ready.next().unwrap_or_default();
+            (from_agent, ready.next().unwrap_or_default(), with_events)
+        };
+        if from_agent && !self.take_orders()? {
+            self.orders = None;
+            self.is_going = true;
+        }
+        if from_criu {
+            self.take_process()?;
+        }
+        for process in with_events {
+            while let Some(event) = self.processes[process].userfault.event()? {
+                self.follow(process, event)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows the agent's orders; returns `false` when there will be no more.
+    fn take_orders(&mut self) -> io::Result<bool> {
+        let Some(orders) = &mut self.orders else { return Ok(false) };
+        let mut bytes = [0; 256];
+        let read = match orders.read(&mut bytes) {
+            Ok(read) => read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(e) => return Err(e),
+        };
+        let text = String::from_utf8_lossy(&bytes[..read]);
+        for line in text.lines() {
+            match line.split(' ').collect::<Vec<_>>()[..] {
+                [CONTAINER, pid, id] => {
+                    let pid = pid.parse().map_err(io::Error::other)?;
+                    self.holder.name_container(pid, id)?;
+                }
+                [GO] => self.is_going = true,
+                _ => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+        Ok(read > 0)
+    }
+
+    /// Takes the next process that CRIU restores, or its word that all are restored.
+    fn take_process(&mut self) -> io::Result<()> {
+        let Some(criu) = &mut self.criu else { return Ok(()) };
+        let mut number = [0; 4];
+        match criu.read_exact(&mut number) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && self.is_restored => {
+                self.criu = None;
+                return Ok(());
+            }
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(io::Error::other("CRIU ended before it had restored everything"));
+            }
+            other => other?,
+        }
+        let pid = i32::from_ne_bytes(number);
+        if pid == RESTORED {
+            self.is_restored = true;
+            self.criu = None;
+            return Ok(());
+        }
+        // A process that has ended has no memory.
+        if pid < 0 {
+            return Ok(());
+        }
+        let message = seqpacket::receive_with(criu.as_raw_fd(), 1)?;
+        let descriptor = message.and_then(|message| message.descriptors.into_iter().next());
+        let userfault = Userfault::new(descriptor.ok_or(io::ErrorKind::UnexpectedEof)?);
+        self.holder.hold(&userfault)?;
+        let pagemap = Pagemap::read(&self.images, pid).map_err(io::Error::other)?;
+        let file = OpenOptions::new().read(true).write(true).open(&pagemap.pages)?;
+        let length = file.metadata()?.len();
+        if pagemap.lazy.iter().any(|range| range.offset + (range.end - range.start) > length) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.processes.push(Process {
+            userfault,
+            pending: Pending::new(&pagemap.lazy),
+            pages: Rc::new(file),
+            faults: Vec::new(),
+            is_gone: false,
+        });
+        Ok(())
+    }
+
+    /// Follows what a process does with its memory.
+    fn follow(&mut self, process: usize, event: Event) -> io::Result<()> {
+        let of = &mut self.processes[process];
+        match event {
+            Event::PageFault { address } => of.faults.push(address),
+            Event::Remap { from, to, length } => of.pending.remap(from, to, length),
+            Event::Remove { start, end } => of.pending.forget(start, end),
+            Event::Fork { child } => {
+                self.holder.hold(&child)?;
+                let (pending, pages) = (of.pending.clone(), Rc::clone(&of.pages));
+                self.processes.push(Process {
+                    userfault: child,
+                    pending,
+                    pages,
+                    faults: Vec::new(),
+                    is_gone: false,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the page in place that a process waits for, and those beside it.
+    fn serve_fault(&mut self, process: usize, address: u64) -> io::Result<()> {
+        let of = &mut self.processes[process];
+        if let Some(range) = of.pending.at(address, AROUND) {
+            // Pages of another mapping are beside it.
+            if self.put(process, range)? == Copied::Unmapped && range.end - range.start > PAGE {
+                self.put(process, LazyRange { end: range.start + PAGE, ..range })?;
+            }
+            let of = &mut self.processes[process];
+            if of.pending.at(address, PAGE).is_some() && !of.is_gone {
+                of.faults.push(address);
+            }
+            return Ok(());
+        }
+        match of.userfault.zero(address)? {
+            Copied::Later => of.faults.push(address),
+            Copied::Present => of.userfault.wake(address),
+            Copied::Gone => of.is_gone = true,
+            // What is not mapped any more waits for nothing.
+            Copied::Bytes(_) | Copied::Unmapped => {}
+        }
+        Ok(())
+    }
+
+    /// Puts the next pages in place that nothing waits for. Returns whether it could.
+    fn go_on(&mut self) -> io::Result<bool> {
+        let count = self.processes.len();
+        let lacking = (0..count)
+            .map(|step| (self.next + step) % count)
+            .find(|process| !self.processes[*process].pending.is_empty());
+        let Some(process) = lacking else { return Ok(true) };
+        self.next = process + 1;
+        let Some(range) = self.processes[process].pending.first(CHUNK) else { return Ok(true) };
+        let mut put = self.put(process, range)?;
+        if put == Copied::Unmapped && range.end - range.start > PAGE {
+            // It reaches beyond one mapping.
+            let single = LazyRange { end: range.start + PAGE, ..range };
+            put = self.put(process, single)?;
+        }
+        Ok(put != Copied::Later)
+    }
+
+    /// Puts pages in place as far as that goes at once. A single page that is not mapped any more is forgotten.
+    fn put(&mut self, process: usize, range: LazyRange) -> io::Result<Copied> {
+        let of = &mut self.processes[process];
+        let length = (range.end - range.start) as usize;
+        let buffer = &mut self.buffer[..length];
+        of.pages.read_exact_at(buffer, range.offset)?;
+        let copied = of.userfault.copy(range.start, buffer)?;
+        let done = match copied {
+            Copied::Bytes(bytes) => bytes,
+            Copied::Present => {
+                of.userfault.wake(range.start);
+                PAGE
+            }
+            Copied::Unmapped if range.end - range.start <= PAGE => PAGE,
+            Copied::Unmapped | Copied::Later => 0,
+            Copied::Gone => {
+                of.is_gone = true;
+                of.pending = Pending::default();
+                0
+            }
+        };
+        of.pending.forget(range.start, range.start + done);
+        // A child may need them, too.
+        if done > 0 && Rc::strong_count(&of.pages) == 1 {
+            let (offset, done) = (range.offset as i64, done as i64);
+            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            fallocate(&*of.pages, flags, offset, done)?;
+        }
+        Ok(copied)
+    }
+}
+
+/// Waits for one of several descriptors; an interrupted wait ends early.
+fn wait(sides: &mut [PollFd<'_>], timeout: PollTimeout) -> io::Result<()> {
+    match poll(sides, timeout) {
+        Err(Errno::EINTR) => Ok(()),
+        other => other.map(drop).map_err(Into::into),
+    }
+}

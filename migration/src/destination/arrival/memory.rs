@@ -1,0 +1,47 @@
+//! Whether the memory of a copy is restored with the copy or follows while the copy runs.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+
+use checkpoint::images::{self, ImageDir};
+use checkpoint::lazy_pages::{self, LazyPages};
+use state::cause::{Cause, chain};
+
+use super::{Arrival, Incomplete};
+
+/// From this size on memory follows, in bytes. Below it, an eager restore takes no longer than a lazy one.
+const LAZY_FROM: u64 = 16 << 20;
+/// The log of what puts memory in place, in the run directory.
+const LOG: &str = "lazy-pages.log";
+
+impl Arrival {
+    /// Starts what will put memory in place, while the container still runs at its source. A restore can do without.
+    pub(super) async fn expect_memory(&mut self, images: &ImageDir) -> Result<(), Cause> {
+        if self.offer.memory < LAZY_FROM {
+            return Ok(());
+        }
+        let staged = self.staged.as_ref().ok_or(Incomplete("itself"))?;
+        let socket = staged.criu_directory().join(lazy_pages::SOCKET);
+        let run = &self.host.directories.run;
+        let lock = lazy_pages::lock_path(run, &self.offer.id);
+        let log = OpenOptions::new().append(true).create(true).mode(0o600).open(run.join(LOG))?;
+        let started = LazyPages::start(&self.host.shim, images.path(), &socket, &lock, log).await;
+        self.lazy_pages = started.unwrap_or_else(|e| {
+            tracing::warn!("{}: memory is restored at once: {}", self.offer.migration, chain(&e));
+            None
+        });
+        Ok(())
+    }
+
+    /// Returns whether the memory in the images is to follow. What would put it in place ends otherwise.
+    pub(super) fn does_memory_follow(&mut self, images: &ImageDir) -> Result<bool, Cause> {
+        let Some(lazy_pages) = &mut self.lazy_pages else { return Ok(false) };
+        let bytes = images::lazy_bytes(images.path())?;
+        if bytes < LAZY_FROM || !lazy_pages.is_well() {
+            self.lazy_pages = None;
+            return Ok(false);
+        }
+        tracing::info!("{}: {} MiB of memory follow", self.offer.migration, bytes >> 20);
+        Ok(true)
+    }
+}
