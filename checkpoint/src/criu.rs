@@ -9,10 +9,12 @@
 
 mod environment;
 mod log;
+mod memory_apart;
 mod version;
 
 pub use environment::{ConfigDir, Options, has_sys_resource, most_connections, mount_config};
 pub use log::{Reason, Span, log_tail, reason, spans};
+pub use memory_apart::MemoryApart;
 pub use version::{Version, check_kernel, version};
 
 use std::path::PathBuf;

@@ -6,6 +6,7 @@
 
 mod follower;
 mod manifest;
+mod memory_store;
 mod mount_flags;
 mod pagemap;
 mod readdress;
@@ -19,8 +20,9 @@ mod tests;
 
 pub use follower::Follower;
 pub use manifest::{CHUNK, Chunk, FileSum, Limits, Manifest, Stats};
+pub use memory_store::MemoryStore;
 pub use mount_flags::keep_mount_flags;
-pub use pagemap::{LazyRange, PAGE, Pagemap, lazy_bytes};
+pub use pagemap::{LazyRange, PAGE, Pagemap, lazy_bytes, whole_pagemap};
 pub use readdress::readdress;
 pub use syscall_restart::rewind_calls;
 pub use tmpfs::ImageDir;

@@ -41,6 +41,8 @@ pub struct Options {
     pub tunnel: TunnelChoice,
     /// What may be lost, where nobody can tell beforehand whether there is any.
     pub accepted_losses: Vec<Loss>,
+    /// How memory gets to the destination.
+    pub memory: MemoryMode,
     /// How the image and the first pass over files are sent.
     pub bulk: BulkOptions,
     /// Over how many connections these are sent.
@@ -58,6 +60,7 @@ impl Default for Options {
             address: AddressPolicy::Keep,
             tunnel: TunnelChoice::WireGuard,
             accepted_losses: Vec::new(),
+            memory: MemoryMode::Auto,
             bulk: BulkOptions::default(),
             streams: NonZeroUsize::MIN,
         }
@@ -71,6 +74,17 @@ pub enum ImagePolicy {
     Send,
     /// Refuse to move.
     Require,
+}
+
+/// How memory gets to the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryMode {
+    /// While the container runs, if there is much of it and both hosts can.
+    Auto,
+    /// While the container is frozen.
+    Stop,
+    /// While the container runs. The move is refused where that cannot be.
+    PreCopy,
 }
 
 /// How packets get to the destination.

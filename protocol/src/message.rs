@@ -112,8 +112,8 @@ pub use self::codec::{CodecError, FRAME_LIMIT};
 pub use self::facts::{Facts, NetworkState, Prepared};
 pub use self::failure::{Failure, FailureCode};
 pub use self::flow::{EndFlows, Flow, FlowBatch, FlowEnds, SilentConnection};
-pub use self::hello::{CAPABILITIES, Hello, Introduction, InvalidHello};
-pub use self::image::{Chunk, FileSum, Manifest};
+pub use self::hello::{CAPABILITIES, Hello, Introduction, InvalidHello, MEMORY};
+pub use self::image::{Chunk, FileSum, Manifest, MemoryPages, MemoryRun};
 pub use self::offer::{Blocker, Finished, Forwarder, ImageRef, Network, Offer, Port, Verdict};
 pub use self::pairing::{Join, Joined};
 pub use self::path_trial::{DropRule, Fate, MAX_TRIALS, TriedPath};
@@ -319,6 +319,8 @@ messages! {
     62 => Elsewhere(u64) needs "streams",
     /// Another message, with its number. Only over a further connection.
     63 => Numbered(Numbered) needs "streams",
+    /// Memory of the container, while it runs and once it is frozen.
+    67 => MemoryPages(MemoryPages) needs "memory",
 }
 
 /// Bytes of an archive.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
-use migration::request::{self, Publish, Request};
+use migration::request::{self, MemoryMode, Publish, Request};
 use protocol::wire::{BulkOptions, Compression, MAX_STREAMS};
 use state::peer_address::Destination;
 
@@ -63,6 +63,9 @@ pub struct Options {
     /// repeated.
     #[arg(long, value_enum, value_name = "LOSS")]
     pub accept_loss: Vec<Loss>,
+    /// How memory gets to the destination: in rounds while the container runs (pre-copy), or while it is frozen (stop).
+    #[arg(long, value_enum, default_value = "auto", value_name = "MODE")]
+    pub memory: Memory,
     /// Send the image and the first pass over files no faster than so many bytes a second, such as 50MB or 8MiB.
     /// What is sent during the interruption has no limit.
     #[arg(long, value_name = "RATE", value_parser = bandwidth)]
@@ -102,6 +105,7 @@ impl Migrate {
             address,
             tunnel,
             accepted_losses,
+            memory: options.memory.into(),
             bulk: BulkOptions {
                 bandwidth: options.bandwidth,
                 compression: options.compress.into(),
@@ -146,6 +150,27 @@ pub enum AddressPolicy {
     Keep,
     /// Another one if its own is taken; its connections go on.
     Any,
+}
+
+/// How memory gets to the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Memory {
+    /// By pre-copy where the container has 64 MiB or more and both hosts can, otherwise by stop.
+    Auto,
+    /// While the container is frozen.
+    Stop,
+    /// In rounds while the container runs. The move is refused where that cannot be.
+    PreCopy,
+}
+
+impl From<Memory> for MemoryMode {
+    fn from(memory: Memory) -> Self {
+        match memory {
+            Memory::Auto => Self::Auto,
+            Memory::Stop => Self::Stop,
+            Memory::PreCopy => Self::PreCopy,
+        }
+    }
 }
 
 /// Whether bulk data is compressed.

@@ -22,6 +22,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{setsid, write};
 
 use super::Error;
+use super::memory_apart::NOTES;
 
 /// Where CRIU and the runtimes look for configuration files.
 const SYSTEM_DIR: &CStr = c"/etc/criu";
@@ -66,6 +67,8 @@ pub struct Options {
     pub timeout: u32,
     /// Where CRIU looks for what is watched, before the places that it knows.
     pub watched: Vec<PathBuf>,
+    /// Images of an earlier dump: pages that were not written since are left out ([`super::MemoryApart`]).
+    pub parent: Option<PathBuf>,
 }
 
 impl Options {
@@ -82,6 +85,7 @@ impl Options {
             ghost_limit: 256 << 20,
             timeout: 10,
             watched: Vec::new(),
+            parent: None,
         }
     }
 
@@ -122,6 +126,9 @@ impl Options {
         for path in &self.watched {
             let _ = writeln!(text, "irmap-scan-path {}", path.display());
         }
+        if let Some(parent) = &self.parent {
+            let _ = writeln!(text, "track-mem\nprev-images-dir {}", parent.display());
+        }
         text
     }
 }
@@ -134,6 +141,8 @@ impl Options {
 pub struct ConfigDir {
     path: PathBuf,
     raw: CString,
+    /// What lies over CRIU's notes of the kernel.
+    notes: Option<CString>,
 }
 
 impl ConfigDir {
@@ -175,7 +184,22 @@ impl ConfigDir {
         let path = path.canonicalize().map_err(fail)?;
         let raw = CString::new(path.as_os_str().as_bytes())
             .map_err(|_| fail(io::ErrorKind::InvalidInput.into()))?;
-        Ok(Self { path, raw })
+        Ok(Self { path, raw, notes: None })
+    }
+
+    /// Has CRIU read a file in place of its notes of the kernel ([`super::MemoryApart`]).
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the path contains a NUL byte.
+    pub fn with_notes(mut self, notes: Option<&Path>) -> Result<Self, Error> {
+        let raw = |path: &Path| {
+            CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::Config {
+                path: path.to_path_buf(),
+                source: io::ErrorKind::InvalidInput.into(),
+            })
+        };
+        self.notes = notes.map(raw).transpose()?;
+        Ok(self)
     }
 
     /// Returns the directory.
@@ -193,7 +217,7 @@ impl ConfigDir {
     /// our file instead. A failure shows up as the error of the spawn.
     pub fn attach(&self, command: &mut Command) {
         command.env(ENV_FILE, self.path.join(FILES[0]));
-        let raw = self.raw.clone();
+        let (raw, notes) = (self.raw.clone(), self.notes.clone());
         // SAFETY: between fork and exec the closure makes a few system calls on strings that
         // were prepared before the fork; it neither allocates nor takes a lock.
         unsafe {
@@ -204,7 +228,12 @@ impl ConfigDir {
                 let _ = open(SESSION_NICENESS, OFlag::O_WRONLY, Mode::empty())
                     .and_then(|file| write(&file, URGENT_SESSION));
                 let _ = use_hard_limit();
-                mount_config(&raw).map_err(io::Error::from)
+                mount_config(&raw)?;
+                if let Some(notes) = &notes {
+                    let bind = MsFlags::MS_BIND;
+                    mount(Some(&**notes), NOTES, None::<&CStr>, bind, None::<&CStr>)?;
+                }
+                Ok(())
             });
         }
     }

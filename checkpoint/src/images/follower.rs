@@ -27,6 +27,9 @@ use super::{Chunk, Error, FileSum, Manifest};
 /// only be appended.
 const RECHECK: u64 = 256 << 10;
 
+/// A link to the images of an earlier dump (`CR_PARENT_LINK` in `criu/include/image.h`), which stay where they are.
+const PARENT: &str = "parent";
+
 /// Follows a directory that grows.
 #[derive(Debug)]
 pub struct Follower {
@@ -159,6 +162,9 @@ impl Follower {
         if mask.contains(AddWatchFlags::IN_ISDIR) {
             return Err(Error::NotAFile { path: self.dir.join(name) });
         }
+        if name == PARENT {
+            return Ok(());
+        }
         let name = plain(name)?;
         if mask.contains(AddWatchFlags::IN_CLOSE_WRITE) {
             self.doubt(name, true);
@@ -187,6 +193,9 @@ impl Follower {
         let mut there = BTreeMap::new();
         for entry in fs::read_dir(&self.dir).map_err(io_error("read", &self.dir))? {
             let entry = entry.map_err(io_error("read", &self.dir))?;
+            if entry.file_name() == PARENT {
+                continue;
+            }
             let meta = match entry.metadata() {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 other => other.map_err(io_error("look at", &entry.path()))?,

@@ -1,28 +1,36 @@
 //! Which pages of memory the images hold, and where: `pagemap-PID.img` and `pages-N.img` (`images/pagemap.proto`).
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::tmpfs::io_error;
-use crate::protobuf::{MAGIC, Value, take, take_field, take_word};
+use crate::protobuf::{MAGIC, Value, put_field, take, take_field, take_word};
 
 /// The size of a page of memory in CRIU's images, in bytes.
 pub const PAGE: u64 = 4096;
+/// The second magic number of a pagemap (CRIU's `PAGEMAP_MAGIC`).
+const PAGEMAP_MAGIC: u32 = 0x5608_4025;
+/// The pages are in the images of an earlier dump (CRIU's `PE_PARENT`).
+const PARENT: u64 = 1 << 0;
 /// The pages may be restored while the process runs: private and anonymous memory (CRIU's `PE_LAZY`).
 const LAZY: u64 = 1 << 1;
 /// The pages are in the file of pages (CRIU's `PE_PRESENT`).
 const PRESENT: u64 = 1 << 2;
 /// `pagemap_head.pages_id`.
 const PAGES_ID: u64 = 1;
-/// `pagemap_entry`: `vaddr`, `compat_nr_pages`, `flags`, `nr_pages`.
+/// `pagemap_entry`: `vaddr`, `compat_nr_pages`, `in_parent`, `flags`, `nr_pages`.
 const ADDRESS: u64 = 1;
 const OLD_COUNT: u64 = 2;
+const IN_PARENT: u64 = 3;
 const FLAGS: u64 = 4;
 const COUNT: u64 = 5;
 
 /// Pages of one process that may be restored while it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LazyRange {
     /// The address of the first page in the process.
     pub start: u64,
@@ -30,6 +38,38 @@ pub struct LazyRange {
     pub end: u64,
     /// The place of the first page in the file of pages.
     pub offset: u64,
+}
+
+/// Where the lazy pages of a pagemap are, if they are not in its own file of pages. It is beside the pagemap.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Index {
+    /// The file with the pages.
+    pub(super) pages: PathBuf,
+    /// The pages.
+    pub(super) ranges: Vec<LazyRange>,
+}
+
+impl Index {
+    fn path(pagemap: &Path) -> PathBuf {
+        pagemap.with_extension("index")
+    }
+
+    fn read(pagemap: &Path) -> Result<Option<Self>, Error> {
+        let path = Self::path(pagemap);
+        let bytes = match fs::read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(io_error("read", &path))?,
+        };
+        let index =
+            serde_json::from_slice(&bytes).map_err(|e| io_error("read", &path)(e.into()))?;
+        Ok(Some(index))
+    }
+
+    pub(super) fn write(&self, pagemap: &Path) -> Result<(), Error> {
+        let path = Self::path(pagemap);
+        let bytes = serde_json::to_vec(self).map_err(|e| io_error("write", &path)(e.into()))?;
+        fs::write(&path, bytes).map_err(io_error("write", &path))
+    }
 }
 
 /// The memory of one process in the images.
@@ -51,6 +91,9 @@ impl Pagemap {
     }
 
     fn read_file(images: &Path, path: &Path) -> Result<Self, Error> {
+        if let Some(index) = Index::read(path)? {
+            return Ok(Self { pages: index.pages, lazy: index.ranges });
+        }
         let bytes = fs::read(path).map_err(io_error("read", path))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (pages_id, lazy) =
@@ -83,15 +126,90 @@ pub fn lazy_bytes(images: &Path) -> Result<u64, Error> {
     Ok(sum)
 }
 
+/// An entry of a pagemap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) flags: u64,
+}
+
+impl Entry {
+    pub(super) fn is_present(&self) -> bool {
+        self.flags & PRESENT != 0
+    }
+
+    pub(super) fn is_in_parent(&self) -> bool {
+        self.flags & PARENT != 0
+    }
+
+    /// Returns the entry with its pages in the file of pages.
+    pub(super) fn present(start: u64, end: u64, is_lazy: bool) -> Self {
+        Self { start, end, flags: if is_lazy { PRESENT | LAZY } else { PRESENT } }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut entry = Vec::new();
+        let count = (self.end - self.start) / PAGE;
+        put_field(&mut entry, ADDRESS, Value::Varint(self.start));
+        // Earlier versions of CRIU know this field alone, and later ones prefer the other.
+        put_field(&mut entry, OLD_COUNT, Value::Varint(count.min(u32::MAX.into())));
+        put_field(&mut entry, FLAGS, Value::Varint(self.flags));
+        if u32::try_from(count).is_err() {
+            put_field(&mut entry, COUNT, Value::Varint(count));
+        }
+        entry
+    }
+}
+
+/// Returns a whole pagemap.
+pub(super) fn encode(pages_id: u64, entries: &[Entry]) -> Vec<u8> {
+    let mut image = [MAGIC.to_le_bytes(), PAGEMAP_MAGIC.to_le_bytes()].concat();
+    let mut head = Vec::new();
+    put_field(&mut head, PAGES_ID, Value::Varint(pages_id));
+    for entry in std::iter::once(head).chain(entries.iter().map(Entry::encode)) {
+        image.extend((entry.len() as u32).to_le_bytes());
+        image.extend(entry);
+    }
+    image
+}
+
+/// Returns a pagemap that claims to have every page a process can have.
+#[must_use]
+pub fn whole_pagemap(pages_id: u64) -> Vec<u8> {
+    // The number of pages has 32 bits for earlier versions of CRIU, and addresses have 47.
+    let length = PAGE << 31;
+    let entries = (0..1 << 47).step_by(length as usize);
+    let entries: Vec<Entry> =
+        entries.map(|start| Entry::present(start, start + length, false)).collect();
+    encode(pages_id, &entries)
+}
+
 /// Returns the number of the file of pages, and the ranges.
-fn decode(mut image: &[u8]) -> Option<(u64, Vec<LazyRange>)> {
+fn decode(image: &[u8]) -> Option<(u64, Vec<LazyRange>)> {
+    let (pages_id, entries) = decode_entries(image)?;
+    let mut offset = 0_u64;
+    let mut lazy = Vec::new();
+    for Entry { start, end, flags } in entries {
+        if flags & PRESENT == 0 {
+            continue;
+        }
+        if flags & LAZY != 0 && end > start {
+            lazy.push(LazyRange { start, end, offset });
+        }
+        offset = offset.checked_add(end - start)?;
+    }
+    Some((pages_id, lazy))
+}
+
+/// Returns the number of the file of pages, and all entries.
+pub(super) fn decode_entries(mut image: &[u8]) -> Option<(u64, Vec<Entry>)> {
     if take_word(&mut image)? != MAGIC {
         return None;
     }
     take_word(&mut image)?;
     let mut pages_id = None;
-    let mut lazy: Vec<LazyRange> = Vec::new();
-    let mut offset = 0_u64;
+    let mut entries = Vec::new();
     while !image.is_empty() {
         let length = take_word(&mut image)?;
         let mut entry = take(&mut image, length.into())?;
@@ -104,36 +222,27 @@ fn decode(mut image: &[u8]) -> Option<(u64, Vec<LazyRange>)> {
             pages_id?;
             continue;
         }
-        let (mut start, mut count, mut flags) = (None, None, 0);
+        let (mut start, mut old_count, mut count, mut flags) = (None, None, None, 0);
         while let Some((number, value)) = take_field(&mut entry) {
             match (number, value) {
                 (ADDRESS, Value::Varint(address)) => start = Some(address),
-                (OLD_COUNT, Value::Varint(old)) => count = count.or(Some(old)),
+                (OLD_COUNT, Value::Varint(old)) => old_count = Some(old),
                 (COUNT, Value::Varint(new)) => count = Some(new),
-                (FLAGS, Value::Varint(of)) => flags = of,
+                (IN_PARENT, Value::Varint(1)) => flags |= PARENT,
+                (FLAGS, Value::Varint(of)) => flags |= of,
                 _ => {}
             }
         }
-        if flags & PRESENT == 0 {
-            continue;
-        }
-        let length = count?.checked_mul(PAGE)?;
-        let (start, next) = (start?, offset.checked_add(length)?);
-        if start % PAGE != 0 {
-            return None;
-        }
-        if flags & LAZY != 0 && length > 0 {
-            lazy.push(LazyRange { start, end: start.checked_add(length)?, offset });
-        }
-        offset = next;
+        let start = start.filter(|start| start % PAGE == 0)?;
+        let end = start.checked_add(count.or(old_count)?.checked_mul(PAGE)?)?;
+        entries.push(Entry { start, end, flags });
     }
-    Some((pages_id?, lazy))
+    Some((pages_id?, entries))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protobuf::put_field;
 
     fn image(entries: &[(u64, u64, u64)]) -> Vec<u8> {
         let mut image = MAGIC.to_le_bytes().to_vec();

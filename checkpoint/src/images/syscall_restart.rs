@@ -14,7 +14,7 @@ use crate::protobuf::{MAGIC, Value, put_field, take, take_field, take_varint, ta
 use crate::syscall_restart::{EINTR, Registers, signal_set, takes_any};
 
 /// The image that tells the threads of each process.
-const PROCESSES: &str = "pstree.img";
+pub(super) const PROCESSES: &str = "pstree.img";
 /// Numbers of fields (CRIU's `pstree.proto`).
 const PROCESS: u64 = 1;
 const THREADS: u64 = 5;
@@ -76,7 +76,7 @@ pub fn rewind_calls(directory: &Path) -> Result<usize, Error> {
 }
 
 /// Returns the processes and their threads.
-fn processes(mut image: &[u8]) -> Option<HashMap<u64, Vec<u64>>> {
+pub(super) fn processes(mut image: &[u8]) -> Option<HashMap<u64, Vec<u64>>> {
     take_head(&mut image)?;
     let mut tree = HashMap::new();
     while !image.is_empty() {

@@ -20,9 +20,7 @@
 mod arguments;
 mod client;
 mod hold;
-mod pending;
 mod serve;
-mod userfault;
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};

@@ -14,10 +14,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::client::{CONTAINER, GO, READY};
 use super::hold::Holder;
-use super::pending::Pending;
-use super::userfault::{Copied, Event, Userfault, is_supported};
 use crate::images::{LazyRange, PAGE, Pagemap};
+use crate::page_ranges::PageRanges;
 use crate::seqpacket;
+use crate::userfault::{Copied, Event, Userfault, is_supported};
 
 /// What CRIU says in place of a process when all are restored (`LAZY_PAGES_RESTORE_FINISHED` in `criu/uffd.c`).
 const RESTORED: i32 = 0x5253_5446;
@@ -83,7 +83,7 @@ pub(super) fn spare_from_oom_killer() {
 #[derive(Debug)]
 struct Process {
     userfault: Userfault,
-    pending: Pending,
+    pending: PageRanges,
     /// The file of pages of the images.
     pages: Rc<File>,
     /// Addresses of pages that it waits for and that could not be put in place yet.
@@ -256,7 +256,7 @@ impl Server {
         }
         self.processes.push(Process {
             userfault,
-            pending: Pending::new(&pagemap.lazy),
+            pending: PageRanges::new(&pagemap.lazy),
             pages: Rc::new(file),
             faults: Vec::new(),
             is_gone: false,
@@ -345,7 +345,7 @@ impl Server {
             Copied::Unmapped | Copied::Later => 0,
             Copied::Gone => {
                 of.is_gone = true;
-                of.pending = Pending::default();
+                of.pending = PageRanges::default();
                 0
             }
         };

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use checkpoint::cgroup::Cgroup;
-use checkpoint::images::ImageDir;
+use checkpoint::images::{ImageDir, MemoryStore};
 use checkpoint::lazy_pages::LazyPages;
 use checkpoint::realtime::RealtimePriority;
 use engine::Kind;
@@ -112,6 +112,8 @@ pub struct Arrival {
     mtu: u32,
     limits: Limits,
     staged: Option<Box<dyn Staged>>,
+    /// Memory that came while the container ran.
+    memory: Option<(ImageDir, MemoryStore)>,
     /// What puts memory in place that follows.
     lazy_pages: Option<LazyPages>,
     network: Option<Network>,
@@ -171,6 +173,7 @@ impl Arrival {
             mtu: u32::MAX,
             limits,
             staged: None,
+            memory: None,
             lazy_pages: None,
             network: None,
             cgroup: None,
@@ -238,6 +241,7 @@ impl Arrival {
                 return Err(connection.unexpected(&part.into(), "Stage").into());
             }
             Err(other) => return Err(connection.unexpected(&other, "Stage").into()),
+            Ok(StatePart::Memory(pages)) => return block_in_place(|| self.take_memory(pages)),
             Ok(part) => part,
         };
         let ended = match &part {

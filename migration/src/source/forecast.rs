@@ -22,6 +22,7 @@ pub struct ExpectedInterruption {
     container: String,
     work: Workload,
     forecast: Forecast,
+    scale: f64,
     limit: Duration,
 }
 
@@ -42,13 +43,26 @@ impl ExpectedInterruption {
         let scale = estimate::scale().unwrap_or(SCALE);
         let forecast = work.forecast(scale);
         tracing::debug!(?work, ?forecast, scale, "the interruption is estimated");
-        Ok(Self { container: container.to_owned(), work, forecast, limit })
+        Ok(Self { container: container.to_owned(), work, forecast, scale, limit })
     }
 
     /// Returns what is too much, as far as this host can tell.
     pub fn blockers(&self) -> Vec<Blocker> {
         let too_many = too_many(&self.container, self.work.connections, criu::most_connections());
         too_many.into_iter().chain(self.too_long()).collect()
+    }
+
+    /// Returns the memory of the container, in bytes.
+    pub fn memory(&self) -> u64 {
+        self.work.memory
+    }
+
+    /// Leaves the memory out, which goes over while the container runs. Returns what would be too much with it.
+    pub fn leave_memory_out(&mut self) -> Option<Blocker> {
+        let with_memory = self.too_long();
+        self.work.memory = 0;
+        self.forecast = self.work.forecast(self.scale);
+        with_memory
     }
 
     /// Returns whether the rate of the link matters.
@@ -65,7 +79,7 @@ impl ExpectedInterruption {
 
     /// More than can be dumped, sent and restored in the time that is allowed.
     fn too_long(&self) -> Option<Blocker> {
-        let Self { container, work, forecast, limit } = self;
+        let Self { container, work, forecast, limit, .. } = self;
         let seconds = |duration: Duration| duration.as_secs_f64();
         (forecast.total() > *limit).then(|| Blocker::new("too-long", format!(
                 "{container} would be interrupted for about {:.1} s (dump {:.1} s, transfer {:.1} s, restore \
@@ -104,6 +118,7 @@ mod tests {
             container: "web".to_owned(),
             work,
             forecast: work.forecast(1.0),
+            scale: 1.0,
             limit,
         };
         let refused = of(5 * second).too_long().unwrap();
@@ -117,6 +132,9 @@ mod tests {
         assert_eq!(of(60 * second).over_link(1e9), None);
         let slow = of(60 * second).over_link(2e6).unwrap();
         assert!(slow.message.contains("transfer 102.5 s"), "{}", slow.message);
+        let mut apart = of(second * 7);
+        assert!(apart.leave_memory_out().is_some(), "it would be too long with the memory");
+        assert_eq!((apart.too_long(), apart.memory()), (None, 0));
         assert_eq!(too_many("web", 10, 10), None);
         assert_eq!(too_many("web", 11, 10).unwrap().code, "open-files");
     }

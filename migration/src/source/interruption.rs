@@ -30,6 +30,7 @@ use super::bridged_flows::Besides;
 use super::container_log::CarriedLog;
 use super::engine_orders::{self, Ended};
 use super::failure::Failure;
+use super::memory_rounds::MemoryRounds;
 use super::migration::Migration;
 use super::preparation::Tools;
 use super::prepared_dump::{EndedDump, PreparedDump};
@@ -64,6 +65,7 @@ pub struct Interruption<'a> {
     conntrack: Option<Conntrack>,
     trees: Vec<CarriedTree>,
     log: Option<CarriedLog>,
+    memory: Option<MemoryRounds>,
     frozen: bool,
     blocked: bool,
     dump: Option<JoinHandle<Result<EndedDump, checkpoint::runtime::Error>>>,
@@ -112,6 +114,7 @@ impl<'a> Interruption<'a> {
             conntrack: Some(tools.conntrack),
             trees: tools.trees,
             log: tools.log,
+            memory: tools.memory,
             frozen: false,
             blocked: false,
             dump: None,

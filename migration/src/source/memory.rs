@@ -1,13 +1,73 @@
-//! Memory of the container that an earlier move has not put in place yet.
+//! How the memory of the container gets to the destination.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use checkpoint::lazy_pages;
+use checkpoint::write_tracking;
 use engine::inspect::Container;
+use protocol::message::MEMORY;
+use protocol::wire::Connection;
 use state::blocker::Blocker;
 
 use super::failure::Failure;
+use super::forecast::ExpectedInterruption;
+use crate::request::MemoryMode;
+
+/// From this size on, in bytes, memory goes over while the container runs, unless the user says otherwise.
+const LARGE: u64 = 64 << 20;
+
+/// When the memory goes over.
+#[derive(Debug)]
+pub enum MemoryPlan {
+    /// While the container is frozen.
+    Frozen,
+    /// While it runs.
+    Running {
+        /// The user wants nothing else.
+        is_ordered: bool,
+        /// Why the container cannot be moved otherwise.
+        blocked: Option<Blocker>,
+    },
+}
+
+impl MemoryPlan {
+    /// Chooses how the memory goes over, and leaves it out of the interruption that is expected if it goes before.
+    ///
+    /// # Errors
+    /// A refusal, if it cannot go as the user wants.
+    pub fn choose(
+        mode: MemoryMode,
+        connection: &Connection,
+        pids: &[i32],
+        expected: &mut ExpectedInterruption,
+    ) -> Result<Self, Failure> {
+        let is_ordered = mode == MemoryMode::PreCopy;
+        let is_wanted = is_ordered || mode == MemoryMode::Auto && expected.memory() >= LARGE;
+        if !is_wanted {
+            return Ok(Self::Frozen);
+        }
+        let reason = if connection.has(MEMORY) {
+            write_tracking::obstacle(pids)
+        } else {
+            Some(
+                "the destination's agent-server does not take memory while the container runs"
+                    .to_owned(),
+            )
+        };
+        match reason {
+            None => Ok(Self::Running { is_ordered, blocked: expected.leave_memory_out() }),
+            Some(reason) if is_ordered => Err(Failure::blocked(vec![Blocker::new(
+                "no-pre-copy",
+                format!("{reason}; move it with --memory stop"),
+            )])),
+            Some(reason) => {
+                tracing::info!("memory goes over while the container is frozen: {reason}");
+                Ok(Self::Frozen)
+            }
+        }
+    }
+}
 
 /// How long a move waits for it: longer than it takes on any host, and somebody may have stopped what does it.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -27,6 +27,7 @@ mod link_rate;
 pub(crate) mod local_far_ends;
 mod lost_settings;
 mod memory;
+mod memory_rounds;
 mod migration;
 mod multicast;
 mod network_namespace;

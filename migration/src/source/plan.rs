@@ -33,7 +33,7 @@ use super::destination_rpc::Peer;
 use super::failure::Failure;
 use super::forecast::ExpectedInterruption;
 use super::local_far_ends::FarEnds;
-use super::memory;
+use super::memory::{self, MemoryPlan};
 use super::network_namespace::OwnNetwork;
 use super::receive_buffers::Room;
 use super::{dns_names, landlock, link_rate, multicast, original_ports, ports};
@@ -94,6 +94,8 @@ pub struct Plan {
     pub siblings: Vec<Holder>,
     /// Paths in the container that are watched.
     pub watched: Vec<PathBuf>,
+    /// When its memory goes over.
+    pub memory: MemoryPlan,
     /// Larger buffers, until the migration has ended.
     pub _room: Room,
     /// Nobody else works on the container meanwhile. Given back last.
@@ -203,6 +205,9 @@ pub async fn agree(
         ExpectedInterruption::estimate(&container.name, &local.namespace, &local.cgroup, limit)
     });
     let mut interruption = interruption.map_err(refused)?;
+    let pids = local.cgroup.pids().map_err(|e| refused(e.into()))?;
+    let mode = request.options.memory;
+    let memory = MemoryPlan::choose(mode, &link.connection, &pids, &mut interruption)?;
     own.extend(interruption.blockers());
     if !own.is_empty() {
         return Err(Failure::blocked(own));
@@ -282,6 +287,7 @@ pub async fn agree(
         warnings,
         siblings,
         watched: findings.watched,
+        memory,
         _room: room,
         _lock: lock,
     })

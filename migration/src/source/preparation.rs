@@ -8,7 +8,7 @@ mod transfer;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use checkpoint::criu::{ConfigDir, Options};
+use checkpoint::criu::{ConfigDir, MemoryApart, Options};
 use checkpoint::images::ImageDir;
 use netmig::flow::Conntrack;
 use netmig::hold::{HoldRules, OnHolderLoss, PreparedHold};
@@ -28,6 +28,7 @@ use super::bridged_flows::Besides;
 use super::engine_orders;
 use super::failure::Failure;
 use super::interrupt_slot;
+use super::memory_rounds::MemoryRounds;
 use super::migration::Migration;
 use super::path_trial;
 use super::plan::Plan;
@@ -74,6 +75,7 @@ impl<'a> Preparation<'a> {
         // They may take minutes, and the far end's engine holds a lock while the container is staged.
         steps.begin("files, first pass");
         self.send_files(steps).await?;
+        self.send_memory(steps).await?;
         steps.begin("stage");
         self.order_stage().await?;
         // The far end's engine works for a third of a second. In that time this host makes the tunnel
@@ -103,6 +105,7 @@ impl<'a> Preparation<'a> {
         // Again, for sockets that are new, or got their own size back after an earlier move.
         self.make_room()?;
         self.start_far_runtime().await?;
+        self.send_memory_again().await?;
         let Migration { context, plan, .. } = &self.migration;
         engine_orders::check(&*context.engine, &plan.container).await?;
         block_in_place(|| self.migration.in_use.look(&self.migration.plan.namespace))
@@ -169,9 +172,14 @@ impl<'a> Preparation<'a> {
         let images = self.migration.work.join("images");
         self.ready.images =
             Some(ImageDir::create(&images, self.migration.plan.offer.image_room())?);
-        let options = Options { watched: self.migration.plan.watched.clone(), ..Options::dump() };
-        self.ready.criu_config =
-            Some(ConfigDir::create(&self.migration.work.join("criu"), &options)?);
+        let apart = self.ready.memory.as_ref().map(MemoryRounds::apart);
+        let options = Options {
+            watched: self.migration.plan.watched.clone(),
+            parent: apart.map(|apart| apart.parent().to_owned()),
+            ..Options::dump()
+        };
+        let config = ConfigDir::create(&self.migration.work.join("criu"), &options)?;
+        self.ready.criu_config = Some(config.with_notes(apart.and_then(MemoryApart::notes))?);
         let published = ports::offered(&self.migration.plan.container.ports);
         let rules = HoldRules {
             addresses: self.migration.plan.addresses.clone(),

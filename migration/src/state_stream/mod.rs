@@ -11,7 +11,8 @@ use std::io;
 use std::path::PathBuf;
 
 use protocol::message::{
-    Chunk, CodecError, Data, FlowBatch, Message, Settings, TreeChange, TreeEnd, TreeRecord,
+    Chunk, CodecError, Data, FlowBatch, MemoryPages, Message, Settings, TreeChange, TreeEnd,
+    TreeRecord,
 };
 
 /// A part of a container's state. Parts of one kind are in order; those of different kinds come as they are made.
@@ -29,6 +30,8 @@ pub enum StatePart {
     Flows(FlowBatch),
     /// Settings that CRIU does not restore.
     Settings(Settings),
+    /// Pages of memory.
+    Memory(MemoryPages),
 }
 
 impl StatePart {
@@ -41,6 +44,7 @@ impl StatePart {
                 bytes.len()
             }
             Self::LogData(Data(bytes)) => bytes.len(),
+            Self::Memory(pages) => pages.runs.iter().map(|run| run.bytes.len()).sum(),
             _ => 0,
         };
         bytes as u64
@@ -56,6 +60,7 @@ impl From<StatePart> for Message {
             StatePart::LogData(data) => Self::LogData(data),
             StatePart::Flows(batch) => Self::Flows(batch),
             StatePart::Settings(settings) => Self::Settings(settings),
+            StatePart::Memory(pages) => Self::MemoryPages(pages),
         }
     }
 }
@@ -72,6 +77,7 @@ impl TryFrom<Message> for StatePart {
             Message::LogData(data) => Ok(Self::LogData(data)),
             Message::Flows(batch) => Ok(Self::Flows(batch)),
             Message::Settings(settings) => Ok(Self::Settings(settings)),
+            Message::MemoryPages(pages) => Ok(Self::Memory(pages)),
             other => Err(other),
         }
     }

@@ -17,6 +17,24 @@ pub struct Chunk {
     pub bytes: Bytes,
 }
 
+/// Pages of the memory of one process. They may come several times: the last content counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPages {
+    /// The number that the process has in its container.
+    pub process: i32,
+    /// Its pages.
+    pub runs: Vec<MemoryRun>,
+}
+
+/// Pages that follow each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryRun {
+    /// The address of the first one in the process.
+    pub start: u64,
+    /// Their content.
+    pub bytes: Bytes,
+}
+
 /// The length and the hash of a checkpoint image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSum {

@@ -3,11 +3,14 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 
-use checkpoint::images::{self, ImageDir};
+use checkpoint::images::{self, ImageDir, MemoryStore};
 use checkpoint::lazy_pages::{self, LazyPages};
+use protocol::message::MemoryPages;
 use state::cause::{Cause, chain};
+use state::directories::create_private;
 
 use super::{Arrival, Incomplete};
+use crate::destination::work_directory::MEMORY;
 
 /// From this size on memory follows, in bytes. Below it, an eager restore takes no longer than a lazy one.
 const LAZY_FROM: u64 = 16 << 20;
@@ -15,6 +18,30 @@ const LAZY_FROM: u64 = 16 << 20;
 const LOG: &str = "lazy-pages.log";
 
 impl Arrival {
+    /// Takes pages of memory, before the container is staged or after that.
+    pub(super) fn take_memory(&mut self, pages: MemoryPages) -> Result<(), Cause> {
+        if self.memory.is_none() {
+            create_private(&self.work)?;
+            let limit = self.offer.image_room();
+            let directory = ImageDir::create(&self.work.join(MEMORY), limit)?;
+            let store = MemoryStore::create(directory.path(), limit)?;
+            self.memory = Some((directory, store));
+        }
+        let Some((_, store)) = &mut self.memory else { return Ok(()) };
+        for run in &pages.runs {
+            store.write(pages.process, run.start, &run.bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Completes images that lack the pages which came before.
+    pub(super) fn complete_memory(&self, images: &ImageDir) -> Result<(), Cause> {
+        match &self.memory {
+            Some((_, store)) => Ok(store.complete(images.path())?),
+            None => Ok(()),
+        }
+    }
+
     /// Starts what will put memory in place, while the container still runs at its source. A restore can do without.
     pub(super) async fn expect_memory(&mut self, images: &ImageDir) -> Result<(), Cause> {
         if self.offer.memory < LAZY_FROM {

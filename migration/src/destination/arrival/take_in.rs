@@ -105,6 +105,7 @@ impl Arrival {
                     Ok(manifest) => break manifest,
                     Err(refused) => Err(refused.into()),
                 },
+                Ok(Message::MemoryPages(pages)) => block_in_place(|| self.take_memory(pages)),
                 Ok(message) => match StatePart::try_from(message) {
                     Ok(part) => self.take_part(&mut incoming, part, &mut receiving).await,
                     Err(other) => Err(connection.unexpected(&other, "Restore").into()),
@@ -128,6 +129,7 @@ impl Arrival {
                 return Err(cause);
             }
         }
+        block_in_place(|| self.complete_memory(&images))?;
         self.restore(connection, &images, &criu_config, &settings, ordered).await.map(Some)
     }
 

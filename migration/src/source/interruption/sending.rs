@@ -14,11 +14,12 @@ use checkpoint::tree::Tasks;
 use protocol::wire::PIECE;
 use state::cause::Cause;
 use state::deadline;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 
 use super::flows::Collected;
 use super::{DUMP_END, Interruption};
 use crate::convert::{Settings, Wire};
+use crate::source::memory_rounds::MemoryRounds;
 use crate::source::preparation::NotPrepared;
 use crate::source::prepared_dump::{EndedDump, PreparedDump, request};
 use crate::source::trees::{self, CarriedTree};
@@ -41,6 +42,7 @@ struct Capture {
     network: JoinHandle<Result<(), Cause>>,
     flows: JoinHandle<Result<Collected, Cause>>,
     trees: JoinHandle<Result<(), Cause>>,
+    memory: JoinHandle<Result<Option<MemoryRounds>, Cause>>,
     /// Held until the dump has ended.
     _warmup: GracePeriods,
 }
@@ -70,7 +72,7 @@ impl Interruption<'_> {
     pub(super) async fn dump_and_send(&mut self) -> Result<(Manifest, Instant), Cause> {
         let (sink, mut parts) = PeerSink::new();
         let done = Arc::new(AtomicBool::new(false));
-        let capture = self.begin_capture(Arc::new(sink), &done)?;
+        let mut capture = self.begin_capture(Arc::new(sink), &done)?;
         let connection = self.migration.connection();
         let mut files = 0;
         while let Some(part) = parts.recv().await {
@@ -83,6 +85,7 @@ impl Interruption<'_> {
             connection.send(&part.into()).await?;
         }
         let dumped = self.end_dump().await?;
+        self.send_last_pages(&mut capture).await?;
         let manifest = self.end_capture(capture).await?;
         self.progress.checkpoint_bytes = manifest.files.iter().map(|file| file.length).sum();
         Ok((manifest, dumped))
@@ -96,15 +99,43 @@ impl Interruption<'_> {
     ) -> Result<Capture, Cause> {
         let prepared = self.prepared.take().ok_or(NotPrepared)?;
         let PreparedDump { waiting, follower, warmup } = prepared;
+        if let Some(memory) = &self.memory {
+            block_in_place(|| memory.leave_out())?;
+        }
         self.dump = Some(self.start_dump(waiting, Arc::clone(done)));
         Ok(Capture {
             images: follow(follower, Arc::clone(done), Arc::clone(&sink)),
             settings: self.send_settings(Arc::clone(&sink)),
             network: self.check_network(),
             flows: self.collect_flows(Arc::clone(&sink)),
+            memory: self.send_rest_of_memory(Arc::clone(&sink)),
             trees: self.send_changes(sink),
             _warmup: warmup,
         })
+    }
+
+    /// Sends what the container has written since the last round.
+    fn send_rest_of_memory(
+        &mut self,
+        sink: Arc<dyn StateSink>,
+    ) -> JoinHandle<Result<Option<MemoryRounds>, Cause>> {
+        let memory = self.memory.take();
+        spawn_blocking(move || {
+            let Some(mut memory) = memory else { return Ok(None) };
+            memory.rest(&*sink)?;
+            Ok(Some(memory))
+        })
+    }
+
+    /// Sends pages that CRIU has touched: it has the tasks make system calls, by an instruction in their code.
+    async fn send_last_pages(&mut self, capture: &mut Capture) -> Result<(), Cause> {
+        let Some(mut memory) = (&mut capture.memory).await?? else { return Ok(()) };
+        let (sink, mut parts) = PeerSink::new();
+        let pass = spawn_blocking(move || memory.rest(&sink));
+        while let Some(part) = parts.recv().await {
+            self.migration.connection().send(&part.into()).await?;
+        }
+        pass.await?.map(drop)
     }
 
     /// Waits until the dump has ended, and returns when it did.

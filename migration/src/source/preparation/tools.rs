@@ -9,6 +9,7 @@ use state::interrupt_slot::Turn;
 
 use crate::source::bridged_flows::Besides;
 use crate::source::container_log::CarriedLog;
+use crate::source::memory_rounds::MemoryRounds;
 use crate::source::prepared_dump::PreparedDump;
 use crate::source::trees::CarriedTree;
 
@@ -38,6 +39,8 @@ pub struct Tools {
     pub trees: Vec<CarriedTree>,
     /// The log, whose first pass has been sent.
     pub log: Option<CarriedLog>,
+    /// Memory that has been sent, but for the rest.
+    pub memory: Option<MemoryRounds>,
 }
 
 /// Something that the interruption needs was not made ready.
@@ -58,6 +61,7 @@ pub(super) struct Ready {
     pub(super) conntrack: Option<Conntrack>,
     pub(super) trees: Vec<CarriedTree>,
     pub(super) log: Option<CarriedLog>,
+    pub(super) memory: Option<MemoryRounds>,
     pub(super) turn: Option<Turn>,
     pub(super) dump: Option<PreparedDump>,
 }
@@ -92,6 +96,7 @@ impl Ready {
             return Err(NotPrepared);
         };
         let (trees, log) = (std::mem::take(&mut self.trees), self.log.take());
+        let memory = self.memory.take();
         Ok(Tools {
             turn,
             hold,
@@ -105,6 +110,7 @@ impl Ready {
             conntrack,
             trees,
             log,
+            memory,
         })
     }
 }

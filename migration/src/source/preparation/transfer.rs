@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use checkpoint::tree::{Source, Tasks};
 use netmig::flow::{NoAlias, Readdressed};
@@ -10,8 +11,9 @@ use netmig::tunnel;
 use protocol::expect;
 use protocol::message::{Data, Message, Tree};
 use protocol::wire::PIECE;
-use state::cause::Cause;
+use state::cause::{Cause, chain};
 use state::deadline;
+use state::directories::create_private;
 use steering::reconciler;
 use steering::tunnels::{self, SteeringLock, TunnelEnd};
 use tokio::io::AsyncReadExt;
@@ -23,6 +25,9 @@ use crate::event::Steps;
 use crate::source::anchors::Anchors;
 use crate::source::container_log::CarriedLog;
 use crate::source::engine_orders::Ended;
+use crate::source::memory::MemoryPlan;
+use crate::source::memory_rounds::MemoryRounds;
+use crate::source::path_trial;
 use crate::source::plan::Plan;
 use crate::source::trees::{self, CarriedTree};
 use crate::state_stream::StateSink;
@@ -164,6 +169,70 @@ impl Preparation<'_> {
             self.ready.trees.push(carried);
         }
         steps.add_sent(self.migration.plan.link.connection.sent() - before);
+        Ok(())
+    }
+
+    /// Sends the memory in rounds while the container runs, if that was planned.
+    pub(super) async fn send_memory(&mut self, steps: &mut Steps<'_>) -> Result<(), Cause> {
+        let plan = &self.migration.plan;
+        if !matches!(plan.memory, MemoryPlan::Running { .. }) {
+            return Ok(());
+        }
+        steps.begin("memory, while it runs");
+        create_private(&self.migration.work)?;
+        let rounds =
+            MemoryRounds::prepare(&self.migration.work, &plan.criu, Arc::clone(&plan.cgroup)).await;
+        let mut rounds = match rounds {
+            Ok(rounds) => rounds,
+            Err(cause) => return self.give_memory_up(cause),
+        };
+        let before = self.migration.plan.link.connection.sent();
+        loop {
+            let round = move |sink: &dyn StateSink| {
+                let again = rounds.round(sink);
+                Ok((rounds, again))
+            };
+            let (back, again) = self.send_parts(steps, round).await?;
+            rounds = back;
+            match again {
+                Ok(true) => {}
+                Ok(false) => break,
+                // Nothing of it can be followed here.
+                Err(cause) if rounds.count() == 0 => return self.give_memory_up(cause),
+                Err(cause) => return Err(cause),
+            }
+        }
+        steps.add_sent(self.migration.plan.link.connection.sent() - before);
+        self.ready.memory = Some(rounds);
+        Ok(())
+    }
+
+    /// Has the memory go over while the container is frozen, unless the user or the length of that forbids it.
+    fn give_memory_up(&mut self, cause: Cause) -> Result<(), Cause> {
+        match std::mem::replace(&mut self.migration.plan.memory, MemoryPlan::Frozen) {
+            MemoryPlan::Running { is_ordered: false, blocked: None } => {
+                tracing::info!(
+                    "memory goes over while the container is frozen: {}",
+                    chain(&*cause)
+                );
+                Ok(())
+            }
+            MemoryPlan::Running { is_ordered: false, blocked: Some(blocker) } => {
+                Err(path_trial::Blocked(vec![blocker]).into())
+            }
+            _ => Err(cause),
+        }
+    }
+
+    /// Sends what was written while the container was staged, as the last round.
+    pub(super) async fn send_memory_again(&mut self) -> Result<(), Cause> {
+        let Some(mut rounds) = self.ready.memory.take() else { return Ok(()) };
+        let (sink, mut parts) = PeerSink::new();
+        let pass = spawn_blocking(move || rounds.round(&sink).map(|_| rounds));
+        while let Some(part) = parts.recv().await {
+            self.migration.plan.link.connection.send_bulk(&part.into()).await?;
+        }
+        self.ready.memory = Some(pass.await??);
         Ok(())
     }
 

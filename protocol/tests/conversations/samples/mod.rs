@@ -113,6 +113,10 @@ fn conversation() -> Vec<Message> {
         Message::Elsewhere(300),
         Message::Numbered(Numbered { number: 300, message: Data(vec![25]) }),
         Message::Compressed(Data(vec![0x28, 0xb5, 0x2f, 0xfd, 0x00])),
+        Message::MemoryPages(MemoryPages {
+            process: 300,
+            runs: vec![MemoryRun { start: 0x7000, bytes: Bytes::from_static(&[9; 4]) }],
+        }),
     ];
     all.extend(codes.map(failure));
     all

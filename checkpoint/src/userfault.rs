@@ -11,6 +11,10 @@ use crate::images::PAGE;
 const API: u64 = 0xaa;
 /// What CRIU asks for when it restores lazily: `UFFD_FEATURE_EVENT_FORK`, `_REMAP`, `_REMOVE`, `_UNMAP`.
 const FEATURES: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6;
+/// `UFFD_FEATURE_WP_ASYNC` (Linux 6.7) and `UFFD_FEATURE_WP_HUGETLBFS_SHMEM`.
+const TRACKING: u64 = 1 << 15 | 1 << 12;
+/// `UFFDIO_REGISTER_MODE_WP`.
+const REGISTER_WRITES: u64 = 1 << 1;
 /// `UFFD_EVENT_PAGEFAULT` and the others.
 const PAGE_FAULT: u8 = 0x12;
 const FORK: u8 = 0x13;
@@ -47,6 +51,13 @@ struct ZeroArgument {
     zeroed: i64,
 }
 
+#[repr(C)]
+struct RegisterArgument {
+    range: Range,
+    mode: u64,
+    ioctls: u64,
+}
+
 /// `struct uffd_msg`; the fields depend on the event.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -57,13 +68,14 @@ struct RawEvent {
 }
 
 nix::ioctl_readwrite!(userfault_api, 0xaa, 0x3f, Api);
+nix::ioctl_readwrite!(userfault_register, 0xaa, 0x00, RegisterArgument);
 nix::ioctl_read!(userfault_wake, 0xaa, 0x02, Range);
 nix::ioctl_readwrite!(userfault_copy, 0xaa, 0x03, CopyArgument);
 nix::ioctl_readwrite!(userfault_zero, 0xaa, 0x04, ZeroArgument);
 
 /// What a process does with memory that it may lack.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(crate) enum Event {
     /// It waits for a page.
     PageFault { address: u64 },
     /// It has a child, whose memory has a descriptor of its own.
@@ -76,7 +88,7 @@ pub(super) enum Event {
 
 /// What became of pages that were to be copied into a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Copied {
+pub(crate) enum Copied {
     /// So many bytes were copied, which may be fewer than wanted.
     Bytes(u64),
     /// The first page is there already.
@@ -91,7 +103,7 @@ pub(super) enum Copied {
 
 /// The descriptor of a process whose memory is not whole yet.
 #[derive(Debug)]
-pub(super) struct Userfault(OwnedFd);
+pub(crate) struct Userfault(OwnedFd);
 
 impl AsFd for Userfault {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -100,7 +112,7 @@ impl AsFd for Userfault {
 }
 
 /// Returns whether the kernel has what a lazy restore needs.
-pub(super) fn is_supported() -> bool {
+pub(crate) fn is_supported() -> bool {
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
     // SAFETY: userfaultfd(2) takes a number alone.
     let descriptor = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
@@ -116,12 +128,28 @@ pub(super) fn is_supported() -> bool {
 
 impl Userfault {
     /// Takes a descriptor that CRIU has made.
-    pub(super) fn new(descriptor: OwnedFd) -> Self {
+    pub(crate) fn new(descriptor: OwnedFd) -> Self {
         Self(descriptor)
     }
 
+    /// Chooses the mode in which the kernel notes writes by itself and nothing has to answer: a write to a protected page
+    /// takes the protection off (`UFFD_FEATURE_WP_ASYNC`).
+    pub(crate) fn note_writes(&self) -> io::Result<()> {
+        let mut api = Api { api: API, features: TRACKING, ioctls: 0 };
+        // SAFETY: the structure is the one of this call, and lives until it returns.
+        unsafe { userfault_api(self.0.as_raw_fd(), &raw mut api) }.map(drop).map_err(Into::into)
+    }
+
+    /// Has the kernel note writes to the pages of a mapping. A mapping of which it does already may be named again.
+    pub(crate) fn register_writes(&self, start: u64, end: u64) -> nix::Result<()> {
+        let range = Range { start, length: end - start };
+        let mut argument = RegisterArgument { range, mode: REGISTER_WRITES, ioctls: 0 };
+        // SAFETY: the structure is the one of this call, and lives until it returns.
+        unsafe { userfault_register(self.0.as_raw_fd(), &raw mut argument) }.map(drop)
+    }
+
     /// Reads the next event; `None` if there is none now.
-    pub(super) fn event(&self) -> io::Result<Option<Event>> {
+    pub(crate) fn event(&self) -> io::Result<Option<Event>> {
         let mut raw = RawEvent::default();
         let size = size_of::<RawEvent>();
         // SAFETY: the structure has the size that is given, and any bytes are a value of it.
@@ -153,7 +181,7 @@ impl Userfault {
     }
 
     /// Copies `pages`, which are whole ones, into the process and wakes whatever waits for them.
-    pub(super) fn copy(&self, to: u64, pages: &[u8]) -> io::Result<Copied> {
+    pub(crate) fn copy(&self, to: u64, pages: &[u8]) -> io::Result<Copied> {
         let mut argument = CopyArgument {
             to,
             from: pages.as_ptr() as u64,
@@ -167,7 +195,7 @@ impl Userfault {
     }
 
     /// Gives the process an empty page, and wakes whatever waits for it.
-    pub(super) fn zero(&self, at: u64) -> io::Result<Copied> {
+    pub(crate) fn zero(&self, at: u64) -> io::Result<Copied> {
         let range = Range { start: at, length: PAGE };
         let mut argument = ZeroArgument { range, mode: 0, zeroed: 0 };
         // SAFETY: the structure is the one of this call, and lives until it returns.
@@ -176,7 +204,7 @@ impl Userfault {
     }
 
     /// Wakes whatever waits for a page that is there.
-    pub(super) fn wake(&self, at: u64) {
+    pub(crate) fn wake(&self, at: u64) {
         let mut range = Range { start: at, length: PAGE };
         // SAFETY: the structure is the one of this call, and lives until it returns. A process that has ended
         // needs no waking.

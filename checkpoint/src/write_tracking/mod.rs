@@ -1,0 +1,225 @@
+//! Which pages of running processes are written, without stopping them: the kernel notes it for a userfaultfd in its
+//! asynchronous mode (`UFFD_FEATURE_WP_ASYNC`, Linux 6.7), and tells it by [`scan`].
+//!
+//! What a look does not know to be unchanged counts as written: a new process, a new mapping, a program that exec(2) has
+//! started, memory that was moved. When this is dropped, or its process dies, the kernel forgets everything, and nothing
+//! is left in the processes.
+
+mod inject;
+mod scan;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
+
+pub use scan::Range;
+use scan::{Look, mappings};
+
+use crate::images::PAGE;
+use crate::procfs;
+use crate::userfault::Userfault;
+
+/// Why the memory of a container cannot be followed while it runs.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Some of it is shared, and changed by other ways.
+    #[error("process {0} shares memory without a file")]
+    Shared(i32),
+    /// The kernel does not allow it, or cannot do it.
+    #[error("cannot follow the memory of process {pid}")]
+    Process {
+        /// The process.
+        pid: i32,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Returns why the memory of processes cannot be followed, as far as that shows without touching them.
+#[must_use]
+pub fn obstacle(pids: &[i32]) -> Option<String> {
+    if !cfg!(target_arch = "x86_64") {
+        return Some("writes can be followed on x86-64 alone".to_owned());
+    }
+    if !scan::is_supported() {
+        return Some(
+            "this host's kernel cannot tell which pages are written (Linux 6.7 can)".to_owned(),
+        );
+    }
+    let shares = |pid: &&i32| mappings(**pid).is_ok_and(|mappings| mappings.shares_memory);
+    pids.iter().find(shares).map(|pid| format!("process {pid} shares memory without a file"))
+}
+
+/// Pages of one process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pages {
+    /// The process, as this host numbers it.
+    pub process: i32,
+    /// The number that it has in its container, by which images name it.
+    pub inner: i32,
+    /// Its pages.
+    pub ranges: Vec<Range>,
+}
+
+impl Pages {
+    /// Returns how many bytes they have.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.ranges.iter().map(|range| range.end - range.start).sum()
+    }
+}
+
+/// A process that is followed.
+#[derive(Debug)]
+struct Followed {
+    /// Distinguishes it from a later process of the same number.
+    started: Option<u64>,
+    userfault: Userfault,
+    pagemap: File,
+}
+
+/// Follows the writes of processes.
+#[derive(Debug, Default)]
+pub struct WriteTracking {
+    followed: BTreeMap<i32, Followed>,
+}
+
+impl WriteTracking {
+    /// Begins to follow processes that run, and those that were not followed yet. Stops each new one for some 100 µs.
+    ///
+    /// # Errors
+    /// [`Error`], if one cannot be followed.
+    pub fn follow(&mut self, pids: &[i32]) -> Result<(), Error> {
+        for &pid in pids {
+            let started = procfs::start_time(pid);
+            if started.is_none()
+                || self.followed.get(&pid).is_some_and(|known| known.started == started)
+            {
+                continue;
+            }
+            let failed = |source| Error::Process { pid, source };
+            let followed = inject::userfault(pid).and_then(|userfault| {
+                let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
+                Ok(Followed { started, userfault, pagemap })
+            });
+            match followed {
+                Ok(followed) => drop(self.followed.insert(pid, followed)),
+                // It has ended.
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the pages of processes that were written since the last look, or that no look has seen. Processes that
+    /// are not followed have all of their pages returned.
+    ///
+    /// # Errors
+    /// [`Error`], if a process cannot be looked at.
+    pub fn written(&mut self, pids: &[i32]) -> Result<Vec<Pages>, Error> {
+        let mut all = Vec::new();
+        for &pid in pids {
+            let failed = |source| Error::Process { pid, source };
+            // A zombie has no memory.
+            let Some(started) = procfs::start_time(pid) else { continue };
+            let Some(inner) = procfs::inner_pid(pid) else { continue };
+            let mappings = match mappings(pid) {
+                Err(e) if is_gone(&e) => continue,
+                other => other.map_err(failed)?,
+            };
+            if mappings.shares_memory {
+                return Err(Error::Shared(pid));
+            }
+            let followed = self.followed.get(&pid).filter(|known| known.started == Some(started));
+            let noted = followed.map(|known| known.written(&mappings.private));
+            let ranges = match noted {
+                Some(Ok(ranges)) => ranges,
+                // It has started another program since, or this is not to be had any more.
+                Some(Err(_)) | None => {
+                    self.followed.remove(&pid);
+                    match every(pid, &mappings.private) {
+                        Err(e) if is_gone(&e) => continue,
+                        other => other.map_err(failed)?,
+                    }
+                }
+            };
+            // Its pages count as those of a file, and are dumped all the same.
+            let ranges = ranges.into_iter().chain(mappings.vdso).collect();
+            all.push(Pages { process: pid, inner, ranges });
+        }
+        Ok(all)
+    }
+}
+
+impl Followed {
+    fn written(&self, mappings: &[Range]) -> nix::Result<Vec<Range>> {
+        let mut found = Vec::new();
+        for &mapping in mappings {
+            let noted = self.userfault.register_writes(mapping.start, mapping.end);
+            let known = found.len();
+            // What is not noted counts as written: a mapping that the kernel refuses, or the memory of another program
+            // that the process has started since.
+            if noted
+                .and_then(|()| scan::scan(&self.pagemap, mapping, Look::Written, &mut found))
+                .is_err()
+            {
+                found.truncate(known);
+                scan::scan(&self.pagemap, mapping, Look::All, &mut found)?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Returns all pages of a process that have content of its own.
+fn every(pid: i32, mappings: &[Range]) -> io::Result<Vec<Range>> {
+    let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
+    let mut found = Vec::new();
+    for &mapping in mappings {
+        scan::scan(&pagemap, mapping, Look::All, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT))
+}
+
+/// Reads memory of a process into `buffer`, whole pages, and returns how many bytes there were: the rest is not mapped any
+/// more, or the process has ended.
+///
+/// # Errors
+/// That of process_vm_readv(2), or of reading `/proc/PID/mem`.
+pub fn read(pid: i32, start: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let base = usize::try_from(start).map_err(io::Error::other)?;
+    let len = buffer.len();
+    let mut local = [IoSliceMut::new(buffer)];
+    match process_vm_readv(Pid::from_raw(pid), &mut local, &[RemoteIoVec { base, len }]) {
+        Ok(read) if read == len => return Ok(read),
+        Ok(_) | Err(Errno::EFAULT | Errno::EIO) => {}
+        Err(Errno::ESRCH) => return Ok(0),
+        Err(errno) => return Err(errno.into()),
+    }
+    // A page may be mapped without permission to read it.
+    let memory = match File::open(format!("/proc/{pid}/mem")) {
+        Err(e) if is_gone(&e) => return Ok(0),
+        other => other?,
+    };
+    let mut done = 0;
+    for page in buffer.chunks_mut(PAGE as usize) {
+        match memory.read_exact_at(page, start + done as u64) {
+            Ok(()) => done += page.len(),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EIO | libc::EFAULT)) => break,
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}

@@ -1,0 +1,141 @@
+//! Memory that goes over in rounds while the container runs: all of it first, then what was written meanwhile, until the rest
+//! is small. What is left then goes over while the container is frozen. CRIU's dump leaves all of that out.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use checkpoint::cgroup::Cgroup;
+use checkpoint::criu::MemoryApart;
+use checkpoint::procfs;
+use checkpoint::write_tracking::{self, Pages, WriteTracking};
+use protocol::message::{MemoryPages, MemoryRun};
+use protocol::wire::PIECE;
+use state::cause::Cause;
+
+use crate::state_stream::{StatePart, StateSink};
+
+/// Most rounds.
+const ROUNDS: usize = 30;
+/// How long the rest may take at the rate of the round before: a third of the time that a small container is interrupted
+/// for.
+const SHORT: Duration = Duration::from_millis(20);
+/// Rounds go on as long as each is smaller than so much of the one before.
+const SHRINKS: f64 = 0.8;
+
+/// Memory that goes over in rounds.
+#[derive(Debug)]
+pub struct MemoryRounds {
+    cgroup: Arc<Cgroup>,
+    tracking: WriteTracking,
+    apart: MemoryApart,
+    /// Bytes of each round.
+    sizes: Vec<u64>,
+}
+
+impl MemoryRounds {
+    /// Prepares them in the migration's directory. Nothing of the container is touched yet.
+    ///
+    /// # Errors
+    /// CRIU cannot be had leave memory out.
+    pub async fn prepare(work: &Path, criu: &Path, cgroup: Arc<Cgroup>) -> Result<Self, Cause> {
+        let apart = MemoryApart::prepare(work, criu).await?;
+        Ok(Self { cgroup, tracking: WriteTracking::default(), apart, sizes: Vec::new() })
+    }
+
+    /// Returns how CRIU leaves memory out.
+    #[must_use]
+    pub fn apart(&self) -> &MemoryApart {
+        &self.apart
+    }
+
+    /// Returns how many rounds there were so far.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.sizes.len()
+    }
+
+    /// Sends what was written since the last round, of a container that runs. Returns whether there ought to be another
+    /// round. Blocks.
+    ///
+    /// # Errors
+    /// The memory cannot be followed or read, or the sink takes no more.
+    pub fn round(&mut self, sink: &dyn StateSink) -> Result<bool, Cause> {
+        let pids = self.cgroup.pids()?;
+        self.tracking.follow(&pids)?;
+        let began = Instant::now();
+        let sent = self.send(&pids, sink)?;
+        let (before, took) = (self.sizes.last().copied(), began.elapsed());
+        self.sizes.push(sent);
+        let rate = sent as f64 / took.as_secs_f64().max(1e-6);
+        let is_short = sent as f64 <= rate * SHORT.as_secs_f64();
+        let shrinks = before.is_none_or(|before| (sent as f64) < before as f64 * SHRINKS);
+        tracing::debug!(round = self.sizes.len(), sent, ?took, "memory was sent");
+        Ok(!is_short && shrinks && self.sizes.len() < ROUNDS)
+    }
+
+    /// Sends what was written since the last look, of a container that is frozen. Blocks.
+    ///
+    /// # Errors
+    /// As [`MemoryRounds::round`].
+    pub fn rest(&mut self, sink: &dyn StateSink) -> Result<u64, Cause> {
+        let pids = self.cgroup.pids()?;
+        self.send(&pids, sink)
+    }
+
+    /// Has the dump that follows leave out the memory of the frozen container.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn leave_out(&self) -> Result<(), Cause> {
+        let pids = self.cgroup.pids()?;
+        let with_inner = |pid: i32| Some((pid, procfs::inner_pid(pid)?));
+        Ok(self.apart.leave_out(pids.into_iter().filter_map(with_inner))?)
+    }
+
+    fn send(&mut self, pids: &[i32], sink: &dyn StateSink) -> Result<u64, Cause> {
+        let mut sum = 0;
+        for pages in self.tracking.written(pids)? {
+            sum += send_pages(&pages, sink)?;
+        }
+        Ok(sum)
+    }
+}
+
+/// Sends pages of one process. Returns how many bytes there were: what is not mapped any more is left out.
+fn send_pages(pages: &Pages, sink: &dyn StateSink) -> Result<u64, Cause> {
+    let mut runs = Vec::new();
+    let (mut waiting, mut sum) = (0, 0);
+    let put = |runs: &mut Vec<MemoryRun>| {
+        let runs = std::mem::take(runs);
+        let part = StatePart::Memory(MemoryPages { process: pages.inner, runs });
+        if part.payload() == 0 { Ok(()) } else { sink.put(part) }
+    };
+    for range in &pages.ranges {
+        let mut start = range.start;
+        while start < range.end {
+            let length = (range.end - start).min((PIECE - waiting) as u64);
+            let mut bytes = vec![0; length as usize];
+            let read = write_tracking::read(pages.process, start, &mut bytes)?;
+            bytes.truncate(read);
+            sum += read as u64;
+            waiting += read;
+            if read > 0 {
+                runs.push(MemoryRun { start, bytes: Bytes::from(bytes) });
+            }
+            if waiting >= PIECE {
+                put(&mut runs)?;
+                waiting = 0;
+            }
+            // A page that could not be read is not there any more.
+            start += if (read as u64) < length {
+                read as u64 + checkpoint::images::PAGE
+            } else {
+                length
+            };
+        }
+    }
+    put(&mut runs)?;
+    Ok(sum)
+}
