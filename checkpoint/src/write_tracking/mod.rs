@@ -18,7 +18,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 pub use scan::Range;
-use scan::{Look, mappings};
+use scan::{Look, Mappings, mappings};
 
 use crate::images::PAGE;
 use crate::procfs;
@@ -118,12 +118,25 @@ impl WriteTracking {
         Ok(())
     }
 
+    /// Returns the pages of code that were written since the last look: those that CRIU changes for a moment, to have a task
+    /// make a system call (`compel_execute_syscall`). It changes no other page that was there before.
+    ///
+    /// # Errors
+    /// As [`WriteTracking::written`].
+    pub fn written_code(&mut self, pids: &[i32]) -> Result<Vec<Pages>, Error> {
+        self.look(pids, |mappings| &mappings.code)
+    }
+
     /// Returns the pages of processes that were written since the last look, or that no look has seen. Processes that
     /// are not followed have all of their pages returned.
     ///
     /// # Errors
     /// [`Error`], if a process cannot be looked at.
     pub fn written(&mut self, pids: &[i32]) -> Result<Vec<Pages>, Error> {
+        self.look(pids, |mappings| &mappings.private)
+    }
+
+    fn look(&mut self, pids: &[i32], of: fn(&Mappings) -> &[Range]) -> Result<Vec<Pages>, Error> {
         let mut all = Vec::new();
         for &pid in pids {
             let failed = |source| Error::Process { pid, source };
@@ -138,13 +151,13 @@ impl WriteTracking {
                 return Err(Error::Shared(pid));
             }
             let followed = self.followed.get(&pid).filter(|known| known.started == Some(started));
-            let noted = followed.map(|known| known.written(&mappings.private));
+            let noted = followed.map(|known| known.written(of(&mappings)));
             let ranges = match noted {
                 Some(Ok(ranges)) => ranges,
                 // It has started another program since, or this is not to be had any more.
                 Some(Err(_)) | None => {
                     self.followed.remove(&pid);
-                    match every(pid, &mappings.private) {
+                    match every(pid, of(&mappings)) {
                         Err(e) if is_gone(&e) => continue,
                         other => other.map_err(failed)?,
                     }

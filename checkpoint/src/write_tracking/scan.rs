@@ -123,6 +123,8 @@ pub(super) fn is_supported() -> bool {
 pub(super) struct Mappings {
     /// Those with pages of its own, in order.
     pub(super) private: Vec<Range>,
+    /// Those of them with code.
+    pub(super) code: Vec<Range>,
     /// That of the code which the kernel gives it.
     pub(super) vdso: Option<Range>,
     /// Whether it shares memory without a file with others.
@@ -155,7 +157,12 @@ fn parse(maps: &str) -> Mappings {
         if let Some((start, end)) = range.and_then(|(a, b)| Some((number(a)?, number(b)?))) {
             match name {
                 "[vdso]" => all.vdso = Some(Range { start, end }),
-                _ => all.private.push(Range { start, end }),
+                _ => {
+                    all.private.push(Range { start, end });
+                    if permissions.contains('x') {
+                        all.code.push(Range { start, end });
+                    }
+                }
             }
         }
     }

@@ -309,7 +309,9 @@ impl<'a> Interruption<'a> {
 
     /// Hands the migration on, with the flows as they were before they were led away, and what was measured.
     #[must_use]
-    pub fn finish(self) -> (Migration<'a>, Vec<Flow>, Progress) {
+    pub fn finish(mut self) -> (Migration<'a>, Vec<Flow>, Progress) {
+        let memory = self.memory.take();
+        drop(spawn_blocking(move || drop(memory)));
         (self.migration, self.flows, self.progress)
     }
 }

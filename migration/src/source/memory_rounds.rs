@@ -84,6 +84,16 @@ impl MemoryRounds {
         self.send(&pids, sink)
     }
 
+    /// Sends the pages of code that the dump has touched. Blocks.
+    ///
+    /// # Errors
+    /// As [`MemoryRounds::round`].
+    pub fn code(&mut self, sink: &dyn StateSink) -> Result<u64, Cause> {
+        let pids = self.cgroup.pids()?;
+        let pages = self.tracking.written_code(&pids)?;
+        pages.iter().try_fold(0, |sum, pages| Ok(sum + send_pages(pages, sink)?))
+    }
+
     /// Has the dump that follows leave out the memory of the frozen container.
     ///
     /// # Errors

@@ -127,15 +127,17 @@ impl Interruption<'_> {
         })
     }
 
-    /// Sends pages that CRIU has touched: it has the tasks make system calls, by an instruction in their code.
+    /// Sends pages of code that the dump has touched.
     async fn send_last_pages(&mut self, capture: &mut Capture) -> Result<(), Cause> {
         let Some(mut memory) = (&mut capture.memory).await?? else { return Ok(()) };
         let (sink, mut parts) = PeerSink::new();
-        let pass = spawn_blocking(move || memory.rest(&sink));
+        let pass = spawn_blocking(move || memory.code(&sink).map(|_| memory));
         while let Some(part) = parts.recv().await {
             self.migration.connection().send(&part.into()).await?;
         }
-        pass.await?.map(drop)
+        // The kernel takes some 20 ms for a GiB to forget what it has noted, which nobody has to wait for now.
+        self.memory = Some(pass.await??);
+        Ok(())
     }
 
     /// Waits until the dump has ended, and returns when it did.
