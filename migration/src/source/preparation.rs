@@ -102,6 +102,7 @@ impl<'a> Preparation<'a> {
         };
         // Again, for sockets that are new, or got their own size back after an earlier move.
         self.make_room()?;
+        self.have_counted().await?;
         self.start_far_runtime().await?;
         let Migration { context, plan, .. } = &self.migration;
         engine_orders::check(&*context.engine, &plan.container).await?;

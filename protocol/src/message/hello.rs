@@ -17,7 +17,7 @@ use state::peer_text::PeerText;
 
 /// Names of everything that this agent understands and that not every agent of a compatible version does. A
 /// message that needs a capability is sent only to an agent that names it.
-pub const CAPABILITIES: &[&str] = &[crate::wire::STREAMS, crate::wire::ZSTD];
+pub const CAPABILITIES: &[&str] = &[crate::wire::STREAMS, crate::wire::ZSTD, super::DATAGRAMS];
 
 /// Maximum number of fields, and maximum length of a field's name and value in bytes.
 const MAX_FIELDS: usize = 64;
