@@ -87,6 +87,7 @@
 mod address;
 mod codec;
 mod counted_flow;
+mod data;
 pub mod description;
 pub mod facts;
 mod failure;
@@ -104,7 +105,6 @@ mod tunnel;
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
 use state::id::HostId;
 use state::peer_text::PeerText;
 
@@ -114,6 +114,7 @@ pub use state::id::MigrationId;
 
 pub use self::codec::{CodecError, FRAME_LIMIT};
 pub use self::counted_flow::{CountedFlow, DATAGRAMS, FlowCount, PacketCount};
+pub use self::data::{Data, Numbered};
 pub use self::facts::{Facts, NetworkState, Prepared};
 pub use self::failure::{Failure, FailureCode};
 pub use self::flow::{EndFlows, Flow, FlowBatch, FlowEnds, SilentConnection};
@@ -324,26 +325,12 @@ messages! {
     62 => Elsewhere(u64) needs "streams",
     /// Another message, with its number. Only over a further connection.
     63 => Numbered(Numbered) needs "streams",
-    /// To the destination, once the container is staged: counts packets of these flows, which the source is about to
-    /// lead to it, until the conversation ends.
+    /// To the destination, once the container is staged: counts packets of these flows until the conversation ends.
     64 => CountFlows(Vec<CountedFlow>) needs "datagrams",
     /// To the destination, once the engine runs the container: asks how many packets there were.
     65 => AskCounts(MigrationId) needs "datagrams",
     /// The packets of each flow, in the order of the flows; `None` if that is not known.
     66 => FlowCounts(Option<Vec<FlowCount>>) needs "datagrams",
-}
-
-/// Bytes of an archive.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Data(#[serde(with = "serde_bytes")] pub Vec<u8>);
-
-/// A message that comes over a further connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Numbered {
-    /// Its number, counted from 0.
-    pub number: u64,
-    /// The message, number and body.
-    pub message: Data,
 }
 
 #[cfg(test)]
