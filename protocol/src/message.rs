@@ -35,6 +35,7 @@
 //!   EndPaths] ─────────────────────────────▶
 //!   AskTurn ───────────────────────────────▶           if it is not free soon: Unstage, and again
 //!         ◀───────────────────────────────── TurnAnswer
+//!   [CountFlows ───────────────────────────▶           UDP flows whose packets are to be counted]
 //!   Chunks AskTurn ────────────────────────▶           the runtime waits in front of CRIU
 //!         ◀───────────────────────────────── TurnAnswer
 //!   ── interruption begins ──
@@ -49,6 +50,8 @@
 //!         ◀───────────────────────────────── Finished
 //!   [AskSilent ────────────────────────────▶           connections without a packet since the restore
 //!         ◀───────────────────────────────── Silent]*
+//!   [AskCounts ────────────────────────────▶           whether packets came that have not left
+//!         ◀───────────────────────────────── FlowCounts]*
 //!   Settled ───────────────────────────────▶           may forget the migration
 //! ```
 //!
@@ -83,6 +86,8 @@
 
 mod address;
 mod codec;
+mod counted_flow;
+mod data;
 pub mod description;
 pub mod facts;
 mod failure;
@@ -100,7 +105,6 @@ mod tunnel;
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
 use state::id::HostId;
 use state::peer_text::PeerText;
 
@@ -109,6 +113,8 @@ use self::codec::{decode_body, encode_body};
 pub use state::id::MigrationId;
 
 pub use self::codec::{CodecError, FRAME_LIMIT};
+pub use self::counted_flow::{CountedFlow, DATAGRAMS, FlowCount, PacketCount};
+pub use self::data::{Data, Numbered};
 pub use self::facts::{Facts, NetworkState, Prepared};
 pub use self::failure::{Failure, FailureCode};
 pub use self::flow::{EndFlows, Flow, FlowBatch, FlowEnds, SilentConnection};
@@ -319,21 +325,14 @@ messages! {
     62 => Elsewhere(u64) needs "streams",
     /// Another message, with its number. Only over a further connection.
     63 => Numbered(Numbered) needs "streams",
+    /// To the destination, once the container is staged: counts packets of these flows until the conversation ends.
+    64 => CountFlows(Vec<CountedFlow>) needs "datagrams",
+    /// To the destination, once the engine runs the container: asks how many packets there were.
+    65 => AskCounts(MigrationId) needs "datagrams",
+    /// The packets of each flow, in the order of the flows; `None` if that is not known.
+    66 => FlowCounts(Option<Vec<FlowCount>>) needs "datagrams",
     /// Memory of the container, while it runs and once it is frozen.
     67 => MemoryPages(MemoryPages) needs "memory",
-}
-
-/// Bytes of an archive.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Data(#[serde(with = "serde_bytes")] pub Vec<u8>);
-
-/// A message that comes over a further connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Numbered {
-    /// Its number, counted from 0.
-    pub number: u64,
-    /// The message, number and body.
-    pub message: Data,
 }
 
 #[cfg(test)]
@@ -356,7 +355,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_refused() {
-        for number in [0, 64, 200, 255] {
+        for number in [0, 67, 200, 255] {
             let refused = Message::decode(&[number, 0, 0]);
             assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
         }
@@ -367,7 +366,7 @@ mod tests {
     fn every_number_and_every_name_is_used_once() {
         let mut numbers: Vec<u8> = Message::ALL.iter().map(|(number, _)| *number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (1..=63).collect::<Vec<u8>>());
+        assert_eq!(numbers, (1..=66).collect::<Vec<u8>>());
         let names: std::collections::BTreeSet<&str> =
             Message::ALL.iter().map(|(_, name)| *name).collect();
         assert_eq!(names.len(), numbers.len());

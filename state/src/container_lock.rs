@@ -5,30 +5,23 @@
 //! forwarding of its connections. A lock ends with its process. The journal says what a dead process has left, so
 //! new work begins only where no journal names the container either.
 //!
-//! The locks are ranges of one file (`F_OFD_SETLK`, fcntl_locking(2)), a byte for each container: nothing is left
-//! of them after a crash.
+//! The locks are bytes of one file, one for each container: nothing is left of them after a crash.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
 use ownership::container::{Work, may_begin};
 use ownership::source::Departure;
 
 use crate::blocker::Blocker;
+use crate::byte_lock;
 use crate::directories::Directories;
 use crate::journal::{self, Record};
 
 /// The name of the file of the locks, in the run directory.
 const FILE: &str = "containers.lock";
-/// Number of an ID's hexadecimal digits that make up its offset in the file: as many as fit into a positive
-/// `off_t`.
-const DIGITS: usize = 15;
 /// Time between two attempts to take a lock.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -111,25 +104,11 @@ impl ContainerLock {
     }
 
     fn try_take(run: &Path, id: &str) -> Result<Option<Self>, Error> {
-        let digits = id.get(..DIGITS).unwrap_or_default();
-        let place = i64::from_str_radix(digits, 16).map_err(|_| Error::BadId(id.to_owned()))?;
+        let place = byte_lock::place(id).ok_or_else(|| Error::BadId(id.to_owned()))?;
         let path = run.join(FILE);
-        let failed = |source| Error::File { path: path.clone(), source };
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = file.open(&path).map_err(failed)?;
-        let range = libc::flock {
-            l_type: libc::F_WRLCK as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: place,
-            l_len: 1,
-            l_pid: 0,
-        };
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&range)) {
-            Ok(_) => Ok(Some(Self { _file: file })),
-            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
-            Err(errno) => Err(failed(errno.into())),
-        }
+        let taken = byte_lock::try_take(&path, place);
+        let file = taken.map_err(|source| Error::File { path, source })?;
+        Ok(file.map(|file| Self { _file: file }))
     }
 }
 

@@ -27,16 +27,20 @@ impl FromStr for HostId {
     type Err = InvalidHostId;
 
     fn from_str(text: &str) -> Result<Self, InvalidHostId> {
-        let mut id = [0; 16];
-        if text.len() != 2 * id.len() || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(InvalidHostId);
-        }
-        for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| InvalidHostId)?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| InvalidHostId)?;
-        }
-        Ok(Self(id))
+        parse(text).map(Self).ok_or(InvalidHostId)
     }
+}
+
+fn parse(text: &str) -> Option<[u8; 16]> {
+    let mut id = [0; 16];
+    if text.len() != 2 * id.len() || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
+        let digits = std::str::from_utf8(digits).ok()?;
+        *byte = u8::from_str_radix(digits, 16).ok()?;
+    }
+    Some(id)
 }
 
 impl fmt::Debug for HostId {
@@ -62,6 +66,19 @@ impl MigrationId {
 impl fmt::Display for MigrationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A text that is not the identity of a migration.
+#[derive(Debug, thiserror::Error)]
+#[error("not the identity of a migration")]
+pub struct InvalidMigrationId;
+
+impl FromStr for MigrationId {
+    type Err = InvalidMigrationId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidMigrationId> {
+        parse(text).map(Self).ok_or(InvalidMigrationId)
     }
 }
 

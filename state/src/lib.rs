@@ -5,6 +5,7 @@
 //! identities of hosts and migrations    (id)
 //! phases of a migration, on disk        (journal)
 //! one owner for each container          (container_lock)
+//! whose rules in the kernel are in use   (migration_lock)
 //! one interruption at a time            (interrupt_slot)
 //! a process that outlives an agent      (guardian)
 //! addresses of other agents             (peer_address)
@@ -14,6 +15,7 @@
 #![warn(clippy::missing_errors_doc)]
 
 pub mod blocker;
+mod byte_lock;
 pub mod cause;
 pub mod container_lock;
 pub mod deadline;
@@ -25,6 +27,7 @@ pub mod interrupt_slot;
 pub mod journal;
 pub mod json_files;
 pub mod log;
+pub mod migration_lock;
 pub mod peer_address;
 pub mod peer_text;
 pub mod private_file;

@@ -4,12 +4,13 @@
 //! ```text
 //! a number and a tunnel for each peer   (peer_numbers, tunnels, tunnel_end, tunnel_aliases, fwmark)
 //! containers that were moved away       (moved_containers, port_forward, opened_firewall, flow_end)
-//! the kernel follows the notes          (reconciler, steering_lock)
+//! the kernel follows the notes          (reconciler, steering_lock, flow_counters)
 //! ```
 
 #![warn(clippy::missing_errors_doc)]
 
 pub mod carried_flows;
+pub mod flow_counters;
 pub mod flow_termination;
 pub mod fwmark_setting;
 pub mod moved_containers;

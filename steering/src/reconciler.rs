@@ -9,6 +9,7 @@
 //!   again with another address;
 //! * makes a tunnel again whose `wireguard-go` was killed (`userspace_tunnels`);
 //! * keeps UDP flows from being forgotten while a peer cannot be reached (`udp_keepalive`);
+//! * removes rules that count packets of flows and that a dead process has left ([`crate::flow_counters`]);
 //! * removes the tunnel to a peer, with all that belongs to it, when the last flow led there has
 //!   ended and no new ones are [forwarded](crate::port_forward); and the names of containers that no flow
 //!   belongs to any more.
@@ -34,6 +35,7 @@ use netmig::{hold, routing, tunnel};
 use nix::unistd::setsid;
 use tokio::process::Command;
 
+use crate::flow_counters;
 use crate::moved_containers;
 use crate::opened_firewall;
 use crate::peer_numbers;
@@ -230,7 +232,8 @@ impl Reconciler<'_> {
 
     /// Removes what no flow needs any more; `true` if nothing is left to keep.
     async fn sweep(&mut self) -> Result<bool, Cause> {
-        // Its rules would keep the table.
+        // Rules would keep the table.
+        let is_counted = flow_counters::sweep(self.directories)?;
         moved_containers::forget_ended(self.directories, None).await?;
         for peer in tunnel::list().await? {
             tunnels::release(self.directories, peer, None).await?;
@@ -239,7 +242,7 @@ impl Reconciler<'_> {
         self.memory.keep(&peers).await?;
         // Whoever makes a tunnel now starts another reconciler after this lock is free.
         let _lock = SteeringLock::take(&self.directories.run).await?;
-        if !tunnel::list().await?.is_empty() || hold::any()? {
+        if is_counted || !tunnel::list().await?.is_empty() || hold::any()? {
             return Ok(false);
         }
         // Rules of a container that was forgotten after its last tunnel have kept the table until now.

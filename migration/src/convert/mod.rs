@@ -4,6 +4,7 @@
 //! far as that shows without looking at this host. What has to be judged by this host's state (paths below a root,
 //! names of permitted options, addresses that are free) is checked where it is used.
 
+mod counted_flow;
 mod description;
 mod facts;
 mod flow;
@@ -22,6 +23,7 @@ use bytes::Bytes;
 use state::id::{HostId, MigrationId};
 use state::peer_text::PeerText;
 
+pub use self::counted_flow::{CountedFlow, CountedFlows, FlowCount};
 pub use self::facts::{differences, join, parts};
 pub use self::flow::FlowBatch;
 pub use self::network_state::NetworkState;

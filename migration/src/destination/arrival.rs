@@ -1,6 +1,7 @@
 //! From the tunnel to a prepared, isolated copy. Whatever of it has been made, [`Arrival::undo`]
 //! removes.
 
+mod counted_flows;
 mod flows;
 mod local_far_ends;
 mod memory;
@@ -37,6 +38,7 @@ use steering::port_forward::{self, Note};
 use steering::tunnels::{self, TunnelEnd};
 use tokio::task::block_in_place;
 
+use self::counted_flows::Counting;
 pub use self::local_far_ends::FarEnds;
 use self::path_trial::Trials;
 pub use self::prepared_copy::{Network, Whole};
@@ -120,6 +122,7 @@ pub struct Arrival {
     cgroup: Option<Cgroup>,
     created: Vec<Flow>,
     paths: Trials,
+    counting: Counting,
     far_ends: FarEnds,
     spool: Option<Spool>,
     prepared: Option<Box<dyn PreparedStage>>,
@@ -179,6 +182,7 @@ impl Arrival {
             cgroup: None,
             created: Vec::new(),
             paths: Trials::default(),
+            counting: Counting::default(),
             far_ends: FarEnds::default(),
             spool: None,
             prepared: None,
@@ -275,6 +279,7 @@ impl Arrival {
     /// Removes what was staged, and keeps everything else for another attempt.
     async fn unstage(&mut self, connection: &mut Connection) -> Result<(), Cause> {
         self.paths.end();
+        self.counting = Counting::default();
         if let Some(staged) = self.staged.take() {
             staged.abort().await?;
         }
@@ -338,6 +343,8 @@ impl Arrival {
     pub async fn clean(&mut self, staged: Option<Box<dyn Staged>>) -> bool {
         let mut clean = true;
         self.paths.end();
+        // Its rules would keep the table.
+        self.counting = Counting::default();
         let migration = self.offer.migration;
         let mut note = |result: Result<(), Cause>| {
             if let Err(e) = &result {

@@ -11,6 +11,7 @@ use state::journal::{Journal, Record};
 use tokio::task::block_in_place;
 
 use super::arrival::{Arrival, Network, Whole};
+use super::counted_flows::CountedFlows;
 use netmig::container_network::SiblingAddresses;
 use netmig::sockets::receive_buffers;
 
@@ -105,6 +106,11 @@ impl Copy {
             self.mtu
         );
         Ok(())
+    }
+
+    /// Hands on what is counted of its flows, which goes on after the container is handed over.
+    pub fn take_counted(&mut self) -> Option<CountedFlows> {
+        self.arrival.take_counted()
     }
 
     /// Hands the container over to the engine and removes what the migration needed. The journal is

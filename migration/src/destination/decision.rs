@@ -13,7 +13,9 @@ use state::{deadline, journal};
 use steering::tunnels::{self, Claim};
 use tokio::task::block_in_place;
 
+use crate::convert::Wire;
 use crate::destination::copy::Copy;
+use crate::destination::counted_flows::CountedFlows;
 use crate::destination::lease::{Copies, Decision};
 use crate::destination::receive_buffers::settle_buffers;
 use crate::destination::refusal::{give_up, lost, not_allowed, unknown};
@@ -25,7 +27,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// How long is waited for that conversation: less than a source waits for an answer.
 const BUSY_LIMIT: Duration = Duration::from_secs(15);
 
-/// How often a source may ask which connections are silent: it does so for some seconds, five times each.
+/// How often a source may ask which connections are silent and what has passed of flows: it does so for some
+/// seconds, five times each.
 const MOST_ASKED: usize = 200;
 
 /// A copy's fate hangs on something else than its source.
@@ -165,6 +168,7 @@ async fn commit(
         return give_up(connection, cause).await;
     }
     let container = copy.container().to_owned();
+    let counted = copy.take_counted();
     copies.activated(migration);
     // From here on the container is finished whether or not its source is still there to hear of it.
     let told = connection.send(&Message::Committed(())).await;
@@ -186,16 +190,17 @@ async fn commit(
     // Nobody waits for that, and larger buffers do no harm if this process ends before.
     tokio::spawn(settle_buffers(pid, container));
     told?;
-    await_end(copies, connection, migration).await
+    await_end(copies, connection, migration, counted).await
 }
 
 /// Waits for the word that no flow passes the source any more, if any does, and that the source needs no
 /// answer any more. If they do not come, the claim keeps the tunnel until the flows end, and the migration is
-/// remembered.
+/// remembered. Packets of flows are counted until then.
 async fn await_end(
     copies: &'static Copies,
     connection: &mut Connection,
     migration: MigrationId,
+    mut counted: Option<CountedFlows>,
 ) -> Result<(), Cause> {
     let mut asked = 0;
     loop {
@@ -207,6 +212,11 @@ async fn await_end(
                 asked += 1;
                 let silent = block_in_place(|| silent(copies.host(), migration));
                 connection.send(&Message::Silent(silent)).await?;
+            }
+            Ok(Message::AskCounts(id)) if id == migration && asked < MOST_ASKED => {
+                asked += 1;
+                let counts = counted.as_mut().and_then(|flows| block_in_place(|| flows.read()));
+                connection.send(&Message::FlowCounts(counts.into_wire())).await?;
             }
             Ok(Message::Settled(id)) if id == migration => {
                 let from = connection.host();
@@ -228,7 +238,7 @@ async fn led_past(
     migration: MigrationId,
 ) -> Result<(), Cause> {
     release(copies.host(), migration).await?;
-    await_end(copies, connection, migration).await
+    await_end(copies, connection, migration, None).await
 }
 
 /// Gives up the tunnel to the source, unless something else needs it.
@@ -253,7 +263,8 @@ async fn confirm(
         if let Some(mut finished) = host.handed_over(migration)? {
             finished.pid = host.first_process(migration).await?.unwrap_or(0);
             connection.send(&Message::Finished(finished)).await?;
-            return await_end(copies, connection, migration).await;
+            // What was counted went with the connection that was lost.
+            return await_end(copies, connection, migration, None).await;
         }
         if Instant::now() >= give_up_at {
             return give_up(connection, NotHandedOver(copies.host().engine.kind()).into()).await;

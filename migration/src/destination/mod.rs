@@ -13,6 +13,7 @@ mod arrival;
 mod claimed_flows;
 mod conversation;
 mod copy;
+mod counted_flows;
 mod decision;
 mod end_flows;
 mod image_import;

@@ -32,6 +32,7 @@ use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
 use state::directories::Directories;
 use state::journal::{self, Journal, Record};
+use steering::flow_counters;
 use steering::moved_containers;
 use steering::peer_numbers::{self, HostId};
 use steering::port_forward::{self, Note};
@@ -80,8 +81,12 @@ pub async fn run(
     engine: &Arc<dyn Engine>,
 ) -> Result<bool, journal::Error> {
     let all = journal::unfinished(&directories.state)?;
-    let settled = settle_all(directories, &**engine, all).await;
+    let mut settled = settle_all(directories, &**engine, all).await;
     sweep(directories, engine);
+    if let Err(e) = flow_counters::sweep(directories) {
+        tracing::error!("{}", chain(e.as_ref()));
+        settled = false;
+    }
     Ok(settled)
 }
 
@@ -305,7 +310,8 @@ impl Arrived {
         let tag = self.migration.to_string().parse()?;
         let mut table = Table::open()?;
         table.remove_notrack(&tag)?;
-        Ok(table.remove_path_trial(&tag)?)
+        table.remove_path_trial(&tag)?;
+        Ok(table.remove_flow_counter(&tag)?)
     }
 
     /// Keeps the tunnel to the source until third hosts lead their flows past it.

@@ -1,8 +1,9 @@
 //! UDP flows that passed this host before a move and do not after it.
 //!
 //! Datagrams have no answers to wait for: that a container is silent says nothing. But this host sees whether those
-//! that come to it leave it. A flow is dead if, in one direction, its datagrams passed before the interruption, and
-//! none of several that came since has left. Whatever its ends do, that is no guess.
+//! that come to it leave it, and the destination sees the same of its own part, from the moment at which the
+//! container runs there. A flow is dead if, in one direction, its datagrams passed this host before the interruption,
+//! and none of several that came to one of the hosts since has left it. Whatever its ends do, that is no guess.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,8 +13,12 @@ use netmig::flow::{Conntrack, Direction, Flow, Protocol, STATUS_SEEN_REPLY};
 use netmig::path_trial::is_one_host;
 use netmig::routing;
 use netmig::table::{FlowCounter, MOST_COUNTED, PacketCount, RuleTag};
-use state::cause::Cause;
+use state::cause::{Cause, chain};
 use state::host;
+
+use super::destination_rpc;
+use super::migration::Migration;
+use crate::convert::{CountedFlows, FlowCount, Wire};
 
 /// So many that have come and not left are no accident.
 const SEVERAL: u64 = 3;
@@ -27,7 +32,18 @@ pub struct Datagrams {
     passed: Vec<[bool; 2]>,
     /// What had passed when packets were released.
     released: Vec<[PacketCount; 2]>,
+    /// What has passed this host since.
+    here: Vec<[PacketCount; 2]>,
+    /// What has passed the destination.
+    there: Vec<[PacketCount; 2]>,
+    /// Whether the destination was asked to count.
+    is_counted_there: bool,
 }
+
+/// The destination's answer is none.
+#[derive(Debug, thiserror::Error)]
+#[error("the destination tells of other flows than those that it was to count")]
+struct OtherFlows;
 
 impl Datagrams {
     /// Begins to watch flows that this host is about to lead to the destination: the most recent one of each kind.
@@ -46,9 +62,21 @@ impl Datagrams {
             return Ok(None);
         }
         let plain: Vec<Flow> = flows.iter().map(|(flow, _)| flow.clone()).collect();
-        let passage = FlowCounter::begin(tag, &plain)?;
-        let nothing = vec![[PacketCount::default(); 2]; flows.len()];
-        Ok(Some(Self { passage, passed: Vec::new(), released: nothing, flows }))
+        Ok(Some(Self {
+            passage: FlowCounter::begin(tag, &plain)?,
+            flows,
+            passed: Vec::new(),
+            released: Vec::new(),
+            here: Vec::new(),
+            there: Vec::new(),
+            is_counted_there: false,
+        }))
+    }
+
+    /// Returns them for the destination, which is to count their packets, too.
+    pub fn flows_to_count(&mut self) -> CountedFlows {
+        self.is_counted_there = true;
+        CountedFlows(self.flows.iter().map(|(flow, _)| flow.into()).collect())
     }
 
     /// Notes which of them pass; to be called right before the interruption.
@@ -60,60 +88,107 @@ impl Datagrams {
 
     /// Begins to look for those that do not; to be called when packets can come again.
     pub fn note_release(&mut self) -> Result<(), Cause> {
-        match self.passage.read()? {
-            Some(passed) => self.released = passed,
-            // Nothing can be said any more.
-            None => self.passed.clear(),
+        // If others have removed the rules nothing can be said of this host any more.
+        self.released = self.passage.read()?.unwrap_or_default();
+        Ok(())
+    }
+
+    /// Reads what has passed on both hosts since then. A destination that does not tell counts as one on which
+    /// nothing is dropped.
+    pub async fn read(&mut self, migration: &mut Migration<'_>) -> Result<(), Cause> {
+        self.here = self.passage.read()?.unwrap_or_default();
+        if self.is_counted_there {
+            self.there = self.counted_there(migration).await.unwrap_or_else(|e| {
+                tracing::warn!("{}", chain(e.as_ref()));
+                Vec::new()
+            });
         }
         Ok(())
     }
 
-    /// Whether packets of one have come that have not left: it is worth while to wait for more.
-    pub fn is_any_stuck(&mut self) -> Result<bool, Cause> {
-        Ok(!self.stuck(1)?.is_empty())
+    async fn counted_there(
+        &self,
+        migration: &mut Migration<'_>,
+    ) -> Result<Vec<[PacketCount; 2]>, Cause> {
+        let id = migration.id();
+        let counts = destination_rpc::flow_counts(migration.connection(), id).await?;
+        let counts: Option<Vec<FlowCount>> = Option::from_wire(counts)?;
+        let Some(counts) = counts else { return Ok(Vec::new()) };
+        if counts.len() != self.flows.len() {
+            return Err(OtherFlows.into());
+        }
+        Ok(counts.iter().map(|count| [count.original, count.reply]).collect())
     }
 
-    /// Returns a sentence for each one that is dead, given how long it was waited for it.
-    pub fn dead(&mut self, waited: Duration) -> Result<Vec<String>, Cause> {
-        let host = host::name();
-        let seconds = waited.as_secs();
-        Ok(self.stuck(SEVERAL)?.into_iter().map(|(number, towards, came)| {
-            let (flow, direction) = &self.flows[number];
-            let whom = if towards { "for the container" } else { "from the container" };
-            let (from, to) = (flow.original.source, flow.original.destination);
-            let (from_port, to_port) = (flow.original.source_port, flow.original.destination_port);
-            let opened = match direction {
-                Direction::Inbound => "to",
-                Direction::Outbound => "of the container to",
-            };
-            format!(
-                "the UDP flow {opened} {to}:{to_port} (from {from}:{from_port}) was in use, and none of {came} datagrams \
-                 {whom} that came to {host} in the {seconds} s since the move has left it; look for what drops \
-                 them there"
-            )
-        }).collect())
+    /// Whether packets of one have come to a host that have not left it: it is worth while to wait for more.
+    pub fn is_any_stuck(&self) -> bool {
+        !self.stuck_here(1).is_empty() || !self.stuck_there(1).is_empty()
     }
 
-    /// Directions of flows that passed before, and of which at least `most` packets have come since and none left:
-    /// number, whether it is that towards the container, and how many.
-    fn stuck(&mut self, least: u64) -> Result<Vec<(usize, bool, u64)>, Cause> {
-        let Some(now) = self.passage.read()? else { return Ok(Vec::new()) };
-        let directions: Vec<Direction> =
-            self.flows.iter().map(|(_, direction)| *direction).collect();
-        Ok(stuck(&directions, &self.passed, &self.released, &now, least))
+    /// Returns a sentence for each one that is dead, given the destination's name and how long it was waited for it.
+    pub fn dead(&self, destination: &str, waited: Duration) -> Vec<String> {
+        let here = host::name();
+        let told = |stuck: Vec<Stuck>, host: &str| {
+            stuck.iter().map(|one| self.sentence(one, host, waited)).collect::<Vec<_>>()
+        };
+        [told(self.stuck_here(SEVERAL), &here), told(self.stuck_there(SEVERAL), destination)]
+            .concat()
+    }
+
+    fn sentence(&self, stuck: &Stuck, host: &str, waited: Duration) -> String {
+        let Stuck { number, is_towards, came } = *stuck;
+        let (flow, direction) = &self.flows[number];
+        let (seconds, whom) =
+            (waited.as_secs(), if is_towards { "for the container" } else { "from the container" });
+        let (from, to) = (flow.original.source, flow.original.destination);
+        let (from_port, to_port) = (flow.original.source_port, flow.original.destination_port);
+        let opened = match direction {
+            Direction::Inbound => "to",
+            Direction::Outbound => "of the container to",
+        };
+        format!(
+            "the UDP flow {opened} {to}:{to_port} (from {from}:{from_port}) was in use, and none of {came} datagrams \
+             {whom} that came to {host} in the {seconds} s since the move has left it; look for what drops them there"
+        )
+    }
+
+    fn stuck_here(&self, least: u64) -> Vec<Stuck> {
+        stuck(&self.directions(), &self.passed, (&self.released, &self.here), least)
+    }
+
+    fn stuck_there(&self, least: u64) -> Vec<Stuck> {
+        // Nothing came there before.
+        let nothing = vec![[PacketCount::default(); 2]; self.there.len()];
+        stuck(&self.directions(), &self.passed, (&nothing, &self.there), least)
+    }
+
+    fn directions(&self) -> Vec<Direction> {
+        self.flows.iter().map(|(_, direction)| *direction).collect()
     }
 }
 
+/// A direction of a flow of which nothing has left a host.
+#[derive(Debug, PartialEq, Eq)]
+struct Stuck {
+    /// The flow's number.
+    number: usize,
+    /// Whether it is the direction towards the container.
+    is_towards: bool,
+    /// How many packets have come.
+    came: u64,
+}
+
+/// Returns the directions of flows that passed the source before, and of which at least `least` packets have come to a
+/// host between two readings, and none left it.
 fn stuck(
     directions: &[Direction],
     passed: &[[bool; 2]],
-    released: &[[PacketCount; 2]],
-    now: &[[PacketCount; 2]],
+    (before, now): (&[[PacketCount; 2]], &[[PacketCount; 2]]),
     least: u64,
-) -> Vec<(usize, bool, u64)> {
+) -> Vec<Stuck> {
     let mut stuck = Vec::new();
     for (number, ((direction, passed), (before, now))) in
-        directions.iter().zip(passed).zip(released.iter().zip(now)).enumerate()
+        directions.iter().zip(passed).zip(before.iter().zip(now)).enumerate()
     {
         for way in 0..2 {
             let since = |count: fn(&PacketCount) -> u64| {
@@ -122,8 +197,8 @@ fn stuck(
             let came = since(|passed| passed.came);
             if passed[way] && came >= least && since(|passed| passed.left) == 0 {
                 // The original direction is that of whoever opened it.
-                let towards = (*direction == Direction::Inbound) == (way == 0);
-                stuck.push((number, towards, came));
+                let is_towards = (*direction == Direction::Inbound) == (way == 0);
+                stuck.push(Stuck { number, is_towards, came });
             }
         }
     }
@@ -217,17 +292,26 @@ mod tests {
         let at = |came, left| PacketCount { came, left };
         let none = [at(0, 0); 2];
         let look = |passed: [bool; 2], before: [PacketCount; 2], now: [PacketCount; 2]| {
-            stuck(&[Direction::Inbound], &[passed], &[before], &[now], 3)
+            stuck(&[Direction::Inbound], &[passed], (&[before], &[now]), 3)
         };
         let both = [true, true];
-        assert_eq!(look(both, [at(9, 9), at(9, 9)], [at(12, 9), at(9, 9)]), [(0, true, 3)]);
-        assert_eq!(look(both, [at(9, 9), at(9, 9)], [at(9, 9), at(14, 9)]), [(0, false, 5)]);
+        assert_eq!(
+            look(both, [at(9, 9), at(9, 9)], [at(12, 9), at(9, 9)]),
+            [Stuck { number: 0, is_towards: true, came: 3 }]
+        );
+        assert_eq!(
+            look(both, [at(9, 9), at(9, 9)], [at(9, 9), at(14, 9)]),
+            [Stuck { number: 0, is_towards: false, came: 5 }]
+        );
         // It rests, is slow, lives, lost some, or was stuck before.
         assert_eq!(look(both, none, none), []);
         assert_eq!(look(both, none, [at(2, 0), at(0, 0)]), []);
         assert_eq!(look(both, none, [at(90, 1), at(90, 90)]), []);
         assert_eq!(look([false, true], none, [at(90, 0), at(0, 0)]), []);
         // Somebody has removed the rules meanwhile.
-        assert_eq!(stuck(&[Direction::Inbound], &[], &[none], &[[at(9, 0); 2]], 3), []);
+        let (towards, came) = ([Direction::Inbound], [[at(9, 0); 2]]);
+        assert_eq!(stuck(&towards, &[], (&[none], &came), 3), []);
+        assert_eq!(stuck(&towards, &[both], (&[], &came), 3), []);
+        assert_eq!(stuck(&towards, &[both], (&[none], &[]), 3), []);
     }
 }

@@ -17,6 +17,7 @@ use state::cause::Cause;
 use super::datagrams::Datagrams;
 use super::destination_rpc;
 use super::migration::Migration;
+use crate::convert::CountedFlows;
 
 /// A connection whose far end was heard so lately is in use.
 const LATELY: Duration = Duration::from_secs(2);
@@ -67,14 +68,26 @@ impl InUse {
         self.datagrams.as_mut().map_or(Ok(()), Datagrams::note_release)
     }
 
+    /// Returns the UDP flows that the destination is to count, too, and expects that it does.
+    pub fn flows_to_count(&mut self) -> Option<CountedFlows> {
+        self.datagrams.as_mut().map(Datagrams::flows_to_count)
+    }
+
     /// Waits until it is known which of its UDP flows are dead, if any seems to be; returns a sentence for each.
-    async fn dead_datagrams(&mut self, since: Instant) -> Result<Vec<String>, Cause> {
+    async fn dead_datagrams(
+        &mut self,
+        migration: &mut Migration<'_>,
+        since: Instant,
+    ) -> Result<Vec<String>, Cause> {
         let Some(mut datagrams) = self.datagrams.take() else { return Ok(Vec::new()) };
-        if !datagrams.is_any_stuck()? {
+        datagrams.read(migration).await?;
+        if !datagrams.is_any_stuck() {
             return Ok(Vec::new());
         }
         tokio::time::sleep(PATIENCE.saturating_sub(since.elapsed())).await;
-        datagrams.dead(since.elapsed())
+        datagrams.read(migration).await?;
+        let destination = &migration.plan.link.destination.host;
+        Ok(datagrams.dead(destination, since.elapsed()))
     }
 }
 
@@ -86,7 +99,7 @@ pub async fn dead(
     since: Instant,
 ) -> Result<Vec<String>, Cause> {
     let mut dead = dead_connections(migration, &in_use.tcp, since).await?;
-    dead.extend(in_use.dead_datagrams(since).await?);
+    dead.extend(in_use.dead_datagrams(migration, since).await?);
     Ok(dead)
 }
 

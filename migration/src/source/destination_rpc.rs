@@ -2,7 +2,7 @@
 
 use ownership::source::{Answer, Next, after_order};
 use protocol::expect;
-use protocol::message::{FailureCode, Finished, Message, MigrationId, SilentConnection};
+use protocol::message::{self, FailureCode, Finished, Message, MigrationId, SilentConnection};
 use protocol::wire::{self, Connection};
 use state::deadline;
 use state::id::HostId;
@@ -93,6 +93,15 @@ pub async fn silent(
 ) -> Result<Vec<SilentConnection>, Error> {
     connection.send(&Message::AskSilent(migration)).await?;
     Ok(expect!(connection, deadline::ANSWER, Silent)?)
+}
+
+/// Asks the destination for packets of the flows that it counts; `None` if it cannot tell.
+pub async fn flow_counts(
+    connection: &mut Connection,
+    migration: MigrationId,
+) -> Result<Option<Vec<message::FlowCount>>, Error> {
+    connection.send(&Message::AskCounts(migration)).await?;
+    Ok(expect!(connection, deadline::ANSWER, FlowCounts)?)
 }
 
 /// Tells the destination that this host needs no answer about the migration any more.

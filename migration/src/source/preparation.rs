@@ -104,6 +104,7 @@ impl<'a> Preparation<'a> {
         };
         // Again, for sockets that are new, or got their own size back after an earlier move.
         self.make_room()?;
+        self.have_counted().await?;
         self.start_far_runtime().await?;
         self.send_memory_again().await?;
         let Migration { context, plan, .. } = &self.migration;

@@ -100,7 +100,7 @@ mod tests {
     fn each_role_has_its_list() {
         let dir = tempfile::tempdir().unwrap();
         let (peers, lock) = (Peers::new(dir.path()), private_file::lock(dir.path()).unwrap());
-        assert_eq!(list(&peers, Role::Source, false).unwrap(), "");
+        assert!(list(&peers, Role::Source, false).unwrap().starts_with("No host"));
         assert_eq!(list(&peers, Role::Source, true).unwrap(), "[]");
         peers.add_source(&lock, Fingerprint([1; 32]), "alpha").unwrap();
         let address = "192.0.2.2:7472".parse().unwrap();

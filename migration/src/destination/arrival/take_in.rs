@@ -22,7 +22,7 @@ use crate::destination::received_state::ReceivedState;
 use crate::destination::spool::Spool;
 use crate::state_stream::StatePart;
 
-use crate::convert::{FlowBatch, Wire};
+use crate::convert::{CountedFlows, FlowBatch, Wire};
 
 use super::{AFTER_RESTORE, Arrival, Incomplete, NotOffered, StagedTooLong};
 
@@ -100,6 +100,10 @@ impl Arrival {
                     self.paths.end();
                     Ok(())
                 }
+                Ok(Message::CountFlows(flows)) => match CountedFlows::from_wire(flows) {
+                    Ok(flows) => self.count_flows(flows).await,
+                    Err(refused) => Err(refused.into()),
+                },
                 Ok(Message::AskTurn(())) => self.answer_turn(connection).await,
                 Ok(Message::Restore(manifest)) => match Manifest::from_wire(manifest) {
                     Ok(manifest) => break manifest,

@@ -1,13 +1,16 @@
 //! What is looked at before the interruption, to tell afterwards what it has cost.
 
+use protocol::message::{DATAGRAMS, Message};
 use state::cause::{Cause, chain};
 
 use super::super::datagrams::Datagrams;
 use super::super::dead_connections::InUse;
+use super::super::migration::Migration;
 use super::super::plan::Plan;
 use super::super::siblings_left_behind;
 use super::Preparation;
 use super::tools::Ready;
+use crate::convert::Wire;
 
 impl Preparation<'_> {
     /// Begins to watch what is in use. Nothing depends on it.
@@ -21,6 +24,19 @@ impl Preparation<'_> {
             tracing::debug!("UDP flows are not watched: {}", chain(e.as_ref()));
             None
         }))
+    }
+
+    /// Has the destination count packets of them, too, if it knows how to. It does not answer.
+    pub(super) async fn have_counted(&mut self) -> Result<(), Cause> {
+        let Migration { plan, in_use, .. } = &mut self.migration;
+        let connection = &mut plan.link.connection;
+        if !connection.has(DATAGRAMS) {
+            return Ok(());
+        }
+        if let Some(flows) = in_use.flows_to_count() {
+            connection.send(&Message::CountFlows(flows.into_wire())).await?;
+        }
+        Ok(())
     }
 
     /// What the container leaves behind in its networks.

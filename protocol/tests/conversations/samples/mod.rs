@@ -26,6 +26,7 @@ pub(crate) fn all() -> Vec<Message> {
     all.extend(anchors());
     all.extend(comparisons());
     all.extend(trials());
+    all.extend(counts());
     all.sort_by_key(Message::number);
     all
 }
@@ -335,5 +336,26 @@ fn trials() -> Vec<Message> {
             tried(Fate::Arrived, Fate::Dropped(barrier)),
         ]),
         Message::EndPaths(()),
+    ]
+}
+
+fn counts() -> Vec<Message> {
+    let four = CountedFlow {
+        original: tuple(ip("192.0.2.3"), ip("192.0.2.1"), (41_000, 5353)),
+        reply: tuple(four(2), ip("192.0.2.3"), (53, 41_000)),
+    };
+    let six = CountedFlow {
+        original: tuple(ip("fd00::2"), ip("2001:db8::3"), (53_000, 53)),
+        reply: tuple(ip("2001:db8::3"), ip("fd00::2"), (53, 53_000)),
+    };
+    let count = FlowCount {
+        original: PacketCount { came: 300, left: 2 },
+        reply: PacketCount { came: 70_000, left: 1 },
+    };
+    vec![
+        Message::CountFlows(vec![four, six]),
+        Message::AskCounts(MIGRATION),
+        Message::FlowCounts(Some(vec![count])),
+        Message::FlowCounts(None),
     ]
 }

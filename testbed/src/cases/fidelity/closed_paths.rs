@@ -1,6 +1,6 @@
 //! Network paths that a firewall closes. A migration is refused before the interruption, or reports what it has lost.
 
-mod rules;
+pub(super) mod rules;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -3,6 +3,7 @@
 mod both_ends_move;
 mod calls;
 mod cgroup;
+mod closed_destination;
 mod closed_paths;
 mod container_dns;
 mod datagrams;
@@ -50,6 +51,7 @@ pub(super) fn cases() -> Vec<Case> {
         groups::CASES,
         cgroup::CASES,
         closed_paths::CASES,
+        closed_destination::CASES,
         users::CASES,
         engine_options::CASES,
         container_dns::CASES,

@@ -1,10 +1,11 @@
-//! A paired source that requests path trials for paths that are not its container's. Packets of the permitted trials
-//! reach no other host.
+//! A paired source that requests path trials for paths that are not its container's, or wants to know of flows that are
+//! not. Packets of the permitted trials reach no other host.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::closed_destination::counts;
 use super::closed_paths::{END, load};
 use crate::cases::flows::traces;
 use crate::ensure;
@@ -16,6 +17,7 @@ use crate::runner::{Case, Context};
 pub(super) const CASES: &[Case] = &[
     Case::new("strange-paths-are-not-tried", &["fidelity", "trust"], strange).limit(300),
     Case::new("strange-paths-lead-to-nobody", &["fidelity", "trust"], harmless),
+    Case::new("strange-flows-are-not-counted", &["fidelity", "trust"], counted).limit(300),
 ];
 
 /// The container that is offered and never migrates.
@@ -203,6 +205,59 @@ fn harmless(context: &Context) -> Result<()> {
         std::thread::sleep(Duration::from_millis(500));
         let asked = fixture.d.run(["nft", "list", "counter", "inet", "catch", "asked"])?;
         ensure!(!asked.contains("packets 0 "), "nothing came: {asked}");
+        Ok(())
+    })
+}
+
+/// Builds an order to count packets of UDP flows, which is not answered.
+fn count(flows: Vec<Value>) -> Value {
+    let flows: Vec<Value> = flows
+        .into_iter()
+        .map(|flow| json!({ "original": flow["original"], "reply": flow["reply"] }))
+        .collect();
+    json!({ "send": "CountFlows", "at_once": true, "body": flows })
+}
+
+/// Returns whether the destination counts anything while a container is staged there.
+fn counts_meanwhile(fixture: &Fixture<'_>, flows: Vec<Value>) -> Result<bool> {
+    let then = vec![stage(), count(flows), json!({ "pause_ms": 700 })];
+    std::thread::scope(|scope| {
+        let said = scope.spawn(|| fixture.say(then));
+        let mut seen = false;
+        while !said.is_finished() {
+            seen |= counts(fixture.b)?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let answers =
+            said.join().map_err(|_| Error::Check("the peer has panicked".to_owned()))??;
+        ensure!(answers.len() == 1 && answers[0].answer == "Staged", "{answers:?}");
+        Ok(seen)
+    })
+}
+
+/// Packets of flows that are not its container's, or have no end elsewhere, are not counted for a peer.
+fn counted(context: &Context) -> Result<()> {
+    with_scene(context, |fixture, c| {
+        let (far, here) = (c.address().to_string(), fixture.b.address().to_string());
+        let own = || fixture.udp(&far, 0);
+        ensure!(counts_meanwhile(fixture, vec![own()])?, "its own are not counted");
+        for (what, foreign) in [
+            ("of others", opened("Udp", &here, &far, 0)),
+            ("of nobody here", opened("Udp", "203.0.113.1", &far, 0)),
+            ("to the host itself", fixture.udp(&here, 0)),
+            ("to a group", fixture.udp("224.0.0.1", 0)),
+        ] {
+            ensure!(!counts_meanwhile(fixture, vec![own(), foreign])?, "{what}: it is counted");
+        }
+        let answered = |flows: Vec<Value>| {
+            let mut order = count(flows);
+            order["at_once"] = json!(false);
+            order
+        };
+        fixture.refused("too many", vec![answered(vec![own(); 9])], &[])?;
+        fixture.refused("twice", vec![count(vec![own()]), answered(vec![own()])], &[])?;
+        let six = opened("Udp", &fixture.own, "2001:db8::3", 0);
+        fixture.refused("of two families", vec![answered(vec![six])], &[])?;
         Ok(())
     })
 }
