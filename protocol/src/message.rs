@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_refused() {
-        for number in [0, 67, 200, 255] {
+        for number in [0, 68, 200, 255] {
             let refused = Message::decode(&[number, 0, 0]);
             assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
         }
@@ -366,7 +366,7 @@ mod tests {
     fn every_number_and_every_name_is_used_once() {
         let mut numbers: Vec<u8> = Message::ALL.iter().map(|(number, _)| *number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (1..=66).collect::<Vec<u8>>());
+        assert_eq!(numbers, (1..=67).collect::<Vec<u8>>());
         let names: std::collections::BTreeSet<&str> =
             Message::ALL.iter().map(|(_, name)| *name).collect();
         assert_eq!(names.len(), numbers.len());

@@ -98,18 +98,24 @@ impl MemoryStore {
         Ok(())
     }
 
-    /// Completes images whose pages are here: each pagemap gets its pages, either as lazy ones, which stay here, or in its
-    /// own file of pages. Images that lack nothing are left alone.
+    /// Returns how many bytes are here.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.length
+    }
+
+    /// Completes images whose pages are here: each pagemap gets its pages in its own file of pages. With `lazy_pages`, pages
+    /// that may be lazy stay here, and a restore of these images has to be lazy. Images that lack nothing are left alone.
     ///
     /// # Errors
     /// [`Error::Differs`] if a page is missing, or an image is none; [`Error::Io`].
-    pub fn complete(&self, images: &Path) -> Result<(), Error> {
+    pub fn complete(&self, images: &Path, lazy_pages: bool) -> Result<(), Error> {
         for entry in fs::read_dir(images).map_err(io_error("list", images))? {
             let path = entry.map_err(io_error("list", images))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let number = name.strip_prefix("pagemap-").and_then(|name| name.strip_suffix(".img"));
             if let Some(process) = number.and_then(|number| number.parse().ok()) {
-                self.complete_process(images, &path, process, &name)?;
+                self.complete_process(images, &path, (process, &name), lazy_pages)?;
             }
         }
         Ok(())
@@ -119,8 +125,8 @@ impl MemoryStore {
         &self,
         images: &Path,
         pagemap: &Path,
-        process: i32,
-        name: &str,
+        (process, name): (i32, &str),
+        lazy_pages: bool,
     ) -> Result<(), Error> {
         let differs = |problem| Error::Differs { name: name.to_owned(), problem };
         let read = |path: &Path| fs::read(path).map_err(io_error("read", path));
@@ -129,8 +135,12 @@ impl MemoryStore {
         if !entries.iter().any(Entry::is_in_parent) {
             return Ok(());
         }
-        let mm = read(&images.join(format!("mm-{process}.img")))?;
-        let lazy = lazy_mappings(&mm).ok_or_else(|| differs("it has no mappings"))?;
+        let lazy = if lazy_pages {
+            let mm = read(&images.join(format!("mm-{process}.img")))?;
+            lazy_mappings(&mm).ok_or_else(|| differs("it has no mappings"))?
+        } else {
+            Vec::new()
+        };
         let stacks = stack_pages(images, process)?;
         let own = images.join(format!("pages-{pages_id}.img"));
         let whole = images.join(format!("pages-{pages_id}.new"));
@@ -177,7 +187,10 @@ impl MemoryStore {
         to.set_len(offset).map_err(io_error("write", &whole))?;
         fs::rename(&whole, &own).map_err(io_error("replace", &own))?;
         fs::write(pagemap, encode(pages_id, &new)).map_err(io_error("write", pagemap))?;
-        Index { pages: self.path.clone(), ranges }.write(pagemap)
+        match ranges[..] {
+            [] => Ok(()),
+            _ => Index { pages: self.path.clone(), ranges }.write(pagemap),
+        }
     }
 }
 

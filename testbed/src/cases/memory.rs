@@ -1,5 +1,7 @@
 //! Memory that follows a container after its move.
 
+use std::time::Duration;
+
 use super::promise::{LIMIT, settled, until};
 use super::subject::{Clients, serve};
 use crate::ensure;
@@ -14,6 +16,11 @@ use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("memory-follows-from-host-to-host", &["memory"], follows).limit(240),
+    Case::new("memory-goes-in-rounds", &["memory"], rounds).limit(240),
+    Case::new("memory-goes-in-rounds-while-it-is-written", &["memory"], written).limit(240),
+    Case::new("memory-rounds-interrupt-no-call", &["memory"], calls).limit(240),
+    Case::new("memory-rounds-end-with-their-agent", &["memory"], agent_killed).limit(240),
+    Case::new("memory-that-is-shared-goes-at-once", &["memory"], shared).limit(240),
     Case::new("memory-is-right-for-a-program-that-changes-it", &["memory"], changes).limit(240),
     Case::new("memory-that-cannot-follow-ends-the-copy", &["memory"], |context| {
         killed(context, Moment::Decided)
@@ -27,6 +34,10 @@ pub(super) const CASES: &[Case] = &[
 
 /// The memory of a server, in mebibytes.
 const MEMORY: &str = "192";
+/// The step in which memory goes over while the container runs.
+const ROUNDS: &str = "memory, while it runs";
+/// How long a program runs on before it is looked at.
+const SETTLES: Duration = Duration::from_secs(2);
 /// What the destination's log says of memory that follows.
 const FOLLOWS: &str = "MiB of memory follow";
 
@@ -48,7 +59,8 @@ fn follows(context: &Context) -> Result<()> {
     serve(a, "web", 7000, &["--memory", MEMORY], c)?;
     let clients = Clients::gentle(c, a.port(7000))?;
     for (from, to) in [("a", "b"), ("b", "a"), ("a", "b")] {
-        let moved = lab.attempt("web", from, to, &["--max-interruption", "60"])?.success()?;
+        let options = ["--max-interruption", "60", "--memory", "stop"];
+        let moved = lab.attempt("web", from, to, &options)?.success()?;
         ensure!(lab.server_log(to).contains(FOLLOWS), "{to} restored all memory at once");
         let part = |name: &str| moved.parts_ms.get(name).copied().unwrap_or_default();
         context.remark(format!("dump {:.0} ms, restore {:.0} ms", part("dump"), part("restore")));
@@ -65,6 +77,132 @@ fn follows(context: &Context) -> Result<()> {
     Ok(())
 }
 
+/// A server's memory goes over while it answers. The dump has next to nothing of it, and every byte is right after each move.
+fn rounds(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, c) = (lab.host("a")?, lab.host("c")?);
+    lab.serve("a")?;
+    lab.serve("b")?;
+    serve(a, "web", 7000, &["--memory", MEMORY], c)?;
+    let clients = Clients::gentle(c, a.port(7000))?;
+    for (from, to) in [("a", "b"), ("b", "a"), ("a", "b")] {
+        let moved = lab.attempt("web", from, to, &[])?.success()?;
+        ensure!(moved.steps.iter().any(|step| step.name == ROUNDS), "no rounds: {:?}", moved.steps);
+        let dumped = moved.checkpoint_bytes;
+        ensure!(dumped > 0 && dumped < 8 << 20, "{dumped} bytes were dumped");
+        context.remark(format!("{:.0} ms", moved.interruption_ms));
+    }
+    let address = format!("{}:7001", lab.host("b")?.address());
+    let seen = c.command(PROBE).args(["stats", &address]).output()?.success()?;
+    ensure!(seen.text().contains("\"memory_bad\":0"), "memory has changed: {}", seen.text());
+    context.remark(clients.stop()?.gaps());
+    settled(&lab)
+}
+
+/// A program that writes all of its memory again and again, with threads, children and new mappings, finds every page as it
+/// has left it, on each host.
+fn written(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let a = lab.host("a")?;
+    lab.serve("a")?;
+    lab.serve("b")?;
+    let program = ["probe:1", "netmig-probe", "scenario", "writing-memory"];
+    a.podman(["run", "--detach", "--name", "web"].into_iter().chain(program))?;
+    says(a, "checked")?;
+    for (from, to) in [("a", "b"), ("b", "a"), ("a", "b")] {
+        let options = ["--max-interruption", "60", "--memory", "pre-copy"];
+        let moved = lab.attempt("web", from, to, &options)?.success()?;
+        let sent = moved.steps.iter().find(|step| step.name == ROUNDS).map(|step| step.bytes >> 20);
+        let sent = sent.ok_or_else(|| Error::Check("no rounds".to_owned()))?;
+        context.remark(format!("{sent} MiB, {:.0} ms", moved.interruption_ms));
+        std::thread::sleep(SETTLES);
+        let log = lab.host(to)?.podman(["logs", "web"])?;
+        ensure!(!log.contains("WRONG"), "{log}");
+        let checked = |log: &str| log.lines().filter(|line| line.starts_with("checked")).count();
+        let before = checked(&log);
+        until("it goes on", LIMIT, || {
+            Ok(checked(&lab.host(to)?.podman(["logs", "web"])?) > before)
+        })?;
+    }
+    Ok(())
+}
+
+/// A first thread that sleeps while it is stopped for a moment sleeps on, for its whole time.
+fn calls(context: &Context) -> Result<()> {
+    const SECONDS: u64 = 8;
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    lab.serve("b")?;
+    let sleep = format!(
+        "echo ready; read from rest </proc/uptime; sleep {SECONDS}; code=$?; read to rest </proc/uptime; \
+         echo slept $code $from $to; sleep 1000"
+    );
+    a.podman(["run", "--detach", "--name", "web", "probe:1", "sh", "-c", &sleep])?;
+    says(a, "ready")?;
+    let options = ["--memory", "pre-copy", "--max-interruption", "60"];
+    let moved = lab.attempt("web", "a", "b", &options)?.success()?;
+    ensure!(moved.steps.iter().any(|step| step.name == ROUNDS), "no rounds: {:?}", moved.steps);
+    says(b, "slept")?;
+    let log = b.podman(["logs", "web"])?;
+    let slept = log.lines().find_map(|line| line.strip_prefix("slept "));
+    let words: Vec<f64> =
+        slept.unwrap_or_default().split(' ').filter_map(|word| word.parse().ok()).collect();
+    let [code, from, to] = words[..] else { return Err(Error::Check(log)) };
+    ensure!(code == 0.0 && to - from >= SECONDS as f64, "it slept for {:.1} s: {log}", to - from);
+    Ok(())
+}
+
+/// The agent and its guardian are killed while rounds go over. The container runs on as before, and can be moved.
+fn agent_killed(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let a = lab.host("a")?;
+    lab.serve("b")?;
+    let program = ["probe:1", "netmig-probe", "scenario", "writing-memory"];
+    a.podman(["run", "--detach", "--name", "web"].into_iter().chain(program))?;
+    says(a, "checked")?;
+    // So that the rounds last.
+    let options = ["migrate", "web", "b", "--memory", "pre-copy", "--bandwidth", "4MB"];
+    let order = a.command("agent-client").args(options).spawn()?;
+    until("the rounds", LIMIT, || Ok(order.stderr().contains("files, first pass")))?;
+    std::thread::sleep(SETTLES);
+    a.run(["pkill", "-KILL", "-f", "agent-client migrate"])?;
+    order.wait(LIMIT)?;
+    until("it is settled", LIMIT, || {
+        let recovery = a.command("agent-client").args(["recover"]).limit(LIMIT).output()?;
+        Ok(recovery.error_text().contains("nothing to recover"))
+    })?;
+    settled(&lab)?;
+    let id = container_state::id(a, "web")?;
+    for pid in container_state::processes(a, &id) {
+        let descriptors = a.run(["ls", "-l", &format!("/proc/{pid}/fd")]).unwrap_or_default();
+        ensure!(!descriptors.contains("userfaultfd"), "process {pid} has a descriptor of ours");
+    }
+    lab.attempt("web", "a", "b", &["--max-interruption", "60"])?.success()?;
+    std::thread::sleep(SETTLES);
+    let log = lab.host("b")?.podman(["logs", "web"])?;
+    ensure!(!log.contains("WRONG"), "{log}");
+    Ok(())
+}
+
+/// Memory that processes share cannot be followed. It goes over in the interruption, or the move is refused if the user wants
+/// rounds.
+fn shared(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let a = lab.host("a")?;
+    lab.serve("b")?;
+    let program = ["probe:1", "netmig-probe", "scenario", "shared-memory"];
+    a.podman(["run", "--detach", "--name", "web"].into_iter().chain(program))?;
+    says(a, "ready")?;
+    let refused = lab.attempt("web", "a", "b", &["--memory", "pre-copy"])?;
+    ensure!(refused.code == Some(3), "exit {:?}: {}", refused.code, refused.stderr);
+    for words in ["(no-pre-copy)", "shares memory", "--memory stop"] {
+        ensure!(refused.stderr.contains(words), "{words:?} is not in: {}", refused.stderr);
+    }
+    let moved = lab.attempt("web", "a", "b", &["--max-interruption", "60"])?.success()?;
+    ensure!(moved.steps.iter().all(|step| step.name != ROUNDS), "rounds: {:?}", moved.steps);
+    Ok(())
+}
+
 /// A program empties, moves, unmaps and shares its memory as soon as it notices that it stood still.
 fn changes(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
@@ -73,7 +211,9 @@ fn changes(context: &Context) -> Result<()> {
     let program = ["probe:1", "netmig-probe", "scenario", "changing-memory"];
     a.podman(["run", "--detach", "--name", "web"].into_iter().chain(program))?;
     says(a, "ready")?;
-    lab.attempt("web", "a", "b", &["--max-interruption", "60"])?.success()?;
+    // All of it goes over in the interruption, which the program is to notice.
+    let options = ["--max-interruption", "60", "--memory", "stop"];
+    lab.attempt("web", "a", "b", &options)?.success()?;
     ensure!(lab.server_log("b").contains(FOLLOWS), "all memory was restored at once");
     says(b, "all is right")
 }

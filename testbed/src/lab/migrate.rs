@@ -75,6 +75,9 @@ pub struct MigrationReport {
     /// Flows that were moved.
     #[serde(default)]
     pub flows: FlowCount,
+    /// The number of bytes of checkpoint images.
+    #[serde(default)]
+    pub checkpoint_bytes: u64,
     /// Kind of the tunnel.
     #[serde(default)]
     pub tunnel: String,

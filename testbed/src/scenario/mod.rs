@@ -7,9 +7,11 @@ mod changing_memory;
 mod descriptors;
 mod open_files;
 mod processes;
+mod shared_memory;
 pub mod socket_options;
 mod sockets;
 mod unsupported_interfaces;
+mod writing_memory;
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -28,7 +30,9 @@ fn all() -> Vec<(&'static str, Setup)> {
         unsupported_interfaces::ALL,
         open_files::ALL,
         processes::ALL,
+        shared_memory::ALL,
         sockets::ALL,
+        writing_memory::ALL,
     ]
     .concat()
 }

@@ -34,12 +34,26 @@ impl Arrival {
         Ok(())
     }
 
-    /// Completes images that lack the pages which came before.
-    pub(super) fn complete_memory(&self, images: &ImageDir) -> Result<(), Cause> {
-        match &self.memory {
-            Some((_, store)) => Ok(store.complete(images.path())?),
-            None => Ok(()),
+    /// Completes images that lack the pages which came before, and decides whether memory is to follow the copy. What would
+    /// put it in place ends otherwise.
+    pub(super) fn complete_memory(&mut self, images: &ImageDir) -> Result<(), Cause> {
+        let can_follow = self.lazy_pages.as_mut().is_some_and(LazyPages::is_well);
+        let bytes = match &self.memory {
+            Some((_, store)) => {
+                let follows = can_follow && store.bytes() >= LAZY_FROM;
+                store.complete(images.path(), follows)?;
+                if follows { images::lazy_bytes(images.path())? } else { 0 }
+            }
+            None if can_follow => images::lazy_bytes(images.path())?,
+            None => 0,
+        };
+        let is_apart = self.memory.is_some();
+        if !can_follow || bytes == 0 || bytes < LAZY_FROM && !is_apart {
+            self.lazy_pages = None;
+            return Ok(());
         }
+        tracing::info!("{}: {} MiB of memory follow", self.offer.migration, bytes >> 20);
+        Ok(())
     }
 
     /// Starts what will put memory in place, while the container still runs at its source. A restore can do without.
@@ -58,17 +72,5 @@ impl Arrival {
             None
         });
         Ok(())
-    }
-
-    /// Returns whether the memory in the images is to follow. What would put it in place ends otherwise.
-    pub(super) fn does_memory_follow(&mut self, images: &ImageDir) -> Result<bool, Cause> {
-        let Some(lazy_pages) = &mut self.lazy_pages else { return Ok(false) };
-        let bytes = images::lazy_bytes(images.path())?;
-        if bytes < LAZY_FROM || !lazy_pages.is_well() {
-            self.lazy_pages = None;
-            return Ok(false);
-        }
-        tracing::info!("{}: {} MiB of memory follow", self.offer.migration, bytes >> 20);
-        Ok(true)
     }
 }

@@ -32,7 +32,7 @@ impl Arrival {
     ) -> Result<Prepared, Cause> {
         let mut staged = self.staged.take().ok_or(Incomplete("itself"))?;
         let go = Instant::now();
-        let follows = block_in_place(|| self.does_memory_follow(images))?;
+        let follows = self.lazy_pages.is_some();
         let restoring = staged.restore(images.path(), criu_config.path(), follows, deadline::STAGE);
         let (restored, prepared_ends) = tokio::join!(restoring, self.prepare_far_ends());
         let staged = self.staged.insert(staged);
