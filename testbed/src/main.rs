@@ -84,6 +84,9 @@ enum Action {
         /// Number of labs that run in parallel
         #[arg(long)]
         jobs: Option<u32>,
+        /// Measure less, in some minutes (`memory`)
+        #[arg(long)]
+        quick: bool,
         /// Write the figures to this file as JSON
         #[arg(long)]
         json: Option<PathBuf>,
@@ -168,8 +171,8 @@ fn act(action: Action, is_inside: bool) -> Result<ExitCode> {
             })
         }
         Action::Vm { command } => in_virtual_machine(command),
-        Action::Bench { name, runs, only, jobs, json, resume } => {
-            bench::run(&name, &BenchPlan { runs, only, jobs, json, resume })?;
+        Action::Bench { name, runs, only, jobs, quick, json, resume } => {
+            bench::run(&name, &BenchPlan { runs, only, jobs, quick, json, resume })?;
             Ok(ExitCode::SUCCESS)
         }
         Action::Down => {

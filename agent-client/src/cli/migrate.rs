@@ -66,14 +66,16 @@ pub struct Options {
     /// How memory gets to the destination: in rounds while the container runs (pre-copy), or while it is frozen (stop).
     #[arg(long, value_enum, default_value = "auto", value_name = "MODE")]
     pub memory: Memory,
-    /// Send the image and the first pass over files no faster than so many bytes a second, such as 50MB or 8MiB.
+    /// Send the image, the first pass over files and the rounds of memory no faster than so many bytes a second, such
+    /// as 50MB or 8MiB.
     /// What is sent during the interruption has no limit.
     #[arg(long, value_name = "RATE", value_parser = bandwidth)]
     pub bandwidth: Option<NonZeroU64>,
-    /// Whether the image and the first pass over files are compressed.
+    /// Whether the image, the first pass over files and the rounds of memory are compressed.
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
     pub compress: Compress,
-    /// Send the image and the first pass over files over so many connections, where one does not fill the link.
+    /// Send the image, the first pass over files and the rounds of memory over so many connections, where one does not
+    /// fill the link.
     #[arg(long, value_name = "COUNT", default_value = "1", value_parser = streams)]
     pub streams: NonZeroUsize,
 }

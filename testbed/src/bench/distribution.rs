@@ -54,6 +54,11 @@ impl fmt::Display for Distribution {
 pub struct Samples(Vec<f64>);
 
 impl Samples {
+    /// Adds a value.
+    pub fn push(&mut self, value: f64) {
+        self.0.push(value);
+    }
+
     /// Returns the distribution, rounded to a thousandth; all zero without values.
     pub fn distribution(&self) -> Distribution {
         let zero = Distribution { p50: 0.0, p95: 0.0, min: 0.0, max: 0.0 };

@@ -12,6 +12,7 @@ mod fixture;
 pub mod floor;
 mod goodput;
 mod lab_startup;
+mod memory;
 mod parallel;
 mod podman_baseline;
 mod promise;
@@ -34,6 +35,8 @@ pub struct BenchPlan {
     pub only: Option<String>,
     /// The number of labs that run in parallel; `None`: the benchmark's default.
     pub jobs: Option<u32>,
+    /// Whether to measure less.
+    pub quick: bool,
     /// The file for the figures as JSON.
     pub json: Option<PathBuf>,
     /// The file to which each result is appended, and whose results are not measured again.
@@ -59,6 +62,7 @@ pub const ALL: &[Bench] = &[
     cold::BENCH,
     parallel::BENCH,
     goodput::BENCH,
+    memory::BENCH,
     direct::BENCH,
     faults::BENCH,
     busy::BENCH,

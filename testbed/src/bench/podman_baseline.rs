@@ -20,8 +20,13 @@ const ARCHIVE: &str = "/root/checkpoint.tar";
 /// The archive is not compressed. This program copies it from file to file, which is faster than any network between
 /// the hosts.
 pub(super) fn measure(lab: &Lab, runtime: Runtime) -> Result<f64> {
+    measure_with(lab, runtime, &[])
+}
+
+/// The same with further arguments of the server.
+pub(super) fn measure_with(lab: &Lab, runtime: Runtime, serve: &[&str]) -> Result<f64> {
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
-    let server = fixture::start(a, c, runtime, NAME, 7000, &[])?;
+    let server = fixture::start(a, c, runtime, NAME, 7000, serve)?;
     [a, b].into_iter().try_for_each(|host| fixture::set_criu_options(host, OPTIONS))?;
     let clients = Clients::start(c, server)?;
     let began = Instant::now();
