@@ -3,7 +3,7 @@
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use indicatif::HumanBytes;
-use migration::report::NewAddress;
+use migration::report::{MemoryReport, NewAddress};
 use migration::{Failure, Report};
 use serde::Serialize;
 use state::blocker::Blocker;
@@ -61,6 +61,16 @@ fn print_for_people(report: &Report) {
         report.tunnel,
         report.queue
     );
+    if let MemoryReport { rounds, rest, .. } = &report.memory
+        && !rounds.is_empty()
+    {
+        let all = HumanBytes(rounds.iter().sum());
+        println!(
+            "Memory went over in {} rounds, {all}, and {} once the container was frozen.",
+            rounds.len(),
+            HumanBytes(*rest)
+        );
+    }
     for NewAddress { from, to } in &report.readdressed {
         println!("Its address there is {to} in place of {from}; its connections go on.");
     }

@@ -84,6 +84,17 @@ pub struct FlowCount {
     pub udp: usize,
 }
 
+/// How memory got to the destination.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct MemoryReport {
+    /// `pre-copy`: in rounds while the container ran. `stop`: with the checkpoint.
+    pub mode: &'static str,
+    /// Bytes of each round.
+    pub rounds: Vec<u64>,
+    /// Bytes that went over once it was frozen.
+    pub rest: u64,
+}
+
 /// An address that the container has in place of another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NewAddress {
@@ -143,6 +154,8 @@ pub struct Report {
     pub flows: FlowCount,
     /// Bytes of checkpoint images.
     pub checkpoint_bytes: u64,
+    /// Memory.
+    pub memory: MemoryReport,
     /// Packets that waited in the hold.
     pub held_packets: u64,
     /// `wireguard` (the kernel's) or `wireguard-go`.

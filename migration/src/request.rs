@@ -43,7 +43,11 @@ pub struct Options {
     pub accepted_losses: Vec<Loss>,
     /// How memory gets to the destination.
     pub memory: MemoryMode,
-    /// How the image and the first pass over files are sent.
+    /// How long memory may take that goes over once the container is frozen.
+    pub downtime_limit: Duration,
+    /// What follows if it would take longer.
+    pub non_converging: NonConverging,
+    /// How the image, the first pass over files and the rounds of memory are sent.
     pub bulk: BulkOptions,
     /// Over how many connections these are sent.
     pub streams: NonZeroUsize,
@@ -61,6 +65,8 @@ impl Default for Options {
             tunnel: TunnelChoice::WireGuard,
             accepted_losses: Vec::new(),
             memory: MemoryMode::Auto,
+            downtime_limit: DOWNTIME,
+            non_converging: NonConverging::GoOn,
             bulk: BulkOptions::default(),
             streams: NonZeroUsize::MIN,
         }
@@ -74,6 +80,19 @@ pub enum ImagePolicy {
     Send,
     /// Refuse to move.
     Require,
+}
+
+/// How long memory may take that goes over once the container is frozen, unless the user says otherwise: what hypervisors
+/// allow.
+pub const DOWNTIME: Duration = Duration::from_millis(300);
+
+/// What follows if a container writes its memory faster than it goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NonConverging {
+    /// The rest goes over once the container is frozen, however long that takes.
+    GoOn,
+    /// The move goes back.
+    GoBack,
 }
 
 /// How memory gets to the destination.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
-use migration::request::{self, MemoryMode, Publish, Request};
+use migration::request::{self, MemoryMode, NonConverging, Publish, Request};
 use protocol::wire::{BulkOptions, Compression, MAX_STREAMS};
 use state::peer_address::Destination;
 
@@ -66,6 +66,13 @@ pub struct Options {
     /// How memory gets to the destination: in rounds while the container runs (pre-copy), or while it is frozen (stop).
     #[arg(long, value_enum, default_value = "auto", value_name = "MODE")]
     pub memory: Memory,
+    /// How long memory may take, in seconds, that goes over once the container is frozen. Rounds go on until it takes no longer,
+    /// or until they do not get smaller any more.
+    #[arg(long, value_name = "SECONDS", default_value = "0.3", value_parser = seconds)]
+    pub downtime_limit: Duration,
+    /// What follows if the container writes its memory too fast for that.
+    #[arg(long, value_enum, default_value = "go-on", value_name = "WHAT")]
+    pub non_converging: Slow,
     /// Send the image, the first pass over files and the rounds of memory no faster than so many bytes a second, such
     /// as 50MB or 8MiB.
     /// What is sent during the interruption has no limit.
@@ -108,6 +115,8 @@ impl Migrate {
             tunnel,
             accepted_losses,
             memory: options.memory.into(),
+            downtime_limit: options.downtime_limit,
+            non_converging: options.non_converging.into(),
             bulk: BulkOptions {
                 bandwidth: options.bandwidth,
                 compression: options.compress.into(),
@@ -171,6 +180,24 @@ impl From<Memory> for MemoryMode {
             Memory::Auto => Self::Auto,
             Memory::Stop => Self::Stop,
             Memory::PreCopy => Self::PreCopy,
+        }
+    }
+}
+
+/// What follows if a container writes its memory faster than it goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Slow {
+    /// The rest goes over once the container is frozen, however long that takes.
+    GoOn,
+    /// The move goes back.
+    GoBack,
+}
+
+impl From<Slow> for NonConverging {
+    fn from(slow: Slow) -> Self {
+        match slow {
+            Slow::GoOn => Self::GoOn,
+            Slow::GoBack => Self::GoBack,
         }
     }
 }

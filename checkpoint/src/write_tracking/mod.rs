@@ -91,11 +91,13 @@ pub struct WriteTracking {
 }
 
 impl WriteTracking {
-    /// Begins to follow processes that run, and those that were not followed yet. Stops each new one for some 100 µs.
+    /// Begins to follow processes that run, and those that were not followed yet. Stops each new one for some 100 µs. One that
+    /// cannot be followed counts as written whole each time.
     ///
     /// # Errors
-    /// [`Error`], if one cannot be followed.
+    /// [`Error`], if none can be followed.
     pub fn follow(&mut self, pids: &[i32]) -> Result<(), Error> {
+        let mut failed = None;
         for &pid in pids {
             let started = procfs::start_time(pid);
             if started.is_none()
@@ -103,19 +105,23 @@ impl WriteTracking {
             {
                 continue;
             }
-            let failed = |source| Error::Process { pid, source };
             let followed = inject::userfault(pid).and_then(|userfault| {
                 let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
                 Ok(Followed { started, userfault, pagemap })
             });
             match followed {
                 Ok(followed) => drop(self.followed.insert(pid, followed)),
-                // It has ended.
-                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
-                Err(e) => return Err(failed(e)),
+                // It may have ended meanwhile.
+                Err(source) => {
+                    tracing::debug!("process {pid} is not followed: {source}");
+                    failed = Some(Error::Process { pid, source });
+                }
             }
         }
-        Ok(())
+        match failed {
+            Some(error) if self.followed.is_empty() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the pages of code that were written since the last look: those that CRIU changes for a moment, to have a task

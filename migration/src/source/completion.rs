@@ -318,6 +318,7 @@ impl<'a> Completion<'a> {
             parts_ms: self.parts.rounded(),
             flows,
             checkpoint_bytes: progress.checkpoint_bytes,
+            memory: progress.memory,
             held_packets: self.held_packets,
             tunnel,
             queue: progress.queue,

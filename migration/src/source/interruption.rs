@@ -38,7 +38,7 @@ use super::trees::CarriedTree;
 use super::verify_copy;
 use crate::convert::Wire;
 use crate::event::{milliseconds, span};
-use crate::report::Parts;
+use crate::report::{MemoryReport, Parts};
 
 /// How long a dump that is at work may take to end by itself when the migration turns back.
 const DUMP_END: Duration = Duration::from_secs(60);
@@ -85,6 +85,8 @@ pub struct Progress {
     pub parts: Parts,
     /// Bytes of images.
     pub checkpoint_bytes: u64,
+    /// Memory.
+    pub memory: MemoryReport,
     /// Datagram bytes that were still unread when the container was frozen; they are lost.
     pub undrained: u64,
     /// TCP connections whose handshake was not complete when the container was frozen; they are lost.
@@ -126,6 +128,7 @@ impl<'a> Interruption<'a> {
                 began: Instant::now(),
                 parts: Parts::default(),
                 checkpoint_bytes: 0,
+                memory: MemoryReport { mode: "stop", ..MemoryReport::default() },
                 undrained: 0,
                 half_open: 0,
                 queue,

@@ -14,6 +14,7 @@ use protocol::message::{MemoryPages, MemoryRun};
 use protocol::wire::PIECE;
 use state::cause::Cause;
 
+use crate::report::MemoryReport;
 use crate::state_stream::{StatePart, StateSink};
 
 /// Most rounds.
@@ -21,6 +22,8 @@ const ROUNDS: usize = 30;
 /// How long the rest may take at the rate of the round before: a third of the time that a small container is interrupted
 /// for.
 const SHORT: Duration = Duration::from_millis(20);
+/// A round of so many bytes tells how fast memory goes over.
+const MEASURABLE: u64 = 4 << 20;
 /// Rounds go on as long as each is smaller than so much of the one before.
 const SHRINKS: f64 = 0.8;
 
@@ -32,6 +35,10 @@ pub struct MemoryRounds {
     apart: MemoryApart,
     /// Bytes of each round.
     sizes: Vec<u64>,
+    /// Bytes that went over once the container was frozen.
+    rest: u64,
+    /// Bytes a second that the last round of some size took.
+    rate: f64,
 }
 
 impl MemoryRounds {
@@ -41,13 +48,34 @@ impl MemoryRounds {
     /// CRIU cannot be had leave memory out.
     pub async fn prepare(work: &Path, criu: &Path, cgroup: Arc<Cgroup>) -> Result<Self, Cause> {
         let apart = MemoryApart::prepare(work, criu).await?;
-        Ok(Self { cgroup, tracking: WriteTracking::default(), apart, sizes: Vec::new() })
+        Ok(Self {
+            cgroup,
+            tracking: WriteTracking::default(),
+            apart,
+            sizes: Vec::new(),
+            rest: 0,
+            rate: 0.0,
+        })
     }
 
     /// Returns how CRIU leaves memory out.
     #[must_use]
     pub fn apart(&self) -> &MemoryApart {
         &self.apart
+    }
+
+    /// Returns how the memory went over.
+    #[must_use]
+    pub fn report(&self) -> MemoryReport {
+        MemoryReport { mode: "pre-copy", rounds: self.sizes.clone(), rest: self.rest }
+    }
+
+    /// Returns how long the next round, or what is left once the container is frozen, is expected to take: as long as the
+    /// last one, if as much is written meanwhile.
+    #[must_use]
+    pub fn expected(&self) -> Duration {
+        let bytes = self.sizes.last().copied().unwrap_or_default() as f64;
+        Duration::try_from_secs_f64(bytes / self.rate.max(1.0)).unwrap_or(Duration::MAX)
     }
 
     /// Returns how many rounds there were so far.
@@ -68,8 +96,11 @@ impl MemoryRounds {
         let sent = self.send(&pids, sink)?;
         let (before, took) = (self.sizes.last().copied(), began.elapsed());
         self.sizes.push(sent);
-        let rate = sent as f64 / took.as_secs_f64().max(1e-6);
-        let is_short = sent as f64 <= rate * SHORT.as_secs_f64();
+        // Of a short round most is the look.
+        if sent >= MEASURABLE || self.rate == 0.0 {
+            self.rate = sent as f64 / took.as_secs_f64().max(1e-6);
+        }
+        let is_short = self.expected() <= SHORT;
         let shrinks = before.is_none_or(|before| (sent as f64) < before as f64 * SHRINKS);
         tracing::debug!(round = self.sizes.len(), sent, ?took, "memory was sent");
         Ok(!is_short && shrinks && self.sizes.len() < ROUNDS)
@@ -81,7 +112,8 @@ impl MemoryRounds {
     /// As [`MemoryRounds::round`].
     pub fn rest(&mut self, sink: &dyn StateSink) -> Result<u64, Cause> {
         let pids = self.cgroup.pids()?;
-        self.send(&pids, sink)
+        self.rest = self.send(&pids, sink)?;
+        Ok(self.rest)
     }
 
     /// Sends the pages of code that the dump has touched. Blocks.

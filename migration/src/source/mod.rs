@@ -104,7 +104,7 @@ async fn attempt(
     let (name, first) = (plan.container.name.clone(), PidFd::open(plan.process.pid));
     let migration = Migration::begin(context, plan).map_err(Failure::Refused)?;
     let mut preparation = Preparation::of(migration);
-    let preparing = preparation.prepare(&mut steps, request.options.streams);
+    let preparing = preparation.prepare(&mut steps, &request.options);
     let prepared = cancel.guard(engine_orders::unless_ended(&name, first, preparing)).await;
     if let Err(cause) = prepared {
         return Err(preparation.go_back(cause).await);

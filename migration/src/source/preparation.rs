@@ -5,7 +5,6 @@ mod streams;
 mod tools;
 mod transfer;
 
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use checkpoint::criu::{ConfigDir, MemoryApart, Options};
@@ -36,6 +35,7 @@ use super::ports;
 use super::prepared_dump::PreparedDump;
 use crate::convert::Wire;
 use crate::event::Steps;
+use crate::request;
 use tools::Ready;
 pub use tools::{NotPrepared, Tools};
 
@@ -59,10 +59,10 @@ impl<'a> Preparation<'a> {
     pub async fn prepare(
         &mut self,
         steps: &mut Steps<'_>,
-        streams: NonZeroUsize,
+        options: &request::Options,
     ) -> Result<(), Cause> {
         self.make_room()?;
-        self.open_streams(streams).await?;
+        self.open_streams(options.streams).await?;
         steps.begin("tunnel");
         let remote = self.offer_tunnel().await?;
         if self.migration.plan.image_missing {
@@ -106,7 +106,7 @@ impl<'a> Preparation<'a> {
         self.make_room()?;
         self.have_counted().await?;
         self.start_far_runtime().await?;
-        self.send_memory_again().await?;
+        self.send_memory_again(options).await?;
         let Migration { context, plan, .. } = &self.migration;
         engine_orders::check(&*context.engine, &plan.container).await?;
         block_in_place(|| self.migration.in_use.look(&self.migration.plan.namespace))

@@ -20,6 +20,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("memory-goes-in-rounds-while-it-is-written", &["memory"], written).limit(240),
     Case::new("memory-rounds-interrupt-no-call", &["memory"], calls).limit(240),
     Case::new("memory-rounds-end-with-their-agent", &["memory"], agent_killed).limit(240),
+    Case::new("memory-that-does-not-converge", &["memory"], does_not_converge).limit(240),
     Case::new("memory-that-is-shared-goes-at-once", &["memory"], shared).limit(240),
     Case::new("memory-is-right-for-a-program-that-changes-it", &["memory"], changes).limit(240),
     Case::new("memory-that-cannot-follow-ends-the-copy", &["memory"], |context| {
@@ -180,6 +181,33 @@ fn agent_killed(context: &Context) -> Result<()> {
     lab.attempt("web", "a", "b", &["--max-interruption", "60"])?.success()?;
     std::thread::sleep(SETTLES);
     let log = lab.host("b")?.podman(["logs", "web"])?;
+    ensure!(!log.contains("WRONG"), "{log}");
+    Ok(())
+}
+
+/// A container that writes its memory faster than the link carries it is not interrupted if the user wants that, and moves
+/// otherwise.
+fn does_not_converge(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    lab.serve("b")?;
+    let program = ["probe:1", "netmig-probe", "scenario", "writing-memory"];
+    a.podman(["run", "--detach", "--name", "web"].into_iter().chain(program))?;
+    says(a, "checked")?;
+    let id = container_state::id(a, "web")?;
+    let slowly = ["--memory", "pre-copy", "--bandwidth", "30MB", "--max-interruption", "60"];
+    let go_back =
+        [&slowly[..], &["--non-converging", "go-back", "--downtime-limit", "0.1"]].concat();
+    let attempt = lab.attempt("web", "a", "b", &go_back)?;
+    ensure!(attempt.code == Some(4), "exit {:?}: {}", attempt.code, attempt.stderr);
+    for words in ["writes its memory so fast", "--downtime-limit", "--non-converging"] {
+        ensure!(attempt.stderr.contains(words), "{words:?} is not in: {}", attempt.stderr);
+    }
+    ensure!(container_state::state(a, &id) == State::Running, "the original does not run");
+    settled(&lab)?;
+    lab.attempt("web", "a", "b", &slowly)?.success()?;
+    std::thread::sleep(SETTLES);
+    let log = b.podman(["logs", "web"])?;
     ensure!(!log.contains("WRONG"), "{log}");
     Ok(())
 }

@@ -136,7 +136,9 @@ impl Interruption<'_> {
             self.migration.connection().send(&part.into()).await?;
         }
         // The kernel takes some 20 ms for a GiB to forget what it has noted, which nobody has to wait for now.
-        self.memory = Some(pass.await??);
+        let memory = pass.await??;
+        self.progress.memory = memory.report();
+        self.memory = Some(memory);
         Ok(())
     }
 

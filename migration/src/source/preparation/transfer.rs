@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use checkpoint::tree::{Source, Tasks};
 use netmig::flow::{NoAlias, Readdressed};
@@ -22,6 +23,7 @@ use tokio::task::spawn_blocking;
 use super::Preparation;
 use crate::convert::Wire;
 use crate::event::Steps;
+use crate::request::{NonConverging, Options};
 use crate::source::anchors::Anchors;
 use crate::source::container_log::CarriedLog;
 use crate::source::engine_orders::Ended;
@@ -37,6 +39,19 @@ use crate::state_stream::peer::PeerSink;
 #[derive(Debug, thiserror::Error)]
 #[error("the destination has answered with another kind of tunnel than this host asked for")]
 struct NotAsAsked;
+
+/// The container writes its memory too fast.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the container writes its memory so fast that the rest would take {:.2} s once it is frozen, and {:.2} s are allowed: allow \
+     more (--downtime-limit), or have the move go on all the same (--non-converging go-on)",
+    .expected.as_secs_f64(),
+    .limit.as_secs_f64()
+)]
+struct NotConverging {
+    expected: Duration,
+    limit: Duration,
+}
 
 /// The destination speaks of addresses that are none of the container's.
 #[derive(Debug, thiserror::Error)]
@@ -225,14 +240,22 @@ impl Preparation<'_> {
     }
 
     /// Sends what was written while the container was staged, as the last round.
-    pub(super) async fn send_memory_again(&mut self) -> Result<(), Cause> {
+    ///
+    /// # Errors
+    /// As much is written meanwhile that the rest would take too long, and the user wants the move to go back then.
+    pub(super) async fn send_memory_again(&mut self, options: &Options) -> Result<(), Cause> {
         let Some(mut rounds) = self.ready.memory.take() else { return Ok(()) };
         let (sink, mut parts) = PeerSink::new();
         let pass = spawn_blocking(move || rounds.round(&sink).map(|_| rounds));
         while let Some(part) = parts.recv().await {
             self.migration.plan.link.connection.send_bulk(&part.into()).await?;
         }
-        self.ready.memory = Some(pass.await??);
+        let rounds = pass.await??;
+        let (expected, limit) = (rounds.expected(), options.downtime_limit);
+        if expected > limit && options.non_converging == NonConverging::GoBack {
+            return Err(NotConverging { expected, limit }.into());
+        }
+        self.ready.memory = Some(rounds);
         Ok(())
     }
 
