@@ -111,15 +111,25 @@ pub fn scale() -> io::Result<f64> {
     Ok(times.clamp(*SCALE.start(), *SCALE.end()))
 }
 
-/// Bytes of memory of a process that are in no file: its share of those that several processes have
-/// (`Pss_Anon` and `Pss_Shmem` of `/proc/PID/smaps_rollup`, proc_pid_smaps(5)).
+/// Returns the bytes of memory that processes share with each other, without a file.
+#[must_use]
+pub fn shared_memory(pids: &[i32]) -> u64 {
+    pids.iter().take(MOST_PROCESSES).map(|pid| memory(*pid, &["Pss_Shmem:"])).sum()
+}
+
+/// Bytes of memory of a process that are in no file: its share of those that several processes have.
 fn own_memory(pid: i32) -> u64 {
+    memory(pid, &["Pss_Anon:", "Pss_Shmem:"])
+}
+
+/// Sums up values of `/proc/PID/smaps_rollup` (proc_pid_smaps(5)), in bytes.
+fn memory(pid: i32, names: &[&str]) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let kibibytes = |name: &str| {
+    let kibibytes = |name: &&str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_ascii_whitespace().next()?.parse::<u64>().ok()
     };
-    (kibibytes("Pss_Anon:").unwrap_or(0) + kibibytes("Pss_Shmem:").unwrap_or(0)) * 1024
+    names.iter().filter_map(kibibytes).sum::<u64>() * 1024
 }
 
 #[cfg(test)]

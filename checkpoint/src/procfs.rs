@@ -20,6 +20,16 @@ pub fn start_time(pid: i32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// Returns the threads of a process, the first one first; none for a process that is gone.
+#[must_use]
+pub fn threads(process: i32) -> Vec<i32> {
+    let entries = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let mut threads: Vec<i32> =
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    threads.sort_by_key(|thread| (*thread != process, *thread));
+    threads
+}
+
 /// Returns between which addresses a process has its arguments and its environment: fields 48 and 51 of `/proc/PID/stat`
 /// (proc_pid_stat(5)). `None` for a process that is gone or has none.
 #[must_use]

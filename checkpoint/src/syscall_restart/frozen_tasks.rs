@@ -9,6 +9,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::registers::{Registers, is_known, takes_any};
+use crate::procfs;
 
 /// Code segment of 64-bit programs (`__USER_CS`).
 const LONG_MODE: u64 = 0x33;
@@ -40,7 +41,7 @@ pub struct Error {
 pub fn rewind(processes: &[i32]) -> Result<usize, Error> {
     let mut rewound = 0;
     let mut outcome = Ok(());
-    for thread in processes.iter().flat_map(|process| threads(*process)) {
+    for thread in processes.iter().flat_map(|process| procfs::threads(*process)) {
         if !is_candidate(thread) {
             continue;
         }
@@ -51,11 +52,6 @@ pub fn rewind(processes: &[i32]) -> Result<usize, Error> {
         }
     }
     outcome.map(|()| rewound)
-}
-
-fn threads(process: i32) -> Vec<i32> {
-    let entries = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// Returns whether a thread is in a call that can be made again (proc_pid_syscall(5)), and no signal has

@@ -1,9 +1,12 @@
 //! A userfaultfd for the memory of another process. The kernel makes one for the memory of the calling process alone
-//! (userfaultfd(2)), so the process itself has to make the call: stopped by ptrace(2) for some 100 µs, at an instruction
-//! of its vDSO. Nothing of its memory is changed, and it never sees the descriptor.
+//! (userfaultfd(2)), so the process itself has to make the call: its threads are stopped by ptrace(2) for some 100 µs, and
+//! one makes the call, at an instruction of its vDSO. Nothing of its memory is changed. No thread sees the descriptor, and no
+//! child gets it.
 
 use std::fs;
 use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
@@ -12,6 +15,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::pidfd::PidFd;
+use crate::procfs;
 use crate::userfault::Userfault;
 
 /// Code segment of 64-bit programs (`__USER_CS`).
@@ -27,29 +31,80 @@ const SET_MASK: libc::c_uint = 0x420b;
 /// `PTRACE_O_SUSPEND_SECCOMP`: the container's filter may forbid the call.
 const SUSPEND_SECCOMP: libc::c_int = 1 << 21;
 
-/// Returns a userfaultfd for the memory of a process. Only on x86-64, for 64-bit processes.
+/// How long a thread may take to stop: one that waits for a device may not stop at all.
+const STOP: Duration = Duration::from_millis(200);
+/// Between two looks whether it has.
+const LOOK_EVERY: Duration = Duration::from_micros(20);
+/// Attempts to have a thread execute one instruction: signals may come first.
+const STEPS: usize = 16;
+
+/// Returns a userfaultfd for the memory of a process. Only on x86-64, for 64-bit processes. Blocks.
 ///
 /// # Errors
 /// The process cannot be stopped, is traced, or has no vDSO.
 pub(super) fn userfault(process: i32) -> io::Result<Userfault> {
+    // When the thread that traces others ends, the kernel lets them go (ptrace(2)), whatever has happened.
+    let tracer = thread::Builder::new().name("netmig-inject".to_owned());
+    let made = tracer.spawn(move || make(process))?.join();
+    let userfault = made.map_err(|_| io::Error::other("the tracer has panicked"))??;
+    userfault.note_writes()?;
+    Ok(userfault)
+}
+
+fn make(process: i32) -> io::Result<Userfault> {
     let instruction = instruction(process)?;
     let holder = PidFd::open(process)?;
-    let task = Task::stop(process)?;
+    let threads = stop_all(process)?;
+    // The first one may have ended.
+    let first = threads.first().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+    let task = Task::new(*first)?;
     let flags = (libc::O_CLOEXEC | libc::O_NONBLOCK) as u64 | USER_MODE_ONLY;
     let number = task.call(instruction, libc::SYS_userfaultfd as u64, flags)?;
     let taken =
         i32::try_from(number).map_err(io::Error::other).and_then(|it| holder.descriptor(it));
     task.call(instruction, libc::SYS_close as u64, number)?;
-    let userfault = Userfault::new(taken?);
-    task.let_go()?;
-    userfault.note_writes()?;
-    Ok(userfault)
+    drop(task);
+    for thread in threads {
+        let _ = ptrace::detach(thread, None);
+    }
+    Ok(Userfault::new(taken?))
+}
+
+/// Stops all threads of a process.
+fn stop_all(process: i32) -> io::Result<Vec<Pid>> {
+    let mut stopped = Vec::new();
+    loop {
+        let known = stopped.len();
+        for thread in procfs::threads(process) {
+            let pid = Pid::from_raw(thread);
+            if stopped.contains(&pid) {
+                continue;
+            }
+            let options = ptrace::Options::from_bits_retain(SUSPEND_SECCOMP);
+            let outcome = ptrace::seize(pid, options)
+                .and_then(|()| ptrace::interrupt(pid))
+                .and_then(|()| wait(pid));
+            match outcome {
+                Ok(()) => stopped.push(pid),
+                // It has ended meanwhile.
+                Err(Errno::ESRCH) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        // Those that run may have made others.
+        if stopped.len() == known {
+            return Ok(stopped);
+        }
+    }
 }
 
 /// Returns the address of an instruction `syscall` in the vDSO of a process.
 fn instruction(process: i32) -> io::Result<u64> {
     let lacking = || io::Error::other("it has no vDSO");
     let maps = fs::read_to_string(format!("/proc/{process}/maps"))?;
+    if maps.is_empty() {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
     let line = maps.lines().find(|line| line.ends_with("[vdso]")).ok_or_else(lacking)?;
     let range = line.split(' ').next().and_then(|range| range.split_once('-'));
     let (start, end) = range.ok_or_else(lacking)?;
@@ -63,34 +118,22 @@ fn instruction(process: i32) -> io::Result<u64> {
     Ok((base + found.ok_or_else(lacking)?) as u64)
 }
 
-/// A stopped task. Dropped, it goes on as it was.
+/// A stopped task that makes calls. Dropped, it is stopped as it was before.
 struct Task {
     pid: Pid,
     registers: libc::user_regs_struct,
     mask: u64,
-    is_stopped: bool,
 }
 
 impl Task {
-    fn stop(process: i32) -> io::Result<Self> {
-        let pid = Pid::from_raw(process);
-        let options = ptrace::Options::from_bits_retain(SUSPEND_SECCOMP);
-        ptrace::seize(pid, options)?;
-        let stopped = ptrace::interrupt(pid)
-            .and_then(|()| wait(pid))
-            .and_then(|()| ptrace::getregs(pid))
-            .and_then(|registers| Ok((registers, signal_mask(pid)?)));
-        match stopped {
-            Ok((registers, mask)) if registers.cs == LONG_MODE => {
-                let task = Self { pid, registers, mask, is_stopped: true };
-                set_signal_mask(pid, u64::MAX)?;
-                Ok(task)
-            }
-            other => {
-                let _ = ptrace::detach(pid, None);
-                Err(other.err().map_or_else(|| io::ErrorKind::Unsupported.into(), Into::into))
-            }
+    fn new(pid: Pid) -> io::Result<Self> {
+        let registers = ptrace::getregs(pid)?;
+        if registers.cs != LONG_MODE {
+            return Err(io::ErrorKind::Unsupported.into());
         }
+        let task = Self { pid, registers, mask: signal_mask(pid)? };
+        set_signal_mask(pid, u64::MAX)?;
+        Ok(task)
     }
 
     /// Makes the task call the kernel.
@@ -102,42 +145,42 @@ impl Task {
         // It is in no call that the kernel would resume.
         registers.orig_rax = u64::MAX;
         ptrace::setregs(self.pid, registers)?;
-        ptrace::step(self.pid, None)?;
-        wait(self.pid)?;
-        let result = ptrace::getregs(self.pid)?.rax;
-        match i64::from_ne_bytes(result.to_ne_bytes()) {
-            error @ -4095..=-1 => Err(io::Error::from_raw_os_error(-(error as i32))),
-            _ => Ok(result),
+        for _ in 0..STEPS {
+            ptrace::step(self.pid, None)?;
+            wait(self.pid)?;
+            let after = ptrace::getregs(self.pid)?;
+            // A stop signal may have come before the instruction.
+            if after.rip == instruction {
+                continue;
+            }
+            return match i64::from_ne_bytes(after.rax.to_ne_bytes()) {
+                error @ -4095..=-1 => Err(io::Error::from_raw_os_error(-(error as i32))),
+                _ => Ok(after.rax),
+            };
         }
-    }
-
-    fn let_go(mut self) -> io::Result<()> {
-        self.restore()
-    }
-
-    fn restore(&mut self) -> io::Result<()> {
-        if !std::mem::take(&mut self.is_stopped) {
-            return Ok(());
-        }
-        let restored = ptrace::setregs(self.pid, self.registers);
-        let masked = set_signal_mask(self.pid, self.mask);
-        ptrace::detach(self.pid, None)?;
-        restored?;
-        Ok(masked?)
+        Err(io::ErrorKind::TimedOut.into())
     }
 }
 
 impl Drop for Task {
     fn drop(&mut self) {
-        if let Err(error) = self.restore() {
-            tracing::warn!("process {} could not be let go as it was: {error}", self.pid);
+        let restored = ptrace::setregs(self.pid, self.registers);
+        if let Err(error) = restored.and_then(|()| set_signal_mask(self.pid, self.mask)) {
+            tracing::warn!("thread {} could not be set back: {error}", self.pid);
         }
     }
 }
 
+/// Waits until a thread has stopped.
 fn wait(pid: Pid) -> nix::Result<()> {
+    let give_up = Instant::now() + STOP;
+    let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
     loop {
-        match waitpid(pid, Some(WaitPidFlag::__WALL)) {
+        match waitpid(pid, Some(flags)) {
+            Ok(WaitStatus::StillAlive) if Instant::now() >= give_up => {
+                return Err(Errno::ETIMEDOUT);
+            }
+            Ok(WaitStatus::StillAlive) => thread::sleep(LOOK_EVERY),
             Err(Errno::EINTR) => {}
             Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => return Err(Errno::ESRCH),
             other => return other.map(drop),

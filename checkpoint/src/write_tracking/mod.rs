@@ -27,9 +27,6 @@ use crate::userfault::Userfault;
 /// Why the memory of a container cannot be followed while it runs.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Some of it is shared, and changed by other ways.
-    #[error("process {0} shares memory without a file")]
-    Shared(i32),
     /// The kernel does not allow it, or cannot do it.
     #[error("cannot follow the memory of process {pid}")]
     Process {
@@ -41,9 +38,9 @@ pub enum Error {
     },
 }
 
-/// Returns why the memory of processes cannot be followed, as far as that shows without touching them.
+/// Returns why this host cannot follow the memory of processes.
 #[must_use]
-pub fn obstacle(pids: &[i32]) -> Option<String> {
+pub fn obstacle() -> Option<String> {
     if !cfg!(target_arch = "x86_64") {
         return Some("writes can be followed on x86-64 alone".to_owned());
     }
@@ -52,8 +49,7 @@ pub fn obstacle(pids: &[i32]) -> Option<String> {
             "this host's kernel cannot tell which pages are written (Linux 6.7 can)".to_owned(),
         );
     }
-    let shares = |pid: &&i32| mappings(**pid).is_ok_and(|mappings| mappings.shares_memory);
-    pids.iter().find(shares).map(|pid| format!("process {pid} shares memory without a file"))
+    None
 }
 
 /// Pages of one process.
@@ -153,9 +149,6 @@ impl WriteTracking {
                 Err(e) if is_gone(&e) => continue,
                 other => other.map_err(failed)?,
             };
-            if mappings.shares_memory {
-                return Err(Error::Shared(pid));
-            }
             let followed = self.followed.get(&pid).filter(|known| known.started == Some(started));
             let noted = followed.map(|known| known.written(of(&mappings)));
             let ranges = match noted {

@@ -127,8 +127,6 @@ pub(super) struct Mappings {
     pub(super) code: Vec<Range>,
     /// That of the code which the kernel gives it.
     pub(super) vdso: Option<Range>,
-    /// Whether it shares memory without a file with others.
-    pub(super) shares_memory: bool,
 }
 
 /// Reads the mappings of a process (proc_pid_maps(5)).
@@ -146,10 +144,8 @@ fn parse(maps: &str) -> Mappings {
         if name.starts_with("[vvar") || name == "[vsyscall]" {
             continue;
         }
+        // CRIU dumps memory that is shared.
         if permissions.ends_with('s') {
-            all.shares_memory |= ["/dev/zero", "/SYSV", "/memfd:", "/anon_hugepage"]
-                .iter()
-                .any(|of| name.starts_with(of));
             continue;
         }
         let number = |text| u64::from_str_radix(text, 16).ok();
@@ -189,11 +185,6 @@ mod tests {
         let expected = [0x55d0_c0a0_0000, 0x7f00_0000_0000, 0x7ffd_3a5f_2000];
         assert_eq!(starts, expected);
         assert_eq!(all.vdso.map(|range| range.start), Some(0x7ffd_3a7b_c000));
-        assert!(!all.shares_memory);
-        for name in ["/dev/zero (deleted)", "/SYSV00000000 (deleted)", "/memfd:x (deleted)"] {
-            let line = format!("7f0000000000-7f0000100000 rw-s 00000000 00:01 7 {name}\n");
-            assert!(parse(&line).shares_memory, "{name}");
-        }
     }
 
     #[test]

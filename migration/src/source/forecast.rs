@@ -57,10 +57,11 @@ impl ExpectedInterruption {
         self.work.memory
     }
 
-    /// Leaves the memory out, which goes over while the container runs. Returns what would be too much with it.
-    pub fn leave_memory_out(&mut self) -> Option<Blocker> {
+    /// Leaves the memory out that goes over while the container runs: what processes share does not. Returns what would be
+    /// too much with it.
+    pub fn leave_memory_out(&mut self, pids: &[i32]) -> Option<Blocker> {
         let with_memory = self.too_long();
-        self.work.memory = 0;
+        self.work.memory = estimate::shared_memory(pids);
         self.forecast = self.work.forecast(self.scale);
         with_memory
     }
@@ -133,7 +134,7 @@ mod tests {
         let slow = of(60 * second).over_link(2e6).unwrap();
         assert!(slow.message.contains("transfer 102.5 s"), "{}", slow.message);
         let mut apart = of(second * 7);
-        assert!(apart.leave_memory_out().is_some(), "it would be too long with the memory");
+        assert!(apart.leave_memory_out(&[]).is_some(), "it would be too long with the memory");
         assert_eq!((apart.too_long(), apart.memory()), (None, 0));
         assert_eq!(too_many("web", 10, 10), None);
         assert_eq!(too_many("web", 11, 10).unwrap().code, "open-files");

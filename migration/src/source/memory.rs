@@ -48,7 +48,7 @@ impl MemoryPlan {
             return Ok(Self::Frozen);
         }
         let reason = if connection.has(MEMORY) {
-            write_tracking::obstacle(pids)
+            write_tracking::obstacle()
         } else {
             Some(
                 "the destination's agent-server does not take memory while the container runs"
@@ -56,7 +56,7 @@ impl MemoryPlan {
             )
         };
         match reason {
-            None => Ok(Self::Running { is_ordered, blocked: expected.leave_memory_out() }),
+            None => Ok(Self::Running { is_ordered, blocked: expected.leave_memory_out(pids) }),
             Some(reason) if is_ordered => Err(Failure::blocked(vec![Blocker::new(
                 "no-pre-copy",
                 format!("{reason}; move it with --memory stop"),
