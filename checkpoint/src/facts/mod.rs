@@ -114,7 +114,7 @@ pub struct Difference {
 }
 
 impl ContainerFacts {
-    /// Reads the fingerprint of a container whose tasks are frozen.
+    /// Reads the facts of a container whose tasks are frozen.
     ///
     /// # Errors
     /// When its cgroup or `/proc` cannot be read. A process that vanishes meanwhile is an error as well: a
@@ -198,7 +198,7 @@ fn shown(value: &str) -> String {
     value[..end].to_owned()
 }
 
-/// A fingerprint could not be read.
+/// Facts could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -248,11 +248,11 @@ mod tests {
     use super::*;
 
     fn of(facts: &[(Kind, &str, &str)]) -> ContainerFacts {
-        let mut fingerprint = ContainerFacts::default();
+        let mut facts = ContainerFacts::default();
         for (kind, object, value) in facts {
-            fingerprint.add(*kind, *object, *value);
+            facts.add(*kind, *object, *value);
         }
-        fingerprint
+        facts
     }
 
     #[test]
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_of_a_process_is_the_same_twice() {
+    fn the_facts_of_a_process_are_the_same_twice() {
         let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let process = i32::try_from(sleeper.id()).unwrap();
         let read = || {

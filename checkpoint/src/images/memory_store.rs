@@ -66,7 +66,8 @@ impl MemoryStore {
     pub fn write(&mut self, process: i32, start: u64, bytes: &[u8]) -> Result<(), Error> {
         let length = bytes.len() as u64;
         let end = start.checked_add(length);
-        let Some(end) = end.filter(|_| start % PAGE == 0 && length % PAGE == 0 && process > 0)
+        let Some(end) = end
+            .filter(|_| start.is_multiple_of(PAGE) && length.is_multiple_of(PAGE) && process > 0)
         else {
             return Err(Error::Differs { name: PAGES.to_owned(), problem: "it is no page" });
         };

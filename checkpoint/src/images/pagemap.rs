@@ -97,7 +97,7 @@ impl Pagemap {
         let bytes = fs::read(path).map_err(io_error("read", path))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (pages_id, lazy) =
-            decode(&bytes).ok_or_else(|| Error::Differs { name, problem: "it is no pagemap" })?;
+            decode(&bytes).ok_or(Error::Differs { name, problem: "it is no pagemap" })?;
         Ok(Self { pages: images.join(format!("pages-{pages_id}.img")), lazy })
     }
 
