@@ -236,10 +236,14 @@ impl Arrived {
     }
 
     /// What became of the copy, and its first process if the engine runs it. A container that it has taken over
-    /// and that does not run any more has ended here, as any other: by itself, or with the host.
+    /// and that does not run any more has ended here, as any other: by itself, or with the host. One that runs as far as the
+    /// engine knows, and has no process, was killed together with the engine's monitor.
     async fn look(&self, scene: &Scene<'_>) -> (Found, Option<i32>) {
         let looked = async {
             let pid = self.runs(scene).await?;
+            if pid.is_some_and(|pid| Cgroup::of_pid(pid, &self.container).is_err()) {
+                return Ok((Found::Gone, None));
+            }
             let is_engines = pid.is_some() || scene.engine.is_restored(&self.container).await?;
             Ok::<_, Cause>((if is_engines { Found::Engine } else { Found::Gone }, pid))
         };
@@ -249,7 +253,7 @@ impl Arrived {
         })
     }
 
-    /// The container's first process, if the engine runs it.
+    /// The container's first process, if the engine runs it as far as it knows.
     async fn runs(&self, scene: &Scene<'_>) -> Result<Option<i32>, Cause> {
         if !scene.engine.exists(&self.container).await? {
             return Ok(None);
