@@ -51,6 +51,18 @@ pub fn inner_pid(pid: i32) -> Option<i32> {
     numbers.split_ascii_whitespace().last()?.parse().ok()
 }
 
+/// Returns the signals that wait for a process and for its first thread (`ShdPnd` and `SigPnd`, proc_pid_status(5)); none
+/// for a process that is gone.
+#[must_use]
+pub fn pending_signals(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let sets = status.lines().filter_map(|line| {
+        let set = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(set.trim(), 16).ok()
+    });
+    sets.fold(0, |all, set| all | set)
+}
+
 /// Returns whether a process, or a program that it starts, may change its network namespace: by
 /// CAP_NET_ADMIN, or by CAP_SYS_ADMIN, with which `/proc/sys` can be made writable (capabilities(7)).
 #[must_use]

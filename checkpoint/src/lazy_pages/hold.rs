@@ -1,9 +1,12 @@
 //! The holder: it has the descriptors of the server as well, and kills the container if the server is killed.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,6 +18,8 @@ use crate::seqpacket::{self, Message};
 
 /// A descriptor to hold comes with it.
 const DESCRIPTOR: u8 = b'F';
+/// Names the file of the lock.
+const LOCK: u8 = b'L';
 /// Names the container: its first process and its ID follow.
 const CONTAINER: u8 = b'C';
 /// No page is missing any more.
@@ -49,6 +54,13 @@ impl Holder {
         Message { bytes: vec![DESCRIPTOR], descriptors }.send(&self.socket)
     }
 
+    /// Gives it the lock, and the file to be removed if this process is killed.
+    pub(super) fn hold_lock(&self, lock: impl AsFd, path: &Path) -> io::Result<()> {
+        self.hold(lock)?;
+        let bytes = [&[LOCK][..], path.as_os_str().as_bytes()].concat();
+        Message { bytes, descriptors: Vec::new() }.send(&self.socket)
+    }
+
     /// Names the container that is to be killed if this process is.
     pub(super) fn name_container(&self, pid: i32, id: &str) -> io::Result<()> {
         let mut bytes = vec![CONTAINER];
@@ -69,7 +81,7 @@ pub(super) fn run() -> io::Result<()> {
     super::serve::spare_from_oom_killer();
     match hold(&socket)? {
         Outcome::Ended => Ok(()),
-        Outcome::Killed { container: Some((pid, id)), held } => {
+        Outcome::Killed { container: Some((pid, id)), held, lock } => {
             eprintln!(
                 "netmig-shim: what puts pages of memory into container {id} was killed before all were in place; \
                  killing the container, which would go on with empty pages"
@@ -77,13 +89,16 @@ pub(super) fn run() -> io::Result<()> {
             let killed =
                 Cgroup::of_pid(pid, &id).and_then(|cgroup| cgroup.kill(Instant::now() + KILLED));
             drop(held);
+            if let Some(lock) = lock {
+                fs::remove_file(lock)?;
+            }
             killed.map_err(io::Error::other)
         }
         // It is frozen, and the agent, which has seen the same, removes it.
-        Outcome::Killed { container: None, held } => {
+        Outcome::Killed { container: None, held, lock } => {
             std::thread::sleep(KILLED);
             drop(held);
-            Ok(())
+            lock.map_or(Ok(()), fs::remove_file)
         }
     }
 }
@@ -99,6 +114,8 @@ enum Outcome {
         container: Option<(i32, String)>,
         /// What keeps the processes waiting.
         held: Vec<OwnedFd>,
+        /// The file of the lock.
+        lock: Option<PathBuf>,
     },
 }
 
@@ -106,6 +123,7 @@ enum Outcome {
 fn hold(socket: &OwnedFd) -> io::Result<Outcome> {
     let mut held = Vec::new();
     let mut container = None;
+    let mut lock = None;
     while let Some(Message { bytes, descriptors }) = seqpacket::receive(socket)? {
         held.extend(descriptors);
         match bytes.split_first() {
@@ -114,11 +132,12 @@ fn hold(socket: &OwnedFd) -> io::Result<Outcome> {
                 let (pid, id) = named.split_once(' ').unwrap_or_default();
                 container = pid.parse().ok().map(|pid| (pid, id.to_owned()));
             }
+            Some((&LOCK, path)) => lock = Some(PathBuf::from(OsStr::from_bytes(path))),
             Some((&END, _)) => return Ok(Outcome::Ended),
             _ => {}
         }
     }
-    Ok(Outcome::Killed { container, held })
+    Ok(Outcome::Killed { container, held, lock })
 }
 
 #[cfg(test)]
@@ -145,10 +164,12 @@ mod tests {
 
     #[test]
     fn a_server_that_is_killed_leaves_its_descriptors_and_the_name() {
-        let told_all = [(DESCRIPTOR, ""), (CONTAINER, "17 abc"), (DESCRIPTOR, "")];
-        let Outcome::Killed { container, held } = told(&told_all) else { panic!() };
+        let told_all =
+            [(DESCRIPTOR, ""), (LOCK, "/run/x"), (CONTAINER, "17 abc"), (DESCRIPTOR, "")];
+        let Outcome::Killed { container, held, lock } = told(&told_all) else { panic!() };
         assert_eq!(container, Some((17, "abc".to_owned())));
         assert_eq!(held.len(), 2);
+        assert_eq!(lock, Some("/run/x".into()));
         assert!(matches!(told(&[]), Outcome::Killed { container: None, .. }));
         assert!(matches!(told(&[(DESCRIPTOR, ""), (END, "")]), Outcome::Ended));
     }

@@ -38,7 +38,7 @@ pub(super) fn run(images: &Path, socket: &Path, lock: &Path) -> io::Result<()> {
     spare_from_oom_killer();
     let held = super::lock(lock)?;
     let holder = Holder::start()?;
-    holder.hold(&*held)?;
+    holder.hold_lock(&*held, lock)?;
     match fs::remove_file(socket) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}

@@ -19,10 +19,11 @@ use state::host;
 use steering::fwmark_setting;
 use steering::moved_containers;
 use steering::peer_numbers::{self, HostId};
+use steering::port_forward;
 use steering::tunnel_aliases::{self, OfOthers};
 use steering::tunnels;
 
-use self::published_port::{try_port, unpublishable};
+use self::published_port::{forwarded, try_port, unpublishable};
 use super::addresses::{addresses, pairs};
 use super::permission_check::{Asked, Denied, denied};
 use crate::destination::server_context::ServerContext;
@@ -190,6 +191,16 @@ pub async fn look(
             let (code, message) = unpublishable(here, port, &e);
             block(code, message);
         }
+    }
+    for (port, note) in forwarded(&port_forward::all(&host.directories)?, offer) {
+        block(
+            "port-taken",
+            format!(
+                "{} port {} of {here} leads to container {} on another host (--forward); end that on {here} \
+                 (agent-client forward remove {})",
+                port.protocol, port.port, note.name, note.name
+            ),
+        );
     }
     let others = OfOthers::read(&host.directories, &offer.id)?;
     if let Err(e) = others.check_far(&offer.aliases) {

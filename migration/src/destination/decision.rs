@@ -33,7 +33,9 @@ const MOST_ASKED: usize = 200;
 
 /// A copy's fate hangs on something else than its source.
 #[derive(Debug, thiserror::Error)]
-#[error("the copy cannot be decided about now; see the log of agent-server")]
+#[error(
+    "the copy cannot be decided about now; see the log of agent-server, and recover.log in its run directory"
+)]
 struct Undecided;
 
 /// The copy is audible, but its engine does not run it.

@@ -20,6 +20,7 @@ use super::destination_rpc;
 use super::engine_orders;
 use super::failure::Failure;
 use super::interruption::{Interruption, Progress};
+use super::late_files;
 use super::local_far_ends;
 use super::migration::Migration;
 use super::retry::{Goal, insist};
@@ -216,8 +217,17 @@ impl<'a> Completion<'a> {
         let mut order = if is_paused_by_us {
             None
         } else {
-            engine_orders::find_late(engine, &plan.container, plan.is_plain, &plan.cgroup).await
+            let (container, is_plain) = (&plan.container, plan.is_plain);
+            engine_orders::find_late(
+                engine,
+                container,
+                is_plain,
+                &plan.cgroup,
+                &self.progress.signals,
+            )
+            .await
         };
+        let late = block_in_place(|| late_files::find(&plan.container, self.progress.files_read));
         migration.kill_original().await?;
         // The engine removes a container whose tasks are dead without a word.
         let container = &migration.plan.container;
@@ -225,6 +235,14 @@ impl<'a> Completion<'a> {
             order = Some("removed".to_owned());
         }
         let destination = &migration.plan.link.destination.host;
+        self.lost.extend(late.map(|path| {
+            format!(
+                "files of {} were changed on this host after they had gone over to {destination}, such as {}; the changes are \
+                 lost there",
+                container.name,
+                path.display()
+            )
+        }));
         self.lost.extend(order.map(|what| {
             format!(
                 "{} was {what} on this host after its move to {destination} was decided; it runs there without \

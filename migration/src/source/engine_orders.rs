@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use checkpoint::cgroup::Cgroup;
 use checkpoint::pidfd::PidFd;
+use checkpoint::procfs;
 use engine::Engine;
 use engine::inspect::{Container, State};
 use nix::libc;
@@ -101,12 +102,13 @@ pub async fn check_frozen(
 }
 
 /// Returns what the user has ordered since the move was decided: `None` if nothing. Looks at the original just before
-/// it is removed.
+/// it is removed. `signals` are those that waited when the copy was compared.
 pub async fn find_late(
     engine: &Arc<dyn Engine>,
     planned: &Container,
     is_plain: bool,
     cgroup: &Cgroup,
+    signals: &BTreeSet<(i32, u64)>,
 ) -> Option<String> {
     let recorded = if is_plain { read(engine, planned).await.ok().flatten() } else { None };
     let now = match recorded {
@@ -123,7 +125,19 @@ pub async fn find_late(
             }
         }
     }
-    matches!(cgroup.is_populated(), Ok(false)).then(|| "stopped or killed".to_owned())
+    if matches!(cgroup.is_populated(), Ok(false)) {
+        return Some("stopped or killed".to_owned());
+    }
+    let arrived = pending_signals(cgroup).difference(signals).next().is_some();
+    arrived.then(|| "sent a signal".to_owned())
+}
+
+/// Returns the signals that wait for the frozen tasks of a container: each process with the sets of its own and of its first
+/// thread. The copy has those that waited when it was made.
+#[must_use]
+pub fn pending_signals(cgroup: &Cgroup) -> BTreeSet<(i32, u64)> {
+    let pids = cgroup.pids().unwrap_or_default();
+    pids.into_iter().map(|pid| (pid, procfs::pending_signals(pid))).collect()
 }
 
 fn compare(planned: &Container, now: &Container) -> Result<(), Cause> {

@@ -94,7 +94,9 @@ impl Failure {
                 text + &kept_for_later(kept)
             }
             Self::RolledBack { cause, ended, leftovers, kept } => {
-                let mut text = if cause.is::<engine_orders::Ended>() {
+                let mut text = if cause.is::<engine_orders::Ended>()
+                    || cause.is::<engine_orders::Ordered>()
+                {
                     format!("not moved: {cause}")
                 } else if *ended {
                     format!(
@@ -102,8 +104,6 @@ impl Failure {
                          being moved ({})",
                         chain(cause.as_ref())
                     )
-                } else if engine_orders::is_pause(cause) {
-                    format!("not moved: {cause}")
                 } else {
                     format!(
                         "not moved, the container runs here as before: {}",

@@ -7,7 +7,8 @@ mod backlog;
 mod flows;
 mod sending;
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant, SystemTime};
 
 use checkpoint::criu::ConfigDir;
 use checkpoint::images::{ImageDir, Manifest};
@@ -91,6 +92,10 @@ pub struct Progress {
     pub undrained: u64,
     /// TCP connections whose handshake was not complete when the container was frozen; they are lost.
     pub half_open: u64,
+    /// Signals that waited for its tasks when the copy was compared.
+    pub signals: BTreeSet<(i32, u64)>,
+    /// When its files were read for the last time.
+    pub files_read: SystemTime,
     /// Which queue expression the kernel has.
     pub queue: &'static str,
 }
@@ -131,6 +136,8 @@ impl<'a> Interruption<'a> {
                 memory: MemoryReport { mode: "stop", ..MemoryReport::default() },
                 undrained: 0,
                 half_open: 0,
+                signals: BTreeSet::new(),
+                files_read: SystemTime::now(),
                 queue,
             },
         }
@@ -225,9 +232,11 @@ impl<'a> Interruption<'a> {
         self.migration.exchange(self.stand_ins.clone(), beside, &self.flows).await?;
         let plan = &mut self.migration.plan;
         let connection = &mut plan.link.connection;
+        let signals = block_in_place(|| engine_orders::pending_signals(&plan.cgroup));
         verify_copy::tell(connection, &plan.cgroup, plan.process.pid).await?;
         let mut prepared = expect!(connection, deadline::STAGE, Prepared)?;
         verify_copy::check(&mut prepared.differences)?;
+        self.progress.signals = signals;
         Ok(prepared)
     }
 

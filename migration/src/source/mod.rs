@@ -23,6 +23,7 @@ mod forecast;
 mod interrupt_slot;
 mod interruption;
 mod landlock;
+mod late_files;
 mod link_rate;
 pub(crate) mod local_far_ends;
 mod lost_settings;

@@ -53,7 +53,7 @@ fn join_refused(host: &Host, token: &str, words: &[&str]) -> Result<()> {
         ensure!(text.contains(word), "no {word:?} in {text}");
     }
     let known = host.run(["agent-client", "peers"])?;
-    ensure!(known.is_empty(), "it knows {known}");
+    ensure!(known.starts_with("This host may move containers nowhere"), "it knows {known}");
     Ok(())
 }
 

@@ -4,8 +4,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use netmig::flow::Protocol;
+use netmig::table::ForwardedPort;
+use steering::port_forward::Note;
 
-use crate::offer::Port;
+use crate::offer::{Offer, Port};
 
 /// Returns code and message of a port that cannot be published here.
 pub(super) fn unpublishable(here: &str, port: &Port, error: &io::Error) -> (&'static str, String) {
@@ -40,6 +42,28 @@ pub(super) fn try_port(port: &Port) -> io::Result<()> {
         Protocol::Tcp => TcpListener::bind(socket).map(drop),
         Protocol::Udp => UdpSocket::bind(socket).map(drop),
     }
+}
+
+/// Returns the ports of an offer's container that lead from this host to other containers, with the notes of these.
+pub(super) fn forwarded<'a>(
+    notes: &'a [Note],
+    offer: &Offer,
+) -> Vec<(&'a ForwardedPort, &'a Note)> {
+    let is_same = |forwarded: &ForwardedPort, port: &Port| {
+        let addresses = forwarded.address.zip(port.host_address);
+        forwarded.protocol == port.protocol
+            && forwarded.port == port.host_port
+            && addresses.is_none_or(|(theirs, own)| theirs == own)
+    };
+    let others = notes.iter().filter(|note| note.id != offer.id);
+    let in_force =
+        others.filter_map(|note| Some((note, note.away().filter(|away| away.in_force)?)));
+    in_force
+        .filter_map(|(note, away)| {
+            let is_wanted = |of: &&ForwardedPort| offer.ports.iter().any(|port| is_same(of, port));
+            Some((away.ports.iter().find(is_wanted)?, note))
+        })
+        .collect()
 }
 
 #[cfg(test)]

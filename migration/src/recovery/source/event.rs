@@ -51,6 +51,11 @@ pub enum Event {
         /// Where the original went; it does not run there any more.
         destination: Destination,
     },
+    /// The copy is lost, and the original, whose move was in doubt, was removed.
+    BothGone {
+        /// The container's name.
+        name: String,
+    },
     /// The original, whose move is in doubt, was unpaused, or another container was started in its place.
     SecondCopy {
         /// The container's name.
@@ -134,6 +139,10 @@ impl fmt::Display for Event {
             Self::LaterContainer { name, destination } => write!(
                 f,
                 "  {name} came here or was started here after that move, and {destination} does not run it any more; it stays"
+            ),
+            Self::BothGone { name } => write!(
+                f,
+                "{name}: its copy is gone, and so is its original: there is nothing to decide any more"
             ),
             Self::SecondCopy { name, destination } => write!(
                 f,

@@ -25,7 +25,7 @@ use std::time::Duration;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::procfs;
 use netmig::peer_number::PeerNumber;
-use ownership::source::{Departure, Occupant, Recovery, recovery};
+use ownership::source::{Answer, Departure, Occupant, Recovery, recovery};
 use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
 use state::id::MigrationId;
@@ -90,6 +90,8 @@ enum Settled {
     Back,
     /// The container runs at the destination; the original is gone.
     Moved,
+    /// The copy is lost, and somebody has removed the original.
+    Gone,
 }
 
 /// Why one recovery did not end.
@@ -168,6 +170,7 @@ fn tell(
     match settled {
         Ok(Settled::Back) => context.tell(Event::RunsHere { name, again }),
         Ok(Settled::Moved) => context.tell(Event::RunsThere { name, destination }),
+        Ok(Settled::Gone) => context.tell(Event::BothGone { name }),
         Err(e) => {
             let outcome = failed(context, Some(name), chain(&e));
             return match e {
@@ -200,6 +203,11 @@ async fn at_work(context: &Context, path: &Path) -> Option<Outcome> {
     Some(Outcome::Busy)
 }
 
+/// Returns whether nothing is left of the original: somebody has removed it.
+async fn is_gone(context: &Context, departed: &Departed) -> bool {
+    matches!(roll_forward::occupant(context, departed).await, Ok(Occupant::Nothing))
+}
+
 /// Tells of a container that was started in the place of an original whose move is in doubt.
 async fn tell_of_second(context: &Context, departed: &Departed) {
     // A journal of an earlier version may not tell which processes were frozen.
@@ -227,6 +235,11 @@ async fn settle(
     let outcome = match recovery(departed.reached) {
         Recovery::Undo => Settled::Back,
         Recovery::Repeat => match roll_forward::finish(context, departed, &mut journal).await {
+            Err(Error::InDoubt { source, .. })
+                if source.answer() == Answer::Lost && is_gone(context, departed).await =>
+            {
+                Settled::Gone
+            }
             Err(doubt @ Error::InDoubt { .. }) => {
                 restart_policy::disarm(context, departed, &mut journal).await;
                 tell_of_second(context, departed).await;
@@ -245,7 +258,7 @@ async fn settle(
             undo::abort(context, departed).await;
             left
         }
-        Settled::Moved => {
+        Settled::Moved | Settled::Gone => {
             let removed = roll_forward::remove_original(context, departed).await;
             if removed.is_second {
                 return Err(Error::SecondCopy(departed.peer.destination.clone()));

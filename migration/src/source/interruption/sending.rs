@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use checkpoint::images::{Chunk, Follower, Manifest};
 use checkpoint::rcu_grace_periods::GracePeriods;
@@ -224,6 +224,7 @@ impl Interruption<'_> {
     /// Sends what changed in the trees and in the log since their first pass.
     fn send_changes(&mut self, sink: Arc<dyn StateSink>) -> JoinHandle<Result<(), Cause>> {
         let trees = std::mem::take(&mut self.trees);
+        self.progress.files_read = SystemTime::now();
         let log = self.log.take();
         spawn_blocking(move || {
             if let Some(mut log) = log {

@@ -21,6 +21,7 @@ pub(super) const CASES: &[Case] = &[
         ordered_at(context, Moment::Interrupted)
     })
     .limit(300),
+    Case::new("promise-signal-during-the-interruption", &["promise"], signalled).limit(240),
     Case::new("promise-orders-after-the-decision", &["promise"], |context| {
         ordered_at(context, Moment::Decided)
     })
@@ -28,7 +29,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// Orders about the original, and whether they end it.
-const DRASTIC: [(&[&str], bool); 7] = [
+const DRASTIC: [(&[&str], bool); 8] = [
     (&["pause", "web"], false),
     (&["stop", "--time", "0", "web"], true),
     (&["kill", "web"], true),
@@ -36,6 +37,7 @@ const DRASTIC: [(&[&str], bool); 7] = [
     (&["network", "disconnect", "podman", "web"], false),
     (&["restart", "--time", "0", "web"], false),
     (&["rename", "web", "shop"], false),
+    (&["cp", "/etc/hostname", "web:/tmp/late"], false),
 ];
 
 /// When an order is given.
@@ -136,6 +138,36 @@ fn ordered_at(context: &Context, moment: Moment) -> Result<()> {
     context.remark(seen.join("; "));
     ensure!(problems.is_empty(), "{}", problems.join("\n"));
     Ok(())
+}
+
+/// A signal that the frozen original gets is not lost without a word.
+fn signalled(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    breakpoint::install(b)?;
+    lab.serve("b")?;
+    let program = "trap 'echo got it' USR1; echo ready; while :; do sleep 0.02; done";
+    a.podman(["run", "--detach", "--name", "web", "probe:1", "sh", "-c", program])?;
+    until("it is ready", LIMIT, || Ok(a.podman(["logs", "web"])?.contains("ready")))?;
+    Breakpoint::AfterRestore.set(b)?;
+    let words = ["migrate", "web", "b", "--max-interruption", "90"];
+    let client = a.command("agent-client").args(words).spawn()?;
+    until("the copy is restored", LIMIT, || Ok(Breakpoint::AfterRestore.is_hit(b)))?;
+    // What the kernel tells of the original was read by now.
+    std::thread::sleep(Duration::from_millis(500));
+    a.podman(["kill", "--signal", "USR1", "web"])?;
+    Breakpoint::AfterRestore.release(b)?;
+    let ended = client.wait(LIMIT)?;
+    let said = ended.error_text();
+    match ended.status.code() {
+        // It has got it: nothing was moved.
+        Some(4) => until("it got it", LIMIT, || Ok(a.podman(["logs", "web"])?.contains("got it"))),
+        Some(7) => {
+            ensure!(said.contains("sent a signal"), "no word of it: {said}");
+            Ok(())
+        }
+        code => Err(Error::Check(format!("exit {code:?}: {said}"))),
+    }
 }
 
 /// Gives one order at that moment, and judges what has become of the container. Returns the outcome in words.
