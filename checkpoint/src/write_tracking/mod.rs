@@ -7,6 +7,7 @@
 
 mod inject;
 mod scan;
+mod soft_dirty;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -44,12 +45,11 @@ pub fn obstacle() -> Option<String> {
     if !cfg!(target_arch = "x86_64") {
         return Some("writes can be followed on x86-64 alone".to_owned());
     }
-    if !scan::is_supported() {
-        return Some(
-            "this host's kernel cannot tell which pages are written (Linux 6.7 can)".to_owned(),
-        );
-    }
-    None
+    Method::choose().is_none().then(|| {
+        "this host's kernel cannot tell which pages are written (Linux 6.7 can, and earlier ones with \
+         CONFIG_MEM_SOFT_DIRTY)"
+            .to_owned()
+    })
 }
 
 /// Pages of one process.
@@ -71,22 +71,55 @@ impl Pages {
     }
 }
 
+/// How the kernel notes writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    /// For a userfaultfd, while the processes run.
+    Userfault,
+    /// By the soft-dirty bit. The processes have to stand still while it is looked at.
+    SoftDirty,
+}
+
+impl Method {
+    fn choose() -> Option<Self> {
+        match scan::is_supported() {
+            true => Some(Self::Userfault),
+            false => soft_dirty::is_supported().then_some(Self::SoftDirty),
+        }
+    }
+}
+
 /// A process that is followed.
 #[derive(Debug)]
 struct Followed {
     /// Distinguishes it from a later process of the same number.
     started: Option<u64>,
-    userfault: Userfault,
+    /// Notes its writes; `None` where the soft-dirty bit does.
+    userfault: Option<Userfault>,
     pagemap: File,
 }
 
 /// Follows the writes of processes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct WriteTracking {
+    method: Method,
     followed: BTreeMap<i32, Followed>,
 }
 
+impl Default for WriteTracking {
+    fn default() -> Self {
+        let method = Method::choose().unwrap_or(Method::Userfault);
+        Self { method, followed: BTreeMap::new() }
+    }
+}
+
 impl WriteTracking {
+    /// Returns whether the processes have to stand still while they are looked at.
+    #[must_use]
+    pub fn needs_stop(&self) -> bool {
+        self.method == Method::SoftDirty
+    }
+
     /// Begins to follow processes that run, and those that were not followed yet. Stops each new one for some 100 µs. One that
     /// cannot be followed counts as written whole each time.
     ///
@@ -94,6 +127,8 @@ impl WriteTracking {
     /// [`Error`], if none can be followed.
     pub fn follow(&mut self, pids: &[i32]) -> Result<(), Error> {
         let mut failed = None;
+        // The first look at a process makes it one that is followed.
+        let pids = if self.needs_stop() { &[] } else { pids };
         for &pid in pids {
             let started = procfs::start_time(pid);
             if started.is_none()
@@ -103,7 +138,7 @@ impl WriteTracking {
             }
             let followed = inject::userfault(pid).and_then(|userfault| {
                 let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
-                Ok(Followed { started, userfault, pagemap })
+                Ok(Followed { started, userfault: Some(userfault), pagemap })
             });
             match followed {
                 Ok(followed) => drop(self.followed.insert(pid, followed)),
@@ -126,6 +161,10 @@ impl WriteTracking {
     /// # Errors
     /// As [`WriteTracking::written`].
     pub fn written_code(&mut self, pids: &[i32]) -> Result<Vec<Pages>, Error> {
+        // CRIU dumps pages with the soft-dirty bit itself.
+        if self.needs_stop() {
+            return Ok(Vec::new());
+        }
         self.look(pids, |mappings| &mappings.code)
     }
 
@@ -156,12 +195,18 @@ impl WriteTracking {
                 // It has started another program since, or this is not to be had any more.
                 Some(Err(_)) | None => {
                     self.followed.remove(&pid);
-                    match every(pid, of(&mappings)) {
+                    match every(self.method, pid, of(&mappings)) {
                         Err(e) if is_gone(&e) => continue,
                         other => other.map_err(failed)?,
                     }
                 }
             };
+            if self.needs_stop() {
+                soft_dirty::clear(pid).map_err(failed)?;
+                let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(failed)?;
+                let followed = Followed { started: Some(started), userfault: None, pagemap };
+                self.followed.insert(pid, followed);
+            }
             // Its pages count as those of a file, and are dumped all the same.
             let ranges = ranges.into_iter().chain(mappings.vdso).collect();
             all.push(Pages { process: pid, inner, ranges });
@@ -171,10 +216,16 @@ impl WriteTracking {
 }
 
 impl Followed {
-    fn written(&self, mappings: &[Range]) -> nix::Result<Vec<Range>> {
+    fn written(&self, mappings: &[Range]) -> io::Result<Vec<Range>> {
         let mut found = Vec::new();
+        let Some(userfault) = &self.userfault else {
+            for &mapping in mappings {
+                soft_dirty::scan(&self.pagemap, mapping, Look::Written, &mut found)?;
+            }
+            return Ok(found);
+        };
         for &mapping in mappings {
-            let noted = self.userfault.register_writes(mapping.start, mapping.end);
+            let noted = userfault.register_writes(mapping.start, mapping.end);
             let known = found.len();
             // What is not noted counts as written: a mapping that the kernel refuses, or the memory of another program
             // that the process has started since.
@@ -191,11 +242,14 @@ impl Followed {
 }
 
 /// Returns all pages of a process that have content of its own.
-fn every(pid: i32, mappings: &[Range]) -> io::Result<Vec<Range>> {
+fn every(method: Method, pid: i32, mappings: &[Range]) -> io::Result<Vec<Range>> {
     let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
     let mut found = Vec::new();
     for &mapping in mappings {
-        scan::scan(&pagemap, mapping, Look::All, &mut found)?;
+        match method {
+            Method::Userfault => scan::scan(&pagemap, mapping, Look::All, &mut found)?,
+            Method::SoftDirty => soft_dirty::scan(&pagemap, mapping, Look::All, &mut found)?,
+        }
     }
     Ok(found)
 }

@@ -145,13 +145,7 @@ impl<'a> Interruption<'a> {
 
     /// Holds, drains, freezes, cuts off, dumps, sends, and waits for the isolated copy.
     pub async fn run(&mut self, limit: Duration) -> Result<(), Cause> {
-        let plan = &self.migration.plan;
-        let record = Record::Interruption {
-            cgroup: plan.cgroup.path().to_owned(),
-            port: plan.port.name().to_owned(),
-            process: plan.process.clone(),
-        };
-        block_in_place(|| self.migration.journal.append(&record))?;
+        block_in_place(|| self.migration.note_interruption())?;
         let detours = block_in_place(|| self.find_besides())?;
         self.migration.note_detours(&detours).await?;
         if let Some(ready) = self.ready.take() {

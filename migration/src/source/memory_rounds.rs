@@ -24,6 +24,8 @@ const ROUNDS: usize = 30;
 const SHORT: Duration = Duration::from_millis(20);
 /// A round of so many bytes tells how fast memory goes over.
 const MEASURABLE: u64 = 4 << 20;
+/// How long the tasks may take to be frozen for a look.
+const FREEZE: Duration = Duration::from_secs(2);
 /// Rounds go on as long as each is smaller than so much of the one before.
 const SHRINKS: f64 = 0.8;
 
@@ -35,6 +37,8 @@ pub struct MemoryRounds {
     apart: MemoryApart,
     /// Bytes of each round.
     sizes: Vec<u64>,
+    /// What was written since the last round, if it was looked at already.
+    seen: Option<Vec<Pages>>,
     /// Bytes that went over once the container was frozen.
     rest: u64,
     /// Bytes a second that the last round of some size took.
@@ -53,6 +57,7 @@ impl MemoryRounds {
             tracking: WriteTracking::default(),
             apart,
             sizes: Vec::new(),
+            seen: None,
             rest: 0,
             rate: 0.0,
         })
@@ -90,10 +95,10 @@ impl MemoryRounds {
     /// # Errors
     /// The memory cannot be followed or read, or the sink takes no more.
     pub fn round(&mut self, sink: &dyn StateSink) -> Result<bool, Cause> {
-        let pids = self.cgroup.pids()?;
-        self.tracking.follow(&pids)?;
+        self.tracking.follow(&self.cgroup.pids()?)?;
         let began = Instant::now();
-        let sent = self.send(&pids, sink)?;
+        let pages = self.look_at_running()?;
+        let sent = send_all(&pages, sink)?;
         let (before, took) = (self.sizes.last().copied(), began.elapsed());
         self.sizes.push(sent);
         // Of a short round most is the look.
@@ -111,8 +116,11 @@ impl MemoryRounds {
     /// # Errors
     /// As [`MemoryRounds::round`].
     pub fn rest(&mut self, sink: &dyn StateSink) -> Result<u64, Cause> {
-        let pids = self.cgroup.pids()?;
-        self.rest = self.send(&pids, sink)?;
+        let pages = match self.seen.take() {
+            Some(pages) => pages,
+            None => self.tracking.written(&self.cgroup.pids()?)?,
+        };
+        self.rest = send_all(&pages, sink)?;
         Ok(self.rest)
     }
 
@@ -122,27 +130,48 @@ impl MemoryRounds {
     /// As [`MemoryRounds::round`].
     pub fn code(&mut self, sink: &dyn StateSink) -> Result<u64, Cause> {
         let pids = self.cgroup.pids()?;
-        let pages = self.tracking.written_code(&pids)?;
-        pages.iter().try_fold(0, |sum, pages| Ok(sum + send_pages(pages, sink)?))
+        send_all(&self.tracking.written_code(&pids)?, sink)
     }
 
     /// Has the dump that follows leave out the memory of the frozen container.
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn leave_out(&self) -> Result<(), Cause> {
+    pub fn leave_out(&mut self) -> Result<(), Cause> {
         let pids = self.cgroup.pids()?;
+        // That clears what the kernel has noted.
+        if self.tracking.needs_stop() {
+            self.seen = Some(self.tracking.written(&pids)?);
+        }
         let with_inner = |pid: i32| Some((pid, procfs::inner_pid(pid)?));
         Ok(self.apart.leave_out(pids.into_iter().filter_map(with_inner))?)
     }
 
-    fn send(&mut self, pids: &[i32], sink: &dyn StateSink) -> Result<u64, Cause> {
-        let mut sum = 0;
-        for pages in self.tracking.written(pids)? {
-            sum += send_pages(&pages, sink)?;
-        }
-        Ok(sum)
+    /// Returns whether the container is frozen for a moment in each round.
+    #[must_use]
+    pub fn freezes(&self) -> bool {
+        self.tracking.needs_stop()
     }
+
+    /// Looks at a container that runs. It is frozen meanwhile if it has to be.
+    fn look_at_running(&mut self) -> Result<Vec<Pages>, Cause> {
+        if !self.freezes() || self.cgroup.is_freeze_requested()? {
+            return Ok(self.tracking.written(&self.cgroup.pids()?)?);
+        }
+        let cgroup = Arc::clone(&self.cgroup);
+        let looked = cgroup
+            .freeze(Instant::now() + FREEZE)
+            .and_then(|()| cgroup.pids())
+            .map_err(Cause::from)
+            .and_then(|pids| Ok(self.tracking.written(&pids)?));
+        cgroup.thaw()?;
+        looked
+    }
+}
+
+/// Sends pages of several processes. Returns how many bytes there were.
+fn send_all(all: &[Pages], sink: &dyn StateSink) -> Result<u64, Cause> {
+    all.iter().try_fold(0, |sum, pages| Ok(sum + send_pages(pages, sink)?))
 }
 
 /// Sends pages of one process. Returns how many bytes there were: what is not mapped any more is left out.

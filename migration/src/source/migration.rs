@@ -181,6 +181,19 @@ impl<'a> Migration<'a> {
         }
     }
 
+    /// Notes that the container may be frozen from now on.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn note_interruption(&mut self) -> Result<(), journal::Error> {
+        let plan = &self.plan;
+        self.journal.append(&Record::Interruption {
+            cgroup: plan.cgroup.path().to_owned(),
+            port: plan.port.name().to_owned(),
+            process: plan.process.clone(),
+        })
+    }
+
     /// Has the destination undo its part. A destination that failed has done so; one that cannot be reached
     /// will.
     async fn abort(&mut self) {

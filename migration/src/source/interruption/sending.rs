@@ -99,7 +99,7 @@ impl Interruption<'_> {
     ) -> Result<Capture, Cause> {
         let prepared = self.prepared.take().ok_or(NotPrepared)?;
         let PreparedDump { waiting, follower, warmup } = prepared;
-        if let Some(memory) = &self.memory {
+        if let Some(memory) = &mut self.memory {
             block_in_place(|| memory.leave_out())?;
         }
         self.dump = Some(self.start_dump(waiting, Arc::clone(done)));

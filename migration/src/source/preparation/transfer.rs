@@ -18,7 +18,7 @@ use state::directories::create_private;
 use steering::reconciler;
 use steering::tunnels::{self, SteeringLock, TunnelEnd};
 use tokio::io::AsyncReadExt;
-use tokio::task::spawn_blocking;
+use tokio::task::{block_in_place, spawn_blocking};
 
 use super::Preparation;
 use crate::convert::Wire;
@@ -201,6 +201,9 @@ impl Preparation<'_> {
             Ok(rounds) => rounds,
             Err(cause) => return self.give_memory_up(cause),
         };
+        if rounds.freezes() {
+            block_in_place(|| self.migration.note_interruption())?;
+        }
         let before = self.migration.plan.link.connection.sent();
         loop {
             let round = move |sink: &dyn StateSink| {
