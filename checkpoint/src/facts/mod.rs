@@ -248,11 +248,11 @@ mod tests {
     use super::*;
 
     fn of(facts: &[(Kind, &str, &str)]) -> ContainerFacts {
-        let mut facts = ContainerFacts::default();
+        let mut all = ContainerFacts::default();
         for (kind, object, value) in facts {
-            facts.add(*kind, *object, *value);
+            all.add(*kind, *object, *value);
         }
-        facts
+        all
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Memory that follows a container after its move.
 
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use super::promise::{LIMIT, settled, until};
 use super::subject::{Clients, serve};
 use crate::ensure;
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::faults::breakpoint::{self, Breakpoint};
 use crate::faults::container_state::{self, State};
 use crate::faults::injection_point::{accept_agent_packets, drop_agent_packets};
@@ -35,9 +37,32 @@ pub(super) const CASES: &[Case] = &[
 
 /// Skips a test where this kernel cannot tell which pages are written.
 fn needs_rounds() -> Result<()> {
-    checkpoint::write_tracking::obstacle().map_or(Ok(()), |reason| Err(Error::Skip(reason)))
+    let release =
+        fs::read_to_string("/proc/sys/kernel/osrelease").context(|| "reading osrelease")?;
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.trim().parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= SINCE || has_soft_dirty_bits()? {
+        return Ok(());
+    }
+    Err(Error::Skip(format!("Linux {} cannot tell which pages are written", release.trim())))
 }
 
+/// Returns whether a page that was just written is marked as such in `/proc/self/pagemap`.
+fn has_soft_dirty_bits() -> Result<bool> {
+    let mut pages = vec![0_u8; 2 * PAGE];
+    pages.fill(1);
+    let page = (std::hint::black_box(&pages).as_ptr() as usize).next_multiple_of(PAGE) / PAGE;
+    let mut entry = [0; 8];
+    let what = || "reading /proc/self/pagemap";
+    let pagemap = File::open("/proc/self/pagemap").context(what)?;
+    pagemap.read_exact_at(&mut entry, page as u64 * 8).context(what)?;
+    Ok(u64::from_ne_bytes(entry) >> 55 & 1 == 1)
+}
+
+/// The version of Linux that notes writes for a userfaultfd.
+const SINCE: (u32, u32) = (6, 7);
+/// The size of a page of memory.
+const PAGE: usize = 4096;
 /// The memory of a server, in mebibytes.
 const MEMORY: &str = "192";
 /// The step in which memory goes over while the container runs.
