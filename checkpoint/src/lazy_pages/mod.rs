@@ -13,7 +13,7 @@
 //! ```
 //!
 //! When the last descriptor of a userfaultfd is closed, its process gets empty pages in place of those that it lacks
-//! (`userfaultfd_release` in `fs/userfaultfd.c`). So the [holder](hold), a process of its own, has all of them as well. If the
+//! (`userfaultfd_release` in `fs/userfaultfd.c`). So the holder, a process of its own, has all of them as well. If the
 //! server is killed, the processes wait, and the holder kills them: memory that is silently wrong is worse than a
 //! container that ends. Neither depends on the agent, and both are the last that the kernel ends for lack of memory.
 

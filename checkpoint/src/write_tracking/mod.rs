@@ -1,5 +1,5 @@
 //! Which pages of running processes are written, without stopping them: the kernel notes it for a userfaultfd in its
-//! asynchronous mode (`UFFD_FEATURE_WP_ASYNC`, Linux 6.7), and tells it by [`scan`].
+//! asynchronous mode (`UFFD_FEATURE_WP_ASYNC`, Linux 6.7), and tells it by `PAGEMAP_SCAN`.
 //!
 //! What a look does not know to be unchanged counts as written: a new process, a new mapping, a program that exec(2) has
 //! started, memory that was moved. When this is dropped, or its process dies, the kernel forgets everything, and nothing

@@ -26,7 +26,7 @@ pub(super) fn is_supported() -> bool {
     let mut pages = vec![0_u8; 2 * PAGE as usize];
     pages.fill(1);
     let written = std::hint::black_box(&pages);
-    let page = (written.as_ptr() as u64).next_multiple_of(PAGE) / PAGE;
+    let page = (written.as_ptr() as u64).div_ceil(PAGE);
     let mut entry = [0; ENTRY];
     let read = File::open("/proc/self/pagemap")
         .and_then(|pagemap| pagemap.read_exact_at(&mut entry, page * ENTRY as u64));

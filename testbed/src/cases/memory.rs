@@ -51,7 +51,7 @@ fn needs_rounds() -> Result<()> {
 fn has_soft_dirty_bits() -> Result<bool> {
     let mut pages = vec![0_u8; 2 * PAGE];
     pages.fill(1);
-    let page = (std::hint::black_box(&pages).as_ptr() as usize).next_multiple_of(PAGE) / PAGE;
+    let page = (std::hint::black_box(&pages).as_ptr() as usize).div_ceil(PAGE);
     let mut entry = [0; 8];
     let what = || "reading /proc/self/pagemap";
     let pagemap = File::open("/proc/self/pagemap").context(what)?;
