@@ -48,7 +48,12 @@ impl MemoryPlan {
             return Ok(Self::Frozen);
         }
         let reason = if connection.has(MEMORY) {
-            write_tracking::obstacle()
+            let stops = !is_ordered && write_tracking::stops();
+            let stops = stops.then(|| {
+                "this host's kernel has to stop the container for each round (--memory pre-copy allows that)"
+                    .to_owned()
+            });
+            write_tracking::obstacle().or(stops)
         } else {
             Some(
                 "the destination's agent-server does not take memory while the container runs"

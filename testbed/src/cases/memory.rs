@@ -118,7 +118,7 @@ fn rounds(context: &Context) -> Result<()> {
     serve(a, "web", 7000, &["--memory", MEMORY], c)?;
     let clients = Clients::gentle(c, a.port(7000))?;
     for (from, to) in [("a", "b"), ("b", "a"), ("a", "b")] {
-        let moved = lab.attempt("web", from, to, &[])?.success()?;
+        let moved = lab.attempt("web", from, to, &["--memory", "pre-copy"])?.success()?;
         ensure!(moved.steps.iter().any(|step| step.name == ROUNDS), "no rounds: {:?}", moved.steps);
         let dumped = moved.checkpoint_bytes;
         ensure!(dumped > 0 && dumped < 8 << 20, "{dumped} bytes were dumped");
