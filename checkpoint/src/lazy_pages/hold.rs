@@ -24,6 +24,8 @@ const LOCK: u8 = b'L';
 const CONTAINER: u8 = b'C';
 /// No page is missing any more.
 const END: u8 = b'X';
+/// Says nothing: whether it can be sent tells whether the holder is there.
+const PROBE: u8 = b'?';
 /// How long killed tasks may take to be gone.
 const KILLED: Duration = Duration::from_secs(10);
 
@@ -32,6 +34,8 @@ const KILLED: Duration = Duration::from_secs(10);
 pub(super) struct Holder {
     socket: OwnedFd,
     child: Child,
+    container: Option<(i32, String)>,
+    is_gone: bool,
 }
 
 impl Holder {
@@ -45,33 +49,55 @@ impl Holder {
             .stdout(Stdio::null())
             .process_group(0)
             .spawn()?;
-        Ok(Self { socket, child })
+        Ok(Self { socket, child, container: None, is_gone: false })
+    }
+
+    /// Tells it something. If it was killed, serving goes on without it: to end would close the last descriptors.
+    fn tell(&mut self, message: &Message) {
+        if let Err(error) = message.send(&self.socket)
+            && !std::mem::replace(&mut self.is_gone, true)
+        {
+            eprintln!("netmig-shim: the holder of pages is gone: {error}");
+        }
     }
 
     /// Gives it a descriptor, which stays open here.
-    pub(super) fn hold(&self, descriptor: impl AsFd) -> io::Result<()> {
+    pub(super) fn hold(&mut self, descriptor: impl AsFd) -> io::Result<()> {
         let descriptors = vec![descriptor.as_fd().try_clone_to_owned()?];
-        Message { bytes: vec![DESCRIPTOR], descriptors }.send(&self.socket)
+        self.tell(&Message { bytes: vec![DESCRIPTOR], descriptors });
+        Ok(())
     }
 
     /// Gives it the lock, and the file to be removed if this process is killed.
-    pub(super) fn hold_lock(&self, lock: impl AsFd, path: &Path) -> io::Result<()> {
+    pub(super) fn hold_lock(&mut self, lock: impl AsFd, path: &Path) -> io::Result<()> {
         self.hold(lock)?;
         let bytes = [&[LOCK][..], path.as_os_str().as_bytes()].concat();
-        Message { bytes, descriptors: Vec::new() }.send(&self.socket)
+        self.tell(&Message { bytes, descriptors: Vec::new() });
+        Ok(())
     }
 
     /// Names the container that is to be killed if this process is.
-    pub(super) fn name_container(&self, pid: i32, id: &str) -> io::Result<()> {
+    pub(super) fn name_container(&mut self, pid: i32, id: &str) {
+        self.container = Some((pid, id.to_owned()));
         let mut bytes = vec![CONTAINER];
         bytes.extend(format!("{pid} {id}").bytes());
-        Message { bytes, descriptors: Vec::new() }.send(&self.socket)
+        self.tell(&Message { bytes, descriptors: Vec::new() });
     }
 
     /// Has it close everything, and waits until it has.
     pub(super) fn end(mut self) -> io::Result<()> {
-        Message { bytes: vec![END], descriptors: Vec::new() }.send(&self.socket)?;
+        self.tell(&Message { bytes: vec![END], descriptors: Vec::new() });
         self.child.wait().map(drop)
+    }
+
+    /// Kills the container if the holder cannot: this process is about to end before all pages are in place.
+    pub(super) fn fail(&mut self) {
+        self.tell(&Message { bytes: vec![PROBE], descriptors: Vec::new() });
+        if let (true, Some((pid, id))) = (self.is_gone, &self.container)
+            && let Err(error) = kill(*pid, id)
+        {
+            eprintln!("netmig-shim: container {id} could not be killed: {error}");
+        }
     }
 }
 
@@ -86,21 +112,26 @@ pub(super) fn run() -> io::Result<()> {
                 "netmig-shim: what puts pages of memory into container {id} was killed before all were in place; \
                  killing the container, which would go on with empty pages"
             );
-            let killed =
-                Cgroup::of_pid(pid, &id).and_then(|cgroup| cgroup.kill(Instant::now() + KILLED));
+            let killed = kill(pid, &id);
             drop(held);
             if let Some(lock) = lock {
                 fs::remove_file(lock)?;
             }
-            killed.map_err(io::Error::other)
+            killed
         }
         // It is frozen, and the agent, which has seen the same, removes it.
         Outcome::Killed { container: None, held, lock } => {
-            std::thread::sleep(KILLED);
             drop(held);
             lock.map_or(Ok(()), fs::remove_file)
         }
     }
+}
+
+/// Kills a container.
+fn kill(pid: i32, id: &str) -> io::Result<()> {
+    Cgroup::of_pid(pid, id)
+        .and_then(|cgroup| cgroup.kill(Instant::now() + KILLED))
+        .map_err(io::Error::other)
 }
 
 /// How the server has ended.

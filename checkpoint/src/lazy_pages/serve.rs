@@ -37,7 +37,7 @@ pub(super) fn run(images: &Path, socket: &Path, lock: &Path) -> io::Result<()> {
     }
     spare_from_oom_killer();
     let held = super::lock(lock)?;
-    let holder = Holder::start()?;
+    let mut holder = Holder::start()?;
     holder.hold_lock(&*held, lock)?;
     match fs::remove_file(socket) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -64,7 +64,10 @@ pub(super) fn run(images: &Path, socket: &Path, lock: &Path) -> io::Result<()> {
         return unlock(lock);
     }
     drop(listener);
-    server.serve()?;
+    if let Err(error) = server.serve() {
+        server.holder.fail();
+        return Err(error);
+    }
     server.holder.end()?;
     unlock(lock)
 }
@@ -211,7 +214,7 @@ impl Server {
             match line.split(' ').collect::<Vec<_>>()[..] {
                 [CONTAINER, pid, id] => {
                     let pid = pid.parse().map_err(io::Error::other)?;
-                    self.holder.name_container(pid, id)?;
+                    self.holder.name_container(pid, id);
                 }
                 [GO] => self.is_going = true,
                 _ => return Err(io::ErrorKind::InvalidData.into()),

@@ -128,16 +128,16 @@ pub async fn find_late(
     if matches!(cgroup.is_populated(), Ok(false)) {
         return Some("stopped or killed".to_owned());
     }
-    let arrived = pending_signals(cgroup).difference(signals).next().is_some();
+    let arrived = sent_signals(cgroup).difference(signals).next().is_some();
     arrived.then(|| "sent a signal".to_owned())
 }
 
-/// Returns the signals that wait for the frozen tasks of a container: each process with the sets of its own and of its first
-/// thread. The copy has those that waited when it was made.
+/// Returns the signals that were sent to the frozen processes of a container and wait. The copy has those that waited when it
+/// was made.
 #[must_use]
-pub fn pending_signals(cgroup: &Cgroup) -> BTreeSet<(i32, u64)> {
+pub fn sent_signals(cgroup: &Cgroup) -> BTreeSet<(i32, u64)> {
     let pids = cgroup.pids().unwrap_or_default();
-    pids.into_iter().map(|pid| (pid, procfs::pending_signals(pid))).collect()
+    pids.into_iter().map(|pid| (pid, procfs::sent_signals(pid))).collect()
 }
 
 fn compare(planned: &Container, now: &Container) -> Result<(), Cause> {

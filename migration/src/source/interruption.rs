@@ -226,7 +226,7 @@ impl<'a> Interruption<'a> {
         self.migration.exchange(self.stand_ins.clone(), beside, &self.flows).await?;
         let plan = &mut self.migration.plan;
         let connection = &mut plan.link.connection;
-        let signals = block_in_place(|| engine_orders::pending_signals(&plan.cgroup));
+        let signals = block_in_place(|| engine_orders::sent_signals(&plan.cgroup));
         verify_copy::tell(connection, &plan.cgroup, plan.process.pid).await?;
         let mut prepared = expect!(connection, deadline::STAGE, Prepared)?;
         verify_copy::check(&mut prepared.differences)?;

@@ -258,7 +258,11 @@ async fn settle(
             undo::abort(context, departed).await;
             left
         }
-        Settled::Moved | Settled::Gone => {
+        Settled::Gone => {
+            roll_forward::tell_settled(context, departed).await;
+            undo::undo(context, departed).await
+        }
+        Settled::Moved => {
             let removed = roll_forward::remove_original(context, departed).await;
             if removed.is_second {
                 return Err(Error::SecondCopy(departed.peer.destination.clone()));
