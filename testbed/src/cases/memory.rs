@@ -25,6 +25,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("memory-that-does-not-converge", &["memory"], does_not_converge).limit(240),
     Case::new("memory-that-is-shared-stays-shared", &["memory"], shared).limit(240),
     Case::new("memory-is-right-for-a-program-that-changes-it", &["memory"], changes).limit(240),
+    Case::new("memory-follows-without-its-holder", &["memory"], holder_killed).limit(240),
     Case::new("memory-that-cannot-follow-ends-the-copy", &["memory"], |context| {
         killed(context, Moment::Decided)
     })
@@ -281,6 +282,27 @@ fn changes(context: &Context) -> Result<()> {
     lab.attempt("web", "a", "b", &options)?.success()?;
     ensure!(lab.server_log("b").contains(FOLLOWS), "all memory was restored at once");
     says(b, "all is right")
+}
+
+/// The holder of a server's descriptors is killed. The server serves on, also for children that are born later.
+fn holder_killed(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    breakpoint::install(b)?;
+    lab.serve("b")?;
+    let program = ["probe:1", "netmig-probe", "scenario", "changing-memory"];
+    a.podman(["run", "--detach", "--name", "web"].into_iter().chain(program))?;
+    says(a, "ready")?;
+    Breakpoint::AfterRestore.set(b)?;
+    let words = ["migrate", "web", "b", "--max-interruption", "60", "--memory", "stop"];
+    let order = a.command("agent-client").args(words).spawn()?;
+    until("the copy is restored", LIMIT, || Ok(Breakpoint::AfterRestore.is_hit(b)))?;
+    b.run(["pkill", "-KILL", "--full", "netmig-shim hold-pages|exe hold-pages"])?;
+    Breakpoint::AfterRestore.release(b)?;
+    order.wait(LIMIT)?.success()?;
+    says(b, "all is right")?;
+    let locks = || b.run(["ls", "/run/netmig/lazy-pages"]);
+    until("the lock is gone", LIMIT, || Ok(locks()?.is_empty()))
 }
 
 fn says(host: &Host, words: &str) -> Result<()> {

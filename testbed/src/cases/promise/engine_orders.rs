@@ -22,6 +22,7 @@ pub(super) const CASES: &[Case] = &[
     })
     .limit(300),
     Case::new("promise-signal-during-the-interruption", &["promise"], signalled).limit(240),
+    Case::new("promise-timers-are-no-orders", &["promise"], timers).limit(240),
     Case::new("promise-orders-after-the-decision", &["promise"], |context| {
         ordered_at(context, Moment::Decided)
     })
@@ -168,6 +169,25 @@ fn signalled(context: &Context) -> Result<()> {
         }
         code => Err(Error::Check(format!("exit {code:?}: {said}"))),
     }
+}
+
+/// A timer goes on while the original is frozen, and its signal waits there. Nobody has sent it.
+fn timers(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    ["a", "b"].iter().try_for_each(|host| lab.serve(host))?;
+    let program = "import signal, time\n\
+                   signal.signal(signal.SIGALRM, lambda *_: None)\n\
+                   signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)\n\
+                   print('ready', flush=True)\n\
+                   while True: time.sleep(0.1)\n";
+    let a = lab.host("a")?;
+    a.podman(["run", "--detach", "--name", "web", "python:1", "python3", "-c", program])?;
+    until("it is ready", LIMIT, || Ok(a.podman(["logs", "web"])?.contains("ready")))?;
+    for (from, to) in [("a", "b"), ("b", "a"), ("a", "b"), ("b", "a")] {
+        let attempt = lab.attempt("web", from, to, &[])?;
+        ensure!(attempt.code == Some(0), "exit {:?}: {}", attempt.code, attempt.stderr);
+    }
+    Ok(())
 }
 
 /// Gives one order at that moment, and judges what has become of the container. Returns the outcome in words.

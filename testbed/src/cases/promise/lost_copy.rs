@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{LIMIT, until};
+use super::{LIMIT, settled, until};
 use crate::cases::terminal::Terminal;
 use crate::ensure;
 use crate::error::{Context as _, Result};
@@ -27,6 +27,10 @@ pub(super) const CASES: &[Case] = &[
     .limit(300),
     Case::new("promise-a-lost-copy-is-looked-for-again", &["promise"], |context| {
         lost(context, Operator::FindsPodmanSilent)
+    })
+    .limit(300),
+    Case::new("promise-a-lost-copy-and-no-original", &["promise"], |context| {
+        lost(context, Operator::Removes)
     })
     .limit(300),
     Case::new("promise-a-second-copy-is-told-of-after-the-answer", &["promise"], second).limit(300),
@@ -51,6 +55,8 @@ enum Operator {
     TakesBack,
     /// Lets it run by the container engine, which netmig cannot prevent.
     Unpauses,
+    /// Removes it.
+    Removes,
     /// Has an engine at the destination that tells nothing of the container when the agent starts again.
     FindsPodmanSilent,
 }
@@ -126,6 +132,17 @@ fn lost(context: &Context, operator: Operator) -> Result<()> {
             "no word of a second copy: {said}"
         );
         return Ok(());
+    }
+    if operator == Operator::Removes {
+        a.podman(["rm", "--force", "--time", "0", "web"])?;
+        until("nothing is left to decide", LIMIT, || {
+            let recovery = a.command("agent-client").args(["recover"]).limit(LIMIT).output()?;
+            Ok(recovery.status.success())
+        })?;
+        ensure!(!has_record(a, "committed"), "the journal is left");
+        let forwarded = a.run(["agent-client", "forward", "list"])?;
+        ensure!(forwarded.contains("Nothing is forwarded"), "{forwarded}");
+        return settled(&lab);
     }
     let back = ["recover", "--rollback-anyway", "web"];
     let mut terminal = Terminal::start(a.command("agent-client").args(back))?;
