@@ -6,18 +6,6 @@ use std::fs;
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Signals that the kernel sends by itself.
-const KERNELS: [i32; 8] = [
-    libc::SIGALRM,
-    libc::SIGVTALRM,
-    libc::SIGPROF,
-    libc::SIGCHLD,
-    libc::SIGURG,
-    libc::SIGIO,
-    libc::SIGPIPE,
-    libc::SIGWINCH,
-];
-
 /// Returns when a process was started, in clock ticks since boot: field 22 of `/proc/PID/stat`
 /// (proc_pid_stat(5)). A zombie has ended, and has none.
 #[must_use]
@@ -63,25 +51,30 @@ pub fn inner_pid(pid: i32) -> Option<i32> {
     numbers.split_ascii_whitespace().last()?.parse().ok()
 }
 
-/// Returns the signals that somebody has sent to a process or to its first thread and that wait (`ShdPnd` and `SigPnd`,
-/// proc_pid_status(5)); none for a process that is gone. Signals that the kernel sends by itself, and those of the process's
-/// own timers, which go on while it is frozen, are left out: nobody can tell whether they were sent.
+/// Returns the signals that wait for a process and for its first thread (`ShdPnd` and `SigPnd`, proc_pid_status(5)), but for
+/// those of [`timer_signals`]; none for a process that is gone.
 #[must_use]
 pub fn sent_signals(pid: i32) -> u64 {
-    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
-    let status = read("status");
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let sets = status.lines().filter_map(|line| {
         let set = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
         u64::from_str_radix(set.trim(), 16).ok()
     });
-    let pending = sets.fold(0, |all, set| all | set);
-    // proc_pid_timers(5): `signal: 34/00007f…`
-    let timers = read("timers");
-    let timers = timers.lines().filter_map(|line| {
+    sets.fold(0, |all, set| all | set) & !timer_signals(pid)
+}
+
+/// Returns the signals that timers of a process may send: those of setitimer(2), and those of its own
+/// (proc_pid_timers(5)). Timers go on while a process is frozen, so nobody can tell when such a signal came.
+#[must_use]
+pub fn timer_signals(pid: i32) -> u64 {
+    let timers = fs::read_to_string(format!("/proc/{pid}/timers")).unwrap_or_default();
+    // `signal: 34/00007f…`
+    let own = timers.lines().filter_map(|line| {
         line.strip_prefix("signal: ")?.split('/').next()?.trim().parse::<i32>().ok()
     });
     let bit = |signal: i32| 1_u64.checked_shl((signal - 1).unsigned_abs()).unwrap_or(0);
-    pending & !timers.chain(KERNELS).fold(0, |all, signal| all | bit(signal))
+    own.chain([libc::SIGALRM, libc::SIGVTALRM, libc::SIGPROF])
+        .fold(0, |all, signal| all | bit(signal))
 }
 
 /// Returns whether a process, or a program that it starts, may change its network namespace: by

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use super::{ContainerFacts, Error, Kind, optional, text};
+use crate::procfs;
 
 /// Lines of `/proc/PID/status` (proc_pid_status(5)) that are facts of a process.
 const OF_PROCESS: &[(&str, Kind)] = &[
@@ -73,7 +74,8 @@ pub(super) fn read(
     let status = text(format!("/proc/{process}/status"))?;
     let Some(number) = last(&status, "NSpid") else { return Ok(None) };
     let of = |what: &str| format!("{what} of process {number}");
-    lines(&status, OF_PROCESS, &of, into);
+    let unsure = procfs::timer_signals(process);
+    lines(&status, OF_PROCESS, unsure, &of, into);
     for name in ["NSpgid", "NSsid"] {
         if let Some(value) = last(&status, name) {
             into.add(Kind::Process, of(&name[2..]), value.to_string());
@@ -101,6 +103,7 @@ pub(super) fn read(
 }
 
 fn threads(process: i32, number: i32, into: &mut ContainerFacts) -> Result<(), Error> {
+    let unsure = procfs::timer_signals(process);
     let path = format!("/proc/{process}/task");
     let entries = fs::read_dir(&path).map_err(|source| Error::Read { path, source })?;
     for entry in entries.flatten() {
@@ -119,7 +122,7 @@ fn threads(process: i32, number: i32, into: &mut ContainerFacts) -> Result<(), E
             let name = field(&status, "Name").unwrap_or_default();
             into.add(Kind::Process, of("Name"), name);
         }
-        lines(&status, OF_THREAD, &of, into);
+        lines(&status, OF_THREAD, unsure, &of, into);
         // The sets of processors of two hosts can be compared only where both have the same ones.
         if let Some(allowed) = field(&status, "Cpus_allowed_list") {
             into.add(Kind::Scheduling, of("processors"), processors(allowed));
@@ -183,16 +186,23 @@ fn timers(text: &str, process: i32, into: &mut ContainerFacts) {
     }
 }
 
+/// Adds lines of a status file. Of signals that wait, those in `timers` are left out: timers go on while the original is
+/// frozen.
 fn lines(
     status: &str,
     wanted: &[(&str, Kind)],
+    timers: u64,
     of: &impl Fn(&str) -> String,
     into: &mut ContainerFacts,
 ) {
     for (name, kind) in wanted {
-        if let Some(value) = field(status, name) {
-            into.add(*kind, of(name), value.split_whitespace().collect::<Vec<_>>().join(" "));
-        }
+        let Some(value) = field(status, name) else { continue };
+        let waiting = name.ends_with("Pnd").then(|| u64::from_str_radix(value, 16).ok()).flatten();
+        let value = match waiting {
+            Some(waiting) => format!("{:016x}", waiting & !timers),
+            None => value.split_whitespace().collect::<Vec<_>>().join(" "),
+        };
+        into.add(*kind, of(name), value);
     }
 }
 
