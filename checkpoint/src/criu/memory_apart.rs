@@ -91,20 +91,34 @@ impl MemoryApart {
         self.notes.as_deref()
     }
 
-    /// Has the dump that follows leave the memory of these processes out: frozen ones, each with the number that it has in
-    /// its container. Of other processes it dumps all.
+    /// Makes images for processes, each by the number that it has in its container. Of other processes the dump has all
+    /// memory.
     ///
     /// # Errors
     /// [`Error::Config`] when a file cannot be written.
-    pub fn leave_out(&self, processes: impl Iterator<Item = (i32, i32)>) -> Result<(), Error> {
+    pub fn expect(&self, inner: impl Iterator<Item = i32>) -> Result<(), Error> {
         let pagemap = whole_pagemap(PAGES_ID);
-        for (process, inner) in processes {
-            let path = self.parent.join(format!("pagemap-{inner}.img"));
-            let written = write(&path, &pagemap).and_then(|()| match &self.notes {
-                Some(_) => Ok(()),
-                None => fs::write(format!("/proc/{process}/clear_refs"), CLEAR),
-            });
-            written.map_err(|source| Error::Config { path, source })?;
+        for number in inner {
+            let path = self.parent.join(format!("pagemap-{number}.img"));
+            if !path.exists() {
+                write(&path, &pagemap).map_err(|source| Error::Config { path, source })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the dump that follows leave the memory of these frozen processes out.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a file cannot be written.
+    pub fn leave_out(&self, processes: &[(i32, i32)]) -> Result<(), Error> {
+        self.expect(processes.iter().map(|(_, inner)| *inner))?;
+        if self.notes.is_some() {
+            return Ok(());
+        }
+        for (process, _) in processes {
+            let path = PathBuf::from(format!("/proc/{process}/clear_refs"));
+            fs::write(&path, CLEAR).map_err(|source| Error::Config { path, source })?;
         }
         Ok(())
     }

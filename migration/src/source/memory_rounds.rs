@@ -98,6 +98,8 @@ impl MemoryRounds {
         self.tracking.follow(&self.cgroup.pids()?)?;
         let began = Instant::now();
         let pages = self.look_at_running()?;
+        // Of processes that are born later there is little to do in the interruption.
+        self.apart.expect(pages.iter().map(|of| of.inner))?;
         let sent = send_all(&pages, sink)?;
         let (before, took) = (self.sizes.last().copied(), began.elapsed());
         self.sizes.push(sent);
@@ -144,7 +146,8 @@ impl MemoryRounds {
             self.seen = Some(self.tracking.written(&pids)?);
         }
         let with_inner = |pid: i32| Some((pid, procfs::inner_pid(pid)?));
-        Ok(self.apart.leave_out(pids.into_iter().filter_map(with_inner))?)
+        let processes: Vec<(i32, i32)> = pids.into_iter().filter_map(with_inner).collect();
+        Ok(self.apart.leave_out(&processes)?)
     }
 
     /// Returns whether the container is frozen for a moment in each round.
