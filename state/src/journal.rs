@@ -29,7 +29,7 @@ use ownership::source::Departure;
 use crate::directories::create_private;
 use crate::id::MigrationId;
 
-pub use self::archive::{archived, settle};
+pub use self::archive::{archived, has_arrived_since, settle};
 pub use self::record::{Process, Record};
 
 const HEADER: &str = "netmig journal 2";

@@ -50,6 +50,32 @@ pub fn archived(state: &Path, migration: MigrationId) -> Result<Option<Vec<Recor
     Ok(None)
 }
 
+/// Returns whether a container has arrived here by a migration that began at `since` or later, in seconds since 1970.
+///
+/// # Errors
+/// [`Error::File`], if the archive cannot be listed. Journals that cannot be read are left out.
+pub fn has_arrived_since(state: &Path, id: &str, since: u64) -> Result<bool, Error> {
+    let directory = archive(state);
+    for directory in [directory.clone(), directory.join(SETTLED_DIRECTORY)] {
+        let entries = match fs::read_dir(&directory) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(|source| Error::File { path: directory.clone(), source })?,
+        };
+        for entry in entries.flatten() {
+            let records = read(&entry.path()).unwrap_or_default();
+            let is_it = matches!(
+                records.first(),
+                Some(Record::Arrival { container, began, .. }) if container == id && *began >= since
+            );
+            let is_here = records.iter().any(|record| matches!(record, Record::HandedOver { .. }));
+            if is_it && is_here {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// Notes that the source of an arrival will not ask about it again: its records are removed once there are many
 /// later ones. Absent means done.
 ///

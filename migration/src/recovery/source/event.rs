@@ -44,7 +44,12 @@ pub enum Event {
         /// Why it cannot be reached.
         reason: String,
     },
-    /// The container came home after the decision, so it is not the original, and stays.
+    /// The container has moved back here since, and stays.
+    CameHome {
+        /// The container's name.
+        name: String,
+    },
+    /// A container was started here after the decision, so it is not the original, and stays.
     LaterContainer {
         /// The container's name.
         name: String,
@@ -136,9 +141,10 @@ impl fmt::Display for Event {
             Self::CopyExpires { reason } => {
                 write!(f, "  the destination will remove its part by itself ({reason})")
             }
+            Self::CameHome { name } => write!(f, "  {name} has come back since; it stays"),
             Self::LaterContainer { name, destination } => write!(
                 f,
-                "  {name} came here or was started here after that move, and {destination} does not run it any more; it stays"
+                "  {name} was started here after that move, and {destination} does not run it any more; it stays"
             ),
             Self::BothGone { name } => write!(
                 f,

@@ -2,7 +2,7 @@
 
 use protocol::message::Rehome;
 use state::cause::{Cause, chain};
-use state::journal::{Journal, Record};
+use state::journal::{self, Journal, Record};
 use steering::moved_containers::{self, MovedContainer};
 use steering::port_forward;
 
@@ -150,6 +150,17 @@ async fn end_original(context: &Context, departed: &Departed) -> Result<bool, Ca
 /// Returns whether the destination still runs the container, of which there is one here that is not the frozen
 /// original. A container that came home is not second to any.
 async fn is_second(context: &Context, departed: &Departed) -> Result<bool, Cause> {
+    let (name, destination) = (departed.name.clone(), departed.peer.destination.clone());
+    let (state, id) = (&context.directories.state, &departed.container);
+    // That needs no word of a host which may be gone for good.
+    let came_home = match departed.decided {
+        Some(decided) => journal::has_arrived_since(state, id, decided)?,
+        None => false,
+    };
+    if came_home {
+        context.tell(Event::CameHome { name });
+        return Ok(false);
+    }
     let asked = async {
         let mut connection = departed.peer.resume(context).await?;
         destination_rpc::commit(&mut connection, departed.migration()).await?;
@@ -157,7 +168,6 @@ async fn is_second(context: &Context, departed: &Departed) -> Result<bool, Cause
     };
     let finished = asked.await.map_err(Unasked)?;
     if finished.pid == 0 {
-        let (name, destination) = (departed.name.clone(), departed.peer.destination.clone());
         context.tell(Event::LaterContainer { name, destination });
     }
     Ok(finished.pid != 0)

@@ -18,6 +18,7 @@ use crate::runner::{Case, Context};
 pub(super) const CASES: &[Case] = &[
     Case::new("promise-recover-leaves-what-came-home", &["promise"], departures).limit(400),
     Case::new("promise-arrivals-leave-what-came-home", &["promise"], arrivals).limit(400),
+    Case::new("promise-what-came-home-needs-no-other-host", &["promise"], alone).limit(240),
     Case::new("promise-recover-removes-what-was-killed", &["promise"], killed).limit(240),
 ];
 
@@ -155,6 +156,21 @@ fn arrivals(context: &Context) -> Result<()> {
         lab.host("c")?.run(["true"]).map(drop)
     };
     try_all(context, &all, &restart)
+}
+
+/// The host from which the container has come home is gone. The stale journal is settled all the same.
+fn alone(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let home = Home::start(&lab)?;
+    lab.stop_server("b", Signal::SIGKILL)?;
+    home.try_one((0, "a", LastRecord::Acknowledged), &|_, host| {
+        let recovery = host.command("agent-client").args(["recover"]).limit(LIMIT).output()?;
+        let said = recovery.error_text();
+        ensure!(recovery.status.success(), "{:?}: {said}", recovery.status);
+        ensure!(said.contains("has come back since"), "no word of it: {said}");
+        Ok(())
+    })?;
+    home.clients.stop().map(drop)
 }
 
 /// The agent died after it had killed the original and before the engine removed it. The engine does not know that the

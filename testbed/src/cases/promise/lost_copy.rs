@@ -14,6 +14,8 @@ use crate::faults::container_state::{self, State};
 use crate::faults::injection_point::{accept_agent_packets, drop_agent_packets};
 use crate::faults::observation::has_record;
 use crate::host::Host;
+use crate::host::host_process::HostProcess;
+use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
@@ -68,9 +70,9 @@ const LEFT_OVER: i32 = 6;
 /// The time during which the original is observed.
 const WATCHED: Duration = Duration::from_secs(5);
 
-fn lost(context: &Context, operator: Operator) -> Result<()> {
-    let lab = context.lab(&["a", "b", "c"])?;
-    let (a, b) = (lab.host("a")?, lab.host("b")?);
+/// Moves a container whose copy is the container now, while the source does not hear of it. Returns the container's ID and
+/// the agent.
+fn unanswered(a: &Host, b: &Host, lab: &Lab) -> Result<(String, HostProcess)> {
     breakpoint::install(b)?;
     lab.serve("b")?;
     let run = ["run", "--detach", "--name", "web", "probe:1", "netmig-probe", "serve"];
@@ -87,6 +89,13 @@ fn lost(context: &Context, operator: Operator) -> Result<()> {
     drop_agent_packets(a, b, "sport")?;
     accept_agent_packets(b)?;
     until("the copy is the container", LIMIT, || Ok(has_record(b, "activated")))?;
+    Ok((id, order))
+}
+
+fn lost(context: &Context, operator: Operator) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    let (id, order) = unanswered(a, b, &lab)?;
     end_everything(b, &id)?;
     if operator == Operator::FindsPodmanSilent {
         b.write("/usr/local/bin/podman", SILENT.replace("ID", &id))?;
@@ -160,20 +169,7 @@ fn lost(context: &Context, operator: Operator) -> Result<()> {
 fn second(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
-    breakpoint::install(b)?;
-    lab.serve("b")?;
-    let run = ["run", "--detach", "--name", "web", "probe:1", "netmig-probe", "serve"];
-    let id = a.podman(run)?;
-    Breakpoint::AfterRestore.set(b)?;
-    let words = ["migrate", "web", "b", "--max-interruption", "60"];
-    let mut order = a.command("agent-client").args(words).spawn()?;
-    until("the copy is restored", LIMIT, || Ok(Breakpoint::AfterRestore.is_hit(b)))?;
-    drop_agent_packets(b, a, "dport")?;
-    Breakpoint::AfterRestore.release(b)?;
-    until("the move is decided", LIMIT, || Ok(has_record(a, "committed")))?;
-    drop_agent_packets(a, b, "sport")?;
-    accept_agent_packets(b)?;
-    until("the copy is the container", LIMIT, || Ok(has_record(b, "activated")))?;
+    let (id, mut order) = unanswered(a, b, &lab)?;
     // Neither the agent nor its guardian settles the move before the person acts.
     order.signal(Signal::SIGKILL)?;
     until("podman shows the original as paused", LIMIT, || {
