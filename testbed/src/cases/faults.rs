@@ -10,7 +10,7 @@ use super::terminal::Terminal;
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
 use crate::faults::stale_journal::LastRecord;
-use crate::faults::{Cell, Fault, Harness, InjectionPoint, RunsOn, Side};
+use crate::faults::{Cell, Fault, Harness, InjectionPoint, Memory, RunsOn, Side};
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
@@ -47,7 +47,7 @@ const JOURNALS: &str = "/var/lib/netmig/journal";
 fn try_all(context: &Context, cells: &[(InjectionPoint, Fault)], runs_on: RunsOn) -> Result<()> {
     let harness = Harness::of(context.lab(&["a", "b", "c"])?)?;
     for (point, fault) in cells {
-        let cell = Cell { point: *point, fault: *fault };
+        let cell = Cell { memory: Memory::Little, point: *point, fault: *fault };
         let outcome = harness.run(cell)?;
         let problems = outcome.problems(cell);
         ensure!(problems.is_empty(), "{cell}: {problems:?}: {}", outcome.said);
@@ -81,7 +81,7 @@ fn after(context: &Context) -> Result<()> {
 
 /// A restarted destination does not start an undecided copy by its restart policy.
 fn restarted(context: &Context) -> Result<()> {
-    for point in [InjectionPoint::Files, InjectionPoint::Restore, InjectionPoint::Prepared] {
+    for point in [InjectionPoint::Staged, InjectionPoint::Restore, InjectionPoint::Prepared] {
         try_all(context, &[(point, Fault::Reboot(Side::Destination))], RunsOn::Source)?;
     }
     Ok(())

@@ -9,7 +9,7 @@ use super::container_state::{State, state};
 use super::fault::Fault;
 use super::injection_point::{Approach, InjectionPoint};
 use super::interference::{Interference, THIRD};
-use super::matrix::{Cell, Side};
+use super::matrix::{Cell, Memory, Side};
 use super::observation::journals;
 use super::outcome::{Outcome, RunsOn};
 use super::rollback_failure;
@@ -39,6 +39,9 @@ const RETURN_LIMIT: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The size in bytes of a file that makes the first pass over the files last.
 const FILE: usize = 48 << 20;
+
+/// The memory in mebibytes of a container that has much.
+const MEMORY: &str = "192";
 
 /// A lab that can run any cell. Use another one after an outcome with problems.
 #[derive(Debug)]
@@ -109,6 +112,9 @@ impl Harness {
 
         let mut approach = Approach::prepare(lab, cell.point)?;
         let mut words = vec!["migrate", NAME, "b"];
+        if let Some(mode) = cell.memory.mode() {
+            words.extend(["--memory", mode]);
+        }
         if cell.fault.lengthens_interruption() {
             words.extend(["--max-interruption", "120"]);
         }
@@ -141,6 +147,10 @@ impl Harness {
         let udp = udp.stop_after(Duration::ZERO)?;
         let wire = wire.stop()?;
         let runs_on = self.runs_on(&id)?;
+        let memory_bad = match cell.memory {
+            Memory::Little => None,
+            Memory::PreCopy => self.changed_memory(runs_on)?,
+        };
         let output = client.wait(Duration::ZERO)?;
         problems.extend(interference.judge(lab, cell.fault, output.status.code())?);
         let outcome = Outcome {
@@ -154,6 +164,7 @@ impl Harness {
             udp,
             rate: RATE,
             interference: problems,
+            memory_bad,
             leftovers: left(&before, runs_on, cell.fault.is_comparable())?,
         };
         self.clear()?;
@@ -241,6 +252,16 @@ impl Harness {
         })
     }
 
+    /// Returns how many bytes of the container's memory have changed, if it runs on one of the two hosts.
+    fn changed_memory(&self, runs_on: RunsOn) -> Result<Option<u64>> {
+        let host = match runs_on {
+            RunsOn::Source => self.lab.host(Side::Source.host())?,
+            RunsOn::Destination => self.lab.host(Side::Destination.host())?,
+            _ => return Ok(None),
+        };
+        Ok(Some(self.lab.host("c")?.probe().stats(host.port(7001))?.memory_bad))
+    }
+
     /// Prepares the hosts for the next cell.
     fn clear(&self) -> Result<()> {
         for host in self.movers() {
@@ -299,6 +320,9 @@ fn tcp_retries() -> impl Iterator<Item = (&'static str, &'static str)> {
 fn start(host: &Host, client: &Host, cell: Cell) -> Result<(String, String)> {
     let mut words = vec!["run", "--detach", "--name", NAME, "--publish", "7000:7000/tcp"];
     words.extend(["--publish", "7000:7000/udp"]);
+    if cell.memory != Memory::Little {
+        words.extend(["--publish", "7001:7001/tcp"]);
+    }
     // The container's end of a connection gets the same settings.
     let sysctls: Vec<String> =
         tcp_retries().map(|(name, value)| format!("--sysctl=net.ipv4.{name}={value}")).collect();
@@ -313,6 +337,9 @@ fn start(host: &Host, client: &Host, cell: Cell) -> Result<(String, String)> {
         words.extend(["sh", "-c", &ending]);
     } else {
         words.extend(["netmig-probe", "serve"]);
+        if cell.memory != Memory::Little {
+            words.extend(["--memory", MEMORY]);
+        }
     }
     let id = host.podman(words)?;
     client.probe().wait_for_echo(host.port(7000), START_LIMIT)?;

@@ -33,10 +33,14 @@ pub enum InjectionPoint {
     Preflight,
     /// The agents set up the tunnel.
     Tunnel,
-    /// podman on the destination imports the container.
-    Stage,
     /// The source sends files while the container runs.
     Files,
+    /// The source sends memory while the container runs.
+    Rounds,
+    /// podman on the destination imports the container.
+    Stage,
+    /// The container is staged on the destination, and the agents try the paths of its flows.
+    Staged,
     /// The journal has the interruption record, and the source begins to hold packets.
     Hold,
     /// The container's tasks are frozen.
@@ -58,13 +62,14 @@ pub enum InjectionPoint {
 }
 
 impl InjectionPoint {
-    /// All injection points.
-    pub const ALL: [Self; 14] = [
+    /// The injection points of every migration.
+    pub const ALL: [Self; 15] = [
         Self::Connect,
         Self::Preflight,
         Self::Tunnel,
-        Self::Stage,
         Self::Files,
+        Self::Stage,
+        Self::Staged,
         Self::Hold,
         Self::Freeze,
         Self::Dump,
@@ -84,6 +89,8 @@ impl InjectionPoint {
             Self::Tunnel => "tunnel",
             Self::Stage => "stage",
             Self::Files => "files",
+            Self::Rounds => "rounds",
+            Self::Staged => "staged",
             Self::Hold => "hold",
             Self::Freeze => "freeze",
             Self::Dump => "dump",
@@ -146,11 +153,16 @@ impl<'a> Approach<'a> {
             InjectionPoint::Stage => {
                 // podman starts before this step and waits for the container that it is to import.
                 self.until(client, |client| {
-                    says(client, "tunnel") && importing_podman(b).is_some()
+                    says(client, "files") && importing_podman(b).is_some()
                 })?;
                 std::thread::sleep(INTO_STEP);
             }
-            InjectionPoint::Files => self.until(client, |client| says(client, "stage"))?,
+            InjectionPoint::Files => self.until(client, |client| says(client, "tunnel"))?,
+            InjectionPoint::Rounds => {
+                self.until(client, |client| says(client, "files"))?;
+                std::thread::sleep(INTO_STEP);
+            }
+            InjectionPoint::Staged => self.until(client, |client| says(client, "stage"))?,
             InjectionPoint::Hold => self.until(client, |_| has_record(a, "interruption"))?,
             // The agents start the runtimes before the interruption, so a breakpoint that is hit does not show
             // that the container is frozen.

@@ -35,9 +35,37 @@ impl Side {
     }
 }
 
+/// How the memory of a cell's container moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Memory {
+    /// It is little, and goes with the dump.
+    Little,
+    /// It is much, and goes in rounds while the container runs. The copy gets its pages while it runs.
+    PreCopy,
+}
+
+impl Memory {
+    /// Returns the mode of `agent-client migrate --memory`, where it is ordered.
+    pub(super) fn mode(self) -> Option<&'static str> {
+        match self {
+            Self::Little => None,
+            Self::PreCopy => Some("pre-copy"),
+        }
+    }
+}
+
+impl fmt::Display for Memory {
+    /// Writes the beginning of a cell's name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.mode().map_or(Ok(()), |mode| write!(f, "{mode}/"))
+    }
+}
+
 /// One cell of the matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cell {
+    /// How the memory moves.
+    pub memory: Memory,
     /// When the fault is injected.
     pub point: InjectionPoint,
     /// What is injected.
@@ -46,7 +74,7 @@ pub struct Cell {
 
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.point.name(), self.fault)
+        write!(f, "{}{}/{}", self.memory, self.point.name(), self.fault)
     }
 }
 
@@ -68,11 +96,13 @@ impl Cell {
                     Fault::CutAndKill(Side::Source),
                     Fault::CutAndKill(Side::Destination),
                 ]
-                .map(|fault| Self { point, fault }),
+                .map(|fault| Self { memory: Memory::Little, point, fault }),
             );
         }
         let mut add = |points: &[InjectionPoint], fault| {
-            all.extend(points.iter().map(|point| Self { point: *point, fault }));
+            let cell =
+                |point: &InjectionPoint| Self { memory: Memory::Little, point: *point, fault };
+            all.extend(points.iter().map(cell));
         };
         add(&[InjectionPoint::Dump], Fault::DumpFails);
         add(&[InjectionPoint::Restore], Fault::RestoreFails);
@@ -126,7 +156,43 @@ impl Cell {
         for kind in LastRecord::ALL {
             add(&[InjectionPoint::Stage, InjectionPoint::Dump], Fault::Stale(kind));
         }
+        all.extend(Self::with_much_memory());
         all
+    }
+
+    /// Returns the cells whose container has much memory. At `Rounds` its memory is sent, at `HandOver` the copy gets
+    /// its pages.
+    fn with_much_memory() -> impl Iterator<Item = Self> {
+        let points = [
+            InjectionPoint::Rounds,
+            InjectionPoint::Dump,
+            InjectionPoint::Restore,
+            InjectionPoint::Prepared,
+            InjectionPoint::Active,
+            InjectionPoint::HandOver,
+        ];
+        let faults = [
+            Fault::Kill(Side::Source),
+            Fault::Kill(Side::Destination),
+            Fault::Cut(Some(20)),
+            Fault::KillBoth,
+            Fault::CutAndKill(Side::Destination),
+            Fault::Reboot(Side::Source),
+            Fault::Reboot(Side::Destination),
+        ];
+        let at_most = [
+            (InjectionPoint::Rounds, Fault::Stop(Side::Source)),
+            (InjectionPoint::Rounds, Fault::Cut(None)),
+            (InjectionPoint::Rounds, Fault::ContainerKilled),
+            (InjectionPoint::Rounds, Fault::DiskFull(Side::Destination, Disk::Run)),
+            (InjectionPoint::Rounds, Fault::Rival),
+            (InjectionPoint::Dump, Fault::DumpFails),
+            (InjectionPoint::Restore, Fault::RestoreFails),
+        ];
+        let everywhere =
+            points.into_iter().flat_map(move |point| faults.map(|fault| (point, fault)));
+        let all = everywhere.chain(at_most);
+        all.map(|(point, fault)| Self { memory: Memory::PreCopy, point, fault })
     }
 
     /// Returns whether the link stays down until an operator repairs it.
@@ -157,5 +223,6 @@ mod tests {
         assert!(count >= 60, "{count}");
         assert!(names.contains("prepared/reboot-destination"));
         assert!(names.contains("dump/stale-acknowledged"));
+        assert!(names.contains("pre-copy/rounds/kill-source"));
     }
 }

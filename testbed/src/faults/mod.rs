@@ -26,7 +26,7 @@ pub(crate) mod stale_journal;
 pub use fault::{Disk, Fault, RollbackStep};
 pub use harness::Harness;
 pub use injection_point::InjectionPoint;
-pub use matrix::{Cell, Side};
+pub use matrix::{Cell, Memory, Side};
 pub use outcome::{Outcome, Problem, RunsOn};
 pub use stale_journal::LastRecord;
 

@@ -40,6 +40,8 @@ pub enum Problem {
     None,
     /// A connection was reset, closed, or lost bytes.
     Reset,
+    /// The container's memory has changed.
+    Memory,
     /// Datagrams were lost or duplicated for another reason than the outage.
     Datagrams,
     /// A host has residue of the migration.
@@ -75,6 +77,8 @@ pub struct Outcome {
     /// The rate of each client in messages a second.
     #[serde(skip)]
     pub rate: f64,
+    /// Bytes of the container's memory that have changed; `None` if it has little.
+    pub memory_bad: Option<u64>,
     /// The residue on the hosts.
     pub leftovers: Vec<String>,
     /// The problems of other actors.
@@ -123,6 +127,9 @@ impl Outcome {
                 note(Problem::Reset, format!("{} resets on the wire", wire.resets));
             }
             self.judge_datagrams(&mut note);
+            if let Some(bad) = self.memory_bad.filter(|bad| *bad > 0) {
+                note(Problem::Memory, format!("{bad} bytes of memory have changed"));
+            }
         }
         for leftover in &self.leftovers {
             note(Problem::Leftover, leftover.clone());

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Bench, BenchPlan};
 use crate::error::{Error, Result};
-use crate::faults::{Cell, Harness, InjectionPoint, Problem, RunsOn};
+use crate::faults::{Cell, Harness, InjectionPoint, Memory, Problem, RunsOn};
 use crate::prepare;
 use result_log::{Record, Records};
 
@@ -119,20 +119,20 @@ fn work(cells: &[Cell], board: &Board) -> Result<()> {
 /// Prints the matrix in Markdown: where the container runs afterwards and the longest silence.
 fn print_table(cells: &[Cell], done: &[Vec<Record>]) {
     let mut faults: Vec<String> = Vec::new();
-    let mut rows: BTreeMap<InjectionPoint, BTreeMap<String, String>> = BTreeMap::new();
+    let mut rows: BTreeMap<(Memory, InjectionPoint), BTreeMap<String, String>> = BTreeMap::new();
     for (cell, runs) in cells.iter().zip(done) {
         let fault = cell.fault.to_string();
         if !faults.contains(&fault) {
             faults.push(fault.clone());
         }
-        rows.entry(cell.point).or_default().insert(fault, entry(runs));
+        rows.entry((cell.memory, cell.point)).or_default().insert(fault, entry(runs));
     }
     println!("\n| | {} |", faults.join(" | "));
     println!("| --- |{}", " --- |".repeat(faults.len()));
-    for (point, entries) in rows {
+    for ((memory, point), entries) in rows {
         let entries: Vec<&str> =
             faults.iter().map(|fault| entries.get(fault).map_or("", String::as_str)).collect();
-        println!("| {} | {} |", point.name(), entries.join(" | "));
+        println!("| {memory}{} | {} |", point.name(), entries.join(" | "));
     }
     println!();
 }
@@ -164,7 +164,7 @@ fn entry(runs: &[Record]) -> String {
 
 fn row(cell: Cell, runs: &[Record]) -> Value {
     json!({
-        "injection_point": cell.point.name(),
+        "injection_point": format!("{}{}", cell.memory, cell.point.name()),
         "fault": cell.fault.to_string(),
         "runs": runs,
         "good": runs.iter().filter(|run| run.is_good()).count(),
@@ -185,6 +185,7 @@ fn summary(done: &[Vec<Record>]) -> Value {
         "resets": with(Problem::Reset),
         "datagrams": with(Problem::Datagrams),
         "leftovers": with(Problem::Leftover),
+        "memory": with(Problem::Memory),
         "messages": with(Problem::Message),
         "authority": with(Problem::Authority),
         "errors": runs().filter(|run| run.error.is_some()).count(),
@@ -202,7 +203,8 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_run() {
-        let cell = |point| Cell { point, fault: Fault::Kill(Side::Source) };
+        let fault = Fault::Kill(Side::Source);
+        let cell = |point| Cell { memory: Memory::Little, point, fault };
         let cells = [cell(InjectionPoint::Dump), cell(InjectionPoint::Commit)];
         let end = || Err(Error::Check("no".to_owned()));
         let known = vec![

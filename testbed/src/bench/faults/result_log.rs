@@ -155,10 +155,11 @@ pub(super) fn product(needed: &Needed) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::faults::{Fault, InjectionPoint, Side};
+    use crate::faults::{Fault, InjectionPoint, Memory, Side};
 
     fn record(product: &str, number: u32) -> Record {
-        let cell = Cell { point: InjectionPoint::Dump, fault: Fault::Kill(Side::Source) };
+        let fault = Fault::Kill(Side::Source);
+        let cell = Cell { memory: Memory::Little, point: InjectionPoint::Dump, fault };
         Record::new(product, cell, number, Err(Error::Check("no".to_owned())), 1.5)
     }
 
