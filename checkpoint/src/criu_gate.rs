@@ -45,6 +45,10 @@ const REAL: &str = "real-criu";
 const GO: &str = "go";
 /// Exists once a CRIU waits.
 const WAITING: &str = "waiting";
+/// The object that is loaded into CRIU for a dump, beside the shim (crate `criu-preload`).
+const PRELOAD: &str = "libnetmig_criu.so";
+/// The variable by which the dynamic linker loads it (ld.so(8)).
+const LD_PRELOAD: &str = "LD_PRELOAD";
 /// Names the gate's directory.
 const VARIABLE: &str = "NETMIG_GATE";
 
@@ -167,18 +171,38 @@ pub fn is_asked_for(program: Option<&OsString>) -> bool {
 /// When the gate is gone, or CRIU cannot be started. It does not return otherwise.
 pub fn stand_in(args: &[OsString]) -> io::Result<()> {
     let dir = PathBuf::from(env::var_os(VARIABLE).unwrap_or_default());
+    let mut preload = None;
     if let Some(socket) = socket(args) {
         if dir.join(relay::SOCKET).exists() {
             divert::divert(&dir, socket)?;
         } else if has_to_wait(socket)? {
             wait(&dir)?;
+            preload = preloaded();
         }
     }
     let mut command = Command::new(fs::read_link(dir.join(REAL))?);
     let path = env::var_os("PATH").unwrap_or_default();
     let path = env::join_paths(env::split_paths(&path).filter(|entry| *entry != dir));
     command.arg0(CRIU).args(args).env_remove(VARIABLE).env("PATH", path.unwrap_or_default());
+    if let Some(preload) = preload {
+        command.env(LD_PRELOAD, preload);
+    }
     Err(command.exec())
+}
+
+/// Returns what the dynamic linker is to load into CRIU for a dump: the object beside the shim, if it is there, after what
+/// is loaded anyway. CRIU dumps without it as well, only slower.
+fn preloaded() -> Option<OsString> {
+    let object = env::current_exe().ok()?.with_file_name(PRELOAD);
+    if !object.is_file() {
+        return None;
+    }
+    let mut all = env::var_os(LD_PRELOAD).filter(|others| !others.is_empty()).unwrap_or_default();
+    if !all.is_empty() {
+        all.push(":");
+    }
+    all.push(object);
+    Some(all)
 }
 
 /// Returns the socket of a CRIU that is to serve one request.

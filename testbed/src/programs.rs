@@ -16,6 +16,9 @@ const PRODUCT: &[(&str, &str)] = &[
     ("checkpoint", "netmig-shim"),
 ];
 
+/// The product's shared object: package and name of the file.
+const SHARED_OBJECT: (&str, &str) = ("criu-preload", "libnetmig_criu.so");
+
 /// The name of the traffic program.
 pub const PROBE: &str = "netmig-probe";
 /// The name of the program that violates the protocol as a paired host. It shares the product's code for the wire.
@@ -80,14 +83,22 @@ pub fn ensure(what: What) -> Result<Programs> {
         cargo.args(["--features", &format!("testbed/{HOSTILE_PEER_FEATURE}")]);
         cargo.arg("--target-dir").arg(workspace().join("target"));
         subprocess::run(&mut cargo, LIMIT)?;
+        build_shared_object()?;
     }
-    let names = PRODUCT.iter().map(|(_, program)| *program).chain([HOSTILE_PEER]);
+    let names = PRODUCT.iter().map(|(_, program)| *program).chain([SHARED_OBJECT.1, HOSTILE_PEER]);
     let mut files: Vec<PathBuf> = names.map(|name| release_directory().join(name)).collect();
     if what == What::Nothing {
         files.retain(|file| file.exists());
     }
     files.push(probe.clone());
     Ok(Programs { files, probe })
+}
+
+fn build_shared_object() -> Result<()> {
+    let mut cargo = cargo();
+    cargo.args(["build", "--release", "--quiet", "--package", SHARED_OBJECT.0]);
+    cargo.arg("--target-dir").arg(workspace().join("target"));
+    subprocess::run(&mut cargo, LIMIT).map(drop)
 }
 
 /// Returns the newest traffic program in the cache.

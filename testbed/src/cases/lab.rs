@@ -36,7 +36,9 @@ fn hosts_reach_each_other(context: &Context) -> Result<()> {
     ensure!(a.run(["hostname"])? == "a", "the host name is {}", a.run(["hostname"])?);
     let cgroup = a.run(["cat", "/proc/self/cgroup"])?;
     ensure!(cgroup.lines().any(|line| line == "0::/init"), "a process is in {cgroup}");
-    for program in ["agent-client", "agent-server", "netmig-shim", "netmig-probe"] {
+    for program in
+        ["agent-client", "agent-server", "netmig-shim", "libnetmig_criu.so", "netmig-probe"]
+    {
         let found = a.run(["sh", "-c", &format!("command -v {program}")])?;
         ensure!(found == format!("/usr/local/bin/{program}"), "{program} is {found}");
     }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
 use super::subject::{Clients, numbered_lines, serve};
 use crate::ensure;
-use crate::error::Result;
+use crate::error::{Context as _, Result};
 use crate::lab::Runtime;
 use crate::runner::{Case, Context};
 use crate::slowdown;
@@ -21,6 +23,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("migration-keeps-bulk-transfers", &["migration", "flows"], bulk),
     Case::new("migration-of-a-second-container", &["migration"], second_container),
     Case::new("migration-ships-a-missing-image", &["migration"], missing_image),
+    Case::new("migration-criu-is-spared-the-connections", &["migration"], spared),
     Case::new("hops-a-moved-container-moves-on", &["migration", "hops"], onwards),
 ];
 
@@ -39,6 +42,31 @@ fn keeps_tcp_and_udp(context: &Context, runtime: Runtime) -> Result<()> {
     ensure!(stats.memory_bytes == 16 << 20 && stats.memory_bad == 0, "{stats:?}");
     ensure!((migration.flows.tcp, migration.flows.udp) >= (1, 1), "{:?}", migration.flows);
     context.remark(format!("interruption {:.0} ms, {}", migration.interruption_ms, seen.gaps()));
+    Ok(())
+}
+
+/// CRIU gets the object that keeps it from walking over the table of connections, for the dump alone, and does without
+/// where the object is not installed.
+fn spared(context: &Context) -> Result<()> {
+    const OBJECT: &str = "/usr/local/bin/libnetmig_criu.so";
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    serve(a, "web", 7000, &[], c)?;
+    // All hosts of a lab have the same file.
+    let watch = || {
+        let watch = Inotify::init(InitFlags::IN_NONBLOCK)?;
+        watch.add_watch(&a.path(OBJECT), AddWatchFlags::IN_OPEN)?;
+        nix::Result::Ok(watch)
+    };
+    let watch = watch().context(|| format!("watching {OBJECT}"))?;
+    let clients = Clients::start(c, a.port(7000))?;
+    lab.migrate("web", "a", "b")?;
+    let opened = watch.read_events().map_or(0, |events| events.len());
+    ensure!(opened > 0, "nothing has opened {OBJECT}");
+    b.run(["mount", "--bind", "/dev/null", OBJECT])?;
+    lab.migrate("web", "b", "a")?;
+    ensure!(watch.read_events().is_err(), "{OBJECT} was opened in a move without it");
+    clients.stop()?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::container_state::{State, state};
 use super::fault::Fault;
+use super::forget::forget;
 use super::injection_point::{Approach, InjectionPoint};
 use super::interference::{Interference, THIRD};
 use super::matrix::{Cell, Memory, Side};
@@ -273,42 +274,11 @@ impl Harness {
     }
 }
 
-/// Removes from a host everything that carries moved connections, and the agents' notes of arrived containers.
-pub(crate) fn forget(host: &Host) -> Result<()> {
-    host.run(["conntrack", "-F"])?;
-    for _ in 0..FORGET_ATTEMPTS {
-        host.run(["sh", "-c", FORGET])?;
-        // A guardian may have started another reconciler just before it ended.
-        if !host.run(["nft", "list", "tables"])?.contains("netmig") {
-            break;
-        }
-    }
-    Ok(())
-}
-
 /// The longest time until both ends of a connection retransmit after a long outage: TCP waits for at most two minutes
 /// (`TCP_RTO_MAX`, `include/net/tcp.h`).
 const TCP_RETRY_LIMIT: Duration = Duration::from_secs(125);
 /// Makes TCP retransmit at least once a second (Linux 6.15, milliseconds), and never give up (ip-sysctl.rst).
 const TCP_RETRIES: [(&str, &str); 2] = [("tcp_rto_max_ms", "1000"), ("tcp_retries2", "255")];
-
-/// The number of times that [`FORGET`] runs at most.
-const FORGET_ATTEMPTS: usize = 5;
-/// The script of [`forget`].
-const FORGET: &str = "rm -rf /run/netmig/recover.log /var/lib/netmig/arrived /run/filler
-pkill -f -- '--keep$|/proc/self/exe .* keep$'
-for i in $(seq 200); do pgrep -f -- '--keep$|/proc/self/exe .* keep$' > /dev/null || break; sleep 0.05; done
-nft delete table inet netmig-guard 2> /dev/null
-rm -rf /run/netmig/keeper.* /run/netmig/carried
-for link in $(ls /sys/class/net | grep ^netmig); do ip link del $link; done
-for family in -4 -6; do
-    while ip $family rule list | grep -q '^3[0-9][0-9][0-9]:'; do
-        ip $family rule del pref $(ip $family rule list | sed -n 's/^\\(3[0-9][0-9][0-9]\\):.*/\\1/p' | head -1)
-    done
-    for table in $(seq 3001 3004); do ip $family route flush table $table 2> /dev/null; done
-done
-nft delete table inet netmig 2> /dev/null
-rm -rf /run/wireguard/netmig*; true";
 
 /// Returns those of [`TCP_RETRIES`] that this kernel has.
 fn tcp_retries() -> impl Iterator<Item = (&'static str, &'static str)> {

@@ -10,7 +10,8 @@
 pub(crate) mod breakpoint;
 pub(crate) mod container_state;
 mod fault;
-pub(crate) mod harness;
+pub(crate) mod forget;
+mod harness;
 pub(crate) mod hostile_peer;
 mod injection;
 pub(crate) mod injection_point;

@@ -111,7 +111,7 @@ pub fn settle_if_inside() -> Result<Option<Vec<String>>> {
     slowdown::set(slowdown);
     let base = Path::new(init::SCRATCH);
     let bin = base.join("bin");
-    let names = ["agent-client", "agent-server", "netmig-shim", PROBE];
+    let names = ["agent-client", "agent-server", "netmig-shim", "libnetmig_criu.so", PROBE];
     prepare::provide(Needed {
         rootfs: PathBuf::from("/"),
         programs: Programs {

@@ -137,7 +137,9 @@ impl Records {
 
 /// Returns a hash of the product's programs, without those of the testbed.
 pub(super) fn product(needed: &Needed) -> Result<String> {
-    let own = |name: &str| name.starts_with("agent-") || name == "netmig-shim";
+    let own = |name: &str| {
+        name.starts_with("agent-") || name == "netmig-shim" || name == "libnetmig_criu.so"
+    };
     let mut files: Vec<&PathBuf> = needed
         .programs
         .files

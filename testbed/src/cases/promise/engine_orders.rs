@@ -8,7 +8,7 @@ use crate::ensure;
 use crate::error::{Error, Result, chain};
 use crate::faults::breakpoint::{self, Breakpoint};
 use crate::faults::container_state::{self, State};
-use crate::faults::harness;
+use crate::faults::forget::forget;
 use crate::faults::observation::has_record;
 use crate::host::Host;
 use crate::lab::Lab;
@@ -133,7 +133,7 @@ fn ordered_at(context: &Context, moment: Moment) -> Result<()> {
             if let Err(error) = host.podman(["rm", "--all", "--force", "--time", "0"]) {
                 problems.push(format!("{order:?}: on {}: {}", host.name(), chain(&error)));
             }
-            harness::forget(host)?;
+            forget(host)?;
         }
     }
     context.remark(seen.join("; "));

@@ -9,8 +9,9 @@ use super::{LIMIT, home, settled};
 use crate::cases::subject::{Clients, serve};
 use crate::ensure;
 use crate::error::{Context as _, Error, Result, chain};
+use crate::faults::container_state;
+use crate::faults::forget::forget;
 use crate::faults::stale_journal::{self, Journal, LastRecord};
-use crate::faults::{container_state, harness};
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
@@ -126,7 +127,7 @@ fn clear(lab: &Lab) -> Result<()> {
         lab.stop_server(name, Signal::SIGTERM)?;
         let host = lab.host(name)?;
         host.podman(["rm", "--all", "--force", "--time", "0"])?;
-        harness::forget(host)?;
+        forget(host)?;
     }
     Ok(())
 }

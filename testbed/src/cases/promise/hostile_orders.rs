@@ -7,9 +7,10 @@ use crate::cases::subject::{Clients, serve};
 use crate::ensure;
 use crate::error::{Error, Result, chain};
 use crate::faults::breakpoint::{self, Breakpoint};
+use crate::faults::container_state;
+use crate::faults::forget::forget;
 use crate::faults::hostile_peer::{self, Answer, message, strange_end};
 use crate::faults::injection_point::{accept_agent_packets, drop_agent_packets};
-use crate::faults::{container_state, harness};
 use crate::host::Host;
 use crate::host::host_process::HostProcess;
 use crate::lab::Lab;
@@ -91,7 +92,7 @@ fn decides(context: &Context) -> Result<()> {
         breakpoint::clear(b)?;
         for host in [a, b] {
             host.podman(["rm", "--all", "--force", "--time", "0"])?;
-            harness::forget(host)?;
+            forget(host)?;
         }
     }
     ensure!(problems.is_empty(), "{}", problems.join("\n"));

@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::{LIMIT, home, settled};
 use crate::cases::subject::{Clients, serve};
 use crate::error::{Error, Result, chain};
-use crate::faults::{container_state, harness};
+use crate::faults::container_state;
+use crate::faults::forget::forget;
 use crate::host::host_process::HostProcess;
 use crate::lab::Lab;
 
@@ -157,7 +158,7 @@ fn judge(said: &[(Option<i32>, String)], killed: Option<usize>) -> Vec<String> {
 fn clear(lab: &Lab) -> Result<()> {
     for host in lab.hosts() {
         host.podman(["rm", "--all", "--force", "--time", "0"])?;
-        harness::forget(host)?;
+        forget(host)?;
     }
     Ok(())
 }
