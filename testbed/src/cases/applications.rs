@@ -11,7 +11,7 @@ use crate::traffic::client_report::CountReport;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("applications-redis-counts-on", &["applications"], redis),
-    Case::new("applications-nginx-finishes-a-download", &["applications"], nginx),
+    Case::new("applications-nginx-finishes-a-download", &["applications"], nginx).exclusive(),
     Case::new("applications-python-with-children-goes-on", &["applications"], python),
 ];
 

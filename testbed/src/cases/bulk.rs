@@ -15,10 +15,10 @@ use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("operator-bandwidth-is-limited", &["operator", "bulk"], limited),
-    Case::new("operator-files-are-compressed", &["operator", "bulk"], compressed),
+    Case::new("operator-bandwidth-is-limited", &["operator", "bulk"], limited).exclusive(),
+    Case::new("operator-files-are-compressed", &["operator", "bulk"], compressed).exclusive(),
     Case::new("operator-killed-with-several-streams", &["operator", "bulk"], killed),
-    Case::new("operator-bad-rates-are-refused", &["operator", "bulk"], bad_rates).parallel(),
+    Case::new("operator-bad-rates-are-refused", &["operator", "bulk"], bad_rates),
 ];
 
 /// The step whose bytes are those of the container's files.

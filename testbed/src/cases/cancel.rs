@@ -15,8 +15,7 @@ use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("cancel-by-the-user", &["migration", "cancel"], by_the_user),
-    Case::new("cancel-by-a-dead-destination", &["migration", "cancel"], dead_destination)
-        .parallel(),
+    Case::new("cancel-by-a-dead-destination", &["migration", "cancel"], dead_destination),
 ];
 
 /// The exit code of a migration that was rolled back.

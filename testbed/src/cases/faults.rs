@@ -17,19 +17,13 @@ use crate::runner::{Case, Context};
 use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("faults-before-the-decision", &["faults", "migration"], before).limit(300).parallel(),
-    Case::new("faults-after-the-decision", &["faults", "migration"], after).limit(300).parallel(),
-    Case::new("faults-a-person-takes-a-move-back", &["faults", "operator"], taken_back)
-        .limit(300)
-        .parallel(),
-    Case::new("faults-a-restart-of-the-destination", &["faults", "promise"], restarted)
-        .limit(300)
-        .parallel(),
-    Case::new("faults-a-stale-journal-and-a-later-move", &["faults", "promise"], stale)
-        .limit(300)
-        .parallel(),
-    Case::new("faults-killed-as-it-begins", &["faults"], beginnings).limit(300).parallel(),
-    Case::new("faults-journals-of-nobody", &["faults", "refusal"], strange_journals).parallel(),
+    Case::new("faults-before-the-decision", &["faults", "migration"], before).limit(300),
+    Case::new("faults-after-the-decision", &["faults", "migration"], after).limit(300),
+    Case::new("faults-a-person-takes-a-move-back", &["faults", "operator"], taken_back).limit(300),
+    Case::new("faults-a-restart-of-the-destination", &["faults", "promise"], restarted).limit(300),
+    Case::new("faults-a-stale-journal-and-a-later-move", &["faults", "promise"], stale).limit(300),
+    Case::new("faults-killed-as-it-begins", &["faults"], beginnings).limit(300),
+    Case::new("faults-journals-of-nobody", &["faults", "refusal"], strange_journals),
 ];
 
 /// The time limit for the message of a program.

@@ -14,13 +14,15 @@ use crate::runner::{Case, Context};
 pub const VICTIM_ARGUMENT: &str = "lab-victim";
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("lab-hosts-reach-each-other", &["lab"], hosts_reach_each_other),
-    Case::new("lab-leaves-nothing-behind", &["lab"], leaves_nothing_behind),
-    Case::new("lab-of-a-killed-run-is-removed-by-the-next", &["lab"], killed_run_is_swept),
-    Case::new("lab-two-at-once-do-not-meet", &["lab"], two_at_once),
-    Case::new("lab-snapshot-sees-every-kind-of-change", &["lab"], snapshot_sees_changes),
-    Case::new("lab-cable-can-be-pulled", &["lab"], cable),
-    Case::new("lab-host-names-are-checked", &["lab"], names_are_checked),
+    Case::new("lab-hosts-reach-each-other", &["lab"], hosts_reach_each_other).exclusive(),
+    Case::new("lab-leaves-nothing-behind", &["lab"], leaves_nothing_behind).exclusive(),
+    Case::new("lab-of-a-killed-run-is-removed-by-the-next", &["lab"], killed_run_is_swept)
+        .exclusive(),
+    Case::new("lab-two-at-once-do-not-meet", &["lab"], two_at_once).exclusive(),
+    Case::new("lab-snapshot-sees-every-kind-of-change", &["lab"], snapshot_sees_changes)
+        .exclusive(),
+    Case::new("lab-cable-can-be-pulled", &["lab"], cable).exclusive(),
+    Case::new("lab-host-names-are-checked", &["lab"], names_are_checked).exclusive(),
 ];
 
 fn hosts_reach_each_other(context: &Context) -> Result<()> {

@@ -18,11 +18,15 @@ use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("memory-follows-from-host-to-host", &["memory"], follows).limit(240),
-    Case::new("memory-goes-in-rounds", &["memory"], rounds).limit(240),
-    Case::new("memory-goes-in-rounds-while-it-is-written", &["memory"], written).limit(240),
+    Case::new("memory-goes-in-rounds", &["memory"], rounds).exclusive().limit(240),
+    Case::new("memory-goes-in-rounds-while-it-is-written", &["memory"], written)
+        .exclusive()
+        .limit(240),
     Case::new("memory-rounds-interrupt-no-call", &["memory"], calls).limit(240),
     Case::new("memory-rounds-end-with-their-agent", &["memory"], agent_killed).limit(240),
-    Case::new("memory-that-does-not-converge", &["memory"], does_not_converge).limit(240),
+    Case::new("memory-that-does-not-converge", &["memory"], does_not_converge)
+        .exclusive()
+        .limit(240),
     Case::new("memory-that-is-shared-stays-shared", &["memory"], shared).limit(240),
     Case::new("memory-is-right-for-a-program-that-changes-it", &["memory"], changes).limit(240),
     Case::new("memory-follows-without-its-holder", &["memory"], holder_killed).limit(240),

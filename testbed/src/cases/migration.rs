@@ -15,15 +15,18 @@ use crate::traffic::client_report::Direction;
 pub(super) const CASES: &[Case] = &[
     Case::new("migration-crun-keeps-tcp-and-udp", &["migration", "flows"], |context| {
         keeps_tcp_and_udp(context, Runtime::Crun)
-    }),
+    })
+    .exclusive(),
     Case::new("migration-runc-keeps-tcp-and-udp", &["migration", "flows"], |context| {
         keeps_tcp_and_udp(context, Runtime::Runc)
-    }),
-    Case::new("migration-keeps-2000-connections", &["migration", "flows"], many_connections),
-    Case::new("migration-keeps-bulk-transfers", &["migration", "flows"], bulk),
-    Case::new("migration-of-a-second-container", &["migration"], second_container),
-    Case::new("migration-ships-a-missing-image", &["migration"], missing_image),
-    Case::new("migration-criu-is-spared-the-connections", &["migration"], spared),
+    })
+    .exclusive(),
+    Case::new("migration-keeps-2000-connections", &["migration", "flows"], many_connections)
+        .exclusive(),
+    Case::new("migration-keeps-bulk-transfers", &["migration", "flows"], bulk).exclusive(),
+    Case::new("migration-of-a-second-container", &["migration"], second_container).exclusive(),
+    Case::new("migration-ships-a-missing-image", &["migration"], missing_image).exclusive(),
+    Case::new("migration-criu-is-spared-the-connections", &["migration"], spared).exclusive(),
     Case::new("hops-a-moved-container-moves-on", &["migration", "hops"], onwards),
 ];
 

@@ -17,8 +17,8 @@ pub(super) const CASES: &[Case] = &[
     Case::new("operator-runc-podman-works-afterwards", &["migration", "operator"], |context| {
         podman_afterwards(context, Runtime::Runc)
     }),
-    Case::new("operator-is-asked-on-a-terminal", &["migration", "operator"], asked).parallel(),
-    Case::new("operator-is-not-asked-without-a-terminal", &["operator"], not_asked).parallel(),
+    Case::new("operator-is-asked-on-a-terminal", &["migration", "operator"], asked),
+    Case::new("operator-is-not-asked-without-a-terminal", &["operator"], not_asked),
 ];
 
 /// The time limit for the message of a program.

@@ -13,8 +13,8 @@ use crate::programs::HOSTILE_PEER;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("trust-texts-of-a-destination", &["trust"], of_a_destination).parallel(),
-    Case::new("trust-texts-of-a-source", &["trust"], of_a_source).parallel(),
+    Case::new("trust-texts-of-a-destination", &["trust"], of_a_destination),
+    Case::new("trust-texts-of-a-source", &["trust"], of_a_source),
 ];
 
 /// The time limit for each operation.

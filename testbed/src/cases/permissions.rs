@@ -11,10 +11,9 @@ use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("trust-permissions-of-a-peer", &["trust"], of_a_peer).parallel(),
-    Case::new("trust-permissions-against-a-lying-source", &["trust"], against_a_lying_source)
-        .parallel(),
-    Case::new("trust-least-capabilities", &["trust"], least_capabilities).parallel(),
+    Case::new("trust-permissions-of-a-peer", &["trust"], of_a_peer),
+    Case::new("trust-permissions-against-a-lying-source", &["trust"], against_a_lying_source),
+    Case::new("trust-least-capabilities", &["trust"], least_capabilities),
 ];
 
 /// The exit code of a refusal before anything changed.

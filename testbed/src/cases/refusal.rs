@@ -12,12 +12,11 @@ use crate::lab::{Attempt, Lab};
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("refusal-by-the-source", &["refusal"], by_the_source).parallel(),
-    Case::new("refusal-of-a-far-end-that-is-none", &["refusal"], no_far_end).parallel(),
-    Case::new("refusal-by-the-destination", &["refusal"], by_the_destination).parallel(),
-    Case::new("refusal-of-more-connections-than-criu-takes", &["refusal"], too_many_connections)
-        .parallel(),
-    Case::new("refusal-of-bad-usage", &["refusal"], bad_usage).parallel(),
+    Case::new("refusal-by-the-source", &["refusal"], by_the_source),
+    Case::new("refusal-of-a-far-end-that-is-none", &["refusal"], no_far_end),
+    Case::new("refusal-by-the-destination", &["refusal"], by_the_destination),
+    Case::new("refusal-of-more-connections-than-criu-takes", &["refusal"], too_many_connections),
+    Case::new("refusal-of-bad-usage", &["refusal"], bad_usage),
 ];
 
 /// The exit code of a wrong command line.

@@ -12,15 +12,17 @@ use crate::traffic::client_report::Direction;
 pub(super) const CASES: &[Case] = &[
     Case::new("traffic-crun-undisturbed-is-without-loss", &["traffic"], |context| {
         undisturbed(context, Runtime::Crun)
-    }),
+    })
+    .exclusive(),
     Case::new("traffic-runc-undisturbed-is-without-loss", &["traffic"], |context| {
         undisturbed(context, Runtime::Runc)
-    }),
-    Case::new("traffic-many-connections", &["traffic"], many_connections),
-    Case::new("traffic-bulk-both-ways", &["traffic"], bulk),
-    Case::new("traffic-a-killed-server-is-noticed", &["traffic"], killed_server),
-    Case::new("traffic-a-pause-is-measured", &["traffic"], pause),
-    Case::new("traffic-test-images-work", &["traffic"], images),
+    })
+    .exclusive(),
+    Case::new("traffic-many-connections", &["traffic"], many_connections).exclusive(),
+    Case::new("traffic-bulk-both-ways", &["traffic"], bulk).exclusive(),
+    Case::new("traffic-a-killed-server-is-noticed", &["traffic"], killed_server).exclusive(),
+    Case::new("traffic-a-pause-is-measured", &["traffic"], pause).exclusive(),
+    Case::new("traffic-test-images-work", &["traffic"], images).exclusive(),
 ];
 
 /// Starts the probe server on host `a`, published on the ports 7000 and 7001.

@@ -12,11 +12,11 @@ use crate::runner::{Case, Context};
 use crate::slowdown;
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("trust-unpaired-client-is-refused", &["trust"], unpaired).parallel(),
-    Case::new("trust-removed-peer-is-refused-at-once", &["trust"], removed).parallel(),
-    Case::new("trust-tokens-expire-and-work-once", &["trust"], tokens).parallel(),
-    Case::new("trust-another-host-is-refused-loudly", &["trust"], another_host).parallel(),
-    Case::new("trust-one-way-and-both-ways", &["trust"], both_ways).parallel(),
+    Case::new("trust-unpaired-client-is-refused", &["trust"], unpaired),
+    Case::new("trust-removed-peer-is-refused-at-once", &["trust"], removed),
+    Case::new("trust-tokens-expire-and-work-once", &["trust"], tokens),
+    Case::new("trust-another-host-is-refused-loudly", &["trust"], another_host),
+    Case::new("trust-one-way-and-both-ways", &["trust"], both_ways),
 ];
 
 /// The time limit for a server to write a line.

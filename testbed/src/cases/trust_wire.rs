@@ -15,10 +15,10 @@ use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("trust-plain-text-and-tls-1.2-are-refused", &["trust"], other_languages).parallel(),
-    Case::new("trust-flood-of-half-open-handshakes", &["trust"], flood),
-    Case::new("trust-replayed-session-is-refused", &["trust"], replay).parallel(),
-    Case::new("trust-nothing-of-the-memory-on-the-link", &["trust"], capture).parallel(),
+    Case::new("trust-plain-text-and-tls-1.2-are-refused", &["trust"], other_languages),
+    Case::new("trust-flood-of-half-open-handshakes", &["trust"], flood).exclusive(),
+    Case::new("trust-replayed-session-is-refused", &["trust"], replay),
+    Case::new("trust-nothing-of-the-memory-on-the-link", &["trust"], capture),
 ];
 
 /// The time limit for each operation.

@@ -18,10 +18,8 @@ pub const VM: &str = "vm";
 const LIMIT: Duration = Duration::from_secs(480);
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("vm-demo-on-a-stock-kernel", &[VM], demo).limit(LIMIT.as_secs() + 600).parallel(),
-    Case::new("vm-other-user-with-limits", &[VM], with_limits)
-        .limit(LIMIT.as_secs() + 600)
-        .parallel(),
+    Case::new("vm-demo-on-a-stock-kernel", &[VM], demo).limit(LIMIT.as_secs() + 600),
+    Case::new("vm-other-user-with-limits", &[VM], with_limits).limit(LIMIT.as_secs() + 600),
 ];
 
 /// A lab test that this machine may have to skip: a container of another user than root, with resource limits.

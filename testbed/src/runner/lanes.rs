@@ -9,8 +9,8 @@ use crate::slowdown;
 
 /// Runs the exclusive tests one after another, then the others in parallel.
 pub(super) fn run(selected: &[&Case]) -> Count {
-    let (others, alone): (Vec<&Case>, Vec<&Case>) =
-        selected.iter().copied().partition(|case| case.parallel);
+    let (alone, others): (Vec<&Case>, Vec<&Case>) =
+        selected.iter().copied().partition(|case| case.exclusive);
     let mut count = Count::default();
     for case in alone {
         count.add(run_case(case));
@@ -52,8 +52,8 @@ mod tests {
 
     #[test]
     fn every_test_runs_once_however_many_lanes_there_are() {
-        let pass = Case::new("o", &[], |_| Ok(())).parallel();
-        let fail = Case::new("f", &[], |_| Err(Error::Check("no".to_owned()))).parallel();
+        let pass = Case::new("o", &[], |_| Ok(()));
+        let fail = Case::new("f", &[], |_| Err(Error::Check("no".to_owned())));
         let slow = Case::new("s", &[], |_| {
             thread::sleep(Duration::from_millis(50));
             Ok(())

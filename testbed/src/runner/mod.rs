@@ -1,5 +1,5 @@
-//! The test runner: unit tests by cargo, then lab tests. Most lab tests run alone. Those that mostly wait, or measure
-//! nothing, run last and in parallel.
+//! The test runner: unit tests by cargo, then lab tests. Lab tests run in parallel. Those that measure something, or need all
+//! of the processors, run first and alone.
 
 mod lanes;
 mod test_context;
@@ -30,20 +30,20 @@ pub struct Case {
     pub areas: &'static [&'static str],
     /// The time limit.
     pub limit: Duration,
-    /// Whether it may run in parallel to others.
-    pub parallel: bool,
+    /// Whether it runs alone.
+    pub exclusive: bool,
     /// The test.
     pub run: fn(&Context) -> Result<()>,
 }
 
 impl Case {
-    /// Defines an exclusive test with a limit of two minutes.
+    /// Defines a test with a limit of three minutes that runs in parallel to others.
     pub const fn new(
         name: &'static str,
         areas: &'static [&'static str],
         run: fn(&Context) -> Result<()>,
     ) -> Self {
-        Self { name, areas, limit: Duration::from_secs(120), parallel: false, run }
+        Self { name, areas, limit: Duration::from_secs(180), exclusive: false, run }
     }
 
     /// Sets the time limit.
@@ -53,10 +53,10 @@ impl Case {
         self
     }
 
-    /// Lets the test run in parallel to others. It must not depend on what a busy machine loses.
+    /// Has the test run alone, since it depends on what a busy machine loses.
     #[must_use]
-    pub const fn parallel(mut self) -> Self {
-        self.parallel = true;
+    pub const fn exclusive(mut self) -> Self {
+        self.exclusive = true;
         self
     }
 

@@ -19,7 +19,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("paths-closed-at-the-destination", &["fidelity", "flows"], closed_towards),
     Case::new("paths-closed-to-answers-at-the-destination", &["fidelity", "flows"], closed_from),
     Case::new("paths-closed-to-another-address", &["fidelity", "flows"], closed_to_another),
-    Case::new("paths-open-to-datagrams", &["fidelity", "flows"], open),
+    Case::new("paths-open-to-datagrams", &["fidelity", "flows"], open).exclusive(),
     Case::new("paths-counted-by-agents-that-are-killed", &["fidelity", "flows"], killed),
 ];
 

@@ -11,8 +11,8 @@ use crate::host::Host;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("fidelity-datagrams-that-it-sends", &["fidelity"], sends),
-    Case::new("fidelity-datagrams-that-it-has-not-read", &["fidelity"], not_read_by_it),
+    Case::new("fidelity-datagrams-that-it-sends", &["fidelity"], sends).exclusive(),
+    Case::new("fidelity-datagrams-that-it-has-not-read", &["fidelity"], not_read_by_it).exclusive(),
 ];
 
 const LIMIT: Duration = Duration::from_secs(40);

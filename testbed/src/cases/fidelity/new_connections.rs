@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("fidelity-busy-web-server", &["fidelity"], web),
+    Case::new("fidelity-busy-web-server", &["fidelity"], web).exclusive(),
     Case::new("fidelity-incomplete-handshake-is-told", &["fidelity"], incomplete),
 ];
 

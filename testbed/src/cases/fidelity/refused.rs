@@ -10,18 +10,16 @@ use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("fidelity-refuses-what-is-in-processes", &["fidelity"], in_processes)
-        .limit(400)
-        .parallel(),
+    Case::new("fidelity-refuses-what-is-in-processes", &["fidelity"], in_processes).limit(400),
     Case::new("fidelity-refuses-files-that-are-gone", &["fidelity"], files_that_are_gone)
-        .limit(300)
-        .parallel(),
-    Case::new("fidelity-refuses-sockets", &["fidelity"], sockets).limit(300).parallel(),
-    Case::new("fidelity-many-processes-are-looked-at-soon", &["fidelity"], many_processes)
         .limit(300),
-    Case::new("fidelity-too-long-an-interruption", &["fidelity"], too_long).limit(300),
-    Case::new("fidelity-too-long-over-a-slow-link", &["fidelity"], too_slow).limit(240),
-    Case::new("fidelity-names-what-the-destination-lacks", &["fidelity"], lacks).parallel(),
+    Case::new("fidelity-refuses-sockets", &["fidelity"], sockets).limit(300),
+    Case::new("fidelity-many-processes-are-looked-at-soon", &["fidelity"], many_processes)
+        .exclusive()
+        .limit(300),
+    Case::new("fidelity-too-long-an-interruption", &["fidelity"], too_long).exclusive().limit(300),
+    Case::new("fidelity-too-long-over-a-slow-link", &["fidelity"], too_slow).exclusive().limit(240),
+    Case::new("fidelity-names-what-the-destination-lacks", &["fidelity"], lacks),
 ];
 
 /// The exit code of a refusal before anything changed.

@@ -19,8 +19,8 @@ pub(super) const CASES: &[Case] = &[
     Case::new("flows-survive-a-flush-of-all-rules", &["flows"], flushed),
     Case::new("flows-live-without-any-process-of-ours", &["flows"], alone),
     Case::new("flows-outlive-the-end-of-wireguard-go", &["flows"], tunnel_killed),
-    Case::new("flows-outlive-a-long-cut-of-the-link", &["flows"], long_cut).limit(240).parallel(),
-    Case::new("flows-end-and-nothing-is-left", &["flows"], ended).parallel(),
+    Case::new("flows-outlive-a-long-cut-of-the-link", &["flows"], long_cut).limit(240),
+    Case::new("flows-end-and-nothing-is-left", &["flows"], ended),
 ];
 
 /// The time limit for removed state to be restored.

@@ -9,11 +9,14 @@ use crate::slowdown;
 use crate::traffic::client_report::Direction;
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("flows-bulk-at-1500", &["flows", "mtu"], |context| bulk(context, 1500, true)),
-    Case::new("flows-bulk-at-1400", &["flows", "mtu"], |context| bulk(context, 1400, true)),
+    Case::new("flows-bulk-at-1500", &["flows", "mtu"], |context| bulk(context, 1500, true))
+        .exclusive(),
+    Case::new("flows-bulk-at-1400", &["flows", "mtu"], |context| bulk(context, 1400, true))
+        .exclusive(),
     Case::new("flows-bulk-at-1400-without-icmp", &["flows", "mtu"], |context| {
         bulk(context, 1400, false)
-    }),
+    })
+    .exclusive(),
     Case::new("flows-client-behind-nat", &["flows"], behind_nat),
 ];
 

@@ -11,7 +11,7 @@ use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("flows-greetings-that-cross-leave-no-dead-direction", &["flows"], crossing),
-    Case::new("flows-a-tunnel-in-the-making-is-no-error", &["flows"], being_set_up).parallel(),
+    Case::new("flows-a-tunnel-in-the-making-is-no-error", &["flows"], being_set_up),
 ];
 
 /// The number of times that both ends start a handshake at once. With two handshake workers, `wireguard-go` ends one

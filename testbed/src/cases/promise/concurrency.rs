@@ -8,10 +8,14 @@ use crate::error::Result;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("promise-two-moves-of-one-container", &["promise"], two).limit(240),
-    Case::new("promise-four-moves-of-one-container", &["promise"], four).limit(300),
-    Case::new("promise-two-moves-and-recover-beside", &["promise"], beside_recover).limit(240),
-    Case::new("promise-two-moves-and-one-is-killed", &["promise"], one_killed).limit(300),
+    Case::new("promise-two-moves-of-one-container", &["promise"], two).exclusive().limit(240),
+    Case::new("promise-four-moves-of-one-container", &["promise"], four).exclusive().limit(300),
+    Case::new("promise-two-moves-and-recover-beside", &["promise"], beside_recover)
+        .exclusive()
+        .limit(240),
+    Case::new("promise-two-moves-and-one-is-killed", &["promise"], one_killed)
+        .exclusive()
+        .limit(300),
 ];
 
 const fn ms(time: u64) -> Duration {

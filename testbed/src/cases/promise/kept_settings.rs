@@ -11,8 +11,8 @@ use crate::host::Host;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("promise-settings-are-kept", &["promise"], settings_are_kept).parallel(),
-    Case::new("promise-unknown-settings-are-refused", &["promise"], unknown_are_refused).parallel(),
+    Case::new("promise-settings-are-kept", &["promise"], settings_are_kept),
+    Case::new("promise-unknown-settings-are-refused", &["promise"], unknown_are_refused),
 ];
 
 /// The exit code of a refusal before anything changed.

@@ -17,7 +17,9 @@ use crate::runner::{Case, Context};
 use crate::slowdown;
 
 pub(super) const CASES: &[Case] =
-    &[Case::new("promise-podman-answers-during-a-long-pass", &["promise"], answers).limit(240)];
+    &[Case::new("promise-podman-answers-during-a-long-pass", &["promise"], answers)
+        .exclusive()
+        .limit(240)];
 
 /// The size of the container's file in bytes.
 const FILE: usize = 40 << 20;

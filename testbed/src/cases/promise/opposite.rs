@@ -12,8 +12,10 @@ use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("promise-two-containers-in-opposite-directions", &["promise"], opposite).limit(240),
-    Case::new("promise-back-while-the-first-move-ends", &["promise"], back).limit(300),
+    Case::new("promise-two-containers-in-opposite-directions", &["promise"], opposite)
+        .exclusive()
+        .limit(240),
+    Case::new("promise-back-while-the-first-move-ends", &["promise"], back).exclusive().limit(300),
 ];
 
 /// The number of rounds.

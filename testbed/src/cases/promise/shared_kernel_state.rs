@@ -10,7 +10,7 @@ use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("promise-marks-of-others-are-refused", &["promise"], marks_of_others),
-    Case::new("promise-a-refused-move-allots-no-number", &["promise"], no_number).parallel(),
+    Case::new("promise-a-refused-move-allots-no-number", &["promise"], no_number),
 ];
 
 /// The exit code of a refusal before anything changed.
