@@ -1,5 +1,5 @@
 //! A shared object that `netmig-shim` has the dynamic linker load into CRIU for a dump (`LD_PRELOAD`, ld.so(8)). It saves
-//! CRIU two walks over the kernel's whole table of connections.
+//! CRIU two walks over the kernel's whole table of connections, and the start of three programs ([`tmpfs_archive`]).
 //!
 //! In a dump CRIU lists the connections that the kernel tracks in the container's network namespace, and then their
 //! expectations, for which it sends the same request once more (`dump_nf_ct` in `criu/net.c`). The kernel has one hash table
@@ -12,10 +12,11 @@
 //! once empty. The answer is the kernel's, of the form that CRIU expects. Everything else goes to the kernel as it is.
 
 mod request;
+mod tmpfs_archive;
 
 use std::ffi::CStr;
 
-use libc::{c_int, c_void, msghdr, ssize_t};
+use libc::{c_char, c_int, c_void, msghdr, ssize_t};
 
 /// Runs when CRIU is started. The programs that CRIU runs itself, tar(1) for one, are not to load this object.
 #[used]
@@ -57,6 +58,44 @@ pub unsafe extern "C" fn sendmsg(socket: c_int, message: *const msghdr, flags: c
     }
     // SAFETY: sendmsg(2) with what the caller passes.
     unsafe { send(socket, message, flags) }
+}
+
+/// Becomes another program, as execvp(3) does. In place of the one with which CRIU archives a file system, this process writes the
+/// archive itself if it can, and ends.
+///
+/// # Safety
+/// That of execvp(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn execvp(file: *const c_char, arguments: *const *const c_char) -> c_int {
+    // SAFETY: the caller passes what execvp(3) takes.
+    if unsafe { is_archiving(arguments) } {
+        // What is written comes from memory: nothing has been written if there is no archive.
+        if let Ok(archive) = tmpfs_archive::of(tmpfs_archive::passed_directory()) {
+            let written = tmpfs_archive::write_to(libc::STDOUT_FILENO, &archive);
+            // SAFETY: this process was forked to become another program, and has nothing to end.
+            unsafe { libc::_exit(written.is_err().into()) };
+        }
+    }
+    // SAFETY: the C library has a function of this name and type.
+    let own: Option<unsafe extern "C" fn(*const c_char, *const *const c_char) -> c_int> =
+        unsafe { std::mem::transmute(libc::dlsym(libc::RTLD_NEXT, c"execvp".as_ptr())) };
+    match own {
+        // SAFETY: that of the caller.
+        Some(own) => unsafe { own(file, arguments) },
+        None => -1,
+    }
+}
+
+/// Returns whether arguments are those by which CRIU archives a file system.
+///
+/// # Safety
+/// They are strings, and end with a null pointer.
+unsafe fn is_archiving(arguments: *const *const c_char) -> bool {
+    // SAFETY: that of the caller.
+    let at = |index| unsafe { *arguments.add(index) };
+    let all = (0..).map(at).take_while(|argument| !argument.is_null());
+    // SAFETY: that of the caller.
+    tmpfs_archive::is_command(all.map(|argument| unsafe { CStr::from_ptr(argument) }))
 }
 
 /// The system call. The C library's function of that name is this object's own.

@@ -48,27 +48,30 @@ fn keeps_tcp_and_udp(context: &Context, runtime: Runtime) -> Result<()> {
     Ok(())
 }
 
-/// CRIU gets the object that keeps it from walking over the table of connections, for the dump alone, and does without
-/// where the object is not installed.
+/// CRIU gets the object that keeps it from walking over the table of connections and from starting tar, for the dump
+/// alone, and does without where the object is not installed.
 fn spared(context: &Context) -> Result<()> {
     const OBJECT: &str = "/usr/local/bin/libnetmig_criu.so";
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     serve(a, "web", 7000, &[], c)?;
-    // All hosts of a lab have the same file.
-    let watch = || {
-        let watch = Inotify::init(InitFlags::IN_NONBLOCK)?;
-        watch.add_watch(&a.path(OBJECT), AddWatchFlags::IN_OPEN)?;
-        nix::Result::Ok(watch)
+    let watch = |path: &str| {
+        let watch = || {
+            let watch = Inotify::init(InitFlags::IN_NONBLOCK)?;
+            watch.add_watch(&a.path(path), AddWatchFlags::IN_OPEN)?;
+            nix::Result::Ok(watch)
+        };
+        watch().context(|| format!("watching {path}"))
     };
-    let watch = watch().context(|| format!("watching {OBJECT}"))?;
+    // All hosts of a lab have the same file of the product's, and each has a tar of its own.
+    let (object, tar) = (watch(OBJECT)?, watch("/usr/bin/tar")?);
     let clients = Clients::start(c, a.port(7000))?;
     lab.migrate("web", "a", "b")?;
-    let opened = watch.read_events().map_or(0, |events| events.len());
-    ensure!(opened > 0, "nothing has opened {OBJECT}");
+    ensure!(object.read_events().is_ok(), "nothing has opened {OBJECT}");
+    ensure!(tar.read_events().is_err(), "tar was started in the dump");
     b.run(["mount", "--bind", "/dev/null", OBJECT])?;
     lab.migrate("web", "b", "a")?;
-    ensure!(watch.read_events().is_err(), "{OBJECT} was opened in a move without it");
+    ensure!(object.read_events().is_err(), "{OBJECT} was opened in a move without it");
     clients.stop()?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A paired source that requests path trials for paths that are not its container's, or wants to know of flows that are
 //! not. Packets of the permitted trials reach no other host.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -11,6 +11,7 @@ use crate::cases::flows::traces;
 use crate::ensure;
 use crate::error::{Error, Result};
 use crate::faults::hostile_peer::{self, Answer, message};
+use crate::faults::observation::journals;
 use crate::host::Host;
 use crate::runner::{Case, Context};
 
@@ -99,6 +100,8 @@ impl Fixture<'_> {
             vec![json!({ "offer": NAME, "migration": vec![7; 16] }), json!({ "tunnel": true })];
         let said = [[offered, then].concat()];
         for _ in 0..ATTEMPTS {
+            // What the last conversation has left is removed.
+            self.until_idle()?;
             let answers = hostile_peer::say_patiently(self.d, self.b, &said)?;
             let answers: Vec<Answer> = answers.into_iter().flatten().skip(1).collect();
             // Handshakes of both ends may cross, which this test does not examine.
@@ -107,6 +110,16 @@ impl Fixture<'_> {
             }
         }
         Err(Error::Check("b does not hear d".to_owned()))
+    }
+
+    /// Waits until the destination is at work on nothing.
+    fn until_idle(&self) -> Result<()> {
+        let end = Instant::now() + END;
+        while journals(self.b).next().is_some() {
+            ensure!(Instant::now() < end, "b has a journal still");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// Checks that the destination does exactly `done` of `then` and refuses the rest.
