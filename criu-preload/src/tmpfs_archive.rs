@@ -244,7 +244,8 @@ mod tests {
 
     #[test]
     fn what_is_unusual_is_left_to_tar() {
-        let cases: [(&str, fn(&Path)); 4] = [
+        type Make = fn(&Path);
+        let cases: [(&str, Make); 4] = [
             ("a file with two names", |dir| {
                 fs::write(dir.join("a"), "x").unwrap();
                 fs::hard_link(dir.join("a"), dir.join("b")).unwrap();
