@@ -17,6 +17,7 @@ use crate::runner::{Case, Context};
 pub(super) const CASES: &[Case] = &[
     Case::new("promise-orders-during-a-move", &["promise"], orders),
     Case::new("promise-stop-during-a-long-pass-ends-the-move", &["promise"], stopped).limit(240),
+    Case::new("promise-an-exec-during-a-move-is-named", &["promise"], executed).limit(240),
     Case::new("promise-orders-during-the-interruption", &["promise"], |context| {
         ordered_at(context, Moment::Interrupted)
     })
@@ -110,6 +111,39 @@ fn stopped(context: &Context) -> Result<()> {
         ensure!(there.trim().is_empty(), "{order}: a copy is left on b");
         a.podman(["rm", "--force", "--time", "0", "web"])?;
     }
+    Ok(())
+}
+
+/// An exec session that is opened while files go over ends the move, which names it. Once it has ended, the container can be
+/// moved.
+fn executed(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    lab.serve("b")?;
+    serve(a, "web", 7000, &[], c)?;
+    let id = container_state::id(a, "web")?;
+    long::fill(a, "web", 4 << 20)?;
+    long::slow_down(a, "8mbit")?;
+    let client = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
+    until("the pass", LIMIT, || Ok(client.stderr().contains("tunnel")))?;
+    let exec = a.command("podman").args(["exec", "web", "sleep", "4321"]).limit(LIMIT).spawn()?;
+    let sessions = || a.podman(["inspect", "--format", "{{join .ExecIDs \" \"}}", "web"]);
+    until("the session", LIMIT, || Ok(!sessions()?.is_empty()))?;
+    let session = sessions()?;
+    let ended = client.wait(LIMIT)?;
+    let said = ended.error_text();
+    ensure!(ended.status.code() == Some(4), "exit {:?}: {said}", ended.status.code());
+    for word in ["podman exec", &session, "sleep 4321"] {
+        ensure!(said.contains(word), "no {word:?} in: {said}");
+    }
+    long::speed_up(a)?;
+    settled(&lab)?;
+    ensure!(container_state::state(a, &id) == State::Running, "the original does not run");
+    let there = b.podman(["ps", "--all", "--quiet"])?;
+    ensure!(there.trim().is_empty(), "a copy is left on b");
+    a.run(["pkill", "-x", "-f", "sleep 4321"])?;
+    exec.wait(LIMIT)?;
+    lab.migrate("web", "a", "b")?;
     Ok(())
 }
 

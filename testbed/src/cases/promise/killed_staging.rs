@@ -13,7 +13,6 @@ use crate::error::{Context as _, Error, Result};
 use crate::faults::breakpoint::{self, Breakpoint};
 use crate::faults::observation::{has_record, importing_podman};
 use crate::host::Host;
-use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
