@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("promise-a-stop-during-the-preparation-leaves-no-mount", &["promise"], stopped)
         .limit(240),
     Case::new("promise-nothing-is-made-by-a-list", &["promise"], lists),
+    Case::new("promise-a-refused-order-makes-no-directory", &["promise"], refused),
     Case::new("promise-a-settled-arrival-is-noted", &["promise"], arrivals).limit(300),
 ];
 
@@ -72,6 +73,22 @@ fn stopped(context: &Context) -> Result<()> {
         for host in [a, b] {
             host.podman(["rm", "--all", "--force", "--time", "0"])?;
         }
+    }
+    Ok(())
+}
+
+/// An order with a directory that is a slip of the pen is refused, and does not make it.
+fn refused(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let a = lab.host("a")?;
+    lab.serve("b")?;
+    for (option, told) in [("--run-dir", "no container"), ("--state-dir", "not paired")] {
+        let words = ["migrate", "web", "b", option, "/tmp/none"];
+        let output = a.command("agent-client").args(words).output()?;
+        let said = output.error_text();
+        ensure!(output.status.code() == Some(3), "{option}: {:?}: {said}", output.status);
+        ensure!(said.contains(told), "{option}: {said}");
+        ensure!(!a.path("/tmp/none").exists(), "{option}: the directory is left");
     }
     Ok(())
 }
