@@ -120,8 +120,8 @@ fn stopped(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// An exec session that is opened while files go over ends the move, which names it. Once it has ended, the container can be
-/// moved.
+/// An exec session that is opened while files go over ends the move, which names it. While it is open, the next one is
+/// refused. Once it has ended, the container can be moved.
 fn executed(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
@@ -132,10 +132,7 @@ fn executed(context: &Context) -> Result<()> {
     long::slow_down(a, "8mbit")?;
     let client = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
     until("the pass", LIMIT, || Ok(client.stderr().contains("tunnel")))?;
-    let exec = a.command("podman").args(["exec", "web", "sleep", "4321"]).limit(LIMIT).spawn()?;
-    let sessions = || a.podman(["inspect", "--format", "{{join .ExecIDs \" \"}}", "web"]);
-    until("the session", LIMIT, || Ok(!sessions()?.is_empty()))?;
-    let session = sessions()?;
+    let session = a.podman(["exec", "--detach", "web", "sleep", "4321"])?;
     let ended = client.wait(LIMIT)?;
     let said = ended.error_text();
     ensure!(ended.status.code() == Some(4), "exit {:?}: {said}", ended.status.code());
@@ -147,8 +144,12 @@ fn executed(context: &Context) -> Result<()> {
     ensure!(container_state::state(a, &id) == State::Running, "the original does not run");
     let there = b.podman(["ps", "--all", "--quiet"])?;
     ensure!(there.trim().is_empty(), "a copy is left on b");
+    let refused = lab.attempt("web", "a", "b", &[])?;
+    let said = &refused.stderr;
+    ensure!(refused.code == Some(3) && said.contains("exec-session"), "{:?}: {said}", refused.code);
+    ensure!(said.contains(&session), "no session in: {said}");
+    // podman goes on listing the session for some minutes.
     a.run(["pkill", "-x", "-f", "sleep 4321"])?;
-    exec.wait(LIMIT)?;
     lab.migrate("web", "a", "b")?;
     Ok(())
 }

@@ -24,6 +24,8 @@ pub(super) const CASES: &[Case] = &[
         killed(context, Forgotten::Container)
     })
     .limit(300),
+    Case::new("promise-killed-programs-of-a-restore-leave-nothing", &["promise"], programs)
+        .limit(400),
     Case::new("promise-a-killed-restore-leaves-no-state-of-its-runtime", &["promise"], restored)
         .limit(300),
 ];
@@ -35,6 +37,9 @@ enum Forgotten {
     /// The user removes the container, and nobody knows any more that it was staged.
     Container,
 }
+
+/// The programs that take part in a restore, by the names of their processes.
+const PROGRAMS: [&str; 3] = ["podman", "conmon", "crun"];
 
 /// Where the real netavark is.
 const REAL: &str = "/usr/libexec/lab/netavark";
@@ -122,6 +127,48 @@ fn has_no_network(host: &Host, when: &str) -> Result<()> {
     let rules = host.run(["nft", "list", "ruleset"])?;
     let rules: Vec<&str> = rules.lines().filter(|line| line.contains("dport 7000")).collect();
     ensure!(rules.is_empty(), "{when}: rules are left: {rules:?}");
+    Ok(())
+}
+
+/// Each program that works on a restore is killed: before the runtime begins, and when it has ended.
+fn programs(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    breakpoint::install(b)?;
+    lab.serve("b")?;
+    let mut problems = Vec::new();
+    for at in [Breakpoint::BeforeRestore, Breakpoint::AfterRestore] {
+        for program in PROGRAMS {
+            let run = ["run", "--detach", "--name", "web", "--publish", "7000:7000"];
+            let id = a.podman([&run[..], &["probe:1", "netmig-probe", "serve"]].concat())?;
+            at.set(b)?;
+            let words = ["migrate", "web", "b", "--max-interruption", "60"];
+            let order = a.command("agent-client").args(words).spawn()?;
+            until("the runtime waits", LIMIT, || Ok(at.is_hit(b)))?;
+            b.run(["pkill", "-KILL", "-x", program])?;
+            breakpoint::clear(b)?;
+            b.run(["sh", "-c", "pkill -x crun || true"])?;
+            let end = order.wait(LIMIT)?;
+            settled(&lab)?;
+            let what = format!("{program} at {at:?}: exit {:?}", end.status.code());
+            let judged = || -> Result<()> {
+                if home(&lab, &id)? == "a" {
+                    ensure!(end.status.code() == Some(4), "{what}: {}", end.error_text());
+                    has_no_network(b, &what)?;
+                    let again = lab.attempt("web", "a", "b", &[])?;
+                    ensure!(again.code == Some(0), "{what}, again: {}", again.stderr);
+                }
+                ensure!(home(&lab, &id)? == "b", "{what}: it did not move");
+                b.podman(["rm", "--force", "--time", "0", "web"])?;
+                has_no_network(b, &what)
+            };
+            problems.extend(judged().err().map(|error| error.to_string()));
+            for host in [a, b] {
+                host.podman(["rm", "--all", "--force", "--time", "0"])?;
+            }
+        }
+    }
+    ensure!(problems.is_empty(), "{}", problems.join("\n"));
     Ok(())
 }
 
