@@ -241,7 +241,7 @@ mod tests {
             change(&mut container);
             codes(&container)
         };
-        let cases: [(&str, Change); 25] = [
+        let cases: [(&str, Change); 24] = [
             ("paused", &|c| c.state = State::Paused),
             ("not-running", &|c| c.state = State::Other("exited".into())),
             ("not-running", &|c| c.state = State::Unknown),

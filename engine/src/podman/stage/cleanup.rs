@@ -70,7 +70,7 @@ pub(in crate::podman) async fn abort_by_id(
 /// Makes a network known to podman that a killed podman has made for the container and not noted. Returns whether there
 /// may be one. What cannot be found out is told of, and the container removed nevertheless.
 async fn note_network(podman: &Podman, id: &str, work: &WorkDir) -> bool {
-    if !matches!(podman.exists(id).await, Ok(true)) {
+    if !lost_network::may_be_lost(id) {
         return false;
     }
     let info = match podman.info().await {

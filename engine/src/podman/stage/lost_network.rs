@@ -11,6 +11,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::ifaddrs::getifaddrs;
@@ -95,7 +96,7 @@ impl Interfaces {
 /// # Errors
 /// [`PodmanError::Database`] when podman's database cannot be changed.
 pub(super) fn note(info: &Info, id: &str, interfaces: &Interfaces) -> Result<bool, PodmanError> {
-    if info.database != "sqlite" || !has_allocation(Path::new(ALLOCATIONS), id) {
+    if info.database != "sqlite" || !may_be_lost(id) {
         return Ok(false);
     }
     for path in places(info).iter().filter(|path| path.is_file()) {
@@ -106,6 +107,11 @@ pub(super) fn note(info: &Info, id: &str, interfaces: &Interfaces) -> Result<boo
         }
     }
     Ok(false)
+}
+
+/// Returns whether podman may have addresses allocated to a container. Reads one small file.
+pub(super) fn may_be_lost(id: &str) -> bool {
+    has_allocation(Path::new(ALLOCATIONS), id)
 }
 
 /// Returns whether podman may have addresses allocated to a container: its ID is in the file, perhaps in a page that is
@@ -123,11 +129,11 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Notes a namespace in the state of a container that has none (`libpod/container.go`, `ContainerState`). `find` gets those
-/// of all containers, and returns the lost one.
+/// of all containers, and returns the lost one; `None` if the container is another podman's.
 fn note_in(
     database: &mut Connection,
     id: &str,
-    find: impl FnOnce(&[String]) -> PathBuf,
+    find: impl FnOnce(&[String]) -> Option<PathBuf>,
 ) -> rusqlite::Result<bool> {
     let change = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let query = "SELECT CAST(c.JSON AS BLOB), CAST(s.JSON AS BLOB) FROM ContainerConfig c \
@@ -148,8 +154,8 @@ fn note_in(
         let path = |state: Value| Some(state.get("netns")?.as_str()?.to_owned());
         states.filter_map(path).collect::<Vec<_>>()
     };
-    let path = find(&known).to_string_lossy().into_owned();
-    state.insert("netns".to_owned(), Value::String(path));
+    let Some(path) = find(&known) else { return Ok(false) };
+    state.insert("netns".to_owned(), Value::String(path.to_string_lossy().into_owned()));
     let text = Value::Object(state).to_string();
     change.execute(
         "UPDATE ContainerState SET JSON = ?2 WHERE ID = ?1",
@@ -160,8 +166,9 @@ fn note_in(
 }
 
 /// Returns the namespace of podman's that no container has and that has these interfaces. Where netavark has not come so
-/// far, a path at which nothing is: podman gives the addresses back all the same.
-fn namespace(interfaces: &Interfaces, known: &[String], id: &str) -> PathBuf {
+/// far, a path at which nothing is: podman gives the addresses back all the same. `None` if processes live in the namespace:
+/// then it is not lost, but that of a container of the same ID in another store.
+fn namespace(interfaces: &Interfaces, known: &[String], id: &str) -> Option<PathBuf> {
     let directory = Path::new(NAMESPACES);
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let is_podmans = |path: &PathBuf| {
@@ -170,7 +177,25 @@ fn namespace(interfaces: &Interfaces, known: &[String], id: &str) -> PathBuf {
     };
     let mut unknown = entries.map(|entry| entry.path()).filter(is_podmans);
     let found = unknown.find(|path| File::open(path).is_ok_and(|file| interfaces.are_in(file)));
-    found.unwrap_or_else(|| directory.join(format!("{PREFIX}{id}")))
+    match found {
+        Some(path) if has_processes(&path) => {
+            tracing::warn!(id, path = %path.display(), "the network namespace is in use, and stays");
+            None
+        }
+        Some(path) => Some(path),
+        None => Some(directory.join(format!("{PREFIX}{id}"))),
+    }
+}
+
+/// Returns whether a process is in the namespace behind a file (namespaces(7)). So it counts if that cannot be read.
+fn has_processes(path: &Path) -> bool {
+    let identity = |path: &Path| path.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
+    let (Some(wanted), Ok(processes)) = (identity(path), fs::read_dir("/proc")) else {
+        return true;
+    };
+    let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    let processes = processes.flatten().filter(|p| p.file_name().to_str().is_some_and(is_process));
+    processes.into_iter().any(|process| identity(&process.path().join("ns/net")) == Some(wanted))
 }
 
 fn shown(mac: [u8; 6]) -> String {
@@ -214,7 +239,7 @@ mod tests {
         let mut database = database(r#"{"createNetNS":true}"#, r#"{"state":1,"pid":7}"#);
         let noted = note_in(&mut database, ID, |known| {
             assert_eq!(known, ["/run/netns/netns-b8"]);
-            "/run/netns/netns-a7".into()
+            Some("/run/netns/netns-a7".into())
         });
         assert!(noted.unwrap());
         let expected = serde_json::json!({"state": 1, "pid": 7, "netns": "/run/netns/netns-a7"});
@@ -236,6 +261,14 @@ mod tests {
             assert!(!noted.unwrap(), "{config} {before}");
             assert_eq!(state(&database, ID), serde_json::from_str::<Value>(before).unwrap());
         }
+    }
+
+    #[test]
+    fn a_namespace_in_use_is_not_noted() {
+        assert!(has_processes(Path::new("/proc/self/ns/net")));
+        let mut database = database(r#"{"createNetNS":true}"#, "{}");
+        assert!(!note_in(&mut database, ID, |_| None).unwrap());
+        assert_eq!(state(&database, ID), serde_json::json!({}));
     }
 
     #[test]
