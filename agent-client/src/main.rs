@@ -125,6 +125,17 @@ fn run(cli: Cli) -> Exit {
         },
     };
     let destination = request.destination.clone();
+    // It would be made anew, with an identity that nobody knows.
+    if !directories.state.exists() {
+        let reason = format!(
+            "this host is not paired with {destination}: {} does not exist; run agent-server invite there, and agent-client \
+             join TOKEN here",
+            directories.state.display()
+        );
+        return fail(&Failure::Refused(reason.into()), &destination.to_string(), json);
+    }
+    let places = directories.clone();
+    let had_run = places.run.exists();
     let outcome = runtime.block_on(async {
         let context = open(directories, json).map_err(Failure::Setup)?;
         let cancel = Cancel::default();
@@ -135,7 +146,12 @@ fn run(cli: Cli) -> Exit {
     runtime.shutdown_background();
     match outcome {
         Ok(report) => summary::print(&report, json),
-        Err(failure) => fail(&failure, &destination.to_string(), json),
+        Err(failure) => {
+            if matches!(Exit::from(&failure), Exit::Refused) {
+                places.remove_unused(had_run);
+            }
+            fail(&failure, &destination.to_string(), json)
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod blockers;
 pub mod cgroup;
 pub mod criu;
 pub mod criu_gate;
+pub mod entered_processes;
 pub mod estimate;
 pub mod facts;
 pub mod images;

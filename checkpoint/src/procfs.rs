@@ -20,6 +20,14 @@ pub fn start_time(pid: i32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// Returns the parent of a process: field 4 of `/proc/PID/stat` (proc_pid_stat(5)). `None` for a process that is gone.
+#[must_use]
+pub fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// Returns the threads of a process, the first one first; none for a process that is gone.
 #[must_use]
 pub fn threads(process: i32) -> Vec<i32> {

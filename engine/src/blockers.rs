@@ -4,11 +4,17 @@
 
 mod container_settings;
 
+use std::time::Duration;
+
 use checkpoint::blockers::{Finding, Findings, Subject};
 use checkpoint::cgroup::Cgroup;
+use checkpoint::entered_processes;
 
 use crate::Engine;
 use crate::inspect::{Container, State};
+
+/// How long a process that has entered a container may take to end by itself.
+const BRIEF: Duration = Duration::from_millis(200);
 
 /// Looks at a container of this host. Blocks the calling thread.
 #[must_use]
@@ -41,6 +47,15 @@ fn look_at_processes(engine: &dyn Engine, container: &Container, findings: &mut 
                  unit, start {name} by {engine} without it ({engine} run --detach), and move it then"
             ),
         });
+    }
+    let entered = entered_processes::find(&cgroup, container.pid).and_then(|_| {
+        // A health check, which is an exec session of the engine's own, is over by now.
+        std::thread::sleep(BRIEF);
+        entered_processes::find(&cgroup, container.pid)
+    });
+    if let Some(by) = entered {
+        let message = format!("{} is entered by {by}; end that first", container.name);
+        findings.blockers.push(Finding { code: "exec-session", message });
     }
     let subject = Subject { name: &container.name, pid: container.pid, bundle: &container.bundle };
     let Findings { blockers, warnings, watched } = checkpoint::blockers::look(&subject, &cgroup);

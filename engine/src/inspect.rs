@@ -72,8 +72,6 @@ pub struct Container {
     pub privileged: bool,
     /// When the engine starts it again by itself.
     pub restart: RestartPolicy,
-    /// Open exec sessions, by ID.
-    pub exec_sessions: Vec<String>,
     /// The pod that it is in, by ID.
     pub pod: Option<String>,
     /// Containers that it depends on, by ID.

@@ -19,6 +19,7 @@ use crate::blocker::Blocker;
 use crate::byte_lock;
 use crate::directories::Directories;
 use crate::journal::{self, Record};
+use crate::lock_holder::{self, Holder};
 
 /// The name of the file of the locks, in the run directory.
 const FILE: &str = "containers.lock";
@@ -75,14 +76,16 @@ impl ContainerLock {
         let lock = Self::try_take(&directories.run, id)?;
         let found = left(directories, id)?;
         let Some(lock) = lock else {
-            return Err(Error::Busy(describe(name, Work::Locked, found.first())));
+            let left = found.first();
+            let holder = if left.is_none() { holder(&directories.run, id) } else { None };
+            return Err(Error::Busy(describe(name, Work::Locked, left, holder)));
         };
         let works: Vec<Work> = found.iter().map(|left| left.work).collect();
         if may_begin(&works) {
             return Ok(lock);
         }
         let reasons: Vec<String> =
-            found.iter().map(|left| describe(name, left.work, Some(left))).collect();
+            found.iter().map(|left| describe(name, left.work, Some(left), None)).collect();
         Err(Error::Busy(reasons.join("; ")))
     }
 
@@ -97,7 +100,7 @@ impl ContainerLock {
                 return Ok(lock);
             }
             if Instant::now() >= give_up {
-                return Err(Error::Busy(describe(name, Work::Locked, None)));
+                return Err(Error::Busy(describe(name, Work::Locked, None, holder(run, id))));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -110,6 +113,11 @@ impl ContainerLock {
         let file = taken.map_err(|source| Error::File { path, source })?;
         Ok(file.map(|file| Self { _file: file }))
     }
+}
+
+/// Returns the process that has a container's lock.
+fn holder(run: &Path, id: &str) -> Option<Holder> {
+    lock_holder::find(&run.join(FILE), byte_lock::place(id)?)
 }
 
 /// What a journal says about a container.
@@ -158,12 +166,12 @@ fn left(directories: &Directories, id: &str) -> Result<Vec<Left>, Error> {
 }
 
 /// Describes the work on a container, when it began, and what to do. `left` is what a journal says; the process
-/// that wrote it is still at work if the container is [locked](Work::Locked).
-fn describe(name: &str, work: Work, left: Option<&Left>) -> String {
+/// that wrote it is still at work if the container is [locked](Work::Locked). `holder` has the lock and has not written
+/// a journal yet.
+fn describe(name: &str, work: Work, left: Option<&Left>, holder: Option<Holder>) -> String {
     let Some(Left { work: noted, other, began }) = left else {
-        return format!(
-            "{name} is busy: another netmig command is at work on it; try again when that has ended"
-        );
+        let who = holder.map_or_else(|| "another netmig command".to_owned(), |h| h.to_string());
+        return format!("{name} is busy: {who} is at work on it; try again when that has ended");
     };
     let since = match began {
         0 => String::new(),
@@ -234,6 +242,8 @@ mod tests {
         let lock = ContainerLock::begin(&directories, ID, "web").unwrap();
         let refused = ContainerLock::begin(&directories, ID, "web").unwrap_err();
         assert!(refused.blocker().is_some_and(|blocker| blocker.code == "busy"), "{refused}");
+        let who = format!("(process {}, started ", std::process::id());
+        assert!(refused.to_string().contains(&who), "who is at work, and since when: {refused}");
         ContainerLock::begin(&directories, OTHER, "db").map(drop).unwrap();
         drop(lock);
         ContainerLock::begin(&directories, ID, "web").map(drop).unwrap();

@@ -48,6 +48,15 @@ impl Directories {
         create_private(&self.run)
     }
 
+    /// Removes the volatile directory if it is empty and was not there before, by what the caller has seen. So a command that
+    /// was refused leaves nothing at a place that was a slip of the pen.
+    pub fn remove_unused(&self, was_there: bool) {
+        if !was_there {
+            // One that is in use is not empty.
+            let _ = fs::remove_dir(&self.run);
+        }
+    }
+
     /// Returns the directory for everything volatile of one migration. It is not created here.
     #[must_use]
     pub fn migration(&self, id: MigrationId) -> PathBuf {

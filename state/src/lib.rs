@@ -26,6 +26,7 @@ pub mod id;
 pub mod interrupt_slot;
 pub mod journal;
 pub mod json_files;
+mod lock_holder;
 pub mod log;
 pub mod migration_lock;
 pub mod peer_address;

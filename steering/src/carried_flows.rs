@@ -36,7 +36,8 @@ pub struct Ends {
 /// A flow that this host carries, as people and programs are told of it.
 #[derive(Debug, Serialize)]
 pub struct CarriedFlow {
-    /// The container's name; `None` if it is not known any more.
+    /// The container's name; `None` if it is not known any more. Containers that had one address after another are all named
+    /// (`db or web`): nothing tells whose flow it is.
     pub container: Option<String>,
     /// What this host is to it.
     pub role: Role,
@@ -111,9 +112,14 @@ fn line(
     ways: &BTreeMap<PeerNumber, Status>,
 ) -> Option<CarriedFlow> {
     let flow = &counted.flow;
-    let Seen { note, role, peer, direction } = seen(flow, notes)?;
+    let Seen { role, peer, direction, .. } = seen(flow, notes)?;
+    let of_it: Vec<_> =
+        notes.iter().filter(|note| flow.direction(&note.addresses).is_some()).collect();
+    let mut names: Vec<&str> = of_it.iter().map(|note| note.name.as_str()).collect();
+    names.sort_unstable();
+    let only = if let [only] = of_it[..] { Some(only) } else { None };
     Some(CarriedFlow {
-        container: note.map(|note| note.name.clone()),
+        container: (!names.is_empty()).then(|| names.join(" or ")),
         role,
         peer: peer.get(),
         peer_address: ways.get(&peer).and_then(|way| way.address),
@@ -126,7 +132,7 @@ fn line(
         original: ends(flow.original),
         reply: ends(flow.reply),
         bytes: counted.bytes,
-        age: note.map(MovedContainer::age),
+        age: only.map(MovedContainer::age),
     })
 }
 
@@ -170,6 +176,30 @@ mod tests {
         let counted = Counted { flow: flow.clone(), bytes: None };
         let line = line(&counted, notes, &BTreeMap::new()).unwrap();
         (line.role, line.direction, line.peer)
+    }
+
+    #[test]
+    fn containers_that_had_one_address_are_all_named() {
+        let note = |name: &str, address: &str| MovedContainer {
+            id: String::new(),
+            name: name.to_owned(),
+            addresses: vec![address.parse().unwrap()],
+            moved: 0,
+            exchange: Default::default(),
+            detours: Vec::new(),
+        };
+        let ends = ["192.0.2.3:40000", "10.88.0.2:80"];
+        let flow = flow(ends, [ends[1], ends[0]], 3 << 24);
+        let counted = Counted { flow, bytes: None };
+        let name = |notes: &[MovedContainer]| {
+            let line = line(&counted, notes, &BTreeMap::new()).unwrap();
+            (line.container, line.age.is_some())
+        };
+        let [web, db, other] =
+            [note("web", "10.88.0.2"), note("db", "10.88.0.2"), note("other", "10.88.0.3")];
+        assert_eq!(name(&[other.clone(), web.clone()]), (Some("web".to_owned()), true));
+        assert_eq!(name(&[web, other, db]), (Some("db or web".to_owned()), false));
+        assert_eq!(name(&[]), (None, false));
     }
 
     #[test]

@@ -13,6 +13,8 @@ use super::container_name;
 
 /// The slowest rate that may be asked for, in bytes a second. A slower peer would look like one that hangs.
 const SLOWEST: u64 = 64 << 10;
+/// The fastest rate that may be asked for, in bytes a second. No link carries more, so that it would not be a limit.
+const FASTEST: u64 = 100_000_000_000;
 
 /// Arguments of `migrate`.
 #[derive(Clone, Debug, Args)]
@@ -235,9 +237,12 @@ fn seconds(text: &str) -> Result<Duration, String> {
 fn bandwidth(text: &str) -> Result<NonZeroU64, String> {
     text.parse::<ByteSize>()
         .ok()
-        .filter(|rate| rate.0 >= SLOWEST)
+        .filter(|rate| (SLOWEST..=FASTEST).contains(&rate.0))
         .and_then(|rate| NonZeroU64::new(rate.0))
-        .ok_or_else(|| "a number of bytes a second such as 50MB or 8MiB, at least 64KiB".to_owned())
+        .ok_or_else(|| {
+            "a number of bytes a second such as 50MB or 8MiB, from 64KiB to 100GB; leave the option out for no limit"
+                .to_owned()
+        })
 }
 
 /// Reads a number of connections.
@@ -264,7 +269,10 @@ mod tests {
     fn rates_are_bytes_a_second() {
         assert_eq!(bandwidth("8MiB"), Ok(NonZeroU64::new(8 << 20).unwrap()));
         assert_eq!(bandwidth("50MB"), Ok(NonZeroU64::new(50_000_000).unwrap()));
-        for text in ["", "0", "-1", "1000", "fast", "1e99", "50Mbit"] {
+        assert_eq!(bandwidth("100GB"), Ok(NonZeroU64::new(FASTEST).unwrap()));
+        for text in
+            ["", "0", "-1", "1000", "fast", "1e99", "50Mbit", "101GB", "9TB", "16EiB", "99999999TB"]
+        {
             assert!(bandwidth(text).is_err(), "{text}");
         }
     }

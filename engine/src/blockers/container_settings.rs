@@ -69,10 +69,6 @@ pub(super) fn findings(c: &Container) -> Vec<Finding> {
         let device = device.display();
         add("device", format!("{name} uses {device}, which stays on this host"));
     }
-    if !c.exec_sessions.is_empty() {
-        let count = c.exec_sessions.len();
-        add("exec-session", format!("{name} has {count} open exec session(s); end them first"));
-    }
     for shared in &c.shared_namespaces {
         add(
             "shared-namespace",
@@ -245,7 +241,7 @@ mod tests {
             change(&mut container);
             codes(&container)
         };
-        let cases: [(&str, Change); 25] = [
+        let cases: [(&str, Change); 24] = [
             ("paused", &|c| c.state = State::Paused),
             ("not-running", &|c| c.state = State::Other("exited".into())),
             ("not-running", &|c| c.state = State::Unknown),
@@ -266,7 +262,6 @@ mod tests {
             ("mount", &|c| c.mounts = vec![mount(MountKind::Other("image".into()), None)]),
             ("privileged", &|c| c.privileged = true),
             ("device", &|c| c.devices = vec!["/dev/fuse".into()]),
-            ("exec-session", &|c| c.exec_sessions = vec!["e".into()]),
             ("shared-namespace", &|c| c.shared_namespaces = vec!["pid host".into()]),
             ("cgroups", &|c| c.cgroups = "split".into()),
             ("systemd", &|c| c.systemd = true),

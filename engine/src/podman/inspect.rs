@@ -226,7 +226,6 @@ impl RawContainer {
                 name: host.restart_policy.name,
                 maximum_retries: host.restart_policy.maximum_retry_count,
             },
-            exec_sessions: self.exec_ids.unwrap_or_default(),
             pod: non_empty(self.pod),
             dependencies: self.dependencies.unwrap_or_default(),
             memory_limit: u64::try_from(host.memory).ok().filter(|limit| *limit > 0),

@@ -23,7 +23,7 @@ use super::interruption::{Interruption, Progress};
 use super::late_files;
 use super::local_far_ends;
 use super::migration::Migration;
-use super::retry::{Goal, insist};
+use super::retry::{Goal, insist, tell_settled};
 use crate::event::{Steps, milliseconds, span};
 use crate::report::{ContainerName, FlowCount, NewAddress, Outcome, Parts, Report};
 
@@ -180,9 +180,8 @@ impl<'a> Completion<'a> {
             }
         }
         self.listen(steps).await;
-        let id = self.migration.id();
         // A destination that does not hear it remembers the migration.
-        if let Err(e) = destination_rpc::settled(self.migration.connection(), id).await {
+        if let Err(e) = tell_settled(&mut self.migration).await {
             tracing::debug!("{}", chain(&e));
         }
         steps.end();

@@ -30,6 +30,7 @@ use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 use super::bridged_flows::Besides;
 use super::container_log::CarriedLog;
 use super::engine_orders::{self, Ended};
+use super::exec_sessions;
 use super::failure::Failure;
 use super::memory_rounds::MemoryRounds;
 use super::migration::Migration;
@@ -179,8 +180,14 @@ impl<'a> Interruption<'a> {
         self.blocked = true;
         let plan = &self.migration.plan;
         plan.port.block()?;
+        let (name, cgroup) = (plan.container.name.clone(), plan.cgroup.clone());
+        let first = plan.process.pid;
+        let entered = spawn_blocking(move || exec_sessions::check(&name, &cgroup, first));
         let blocked = Instant::now();
-        let (manifest, dumped) = self.dump_and_send().await?;
+        // An exec session leads to errors of the dump that do not name it.
+        let sent = self.dump_and_send().await;
+        entered.await??;
+        let (manifest, dumped) = sent?;
         let sent = Instant::now();
         // As late as it costs no time: the destination restores meanwhile.
         let context = self.migration.context;
@@ -227,6 +234,9 @@ impl<'a> Interruption<'a> {
         let plan = &mut self.migration.plan;
         let connection = &mut plan.link.connection;
         let signals = block_in_place(|| engine_orders::sent_signals(&plan.cgroup));
+        block_in_place(|| {
+            exec_sessions::check(&plan.container.name, &plan.cgroup, plan.process.pid)
+        })?;
         verify_copy::tell(connection, &plan.cgroup, plan.process.pid).await?;
         let mut prepared = expect!(connection, deadline::STAGE, Prepared)?;
         verify_copy::check(&mut prepared.differences)?;

@@ -17,6 +17,7 @@ mod dead_connections;
 pub(crate) mod destination_rpc;
 mod dns_names;
 mod engine_orders;
+mod exec_sessions;
 mod expired_flows;
 mod failure;
 mod forecast;

@@ -12,6 +12,9 @@ use super::migration::Migration;
 /// Between two attempts to reach a destination that has not acknowledged.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// How long a destination whose server has died is asked again to note that a move is settled.
+const SETTLING: Duration = Duration::from_secs(5);
+
 /// The last thing that is wanted of the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
@@ -38,6 +41,29 @@ pub async fn insist(
         }
         tokio::time::sleep(RETRY).await;
         told = again(migration, goal).await;
+    }
+}
+
+/// Tells the destination that this host needs no answer about the migration any more. A server that has died meanwhile is
+/// told by a new connection: what is sent over the old one gets lost without an error.
+pub async fn tell_settled(migration: &mut Migration<'_>) -> Result<(), Error> {
+    let id = migration.id();
+    if destination_rpc::silent(migration.connection(), id).await.is_ok() {
+        return destination_rpc::settled(migration.connection(), id).await;
+    }
+    let give_up = Instant::now() + SETTLING;
+    loop {
+        let told = async {
+            let mut connection = migration.plan.far_end().resume(migration.context).await?;
+            destination_rpc::settled(&mut connection, id).await
+        };
+        match told.await {
+            Err(e) if e.next() == Next::AskAgain && Instant::now() < give_up => {
+                tracing::debug!("{}", chain(&e));
+            }
+            told => return told,
+        }
+        tokio::time::sleep(RETRY).await;
     }
 }
 

@@ -190,7 +190,7 @@ pub enum Error {
         wanted: &'static str,
     },
     /// The other host gave up and says why. What it calls "this host" is itself.
-    #[error("{host}: {}", .failure.message)]
+    #[error("{host} says: {}", .failure.message)]
     Failure {
         /// Its name as it was dialled, or its address.
         host: String,

@@ -47,7 +47,7 @@ pub(super) fn dump_has_arrived(host: &Host) -> bool {
 }
 
 /// Returns the process ID, in the host's PID namespace, of the podman that imports a container.
-pub(super) fn importing_podman(host: &Host) -> Option<i32> {
+pub(crate) fn importing_podman(host: &Host) -> Option<i32> {
     fs::read_dir(host.path("/run/netmig")).into_iter().flatten().flatten().find_map(|entry| {
         let text = fs::read_to_string(entry.path().join("stage/podman.pid")).ok()?;
         text.split(' ').next()?.parse().ok()

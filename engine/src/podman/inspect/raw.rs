@@ -27,8 +27,6 @@ pub(in crate::podman) struct RawContainer {
     pub(in crate::podman) oci_config_path: PathBuf,
     #[serde(rename = "OCIRuntime", default)]
     pub(in crate::podman) oci_runtime: String,
-    #[serde(rename = "ExecIDs")]
-    pub(in crate::podman) exec_ids: Option<Vec<String>>,
     pub(in crate::podman) graph_driver: Option<RawGraphDriver>,
     pub(in crate::podman) mounts: Option<Vec<RawMount>>,
     pub(in crate::podman) dependencies: Option<Vec<String>>,

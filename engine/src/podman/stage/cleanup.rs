@@ -4,10 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
+use tokio::task::spawn_blocking;
 
+use super::lost_network::{self, Interfaces};
 use super::shim_socket::{ShimSocket, listen};
 use super::work_dir::WorkDir;
-use super::{Error, import};
+use super::{Error, import, runtime_state};
 use crate::Kind;
 use crate::podman::Podman;
 use checkpoint::shim::messages::ToShim;
@@ -45,7 +47,16 @@ pub(in crate::podman) async fn abort_by_id(
     }
     let remove = |source| Error::Remove { engine: Kind::Podman, id: id.to_owned(), source };
     let is_left = async || podman.is_half_restored(id, since).await.map_err(remove);
-    if ours || (!work.dir.exists() && is_left().await?) {
+    if ours {
+        let was_lost = note_network(podman, id, &work).await;
+        let removed = podman.remove(id).await;
+        // podman complains of a network that was not complete, and removes the container.
+        let is_gone = was_lost && removed.is_err() && matches!(podman.exists(id).await, Ok(false));
+        if !is_gone {
+            removed.map_err(remove)?;
+        }
+        runtime_state::forget(id).await;
+    } else if !work.dir.exists() && is_left().await? {
         podman.remove(id).await.map_err(remove)?;
     }
     if ours {
@@ -54,6 +65,31 @@ pub(in crate::podman) async fn abort_by_id(
         work.remove_console();
     }
     work.remove()
+}
+
+/// Makes a network known to podman that a killed podman has made for the container and not noted. Returns whether there
+/// may be one. What cannot be found out is told of, and the container removed nevertheless.
+async fn note_network(podman: &Podman, id: &str, work: &WorkDir) -> bool {
+    if !lost_network::may_be_lost(id) {
+        return false;
+    }
+    let info = match podman.info().await {
+        Ok(info) => info,
+        Err(error) => {
+            tracing::warn!(id, %error, "a network of the copy may stay");
+            return false;
+        }
+    };
+    let (own_id, interfaces) = (id.to_owned(), Interfaces::read(work));
+    let noted = spawn_blocking(move || lost_network::note(&info, &own_id, &interfaces)).await;
+    match noted {
+        Ok(Ok(noted)) => noted,
+        Ok(Err(error)) => {
+            tracing::warn!(id, %error, "a network of the copy may stay");
+            false
+        }
+        Err(_) => false,
+    }
 }
 
 /// Ends the shim and the podman above it. Neither is killed while it can end by itself: podman

@@ -15,9 +15,17 @@ const DIRECTORIES: [&str; 2] = ["checkpoint", "artifacts"];
 /// Bytes at the beginning of every archive that are the same in all of them: the directories' headers.
 pub(super) const BEGINNING: usize = 512 * DIRECTORIES.len();
 
+/// What podman takes for the sign of a checkpoint.
+const INVENTORY: &str = "checkpoint/inventory.img";
+
 /// Returns the archive.
 pub(super) fn build(records: &Records, log: &[u8]) -> io::Result<Vec<u8>> {
-    append(Vec::new(), records, log)
+    append(Vec::new(), records, log, true)
+}
+
+/// Returns an archive from which podman makes the container, and then fails before it makes a network.
+pub(super) fn without_checkpoint(records: &Records, log: &[u8]) -> io::Result<Vec<u8>> {
+    append(Vec::new(), records, log, false)
 }
 
 /// Returns the [first bytes](BEGINNING) of any archive.
@@ -40,7 +48,7 @@ fn append_directories<W: Write>(archive: &mut Builder<W>) -> io::Result<()> {
     Ok(())
 }
 
-fn append<W: Write>(to: W, records: &Records, log: &[u8]) -> io::Result<W> {
+fn append<W: Write>(to: W, records: &Records, log: &[u8], has_checkpoint: bool) -> io::Result<W> {
     let mut archive = Builder::new(to);
     append_directories(&mut archive)?;
     let [config, spec, networks] =
@@ -50,9 +58,11 @@ fn append<W: Write>(to: W, records: &Records, log: &[u8]) -> io::Result<W> {
         ("spec.dump", &spec?),
         ("network.status", &networks?),
         ("ctr.log", log),
-        ("checkpoint/inventory.img", &[]),
+        (INVENTORY, &[]),
     ];
-    for (name, content) in files {
+    for (name, content) in
+        files.into_iter().filter(|(name, _)| has_checkpoint || *name != INVENTORY)
+    {
         let mut header = Header::new_gnu();
         header.set_mode(0o600);
         header.set_size(content.len() as u64);
@@ -104,6 +114,10 @@ mod tests {
         assert!(entries["checkpoint"].0 && !entries["spec.dump"].0);
         assert_eq!(entries["config.dump"].1, br#"{"id":"a7"}"#);
         assert_eq!(entries["spec.dump"].1, br#"{"root":{}}"#);
+        let failing = without_checkpoint(&records, b"a line\n").unwrap();
+        let mut failing = tar::Archive::new(failing.as_slice());
+        let count = failing.entries().unwrap().count();
+        assert_eq!(count, entries.len() - 1, "it lacks the inventory alone");
         assert_eq!(entries["network.status"].1, br#"{"podman":{}}"#);
         assert_eq!(entries["ctr.log"].1, b"a line\n");
     }

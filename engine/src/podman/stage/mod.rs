@@ -12,7 +12,9 @@ mod cleanup;
 mod conflict;
 mod import;
 mod import_archive;
+mod lost_network;
 mod prepared_import;
+mod runtime_state;
 mod shim_socket;
 mod staged;
 mod work_dir;
@@ -21,6 +23,7 @@ pub(super) use cleanup::abort_by_id;
 pub(super) use prepared_import::{PreparedImport, has_ended, is_untold};
 pub(super) use staged::PodmanStaged;
 
+use std::io;
 use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
@@ -31,6 +34,7 @@ use crate::Kind;
 use crate::description::{Description, Image};
 use crate::stage::{Conflict, Error, Stage};
 use conflict::refusal;
+use lost_network::Interfaces;
 use shim_socket::{ShimSocket, listen};
 use work_dir::WorkDir;
 
@@ -65,14 +69,64 @@ impl Staging {
             early => early,
         };
         checked?;
+        let id = &self.stage.description.id;
+        runtime_state::forget(id).await;
         let is_early = early.is_some();
         match self.attempt(early).await {
             Err(error @ Error::Engine { .. }) if is_early => {
                 tracing::debug!(%error, "a podman that was started early failed");
                 self.attempt(None).await
             }
+            Err(Error::Conflict { conflict: Conflict::Address(text), .. }) if text.contains(id) => {
+                tracing::warn!(
+                    id,
+                    text,
+                    "a killed podman has left the container's network; it is removed"
+                );
+                self.remove_lost_network().await?;
+                self.attempt(None).await
+            }
             outcome => outcome,
         }
+    }
+
+    /// Removes a network that belongs to no container, since a podman that made it for this container was killed.
+    /// podman is given an archive without a checkpoint: it makes the container, and no network, and fails. The removal of
+    /// that container takes the network along.
+    async fn remove_lost_network(&self) -> Result<(), Error> {
+        let Description { id, name, .. } = &self.stage.description;
+        let work = WorkDir::create(&self.stage.work)?;
+        let made = async {
+            self.write_archive(&work, import_archive::without_checkpoint).await?;
+            work.own(id)?;
+            work.link(&self.stage.shim, &self.info.conmon_path)?;
+            let mut child = import::import(&self.podman, &work, false)?;
+            if let Some(pid) = child.id() {
+                work.note_podman(pid)?;
+            }
+            let ended = tokio::time::timeout(self.stage.deadline, child.wait()).await;
+            ended.map(drop).map_err(|_| self.timed_out(name))
+        };
+        let made = made.await;
+        abort_by_id(&self.podman, id, &self.stage.work, None).await?;
+        made
+    }
+
+    /// Writes the archive that podman imports, and what tells the container's network from others.
+    async fn write_archive(
+        &self,
+        work: &WorkDir,
+        build: fn(&Records, &[u8]) -> io::Result<Vec<u8>>,
+    ) -> Result<Vec<u8>, Error> {
+        let path = work.archive();
+        let description = self.described().await?;
+        let id = &description.id;
+        let place = Place::of(&self.info, id, import::cleanup(&self.podman, id));
+        Interfaces::of(&description.connectivity.networks).write(work)?;
+        let records = Records::write(&description, &place);
+        let archive = build(&records, &self.stage.log).map_err(work.fail(&path))?;
+        work.put_archive(&archive)?;
+        Ok(archive)
     }
 
     async fn check(&self) -> Result<(), Error> {
@@ -138,11 +192,7 @@ impl Staging {
         early: Option<PreparedImport>,
     ) -> Result<PodmanStaged, Error> {
         let started = Instant::now();
-        let path = work.archive();
-        let place = Place::of(&self.info, id, import::cleanup(&self.podman, id));
-        let records = Records::write(&self.described().await?, &place);
-        let archive = import_archive::build(&records, &self.stage.log).map_err(work.fail(&path))?;
-        work.put_archive(&archive)?;
+        let archive = self.write_archive(work, import_archive::build).await?;
         let listener = listen(&work.socket()).map_err(work.fail(&work.socket()))?;
         work.own(id)?;
         let (mut child, input) = match early {

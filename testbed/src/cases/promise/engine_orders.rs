@@ -13,10 +13,13 @@ use crate::faults::observation::has_record;
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::runner::{Case, Context};
+use crate::subprocess::Output;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("promise-orders-during-a-move", &["promise"], orders),
     Case::new("promise-stop-during-a-long-pass-ends-the-move", &["promise"], stopped).limit(240),
+    Case::new("promise-an-exec-during-a-move-is-named", &["promise"], executed).limit(240),
+    Case::new("promise-orders-during-the-preparation", &["promise"], ordered_before).limit(400),
     Case::new("promise-orders-during-the-interruption", &["promise"], |context| {
         ordered_at(context, Moment::Interrupted)
     })
@@ -40,6 +43,10 @@ const DRASTIC: [(&[&str], bool); 8] = [
     (&["rename", "web", "shop"], false),
     (&["cp", "/etc/hostname", "web:/tmp/late"], false),
 ];
+
+/// How many of these orders are given during the preparation as well, and the steps after which they are.
+const PREPARED: usize = 5;
+const PREPARATION: [&str; 4] = ["preflight", "tunnel", "files, first pass", "stage"];
 
 /// When an order is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +117,40 @@ fn stopped(context: &Context) -> Result<()> {
         ensure!(there.trim().is_empty(), "{order}: a copy is left on b");
         a.podman(["rm", "--force", "--time", "0", "web"])?;
     }
+    Ok(())
+}
+
+/// An exec session that is opened while files go over ends the move, which names it. While it is open, the next one is
+/// refused. Once it has ended, the container can be moved.
+fn executed(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    lab.serve("b")?;
+    serve(a, "web", 7000, &[], c)?;
+    let id = container_state::id(a, "web")?;
+    long::fill(a, "web", 4 << 20)?;
+    long::slow_down(a, "8mbit")?;
+    let client = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
+    until("the pass", LIMIT, || Ok(client.stderr().contains("tunnel")))?;
+    let session = a.podman(["exec", "--detach", "web", "sleep", "4321"])?;
+    let ended = client.wait(LIMIT)?;
+    let said = ended.error_text();
+    ensure!(ended.status.code() == Some(4), "exit {:?}: {said}", ended.status.code());
+    for word in ["podman exec", &session, "sleep 4321"] {
+        ensure!(said.contains(word), "no {word:?} in: {said}");
+    }
+    long::speed_up(a)?;
+    settled(&lab)?;
+    ensure!(container_state::state(a, &id) == State::Running, "the original does not run");
+    let there = b.podman(["ps", "--all", "--quiet"])?;
+    ensure!(there.trim().is_empty(), "a copy is left on b");
+    let refused = lab.attempt("web", "a", "b", &[])?;
+    let said = &refused.stderr;
+    ensure!(refused.code == Some(3) && said.contains("exec-session"), "{:?}: {said}", refused.code);
+    ensure!(said.contains(&session), "no session in: {said}");
+    // podman goes on listing the session for some minutes.
+    a.run(["pkill", "-x", "-f", "sleep 4321"])?;
+    lab.migrate("web", "a", "b")?;
     Ok(())
 }
 
@@ -190,6 +231,49 @@ fn timers(context: &Context) -> Result<()> {
     Ok(())
 }
 
+/// Whatever is ordered while the move is prepared: exactly one container runs, or none as was ordered, and the move does not
+/// succeed over an order that podman has carried out.
+fn ordered_before(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    lab.serve("b")?;
+    let mut problems = Vec::new();
+    let mut seen = Vec::new();
+    for step in PREPARATION {
+        for (order, ends) in DRASTIC.into_iter().take(PREPARED) {
+            serve(a, "web", 7000, &[], c)?;
+            match prepared_order(&lab, order, ends, step) {
+                Ok(outcome) => seen.push(format!("{} after {step}: {outcome}", order[0])),
+                Err(error) => problems.push(format!("{order:?} after {step}: {}", chain(&error))),
+            }
+            for host in [a, b] {
+                if let Err(error) = host.podman(["rm", "--all", "--force", "--time", "0"]) {
+                    problems.push(format!("{order:?}: on {}: {}", host.name(), chain(&error)));
+                }
+                harness::forget(host)?;
+            }
+        }
+    }
+    context.remark(seen.join("; "));
+    ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    Ok(())
+}
+
+/// Gives one order after a step of the preparation, and judges what has become of the container.
+fn prepared_order(lab: &Lab, order: &[&str], ends: bool, step: &str) -> Result<String> {
+    let a = lab.host("a")?;
+    let id = container_state::id(a, "web")?;
+    let mut client = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
+    until(step, LIMIT, || {
+        ensure!(client.is_running(), "the move ended: {}", client.stderr());
+        Ok(client.stderr().contains(step))
+    })?;
+    let given = a.command("podman").args(order.iter().copied()).limit(LIMIT).output()?;
+    let is_being_removed = client.stderr().contains("hand-over");
+    let ended = client.wait(LIMIT)?;
+    judge(lab, &id, (&ended, &given), ends, is_being_removed)
+}
+
 /// Gives one order at that moment, and judges what has become of the container. Returns the outcome in words.
 fn one_order(lab: &Lab, order: &[&str], ends: bool, moment: Moment) -> Result<String> {
     let (a, b) = (lab.host("a")?, lab.host("b")?);
@@ -216,13 +300,26 @@ fn one_order(lab: &Lab, order: &[&str], ends: bool, moment: Moment) -> Result<St
     // The step before has ended.
     let is_being_removed = client.stderr().contains("hand-over");
     let ended = client.wait(LIMIT)?;
+    judge(lab, &id, (&ended, &given), ends, is_being_removed)
+}
+
+/// Judges what has become of a container about which an order was given, by what agent-client and podman have said. Returns
+/// the outcome in words.
+fn judge(
+    lab: &Lab,
+    id: &str,
+    (ended, given): (&Output, &Output),
+    ends: bool,
+    is_being_removed: bool,
+) -> Result<String> {
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     let code = ended.status.code();
     let done = given.status.success();
     let recovered = a.command("agent-client").args(["recover"]).limit(LIMIT).output()?;
     ensure!(recovered.status.success(), "recover: {}", recovered.error_text());
     settled(lab)?;
-    let state = |host: &Host| container_state::state(host, &id);
+    let state = |host: &Host| container_state::state(host, id);
     let (here, there) = (state(a), state(b));
     let what = format!(
         "podman {:?}, the move {code:?}, {here:?} on a and {there:?} on b",

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{LIMIT, settled, until};
+use super::{LIMIT, SETTLES, home, settled, until};
 use crate::ensure;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::faults::observation::has_record;
 use crate::host::Host;
 use crate::runner::{Case, Context};
@@ -18,6 +18,8 @@ pub(super) const CASES: &[Case] = &[
     Case::new("promise-a-stop-during-the-preparation-leaves-no-mount", &["promise"], stopped)
         .limit(240),
     Case::new("promise-nothing-is-made-by-a-list", &["promise"], lists),
+    Case::new("promise-a-refused-order-makes-no-directory", &["promise"], refused),
+    Case::new("promise-a-settled-arrival-is-noted", &["promise"], arrivals).limit(300),
 ];
 
 /// Returns the directories of migrations on a host.
@@ -72,6 +74,58 @@ fn stopped(context: &Context) -> Result<()> {
             host.podman(["rm", "--all", "--force", "--time", "0"])?;
         }
     }
+    Ok(())
+}
+
+/// An order with a directory that is a slip of the pen is refused, and does not make it.
+fn refused(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let a = lab.host("a")?;
+    lab.serve("b")?;
+    for (option, told) in [("--run-dir", "no container"), ("--state-dir", "not paired")] {
+        let words = ["migrate", "web", "b", option, "/tmp/none"];
+        let output = a.command("agent-client").args(words).output()?;
+        let said = output.error_text();
+        ensure!(output.status.code() == Some(3), "{option}: {:?}: {said}", output.status);
+        ensure!(said.contains(told), "{option}: {said}");
+        ensure!(!a.path("/tmp/none").exists(), "{option}: the directory is left");
+    }
+    Ok(())
+}
+
+/// The server is killed after the decision. Once the move is settled, the destination knows that its source will not ask
+/// again.
+fn arrivals(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    let remembered = || -> Result<usize> {
+        let list = "ls -p /var/lib/netmig/arrived | grep -v / | wc -l";
+        let count = b.run(["sh", "-c", list])?;
+        count.trim().parse().map_err(|_| Error::Check(format!("{count:?} is no number")))
+    };
+    let mut problems = Vec::new();
+    for (record, on) in [("committed", a), ("activated", b), ("acknowledged", a)] {
+        lab.serve("b")?;
+        let run = ["run", "--detach", "--name", "web", "probe:1", "netmig-probe", "serve"];
+        let id = a.podman(run)?;
+        let order = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
+        until(record, LIMIT, || Ok(has_record(on, record)))?;
+        lab.stop_server("b", Signal::SIGKILL)?;
+        std::thread::sleep(Duration::from_millis(500));
+        lab.serve("b")?;
+        let end = order.wait(LIMIT)?;
+        settled(&lab)?;
+        // A copy whose server is killed before it hears of the decision is removed, and the move goes back.
+        let home = home(&lab, &id)?;
+        ensure!(home == "b" || record == "committed", "{record}: {}", end.error_text());
+        let end = end.status.code();
+        if until("nothing is remembered", SETTLES, || Ok(remembered()? == 0)).is_err() {
+            problems.push(format!("{record}: an arrival is remembered, exit {end:?}"));
+            b.run(["sh", "-c", "rm /var/lib/netmig/arrived/????*; true"])?;
+        }
+        lab.host(home)?.podman(["rm", "--force", "--time", "0", "web"])?;
+    }
+    ensure!(problems.is_empty(), "{}", problems.join("\n"));
     Ok(())
 }
 

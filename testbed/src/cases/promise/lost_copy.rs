@@ -203,7 +203,7 @@ fn second(context: &Context) -> Result<()> {
 }
 
 /// Kills the copy and every process that could restore or report it.
-fn end_everything(host: &Host, id: &str) -> Result<()> {
+pub(super) fn end_everything(host: &Host, id: &str) -> Result<()> {
     for program in ["agent-server", "exe", "podman", "conmon", "netmig-shim", "crun"] {
         // Not every program runs.
         let _ = host.command("pkill").args(["-KILL", "-x", program]).output()?;

@@ -7,6 +7,7 @@ mod full_storage;
 mod homecoming;
 mod hostile_orders;
 mod kept_settings;
+mod killed_staging;
 mod leftovers;
 pub(crate) mod long;
 mod lost_copy;
@@ -49,6 +50,7 @@ pub(super) fn cases() -> Vec<Case> {
         full_storage::CASES,
         shared_kernel_state::CASES,
         kept_settings::CASES,
+        killed_staging::CASES,
         leftovers::CASES,
     ]
     .concat()
