@@ -36,6 +36,8 @@ pub struct Workload {
     pub connections: u64,
     /// Bytes of memory that are in no file of its own.
     pub memory: u64,
+    /// Those of them that processes share with each other.
+    pub shared: u64,
 }
 
 /// How long the parts of an interruption are expected to take.
@@ -70,8 +72,13 @@ impl Workload {
     /// Looks at processes.
     #[must_use]
     pub fn of_processes(pids: &[i32], connections: u64) -> Self {
-        let memory = pids.iter().take(MOST_PROCESSES).map(|pid| own_memory(*pid)).sum();
-        Self { processes: pids.len() as u64, connections, memory }
+        let (mut memory, mut shared) = (0, 0);
+        for pid in pids.iter().take(MOST_PROCESSES) {
+            let of = own_memory(*pid);
+            memory += of.0 + of.1;
+            shared += of.1;
+        }
+        Self { processes: pids.len() as u64, connections, memory, shared }
     }
 
     /// Forecasts the interruption on a machine that takes `scale` times as long as the reference machine.
@@ -111,25 +118,17 @@ pub fn scale() -> io::Result<f64> {
     Ok(times.clamp(*SCALE.start(), *SCALE.end()))
 }
 
-/// Returns the bytes of memory that processes share with each other, without a file.
-#[must_use]
-pub fn shared_memory(pids: &[i32]) -> u64 {
-    pids.iter().take(MOST_PROCESSES).map(|pid| memory(*pid, &["Pss_Shmem:"])).sum()
-}
-
-/// Bytes of memory of a process that are in no file: its share of those that several processes have.
-fn own_memory(pid: i32) -> u64 {
-    memory(pid, &["Pss_Anon:", "Pss_Shmem:"])
-}
-
-/// Sums up values of `/proc/PID/smaps_rollup` (proc_pid_smaps(5)), in bytes.
-fn memory(pid: i32, names: &[&str]) -> u64 {
+/// Bytes of memory of a process that are in no file, private ones and its part of those that it shares
+/// (`/proc/PID/smaps_rollup`, proc_pid_smaps(5)).
+fn own_memory(pid: i32) -> (u64, u64) {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let kibibytes = |name: &&str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    let bytes = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let number =
+            line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<u64>().ok());
+        number.unwrap_or_default() * 1024
     };
-    names.iter().filter_map(kibibytes).sum::<u64>() * 1024
+    (bytes("Pss_Anon:"), bytes("Pss_Shmem:"))
 }
 
 #[cfg(test)]
@@ -138,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_there_is_more_of_takes_longer() {
-        let one = Workload { processes: 1, connections: 1, memory: 1 << 20 };
+        let one = Workload { processes: 1, connections: 1, memory: 1 << 20, shared: 0 };
         let forecast = |work: Workload| work.forecast(1.0).total();
         assert!(forecast(one) < Duration::from_millis(200));
         assert!(forecast(Workload { processes: 600, ..one }) > Duration::from_secs(5));

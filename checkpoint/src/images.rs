@@ -5,6 +5,7 @@
 //! travel is the caller's matter.
 
 mod follower;
+mod lazy_parts;
 mod manifest;
 mod memory_store;
 mod mount_flags;

@@ -27,6 +27,16 @@ impl PageRanges {
         self.0.is_empty()
     }
 
+    /// Returns how many parts there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns how many bytes of pages there are.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.iter().map(|(start, part)| part.end - start).sum()
+    }
+
     /// Returns the pages from `address` on that follow each other, at most `length` bytes of them; `None` if that page
     /// is not among them.
     pub(crate) fn at(&self, address: u64, length: u64) -> Option<LazyRange> {
@@ -42,6 +52,29 @@ impl PageRanges {
     pub(crate) fn first(&self, length: u64) -> Option<LazyRange> {
         let (start, _) = self.0.first_key_value()?;
         self.at(*start, length)
+    }
+
+    /// Returns between which places in the file of pages they are.
+    pub(crate) fn offsets(&self) -> Vec<(u64, u64)> {
+        let place = |(start, part): (&u64, &Part)| (part.offset, part.offset + (part.end - start));
+        self.0.iter().map(place).collect()
+    }
+
+    /// Returns which of these places in the file of pages are of none of them.
+    pub(crate) fn without_offsets(&self, places: &[(u64, u64)]) -> Vec<(u64, u64)> {
+        let mut free = places.to_vec();
+        for (start, end) in self.offsets() {
+            let apart = |place: &(u64, u64)| place.1 <= start || place.0 >= end;
+            if free.iter().all(apart) {
+                continue;
+            }
+            let parts = free.iter().flat_map(|place| match apart(place) {
+                true => [*place, (0, 0)],
+                false => [(place.0, place.0.max(start)), (place.1.min(end), place.1)],
+            });
+            free = parts.filter(|place| place.0 < place.1).collect();
+        }
+        free
     }
 
     /// Adds pages that are not among them.
@@ -125,6 +158,15 @@ mod tests {
         assert!(ranges.is_empty());
         ranges.forget(5, 5);
         assert_eq!(ranges.first(1), None);
+    }
+
+    #[test]
+    fn places_are_told_from_those_of_others() {
+        let ranges = PageRanges::new(&[range(10, 20, 100), range(30, 40, 200)]);
+        assert_eq!(ranges.offsets(), [(100, 110), (200, 210)]);
+        assert_eq!(ranges.without_offsets(&[(0, 100), (110, 200)]), [(0, 100), (110, 200)]);
+        assert_eq!(ranges.without_offsets(&[(95, 205)]), [(95, 100), (110, 200)]);
+        assert_eq!(ranges.without_offsets(&[(101, 109), (205, 300)]), [(210, 300)]);
     }
 
     #[test]

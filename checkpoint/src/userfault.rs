@@ -1,7 +1,7 @@
 //! Calls on a userfaultfd (`include/uapi/linux/userfaultfd.h`, userfaultfd(2), ioctl_userfaultfd(2)).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
@@ -21,6 +21,10 @@ const FORK: u8 = 0x13;
 const REMAP: u8 = 0x14;
 const REMOVE: u8 = 0x15;
 const UNMAP: u8 = 0x16;
+/// The lowest address that a process can have (`vm.mmap_min_addr`, at most), and how many bits addresses have, depending
+/// on the processor.
+const FIRST: u64 = 64 << 10;
+const ADDRESS_BITS: std::ops::RangeInclusive<u32> = 36..=57;
 
 #[repr(C)]
 struct Api {
@@ -58,13 +62,13 @@ struct RegisterArgument {
     ioctls: u64,
 }
 
-/// `struct uffd_msg`; the fields depend on the event.
+/// An event as the kernel writes it (`struct uffd_msg`); the arguments depend on the kind. All zeros are no event.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct RawEvent {
-    event: u8,
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RawEvent {
+    pub(crate) kind: u8,
     _reserved: [u8; 7],
-    arguments: [u64; 3],
+    pub(crate) arguments: [u64; 3],
 }
 
 nix::ioctl_readwrite!(userfault_api, 0xaa, 0x3f, Api);
@@ -78,8 +82,8 @@ nix::ioctl_readwrite!(userfault_zero, 0xaa, 0x04, ZeroArgument);
 pub(crate) enum Event {
     /// It waits for a page.
     PageFault { address: u64 },
-    /// It has a child, whose memory has a descriptor of its own.
-    Fork { child: Userfault },
+    /// It has a child, whose memory has a descriptor of its own. The kernel has opened it in the process that has read the event.
+    Fork { child: RawFd },
     /// It gives pages other addresses.
     Remap { from: u64, to: u64, length: u64 },
     /// It empties or unmaps pages.
@@ -148,36 +152,31 @@ impl Userfault {
         unsafe { userfault_register(self.0.as_raw_fd(), &raw mut argument) }.map(drop)
     }
 
-    /// Reads the next event; `None` if there is none now.
-    pub(crate) fn event(&self) -> io::Result<Option<Event>> {
-        let mut raw = RawEvent::default();
+    /// Takes a descriptor by its number.
+    ///
+    /// # Safety
+    /// It is one of this module's, and nothing else closes it.
+    pub(crate) unsafe fn of_number(number: RawFd) -> Self {
+        // SAFETY: the caller knows that the descriptor is open and ours.
+        Self(unsafe { OwnedFd::from_raw_fd(number) })
+    }
+
+    /// Reads the next event into `raw`; returns `false` if there is none now.
+    pub(crate) fn read_event(&self, raw: &mut RawEvent) -> io::Result<bool> {
         let size = size_of::<RawEvent>();
+        let into = std::ptr::from_mut(raw).cast::<libc::c_void>();
         // SAFETY: the structure has the size that is given, and any bytes are a value of it.
-        let read =
-            unsafe { libc::read(self.0.as_raw_fd(), (&raw mut raw).cast::<libc::c_void>(), size) };
+        let read = unsafe { libc::read(self.0.as_raw_fd(), into, size) };
         if read < 0 {
             return match Errno::last() {
-                Errno::EAGAIN | Errno::EINTR => Ok(None),
+                Errno::EAGAIN | Errno::EINTR => Ok(false),
                 errno => Err(errno.into()),
             };
         }
-        if usize::try_from(read) != Ok(size) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        match usize::try_from(read) == Ok(size) {
+            true => Ok(true),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
         }
-        let [first, second, third] = raw.arguments;
-        Ok(Some(match raw.event {
-            PAGE_FAULT => Event::PageFault { address: second & !(PAGE - 1) },
-            FORK => {
-                // `arg.fork.ufd`, a number of four bytes in the host's order.
-                let [a, b, c, d, ..] = first.to_ne_bytes();
-                let number = i32::from_ne_bytes([a, b, c, d]);
-                // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
-                Event::Fork { child: Self(unsafe { OwnedFd::from_raw_fd(number) }) }
-            }
-            REMAP => Event::Remap { from: first, to: second, length: third },
-            REMOVE | UNMAP => Event::Remove { start: first, end: second },
-            _ => return Err(io::ErrorKind::InvalidData.into()),
-        }))
     }
 
     /// Copies `pages`, which are whole ones, into the process and wakes whatever waits for them.
@@ -209,6 +208,37 @@ impl Userfault {
         // SAFETY: the structure is the one of this call, and lives until it returns. A process that has ended
         // needs no waking.
         let _ = unsafe { userfault_wake(self.0.as_raw_fd(), &raw mut range) };
+    }
+
+    /// Wakes whatever waits for a page, so that it asks again.
+    pub(crate) fn wake_all(&self) {
+        for bits in ADDRESS_BITS.rev() {
+            let mut range = Range { start: FIRST, length: (1 << bits) - PAGE - FIRST };
+            // SAFETY: as above.
+            let woken = unsafe { userfault_wake(self.0.as_raw_fd(), &raw mut range) };
+            // The kernel refuses a range that is longer than the addresses of a process.
+            if woken != Err(Errno::EINVAL) {
+                return;
+            }
+        }
+    }
+}
+
+impl RawEvent {
+    /// Returns what the kernel says.
+    pub(crate) fn decode(&self) -> io::Result<Event> {
+        let [first, second, third] = self.arguments;
+        Ok(match self.kind {
+            PAGE_FAULT => Event::PageFault { address: second & !(PAGE - 1) },
+            FORK => {
+                // `arg.fork.ufd`, a number of four bytes in the host's order.
+                let [a, b, c, d, ..] = first.to_ne_bytes();
+                Event::Fork { child: RawFd::from_ne_bytes([a, b, c, d]) }
+            }
+            REMAP => Event::Remap { from: first, to: second, length: third },
+            REMOVE | UNMAP => Event::Remove { start: first, end: second },
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        })
     }
 }
 

@@ -118,8 +118,8 @@ pub use self::data::{Data, Numbered};
 pub use self::facts::{Facts, NetworkState, Prepared};
 pub use self::failure::{Failure, FailureCode};
 pub use self::flow::{EndFlows, Flow, FlowBatch, FlowEnds, SilentConnection};
-pub use self::hello::{CAPABILITIES, Hello, Introduction, InvalidHello, MEMORY};
-pub use self::image::{Chunk, FileSum, Manifest, MemoryPages, MemoryRun};
+pub use self::hello::{CAPABILITIES, Hello, Introduction, InvalidHello, LEAN_MEMORY, MEMORY};
+pub use self::image::{Chunk, EmptyPages, EmptyRun, FileSum, Manifest, MemoryPages, MemoryRun};
 pub use self::offer::{Blocker, Finished, Forwarder, ImageRef, Network, Offer, Port, Verdict};
 pub use self::pairing::{Join, Joined};
 pub use self::path_trial::{DropRule, Fate, MAX_TRIALS, TriedPath};
@@ -333,6 +333,8 @@ messages! {
     66 => FlowCounts(Option<Vec<FlowCount>>) needs "datagrams",
     /// Memory of the container, while it runs and once it is frozen.
     67 => MemoryPages(MemoryPages) needs "memory",
+    /// Memory of the container that has nothing but zeros, as `MemoryPages`.
+    80 => EmptyPages(EmptyPages) needs "lean-memory",
 }
 
 #[cfg(test)]

@@ -1,38 +1,27 @@
 //! Memory that came while the container ran. CRIU's dump leaves it out, and names the pages that it expects in the images of
 //! an earlier dump: here they are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{FallocateFlags, fallocate};
+
 use super::Error;
+use super::lazy_parts::{lazy_mappings, split, stack_pages};
 use super::pagemap::{Entry, Index, LazyRange, PAGE, decode_entries, encode};
-use super::syscall_restart::{PROCESSES, processes};
 use super::tmpfs::io_error;
 use crate::page_ranges::PageRanges;
-use crate::protobuf::{Value, fields, take, take_word};
 
 /// The file of the pages, in its directory.
 const PAGES: &str = "memory";
 /// Processes of one container.
 const PROCESS_LIMIT: usize = 1 << 16;
-/// `mm_entry.vmas`.
-const MAPPINGS: u64 = 14;
-/// `vma_entry`: `start`, `end`, `flags`, `status`.
-const START: u64 = 1;
-const END: u64 = 2;
-const FLAGS: u64 = 6;
-const STATUS: u64 = 7;
-/// `core_entry.thread_info`, `thread_info_x86.gpregs`, `user_x86_regs_entry.sp`.
-const THREAD_INFO: u64 = 2;
-const REGISTERS: u64 = 2;
-const STACK_POINTER: u64 = 20;
-/// `MAP_PRIVATE | MAP_ANONYMOUS`, and `MAP_LOCKED | MAP_HUGETLB` (mmap(2)).
-const PRIVATE: u64 = 0x22;
-const SPECIAL: u64 = 0x4_2000;
-/// `VMA_AREA_VSYSCALL | VMA_AREA_VDSO | VMA_AREA_VVAR` (`criu/include/image.h`).
-const KERNELS: u64 = 1 << 2 | 1 << 3 | 1 << 12;
+/// Parts of empty memory of one process.
+const EMPTY_LIMIT: usize = 1 << 20;
+/// The addresses that a process can have end here, with most page tables that there are.
+const ADDRESSES: u64 = 1 << 57;
 /// Bytes that are copied at a time.
 const PIECE: usize = 1 << 20;
 
@@ -43,7 +32,36 @@ pub struct MemoryStore {
     file: File,
     length: u64,
     limit: u64,
-    processes: BTreeMap<i32, PageRanges>,
+    processes: BTreeMap<i32, Stored>,
+}
+
+/// The pages of one process.
+#[derive(Debug, Default)]
+struct Stored {
+    /// Those that have had content. Each keeps its place in the file.
+    pages: PageRanges,
+    /// Those that have nothing but zeros now, whatever they have had. Their places do not count.
+    empty: PageRanges,
+}
+
+/// What is known of pages that follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// They are in the file.
+    Stored(LazyRange),
+    /// They have nothing but zeros, up to an address.
+    Empty(u64),
+}
+
+impl Stored {
+    /// Returns what is known of the pages from one address on, up to another one at most.
+    fn at(&self, start: u64, end: u64) -> Option<Known> {
+        if let Some(empty) = self.empty.at(start, end - start) {
+            return Some(Known::Empty(empty.end));
+        }
+        let end = self.empty.next_after(start).map_or(end, |next| next.min(end));
+        self.pages.at(start, end - start).map(Known::Stored)
+    }
 }
 
 impl MemoryStore {
@@ -64,18 +82,9 @@ impl MemoryStore {
     /// # Errors
     /// [`Error::TooLarge`]; [`Error::Differs`] for what are no whole pages; [`Error::Io`].
     pub fn write(&mut self, process: i32, start: u64, bytes: &[u8]) -> Result<(), Error> {
-        let length = bytes.len() as u64;
-        let end = start.checked_add(length);
-        let Some(end) = end
-            .filter(|_| start.is_multiple_of(PAGE) && length.is_multiple_of(PAGE) && process > 0)
-        else {
-            return Err(Error::Differs { name: PAGES.to_owned(), problem: "it is no page" });
-        };
-        if !self.processes.contains_key(&process) && self.processes.len() >= PROCESS_LIMIT {
-            let what = "number of processes";
-            return Err(Error::TooLarge { what, limit: PROCESS_LIMIT as u64 });
-        }
-        let ranges = self.processes.entry(process).or_default();
+        let end = self.end_of(process, start, bytes.len() as u64)?;
+        let Stored { pages: ranges, empty } = self.processes.entry(process).or_default();
+        empty.forget(start, end);
         let mut at = start;
         while at < end {
             let place = match ranges.at(at, end - at) {
@@ -99,10 +108,56 @@ impl MemoryStore {
         Ok(())
     }
 
-    /// Returns how many bytes are here.
+    /// Takes the word that pages of a process have nothing but zeros, whatever came before. They take no memory.
+    ///
+    /// # Errors
+    /// As [`MemoryStore::write`].
+    pub fn empty(&mut self, process: i32, start: u64, length: u64) -> Result<(), Error> {
+        let end = self.end_of(process, start, length)?;
+        if length == 0 {
+            return Ok(());
+        }
+        let stored = self.processes.entry(process).or_default();
+        let mut at = start;
+        while at < end {
+            let Some(known) = stored.pages.at(at, end - at) else {
+                at = stored.pages.next_after(at).map_or(end, |next| next.min(end));
+                continue;
+            };
+            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            let (place, length) = (known.offset as i64, (known.end - known.start) as i64);
+            fallocate(&self.file, flags, place, length)
+                .map_err(|errno| io_error("write", &self.path)(errno.into()))?;
+            at = known.end;
+        }
+        stored.empty.forget(start, end);
+        if stored.empty.count() >= EMPTY_LIMIT {
+            let what = "parts of empty memory";
+            return Err(Error::TooLarge { what, limit: EMPTY_LIMIT as u64 });
+        }
+        stored.empty.insert(LazyRange { start, end, offset: start });
+        Ok(())
+    }
+
+    /// Returns where pages end that a source names.
+    fn end_of(&self, process: i32, start: u64, length: u64) -> Result<u64, Error> {
+        let end = start.checked_add(length);
+        let is_page = start.is_multiple_of(PAGE) && length.is_multiple_of(PAGE) && process > 0;
+        let Some(end) = end.filter(|end| is_page && *end <= ADDRESSES) else {
+            return Err(Error::Differs { name: PAGES.to_owned(), problem: "it is no page" });
+        };
+        if !self.processes.contains_key(&process) && self.processes.len() >= PROCESS_LIMIT {
+            let what = "number of processes";
+            return Err(Error::TooLarge { what, limit: PROCESS_LIMIT as u64 });
+        }
+        Ok(end)
+    }
+
+    /// Returns how many bytes of memory are here, with empty ones.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.length
+        let empty = self.processes.values().map(|stored| stored.empty.bytes());
+        empty.fold(self.length, u64::saturating_add)
     }
 
     /// Completes images whose pages are here: each pagemap gets its pages in its own file of pages. With `lazy_pages`, pages
@@ -153,7 +208,7 @@ impl MemoryStore {
         let (from, to) = (file(&own, false)?, file(&whole, true)?);
         let stored = self.processes.get(&process);
         let (mut before, mut offset) = (0, 0);
-        let (mut new, mut ranges) = (Vec::new(), Vec::new());
+        let (mut new, mut ranges, mut has_lazy) = (Vec::new(), Vec::new(), false);
         for entry in entries {
             if entry.is_present() {
                 copy(&from, before, &to, offset, entry.end - entry.start)
@@ -170,17 +225,23 @@ impl MemoryStore {
             for (part, is_lazy) in split(entry.start, entry.end, &lazy, &stacks) {
                 let mut at = part.start;
                 while at < part.end {
-                    let found = stored.and_then(|stored| stored.at(at, part.end - at));
-                    let found = found.ok_or_else(|| differs("a page of memory is missing"))?;
-                    let length = found.end - found.start;
-                    if is_lazy {
-                        ranges.push(found);
-                    } else {
-                        copy(&self.file, found.offset, &to, offset + (at - part.start), length)
-                            .map_err(io_error("copy", &self.path))?;
-                    }
-                    at = found.end;
+                    let known = stored.and_then(|stored| stored.at(at, part.end));
+                    at = match known.ok_or_else(|| differs("a page of memory is missing"))? {
+                        // The file has a hole there, and the server gives what is lazy an empty page.
+                        Known::Empty(end) => end,
+                        Known::Stored(found) => {
+                            if is_lazy {
+                                ranges.push(found);
+                            } else {
+                                let place = offset + (at - part.start);
+                                copy(&self.file, found.offset, &to, place, found.end - found.start)
+                                    .map_err(io_error("copy", &self.path))?;
+                            }
+                            found.end
+                        }
+                    };
                 }
+                has_lazy |= is_lazy;
                 offset += part.end - part.start;
                 new.push(Entry::present(part.start, part.end, is_lazy));
             }
@@ -188,99 +249,11 @@ impl MemoryStore {
         to.set_len(offset).map_err(io_error("write", &whole))?;
         fs::rename(&whole, &own).map_err(io_error("replace", &own))?;
         fs::write(pagemap, encode(pages_id, &new)).map_err(io_error("write", pagemap))?;
-        match ranges[..] {
-            [] => Ok(()),
-            _ => Index { pages: self.path.clone(), ranges }.write(pagemap),
+        match has_lazy {
+            true => Index { pages: self.path.clone(), ranges }.write(pagemap),
+            false => Ok(()),
         }
     }
-}
-
-/// A part of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Part {
-    start: u64,
-    end: u64,
-}
-
-/// Splits pages into those that may be lazy and those that may not, as CRIU's dump does (`generate_iovs` in `criu/mem.c`):
-/// lazy are private mappings of no file, except for the pages to which stack pointers point.
-fn split(start: u64, end: u64, lazy: &[Part], stacks: &BTreeSet<u64>) -> Vec<(Part, bool)> {
-    let mut edges: BTreeSet<u64> = [start, end].into();
-    let mut add = |edge: u64| {
-        if edge > start && edge < end {
-            edges.insert(edge);
-        }
-    };
-    // Mappings are in order.
-    let first = lazy.partition_point(|of| of.end <= start);
-    let lazy: Vec<&Part> = lazy[first..].iter().take_while(|of| of.start < end).collect();
-    lazy.iter().for_each(|of| [of.start, of.end].into_iter().for_each(&mut add));
-    stacks.range(start..end).for_each(|page| [*page, *page + PAGE].into_iter().for_each(&mut add));
-    let edges: Vec<u64> = edges.into_iter().collect();
-    let part = |edge: &[u64]| {
-        let part = Part { start: edge[0], end: edge[1] };
-        let within = lazy.partition_point(|of| of.end < part.end);
-        let is_within = lazy.get(within).is_some_and(|of| of.start <= part.start);
-        (part, is_within && !stacks.contains(&part.start))
-    };
-    edges.windows(2).map(part).collect()
-}
-
-/// Returns the mappings of an image `mm-PID.img` whose pages may be lazy (`vma_entry_can_be_lazy`).
-fn lazy_mappings(mut image: &[u8]) -> Option<Vec<Part>> {
-    take(&mut image, 8)?;
-    let length = take_word(&mut image)?;
-    let entry = take(&mut image, length.into())?;
-    let mut all = Vec::new();
-    for (number, value) in fields(entry) {
-        let (MAPPINGS, Value::Bytes(mapping)) = (number, value) else { continue };
-        let mut values = [0; STATUS as usize + 1];
-        for (number, value) in fields(mapping) {
-            if let (Value::Varint(value), Some(place)) = (value, values.get_mut(number as usize)) {
-                *place = value;
-            }
-        }
-        let (flags, status) = (values[FLAGS as usize], values[STATUS as usize]);
-        if flags & PRIVATE == PRIVATE && flags & SPECIAL == 0 && status & KERNELS == 0 {
-            all.push(Part { start: values[START as usize], end: values[END as usize] });
-        }
-    }
-    Some(all)
-}
-
-/// Returns the pages to which the stack pointers of a process's threads point.
-fn stack_pages(images: &Path, process: i32) -> Result<BTreeSet<u64>, Error> {
-    let differs = |name: &str| Error::Differs { name: name.to_owned(), problem: "format" };
-    let path = images.join(PROCESSES);
-    let tree = fs::read(&path).map_err(io_error("read", &path))?;
-    let tree = processes(&tree).ok_or_else(|| differs(PROCESSES))?;
-    let threads = u64::try_from(process).ok().and_then(|process| tree.get(&process));
-    let mut pages = BTreeSet::new();
-    for thread in threads.into_iter().flatten() {
-        let name = format!("core-{thread}.img");
-        let path = images.join(&name);
-        let image = fs::read(&path).map_err(io_error("read", &path))?;
-        let pointer = stack_pointer(&image).ok_or_else(|| differs(&name))?;
-        pages.insert(pointer & !(PAGE - 1));
-    }
-    Ok(pages)
-}
-
-fn stack_pointer(mut image: &[u8]) -> Option<u64> {
-    take(&mut image, 8)?;
-    let length = take_word(&mut image)?;
-    let entry = take(&mut image, length.into())?;
-    let within = |bytes, wanted| {
-        fields(bytes).find_map(|(number, value)| match value {
-            Value::Bytes(bytes) if number == wanted => Some(bytes),
-            _ => None,
-        })
-    };
-    let registers = within(within(entry, THREAD_INFO)?, REGISTERS)?;
-    fields(registers).find_map(|field| match field {
-        (STACK_POINTER, Value::Varint(pointer)) => Some(pointer),
-        _ => None,
-    })
 }
 
 fn copy(from: &File, at: u64, to: &File, offset: u64, length: u64) -> std::io::Result<()> {
@@ -307,7 +280,7 @@ mod tests {
         store.write(1, 2 * PAGE, &[page(2), page(3)].concat()).unwrap();
         store.write(1, PAGE, &[page(11), page(12), page(13), page(14)].concat()).unwrap();
         let content = |address: u64| {
-            let range = store.processes[&1].at(address, PAGE).unwrap();
+            let range = store.processes[&1].pages.at(address, PAGE).unwrap();
             let mut byte = [0];
             store.file.read_exact_at(&mut byte, range.offset).unwrap();
             byte[0]
@@ -320,11 +293,30 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_stack_pointers_are_not_lazy() {
-        let lazy = [Part { start: 2 * PAGE, end: 9 * PAGE }];
-        let parts = split(PAGE, 8 * PAGE, &lazy, &[5 * PAGE].into());
-        let told: Vec<(u64, u64, bool)> =
-            parts.iter().map(|(part, is)| (part.start / PAGE, part.end / PAGE, *is)).collect();
-        assert_eq!(told, [(1, 2, false), (2, 5, true), (5, 6, false), (6, 8, true)]);
+    fn empty_pages_take_no_memory_until_they_have_content_again() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = MemoryStore::create(dir.path(), 8 * PAGE).unwrap();
+        store.write(1, 2 * PAGE, &vec![7; 4 * PAGE as usize]).unwrap();
+        let full = store.file.metadata().unwrap().blocks();
+        store.empty(1, PAGE, 3 * PAGE).unwrap();
+        store.empty(1, 3 * PAGE, PAGE).unwrap();
+        assert!(store.file.metadata().unwrap().blocks() < full);
+        let known =
+            |store: &MemoryStore, page: u64| match store.processes[&1].at(page * PAGE, 9 * PAGE) {
+                Some(Known::Empty(end)) => (true, end / PAGE),
+                Some(Known::Stored(found)) => (false, found.end / PAGE),
+                None => (false, 0),
+            };
+        assert_eq!(
+            [0, 1, 2, 4, 6].map(|page| known(&store, page)),
+            [(false, 0), (true, 4), (true, 4), (false, 6), (false, 0)]
+        );
+        store.write(1, 2 * PAGE, &vec![9; PAGE as usize]).unwrap();
+        assert_eq!([1, 2, 3].map(|page| known(&store, page)), [(true, 2), (false, 3), (true, 4)]);
+        assert_eq!(store.length, 4 * PAGE, "each page keeps its place");
+        let mut refused = |process, start, length| store.empty(process, start, length).is_err();
+        assert!(refused(0, PAGE, PAGE) && refused(1, PAGE + 1, PAGE) && refused(1, PAGE, 1));
+        assert!(refused(1, u64::MAX - PAGE + 1, PAGE) && refused(1, 0, 1 << 58));
     }
 }

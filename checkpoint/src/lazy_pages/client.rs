@@ -2,29 +2,38 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::SERVE;
+use super::hold::kill;
+use super::{SERVE, State, state};
 
 /// What the server says when it listens.
 pub(super) const READY: &[u8] = b"ready\n";
+/// What it says when another process takes its place if it is killed.
+pub(super) const HELD: &[u8] = b"held\n";
 /// The order that names the container: its first process and its ID follow.
 pub(super) const CONTAINER: &str = "container";
 /// The order to put pages in place that nothing waits for.
 pub(super) const GO: &str = "go";
-/// How long the server may take to listen.
+/// How long the server may take to listen, or to have a holder.
 const START: Duration = Duration::from_secs(5);
+/// Between two looks at a server that has taken the place of another one.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A server of pages for one restore. Dropped before CRIU has come to it, it ends. After that it goes on by itself.
 #[derive(Debug)]
 pub struct LazyPages {
     child: Child,
     orders: ChildStdin,
+    told: ChildStdout,
+    lock: PathBuf,
+    /// The first process of the container and its ID, once it is named.
+    container: Option<(i32, String)>,
 }
 
 impl LazyPages {
@@ -55,7 +64,9 @@ impl LazyPages {
         };
         let mut word = [0; READY.len()];
         match tokio::time::timeout(START, told.read_exact(&mut word)).await {
-            Ok(Ok(_)) => Ok(Some(Self { child, orders })),
+            Ok(Ok(_)) => {
+                Ok(Some(Self { child, orders, told, lock: lock.to_owned(), container: None }))
+            }
             Ok(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
                 match child.wait().await?.success() {
                     true => Ok(None),
@@ -67,17 +78,53 @@ impl LazyPages {
         }
     }
 
-    /// Returns whether it has neither failed nor been killed.
-    pub fn is_well(&mut self) -> bool {
-        self.child.try_wait().is_ok_and(|status| status.is_none_or(|status| status.success()))
+    /// Returns whether pages are served, or none is missing any more.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        state(&self.lock).is_ok_and(|state| state != State::Lost)
     }
 
-    /// Names the container that was restored: it is killed if the server is.
+    /// Waits until no page is missing. Returns `false` if some never will be put in place: the container is killed then.
+    ///
+    /// # Errors
+    /// The lock cannot be looked at, or the container cannot be killed.
+    pub async fn finish(mut self) -> io::Result<bool> {
+        drop(self.orders);
+        if self.child.wait().await?.success() {
+            return Ok(true);
+        }
+        loop {
+            match state(&self.lock)? {
+                State::Whole => return Ok(true),
+                State::UnderWay => tokio::time::sleep(LOOK_EVERY).await,
+                State::Lost => break,
+            }
+        }
+        // A server that could not go on has killed it. Servers that were all killed have not.
+        if let Some((pid, id)) = self.container {
+            tokio::task::block_in_place(|| kill(pid, &id))?;
+        }
+        Ok(false)
+    }
+
+    /// Names the container that was restored, and waits until the server may be killed: from then on another process takes
+    /// its place.
     ///
     /// # Errors
     /// The server is gone.
     pub async fn name_container(&mut self, pid: i32, id: &str) -> io::Result<()> {
-        self.orders.write_all(format!("{CONTAINER} {pid} {id}\n").as_bytes()).await
+        self.container = Some((pid, id.to_owned()));
+        let order = format!("{CONTAINER} {pid} {id}\n");
+        let mut word = [0; HELD.len()];
+        let told = async {
+            self.orders.write_all(order.as_bytes()).await?;
+            tokio::time::timeout(START, self.told.read_exact(&mut word)).await?
+        };
+        match told.await {
+            // It has ended already, for there was nothing to do.
+            Err(_) if state(&self.lock)? == State::Whole => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     /// Has it put pages in place that nothing waits for, too.

@@ -1,207 +1,173 @@
-//! The holder: it has the descriptors of the server as well, and kills the container if the server is killed.
+//! The holder: a second process with the descriptors of the server, which becomes the server if that one is killed.
+//!
+//! Both have one table of descriptors (`CLONE_FILES` of clone(2)), so that whatever the kernel opens for the server is the holder's at
+//! once. The holder begins as a copy of the server's memory. What has happened since is in the [log](super::event_log).
 
-use std::ffi::OsStr;
-use std::fs;
+use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+use nix::sys::signal::{Signal, kill as signal};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, setpgid};
 
-use super::HOLD;
+use super::{HOLD, SERVE};
 use crate::cgroup::Cgroup;
-use crate::seqpacket::{self, Message};
+use crate::pidfd::PidFd;
+use crate::procfs;
 
-/// A descriptor to hold comes with it.
-const DESCRIPTOR: u8 = b'F';
-/// Names the file of the lock.
-const LOCK: u8 = b'L';
-/// Names the container: its first process and its ID follow.
-const CONTAINER: u8 = b'C';
-/// No page is missing any more.
-const END: u8 = b'X';
-/// Says nothing: whether it can be sent tells whether the holder is there.
-const PROBE: u8 = b'?';
+/// In place of the count of servers: there is to be no other.
+const ENDED: u64 = u64::MAX;
+/// How often a holder takes the server's place. Something is wrong with a container that has needed so many.
+const MOST: u64 = 64;
 /// How long killed tasks may take to be gone.
 const KILLED: Duration = Duration::from_secs(10);
 
-/// The holder, seen from the server. Dropped without [`Holder::end`], it kills the container.
+/// Which of several processes is the server.
+#[derive(Debug)]
+pub(super) struct Succession {
+    /// The number of the server, shared by all of them, or [`ENDED`].
+    count: &'static AtomicU64,
+    /// The number of the server that this process knows.
+    known: u64,
+    /// That server, once it has had a holder.
+    server: Option<PidFd>,
+}
+
+/// Which of the two processes this is.
+#[derive(Debug)]
+pub(super) enum Side {
+    /// The server.
+    Server(Holder),
+    /// The holder, when the server was killed: it is the server now.
+    Successor,
+}
+
+impl Succession {
+    /// Makes this process the first server.
+    pub(super) fn new() -> io::Result<Self> {
+        let size = NonZeroUsize::new(size_of::<AtomicU64>()).ok_or(io::ErrorKind::InvalidInput)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: the kernel chooses the place, so it lies over nothing else.
+        let memory = unsafe { mmap_anonymous(None, size, protection, MapFlags::MAP_SHARED) }?;
+        // SAFETY: the mapping is aligned, long enough, zero, and stays until the process ends.
+        let count = unsafe { AtomicU64::from_ptr(memory.cast().as_ptr()) };
+        Ok(Self { count, known: 0, server: None })
+    }
+
+    /// Starts a holder. Returns on both sides: in the holder when it has to take the server's place.
+    ///
+    /// # Errors
+    /// There is no holder.
+    pub(super) fn start_holder(&mut self) -> io::Result<Side> {
+        let server = match self.server.take() {
+            Some(server) => server,
+            None => PidFd::open(process::id() as i32)?,
+        };
+        let flags = libc::CLONE_FILES | libc::SIGCHLD;
+        // SAFETY: without memory that both share, this is fork(2). No other thread has a lock, for there is none.
+        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+        let error = io::Error::last_os_error();
+        if pid == 0 {
+            self.wait_for_turn(&server);
+            return Ok(Side::Successor);
+        }
+        self.server = Some(server);
+        match i32::try_from(pid) {
+            Ok(pid) if pid > 0 => Ok(Side::Server(Holder { pid, descriptor: PidFd::open(pid)? })),
+            _ => Err(error),
+        }
+    }
+
+    /// Returns whether servers were killed again and again.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.known >= MOST
+    }
+
+    /// Ends the succession: nothing has to be served any more. A holder ends when this process does.
+    pub(super) fn end(&self) {
+        self.count.store(ENDED, Ordering::SeqCst);
+    }
+
+    /// Waits until the server has ended. Returns if it was killed, and ends this process otherwise. Nothing may be dropped
+    /// here: descriptors are the server's, too.
+    fn wait_for_turn(&mut self, server: &PidFd) {
+        // Whoever kills the server's group does not mean its holder.
+        let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+        rename(SERVE, HOLD);
+        loop {
+            let mut side = [PollFd::new(server.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut side, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                Err(_) => process::exit(1),
+                Ok(_) => break,
+            }
+        }
+        let next = self.known + 1;
+        let claimed =
+            self.count.compare_exchange(self.known, next, Ordering::SeqCst, Ordering::SeqCst);
+        if claimed.is_err() {
+            process::exit(0);
+        }
+        rename(HOLD, SERVE);
+        self.known = next;
+    }
+}
+
+/// The holder, seen from the server.
 #[derive(Debug)]
 pub(super) struct Holder {
-    socket: OwnedFd,
-    child: Child,
-    container: Option<(i32, String)>,
-    is_gone: bool,
+    pid: i32,
+    descriptor: PidFd,
+}
+
+impl AsFd for Holder {
+    /// It can be read from when the holder has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
 }
 
 impl Holder {
-    /// Starts a holder.
-    pub(super) fn start() -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let (socket, its) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-        let child = Command::new("/proc/self/exe")
-            .arg(OsStr::new(HOLD))
-            .stdin(Stdio::from(its))
-            .stdout(Stdio::null())
-            .process_group(0)
-            .spawn()?;
-        Ok(Self { socket, child, container: None, is_gone: false })
-    }
-
-    /// Tells it something. If it was killed, serving goes on without it: to end would close the last descriptors.
-    fn tell(&mut self, message: &Message) {
-        if let Err(error) = message.send(&self.socket)
-            && !std::mem::replace(&mut self.is_gone, true)
-        {
-            eprintln!("netmig-shim: the holder of pages is gone: {error}");
-        }
-    }
-
-    /// Gives it a descriptor, which stays open here.
-    pub(super) fn hold(&mut self, descriptor: impl AsFd) -> io::Result<()> {
-        let descriptors = vec![descriptor.as_fd().try_clone_to_owned()?];
-        self.tell(&Message { bytes: vec![DESCRIPTOR], descriptors });
-        Ok(())
-    }
-
-    /// Gives it the lock, and the file to be removed if this process is killed.
-    pub(super) fn hold_lock(&mut self, lock: impl AsFd, path: &Path) -> io::Result<()> {
-        self.hold(lock)?;
-        let bytes = [&[LOCK][..], path.as_os_str().as_bytes()].concat();
-        self.tell(&Message { bytes, descriptors: Vec::new() });
-        Ok(())
-    }
-
-    /// Names the container that is to be killed if this process is.
-    pub(super) fn name_container(&mut self, pid: i32, id: &str) {
-        self.container = Some((pid, id.to_owned()));
-        let mut bytes = vec![CONTAINER];
-        bytes.extend(format!("{pid} {id}").bytes());
-        self.tell(&Message { bytes, descriptors: Vec::new() });
-    }
-
-    /// Has it close everything, and waits until it has.
-    pub(super) fn end(mut self) -> io::Result<()> {
-        self.tell(&Message { bytes: vec![END], descriptors: Vec::new() });
-        self.child.wait().map(drop)
-    }
-
-    /// Kills the container if the holder cannot: this process is about to end before all pages are in place.
-    pub(super) fn fail(&mut self) {
-        self.tell(&Message { bytes: vec![PROBE], descriptors: Vec::new() });
-        if let (true, Some((pid, id))) = (self.is_gone, &self.container)
-            && let Err(error) = kill(*pid, id)
-        {
-            eprintln!("netmig-shim: container {id} could not be killed: {error}");
-        }
+    /// Ends it, if it has not ended.
+    pub(super) fn end(self) {
+        let pid = Pid::from_raw(self.pid);
+        // It is our child, so that its number is no other's.
+        let _ = signal(pid, Signal::SIGKILL);
+        while waitpid(pid, None) == Err(Errno::EINTR) {}
     }
 }
 
-/// Runs as the holder, with the socket as standard input.
-pub(super) fn run() -> io::Result<()> {
-    let socket = io::stdin().as_fd().try_clone_to_owned()?;
-    super::serve::spare_from_oom_killer();
-    match hold(&socket)? {
-        Outcome::Ended => Ok(()),
-        Outcome::Killed { container: Some((pid, id)), held, lock } => {
-            eprintln!(
-                "netmig-shim: what puts pages of memory into container {id} was killed before all were in place; \
-                 killing the container, which would go on with empty pages"
-            );
-            let killed = kill(pid, &id);
-            drop(held);
-            if let Some(lock) = lock {
-                fs::remove_file(lock)?;
-            }
-            killed
-        }
-        // It is frozen, and the agent, which has seen the same, removes it.
-        Outcome::Killed { container: None, held, lock } => {
-            drop(held);
-            lock.map_or(Ok(()), fs::remove_file)
-        }
+/// Writes another first argument over that of this process, for those who look (`/proc/PID/cmdline`). Both have one length.
+fn rename(from: &str, to: &str) {
+    let Some((start, end)) = procfs::arguments(process::id() as i32) else { return };
+    let Ok(memory) = OpenOptions::new().read(true).write(true).open("/proc/self/mem") else {
+        return;
+    };
+    let mut arguments = vec![0; usize::try_from(end - start).unwrap_or_default().min(4096)];
+    let read = memory.read_at(&mut arguments, start).unwrap_or_default();
+    let program = arguments[..read].iter().position(|byte| *byte == 0).unwrap_or(read);
+    let first = arguments[..read].get(program + 1..).unwrap_or_default();
+    if from.len() == to.len() && first.starts_with(from.as_bytes()) {
+        let _ = memory.write_at(to.as_bytes(), start + program as u64 + 1);
     }
 }
 
-/// Kills a container.
-fn kill(pid: i32, id: &str) -> io::Result<()> {
+/// Kills a container, named by its first process and its ID. One that has ended is left alone.
+pub(super) fn kill(pid: i32, id: &str) -> io::Result<()> {
+    if !Path::new("/proc").join(pid.to_string()).exists() {
+        return Ok(());
+    }
     Cgroup::of_pid(pid, id)
         .and_then(|cgroup| cgroup.kill(Instant::now() + KILLED))
         .map_err(io::Error::other)
-}
-
-/// How the server has ended.
-#[derive(Debug)]
-enum Outcome {
-    /// No page is missing.
-    Ended,
-    /// It was killed.
-    Killed {
-        /// The first process of its container and the ID.
-        container: Option<(i32, String)>,
-        /// What keeps the processes waiting.
-        held: Vec<OwnedFd>,
-        /// The file of the lock.
-        lock: Option<PathBuf>,
-    },
-}
-
-/// Holds what comes until the server ends.
-fn hold(socket: &OwnedFd) -> io::Result<Outcome> {
-    let mut held = Vec::new();
-    let mut container = None;
-    let mut lock = None;
-    while let Some(Message { bytes, descriptors }) = seqpacket::receive(socket)? {
-        held.extend(descriptors);
-        match bytes.split_first() {
-            Some((&CONTAINER, named)) => {
-                let named = std::str::from_utf8(named).unwrap_or_default();
-                let (pid, id) = named.split_once(' ').unwrap_or_default();
-                container = pid.parse().ok().map(|pid| (pid, id.to_owned()));
-            }
-            Some((&LOCK, path)) => lock = Some(PathBuf::from(OsStr::from_bytes(path))),
-            Some((&END, _)) => return Ok(Outcome::Ended),
-            _ => {}
-        }
-    }
-    Ok(Outcome::Killed { container, held, lock })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs::File;
-
-    use super::*;
-
-    fn told(messages: &[(u8, &str)]) -> Outcome {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let (server, holder) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
-        for (kind, text) in messages {
-            let descriptors = match *kind {
-                DESCRIPTOR => vec![File::open("/dev/null").unwrap().into()],
-                _ => Vec::new(),
-            };
-            let bytes = [&[*kind][..], text.as_bytes()].concat();
-            Message { bytes, descriptors }.send(&server).unwrap();
-        }
-        drop(server);
-        hold(&holder).unwrap()
-    }
-
-    #[test]
-    fn a_server_that_is_killed_leaves_its_descriptors_and_the_name() {
-        let told_all =
-            [(DESCRIPTOR, ""), (LOCK, "/run/x"), (CONTAINER, "17 abc"), (DESCRIPTOR, "")];
-        let Outcome::Killed { container, held, lock } = told(&told_all) else { panic!() };
-        assert_eq!(container, Some((17, "abc".to_owned())));
-        assert_eq!(held.len(), 2);
-        assert_eq!(lock, Some("/run/x".into()));
-        assert!(matches!(told(&[]), Outcome::Killed { container: None, .. }));
-        assert!(matches!(told(&[(DESCRIPTOR, ""), (END, "")]), Outcome::Ended));
-    }
 }

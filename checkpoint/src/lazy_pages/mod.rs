@@ -9,54 +9,61 @@
 //! ```text
 //! agent ── LazyPages ─── orders ──► server ◄── userfaultfds ── CRIU, page faults ── container
 //!                                     │
-//!                                     └── the same descriptors ──► holder
+//!                                     └── the same descriptors, events, pages in place ──► holder
 //! ```
 //!
 //! When the last descriptor of a userfaultfd is closed, its process gets empty pages in place of those that it lacks
-//! (`userfaultfd_release` in `fs/userfaultfd.c`). So the holder, a process of its own, has all of them as well. If the
-//! server is killed, the processes wait, and the holder kills them: memory that is silently wrong is worse than a
-//! container that ends. Neither depends on the agent, and both are the last that the kernel ends for lack of memory.
+//! (`userfaultfd_release` in `fs/userfaultfd.c`). So there is a second process with the same descriptors, the [holder](hold). If
+//! the server is killed, the holder is the server and starts a holder of its own; if the holder is killed, the server
+//! starts another one. Neither depends on the agent, and both are the last that the kernel ends for lack of memory. A
+//! server that cannot go on (the images cannot be read, say) kills the container: memory that is silently wrong is
+//! worse than a container that ends.
+//!
+//! The file of the lock is removed when no page is missing any more. One that nobody has locked tells of lost pages.
 
 mod arguments;
 mod client;
+mod event_log;
 mod hold;
+mod process_memory;
 mod serve;
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::fcntl::{Flock, FlockArg};
+
+use crate::userfault;
 
 pub use arguments::fetch_arguments;
 pub use client::LazyPages;
 
 /// The first argument of the shim that makes it the server.
 const SERVE: &str = "lazy-pages";
-/// The first argument of the shim that makes it the holder.
+/// What a server calls itself, in place of that argument, as long as it is the holder.
 const HOLD: &str = "hold-pages";
 /// The socket to which CRIU sends, in its working directory (`LAZY_PAGES_SOCK_NAME` in `criu/uffd.c`).
 pub const SOCKET: &str = "lazy-pages.socket";
 /// The directory of the locks, in the run directory.
 const LOCKS: &str = "lazy-pages";
 
-/// Returns whether a program's arguments, without its name, ask for a process of this module.
+/// Returns whether a program's arguments, without its name, ask for a server of pages.
 #[must_use]
 pub fn is_asked_for(arguments: &[OsString]) -> bool {
-    arguments.first().is_some_and(|first| first == SERVE || first == HOLD)
+    arguments.first().is_some_and(|first| first == SERVE)
 }
 
-/// Runs as the process that the arguments ask for.
+/// Runs as the server.
 #[must_use]
 pub fn run(arguments: &[OsString]) -> ExitCode {
     let outcome = match arguments {
         [what, images, socket, lock] if what == SERVE => {
             serve::run(Path::new(images), Path::new(socket), Path::new(lock))
         }
-        [what] if what == HOLD => hold::run(),
         _ => Err(io::ErrorKind::InvalidInput.into()),
     };
     match outcome {
@@ -68,10 +75,45 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     }
 }
 
+/// Returns whether this kernel lets memory follow a container.
+#[must_use]
+pub fn is_possible() -> bool {
+    userfault::is_supported()
+}
+
 /// Returns the file that is locked while pages of a container's memory are missing.
 #[must_use]
 pub fn lock_path(run: &Path, id: &str) -> PathBuf {
     run.join(LOCKS).join(id)
+}
+
+/// What has become of a container's pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// All are in place.
+    Whole,
+    /// A server puts them in place.
+    UnderWay,
+    /// Nothing does, and some are missing.
+    Lost,
+}
+
+/// Returns what has become of the pages of the container to which a lock belongs.
+///
+/// # Errors
+/// The lock cannot be looked at.
+pub fn state(lock: &Path) -> io::Result<State> {
+    let file = match File::open(lock) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(State::Whole),
+        other => other?,
+    };
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        // A server that ends well removes the file before it ends.
+        Ok(file) if file.metadata()?.nlink() == 0 => Ok(State::Whole),
+        Ok(_) => Ok(State::Lost),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(State::UnderWay),
+        Err((_, errno)) => Err(errno.into()),
+    }
 }
 
 /// Returns whether pages of a container's memory are missing still. A dump would not have them.
@@ -79,15 +121,34 @@ pub fn lock_path(run: &Path, id: &str) -> PathBuf {
 /// # Errors
 /// The lock cannot be looked at.
 pub fn is_under_way(run: &Path, id: &str) -> io::Result<bool> {
-    let file = match File::open(lock_path(run, id)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+    Ok(state(&lock_path(run, id))? == State::UnderWay)
+}
+
+/// Returns the containers that lack pages, by their IDs, and what becomes of them.
+///
+/// # Errors
+/// The locks cannot be looked at.
+pub fn unfinished(run: &Path) -> io::Result<Vec<(String, State)>> {
+    let entries = match fs::read_dir(run.join(LOCKS)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
-    match Flock::lock(file, FlockArg::LockSharedNonblock) {
-        Ok(_) => Ok(false),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(true),
-        Err((_, errno)) => Err(errno.into()),
+    let mut all = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let state = state(&entry.path())?;
+        all.extend(entry.file_name().into_string().ok().map(|id| (id, state)));
     }
+    all.retain(|(_, state)| *state != State::Whole);
+    Ok(all)
+}
+
+/// Forgets that a container lacks pages: it has ended.
+///
+/// # Errors
+/// The file cannot be removed.
+pub fn forget_lost(run: &Path, id: &str) -> io::Result<()> {
+    fs::remove_file(lock_path(run, id))
 }
 
 /// Takes the lock of a container whose pages are missing.
@@ -101,4 +162,26 @@ fn lock(path: &Path) -> io::Result<Flock<File>> {
     let file =
         OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_nobody_has_tells_of_lost_pages() {
+        let run = tempfile::tempdir().unwrap();
+        let path = lock_path(run.path(), "abc");
+        assert_eq!(state(&path).unwrap(), State::Whole);
+        assert!(unfinished(run.path()).unwrap().is_empty());
+        let held = lock(&path).unwrap();
+        assert_eq!(state(&path).unwrap(), State::UnderWay);
+        assert!(is_under_way(run.path(), "abc").unwrap());
+        assert_eq!(unfinished(run.path()).unwrap(), [("abc".to_owned(), State::UnderWay)]);
+        drop(held);
+        assert_eq!(state(&path).unwrap(), State::Lost);
+        assert_eq!(unfinished(run.path()).unwrap(), [("abc".to_owned(), State::Lost)]);
+        forget_lost(run.path(), "abc").unwrap();
+        assert_eq!(state(&path).unwrap(), State::Whole);
+    }
 }

@@ -3,30 +3,29 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::client::{CONTAINER, GO, READY};
-use super::hold::Holder;
-use crate::images::{LazyRange, PAGE, Pagemap};
+use super::client::{CONTAINER, GO, HELD, READY};
+use super::event_log::EventLog;
+use super::hold::{Holder, Side, Succession, kill};
+use super::process_memory::Memories;
+use crate::images::Pagemap;
 use crate::page_ranges::PageRanges;
 use crate::seqpacket;
-use crate::userfault::{Copied, Event, Userfault, is_supported};
+use crate::userfault::{Userfault, is_supported};
 
 /// What CRIU says in place of a process when all are restored (`LAZY_PAGES_RESTORE_FINISHED` in `criu/uffd.c`).
 const RESTORED: i32 = 0x5253_5446;
-/// Bytes that are put in place for one page fault: what is beside a page is often needed next.
-const AROUND: u64 = 64 << 10;
-/// Bytes that are put in place at a time when nothing waits.
-const CHUNK: u64 = 512 << 10;
 /// How long something that the kernel refuses for now is left alone, in milliseconds.
 const LATER: u16 = 1;
+/// How long the server does without a holder that the kernel does not give it.
+const RETRY: Duration = Duration::from_secs(1);
 /// The score of a process that the kernel ends last for lack of memory (proc(5)).
 const LAST: &str = "-1000";
 
@@ -36,62 +35,57 @@ pub(super) fn run(images: &Path, socket: &Path, lock: &Path) -> io::Result<()> {
         return Ok(());
     }
     spare_from_oom_killer();
-    let held = super::lock(lock)?;
-    let mut holder = Holder::start()?;
-    holder.hold_lock(&*held, lock)?;
+    let _held = super::lock(lock)?;
     match fs::remove_file(socket) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
     let listener = UnixListener::bind(socket)?;
-    let mut told = io::stdout();
-    told.write_all(READY)?;
-    told.flush()?;
+    tell(READY)?;
     let mut server = Server {
         images: images.to_owned(),
         orders: Some(io::stdin().as_fd().try_clone_to_owned()?.into()),
         criu: None,
         is_restored: false,
         is_going: false,
-        processes: Vec::new(),
-        next: 0,
-        buffer: vec![0; CHUNK as usize],
-        holder,
+        container: None,
+        memories: Memories::new()?,
+        succession: Succession::new()?,
+        holder: None,
+        retry_at: None,
     };
-    if !server.accept(&listener)? {
-        // The restore never began, so there is nothing to lose.
-        server.holder.end()?;
-        return unlock(lock);
+    // Without CRIU the restore has not begun, and there is nothing to lose.
+    if server.accept(&listener)? {
+        drop(listener);
+        if let Err(error) = server.serve() {
+            server.fail();
+            return Err(error);
+        }
     }
-    drop(listener);
-    if let Err(error) = server.serve() {
-        server.holder.fail();
-        return Err(error);
-    }
-    server.holder.end()?;
-    unlock(lock)
+    unlock(lock)?;
+    server.succession.end();
+    Ok(())
+}
+
+/// Tells the agent something.
+fn tell(word: &[u8]) -> io::Result<()> {
+    let mut told = io::stdout();
+    told.write_all(word)?;
+    told.flush()
 }
 
 /// Removes the file of the lock, which this process has until it ends.
 fn unlock(lock: &Path) -> io::Result<()> {
-    fs::remove_file(lock)
+    match fs::remove_file(lock) {
+        // The server before this one was killed right after it had removed it.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Has the kernel end this process last when memory is short. Without the privilege for that, it is one among others.
-pub(super) fn spare_from_oom_killer() {
+fn spare_from_oom_killer() {
     let _ = fs::write("/proc/self/oom_score_adj", LAST);
-}
-
-/// A process that may lack pages.
-#[derive(Debug)]
-struct Process {
-    userfault: Userfault,
-    pending: PageRanges,
-    /// The file of pages of the images.
-    pages: Rc<File>,
-    /// Addresses of pages that it waits for and that could not be put in place yet.
-    faults: Vec<u64>,
-    is_gone: bool,
 }
 
 struct Server {
@@ -103,11 +97,15 @@ struct Server {
     is_restored: bool,
     /// Whether pages are put in place that nothing waits for.
     is_going: bool,
-    processes: Vec<Process>,
-    /// The process whose turn it is.
-    next: usize,
-    buffer: Vec<u8>,
-    holder: Holder,
+    /// The first process of the container and its ID, once it is restored.
+    container: Option<(i32, String)>,
+    memories: Memories,
+    succession: Succession,
+    /// What takes the place of this process, from the moment on at which the copy is restored. Before, it need not:
+    /// nothing of the copy runs, and the agent removes it.
+    holder: Option<Holder>,
+    /// When a holder is started in place of one that could not be; `None` until there was one.
+    retry_at: Option<Instant>,
 }
 
 impl Server {
@@ -136,44 +134,94 @@ impl Server {
     /// Serves until no process lacks a page.
     fn serve(&mut self) -> io::Result<()> {
         loop {
-            let is_whole =
-                self.processes.iter().all(|of| of.pending.is_empty() && of.faults.is_empty());
-            if self.is_restored && is_whole {
+            if self.is_restored && self.memories.is_whole() {
                 return Ok(());
             }
-            let is_refused = self.processes.iter().any(|of| !of.faults.is_empty());
-            let is_going = self.is_restored
-                && self.is_going
-                && self.processes.iter().any(|of| !of.pending.is_empty());
-            let timeout = match (is_going, is_refused) {
+            let is_due = self.retry_at.is_some_and(|at| Instant::now() >= at);
+            if self.memories.is_held && !self.memories.log.has_room()
+                || self.holder.is_none() && is_due
+            {
+                self.renew_holder()?;
+            }
+            let is_going = self.is_restored && self.is_going && self.memories.has_pending();
+            let timeout = match (is_going, self.memories.is_refused()) {
                 (true, _) => PollTimeout::ZERO,
                 (false, true) => LATER.into(),
                 (false, false) => PollTimeout::NONE,
             };
             self.look(timeout)?;
-            for process in 0..self.processes.len() {
-                let faults = std::mem::take(&mut self.processes[process].faults);
-                for address in faults {
-                    self.serve_fault(process, address)?;
-                }
-            }
-            if is_going && !self.go_on()? {
+            self.memories.serve_faults()?;
+            if is_going && !self.memories.go_on()? {
                 // Whatever refuses it now is over in a moment.
                 self.look(LATER.into())?;
             }
-            self.processes.retain(|process| !process.is_gone);
+            self.memories.forget_gone()?;
         }
+    }
+
+    /// Starts a holder in place of the one there is. The copy of this process that is the holder returns from here, too, when it has
+    /// to serve.
+    fn renew_holder(&mut self) -> io::Result<()> {
+        loop {
+            let log = std::mem::replace(&mut self.memories.log, EventLog::new()?);
+            self.memories.is_held = true;
+            match self.succession.start_holder() {
+                Ok(Side::Server(holder)) => {
+                    self.retry_at = Some(Instant::now());
+                    if let Some(before) = self.holder.replace(holder) {
+                        before.end();
+                    }
+                    return Ok(());
+                }
+                Ok(Side::Successor) => {
+                    // Its descriptor was the former server's.
+                    std::mem::forget(self.holder.take());
+                    self.memories.take_over()?;
+                    let (_, id) = self.container.as_ref().ok_or(io::ErrorKind::InvalidData)?;
+                    if self.succession.is_exhausted() {
+                        return Err(io::Error::other(format!("killed again and again, for {id}")));
+                    }
+                    eprintln!(
+                        "netmig-shim: what puts pages of memory into container {id} was killed; its holder goes on"
+                    );
+                }
+                Err(error) if self.retry_at.is_none() => return Err(error),
+                Err(error) => {
+                    // The log that the holder knows is full, so that it could not go on.
+                    eprintln!("netmig-shim: there is no holder of pages: {error}");
+                    drop(log);
+                    self.retry_at = Some(Instant::now() + RETRY);
+                    self.memories.is_held = false;
+                    if let Some(before) = self.holder.take() {
+                        before.end();
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Kills the container, which would go on with empty pages: this process is about to end before all are in place.
+    fn fail(&mut self) {
+        if let Some((pid, id)) = &self.container {
+            eprintln!("netmig-shim: killing container {id}, whose memory cannot be put in place");
+            if let Err(error) = kill(*pid, id) {
+                eprintln!("netmig-shim: container {id} could not be killed: {error}");
+            }
+        }
+        self.succession.end();
     }
 
     /// Waits for events and orders, and follows them.
     fn look(&mut self, timeout: PollTimeout) -> io::Result<()> {
-        let (from_agent, from_criu, with_events) = {
+        let (from_agent, from_criu, has_no_holder, with_events) = {
             let side = |of| PollFd::new(of, PollFlags::POLLIN);
             let mut sides: Vec<PollFd<'_>> =
-                self.processes.iter().map(|of| side(of.userfault.as_fd())).collect();
+                self.memories.all().iter().map(|of| side(of.userfault.as_fd())).collect();
             let count = sides.len();
             sides.extend(self.orders.as_ref().map(|of| side(of.as_fd())));
             sides.extend(self.criu.as_ref().map(|of| side(of.as_fd())));
+            sides.extend(self.holder.as_ref().map(|of| side(of.as_fd())));
             wait(&mut sides, timeout)?;
             let mut ready = sides.iter().map(|side| side.any().unwrap_or(true));
             let with_events: Vec<usize> = ready
@@ -183,19 +231,27 @@ impl Server {
                 .filter_map(|(n, is)| is.then_some(n))
                 .collect();
             let from_agent = self.orders.is_some() && ready.next().unwrap_or_default();
-            (from_agent, ready.next().unwrap_or_default(), with_events)
+            let from_criu = self.criu.is_some() && ready.next().unwrap_or_default();
+            (from_agent, from_criu, ready.next().unwrap_or_default(), with_events)
         };
+        if has_no_holder {
+            self.renew_holder()?;
+        }
         if from_agent && !self.take_orders()? {
-            self.orders = None;
+            // It stays open: the holder has the same descriptor by the same number.
+            std::mem::forget(self.orders.take());
             self.is_going = true;
         }
         if from_criu {
             self.take_process()?;
         }
+        if self.is_restored && self.container.is_some() && self.retry_at.is_none() {
+            self.renew_holder()?;
+            // What does not hear that will not wait for it either.
+            let _ = tell(HELD);
+        }
         for process in with_events {
-            while let Some(event) = self.processes[process].userfault.event()? {
-                self.follow(process, event)?;
-            }
+            self.memories.read_events(process)?;
         }
         Ok(())
     }
@@ -214,7 +270,7 @@ impl Server {
             match line.split(' ').collect::<Vec<_>>()[..] {
                 [CONTAINER, pid, id] => {
                     let pid = pid.parse().map_err(io::Error::other)?;
-                    self.holder.name_container(pid, id);
+                    self.container = Some((pid, (*id).to_owned()));
                 }
                 [GO] => self.is_going = true,
                 _ => return Err(io::ErrorKind::InvalidData.into()),
@@ -250,116 +306,14 @@ impl Server {
         let message = seqpacket::receive_with(criu.as_raw_fd(), 1)?;
         let descriptor = message.and_then(|message| message.descriptors.into_iter().next());
         let userfault = Userfault::new(descriptor.ok_or(io::ErrorKind::UnexpectedEof)?);
-        self.holder.hold(&userfault)?;
         let pagemap = Pagemap::read(&self.images, pid).map_err(io::Error::other)?;
         let file = OpenOptions::new().read(true).write(true).open(&pagemap.pages)?;
         let length = file.metadata()?.len();
         if pagemap.lazy.iter().any(|range| range.offset + (range.end - range.start) > length) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.processes.push(Process {
-            userfault,
-            pending: PageRanges::new(&pagemap.lazy),
-            pages: Rc::new(file),
-            faults: Vec::new(),
-            is_gone: false,
-        });
+        self.memories.add(userfault, PageRanges::new(&pagemap.lazy), Rc::new(file));
         Ok(())
-    }
-
-    /// Follows what a process does with its memory.
-    fn follow(&mut self, process: usize, event: Event) -> io::Result<()> {
-        let of = &mut self.processes[process];
-        match event {
-            Event::PageFault { address } => of.faults.push(address),
-            Event::Remap { from, to, length } => of.pending.remap(from, to, length),
-            Event::Remove { start, end } => of.pending.forget(start, end),
-            Event::Fork { child } => {
-                self.holder.hold(&child)?;
-                let (pending, pages) = (of.pending.clone(), Rc::clone(&of.pages));
-                self.processes.push(Process {
-                    userfault: child,
-                    pending,
-                    pages,
-                    faults: Vec::new(),
-                    is_gone: false,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts the page in place that a process waits for, and those beside it.
-    fn serve_fault(&mut self, process: usize, address: u64) -> io::Result<()> {
-        let of = &mut self.processes[process];
-        if let Some(range) = of.pending.at(address, AROUND) {
-            // Pages of another mapping are beside it.
-            if self.put(process, range)? == Copied::Unmapped && range.end - range.start > PAGE {
-                self.put(process, LazyRange { end: range.start + PAGE, ..range })?;
-            }
-            let of = &mut self.processes[process];
-            if of.pending.at(address, PAGE).is_some() && !of.is_gone {
-                of.faults.push(address);
-            }
-            return Ok(());
-        }
-        match of.userfault.zero(address)? {
-            Copied::Later => of.faults.push(address),
-            Copied::Present => of.userfault.wake(address),
-            Copied::Gone => of.is_gone = true,
-            // What is not mapped any more waits for nothing.
-            Copied::Bytes(_) | Copied::Unmapped => {}
-        }
-        Ok(())
-    }
-
-    /// Puts the next pages in place that nothing waits for. Returns whether it could.
-    fn go_on(&mut self) -> io::Result<bool> {
-        let count = self.processes.len();
-        let lacking = (0..count)
-            .map(|step| (self.next + step) % count)
-            .find(|process| !self.processes[*process].pending.is_empty());
-        let Some(process) = lacking else { return Ok(true) };
-        self.next = process + 1;
-        let Some(range) = self.processes[process].pending.first(CHUNK) else { return Ok(true) };
-        let mut put = self.put(process, range)?;
-        if put == Copied::Unmapped && range.end - range.start > PAGE {
-            // It reaches beyond one mapping.
-            let single = LazyRange { end: range.start + PAGE, ..range };
-            put = self.put(process, single)?;
-        }
-        Ok(put != Copied::Later)
-    }
-
-    /// Puts pages in place as far as that goes at once. A single page that is not mapped any more is forgotten.
-    fn put(&mut self, process: usize, range: LazyRange) -> io::Result<Copied> {
-        let of = &mut self.processes[process];
-        let length = (range.end - range.start) as usize;
-        let buffer = &mut self.buffer[..length];
-        of.pages.read_exact_at(buffer, range.offset)?;
-        let copied = of.userfault.copy(range.start, buffer)?;
-        let done = match copied {
-            Copied::Bytes(bytes) => bytes,
-            Copied::Present => {
-                of.userfault.wake(range.start);
-                PAGE
-            }
-            Copied::Unmapped if range.end - range.start <= PAGE => PAGE,
-            Copied::Unmapped | Copied::Later => 0,
-            Copied::Gone => {
-                of.is_gone = true;
-                of.pending = PageRanges::default();
-                0
-            }
-        };
-        of.pending.forget(range.start, range.start + done);
-        // A child may need them, too.
-        if done > 0 && Rc::strong_count(&of.pages) == 1 {
-            let (offset, done) = (range.offset as i64, done as i64);
-            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            fallocate(&*of.pages, flags, offset, done)?;
-        }
-        Ok(copied)
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::net::IpAddr;
 
 use checkpoint::criu;
+use checkpoint::lazy_pages;
 use engine::inspect::{is_full_id, is_name};
 use engine::needs::Needs;
 use netmig::flow::{Conntrack, Flow};
@@ -25,6 +26,7 @@ use steering::tunnels;
 
 use self::published_port::{forwarded, try_port, unpublishable};
 use super::addresses::{addresses, pairs};
+use super::available_memory::{available_memory, needed_memory};
 use super::permission_check::{Asked, Denied, denied};
 use crate::destination::server_context::ServerContext;
 use crate::offer::{Offer, Verdict};
@@ -64,12 +66,13 @@ pub struct Looked {
     pub lock: Option<ContainerLock>,
 }
 
-/// Looks at everything and names all that is in the way.
+/// Looks at everything and names all that is in the way. `is_lean` says that the offer counts shared memory twice.
 pub async fn look(
     host: &ServerContext,
     permissions: &Permissions,
     (source, address): (HostId, IpAddr),
     offer: &Offer,
+    is_lean: bool,
 ) -> Result<Looked, Cause> {
     well_formed(offer)?;
     let denied = outside(host, permissions, offer)?;
@@ -116,8 +119,9 @@ pub async fn look(
         );
     }
     check_criu(here, offer, &mut block).await?;
+    let needed = needed_memory(offer.memory, is_lean && lazy_pages::is_possible());
     if let Some(free) = available_memory(&fs::read_to_string("/proc/meminfo")?)
-        && free < offer.memory * 2
+        && free < needed
     {
         let mib = |bytes: u64| bytes.div_ceil(1024 * 1024);
         block(
@@ -125,7 +129,7 @@ pub async fn look(
             format!(
                 "{here} has {} MiB of memory available; the container and its images need {} MiB",
                 mib(free),
-                mib(offer.memory * 2)
+                mib(needed)
             ),
         );
     }
@@ -377,22 +381,4 @@ fn on_a_detour(host: &ServerContext, offer: &Offer, container: &[IpAddr]) -> Res
     let flows = Conntrack::open()?.dump(container)?;
     let led = |flow: &&Flow| flow.leads_to(container).is_some_and(|peer| between.contains(&peer));
     Ok(flows.iter().filter(led).filter(|flow| flow.is_alive()).count())
-}
-
-/// `MemAvailable` of `/proc/meminfo`, in bytes.
-fn available_memory(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn available_memory_is_read() {
-        let text = "MemTotal:       24000000 kB\nMemAvailable:   1000 kB\n";
-        assert_eq!(available_memory(text), Some(1_024_000));
-        assert_eq!(available_memory("MemTotal: 5 kB\n"), None);
-    }
 }

@@ -40,6 +40,7 @@ use tokio::task::block_in_place;
 
 use self::counted_flows::Counting;
 pub use self::local_far_ends::FarEnds;
+pub use self::memory::MemoryGone;
 use self::path_trial::Trials;
 pub use self::prepared_copy::{Network, Whole};
 use super::addresses::addresses;
@@ -69,13 +70,6 @@ struct Incomplete(&'static str);
 #[derive(Debug, thiserror::Error)]
 #[error("{0} ended while the container was being restored")]
 struct EngineGone(Kind);
-
-/// What puts memory in place was killed, or failed.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "what puts the container's memory in place ended; lazy-pages.log in the run directory tells why"
-)]
-struct MemoryGone;
 
 /// The engine would give up before the source could decide.
 #[derive(Debug, thiserror::Error)]
@@ -245,7 +239,10 @@ impl Arrival {
                 return Err(connection.unexpected(&part.into(), "Stage").into());
             }
             Err(other) => return Err(connection.unexpected(&other, "Stage").into()),
-            Ok(StatePart::Memory(pages)) => return block_in_place(|| self.take_memory(pages)),
+            Ok(StatePart::Memory(pages)) => return block_in_place(|| self.take_memory(&pages)),
+            Ok(StatePart::EmptyMemory(pages)) => {
+                return block_in_place(|| self.empty_memory(&pages));
+            }
             Ok(part) => part,
         };
         let ended = match &part {
@@ -367,6 +364,7 @@ impl Arrival {
         // The directory tells who may remove the container.
         if gone {
             note(self.tidy());
+            note(self.forget_memory());
         }
         for peer in self.anchors.numbers().chain([self.anchor]) {
             note(tunnels::release(&self.host.directories, peer, Some(migration)).await);

@@ -10,8 +10,9 @@ use state::cause::{Cause, chain};
 use state::journal::{Journal, Record};
 use tokio::task::block_in_place;
 
-use super::arrival::{Arrival, Network, Whole};
+use super::arrival::{Arrival, MemoryGone, Network, Whole};
 use super::counted_flows::CountedFlows;
+use super::following_memory::FollowingMemory;
 use netmig::container_network::SiblingAddresses;
 use netmig::sockets::receive_buffers;
 
@@ -27,8 +28,10 @@ pub struct Copy {
     journal: Journal,
     mtu: u32,
     others: SiblingAddresses,
-    /// What puts memory in place that follows; ends by itself.
+    /// What puts memory in place that follows, until the activation.
     lazy_pages: Option<LazyPages>,
+    /// Tells after the activation whether that memory was lost.
+    following: Option<FollowingMemory>,
     /// Whether the journal says that it is the container.
     was_activated: bool,
 }
@@ -56,6 +59,7 @@ impl Copy {
             mtu,
             others,
             lazy_pages,
+            following: None,
             was_activated: false,
         })
     }
@@ -71,8 +75,8 @@ impl Copy {
     }
 
     /// Whether it can become the container still: the engine that is to run it is there, and so is its memory.
-    pub fn is_whole(&mut self) -> bool {
-        let has_memory = self.lazy_pages.as_mut().is_none_or(LazyPages::is_well);
+    pub fn is_whole(&self) -> bool {
+        let has_memory = self.lazy_pages.as_ref().is_none_or(LazyPages::is_well);
         has_memory && self.staged.is_awaited()
     }
 
@@ -93,10 +97,12 @@ impl Copy {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(&e));
         }
         self.cgroup.thaw()?;
-        if let Some(lazy_pages) = &mut self.lazy_pages
-            && let Err(e) = lazy_pages.go().await
-        {
-            tracing::warn!("{}: {}", self.arrival.offer().migration, chain(&e));
+        if let Some(mut lazy_pages) = self.lazy_pages.take() {
+            if let Err(e) = lazy_pages.go().await {
+                tracing::warn!("{}: {}", self.arrival.offer().migration, chain(&e));
+            }
+            let run = &self.arrival.host().directories.run;
+            self.following = Some(FollowingMemory::watch(lazy_pages, self.arrival.offer(), run));
         }
         self.arrival.end_turn();
         tracing::info!(
@@ -126,6 +132,10 @@ impl Copy {
             if let Err(e) = settled {
                 tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
             }
+        }
+        // The source has the original still.
+        if self.following.as_ref().is_some_and(FollowingMemory::is_lost) {
+            return Err(MemoryGone.into());
         }
         let restored = self.staged.commit().await?;
         let pid = restored.pid;

@@ -1,7 +1,7 @@
 //! A migration from its offer to a copy that waits for its source's decision.
 
 use protocol::expect;
-use protocol::message::Message;
+use protocol::message::{LEAN_MEMORY, Message};
 use protocol::permissions::Permissions;
 use protocol::trust::Name;
 use protocol::wire::Connection;
@@ -35,7 +35,8 @@ pub async fn receive(
     let host = copies.host();
     let source = connection.host();
     let migration = offer.migration;
-    let looked = admission::look(host, permissions, (source, connection.peer().ip()), &offer).await;
+    let (from, is_lean) = ((source, connection.peer().ip()), connection.has(LEAN_MEMORY));
+    let looked = admission::look(host, permissions, from, &offer, is_lean).await;
     let looked = match looked {
         Ok(looked) => looked,
         Err(cause) => {

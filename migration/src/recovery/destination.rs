@@ -39,6 +39,7 @@ use steering::port_forward::{self, Note};
 use steering::tunnels::{self, Claim, SteeringLock};
 
 use self::arrived::Arrived;
+use crate::destination::following_memory::{settle_lost, watch_others};
 use crate::destination::prepared_stage::sweep;
 use crate::destination::spool;
 use crate::destination::work_directory::{STAGE, tidy};
@@ -83,6 +84,10 @@ pub async fn run(
     let all = journal::unfinished(&directories.state)?;
     let mut settled = settle_all(directories, &**engine, all).await;
     sweep(directories, engine);
+    if let Err(e) = settle_lost(directories, &**engine) {
+        tracing::error!("memory that followed containers: {}", chain(&e));
+        settled = false;
+    }
     if let Err(e) = flow_counters::sweep(directories) {
         tracing::error!("{}", chain(e.as_ref()));
         settled = false;
@@ -91,7 +96,8 @@ pub async fn run(
 }
 
 /// Starts a guardian, in this process, for each arrival that [`run`] has left: its engine gave no answer, its disk was
-/// full, or another process had its journal open. Its source is told nothing until it is settled.
+/// full, or another process had its journal open. Its source is told nothing until it is settled. Memory that follows
+/// containers is watched over, too.
 ///
 /// # Errors
 /// The directory of journals cannot be read.
@@ -99,6 +105,7 @@ pub fn guard_remaining(
     directories: &Directories,
     engine: &Arc<dyn Engine>,
 ) -> Result<(), journal::Error> {
+    tokio::spawn(watch_others(directories.clone(), Arc::clone(engine)));
     for path in journal::unfinished(&directories.state)? {
         // A damaged one was told of; those of moves to other hosts are agent-client's.
         let is_arrival =

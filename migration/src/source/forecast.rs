@@ -24,6 +24,8 @@ pub struct ExpectedInterruption {
     forecast: Forecast,
     scale: f64,
     limit: Duration,
+    /// Bytes of memory that the destination is told of.
+    offered: u64,
 }
 
 impl ExpectedInterruption {
@@ -43,7 +45,8 @@ impl ExpectedInterruption {
         let scale = estimate::scale().unwrap_or(SCALE);
         let forecast = work.forecast(scale);
         tracing::debug!(?work, ?forecast, scale, "the interruption is estimated");
-        Ok(Self { container: container.to_owned(), work, forecast, scale, limit })
+        let offered = work.memory.saturating_add(work.shared);
+        Ok(Self { container: container.to_owned(), work, forecast, scale, limit, offered })
     }
 
     /// Returns what is too much, as far as this host can tell.
@@ -57,11 +60,17 @@ impl ExpectedInterruption {
         self.work.memory
     }
 
+    /// Returns the memory of the container with what its processes share counted twice: that is whole in the images until
+    /// it is whole in the copy, too.
+    pub fn offered_memory(&self) -> u64 {
+        self.offered
+    }
+
     /// Leaves the memory out that goes over while the container runs: what processes share does not. Returns what would be
     /// too much with it.
-    pub fn leave_memory_out(&mut self, pids: &[i32]) -> Option<Blocker> {
+    pub fn leave_memory_out(&mut self) -> Option<Blocker> {
         let with_memory = self.too_long();
-        self.work.memory = estimate::shared_memory(pids);
+        self.work.memory = self.work.shared;
         self.forecast = self.work.forecast(self.scale);
         with_memory
     }
@@ -113,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_container_is_refused_with_the_figures() {
-        let work = Workload { processes: 600, connections: 3, memory: 200 << 20 };
+        let work = Workload { processes: 600, connections: 3, memory: 200 << 20, shared: 3 << 20 };
         let second = Duration::from_secs(1);
         let of = |limit| ExpectedInterruption {
             container: "web".to_owned(),
@@ -121,6 +130,7 @@ mod tests {
             forecast: work.forecast(1.0),
             scale: 1.0,
             limit,
+            offered: 203 << 20,
         };
         let refused = of(5 * second).too_long().unwrap();
         assert_eq!(refused.code, "too-long");
@@ -134,8 +144,9 @@ mod tests {
         let slow = of(60 * second).over_link(2e6).unwrap();
         assert!(slow.message.contains("transfer 102.5 s"), "{}", slow.message);
         let mut apart = of(second * 7);
-        assert!(apart.leave_memory_out(&[]).is_some(), "it would be too long with the memory");
-        assert_eq!((apart.too_long(), apart.memory()), (None, 0));
+        assert!(apart.leave_memory_out().is_some(), "it would be too long with the memory");
+        assert_eq!((apart.too_long(), apart.memory()), (None, 3 << 20));
+        assert_eq!(apart.offered_memory(), 203 << 20, "it has to have room there all the same");
         assert_eq!(too_many("web", 10, 10), None);
         assert_eq!(too_many("web", 11, 10).unwrap().code, "open-files");
     }

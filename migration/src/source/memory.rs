@@ -39,7 +39,6 @@ impl MemoryPlan {
     pub fn choose(
         mode: MemoryMode,
         connection: &Connection,
-        pids: &[i32],
         expected: &mut ExpectedInterruption,
     ) -> Result<Self, Failure> {
         let is_ordered = mode == MemoryMode::PreCopy;
@@ -61,7 +60,7 @@ impl MemoryPlan {
             )
         };
         match reason {
-            None => Ok(Self::Running { is_ordered, blocked: expected.leave_memory_out(pids) }),
+            None => Ok(Self::Running { is_ordered, blocked: expected.leave_memory_out() }),
             Some(reason) if is_ordered => Err(Failure::blocked(vec![Blocker::new(
                 "no-pre-copy",
                 format!("{reason}; move it with --memory stop"),

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::MemoryApart;
+use checkpoint::images::PAGE;
 use checkpoint::procfs;
 use checkpoint::write_tracking::{self, Pages, WriteTracking};
-use protocol::message::{MemoryPages, MemoryRun};
-use protocol::wire::PIECE;
 use state::cause::Cause;
 
+use super::page_sorter::PageSorter;
 use crate::report::MemoryReport;
-use crate::state_stream::{StatePart, StateSink};
+use crate::state_stream::StateSink;
 
 /// Most rounds.
 const ROUNDS: usize = 30;
@@ -35,7 +35,9 @@ pub struct MemoryRounds {
     cgroup: Arc<Cgroup>,
     tracking: WriteTracking,
     apart: MemoryApart,
-    /// Bytes of each round.
+    /// Whether the destination takes empty pages without their content.
+    leaves_out_empty: bool,
+    /// Bytes of each round, without those of empty pages if they are left out.
     sizes: Vec<u64>,
     /// What was written since the last round, if it was looked at already.
     seen: Option<Vec<Pages>>,
@@ -46,16 +48,23 @@ pub struct MemoryRounds {
 }
 
 impl MemoryRounds {
-    /// Prepares them in the migration's directory. Nothing of the container is touched yet.
+    /// Prepares them in the migration's directory. Nothing of the container is touched yet. With `leaves_out_empty`, of pages that
+    /// have nothing but zeros only the place goes over.
     ///
     /// # Errors
     /// CRIU cannot be had leave memory out.
-    pub async fn prepare(work: &Path, criu: &Path, cgroup: Arc<Cgroup>) -> Result<Self, Cause> {
+    pub async fn prepare(
+        work: &Path,
+        criu: &Path,
+        cgroup: Arc<Cgroup>,
+        leaves_out_empty: bool,
+    ) -> Result<Self, Cause> {
         let apart = MemoryApart::prepare(work, criu).await?;
         Ok(Self {
             cgroup,
             tracking: WriteTracking::default(),
             apart,
+            leaves_out_empty,
             sizes: Vec::new(),
             seen: None,
             rest: 0,
@@ -100,7 +109,7 @@ impl MemoryRounds {
         let pages = self.look_at_running()?;
         // Of processes that are born later there is little to do in the interruption.
         self.apart.expect(pages.iter().map(|of| of.inner))?;
-        let sent = send_all(&pages, sink)?;
+        let sent = self.send_all(&pages, sink)?;
         let (before, took) = (self.sizes.last().copied(), began.elapsed());
         self.sizes.push(sent);
         // Of a short round most is the look.
@@ -122,7 +131,7 @@ impl MemoryRounds {
             Some(pages) => pages,
             None => self.tracking.written(&self.cgroup.pids()?)?,
         };
-        self.rest = send_all(&pages, sink)?;
+        self.rest = self.send_all(&pages, sink)?;
         Ok(self.rest)
     }
 
@@ -132,7 +141,8 @@ impl MemoryRounds {
     /// As [`MemoryRounds::round`].
     pub fn code(&mut self, sink: &dyn StateSink) -> Result<u64, Cause> {
         let pids = self.cgroup.pids()?;
-        send_all(&self.tracking.written_code(&pids)?, sink)
+        let pages = self.tracking.written_code(&pids)?;
+        self.send_all(&pages, sink)
     }
 
     /// Has the dump that follows leave out the memory of the frozen container.
@@ -170,46 +180,31 @@ impl MemoryRounds {
         cgroup.thaw()?;
         looked
     }
-}
 
-/// Sends pages of several processes. Returns how many bytes there were.
-fn send_all(all: &[Pages], sink: &dyn StateSink) -> Result<u64, Cause> {
-    all.iter().try_fold(0, |sum, pages| Ok(sum + send_pages(pages, sink)?))
+    /// Sends pages of several processes. Returns how many bytes there were.
+    fn send_all(&self, all: &[Pages], sink: &dyn StateSink) -> Result<u64, Cause> {
+        let send = |sum, pages| Ok(sum + send_pages(pages, self.leaves_out_empty, sink)?);
+        all.iter().try_fold(0, send)
+    }
 }
 
 /// Sends pages of one process. Returns how many bytes there were: what is not mapped any more is left out.
-fn send_pages(pages: &Pages, sink: &dyn StateSink) -> Result<u64, Cause> {
-    let mut runs = Vec::new();
-    let (mut waiting, mut sum) = (0, 0);
-    let put = |runs: &mut Vec<MemoryRun>| {
-        let runs = std::mem::take(runs);
-        let part = StatePart::Memory(MemoryPages { process: pages.inner, runs });
-        if part.payload() == 0 { Ok(()) } else { sink.put(part) }
-    };
+fn send_pages(pages: &Pages, leaves_out_empty: bool, sink: &dyn StateSink) -> Result<u64, Cause> {
+    let mut parts = PageSorter::new(pages.inner, leaves_out_empty);
+    let mut sum = 0;
     for range in &pages.ranges {
         let mut start = range.start;
         while start < range.end {
-            let length = (range.end - start).min((PIECE - waiting) as u64);
+            let length = (range.end - start).min(parts.room());
             let mut bytes = vec![0; length as usize];
             let read = write_tracking::read(pages.process, start, &mut bytes)?;
             bytes.truncate(read);
-            sum += read as u64;
-            waiting += read;
-            if read > 0 {
-                runs.push(MemoryRun { start, bytes: Bytes::from(bytes) });
-            }
-            if waiting >= PIECE {
-                put(&mut runs)?;
-                waiting = 0;
-            }
+            sum += parts.add(start, &Bytes::from(bytes));
+            parts.put(sink, false)?;
             // A page that could not be read is not there any more.
-            start += if (read as u64) < length {
-                read as u64 + checkpoint::images::PAGE
-            } else {
-                length
-            };
+            start += if (read as u64) < length { read as u64 + PAGE } else { length };
         }
     }
-    put(&mut runs)?;
+    parts.put(sink, true)?;
     Ok(sum)
 }

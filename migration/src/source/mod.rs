@@ -34,6 +34,7 @@ mod migration;
 mod multicast;
 mod network_namespace;
 mod original_ports;
+mod page_sorter;
 mod path_trial;
 mod plan;
 mod ports;

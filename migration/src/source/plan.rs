@@ -18,7 +18,7 @@ use netmig::netns::Namespace;
 use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{Message, MigrationId};
+use protocol::message::{LEAN_MEMORY, Message, MigrationId};
 use state::blocker::Blocker;
 use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
@@ -205,9 +205,8 @@ pub async fn agree(
         ExpectedInterruption::estimate(&container.name, &local.namespace, &local.cgroup, limit)
     });
     let mut interruption = interruption.map_err(refused)?;
-    let pids = local.cgroup.pids().map_err(|e| refused(e.into()))?;
     let mode = request.options.memory;
-    let memory = MemoryPlan::choose(mode, &link.connection, &pids, &mut interruption)?;
+    let memory = MemoryPlan::choose(mode, &link.connection, &mut interruption)?;
     own.extend(interruption.blockers());
     if !own.is_empty() {
         return Err(Failure::blocked(own));
@@ -226,6 +225,10 @@ pub async fn agree(
     }
     let mut offer = offer(migration, &container, &local, &published, &aliases).map_err(refused)?;
     offer.image_shipped = options.image == ImagePolicy::Send;
+    // An older destination asks for twice the memory, and knows no other way to count.
+    if link.connection.has(LEAN_MEMORY) && interruption.offered_memory() > 0 {
+        offer.memory = interruption.offered_memory();
+    }
     offer.any_address = options.address == AddressPolicy::Any;
     offer.direct = direct;
     if away.is_some() {

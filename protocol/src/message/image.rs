@@ -35,6 +35,24 @@ pub struct MemoryRun {
     pub bytes: Bytes,
 }
 
+/// Pages of the memory of one process that have nothing but zeros, in place of what came before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmptyPages {
+    /// The number that the process has in its container.
+    pub process: i32,
+    /// Its empty pages.
+    pub runs: Vec<EmptyRun>,
+}
+
+/// Empty pages that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmptyRun {
+    /// The address of the first one in the process.
+    pub start: u64,
+    /// Their length in bytes.
+    pub length: u64,
+}
+
 /// The length and the hash of a checkpoint image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSum {

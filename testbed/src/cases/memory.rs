@@ -8,10 +8,7 @@ use super::promise::{LIMIT, settled, until};
 use super::subject::{Clients, serve};
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
-use crate::faults::breakpoint::{self, Breakpoint};
 use crate::faults::container_state::{self, State};
-use crate::faults::injection_point::{accept_agent_packets, drop_agent_packets};
-use crate::faults::observation::has_record;
 use crate::host::Host;
 use crate::programs::PROBE;
 use crate::runner::{Case, Context};
@@ -22,6 +19,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("memory-goes-in-rounds-while-it-is-written", &["memory"], written)
         .exclusive()
         .limit(240),
+    Case::new("memory-that-is-empty-is-not-sent", &["memory"], empty).limit(240),
     Case::new("memory-rounds-interrupt-no-call", &["memory"], calls).limit(240),
     Case::new("memory-rounds-end-with-their-agent", &["memory"], agent_killed).limit(240),
     Case::new("memory-that-does-not-converge", &["memory"], does_not_converge)
@@ -29,15 +27,6 @@ pub(super) const CASES: &[Case] = &[
         .limit(240),
     Case::new("memory-that-is-shared-stays-shared", &["memory"], shared).limit(240),
     Case::new("memory-is-right-for-a-program-that-changes-it", &["memory"], changes).limit(240),
-    Case::new("memory-follows-without-its-holder", &["memory"], holder_killed).limit(240),
-    Case::new("memory-that-cannot-follow-ends-the-copy", &["memory"], |context| {
-        killed(context, Moment::Decided)
-    })
-    .limit(240),
-    Case::new("memory-that-cannot-follow-ends-the-move", &["memory"], |context| {
-        killed(context, Moment::Restored)
-    })
-    .limit(240),
 ];
 
 /// Skips a test where this kernel cannot tell which pages are written.
@@ -69,22 +58,13 @@ const SINCE: (u32, u32) = (6, 7);
 /// The size of a page of memory.
 const PAGE: usize = 4096;
 /// The memory of a server, in mebibytes.
-const MEMORY: &str = "192";
+pub(super) const MEMORY: &str = "192";
 /// The step in which memory goes over while the container runs.
 const ROUNDS: &str = "memory, while it runs";
 /// How long a program runs on before it is looked at.
 const SETTLES: Duration = Duration::from_secs(2);
 /// What the destination's log says of memory that follows.
-const FOLLOWS: &str = "MiB of memory follow";
-
-/// When what puts memory in place is killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Moment {
-    /// The copy is restored, and nothing is decided.
-    Restored,
-    /// The copy is the container.
-    Decided,
-}
+pub(super) const FOLLOWS: &str = "MiB of memory follow";
 
 /// A server moves on at once, before all of its memory is in place; every byte is right on each host.
 fn follows(context: &Context) -> Result<()> {
@@ -134,6 +114,29 @@ fn rounds(context: &Context) -> Result<()> {
     ensure!(seen.text().contains("\"memory_bad\":0"), "memory has changed: {}", seen.text());
     context.remark(clients.stop()?.gaps());
     settled(&lab)
+}
+
+/// Of pages that have nothing but zeros only the word goes over, and they are empty at the destination.
+fn empty(context: &Context) -> Result<()> {
+    needs_rounds()?;
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    lab.serve("b")?;
+    // One program has all zeros in its memory, and waits until the next one takes them.
+    let program = "mkfifo /go; dd if=/dev/zero bs=192M count=1 | { echo ready; read word </go; md5sum >/seen; \
+         dd if=/dev/zero bs=1M count=192 | md5sum >/wanted; \
+         cmp /seen /wanted && echo all is right || echo WRONG; sleep 1000; }";
+    a.podman(["run", "--detach", "--name", "web", "probe:1", "sh", "-c", program])?;
+    says(a, "ready")?;
+    std::thread::sleep(SETTLES);
+    let moved = lab.attempt("web", "a", "b", &["--memory", "pre-copy"])?.success()?;
+    let sent = moved.steps.iter().find(|step| step.name == ROUNDS).map(|step| step.bytes);
+    let sent = sent.ok_or_else(|| Error::Check("no rounds".to_owned()))?;
+    context.remark(format!("{sent} bytes"));
+    ensure!(sent < 8 << 20, "{sent} bytes went over");
+    ensure!(lab.server_log("b").contains(FOLLOWS), "all memory was restored at once");
+    b.podman(["exec", "web", "sh", "-c", "echo go >/go"])?;
+    says(b, "all is right")
 }
 
 /// A program that writes all of its memory again and again, with threads, children and new mappings, finds every page as it
@@ -288,28 +291,7 @@ fn changes(context: &Context) -> Result<()> {
     says(b, "all is right")
 }
 
-/// The holder of a server's descriptors is killed. The server serves on, also for children that are born later.
-fn holder_killed(context: &Context) -> Result<()> {
-    let lab = context.lab(&["a", "b"])?;
-    let (a, b) = (lab.host("a")?, lab.host("b")?);
-    breakpoint::install(b)?;
-    lab.serve("b")?;
-    let program = ["probe:1", "netmig-probe", "scenario", "changing-memory"];
-    a.podman(["run", "--detach", "--name", "web"].into_iter().chain(program))?;
-    says(a, "ready")?;
-    Breakpoint::AfterRestore.set(b)?;
-    let words = ["migrate", "web", "b", "--max-interruption", "60", "--memory", "stop"];
-    let order = a.command("agent-client").args(words).spawn()?;
-    until("the copy is restored", LIMIT, || Ok(Breakpoint::AfterRestore.is_hit(b)))?;
-    b.run(["pkill", "-KILL", "--full", "netmig-shim hold-pages|exe hold-pages"])?;
-    Breakpoint::AfterRestore.release(b)?;
-    order.wait(LIMIT)?.success()?;
-    says(b, "all is right")?;
-    let locks = || b.run(["ls", "/run/netmig/lazy-pages"]);
-    until("the lock is gone", LIMIT, || Ok(locks()?.is_empty()))
-}
-
-fn says(host: &Host, words: &str) -> Result<()> {
+pub(super) fn says(host: &Host, words: &str) -> Result<()> {
     let mut log = String::new();
     until(words, LIMIT, || {
         log = host
@@ -320,47 +302,4 @@ fn says(host: &Host, words: &str) -> Result<()> {
         ensure!(!log.contains("WRONG"), "{log}");
         Ok(log.contains(words))
     })
-}
-
-/// What puts memory in place is killed before it has. A container that would go on with empty pages is ended, and before
-/// the decision the original goes on.
-fn killed(context: &Context, moment: Moment) -> Result<()> {
-    let lab = context.lab(&["a", "b", "c"])?;
-    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
-    breakpoint::install(b)?;
-    lab.serve("b")?;
-    serve(a, "web", 7000, &["--memory", MEMORY], c)?;
-    let id = container_state::id(a, "web")?;
-    Breakpoint::AfterRestore.set(b)?;
-    let words = ["migrate", "web", "b", "--max-interruption", "60"];
-    let order = a.command("agent-client").args(words).spawn()?;
-    until("the copy is restored", LIMIT, || Ok(Breakpoint::AfterRestore.is_hit(b)))?;
-    let server = b.run(["pgrep", "--full", "netmig-shim lazy-pages"])?;
-    let server = server.lines().next().ok_or_else(|| Error::Check("no server".to_owned()))?;
-    if moment == Moment::Decided {
-        // The destination does not receive the decision before the server stands still.
-        drop_agent_packets(b, a, "dport")?;
-        Breakpoint::AfterRestore.release(b)?;
-        until("the move is decided", LIMIT, || Ok(has_record(a, "committed")))?;
-        b.run(["kill", "-STOP", server])?;
-        accept_agent_packets(b)?;
-        until("the copy is the container", LIMIT, || Ok(has_record(b, "activated")))?;
-        b.run(["kill", "-KILL", server])?;
-        until("the copy has ended", LIMIT, || Ok(container_state::state(b, &id) == State::Absent))?;
-        let log = b.read("/run/netmig/lazy-pages.log")?;
-        ensure!(log.contains("killing the container"), "no word of it: {log}");
-        order.wait(LIMIT)?;
-        let locks = || b.run(["ls", "/run/netmig/lazy-pages"]);
-        until("the lock is gone", LIMIT, || Ok(locks()?.is_empty()))?;
-        ensure!(container_state::state(a, &id) != State::Running, "the original runs again");
-        return Ok(());
-    }
-    b.run(["kill", "-KILL", server])?;
-    Breakpoint::AfterRestore.release(b)?;
-    let end = order.wait(LIMIT)?;
-    let said = end.error_text();
-    ensure!(end.status.code() == Some(4), "exit {:?}: {said}", end.status.code());
-    ensure!(said.contains("memory"), "no word of it: {said}");
-    ensure!(container_state::state(a, &id) == State::Running, "the original does not run");
-    c.probe().wait_for_echo(a.port(7000), LIMIT)
 }

@@ -27,6 +27,7 @@ mod lab_resources;
 mod memory;
 mod migration;
 mod operator;
+mod page_server;
 mod peer_texts;
 mod permissions;
 pub(crate) mod promise;
@@ -52,6 +53,7 @@ pub fn all() -> Vec<Case> {
         traffic::CASES,
         migration::CASES,
         memory::CASES,
+        page_server::CASES,
         &flows::cases(),
         applications::CASES,
         refusal::CASES,

@@ -4,8 +4,8 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 
 use checkpoint::images::{self, ImageDir, MemoryStore};
-use checkpoint::lazy_pages::{self, LazyPages};
-use protocol::message::MemoryPages;
+use checkpoint::lazy_pages::{self, LazyPages, State};
+use protocol::message::{EmptyPages, MemoryPages};
 use state::cause::{Cause, chain};
 use state::directories::create_private;
 
@@ -17,43 +17,78 @@ const LAZY_FROM: u64 = 16 << 20;
 /// The log of what puts memory in place, in the run directory.
 const LOG: &str = "lazy-pages.log";
 
+/// What puts memory in place was killed, or failed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "what puts the container's memory in place ended; lazy-pages.log in the run directory tells why"
+)]
+pub struct MemoryGone;
+
 impl Arrival {
     /// Takes pages of memory, before the container is staged or after that.
-    pub(super) fn take_memory(&mut self, pages: MemoryPages) -> Result<(), Cause> {
-        if self.memory.is_none() {
-            create_private(&self.work)?;
-            let limit = self.offer.image_room();
-            let directory = ImageDir::create(&self.work.join(MEMORY), limit)?;
-            let store = MemoryStore::create(directory.path(), limit)?;
-            self.memory = Some((directory, store));
-        }
-        let Some((_, store)) = &mut self.memory else { return Ok(()) };
+    pub(super) fn take_memory(&mut self, pages: &MemoryPages) -> Result<(), Cause> {
+        let store = self.memory_store()?;
         for run in &pages.runs {
             store.write(pages.process, run.start, &run.bytes)?;
         }
         Ok(())
     }
 
+    /// Takes the word that pages of memory are empty, as [`Arrival::take_memory`].
+    pub(super) fn empty_memory(&mut self, pages: &EmptyPages) -> Result<(), Cause> {
+        let store = self.memory_store()?;
+        for run in &pages.runs {
+            store.empty(pages.process, run.start, run.length)?;
+        }
+        Ok(())
+    }
+
+    /// Returns where memory is kept until the restore.
+    fn memory_store(&mut self) -> Result<&mut MemoryStore, Cause> {
+        let made = match self.memory.take() {
+            Some(made) => made,
+            None => {
+                create_private(&self.work)?;
+                let limit = self.offer.image_room();
+                let directory = ImageDir::create(&self.work.join(MEMORY), limit)?;
+                let store = MemoryStore::create(directory.path(), limit)?;
+                (directory, store)
+            }
+        };
+        Ok(&mut self.memory.insert(made).1)
+    }
+
     /// Completes images that lack the pages which came before, and decides whether memory is to follow the copy. What would
     /// put it in place ends otherwise.
     pub(super) fn complete_memory(&mut self, images: &ImageDir) -> Result<(), Cause> {
-        let can_follow = self.lazy_pages.as_mut().is_some_and(LazyPages::is_well);
-        let bytes = match &self.memory {
+        let can_follow = self.lazy_pages.as_ref().is_some_and(LazyPages::is_well);
+        let (follows, bytes) = match &self.memory {
             Some((_, store)) => {
                 let follows = can_follow && store.bytes() >= LAZY_FROM;
                 store.complete(images.path(), follows)?;
-                if follows { images::lazy_bytes(images.path())? } else { 0 }
+                (follows, if follows { images::lazy_bytes(images.path())? } else { 0 })
             }
-            None if can_follow => images::lazy_bytes(images.path())?,
-            None => 0,
+            None if can_follow => {
+                let bytes = images::lazy_bytes(images.path())?;
+                (bytes >= LAZY_FROM, bytes)
+            }
+            None => (false, 0),
         };
-        let is_apart = self.memory.is_some();
-        if !can_follow || bytes == 0 || bytes < LAZY_FROM && !is_apart {
+        if !follows {
             self.lazy_pages = None;
             return Ok(());
         }
         tracing::info!("{}: {} MiB of memory follow", self.offer.migration, bytes >> 20);
         Ok(())
+    }
+
+    /// Removes what tells that memory of a copy is missing, which was removed.
+    pub(super) fn forget_memory(&self) -> Result<(), Cause> {
+        let run = &self.host.directories.run;
+        match lazy_pages::state(&lazy_pages::lock_path(run, &self.offer.id))? {
+            State::Lost => Ok(lazy_pages::forget_lost(run, &self.offer.id)?),
+            State::Whole | State::UnderWay => Ok(()),
+        }
     }
 
     /// Starts what will put memory in place, while the container still runs at its source. A restore can do without.

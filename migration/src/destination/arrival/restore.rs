@@ -54,7 +54,7 @@ impl Arrival {
         if !staged.is_awaited() {
             return Err(EngineGone(self.host.engine.kind()).into());
         }
-        if self.lazy_pages.as_mut().is_some_and(|lazy_pages| !lazy_pages.is_well()) {
+        if self.lazy_pages.as_ref().is_some_and(|lazy_pages| !lazy_pages.is_well()) {
             return Err(MemoryGone.into());
         }
         staged.check_room()?;

@@ -109,7 +109,8 @@ impl Arrival {
                     Ok(manifest) => break manifest,
                     Err(refused) => Err(refused.into()),
                 },
-                Ok(Message::MemoryPages(pages)) => block_in_place(|| self.take_memory(pages)),
+                Ok(Message::MemoryPages(pages)) => block_in_place(|| self.take_memory(&pages)),
+                Ok(Message::EmptyPages(pages)) => block_in_place(|| self.empty_memory(&pages)),
                 Ok(message) => match StatePart::try_from(message) {
                     Ok(part) => self.take_part(&mut incoming, part, &mut receiving).await,
                     Err(other) => Err(connection.unexpected(&other, "Restore").into()),

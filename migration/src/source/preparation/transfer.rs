@@ -10,7 +10,7 @@ use checkpoint::tree::{Source, Tasks};
 use netmig::flow::{NoAlias, Readdressed};
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{Data, Message, Tree};
+use protocol::message::{Data, LEAN_MEMORY, Message, Tree};
 use protocol::wire::PIECE;
 use state::cause::{Cause, chain};
 use state::deadline;
@@ -195,8 +195,8 @@ impl Preparation<'_> {
         }
         steps.begin("memory, while it runs");
         create_private(&self.migration.work)?;
-        let rounds =
-            MemoryRounds::prepare(&self.migration.work, &plan.criu, Arc::clone(&plan.cgroup)).await;
+        let (cgroup, is_lean) = (Arc::clone(&plan.cgroup), plan.link.connection.has(LEAN_MEMORY));
+        let rounds = MemoryRounds::prepare(&self.migration.work, &plan.criu, cgroup, is_lean).await;
         let mut rounds = match rounds {
             Ok(rounds) => rounds,
             Err(cause) => return self.give_memory_up(cause),

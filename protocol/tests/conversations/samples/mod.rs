@@ -118,6 +118,10 @@ fn conversation() -> Vec<Message> {
             process: 300,
             runs: vec![MemoryRun { start: 0x7000, bytes: Bytes::from_static(&[9; 4]) }],
         }),
+        Message::EmptyPages(EmptyPages {
+            process: 300,
+            runs: vec![EmptyRun { start: 0x9000, length: 0x2000 }],
+        }),
     ];
     all.extend(codes.map(failure));
     all
