@@ -29,6 +29,7 @@ mod migration;
 mod operator;
 mod peer_texts;
 mod permissions;
+mod processor_share;
 pub(crate) mod promise;
 mod refusal;
 mod subject;
@@ -52,6 +53,7 @@ pub fn all() -> Vec<Case> {
         traffic::CASES,
         migration::CASES,
         memory::CASES,
+        processor_share::CASES,
         &flows::cases(),
         applications::CASES,
         refusal::CASES,
