@@ -113,8 +113,8 @@ impl Cgroup {
         self.cpu_files().into_iter().zip(limits).map(set).fold(Ok(()), Result::and)
     }
 
-    /// Sets limits back that are still one of `ours`, in the order of [`Cgroup::cpu_limits`]. What somebody else has set since stays.
-    /// Returns whether they were set.
+    /// Sets limits back that are still one of `ours`, each in the order of [`Cgroup::cpu_limits`]. What somebody else has set since
+    /// stays. Returns whether any was set.
     ///
     /// # Errors
     /// As [`Cgroup::set_cpu_limits`].
@@ -124,11 +124,16 @@ impl Cgroup {
         original: &[CpuLimit],
     ) -> Result<bool, Error> {
         let present = self.cpu_limits()?;
-        let is_ours = present != original && ours.contains(&present);
-        if is_ours {
-            self.set_cpu_limits(original)?;
+        let of_level = |(level, present): (usize, &CpuLimit)| {
+            let is_ours = ours.iter().any(|limits| limits.get(level) == Some(present));
+            original.get(level).filter(|_| is_ours).copied().unwrap_or(*present)
+        };
+        let wanted: Vec<CpuLimit> = present.iter().enumerate().map(of_level).collect();
+        if wanted == present {
+            return Ok(false);
         }
-        Ok(is_ours)
+        self.set_cpu_limits(&wanted)?;
+        Ok(true)
     }
 
     /// Returns the processor time that all tasks have used (`usage_usec` of `cpu.stat`, which every cgroup has).
@@ -193,9 +198,12 @@ mod tests {
             assert_eq!(cgroup.cpu_limits().unwrap(), original);
         }
         assert!(!cgroup.put_cpu_limits_back(&ours, &original).unwrap(), "it is what it was");
+        cgroup.set_cpu_limits(&ours[1][..1]).unwrap();
+        assert!(cgroup.put_cpu_limits_back(&ours, &original).unwrap(), "one of two was set");
+        assert_eq!(cgroup.cpu_limits().unwrap(), original);
         fs::write(&files[0], "20000 100000\n").unwrap();
         assert!(!cgroup.put_cpu_limits_back(&ours, &original).unwrap(), "somebody has changed it");
-        assert_eq!(cgroup.cpu_limits().unwrap()[0].processors(), Some(0.2));
+        assert_eq!(cgroup.cpu_limits().unwrap()[0].to_string(), "20000 100000");
     }
 
     #[test]

@@ -116,8 +116,13 @@ impl ProcessorShare {
     /// Takes limits that are not ours for the original ones: the first time, and when somebody has changed them.
     fn look(&mut self) -> Result<(), Error> {
         let present = self.cgroup.cpu_limits()?;
-        if !self.ours.contains(&present) {
-            self.original = present;
+        for (level, limit) in present.into_iter().enumerate() {
+            let is_ours = self.ours.iter().any(|limits| limits.get(level) == Some(&limit));
+            match self.original.get_mut(level) {
+                Some(_) if is_ours => {}
+                Some(original) => *original = limit,
+                None => self.original.push(limit),
+            }
         }
         Ok(())
     }
