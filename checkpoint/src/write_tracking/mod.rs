@@ -247,7 +247,7 @@ impl Followed {
             // What is not noted counts as written: a mapping that the kernel refuses, or the memory of another program
             // that the process has started since.
             let scanned =
-                noted.and_then(|()| Ok(scan::scan(pagemap, mapping, Look::Written, &mut found)?));
+                noted.and_then(|()| scan::scan(pagemap, mapping, Look::Written, &mut found));
             any |= scanned.is_ok();
             if scanned.is_err() {
                 found.truncate(known);
