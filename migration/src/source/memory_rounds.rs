@@ -23,6 +23,8 @@ const ROUNDS: usize = 30;
 /// How long the rest may take at the rate of the round before: a third of the time that a small container is interrupted
 /// for.
 const SHORT: Duration = Duration::from_millis(20);
+/// A look that takes longer is an exception: the next one may be shorter.
+const LONG_STOP: Duration = Duration::from_millis(100);
 /// A round of so many bytes tells how fast memory goes over.
 const MEASURABLE: u64 = 4 << 20;
 /// How long the tasks may take to be frozen for a look.
@@ -149,7 +151,8 @@ impl MemoryRounds {
             self.rate = sent as f64 / took.as_secs_f64().max(1e-6);
         }
         // A round that saves no more than its look costs is none.
-        let is_short = self.expected() <= SHORT.max(self.longest_stop());
+        let stop = self.stops.last().copied().unwrap_or_default().min(LONG_STOP);
+        let is_short = self.expected() <= SHORT.max(stop);
         let shrinks = before.is_none_or(|before| (sent as f64) < before as f64 * SHRINKS);
         tracing::debug!(round = self.sizes.len(), sent, ?took, stop = ?self.stops.last(), "memory was sent");
         Ok(if is_short {
