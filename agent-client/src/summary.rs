@@ -61,7 +61,7 @@ fn print_for_people(report: &Report) {
         report.tunnel,
         report.queue
     );
-    if let MemoryReport { rounds, rest, .. } = &report.memory
+    if let MemoryReport { rounds, rest, longest_stop_ms, least_processors, .. } = &report.memory
         && !rounds.is_empty()
     {
         let all = HumanBytes(rounds.iter().sum());
@@ -70,6 +70,17 @@ fn print_for_people(report: &Report) {
             rounds.len(),
             HumanBytes(*rest)
         );
+        if *longest_stop_ms > 0.0 {
+            println!(
+                "The container stood still for up to {longest_stop_ms:.1} ms in a round, so that the kernel could tell what it \
+                 had written."
+            );
+        }
+        if let Some(processors) = least_processors {
+            println!(
+                "It was slowed down to {processors:.2} processors, for it wrote its memory too fast."
+            );
+        }
     }
     for NewAddress { from, to } in &report.readdressed {
         println!("Its address there is {to} in place of {from}; its connections go on.");

@@ -5,6 +5,7 @@
 //! Kernel reference: `Documentation/admin-guide/cgroup-v2.rst`, "Core Interface Files".
 
 mod controllers;
+mod cpu_limit;
 mod freezer;
 mod locate;
 mod partial_freeze;
@@ -22,6 +23,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::procfs;
 
 pub use self::controllers::{CgroupSetting, Error as SettingError};
+pub use self::cpu_limit::{CPU_MAX, CpuLimit};
 
 /// Longest sleep between two looks at `cgroup.events`, in milliseconds. The kernel wakes us by
 /// POLLPRI, but at most once in 10 ms (`CGROUP_FILE_NOTIFY_MIN_INTV` in

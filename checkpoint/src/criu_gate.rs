@@ -34,7 +34,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-pub use relay::Freeze;
+pub use relay::Attend;
 use relay::Relay;
 
 /// The name by which the runtimes call CRIU.
@@ -89,14 +89,19 @@ impl Gate {
         Ok(Self { dir: dir.to_path_buf(), bar: Bar::Start(go) })
     }
 
-    /// Makes a gate for a restore, which `freeze` is to freeze before any restored task runs. The calling
+    /// Makes a gate for a restore, which `attend` is to freeze before any restored task runs. The calling
     /// process has to live until the restore has ended.
     ///
     /// # Errors
     /// As for [`Gate::create`].
-    pub fn relay(dir: &Path, shim: &Path, criu: &Path, freeze: Freeze) -> io::Result<Self> {
+    pub fn relay(
+        dir: &Path,
+        shim: &Path,
+        criu: &Path,
+        attend: Box<dyn Attend>,
+    ) -> io::Result<Self> {
         make_directory(dir, shim, criu)?;
-        Ok(Self { dir: dir.to_path_buf(), bar: Bar::Request(Relay::start(dir, freeze)?) })
+        Ok(Self { dir: dir.to_path_buf(), bar: Bar::Request(Relay::start(dir, attend)?) })
     }
 
     /// Has a runtime find the gate instead of CRIU.

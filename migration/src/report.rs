@@ -93,6 +93,12 @@ pub struct MemoryReport {
     pub rounds: Vec<u64>,
     /// Bytes that went over once it was frozen.
     pub rest: u64,
+    /// The longest time for which it stood still in a round, so that the kernel could tell what it had written. 0 where the
+    /// kernel tells of a container that runs.
+    pub longest_stop_ms: f64,
+    /// The fewest processors that it was left so that it would write less, by the part, if it was slowed down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub least_processors: Option<f64>,
 }
 
 /// An address that the container has in place of another one.

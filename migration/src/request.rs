@@ -93,6 +93,8 @@ pub enum NonConverging {
     GoOn,
     /// The move goes back.
     GoBack,
+    /// The container is slowed down, step by step, until the rest is small. The move goes back if that does not help.
+    Throttle,
 }
 
 /// How memory gets to the destination.

@@ -193,6 +193,9 @@ pub enum Slow {
     GoOn,
     /// The move goes back.
     GoBack,
+    /// The container gets less and less of the processors until the rest takes no longer than --downtime-limit, down to a tenth
+    /// of what it used. The move goes back if that does not help. Refused where the kernel cannot limit it.
+    Throttle,
 }
 
 impl From<Slow> for NonConverging {
@@ -200,6 +203,7 @@ impl From<Slow> for NonConverging {
         match slow {
             Slow::GoOn => Self::GoOn,
             Slow::GoBack => Self::GoBack,
+            Slow::Throttle => Self::Throttle,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::Error;
 const ID_DIGITS: usize = 64;
 /// crun's cgroup below the systemd scope: podman asks for it by the annotation
 /// `run.oci.systemd.subgroup`.
-const SUBGROUP: &str = "container";
+pub(super) const SUBGROUP: &str = "container";
 
 /// Returns the directory, below a mount of cgroup2, of the cgroup that is container `id`'s own.
 ///

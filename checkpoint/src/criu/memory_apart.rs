@@ -107,13 +107,14 @@ impl MemoryApart {
         Ok(())
     }
 
-    /// Has the dump that follows leave the memory of these frozen processes out.
+    /// Has the dump that follows leave the memory of these frozen processes out. `is_cleared` says that their soft-dirty bits
+    /// have been cleared since they were frozen.
     ///
     /// # Errors
     /// [`Error::Config`] when a file cannot be written.
-    pub fn leave_out(&self, processes: &[(i32, i32)]) -> Result<(), Error> {
+    pub fn leave_out(&self, processes: &[(i32, i32)], is_cleared: bool) -> Result<(), Error> {
         self.expect(processes.iter().map(|(_, inner)| *inner))?;
-        if self.notes.is_some() {
+        if is_cleared || self.notes.is_some() {
             return Ok(());
         }
         for (process, _) in processes {

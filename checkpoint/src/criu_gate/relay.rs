@@ -28,8 +28,17 @@ pub(super) const SOCKET: &str = "relay";
 /// CRIU's word for the moment before it lets restored tasks go.
 const PRE_RESUME: &str = "pre-resume";
 
-/// What freezes the restored tasks, given their first process and CRIU's. Called from the relay's thread.
-pub type Freeze = Box<dyn Fn(i32, i32) -> io::Result<()> + Send + Sync>;
+/// What is done to a container while it is restored. Called from the relay's threads.
+pub trait Attend: Send + Sync {
+    /// A process works on the restore: CRIU, or the container's first one. Called again and again.
+    fn at_work(&self, process: i32);
+
+    /// Freezes the restored tasks, given their first process and CRIU's.
+    ///
+    /// # Errors
+    /// They cannot be frozen.
+    fn freeze(&self, first: i32, criu: i32) -> io::Result<()>;
+}
 
 /// A relay. Dropped, it ends every conversation.
 pub(super) struct Relay {
@@ -45,7 +54,7 @@ impl std::fmt::Debug for Relay {
 struct State {
     phase: Mutex<Phase>,
     changed: Condvar,
-    freeze: Freeze,
+    attend: Box<dyn Attend>,
 }
 
 #[derive(Debug, Default)]
@@ -60,9 +69,9 @@ struct Phase {
 
 impl Relay {
     /// Listens in the gate's directory.
-    pub(super) fn start(dir: &Path, freeze: Freeze) -> io::Result<Self> {
+    pub(super) fn start(dir: &Path, attend: Box<dyn Attend>) -> io::Result<Self> {
         let listener = UnixListener::bind(dir.join(SOCKET))?;
-        let state = Arc::new(State { phase: Mutex::default(), changed: Condvar::new(), freeze });
+        let state = Arc::new(State { phase: Mutex::default(), changed: Condvar::new(), attend });
         let shared = Arc::clone(&state);
         // It ends with this process at the latest; its socket goes with the directory.
         thread::Builder::new().name("criu-relay".to_owned()).spawn(move || {
@@ -174,6 +183,7 @@ impl State {
                     if !self.hold_back() {
                         break;
                     }
+                    self.attend.at_work(getsockopt(criu, PeerCredentials)?.pid());
                     if self.phase().lazy_pages {
                         message.bytes = rpc::with_lazy_pages(&message.bytes);
                     }
@@ -184,6 +194,9 @@ impl State {
                 let Some(message) = receive(criu)? else { break };
                 if let Some(told) = rpc::notification(&message.bytes) {
                     pid = told.pid.or(pid);
+                    if let Some(pid) = pid {
+                        self.attend.at_work(pid);
+                    }
                     if told.script == PRE_RESUME {
                         self.freeze(pid, getsockopt(criu, PeerCredentials)?.pid())?;
                     }
@@ -211,7 +224,7 @@ impl State {
         let Some(pid) = pid else {
             return Err(io::Error::other("CRIU has not named the restored process"));
         };
-        let frozen = (self.freeze)(pid, criu);
+        let frozen = self.attend.freeze(pid, criu);
         if frozen.is_err() {
             // SAFETY: kill(2) takes numbers alone. The process is stopped by CRIU, so it is the one meant.
             unsafe { libc::kill(pid, libc::SIGKILL) };
@@ -242,6 +255,24 @@ mod tests {
     const RESTORE: &[u8] = &[0x08, 2, 0x12, 0];
     const LIMIT: Duration = Duration::from_secs(10);
 
+    /// Keeps the last process that was at work, and the one that was frozen.
+    #[derive(Default)]
+    struct Seen {
+        at_work: Arc<AtomicI32>,
+        frozen: Arc<AtomicI32>,
+    }
+
+    impl Attend for Seen {
+        fn at_work(&self, process: i32) {
+            self.at_work.store(process, Ordering::SeqCst);
+        }
+
+        fn freeze(&self, first: i32, _criu: i32) -> io::Result<()> {
+            self.frozen.store(first, Ordering::SeqCst);
+            Ok(())
+        }
+    }
+
     fn pair() -> (OwnedFd, OwnedFd) {
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap()
     }
@@ -268,17 +299,14 @@ mod tests {
     #[test]
     fn a_request_waits_and_the_restored_tasks_are_frozen_before_the_last_answer() {
         let dir = tempfile::tempdir().unwrap();
-        let frozen = Arc::new(AtomicI32::new(0));
-        let seen = Arc::clone(&frozen);
-        let freeze = Box::new(move |pid, _criu| {
-            seen.store(pid, Ordering::SeqCst);
-            Ok(())
-        });
-        let relay = Relay::start(dir.path(), freeze).unwrap();
+        let seen = Seen::default();
+        let (frozen, at_work) = (Arc::clone(&seen.frozen), Arc::clone(&seen.at_work));
+        let relay = Relay::start(dir.path(), Box::new(seen)).unwrap();
         let (runtime, criu) = relayed(dir.path(), RESTORE);
         assert!(relay.await_reached(LIMIT, Duration::from_millis(1), || false));
         let mut sides = [PollFd::new(criu.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut sides, 50_u16).unwrap(), 0, "the request is held back");
+        assert_eq!(at_work.load(Ordering::SeqCst), 0, "nobody works yet");
         relay.open(false);
         assert_eq!(receive(&criu).unwrap().unwrap().bytes, RESTORE);
 
@@ -299,6 +327,7 @@ mod tests {
             assert_eq!(receive(&criu).unwrap().unwrap().bytes, b"\x08\x04\x18\x01");
         }
         assert_eq!(frozen.load(Ordering::SeqCst), 77);
+        assert_eq!(at_work.load(Ordering::SeqCst), 77);
         drop(criu);
         assert!(receive(&runtime).unwrap().is_none(), "CRIU's end is the runtime's end");
     }
@@ -306,7 +335,7 @@ mod tests {
     #[test]
     fn a_relay_that_is_dropped_ends_who_waits() {
         let dir = tempfile::tempdir().unwrap();
-        let relay = Relay::start(dir.path(), Box::new(|_, _| Ok(()))).unwrap();
+        let relay = Relay::start(dir.path(), Box::new(Seen::default())).unwrap();
         let (runtime, criu) = relayed(dir.path(), RESTORE);
         assert!(relay.await_reached(LIMIT, Duration::from_millis(1), || false));
         drop(relay);
@@ -317,7 +346,7 @@ mod tests {
     #[test]
     fn other_requests_go_on_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        let relay = Relay::start(dir.path(), Box::new(|_, _| Ok(()))).unwrap();
+        let relay = Relay::start(dir.path(), Box::new(Seen::default())).unwrap();
         let (_runtime, criu) = relayed(dir.path(), &[0x08, 10]);
         assert_eq!(receive(&criu).unwrap().unwrap().bytes, [0x08, 10]);
         assert!(!relay.is_reached());

@@ -21,9 +21,9 @@
 
 pub mod argv;
 pub mod messages;
+mod restored_tasks;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -32,12 +32,13 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, io, iter, thread};
 
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::Cgroup;
 use crate::criu::ConfigDir;
 use crate::criu_gate::{self, Gate};
 use crate::lazy_pages;
 use crate::realtime::RealtimePriority;
 use messages::{Ended, FromShim, Go, Hello, ToShim};
+use restored_tasks::RestoredTasks;
 
 /// The link that stands in for conmon.
 pub const CONMON: &str = "conmon";
@@ -219,17 +220,8 @@ impl Links {
         let criu = find_criu().ok_or_else(|| io::Error::other("criu is not installed"))?;
         let id = argv.last().and_then(|id| id.to_str()).unwrap_or_default().to_owned();
         let log = go.work.join(RESTORE_LOG);
-        let freeze = Box::new(move |pid, criu| {
-            freeze(pid, criu, &id).map_err(|error| {
-                // CRIU's own lines say only that its client has failed.
-                let line =
-                    format!("Error (netmig): the copy cannot be frozen: {}\n", chain(&error));
-                let log = fs::OpenOptions::new().append(true).create(true).open(&log);
-                let _ = log.and_then(|mut log| log.write_all(line.as_bytes()));
-                io::Error::other(error)
-            })
-        });
-        let gate = Gate::relay(&gate, &fs::read_link(self.dir.join(CONMON))?, &criu, freeze)?;
+        let tasks = Box::new(RestoredTasks::new(id, log));
+        let gate = Gate::relay(&gate, &fs::read_link(self.dir.join(CONMON))?, &criu, tasks)?;
         let mut command = self.real(REAL_RUNTIME)?;
         command.args(argv::redirect(argv, &go.images, &go.work));
         ConfigDir::open(&go.criu_config).map_err(io::Error::other)?.attach(&mut command);
@@ -280,21 +272,6 @@ impl Links {
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-/// Freezes what CRIU is about to let go. runc puts CRIU itself into the container's cgroup, where it would
-/// stop as well: it comes to this process's own.
-fn freeze(pid: i32, criu: i32, id: &str) -> Result<(), cgroup::Error> {
-    let container = match Cgroup::of_pid(pid, id) {
-        // crun restores some containers in its own cgroup and moves them afterwards. They are frozen as soon
-        // as it has ended (`Staged::frozen_cgroup`).
-        Err(cgroup::Error::NotOwn { .. }) => return Ok(()),
-        other => other?,
-    };
-    if container.pids()?.contains(&criu) {
-        cgroup::bring_here(criu)?;
-    }
-    container.freeze_restored_tasks()
 }
 
 /// Returns the cgroup of what a runtime with these arguments has restored, by the file of its process ID.

@@ -52,12 +52,6 @@ pub fn obstacle() -> Option<String> {
     })
 }
 
-/// Returns whether processes have to stand still on this host while they are looked at.
-#[must_use]
-pub fn stops() -> bool {
-    Method::choose() == Some(Method::SoftDirty)
-}
-
 /// Pages of one process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pages {
@@ -82,7 +76,7 @@ impl Pages {
 enum Method {
     /// For a userfaultfd, while the processes run.
     Userfault,
-    /// By the soft-dirty bit. The processes have to stand still while it is looked at.
+    /// By the soft-dirty bit. The processes have to stand still for every look but the first.
     SoftDirty,
 }
 
@@ -102,7 +96,6 @@ struct Followed {
     started: Option<u64>,
     /// Notes its writes; `None` where the soft-dirty bit does.
     userfault: Option<Userfault>,
-    pagemap: File,
 }
 
 /// Follows the writes of processes.
@@ -120,10 +113,18 @@ impl Default for WriteTracking {
 }
 
 impl WriteTracking {
-    /// Returns whether the processes have to stand still while they are looked at.
+    /// Returns whether the processes have to stand still for every look but the first, which is one at everything.
+    #[must_use]
+    pub fn stops(&self) -> bool {
+        self.method == Method::SoftDirty
+    }
+
+    /// Returns whether the processes have to stand still for the next look. What was written between reading the soft-dirty
+    /// bits and clearing them would be lost. The first look reads none: it clears them and returns every page, whose content
+    /// is read later.
     #[must_use]
     pub fn needs_stop(&self) -> bool {
-        self.method == Method::SoftDirty
+        self.stops() && !self.followed.is_empty()
     }
 
     /// Begins to follow processes that run, and those that were not followed yet. Stops each new one for some 100 µs. One that
@@ -134,7 +135,7 @@ impl WriteTracking {
     pub fn follow(&mut self, pids: &[i32]) -> Result<(), Error> {
         let mut failed = None;
         // The first look at a process makes it one that is followed.
-        let pids = if self.needs_stop() { &[] } else { pids };
+        let pids = if self.stops() { &[] } else { pids };
         for &pid in pids {
             let started = procfs::start_time(pid);
             if started.is_none()
@@ -142,11 +143,8 @@ impl WriteTracking {
             {
                 continue;
             }
-            let followed = inject::userfault(pid).and_then(|userfault| {
-                let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
-                Ok(Followed { started, userfault: Some(userfault), pagemap })
-            });
-            match followed {
+            let followed = inject::userfault(pid);
+            match followed.map(|userfault| Followed { started, userfault: Some(userfault) }) {
                 Ok(followed) => drop(self.followed.insert(pid, followed)),
                 // It may have ended meanwhile.
                 Err(source) => {
@@ -168,7 +166,7 @@ impl WriteTracking {
     /// As [`WriteTracking::written`].
     pub fn written_code(&mut self, pids: &[i32]) -> Result<Vec<Pages>, Error> {
         // CRIU dumps pages with the soft-dirty bit itself.
-        if self.needs_stop() {
+        if self.stops() {
             return Ok(Vec::new());
         }
         self.look(pids, |mappings| &mappings.code)
@@ -184,34 +182,42 @@ impl WriteTracking {
     }
 
     fn look(&mut self, pids: &[i32], of: fn(&Mappings) -> &[Range]) -> Result<Vec<Pages>, Error> {
+        let is_first = self.stops() && self.followed.is_empty();
+        if is_first {
+            // All of them before any is looked at: some may have their memory together (vfork(2)).
+            pids.iter().try_for_each(|pid| clear(*pid))?;
+        }
         let mut all = Vec::new();
         for &pid in pids {
             let failed = |source| Error::Process { pid, source };
             // A zombie has no memory.
             let Some(started) = procfs::start_time(pid) else { continue };
             let Some(inner) = procfs::inner_pid(pid) else { continue };
-            let mappings = match mappings(pid) {
+            // A file that was opened before would be that of the program before (exec(2)).
+            let opened = mappings(pid)
+                .and_then(|all| Ok((all, File::open(format!("/proc/{pid}/pagemap"))?)));
+            let (mappings, pagemap) = match opened {
                 Err(e) if is_gone(&e) => continue,
                 other => other.map_err(failed)?,
             };
             let followed = self.followed.get(&pid).filter(|known| known.started == Some(started));
-            let noted = followed.map(|known| known.written(of(&mappings)));
+            let noted = followed.map(|known| known.written(&pagemap, of(&mappings)));
             let ranges = match noted {
                 Some(Ok(ranges)) => ranges,
                 // It has started another program since, or this is not to be had any more.
                 Some(Err(_)) | None => {
                     self.followed.remove(&pid);
-                    match every(self.method, pid, of(&mappings)) {
+                    match every(self.method, &pagemap, of(&mappings)) {
                         Err(e) if is_gone(&e) => continue,
                         other => other.map_err(failed)?,
                     }
                 }
             };
-            if self.needs_stop() {
-                soft_dirty::clear(pid).map_err(failed)?;
-                let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(failed)?;
-                let followed = Followed { started: Some(started), userfault: None, pagemap };
-                self.followed.insert(pid, followed);
+            if self.stops() {
+                if !is_first {
+                    clear(pid)?;
+                }
+                self.followed.insert(pid, Followed { started: Some(started), userfault: None });
             }
             // Its pages count as those of a file, and are dumped all the same.
             let ranges = ranges.into_iter().chain(mappings.vdso).collect();
@@ -222,39 +228,51 @@ impl WriteTracking {
 }
 
 impl Followed {
-    fn written(&self, mappings: &[Range]) -> io::Result<Vec<Range>> {
+    /// Returns the pages of mappings that were written.
+    ///
+    /// # Errors
+    /// Nothing of them is noted: they are those of another program. Or the kernel does not tell.
+    fn written(&self, pagemap: &File, mappings: &[Range]) -> io::Result<Vec<Range>> {
         let mut found = Vec::new();
         let Some(userfault) = &self.userfault else {
             for &mapping in mappings {
-                soft_dirty::scan(&self.pagemap, mapping, Look::Written, &mut found)?;
+                soft_dirty::scan(pagemap, mapping, Look::Written, &mut found)?;
             }
             return Ok(found);
         };
+        let mut any = mappings.is_empty();
         for &mapping in mappings {
             let noted = userfault.register_writes(mapping.start, mapping.end);
             let known = found.len();
             // What is not noted counts as written: a mapping that the kernel refuses, or the memory of another program
             // that the process has started since.
-            if noted
-                .and_then(|()| scan::scan(&self.pagemap, mapping, Look::Written, &mut found))
-                .is_err()
-            {
+            let scanned =
+                noted.and_then(|()| scan::scan(pagemap, mapping, Look::Written, &mut found));
+            any |= scanned.is_ok();
+            if scanned.is_err() {
                 found.truncate(known);
-                scan::scan(&self.pagemap, mapping, Look::All, &mut found)?;
+                scan::scan(pagemap, mapping, Look::All, &mut found)?;
             }
         }
-        Ok(found)
+        if any { Ok(found) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+}
+
+/// Clears the soft-dirty bits of a process. One that has ended has none.
+fn clear(pid: i32) -> Result<(), Error> {
+    match soft_dirty::clear(pid) {
+        Err(e) if is_gone(&e) => Ok(()),
+        other => other.map_err(|source| Error::Process { pid, source }),
     }
 }
 
 /// Returns all pages of a process that have content of its own.
-fn every(method: Method, pid: i32, mappings: &[Range]) -> io::Result<Vec<Range>> {
-    let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
+fn every(method: Method, pagemap: &File, mappings: &[Range]) -> io::Result<Vec<Range>> {
     let mut found = Vec::new();
     for &mapping in mappings {
         match method {
-            Method::Userfault => scan::scan(&pagemap, mapping, Look::All, &mut found)?,
-            Method::SoftDirty => soft_dirty::scan(&pagemap, mapping, Look::All, &mut found)?,
+            Method::Userfault => scan::scan(pagemap, mapping, Look::All, &mut found)?,
+            Method::SoftDirty => soft_dirty::scan(pagemap, mapping, Look::All, &mut found)?,
         }
     }
     Ok(found)

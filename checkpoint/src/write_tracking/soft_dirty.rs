@@ -1,6 +1,10 @@
 //! Pages that were written, by the kernel's soft-dirty bit (`CONFIG_MEM_SOFT_DIRTY`,
-//! `Documentation/admin-guide/mm/soft-dirty.rst`): for kernels that have no better way. The bit is cleared for a whole process
-//! at a time, so nothing may be written between looking at it and clearing it: the processes have to stand still.
+//! `Documentation/admin-guide/mm/soft-dirty.rst`): for kernels that have no better way.
+//!
+//! The bits are cleared for a whole process at a time, and no call reads and clears them at once. A page that is written after
+//! its bit was read and before it is cleared would be lost, so the process has to stand still for that. Clearing alone needs no
+//! stop: the kernel has no writable entry left when the call returns (`clear_refs_write`, `fs/proc/task_mmu.c`), so a page
+//! whose content is read after that is marked again by the first write that the reader has not seen.
 
 use std::fs::{self, File};
 use std::io;

@@ -147,6 +147,8 @@ impl<'a> Interruption<'a> {
     /// Holds, drains, freezes, cuts off, dumps, sends, and waits for the isolated copy.
     pub async fn run(&mut self, limit: Duration) -> Result<(), Cause> {
         block_in_place(|| self.migration.note_interruption())?;
+        let Migration { share, journal, .. } = &mut self.migration;
+        block_in_place(|| share.note_lift(journal))?;
         let detours = block_in_place(|| self.find_besides())?;
         self.migration.note_detours(&detours).await?;
         if let Some(ready) = self.ready.take() {
@@ -272,6 +274,8 @@ impl<'a> Interruption<'a> {
         {
             stuck.push(format!("it could not be connected again: {}", chain(&e)));
         }
+        note(self.migration.share.put_back().map_err(Cause::from));
+        let plan = &self.migration.plan;
         if self.frozen
             && !engine_orders::is_pause(&cause)
             && let Err(e) = plan.cgroup.resume()

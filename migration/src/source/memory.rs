@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use checkpoint::cgroup::Cgroup;
 use checkpoint::lazy_pages;
 use checkpoint::write_tracking;
 use engine::inspect::Container;
@@ -12,7 +13,7 @@ use state::blocker::Blocker;
 
 use super::failure::Failure;
 use super::forecast::ExpectedInterruption;
-use crate::request::MemoryMode;
+use crate::request::{MemoryMode, NonConverging, Options};
 
 /// From this size on, in bytes, memory goes over while the container runs, unless the user says otherwise.
 const LARGE: u64 = 64 << 20;
@@ -37,22 +38,19 @@ impl MemoryPlan {
     /// # Errors
     /// A refusal, if it cannot go as the user wants.
     pub fn choose(
-        mode: MemoryMode,
+        options: &Options,
         connection: &Connection,
+        cgroup: &Cgroup,
         expected: &mut ExpectedInterruption,
     ) -> Result<Self, Failure> {
+        let mode = options.memory;
         let is_ordered = mode == MemoryMode::PreCopy;
         let is_wanted = is_ordered || mode == MemoryMode::Auto && expected.memory() >= LARGE;
         if !is_wanted {
             return Ok(Self::Frozen);
         }
         let reason = if connection.has(MEMORY) {
-            let stops = !is_ordered && write_tracking::stops();
-            let stops = stops.then(|| {
-                "this host's kernel has to stop the container for each round (--memory pre-copy allows that)"
-                    .to_owned()
-            });
-            write_tracking::obstacle().or(stops)
+            write_tracking::obstacle()
         } else {
             Some(
                 "the destination's agent-server does not take memory while the container runs"
@@ -60,7 +58,12 @@ impl MemoryPlan {
             )
         };
         match reason {
-            None => Ok(Self::Running { is_ordered, blocked: expected.leave_memory_out() }),
+            None => {
+                if options.non_converging == NonConverging::Throttle {
+                    can_slow_down(cgroup)?;
+                }
+                Ok(Self::Running { is_ordered, blocked: expected.leave_memory_out() })
+            }
             Some(reason) if is_ordered => Err(Failure::blocked(vec![Blocker::new(
                 "no-pre-copy",
                 format!("{reason}; move it with --memory stop"),
@@ -71,6 +74,18 @@ impl MemoryPlan {
             }
         }
     }
+}
+
+/// Checks that the kernel can limit how much of the processors the container uses. To freeze it again and again would do, too,
+/// but each freeze ends system calls of its tasks.
+fn can_slow_down(cgroup: &Cgroup) -> Result<(), Failure> {
+    let limits = cgroup.cpu_limits().map_err(|e| Failure::Refused(e.into()))?;
+    if limits.is_empty() {
+        let message = "this host's kernel cannot limit the processors that the container uses: the controller \"cpu\" is not \
+                       enabled for its control group of version 2; use --non-converging go-on or go-back";
+        return Err(Failure::blocked(vec![Blocker::new("no-throttle", message)]));
+    }
+    Ok(())
 }
 
 /// How long a move waits for it: longer than it takes on any host, and somebody may have stopped what does it.

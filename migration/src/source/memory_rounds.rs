@@ -14,14 +14,17 @@ use checkpoint::write_tracking::{self, Pages, WriteTracking};
 use state::cause::Cause;
 
 use super::page_sorter::PageSorter;
+use crate::event::milliseconds;
 use crate::report::MemoryReport;
 use crate::state_stream::StateSink;
 
-/// Most rounds.
+/// Most rounds at one speed of the container.
 const ROUNDS: usize = 30;
 /// How long the rest may take at the rate of the round before: a third of the time that a small container is interrupted
 /// for.
 const SHORT: Duration = Duration::from_millis(20);
+/// A look that takes longer is an exception: the next one may be shorter.
+const LONG_STOP: Duration = Duration::from_millis(100);
 /// A round of so many bytes tells how fast memory goes over.
 const MEASURABLE: u64 = 4 << 20;
 /// How long the tasks may take to be frozen for a look.
@@ -45,6 +48,23 @@ pub struct MemoryRounds {
     rest: u64,
     /// Bytes a second that the last round of some size took.
     rate: f64,
+    /// Rounds since they are compared.
+    since: usize,
+    /// How long it stood still for each look.
+    stops: Vec<Duration>,
+    /// Processor time that the container had used, and when, at the last round but one and at the last one.
+    used: [Option<(Instant, Duration)>; 2],
+}
+
+/// What follows a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another round: they get smaller.
+    Round,
+    /// The interruption: what is left is small.
+    Rest,
+    /// Rounds do not get smaller any more.
+    Stuck,
 }
 
 impl MemoryRounds {
@@ -69,6 +89,9 @@ impl MemoryRounds {
             seen: None,
             rest: 0,
             rate: 0.0,
+            since: 0,
+            stops: Vec::new(),
+            used: [None, None],
         })
     }
 
@@ -81,7 +104,13 @@ impl MemoryRounds {
     /// Returns how the memory went over.
     #[must_use]
     pub fn report(&self) -> MemoryReport {
-        MemoryReport { mode: "pre-copy", rounds: self.sizes.clone(), rest: self.rest }
+        MemoryReport {
+            mode: "pre-copy",
+            rounds: self.sizes.clone(),
+            rest: self.rest,
+            longest_stop_ms: milliseconds(self.longest_stop()),
+            least_processors: None,
+        }
     }
 
     /// Returns how long the next round, or what is left once the container is frozen, is expected to take: as long as the
@@ -98,28 +127,50 @@ impl MemoryRounds {
         self.sizes.len()
     }
 
-    /// Sends what was written since the last round, of a container that runs. Returns whether there ought to be another
-    /// round. Blocks.
+    /// Returns how many processors the container used during the last round, by the part.
+    #[must_use]
+    pub fn processors(&self) -> f64 {
+        let [Some((from, before)), Some((to, after))] = self.used else { return 0.0 };
+        after.saturating_sub(before).as_secs_f64() / (to - from).as_secs_f64().max(1e-3)
+    }
+
+    /// Begins to compare rounds anew: the next one has what the container wrote in other circumstances, and tells nothing yet.
+    pub fn begin_again(&mut self) {
+        self.since = 0;
+    }
+
+    /// Sends what was written since the last round, of a container that runs. Returns what ought to follow. Blocks.
     ///
     /// # Errors
     /// The memory cannot be followed or read, or the sink takes no more.
-    pub fn round(&mut self, sink: &dyn StateSink) -> Result<bool, Cause> {
+    pub fn round(&mut self, sink: &dyn StateSink) -> Result<Next, Cause> {
         self.tracking.follow(&self.cgroup.pids()?)?;
         let began = Instant::now();
+        let usage = self.cgroup.cpu_usage().ok().map(|used| (began, used));
+        self.used = [self.used[1], usage];
         let pages = self.look_at_running()?;
         // Of processes that are born later there is little to do in the interruption.
         self.apart.expect(pages.iter().map(|of| of.inner))?;
         let sent = self.send_all(&pages, sink)?;
         let (before, took) = (self.sizes.last().copied(), began.elapsed());
         self.sizes.push(sent);
+        self.since += 1;
         // Of a short round most is the look.
         if sent >= MEASURABLE || self.rate == 0.0 {
             self.rate = sent as f64 / took.as_secs_f64().max(1e-6);
         }
-        let is_short = self.expected() <= SHORT;
+        // A round that saves no more than its look costs is none.
+        let stop = self.stops.last().copied().unwrap_or_default().min(LONG_STOP);
+        let is_short = self.expected() <= SHORT.max(stop);
         let shrinks = before.is_none_or(|before| (sent as f64) < before as f64 * SHRINKS);
-        tracing::debug!(round = self.sizes.len(), sent, ?took, "memory was sent");
-        Ok(!is_short && shrinks && self.sizes.len() < ROUNDS)
+        tracing::debug!(round = self.sizes.len(), sent, ?took, stop = ?self.stops.last(), "memory was sent");
+        Ok(if is_short {
+            Next::Rest
+        } else if self.since < 2 || shrinks && self.since < ROUNDS {
+            Next::Round
+        } else {
+            Next::Stuck
+        })
     }
 
     /// Sends what was written since the last look, of a container that is frozen. Blocks.
@@ -152,32 +203,40 @@ impl MemoryRounds {
     pub fn leave_out(&mut self) -> Result<(), Cause> {
         let pids = self.cgroup.pids()?;
         // That clears what the kernel has noted.
-        if self.tracking.needs_stop() {
+        if self.tracking.stops() {
             self.seen = Some(self.tracking.written(&pids)?);
         }
         let with_inner = |pid: i32| Some((pid, procfs::inner_pid(pid)?));
         let processes: Vec<(i32, i32)> = pids.into_iter().filter_map(with_inner).collect();
-        Ok(self.apart.leave_out(&processes)?)
+        let is_cleared = self.tracking.stops();
+        Ok(self.apart.leave_out(&processes, is_cleared)?)
     }
 
-    /// Returns whether the container is frozen for a moment in each round.
+    /// Returns whether the container is frozen for a moment in some rounds.
     #[must_use]
     pub fn freezes(&self) -> bool {
-        self.tracking.needs_stop()
+        self.tracking.stops()
+    }
+
+    fn longest_stop(&self) -> Duration {
+        self.stops.iter().copied().max().unwrap_or_default()
     }
 
     /// Looks at a container that runs. It is frozen meanwhile if it has to be.
     fn look_at_running(&mut self) -> Result<Vec<Pages>, Cause> {
-        if !self.freezes() || self.cgroup.is_freeze_requested()? {
+        if !self.tracking.needs_stop() || self.cgroup.is_freeze_requested()? {
             return Ok(self.tracking.written(&self.cgroup.pids()?)?);
         }
         let cgroup = Arc::clone(&self.cgroup);
+        let began = Instant::now();
         let looked = cgroup
-            .freeze(Instant::now() + FREEZE)
+            .freeze(began + FREEZE)
             .and_then(|()| cgroup.pids())
             .map_err(Cause::from)
             .and_then(|pids| Ok(self.tracking.written(&pids)?));
-        cgroup.thaw()?;
+        // System calls that were interrupted by that go on.
+        cgroup.resume()?;
+        self.stops.push(began.elapsed());
         looked
     }
 

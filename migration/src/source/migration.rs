@@ -8,6 +8,7 @@ mod tunnel_nat;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::images::ImageDir;
@@ -32,6 +33,7 @@ use super::dead_connections::InUse;
 use super::destination_rpc;
 use super::failure::Failure;
 use super::plan::Plan;
+use super::processor_share::ProcessorShare;
 use crate::context::Context;
 
 /// How long the killed tasks of the original may take to be gone.
@@ -55,10 +57,13 @@ pub struct Migration<'a> {
     pub in_use: InUse,
     /// The engine, started to remove the original.
     pub removal: Option<Box<dyn PreparedRemoval>>,
+    /// How much of the processors the original may use.
+    pub share: ProcessorShare,
     /// The image that the destination has stored for this move, in a sentence.
     pub sent_image: Option<String>,
     /// Whether CRIU may still be at work on the container: its images must stay until it has ended.
     pub is_dumping: bool,
+    is_interruption_noted: bool,
     pausing: Option<JoinHandle<Result<(), engine::Error>>>,
     exchange: TunnelNat,
     _guardian: Guardian,
@@ -84,6 +89,7 @@ impl<'a> Migration<'a> {
         let guardian = guardian::start(&context.directories, context.background.guardian, &path)?;
         let journal = Journal::begin(&context.directories.state, migration, &record)?;
         Ok(Self {
+            share: ProcessorShare::new(Arc::clone(&plan.cgroup)),
             context,
             plan,
             journal,
@@ -94,6 +100,7 @@ impl<'a> Migration<'a> {
             removal: None,
             sent_image: None,
             is_dumping: false,
+            is_interruption_noted: false,
             pausing: None,
             exchange: TunnelNat::default(),
             _guardian: guardian,
@@ -191,7 +198,22 @@ impl<'a> Migration<'a> {
             cgroup: plan.cgroup.path().to_owned(),
             port: plan.port.name().to_owned(),
             process: plan.process.clone(),
-        })
+        })?;
+        self.is_interruption_noted = true;
+        Ok(())
+    }
+
+    /// Slows the original down by one more step. `used` is how many processors it uses. Returns `false` if it has the smallest
+    /// share already.
+    ///
+    /// # Errors
+    /// The journal cannot be written, or the kernel refuses the limit.
+    pub fn slow_down(&mut self, used: f64) -> Result<bool, Cause> {
+        // Recovery finds the container by that.
+        if !self.is_interruption_noted {
+            self.note_interruption()?;
+        }
+        self.share.slow_down(&mut self.journal, used)
     }
 
     /// Has the destination undo its part. A destination that failed has done so; one that cannot be reached
@@ -222,6 +244,9 @@ impl<'a> Migration<'a> {
         // That the kernel cannot tell does not mean that the container has ended.
         let ended = matches!(self.plan.cgroup.is_populated(), Ok(false));
         let mut leftovers = if ended { Vec::new() } else { stuck.clone() };
+        if !ended && let Err(e) = self.share.put_back() {
+            leftovers.push(chain(&e));
+        }
         self.abort().await;
         self.anchors.withdraw().await;
         // Its rules would keep the table.

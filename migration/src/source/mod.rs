@@ -40,6 +40,7 @@ mod plan;
 mod ports;
 mod preparation;
 mod prepared_dump;
+mod processor_share;
 mod receive_buffers;
 mod retry;
 mod siblings_left_behind;

@@ -205,8 +205,8 @@ pub async fn agree(
         ExpectedInterruption::estimate(&container.name, &local.namespace, &local.cgroup, limit)
     });
     let mut interruption = interruption.map_err(refused)?;
-    let mode = request.options.memory;
-    let memory = MemoryPlan::choose(mode, &link.connection, &mut interruption)?;
+    let (options, cgroup) = (&request.options, &local.cgroup);
+    let memory = MemoryPlan::choose(options, &link.connection, cgroup, &mut interruption)?;
     own.extend(interruption.blockers());
     if !own.is_empty() {
         return Err(Failure::blocked(own));

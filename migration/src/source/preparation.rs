@@ -75,7 +75,7 @@ impl<'a> Preparation<'a> {
         // They may take minutes, and the far end's engine holds a lock while the container is staged.
         steps.begin("files, first pass");
         self.send_files(steps).await?;
-        self.send_memory(steps).await?;
+        self.send_memory(steps, options).await?;
         steps.begin("stage");
         self.order_stage().await?;
         // The far end's engine works for a third of a second. In that time this host makes the tunnel

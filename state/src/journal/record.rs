@@ -56,6 +56,14 @@ pub enum Record {
         /// What recovery needs to let the container run on without asking its engine.
         process: Process,
     },
+    /// The source is about to change how much of the processors the original may use.
+    CpuLimit {
+        /// The limits as they were, in the form of `cpu.max`: of the container's own cgroup, then of the one above if it
+        /// is the container's alone.
+        original: Vec<String>,
+        /// The limits as they will be.
+        set: Vec<String>,
+    },
     /// **The commit point.** The copy is prepared. From here on the original never runs again, whatever
     /// crashes.
     Committed {

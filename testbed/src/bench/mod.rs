@@ -13,6 +13,7 @@ pub mod floor;
 mod goodput;
 mod lab_startup;
 mod memory;
+mod memory_rate;
 mod parallel;
 mod podman_baseline;
 mod promise;
@@ -63,6 +64,7 @@ pub const ALL: &[Bench] = &[
     parallel::BENCH,
     goodput::BENCH,
     memory::BENCH,
+    memory_rate::BENCH,
     direct::BENCH,
     faults::BENCH,
     busy::BENCH,

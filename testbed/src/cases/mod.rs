@@ -30,6 +30,7 @@ mod operator;
 mod page_server;
 mod peer_texts;
 mod permissions;
+mod processor_share;
 pub(crate) mod promise;
 mod refusal;
 mod subject;
@@ -54,6 +55,7 @@ pub fn all() -> Vec<Case> {
         migration::CASES,
         memory::CASES,
         page_server::CASES,
+        processor_share::CASES,
         &flows::cases(),
         applications::CASES,
         refusal::CASES,

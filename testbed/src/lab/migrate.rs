@@ -56,6 +56,23 @@ pub struct NewAddress {
     pub to: IpAddr,
 }
 
+/// How memory got to the destination.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemoryFigures {
+    /// Bytes of each round.
+    #[serde(default)]
+    pub rounds: Vec<u64>,
+    /// Bytes that were sent while the container was frozen.
+    #[serde(default)]
+    pub rest: u64,
+    /// The longest time for which the container was stopped in a round, in milliseconds.
+    #[serde(default)]
+    pub longest_stop_ms: f64,
+    /// The fewest processors that the container was left, if it was slowed down.
+    #[serde(default)]
+    pub least_processors: Option<f64>,
+}
+
 /// The output of `agent-client migrate --json` after a successful migration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MigrationReport {
@@ -78,6 +95,9 @@ pub struct MigrationReport {
     /// The number of bytes of checkpoint images.
     #[serde(default)]
     pub checkpoint_bytes: u64,
+    /// How memory got to the destination.
+    #[serde(default)]
+    pub memory: MemoryFigures,
     /// Kind of the tunnel.
     #[serde(default)]
     pub tunnel: String,

@@ -24,7 +24,7 @@ use crate::subprocess;
 use crate::switch;
 use claim::{Claim, Places};
 
-pub use migrate::{Attempt, FlowCount, MigrationReport, NewAddress, Step};
+pub use migrate::{Attempt, FlowCount, MemoryFigures, MigrationReport, NewAddress, Step};
 pub use start::LabBuilder;
 
 /// The environment variable with the name of the lab that `testbed up` leaves running. The default is `standing`;

@@ -6,6 +6,7 @@
 mod changing_memory;
 mod descriptors;
 mod open_files;
+mod paced_memory;
 mod processes;
 mod shared_memory;
 pub mod socket_options;
@@ -29,6 +30,7 @@ fn all() -> Vec<(&'static str, Setup)> {
         descriptors::ALL,
         unsupported_interfaces::ALL,
         open_files::ALL,
+        paced_memory::ALL,
         processes::ALL,
         shared_memory::ALL,
         sockets::ALL,

@@ -17,8 +17,10 @@ use super::{Held, Setup};
 pub(super) const ALL: &[(&str, Setup)] = &[("writing-memory", write_always)];
 
 const PAGE: usize = 4096;
-/// Pages of each thread.
+/// Pages of each thread, on a machine that is not slowed down.
 const PAGES: usize = 6144;
+/// The environment variable with the factor by which there are fewer pages and longer pauses.
+const PACE: &str = "PACE";
 /// Threads that write.
 const THREADS: usize = 3;
 /// Writes between two pauses, and the length of a pause.
@@ -37,7 +39,7 @@ const BETWEEN: Duration = Duration::from_millis(40);
 static CHECKED: AtomicU64 = AtomicU64::new(0);
 
 /// A mapping of private memory, and how often each of its pages was written.
-struct Region {
+pub(super) struct Region {
     memory: NonNull<u8>,
     times: Vec<u64>,
     seed: u64,
@@ -47,13 +49,13 @@ struct Region {
 unsafe impl Send for Region {}
 
 impl Region {
-    fn new(seed: u64) -> io::Result<Self> {
-        let length = NonZeroUsize::new(PAGES * PAGE).ok_or(io::ErrorKind::InvalidInput)?;
+    pub(super) fn new(seed: u64, pages: usize) -> io::Result<Self> {
+        let length = NonZeroUsize::new(pages * PAGE).ok_or(io::ErrorKind::InvalidInput)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: the kernel chooses the place, so it lies over nothing else.
         let memory = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }?;
-        let mut region = Self { memory: memory.cast(), times: vec![0; PAGES], seed };
-        (0..PAGES).for_each(|page| region.write(page));
+        let mut region = Self { memory: memory.cast(), times: vec![0; pages], seed };
+        (0..pages).for_each(|page| region.write(page));
         Ok(region)
     }
 
@@ -69,14 +71,19 @@ impl Region {
         unsafe { self.memory.as_ptr().add(page * PAGE + at).cast() }
     }
 
-    fn write(&mut self, page: usize) {
+    /// Returns how many pages there are.
+    pub(super) fn pages(&self) -> usize {
+        self.times.len()
+    }
+
+    pub(super) fn write(&mut self, page: usize) {
         self.times[page] += 1;
         let value = self.expected(page);
         // SAFETY: the places are of this mapping, and aligned.
         PLACES.iter().for_each(|at| unsafe { self.place(page, *at).write_volatile(value) });
     }
 
-    fn is_right(&self, page: usize) -> bool {
+    pub(super) fn is_right(&self, page: usize) -> bool {
         let value = self.expected(page);
         // SAFETY: the places are of this mapping, and aligned.
         PLACES.iter().all(|at| unsafe { self.place(page, *at).read_volatile() } == value)
@@ -85,64 +92,71 @@ impl Region {
     /// Replaces the mapping by a new one, often at the same place.
     fn replace(&mut self) -> io::Result<()> {
         // SAFETY: nothing else uses the mapping.
-        unsafe { munmap(self.memory.cast(), PAGES * PAGE) }?;
-        *self = Self::new(self.seed + 1)?;
+        unsafe { munmap(self.memory.cast(), self.pages() * PAGE) }?;
+        *self = Self::new(self.seed + 1, self.pages())?;
         Ok(())
     }
 }
 
 /// Numbers without a pattern (xorshift).
-fn next(state: &mut u64) -> usize {
+pub(super) fn next(state: &mut u64) -> usize {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;
     *state as usize
 }
 
-fn wrong(what: &str, page: usize) {
+pub(super) fn wrong(what: &str, page: usize) {
     println!("WRONG: {what}, page {page}");
 }
 
+/// Returns the number in an environment variable.
+pub(super) fn number(variable: &str) -> Option<u32> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
 fn write_always() -> io::Result<Held> {
+    let pace = number(PACE).unwrap_or(1).max(1);
+    let (pages, pause, between) = (PAGES / pace as usize, PAUSE * pace, BETWEEN * pace);
     for thread in 0..THREADS {
-        let mut region = Region::new(thread as u64 + 1)?;
+        let mut region = Region::new(thread as u64 + 1, pages)?;
         thread::spawn(move || {
             let mut state = thread as u64 + 99;
             loop {
                 for _ in 0..BURST {
-                    let page = next(&mut state) % PAGES;
+                    let page = next(&mut state) % pages;
                     if !region.is_right(page) {
                         wrong("a page of a thread", page);
                     }
                     region.write(page);
                 }
                 CHECKED.fetch_add(BURST as u64, Ordering::Relaxed);
-                thread::sleep(PAUSE);
+                thread::sleep(pause);
             }
         });
     }
-    let mut own = Region::new(77)?;
+    let mut own = Region::new(77, pages)?;
     let parent = thread::spawn(move || -> io::Result<()> {
         let mut state = 7;
         loop {
-            (0..CHILD).for_each(|_| own.write(next(&mut state) % PAGES));
+            (0..CHILD).for_each(|_| own.write(next(&mut state) % pages));
             // SAFETY: the child calls nothing that needs a lock of another thread.
             match unsafe { fork() }? {
                 ForkResult::Child => {
-                    thread::sleep(BETWEEN * 3);
-                    let bad = (0..CHILD).find(|_| !own.is_right(next(&mut state) % PAGES));
+                    thread::sleep(between * 3);
+                    let bad = (0..CHILD).find(|_| !own.is_right(next(&mut state) % pages));
                     // SAFETY: _exit(2) ends the child at once.
                     unsafe { libc::_exit(i32::from(bad.is_some())) }
                 }
                 ForkResult::Parent { child } => {
-                    thread::sleep(BETWEEN);
-                    (0..CHILD).for_each(|_| own.write(next(&mut state) % PAGES));
+                    thread::sleep(between);
+                    (0..CHILD).for_each(|_| own.write(next(&mut state) % pages));
                     if waitpid(child, None)? != WaitStatus::Exited(child, 0) {
                         wrong("a page of a child", 0);
                     }
                 }
             }
-            if let Some(page) = (0..PAGES).find(|page| !own.is_right(*page)) {
+            if let Some(page) = (0..pages).find(|page| !own.is_right(*page)) {
                 wrong("a page of the parent", page);
             }
             own.replace()?;

@@ -22,7 +22,7 @@ pub mod withdraw;
 use std::path::Path;
 use std::time::Duration;
 
-use checkpoint::cgroup::Cgroup;
+use checkpoint::cgroup::{Cgroup, CpuLimit};
 use checkpoint::procfs;
 use netmig::peer_number::PeerNumber;
 use ownership::source::{Answer, Departure, Occupant, Recovery, recovery};
@@ -66,6 +66,10 @@ pub struct Departed {
     pub disarmed: Option<String>,
     /// Whether the engine was told to record the original as paused.
     pub paused: bool,
+    /// How much of the processors the original might use before that was changed.
+    pub cpu_limits: Vec<CpuLimit>,
+    /// To what that was changed.
+    pub changed_cpu_limits: Vec<Vec<CpuLimit>>,
 }
 
 /// How a recovery ended, the better ones first.
@@ -296,6 +300,14 @@ impl Departed {
             return Ok(None);
         };
         let peer = Peer { destination: destination.parse()?, host: *peer, migration: *migration };
+        let changes = records.iter().filter_map(|record| match record {
+            Record::CpuLimit { original, set } => Some((original, set)),
+            _ => None,
+        });
+        let cpu_limits: Vec<_> = changes.collect();
+        let limits = |texts: &Vec<String>| -> Vec<CpuLimit> {
+            texts.iter().filter_map(|text| CpuLimit::parse(text)).collect()
+        };
         Ok(Some(Self {
             container: container.clone(),
             name: name.clone(),
@@ -313,6 +325,8 @@ impl Departed {
                 _ => None,
             }),
             paused: records.contains(&Record::Paused),
+            cpu_limits: cpu_limits.last().map(|(original, _)| limits(original)).unwrap_or_default(),
+            changed_cpu_limits: cpu_limits.iter().map(|(_, set)| limits(set)).collect(),
             process: records.iter().find_map(|record| match record {
                 Record::Interruption { process, .. } => Some(process.clone()),
                 _ => None,

@@ -154,8 +154,10 @@ async fn run_on(context: &Context, departed: &Departed) -> Result<bool, Cause> {
     // Each is tried whatever comes of the other: a container that is only cut off must not stay frozen, too.
     let connected = connect(process);
     let was_frozen = cgroup.is_freeze_requested();
+    let (changed, limits) = (&departed.changed_cpu_limits, &departed.cpu_limits);
+    let was_slowed = cgroup.put_cpu_limits_back(changed, limits);
     cgroup.resume()?;
-    let changes = connected? || was_frozen?;
+    let changes = connected? || was_frozen? || was_slowed?;
     receive_buffers::restore(&cgroup.pids()?)?;
     Ok(changes)
 }

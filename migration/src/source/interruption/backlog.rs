@@ -48,6 +48,8 @@ impl Interruption<'_> {
         loop {
             let plan = &self.migration.plan;
             self.frozen = true;
+            // A task that has used its share would not stop before its next period.
+            self.migration.share.lift()?;
             block_in_place(|| plan.cgroup.freeze(Instant::now() + deadline::FREEZE))?;
             let Backlog { half_open, unaccepted } = self.backlogs.look()?;
             if unaccepted == 0 {

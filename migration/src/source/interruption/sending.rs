@@ -138,6 +138,7 @@ impl Interruption<'_> {
         // The kernel takes some 20 ms for a GiB to forget what it has noted, which nobody has to wait for now.
         let memory = pass.await??;
         self.progress.memory = memory.report();
+        self.progress.memory.least_processors = self.migration.share.processors();
         self.memory = Some(memory);
         Ok(())
     }
@@ -150,6 +151,7 @@ impl Interruption<'_> {
         self.dump = None;
         let ended = ended??;
         self.realtime = Some(ended.realtime);
+        self.migration.share.put_back()?;
         Ok(ended.at)
     }
 
@@ -196,6 +198,7 @@ impl Interruption<'_> {
     fn send_settings(&self, sink: Arc<dyn StateSink>) -> JoinHandle<Result<(), Cause>> {
         let plan = &self.migration.plan;
         let (cgroup, monitor) = (Arc::clone(&plan.cgroup), plan.container.monitor_pid);
+        let of_cgroup = self.migration.share.unchanged(cgroup.settings());
         spawn_blocking(move || {
             let sockets = SocketSettings::read(&cgroup.pids()?)?;
             let tasks = TaskSettings::read(&cgroup, monitor);
@@ -205,7 +208,7 @@ impl Interruption<'_> {
             let of_tasks = tasks
                 .chunks(SETTINGS)
                 .map(|part| Settings { tasks: part.to_vec(), ..Settings::default() });
-            let of_cgroup = Settings { cgroup: cgroup.settings(), ..Settings::default() };
+            let of_cgroup = Settings { cgroup: of_cgroup, ..Settings::default() };
             for part in of_sockets.chain(of_tasks).chain([of_cgroup]) {
                 sink.put(StatePart::Settings(part.into_wire()))?;
             }

@@ -28,7 +28,7 @@ use crate::source::anchors::Anchors;
 use crate::source::container_log::CarriedLog;
 use crate::source::engine_orders::Ended;
 use crate::source::memory::MemoryPlan;
-use crate::source::memory_rounds::MemoryRounds;
+use crate::source::memory_rounds::{MemoryRounds, Next};
 use crate::source::path_trial;
 use crate::source::plan::Plan;
 use crate::source::trees::{self, CarriedTree};
@@ -43,14 +43,23 @@ struct NotAsAsked;
 /// The container writes its memory too fast.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the container writes its memory so fast that the rest would take {:.2} s once it is frozen, and {:.2} s are allowed: allow \
+    "the container writes its memory so fast that the rest would take {:.2} s once it is frozen{}, and {:.2} s are allowed: allow \
      more (--downtime-limit), or have the move go on all the same (--non-converging go-on)",
     .expected.as_secs_f64(),
+    slowed(*.processors),
     .limit.as_secs_f64()
 )]
 struct NotConverging {
     expected: Duration,
     limit: Duration,
+    /// How many processors it had, if it was slowed down.
+    processors: Option<f64>,
+}
+
+fn slowed(processors: Option<f64>) -> String {
+    processors.map_or_else(String::new, |it| {
+        format!(" although it was slowed down to {it:.2} processors")
+    })
 }
 
 /// The destination speaks of addresses that are none of the container's.
@@ -188,7 +197,11 @@ impl Preparation<'_> {
     }
 
     /// Sends the memory in rounds while the container runs, if that was planned.
-    pub(super) async fn send_memory(&mut self, steps: &mut Steps<'_>) -> Result<(), Cause> {
+    pub(super) async fn send_memory(
+        &mut self,
+        steps: &mut Steps<'_>,
+        options: &Options,
+    ) -> Result<(), Cause> {
         let plan = &self.migration.plan;
         if !matches!(plan.memory, MemoryPlan::Running { .. }) {
             return Ok(());
@@ -207,14 +220,16 @@ impl Preparation<'_> {
         let before = self.migration.plan.link.connection.sent();
         loop {
             let round = move |sink: &dyn StateSink| {
-                let again = rounds.round(sink);
-                Ok((rounds, again))
+                let next = rounds.round(sink);
+                Ok((rounds, next))
             };
-            let (back, again) = self.send_parts(steps, round).await?;
+            let (back, next) = self.send_parts(steps, round).await?;
             rounds = back;
-            match again {
-                Ok(true) => {}
-                Ok(false) => break,
+            match next {
+                Ok(Next::Round) => {}
+                Ok(Next::Rest) => break,
+                Ok(Next::Stuck) if self.slow_down(&mut rounds, options)? => {}
+                Ok(Next::Stuck) => break,
                 // Nothing of it can be followed here.
                 Err(cause) if rounds.count() == 0 => return self.give_memory_up(cause),
                 Err(cause) => return Err(cause),
@@ -223,6 +238,18 @@ impl Preparation<'_> {
         steps.add_sent(self.migration.plan.link.connection.sent() - before);
         self.ready.memory = Some(rounds);
         Ok(())
+    }
+
+    /// Slows a container down whose rest would take too long, if the user wants that. Returns whether there is to be another
+    /// round.
+    fn slow_down(&mut self, rounds: &mut MemoryRounds, options: &Options) -> Result<bool, Cause> {
+        let is_wanted = options.non_converging == NonConverging::Throttle;
+        if !is_wanted || rounds.expected() <= options.downtime_limit {
+            return Ok(false);
+        }
+        let is_slower = block_in_place(|| self.migration.slow_down(rounds.processors()))?;
+        rounds.begin_again();
+        Ok(is_slower)
     }
 
     /// Has the memory go over while the container is frozen, unless the user or the length of that forbids it.
@@ -242,21 +269,33 @@ impl Preparation<'_> {
         }
     }
 
-    /// Sends what was written while the container was staged, as the last round.
+    /// Sends what was written while the container was staged, in the last rounds.
     ///
     /// # Errors
     /// As much is written meanwhile that the rest would take too long, and the user wants the move to go back then.
     pub(super) async fn send_memory_again(&mut self, options: &Options) -> Result<(), Cause> {
         let Some(mut rounds) = self.ready.memory.take() else { return Ok(()) };
-        let (sink, mut parts) = PeerSink::new();
-        let pass = spawn_blocking(move || rounds.round(&sink).map(|_| rounds));
-        while let Some(part) = parts.recv().await {
-            self.migration.plan.link.connection.send_bulk(&part.into()).await?;
+        // The first of them has what was written in more time than a round takes.
+        rounds.begin_again();
+        loop {
+            let (sink, mut parts) = PeerSink::new();
+            let pass = spawn_blocking(move || rounds.round(&sink).map(|next| (rounds, next)));
+            while let Some(part) = parts.recv().await {
+                self.migration.plan.link.connection.send_bulk(&part.into()).await?;
+            }
+            let (back, next) = pass.await??;
+            rounds = back;
+            match next {
+                Next::Round => {}
+                Next::Rest => break,
+                Next::Stuck if self.slow_down(&mut rounds, options)? => {}
+                Next::Stuck => break,
+            }
         }
-        let rounds = pass.await??;
         let (expected, limit) = (rounds.expected(), options.downtime_limit);
-        if expected > limit && options.non_converging == NonConverging::GoBack {
-            return Err(NotConverging { expected, limit }.into());
+        if expected > limit && options.non_converging != NonConverging::GoOn {
+            let processors = self.migration.share.processors();
+            return Err(NotConverging { expected, limit, processors }.into());
         }
         self.ready.memory = Some(rounds);
         Ok(())

@@ -250,7 +250,7 @@ fn ordered_before(context: &Context) -> Result<()> {
                 if let Err(error) = host.podman(["rm", "--all", "--force", "--time", "0"]) {
                     problems.push(format!("{order:?}: on {}: {}", host.name(), chain(&error)));
                 }
-                harness::forget(host)?;
+                forget(host)?;
             }
         }
     }
