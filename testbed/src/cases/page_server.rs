@@ -124,7 +124,8 @@ fn servers_killed(context: &Context) -> Result<()> {
     let (order, _) = decided(&lab)?;
     go_on(&lab)?;
     let mut killed = 0;
-    while let (Ok(server), true) = (process(b, SERVER), killed < 20) {
+    while killed < 20 && !b.run(["ls", "/run/netmig/lazy-pages"])?.is_empty() {
+        let Ok(server) = process(b, SERVER) else { continue };
         // Each server has a holder before it is killed. None is needed when all pages are in place.
         while process(b, HOLDER).is_err() && process(b, SERVER).is_ok() {}
         let _ = b.run(["kill", "-KILL", &server.to_string()]);
@@ -174,12 +175,15 @@ fn both_killed(context: &Context, agent: Agent) -> Result<()> {
     go_on(&lab)?;
     let moved = order.wait(LIMIT)?;
     ensure!(moved.status.success(), "{}", moved.error_text());
-    if agent == Agent::Killed {
-        lab.stop_server("b", Signal::SIGKILL)?;
-    }
-    b.run(["kill", "-KILL", &holder.to_string(), &server.to_string()])?;
-    if agent == Agent::Killed {
-        lab.serve("b")?;
+    let both = [holder.to_string(), server.to_string()];
+    match agent {
+        Agent::Runs => drop(b.run(["kill", "-KILL", &both[0], &both[1]])?),
+        Agent::Killed => {
+            let agent = process(b, "agent-server")?.to_string();
+            b.run(["kill", "-KILL", &agent, &both[0], &both[1]])?;
+            lab.stop_server("b", Signal::SIGKILL)?;
+            lab.serve("b")?;
+        }
     }
     until("the copy has ended", LIMIT, || Ok(container_state::state(b, &id) == State::Absent))?;
     let words = ["was killed: memory", "web", "lazy-pages.log"];
