@@ -14,6 +14,7 @@
 //!   Hello ─────────────────────────────────▶
 //!         ◀───────────────────────────────── Hello
 //!   Expect ────────────────────────────────▶           may start podman, which waits
+//!   [Volumes ──────────────────────────────▶           the volumes that come with the container]
 //!   Offer ─────────────────────────────────▶           checks, changes nothing
 //!         ◀───────────────────────────────── Verdict
 //!   [Measure ──────────────────────────────▶           the link's rate, if there is much memory
@@ -26,6 +27,8 @@
 //!         ◀───────────────────────────────── TunnelAnswer]
 //!   LogData* (TreeChange* TreeEnd) per tree ─▶         kept until there is a container
 //!         ◀───────────────────────────────── TreeApplied
+//!   [(VolumeChange* VolumeEnd ─────────────▶           once or more for each volume, beside the volumes in use
+//!         ◀───────────────────────────────── VolumeApplied)*]
 //!   NetworkState Stage ────────────────────▶           podman waits in the shim
 //!         ◀───────────────────────────────── Staged
 //!   [TryPaths ─────────────────────────────▶           packets of flows like those of the container
@@ -39,7 +42,7 @@
 //!   Chunks AskTurn ────────────────────────▶           the runtime waits in front of CRIU
 //!         ◀───────────────────────────────── TurnAnswer
 //!   ── interruption begins ──
-//!   Chunks* Flows* LogData* (TreeChange* TreeEnd)* Settings* ▶
+//!   Chunks* Flows* LogData* (TreeChange* TreeEnd)* (VolumeChange* VolumeEnd)* Settings* ▶
 //!   Restore Facts* ────────────────────────▶           copy restored, frozen, disconnected, compared
 //!         ◀───────────────────────────────── Prepared
 //!   ── commit record on the source's disk ──
@@ -102,6 +105,7 @@ mod peer_text_tests;
 mod settings;
 mod tree;
 mod tunnel;
+mod volume;
 
 use std::net::IpAddr;
 
@@ -130,6 +134,7 @@ pub use self::tree::{
     EntryKind, ExtendedAttribute, Metadata, Tree, TreeChange, TreeDigest, TreeEnd, TreeRecord,
 };
 pub use self::tunnel::{AnchorOffer, AnchorTunnel, Rehome, Transport, TunnelEnd};
+pub use self::volume::{VOLUMES, Volume, VolumeChange, VolumeEnd, VolumeMount};
 
 /// The one place that ties a message to its number, and to the capability that it needs, if any: the enum,
 /// its encoder and its decoder. A message that needs a capability is written
@@ -333,6 +338,14 @@ messages! {
     66 => FlowCounts(Option<Vec<FlowCount>>) needs "datagrams",
     /// Memory of the container, while it runs and once it is frozen.
     67 => MemoryPages(MemoryPages) needs "memory",
+    /// Before the offer: the volumes that come with the container.
+    95 => Volumes(Vec<Volume>) needs "volumes",
+    /// A change of a volume's files.
+    96 => VolumeChange(VolumeChange) needs "volumes",
+    /// All changes of a pass over a volume have been sent.
+    97 => VolumeEnd(VolumeEnd) needs "volumes",
+    /// All changes of a pass over this volume have arrived, and are on the disk.
+    98 => VolumeApplied(u16) needs "volumes",
 }
 
 #[cfg(test)]
@@ -366,7 +379,7 @@ mod tests {
     fn every_number_and_every_name_is_used_once() {
         let mut numbers: Vec<u8> = Message::ALL.iter().map(|(number, _)| *number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (1..=67).collect::<Vec<u8>>());
+        assert_eq!(numbers, (1..=67).chain(95..=98).collect::<Vec<u8>>());
         let names: std::collections::BTreeSet<&str> =
             Message::ALL.iter().map(|(_, name)| *name).collect();
         assert_eq!(names.len(), numbers.len());

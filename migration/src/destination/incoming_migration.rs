@@ -17,6 +17,7 @@ use crate::destination::lease::Copies;
 use crate::destination::prepared_stage::{Expected, abandon};
 use crate::destination::refusal::give_up;
 use crate::offer::Offer;
+use crate::offered_volume::OfferedVolume;
 
 /// Bytes of files whose first pass takes its time as well.
 const LARGE: u64 = 64 << 20;
@@ -29,13 +30,14 @@ pub async fn receive(
     copies: &'static Copies,
     connection: &mut Connection,
     (name, permissions): (&Name, &Permissions),
-    offer: Offer,
+    (offer, volumes): (Offer, Vec<OfferedVolume>),
     expected: Option<Expected>,
 ) -> Result<(), Cause> {
     let host = copies.host();
     let source = connection.host();
     let migration = offer.migration;
-    let looked = admission::look(host, permissions, (source, connection.peer().ip()), &offer).await;
+    let from = (source, connection.peer().ip());
+    let looked = admission::look(host, permissions, from, (&offer, &volumes)).await;
     let looked = match looked {
         Ok(looked) => looked,
         Err(cause) => {
@@ -78,7 +80,8 @@ pub async fn receive(
     };
     let Some(tunnel) = agreed? else { return Ok(()) };
     let named = (source, name.to_string());
-    let mut arrival = match Arrival::begin(host, named, permissions, offer, looked).await {
+    let mut arrival = match Arrival::begin(host, named, permissions, (offer, volumes), looked).await
+    {
         Ok(arrival) => arrival,
         Err(cause) => {
             abandon(expected).await;

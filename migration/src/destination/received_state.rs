@@ -162,16 +162,18 @@ impl ReceivedState {
         Ok(())
     }
 
-    /// Takes a part that needs nothing but what is here. Images, flows and memory come back: the arrival has a part in them.
+    /// Takes a part that needs nothing but what is here. Images, flows, memory and volumes come back: the arrival has a part in them.
     pub fn take(&mut self, part: StatePart) -> Result<Option<StatePart>, Cause> {
         match part {
             StatePart::TreeChange(change) => self.change(change)?,
             StatePart::TreeEnd(end) => self.end_pass(&end)?,
             StatePart::LogData(data) => self.log(&data.0)?,
             StatePart::Settings(settings) => self.settings(Settings::from_wire(settings)?)?,
-            other @ (StatePart::Chunks(_) | StatePart::Flows(_) | StatePart::Memory(_)) => {
-                return Ok(Some(other));
-            }
+            other @ (StatePart::Chunks(_)
+            | StatePart::Flows(_)
+            | StatePart::Memory(_)
+            | StatePart::VolumeChange(_)
+            | StatePart::VolumeEnd(_)) => return Ok(Some(other)),
         }
         Ok(None)
     }
