@@ -266,6 +266,7 @@ impl Arrival {
         }
         self.network = None;
         self.lazy_pages = None;
+        self.volumes.iter_mut().for_each(Volumes::expect_again);
         self.end_late().await?;
         ImageDir::remove_at(&self.images())?;
         // Everything that was chosen is chosen anew.

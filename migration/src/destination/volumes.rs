@@ -3,7 +3,7 @@
 //! Their files arrive in a directory of this migration's own, on the file system of the engine's volumes. The engine makes the
 //! volumes themselves when the container is staged. Right before the copy is restored, each volume's directory and that
 //! with the files change places ([`rename(2)`], `RENAME_EXCHANGE`). So the engine may fill a new volume from the image and
-//! change its owner (podman does), and a volume that an earlier move has left is whole until then, and again when the move
+//! change its owner, and a volume that an earlier move has left is whole until then, and again when the move
 //! goes back.
 //!
 //! [`rename(2)`]: https://man7.org/linux/man-pages/man2/rename.2.html
@@ -78,7 +78,7 @@ impl Volumes {
         let root = engine.volume_directory().await?;
         let directory = root.join(ARRIVING).join(migration.to_string());
         let mut notes = Notes::default();
-        tokio::task::block_in_place(|| {
+        let made = tokio::task::block_in_place(|| {
             notes.add(journal, Record::VolumeFiles { directory: directory.clone() })?;
             fs::create_dir_all(&root)?;
             make(&root.join(ARRIVING)).or_else(there)?;
@@ -89,8 +89,15 @@ impl Volumes {
                 make(&place)?;
                 receivers.push(Receiver::new(place, volume, room));
             }
-            Ok(Self { offered, root, receivers, notes, ready: BTreeSet::new() })
-        })
+            Ok::<_, Cause>(receivers)
+        });
+        match made {
+            Ok(receivers) => Ok(Self { offered, root, receivers, notes, ready: BTreeSet::new() }),
+            Err(cause) => {
+                notes.remove_files().await?;
+                Err(cause)
+            }
+        }
     }
 
     /// Takes a change of a volume's files.
@@ -181,6 +188,14 @@ impl Volumes {
             }
         }
         Ok(())
+    }
+
+    /// Looks again at the volumes that the engine makes together with the container: it is staged once more.
+    pub fn expect_again(&mut self) {
+        let anonymous = self.offered.iter().filter(|volume| volume.is_anonymous);
+        for volume in anonymous.filter(|volume| self.notes.is_new(&volume.name)) {
+            self.ready.remove(&volume.name);
+        }
     }
 
     /// Puts the files into the volumes, each of which has to be whole.

@@ -47,6 +47,30 @@ fn is_undone(lab: &Lab, before: &(String, String), odd: &str) -> Result<()> {
     })
 }
 
+/// Ends a breakpoint at which nobody waits any more, too.
+fn end_breakpoint(breakpoint: Breakpoint, host: &Host) -> Result<()> {
+    if breakpoint.release(host).is_err() {
+        host.run(["rm", "-f", "/run/breakpoints/restore-after"])?;
+    }
+    host.run(["rm", "-f", "/run/breakpoints/restore-after.reached"])?;
+    Ok(())
+}
+
+/// Attempts a move that goes back since the restore takes too long: the copy is in the volumes by then.
+fn restored_too_late(lab: &Lab) -> Result<()> {
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    Breakpoint::AfterRestore.set(b)?;
+    let order = ["migrate", "web", "b", "--max-interruption", "4"];
+    let order = a.command("agent-client").args(order).spawn()?;
+    until("the copy is restored", LIMIT, || Ok(Breakpoint::AfterRestore.is_hit(b)))?;
+    std::thread::sleep(Duration::from_secs(4));
+    end_breakpoint(Breakpoint::AfterRestore, b)?;
+    let ended = order.wait(LIMIT)?;
+    let said = ended.error_text();
+    ensure!(ended.status.code() == Some(4), "exit {:?}: {said}", ended.status.code());
+    Ok(())
+}
+
 /// A move that fails in its last step before the decision leaves everything as it was, also a volume that an earlier move
 /// has left.
 fn go_back(context: &Context) -> Result<()> {
@@ -58,21 +82,16 @@ fn go_back(context: &Context) -> Result<()> {
     start(a, c)?;
     let odd = listing(a, &data("odd"))?;
     let before = volumes(b)?;
-    b.write("/run/breakpoints/restore-fails", "")?;
-    let attempt = lab.attempt("web", "a", "b", &["--max-interruption", "60"])?;
-    ensure!(attempt.code == Some(4), "exit {:?}: {}", attempt.code, attempt.stderr);
+    restored_too_late(&lab)?;
     is_undone(&lab, &before, &odd)?;
 
     // There and back, so that the destination has what an earlier move has left.
-    b.run(["rm", "/run/breakpoints/restore-fails"])?;
     lab.attempt("web", "a", "b", &["--max-interruption", "60"])?.success()?;
     lab.attempt("web", "b", "a", &["--max-interruption", "60"])?.success()?;
     settled(&lab)?;
     let (before, left) = (volumes(b)?, listing(b, &data("data"))?);
     let log = listing(b, &data(&anonymous(a)?))?;
-    b.write("/run/breakpoints/restore-fails", "")?;
-    let attempt = lab.attempt("web", "a", "b", &["--max-interruption", "60"])?;
-    ensure!(attempt.code == Some(4), "exit {:?}: {}", attempt.code, attempt.stderr);
+    restored_too_late(&lab)?;
     is_undone(&lab, &before, &odd)?;
     ensure!(listing(b, &data("data"))? == left, "what was left on b has changed");
     ensure!(listing(b, &data(&anonymous(a)?))? == log, "what was left without a name has changed");
@@ -103,7 +122,7 @@ fn agents_killed(context: &Context) -> Result<()> {
 
     // The client, while files of volumes go over.
     let moving = order(&SLOWLY)?;
-    until("files go over", LIMIT, || Ok(moving.stderr().contains("volumes")))?;
+    until("files go over", LIMIT, || Ok(moving.stderr().contains("files, first pass")))?;
     std::thread::sleep(Duration::from_secs(1));
     a.run(["pkill", "-KILL", "--full", "agent-client migrate"])?;
     moving.wait(LIMIT)?;
@@ -112,7 +131,7 @@ fn agents_killed(context: &Context) -> Result<()> {
 
     // The server, at the same moment.
     let moving = order(&SLOWLY)?;
-    until("files go over", LIMIT, || Ok(moving.stderr().contains("volumes")))?;
+    until("files go over", LIMIT, || Ok(moving.stderr().contains("files, first pass")))?;
     std::thread::sleep(Duration::from_secs(1));
     lab.stop_server("b", Signal::SIGKILL)?;
     let end = moving.wait(LIMIT)?;
@@ -130,7 +149,7 @@ fn agents_killed(context: &Context) -> Result<()> {
         } else {
             a.run(["pkill", "-KILL", "--full", "agent-client migrate"])?;
         }
-        Breakpoint::AfterRestore.release(b)?;
+        end_breakpoint(Breakpoint::AfterRestore, b)?;
         moving.wait(LIMIT)?;
         recovered()?;
         is_undone(&lab, &before, &odd)?;
