@@ -62,12 +62,19 @@ pub(super) fn send<E>(
 /// Returns the hashes of all blocks.
 fn hashes(file: &File, length: u64, count: usize) -> io::Result<Blocks> {
     let mut blocks = vec![ZERO; count];
+    hash_all(file, length, &mut blocks)?;
+    Ok(blocks)
+}
+
+/// Hashes all blocks by several threads.
+fn hash_all(file: &File, length: u64, blocks: &mut [u128]) -> io::Result<()> {
+    let failed = || io::Error::other("a thread that reads a file failed");
     let portions = Mutex::new(blocks.chunks_mut(PORTION).enumerate());
     let threads = thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS));
     let work = || {
         let mut buffer = vec![0; PIECE];
         loop {
-            let portion = portions.lock().map_err(|_| io::Error::other("a thread failed"))?.next();
+            let portion = portions.lock().map_err(|_| failed())?.next();
             let Some((number, portion)) = portion else { return Ok(()) };
             hash_portion(file, length, number * PORTION, portion, &mut buffer)?;
         }
@@ -75,13 +82,10 @@ fn hashes(file: &File, length: u64, count: usize) -> io::Result<Blocks> {
     thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let own = work();
-        others.into_iter().try_fold((), |(), other| {
-            other.join().unwrap_or_else(|_| Err(io::Error::other("a thread failed")))
-        })?;
-        own
-    })?;
-    drop(portions);
-    Ok(blocks)
+        let of_others =
+            others.into_iter().map(|other| other.join().unwrap_or_else(|_| Err(failed())));
+        of_others.chain([own]).collect()
+    })
 }
 
 /// Hashes the blocks from the number `first` on. Holes stay as they are.
