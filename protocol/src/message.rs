@@ -14,6 +14,7 @@
 //!   Hello ─────────────────────────────────▶
 //!         ◀───────────────────────────────── Hello
 //!   Expect ────────────────────────────────▶           may start podman, which waits
+//!   [Volumes ──────────────────────────────▶           the volumes that come with the container]
 //!   Offer ─────────────────────────────────▶           checks, changes nothing
 //!         ◀───────────────────────────────── Verdict
 //!   [Measure ──────────────────────────────▶           the link's rate, if there is much memory
@@ -26,6 +27,8 @@
 //!         ◀───────────────────────────────── TunnelAnswer]
 //!   LogData* (TreeChange* TreeEnd) per tree ─▶         kept until there is a container
 //!         ◀───────────────────────────────── TreeApplied
+//!   [(VolumeChange* VolumeEnd ─────────────▶           once or more for each volume, beside the volumes in use
+//!         ◀───────────────────────────────── VolumeApplied)*]
 //!   NetworkState Stage ────────────────────▶           podman waits in the shim
 //!         ◀───────────────────────────────── Staged
 //!   [TryPaths ─────────────────────────────▶           packets of flows like those of the container
@@ -39,7 +42,7 @@
 //!   Chunks AskTurn ────────────────────────▶           the runtime waits in front of CRIU
 //!         ◀───────────────────────────────── TurnAnswer
 //!   ── interruption begins ──
-//!   Chunks* Flows* LogData* (TreeChange* TreeEnd)* Settings* ▶
+//!   Chunks* Flows* LogData* (TreeChange* TreeEnd)* (VolumeChange* VolumeEnd)* Settings* ▶
 //!   Restore Facts* ────────────────────────▶           copy restored, frozen, disconnected, compared
 //!         ◀───────────────────────────────── Prepared
 //!   ── commit record on the source's disk ──
@@ -100,8 +103,11 @@ mod path_trial;
 #[cfg(test)]
 mod peer_text_tests;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod tunnel;
+mod volume;
 
 use std::net::IpAddr;
 
@@ -130,6 +136,7 @@ pub use self::tree::{
     EntryKind, ExtendedAttribute, Metadata, Tree, TreeChange, TreeDigest, TreeEnd, TreeRecord,
 };
 pub use self::tunnel::{AnchorOffer, AnchorTunnel, Rehome, Transport, TunnelEnd};
+pub use self::volume::{VOLUMES, Volume, VolumeChange, VolumeEnd, VolumeMount};
 
 /// The one place that ties a message to its number, and to the capability that it needs, if any: the enum,
 /// its encoder and its decoder. A message that needs a capability is written
@@ -335,58 +342,12 @@ messages! {
     67 => MemoryPages(MemoryPages) needs "memory",
     /// Memory of the container that has nothing but zeros, as `MemoryPages`.
     80 => EmptyPages(EmptyPages) needs "lean-memory",
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn encoded(message: &Message) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        message.encode(&mut bytes).unwrap();
-        bytes
-    }
-
-    #[test]
-    fn messages_come_back_as_they_were_sent() {
-        let id = MigrationId([7; 16]);
-        let bytes = encoded(&Message::Commit(id));
-        assert_eq!(bytes[0], 20);
-        assert!(matches!(Message::decode(&bytes), Ok(Message::Commit(back)) if back == id));
-    }
-
-    #[test]
-    fn unknown_numbers_are_refused() {
-        for number in [0, 68, 200, 255] {
-            let refused = Message::decode(&[number, 0, 0]);
-            assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
-        }
-        assert!(matches!(Message::decode(&[]), Err(CodecError::UnknownKind(0))));
-    }
-
-    #[test]
-    fn every_number_and_every_name_is_used_once() {
-        let mut numbers: Vec<u8> = Message::ALL.iter().map(|(number, _)| *number).collect();
-        numbers.sort_unstable();
-        assert_eq!(numbers, (1..=67).collect::<Vec<u8>>());
-        let names: std::collections::BTreeSet<&str> =
-            Message::ALL.iter().map(|(_, name)| *name).collect();
-        assert_eq!(names.len(), numbers.len());
-    }
-
-    #[test]
-    fn truncated_and_padded_messages_are_refused() {
-        let mut bytes = encoded(&Message::Commit(MigrationId([7; 16])));
-        assert!(Message::decode(&bytes[..bytes.len() - 1]).is_err());
-        bytes.push(0);
-        assert!(matches!(Message::decode(&bytes), Err(CodecError::TrailingBytes("Commit"))));
-    }
-
-    #[test]
-    fn a_claimed_length_is_not_believed() {
-        // ImageData whose byte count claims 2^60: refused before anything is allocated.
-        let mut bytes = vec![8, 253];
-        bytes.extend((1u64 << 60).to_le_bytes());
-        assert!(matches!(Message::decode(&bytes), Err(CodecError::Malformed { .. })));
-    }
+    /// Before the offer: the volumes that come with the container.
+    95 => Volumes(Vec<Volume>) needs "volumes",
+    /// A change of a volume's files.
+    96 => VolumeChange(VolumeChange) needs "volumes",
+    /// All changes of a pass over a volume have been sent.
+    97 => VolumeEnd(VolumeEnd) needs "volumes",
+    /// All changes of a pass over this volume have arrived, and are on the disk.
+    98 => VolumeApplied(u16) needs "volumes",
 }

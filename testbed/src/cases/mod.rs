@@ -19,6 +19,7 @@
 mod applications;
 mod bulk;
 mod cancel;
+mod containers;
 mod faults;
 mod fidelity;
 mod flows;
@@ -58,6 +59,7 @@ pub fn all() -> Vec<Case> {
         processor_share::CASES,
         &flows::cases(),
         applications::CASES,
+        &containers::cases(),
         refusal::CASES,
         cancel::CASES,
         operator::CASES,

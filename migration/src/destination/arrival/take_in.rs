@@ -135,6 +135,7 @@ impl Arrival {
             }
         }
         block_in_place(|| self.complete_memory(&images))?;
+        self.put_volumes_in_place()?;
         self.restore(connection, &images, &criu_config, &settings, ordered).await.map(Some)
     }
 
@@ -161,6 +162,9 @@ impl Arrival {
                 Ok(())
             }
             Some(StatePart::Flows(batch)) => self.take_flows(incoming, batch, receiving),
+            Some(part @ (StatePart::VolumeChange(_) | StatePart::VolumeEnd(_))) => {
+                self.take_of_volume(part)
+            }
             _ => Ok(()),
         }
     }
