@@ -18,10 +18,13 @@ use state::peer_text::PeerText;
 /// Names of everything that this agent understands and that not every agent of a compatible version does. A
 /// message that needs a capability is sent only to an agent that names it.
 pub const CAPABILITIES: &[&str] =
-    &[super::DATAGRAMS, MEMORY, crate::wire::STREAMS, crate::wire::ZSTD];
+    &[super::DATAGRAMS, MEMORY, POST_COPY, crate::wire::STREAMS, crate::wire::ZSTD];
 
 /// The capability to take memory apart from CRIU's images.
 pub const MEMORY: &str = "memory";
+
+/// The capability to ask for pages of memory after the decision.
+pub const POST_COPY: &str = "post-copy";
 
 /// Maximum number of fields, and maximum length of a field's name and value in bytes.
 const MAX_FIELDS: usize = 64;
