@@ -85,7 +85,7 @@
 //! ```text
 //! source                                    destination
 //!   Hello, ServeMemory ────────────────────▶
-//!         ◀───────────────────────────────── Hello
+//!         ◀───────────────────────────────── Hello, ServingMemory
 //!   ── once the copy is restored, over this or a new connection ──
 //!        [◀───────────────────────────────── MemoryWanted
 //!   MemoryPages* MemorySent ───────────────▶]*         or MemoryGone: the copy is ended
@@ -361,6 +361,8 @@ messages! {
     89 => MemoryGone(()) needs "post-copy",
     /// To the source: no page is wanted any more. Whether all have arrived; otherwise the container has ended before.
     90 => MemoryWhole(bool) needs "post-copy",
+    /// To the source: this host can put pages in place later, and asks for them over this connection.
+    91 => ServingMemory(()) needs "post-copy",
 }
 
 #[cfg(test)]

@@ -184,6 +184,9 @@ fn describe(name: &str, work: Work, left: Option<&Left>) -> String {
             "the journal {other} cannot be read, and may be about it; move it away if you are sure that it \
              is not"
         ),
+        (Work::Locked, Work::Departing(Departure::Outstanding)) => format!(
+            "it runs on {other}, which is sent the rest of its memory{since}: pages are outstanding, and its original stays frozen here"
+        ),
         (Work::Locked, Work::Departing(_)) => format!("it is being moved to {other}{since}"),
         (Work::Locked, _) => format!("it is arriving from {other}{since}"),
         (_, Work::Departing(Departure::Acknowledged)) => format!(

@@ -16,11 +16,18 @@
 //! (`userfaultfd_release` in `fs/userfaultfd.c`). So the holder, a process of its own, has all of them as well. If the
 //! server is killed, the processes wait, and the holder kills them: memory that is silently wrong is worse than a
 //! container that ends. Neither depends on the agent, and both are the last that the kernel ends for lack of memory.
+//!
+//! Pages may still be at the source (post-copy). The server knows which, and asks for them by the agent
+//! ([`source_link`](SourceLink)): those first that a process waits for, which waits until they have come. The agent may end and
+//! be replaced.
 
 mod arguments;
+mod at_source;
 mod client;
 mod hold;
+mod process;
 mod serve;
+mod source_link;
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -28,11 +35,13 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
 pub use arguments::fetch_arguments;
-pub use client::LazyPages;
+pub use client::{LazyPages, Listening};
+pub use source_link::{Lane, Said, SourceLink, source_link_path};
 
 /// The first argument of the shim that makes it the server.
 const SERVE: &str = "lazy-pages";
@@ -42,6 +51,20 @@ const HOLD: &str = "hold-pages";
 pub const SOCKET: &str = "lazy-pages.socket";
 /// The directory of the locks, in the run directory.
 const LOCKS: &str = "lazy-pages";
+
+/// Where the server finds what, from its arguments.
+struct Places<'a> {
+    /// The images.
+    images: &'a Path,
+    /// The socket for CRIU.
+    socket: &'a Path,
+    /// The file that is locked while pages are missing.
+    lock: &'a Path,
+    /// The socket for the agent, should pages be at the source.
+    source_link: &'a Path,
+    /// How long the container waits for a source that cannot be asked.
+    patience: Duration,
+}
 
 /// Returns whether a program's arguments, without its name, ask for a process of this module.
 #[must_use]
@@ -53,8 +76,12 @@ pub fn is_asked_for(arguments: &[OsString]) -> bool {
 #[must_use]
 pub fn run(arguments: &[OsString]) -> ExitCode {
     let outcome = match arguments {
-        [what, images, socket, lock] if what == SERVE => {
-            serve::run(Path::new(images), Path::new(socket), Path::new(lock))
+        [what, images, socket, lock, source_link, patience] if what == SERVE => {
+            let patience = patience.to_str().and_then(|seconds| seconds.parse().ok());
+            let patience = Duration::from_secs(patience.unwrap_or(u64::MAX));
+            let [images, socket, lock, source_link] =
+                [images, socket, lock, source_link].map(Path::new);
+            serve::run(&Places { images, socket, lock, source_link, patience })
         }
         [what] if what == HOLD => hold::run(),
         _ => Err(io::ErrorKind::InvalidInput.into()),
@@ -66,6 +93,12 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Returns whether this host's kernel can have memory put in place later.
+#[must_use]
+pub fn is_supported() -> bool {
+    crate::userfault::is_supported()
 }
 
 /// Returns the file that is locked while pages of a container's memory are missing.

@@ -1,6 +1,6 @@
 //! The server: it puts pages of the images into the processes, those first that a process waits for.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
@@ -12,10 +12,14 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::Places;
+use super::at_source::AtSource;
 use super::client::{CONTAINER, GO, READY};
 use super::hold::Holder;
-use crate::images::{LazyRange, PAGE, Pagemap};
+use super::process::Process;
+use crate::images::{LazyRange, PAGE};
 use crate::page_ranges::PageRanges;
+use crate::pidfd::PidFd;
 use crate::seqpacket;
 use crate::userfault::{Copied, Event, Userfault, is_supported};
 
@@ -30,8 +34,12 @@ const LATER: u16 = 1;
 /// The score of a process that the kernel ends last for lack of memory (proc(5)).
 const LAST: &str = "-1000";
 
+/// How often it is looked whether a source can be asked that has pages, in milliseconds.
+const LOOK_EVERY: u16 = 200;
+
 /// Runs as the server of one container. Its standard input brings orders, its standard output says that it listens.
-pub(super) fn run(images: &Path, socket: &Path, lock: &Path) -> io::Result<()> {
+pub(super) fn run(places: &Places<'_>) -> io::Result<()> {
+    let Places { images, socket, lock, source_link, patience } = *places;
     if !is_supported() {
         return Ok(());
     }
@@ -56,6 +64,8 @@ pub(super) fn run(images: &Path, socket: &Path, lock: &Path) -> io::Result<()> {
         processes: Vec::new(),
         next: 0,
         buffer: vec![0; CHUNK as usize],
+        container: None,
+        at_source: None,
         holder,
     };
     if !server.accept(&listener)? {
@@ -64,12 +74,16 @@ pub(super) fn run(images: &Path, socket: &Path, lock: &Path) -> io::Result<()> {
         return unlock(lock);
     }
     drop(listener);
-    if let Err(error) = server.serve() {
+    server.at_source = AtSource::open(images, source_link, patience)?;
+    let served = server.serve();
+    let closed = server.at_source.take().map_or(Ok(()), AtSource::close);
+    if let Err(error) = served {
         server.holder.fail();
         return Err(error);
     }
     server.holder.end()?;
-    unlock(lock)
+    unlock(lock)?;
+    closed
 }
 
 /// Removes the file of the lock, which this process has until it ends.
@@ -80,18 +94,6 @@ fn unlock(lock: &Path) -> io::Result<()> {
 /// Has the kernel end this process last when memory is short. Without the privilege for that, it is one among others.
 pub(super) fn spare_from_oom_killer() {
     let _ = fs::write("/proc/self/oom_score_adj", LAST);
-}
-
-/// A process that may lack pages.
-#[derive(Debug)]
-struct Process {
-    userfault: Userfault,
-    pending: PageRanges,
-    /// The file of pages of the images.
-    pages: Rc<File>,
-    /// Addresses of pages that it waits for and that could not be put in place yet.
-    faults: Vec<u64>,
-    is_gone: bool,
 }
 
 struct Server {
@@ -107,6 +109,10 @@ struct Server {
     /// The process whose turn it is.
     next: usize,
     buffer: Vec<u8>,
+    /// The first process of the container.
+    container: Option<PidFd>,
+    /// Pages that are still at the source, if there were any.
+    at_source: Option<AtSource>,
     holder: Holder,
 }
 
@@ -136,19 +142,18 @@ impl Server {
     /// Serves until no process lacks a page.
     fn serve(&mut self) -> io::Result<()> {
         loop {
-            let is_whole =
-                self.processes.iter().all(|of| of.pending.is_empty() && of.faults.is_empty());
-            if self.is_restored && is_whole {
+            let is_whole = self.processes.iter().all(Process::is_whole);
+            if self.is_restored && is_whole && self.has_ended() {
                 return Ok(());
             }
             let is_refused = self.processes.iter().any(|of| !of.faults.is_empty());
-            let is_going = self.is_restored
-                && self.is_going
-                && self.processes.iter().any(|of| !of.pending.is_empty());
-            let timeout = match (is_going, is_refused) {
-                (true, _) => PollTimeout::ZERO,
-                (false, true) => LATER.into(),
-                (false, false) => PollTimeout::NONE,
+            let is_going =
+                self.is_restored && self.is_going && self.processes.iter().any(Process::can_go_on);
+            let timeout = match (is_going, is_refused, &self.at_source) {
+                (true, ..) => PollTimeout::ZERO,
+                (false, true, _) => LATER.into(),
+                (false, false, Some(_)) => LOOK_EVERY.into(),
+                (false, false, None) => PollTimeout::NONE,
             };
             self.look(timeout)?;
             for process in 0..self.processes.len() {
@@ -157,23 +162,41 @@ impl Server {
                     self.serve_fault(process, address)?;
                 }
             }
+            if let Some(at_source) = &mut self.at_source {
+                let is_going = self.is_restored && self.is_going;
+                at_source.ask(is_going);
+                at_source.check_patience(is_going)?;
+            }
             if is_going && !self.go_on()? {
                 // Whatever refuses it now is over in a moment.
                 self.look(LATER.into())?;
             }
-            self.processes.retain(|process| !process.is_gone);
+            let has_ended = match &self.container {
+                Some(container) if self.at_source.is_some() => container.has_ended()?,
+                _ => false,
+            };
+            self.processes.retain(|process| !process.is_gone && !has_ended);
         }
+    }
+
+    /// Returns whether there is nothing more to say about pages at the source, once no process lacks a page.
+    fn has_ended(&mut self) -> bool {
+        let Some(at_source) = &mut self.at_source else { return true };
+        // Nobody lacks what has not come: it was unmapped, or all have ended.
+        at_source.end(!self.processes.is_empty());
+        at_source.is_noted()
     }
 
     /// Waits for events and orders, and follows them.
     fn look(&mut self, timeout: PollTimeout) -> io::Result<()> {
-        let (from_agent, from_criu, with_events) = {
+        let (from_agent, from_criu, with_events, of_source) = {
             let side = |of| PollFd::new(of, PollFlags::POLLIN);
             let mut sides: Vec<PollFd<'_>> =
                 self.processes.iter().map(|of| side(of.userfault.as_fd())).collect();
             let count = sides.len();
             sides.extend(self.orders.as_ref().map(|of| side(of.as_fd())));
             sides.extend(self.criu.as_ref().map(|of| side(of.as_fd())));
+            sides.extend(self.at_source.iter().flat_map(AtSource::sides).map(side));
             wait(&mut sides, timeout)?;
             let mut ready = sides.iter().map(|side| side.any().unwrap_or(true));
             let with_events: Vec<usize> = ready
@@ -183,7 +206,8 @@ impl Server {
                 .filter_map(|(n, is)| is.then_some(n))
                 .collect();
             let from_agent = self.orders.is_some() && ready.next().unwrap_or_default();
-            (from_agent, ready.next().unwrap_or_default(), with_events)
+            let from_criu = self.criu.is_some() && ready.next().unwrap_or_default();
+            (from_agent, from_criu, with_events, ready.collect::<Vec<bool>>())
         };
         if from_agent && !self.take_orders()? {
             self.orders = None;
@@ -196,6 +220,11 @@ impl Server {
             while let Some(event) = self.processes[process].userfault.event()? {
                 self.follow(process, event)?;
             }
+        }
+        if let Some(at_source) = &mut self.at_source
+            && at_source.follow(&of_source)?
+        {
+            self.processes.iter_mut().for_each(Process::look_again);
         }
         Ok(())
     }
@@ -215,6 +244,7 @@ impl Server {
                 [CONTAINER, pid, id] => {
                     let pid = pid.parse().map_err(io::Error::other)?;
                     self.holder.name_container(pid, id);
+                    self.container = PidFd::open(pid).ok();
                 }
                 [GO] => self.is_going = true,
                 _ => return Err(io::ErrorKind::InvalidData.into()),
@@ -251,19 +281,7 @@ impl Server {
         let descriptor = message.and_then(|message| message.descriptors.into_iter().next());
         let userfault = Userfault::new(descriptor.ok_or(io::ErrorKind::UnexpectedEof)?);
         self.holder.hold(&userfault)?;
-        let pagemap = Pagemap::read(&self.images, pid).map_err(io::Error::other)?;
-        let file = OpenOptions::new().read(true).write(true).open(&pagemap.pages)?;
-        let length = file.metadata()?.len();
-        if pagemap.lazy.iter().any(|range| range.offset + (range.end - range.start) > length) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.processes.push(Process {
-            userfault,
-            pending: PageRanges::new(&pagemap.lazy),
-            pages: Rc::new(file),
-            faults: Vec::new(),
-            is_gone: false,
-        });
+        self.processes.push(Process::read(userfault, &self.images, pid)?);
         Ok(())
     }
 
@@ -272,18 +290,15 @@ impl Server {
         let of = &mut self.processes[process];
         match event {
             Event::PageFault { address } => of.faults.push(address),
-            Event::Remap { from, to, length } => of.pending.remap(from, to, length),
+            Event::Remap { from, to, length } => {
+                of.pending.remap(from, to, length);
+                of.look_again();
+            }
             Event::Remove { start, end } => of.pending.forget(start, end),
             Event::Fork { child } => {
                 self.holder.hold(&child)?;
-                let (pending, pages) = (of.pending.clone(), Rc::clone(&of.pages));
-                self.processes.push(Process {
-                    userfault: child,
-                    pending,
-                    pages,
-                    faults: Vec::new(),
-                    is_gone: false,
-                });
+                let child = of.fork(child);
+                self.processes.push(child);
             }
         }
         Ok(())
@@ -292,7 +307,16 @@ impl Server {
     /// Puts the page in place that a process waits for, and those beside it.
     fn serve_fault(&mut self, process: usize, address: u64) -> io::Result<()> {
         let of = &mut self.processes[process];
-        if let Some(range) = of.pending.at(address, AROUND) {
+        if let Some(mut range) = of.pending.at(address, AROUND) {
+            if let Some(at_source) = &mut self.at_source {
+                let (alike, is_there) = at_source.first_alike(range);
+                if !is_there {
+                    at_source.want(range.offset);
+                    of.waiting.push(address);
+                    return Ok(());
+                }
+                range = alike;
+            }
             // Pages of another mapping are beside it.
             if self.put(process, range)? == Copied::Unmapped && range.end - range.start > PAGE {
                 self.put(process, LazyRange { end: range.start + PAGE, ..range })?;
@@ -318,10 +342,11 @@ impl Server {
         let count = self.processes.len();
         let lacking = (0..count)
             .map(|step| (self.next + step) % count)
-            .find(|process| !self.processes[*process].pending.is_empty());
+            .find(|process| self.processes[*process].can_go_on());
         let Some(process) = lacking else { return Ok(true) };
         self.next = process + 1;
-        let Some(range) = self.processes[process].pending.first(CHUNK) else { return Ok(true) };
+        let at_source = self.at_source.as_ref();
+        let Some(range) = self.processes[process].next(at_source, CHUNK) else { return Ok(true) };
         let mut put = self.put(process, range)?;
         if put == Copied::Unmapped && range.end - range.start > PAGE {
             // It reaches beyond one mapping.

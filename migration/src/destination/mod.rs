@@ -19,6 +19,8 @@ mod end_flows;
 mod image_import;
 mod incoming_migration;
 mod lease;
+pub(crate) mod outstanding_pages;
+mod page_relay;
 mod permission_check;
 pub(crate) mod prepared_stage;
 mod receive_buffers;
@@ -33,4 +35,5 @@ pub(crate) mod work_directory;
 
 pub use conversation::converse;
 pub use lease::Copies;
+pub use outstanding_pages::watch_all;
 pub use server_context::ServerContext;

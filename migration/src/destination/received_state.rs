@@ -169,9 +169,10 @@ impl ReceivedState {
             StatePart::TreeEnd(end) => self.end_pass(&end)?,
             StatePart::LogData(data) => self.log(&data.0)?,
             StatePart::Settings(settings) => self.settings(Settings::from_wire(settings)?)?,
-            other @ (StatePart::Chunks(_) | StatePart::Flows(_) | StatePart::Memory(_)) => {
-                return Ok(Some(other));
-            }
+            other @ (StatePart::Chunks(_)
+            | StatePart::Flows(_)
+            | StatePart::Memory(_)
+            | StatePart::MemoryLater(_)) => return Ok(Some(other)),
         }
         Ok(None)
     }

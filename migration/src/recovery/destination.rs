@@ -39,6 +39,7 @@ use steering::port_forward::{self, Note};
 use steering::tunnels::{self, Claim, SteeringLock};
 
 use self::arrived::Arrived;
+use crate::destination::outstanding_pages;
 use crate::destination::prepared_stage::sweep;
 use crate::destination::spool;
 use crate::destination::work_directory::{STAGE, tidy};
@@ -82,6 +83,7 @@ pub async fn run(
 ) -> Result<bool, journal::Error> {
     let all = journal::unfinished(&directories.state)?;
     let mut settled = settle_all(directories, &**engine, all).await;
+    settled &= outstanding_pages::settle_all(directories).await?;
     sweep(directories, engine);
     if let Err(e) = flow_counters::sweep(directories) {
         tracing::error!("{}", chain(e.as_ref()));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use checkpoint::lazy_pages;
 use checkpoint::write_tracking;
 use engine::inspect::Container;
-use protocol::message::MEMORY;
+use protocol::message::{MEMORY, POST_COPY};
 use protocol::wire::Connection;
 use state::blocker::Blocker;
 
@@ -17,6 +17,10 @@ use crate::request::MemoryMode;
 /// From this size on, in bytes, memory goes over while the container runs, unless the user says otherwise.
 const LARGE: u64 = 64 << 20;
 
+/// Why memory cannot go over after the decision.
+pub(super) const NO_POST_COPY: &str =
+    "the destination's agent-server does not take memory after the decision";
+
 /// When the memory goes over.
 #[derive(Debug)]
 pub enum MemoryPlan {
@@ -24,6 +28,8 @@ pub enum MemoryPlan {
     Frozen,
     /// While it runs.
     Running {
+        /// The rest goes over after the decision, when so many rounds have gone over before.
+        post_copy: Option<usize>,
         /// The user wants nothing else.
         is_ordered: bool,
         /// Why the container cannot be moved otherwise.
@@ -42,12 +48,19 @@ impl MemoryPlan {
         pids: &[i32],
         expected: &mut ExpectedInterruption,
     ) -> Result<Self, Failure> {
-        let is_ordered = mode == MemoryMode::PreCopy;
+        let is_ordered = !matches!(mode, MemoryMode::Auto | MemoryMode::Stop);
+        let post_copy = match mode {
+            MemoryMode::PostCopy => Some(0),
+            MemoryMode::Hybrid => Some(1),
+            MemoryMode::Auto | MemoryMode::Stop | MemoryMode::PreCopy => None,
+        };
         let is_wanted = is_ordered || mode == MemoryMode::Auto && expected.memory() >= LARGE;
         if !is_wanted {
             return Ok(Self::Frozen);
         }
-        let reason = if connection.has(MEMORY) {
+        let reason = if post_copy.is_some() && !connection.has(POST_COPY) {
+            Some(NO_POST_COPY.to_owned())
+        } else if connection.has(MEMORY) {
             let stops = !is_ordered && write_tracking::stops();
             let stops = stops.then(|| {
                 "this host's kernel has to stop the container for each round (--memory pre-copy allows that)"
@@ -61,11 +74,15 @@ impl MemoryPlan {
             )
         };
         match reason {
-            None => Ok(Self::Running { is_ordered, blocked: expected.leave_memory_out(pids) }),
-            Some(reason) if is_ordered => Err(Failure::blocked(vec![Blocker::new(
-                "no-pre-copy",
-                format!("{reason}; move it with --memory stop"),
-            )])),
+            None => {
+                let blocked = expected.leave_memory_out(pids);
+                Ok(Self::Running { post_copy, is_ordered, blocked })
+            }
+            Some(reason) if is_ordered => {
+                let code = if post_copy.is_some() { "no-post-copy" } else { "no-pre-copy" };
+                let message = format!("{reason}; move it with --memory stop");
+                Err(Failure::blocked(vec![Blocker::new(code, message)]))
+            }
             Some(reason) => {
                 tracing::info!("memory goes over while the container is frozen: {reason}");
                 Ok(Self::Frozen)

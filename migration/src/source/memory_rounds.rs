@@ -8,15 +8,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::MemoryApart;
+use checkpoint::images::LazyMappings;
 use checkpoint::procfs;
-use checkpoint::write_tracking::{self, Pages, WriteTracking};
-use protocol::message::{MemoryPages, MemoryRun};
+use checkpoint::write_tracking::{self, Pages, Range, WriteTracking};
+use protocol::message::{LaterPages, MemoryPages, MemoryRun};
 use protocol::wire::PIECE;
 use state::cause::Cause;
 
 use crate::report::MemoryReport;
 use crate::state_stream::{StatePart, StateSink};
 
+/// Ranges of pages in one message.
+const RANGES: usize = 8192;
 /// Most rounds.
 const ROUNDS: usize = 30;
 /// How long the rest may take at the rate of the round before: a third of the time that a small container is interrupted
@@ -43,6 +46,12 @@ pub struct MemoryRounds {
     rest: u64,
     /// Bytes a second that the last round of some size took.
     rate: f64,
+    /// Whether the rest goes over after the decision.
+    is_post_copy: bool,
+    /// What the container has written since the last round, to be sent after the decision.
+    later: Vec<Pages>,
+    /// Bytes that go over after the decision.
+    outstanding: u64,
 }
 
 impl MemoryRounds {
@@ -60,6 +69,9 @@ impl MemoryRounds {
             seen: None,
             rest: 0,
             rate: 0.0,
+            is_post_copy: false,
+            later: Vec::new(),
+            outstanding: 0,
         })
     }
 
@@ -72,7 +84,20 @@ impl MemoryRounds {
     /// Returns how the memory went over.
     #[must_use]
     pub fn report(&self) -> MemoryReport {
-        MemoryReport { mode: "pre-copy", rounds: self.sizes.clone(), rest: self.rest }
+        let mode = if self.is_post_copy { "post-copy" } else { "pre-copy" };
+        let (rounds, rest) = (self.sizes.clone(), self.rest);
+        MemoryReport {
+            mode,
+            rounds,
+            rest,
+            outstanding: self.outstanding,
+            ..MemoryReport::default()
+        }
+    }
+
+    /// Has the rest go over after the decision.
+    pub fn leave_rest_for_later(&mut self) {
+        self.is_post_copy = true;
     }
 
     /// Returns how long the next round, or what is left once the container is frozen, is expected to take: as long as the
@@ -113,7 +138,7 @@ impl MemoryRounds {
         Ok(!is_short && shrinks && self.sizes.len() < ROUNDS)
     }
 
-    /// Sends what was written since the last look, of a container that is frozen. Blocks.
+    /// Sends what was written since the last look, of a container that is frozen, unless it goes over later. Blocks.
     ///
     /// # Errors
     /// As [`MemoryRounds::round`].
@@ -122,8 +147,37 @@ impl MemoryRounds {
             Some(pages) => pages,
             None => self.tracking.written(&self.cgroup.pids()?)?,
         };
+        if self.is_post_copy {
+            self.later = pages;
+            return Ok(0);
+        }
         self.rest = send_all(&pages, sink)?;
         Ok(self.rest)
+    }
+
+    /// Names the pages that go over after the decision, and sends those of them that have to be there at once, by the images
+    /// of the dump. Blocks.
+    ///
+    /// # Errors
+    /// As [`MemoryRounds::round`], or an image cannot be read.
+    pub fn name_later(&mut self, images: &Path, sink: &dyn StateSink) -> Result<(), Cause> {
+        for pages in std::mem::take(&mut self.later) {
+            let mappings = LazyMappings::read(images, pages.inner)?;
+            let (mut now, mut later) = (Vec::new(), Vec::new());
+            for range in &pages.ranges {
+                for (part, is_lazy) in mappings.split(range.start, range.end) {
+                    let range = Range { start: part.start, end: part.end };
+                    if is_lazy { later.push(range) } else { now.push(range) }
+                }
+            }
+            self.rest += send_pages(&Pages { ranges: now, ..pages.clone() }, sink)?;
+            for ranges in later.chunks(RANGES) {
+                self.outstanding += ranges.iter().map(|range| range.end - range.start).sum::<u64>();
+                let ranges = ranges.iter().map(|range| (range.start, range.end)).collect();
+                sink.put(StatePart::MemoryLater(LaterPages { process: pages.inner, ranges }))?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends the pages of code that the dump has touched. Blocks.

@@ -11,8 +11,8 @@ use std::io;
 use std::path::PathBuf;
 
 use protocol::message::{
-    Chunk, CodecError, Data, FlowBatch, MemoryPages, Message, Settings, TreeChange, TreeEnd,
-    TreeRecord,
+    Chunk, CodecError, Data, FlowBatch, LaterPages, MemoryPages, Message, Settings, TreeChange,
+    TreeEnd, TreeRecord,
 };
 
 /// A part of a container's state. Parts of one kind are in order; those of different kinds come as they are made.
@@ -32,6 +32,8 @@ pub enum StatePart {
     Settings(Settings),
     /// Pages of memory.
     Memory(MemoryPages),
+    /// Pages of memory that come after the decision.
+    MemoryLater(LaterPages),
 }
 
 impl StatePart {
@@ -61,6 +63,7 @@ impl From<StatePart> for Message {
             StatePart::Flows(batch) => Self::Flows(batch),
             StatePart::Settings(settings) => Self::Settings(settings),
             StatePart::Memory(pages) => Self::MemoryPages(pages),
+            StatePart::MemoryLater(pages) => Self::MemoryLater(pages),
         }
     }
 }
@@ -78,6 +81,7 @@ impl TryFrom<Message> for StatePart {
             Message::Flows(batch) => Ok(Self::Flows(batch)),
             Message::Settings(settings) => Ok(Self::Settings(settings)),
             Message::MemoryPages(pages) => Ok(Self::Memory(pages)),
+            Message::MemoryLater(pages) => Ok(Self::MemoryLater(pages)),
             other => Err(other),
         }
     }

@@ -25,6 +25,7 @@ mod flows;
 mod lab;
 mod lab_resources;
 mod memory;
+mod memory_post_copy;
 mod migration;
 mod operator;
 mod peer_texts;
@@ -52,6 +53,7 @@ pub fn all() -> Vec<Case> {
         traffic::CASES,
         migration::CASES,
         memory::CASES,
+        memory_post_copy::CASES,
         &flows::cases(),
         applications::CASES,
         refusal::CASES,

@@ -4,12 +4,14 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 
 use checkpoint::images::{self, ImageDir, MemoryStore};
-use checkpoint::lazy_pages::{self, LazyPages};
-use protocol::message::MemoryPages;
+use checkpoint::lazy_pages::{self, LazyPages, Listening, source_link_path};
+use protocol::message::{LaterPages, MemoryPages};
 use state::cause::{Cause, chain};
 use state::directories::create_private;
+use state::journal::Record;
+use tokio::task::block_in_place;
 
-use super::{Arrival, Incomplete};
+use super::{Arrival, Incomplete, MemoryGone};
 use crate::destination::work_directory::MEMORY;
 
 /// From this size on memory follows, in bytes. Below it, an eager restore takes no longer than a lazy one.
@@ -20,6 +22,26 @@ const LOG: &str = "lazy-pages.log";
 impl Arrival {
     /// Takes pages of memory, before the container is staged or after that.
     pub(super) fn take_memory(&mut self, pages: MemoryPages) -> Result<(), Cause> {
+        for run in &pages.runs {
+            self.memory_store()?.write(pages.process, run.start, &run.bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Notes pages of memory that come after the decision.
+    pub(super) fn expect_later(&mut self, pages: &LaterPages) -> Result<(), Cause> {
+        for (start, end) in &pages.ranges {
+            self.memory_store()?.expect_later(pages.process, *start, *end)?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether memory comes after the decision.
+    pub fn is_post_copy(&self) -> bool {
+        self.memory.as_ref().is_some_and(|(_, store)| store.later_bytes() > 0)
+    }
+
+    fn memory_store(&mut self) -> Result<&mut MemoryStore, Cause> {
         if self.memory.is_none() {
             create_private(&self.work)?;
             let limit = self.offer.image_room();
@@ -27,24 +49,32 @@ impl Arrival {
             let store = MemoryStore::create(directory.path(), limit)?;
             self.memory = Some((directory, store));
         }
-        let Some((_, store)) = &mut self.memory else { return Ok(()) };
-        for run in &pages.runs {
-            store.write(pages.process, run.start, &run.bytes)?;
-        }
-        Ok(())
+        let (_, store) = self.memory.as_mut().ok_or(Incomplete("place for memory"))?;
+        Ok(store)
     }
 
     /// Completes images that lack the pages which came before, and decides whether memory is to follow the copy. What would
     /// put it in place ends otherwise.
-    pub(super) fn complete_memory(&mut self, images: &ImageDir) -> Result<(), Cause> {
+    pub(super) async fn complete_memory(&mut self, images: &ImageDir) -> Result<(), Cause> {
+        let is_post_copy = self.is_post_copy();
+        if is_post_copy {
+            if self.lazy_pages.is_none() {
+                self.start_lazy_pages(images).await?;
+            }
+            let journal = self.journal.as_mut().ok_or(Incomplete("journal"))?;
+            block_in_place(|| journal.append(&Record::PostCopy))?;
+        }
         let can_follow = self.lazy_pages.as_mut().is_some_and(LazyPages::is_well);
         let bytes = match &self.memory {
             Some((_, store)) => {
-                let follows = can_follow && store.bytes() >= LAZY_FROM;
-                store.complete(images.path(), follows)?;
+                if is_post_copy && !can_follow {
+                    return Err(MemoryGone.into());
+                }
+                let follows = can_follow && (is_post_copy || store.bytes() >= LAZY_FROM);
+                block_in_place(|| store.complete(images.path(), follows))?;
                 if follows { images::lazy_bytes(images.path())? } else { 0 }
             }
-            None if can_follow => images::lazy_bytes(images.path())?,
+            None if can_follow => block_in_place(|| images::lazy_bytes(images.path()))?,
             None => 0,
         };
         let is_apart = self.memory.is_some();
@@ -61,12 +91,23 @@ impl Arrival {
         if self.offer.memory < LAZY_FROM {
             return Ok(());
         }
+        self.start_lazy_pages(images).await
+    }
+
+    async fn start_lazy_pages(&mut self, images: &ImageDir) -> Result<(), Cause> {
         let staged = self.staged.as_ref().ok_or(Incomplete("itself"))?;
         let socket = staged.criu_directory().join(lazy_pages::SOCKET);
         let run = &self.host.directories.run;
         let lock = lazy_pages::lock_path(run, &self.offer.id);
         let log = OpenOptions::new().append(true).create(true).mode(0o600).open(run.join(LOG))?;
-        let started = LazyPages::start(&self.host.shim, images.path(), &socket, &lock, log).await;
+        let source_link = source_link_path(run, &self.offer.migration.to_string());
+        let listening = Listening {
+            socket: &socket,
+            lock: &lock,
+            source_link: &source_link,
+            patience: self.host.memory_patience,
+        };
+        let started = LazyPages::start(&self.host.shim, images.path(), listening, log).await;
         self.lazy_pages = started.unwrap_or_else(|e| {
             tracing::warn!("{}: memory is restored at once: {}", self.offer.migration, chain(&e));
             None

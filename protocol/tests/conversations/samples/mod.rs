@@ -128,6 +128,7 @@ fn conversation() -> Vec<Message> {
         Message::MemoryGone(()),
         Message::MemoryWhole(true),
         Message::MemoryWhole(false),
+        Message::ServingMemory(()),
     ];
     all.extend(codes.map(failure));
     all
