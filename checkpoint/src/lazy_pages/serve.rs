@@ -61,6 +61,7 @@ pub(super) fn run(places: &Places<'_>) -> io::Result<()> {
         criu: None,
         is_restored: false,
         is_going: false,
+        is_decided: false,
         processes: Vec::new(),
         next: 0,
         buffer: vec![0; CHUNK as usize],
@@ -71,7 +72,7 @@ pub(super) fn run(places: &Places<'_>) -> io::Result<()> {
     if !server.accept(&listener)? {
         // The restore never began, so there is nothing to lose.
         server.holder.end()?;
-        return unlock(lock);
+        return fs::remove_file(lock);
     }
     drop(listener);
     server.at_source = AtSource::open(images, source_link, patience)?;
@@ -82,13 +83,9 @@ pub(super) fn run(places: &Places<'_>) -> io::Result<()> {
         return Err(error);
     }
     server.holder.end()?;
-    unlock(lock)?;
+    // The lock itself is kept until this process ends.
+    fs::remove_file(lock)?;
     closed
-}
-
-/// Removes the file of the lock, which this process has until it ends.
-fn unlock(lock: &Path) -> io::Result<()> {
-    fs::remove_file(lock)
 }
 
 /// Has the kernel end this process last when memory is short. Without the privilege for that, it is one among others.
@@ -105,6 +102,8 @@ struct Server {
     is_restored: bool,
     /// Whether pages are put in place that nothing waits for.
     is_going: bool,
+    /// Whether the agent has ordered that.
+    is_decided: bool,
     processes: Vec<Process>,
     /// The process whose turn it is.
     next: usize,
@@ -183,8 +182,10 @@ impl Server {
     fn has_ended(&mut self) -> bool {
         let Some(at_source) = &mut self.at_source else { return true };
         // Nobody lacks what has not come: it was unmapped, or all have ended.
-        at_source.end(!self.processes.is_empty());
-        at_source.is_noted()
+        let lives = !self.processes.is_empty();
+        at_source.end(lives);
+        // Of a copy that was given up nobody notes anything.
+        at_source.is_noted() || !lives && !self.is_decided
     }
 
     /// Waits for events and orders, and follows them.
@@ -246,7 +247,7 @@ impl Server {
                     self.holder.name_container(pid, id);
                     self.container = PidFd::open(pid).ok();
                 }
-                [GO] => self.is_going = true,
+                [GO] => (self.is_going, self.is_decided) = (true, true),
                 _ => return Err(io::ErrorKind::InvalidData.into()),
             }
         }

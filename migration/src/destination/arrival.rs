@@ -70,13 +70,6 @@ struct Incomplete(&'static str);
 #[error("{0} ended while the container was being restored")]
 struct EngineGone(Kind);
 
-/// What puts memory in place was killed, or failed.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "what puts the container's memory in place ended; lazy-pages.log in the run directory tells why"
-)]
-struct MemoryGone;
-
 /// The engine would give up before the source could decide.
 #[derive(Debug, thiserror::Error)]
 #[error("the container was staged for too long before its interruption came; try again")]

@@ -44,7 +44,11 @@ pub(super) async fn note_end(
             }
             return Ok(());
         }
-        if !journal::exists(state, migration)? || Instant::now() >= give_up {
+        if !journal::exists(state, migration)? && journal::archived(state, migration)?.is_none() {
+            // The copy was given up.
+            return Ok(());
+        }
+        if Instant::now() >= give_up {
             return Err(NotHandedOver.into());
         }
         tokio::time::sleep(LOOK_EVERY).await;

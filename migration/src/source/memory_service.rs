@@ -21,10 +21,14 @@ use protocol::trust::Trust;
 use protocol::wire::{BulkOptions, Connection, PIECE};
 use state::cause::{Cause, chain};
 use state::deadline;
+use state::peer_address::Destination;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::destination_rpc::{Error, Peer};
 use crate::connect;
+use crate::context::Context;
+use crate::recovery::source::Event;
 
 /// How long an agent goes on that cannot reach a destination which lacks pages; then its guardian does.
 pub const PATIENCE: Duration = Duration::from_secs(3600);
@@ -92,6 +96,16 @@ impl Original {
 pub struct MemoryService {
     original: Arc<Original>,
     lanes: JoinSet<Result<bool, Error>>,
+    reach: UnboundedReceiver<Reach>,
+}
+
+/// Whether the destination is reached.
+#[derive(Debug, Clone)]
+pub enum Reach {
+    /// It is not reached, and dialled again.
+    Lost(String),
+    /// It is reached again.
+    Again,
 }
 
 /// How pages went over.
@@ -119,9 +133,10 @@ impl MemoryService {
         bulk: BulkOptions,
     ) -> Result<Self, Error> {
         let mut lanes = JoinSet::new();
+        let (told, reach) = unbounded_channel();
         for is_urgent in [true, false] {
             let (state, peer) = (state.clone(), peer.clone());
-            let lane = Lane { state, peer, is_urgent, patience, bulk };
+            let lane = Lane { state, peer, is_urgent, patience, bulk, reach: told.clone() };
             let first = lane.dial().await?;
             let original = Arc::clone(&original);
             lanes.spawn(async move {
@@ -131,27 +146,43 @@ impl MemoryService {
                 }
             });
         }
-        Ok(Self { original, lanes })
+        Ok(Self { original, lanes, reach })
     }
 
-    /// Waits until the destination needs no more pages. May be called again if it was cancelled.
+    /// Waits until the destination needs no more pages, and tells `context` of a destination that is not reached. May be called
+    /// again if it was cancelled.
     ///
     /// # Errors
     /// The destination has lost its copy, or cannot be reached.
-    pub async fn finished(&mut self) -> Result<Served, Error> {
+    pub async fn finished(
+        &mut self,
+        context: &Context,
+        destination: &Destination,
+    ) -> Result<Served, Error> {
         let mut failed = None;
-        while let Some(ended) = self.lanes.join_next().await {
+        loop {
+            let ended = tokio::select! {
+                Some(reach) = self.reach.recv() => {
+                    let destination = destination.clone();
+                    context.tell(match reach {
+                        Reach::Lost(reason) => Event::NotReached { destination, reason },
+                        Reach::Again => Event::ReachedAgain { destination },
+                    });
+                    continue;
+                }
+                ended = self.lanes.join_next() => ended,
+            };
             match ended {
-                Ok(Ok(is_whole)) => {
+                Some(Ok(Ok(is_whole))) => {
                     let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
                     let (all, urgent) = (of(&self.original.all), of(&self.original.urgent));
                     return Ok(Served { is_whole, urgent, all });
                 }
-                Ok(Err(error)) => failed = Some(error),
-                Err(e) => tracing::warn!("{}", chain(&e)),
+                Some(Ok(Err(error))) => failed = Some(error),
+                Some(Err(e)) => tracing::warn!("{}", chain(&e)),
+                None => return Err(failed.unwrap_or(Error::NotServed)),
             }
         }
-        Err(failed.unwrap_or(Error::NotServed))
     }
 }
 
@@ -170,6 +201,7 @@ struct Lane {
     patience: Duration,
     /// How pages go over that nothing waits for.
     bulk: BulkOptions,
+    reach: UnboundedSender<Reach>,
 }
 
 impl Lane {
@@ -192,18 +224,17 @@ impl Lane {
     /// Answers questions, over new connections where one breaks.
     async fn serve(self, original: &Arc<Original>, first: Connection) -> Result<bool, Error> {
         let mut connection = Some(first);
-        let mut reached = Instant::now();
-        let mut told: Option<Instant> = None;
+        // Since when the destination is not reached, and when that was said.
+        let mut lost: Option<(Instant, Instant)> = None;
         loop {
             let served = match connection.take() {
                 Some(open) => self.answer_all(original, open).await,
                 None => match self.dial().await {
                     Ok(Dialled::Whole(is_whole)) => Ok(is_whole),
                     Ok(Dialled::Serving(open)) => {
-                        if told.take().is_some() {
-                            tracing::warn!("{} is reached again", self.peer.destination);
+                        if lost.take().is_some() {
+                            self.tell(Reach::Again);
                         }
-                        reached = Instant::now();
                         connection = Some(open);
                         continue;
                     }
@@ -214,24 +245,24 @@ impl Lane {
                 Ok(is_whole) => return Ok(is_whole),
                 Err(error) => error,
             };
-            if after_pages(error.answer()) != Next::AskAgain
-                || told.is_some() && reached.elapsed() >= self.patience
-            {
+            let now = Instant::now();
+            let since = lost.map_or(now, |(since, _)| since);
+            if after_pages(error.answer()) != Next::AskAgain || now - since >= self.patience {
                 return Err(error);
             }
-            if told.is_none() {
-                reached = Instant::now();
+            if lost.is_none_or(|(_, told)| now - told >= TELL_EVERY) {
+                self.tell(Reach::Lost(chain(&error)));
+                lost = Some((since, now));
             }
-            if !self.is_urgent && told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-                tracing::warn!(
-                    "pages of memory are outstanding, and {} is not reached ({}); trying again",
-                    self.peer.destination,
-                    chain(&error)
-                );
-                told = Some(Instant::now());
-            }
-            told.get_or_insert_with(Instant::now);
             tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Tells of the connection that always has something to do.
+    fn tell(&self, reach: Reach) {
+        if !self.is_urgent {
+            // Nobody may listen.
+            let _ = self.reach.send(reach);
         }
     }
 

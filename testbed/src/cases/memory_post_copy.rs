@@ -32,6 +32,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("memory-post-copy-without-the-destinations-agent", &["memory"], server_killed)
         .limit(300),
     Case::new("memory-post-copy-is-not-taken-back", &["memory"], cancelled).limit(240),
+    Case::new("memory-post-copy-goes-back-before-the-decision", &["memory"], goes_back).limit(240),
     Case::new("memory-post-copy-whose-source-dies", &["memory"], source_dies).limit(300),
     Case::new("memory-post-copy-that-cannot-follow", &["memory"], pages_killed).limit(240),
 ];
@@ -206,9 +207,10 @@ fn link_cut(context: &Context) -> Result<()> {
     let this = Outstanding::begin(context, &[])?;
     let (a, b, c) = (this.host("a")?, this.host("b")?, this.host("c")?);
     drop_agent_packets(b, a, "dport")?;
+    until("the source notices", LIMIT, || Ok(this.order.stderr().contains("is not reached")))?;
     let address = format!("{}:7001", b.address());
     let mut check = c.command(PROBE).args(["stats", &address]).limit(LIMIT).spawn()?;
-    until("the source notices", LIMIT, || Ok(this.order.stderr().contains("is not reached")))?;
+    std::thread::sleep(SETTLES);
     ensure!(check.is_running(), "it did not wait: {}", check.stdout());
     this.is_frozen_and_runs()?;
     accept_agent_packets(b)?;
@@ -283,6 +285,31 @@ fn cancelled(context: &Context) -> Result<()> {
     this.check_memory()?;
     this.end()?;
     Ok(())
+}
+
+/// The user ends the agent before the decision. The original goes on, and nothing waits for pages of it any more.
+fn goes_back(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    breakpoint::install(b)?;
+    lab.serve("b")?;
+    serve(a, "web", 7000, &["--memory", MEMORY], c)?;
+    let id = container_state::id(a, "web")?;
+    Breakpoint::AfterRestore.set(b)?;
+    let words = ["migrate", "web", "b", "--memory", "post-copy", "--max-interruption", "60"];
+    let mut order = a.command("agent-client").args(words).spawn()?;
+    until("the copy is restored", LIMIT, || Ok(Breakpoint::AfterRestore.is_hit(b)))?;
+    order.signal(Signal::SIGINT)?;
+    Breakpoint::AfterRestore.release(b)?;
+    let end = order.wait(LIMIT)?;
+    ensure!(end.status.code() == Some(4), "exit {:?}: {}", end.status.code(), end.error_text());
+    settled(&lab)?;
+    ensure!(container_state::state(a, &id) == State::Running, "the original does not run");
+    ensure!(container_state::state(b, &id) == State::Absent, "a copy is left");
+    until("nothing waits for pages", LIMIT, || {
+        Ok(b.run(["ls", "/run/netmig/lazy-pages"])?.is_empty())
+    })?;
+    c.probe().wait_for_echo(a.port(7000), LIMIT)
 }
 
 /// The source loses its power. The copy can never be whole: it is ended, by name, and nobody pretends otherwise.

@@ -11,13 +11,25 @@ use state::directories::create_private;
 use state::journal::Record;
 use tokio::task::block_in_place;
 
-use super::{Arrival, Incomplete, MemoryGone};
+use super::{Arrival, Incomplete};
 use crate::destination::work_directory::MEMORY;
 
 /// From this size on memory follows, in bytes. Below it, an eager restore takes no longer than a lazy one.
 const LAZY_FROM: u64 = 16 << 20;
 /// The log of what puts memory in place, in the run directory.
 const LOG: &str = "lazy-pages.log";
+
+/// What puts memory in place was killed, or failed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "what puts the container's memory in place ended; lazy-pages.log in the run directory tells why"
+)]
+pub(super) struct MemoryGone;
+
+/// Memory that is needed at once does not come.
+#[derive(Debug, thiserror::Error)]
+#[error("pages of memory that the container needs at once have not come in time")]
+pub(super) struct MemoryLate;
 
 impl Arrival {
     /// Takes pages of memory, before the container is staged or after that.

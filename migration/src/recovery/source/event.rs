@@ -42,6 +42,18 @@ pub enum Event {
         /// Where it runs.
         destination: Destination,
     },
+    /// The destination lacks pages of memory, and is not reached.
+    NotReached {
+        /// Where the container runs.
+        destination: Destination,
+        /// Why not.
+        reason: String,
+    },
+    /// It is reached again.
+    ReachedAgain {
+        /// Where the container runs.
+        destination: Destination,
+    },
     /// The destination lacks no page of memory any more.
     PagesSent {
         /// Bytes that were sent.
@@ -166,6 +178,11 @@ impl fmt::Display for Event {
                 f,
                 "{name}: pages outstanding: {destination} is sent the memory that it lacks"
             ),
+            Self::NotReached { destination, reason } => write!(
+                f,
+                "  pages of memory are outstanding, and {destination} is not reached; trying again ({reason})"
+            ),
+            Self::ReachedAgain { destination } => write!(f, "  {destination} is reached again"),
             Self::PagesSent { bytes, is_whole: true } => {
                 write!(f, "  all memory has arrived ({} KiB were sent)", bytes >> 10)
             }

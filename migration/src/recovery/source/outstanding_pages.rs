@@ -30,7 +30,7 @@ pub(super) async fn serve(
         let mut service =
             MemoryService::start(state, peer, original, PATIENCE, BulkOptions::default()).await?;
         context.tell(Event::SendingPages { name, destination: destination.clone() });
-        service.finished().await
+        service.finished(context, &destination).await
     };
     match served.await {
         Ok(served) => {

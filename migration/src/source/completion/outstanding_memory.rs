@@ -28,13 +28,16 @@ impl Completion<'_> {
             return Err(self.doubt(Error::Own(e.into())).await);
         }
         steps.begin("memory, while it runs there");
-        let served = match tokio::time::timeout(SHORT, service.finished()).await {
-            Ok(served) => served,
-            Err(_) => {
-                self.migration.pause_original();
-                service.finished().await
-            }
-        };
+        let context = self.migration.context;
+        let destination = self.migration.plan.link.destination.clone();
+        let served =
+            match tokio::time::timeout(SHORT, service.finished(context, &destination)).await {
+                Ok(served) => served,
+                Err(_) => {
+                    self.migration.pause_original();
+                    service.finished(context, &destination).await
+                }
+            };
         let served = match served {
             Ok(served) => served,
             Err(error) => return Err(self.doubt(error).await),
