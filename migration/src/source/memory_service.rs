@@ -141,7 +141,7 @@ impl MemoryService {
             let original = Arc::clone(&original);
             lanes.spawn(async move {
                 match first {
-                    Dialled::Serving(connection) => lane.serve(&original, connection).await,
+                    Dialled::Serving(connection) => lane.serve(&original, *connection).await,
                     Dialled::Whole(is_whole) => Ok(is_whole),
                 }
             });
@@ -188,7 +188,7 @@ impl MemoryService {
 
 /// What came of a dial.
 enum Dialled {
-    Serving(Connection),
+    Serving(Box<Connection>),
     /// The destination needs no more pages.
     Whole(bool),
 }
@@ -215,7 +215,7 @@ impl Lane {
         let order = ServeMemory { migration: self.peer.migration, is_urgent: self.is_urgent };
         connection.send(&Message::ServeMemory(order)).await?;
         match connection.receive(deadline::ANSWER).await? {
-            Message::ServingMemory(()) => Ok(Dialled::Serving(connection)),
+            Message::ServingMemory(()) => Ok(Dialled::Serving(Box::new(connection))),
             Message::MemoryWhole(is_whole) => Ok(Dialled::Whole(is_whole)),
             other => Err(connection.unexpected(&other, "ServingMemory").into()),
         }
@@ -235,7 +235,7 @@ impl Lane {
                         if lost.take().is_some() {
                             self.tell(Reach::Again);
                         }
-                        connection = Some(open);
+                        connection = Some(*open);
                         continue;
                     }
                     Err(e) => Err(e),
