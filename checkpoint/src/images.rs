@@ -5,9 +5,10 @@
 //! travel is the caller's matter.
 
 mod follower;
-mod lazy_parts;
+mod lazy_mappings;
 mod manifest;
 mod memory_store;
+mod missing_pages;
 mod mount_flags;
 mod pagemap;
 mod readdress;
@@ -20,8 +21,11 @@ mod writer;
 mod tests;
 
 pub use follower::Follower;
+pub use lazy_mappings::LazyMappings;
 pub use manifest::{CHUNK, Chunk, FileSum, Limits, Manifest, Stats};
 pub use memory_store::MemoryStore;
+pub(crate) use missing_pages::MissingPages;
+pub use missing_pages::MissingRange;
 pub use mount_flags::keep_mount_flags;
 pub use pagemap::{LazyRange, PAGE, Pagemap, lazy_bytes, whole_pagemap};
 pub use readdress::readdress;

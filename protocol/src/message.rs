@@ -79,6 +79,19 @@
 //! Bulk data (the image, the first pass over files) may come over further connections of the source, each of which
 //! begins with `Hello` and `Attach`; the answers are `Hello` and `Attached`.
 //!
+//! Memory may go over after the decision (post-copy). Before the interruption the source opens two connections, one for pages
+//! that a process waits for, and one for the others. `MemoryLater` names these pages during the interruption:
+//!
+//! ```text
+//! source                                    destination
+//!   Hello, ServeMemory ────────────────────▶
+//!         ◀───────────────────────────────── Hello, ServingMemory
+//!   ── once the copy is restored, over this or a new connection ──
+//!        [◀───────────────────────────────── MemoryWanted
+//!   MemoryPages* MemorySent ───────────────▶]*         or MemoryGone: the copy is ended
+//!         ◀───────────────────────────────── MemoryWhole
+//! ```
+//!
 //! A user may end flows: `Hello`, `EndFlows`; the answers are `Hello`, `FlowsEnded`.
 //!
 //! A host that forwards new connections for a container to the container's new host, and is told to end that,
@@ -118,8 +131,13 @@ pub use self::data::{Data, Numbered};
 pub use self::facts::{Facts, NetworkState, Prepared};
 pub use self::failure::{Failure, FailureCode};
 pub use self::flow::{EndFlows, Flow, FlowBatch, FlowEnds, SilentConnection};
-pub use self::hello::{CAPABILITIES, Hello, Introduction, InvalidHello, LEAN_MEMORY, MEMORY};
-pub use self::image::{Chunk, EmptyPages, EmptyRun, FileSum, Manifest, MemoryPages, MemoryRun};
+pub use self::hello::{
+    CAPABILITIES, Hello, Introduction, InvalidHello, LEAN_MEMORY, MEMORY, POST_COPY,
+};
+pub use self::image::{
+    Chunk, EmptyPages, EmptyRun, FileSum, LaterPages, Manifest, MemoryPages, MemoryRun,
+    ServeMemory, WANTED_BYTES, WANTED_RANGES, WantedPages,
+};
 pub use self::offer::{Blocker, Finished, Forwarder, ImageRef, Network, Offer, Port, Verdict};
 pub use self::pairing::{Join, Joined};
 pub use self::path_trial::{DropRule, Fate, MAX_TRIALS, TriedPath};
@@ -335,58 +353,21 @@ messages! {
     67 => MemoryPages(MemoryPages) needs "memory",
     /// Memory of the container that has nothing but zeros, as `MemoryPages`.
     80 => EmptyPages(EmptyPages) needs "lean-memory",
+    /// Memory of the frozen container that is sent once the destination asks for it.
+    85 => MemoryLater(LaterPages) needs "post-copy",
+    /// The first message of a connection over which the destination asks for such memory.
+    86 => ServeMemory(ServeMemory) needs "post-copy",
+    /// To the source: asks for pages. `MemoryPages` with all of them follow, then `MemorySent`.
+    87 => MemoryWanted(Vec<WantedPages>) needs "post-copy",
+    /// All pages that were asked for have been sent, as far as they are there.
+    88 => MemorySent(()) needs "post-copy",
+    /// To the destination: the original does not stand still any more, so its memory cannot be had.
+    89 => MemoryGone(()) needs "post-copy",
+    /// To the source: no page is wanted any more. Whether all have arrived; otherwise the container has ended before.
+    90 => MemoryWhole(bool) needs "post-copy",
+    /// To the source: this host can put pages in place later, and asks for them over this connection.
+    91 => ServingMemory(()) needs "post-copy",
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn encoded(message: &Message) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        message.encode(&mut bytes).unwrap();
-        bytes
-    }
-
-    #[test]
-    fn messages_come_back_as_they_were_sent() {
-        let id = MigrationId([7; 16]);
-        let bytes = encoded(&Message::Commit(id));
-        assert_eq!(bytes[0], 20);
-        assert!(matches!(Message::decode(&bytes), Ok(Message::Commit(back)) if back == id));
-    }
-
-    #[test]
-    fn unknown_numbers_are_refused() {
-        for number in [0, 68, 200, 255] {
-            let refused = Message::decode(&[number, 0, 0]);
-            assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
-        }
-        assert!(matches!(Message::decode(&[]), Err(CodecError::UnknownKind(0))));
-    }
-
-    #[test]
-    fn every_number_and_every_name_is_used_once() {
-        let mut numbers: Vec<u8> = Message::ALL.iter().map(|(number, _)| *number).collect();
-        numbers.sort_unstable();
-        assert_eq!(numbers, (1..=67).collect::<Vec<u8>>());
-        let names: std::collections::BTreeSet<&str> =
-            Message::ALL.iter().map(|(_, name)| *name).collect();
-        assert_eq!(names.len(), numbers.len());
-    }
-
-    #[test]
-    fn truncated_and_padded_messages_are_refused() {
-        let mut bytes = encoded(&Message::Commit(MigrationId([7; 16])));
-        assert!(Message::decode(&bytes[..bytes.len() - 1]).is_err());
-        bytes.push(0);
-        assert!(matches!(Message::decode(&bytes), Err(CodecError::TrailingBytes("Commit"))));
-    }
-
-    #[test]
-    fn a_claimed_length_is_not_believed() {
-        // ImageData whose byte count claims 2^60: refused before anything is allocated.
-        let mut bytes = vec![8, 253];
-        bytes.extend((1u64 << 60).to_le_bytes());
-        assert!(matches!(Message::decode(&bytes), Err(CodecError::Malformed { .. })));
-    }
-}
+mod tests;

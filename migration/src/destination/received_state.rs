@@ -172,7 +172,8 @@ impl ReceivedState {
             other @ (StatePart::Chunks(_)
             | StatePart::Flows(_)
             | StatePart::Memory(_)
-            | StatePart::EmptyMemory(_)) => return Ok(Some(other)),
+            | StatePart::EmptyMemory(_)
+            | StatePart::MemoryLater(_)) => return Ok(Some(other)),
         }
         Ok(None)
     }

@@ -11,8 +11,8 @@ use std::io;
 use std::path::PathBuf;
 
 use protocol::message::{
-    Chunk, CodecError, Data, EmptyPages, FlowBatch, MemoryPages, Message, Settings, TreeChange,
-    TreeEnd, TreeRecord,
+    Chunk, CodecError, Data, EmptyPages, FlowBatch, LaterPages, MemoryPages, Message, Settings,
+    TreeChange, TreeEnd, TreeRecord,
 };
 
 /// A part of a container's state. Parts of one kind are in order; those of different kinds come as they are made.
@@ -34,6 +34,8 @@ pub enum StatePart {
     Memory(MemoryPages),
     /// Pages of memory without content.
     EmptyMemory(EmptyPages),
+    /// Pages of memory that come after the decision.
+    MemoryLater(LaterPages),
 }
 
 impl StatePart {
@@ -64,6 +66,7 @@ impl From<StatePart> for Message {
             StatePart::Settings(settings) => Self::Settings(settings),
             StatePart::Memory(pages) => Self::MemoryPages(pages),
             StatePart::EmptyMemory(pages) => Self::EmptyPages(pages),
+            StatePart::MemoryLater(pages) => Self::MemoryLater(pages),
         }
     }
 }
@@ -82,6 +85,7 @@ impl TryFrom<Message> for StatePart {
             Message::Settings(settings) => Ok(Self::Settings(settings)),
             Message::MemoryPages(pages) => Ok(Self::Memory(pages)),
             Message::EmptyPages(pages) => Ok(Self::EmptyMemory(pages)),
+            Message::MemoryLater(pages) => Ok(Self::MemoryLater(pages)),
             other => Err(other),
         }
     }

@@ -18,13 +18,16 @@ use state::peer_text::PeerText;
 /// Names of everything that this agent understands and that not every agent of a compatible version does. A
 /// message that needs a capability is sent only to an agent that names it.
 pub const CAPABILITIES: &[&str] =
-    &[super::DATAGRAMS, LEAN_MEMORY, MEMORY, crate::wire::STREAMS, crate::wire::ZSTD];
+    &[super::DATAGRAMS, LEAN_MEMORY, MEMORY, POST_COPY, crate::wire::STREAMS, crate::wire::ZSTD];
 
 /// The capability to take memory apart from CRIU's images.
 pub const MEMORY: &str = "memory";
 /// The capability to take empty pages without their content, and not to need memory twice: the memory of an
 /// [`Offer`](super::Offer) counts what processes share twice, and the destination needs little more than that.
 pub const LEAN_MEMORY: &str = "lean-memory";
+
+/// The capability to ask for pages of memory after the decision.
+pub const POST_COPY: &str = "post-copy";
 
 /// Maximum number of fields, and maximum length of a field's name and value in bytes.
 const MAX_FIELDS: usize = 64;

@@ -25,6 +25,7 @@ mod flows;
 mod lab;
 mod lab_resources;
 mod memory;
+mod memory_post_copy;
 mod migration;
 mod operator;
 mod page_server;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Case> {
         memory::CASES,
         page_server::CASES,
         processor_share::CASES,
+        memory_post_copy::CASES,
         &flows::cases(),
         applications::CASES,
         refusal::CASES,
