@@ -12,9 +12,11 @@
 mod apply;
 mod beneath;
 mod blocks;
+mod changed_blocks;
 mod relative_path;
 mod scan;
 mod transfer_record;
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ mod tests;
 pub use apply::Applier;
 pub use scan::{Snapshot, Source, Tasks};
 pub use transfer_record::{BLOCK, CHUNK, Kind, Limits, Meta, Record, Stats, Xattr};
+pub use usage::{Usage, usage};
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,30 +34,7 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// [`Error::Io`] when the directory itself cannot be read; what vanishes counts nothing.
 pub fn size(root: &Path) -> Result<u64, Error> {
-    let read = |path: &Path| {
-        std::fs::read_dir(path).map_err(|source| Error::Io {
-            action: "read",
-            path: path.to_path_buf(),
-            source,
-        })
-    };
-    let mut open = vec![read(root)?];
-    let mut bytes = 0_u64;
-    while let Some(directory) = open.last_mut() {
-        let Some(entry) = directory.next() else {
-            open.pop();
-            continue;
-        };
-        let Ok(entry) = entry else { continue };
-        // Of the entry itself, wherever a link leads.
-        let Ok(meta) = entry.metadata() else { continue };
-        if meta.is_file() {
-            bytes = bytes.saturating_add(meta.len());
-        } else if meta.is_dir() && open.len() < relative_path::DEPTH {
-            open.extend(read(&entry.path()));
-        }
-    }
-    Ok(bytes)
+    Ok(usage(root)?.length)
 }
 
 /// What can go wrong with files.

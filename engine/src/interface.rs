@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,6 +14,7 @@ use crate::Error;
 use crate::description::Description;
 use crate::inspect::{Container, Summary};
 use crate::stage::{self, PreparedStage, Stage, Staged};
+use crate::volume::{Volume, VolumeUser};
 
 /// A kind of container engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,6 +251,43 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// Returns the names by which the name servers of these networks know containers other than that with the
     /// ID `except`.
     fn resolvable_names(&self, networks: &[&str], except: &str) -> BTreeSet<String>;
+
+    /// Returns those of the named volumes that exist.
+    ///
+    /// # Errors
+    /// [`Error`] when the engine does not answer.
+    async fn volumes(&self, names: &[&str]) -> Result<Vec<Volume>, Error>;
+
+    /// Makes a volume that is a plain directory.
+    ///
+    /// # Errors
+    /// [`Error`] when the engine refuses, or has a volume of that name.
+    async fn create_volume(
+        &self,
+        name: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(), Error>;
+
+    /// Removes a volume that no container has mounted. Absent means done.
+    ///
+    /// # Errors
+    /// [`Error`] when the engine refuses, or a container has it mounted.
+    async fn remove_volume(&self, name: &str) -> Result<(), Error>;
+
+    /// Returns the containers, other than that with the ID `except`, that have a volume mounted, running or not.
+    ///
+    /// # Errors
+    /// [`Error`] when the engine does not answer.
+    async fn volume_users(&self, name: &str, except: &str) -> Result<Vec<VolumeUser>, Error>;
+
+    /// Returns the directory in which the engine keeps its plain volumes, each in a directory of its name.
+    ///
+    /// # Errors
+    /// [`Error`] when the engine does not answer.
+    async fn volume_directory(&self) -> Result<PathBuf, Error>;
+
+    /// Returns the directory of the files of a plain volume, below [`volume_directory`](Self::volume_directory).
+    fn volume_data(&self, directory: &Path, name: &str) -> PathBuf;
 
     /// Returns the name of the program that is process 1 of containers with an init, if this host lacks it.
     fn missing_init(&self) -> Option<&'static str>;

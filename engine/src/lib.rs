@@ -18,6 +18,7 @@ mod interface;
 pub mod needs;
 mod podman;
 pub mod stage;
+pub mod volume;
 
 pub use error::Error;
 pub use interface::{Described, Engine, Holder, ImageExport, Kind, PreparedRemoval};

@@ -1,6 +1,7 @@
 //! What is to be moved, and how.
 
 pub mod publish;
+mod volume_policies;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use protocol::wire::BulkOptions;
 use state::peer_address::Destination;
 
 pub use publish::Publish;
+pub use volume_policies::{VolumePolicies, VolumePolicy};
 
 /// An order to move a container.
 #[derive(Clone, Debug)]
@@ -41,6 +43,8 @@ pub struct Options {
     pub tunnel: TunnelChoice,
     /// What may be lost, where nobody can tell beforehand whether there is any.
     pub accepted_losses: Vec<Loss>,
+    /// What becomes of the container's volumes.
+    pub volumes: VolumePolicies,
     /// How memory gets to the destination.
     pub memory: MemoryMode,
     /// How long memory may take that goes over once the container is frozen.
@@ -64,6 +68,7 @@ impl Default for Options {
             address: AddressPolicy::Keep,
             tunnel: TunnelChoice::WireGuard,
             accepted_losses: Vec::new(),
+            volumes: VolumePolicies::default(),
             memory: MemoryMode::Auto,
             downtime_limit: DOWNTIME,
             non_converging: NonConverging::GoOn,

@@ -14,6 +14,7 @@
 //!   Hello ─────────────────────────────────▶
 //!         ◀───────────────────────────────── Hello
 //!   Expect ────────────────────────────────▶           may start podman, which waits
+//!   [Volumes ──────────────────────────────▶           the volumes that come with the container]
 //!   Offer ─────────────────────────────────▶           checks, changes nothing
 //!         ◀───────────────────────────────── Verdict
 //!   [Measure ──────────────────────────────▶           the link's rate, if there is much memory
@@ -26,6 +27,8 @@
 //!         ◀───────────────────────────────── TunnelAnswer]
 //!   LogData* (TreeChange* TreeEnd) per tree ─▶         kept until there is a container
 //!         ◀───────────────────────────────── TreeApplied
+//!   [(VolumeChange* VolumeEnd ─────────────▶           once or more for each volume, beside the volumes in use
+//!         ◀───────────────────────────────── VolumeApplied)*]
 //!   NetworkState Stage ────────────────────▶           podman waits in the shim
 //!         ◀───────────────────────────────── Staged
 //!   [TryPaths ─────────────────────────────▶           packets of flows like those of the container
@@ -39,7 +42,7 @@
 //!   Chunks AskTurn ────────────────────────▶           the runtime waits in front of CRIU
 //!         ◀───────────────────────────────── TurnAnswer
 //!   ── interruption begins ──
-//!   Chunks* Flows* LogData* (TreeChange* TreeEnd)* Settings* ▶
+//!   Chunks* Flows* LogData* (TreeChange* TreeEnd)* (VolumeChange* VolumeEnd)* Settings* ▶
 //!   Restore Facts* ────────────────────────▶           copy restored, frozen, disconnected, compared
 //!         ◀───────────────────────────────── Prepared
 //!   ── commit record on the source's disk ──
@@ -113,8 +116,11 @@ mod path_trial;
 #[cfg(test)]
 mod peer_text_tests;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod tunnel;
+mod volume;
 
 use std::net::IpAddr;
 
@@ -148,6 +154,7 @@ pub use self::tree::{
     EntryKind, ExtendedAttribute, Metadata, Tree, TreeChange, TreeDigest, TreeEnd, TreeRecord,
 };
 pub use self::tunnel::{AnchorOffer, AnchorTunnel, Rehome, Transport, TunnelEnd};
+pub use self::volume::{VOLUMES, Volume, VolumeChange, VolumeEnd, VolumeMount};
 
 /// The one place that ties a message to its number, and to the capability that it needs, if any: the enum,
 /// its encoder and its decoder. A message that needs a capability is written
@@ -367,7 +374,12 @@ messages! {
     90 => MemoryWhole(bool) needs "post-copy",
     /// To the source: this host can put pages in place later, and asks for them over this connection.
     91 => ServingMemory(()) needs "post-copy",
+    /// Before the offer: the volumes that come with the container.
+    95 => Volumes(Vec<Volume>) needs "volumes",
+    /// A change of a volume's files.
+    96 => VolumeChange(VolumeChange) needs "volumes",
+    /// All changes of a pass over a volume have been sent.
+    97 => VolumeEnd(VolumeEnd) needs "volumes",
+    /// All changes of a pass over this volume have arrived, and are on the disk.
+    98 => VolumeApplied(u16) needs "volumes",
 }
-
-#[cfg(test)]
-mod tests;

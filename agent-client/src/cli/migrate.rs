@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
-use migration::request::{self, MemoryMode, NonConverging, Publish, Request};
+use migration::request::{
+    self, MemoryMode, NonConverging, Publish, Request, VolumePolicies, VolumePolicy,
+};
 use protocol::wire::{BulkOptions, Compression, MAX_STREAMS};
 use state::peer_address::Destination;
 
@@ -65,6 +67,10 @@ pub struct Options {
     /// repeated.
     #[arg(long, value_enum, value_name = "LOSS")]
     pub accept_loss: Vec<Loss>,
+    /// What becomes of its volumes, or of that with this name: copied to a volume of the same name at the destination, or a
+    /// reason not to move it; may be repeated.
+    #[arg(long, value_name = "[NAME=]copy|refuse", value_parser = volume)]
+    pub volumes: Vec<Volume>,
     /// How memory gets to the destination: in rounds while the container runs (pre-copy), while it is frozen (stop), or after
     /// the decision (post-copy).
     #[arg(long, value_enum, default_value = "auto", value_name = "MODE")]
@@ -117,6 +123,9 @@ impl Migrate {
             address,
             tunnel,
             accepted_losses,
+            volumes: VolumePolicies::new(
+                options.volumes.into_iter().map(|Volume { name, policy }| (name, policy)),
+            ),
             memory: options.memory.into(),
             downtime_limit: options.downtime_limit,
             non_converging: options.non_converging.into(),
@@ -128,6 +137,13 @@ impl Migrate {
         };
         Request { container, destination, options }
     }
+}
+
+/// What becomes of volumes: of all, or of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    name: Option<String>,
+    policy: VolumePolicy,
 }
 
 /// What to do if the destination lacks the container's image.
@@ -260,6 +276,20 @@ fn bandwidth(text: &str) -> Result<NonZeroU64, String> {
         })
 }
 
+/// Reads what becomes of volumes.
+fn volume(text: &str) -> Result<Volume, String> {
+    let (name, word) = match text.rsplit_once('=') {
+        Some((name, word)) => (Some(container_name(name)?), word),
+        None => (None, text),
+    };
+    let policy = match word {
+        "copy" => VolumePolicy::Copy,
+        "refuse" => VolumePolicy::Refuse,
+        _ => return Err("copy or refuse, for one volume with its name before it: data=copy".into()),
+    };
+    Ok(Volume { name, policy })
+}
+
 /// Reads a number of connections.
 fn streams(text: &str) -> Result<NonZeroUsize, String> {
     text.parse::<NonZeroUsize>()
@@ -278,6 +308,16 @@ mod tests {
             assert!(seconds(text).is_err(), "{text}");
         }
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn volumes_are_named_before_what_becomes_of_them() {
+        let of = |name: Option<&str>, policy| Ok(Volume { name: name.map(str::to_owned), policy });
+        assert_eq!(volume("copy"), of(None, VolumePolicy::Copy));
+        assert_eq!(volume("data=refuse"), of(Some("data"), VolumePolicy::Refuse));
+        for text in ["", "move", "data", "=copy", "data=", "../x=copy"] {
+            assert!(volume(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -10,10 +10,11 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use twox_hash::XxHash3_128;
 
+use super::changed_blocks;
 use super::transfer_record::{BLOCK, CHUNK};
 
 /// The hash of a block of zeros, and of a hole.
-const ZERO: u128 = 0;
+pub(super) const ZERO: u128 = 0;
 
 /// Hashes of a file's blocks, 16 bytes for each 64 KiB; zeros at the end are left out.
 pub(super) type Blocks = Vec<u128>;
@@ -30,6 +31,11 @@ pub(super) fn send<E>(
 ) -> Result<Blocks, Failed<E>> {
     let count = usize::try_from(length.div_ceil(BLOCK as u64))
         .map_err(|_| Failed::Read(io::ErrorKind::FileTooLarge.into()))?;
+    if let Some(old) = old
+        && length >= changed_blocks::LARGE
+    {
+        return changed_blocks::send(file, length, old, count, buffer, sink).map(without_end);
+    }
     let mut blocks = Blocks::new();
     while blocks.len() < count {
         let offset = (blocks.len() * BLOCK) as u64;
@@ -56,11 +62,16 @@ pub(super) fn send<E>(
         }
         differing(&piece, offset, old, &mut blocks, sink).map_err(Failed::Sink)?;
     }
+    Ok(without_end(blocks))
+}
+
+/// Leaves out zeros at the end.
+fn without_end(mut blocks: Blocks) -> Blocks {
     while blocks.last() == Some(&ZERO) {
         blocks.pop();
     }
     blocks.shrink_to_fit();
-    Ok(blocks)
+    blocks
 }
 
 /// Why [`send`] ended early.
@@ -104,13 +115,13 @@ fn differing<E>(
 }
 
 /// Returns the hash of a block; all zeros count as a hole.
-fn hash(block: &[u8]) -> u128 {
+pub(super) fn hash(block: &[u8]) -> u128 {
     let zero = block.first() == Some(&0) && block.iter().all(|b| *b == 0);
     if zero { ZERO } else { XxHash3_128::oneshot(block).max(1) }
 }
 
 /// Returns where the next bytes that are no hole begin, from `offset` on.
-fn next_data(file: &File, offset: u64) -> io::Result<u64> {
+pub(super) fn next_data(file: &File, offset: u64) -> io::Result<u64> {
     let Ok(start) = i64::try_from(offset) else { return Ok(offset) };
     match lseek(file.as_fd(), start, Whence::SeekData) {
         Ok(found) => Ok(u64::try_from(found).unwrap_or(offset)),
@@ -123,11 +134,22 @@ fn next_data(file: &File, offset: u64) -> io::Result<u64> {
 }
 
 /// Returns up to a chunk of bytes from `offset`, not beyond `length`; fewer at the end of the file.
-fn read_at(file: &File, offset: u64, length: u64, buffer: &mut BytesMut) -> io::Result<Bytes> {
+pub(super) fn read_at(
+    file: &File,
+    offset: u64,
+    length: u64,
+    buffer: &mut BytesMut,
+) -> io::Result<Bytes> {
     let want = usize::try_from(length - offset).unwrap_or(CHUNK).min(CHUNK);
     buffer.resize(want, 0);
+    let got = fill(file, offset, buffer)?;
+    Ok(buffer.split_to(got).freeze())
+}
+
+/// Reads bytes from `offset` on until the buffer is full or the file ends; returns how many.
+pub(super) fn fill(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let mut got = 0;
-    while got < want {
+    while got < buffer.len() {
         match file.read_at(&mut buffer[got..], offset + got as u64) {
             Ok(0) => break,
             Ok(n) => got += n,
@@ -135,7 +157,7 @@ fn read_at(file: &File, offset: u64, length: u64, buffer: &mut BytesMut) -> io::
             Err(e) => return Err(e),
         }
     }
-    Ok(buffer.split_to(got).freeze())
+    Ok(got)
 }
 
 #[cfg(test)]

@@ -147,12 +147,10 @@ fn storage(c: &Container, add: &mut impl FnMut(&'static str, String)) {
     for mount in &c.mounts {
         let (source, destination) = (mount.source.display(), mount.destination.display());
         match &mount.kind {
+            // The migration judges those that have a name, by what their engine says of them.
+            MountKind::Volume if mount.name.is_some() => {}
             MountKind::Volume => {
-                let volume = mount.name.as_deref().unwrap_or("without name");
-                add(
-                    "volume",
-                    format!("{name} has the volume {volume} on {destination}; volumes do not move"),
-                );
+                add("volume", format!("{name} has a volume without name on {destination}"));
             }
             MountKind::Bind => {
                 add(
@@ -257,7 +255,7 @@ mod tests {
             ("port-protocol", &|c| c.ports = vec![port.clone()]),
             ("external-rootfs", &|c| c.external_rootfs = Some("/r".into())),
             ("storage-driver", &|c| c.storage_driver = "vfs".into()),
-            ("volume", &|c| c.mounts = vec![mount(MountKind::Volume, Some("data"))]),
+            ("volume", &|c| c.mounts = vec![mount(MountKind::Volume, None)]),
             ("bind-mount", &|c| c.mounts = vec![mount(MountKind::Bind, None)]),
             ("mount", &|c| c.mounts = vec![mount(MountKind::Other("image".into()), None)]),
             ("privileged", &|c| c.privileged = true),
@@ -281,9 +279,9 @@ mod tests {
         container.privileged = true;
         container.network_mode = "host".into();
         container.mounts = vec![Mount {
-            kind: MountKind::Volume,
-            name: Some("data".into()),
-            source: "/s".into(),
+            kind: MountKind::Bind,
+            name: None,
+            source: "/data".into(),
             destination: "/v".into(),
             writable: true,
         }];

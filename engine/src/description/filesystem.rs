@@ -17,6 +17,8 @@ pub struct Storage {
     pub private_shared_memory: bool,
     /// What is mounted beyond the engine's own files, such as `/etc/hosts`.
     pub mounts: Vec<Mount>,
+    /// Volumes of the engine that are mounted.
+    pub volumes: Vec<VolumeMount>,
     /// Destinations that the creator asked for.
     pub requested_mounts: Vec<String>,
     /// Directories in the container that are roots, too: the engine's own files are put into each.
@@ -52,4 +54,19 @@ pub enum Filesystem {
     Cgroup,
     /// A file or directory of the host, by its path.
     Host(String),
+}
+
+/// A volume that is mounted into a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeMount {
+    /// The volume's name.
+    pub volume: String,
+    /// Whether the volume goes with the container that it was made for: the engine has chosen its name.
+    pub is_anonymous: bool,
+    /// Where, in the container.
+    pub destination: String,
+    /// Options as the container's creator and the engine have noted them.
+    pub options: Vec<String>,
+    /// Options with which the OCI runtime mounts it.
+    pub mount_options: Vec<String>,
 }

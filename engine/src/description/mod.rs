@@ -23,7 +23,7 @@ pub use confinement::{
     Syscall, SyscallArgument,
 };
 pub use connectivity::{Address, Connectivity, Network, Port};
-pub use filesystem::{Filesystem, Mount, Storage};
+pub use filesystem::{Filesystem, Mount, Storage, VolumeMount};
 pub use init_process::{Capabilities, ConsoleSize, Limit, Process};
 pub use lifecycle::{Health, HealthCheck, Life, Log, StartupCheck};
 pub use resources::{BlockIo, Cpu, HugePages, Memory, Pids, Resources};

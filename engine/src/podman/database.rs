@@ -126,6 +126,7 @@ pub(super) mod tests {
             graph_root: dir.into(),
             run_root: dir.join("run"),
             static_dir: dir.join("libpod"),
+            volume_root: dir.join("volumes"),
             storage_driver: "overlay".into(),
             runtime: "crun".into(),
             runtime_path: "/usr/bin/crun".into(),

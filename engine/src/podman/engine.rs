@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,9 +10,12 @@ use checkpoint::cgroup::Cgroup;
 use tokio::io::AsyncRead;
 
 use super::stage::{PodmanStaged, PreparedImport, Staging};
-use super::{Error as PodmanError, Podman, conmon, networks, records, stage, systemd_unit};
+use super::{
+    Error as PodmanError, Podman, conmon, host_info, networks, records, stage, systemd_unit,
+};
 use crate::inspect::{Container, Summary};
 use crate::stage::{Error as StageError, PreparedStage, Stage, Staged};
+use crate::volume::{Volume, VolumeUser};
 use crate::{Described, Engine, Error, Holder, ImageExport, Kind, PreparedRemoval};
 
 /// The init of containers that have one.
@@ -158,6 +161,34 @@ impl Engine for Podman {
 
     fn resolvable_names(&self, names: &[&str], except: &str) -> BTreeSet<String> {
         networks::resolvable_names(names, except)
+    }
+
+    async fn volumes(&self, names: &[&str]) -> Result<Vec<Volume>, Error> {
+        Ok(Self::volumes(self, names).await?)
+    }
+
+    async fn create_volume(
+        &self,
+        name: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        Self::create_volume(self, name, labels).await
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), Error> {
+        Self::remove_volume(self, name).await
+    }
+
+    async fn volume_users(&self, name: &str, except: &str) -> Result<Vec<VolumeUser>, Error> {
+        Self::volume_users(self, name, except).await
+    }
+
+    async fn volume_directory(&self) -> Result<PathBuf, Error> {
+        Ok(self.info().await?.volume_root)
+    }
+
+    fn volume_data(&self, directory: &Path, name: &str) -> PathBuf {
+        host_info::volume_data(directory, name)
     }
 
     fn missing_init(&self) -> Option<&'static str> {

@@ -27,6 +27,8 @@ pub struct Info {
     pub run_root: PathBuf,
     /// Where podman keeps its own files: by default `libpod` below [`Info::graph_root`].
     pub static_dir: PathBuf,
+    /// Where volumes are kept.
+    pub volume_root: PathBuf,
     /// The storage driver.
     pub storage_driver: String,
     /// The name of the default OCI runtime.
@@ -97,6 +99,8 @@ struct RawStore {
     graph_driver_name: String,
     graph_root: PathBuf,
     run_root: PathBuf,
+    #[serde(default)]
+    volume_path: Option<PathBuf>,
 }
 
 impl Version {
@@ -123,6 +127,11 @@ impl Info {
     fn userdata_below(&self, root: &Path, id: &str) -> PathBuf {
         root.join(format!("{}-containers", self.storage_driver)).join(id).join("userdata")
     }
+}
+
+/// Returns where podman keeps the files of a volume (`newVolume` in `libpod/runtime_volume_common.go`).
+pub(super) fn volume_data(root: &Path, name: &str) -> PathBuf {
+    root.join(name).join("_data")
 }
 
 impl Podman {
@@ -170,6 +179,7 @@ pub(super) fn parse_info(text: &[u8]) -> Result<Info, Error> {
     Ok(Info {
         version: Version::parse(version.version),
         static_dir: store.graph_root.join("libpod"),
+        volume_root: store.volume_path.unwrap_or_else(|| store.graph_root.join("volumes")),
         graph_root: store.graph_root,
         run_root: store.run_root,
         storage_driver: store.graph_driver_name,

@@ -22,6 +22,7 @@ mod remove;
 mod stage;
 mod state_files;
 mod systemd_unit;
+mod volumes;
 
 use std::io;
 use std::path::PathBuf;

@@ -8,7 +8,7 @@ use engine::description::{
 };
 use protocol::message::description as wire;
 
-use super::{same_fields, same_variants};
+use super::{Refused, Wire, same_fields, same_variants};
 
 same_variants! {
     Apparmor => wire::Apparmor { Absent, Default(version), Unconfined }
@@ -56,10 +56,6 @@ same_fields! {
     Pids => wire::Pids { limit }
     BlockIo => wire::BlockIo { weight }
     HugePages => wire::HugePages { page_size, limit }
-    Storage => wire::Storage {
-        read_only, writable_memory, volatile, shared_memory, without_shared_memory, private_shared_memory,
-        mounts, requested_mounts, roots,
-    }
     Mount => wire::Mount { destination, filesystem, options }
     Connectivity => wire::Connectivity {
         networks, ports, exposed, dns_servers, dns_search, dns_options, extra_hosts, hosts_file,
@@ -72,12 +68,46 @@ same_fields! {
     Port => wire::PortRange { protocol, host_address, host_port, container_port, range }
 }
 
+/// Volumes travel before the description: they have no place in its form.
+impl Wire for Storage {
+    type Form = wire::Storage;
+
+    fn into_wire(self) -> wire::Storage {
+        wire::Storage {
+            read_only: self.read_only,
+            writable_memory: self.writable_memory,
+            volatile: self.volatile,
+            shared_memory: self.shared_memory,
+            without_shared_memory: self.without_shared_memory,
+            private_shared_memory: self.private_shared_memory,
+            mounts: self.mounts.into_wire(),
+            requested_mounts: self.requested_mounts.into_wire(),
+            roots: self.roots.into_wire(),
+        }
+    }
+
+    fn from_wire(form: wire::Storage) -> Result<Self, Refused> {
+        Ok(Self {
+            read_only: form.read_only,
+            writable_memory: form.writable_memory,
+            volatile: form.volatile,
+            shared_memory: form.shared_memory,
+            without_shared_memory: form.without_shared_memory,
+            private_shared_memory: form.private_shared_memory,
+            mounts: Vec::from_wire(form.mounts)?,
+            volumes: Vec::new(),
+            requested_mounts: Vec::from_wire(form.requested_mounts)?,
+            roots: Vec::from_wire(form.roots)?,
+        })
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use protocol::message::Message;
 
     use super::*;
-    use crate::convert::{Wire, comes_back};
+    use crate::convert::comes_back;
 
     /// The description in the recorded offer, in which every setting has a value.
     pub(in crate::convert) fn full() -> Description {

@@ -15,6 +15,7 @@ mod path_trial;
 mod settings;
 mod tree;
 mod tunnel;
+mod volume;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +30,7 @@ pub use self::flow::FlowBatch;
 pub use self::network_state::NetworkState;
 pub use self::path_trial::TriedPath;
 pub use self::settings::Settings;
+pub use self::volume::offered_volumes;
 
 /// A type that has a wire form.
 pub trait Wire: Sized {

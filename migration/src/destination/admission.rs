@@ -1,12 +1,13 @@
 //! Judges whether an offered container can come. Changes nothing.
 
+mod machine;
 mod published_port;
+mod volumes;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 
-use checkpoint::criu;
 use checkpoint::lazy_pages;
 use engine::inspect::{is_full_id, is_name};
 use engine::needs::Needs;
@@ -24,12 +25,14 @@ use steering::port_forward;
 use steering::tunnel_aliases::{self, OfOthers};
 use steering::tunnels;
 
+use self::machine::{check_criu, missing_cpu_flags};
 use self::published_port::{forwarded, try_port, unpublishable};
 use super::addresses::{addresses, pairs};
 use super::available_memory::{available_memory, needed_memory};
 use super::permission_check::{Asked, Denied, denied};
 use crate::destination::server_context::ServerContext;
 use crate::offer::{Offer, Verdict};
+use crate::offered_volume::OfferedVolume;
 
 /// More than any container has; an offer may not hold more.
 const LIMIT: usize = 4096;
@@ -71,7 +74,7 @@ pub async fn look(
     host: &ServerContext,
     permissions: &Permissions,
     (source, address): (HostId, IpAddr),
-    offer: &Offer,
+    (offer, volumes): (&Offer, &[OfferedVolume]),
     is_lean: bool,
 ) -> Result<Looked, Cause> {
     well_formed(offer)?;
@@ -178,6 +181,7 @@ pub async fn look(
             );
         }
     }
+    volumes::check(host, permissions, offer, volumes, &mut block).await?;
     check_way(host, (source, address), offer.direct, &mut block).await?;
     let detour = on_a_detour(host, offer, &addresses)?;
     if detour > 0 {
@@ -330,41 +334,6 @@ fn refusal(here: &str, container: &str, denied: &Denied) -> Blocker {
         message += &format!("; `agent-server peers allow` on {here} can permit it ({option})");
     }
     Blocker::new(denied.code(), message)
-}
-
-async fn check_criu(
-    here: &str,
-    offer: &Offer,
-    block: &mut impl FnMut(&str, String),
-) -> Result<(), Cause> {
-    let program = match host::find_program("criu") {
-        Ok(program) => program,
-        Err(e) => {
-            block("criu-missing", format!("{here}: {e}"));
-            return Ok(());
-        }
-    };
-    let found = criu::version(&program).await?;
-    if let Err(e) = criu::check_kernel(found, &host::kernel_release()?) {
-        block("criu-version", format!("{here}: {e}"));
-    } else if (found.major, found.minor) < (offer.criu.0, offer.criu.1) {
-        block(
-            "criu-version",
-            format!(
-                "{here} has CRIU {}.{}, which cannot be relied on to read images of {}.{}",
-                found.major, found.minor, offer.criu.0, offer.criu.1
-            ),
-        );
-    }
-    Ok(())
-}
-
-/// Flags that the source's processor has and this one lacks: code that was running there may use
-/// any of them.
-fn missing_cpu_flags(offered: &[String]) -> Result<Vec<String>, Cause> {
-    let ours: BTreeSet<String> =
-        host::cpu_flags(&fs::read_to_string("/proc/cpuinfo")?).into_iter().collect();
-    Ok(offered.iter().filter(|flag| !ours.contains(*flag)).cloned().collect())
 }
 
 /// How many living flows this host leads to another host than the source which the source names as

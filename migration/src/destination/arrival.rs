@@ -2,6 +2,7 @@
 //! removes.
 
 mod counted_flows;
+mod first_pass;
 mod flows;
 mod local_far_ends;
 mod memory;
@@ -11,6 +12,7 @@ mod preparation;
 mod prepared_copy;
 mod restore;
 mod take_in;
+mod volumes;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -36,7 +38,6 @@ use state::interrupt_slot::{Place, Turn};
 use state::journal::{self, Journal, Record};
 use steering::port_forward::{self, Note};
 use steering::tunnels::{self, TunnelEnd};
-use tokio::task::block_in_place;
 
 use self::counted_flows::Counting;
 pub use self::local_far_ends::FarEnds;
@@ -50,11 +51,12 @@ use super::image_import;
 use super::prepared_stage::Expected;
 use super::received_state::Limits;
 use super::spool::Spool;
+use super::volumes::Volumes;
 use super::work_directory::{IMAGES, STAGE, tidy};
 use crate::convert::{NetworkState, Wire};
 use crate::destination::server_context::ServerContext;
 use crate::offer::Offer;
-use crate::state_stream::StatePart;
+use crate::offered_volume::OfferedVolume;
 
 /// The source wants to go back.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +121,12 @@ pub struct Arrival {
     counting: Counting,
     far_ends: FarEnds,
     spool: Option<Spool>,
+    /// Volumes that come with the container, until their directory is made.
+    offered_volumes: Vec<OfferedVolume>,
+    /// Whether there may be device nodes in them.
+    may_have_devices: bool,
+    /// The same once it is made.
+    volumes: Option<Volumes>,
     prepared: Option<Box<dyn PreparedStage>>,
     place: Option<Place>,
     turn: Option<Turn>,
@@ -133,7 +141,7 @@ impl Arrival {
         host: &'static ServerContext,
         (source, source_name): (HostId, String),
         permissions: &Permissions,
-        offer: Offer,
+        (offer, offered_volumes): (Offer, Vec<OfferedVolume>),
         Looked { verdict, chosen, lock }: Looked,
     ) -> Result<Self, Cause> {
         let disk = permissions.disk.unwrap_or(u64::MAX);
@@ -179,6 +187,9 @@ impl Arrival {
             counting: Counting::default(),
             far_ends: FarEnds::default(),
             spool: None,
+            offered_volumes,
+            may_have_devices: permissions.privileged,
+            volumes: None,
             prepared: None,
             place: None,
             turn: None,
@@ -198,6 +209,7 @@ impl Arrival {
         connection: &mut Connection,
         tunnel: message::TunnelEnd,
     ) -> Result<Prepared, Cause> {
+        self.begin_volumes().await?;
         self.answer_tunnel(connection, TunnelEnd::from_wire(tunnel)?).await?;
         let mut shipped = false;
         loop {
@@ -228,45 +240,6 @@ impl Arrival {
         }
     }
 
-    /// Keeps what comes of files and log until there is a container to put it into.
-    async fn keep_first_pass(
-        &mut self,
-        connection: &mut Connection,
-        message: Message,
-    ) -> Result<(), Cause> {
-        let part = match StatePart::try_from(message) {
-            Ok(
-                part @ (StatePart::Chunks(_)
-                | StatePart::Flows(_)
-                | StatePart::Settings(_)
-                | StatePart::MemoryLater(_)),
-            ) => {
-                return Err(connection.unexpected(&part.into(), "Stage").into());
-            }
-            Err(other) => return Err(connection.unexpected(&other, "Stage").into()),
-            Ok(StatePart::Memory(pages)) => return block_in_place(|| self.take_memory(&pages)),
-            Ok(StatePart::EmptyMemory(pages)) => {
-                return block_in_place(|| self.empty_memory(&pages));
-            }
-            Ok(part) => part,
-        };
-        let ended = match &part {
-            StatePart::TreeEnd(end) => Some(end.tree),
-            _ => None,
-        };
-        if self.spool.is_none() {
-            let (directories, limit) = (&self.host.directories, self.limits.disk);
-            self.spool = Some(Spool::create(directories, self.offer.migration, limit)?);
-        }
-        if let Some(spool) = &self.spool {
-            block_in_place(|| spool.keep(part))?;
-        }
-        if let Some(tree) = ended {
-            connection.send(&Message::TreeApplied(tree)).await?;
-        }
-        Ok(())
-    }
-
     /// Stages the container and restores it, unless the source has it unstaged meanwhile: then `None`.
     async fn stage_and_take_in(
         &mut self,
@@ -287,6 +260,7 @@ impl Arrival {
         }
         self.network = None;
         self.lazy_pages = None;
+        self.volumes.iter_mut().for_each(Volumes::expect_again);
         self.end_late().await?;
         ImageDir::remove_at(&self.images())?;
         // Everything that was chosen is chosen anew.
@@ -362,6 +336,9 @@ impl Arrival {
             Some(staged) => note(staged.abort().await.map_err(Into::into)),
             None => true,
         };
+        if gone {
+            note(self.undo_volumes().await);
+        }
         note(self.forget_flows());
         note(self.end_late().await);
         let of_this = |note: &Note| note.migration == migration;

@@ -1,5 +1,6 @@
 //! One conversation: introduction, then a new migration or the rest of an interrupted one.
 
+use protocol::expect;
 use protocol::message::{self, Failure, FailureCode, Introduction, Message};
 use protocol::permissions::Permissions;
 use protocol::trust::Name;
@@ -8,7 +9,7 @@ use state::cause::Cause;
 use state::deadline;
 
 use crate::anchor;
-use crate::convert::Wire;
+use crate::convert::{Wire, offered_volumes};
 use crate::destination::decision::resume;
 use crate::destination::end_flows;
 use crate::destination::incoming_migration;
@@ -18,6 +19,7 @@ use crate::destination::prepared_stage::{Expected, abandon};
 use crate::destination::refusal::give_up;
 use crate::destination::server_context::ServerContext;
 use crate::offer::Offer;
+use crate::offered_volume::OfferedVolume;
 
 /// Holds one conversation with a paired host to its end.
 ///
@@ -45,9 +47,23 @@ pub async fn converse(
                 return Err(e.into());
             }
         };
-        if !matches!(first, Message::Offer(_)) || host.is_stopping() {
+        if !matches!(first, Message::Offer(_) | Message::Volumes(_)) || host.is_stopping() {
             abandon(expected.take()).await;
         }
+    }
+    let mut volumes = Vec::new();
+    if let Message::Volumes(offered) = first {
+        let taken = async {
+            volumes = offered_volumes(offered)?;
+            Ok::<_, Cause>(Message::Offer(expect!(connection, deadline::ANSWER, Offer)?))
+        };
+        first = match taken.await {
+            Ok(offer) => offer,
+            Err(cause) => {
+                abandon(expected).await;
+                return give_up(connection, cause).await;
+            }
+        };
     }
     match first {
         Message::Offer(_) if host.is_stopping() => {
@@ -59,7 +75,7 @@ pub async fn converse(
             Ok(connection.send(&Message::Failure(failure)).await?)
         }
         Message::Attach(migration) => host.streams.attach(migration, own_connection).await,
-        Message::Offer(offer) => offered(copies, connection, *offer, expected).await,
+        Message::Offer(offer) => offered(copies, connection, (*offer, volumes), expected).await,
         Message::Resume(migration) => resume(copies, connection, migration).await,
         Message::ServeMemory(order) => relay(copies, connection, order).await,
         Message::AnchorOffer(offer) => {
@@ -91,7 +107,7 @@ fn may_move_here(
 async fn offered(
     copies: &'static Copies,
     connection: &mut Connection,
-    offer: message::Offer,
+    (offer, volumes): (message::Offer, Vec<OfferedVolume>),
     expected: Option<Expected>,
 ) -> Result<(), Cause> {
     let host = copies.host();
@@ -116,13 +132,15 @@ async fn offered(
         connection.send(&Message::Failure(failure)).await?;
         return Err(NotASource.into());
     };
-    let offer = match Offer::from_wire(offer) {
+    let mut offer = match Offer::from_wire(offer) {
         Ok(offer) => offer,
         Err(refused) => {
             abandon(expected).await;
             return give_up(connection, refused.into()).await;
         }
     };
+    offer.description.storage.volumes = volumes.iter().flat_map(OfferedVolume::described).collect();
     tracing::info!("{name} offers container {} ({})", offer.name, offer.migration);
-    incoming_migration::receive(copies, connection, (&name, &permissions), offer, expected).await
+    let offered = (offer, volumes);
+    incoming_migration::receive(copies, connection, (&name, &permissions), offered, expected).await
 }

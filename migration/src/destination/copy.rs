@@ -134,6 +134,9 @@ impl Copy {
                 tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
             }
         }
+        if let Err(e) = block_in_place(|| self.arrival.sync_volumes()) {
+            tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
+        }
         // The source has the original still.
         if self.following.as_ref().is_some_and(FollowingMemory::is_lost) {
             return Err(MemoryGone.into());
@@ -143,6 +146,7 @@ impl Copy {
         let local = self.arrival.local_ends().to_vec();
         let record = Record::HandedOver { pid, local: local.clone() };
         block_in_place(|| self.journal.append(&record))?;
+        self.arrival.settle_volumes().await?;
         if let Err(e) = self.arrival.tidy() {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
@@ -164,6 +168,11 @@ impl Copy {
     /// removed stays in the journal, to be settled by its guardian. A copy that may have been heard is
     /// remembered as lost.
     pub async fn remove(mut self) -> Holding {
+        if self.was_activated
+            && let Err(e) = self.arrival.leave_volumes().await
+        {
+            tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
+        }
         if !self.arrival.clean(Some(self.staged)).await {
             return after_removal(false);
         }

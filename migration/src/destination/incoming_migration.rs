@@ -17,6 +17,7 @@ use crate::destination::lease::Copies;
 use crate::destination::prepared_stage::{Expected, abandon};
 use crate::destination::refusal::give_up;
 use crate::offer::Offer;
+use crate::offered_volume::OfferedVolume;
 
 /// Bytes of files whose first pass takes its time as well.
 const LARGE: u64 = 64 << 20;
@@ -29,14 +30,14 @@ pub async fn receive(
     copies: &'static Copies,
     connection: &mut Connection,
     (name, permissions): (&Name, &Permissions),
-    offer: Offer,
+    (offer, volumes): (Offer, Vec<OfferedVolume>),
     expected: Option<Expected>,
 ) -> Result<(), Cause> {
     let host = copies.host();
     let source = connection.host();
     let migration = offer.migration;
     let (from, is_lean) = ((source, connection.peer().ip()), connection.has(LEAN_MEMORY));
-    let looked = admission::look(host, permissions, from, &offer, is_lean).await;
+    let looked = admission::look(host, permissions, from, (&offer, &volumes), is_lean).await;
     let looked = match looked {
         Ok(looked) => looked,
         Err(cause) => {
@@ -79,7 +80,8 @@ pub async fn receive(
     };
     let Some(tunnel) = agreed? else { return Ok(()) };
     let named = (source, name.to_string());
-    let mut arrival = match Arrival::begin(host, named, permissions, offer, looked).await {
+    let mut arrival = match Arrival::begin(host, named, permissions, (offer, volumes), looked).await
+    {
         Ok(arrival) => arrival,
         Err(cause) => {
             abandon(expected).await;

@@ -33,6 +33,7 @@ mod silent_connections;
 pub(crate) mod spool;
 mod streams;
 mod verify_copy;
+pub(crate) mod volumes;
 pub(crate) mod work_directory;
 
 pub use conversation::converse;

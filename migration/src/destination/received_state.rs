@@ -162,7 +162,7 @@ impl ReceivedState {
         Ok(())
     }
 
-    /// Takes a part that needs nothing but what is here. Images, flows and memory come back: the arrival has a part in them.
+    /// Takes a part that needs nothing but what is here. Images, flows, memory and volumes come back: the arrival has a part in them.
     pub fn take(&mut self, part: StatePart) -> Result<Option<StatePart>, Cause> {
         match part {
             StatePart::TreeChange(change) => self.change(change)?,
@@ -173,7 +173,9 @@ impl ReceivedState {
             | StatePart::Flows(_)
             | StatePart::Memory(_)
             | StatePart::EmptyMemory(_)
-            | StatePart::MemoryLater(_)) => return Ok(Some(other)),
+            | StatePart::MemoryLater(_)
+            | StatePart::VolumeChange(_)
+            | StatePart::VolumeEnd(_)) => return Ok(Some(other)),
         }
         Ok(None)
     }

@@ -308,6 +308,7 @@ impl Arrived {
         self.claim_source_tunnel(scene).await?;
         tidy(&scene.directories.migration(self.migration))?;
         spool::remove(scene.directories, self.migration)?;
+        self.volumes.settle(scene.directories).await?;
         journal.archive(&scene.directories.state)?;
         tracing::info!(
             "{}: container {} is {}'s now",
@@ -344,6 +345,11 @@ impl Arrived {
         let work = scene.directories.migration(self.migration);
         let work_of_stage = work.join(STAGE);
         scene.engine.abort_stage(&self.container, &work_of_stage, self.began).await?;
+        match self.activated {
+            // Somebody has heard of what is in them.
+            true => self.volumes.remove_files().await?,
+            false => self.volumes.undo(scene.engine).await?,
+        }
         let hops = self.hops(scene)?;
         let mut conntrack = Conntrack::open()?;
         let made: Vec<Flow> = conntrack

@@ -26,6 +26,7 @@ use super::late_files;
 use super::local_far_ends;
 use super::migration::Migration;
 use super::retry::{Goal, insist, tell_settled};
+use super::volumes;
 use crate::event::{Steps, milliseconds, span};
 use crate::report::{ContainerName, FlowCount, NewAddress, Outcome, Parts, Report};
 
@@ -123,7 +124,13 @@ impl<'a> Completion<'a> {
             held_packets,
             audible: Instant::now(),
             lost: lost_with_the_original(&progress, &flows, &migration.plan.addresses),
-            warnings: migration.plan.warnings.clone(),
+            warnings: migration
+                .plan
+                .warnings
+                .iter()
+                .cloned()
+                .chain(volumes::kept(&migration.plan.volumes, migration.context.engine.kind()))
+                .collect(),
             leftovers,
             local: Vec::new(),
             migration,

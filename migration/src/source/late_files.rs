@@ -5,21 +5,27 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use engine::inspect::Container;
+use engine::inspect::{Container, MountKind};
 
 /// Most entries that are looked at: removing the original waits for that.
 const MOST: usize = 200_000;
 
 /// Returns the first file of a frozen container that was changed after `since`, as a path in the container. Looks at its
-/// writable layer and at `/dev/shm`. Of changes that the kernel stamps with the time of its last tick some may be missed.
+/// writable layer, at `/dev/shm` and at its volumes. Of changes that the kernel stamps with the time of its last tick some may be missed.
 pub fn find(container: &Container, since: SystemTime) -> Option<PathBuf> {
     let since = since.duration_since(UNIX_EPOCH).ok()?;
     let mut left = MOST;
     let upper = container.upper.as_deref().and_then(|root| search(root, since, &mut left));
     let upper = upper.map(|path| Path::new("/").join(path));
-    upper.or_else(|| {
+    let shm = || {
         let shm = container.shm.as_deref()?;
         search(shm, since, &mut left).map(|path| Path::new("/dev/shm").join(path))
+    };
+    upper.or_else(shm).or_else(|| {
+        let mut volumes = container.mounts.iter().filter(|mount| mount.kind == MountKind::Volume);
+        volumes.find_map(|mount| {
+            search(&mount.source, since, &mut left).map(|path| mount.destination.join(path))
+        })
     })
 }
 
@@ -45,6 +51,8 @@ fn search(root: &Path, since: Duration, left: &mut usize) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use engine::inspect::Mount;
+
     use super::*;
 
     #[test]
@@ -59,5 +67,14 @@ mod tests {
         std::thread::sleep(Duration::from_millis(30));
         fs::write(dir.path().join("tmp/new"), "x").unwrap();
         assert_eq!(find(&container, since), Some("/tmp/new".into()));
+        let mount = Mount {
+            kind: MountKind::Volume,
+            name: Some("data".to_owned()),
+            source: dir.path().to_path_buf(),
+            destination: "/data".into(),
+            writable: true,
+        };
+        let container = Container { mounts: vec![mount], ..Container::default() };
+        assert_eq!(find(&container, since), Some("/data/tmp/new".into()));
     }
 }

@@ -6,6 +6,7 @@
 
 mod tunnel_nat;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use super::failure::Failure;
 use super::memory_service::MemoryService;
 use super::plan::Plan;
 use super::processor_share::ProcessorShare;
+use super::volumes::{self, PlannedVolume};
 use crate::context::Context;
 
 /// How long the killed tasks of the original may take to be gone.
@@ -90,7 +92,11 @@ impl<'a> Migration<'a> {
         };
         let path = journal::path(&context.directories.state, migration);
         let guardian = guardian::start(&context.directories, context.background.guardian, &path)?;
-        let journal = Journal::begin(&context.directories.state, migration, &record)?;
+        let mut journal = Journal::begin(&context.directories.state, migration, &record)?;
+        let volumes = kept_volumes(&plan);
+        if !volumes.is_empty() {
+            journal.append(&Record::KeptVolumes { volumes })?;
+        }
         Ok(Self {
             share: ProcessorShare::new(Arc::clone(&plan.cgroup)),
             context,
@@ -167,11 +173,13 @@ impl<'a> Migration<'a> {
         Ok(())
     }
 
-    /// Has the engine remove the original, whose tasks have been killed.
+    /// Notes that volumes of the original stay here, and has the engine remove the original, whose tasks have been killed.
     ///
     /// # Errors
-    /// The engine does not remove the container.
+    /// The engine does not remove the container, or a note cannot be written.
     pub async fn remove_original(&mut self) -> Result<(), Cause> {
+        let of = (self.plan.container.id.as_str(), self.id(), self.plan.link.host);
+        volumes::keep(&self.context.directories, of, &kept_volumes(&self.plan))?;
         let id = &self.plan.container.id;
         match self.removal.take() {
             Some(prepared) => prepared.remove(id).await?,
@@ -316,4 +324,10 @@ impl<'a> Migration<'a> {
         }
         Ok(self.journal.end()?)
     }
+}
+
+/// The volumes that stay here when the container goes, each with the time at which it was made.
+fn kept_volumes(plan: &Plan) -> BTreeMap<String, String> {
+    let of = |volume: &PlannedVolume| (volume.offered.name.clone(), volume.created.clone());
+    plan.volumes.iter().map(of).collect()
 }

@@ -47,6 +47,7 @@ mod retry;
 mod siblings_left_behind;
 mod trees;
 mod verify_copy;
+pub(crate) mod volumes;
 
 use checkpoint::pidfd::PidFd;
 use state::cause::chain;

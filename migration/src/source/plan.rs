@@ -18,7 +18,7 @@ use netmig::netns::Namespace;
 use netmig::peer_number::PeerNumber;
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{LEAN_MEMORY, Message, MigrationId};
+use protocol::message::{LEAN_MEMORY, Message, MigrationId, VOLUMES};
 use state::blocker::Blocker;
 use state::cause::{Cause, chain};
 use state::container_lock::ContainerLock;
@@ -36,6 +36,7 @@ use super::local_far_ends::FarEnds;
 use super::memory::{self, MemoryPlan};
 use super::network_namespace::OwnNetwork;
 use super::receive_buffers::Room;
+use super::volumes::{self, Looked, PlannedVolume};
 use super::{dns_names, landlock, link_rate, multicast, original_ports, ports};
 use crate::connect::{Introduced, Link};
 use crate::context::Context;
@@ -94,6 +95,8 @@ pub struct Plan {
     pub siblings: Vec<Holder>,
     /// Paths in the container that are watched.
     pub watched: Vec<PathBuf>,
+    /// Volumes that go with it.
+    pub volumes: Vec<PlannedVolume>,
     /// When its memory goes over.
     pub memory: MemoryPlan,
     /// Larger buffers, until the migration has ended.
@@ -199,6 +202,20 @@ pub async fn agree(
         own.push(tunnel_aliases::blocker(&host::name(), &e));
     }
     own.append(&mut local.lost);
+    let policies = &request.options.volumes;
+    let looked = volumes::look(&*context.engine, &mut local.description, policies).await;
+    let Looked { volumes, blockers, warnings: of_volumes } = looked.map_err(refused)?;
+    own.extend(blockers);
+    warnings.extend(of_volumes);
+    if !volumes.is_empty() && !link.connection.has(VOLUMES) {
+        own.push(Blocker::new(
+            "volume",
+            format!(
+                "{} has volumes, which the agent of {} does not take, as it is of an earlier version; update it",
+                container.name, request.destination.host
+            ),
+        ));
+    }
     own.extend(local.network.blockers(&container.name));
     let limit = request.options.max_interruption;
     let interruption = tokio::task::block_in_place(|| {
@@ -224,6 +241,8 @@ pub async fn agree(
             .push("the container publishes no TCP or UDP port; nothing is forwarded".to_owned());
     }
     let mut offer = offer(migration, &container, &local, &published, &aliases).map_err(refused)?;
+    let disk = volumes.iter().map(|volume| volume.offered.disk);
+    offer.disk = disk.fold(offer.disk, u64::saturating_add);
     offer.image_shipped = options.image == ImagePolicy::Send;
     // An older destination asks for twice the memory, and knows no other way to count.
     if link.connection.has(LEAN_MEMORY) && interruption.offered_memory() > 0 {
@@ -236,6 +255,10 @@ pub async fn agree(
     }
 
     let exchange = async {
+        if !volumes.is_empty() {
+            let offered = volumes.iter().map(|volume| volume.offered.clone()).collect::<Vec<_>>();
+            link.connection.send(&Message::Volumes(offered.into_wire())).await?;
+        }
         link.connection.send(&Message::Offer(Box::new(offer.clone().into_wire()))).await?;
         let verdict = expect!(link.connection, deadline::ANSWER, Verdict)?;
         Ok::<_, Cause>(Verdict::from_wire(verdict)?)
@@ -290,6 +313,7 @@ pub async fn agree(
         warnings,
         siblings,
         watched: findings.watched,
+        volumes,
         memory,
         _room: room,
         _lock: lock,

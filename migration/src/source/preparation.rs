@@ -4,6 +4,7 @@ mod baseline;
 mod streams;
 mod tools;
 mod transfer;
+mod volumes;
 
 use std::time::Duration;
 
@@ -75,6 +76,7 @@ impl<'a> Preparation<'a> {
         // They may take minutes, and the far end's engine holds a lock while the container is staged.
         steps.begin("files, first pass");
         self.send_files(steps).await?;
+        self.send_volumes(steps).await?;
         self.send_memory(steps, options).await?;
         steps.begin("stage");
         self.order_stage().await?;
@@ -106,6 +108,7 @@ impl<'a> Preparation<'a> {
         self.make_room()?;
         self.have_counted().await?;
         self.start_far_runtime().await?;
+        self.send_volumes_again(steps).await?;
         self.send_memory_again(options).await?;
         let Migration { context, plan, .. } = &self.migration;
         engine_orders::check(&*context.engine, &plan.container).await?;

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use protocol::message::{
     Chunk, CodecError, Data, EmptyPages, FlowBatch, LaterPages, MemoryPages, Message, Settings,
-    TreeChange, TreeEnd, TreeRecord,
+    TreeChange, TreeEnd, TreeRecord, VolumeChange, VolumeEnd,
 };
 
 /// A part of a container's state. Parts of one kind are in order; those of different kinds come as they are made.
@@ -24,6 +24,10 @@ pub enum StatePart {
     TreeChange(TreeChange),
     /// The end of a pass over a directory tree.
     TreeEnd(TreeEnd),
+    /// A change of a volume's files.
+    VolumeChange(VolumeChange),
+    /// The end of a pass over a volume.
+    VolumeEnd(VolumeEnd),
     /// The next bytes of the container's log.
     LogData(Data),
     /// Flows.
@@ -44,7 +48,8 @@ impl StatePart {
     pub fn payload(&self) -> u64 {
         let bytes = match self {
             Self::Chunks(chunks) => chunks.iter().map(|chunk| chunk.bytes.len()).sum(),
-            Self::TreeChange(TreeChange { record: TreeRecord::Data { bytes, .. }, .. }) => {
+            Self::TreeChange(TreeChange { record: TreeRecord::Data { bytes, .. }, .. })
+            | Self::VolumeChange(VolumeChange { record: TreeRecord::Data { bytes, .. }, .. }) => {
                 bytes.len()
             }
             Self::LogData(Data(bytes)) => bytes.len(),
@@ -61,6 +66,8 @@ impl From<StatePart> for Message {
             StatePart::Chunks(chunks) => Self::Chunks(chunks),
             StatePart::TreeChange(change) => Self::TreeChange(change),
             StatePart::TreeEnd(end) => Self::TreeEnd(end),
+            StatePart::VolumeChange(change) => Self::VolumeChange(change),
+            StatePart::VolumeEnd(end) => Self::VolumeEnd(end),
             StatePart::LogData(data) => Self::LogData(data),
             StatePart::Flows(batch) => Self::Flows(batch),
             StatePart::Settings(settings) => Self::Settings(settings),
@@ -80,6 +87,8 @@ impl TryFrom<Message> for StatePart {
             Message::Chunks(chunks) => Ok(Self::Chunks(chunks)),
             Message::TreeChange(change) => Ok(Self::TreeChange(change)),
             Message::TreeEnd(end) => Ok(Self::TreeEnd(end)),
+            Message::VolumeChange(change) => Ok(Self::VolumeChange(change)),
+            Message::VolumeEnd(end) => Ok(Self::VolumeEnd(end)),
             Message::LogData(data) => Ok(Self::LogData(data)),
             Message::Flows(batch) => Ok(Self::Flows(batch)),
             Message::Settings(settings) => Ok(Self::Settings(settings)),

@@ -17,8 +17,15 @@ use state::peer_text::PeerText;
 
 /// Names of everything that this agent understands and that not every agent of a compatible version does. A
 /// message that needs a capability is sent only to an agent that names it.
-pub const CAPABILITIES: &[&str] =
-    &[super::DATAGRAMS, LEAN_MEMORY, MEMORY, POST_COPY, crate::wire::STREAMS, crate::wire::ZSTD];
+pub const CAPABILITIES: &[&str] = &[
+    super::DATAGRAMS,
+    LEAN_MEMORY,
+    MEMORY,
+    POST_COPY,
+    crate::wire::STREAMS,
+    super::VOLUMES,
+    crate::wire::ZSTD,
+];
 
 /// The capability to take memory apart from CRIU's images.
 pub const MEMORY: &str = "memory";

@@ -101,7 +101,7 @@ fn messages_have_no_other_texts() {
             && line.contains("String")
     };
     let fields = sources.iter().flat_map(|source| {
-        let body = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let body = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
         body.lines().filter(is_field)
     });
     let fields: Vec<&str> = fields.map(str::trim).collect();

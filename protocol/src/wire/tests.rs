@@ -313,7 +313,7 @@ async fn a_closed_connection_tells_why_if_the_far_end_did() {
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     };
-    assert_eq!(error.to_string(), "127.0.0.1: the disk is full");
+    assert_eq!(error.to_string(), "127.0.0.1 says: the disk is full");
 }
 
 #[tokio::test]
@@ -323,5 +323,5 @@ async fn failures_arrive_with_their_reason() {
         Failure { code: crate::message::FailureCode::Conflict, message: "port 80 is taken".into() };
     a.send(&Message::Failure(failure)).await.unwrap();
     let error = expect!(b, Duration::from_secs(1), Verdict).unwrap_err();
-    assert_eq!(error.to_string(), "127.0.0.1: port 80 is taken");
+    assert_eq!(error.to_string(), "127.0.0.1 says: port 80 is taken");
 }

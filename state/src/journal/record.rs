@@ -1,5 +1,6 @@
 //! The records of a journal.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -111,6 +112,41 @@ pub enum Record {
     Anchor {
         /// The third host's identity.
         peer: HostId,
+    },
+    /// The source keeps these volumes of the container when the move is decided.
+    KeptVolumes {
+        /// The volumes' names, each with the time at which it was made, in the engine's words.
+        volumes: BTreeMap<String, String>,
+    },
+    /// The destination is about to receive the files of volumes.
+    VolumeFiles {
+        /// The absolute path of the directory that is made for them, and for nothing else.
+        directory: PathBuf,
+    },
+    /// The destination is about to make a volume.
+    NewVolume {
+        /// The volume's name.
+        name: String,
+        /// Whether it goes with the container that it is made for.
+        is_anonymous: bool,
+        /// The absolute path of the directory that will have its files.
+        data: PathBuf,
+    },
+    /// The destination has made a volume.
+    MadeVolume {
+        /// The volume's name.
+        name: String,
+        /// When it was made, in the engine's words: a later volume of the name differs in it.
+        created: String,
+    },
+    /// The destination is about to replace the files of a volume that an earlier move of the container has left.
+    LeftVolume {
+        /// The volume's name.
+        name: String,
+        /// The absolute path of the directory that has its files.
+        data: PathBuf,
+        /// That directory's inode as it was before.
+        inode: u64,
     },
     /// The destination is about to activate the copy: it is the container now.
     Activated,

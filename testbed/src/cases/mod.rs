@@ -19,6 +19,7 @@
 mod applications;
 mod bulk;
 mod cancel;
+mod containers;
 mod faults;
 mod fidelity;
 mod flows;
@@ -60,6 +61,7 @@ pub fn all() -> Vec<Case> {
         memory_post_copy::CASES,
         &flows::cases(),
         applications::CASES,
+        &containers::cases(),
         refusal::CASES,
         cancel::CASES,
         operator::CASES,

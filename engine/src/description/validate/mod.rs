@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::{
     Apparmor, Confinement, Connectivity, Description, Filesystem, Health, HealthCheck, Life, Log,
-    Mount, Network, Process, Resources, Seccomp, Storage,
+    Mount, Network, Process, Resources, Seccomp, Storage, VolumeMount,
 };
 use crate::inspect::{is_full_id, is_name};
 use text::{
@@ -215,8 +215,27 @@ fn check_storage(storage: &Storage) -> Result<(), Invalid> {
             demand("storage.mounts", source, |path| path == "/" || is_destination(path))?;
         }
     }
+    check_volumes(&storage.volumes)?;
     each("storage.requested_mounts", &storage.requested_mounts, is_destination)?;
     each("storage.roots", &storage.roots, is_destination)
+}
+
+/// Options of a volume's mount that change neither its files nor what they are on.
+const VOLUME_OPTIONS: [&str; 20] = [
+    "rw", "ro", "bind", "rbind", "private", "rprivate", "slave", "rslave", "shared", "rshared",
+    "dev", "nodev", "suid", "nosuid", "exec", "noexec", "copy", "nocopy", "z", "Z",
+];
+
+fn check_volumes(volumes: &[VolumeMount]) -> Result<(), Invalid> {
+    count("storage.volumes", volumes)?;
+    for VolumeMount { volume, destination, options, mount_options, .. } in volumes {
+        demand("storage.volumes", volume, is_name)?;
+        let is_free = !ENGINE_FILES.contains(&destination.trim_end_matches('/'));
+        demand("storage.volumes", destination, |path| is_free && is_destination(path))?;
+        each("storage.volumes", options, |option| VOLUME_OPTIONS.contains(&option))?;
+        each("storage.volumes", mount_options, is_mount_option)?;
+    }
+    Ok(())
 }
 
 fn check_connectivity(connectivity: &Connectivity) -> Result<(), Invalid> {

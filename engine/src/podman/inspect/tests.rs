@@ -18,6 +18,7 @@ fn info() -> Info {
         graph_root: "/var/lib/containers/storage".into(),
         run_root: "/run/containers/storage".into(),
         static_dir: "/var/lib/containers/storage/libpod".into(),
+        volume_root: "/var/lib/containers/storage/volumes".into(),
         storage_driver: "overlay".into(),
         runtime: "crun".into(),
         runtime_path: "/usr/bin/crun".into(),

@@ -11,9 +11,9 @@ use serde_json::{Map, Value, json};
 use super::Place;
 use crate::description::{
     Address, Confinement, Connectivity, Description, Health, Image, Life, Log, Network, Port,
-    Process, StartupCheck, Storage,
+    Process, StartupCheck, Storage, VolumeMount,
 };
-use raw::{Config, Interface, PortMapping, Startup, Status, Subnet};
+use raw::{Config, Interface, NamedVolume, PortMapping, Startup, Status, Subnet};
 
 /// podman's words that others would not know, and those of a description.
 const READINESS: (&str, &str) = ("conmon", "monitor");
@@ -134,6 +134,7 @@ pub(super) fn read(
         shared_memory: config.shm_size,
         without_shared_memory: config.no_shm,
         private_shared_memory: config.no_shm_share,
+        volumes: config.named_volumes.into_iter().map(read_volume).collect(),
         requested_mounts: config.user_volumes,
         roots: config.chroot_directories,
         ..Storage::default()
@@ -176,6 +177,7 @@ pub(super) fn write(description: &Description, place: &Place) -> Value {
         "labelopts": if confinement.selinux.disabled { json!(["disable"]) } else { Value::Null },
         "user": process.user,
         "groups": process.groups,
+        "namedVolumes": storage.volumes.iter().map(write_volume).collect::<Vec<_>>(),
         "userVolumes": storage.requested_mounts,
         "entrypoint": process.entrypoint,
         "command": process.command,
@@ -271,6 +273,29 @@ fn write_options(networks: &[Network]) -> Value {
         (network.name.clone(), options)
     };
     Value::Object(networks.iter().map(options).collect())
+}
+
+/// Reads how a volume is mounted; the OCI configuration has the rest.
+fn read_volume(volume: NamedVolume) -> VolumeMount {
+    let NamedVolume { name, dest, options, is_anonymous } = volume;
+    VolumeMount {
+        volume: name,
+        is_anonymous,
+        destination: dest,
+        options,
+        mount_options: Vec::new(),
+    }
+}
+
+/// Writes it. podman makes a volume that it does not know, and makes it an anonymous one if it is told so
+/// (`setupContainer`, `libpod/runtime_ctr.go`).
+fn write_volume(volume: &VolumeMount) -> Value {
+    json!({
+        "volumeName": volume.volume,
+        "dest": volume.destination,
+        "options": volume.options,
+        "setAnonymous": volume.is_anonymous,
+    })
 }
 
 fn write_port(port: &Port) -> Value {

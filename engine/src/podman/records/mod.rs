@@ -10,6 +10,7 @@
 mod container_config;
 mod oci_spec;
 mod roundtrip;
+mod volume_mounts;
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::host_info::volume_data;
 use super::{Error, Info};
 use crate::Described;
 use crate::description::Description;
@@ -46,6 +48,8 @@ pub(super) struct Place {
     pub(super) volatile: PathBuf,
     /// The init for containers that have one: the program itself, no symbolic link to it.
     pub(super) init: PathBuf,
+    /// Where volumes are kept.
+    volumes: PathBuf,
     /// What conmon runs when the container has ended, for podman before 5.1.
     pub(super) cleanup: Vec<String>,
 }
@@ -69,8 +73,14 @@ impl Place {
             userdata: info.userdata(id),
             volatile: info.volatile_userdata(id),
             init: init().unwrap_or_else(|| INIT[0].into()),
+            volumes: info.volume_root.clone(),
             cleanup,
         }
+    }
+
+    /// Returns where the files of a volume are.
+    pub(super) fn volume_data(&self, name: &str) -> PathBuf {
+        volume_data(&self.volumes, name)
     }
 }
 
@@ -113,6 +123,7 @@ impl Records {
         container_config::read(&self.config, &self.networks, &mut description).map_err(fail)?;
         let mut spec = self.spec.clone();
         roundtrip::remove_own_files(&mut spec, place);
+        volume_mounts::take(&mut spec, &mut description.storage.volumes, place);
         oci_spec::read(&spec, &mut description).map_err(fail)?;
         let again = Self::write(&description, place);
         let mut lost = roundtrip::lost_between(self, &again, place);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::Place;
+use super::{Place, volume_mounts};
 use crate::description::{
     Apparmor, Capabilities, ConsoleSize, Description, Device, DeviceRule, Filesystem, Life, Limit,
     Mount, Requested, Resources, Seccomp, SelinuxLabels,
@@ -280,6 +280,7 @@ fn write_mounts(description: &Description, place: &Place) -> Vec<Value> {
         })
     };
     let mut mounts: Vec<Value> = description.storage.mounts.iter().map(mount).collect();
+    mounts.extend(volume_mounts::write(&description.storage.volumes, place));
     if description.life.init {
         mounts.push(json!({
             "destination": INIT,

@@ -101,6 +101,11 @@ fn settle_config(config: &mut Value, place: &Place, given_aliases: &[String]) {
     {
         remove(config, &["cgroupParent"]);
     }
+    // Whether a volume is anonymous is the volume's own setting; here it is only told when one is to be made.
+    let volumes = config.get_mut("namedVolumes").and_then(Value::as_array_mut);
+    for volume in volumes.into_iter().flatten() {
+        remove(volume, &["setAnonymous"]);
+    }
     let networks = config.get_mut("newNetworks").and_then(Value::as_object_mut);
     for network in networks.into_iter().flat_map(|map| map.values_mut()) {
         if let Some(list) = network.get_mut("aliases").and_then(Value::as_array_mut) {

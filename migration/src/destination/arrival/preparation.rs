@@ -172,6 +172,7 @@ impl Arrival {
         if let Addresses::Former(pairs) = &self.chosen {
             description.connectivity.readdress(pairs);
         }
+        self.prepare_volumes().await?;
         let stage = Stage {
             description,
             fresh_addresses: self.chosen == Addresses::Fresh,
@@ -222,6 +223,7 @@ impl Arrival {
         block_in_place(|| self.make_equal(&namespace, &sandbox, &port))?;
         self.begin_late().await?;
         self.take_new_connections().await?;
+        self.check_volumes().await?;
         let here = self.left_here()?;
         self.network = Some(Network { port, sandbox, namespace: path, here });
         Ok(ImageDir::create(&self.images(), self.limits.images)?)

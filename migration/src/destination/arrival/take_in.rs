@@ -136,6 +136,7 @@ impl Arrival {
             }
         }
         self.complete_memory(&images).await?;
+        self.put_volumes_in_place()?;
         self.restore(connection, &images, &criu_config, &settings, ordered).await.map(Some)
     }
 
@@ -162,6 +163,9 @@ impl Arrival {
                 Ok(())
             }
             Some(StatePart::Flows(batch)) => self.take_flows(incoming, batch, receiving),
+            Some(part @ (StatePart::VolumeChange(_) | StatePart::VolumeEnd(_))) => {
+                self.take_of_volume(part)
+            }
             _ => Ok(()),
         }
     }

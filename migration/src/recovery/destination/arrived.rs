@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use state::id::{HostId, MigrationId};
 use state::journal::Record;
 
+use crate::destination::volumes::Notes;
+
 /// An arrival as its journal tells of it.
 #[derive(Debug)]
 pub(super) struct Arrived {
@@ -15,6 +17,7 @@ pub(super) struct Arrived {
     pub(super) source: HostId,
     pub(super) anchors: Vec<HostId>,
     pub(super) activated: bool,
+    pub(super) volumes: Notes,
     /// When it began, in seconds since 1970; `None` where an earlier version has not noted it.
     pub(super) began: Option<u64>,
 }
@@ -43,6 +46,7 @@ impl Arrived {
             addresses: records.iter().find_map(readdressed).unwrap_or(addresses).clone(),
             source: *peer,
             anchors: records.iter().filter_map(anchor).collect(),
+            volumes: Notes::read(records),
             activated: records.contains(&Record::Activated),
             began: Some(*began).filter(|began| *began > 0),
         })

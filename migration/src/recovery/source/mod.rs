@@ -22,6 +22,7 @@ mod roll_forward;
 mod undo;
 pub mod withdraw;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -68,6 +69,8 @@ pub struct Departed {
     pub process: Option<Process>,
     /// The restart policy that was taken from the original.
     pub disarmed: Option<String>,
+    /// Volumes that stay here when the container goes, each with the time at which it was made.
+    pub volumes: BTreeMap<String, String>,
     /// Whether the engine was told to record the original as paused.
     pub paused: bool,
     /// How much of the processors the original might use before that was changed.
@@ -320,6 +323,13 @@ impl Departed {
                 Record::Disarmed { policy } => Some(policy.clone()),
                 _ => None,
             }),
+            volumes: records
+                .iter()
+                .find_map(|record| match record {
+                    Record::KeptVolumes { volumes } => Some(volumes.clone()),
+                    _ => None,
+                })
+                .unwrap_or_default(),
             paused: records.contains(&Record::Paused),
             cpu_limits: cpu_limits.last().map(|(original, _)| limits(original)).unwrap_or_default(),
             changed_cpu_limits: cpu_limits.iter().map(|(_, set)| limits(set)).collect(),

@@ -16,7 +16,8 @@ use tokio::task::block_in_place;
 use super::undo::{tidy, unhold};
 use super::{Departed, Error, Event, Settled};
 use crate::context::Context;
-use crate::source::{anchors, destination_rpc, local_far_ends};
+use crate::kept_volumes::{self, KeptVolume};
+use crate::source::{anchors, destination_rpc, local_far_ends, volumes};
 
 /// It is not known whether there are two copies.
 #[derive(Debug, thiserror::Error)]
@@ -129,10 +130,28 @@ pub async fn remove_original(context: &Context, departed: &Departed) -> Removed 
     note(port_forward::begin(&context.directories, migration).await);
     let here = port_forward::here(&departed.container);
     note(port_forward::remove(&context.directories, here).await.map(drop));
+    note(keep_volumes(context, departed).await);
     note(end_original(context, departed).await.map(|found| is_second = found));
     note(unhold(departed).map(drop));
     note(tidy(context, departed).map(drop));
     Removed { left, is_second }
+}
+
+/// Notes which volumes stay here, unless the container is back, or has gone again since.
+async fn keep_volumes(context: &Context, departed: &Departed) -> Result<(), Cause> {
+    let Departed { volumes, container, peer, .. } = departed;
+    if volumes.is_empty() || occupant(context, departed).await? == Occupant::Later {
+        return Ok(());
+    }
+    let is_newer = |kept: KeptVolume| departed.decided.is_none_or(|decided| kept.at > decided);
+    let mut left = volumes.clone();
+    for volume in volumes.keys() {
+        let kept = kept_volumes::find(&context.directories, volume)?;
+        if kept.filter(|kept| kept.container == *container).is_some_and(is_newer) {
+            left.remove(volume);
+        }
+    }
+    volumes::keep(&context.directories, (container, departed.migration(), peer.host), &left)
 }
 
 /// Removes the original, and nothing else that may have its ID by now. Returns whether the container runs here and at

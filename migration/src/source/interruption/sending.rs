@@ -238,8 +238,8 @@ impl Interruption<'_> {
             if let Some(mut log) = log {
                 log.pass(&*sink)?;
             }
-            for CarriedTree { tree, source, snapshot } in trees {
-                trees::send(tree, &*sink, |records| {
+            for CarriedTree { which, source, snapshot } in trees {
+                trees::send(which, &*sink, |records| {
                     source.changes_since(snapshot, Tasks::Frozen, records)
                 })?;
             }

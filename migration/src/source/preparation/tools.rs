@@ -60,6 +60,7 @@ pub(super) struct Ready {
     pub(super) besides: Option<Besides>,
     pub(super) conntrack: Option<Conntrack>,
     pub(super) trees: Vec<CarriedTree>,
+    pub(super) volumes: Vec<CarriedTree>,
     pub(super) log: Option<CarriedLog>,
     pub(super) memory: Option<MemoryRounds>,
     pub(super) turn: Option<Turn>,
@@ -95,7 +96,8 @@ impl Ready {
         else {
             return Err(NotPrepared);
         };
-        let (trees, log) = (std::mem::take(&mut self.trees), self.log.take());
+        let (mut trees, log) = (std::mem::take(&mut self.trees), self.log.take());
+        trees.append(&mut self.volumes);
         let memory = self.memory.take();
         Ok(Tools {
             turn,

@@ -35,7 +35,7 @@ use crate::source::memory_service::{MemoryService, Original, PATIENCE};
 use crate::source::migration::Migration;
 use crate::source::path_trial;
 use crate::source::plan::Plan;
-use crate::source::trees::{self, CarriedTree};
+use crate::source::trees::{self, CarriedTree, Which};
 use crate::state_stream::StateSink;
 use crate::state_stream::peer::PeerSink;
 
@@ -186,10 +186,11 @@ impl Preparation<'_> {
             self.ready.log = Some(log);
         }
         for (tree, source) in sources {
+            let which = Which::Own(tree);
             let pass = move |sink: &dyn StateSink| {
                 let (snapshot, _) =
-                    trees::send(tree, sink, |records| source.first_pass(Tasks::Running, records))?;
-                Ok(CarriedTree { tree, source, snapshot })
+                    trees::send(which, sink, |records| source.first_pass(Tasks::Running, records))?;
+                Ok(CarriedTree { which, source, snapshot })
             };
             let carried = self.send_parts(steps, pass).await?;
             let connection = &mut self.migration.plan.link.connection;
@@ -340,7 +341,7 @@ impl Preparation<'_> {
     }
 
     /// Sends what `pass` puts into the sink, as it comes, and returns what `pass` returns.
-    async fn send_parts<T: Send + 'static>(
+    pub(super) async fn send_parts<T: Send + 'static>(
         &mut self,
         steps: &mut Steps<'_>,
         pass: impl FnOnce(&dyn StateSink) -> Result<T, Cause> + Send + 'static,

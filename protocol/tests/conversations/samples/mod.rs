@@ -27,6 +27,7 @@ pub(crate) fn all() -> Vec<Message> {
     all.extend(comparisons());
     all.extend(trials());
     all.extend(counts());
+    all.extend(volumes());
     all.sort_by_key(Message::number);
     all
 }
@@ -136,6 +137,31 @@ fn conversation() -> Vec<Message> {
     ];
     all.extend(codes.map(failure));
     all
+}
+
+fn volumes() -> Vec<Message> {
+    let mount = VolumeMount {
+        destination: text("/data"),
+        options: vec![text("nosuid")],
+        mount_options: vec![text("rbind"), text("nodev")],
+    };
+    let volume = Volume {
+        name: text("data"),
+        is_anonymous: true,
+        labels: [(text("of"), text("web"))].into(),
+        mounts: vec![mount],
+        entries: 12,
+        length: 70_000,
+        disk: 65_536,
+        has_devices: false,
+    };
+    let record = TreeRecord::Data { offset: 9, bytes: Bytes::from_static(&[7; 3]) };
+    vec![
+        Message::Volumes(vec![volume]),
+        Message::VolumeChange(VolumeChange { volume: 1, record }),
+        Message::VolumeEnd(VolumeEnd { volume: 1, digest: [8; 16] }),
+        Message::VolumeApplied(1),
+    ]
 }
 
 fn offer() -> Offer {

@@ -60,6 +60,8 @@ pub(super) struct Config {
     pub(super) extra_hosts: Vec<String>,
     #[serde(rename = "newNetworks")]
     pub(super) networks: BTreeMap<String, NetworkOptions>,
+    #[serde(rename = "namedVolumes")]
+    pub(super) named_volumes: Vec<NamedVolume>,
     #[serde(rename = "userVolumes")]
     pub(super) user_volumes: Vec<String>,
     pub(super) entrypoint: Vec<String>,
@@ -122,6 +124,18 @@ pub(super) struct PortMapping {
     pub(super) host_port: u16,
     pub(super) range: u16,
     pub(super) protocol: String,
+}
+
+/// `ContainerNamedVolume` (`libpod/container.go`).
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NamedVolume {
+    #[serde(rename = "volumeName")]
+    pub(super) name: String,
+    pub(super) dest: String,
+    pub(super) options: Vec<String>,
+    #[serde(rename = "setAnonymous")]
+    pub(super) is_anonymous: bool,
 }
 
 #[derive(Default, Deserialize)]
