@@ -18,8 +18,8 @@ pub enum Exit {
     Refused = 3,
     /// A step failed or was cancelled; the container runs on this host as before.
     RolledBack = 4,
-    /// The decision to move is made, but the destination has not acknowledged it. The original is
-    /// kept frozen.
+    /// The decision to move is made, but the destination has not acknowledged it, or pages of memory are outstanding. The
+    /// original is kept frozen.
     InDoubt = 5,
     /// The container runs at the destination, but something could not be cleaned up here.
     MovedWithLeftovers = 6,
@@ -64,7 +64,7 @@ impl From<&Failure> for Exit {
             Failure::Refused(_) | Failure::Blocked { .. } => Self::Refused,
             Failure::RolledBack { .. } => Self::RolledBack,
             Failure::Stuck { .. } => Self::Stuck,
-            Failure::InDoubt { .. } => Self::InDoubt,
+            Failure::InDoubt { .. } | Failure::PagesOutstanding { .. } => Self::InDoubt,
         }
     }
 }

@@ -61,6 +61,14 @@ fn print_for_people(report: &Report) {
         report.tunnel,
         report.queue
     );
+    if report.memory.outstanding > 0 {
+        println!(
+            "{} of memory went over after the decision, in {:.1} s; for {} of it the container waited.",
+            HumanBytes(report.memory.outstanding),
+            report.memory.arrived_after_ms / 1e3,
+            HumanBytes(report.memory.waited_for)
+        );
+    }
     if let MemoryReport { rounds, rest, longest_stop_ms, least_processors, .. } = &report.memory
         && !rounds.is_empty()
     {

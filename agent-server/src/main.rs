@@ -18,6 +18,7 @@ mod unauthenticated;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use checkpoint::realtime;
 use clap::Parser;
@@ -139,7 +140,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     recovery::guard_remaining(&directories, &engine).map_err(|e| chain(&e))?;
     let kept = keep(&directories).await;
     kept.map_err(|e| format!("cannot start the reconciler of flows: {}", chain(e.as_ref())))?;
-    let host = ServerContext::open(directories, trust, engine, cli::BACKGROUND)
+    let patience = Duration::from_secs(cli.memory_wait.into());
+    let host = ServerContext::open(directories, trust, engine, cli::BACKGROUND, patience)
         .await
         .map_err(|e| chain(e.as_ref()))?;
     tracing::info!("ready for other hosts");

@@ -44,6 +44,7 @@ pub async fn run(
         unauthenticated: Unauthenticated::default(),
         places: Semaphore::new(SESSIONS),
     }));
+    destination::watch_all(service.copies.host());
     let mut sessions = JoinSet::new();
     tokio::pin!(stop);
     loop {

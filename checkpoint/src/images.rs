@@ -6,9 +6,10 @@
 
 mod follower;
 mod huge_pages;
-mod lazy_parts;
+mod lazy_mappings;
 mod manifest;
 mod memory_store;
+mod missing_pages;
 mod mount_flags;
 mod pagemap;
 mod readdress;
@@ -22,8 +23,11 @@ mod tests;
 
 pub use follower::Follower;
 pub use huge_pages::keep_huge_pages_out;
+pub use lazy_mappings::LazyMappings;
 pub use manifest::{CHUNK, Chunk, FileSum, Limits, Manifest, Stats};
 pub use memory_store::MemoryStore;
+pub(crate) use missing_pages::MissingPages;
+pub use missing_pages::MissingRange;
 pub use mount_flags::keep_mount_flags;
 pub use pagemap::{LazyRange, PAGE, Pagemap, lazy_bytes, whole_pagemap};
 pub use readdress::readdress;

@@ -48,10 +48,28 @@ impl PageRanges {
         Some(LazyRange { start: address, end, offset: part.offset + (address - start) })
     }
 
-    /// Returns the first pages, at most `length` bytes of them.
-    pub(crate) fn first(&self, length: u64) -> Option<LazyRange> {
-        let (start, _) = self.0.first_key_value()?;
-        self.at(*start, length)
+    /// Returns the pages from `address` on, or else the next ones behind it, at most `length` bytes of them.
+    pub(crate) fn at_or_after(&self, address: u64, length: u64) -> Option<LazyRange> {
+        self.at(address, length).or_else(|| self.at(self.next_after(address)?, length))
+    }
+
+    /// Returns those between two addresses.
+    pub(crate) fn within(&self, start: u64, end: u64) -> Vec<LazyRange> {
+        let mut found = Vec::new();
+        let mut at = start;
+        while let Some(range) = self.at_or_after(at, u64::MAX).filter(|range| range.start < end) {
+            found.push(LazyRange { end: range.end.min(end), ..range });
+            at = range.end;
+            if at >= end {
+                break;
+            }
+        }
+        found
+    }
+
+    /// Returns all of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = LazyRange> {
+        self.0.iter().map(|(&start, part)| LazyRange { start, end: part.end, offset: part.offset })
     }
 
     /// Returns between which places in the file of pages they are.
@@ -152,12 +170,12 @@ mod tests {
         ranges.forget(18, 32);
         assert_eq!(ranges, PageRanges::new(&[range(10, 18, 100), range(32, 40, 202)]));
         ranges.forget(12, 14);
-        assert_eq!(ranges.first(99), Some(range(10, 12, 100)));
+        assert_eq!(ranges.at_or_after(0, 99), Some(range(10, 12, 100)));
         assert_eq!(ranges.at(14, 99), Some(range(14, 18, 104)));
         ranges.forget(0, 99);
         assert!(ranges.is_empty());
         ranges.forget(5, 5);
-        assert_eq!(ranges.first(1), None);
+        assert_eq!(ranges.at_or_after(0, 1), None);
     }
 
     #[test]

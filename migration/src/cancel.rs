@@ -1,6 +1,8 @@
 //! Cancellation: before the commit it turns a migration back, after it the migration goes on to its end.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use state::cause::Cause;
 use tokio_util::sync::CancellationToken;
@@ -14,12 +16,26 @@ pub struct Cancelled;
 
 /// Tells a migration to stop. Clones are of one and the same order.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel(CancellationToken);
+pub struct Cancel {
+    order: CancellationToken,
+    decided: Arc<AtomicBool>,
+}
 
 impl Cancel {
     /// Orders the migration to stop, if it is not decided yet.
     pub fn cancel(&self) {
-        self.0.cancel();
+        self.order.cancel();
+    }
+
+    /// Returns whether the migration is decided, so that it goes on to its end whatever is ordered.
+    #[must_use]
+    pub fn is_too_late(&self) -> bool {
+        self.decided.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the migration is decided.
+    pub(crate) fn decide(&self) {
+        self.decided.store(true, Ordering::Relaxed);
     }
 
     /// Runs `work` until it is done or the migration is told to stop. `work` is dropped then, so it must
@@ -35,7 +51,7 @@ impl Cancel {
             // A result that is there already counts more than an order that came with it.
             biased;
             result = work => result,
-            () = self.0.cancelled() => Err(Cancelled.into()),
+            () = self.order.cancelled() => Err(Cancelled.into()),
         }
     }
 
@@ -50,7 +66,7 @@ impl Cancel {
         tokio::select! {
             biased;
             result = work => result,
-            () = self.0.cancelled() => Err(Failure::Refused(Cancelled.into())),
+            () = self.order.cancelled() => Err(Failure::Refused(Cancelled.into())),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use netmig::peer_number::PeerNumber;
 use protocol::message::Introduction;
+use protocol::trust::Trust;
 use protocol::wire;
 use protocol::wire::Connection;
 use state::cause::Cause;
@@ -63,7 +64,18 @@ pub async fn connect(context: &Context, destination: &Destination) -> Result<Int
 /// # Errors
 /// As [`Connection::dial`] and [`Connection::introduce`].
 pub async fn dial(context: &Context, destination: &Destination) -> Result<Connection, wire::Error> {
-    introduce(Connection::dial(&context.trust, destination).await?).await
+    dial_with(&context.trust, destination).await
+}
+
+/// The same for what has nothing but this host's identity and peers.
+///
+/// # Errors
+/// As [`dial`].
+pub(crate) async fn dial_with(
+    trust: &Trust,
+    destination: &Destination,
+) -> Result<Connection, wire::Error> {
+    introduce(Connection::dial(trust, destination).await?).await
 }
 
 /// Dials a host that is known by its identity and exchanges introductions.

@@ -87,7 +87,8 @@ pub struct FlowCount {
 /// How memory got to the destination.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct MemoryReport {
-    /// `pre-copy`: in rounds while the container ran. `stop`: with the checkpoint.
+    /// `pre-copy`: in rounds while the container ran. `stop`: with the checkpoint. `post-copy`: after the decision, but for the
+    /// rounds before.
     pub mode: &'static str,
     /// Bytes of each round.
     pub rounds: Vec<u64>,
@@ -99,6 +100,12 @@ pub struct MemoryReport {
     /// The fewest processors that it was left so that it would write less, by the part, if it was slowed down.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub least_processors: Option<f64>,
+    /// Bytes that were outstanding when the move was decided.
+    pub outstanding: u64,
+    /// Bytes of them for which a process of the container waited, with what is beside them.
+    pub waited_for: u64,
+    /// How long after the decision the last of them had arrived, in milliseconds; 0 if none was outstanding.
+    pub arrived_after_ms: f64,
 }
 
 /// An address that the container has in place of another one.

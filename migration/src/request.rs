@@ -100,6 +100,8 @@ pub enum NonConverging {
     GoBack,
     /// The container is slowed down, step by step, until the rest is small. The move goes back if that does not help.
     Throttle,
+    /// The rest goes over after the decision, while the copy runs.
+    PostCopy,
 }
 
 /// How memory gets to the destination.
@@ -111,6 +113,11 @@ pub enum MemoryMode {
     Stop,
     /// While the container runs. The move is refused where that cannot be.
     PreCopy,
+    /// After the decision, while the copy runs: page by page as it needs them, and the others in order. The source is needed
+    /// until all have arrived. The move is refused where that cannot be.
+    PostCopy,
+    /// Once while the container runs, and what it writes meanwhile after the decision, as by `PostCopy`.
+    Hybrid,
 }
 
 /// How packets get to the destination.

@@ -11,6 +11,8 @@ pub enum Work {
     Arriving,
     /// An arrival whose copy is the container, and which the engine has yet to take over.
     Activated,
+    /// An arrival whose container runs here, and pages of whose memory are still at its source.
+    Outstanding,
     /// A journal that nobody can read might be one of this container.
     Unreadable,
 }

@@ -11,6 +11,8 @@ pub enum Holding {
     Waiting,
     /// The copy has been activated: it is the container.
     Activated,
+    /// The engine runs the container, whose memory has not arrived whole: its source has the rest.
+    Outstanding,
     /// The engine runs the container.
     HandedOver,
     /// The copy was activated, and is gone.
@@ -30,6 +32,8 @@ pub enum Order {
     LedPast,
     /// The source needs no answer about this migration any more: its journal says where the container is.
     Done,
+    /// Take the pages of memory that are missing.
+    Serve,
 }
 
 /// What the destination does about an order.
@@ -49,6 +53,10 @@ pub enum Reply {
     Release,
     /// Forgets the migration.
     Forget,
+    /// Asks for pages of memory, and says when it lacks none.
+    Fetch,
+    /// Says that it lacks no page.
+    Whole,
     /// Says that it holds no copy and that none was heard.
     NoCopy,
     /// Says that the copy was heard and is lost.
@@ -69,20 +77,30 @@ pub fn reply<H: Eq>(holding: Holding, owner: Option<H>, from: H, order: Order) -
     match (holding, order) {
         // Nobody is known who might say this, so nothing may follow from it.
         (Holding::Nothing, Order::LedPast | Order::Abort | Order::Done) => Reply::Removed,
-        (Holding::Nothing, Order::Resume | Order::Commit) => Reply::NoCopy,
+        (Holding::Nothing, Order::Resume | Order::Commit | Order::Serve) => Reply::NoCopy,
         (Holding::HandedOver | Holding::Lost, Order::Done) => Reply::Forget,
         (Holding::Lost, _) => Reply::Lost,
         (_, Order::Resume) => Reply::Known,
-        (Holding::Unsettled | Holding::Waiting | Holding::Activated, Order::Done) => {
-            Reply::Undecided
+        (Holding::HandedOver, Order::Serve) => Reply::Whole,
+        (_, Order::Serve) => Reply::Fetch,
+        // While pages are missing the source is needed, whatever it says.
+        (
+            Holding::Unsettled | Holding::Waiting | Holding::Activated | Holding::Outstanding,
+            Order::Done,
+        ) => Reply::Undecided,
+        (Holding::Activated | Holding::Outstanding | Holding::HandedOver, Order::LedPast) => {
+            Reply::Release
         }
-        (Holding::Activated | Holding::HandedOver, Order::LedPast) => Reply::Release,
         (Holding::Unsettled | Holding::Waiting, Order::LedPast) => Reply::Undecided,
         (Holding::Unsettled, Order::Commit | Order::Abort) => Reply::Undecided,
         (Holding::Waiting, Order::Commit) => Reply::Activate,
         (Holding::Waiting, Order::Abort) => Reply::Remove,
-        (Holding::Activated | Holding::HandedOver, Order::Commit) => Reply::Confirm,
-        (Holding::Activated | Holding::HandedOver, Order::Abort) => Reply::Undecided,
+        (Holding::Activated | Holding::Outstanding | Holding::HandedOver, Order::Commit) => {
+            Reply::Confirm
+        }
+        (Holding::Activated | Holding::Outstanding | Holding::HandedOver, Order::Abort) => {
+            Reply::Undecided
+        }
     }
 }
 
@@ -92,10 +110,42 @@ pub fn after_removal(removed: bool) -> Holding {
     if removed { Holding::Nothing } else { Holding::Unsettled }
 }
 
+/// Decides what a destination remembers of an arrival that its engine has taken over. `post_copy`: memory goes over after the
+/// decision; `is_whole`: all of it has arrived, or the container has ended by itself; `is_lost`: it was ended for want of it.
+#[must_use]
+pub fn remembered(post_copy: bool, is_whole: bool, is_lost: bool) -> Holding {
+    match (is_lost, post_copy && !is_whole) {
+        (true, _) => Holding::Lost,
+        (false, true) => Holding::Outstanding,
+        (false, false) => Holding::HandedOver,
+    }
+}
+
+/// What a destination finds of an arrival whose memory has not arrived whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Server {
+    /// The server of pages is at work, and the container waits for pages.
+    Working,
+    /// The server of pages says that none is missing, or that the container has ended by itself.
+    Whole,
+    /// There is none: the container was ended when it was, or by the end of the host.
+    Gone,
+}
+
+/// Decides what a destination remembers of an arrival whose memory has not arrived whole, once it has looked.
+#[must_use]
+pub fn settle_pages(found: Server) -> Holding {
+    match found {
+        Server::Working => Holding::Outstanding,
+        Server::Whole => Holding::HandedOver,
+        Server::Gone => Holding::Lost,
+    }
+}
+
 /// Returns whether the processes of a copy may run: from its activation on, never before.
 #[must_use]
 pub fn may_run(holding: Holding) -> bool {
-    matches!(holding, Holding::Activated | Holding::HandedOver)
+    matches!(holding, Holding::Activated | Holding::Outstanding | Holding::HandedOver)
 }
 
 /// Returns whether the memory of a migration may be forgotten. A source in doubt may ask after any time, so

@@ -8,10 +8,11 @@
 //! before its source has decided, and one copy is never lost for good without a person being told.
 //!
 //! ```text
-//! source:       Preparing ─▶ Interrupted ─▶ Committed ─▶ Acknowledged ─▶ (original removed)
-//!                   └── undone ──┴── undone      └─ NoCopy: undone; Lost or silence: in doubt
-//! destination:  Arriving ─▶ Waiting ─▶ Activated ─▶ HandedOver ─▶ (remembered until the source is done)
-//!                   └── removed ┴── removed   └─ gone: Lost (the same)
+//! source:       Preparing ─▶ Interrupted ─▶ Committed ─▶ [Outstanding ─▶] Acknowledged ─▶ (original removed)
+//!                   └── undone ──┴── undone      │              └─ Lost or silence: in doubt
+//!                                                └─ NoCopy: undone; Lost or silence: in doubt
+//! destination:  Arriving ─▶ Waiting ─▶ Activated ─▶ [Outstanding ─▶] HandedOver ─▶ (remembered until the source is done)
+//!                   └── removed ┴── removed   └─ gone: Lost ──┘ (the same)
 //! ```
 
 pub mod anchor;

@@ -9,7 +9,10 @@ pub enum Departure {
     Interrupted,
     /// The commit record is on disk.
     Committed,
-    /// The destination's engine runs the container.
+    /// The destination's engine runs the container, whose memory has not arrived whole: the frozen original has
+    /// the rest of it.
+    Outstanding,
+    /// The destination's engine runs the container with all of its memory.
     Acknowledged,
     /// A person has ordered that the original run again.
     Withdrawn,
@@ -64,6 +67,8 @@ pub enum Recovery {
     Undo,
     /// Repeats the decision to the destination, and does what [`after_order`] says of its answer.
     Repeat,
+    /// Sends the destination the pages of memory that it lacks, until it says that it has all.
+    ServePages,
     /// Removes the original.
     RemoveOriginal,
 }
@@ -74,8 +79,34 @@ pub fn recovery(reached: Departure) -> Recovery {
     match reached {
         Departure::Preparing | Departure::Interrupted | Departure::Withdrawn => Recovery::Undo,
         Departure::Committed => Recovery::Repeat,
+        Departure::Outstanding => Recovery::ServePages,
         Departure::Acknowledged => Recovery::RemoveOriginal,
     }
+}
+
+/// Decides how far a departure has come once the destination's engine runs the container. `post_copy`: memory goes over after
+/// the decision, so the original is the only one that has the rest of it.
+#[must_use]
+pub fn handed_over(post_copy: bool) -> Departure {
+    if post_copy { Departure::Outstanding } else { Departure::Acknowledged }
+}
+
+/// Decides what follows an answer of the destination to a source that offers it the pages it lacks.
+///
+/// The original is never thawed from here: its copy was heard. A destination without a copy has lost it.
+#[must_use]
+pub fn after_pages(answer: Answer) -> Next {
+    match answer {
+        Answer::Done => Next::Proceed,
+        Answer::NoCopy | Answer::Lost => Next::AskPerson,
+        Answer::Undecided | Answer::Silence => Next::AskAgain,
+    }
+}
+
+/// Returns whether a person may order that the original run again.
+#[must_use]
+pub fn may_withdraw(reached: Departure) -> bool {
+    matches!(reached, Departure::Committed | Departure::Outstanding)
 }
 
 /// Returns whether a departure may be given up, so that its journal ends.

@@ -82,6 +82,19 @@
 //! Bulk data (the image, the first pass over files) may come over further connections of the source, each of which
 //! begins with `Hello` and `Attach`; the answers are `Hello` and `Attached`.
 //!
+//! Memory may go over after the decision (post-copy). Before the interruption the source opens two connections, one for pages
+//! that a process waits for, and one for the others. `MemoryLater` names these pages during the interruption:
+//!
+//! ```text
+//! source                                    destination
+//!   Hello, ServeMemory ────────────────────▶
+//!         ◀───────────────────────────────── Hello, ServingMemory
+//!   ── once the copy is restored, over this or a new connection ──
+//!        [◀───────────────────────────────── MemoryWanted
+//!   MemoryPages* MemorySent ───────────────▶]*         or MemoryGone: the copy is ended
+//!         ◀───────────────────────────────── MemoryWhole
+//! ```
+//!
 //! A user may end flows: `Hello`, `EndFlows`; the answers are `Hello`, `FlowsEnded`.
 //!
 //! A host that forwards new connections for a container to the container's new host, and is told to end that,
@@ -124,8 +137,13 @@ pub use self::data::{Data, Numbered};
 pub use self::facts::{Facts, NetworkState, Prepared};
 pub use self::failure::{Failure, FailureCode};
 pub use self::flow::{EndFlows, Flow, FlowBatch, FlowEnds, SilentConnection};
-pub use self::hello::{CAPABILITIES, Hello, Introduction, InvalidHello, LEAN_MEMORY, MEMORY};
-pub use self::image::{Chunk, EmptyPages, EmptyRun, FileSum, Manifest, MemoryPages, MemoryRun};
+pub use self::hello::{
+    CAPABILITIES, Hello, Introduction, InvalidHello, LEAN_MEMORY, MEMORY, POST_COPY,
+};
+pub use self::image::{
+    Chunk, EmptyPages, EmptyRun, FileSum, LaterPages, Manifest, MemoryPages, MemoryRun,
+    ServeMemory, WANTED_BYTES, WANTED_RANGES, WantedPages,
+};
 pub use self::offer::{Blocker, Finished, Forwarder, ImageRef, Network, Offer, Port, Verdict};
 pub use self::pairing::{Join, Joined};
 pub use self::path_trial::{DropRule, Fate, MAX_TRIALS, TriedPath};
@@ -342,6 +360,20 @@ messages! {
     67 => MemoryPages(MemoryPages) needs "memory",
     /// Memory of the container that has nothing but zeros, as `MemoryPages`.
     80 => EmptyPages(EmptyPages) needs "lean-memory",
+    /// Memory of the frozen container that is sent once the destination asks for it.
+    85 => MemoryLater(LaterPages) needs "post-copy",
+    /// The first message of a connection over which the destination asks for such memory.
+    86 => ServeMemory(ServeMemory) needs "post-copy",
+    /// To the source: asks for pages. `MemoryPages` with all of them follow, then `MemorySent`.
+    87 => MemoryWanted(Vec<WantedPages>) needs "post-copy",
+    /// All pages that were asked for have been sent, as far as they are there.
+    88 => MemorySent(()) needs "post-copy",
+    /// To the destination: the original does not stand still any more, so its memory cannot be had.
+    89 => MemoryGone(()) needs "post-copy",
+    /// To the source: no page is wanted any more. Whether all have arrived; otherwise the container has ended before.
+    90 => MemoryWhole(bool) needs "post-copy",
+    /// To the source: this host can put pages in place later, and asks for them over this connection.
+    91 => ServingMemory(()) needs "post-copy",
     /// Before the offer: the volumes that come with the container.
     95 => Volumes(Vec<Volume>) needs "volumes",
     /// A change of a volume's files.

@@ -162,6 +162,13 @@ fn left(directories: &Directories, id: &str) -> Result<Vec<Left>, Error> {
             all.push(Left { work, other, began });
         }
     }
+    for (_, records) in journal::outstanding(&directories.state)? {
+        if let Some(Record::Arrival { container, source, began, .. }) = records.first()
+            && container == id
+        {
+            all.push(Left { work: Work::Outstanding, other: source.clone(), began: *began });
+        }
+    }
     Ok(all)
 }
 
@@ -185,11 +192,18 @@ fn describe(name: &str, work: Work, left: Option<&Left>, holder: Option<Holder>)
             "the journal {other} cannot be read, and may be about it; move it away if you are sure that it \
              is not"
         ),
+        (Work::Locked, Work::Departing(Departure::Outstanding)) => format!(
+            "it runs on {other}, which is sent the rest of its memory{since}: pages are outstanding, and its original stays frozen here"
+        ),
         (Work::Locked, Work::Departing(_)) => format!("it is being moved to {other}{since}"),
         (Work::Locked, _) => format!("it is arriving from {other}{since}"),
         (_, Work::Departing(Departure::Acknowledged)) => format!(
             "it has been moved to {other}, and its original waits to be removed{since}; run agent-client \
              recover"
+        ),
+        (_, Work::Departing(Departure::Outstanding)) => format!(
+            "it runs on {other}, and pages of its memory are outstanding, which only its frozen original here has{since}; run \
+             agent-client recover once {other} can be reached"
         ),
         (_, Work::Departing(Departure::Committed)) => format!(
             "its move to {other} is in doubt{since}; run agent-client recover once {other} can be reached"
@@ -201,6 +215,9 @@ fn describe(name: &str, work: Work, left: Option<&Left>, holder: Option<Holder>)
         (_, Work::Activated) => {
             format!("it has just arrived from {other}, and its engine is to take it over{since}")
         }
+        (_, Work::Outstanding) => format!(
+            "it runs here, and pages of its memory are outstanding, which {other} has{since}; try again when they have come"
+        ),
         (_, Work::Arriving | Work::Locked) => format!(
             "its broken-off arrival from {other} is being undone{since}; agent-server tries again when it \
              starts"

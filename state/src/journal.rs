@@ -24,12 +24,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use ownership::destination::{self, Holding};
 use ownership::source::Departure;
 
 use crate::directories::create_private;
 use crate::id::MigrationId;
 
-pub use self::archive::{archived, has_arrived_since, settle};
+pub use self::archive::{append_archived, archived, has_arrived_since, outstanding, settle};
 pub use self::record::{Process, Record};
 
 const HEADER: &str = "netmig journal 2";
@@ -177,11 +178,19 @@ pub fn reached(records: &[Record]) -> Departure {
     let of = |record: &Record| match record {
         Record::Withdrawn => Departure::Withdrawn,
         Record::Acknowledged => Departure::Acknowledged,
+        Record::PagesOutstanding => Departure::Outstanding,
         Record::Committed { .. } => Departure::Committed,
         Record::Interruption { .. } => Departure::Interrupted,
         _ => Departure::Preparing,
     };
     records.iter().map(of).max().unwrap_or(Departure::Preparing)
+}
+
+/// Returns what the records of an arrival that the engine has taken over, or that was lost, tell of it.
+#[must_use]
+pub fn remembered(records: &[Record]) -> Holding {
+    let has = |record| records.contains(&record);
+    destination::remembered(has(Record::PostCopy), has(Record::PagesWhole), has(Record::Lost))
 }
 
 /// Returns the present time in seconds since 1970.

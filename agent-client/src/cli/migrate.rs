@@ -71,7 +71,8 @@ pub struct Options {
     /// reason not to move it; may be repeated.
     #[arg(long, value_name = "[NAME=]copy|refuse", value_parser = volume)]
     pub volumes: Vec<Volume>,
-    /// How memory gets to the destination: in rounds while the container runs (pre-copy), or while it is frozen (stop).
+    /// How memory gets to the destination: in rounds while the container runs (pre-copy), while it is frozen (stop), or after
+    /// the decision (post-copy).
     #[arg(long, value_enum, default_value = "auto", value_name = "MODE")]
     pub memory: Memory,
     /// How long memory may take, in seconds, that goes over once the container is frozen. Rounds go on until it takes no longer,
@@ -190,6 +191,11 @@ pub enum Memory {
     Stop,
     /// In rounds while the container runs. The move is refused where that cannot be.
     PreCopy,
+    /// After the decision, while the container runs at the destination: pages that it needs at once, the others in order. This
+    /// host is needed until all have arrived: if it dies before, the container is lost.
+    PostCopy,
+    /// Once while the container runs here, and what it writes meanwhile as by post-copy.
+    Hybrid,
 }
 
 impl From<Memory> for MemoryMode {
@@ -198,6 +204,8 @@ impl From<Memory> for MemoryMode {
             Memory::Auto => Self::Auto,
             Memory::Stop => Self::Stop,
             Memory::PreCopy => Self::PreCopy,
+            Memory::PostCopy => Self::PostCopy,
+            Memory::Hybrid => Self::Hybrid,
         }
     }
 }
@@ -212,6 +220,8 @@ pub enum Slow {
     /// The container gets less and less of the processors until the rest takes no longer than --downtime-limit, down to a tenth
     /// of what it used. The move goes back if that does not help. Refused where the kernel cannot limit it.
     Throttle,
+    /// The rest goes over after the decision, as by --memory post-copy.
+    PostCopy,
 }
 
 impl From<Slow> for NonConverging {
@@ -220,6 +230,7 @@ impl From<Slow> for NonConverging {
             Slow::GoOn => Self::GoOn,
             Slow::GoBack => Self::GoBack,
             Slow::Throttle => Self::Throttle,
+            Slow::PostCopy => Self::PostCopy,
         }
     }
 }

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::Error;
-use super::lazy_parts::{lazy_mappings, split, stack_pages};
+use super::lazy_mappings::LazyMappings;
+use super::missing_pages::{MissingPages, MissingRange};
 use super::pagemap::{Entry, Index, LazyRange, PAGE, decode_entries, encode};
 use super::tmpfs::io_error;
 use crate::page_ranges::PageRanges;
@@ -42,6 +43,8 @@ struct Stored {
     pages: PageRanges,
     /// Those that have nothing but zeros now, whatever they have had. Their places do not count.
     empty: PageRanges,
+    /// Those of `pages` whose content comes after the decision.
+    later: PageRanges,
 }
 
 /// What is known of pages that follow each other.
@@ -83,8 +86,37 @@ impl MemoryStore {
     /// [`Error::TooLarge`]; [`Error::Differs`] for what are no whole pages; [`Error::Io`].
     pub fn write(&mut self, process: i32, start: u64, bytes: &[u8]) -> Result<(), Error> {
         let end = self.end_of(process, start, bytes.len() as u64)?;
-        let Stored { pages: ranges, empty } = self.processes.entry(process).or_default();
+        for place in self.places(process, start, end)? {
+            let part = (place.start - start) as usize..(place.end - start) as usize;
+            let part = bytes.get(part).unwrap_or_default();
+            self.file.write_all_at(part, place.offset).map_err(io_error("write", &self.path))?;
+        }
+        Ok(())
+    }
+
+    /// Notes that the content of whole pages of a process comes after the decision. What came before counts no more.
+    ///
+    /// # Errors
+    /// As [`MemoryStore::write`].
+    pub fn expect_later(&mut self, process: i32, start: u64, end: u64) -> Result<(), Error> {
+        // What ends before it begins is no page.
+        let end = self.end_of(process, start, end.checked_sub(start).unwrap_or(1))?;
+        let places = self.places(process, start, end)?;
+        let later = &mut self.processes.entry(process).or_default().later;
+        places.into_iter().for_each(|place| later.insert(place));
+        let has = self.file.metadata().map_err(io_error("look at", &self.path))?.len();
+        if has < self.length {
+            self.file.set_len(self.length).map_err(io_error("extend", &self.path))?;
+        }
+        Ok(())
+    }
+
+    /// Returns where pages are in the file, whose content is known anew. Those that are new get a place.
+    fn places(&mut self, process: i32, start: u64, end: u64) -> Result<Vec<LazyRange>, Error> {
+        let Stored { pages: ranges, empty, later } = self.processes.entry(process).or_default();
         empty.forget(start, end);
+        later.forget(start, end);
+        let mut places = Vec::new();
         let mut at = start;
         while at < end {
             let place = match ranges.at(at, end - at) {
@@ -92,20 +124,24 @@ impl MemoryStore {
                 None => {
                     let next = ranges.next_after(at).map_or(end, |next| next.min(end));
                     let new = LazyRange { start: at, end: next, offset: self.length };
-                    self.length += next - at;
-                    if self.length > self.limit {
+                    if next - at > self.limit.saturating_sub(self.length) {
                         return Err(Error::TooLarge { what: "bytes of memory", limit: self.limit });
                     }
+                    self.length += next - at;
                     ranges.insert(new);
                     new
                 }
             };
-            let part = (at - start) as usize..(place.end - start) as usize;
-            let part = bytes.get(part).unwrap_or_default();
-            self.file.write_all_at(part, place.offset).map_err(io_error("write", &self.path))?;
             at = place.end;
+            places.push(place);
         }
-        Ok(())
+        Ok(places)
+    }
+
+    /// Returns how many bytes come after the decision.
+    #[must_use]
+    pub fn later_bytes(&self) -> u64 {
+        self.processes.values().map(|stored| stored.later.bytes()).sum()
     }
 
     /// Takes the word that pages of a process have nothing but zeros, whatever came before. They take no memory.
@@ -131,6 +167,7 @@ impl MemoryStore {
             at = known.end;
         }
         stored.empty.forget(start, end);
+        stored.later.forget(start, end);
         if stored.empty.count() >= EMPTY_LIMIT {
             let what = "parts of empty memory";
             return Err(Error::TooLarge { what, limit: EMPTY_LIMIT as u64 });
@@ -166,15 +203,20 @@ impl MemoryStore {
     /// # Errors
     /// [`Error::Differs`] if a page is missing, or an image is none; [`Error::Io`].
     pub fn complete(&self, images: &Path, lazy_pages: bool) -> Result<(), Error> {
+        let mut missing = Vec::new();
         for entry in fs::read_dir(images).map_err(io_error("list", images))? {
             let path = entry.map_err(io_error("list", images))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let number = name.strip_prefix("pagemap-").and_then(|name| name.strip_suffix(".img"));
             if let Some(process) = number.and_then(|number| number.parse().ok()) {
-                self.complete_process(images, &path, (process, &name), lazy_pages)?;
+                let of_this = self.complete_process(images, &path, (process, &name), lazy_pages)?;
+                missing.extend(of_this);
             }
         }
-        Ok(())
+        match missing[..] {
+            [] => Ok(()),
+            _ => MissingPages::new(&missing).write(images, &self.path),
+        }
     }
 
     fn complete_process(
@@ -183,21 +225,18 @@ impl MemoryStore {
         pagemap: &Path,
         (process, name): (i32, &str),
         lazy_pages: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<MissingRange>, Error> {
         let differs = |problem| Error::Differs { name: name.to_owned(), problem };
         let read = |path: &Path| fs::read(path).map_err(io_error("read", path));
         let (pages_id, entries) =
             decode_entries(&read(pagemap)?).ok_or_else(|| differs("it is no pagemap"))?;
         if !entries.iter().any(Entry::is_in_parent) {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let lazy = if lazy_pages {
-            let mm = read(&images.join(format!("mm-{process}.img")))?;
-            lazy_mappings(&mm).ok_or_else(|| differs("it has no mappings"))?
-        } else {
-            Vec::new()
+        let lazy = match lazy_pages {
+            true => LazyMappings::read(images, process)?,
+            false => LazyMappings::default(),
         };
-        let stacks = stack_pages(images, process)?;
         let own = images.join(format!("pages-{pages_id}.img"));
         let whole = images.join(format!("pages-{pages_id}.new"));
         let file = |path: &Path, writes: bool| {
@@ -207,7 +246,7 @@ impl MemoryStore {
         };
         let (from, to) = (file(&own, false)?, file(&whole, true)?);
         let stored = self.processes.get(&process);
-        let (mut before, mut offset) = (0, 0);
+        let (mut before, mut offset, mut missing) = (0, 0, Vec::new());
         let (mut new, mut ranges, mut has_lazy) = (Vec::new(), Vec::new(), false);
         for entry in entries {
             if entry.is_present() {
@@ -222,7 +261,7 @@ impl MemoryStore {
                 new.push(entry);
                 continue;
             }
-            for (part, is_lazy) in split(entry.start, entry.end, &lazy, &stacks) {
+            for (part, is_lazy) in lazy.split(entry.start, entry.end) {
                 let mut at = part.start;
                 while at < part.end {
                     let known = stored.and_then(|stored| stored.at(at, part.end));
@@ -230,8 +269,14 @@ impl MemoryStore {
                         // The file has a hole there, and the server gives what is lazy an empty page.
                         Known::Empty(end) => end,
                         Known::Stored(found) => {
+                            let absent = stored.map(|of| of.later.within(found.start, found.end));
+                            let absent = absent.unwrap_or_default();
                             if is_lazy {
                                 ranges.push(found);
+                                let of_this = |at| MissingRange { process, at };
+                                missing.extend(absent.into_iter().map(of_this));
+                            } else if !absent.is_empty() {
+                                return Err(differs("a page that has to be there comes later"));
                             } else {
                                 let place = offset + (at - part.start);
                                 copy(&self.file, found.offset, &to, place, found.end - found.start)
@@ -249,10 +294,10 @@ impl MemoryStore {
         to.set_len(offset).map_err(io_error("write", &whole))?;
         fs::rename(&whole, &own).map_err(io_error("replace", &own))?;
         fs::write(pagemap, encode(pages_id, &new)).map_err(io_error("write", pagemap))?;
-        match has_lazy {
-            true => Index { pages: self.path.clone(), ranges }.write(pagemap),
-            false => Ok(()),
+        if has_lazy {
+            Index { pages: self.path.clone(), ranges }.write(pagemap)?;
         }
+        Ok(missing)
     }
 }
 
@@ -290,6 +335,24 @@ mod tests {
         assert!(full(2, PAGE, &page(1)), "there is room for four pages");
         assert!(full(1, PAGE + 1, &page(1)) && full(1, PAGE, &[1]) && full(0, PAGE, &page(1)));
         assert!(full(1, u64::MAX - PAGE + 1, &page(1)), "beyond the last address");
+    }
+
+    #[test]
+    fn what_comes_later_takes_the_place_of_what_came_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let page = vec![1; PAGE as usize];
+        let mut store = MemoryStore::create(dir.path(), 4 * PAGE).unwrap();
+        store.write(1, PAGE, &page).unwrap();
+        store.empty(1, 2 * PAGE, PAGE).unwrap();
+        store.expect_later(1, PAGE, 4 * PAGE).unwrap();
+        assert_eq!((store.later_bytes(), store.bytes()), (3 * PAGE, 3 * PAGE));
+        store.expect_later(1, 2 * PAGE, 3 * PAGE).unwrap();
+        assert_eq!(store.later_bytes(), 3 * PAGE, "it is told twice");
+        store.write(1, 2 * PAGE, &page).unwrap();
+        store.empty(1, 3 * PAGE, PAGE).unwrap();
+        assert_eq!(store.later_bytes(), PAGE, "they came nevertheless");
+        assert!(store.expect_later(2, PAGE, 3 * PAGE).is_err(), "there is room for one more page");
+        assert!(store.expect_later(1, 2 * PAGE, PAGE).is_err(), "it ends before it begins");
     }
 
     #[test]

@@ -36,22 +36,36 @@ pub struct LazyPages {
     container: Option<(i32, String)>,
 }
 
+/// Where a server listens, and what it keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct Listening<'a> {
+    /// The socket for CRIU.
+    pub socket: &'a Path,
+    /// The file that it keeps locked until no page is missing.
+    pub lock: &'a Path,
+    /// The socket for the agent, should pages be at the source ([`SourceLink`](super::SourceLink)).
+    pub source_link: &'a Path,
+    /// How long the container waits for pages of a source that cannot be asked, before it is ended.
+    pub patience: Duration,
+}
+
 impl LazyPages {
-    /// Starts a server, which is the program `shim`, in a process group of its own. It reads `images`, listens at `socket`,
-    /// and keeps `lock` until no page is missing. `log` gets its messages. Returns `None` where the kernel cannot do it.
+    /// Starts a server, which is the program `shim`, in a process group of its own. It reads `images`. `log` gets its messages.
+    /// Returns `None` where the kernel cannot do it.
     ///
     /// # Errors
     /// It cannot be started, or does not listen in time.
     pub async fn start(
         shim: &Path,
         images: &Path,
-        socket: &Path,
-        lock: &Path,
+        listening: Listening<'_>,
         log: File,
     ) -> io::Result<Option<Self>> {
+        let Listening { socket, lock, source_link, patience } = listening;
         let mut child = Command::new(shim)
             .arg(SERVE)
-            .args([images, socket, lock])
+            .args([images, socket, lock, source_link])
+            .arg(patience.as_secs().to_string())
             .current_dir("/")
             .process_group(0)
             .stdin(Stdio::piped())

@@ -14,10 +14,12 @@ use crate::userfault::RawEvent;
 
 /// How many entries a log has.
 const ENTRIES: usize = 24 << 10;
-/// Kinds of entries beside those of the kernel, which begin at 0x12: pages are in place, from one address to another, and
-/// a process is gone.
+/// Kinds of entries beside those of the kernel, which begin at 0x12: pages are in place, from one address to another; a
+/// process is gone; pages have come from the source; the copy is the container.
 const PUT: u8 = 1;
 const GONE: u8 = 2;
+const ARRIVED: u8 = 3;
+const DECIDED: u8 = 4;
 
 /// An event, and the number of its process.
 #[repr(C)]
@@ -36,6 +38,10 @@ pub(super) enum Fact {
     Put { start: u64, end: u64 },
     /// The process has ended, and its descriptor is closed.
     Gone,
+    /// Pages of the process that had this number at the source have come from there.
+    Arrived { process: i32, start: u64, end: u64 },
+    /// The copy is the container.
+    Decided,
 }
 
 impl Entry {
@@ -44,6 +50,8 @@ impl Entry {
         match self.event.kind {
             PUT => Fact::Put { start, end },
             GONE => Fact::Gone,
+            ARRIVED => Fact::Arrived { process: self.process as i32, start, end },
+            DECIDED => Fact::Decided,
             _ => Fact::Event(self.event),
         }
     }
@@ -105,6 +113,17 @@ impl EventLog {
         self.note(process, GONE, [0; 3])
     }
 
+    /// Notes that pages have come from the source, for the process that had a number there. Whoever does not know it asks for
+    /// them again.
+    pub(super) fn arrived(&mut self, process: i32, start: u64, end: u64) {
+        self.note(process as u64, ARRIVED, [start, end, 0]);
+    }
+
+    /// Notes that the copy is the container.
+    pub(super) fn decided(&mut self) {
+        self.note(0, DECIDED, [0; 3]);
+    }
+
     fn note(&mut self, process: u64, kind: u8, arguments: [u64; 3]) -> bool {
         let Some(event) = self.place(process) else { return false };
         event.arguments = arguments;
@@ -150,6 +169,12 @@ mod tests {
         assert!(matches!(entries[1].fact(), Fact::Event(RawEvent { kind: 0x13, .. })));
         assert_eq!(entries[1].process, 6);
         log.keep();
+        log.arrived(300, 0x5000, 0x6000);
+        log.decided();
+        let entries = log.entries();
+        let arrived = Fact::Arrived { process: 300, start: 0x5000, end: 0x6000 };
+        assert_eq!(format!("{:?}", entries[2].fact()), format!("{arrived:?}"));
+        assert!(matches!(entries[3].fact(), Fact::Decided));
         while log.gone(7) {}
         assert!(!log.has_room() && log.place(8).is_none());
         assert_eq!(log.entries().len(), ENTRIES);

@@ -19,14 +19,22 @@
 //! server that cannot go on (the images cannot be read, say) kills the container: memory that is silently wrong is
 //! worse than a container that ends.
 //!
+//! Pages may still be at the source (post-copy). The server knows which, and asks for them by the agent
+//! ([`source_link`](SourceLink)): those first that a process waits for, which waits until they have come. The agent may end and
+//! be replaced. So may the server: a holder that takes its place ends the connections that it had with the agent, which
+//! connects anew, and asks for what had not come.
+//!
 //! The file of the lock is removed when no page is missing any more. One that nobody has locked tells of lost pages.
 
+mod agent_connection;
 mod arguments;
+mod at_source;
 mod client;
 mod event_log;
 mod hold;
 mod process_memory;
 mod serve;
+mod source_link;
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -34,13 +42,15 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::userfault;
 
 pub use arguments::fetch_arguments;
-pub use client::LazyPages;
+pub use client::{LazyPages, Listening};
+pub use source_link::{Lane, Said, SourceLink, source_link_path};
 
 /// The first argument of the shim that makes it the server.
 const SERVE: &str = "lazy-pages";
@@ -50,6 +60,20 @@ const HOLD: &str = "hold-pages";
 pub const SOCKET: &str = "lazy-pages.socket";
 /// The directory of the locks, in the run directory.
 const LOCKS: &str = "lazy-pages";
+
+/// Where the server finds what, from its arguments.
+struct Places<'a> {
+    /// The images.
+    images: &'a Path,
+    /// The socket for CRIU.
+    socket: &'a Path,
+    /// The file that is locked while pages are missing.
+    lock: &'a Path,
+    /// The socket for the agent, should pages be at the source.
+    source_link: &'a Path,
+    /// How long the container waits for a source that cannot be asked.
+    patience: Duration,
+}
 
 /// Returns whether a program's arguments, without its name, ask for a server of pages.
 #[must_use]
@@ -61,8 +85,12 @@ pub fn is_asked_for(arguments: &[OsString]) -> bool {
 #[must_use]
 pub fn run(arguments: &[OsString]) -> ExitCode {
     let outcome = match arguments {
-        [what, images, socket, lock] if what == SERVE => {
-            serve::run(Path::new(images), Path::new(socket), Path::new(lock))
+        [what, images, socket, lock, source_link, patience] if what == SERVE => {
+            let patience = patience.to_str().and_then(|seconds| seconds.parse().ok());
+            let patience = Duration::from_secs(patience.unwrap_or(u64::MAX));
+            let [images, socket, lock, source_link] =
+                [images, socket, lock, source_link].map(Path::new);
+            serve::run(&Places { images, socket, lock, source_link, patience })
         }
         _ => Err(io::ErrorKind::InvalidInput.into()),
     };
@@ -75,9 +103,9 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     }
 }
 
-/// Returns whether this kernel lets memory follow a container.
+/// Returns whether this host's kernel can have memory put in place later.
 #[must_use]
-pub fn is_possible() -> bool {
+pub fn is_supported() -> bool {
     userfault::is_supported()
 }
 
@@ -136,6 +164,10 @@ pub fn unfinished(run: &Path) -> io::Result<Vec<(String, State)>> {
     let mut all = Vec::new();
     for entry in entries {
         let entry = entry?;
+        // Sockets of servers are there, too.
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
         let state = state(&entry.path())?;
         all.extend(entry.file_name().into_string().ok().map(|id| (id, state)));
     }
@@ -175,6 +207,8 @@ mod tests {
         assert_eq!(state(&path).unwrap(), State::Whole);
         assert!(unfinished(run.path()).unwrap().is_empty());
         let held = lock(&path).unwrap();
+        let link = source_link_path(run.path(), "def");
+        let _listener = std::os::unix::net::UnixListener::bind(link).unwrap();
         assert_eq!(state(&path).unwrap(), State::UnderWay);
         assert!(is_under_way(run.path(), "abc").unwrap());
         assert_eq!(unfinished(run.path()).unwrap(), [("abc".to_owned(), State::UnderWay)]);

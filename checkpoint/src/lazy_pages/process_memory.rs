@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use super::at_source::AtSource;
 use super::event_log::{EventLog, Fact};
 use crate::images::{LazyRange, PAGE};
 use crate::page_ranges::PageRanges;
@@ -28,7 +29,40 @@ pub(super) struct ProcessMemory {
     pages: Rc<File>,
     /// Addresses of pages that it waits for and that could not be put in place yet.
     faults: Vec<u64>,
+    /// Addresses of pages that it waits for and that are still at the source.
+    waiting: Vec<u64>,
+    /// Where the pages begin of which some may be there and not in place. `None` if none is.
+    cursor: Option<u64>,
     is_gone: bool,
+}
+
+impl ProcessMemory {
+    /// Looks at all pages again: some have come, or have other addresses.
+    fn look_again(&mut self) {
+        self.cursor = Some(0);
+        self.faults.append(&mut self.waiting);
+    }
+
+    /// Returns whether it may lack a page that could be put in place.
+    fn can_go_on(&self) -> bool {
+        self.cursor.is_some() && !self.pending.is_empty()
+    }
+
+    /// Returns the next pages that are there and not in place.
+    fn next(&mut self, at_source: Option<&AtSource>) -> Option<LazyRange> {
+        let mut at = self.cursor?;
+        while let Some(range) = self.pending.at_or_after(at, CHUNK) {
+            let (range, is_there) =
+                at_source.map_or((range, true), |pages| pages.first_alike(range));
+            if is_there {
+                self.cursor = Some(range.start);
+                return Some(range);
+            }
+            at = range.end;
+        }
+        self.cursor = None;
+        None
+    }
 }
 
 /// The memory of all processes of a container.
@@ -38,6 +72,8 @@ pub(super) struct Memories {
     /// What the holder has to know. Nothing is kept in it as long as there is none.
     pub(super) log: EventLog,
     pub(super) is_held: bool,
+    /// Pages that are still at the source, if there were any.
+    pub(super) at_source: Option<AtSource>,
     /// The number of the next process.
     next_number: u64,
     /// The process whose turn it is.
@@ -51,6 +87,7 @@ impl Memories {
             all: Vec::new(),
             log: EventLog::new()?,
             is_held: false,
+            at_source: None,
             next_number: 0,
             turn: 0,
             buffer: vec![0; CHUNK as usize],
@@ -65,18 +102,34 @@ impl Memories {
     pub(super) fn add(&mut self, userfault: Userfault, pending: PageRanges, pages: Rc<File>) {
         let number = self.next_number;
         self.next_number += 1;
-        let faults = Vec::new();
-        self.all.push(ProcessMemory { number, userfault, pending, pages, faults, is_gone: false });
+        self.all.push(ProcessMemory {
+            number,
+            userfault,
+            pending,
+            pages,
+            faults: Vec::new(),
+            waiting: Vec::new(),
+            cursor: Some(0),
+            is_gone: false,
+        });
     }
 
     /// Returns whether no process lacks a page.
     pub(super) fn is_whole(&self) -> bool {
-        self.all.iter().all(|of| of.pending.is_empty() && of.faults.is_empty())
+        let lacks =
+            |of: &ProcessMemory| [&of.faults, &of.waiting].iter().any(|them| !them.is_empty());
+        !self.all.iter().any(|of| !of.pending.is_empty() || lacks(of))
     }
 
-    /// Returns whether there are pages that nothing waits for.
+    /// Returns whether there is nothing more to say about pages at the source, once no process lacks a page.
+    pub(super) fn has_told_end(&mut self) -> bool {
+        let Some(at_source) = &mut self.at_source else { return true };
+        at_source.has_told_end(!self.all.is_empty())
+    }
+
+    /// Returns whether there may be pages that nothing waits for and that are here.
     pub(super) fn has_pending(&self) -> bool {
-        self.all.iter().any(|of| !of.pending.is_empty())
+        self.all.iter().any(ProcessMemory::can_go_on)
     }
 
     /// Returns whether the kernel has refused something for now.
@@ -105,7 +158,10 @@ impl Memories {
         let of = &mut self.all[process];
         match event.decode()? {
             Event::PageFault { address } => of.faults.push(address),
-            Event::Remap { from, to, length } => of.pending.remap(from, to, length),
+            Event::Remap { from, to, length } => {
+                of.pending.remap(from, to, length);
+                of.look_again();
+            }
             Event::Remove { start, end } => of.pending.forget(start, end),
             Event::Fork { child } => {
                 let (pending, pages) = (of.pending.clone(), Rc::clone(&of.pages));
@@ -131,7 +187,16 @@ impl Memories {
     /// Puts the page in place that a process waits for, and those beside it.
     fn serve_fault(&mut self, process: usize, address: u64) -> io::Result<()> {
         let of = &mut self.all[process];
-        if let Some(range) = of.pending.at(address, AROUND) {
+        if let Some(mut range) = of.pending.at(address, AROUND) {
+            if let Some(at_source) = &mut self.at_source {
+                let (alike, is_there) = at_source.first_alike(range);
+                if !is_there {
+                    at_source.want(range.offset);
+                    of.waiting.push(address);
+                    return Ok(());
+                }
+                range = alike;
+            }
             // Pages of another mapping are beside it.
             if self.put(process, range)? == Copied::Unmapped && range.end - range.start > PAGE {
                 self.put(process, LazyRange { end: range.start + PAGE, ..range })?;
@@ -157,10 +222,11 @@ impl Memories {
         let count = self.all.len();
         let lacking = (0..count)
             .map(|step| (self.turn + step) % count)
-            .find(|process| !self.all[*process].pending.is_empty());
+            .find(|process| self.all[*process].can_go_on());
         let Some(process) = lacking else { return Ok(true) };
         self.turn = process + 1;
-        let Some(range) = self.all[process].pending.first(CHUNK) else { return Ok(true) };
+        let at_source = self.at_source.as_ref();
+        let Some(range) = self.all[process].next(at_source) else { return Ok(true) };
         let mut put = self.put(process, range)?;
         if put == Copied::Unmapped && range.end - range.start > PAGE {
             // It reaches beyond one mapping.
@@ -215,6 +281,35 @@ impl Memories {
         Ok(())
     }
 
+    /// Follows what the agents say about pages at the source, on those of [`AtSource::sides`] that are ready.
+    pub(super) fn follow_agents(&mut self, ready: &[bool]) -> io::Result<()> {
+        let Some(at_source) = &mut self.at_source else { return Ok(()) };
+        let changes = at_source.follow(ready)?;
+        let arrived = at_source.take_arrived();
+        if self.is_held {
+            arrived.for_each(|(process, at)| self.log.arrived(process, at.start, at.end));
+        }
+        if changes {
+            self.all.iter_mut().for_each(ProcessMemory::look_again);
+        }
+        Ok(())
+    }
+
+    /// Notes that the copy is the container.
+    pub(super) fn decide(&mut self) {
+        if let Some(at_source) = &mut self.at_source {
+            at_source.decide();
+            if self.is_held {
+                self.log.decided();
+            }
+        }
+    }
+
+    /// Notes that all processes have ended.
+    pub(super) fn end_all(&mut self) {
+        self.all.iter_mut().for_each(|of| of.is_gone = true);
+    }
+
     /// Forgets processes that have ended, and gives back what they alone needed.
     pub(super) fn forget_gone(&mut self) -> io::Result<()> {
         while let Some(process) = self.all.iter().position(|of| of.is_gone) {
@@ -232,7 +327,21 @@ impl Memories {
 
     /// Follows what a server that was killed has left in the log. What waits for a page asks again.
     pub(super) fn take_over(&mut self) -> io::Result<()> {
+        if let Some(at_source) = &mut self.at_source {
+            at_source.take_over()?;
+        }
         for entry in self.log.entries() {
+            match (entry.fact(), &mut self.at_source) {
+                (Fact::Arrived { process, start, end }, Some(at_source)) => {
+                    at_source.forget(process, start, end);
+                    continue;
+                }
+                (Fact::Decided, Some(at_source)) => {
+                    at_source.decide();
+                    continue;
+                }
+                _ => {}
+            }
             let Some(process) = self.all.iter().position(|of| of.number == entry.process) else {
                 continue;
             };
@@ -240,6 +349,7 @@ impl Memories {
                 Fact::Event(event) if matches!(event.decode()?, Event::PageFault { .. }) => {}
                 Fact::Event(event) => self.follow(process, &event)?,
                 Fact::Put { start, end } => self.all[process].pending.forget(start, end),
+                Fact::Arrived { .. } | Fact::Decided => {}
                 Fact::Gone => {
                     // The server has closed the descriptors, or will never.
                     let ProcessMemory { userfault, pages, .. } = self.all.remove(process);
@@ -250,6 +360,8 @@ impl Memories {
         }
         for of in &mut self.all {
             of.faults.clear();
+            of.waiting.clear();
+            of.cursor = Some(0);
             of.userfault.wake_all();
         }
         Ok(())
@@ -257,79 +369,4 @@ impl Memories {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
-
-    use super::*;
-
-    fn descriptor() -> OwnedFd {
-        File::open("/dev/null").unwrap().into()
-    }
-
-    /// Writes into the log what the kernel would.
-    fn event(memories: &mut Memories, process: u64, kind: u8, arguments: [u64; 3]) {
-        let place = memories.log.place(process).unwrap();
-        (place.kind, place.arguments) = (kind, arguments);
-        memories.log.keep();
-    }
-
-    #[test]
-    fn a_successor_knows_what_the_server_knew() {
-        const FORK: u8 = 0x13;
-        const REMAP: u8 = 0x14;
-        const REMOVE: u8 = 0x15;
-        let range = LazyRange { start: 16 * PAGE, end: 32 * PAGE, offset: 0 };
-        let mut memories = Memories::new().unwrap();
-        let pages = Rc::new(tempfile::tempfile().unwrap());
-        memories.add(Userfault::new(descriptor()), PageRanges::new(&[range]), pages);
-        memories.all[0].faults.push(17 * PAGE);
-        memories.log.put(0, 16 * PAGE, 18 * PAGE);
-        event(&mut memories, 0, REMOVE, [20 * PAGE, 21 * PAGE, 0]);
-        let (first, second) = (descriptor().into_raw_fd(), descriptor().into_raw_fd());
-        let number = |fd: i32| u64::from(fd.cast_unsigned());
-        event(&mut memories, 0, FORK, [number(first), 0, 0]);
-        event(&mut memories, 0, FORK, [number(second), 0, 0]);
-        event(&mut memories, 0, REMAP, [24 * PAGE, 64 * PAGE, 2 * PAGE]);
-        assert!(memories.log.gone(2));
-        event(&mut memories, 1, REMOVE, [0, 30 * PAGE, 0]);
-        memories.take_over().unwrap();
-        let [parent, child] = &memories.all[..] else { panic!("{:?}", memories.all) };
-        let has = |of: &ProcessMemory, page: u64| of.pending.at(page * PAGE, PAGE).is_some();
-        assert!([18, 19, 21, 23, 26, 31, 64, 65].into_iter().all(|page| has(parent, page)));
-        assert!(![16, 17, 20, 24, 25, 66].into_iter().any(|page| has(parent, page)));
-        assert!(has(child, 30) && !has(child, 29) && !has(child, 64));
-        assert_eq!((child.number, child.userfault.as_fd().as_raw_fd()), (1, first));
-        assert_eq!(memories.next_number, 3);
-        assert!(!memories.is_refused(), "what waits asks again");
-        // SAFETY: fcntl(2) with numbers alone; nothing has closed the descriptor of the process that is gone.
-        assert!(unsafe { libc::fcntl(second, libc::F_GETFD) } >= 0);
-    }
-
-    #[test]
-    fn pages_that_a_child_lacks_are_kept() {
-        use std::os::unix::fs::MetadataExt;
-        let mut memories = Memories::new().unwrap();
-        let file = tempfile::tempfile().unwrap();
-        file.write_all_at(&vec![7; 4 * PAGE as usize], 0).unwrap();
-        let pages = Rc::new(file.try_clone().unwrap());
-        let whole = LazyRange { start: 0, end: 4 * PAGE, offset: 0 };
-        let other = LazyRange { start: 64 * PAGE, end: 65 * PAGE, offset: PAGE };
-        for pending in [whole, other] {
-            let pages = Rc::clone(&pages);
-            memories.add(Userfault::new(descriptor()), PageRanges::new(&[pending]), pages);
-        }
-        let byte = |offset: u64| {
-            let mut byte = [0];
-            file.read_exact_at(&mut byte, offset).unwrap();
-            byte[0]
-        };
-        let before = file.metadata().unwrap().blocks();
-        memories.all[0].pending.forget(0, 2 * PAGE);
-        memories.release(0, 0, 2 * PAGE).unwrap();
-        assert_eq!([0, 1, 2].map(|page| byte(page * PAGE)), [0, 7, 7]);
-        memories.all[1].is_gone = true;
-        memories.forget_gone().unwrap();
-        assert_eq!([0, 1, 2].map(|page| byte(page * PAGE)), [0, 0, 7]);
-        assert!(file.metadata().unwrap().blocks() < before);
-    }
-}
+mod tests;

@@ -11,12 +11,15 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::Places;
+use super::at_source::AtSource;
 use super::client::{CONTAINER, GO, HELD, READY};
 use super::event_log::EventLog;
 use super::hold::{Holder, Side, Succession, kill};
 use super::process_memory::Memories;
 use crate::images::Pagemap;
 use crate::page_ranges::PageRanges;
+use crate::pidfd::PidFd;
 use crate::seqpacket;
 use crate::userfault::{Userfault, is_supported};
 
@@ -26,11 +29,14 @@ const RESTORED: i32 = 0x5253_5446;
 const LATER: u16 = 1;
 /// How long the server does without a holder that the kernel does not give it.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often it is looked whether a source can be asked that has pages, in milliseconds.
+const LOOK_EVERY: u16 = 200;
 /// The score of a process that the kernel ends last for lack of memory (proc(5)).
 const LAST: &str = "-1000";
 
 /// Runs as the server of one container. Its standard input brings orders, its standard output says that it listens.
-pub(super) fn run(images: &Path, socket: &Path, lock: &Path) -> io::Result<()> {
+pub(super) fn run(places: &Places<'_>) -> io::Result<()> {
+    let Places { images, socket, lock, source_link, patience } = *places;
     if !is_supported() {
         return Ok(());
     }
@@ -49,6 +55,7 @@ pub(super) fn run(images: &Path, socket: &Path, lock: &Path) -> io::Result<()> {
         is_restored: false,
         is_going: false,
         container: None,
+        first: None,
         memories: Memories::new()?,
         succession: Succession::new()?,
         holder: None,
@@ -57,10 +64,16 @@ pub(super) fn run(images: &Path, socket: &Path, lock: &Path) -> io::Result<()> {
     // Without CRIU the restore has not begun, and there is nothing to lose.
     if server.accept(&listener)? {
         drop(listener);
-        if let Err(error) = server.serve() {
+        let served = AtSource::open(images, source_link, patience).and_then(|at_source| {
+            server.memories.at_source = at_source;
+            server.serve()
+        });
+        if served.is_err() {
             server.fail();
-            return Err(error);
         }
+        // Who finds no socket takes the pages for lost.
+        let closed = server.memories.at_source.take().map_or(Ok(()), AtSource::close);
+        served.and(closed)?;
     }
     unlock(lock)?;
     server.succession.end();
@@ -99,6 +112,8 @@ struct Server {
     is_going: bool,
     /// The first process of the container and its ID, once it is restored.
     container: Option<(i32, String)>,
+    /// That process.
+    first: Option<PidFd>,
     memories: Memories,
     succession: Succession,
     /// What takes the place of this process, from the moment on at which the copy is restored. Before, it need not:
@@ -134,7 +149,7 @@ impl Server {
     /// Serves until no process lacks a page.
     fn serve(&mut self) -> io::Result<()> {
         loop {
-            if self.is_restored && self.memories.is_whole() {
+            if self.is_restored && self.memories.is_whole() && self.memories.has_told_end() {
                 return Ok(());
             }
             let is_due = self.retry_at.is_some_and(|at| Instant::now() >= at);
@@ -144,13 +159,15 @@ impl Server {
                 self.renew_holder()?;
             }
             let is_going = self.is_restored && self.is_going && self.memories.has_pending();
-            let timeout = match (is_going, self.memories.is_refused()) {
-                (true, _) => PollTimeout::ZERO,
-                (false, true) => LATER.into(),
-                (false, false) => PollTimeout::NONE,
+            let timeout = match (is_going, self.memories.is_refused(), &self.memories.at_source) {
+                (true, ..) => PollTimeout::ZERO,
+                (false, true, _) => LATER.into(),
+                (false, false, Some(_)) => LOOK_EVERY.into(),
+                (false, false, None) => PollTimeout::NONE,
             };
             self.look(timeout)?;
             self.memories.serve_faults()?;
+            self.ask_source()?;
             if is_going && !self.memories.go_on()? {
                 // Whatever refuses it now is over in a moment.
                 self.look(LATER.into())?;
@@ -159,9 +176,22 @@ impl Server {
         }
     }
 
+    /// Asks for pages that are at the source, if some are, as long as the container has not ended.
+    fn ask_source(&mut self) -> io::Result<()> {
+        let Some(at_source) = &mut self.memories.at_source else { return Ok(()) };
+        let is_going = self.is_restored && self.is_going;
+        at_source.ask(is_going);
+        at_source.check_patience(is_going)?;
+        if self.first.as_ref().map(PidFd::has_ended).transpose()?.unwrap_or_default() {
+            self.memories.end_all();
+        }
+        Ok(())
+    }
+
     /// Starts a holder in place of the one there is. The copy of this process that is the holder returns from here, too, when it has
-    /// to serve.
-    fn renew_holder(&mut self) -> io::Result<()> {
+    /// to serve: `true`. What was known before of who is to be heard counts no more then.
+    fn renew_holder(&mut self) -> io::Result<bool> {
+        let mut has_taken_over = false;
         loop {
             let log = std::mem::replace(&mut self.memories.log, EventLog::new()?);
             self.memories.is_held = true;
@@ -171,9 +201,10 @@ impl Server {
                     if let Some(before) = self.holder.replace(holder) {
                         before.end();
                     }
-                    return Ok(());
+                    return Ok(has_taken_over);
                 }
                 Ok(Side::Successor) => {
+                    has_taken_over = true;
                     // Its descriptor was the former server's.
                     std::mem::forget(self.holder.take());
                     self.memories.take_over()?;
@@ -195,7 +226,7 @@ impl Server {
                     if let Some(before) = self.holder.take() {
                         before.end();
                     }
-                    return Ok(());
+                    return Ok(has_taken_over);
                 }
             }
         }
@@ -214,7 +245,7 @@ impl Server {
 
     /// Waits for events and orders, and follows them.
     fn look(&mut self, timeout: PollTimeout) -> io::Result<()> {
-        let (from_agent, from_criu, has_no_holder, with_events) = {
+        let (from_agent, from_criu, has_no_holder, with_events, of_source) = {
             let side = |of| PollFd::new(of, PollFlags::POLLIN);
             let mut sides: Vec<PollFd<'_>> =
                 self.memories.all().iter().map(|of| side(of.userfault.as_fd())).collect();
@@ -222,6 +253,7 @@ impl Server {
             sides.extend(self.orders.as_ref().map(|of| side(of.as_fd())));
             sides.extend(self.criu.as_ref().map(|of| side(of.as_fd())));
             sides.extend(self.holder.as_ref().map(|of| side(of.as_fd())));
+            sides.extend(self.memories.at_source.iter().flat_map(AtSource::sides).map(side));
             wait(&mut sides, timeout)?;
             let mut ready = sides.iter().map(|side| side.any().unwrap_or(true));
             let with_events: Vec<usize> = ready
@@ -232,10 +264,11 @@ impl Server {
                 .collect();
             let from_agent = self.orders.is_some() && ready.next().unwrap_or_default();
             let from_criu = self.criu.is_some() && ready.next().unwrap_or_default();
-            (from_agent, from_criu, ready.next().unwrap_or_default(), with_events)
+            let has_no_holder = self.holder.is_some() && ready.next().unwrap_or_default();
+            (from_agent, from_criu, has_no_holder, with_events, ready.collect::<Vec<bool>>())
         };
-        if has_no_holder {
-            self.renew_holder()?;
+        if has_no_holder && self.renew_holder()? {
+            return Ok(());
         }
         if from_agent && !self.take_orders()? {
             // It stays open: the holder has the same descriptor by the same number.
@@ -246,14 +279,17 @@ impl Server {
             self.take_process()?;
         }
         if self.is_restored && self.container.is_some() && self.retry_at.is_none() {
-            self.renew_holder()?;
+            let has_taken_over = self.renew_holder()?;
             // What does not hear that will not wait for it either.
             let _ = tell(HELD);
+            if has_taken_over {
+                return Ok(());
+            }
         }
         for process in with_events {
             self.memories.read_events(process)?;
         }
-        Ok(())
+        self.memories.follow_agents(&of_source)
     }
 
     /// Follows the agent's orders; returns `false` when there will be no more.
@@ -271,8 +307,12 @@ impl Server {
                 [CONTAINER, pid, id] => {
                     let pid = pid.parse().map_err(io::Error::other)?;
                     self.container = Some((pid, (*id).to_owned()));
+                    self.first = PidFd::open(pid).ok();
                 }
-                [GO] => self.is_going = true,
+                [GO] => {
+                    self.is_going = true;
+                    self.memories.decide();
+                }
                 _ => return Err(io::ErrorKind::InvalidData.into()),
             }
         }

@@ -122,7 +122,7 @@ pub async fn look(
         );
     }
     check_criu(here, offer, &mut block).await?;
-    let needed = needed_memory(offer.memory, is_lean && lazy_pages::is_possible());
+    let needed = needed_memory(offer.memory, is_lean && lazy_pages::is_supported());
     if let Some(free) = available_memory(&fs::read_to_string("/proc/meminfo")?)
         && free < needed
     {

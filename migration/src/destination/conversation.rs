@@ -14,6 +14,7 @@ use crate::destination::decision::resume;
 use crate::destination::end_flows;
 use crate::destination::incoming_migration;
 use crate::destination::lease::Copies;
+use crate::destination::page_relay::relay;
 use crate::destination::prepared_stage::{Expected, abandon};
 use crate::destination::refusal::give_up;
 use crate::destination::server_context::ServerContext;
@@ -76,6 +77,7 @@ pub async fn converse(
         Message::Attach(migration) => host.streams.attach(migration, own_connection).await,
         Message::Offer(offer) => offered(copies, connection, (*offer, volumes), expected).await,
         Message::Resume(migration) => resume(copies, connection, migration).await,
+        Message::ServeMemory(order) => relay(copies, connection, order).await,
         Message::AnchorOffer(offer) => {
             anchor::agree(host, connection, connection.host(), offer).await
         }

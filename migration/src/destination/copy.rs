@@ -13,6 +13,7 @@ use tokio::task::block_in_place;
 use super::arrival::{Arrival, MemoryGone, Network, Whole};
 use super::counted_flows::CountedFlows;
 use super::following_memory::FollowingMemory;
+use super::outstanding_pages::watch;
 use netmig::container_network::SiblingAddresses;
 use netmig::sockets::receive_buffers;
 
@@ -153,6 +154,9 @@ impl Copy {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
         self.journal.archive(&self.arrival.host().directories.state)?;
+        if self.arrival.is_post_copy() {
+            watch(self.arrival.host(), self.arrival.offer().migration);
+        }
         Ok(Finished {
             pid,
             full_buffers: receive_buffers::dropped_datagrams(pid).unwrap_or(0),

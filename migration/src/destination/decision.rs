@@ -105,7 +105,7 @@ async fn settled(
 }
 
 /// Says what is to be said where no copy is touched.
-async fn answer(
+pub(super) async fn answer(
     copies: &'static Copies,
     connection: &mut Connection,
     migration: MigrationId,
@@ -123,7 +123,12 @@ async fn answer(
             tracing::warn!("{migration}: refused an order of {peer}, which it does not come from");
             not_allowed(migration)
         }
-        Reply::Undecided | Reply::Known | Reply::Activate | Reply::Remove => {
+        Reply::Undecided
+        | Reply::Known
+        | Reply::Activate
+        | Reply::Remove
+        | Reply::Fetch
+        | Reply::Whole => {
             return give_up(connection, Undecided.into()).await;
         }
     };

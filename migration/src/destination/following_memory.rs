@@ -94,7 +94,7 @@ pub async fn watch_others(directories: Directories, engine: Arc<dyn Engine>) {
 fn tell(run: &Path, id: &str, name: &str) {
     tracing::error!(
         "container {name} ({id}) was killed: memory that was to follow it to this host is lost, because the server of pages and its \
-         holder were killed or could not go on (lazy-pages.log in {} has their words); start the container anew",
+         holder were killed or could not go on (lazy-pages.log in {} has their words); start the container anew, unless this log says that its original is kept",
         run.display()
     );
     if let Err(e) = lazy_pages::forget_lost(run, id) {

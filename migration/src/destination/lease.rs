@@ -133,8 +133,7 @@ impl Copies {
         let Some(records) = journal::archived(state, migration)? else {
             return Ok((Holding::Nothing, None));
         };
-        let lost = records.contains(&Record::Lost);
-        Ok((if lost { Holding::Lost } else { Holding::HandedOver }, source(&records)))
+        Ok((journal::remembered(&records), source(&records)))
     }
 
     /// A copy that was taken out is the container now, and podman has yet to take it over.

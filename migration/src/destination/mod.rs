@@ -21,6 +21,8 @@ pub(crate) mod following_memory;
 mod image_import;
 mod incoming_migration;
 mod lease;
+pub(crate) mod outstanding_pages;
+mod page_relay;
 mod permission_check;
 pub(crate) mod prepared_stage;
 mod receive_buffers;
@@ -36,4 +38,5 @@ pub(crate) mod work_directory;
 
 pub use conversation::converse;
 pub use lease::Copies;
+pub use outstanding_pages::watch_all;
 pub use server_context::ServerContext;

@@ -173,6 +173,7 @@ impl ReceivedState {
             | StatePart::Flows(_)
             | StatePart::Memory(_)
             | StatePart::EmptyMemory(_)
+            | StatePart::MemoryLater(_)
             | StatePart::VolumeChange(_)
             | StatePart::VolumeEnd(_)) => return Ok(Some(other)),
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use checkpoint::cgroup::Cgroup;
 use engine::Engine;
@@ -32,6 +33,8 @@ pub struct ServerContext {
     pub engine: Arc<dyn Engine>,
     /// How this program is started in the background.
     pub background: Background,
+    /// How long a container waits for pages of its memory while its source cannot be asked, before it is ended.
+    pub memory_patience: Duration,
     /// The program that stands in for the OCI runtime while a container is staged.
     pub shim: PathBuf,
     /// Conversations that may have further connections.
@@ -49,6 +52,7 @@ impl ServerContext {
         trust: Trust,
         engine: Arc<dyn Engine>,
         background: Background,
+        memory_patience: Duration,
     ) -> Result<Self, Cause> {
         directories.create()?;
         engine.keep_configuration().await?;
@@ -59,6 +63,7 @@ impl ServerContext {
             name: state::host::name(),
             engine,
             background,
+            memory_patience,
             shim: state::host::find_shim()?,
             streams: Streams::default(),
             stopping: AtomicBool::new(false),

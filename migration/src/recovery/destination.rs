@@ -40,6 +40,7 @@ use steering::tunnels::{self, Claim, SteeringLock};
 
 use self::arrived::Arrived;
 use crate::destination::following_memory::{settle_lost, watch_others};
+use crate::destination::outstanding_pages;
 use crate::destination::prepared_stage::sweep;
 use crate::destination::spool;
 use crate::destination::work_directory::{STAGE, tidy};
@@ -83,6 +84,7 @@ pub async fn run(
 ) -> Result<bool, journal::Error> {
     let all = journal::unfinished(&directories.state)?;
     let mut settled = settle_all(directories, &**engine, all).await;
+    settled &= outstanding_pages::settle_all(directories).await?;
     sweep(directories, engine);
     if let Err(e) = settle_lost(directories, &**engine).await {
         tracing::error!("memory that followed containers: {}", chain(e.as_ref()));

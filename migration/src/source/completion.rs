@@ -1,5 +1,7 @@
 //! The completion: the copy is the container. Held packets are released, and the original is removed.
 
+mod outstanding_memory;
+
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -162,6 +164,7 @@ impl<'a> Completion<'a> {
                 return Err(Failure::InDoubt { container, cause: error.into() });
             }
         }
+        self.await_memory(steps).await?;
         let mut led = (!self.local.is_empty()).then(Instant::now);
         let mut all_led = false;
         if !self.migration.plan.anchors.is_empty() {

@@ -4,6 +4,7 @@ use ownership::source::{Answer, Next, after_order};
 use protocol::expect;
 use protocol::message::{self, FailureCode, Finished, Message, MigrationId, SilentConnection};
 use protocol::wire::{self, Connection};
+use state::cause::Cause;
 use state::deadline;
 use state::id::HostId;
 use state::peer_address::Destination;
@@ -31,6 +32,12 @@ pub enum Error {
     /// Whoever answers is somebody else: what it says about copies counts for nothing.
     #[error("{0} is another host now than the one that the container was moved to")]
     OtherHost(Destination),
+    /// Something on this host failed.
+    #[error("pages of memory could not be sent")]
+    Own(#[source] Cause),
+    /// Nothing sends pages any more.
+    #[error("pages of memory are not sent any more")]
+    NotServed,
 }
 
 impl Error {
@@ -43,7 +50,7 @@ impl Error {
                 FailureCode::Lost => Answer::Lost,
                 _ => Answer::Undecided,
             },
-            Self::Wire(_) | Self::OtherHost(_) => Answer::Silence,
+            Self::Wire(_) | Self::OtherHost(_) | Self::Own(_) | Self::NotServed => Answer::Silence,
         }
     }
 

@@ -39,6 +39,17 @@ pub enum Failure {
         /// What could not be undone, each a whole sentence.
         leftovers: Vec<String>,
     },
+    /// The destination runs the container, or has lost it, without all of its memory.
+    PagesOutstanding {
+        /// The container's name.
+        container: String,
+        /// Where it runs.
+        destination: String,
+        /// The destination has ended it for want of memory.
+        is_lost: bool,
+        /// The last error.
+        cause: Cause,
+    },
     /// The decision is made and the destination has not acknowledged it.
     InDoubt {
         /// The container's name.
@@ -119,6 +130,18 @@ impl Failure {
                 "not moved, and {container} could not be set going again; nothing of it is lost. A guardian \
                  goes on trying, and so does agent-client recover: {}\n  what failed at first: {}",
                 leftovers.join("; "),
+                chain(cause.as_ref())
+            ),
+            Self::PagesOutstanding { container, destination, is_lost: false, cause } => format!(
+                "pages outstanding: {container} runs at {destination}, and a part of its memory is on this host alone, in the \
+                 original, which is kept frozen: do not unpause, stop or remove it. A guardian goes on sending, and so does \
+                 agent-client recover: {}",
+                chain(cause.as_ref())
+            ),
+            Self::PagesOutstanding { container, destination, is_lost: true, cause } => format!(
+                "in doubt: {destination} has ended {container} before all of its memory had arrived; the original is kept frozen \
+                 and unreachable, as it was before the move. Look at {destination} whether the engine has started the container \
+                 anew, then decide (agent-client recover --rollback-anyway {container}): {}",
                 chain(cause.as_ref())
             ),
             Self::InDoubt { container, cause } => format!(

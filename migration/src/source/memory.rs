@@ -7,7 +7,7 @@ use checkpoint::cgroup::Cgroup;
 use checkpoint::lazy_pages;
 use checkpoint::write_tracking;
 use engine::inspect::Container;
-use protocol::message::MEMORY;
+use protocol::message::{MEMORY, POST_COPY};
 use protocol::wire::Connection;
 use state::blocker::Blocker;
 
@@ -18,6 +18,10 @@ use crate::request::{MemoryMode, NonConverging, Options};
 /// From this size on, in bytes, memory goes over while the container runs, unless the user says otherwise.
 const LARGE: u64 = 64 << 20;
 
+/// Why memory cannot go over after the decision.
+pub(super) const NO_POST_COPY: &str =
+    "the destination's agent-server does not take memory after the decision";
+
 /// When the memory goes over.
 #[derive(Debug)]
 pub enum MemoryPlan {
@@ -25,6 +29,8 @@ pub enum MemoryPlan {
     Frozen,
     /// While it runs.
     Running {
+        /// The rest goes over after the decision, when so many rounds have gone over before.
+        post_copy: Option<usize>,
         /// The user wants nothing else.
         is_ordered: bool,
         /// Why the container cannot be moved otherwise.
@@ -44,12 +50,19 @@ impl MemoryPlan {
         expected: &mut ExpectedInterruption,
     ) -> Result<Self, Failure> {
         let mode = options.memory;
-        let is_ordered = mode == MemoryMode::PreCopy;
+        let is_ordered = !matches!(mode, MemoryMode::Auto | MemoryMode::Stop);
+        let post_copy = match mode {
+            MemoryMode::PostCopy => Some(0),
+            MemoryMode::Hybrid => Some(1),
+            MemoryMode::Auto | MemoryMode::Stop | MemoryMode::PreCopy => None,
+        };
         let is_wanted = is_ordered || mode == MemoryMode::Auto && expected.memory() >= LARGE;
         if !is_wanted {
             return Ok(Self::Frozen);
         }
-        let reason = if connection.has(MEMORY) {
+        let reason = if post_copy.is_some() && !connection.has(POST_COPY) {
+            Some(NO_POST_COPY.to_owned())
+        } else if connection.has(MEMORY) {
             write_tracking::obstacle()
         } else {
             Some(
@@ -59,15 +72,17 @@ impl MemoryPlan {
         };
         match reason {
             None => {
-                if options.non_converging == NonConverging::Throttle {
+                if options.non_converging == NonConverging::Throttle && post_copy.is_none() {
                     can_slow_down(cgroup)?;
                 }
-                Ok(Self::Running { is_ordered, blocked: expected.leave_memory_out() })
+                let blocked = expected.leave_memory_out();
+                Ok(Self::Running { post_copy, is_ordered, blocked })
             }
-            Some(reason) if is_ordered => Err(Failure::blocked(vec![Blocker::new(
-                "no-pre-copy",
-                format!("{reason}; move it with --memory stop"),
-            )])),
+            Some(reason) if is_ordered => {
+                let code = if post_copy.is_some() { "no-post-copy" } else { "no-pre-copy" };
+                let message = format!("{reason}; move it with --memory stop");
+                Err(Failure::blocked(vec![Blocker::new(code, message)]))
+            }
             Some(reason) => {
                 tracing::info!("memory goes over while the container is frozen: {reason}");
                 Ok(Self::Frozen)

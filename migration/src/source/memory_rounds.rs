@@ -8,16 +8,19 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use checkpoint::cgroup::Cgroup;
 use checkpoint::criu::MemoryApart;
-use checkpoint::images::PAGE;
+use checkpoint::images::{LazyMappings, PAGE};
 use checkpoint::procfs;
-use checkpoint::write_tracking::{self, Pages, WriteTracking};
+use checkpoint::write_tracking::{self, Pages, Range, WriteTracking};
+use protocol::message::LaterPages;
 use state::cause::Cause;
 
 use super::page_sorter::PageSorter;
 use crate::event::milliseconds;
 use crate::report::MemoryReport;
-use crate::state_stream::StateSink;
+use crate::state_stream::{StatePart, StateSink};
 
+/// Ranges of pages in one message.
+const RANGES: usize = 8192;
 /// Most rounds at one speed of the container.
 const ROUNDS: usize = 30;
 /// How long the rest may take at the rate of the round before: a third of the time that a small container is interrupted
@@ -54,6 +57,12 @@ pub struct MemoryRounds {
     stops: Vec<Duration>,
     /// Processor time that the container had used, and when, at the last round but one and at the last one.
     used: [Option<(Instant, Duration)>; 2],
+    /// Whether the rest goes over after the decision.
+    is_post_copy: bool,
+    /// What the container has written since the last round, to be sent after the decision.
+    later: Vec<Pages>,
+    /// Bytes that go over after the decision.
+    outstanding: u64,
 }
 
 /// What follows a round.
@@ -92,6 +101,9 @@ impl MemoryRounds {
             since: 0,
             stops: Vec::new(),
             used: [None, None],
+            is_post_copy: false,
+            later: Vec::new(),
+            outstanding: 0,
         })
     }
 
@@ -105,12 +117,18 @@ impl MemoryRounds {
     #[must_use]
     pub fn report(&self) -> MemoryReport {
         MemoryReport {
-            mode: "pre-copy",
+            mode: if self.is_post_copy { "post-copy" } else { "pre-copy" },
             rounds: self.sizes.clone(),
             rest: self.rest,
             longest_stop_ms: milliseconds(self.longest_stop()),
-            least_processors: None,
+            outstanding: self.outstanding,
+            ..MemoryReport::default()
         }
+    }
+
+    /// Has the rest go over after the decision.
+    pub fn leave_rest_for_later(&mut self) {
+        self.is_post_copy = true;
     }
 
     /// Returns how long the next round, or what is left once the container is frozen, is expected to take: as long as the
@@ -173,7 +191,7 @@ impl MemoryRounds {
         })
     }
 
-    /// Sends what was written since the last look, of a container that is frozen. Blocks.
+    /// Sends what was written since the last look, of a container that is frozen, unless it goes over later. Blocks.
     ///
     /// # Errors
     /// As [`MemoryRounds::round`].
@@ -182,8 +200,38 @@ impl MemoryRounds {
             Some(pages) => pages,
             None => self.tracking.written(&self.cgroup.pids()?)?,
         };
+        if self.is_post_copy {
+            self.later = pages;
+            return Ok(0);
+        }
         self.rest = self.send_all(&pages, sink)?;
         Ok(self.rest)
+    }
+
+    /// Names the pages that go over after the decision, and sends those of them that have to be there at once, by the images
+    /// of the dump. Blocks.
+    ///
+    /// # Errors
+    /// As [`MemoryRounds::round`], or an image cannot be read.
+    pub fn name_later(&mut self, images: &Path, sink: &dyn StateSink) -> Result<(), Cause> {
+        for pages in std::mem::take(&mut self.later) {
+            let mappings = LazyMappings::read(images, pages.inner)?;
+            let (mut now, mut later) = (Vec::new(), Vec::new());
+            for range in &pages.ranges {
+                for (part, is_lazy) in mappings.split(range.start, range.end) {
+                    let range = Range { start: part.start, end: part.end };
+                    if is_lazy { later.push(range) } else { now.push(range) }
+                }
+            }
+            let now = Pages { ranges: now, ..pages.clone() };
+            self.rest += send_pages(&now, self.leaves_out_empty, sink)?;
+            for ranges in later.chunks(RANGES) {
+                self.outstanding += ranges.iter().map(|range| range.end - range.start).sum::<u64>();
+                let ranges = ranges.iter().map(|range| (range.start, range.end)).collect();
+                sink.put(StatePart::MemoryLater(LaterPages { process: pages.inner, ranges }))?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends the pages of code that the dump has touched. Blocks.

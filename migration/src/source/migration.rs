@@ -33,6 +33,7 @@ use super::anchors::Anchors;
 use super::dead_connections::InUse;
 use super::destination_rpc;
 use super::failure::Failure;
+use super::memory_service::MemoryService;
 use super::plan::Plan;
 use super::processor_share::ProcessorShare;
 use super::volumes::{self, PlannedVolume};
@@ -66,6 +67,8 @@ pub struct Migration<'a> {
     /// Whether CRIU may still be at work on the container: its images must stay until it has ended.
     pub is_dumping: bool,
     is_interruption_noted: bool,
+    /// Sends pages that the destination lacks after the decision.
+    pub memory_service: Option<MemoryService>,
     pausing: Option<JoinHandle<Result<(), engine::Error>>>,
     exchange: TunnelNat,
     _guardian: Guardian,
@@ -107,6 +110,7 @@ impl<'a> Migration<'a> {
             sent_image: None,
             is_dumping: false,
             is_interruption_noted: false,
+            memory_service: None,
             pausing: None,
             exchange: TunnelNat::default(),
             _guardian: guardian,
@@ -249,6 +253,7 @@ impl<'a> Migration<'a> {
     /// `stuck` says what could not be undone of the container, which may still be frozen or cut off. Then its
     /// journal stays, and the guardian goes on with it.
     pub async fn go_back(mut self, cause: Cause, stuck: Vec<String>) -> Failure {
+        self.memory_service = None;
         // That the kernel cannot tell does not mean that the container has ended.
         let ended = matches!(self.plan.cgroup.is_populated(), Ok(false));
         let mut leftovers = if ended { Vec::new() } else { stuck.clone() };

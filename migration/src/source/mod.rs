@@ -30,6 +30,7 @@ pub(crate) mod local_far_ends;
 mod lost_settings;
 mod memory;
 mod memory_rounds;
+pub(crate) mod memory_service;
 mod migration;
 mod multicast;
 mod network_namespace;
@@ -134,5 +135,6 @@ async fn attempt(
             return Err(interruption.go_back(cause).await);
         }
     };
+    cancel.decide();
     committed.complete(steps).await
 }

@@ -11,8 +11,8 @@ use std::io;
 use std::path::PathBuf;
 
 use protocol::message::{
-    Chunk, CodecError, Data, EmptyPages, FlowBatch, MemoryPages, Message, Settings, TreeChange,
-    TreeEnd, TreeRecord, VolumeChange, VolumeEnd,
+    Chunk, CodecError, Data, EmptyPages, FlowBatch, LaterPages, MemoryPages, Message, Settings,
+    TreeChange, TreeEnd, TreeRecord, VolumeChange, VolumeEnd,
 };
 
 /// A part of a container's state. Parts of one kind are in order; those of different kinds come as they are made.
@@ -38,6 +38,8 @@ pub enum StatePart {
     Memory(MemoryPages),
     /// Pages of memory without content.
     EmptyMemory(EmptyPages),
+    /// Pages of memory that come after the decision.
+    MemoryLater(LaterPages),
 }
 
 impl StatePart {
@@ -71,6 +73,7 @@ impl From<StatePart> for Message {
             StatePart::Settings(settings) => Self::Settings(settings),
             StatePart::Memory(pages) => Self::MemoryPages(pages),
             StatePart::EmptyMemory(pages) => Self::EmptyPages(pages),
+            StatePart::MemoryLater(pages) => Self::MemoryLater(pages),
         }
     }
 }
@@ -91,6 +94,7 @@ impl TryFrom<Message> for StatePart {
             Message::Settings(settings) => Ok(Self::Settings(settings)),
             Message::MemoryPages(pages) => Ok(Self::Memory(pages)),
             Message::EmptyPages(pages) => Ok(Self::EmptyMemory(pages)),
+            Message::MemoryLater(pages) => Ok(Self::MemoryLater(pages)),
             other => Err(other),
         }
     }

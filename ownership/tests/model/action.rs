@@ -4,6 +4,7 @@ use ownership::destination::Order;
 use ownership::source::Departure;
 
 use crate::destination::is_alive;
+use crate::pages::Pages;
 use crate::state::{Host, Keeper, Migration, Mover, Packet, Question, Run, State};
 use crate::world::World;
 
@@ -24,6 +25,8 @@ pub enum Action {
     Recover(Migration),
     /// A guardian or a boot takes an arrival over.
     Settle(Migration),
+    /// A destination looks what has become of memory that had not arrived whole.
+    SettlePages(Migration),
     /// The lease of a waiting copy runs out.
     Lease(Migration),
     /// The shim of a copy waits in vain and ends it.
@@ -46,6 +49,8 @@ pub enum Action {
     SettleUnclear(Migration),
     /// A copy dies before the engine has it.
     CopyDies(Migration),
+    /// The server of pages is killed while pages are missing.
+    ServerDies(Migration),
     Reboot(Host),
     StrangerOrders(Migration, Order),
     /// The stranger offers a container of the same ID, under the migration's number, while the destination
@@ -69,7 +74,7 @@ impl World {
         };
         let mover = |m: Migration| state.moves[m].mover;
         let keeper = |m: Migration| state.moves[m].keeper;
-        let dials = |m| mover(m) == Mover::ToAsk(Question::Resume);
+        let dials = |m| matches!(mover(m), Mover::ToAsk(Question::Resume | Question::Pages));
         let waits =
             |m| matches!(mover(m), Mover::Idle | Mover::Asking(_) | Mover::InDoubt | Mover::Gone);
         each(
@@ -81,6 +86,7 @@ impl World {
         actions.extend(state.packets.iter().copied().map(Action::Deliver));
         each(actions, &|m| self.hears_nothing(state, m), Action::Timeout);
         each(actions, &|m| self.can_settle(state, m), Action::Settle);
+        each(actions, &|m| self.can_settle_pages(state, m), Action::SettlePages);
         each(actions, &|m| mover(m) == Mover::Gone && self.can_recover(state, m), Action::Recover);
         each(actions, &|m| keeper(m) == Keeper::Waiting, Action::Lease);
         each(actions, &|m| self.can_shim_expire(state, m), Action::ShimExpires);
@@ -118,11 +124,12 @@ impl World {
             add(budget.failures > 0 && removes, Action::FailRemoval(m));
             add(budget.failures > 0 && self.can_settle(state, m), Action::SettleUnclear(m));
             add(budget.failures > 0 && is_alive(this.copy), Action::CopyDies(m));
+            let serves = this.pages == Pages::Missing;
+            add(budget.failures > 0 && serves, Action::ServerDies(m));
             add(self.bounds.person && self.can_withdraw(state, m), Action::Withdraw(m));
             if budget.hostile > 0 {
-                for order in
-                    [Order::Resume, Order::Commit, Order::Abort, Order::LedPast, Order::Done]
-                {
+                let all = [Order::Resume, Order::Commit, Order::Abort, Order::LedPast, Order::Done];
+                for order in all.into_iter().chain(self.bounds.post_copy.then_some(Order::Serve)) {
                     add(true, Action::StrangerOrders(m, order));
                 }
                 add(self.is_known(state, m), Action::StrangerOffers(m));

@@ -1,8 +1,9 @@
 //! What the processes of a destination do: agent-server, the guardian of an arrival, a copy's shim.
 
-use ownership::destination::{Found, Holding, Order, Recovery, Reply};
+use ownership::destination::{self, Found, Holding, Order, Recovery, Reply};
 use ownership::source::Answer;
 
+use crate::pages::Pages;
 use crate::state::{Arrived, Body, Host, Keeper, Migration, Remembered, Run, Staged, State};
 use crate::world::World;
 
@@ -14,6 +15,7 @@ impl World {
             (Keeper::Waiting, ..) => Holding::Waiting,
             (Keeper::Active | Keeper::HandedOver, ..) => Holding::Activated,
             (Keeper::Nobody, None, None) => Holding::Nothing,
+            (Keeper::Nobody, None, Some(Remembered::Outstanding)) => Holding::Outstanding,
             (Keeper::Nobody, None, Some(Remembered::HandedOver)) => Holding::HandedOver,
             (Keeper::Nobody, None, Some(Remembered::Lost)) => Holding::Lost,
             _ => Holding::Unsettled,
@@ -64,10 +66,25 @@ impl World {
                 state.moves[m].keeper = Keeper::Removing { order: Some(order), answer };
             }
             Reply::Release => state.moves[m].tunnel = false,
+            reply if order == Order::Serve => {
+                let said = self.hear_pages(state, m, true, reply);
+                self.say(state, m, answer, said);
+            }
             Reply::Forget => self.forget(state, m, true),
             reply => self.say(state, m, answer, meaning(reply)),
         }
         self.check_denial(state, m, self.rules.reply(holding, known, from, order));
+    }
+
+    /// Hears that the original's memory cannot be had any more.
+    pub fn hear_memory_gone(&self, state: &mut State, m: Migration, answer: bool) {
+        let owner = self.route(m).from;
+        let holding = self.holding(state, m);
+        let known = (holding != Holding::Nothing).then_some(owner);
+        let reply = self.rules.reply(holding, known, owner, Order::Serve);
+        let said = self.hear_pages(state, m, false, reply);
+        self.check_denial(state, m, reply);
+        self.say(state, m, answer, said);
     }
 
     /// Is asked whether its engine runs the container.
@@ -77,7 +94,7 @@ impl World {
         let known = (holding != Holding::Nothing).then_some(owner);
         let reply = self.rules.reply(holding, known, owner, Order::Commit);
         let said = match (reply, holding) {
-            (Reply::Confirm, Holding::HandedOver) => Answer::Done,
+            (Reply::Confirm, Holding::HandedOver | Holding::Outstanding) => Answer::Done,
             // It is to be taken over yet.
             (Reply::Confirm | Reply::Activate, _) => Answer::Undecided,
             (reply, _) => meaning(reply),
@@ -94,6 +111,9 @@ impl World {
                 let runs = self.rules.may_run(Holding::Waiting);
                 let run = if runs { Run::CutOff } else { Run::Frozen };
                 state.moves[m].copy = Some(Staged { run, stays: false });
+                if self.bounds.post_copy {
+                    state.moves[m].pages = Pages::Missing;
+                }
                 state.moves[m].keeper = Keeper::Waiting;
                 self.say(state, m, answer, Answer::Done);
             }
@@ -125,7 +145,12 @@ impl World {
             }
             Keeper::HandedOver => {
                 state.moves[m].tunnel = self.bounds.anchor;
-                self.remember(state, m, Remembered::HandedOver);
+                let post_copy = self.bounds.post_copy;
+                let remembered = match destination::remembered(post_copy, false, false) {
+                    Holding::Outstanding => Remembered::Outstanding,
+                    _ => Remembered::HandedOver,
+                };
+                self.remember(state, m, remembered);
             }
             Keeper::Removing { order, answer } => {
                 end_copy(state, m);
@@ -247,7 +272,7 @@ pub fn is_alive(copy: Option<Staged>) -> bool {
 }
 
 /// Returns what a reply means to a source.
-fn meaning(reply: Reply) -> Answer {
+pub fn meaning(reply: Reply) -> Answer {
     match reply {
         Reply::NoCopy => Answer::NoCopy,
         Reply::Lost => Answer::Lost,
@@ -258,6 +283,8 @@ fn meaning(reply: Reply) -> Answer {
         | Reply::Remove
         | Reply::Removed
         | Reply::Release
+        | Reply::Fetch
+        | Reply::Whole
         | Reply::Forget => Answer::Done,
     }
 }

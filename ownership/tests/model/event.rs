@@ -27,6 +27,7 @@ impl World {
             }
             Action::Recover(m) => self.recover(state, m),
             Action::Settle(m) => self.settle_arrival(state, m, true),
+            Action::SettlePages(m) => self.settle_pages(state, m),
             Action::Lease(m) => {
                 state.moves[m].keeper = Keeper::Removing { order: None, answer: false };
             }
@@ -54,6 +55,7 @@ impl World {
             Body::Offer => self.hear_offer(state, m, answer),
             Body::Order(order) => self.hear_order(state, m, source, order, answer),
             Body::Finish => self.hear_finish(state, m, answer),
+            Body::MemoryGone => self.hear_memory_gone(state, m, answer),
             Body::Answer(said) => self.hear(state, m, said),
             Body::Rehome => {
                 let said = self.lead(state, source, self.route(m).to);

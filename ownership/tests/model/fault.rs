@@ -3,6 +3,7 @@
 use ownership::source::Answer;
 
 use crate::action::Action;
+use crate::pages::Pages;
 use crate::state::{Body, Host, Keeper, Key, Migration, Mover, Run, Staged, State};
 use crate::world::World;
 
@@ -43,6 +44,10 @@ impl World {
                 state.budget.failures -= 1;
                 state.moves[m].copy = Some(Staged::DEAD);
             }
+            Action::ServerDies(m) => {
+                state.budget.failures -= 1;
+                self.end_without_pages(state, m);
+            }
             Action::Reboot(host) => {
                 state.budget.reboots -= 1;
                 self.reboot(state, host);
@@ -66,6 +71,9 @@ impl World {
             if self.route(m).to == host {
                 end_destination(state, m);
                 state.moves[m].copy = state.moves[m].copy.map(|_| Staged::DEAD);
+                if state.moves[m].pages == Pages::Missing {
+                    state.moves[m].pages = Pages::Never;
+                }
             }
         }
         if let Some(container) = state.engine_mut(host) {

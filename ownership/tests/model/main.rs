@@ -15,6 +15,7 @@ mod action;
 mod destination;
 mod event;
 mod fault;
+mod pages;
 mod properties;
 mod reinserted;
 mod rules;
@@ -38,6 +39,7 @@ const ONE_MOVE: Bounds = Bounds {
     routes: &[A_TO_B],
     budget: NO_FAULT,
     anchor: false,
+    post_copy: false,
     person: false,
     carried_home: false,
 };
@@ -78,6 +80,13 @@ pub const STRANGER: Bounds = Bounds {
     budget: Budget { crashes: 2, breaks: 2, failures: 1, reboots: 0, hostile: 2 },
     anchor: true,
     ..ONE_MOVE
+};
+
+/// One move whose memory goes over after the decision.
+pub const POST_COPY: Bounds = Bounds {
+    budget: Budget { crashes: 2, breaks: 2, failures: 2, ..NO_FAULT },
+    post_copy: true,
+    ..CRASHES
 };
 
 fn hold(bounds: Bounds) {
@@ -136,6 +145,32 @@ fn a_move_there_and_one_on() {
 #[test]
 fn a_move_there_and_one_on_with_reboots() {
     hold(two(&[A_TO_B, B_TO_C], HOSTS));
+}
+
+#[test]
+fn one_move_by_post_copy() {
+    hold(POST_COPY);
+}
+
+#[test]
+fn one_move_by_post_copy_with_reboots() {
+    hold(Bounds {
+        budget: Budget { crashes: 1, breaks: 1, failures: 1, reboots: 2, ..NO_FAULT },
+        ..POST_COPY
+    });
+}
+
+#[test]
+fn one_move_by_post_copy_and_a_stranger() {
+    hold(Bounds {
+        budget: Budget { crashes: 1, breaks: 1, failures: 1, hostile: 1, ..NO_FAULT },
+        ..POST_COPY
+    });
+}
+
+#[test]
+fn a_move_by_post_copy_and_one_back() {
+    hold(Bounds { post_copy: true, ..two(&[A_TO_B, B_TO_A], PROCESSES) });
 }
 
 #[test]

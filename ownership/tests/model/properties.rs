@@ -4,17 +4,18 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::PoisonError;
 
-use ownership::source::Departure;
+use ownership::source::may_withdraw;
 use stateright::{Model, Property};
 
 use crate::action::Action;
-use crate::state::{Container, Host, Keeper, Key, Migration, Move, Mover, Run, State};
+use crate::state::{Container, Host, Keeper, Key, Migration, Move, Mover, Remembered, Run, State};
 use crate::world::World;
 
 pub const ONE_AUDIBLE: &str = "at most one copy can be heard";
 pub const NOTHING_EARLY: &str = "nothing of a copy runs before its commit record";
 pub const NO_THAW: &str = "the original does not run again after its copy was heard";
-pub const KEPT: &str = "the original stays until the destination's engine has the container";
+pub const KEPT: &str =
+    "the original stays until the destination's engine has the container and all its memory";
 pub const HOME_STAYS: &str = "what is not the original is not removed";
 pub const STRANGER: &str = "a stranger changes nothing";
 pub const HEARD_STAYS: &str = "no host ends a copy that was heard";
@@ -97,7 +98,14 @@ impl World {
         if !state.packets.is_empty() || !state.moves.iter().all(at_rest) {
             return false;
         }
-        if state.engines_with_it() != 1 {
+        // A destination keeps what is left of a container that was ended for want of memory.
+        let ended = |m: Migration| {
+            let this = &state.moves[m];
+            let in_doubt = this.departure.is_some() && this.memory == Some(Remembered::Lost);
+            self.bounds.post_copy && in_doubt && state.engine(self.route(m).to).is_some()
+        };
+        let with_it = 1 + self.migrations().filter(|m| ended(*m)).count();
+        if state.engines_with_it() != with_it || state.audible() > 1 {
             return false;
         }
         let doubt = self.migrations().find_map(|m| Some((m, state.moves[m].departure?)));
@@ -106,7 +114,7 @@ impl World {
             Some((m, departed)) => {
                 let original = state.engine(self.route(m).from);
                 let whole = |c: Container| c.incarnation == departed.incarnation;
-                departed.reached == Departure::Committed && original.is_some_and(whole)
+                may_withdraw(departed.reached) && original.is_some_and(whole)
             }
         }
     }

@@ -5,7 +5,7 @@ use stateright::{Checker, Model};
 use crate::properties;
 use crate::rules::{Fault, Rules};
 use crate::world::{Bounds, World};
-use crate::{CARRIED, CRASHES, HOME, REBOOTS, STRANGER, TWO_HOSTS};
+use crate::{CARRIED, CRASHES, HOME, POST_COPY, REBOOTS, STRANGER, TWO_HOSTS};
 
 fn finds(bounds: Bounds, faults: &'static [Fault], promise: &'static str) {
     let world = World::new(bounds, Rules { faults }, Some(promise));
@@ -111,6 +111,21 @@ fn a_decision_that_is_taken_for_the_hand_over() {
 #[test]
 fn an_engine_without_answer_that_is_taken_for_an_empty_one() {
     finds(CRASHES, &[Fault::UnclearTakenForGone], properties::HEARD_STAYS);
+}
+
+#[test]
+fn a_hand_over_that_is_taken_for_all_memory() {
+    finds(POST_COPY, &[Fault::HandOverTakenForMemory], properties::KEPT);
+}
+
+#[test]
+fn a_copy_that_lacks_memory_and_is_denied() {
+    finds(POST_COPY, &[Fault::MissingPagesDenied], properties::NO_THAW);
+}
+
+#[test]
+fn a_killed_server_of_pages_that_is_taken_for_one_that_has_ended() {
+    finds(POST_COPY, &[Fault::ServersEndTakenForWhole], properties::KEPT);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use ownership::anchor::Leading;
 use ownership::container::Work;
-use ownership::destination::{self, Found, Holding, Order, Reply};
+use ownership::destination::{self, Found, Holding, Order, Reply, Server};
 use ownership::source::{self, Answer, Departure, Next, Occupant, Removal};
 use ownership::{anchor, container};
 
@@ -45,6 +45,12 @@ pub enum Fault {
     DecisionTakenForHandOver,
     /// An engine that does not answer is taken for one that has nothing.
     UnclearTakenForGone,
+    /// The hand-over is taken for the arrival of all memory.
+    HandOverTakenForMemory,
+    /// A copy that was ended for want of memory is denied, so that its source goes back.
+    MissingPagesDenied,
+    /// The end of the server of pages is taken for its work.
+    ServersEndTakenForWhole,
     /// The shim of a copy learns that the copy is to stay after the copy was heard.
     ToldToStayLate,
 }
@@ -134,6 +140,22 @@ impl Rules {
             return source::Recovery::RemoveOriginal;
         }
         source::recovery(reached)
+    }
+
+    pub fn handed_over(self, post_copy: bool) -> Departure {
+        source::handed_over(post_copy && !self.has(Fault::HandOverTakenForMemory))
+    }
+
+    pub fn after_pages(self, answer: Answer) -> Next {
+        match source::after_pages(answer) {
+            Next::AskPerson if self.has(Fault::MissingPagesDenied) => Next::GoBack,
+            next => next,
+        }
+    }
+
+    pub fn settle_pages(self, found: Server) -> Holding {
+        let ended = self.has(Fault::ServersEndTakenForWhole) && found == Server::Gone;
+        destination::settle_pages(if ended { Server::Whole } else { found })
     }
 
     pub fn may_end(self, undone: bool) -> bool {

@@ -1,7 +1,7 @@
 //! What the processes of a source do: the agent of a migration, its guardian, `recover`.
 
 use ownership::destination::Order;
-use ownership::source::{Answer, Departure, Next, Occupant, Recovery, Removal};
+use ownership::source::{Answer, Departure, Next, Occupant, Recovery, Removal, may_withdraw};
 
 use crate::destination::is_alive;
 use crate::state::{Body, Departed, Host, Keeper, Key, Migration, Mover, Question, Run, State};
@@ -36,7 +36,9 @@ impl World {
                 state.moves[m].mover = Mover::ToAsk(Question::Offer);
             }
             Mover::ToAsk(question) => {
-                state.send(m, body(question), false);
+                let without = question == Question::Pages && !self.has_memory(state, m);
+                let body = if without { Body::MemoryGone } else { body(question) };
+                state.send(m, body, false);
                 state.moves[m].mover = Mover::Asking(question);
             }
             Mover::Ready => {
@@ -45,6 +47,14 @@ impl World {
                 state.moves[m].mover = Mover::ToAsk(Question::Commit);
             }
             Mover::Finished => {
+                let reached = self.rules.handed_over(self.bounds.post_copy);
+                note(state, m, reached);
+                state.moves[m].mover = match reached {
+                    Departure::Outstanding => Mover::ToAsk(Question::Pages),
+                    _ => acknowledged(state, m),
+                };
+            }
+            Mover::PagesSent => {
                 note(state, m, Departure::Acknowledged);
                 state.moves[m].mover = acknowledged(state, m);
             }
@@ -100,6 +110,9 @@ impl World {
             state.moves[m].mover = if ready { Mover::Ready } else { Mover::Undoing };
             return;
         }
+        if question == Question::Pages {
+            return self.hear_of_pages(state, m, answer);
+        }
         if question == Question::Rehome {
             // Without that word it is not removed: recovery asks again.
             let led = answer == Answer::Done;
@@ -133,6 +146,7 @@ impl World {
         state.moves[m].mover = match self.rules.departure_recovery(departed.reached) {
             Recovery::Undo => Mover::Undoing,
             Recovery::Repeat => Mover::ToAsk(Question::Resume),
+            Recovery::ServePages => Mover::ToAsk(Question::Pages),
             Recovery::RemoveOriginal => acknowledged(state, m),
         };
     }
@@ -141,8 +155,9 @@ impl World {
     /// container is left at the destination, nor where it may have moved on to.
     pub fn can_withdraw(&self, state: &State, m: Migration) -> bool {
         let this = &state.moves[m];
-        let asked = matches!(this.mover, Mover::InDoubt | Mover::ToAsk(Question::Resume));
-        let decided = this.departure.is_some_and(|d| d.reached == Departure::Committed);
+        let asked =
+            matches!(this.mover, Mover::InDoubt | Mover::ToAsk(Question::Resume | Question::Pages));
+        let decided = this.departure.is_some_and(|d| may_withdraw(d.reached));
         let home = self.route(m).from;
         let elsewhere = Host::ALL.into_iter().any(|h| h != home && state.engine(h).is_some());
         let staged = state.moves.iter().any(|other| is_alive(other.copy));
@@ -193,7 +208,9 @@ impl World {
         let occupant = self.occupant(state, m);
         if self.rules.removal(occupant) == Removal::Remove {
             *state.engine_mut(self.route(m).from) = None;
-            state.broken.removed_early |= !state.moves[m].handed_over;
+            let this = &state.moves[m];
+            let needed = self.bounds.post_copy && !this.all_pages;
+            state.broken.removed_early |= !this.handed_over || needed;
             state.broken.removed_other |= occupant == Occupant::Later;
         }
     }
@@ -229,6 +246,7 @@ fn body(question: Question) -> Body {
         Question::Resume => Body::Order(Order::Resume),
         Question::Commit => Body::Order(Order::Commit),
         Question::Finish => Body::Finish,
+        Question::Pages => Body::Order(Order::Serve),
         Question::Rehome => Body::Rehome,
     }
 }

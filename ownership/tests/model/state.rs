@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use ownership::destination::Order;
 use ownership::source::{Answer, Departure};
 
+use crate::pages::Pages;
+
 /// A host. The stranger is paired with all others, and takes part in no migration of the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
@@ -76,6 +78,8 @@ pub enum Question {
     Resume,
     Commit,
     Finish,
+    /// To take the pages of memory that are missing.
+    Pages,
     /// The anchor, to lead the container's flows to the destination.
     Rehome,
 }
@@ -97,6 +101,8 @@ pub enum Mover {
     Ready,
     /// Has heard that the destination's engine runs the container.
     Finished,
+    /// Has heard that the destination lacks no page.
+    PagesSent,
     /// The record of that is on disk; the anchor leads the flows to the destination.
     Removing,
     /// The original is gone.
@@ -120,6 +126,7 @@ pub struct Arrived {
 /// What a destination remembers of an arrival whose journal has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Remembered {
+    Outstanding,
     HandedOver,
     Lost,
 }
@@ -166,6 +173,8 @@ pub struct Move {
     pub memory: Option<Remembered>,
     /// The destination keeps the tunnel to the source for flows of third hosts.
     pub tunnel: bool,
+    /// The memory of the copy.
+    pub pages: Pages,
 
     // Nobody in the model decides by what follows.
     /// The commit record was written.
@@ -174,6 +183,8 @@ pub struct Move {
     pub heard: bool,
     /// The destination's engine had the container.
     pub handed_over: bool,
+    /// All of its memory was at the destination.
+    pub all_pages: bool,
     /// A person ordered that the original run again.
     pub withdrawn: bool,
 }
@@ -198,6 +209,8 @@ pub enum Body {
     Offer,
     Order(Order),
     Finish,
+    /// The original's memory cannot be had any more.
+    MemoryGone,
     Answer(Answer),
     /// To the anchor.
     Rehome,
@@ -262,9 +275,11 @@ impl State {
             copy: None,
             memory: None,
             tunnel: false,
+            pages: Pages::Here,
             decided: false,
             heard: false,
             handed_over: false,
+            all_pages: false,
             withdrawn: false,
         };
         let mut state = Self {

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use ownership::container::Work;
 
 use crate::rules::Rules;
-use crate::state::{Budget, Host, Keeper, Migration, Mover, State};
+use crate::state::{Budget, Host, Keeper, Migration, Mover, Remembered, State};
 
 /// From where to where a migration goes.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +23,8 @@ pub struct Bounds {
     pub budget: Budget,
     /// C is the anchor of flows of the container.
     pub anchor: bool,
+    /// Memory goes over after the decision.
+    pub post_copy: bool,
     /// A person may say that a copy is lost.
     pub person: bool,
     /// A person may bring the container home by the engine's own means.
@@ -78,6 +80,9 @@ impl World {
             }
             if let Some(arrived) = this.arrival.filter(|_| self.route(m).to == host) {
                 works.push(if arrived.activated { Work::Activated } else { Work::Arriving });
+            }
+            if this.memory == Some(Remembered::Outstanding) && self.route(m).to == host {
+                works.push(Work::Outstanding);
             }
         }
         works

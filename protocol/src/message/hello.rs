@@ -21,6 +21,7 @@ pub const CAPABILITIES: &[&str] = &[
     super::DATAGRAMS,
     LEAN_MEMORY,
     MEMORY,
+    POST_COPY,
     crate::wire::STREAMS,
     super::VOLUMES,
     crate::wire::ZSTD,
@@ -31,6 +32,9 @@ pub const MEMORY: &str = "memory";
 /// The capability to take empty pages without their content, and not to need memory twice: the memory of an
 /// [`Offer`](super::Offer) counts what processes share twice, and the destination needs little more than that.
 pub const LEAN_MEMORY: &str = "lean-memory";
+
+/// The capability to ask for pages of memory after the decision.
+pub const POST_COPY: &str = "post-copy";
 
 /// Maximum number of fields, and maximum length of a field's name and value in bytes.
 const MAX_FIELDS: usize = 64;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use state::id::MigrationId;
 
 /// A piece of a checkpoint image.
 ///
@@ -70,3 +71,38 @@ pub struct Manifest {
     /// The files.
     pub files: Vec<FileSum>,
 }
+
+/// Pages of one process that are sent once the destination asks for them ([`MemoryWanted`](super::Message::MemoryWanted)).
+/// What came of them before counts no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaterPages {
+    /// The number that the process has in its container.
+    pub process: i32,
+    /// The address of the first page and the address after the last one, of each range.
+    pub ranges: Vec<(u64, u64)>,
+}
+
+/// Makes a connection one over which the destination asks for pages of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServeMemory {
+    /// The migration.
+    pub migration: MigrationId,
+    /// Whether it is for pages that a process waits for, and not for the others.
+    pub is_urgent: bool,
+}
+
+/// Pages of one process that the destination asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedPages {
+    /// The number that the process has in its container.
+    pub process: i32,
+    /// The address of the first page.
+    pub start: u64,
+    /// The address after the last page.
+    pub end: u64,
+}
+
+/// Maximum number of ranges in one question for pages.
+pub const WANTED_RANGES: usize = 64;
+/// Maximum number of bytes that one question for pages is about.
+pub const WANTED_BYTES: u64 = 4 << 20;

@@ -1,3 +1,5 @@
+//! Tests of the messages' numbers and of what is refused.
+
 use super::*;
 
 fn encoded(message: &Message) -> Vec<u8> {
@@ -16,7 +18,7 @@ fn messages_come_back_as_they_were_sent() {
 
 #[test]
 fn unknown_numbers_are_refused() {
-    for number in [0, 68, 200, 255] {
+    for number in [0, 68, 84, 92, 200, 255] {
         let refused = Message::decode(&[number, 0, 0]);
         assert!(matches!(refused, Err(CodecError::UnknownKind(n)) if n == number));
     }
@@ -27,7 +29,7 @@ fn unknown_numbers_are_refused() {
 fn every_number_and_every_name_is_used_once() {
     let mut numbers: Vec<u8> = Message::ALL.iter().map(|(number, _)| *number).collect();
     numbers.sort_unstable();
-    assert_eq!(numbers, (1..=67).chain([80]).chain(95..=98).collect::<Vec<u8>>());
+    assert_eq!(numbers, (1..=67).chain([80]).chain(85..=91).chain(95..=98).collect::<Vec<u8>>());
     let names: std::collections::BTreeSet<&str> =
         Message::ALL.iter().map(|(_, name)| *name).collect();
     assert_eq!(names.len(), numbers.len());

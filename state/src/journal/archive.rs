@@ -1,11 +1,13 @@
 //! Journals of arrivals that have ended, kept for sources that may still ask about them.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::{Error, Journal, Record, read};
+use ownership::destination::Holding;
+
+use super::{Error, Journal, Record, read, remembered, write_record};
 use crate::directories::create_private;
 use crate::id::MigrationId;
 
@@ -48,6 +50,51 @@ pub fn archived(state: &Path, migration: MigrationId) -> Result<Option<Vec<Recor
         }
     }
     Ok(None)
+}
+
+/// Adds a record to an arrival that is kept, and waits until it is on disk. Returns whether it is kept.
+///
+/// # Errors
+/// [`Error::File`], if the record cannot be written.
+pub fn append_archived(
+    state: &Path,
+    migration: MigrationId,
+    record: &Record,
+) -> Result<bool, Error> {
+    let path = archive(state).join(migration.to_string());
+    let file = match OpenOptions::new().append(true).open(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other.map_err(|source| Error::File { path: path.clone(), source })?,
+    };
+    let written = file.metadata().and_then(|meta| {
+        let written = write_record(&file, record).and_then(|()| file.sync_data());
+        if written.is_err() {
+            file.set_len(meta.len())?;
+        }
+        written
+    });
+    written.map(|()| true).map_err(|source| Error::File { path, source })
+}
+
+/// Returns the arrivals that are kept and whose memory has not arrived whole, as far as their records tell.
+///
+/// # Errors
+/// [`Error::File`], if the archive cannot be listed. Journals that cannot be read are left out.
+pub fn outstanding(state: &Path) -> Result<Vec<(MigrationId, Vec<Record>)>, Error> {
+    let directory = archive(state);
+    let entries = match fs::read_dir(&directory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(|source| Error::File { path: directory.clone(), source })?,
+    };
+    let mut all = Vec::new();
+    for entry in entries.flatten().filter(|entry| entry.path().is_file()) {
+        let records = read(&entry.path()).unwrap_or_default();
+        let Some(Record::Arrival { migration, .. }) = records.first() else { continue };
+        if remembered(&records) == Holding::Outstanding {
+            all.push((*migration, records));
+        }
+    }
+    Ok(all)
 }
 
 /// Returns whether a container has arrived here by a migration that began at `since` or later, in seconds since 1970.

@@ -72,6 +72,13 @@ pub enum Record {
         #[serde(default)]
         at: u64,
     },
+    /// Memory goes over after the decision. A source writes it before its commit record, a destination before the copy is
+    /// prepared.
+    PostCopy,
+    /// The destination's engine runs the container, and pages of its memory are still on the source alone.
+    PagesOutstanding,
+    /// All pages of the memory have arrived at the destination, or its container has ended by itself.
+    PagesWhole,
     /// The destination has acknowledged; the original is about to be removed.
     Acknowledged,
     /// A person has ordered that the original run again, although the destination has not answered

@@ -25,7 +25,7 @@ pub(super) const BENCH: Bench = Bench {
 const SIZES: [usize; 5] = [0, 64, 256, 1024, 2048];
 const QUICK: [usize; 3] = [0, 256, 1024];
 /// The modes of `agent-client migrate --memory`, the preferred one first.
-const MODES: [&str; 2] = ["pre-copy", "stop"];
+const MODES: [&str; 4] = ["pre-copy", "stop", "hybrid", "post-copy"];
 /// The number of rounds.
 const RUNS: u32 = 3;
 /// The programs whose memory is measured.

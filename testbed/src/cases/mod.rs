@@ -26,6 +26,7 @@ mod flows;
 mod lab;
 mod lab_resources;
 mod memory;
+mod memory_post_copy;
 mod migration;
 mod operator;
 mod page_server;
@@ -57,6 +58,7 @@ pub fn all() -> Vec<Case> {
         memory::CASES,
         page_server::CASES,
         processor_share::CASES,
+        memory_post_copy::CASES,
         &flows::cases(),
         applications::CASES,
         &containers::cases(),

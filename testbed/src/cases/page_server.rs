@@ -33,8 +33,8 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// The command lines of a server and of its holder.
-const SERVER: &str = "netmig-shim lazy-pages";
-const HOLDER: &str = "netmig-shim hold-pages";
+pub(super) const SERVER: &str = "netmig-shim lazy-pages";
+pub(super) const HOLDER: &str = "netmig-shim hold-pages";
 
 /// Whether the destination's agent-server is there when memory is lost.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ fn go_on(lab: &Lab) -> Result<()> {
 }
 
 /// Returns the process of a command line.
-fn process(host: &Host, line: &str) -> Result<i32> {
+pub(super) fn process(host: &Host, line: &str) -> Result<i32> {
     let found = host.run(["pgrep", "--full", line])?;
     let first = found.lines().next().and_then(|first| first.parse().ok());
     first.ok_or_else(|| Error::Check(format!("no process {line}")))

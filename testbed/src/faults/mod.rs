@@ -19,7 +19,7 @@ mod interference;
 mod matrix;
 pub(crate) mod observation;
 mod outcome;
-mod reboot;
+pub(crate) mod reboot;
 mod residue;
 mod rollback_failure;
 pub(crate) mod stale_journal;

@@ -37,7 +37,7 @@ mkdir -p /run/breakpoints
 true"#;
 
 /// Kills all processes of a host and removes its volatile state, as a power failure does.
-pub(super) fn power_off(lab: &Lab, side: Side) -> Result<()> {
+pub(crate) fn power_off(lab: &Lab, side: Side) -> Result<()> {
     let host = lab.host(side.host())?;
     let directory: PathBuf = lab.cgroup().join(host.name());
     let end = Instant::now() + DIE;

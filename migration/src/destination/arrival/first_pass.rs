@@ -17,7 +17,12 @@ impl Arrival {
         message: Message,
     ) -> Result<(), Cause> {
         let part = match StatePart::try_from(message) {
-            Ok(part @ (StatePart::Chunks(_) | StatePart::Flows(_) | StatePart::Settings(_))) => {
+            Ok(
+                part @ (StatePart::Chunks(_)
+                | StatePart::Flows(_)
+                | StatePart::Settings(_)
+                | StatePart::MemoryLater(_)),
+            ) => {
                 return Err(connection.unexpected(&part.into(), "Stage").into());
             }
             Err(other) => return Err(connection.unexpected(&other, "Stage").into()),

@@ -4,10 +4,12 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 
 use checkpoint::images::{self, ImageDir, MemoryStore};
-use checkpoint::lazy_pages::{self, LazyPages, State};
-use protocol::message::{EmptyPages, MemoryPages};
+use checkpoint::lazy_pages::{self, LazyPages, Listening, State, source_link_path};
+use protocol::message::{EmptyPages, LaterPages, MemoryPages};
 use state::cause::{Cause, chain};
 use state::directories::create_private;
+use state::journal::Record;
+use tokio::task::block_in_place;
 
 use super::{Arrival, Incomplete};
 use crate::destination::work_directory::MEMORY;
@@ -23,6 +25,11 @@ const LOG: &str = "lazy-pages.log";
     "what puts the container's memory in place ended; lazy-pages.log in the run directory tells why"
 )]
 pub struct MemoryGone;
+
+/// Memory that is needed at once does not come.
+#[derive(Debug, thiserror::Error)]
+#[error("pages of memory that the container needs at once have not come in time")]
+pub(super) struct MemoryLate;
 
 impl Arrival {
     /// Takes pages of memory, before the container is staged or after that.
@@ -43,6 +50,20 @@ impl Arrival {
         Ok(())
     }
 
+    /// Notes pages of memory that come after the decision.
+    pub(super) fn expect_later(&mut self, pages: &LaterPages) -> Result<(), Cause> {
+        let store = self.memory_store()?;
+        for (start, end) in &pages.ranges {
+            store.expect_later(pages.process, *start, *end)?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether memory comes after the decision.
+    pub fn is_post_copy(&self) -> bool {
+        self.memory.as_ref().is_some_and(|(_, store)| store.later_bytes() > 0)
+    }
+
     /// Returns where memory is kept until the restore.
     fn memory_store(&mut self) -> Result<&mut MemoryStore, Cause> {
         let made = match self.memory.take() {
@@ -60,16 +81,27 @@ impl Arrival {
 
     /// Completes images that lack the pages which came before, and decides whether memory is to follow the copy. What would
     /// put it in place ends otherwise.
-    pub(super) fn complete_memory(&mut self, images: &ImageDir) -> Result<(), Cause> {
+    pub(super) async fn complete_memory(&mut self, images: &ImageDir) -> Result<(), Cause> {
+        let is_post_copy = self.is_post_copy();
+        if is_post_copy {
+            if self.lazy_pages.is_none() {
+                self.start_lazy_pages(images).await?;
+            }
+            let journal = self.journal.as_mut().ok_or(Incomplete("journal"))?;
+            block_in_place(|| journal.append(&Record::PostCopy))?;
+        }
         let can_follow = self.lazy_pages.as_ref().is_some_and(LazyPages::is_well);
         let (follows, bytes) = match &self.memory {
             Some((_, store)) => {
-                let follows = can_follow && store.bytes() >= LAZY_FROM;
-                store.complete(images.path(), follows)?;
+                if is_post_copy && !can_follow {
+                    return Err(MemoryGone.into());
+                }
+                let follows = can_follow && (is_post_copy || store.bytes() >= LAZY_FROM);
+                block_in_place(|| store.complete(images.path(), follows))?;
                 (follows, if follows { images::lazy_bytes(images.path())? } else { 0 })
             }
             None if can_follow => {
-                let bytes = images::lazy_bytes(images.path())?;
+                let bytes = block_in_place(|| images::lazy_bytes(images.path()))?;
                 (bytes >= LAZY_FROM, bytes)
             }
             None => (false, 0),
@@ -97,12 +129,23 @@ impl Arrival {
         if self.offer.memory < LAZY_FROM {
             return Ok(());
         }
+        self.start_lazy_pages(images).await
+    }
+
+    async fn start_lazy_pages(&mut self, images: &ImageDir) -> Result<(), Cause> {
         let staged = self.staged.as_ref().ok_or(Incomplete("itself"))?;
         let socket = staged.criu_directory().join(lazy_pages::SOCKET);
         let run = &self.host.directories.run;
         let lock = lazy_pages::lock_path(run, &self.offer.id);
         let log = OpenOptions::new().append(true).create(true).mode(0o600).open(run.join(LOG))?;
-        let started = LazyPages::start(&self.host.shim, images.path(), &socket, &lock, log).await;
+        let source_link = source_link_path(run, &self.offer.migration.to_string());
+        let listening = Listening {
+            socket: &socket,
+            lock: &lock,
+            source_link: &source_link,
+            patience: self.host.memory_patience,
+        };
+        let started = LazyPages::start(&self.host.shim, images.path(), listening, log).await;
         self.lazy_pages = started.unwrap_or_else(|e| {
             tracing::warn!("{}: memory is restored at once: {}", self.offer.migration, chain(&e));
             None

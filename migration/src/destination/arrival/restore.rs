@@ -14,9 +14,10 @@ use protocol::message::Prepared;
 use protocol::wire::Connection;
 use state::cause::Cause;
 use state::deadline;
-use tokio::task::block_in_place;
+use tokio::task::{block_in_place, spawn_blocking};
 
-use super::{Arrival, EngineGone, Incomplete, MemoryGone};
+use super::memory::{MemoryGone, MemoryLate};
+use super::{Arrival, EngineGone, Incomplete};
 use crate::convert::{Settings, Wire};
 use crate::destination::verify_copy;
 
@@ -46,7 +47,10 @@ impl Arrival {
             let named = lazy_pages.name_container(restored.pid, &self.offer.id).await;
             named.map_err(|_| MemoryGone)?;
             let pids = cgroup.pids()?;
-            block_in_place(|| lazy_pages::fetch_arguments(&pids))?;
+            // They may be at the source.
+            let fetched = spawn_blocking(move || lazy_pages::fetch_arguments(&pids));
+            let fetched = tokio::time::timeout(deadline::ANSWER, fetched).await;
+            fetched.map_err(|_| MemoryLate)???;
         }
         block_in_place(|| set(settings, cgroup))?;
         let copy = block_in_place(|| ContainerFacts::read(cgroup, restored.pid))?;

@@ -111,6 +111,7 @@ impl Arrival {
                 },
                 Ok(Message::MemoryPages(pages)) => block_in_place(|| self.take_memory(&pages)),
                 Ok(Message::EmptyPages(pages)) => block_in_place(|| self.empty_memory(&pages)),
+                Ok(Message::MemoryLater(pages)) => block_in_place(|| self.expect_later(&pages)),
                 Ok(message) => match StatePart::try_from(message) {
                     Ok(part) => self.take_part(&mut incoming, part, &mut receiving).await,
                     Err(other) => Err(connection.unexpected(&other, "Restore").into()),
@@ -134,7 +135,7 @@ impl Arrival {
                 return Err(cause);
             }
         }
-        block_in_place(|| self.complete_memory(&images))?;
+        self.complete_memory(&images).await?;
         self.put_volumes_in_place()?;
         self.restore(connection, &images, &criu_config, &settings, ordered).await.map(Some)
     }

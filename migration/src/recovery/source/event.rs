@@ -35,6 +35,46 @@ pub enum Event {
     Undone(&'static str),
     /// The destination runs the container.
     DestinationRuns,
+    /// The destination is sent the pages of memory that it lacks.
+    SendingPages {
+        /// The container's name.
+        name: String,
+        /// Where it runs.
+        destination: Destination,
+    },
+    /// The destination lacks pages of memory, and is not reached.
+    NotReached {
+        /// Where the container runs.
+        destination: Destination,
+        /// Why not.
+        reason: String,
+    },
+    /// It is reached again.
+    ReachedAgain {
+        /// Where the container runs.
+        destination: Destination,
+    },
+    /// The destination lacks no page of memory any more.
+    PagesSent {
+        /// Bytes that were sent.
+        bytes: u64,
+        /// All have arrived. Otherwise the container has ended before.
+        is_whole: bool,
+    },
+    /// The destination lacks pages of memory, and the original that had them is gone.
+    MemoryGone {
+        /// The container's name.
+        name: String,
+        /// Where it runs.
+        destination: Destination,
+    },
+    /// Another process sends the destination the pages of memory that it lacks.
+    SendsPages {
+        /// The container's name.
+        name: String,
+        /// Where it runs.
+        destination: Destination,
+    },
     /// The destination holds no copy.
     DestinationHoldsNone,
     /// The destination has no copy any more.
@@ -134,6 +174,30 @@ impl fmt::Display for Event {
             }
             Self::Undone(what) => write!(f, "  {what}"),
             Self::DestinationRuns => f.write_str("  the destination runs the container"),
+            Self::SendingPages { name, destination } => write!(
+                f,
+                "{name}: pages outstanding: {destination} is sent the memory that it lacks"
+            ),
+            Self::NotReached { destination, reason } => write!(
+                f,
+                "  pages of memory are outstanding, and {destination} is not reached; trying again ({reason})"
+            ),
+            Self::ReachedAgain { destination } => write!(f, "  {destination} is reached again"),
+            Self::PagesSent { bytes, is_whole: true } => {
+                write!(f, "  all memory has arrived ({} KiB were sent)", bytes >> 10)
+            }
+            Self::PagesSent { is_whole: false, .. } => {
+                f.write_str("  the container has ended there before all memory had arrived")
+            }
+            Self::MemoryGone { name, destination } => write!(
+                f,
+                "{name}: {destination} lacks a part of its memory, which only the original had, and that does not stand still \
+                 here any more; the copy is ended there"
+            ),
+            Self::SendsPages { name, destination } => write!(
+                f,
+                "{name}: pages outstanding: it runs on {destination}, and another process sends the memory that is lacking there"
+            ),
             Self::DestinationHoldsNone => {
                 f.write_str("  the destination holds no copy; going back")
             }

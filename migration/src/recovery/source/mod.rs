@@ -6,14 +6,17 @@
 //! Interruption         undo: marks, cut-off, freeze, hold; the original runs on
 //! Committed            ask the destination: finish there, then remove the original;
 //!                      it holds no copy: undo; no answer: in doubt, nothing is changed
+//! PagesOutstanding     send the pages that the destination lacks, then remove the original
 //! Acknowledged         remove the original
 //! Withdrawn            undo: a person has said so
 //! ```
 //!
 //! Everything here may be repeated: what is done already is no error.
 
+mod error;
 mod event;
 pub mod guardian;
+mod outstanding_pages;
 mod restart_policy;
 mod roll_forward;
 mod undo;
@@ -33,6 +36,7 @@ use state::id::MigrationId;
 use state::journal::{self, Journal, Process, Record};
 use steering::peer_numbers;
 
+use self::error::Error;
 pub use self::event::Event;
 
 use crate::context::Context;
@@ -73,6 +77,8 @@ pub struct Departed {
     pub cpu_limits: Vec<CpuLimit>,
     /// To what that was changed.
     pub changed_cpu_limits: Vec<Vec<CpuLimit>>,
+    /// Whether memory goes over after the decision.
+    pub post_copy: bool,
 }
 
 /// How a recovery ended, the better ones first.
@@ -99,32 +105,6 @@ enum Settled {
     Moved,
     /// The copy is lost, and somebody has removed the original.
     Gone,
-}
-
-/// Why one recovery did not end.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    /// The destination has the decision and does not answer.
-    #[error(
-        "in doubt, nothing was changed: the move is decided, and {destination} does not confirm it; run recover again when it can be reached"
-    )]
-    InDoubt {
-        destination: state::peer_address::Destination,
-        #[source]
-        source: crate::source::destination_rpc::Error,
-    },
-    /// Two copies run, of which a person has to stop one; the journal stays.
-    #[error(
-        "it runs here although {0} runs it: somebody has unpaused it or started it again. There are two of it: stop one, and \
-         run recover again"
-    )]
-    SecondCopy(state::peer_address::Destination),
-    /// Some of it could not be done; the journal stays.
-    #[error("left to be done: {}", .0.join("; "))]
-    Incomplete(Vec<String>),
-    /// Nothing could be done.
-    #[error("cannot begin")]
-    Begin(#[source] Cause),
 }
 
 /// Recovers every migration of this host whose process has died.
@@ -181,7 +161,9 @@ fn tell(
         Err(e) => {
             let outcome = failed(context, Some(name), chain(&e));
             return match e {
-                Error::InDoubt { .. } => Outcome::InDoubt,
+                Error::InDoubt { .. } | Error::PagesOutstanding { .. } | Error::CopyLost { .. } => {
+                    Outcome::InDoubt
+                }
                 Error::SecondCopy(_) => Outcome::SecondCopy,
                 _ => outcome,
             };
@@ -205,6 +187,10 @@ async fn at_work(context: &Context, path: &Path) -> Option<Outcome> {
         tell_of_second(context, &departed).await;
         context.tell(Event::InDoubtElsewhere { name, destination });
         return Some(Outcome::InDoubt);
+    }
+    if departed.reached == Departure::Outstanding {
+        context.tell(Event::SendsPages { name, destination });
+        return Some(Outcome::Busy);
     }
     context.tell(Event::Busy { name, destination });
     Some(Outcome::Busy)
@@ -254,8 +240,18 @@ async fn settle(
             }
             finished => finished?,
         },
-        Recovery::RemoveOriginal => Settled::Moved,
+        Recovery::ServePages | Recovery::RemoveOriginal => Settled::Moved,
     };
+    let is_outstanding = match recovery(departed.reached) {
+        Recovery::Repeat => outcome == Settled::Moved && departed.post_copy,
+        reached => reached == Recovery::ServePages,
+    };
+    if is_outstanding
+        && let Err(error) = outstanding_pages::serve(context, departed, &mut journal).await
+    {
+        restart_policy::disarm(context, departed, &mut journal).await;
+        return Err(error);
+    }
     let left = match outcome {
         Settled::Back => {
             let mut left = undo::undo(context, departed).await;
@@ -281,7 +277,7 @@ async fn settle(
         return Err(Error::Incomplete(left));
     }
     journal.end().map_err(|e| Error::Begin(e.into()))?;
-    if recovery(departed.reached) == Recovery::RemoveOriginal {
+    if is_outstanding || recovery(departed.reached) == Recovery::RemoveOriginal {
         roll_forward::tell_settled(context, departed).await;
     }
     Ok(outcome)
@@ -337,6 +333,7 @@ impl Departed {
             paused: records.contains(&Record::Paused),
             cpu_limits: cpu_limits.last().map(|(original, _)| limits(original)).unwrap_or_default(),
             changed_cpu_limits: cpu_limits.iter().map(|(_, set)| limits(set)).collect(),
+            post_copy: records.contains(&Record::PostCopy),
             process: records.iter().find_map(|record| match record {
                 Record::Interruption { process, .. } => Some(process.clone()),
                 _ => None,

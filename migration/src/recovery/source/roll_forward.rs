@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use checkpoint::cgroup::Cgroup;
 use netmig::flow::TunnelNat;
-use ownership::source::{Next, Occupant, Removal, removal};
+use ownership::source::{Departure, Next, Occupant, Removal, handed_over, removal};
 use tokio::task::block_in_place;
 
 use super::undo::{tidy, unhold};
@@ -48,14 +48,22 @@ pub async fn finish(
     match told.await {
         Ok((mut connection, local)) => {
             context.tell(Event::DestinationRuns);
-            journal.append(&Record::Acknowledged).map_err(|e| Error::Begin(e.into()))?;
+            let reached = handed_over(departed.post_copy);
+            let record = match reached {
+                Departure::Outstanding => Record::PagesOutstanding,
+                _ => Record::Acknowledged,
+            };
+            journal.append(&record).map_err(|e| Error::Begin(e.into()))?;
             if let Some(number) = departed.number
                 && let Err(e) = local_far_ends::forget(&departed.addresses, &local, number)
             {
                 tracing::warn!("{}", chain(e.as_ref()));
             }
             // A destination that does not hear it remembers the migration.
-            if let Err(e) = destination_rpc::settled(&mut connection, departed.migration()).await {
+            if reached != Departure::Outstanding
+                && let Err(e) =
+                    destination_rpc::settled(&mut connection, departed.migration()).await
+            {
                 tracing::debug!("{}", chain(&e));
             }
             Ok(Settled::Moved)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use state::cause::chain;
 use state::journal::{self, Journal, Record};
 
-use ownership::source::Departure;
+use ownership::source::{Departure, may_withdraw};
 
 use super::{Departed, Error, Event, Outcome, settle, tell};
 use crate::context::Context;
@@ -30,7 +30,7 @@ pub async fn run(
     confirm: impl FnOnce(&str) -> Result<(), String>,
 ) -> Result<Outcome, String> {
     let (journal, departed) = find(context, container).await?;
-    if departed.reached != Departure::Committed {
+    if !may_withdraw(departed.reached) {
         return Err(format!(
             "the migration of {} is not in doubt; run agent-client recover",
             departed.name
@@ -40,7 +40,11 @@ pub async fn run(
     let (name, to) = (departed.name.clone(), destination.clone());
     context.tell(Event::Asking { name, destination: to });
     let settled = match settle(context, &departed, journal).await {
-        Err(Error::InDoubt { source, .. }) => {
+        Err(
+            Error::InDoubt { source, .. }
+            | Error::PagesOutstanding { source, .. }
+            | Error::CopyLost { source, .. },
+        ) => {
             context.tell(Event::NotConfirmed { destination, reason: chain(&source) });
             confirm(&departed.name)?;
             return order(context, container).await;
@@ -54,7 +58,7 @@ pub async fn run(
 async fn order(context: &Context, container: &str) -> Result<Outcome, String> {
     // A guardian may have had the journal meanwhile, and learned something.
     let (mut journal, mut departed) = find(context, container).await?;
-    if departed.reached == Departure::Committed {
+    if may_withdraw(departed.reached) {
         journal.append(&Record::Withdrawn).map_err(|e| chain(&e))?;
         departed.reached = Departure::Withdrawn;
     }

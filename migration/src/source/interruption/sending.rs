@@ -127,11 +127,16 @@ impl Interruption<'_> {
         })
     }
 
-    /// Sends pages of code that the dump has touched.
+    /// Sends pages of code that the dump has touched, and names those that go over after the decision.
     async fn send_last_pages(&mut self, capture: &mut Capture) -> Result<(), Cause> {
         let Some(mut memory) = (&mut capture.memory).await?? else { return Ok(()) };
         let (sink, mut parts) = PeerSink::new();
-        let pass = spawn_blocking(move || memory.code(&sink).map(|_| memory));
+        let images = self.images.path().to_owned();
+        let pass = spawn_blocking(move || {
+            memory.code(&sink)?;
+            memory.name_later(&images, &sink)?;
+            Ok::<_, Cause>(memory)
+        });
         while let Some(part) = parts.recv().await {
             self.migration.connection().send(&part.into()).await?;
         }

@@ -10,11 +10,13 @@ use checkpoint::tree::{Source, Tasks};
 use netmig::flow::{NoAlias, Readdressed};
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{Data, LEAN_MEMORY, Message, Tree};
+use protocol::message::{Data, LEAN_MEMORY, Message, POST_COPY, Tree};
 use protocol::wire::PIECE;
+use state::blocker::Blocker;
 use state::cause::{Cause, chain};
 use state::deadline;
 use state::directories::create_private;
+use state::journal::Record;
 use steering::reconciler;
 use steering::tunnels::{self, SteeringLock, TunnelEnd};
 use tokio::io::AsyncReadExt;
@@ -27,8 +29,10 @@ use crate::request::{NonConverging, Options};
 use crate::source::anchors::Anchors;
 use crate::source::container_log::CarriedLog;
 use crate::source::engine_orders::Ended;
-use crate::source::memory::MemoryPlan;
+use crate::source::memory::{MemoryPlan, NO_POST_COPY};
 use crate::source::memory_rounds::{MemoryRounds, Next};
+use crate::source::memory_service::{MemoryService, Original, PATIENCE};
+use crate::source::migration::Migration;
 use crate::source::path_trial;
 use crate::source::plan::Plan;
 use crate::source::trees::{self, CarriedTree, Which};
@@ -204,9 +208,7 @@ impl Preparation<'_> {
         options: &Options,
     ) -> Result<(), Cause> {
         let plan = &self.migration.plan;
-        if !matches!(plan.memory, MemoryPlan::Running { .. }) {
-            return Ok(());
-        }
+        let MemoryPlan::Running { post_copy, .. } = plan.memory else { return Ok(()) };
         steps.begin("memory, while it runs");
         create_private(&self.migration.work)?;
         let (cgroup, is_lean) = (Arc::clone(&plan.cgroup), plan.link.connection.has(LEAN_MEMORY));
@@ -215,11 +217,11 @@ impl Preparation<'_> {
             Ok(rounds) => rounds,
             Err(cause) => return self.give_memory_up(cause),
         };
-        if rounds.freezes() {
+        if rounds.freezes() && post_copy != Some(0) {
             block_in_place(|| self.migration.note_interruption())?;
         }
         let before = self.migration.plan.link.connection.sent();
-        loop {
+        while post_copy.is_none_or(|most| rounds.count() < most) {
             let round = move |sink: &dyn StateSink| {
                 let next = rounds.round(sink);
                 Ok((rounds, next))
@@ -256,14 +258,14 @@ impl Preparation<'_> {
     /// Has the memory go over while the container is frozen, unless the user or the length of that forbids it.
     fn give_memory_up(&mut self, cause: Cause) -> Result<(), Cause> {
         match std::mem::replace(&mut self.migration.plan.memory, MemoryPlan::Frozen) {
-            MemoryPlan::Running { is_ordered: false, blocked: None } => {
+            MemoryPlan::Running { is_ordered: false, blocked: None, .. } => {
                 tracing::info!(
                     "memory goes over while the container is frozen: {}",
                     chain(&*cause)
                 );
                 Ok(())
             }
-            MemoryPlan::Running { is_ordered: false, blocked: Some(blocker) } => {
+            MemoryPlan::Running { is_ordered: false, blocked: Some(blocker), .. } => {
                 Err(path_trial::Blocked(vec![blocker]).into())
             }
             _ => Err(cause),
@@ -276,6 +278,11 @@ impl Preparation<'_> {
     /// As much is written meanwhile that the rest would take too long, and the user wants the move to go back then.
     pub(super) async fn send_memory_again(&mut self, options: &Options) -> Result<(), Cause> {
         let Some(mut rounds) = self.ready.memory.take() else { return Ok(()) };
+        if let MemoryPlan::Running { post_copy: Some(_), .. } = self.migration.plan.memory {
+            self.leave_rest_for_later(&mut rounds, options).await?;
+            self.ready.memory = Some(rounds);
+            return Ok(());
+        }
         // The first of them has what was written in more time than a round takes.
         rounds.begin_again();
         loop {
@@ -294,11 +301,42 @@ impl Preparation<'_> {
             }
         }
         let (expected, limit) = (rounds.expected(), options.downtime_limit);
-        if expected > limit && options.non_converging != NonConverging::GoOn {
-            let processors = self.migration.share.processors();
-            return Err(NotConverging { expected, limit, processors }.into());
+        if expected > limit {
+            match options.non_converging {
+                NonConverging::GoOn => {}
+                NonConverging::GoBack | NonConverging::Throttle => {
+                    let processors = self.migration.share.processors();
+                    return Err(NotConverging { expected, limit, processors }.into());
+                }
+                NonConverging::PostCopy => self.leave_rest_for_later(&mut rounds, options).await?,
+            }
         }
         self.ready.memory = Some(rounds);
+        Ok(())
+    }
+
+    /// Has the rest of the memory go over after the decision, and connects with the destination for that.
+    async fn leave_rest_for_later(
+        &mut self,
+        rounds: &mut MemoryRounds,
+        options: &Options,
+    ) -> Result<(), Cause> {
+        let Migration { context, plan, journal, .. } = &mut self.migration;
+        let refused = |reason: String| {
+            let message = format!("{reason}; move it with --memory pre-copy or stop");
+            path_trial::Blocked(vec![Blocker::new("no-post-copy", message)])
+        };
+        if !plan.link.connection.has(POST_COPY) {
+            return Err(refused(NO_POST_COPY.to_owned()).into());
+        }
+        let original = Original::new(Some(Arc::clone(&plan.cgroup)));
+        let state = context.directories.state.clone();
+        let service =
+            MemoryService::start(state, plan.far_end(), original, PATIENCE, options.bulk).await;
+        let service = service.map_err(|e| refused(chain(&e)))?;
+        block_in_place(|| journal.append(&Record::PostCopy))?;
+        rounds.leave_rest_for_later();
+        self.migration.memory_service = Some(service);
         Ok(())
     }
 

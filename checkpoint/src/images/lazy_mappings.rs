@@ -1,4 +1,5 @@
-//! Which pages of a process may be lazy: CRIU leaves the flag out of entries of a pagemap that have no pages.
+//! Which pages of a process may be put in place while it runs, by CRIU's own rules: it leaves out of a restore what its dump has
+//! marked as lazy, and so does whoever makes images for it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,21 +27,48 @@ const PRIVATE: u64 = 0x22;
 const SPECIAL: u64 = 0x4_2000;
 /// `VMA_AREA_VSYSCALL | VMA_AREA_VDSO | VMA_AREA_VVAR` (`criu/include/image.h`).
 const KERNELS: u64 = 1 << 2 | 1 << 3 | 1 << 12;
-/// A part of an entry.
+
+/// The mappings of a process whose pages may be lazy, as the images of its dump tell them.
+#[derive(Debug, Default)]
+pub struct LazyMappings {
+    lazy: Vec<Part>,
+    /// Pages to which stack pointers point.
+    stacks: BTreeSet<u64>,
+}
+
+impl LazyMappings {
+    /// Reads those of the process that has the number `process` in its container.
+    ///
+    /// # Errors
+    /// [`Error::Differs`] if an image is none; [`Error::Io`].
+    pub fn read(images: &Path, process: i32) -> Result<Self, Error> {
+        let name = format!("mm-{process}.img");
+        let path = images.join(&name);
+        let mm = fs::read(&path).map_err(io_error("read", &path))?;
+        let lazy =
+            lazy_mappings(&mm).ok_or(Error::Differs { name, problem: "it has no mappings" })?;
+        Ok(Self { lazy, stacks: stack_pages(images, process)? })
+    }
+
+    /// Splits pages into those that may be lazy and those that may not.
+    #[must_use]
+    pub fn split(&self, start: u64, end: u64) -> Vec<(Part, bool)> {
+        split(start, end, &self.lazy, &self.stacks)
+    }
+}
+
+/// Pages that follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Part {
-    pub(super) start: u64,
-    pub(super) end: u64,
+pub struct Part {
+    /// The address of the first one.
+    pub start: u64,
+    /// The address after the last one.
+    pub end: u64,
 }
 
 /// Splits pages into those that may be lazy and those that may not, as CRIU's dump does (`generate_iovs` in `criu/mem.c`):
 /// lazy are private mappings of no file, except for the pages to which stack pointers point.
-pub(super) fn split(
-    start: u64,
-    end: u64,
-    lazy: &[Part],
-    stacks: &BTreeSet<u64>,
-) -> Vec<(Part, bool)> {
+fn split(start: u64, end: u64, lazy: &[Part], stacks: &BTreeSet<u64>) -> Vec<(Part, bool)> {
     let mut edges: BTreeSet<u64> = [start, end].into();
     let mut add = |edge: u64| {
         if edge > start && edge < end {
@@ -63,7 +91,7 @@ pub(super) fn split(
 }
 
 /// Returns the mappings of an image `mm-PID.img` whose pages may be lazy (`vma_entry_can_be_lazy`).
-pub(super) fn lazy_mappings(mut image: &[u8]) -> Option<Vec<Part>> {
+fn lazy_mappings(mut image: &[u8]) -> Option<Vec<Part>> {
     take(&mut image, 8)?;
     let length = take_word(&mut image)?;
     let entry = take(&mut image, length.into())?;
@@ -85,7 +113,7 @@ pub(super) fn lazy_mappings(mut image: &[u8]) -> Option<Vec<Part>> {
 }
 
 /// Returns the pages to which the stack pointers of a process's threads point.
-pub(super) fn stack_pages(images: &Path, process: i32) -> Result<BTreeSet<u64>, Error> {
+fn stack_pages(images: &Path, process: i32) -> Result<BTreeSet<u64>, Error> {
     let differs = |name: &str| Error::Differs { name: name.to_owned(), problem: "format" };
     let path = images.join(PROCESSES);
     let tree = fs::read(&path).map_err(io_error("read", &path))?;
