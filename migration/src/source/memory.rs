@@ -103,8 +103,8 @@ fn can_slow_down(cgroup: &Cgroup) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How long a move waits for it: longer than it takes on any host, and somebody may have stopped what does it.
-const LIMIT: Duration = Duration::from_secs(60);
+/// How long a move waits for it: less than the far end waits for the offer (`deadline::ANSWER`). Somebody may have stopped what does it.
+const LIMIT: Duration = Duration::from_secs(15);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
