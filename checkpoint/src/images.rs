@@ -5,6 +5,7 @@
 //! travel is the caller's matter.
 
 mod follower;
+mod huge_pages;
 mod lazy_mappings;
 mod manifest;
 mod memory_store;
@@ -21,6 +22,7 @@ mod writer;
 mod tests;
 
 pub use follower::Follower;
+pub use huge_pages::keep_huge_pages_out;
 pub use lazy_mappings::LazyMappings;
 pub use manifest::{CHUNK, Chunk, FileSum, Limits, Manifest, Stats};
 pub use memory_store::MemoryStore;

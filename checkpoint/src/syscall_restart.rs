@@ -22,5 +22,5 @@
 mod frozen_tasks;
 mod registers;
 
-pub use frozen_tasks::{Error, rewind};
+pub use frozen_tasks::{Error, Since, rewind};
 pub(crate) use registers::{EINTR, Registers, signal_set, takes_any};

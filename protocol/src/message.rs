@@ -110,14 +110,14 @@ mod failure;
 pub mod flow;
 mod hello;
 mod image;
+#[cfg(test)]
+mod message_tests;
 mod offer;
 mod pairing;
 mod path_trial;
 #[cfg(test)]
 mod peer_text_tests;
 mod settings;
-#[cfg(test)]
-mod tests;
 mod tree;
 mod tunnel;
 mod volume;

@@ -9,7 +9,7 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Cgroup, Error, LOOK_EVERY_MS};
-use crate::syscall_restart;
+use crate::syscall_restart::{self, Since};
 
 impl Cgroup {
     /// Freezes all tasks and waits until the kernel reports that they have stopped, about 2.5 ms.
@@ -50,14 +50,28 @@ impl Cgroup {
         self.thaw()
     }
 
+    /// Thaws tasks that were frozen and nothing else, as if they had never been stopped. The kernel resumes most of their
+    /// calls by itself, with the rest of their time.
+    ///
+    /// # Errors
+    /// As [`Cgroup::thaw`].
+    pub fn resume_undumped(&self) -> Result<(), Error> {
+        self.rewind(Since::Frozen);
+        self.thaw()
+    }
+
     /// Makes the frozen tasks that were stopped in a system call restart it ([`syscall_restart::rewind`]). A call
     /// that cannot be set back is logged: it returns EINTR. Tasks that are not frozen are left alone, since
     /// looking at them would stop them.
     pub fn rewind_calls(&self) {
+        self.rewind(Since::Dumped);
+    }
+
+    fn rewind(&self, since: Since) {
         if !self.is_frozen().is_ok_and(|is_frozen| is_frozen) {
             return;
         }
-        match self.pids().map(|pids| syscall_restart::rewind(&pids)) {
+        match self.pids().map(|pids| syscall_restart::rewind(&pids, since)) {
             Ok(Ok(calls)) => tracing::debug!(calls, "system calls are made again"),
             Ok(Err(error)) => tracing::warn!(source = %error, "a system call is cut short"),
             Err(error) => tracing::warn!(source = %error, "system calls are cut short"),

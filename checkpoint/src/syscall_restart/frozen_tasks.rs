@@ -8,7 +8,7 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::registers::{Registers, is_known, takes_any};
+use super::registers::{EINTR, Registers, is_known, takes_any};
 use crate::procfs;
 
 /// Code segment of 64-bit programs (`__USER_CS`).
@@ -29,6 +29,15 @@ pub struct Error {
     source: Errno,
 }
 
+/// What has been done to frozen tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// CRIU may have run its code in them: the kernel does not know any more which calls it was to resume.
+    Dumped,
+    /// Nothing: the kernel resumes the calls that it has noted, with the rest of their time.
+    Frozen,
+}
+
 /// Sets the calls back in which the threads of frozen processes are; returns how many there were. The threads
 /// stay frozen: one that is attached to by ptrace(2) stops inside the freezer
 /// (`do_freezer_trap` in `kernel/signal.c`).
@@ -38,14 +47,14 @@ pub struct Error {
 ///
 /// # Errors
 /// [`Error`] for the first thread that could not be set back; the others were.
-pub fn rewind(processes: &[i32]) -> Result<usize, Error> {
+pub fn rewind(processes: &[i32], since: Since) -> Result<usize, Error> {
     let mut rewound = 0;
     let mut outcome = Ok(());
     for thread in processes.iter().flat_map(|process| procfs::threads(*process)) {
         if !is_candidate(thread) {
             continue;
         }
-        match rewind_one(thread) {
+        match rewind_one(thread, since) {
             Ok(changed) => rewound += usize::from(changed),
             Err(Error { source: Errno::ESRCH, .. }) => {}
             Err(error) => outcome = outcome.and(Err(error)),
@@ -71,11 +80,11 @@ fn is_candidate(thread: i32) -> bool {
     !takes_any(set("SigPnd:") | set("ShdPnd:"), set("SigBlk:"))
 }
 
-fn rewind_one(thread: i32) -> Result<bool, Error> {
+fn rewind_one(thread: i32, since: Since) -> Result<bool, Error> {
     let pid = Pid::from_raw(thread);
     let failed = |action| move |source| Error { action, thread, source };
     ptrace::seize(pid, ptrace::Options::empty()).map_err(failed("stop"))?;
-    let outcome = stop(pid).and_then(|()| set_back(pid));
+    let outcome = stop(pid).and_then(|()| set_back(pid, since));
     let detached = ptrace::detach(pid, None);
     let changed = outcome.map_err(failed("change"))?;
     detached.map_err(failed("let go"))?;
@@ -93,7 +102,7 @@ fn stop(pid: Pid) -> nix::Result<()> {
     }
 }
 
-fn set_back(pid: Pid) -> nix::Result<bool> {
+fn set_back(pid: Pid, since: Since) -> nix::Result<bool> {
     let mut all = ptrace::getregs(pid)?;
     let before = Registers {
         ax: all.rax,
@@ -103,6 +112,9 @@ fn set_back(pid: Pid) -> nix::Result<bool> {
         si: all.rsi,
         dx: all.rdx,
     };
+    if since == Since::Frozen && before.ax != EINTR {
+        return Ok(false);
+    }
     let Some(after) = before.rewound().filter(|_| all.cs == LONG_MODE) else { return Ok(false) };
     // No error in this register: the kernel sees nothing that it should resume.
     (all.rax, all.rip) = (after.ax, after.ip);

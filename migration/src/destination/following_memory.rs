@@ -1,14 +1,14 @@
 //! Memory that follows a container which runs here already, and what is done when it is lost.
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use checkpoint::cgroup::Cgroup;
 use checkpoint::lazy_pages::{self, LazyPages, State};
 use engine::Engine;
-use state::cause::chain;
+use state::cause::{Cause, chain};
 use state::directories::Directories;
 use tokio::task::block_in_place;
 
@@ -58,16 +58,20 @@ impl FollowingMemory {
 /// Kills the containers whose memory is lost, and returns whether that of others follows still.
 ///
 /// # Errors
-/// The run directory cannot be read, or a container cannot be killed.
-pub fn settle_lost(directories: &Directories, engine: &dyn Engine) -> io::Result<bool> {
+/// The run directory cannot be read, the engine does not say whether it runs a container, or that cannot be killed.
+pub async fn settle_lost(directories: &Directories, engine: &dyn Engine) -> Result<bool, Cause> {
     let unfinished = lazy_pages::unfinished(&directories.run)?;
     for (id, _) in unfinished.iter().filter(|(_, state)| *state == State::Lost) {
-        let running = engine.cgroup(id);
-        let name = running.as_ref().map_or(id, |(name, _)| name);
-        if let Some((_, cgroup)) = &running {
-            cgroup.kill(Instant::now() + KILLED).map_err(io::Error::other)?;
+        let mut name = id.clone();
+        if engine.exists(id).await? {
+            let container = engine.inspect(id).await?;
+            name = container.name;
+            // One without a process has ended.
+            if let Ok(cgroup) = Cgroup::of_pid(container.pid, id) {
+                block_in_place(|| cgroup.kill(Instant::now() + KILLED))?;
+            }
         }
-        tell(&directories.run, id, name);
+        tell(&directories.run, id, &name);
     }
     Ok(unfinished.iter().any(|(_, state)| *state == State::UnderWay))
 }
@@ -75,12 +79,12 @@ pub fn settle_lost(directories: &Directories, engine: &dyn Engine) -> io::Result
 /// Watches over memory that follows containers of an agent-server which has ended.
 pub async fn watch_others(directories: Directories, engine: Arc<dyn Engine>) {
     loop {
-        match block_in_place(|| settle_lost(&directories, &*engine)) {
+        match settle_lost(&directories, &*engine).await {
             Ok(true) => tokio::time::sleep(LOOK_EVERY).await,
             Ok(false) => return,
             Err(e) => {
-                tracing::error!("memory that follows containers: {}", chain(&e));
-                return;
+                tracing::error!("memory that follows containers: {}", chain(e.as_ref()));
+                tokio::time::sleep(LOOK_EVERY * 10).await;
             }
         }
     }

@@ -46,6 +46,9 @@ enum Error {
     /// The volume is not as it should be.
     #[error("{0} has not made the volume {1} as it should be")]
     Other(engine::Kind, String),
+    /// It is on another file system than volumes are.
+    #[error("the volume {0} is not on the file system of this host's volumes")]
+    Elsewhere(String),
     /// Some of it is missing.
     #[error("the files of the volume {0} did not arrive whole; try again")]
     Incomplete(String),
@@ -83,6 +86,7 @@ impl Volumes {
             fs::create_dir_all(&root)?;
             make(&root.join(ARRIVING)).or_else(there)?;
             make(&directory)?;
+            try_exchange(&directory)?;
             let mut receivers = Vec::new();
             for (number, volume) in offered.iter().enumerate() {
                 let place = directory.join(number.to_string());
@@ -187,6 +191,14 @@ impl Volumes {
                 self.ready.insert(volume.name.clone());
             }
         }
+        // Not only in the interruption.
+        for (volume, receiver) in self.offered.iter().zip(&self.receivers) {
+            let data = engine.volume_data(&self.root, &volume.name);
+            let device = |path: &Path| fs::symlink_metadata(path).map(|meta| meta.dev());
+            if device(&data)? != device(receiver.place())? {
+                return Err(Error::Elsewhere(volume.name.clone()).into());
+            }
+        }
         Ok(())
     }
 
@@ -256,6 +268,15 @@ async fn note_made(
         && made.labels == volume.labels
         && made.data == engine.volume_data(root, &volume.name);
     if is_wanted { Ok(()) } else { Err(other().into()) }
+}
+
+/// Makes sure that directories of this file system can change places.
+fn try_exchange(directory: &Path) -> Result<(), Cause> {
+    let trials = ["one", "other"].map(|name| directory.join(name));
+    trials.iter().try_for_each(|trial| make(trial))?;
+    let [one, other] = &trials;
+    exchange(one, other)?;
+    Ok(trials.iter().try_for_each(fs::remove_dir)?)
 }
 
 fn make(path: &Path) -> std::io::Result<()> {

@@ -86,8 +86,8 @@ pub async fn run(
     let mut settled = settle_all(directories, &**engine, all).await;
     settled &= outstanding_pages::settle_all(directories).await?;
     sweep(directories, engine);
-    if let Err(e) = settle_lost(directories, &**engine) {
-        tracing::error!("memory that followed containers: {}", chain(&e));
+    if let Err(e) = settle_lost(directories, &**engine).await {
+        tracing::error!("memory that followed containers: {}", chain(e.as_ref()));
         settled = false;
     }
     if let Err(e) = flow_counters::sweep(directories) {

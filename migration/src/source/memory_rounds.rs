@@ -283,7 +283,7 @@ impl MemoryRounds {
             .map_err(Cause::from)
             .and_then(|pids| Ok(self.tracking.written(&pids)?));
         // System calls that were interrupted by that go on.
-        cgroup.resume()?;
+        cgroup.resume_undumped()?;
         self.stops.push(began.elapsed());
         looked
     }

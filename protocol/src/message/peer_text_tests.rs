@@ -94,6 +94,7 @@ fn messages_have_no_other_texts() {
         include_str!("settings.rs"),
         include_str!("tree.rs"),
         include_str!("tunnel.rs"),
+        include_str!("volume.rs"),
     ];
     let is_field = |line: &&str| {
         !line.trim_start().starts_with("//")
@@ -154,6 +155,12 @@ fn messages_have_no_other_texts() {
         // Orders to anchors: looked up as IDs.
         "pub id: String,",
         "pub id: String,",
+        // Volumes and their mounts: admission and `Description::validate` check them.
+        "pub name: String,",
+        "pub labels: BTreeMap<String, String>,",
+        "pub destination: String,",
+        "pub options: Vec<String>,",
+        "pub mount_options: Vec<String>,",
     ];
     assert_eq!(fields, known);
 }

@@ -22,6 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
 const CASES: &[Case] = &[
     Case::new("containers-volumes-go-and-come-back", &["containers"], go_and_come_back).limit(300),
     Case::new("containers-volumes-of-images", &["containers"], of_images).limit(300),
+    Case::new("containers-volumes-whose-files-are-open", &["containers"], open_files).limit(240),
     Case::new("containers-volumes-changed-from-outside", &["containers"], changed_from_outside)
         .limit(240),
 ];
@@ -55,6 +56,31 @@ const VOLUMES: [&str; 8] = [
     "--volume",
     "nested:/data/nested",
 ];
+/// A program that has files of a volume open: one whose name is gone, one that is locked, one that it appends to, and a pipe. It
+/// works in a directory of the volume.
+const HOLDER: &str = r#"
+import fcntl, os, time
+os.makedirs("/data/d", exist_ok=True)
+gone = os.open("/data/gone", os.O_RDWR | os.O_CREAT)
+os.write(gone, b"kept" * 1000)
+os.unlink("/data/gone")
+lock = open("/data/lock", "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+log = open("/data/log", "a")
+os.mkfifo("/data/pipe")
+pipe = os.open("/data/pipe", os.O_RDWR)
+os.chdir("/data/d")
+number = 0
+while True:
+    print(number, file=log, flush=True)
+    open(f"file-{number}", "w").close()
+    time.sleep(0.02)
+    os.unlink(f"file-{number}")
+    os.write(pipe, b"x")
+    if os.read(pipe, 1) != b"x" or os.pread(gone, 5000, 0) != b"kept" * 1000:
+        print("WRONG", flush=True)
+    number += 1
+"#;
 /// How long the program runs on before it is looked at.
 const SETTLES: Duration = Duration::from_secs(2);
 
@@ -188,6 +214,28 @@ fn of_images(context: &Context) -> Result<()> {
     let anonymous = b.podman(["volume", "inspect", "--format", "{{.Anonymous}}", &name])?;
     ensure!(anonymous.trim() == "true", "it is not anonymous on b: {anonymous}");
     Ok(())
+}
+
+/// Files of a volume that a program has open stay open, locked, and without a name, wherever it goes.
+fn open_files(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let a = lab.host("a")?;
+    lab.serve("a")?;
+    lab.serve("b")?;
+    let run = ["run", "--detach", "--name", "web", "--volume", "data:/data", "python:1"];
+    a.podman(run.into_iter().chain(["python3", "-c", HOLDER]))?;
+    until("it writes", LIMIT, || Ok(written(a)? > 20))?;
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        lab.attempt("web", from, to, &["--max-interruption", "60"])?.success()?;
+        let host = lab.host(to)?;
+        writes_on(host)?;
+        let lock = format!("{}/lock", data("data"));
+        let taken = host.command("flock").args(["--nonblock", &lock, "true"]).output()?;
+        ensure!(!taken.status.success(), "the lock is lost on {to}");
+        let gone = host.path(format!("{}/gone", data("data")));
+        ensure!(!gone.exists(), "{} has its name again", gone.display());
+    }
+    settled(&lab)
 }
 
 /// A file that somebody puts into a volume after it was read for the last time is told.

@@ -122,4 +122,14 @@ mod tests {
             all.iter().filter(of_area).filter(|one| !named.contains(**one)).collect();
         assert_eq!(forgotten, [] as [&&str; 0]);
     }
+
+    #[test]
+    fn the_page_on_containers_names_tests_that_exist_and_all_of_its_area() {
+        let page = include_str!("../../../docs/containers.md");
+        let is_test = |name: &&str| name.starts_with("containers-");
+        let named: BTreeSet<&str> = words(page).filter(is_test).collect();
+        let all = super::all();
+        let present: BTreeSet<&str> = all.iter().map(|case| case.name).filter(is_test).collect();
+        assert_eq!(named, present);
+    }
 }

@@ -20,7 +20,9 @@ fn sample(name: &str) -> (Records, Place) {
 }
 
 fn place(root: &str, run: &str, id: &str) -> Place {
-    let info = Info { graph_root: root.into(), run_root: run.into(), ..info(Path::new("/x")) };
+    let volume_root = Path::new(root).join("volumes");
+    let (graph_root, run_root) = (root.into(), run.into());
+    let info = Info { graph_root, run_root, volume_root, ..info(Path::new("/x")) };
     let init = "/usr/libexec/podman/catatonit".into();
     Place { init, ..Place::of(&info, id, vec!["podman".into(), id.into()]) }
 }
@@ -86,7 +88,6 @@ fn what_is_the_hosts_is_seen() {
 fn settings_without_a_place_are_named() {
     let open = lost("open", |_| {});
     assert_eq!(open, ["--cidfile /tmp/cid"]);
-    assert_eq!(lost("volume", |_| {}), [""; 0]);
     type Change = (&'static str, Value, &'static str);
     let config: [Change; 17] = [
         ("ctrImageVolumes", json!([{"source": "i", "dest": "/x"}]), "ctrImageVolumes"),
@@ -206,4 +207,39 @@ fn keys_are_podmans_and_never_a_peers() {
     let mut all = Vec::new();
     texts(&Records::write(&description, &place).config, &mut all);
     assert!(all.iter().all(|text| !text.eq_ignore_ascii_case("shmdir") && text != "/etc"));
+}
+
+#[test]
+fn a_volume_is_described_by_its_name_and_has_its_place_on_each_host() {
+    assert_eq!(lost("volume", |_| {}), [""; 0]);
+    let Described { mut description, .. } = described("volume");
+    let [volume] = &mut description.storage.volumes[..] else { panic!("one volume") };
+    assert_eq!((volume.volume.as_str(), volume.destination.as_str()), ("vv", "/vol"));
+    assert_eq!(volume.mount_options, ["rprivate", "nosuid", "nodev", "rbind"]);
+    assert!(Needs::of(&description).mounts.is_empty(), "no directory of the host's choice");
+    description.storage.volumes[0].is_anonymous = true;
+    let there = place("/srv/storage", "/run/storage", &description.id);
+    let Records { config, spec, .. } = Records::write(&description, &there);
+    assert_eq!(config["namedVolumes"][0]["setAnonymous"], true);
+    let mounts = spec["mounts"].as_array().unwrap();
+    let mount = mounts.iter().find(|mount| mount["destination"] == "/vol").unwrap();
+    assert_eq!(mount["source"], "/srv/storage/volumes/vv/_data");
+
+    let part = lost("volume", |records| records.config["namedVolumes"][0]["SubPath"] = json!("a"));
+    assert_eq!(part, ["namedVolumes.SubPath"]);
+    for option in ["U", "O", "idmap"] {
+        let other = lost("volume", |records| {
+            records.config["namedVolumes"][0]["options"] = json!([option])
+        });
+        assert!(
+            other.iter().any(|lost| lost.starts_with("storage.volumes")),
+            "{option}: {other:?}"
+        );
+    }
+    let elsewhere = lost("volume", |records| {
+        let mounts = records.spec["mounts"].as_array_mut().unwrap();
+        let mount = mounts.iter_mut().find(|mount| mount["destination"] == "/vol").unwrap();
+        mount["source"] = json!("/etc");
+    });
+    assert!(elsewhere.contains(&"mounts./vol.source".to_owned()), "{elsewhere:?}");
 }

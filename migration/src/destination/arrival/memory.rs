@@ -110,6 +110,7 @@ impl Arrival {
             self.lazy_pages = None;
             return Ok(());
         }
+        images::keep_huge_pages_out(images.path())?;
         tracing::info!("{}: {} MiB of memory follow", self.offer.migration, bytes >> 20);
         Ok(())
     }

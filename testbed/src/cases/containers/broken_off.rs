@@ -20,6 +20,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("containers-volumes-go-back-with-the-move", &["containers"], go_back).limit(300),
     Case::new("containers-volumes-when-agents-are-killed", &["containers"], agents_killed)
         .limit(400),
+    Case::new("containers-volumes-on-a-full-disk", &["containers"], full_disk).limit(300),
     Case::new("containers-volumes-after-the-decision", &["containers"], killed_after_the_decision)
         .limit(300),
 ];
@@ -189,4 +190,35 @@ fn killed_after_the_decision(context: &Context) -> Result<()> {
     // The source's agent was told of what it has left, so that the container may come back.
     lab.attempt("web", "b", "a", &["--max-interruption", "60"])?.success()?;
     writes_on(a)
+}
+
+/// The destination's disk fills up while files of volumes come. The move goes back, and nothing of it takes room any more.
+fn full_disk(context: &Context) -> Result<()> {
+    const VOLUMES: &str = "/var/lib/containers/storage/volumes";
+    let lab = context.lab(&["a", "b", "c"])?;
+    let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
+    b.run(["mkdir", "-p", VOLUMES])?;
+    b.run(["mount", "-t", "tmpfs", "-o", "size=200m,mode=700", "none", VOLUMES])?;
+    lab.serve("b")?;
+    start(a, c)?;
+    let random = format!("of={}/random", data("odd"));
+    a.run(["dd", "if=/dev/urandom", &random, "bs=1M", "count=40", "status=none"])?;
+    let odd = listing(a, &data("odd"))?;
+    let before = volumes(b)?;
+    let words = [&["migrate", "web", "b"][..], &SLOWLY].concat();
+    let moving = a.command("agent-client").args(words).spawn()?;
+    until("files go over", LIMIT, || Ok(moving.stderr().contains("files, first pass")))?;
+    let filler = format!("{VOLUMES}/filler");
+    let fill = ["if=/dev/zero", &format!("of={filler}"), "bs=64k", "status=none"];
+    let filled = b.command("dd").args(fill).output()?;
+    ensure!(!filled.status.success(), "the disk is not full");
+    let ended = moving.wait(LIMIT)?;
+    let said = ended.error_text();
+    ensure!(ended.status.code() == Some(4), "exit {:?}: {said}", ended.status.code());
+    ensure!(said.contains("No space left") || said.contains("os error 28"), "{said}");
+    b.run(["rm", &filler])?;
+    is_undone(&lab, &before, &odd)?;
+    lab.attempt("web", "a", "b", &["--max-interruption", "60"])?.success()?;
+    ensure!(listing(b, &data("odd"))? == odd, "the odd files differ");
+    writes_on(b)
 }
