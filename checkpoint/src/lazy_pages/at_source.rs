@@ -146,6 +146,7 @@ impl AtSource {
         self.links.drain(..).for_each(AgentConnection::forget);
         self.urgent.clear();
         self.arrived.clear();
+        self.alone_since = None;
         end_others(&self.listener, &self.path)
     }
 

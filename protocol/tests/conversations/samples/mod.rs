@@ -2,6 +2,7 @@
 //! the same value, so that fields that change places are noticed.
 
 mod description;
+mod memory_pages;
 
 use std::net::IpAddr;
 
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Message> {
     all.extend(comparisons());
     all.extend(trials());
     all.extend(counts());
+    all.extend(memory_pages::all());
     all.extend(volumes());
     all.sort_by_key(Message::number);
     all
@@ -115,25 +117,6 @@ fn conversation() -> Vec<Message> {
         Message::Elsewhere(300),
         Message::Numbered(Numbered { number: 300, message: Data(vec![25]) }),
         Message::Compressed(Data(vec![0x28, 0xb5, 0x2f, 0xfd, 0x00])),
-        Message::MemoryPages(MemoryPages {
-            process: 300,
-            runs: vec![MemoryRun { start: 0x7000, bytes: Bytes::from_static(&[9; 4]) }],
-        }),
-        Message::EmptyPages(EmptyPages {
-            process: 300,
-            runs: vec![EmptyRun { start: 0x9000, length: 0x2000 }],
-        }),
-        Message::MemoryLater(LaterPages {
-            process: 300,
-            ranges: vec![(0x7000, 0x9000), (0x7fff_0000_0000, 0x7fff_0000_1000)],
-        }),
-        Message::ServeMemory(ServeMemory { migration: MIGRATION, is_urgent: true }),
-        Message::MemoryWanted(vec![WantedPages { process: 300, start: 0x7000, end: 0x9000 }]),
-        Message::MemorySent(()),
-        Message::MemoryGone(()),
-        Message::MemoryWhole(true),
-        Message::MemoryWhole(false),
-        Message::ServingMemory(()),
     ];
     all.extend(codes.map(failure));
     all
