@@ -80,17 +80,17 @@ impl PageRanges {
 
     /// Returns which of these places in the file of pages are of none of them.
     pub(crate) fn without_offsets(&self, places: &[(u64, u64)]) -> Vec<(u64, u64)> {
-        let mut free = places.to_vec();
-        for (start, end) in self.offsets() {
-            let apart = |place: &(u64, u64)| place.1 <= start || place.0 >= end;
-            if free.iter().all(apart) {
-                continue;
+        let mut own = self.offsets();
+        own.sort_unstable();
+        let mut free = Vec::new();
+        for &(start, end) in places {
+            let mut at = start;
+            let first = own.partition_point(|place| place.1 <= start);
+            for place in own[first..].iter().take_while(|place| place.0 < end) {
+                free.extend((place.0 > at).then_some((at, place.0)));
+                at = place.1;
             }
-            let parts = free.iter().flat_map(|place| match apart(place) {
-                true => [*place, (0, 0)],
-                false => [(place.0, place.0.max(start)), (place.1.min(end), place.1)],
-            });
-            free = parts.filter(|place| place.0 < place.1).collect();
+            free.extend((at < end).then_some((at, end)));
         }
         free
     }
@@ -136,9 +136,9 @@ impl PageRanges {
         }
         self.split(start);
         self.split(end);
-        let mut taken = self.0.split_off(&start);
-        self.0.extend(taken.split_off(&end));
-        taken
+        // There may be many parts beside these.
+        let starts: Vec<u64> = self.0.range(start..end).map(|(start, _)| *start).collect();
+        starts.iter().filter_map(|start| self.0.remove_entry(start)).collect()
     }
 
     /// Makes an address the start of a part, if it is within one.

@@ -1,11 +1,11 @@
 //! The memory of processes that lack pages.
 
+mod release;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
-
-use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::at_source::AtSource;
 use super::event_log::{EventLog, Fact};
@@ -79,6 +79,9 @@ pub(super) struct Memories {
     /// The process whose turn it is.
     turn: usize,
     buffer: Vec<u8>,
+    /// Places in files of pages that a process does not need any more, and that its relatives may need.
+    released: Vec<(Rc<File>, (u64, u64))>,
+    released_bytes: u64,
 }
 
 impl Memories {
@@ -91,6 +94,8 @@ impl Memories {
             next_number: 0,
             turn: 0,
             buffer: vec![0; CHUNK as usize],
+            released: Vec::new(),
+            released_bytes: 0,
         })
     }
 
@@ -261,24 +266,9 @@ impl Memories {
             if self.is_held {
                 self.log.put(of.number, range.start, range.start + done);
             }
-            self.release(process, range.offset, done)?;
+            self.release(process, &[(range.offset, range.offset + done)])?;
         }
         Ok(copied)
-    }
-
-    /// Gives the memory of pages back that a process does not need any more, as far as no relative of it does.
-    fn release(&self, process: usize, offset: u64, length: u64) -> io::Result<()> {
-        let of = &self.all[process];
-        let relatives = self.all.iter().filter(|other| {
-            other.number != of.number && !other.is_gone && Rc::ptr_eq(&other.pages, &of.pages)
-        });
-        let mut free = vec![(offset, offset + length)];
-        relatives.for_each(|relative| free = relative.pending.without_offsets(&free));
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        for (start, end) in free {
-            fallocate(&*of.pages, flags, start as i64, (end - start) as i64)?;
-        }
-        Ok(())
     }
 
     /// Follows what the agents say about pages at the source, on those of [`AtSource::sides`] that are ready.
@@ -317,9 +307,9 @@ impl Memories {
             if self.is_held && !self.log.gone(self.all[process].number) {
                 return Ok(());
             }
-            for (start, end) in std::mem::take(&mut self.all[process].pending).offsets() {
-                self.release(process, start, end - start)?;
-            }
+            let places = std::mem::take(&mut self.all[process].pending).offsets();
+            self.release(process, &places)?;
+            self.release_all()?;
             self.all.remove(process);
         }
         Ok(())
@@ -327,6 +317,9 @@ impl Memories {
 
     /// Follows what a server that was killed has left in the log. What waits for a page asks again.
     pub(super) fn take_over(&mut self) -> io::Result<()> {
+        // Each of these files is a process's as well, so that none is closed here.
+        self.released.clear();
+        self.released_bytes = 0;
         if let Some(at_source) = &mut self.at_source {
             at_source.take_over()?;
         }

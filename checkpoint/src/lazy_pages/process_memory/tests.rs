@@ -67,7 +67,8 @@ fn pages_that_a_child_lacks_are_kept() {
     };
     let before = file.metadata().unwrap().blocks();
     memories.all[0].pending.forget(0, 2 * PAGE);
-    memories.release(0, 0, 2 * PAGE).unwrap();
+    memories.release(0, &[(0, 2 * PAGE)]).unwrap();
+    memories.release_all().unwrap();
     assert_eq!([0, 1, 2].map(|page| byte(page * PAGE)), [0, 7, 7]);
     memories.all[1].is_gone = true;
     memories.forget_gone().unwrap();
