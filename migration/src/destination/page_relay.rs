@@ -5,6 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use checkpoint::lazy_pages::{self, Lane, Said, SourceLink, source_link_path};
+use checkpoint::write_tracking;
 use ownership::destination::{Order, Reply};
 use protocol::message::{Message, ServeMemory, WantedPages};
 use protocol::wire::Connection;
@@ -24,7 +25,9 @@ const LOOK: Duration = Duration::from_secs(1800);
 
 /// The kernel cannot have pages put in place later.
 #[derive(Debug, thiserror::Error)]
-#[error("the kernel of this host cannot have memory put in place later (userfaultfd(2))")]
+#[error(
+    "the kernel of this host cannot have memory put in place after the decision (Linux 6.7 can)"
+)]
 struct NoUserfaults;
 
 /// The source talks while it is to wait.
@@ -49,7 +52,9 @@ pub async fn relay(
     ServeMemory { migration, is_urgent }: ServeMemory,
 ) -> Result<(), Cause> {
     let lane = if is_urgent { Lane::Urgent } else { Lane::Others };
-    if !lazy_pages::is_supported() {
+    // Earlier kernels have userfaults, too, and a container that changed its mappings meanwhile was seen to end there.
+    let is_new = write_tracking::obstacle().is_none() && !write_tracking::stops();
+    if !is_new || !lazy_pages::is_supported() {
         return give_up(connection, NoUserfaults.into()).await;
     }
     let give_up_at = Instant::now() + LOOK;

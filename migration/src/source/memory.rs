@@ -22,6 +22,10 @@ const LARGE: u64 = 64 << 20;
 pub(super) const NO_POST_COPY: &str =
     "the destination's agent-server does not take memory after the decision";
 
+/// The same for this host's kernel: on Linux 6.1 a container that changed its mappings meanwhile was seen to end.
+pub(super) const OLD_KERNEL: &str =
+    "this host's kernel is too old for memory that goes over after the decision (Linux 6.7 can)";
+
 /// When the memory goes over.
 #[derive(Debug)]
 pub enum MemoryPlan {
@@ -62,6 +66,8 @@ impl MemoryPlan {
         }
         let reason = if post_copy.is_some() && !connection.has(POST_COPY) {
             Some(NO_POST_COPY.to_owned())
+        } else if post_copy.is_some() && write_tracking::stops() {
+            Some(OLD_KERNEL.to_owned())
         } else if connection.has(MEMORY) {
             write_tracking::obstacle()
         } else {
@@ -103,8 +109,8 @@ fn can_slow_down(cgroup: &Cgroup) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How long a move waits for it: longer than it takes on any host, and somebody may have stopped what does it.
-const LIMIT: Duration = Duration::from_secs(60);
+/// How long a move waits for it: less than the far end waits for the offer (`deadline::ANSWER`). Somebody may have stopped what does it.
+const LIMIT: Duration = Duration::from_secs(15);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 

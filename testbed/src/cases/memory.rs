@@ -167,6 +167,8 @@ fn written(context: &Context) -> Result<()> {
         until("it goes on", LIMIT, || {
             Ok(checked(&lab.host(to)?.podman(["logs", "web"])?) > before)
         })?;
+        let missing = || lab.host(to)?.run(["ls", "/run/netmig/lazy-pages"]);
+        until("all memory is in place", LIMIT, || Ok(missing()?.is_empty()))?;
     }
     Ok(())
 }

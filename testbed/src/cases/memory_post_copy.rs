@@ -1,5 +1,6 @@
 //! Memory that goes over after the decision: the container runs while pages of its memory are still at the source.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::page_server::{HOLDER, SERVER, process};
 use super::promise::{LIMIT, settled, until};
 use super::subject::{Clients, serve};
 use crate::ensure;
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::faults::Side;
 use crate::faults::breakpoint::{self, Breakpoint};
 use crate::faults::container_state::{self, State};
@@ -48,6 +49,17 @@ const SLOWLY: &str = "1MB";
 /// How long a program runs on before it is looked at.
 const SETTLES: Duration = Duration::from_secs(2);
 
+/// Skips a test where this kernel is too old: the product refuses it there.
+fn needs_kernel() -> Result<()> {
+    let release =
+        fs::read_to_string("/proc/sys/kernel/osrelease").context(|| "reading osrelease")?;
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.trim().parse::<u32>().ok());
+    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 7) {
+        return Ok(());
+    }
+    Err(Error::Skip(format!("Linux {} is too old for post-copy", release.trim())))
+}
+
 /// A lab with a server on `a` whose move to `b` is decided while most of its memory is still on `a`.
 struct Outstanding {
     lab: Arc<Lab>,
@@ -59,6 +71,7 @@ struct Outstanding {
 impl Outstanding {
     /// Starts the move. `arguments` are those of the destination's agent.
     fn begin(context: &Context, arguments: &[&str]) -> Result<Self> {
+        needs_kernel()?;
         let lab = context.lab(&["a", "b", "c"])?;
         let (a, c) = (lab.host("a")?, lab.host("c")?);
         lab.serve_with("b", arguments)?;
@@ -114,6 +127,7 @@ fn check_memory(lab: &Lab) -> Result<()> {
 
 /// A server moves on as soon as its memory is whole; every byte is right on each host, and its connections notice a pause alone.
 fn follows(context: &Context) -> Result<()> {
+    needs_kernel()?;
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, c) = (lab.host("a")?, lab.host("c")?);
     lab.serve("a")?;
@@ -141,6 +155,7 @@ fn follows(context: &Context) -> Result<()> {
 /// A program that writes all of its memory faster than the link carries it goes over in rounds, and the rest after the decision.
 /// It finds every page as it has left it.
 fn written(context: &Context) -> Result<()> {
+    needs_kernel()?;
     let lab = context.lab(&["a", "b"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
     lab.serve("b")?;
@@ -174,6 +189,7 @@ fn written(context: &Context) -> Result<()> {
 
 /// A program empties, moves, unmaps and shares its memory while it is not there yet.
 fn changes(context: &Context) -> Result<()> {
+    needs_kernel()?;
     let lab = context.lab(&["a", "b"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
     breakpoint::install(b)?;
@@ -291,6 +307,7 @@ fn cancelled(context: &Context) -> Result<()> {
 
 /// The user ends the agent before the decision. The original goes on, and nothing waits for pages of it any more.
 fn goes_back(context: &Context) -> Result<()> {
+    needs_kernel()?;
     let lab = context.lab(&["a", "b", "c"])?;
     let (a, b, c) = (lab.host("a")?, lab.host("b")?, lab.host("c")?);
     breakpoint::install(b)?;

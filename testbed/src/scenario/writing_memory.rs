@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// Places in a page that are written and checked.
 const PLACES: [usize; 3] = [0, 1000, 4088];
 /// Each page is empty after so many writes, and has content before and after.
-const EMPTY_EVERY: u64 = 3;
+const EMPTY_EVERY: u64 = 40;
 /// Pages that a child checks.
 const CHILD: usize = 64;
 /// Between two children, and between two mappings.

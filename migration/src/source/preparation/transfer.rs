@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use checkpoint::tree::{Source, Tasks};
+use checkpoint::write_tracking;
 use netmig::flow::{NoAlias, Readdressed};
 use netmig::tunnel;
 use protocol::expect;
@@ -29,7 +30,7 @@ use crate::request::{NonConverging, Options};
 use crate::source::anchors::Anchors;
 use crate::source::container_log::CarriedLog;
 use crate::source::engine_orders::Ended;
-use crate::source::memory::{MemoryPlan, NO_POST_COPY};
+use crate::source::memory::{MemoryPlan, NO_POST_COPY, OLD_KERNEL};
 use crate::source::memory_rounds::{MemoryRounds, Next};
 use crate::source::memory_service::{MemoryService, Original, PATIENCE};
 use crate::source::migration::Migration;
@@ -326,6 +327,9 @@ impl Preparation<'_> {
             let message = format!("{reason}; move it with --memory pre-copy or stop");
             path_trial::Blocked(vec![Blocker::new("no-post-copy", message)])
         };
+        if write_tracking::stops() {
+            return Err(refused(OLD_KERNEL.to_owned()).into());
+        }
         if !plan.link.connection.has(POST_COPY) {
             return Err(refused(NO_POST_COPY.to_owned()).into());
         }
