@@ -314,3 +314,12 @@ pub(super) fn says(host: &Host, words: &str) -> Result<()> {
         Ok(log.contains(words))
     })
 }
+
+/// Checks every byte of a server's memory on `b`, from the client's host.
+pub(super) fn check_memory(lab: &Lab) -> Result<()> {
+    let address = format!("{}:7001", lab.host("b")?.address());
+    let seen = lab.host("c")?.command(PROBE).args(["stats", &address]).limit(LIMIT).output()?;
+    let seen = seen.success()?;
+    ensure!(seen.text().contains("\"memory_bad\":0"), "memory has changed: {}", seen.text());
+    Ok(())
+}
