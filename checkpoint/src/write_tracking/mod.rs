@@ -52,6 +52,12 @@ pub fn obstacle() -> Option<String> {
     })
 }
 
+/// Returns whether processes have to stand still on this host while they are looked at: its kernel is older than Linux 6.7.
+#[must_use]
+pub fn stops() -> bool {
+    Method::choose() == Some(Method::SoftDirty)
+}
+
 /// Pages of one process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pages {
