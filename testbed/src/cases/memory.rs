@@ -10,6 +10,7 @@ use crate::ensure;
 use crate::error::{Context as _, Error, Result};
 use crate::faults::container_state::{self, State};
 use crate::host::Host;
+use crate::lab::Lab;
 use crate::programs::PROBE;
 use crate::runner::{Case, Context};
 use crate::slowdown;

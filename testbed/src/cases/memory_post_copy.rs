@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::kernel_release::needs_kernel;
+use super::memory::check_memory;
 use super::page_server::{HOLDER, SERVER, process};
 use super::promise::{LIMIT, settled, until};
 use super::subject::{Clients, serve};
