@@ -10,6 +10,7 @@ use crate::ensure;
 use crate::error::{Context as _, Error, Result};
 use crate::faults::container_state::{self, State};
 use crate::host::Host;
+use crate::lab::Lab;
 use crate::programs::PROBE;
 use crate::runner::{Case, Context};
 use crate::slowdown;
@@ -313,4 +314,13 @@ pub(super) fn says(host: &Host, words: &str) -> Result<()> {
         ensure!(!log.contains("WRONG"), "{log}");
         Ok(log.contains(words))
     })
+}
+
+/// Checks every byte of a server's memory on `b`, from the client's host.
+pub(super) fn check_memory(lab: &Lab) -> Result<()> {
+    let address = format!("{}:7001", lab.host("b")?.address());
+    let seen = lab.host("c")?.command(PROBE).args(["stats", &address]).limit(LIMIT).output()?;
+    let seen = seen.success()?;
+    ensure!(seen.text().contains("\"memory_bad\":0"), "memory has changed: {}", seen.text());
+    Ok(())
 }

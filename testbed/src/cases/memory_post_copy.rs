@@ -1,16 +1,17 @@
 //! Memory that goes over after the decision: the container runs while pages of its memory are still at the source.
 
-use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::kernel_release::needs_kernel;
+use super::memory::check_memory;
 use super::page_server::{HOLDER, SERVER, process};
 use super::promise::{LIMIT, settled, until};
 use super::subject::{Clients, serve};
 use crate::ensure;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, Result};
 use crate::faults::Side;
 use crate::faults::breakpoint::{self, Breakpoint};
 use crate::faults::container_state::{self, State};
@@ -48,17 +49,6 @@ const FETCHED: &str = "memory, while it runs there";
 const SLOWLY: &str = "1MB";
 /// How long a program runs on before it is looked at.
 const SETTLES: Duration = Duration::from_secs(2);
-
-/// Skips a test where this kernel is too old: the product refuses it there.
-fn needs_kernel() -> Result<()> {
-    let release =
-        fs::read_to_string("/proc/sys/kernel/osrelease").context(|| "reading osrelease")?;
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.trim().parse::<u32>().ok());
-    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 7) {
-        return Ok(());
-    }
-    Err(Error::Skip(format!("Linux {} is too old for post-copy", release.trim())))
-}
 
 /// A lab with a server on `a` whose move to `b` is decided while most of its memory is still on `a`.
 struct Outstanding {
@@ -115,14 +105,6 @@ impl Outstanding {
         ensure!(pages.is_empty(), "left on b: {pages}");
         Ok(said)
     }
-}
-
-fn check_memory(lab: &Lab) -> Result<()> {
-    let address = format!("{}:7001", lab.host("b")?.address());
-    let seen = lab.host("c")?.command(PROBE).args(["stats", &address]).limit(LIMIT).output()?;
-    let seen = seen.success()?;
-    ensure!(seen.text().contains("\"memory_bad\":0"), "memory has changed: {}", seen.text());
-    Ok(())
 }
 
 /// A server moves on as soon as its memory is whole; every byte is right on each host, and its connections notice a pause alone.

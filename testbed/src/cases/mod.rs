@@ -23,6 +23,7 @@ mod containers;
 mod faults;
 mod fidelity;
 mod flows;
+mod kernel_release;
 mod lab;
 mod lab_resources;
 mod memory;
