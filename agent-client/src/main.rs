@@ -26,7 +26,7 @@ use migration::flow_orders;
 use migration::request::{Options, publish};
 use migration::{Cancel, Context, Failure, Request, recovery, source};
 use state::cause::{Cause, chain};
-use state::directories::Directories;
+use state::directories::{Directories, STATE};
 use state::{guardian, log};
 use steering::{fwmark_setting, reconciler};
 
@@ -125,8 +125,8 @@ fn run(cli: Cli) -> Exit {
         },
     };
     let destination = request.destination.clone();
-    // It would be made anew, with an identity that nobody knows.
-    if !directories.state.exists() {
+    // One that was named would be made anew, with an identity that nobody knows.
+    if directories.state != Path::new(STATE) && !directories.state.exists() {
         let reason = format!(
             "this host is not paired with {destination}: {} does not exist; run agent-server invite there, and agent-client \
              join TOKEN here",

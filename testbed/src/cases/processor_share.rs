@@ -119,7 +119,7 @@ fn goes_back(context: &Context) -> Result<()> {
     let a = lab.host("a")?;
     needs_controller(a)?;
     let (id, before) = start(a, &[])?;
-    let order = [&SLOWLY[..], &THROTTLE, &["--downtime-limit", "0.001"]].concat();
+    let order = [&SLOWLY[..], &THROTTLE, &["--downtime-limit", "0.05"]].concat();
     let attempt = lab.attempt("web", "a", "b", &order)?;
     ensure!(attempt.code == Some(4), "exit {:?}: {}", attempt.code, attempt.stderr);
     for words in ["writes its memory so fast", "slowed down"] {
