@@ -16,11 +16,15 @@ use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("paths-closed-at-the-destination", &["fidelity", "flows"], closed_towards),
-    Case::new("paths-closed-to-answers-at-the-destination", &["fidelity", "flows"], closed_from),
-    Case::new("paths-closed-to-another-address", &["fidelity", "flows"], closed_to_another),
+    Case::new("paths-closed-at-the-destination", &["fidelity", "flows"], closed_towards)
+        .exclusive(),
+    Case::new("paths-closed-to-answers-at-the-destination", &["fidelity", "flows"], closed_from)
+        .exclusive(),
+    Case::new("paths-closed-to-another-address", &["fidelity", "flows"], closed_to_another)
+        .exclusive(),
     Case::new("paths-open-to-datagrams", &["fidelity", "flows"], open).exclusive(),
-    Case::new("paths-counted-by-agents-that-are-killed", &["fidelity", "flows"], killed),
+    Case::new("paths-counted-by-agents-that-are-killed", &["fidelity", "flows"], killed)
+        .exclusive(),
 ];
 
 /// The exit code of a move that has lost something.
