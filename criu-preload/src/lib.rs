@@ -1,5 +1,5 @@
 //! A shared object that `netmig-shim` has the dynamic linker load into CRIU for a dump (`LD_PRELOAD`, ld.so(8)). It saves
-//! CRIU two walks over the kernel's whole table of connections, and the start of three programs ([`tmpfs_archive`]).
+//! CRIU two walks over the kernel's whole table of connections, and the start of three programs (module `tmpfs_archive`).
 //!
 //! In a dump CRIU lists the connections that the kernel tracks in the container's network namespace, and then their
 //! expectations, for which it sends the same request once more (`dump_nf_ct` in `criu/net.c`). The kernel has one hash table

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! When the last descriptor of a userfaultfd is closed, its process gets empty pages in place of those that it lacks
-//! (`userfaultfd_release` in `fs/userfaultfd.c`). So there is a second process with the same descriptors, the [holder](hold). If
+//! (`userfaultfd_release` in `fs/userfaultfd.c`). So there is a second process with the same descriptors, the holder. If
 //! the server is killed, the holder is the server and starts a holder of its own; if the holder is killed, the server
 //! starts another one. Neither depends on the agent, and both are the last that the kernel ends for lack of memory. A
 //! server that cannot go on (the images cannot be read, say) kills the container: memory that is silently wrong is
