@@ -48,8 +48,8 @@ impl Directories {
         create_private(&self.run)
     }
 
-    /// Removes the volatile directory if it is empty and was not there before, by what the caller has seen. So a command that
-    /// was refused leaves nothing at a place that was a slip of the pen.
+    /// Removes the volatile directory if it is empty and `was_there` says that it was not there before. A command that was refused
+    /// leaves nothing behind, wherever its directories are.
     pub fn remove_unused(&self, was_there: bool) {
         if !was_there {
             // One that is in use is not empty.
