@@ -114,7 +114,11 @@ impl Outcome {
         }
         // The kernel closes the connections of killed processes; a host without power would not.
         if wire.foreign > 0 && !anyway {
-            note(Problem::TwoAudible, format!("{} packets on another way", wire.foreign));
+            let first = wire.first_foreign.map_or_else(String::new, |(source, ttl)| {
+                format!(", the first one from {source} with a time to live of {ttl}")
+            });
+            let text = format!("{} packets on another way{first}", wire.foreign);
+            note(Problem::TwoAudible, text);
         }
         let ended = (cell.fault.may_end_container() && self.runs_on != RunsOn::Destination)
             || self.was_restarted(cell.fault)

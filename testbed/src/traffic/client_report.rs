@@ -1,5 +1,7 @@
 //! The reports of traffic clients, which they print as JSON.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 /// A time without replies.
@@ -258,6 +260,9 @@ pub struct WireReport {
     pub host: u64,
     /// Packets from another address, or by another path.
     pub foreign: u64,
+    /// The address and the time to live of the first of these.
+    #[serde(default)]
+    pub first_foreign: Option<(Ipv4Addr, u8)>,
     /// Resets of TCP connections, by any sender.
     pub resets: u64,
 }

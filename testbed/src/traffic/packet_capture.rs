@@ -102,8 +102,12 @@ fn note(
     if u16::from_be_bytes([payload[0], payload[1]]) != server.port() {
         return;
     }
-    if source != *server.ip() {
+    let foreign = |report: &mut WireReport| {
         report.foreign += 1;
+        report.first_foreign.get_or_insert((source, ttl));
+    };
+    if source != *server.ip() {
+        foreign(report);
         return;
     }
     if protocol == TCP {
@@ -119,7 +123,7 @@ fn note(
             report.original_after_copy += u64::from(report.copy > 0);
         }
         Some(2) => report.copy += 1,
-        _ => report.foreign += 1,
+        _ => foreign(report),
     }
 }
 
@@ -153,8 +157,15 @@ mod tests {
         hear(&packet(63, [192, 0, 2, 2], 7000, 0));
         hear(&packet(63, ours, 80, 0));
         let heard = hear(b"\x45");
-        let expected =
-            WireReport { original: 2, copy: 1, host: 1, foreign: 1, ..WireReport::default() };
+        let first_foreign = Some((Ipv4Addr::new(192, 0, 2, 2), 63));
+        let expected = WireReport {
+            original: 2,
+            copy: 1,
+            host: 1,
+            foreign: 1,
+            first_foreign,
+            ..WireReport::default()
+        };
         assert_eq!(heard, expected);
         assert_eq!(hear(&packet(63, ours, 7000, 0)).original_after_copy, 1);
         assert_eq!(resets(&connections), 0, "too few packets for a connection that lasts");
