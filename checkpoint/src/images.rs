@@ -6,6 +6,7 @@
 
 mod follower;
 mod huge_pages;
+mod inner_connections;
 mod lazy_mappings;
 mod manifest;
 mod memory_store;
@@ -23,6 +24,7 @@ mod tests;
 
 pub use follower::Follower;
 pub use huge_pages::keep_huge_pages_out;
+pub use inner_connections::InnerConnections;
 pub use lazy_mappings::LazyMappings;
 pub use manifest::{CHUNK, Chunk, FileSum, Limits, Manifest, Stats};
 pub use memory_store::MemoryStore;
@@ -37,6 +39,7 @@ pub use window_scale::settle_scales;
 pub use writer::Writer;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// What can go wrong with images.
@@ -99,6 +102,17 @@ pub enum Error {
     NotAFile {
         /// The entry.
         path: PathBuf,
+    },
+    /// A connection within the container went on while it was dumped.
+    #[error(
+        "the connection {own} > {far} within the container carried data while it was dumped, and some are in no image; \
+         try again"
+    )]
+    InMotion {
+        /// One end.
+        own: SocketAddr,
+        /// The other end.
+        far: SocketAddr,
     },
     /// The receiver of the chunks is gone.
     #[error("nobody takes the images any more")]

@@ -5,10 +5,11 @@
 //! defaults, and [`SocketSettings::apply`] sets them on the frozen copy.
 
 mod defaults;
+mod echo_socket;
 mod multicast_groups;
 mod option_table;
 mod socket_settings;
 
 pub use multicast_groups::Membership;
 pub use option_table::{Kind, OPTIONS, SocketOption};
-pub use socket_settings::{Error, SocketSettings, Value};
+pub use socket_settings::{Error, Looked, SocketSettings, Value};

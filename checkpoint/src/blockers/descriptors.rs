@@ -42,6 +42,9 @@ const MOVABLE: [&str; 7] = [
     "anon_inode:[pidfd]",
 ];
 
+/// O_DIRECT (open(2)); of a pipe: every write is a packet of its own (pipe(2)).
+const PACKETS: u32 = 0o40_000;
+
 /// MQUEUE_MAGIC (ipc/mqueue.c).
 const MQUEUE: FsType = FsType(0x1980_0202);
 /// Where engines show the queues of a container.
@@ -54,6 +57,11 @@ pub(super) fn check(processes: &Processes, found: &mut Found<'_>) {
     for (process, descriptor) in processes.descriptors() {
         if let Some((code, advice)) = obstacle(&descriptor.target) {
             found.add(process, code, format!("has {} open", descriptor.target), advice);
+        } else if descriptor.target.starts_with("pipe:")
+            && is_of_packets(&process.info(descriptor.number))
+        {
+            let what = format!("has a pipe of packets open (descriptor {})", descriptor.number);
+            found.add(process, "packet-pipe", what, "CRIU cannot save it: close it");
         }
     }
 }
@@ -90,6 +98,14 @@ pub(super) fn find_message_queues(processes: &Processes, found: &mut Found<'_>) 
             );
         }
     }
+}
+
+/// Returns whether a pipe is one of packets, by its lines in proc_pid_fdinfo(5).
+fn is_of_packets(info: &str) -> bool {
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    flags
+        .and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok())
+        .is_some_and(|flags| flags & PACKETS != 0)
 }
 
 /// Returns the code and the advice for a descriptor that CRIU cannot carry over.

@@ -31,7 +31,7 @@ pub(super) fn read(process: i32, number: i32, into: &mut ContainerFacts) -> Resu
                 }
                 "lock" => into.add(Kind::Lock, format!("lock by {object}"), lock(rest)),
                 // The number may be one that the process has closed since, and CRIU gives it another one.
-                "tfd" => watches.push(format!(" epoll {}", watched(after_number(rest)))),
+                "tfd" => watches.push(format!(" epoll {}", epoll_entry(after_number(rest)))),
                 "inotify wd" => watches.push(format!(" watch {}", watched(rest))),
                 _ => {}
             }
@@ -60,10 +60,31 @@ fn after_number(line: &str) -> &str {
     line.trim_start().split_once(' ').map_or("", |(_, rest)| rest)
 }
 
-/// Flags of open(2), without O_LARGEFILE: a 64-bit program is given it or not, by how the file was opened.
+/// Returns flags of open(2), without O_LARGEFILE, which a 64-bit program is given or not by how the file was opened, and
+/// without O_TMPFILE, which means something to open(2) alone: CRIU opens a file without a name in another way.
 fn flags(octal: &str) -> u32 {
     const LARGE_FILE: u32 = 0o100_000;
-    u32::from_str_radix(octal, 8).unwrap_or(u32::MAX) & !LARGE_FILE
+    const WITHOUT_NAME: u32 = 0o20_000_000;
+    const DIRECTORY: u32 = 0o200_000;
+    let flags = u32::from_str_radix(octal, 8).unwrap_or(u32::MAX) & !LARGE_FILE;
+    match flags & WITHOUT_NAME {
+        0 => flags,
+        _ => flags & !(WITHOUT_NAME | DIRECTORY),
+    }
+}
+
+/// Returns an entry of epoll as [`watched`] does. The kernel adds EPOLLERR and EPOLLHUP to the events of every entry, and takes
+/// them away, with all others, from one that has been told of once (EPOLLONESHOT). An entry that CRIU adds has them again:
+/// its program may be told once more that a file has ended, and asks the file in any case.
+fn epoll_entry(line: &str) -> String {
+    const ERROR_OR_END: u32 = 0x18;
+    const ONCE: u32 = 1 << 30;
+    let entry = watched(line);
+    let events = entry.strip_prefix("events ").and_then(|hex| u32::from_str_radix(hex, 16).ok());
+    match events {
+        Some(events) if events & ONCE != 0 => format!("events {:x}", events & !ERROR_OR_END),
+        _ => entry,
+    }
 }
 
 /// Returns a lock without its number, process, device and inode: "1: FLOCK  ADVISORY  WRITE 7 00:2a:17 0
@@ -95,12 +116,21 @@ mod tests {
         assert_eq!(target("anon_inode:[eventpoll]"), "anon_inode:[eventpoll]");
         assert_eq!(flags("0100001"), flags("01"));
         assert_ne!(flags("02004001"), flags("02000001"));
+        assert_eq!(flags("022200002"), flags("02000002"), "O_TMPFILE");
+        assert_ne!(flags("02200000"), flags("02000000"), "O_DIRECTORY alone");
         assert_eq!(
             lock("1: FLOCK  ADVISORY  WRITE 7 00:2a:17 0 EOF"),
             "FLOCK ADVISORY WRITE 0 EOF"
         );
         let epoll = "       5 events:       19 data:        5  pos:0 ino:61 sdev:9";
         assert_eq!(watched(after_number(epoll)), "events 19");
+        assert_eq!(epoll_entry(after_number(epoll)), "events 19");
+        let fired = "       5 events: c0000000 data:        5  pos:0 ino:61 sdev:9";
+        let added_again = "       5 events: c0000018 data:        5  pos:0 ino:61 sdev:9";
+        let waits = "       5 events: c0000019 data:        5  pos:0 ino:61 sdev:9";
+        let entry = |line| epoll_entry(after_number(line));
+        assert_eq!(entry(fired), entry(added_again));
+        assert_ne!(entry(fired), entry(waits));
         assert_eq!(
             watched("1 ino:9e7e sdev:800013 mask:800afce ignored_mask:0 fhandle-bytes:8"),
             "1 mask:800afce"

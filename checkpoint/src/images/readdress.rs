@@ -13,9 +13,9 @@ use super::tmpfs::io_error;
 use crate::protobuf::{MAGIC, Value, put_field, take, take_field, take_word};
 
 /// The image that has all descriptors' entries.
-const FILES: &str = "files.img";
+pub(super) const FILES: &str = "files.img";
 /// Number of the field that has an internet socket (CRIU's `fdinfo.proto`).
-const INTERNET_SOCKET: u64 = 4;
+pub(super) const INTERNET_SOCKET: u64 = 4;
 /// Numbers of the fields that have its two addresses, word by word (CRIU's `sk-inet.proto`).
 const ADDRESSES: [u64; 2] = [11, 12];
 

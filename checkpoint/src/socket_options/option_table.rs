@@ -64,6 +64,7 @@ const fn option(name: &'static str, level: i32, number: i32, of: Of) -> SocketOp
 pub const OPTIONS: &[SocketOption] = &[
     option("SO_TIMESTAMP", SOCKET, 29, Of::All),
     option("SO_TIMESTAMPNS", SOCKET, 35, Of::All),
+    option("SO_LOCK_FILTER", SOCKET, 44, Of::All),
     option("SO_RXQ_OVFL", SOCKET, 40, Of::All),
     option("SO_SELECT_ERR_QUEUE", SOCKET, 45, Of::All),
     option("SO_BUSY_POLL", SOCKET, 46, Of::All),
@@ -91,6 +92,7 @@ pub const OPTIONS: &[SocketOption] = &[
     option("TCP_DEFER_ACCEPT", TCP, 9, Of::Tcp),
     option("TCP_FASTOPEN", TCP, 23, Of::Listeners),
     option("TCP_FASTOPEN_NO_COOKIE", TCP, 34, Of::Listeners),
+    option("UDP_ENCAP", UDP, 100, Of::Udp),
     option("UDP_NO_CHECK6_TX", UDP, 101, Of::Udp),
     option("UDP_NO_CHECK6_RX", UDP, 102, Of::Udp),
     option("UDP_SEGMENT", UDP, 103, Of::Udp),
@@ -198,7 +200,7 @@ impl SocketOption {
         }
     }
 
-    /// Its value; `None` where this socket or this kernel has none.
+    /// Returns its value; `None` where this socket or this kernel has none.
     #[must_use]
     pub fn read(&self, socket: &OwnedFd) -> Option<Vec<u8>> {
         let mut value = [0_u8; LONGEST];

@@ -1,7 +1,7 @@
 //! Options that are not at their defaults: read from the original, set on the copy.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,10 +9,12 @@ use std::os::fd::OwnedFd;
 use nix::sched::{CloneFlags, setns};
 
 use super::defaults::Defaults;
+use super::echo_socket;
 use super::multicast_groups::{self as groups, Membership};
 use super::option_table::{Kind, LONGEST, OPTIONS, SocketOption};
 use crate::pidfd::PidFd;
 use crate::procfs::inner_pid;
+use crate::unread::{self, Unread};
 
 /// Options could not be read or set.
 #[derive(Debug, thiserror::Error)]
@@ -70,10 +72,19 @@ pub enum Error {
     Unknown(String),
 }
 
+/// What was seen of the sockets of a frozen container.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// Options that are not at their defaults.
+    pub settings: Vec<SocketSettings>,
+    /// What the container has not read, and will not find in the copy.
+    pub unread: BTreeSet<Unread>,
+}
+
 /// The value of an option.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
-    /// The option's name.
+    /// The option's name, or that of a call that makes the socket what it was.
     pub option: String,
     /// Its value, as the kernel has it.
     pub value: Vec<u8>,
@@ -98,10 +109,10 @@ impl SocketSettings {
     ///
     /// # Errors
     /// [`Error::Visit`].
-    pub fn read(pids: &[i32]) -> Result<Vec<Self>, Error> {
-        let Some(first) = pids.first() else { return Ok(Vec::new()) };
+    pub fn read(pids: &[i32]) -> Result<Looked, Error> {
+        let Some(first) = pids.first() else { return Ok(Looked::default()) };
         let namespace = match fs::File::open(format!("/proc/{first}/ns/net")) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Looked::default()),
             other => other.map_err(Error::Visit)?,
         };
         // Defaults are those of the namespace; a thread that visits one must end there.
@@ -146,16 +157,22 @@ impl SocketSettings {
     fn set(&self, socket: &OwnedFd) -> Result<(), Error> {
         let Self { process, descriptor, .. } = *self;
         let kind = Kind::of(socket).ok_or(Error::NoSocket { process, descriptor })?;
-        for Value { option: name, value } in &self.values {
+        let failed = |name: &str, source| Error::Set {
+            option: name.to_owned(),
+            process,
+            descriptor,
+            source,
+        };
+        for value in &self.values {
+            let Value { option: name, value: bytes } = value;
+            if echo_socket::is_call(name) {
+                echo_socket::call(socket, &kind, value).map_err(|source| failed(name, source))?;
+                continue;
+            }
             let option = SocketOption::by_name(name)
-                .filter(|option| option.is_of(&kind) && value.len() <= LONGEST)
+                .filter(|option| option.is_of(&kind) && bytes.len() <= LONGEST)
                 .ok_or_else(|| Error::Unknown(name.chars().take(64).collect()))?;
-            option.write(socket, value).map_err(|source| Error::Set {
-                option: name.clone(),
-                process,
-                descriptor,
-                source,
-            })?;
+            option.write(socket, bytes).map_err(|source| failed(name, source))?;
         }
         for membership in &self.groups {
             groups::join(socket, &kind, membership).map_err(|source| Error::Join {
@@ -170,34 +187,43 @@ impl SocketSettings {
     }
 }
 
-fn read_all(pids: &[i32]) -> Vec<SocketSettings> {
+fn read_all(pids: &[i32]) -> Looked {
     let mut defaults = Defaults::default();
     let joined = groups::joined();
+    let far_ends = echo_socket::far_ends();
     // Processes share sockets that they have inherited.
     let mut seen = HashSet::new();
-    let mut all = Vec::new();
+    let mut looked = Looked::default();
     for &pid in pids {
         let (Some(process), Ok(pidfd)) = (inner_pid(pid), PidFd::open(pid)) else {
             continue;
         };
         for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
             let Ok(target) = fs::read_link(entry.path()) else { continue };
+            let events = target.to_str().and_then(unread::kind_of_events);
             let is_socket = target.as_os_str().as_encoded_bytes().starts_with(b"socket:[");
-            if !is_socket || !seen.insert(target) {
+            // All instances of inotify have one name.
+            if events.is_none() && (!is_socket || !seen.insert(target)) {
                 continue;
             }
             let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
             let Some(descriptor) = number else { continue };
             let Ok(socket) = pidfd.descriptor(descriptor) else { continue };
+            if let Some(events) = events {
+                looked.unread.extend(unread::has_events(&socket).then_some(events));
+                continue;
+            }
             let Some(kind) = Kind::of(&socket) else { continue };
-            let values = values(&socket, &kind, &mut defaults);
+            looked.unread.extend(unread::of_socket(&socket, &kind));
+            let mut values = values(&socket, &kind, &mut defaults);
+            values.extend(echo_socket::calls(&socket, &kind, &far_ends));
             let groups = groups::of_socket(&socket, &kind, &joined);
             if !values.is_empty() || !groups.is_empty() {
-                all.push(SocketSettings { process, descriptor, values, groups });
+                looked.settings.push(SocketSettings { process, descriptor, values, groups });
             }
         }
     }
-    all
+    looked
 }
 
 /// Returns what of a socket is not as in a new one.
@@ -230,7 +256,7 @@ mod tests {
         socket.set_multicast_ttl_v4(9).unwrap();
         let all = match SocketSettings::read(&[own(), i32::MAX]) {
             Err(error) => return println!("skipped: {error}"),
-            Ok(all) => all,
+            Ok(looked) => looked.settings,
         };
         let of = |fd: i32| all.iter().find(|one| one.descriptor == fd);
         assert_eq!(of(plain.as_raw_fd()), None);

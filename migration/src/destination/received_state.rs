@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use checkpoint::images::{self, Chunk, ImageDir, Manifest};
+use checkpoint::images::{self, Chunk, ImageDir, InnerConnections, Manifest};
 use checkpoint::tree::{self, Applier, Record};
 use netmig::flow::{Conntrack, Flow, Relocation};
 use protocol::message::{Tree, TreeChange, TreeDigest, TreeEnd};
@@ -80,6 +80,7 @@ struct Pass {
 /// Everything that has come so far.
 pub struct ReceivedState {
     images: images::Writer,
+    inner: InnerConnections,
     roots: HashMap<Tree, PathBuf>,
     passes: HashMap<Tree, Pass>,
     disk: u64,
@@ -113,6 +114,7 @@ impl ReceivedState {
         let room = images::Limits { bytes: limits.images, ..images::Limits::default() };
         Ok(Self {
             images: images::Writer::new(images.path(), room)?,
+            inner: InnerConnections::default(),
             roots: trees.iter().map(|(tree, root)| (*tree, root.to_path_buf())).collect(),
             passes: HashMap::new(),
             disk: limits.disk,
@@ -133,6 +135,7 @@ impl ReceivedState {
 
     /// Takes pieces of images.
     pub fn chunks(&mut self, chunks: &[Chunk]) -> Result<(), Cause> {
+        chunks.iter().for_each(|chunk| self.inner.take(chunk));
         Ok(chunks.iter().try_for_each(|chunk| self.images.write(chunk))?)
     }
 
@@ -281,6 +284,7 @@ impl ReceivedState {
             }
             images::rewind_calls(&self.image_directory)?;
             images::keep_mount_flags(&self.image_directory, &self.without_symlinks)?;
+            self.inner.settle(&self.image_directory)?;
             match self.unscaled {
                 true => images::settle_scales(&self.image_directory),
                 false => Ok(0),

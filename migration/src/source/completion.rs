@@ -52,7 +52,7 @@ pub struct Completion<'a> {
     local: Vec<IpAddr>,
 }
 
-/// What CRIU does not carry of the container's sockets: a sentence for each kind that there was.
+/// Returns what CRIU does not carry of the container's sockets: a sentence for each kind that there was.
 fn lost_with_the_original(
     progress: &Progress,
     flows: &[Flow],
@@ -65,6 +65,8 @@ fn lost_with_the_original(
             progress.undrained
         ));
     }
+    let unread = progress.unread.iter();
+    lost.extend(unread.map(|what| format!("the container had not read {what} when it was frozen")));
     if progress.half_open > 0 {
         lost.push(format!(
             "{} TCP connections were still being set up {} s after new ones had begun to wait{}; a far end that \

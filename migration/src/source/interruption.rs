@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use checkpoint::criu::ConfigDir;
 use checkpoint::images::{ImageDir, Manifest};
 use checkpoint::realtime::RealtimePriority;
+use checkpoint::unread::Unread;
 use netmig::detour::Detour;
 use netmig::flow::{Alias, Conntrack, Flow};
 use netmig::hold::{Egress, Hold, Pace, PreparedHold};
@@ -91,6 +92,8 @@ pub struct Progress {
     pub memory: MemoryReport,
     /// Datagram bytes that were still unread when the container was frozen; they are lost.
     pub undrained: u64,
+    /// What else the container had not read when it was frozen; it is lost.
+    pub unread: BTreeSet<Unread>,
     /// TCP connections whose handshake was not complete when the container was frozen; they are lost.
     pub half_open: u64,
     /// Signals that waited for its tasks when the copy was compared.
@@ -136,6 +139,7 @@ impl<'a> Interruption<'a> {
                 checkpoint_bytes: 0,
                 memory: MemoryReport { mode: "stop", ..MemoryReport::default() },
                 undrained: 0,
+                unread: BTreeSet::new(),
                 half_open: 0,
                 signals: BTreeSet::new(),
                 files_read: SystemTime::now(),

@@ -1,5 +1,6 @@
 //! The dump, and what of it goes to the destination while it is being made.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -8,9 +9,10 @@ use checkpoint::images::{Chunk, Follower, Manifest};
 use checkpoint::rcu_grace_periods::GracePeriods;
 use checkpoint::realtime::{MANY_FILES, RealtimePriority};
 use checkpoint::runtime::Waiting;
-use checkpoint::socket_options::SocketSettings;
+use checkpoint::socket_options::{Looked, SocketSettings};
 use checkpoint::tasks::TaskSettings;
 use checkpoint::tree::Tasks;
+use checkpoint::unread::Unread;
 use protocol::wire::PIECE;
 use state::cause::Cause;
 use state::deadline;
@@ -38,7 +40,7 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(1);
 /// Everything that is read of a frozen container, beside CRIU's dump.
 struct Capture {
     images: JoinHandle<Result<Manifest, Cause>>,
-    settings: JoinHandle<Result<(), Cause>>,
+    settings: JoinHandle<Result<BTreeSet<Unread>, Cause>>,
     network: JoinHandle<Result<(), Cause>>,
     flows: JoinHandle<Result<Collected, Cause>>,
     trees: JoinHandle<Result<(), Cause>>,
@@ -172,11 +174,11 @@ impl Interruption<'_> {
         self.besides.lay(&collected.detours)?;
         capture.trees.await??;
         capture.network.await??;
-        capture.settings.await??;
+        self.progress.unread = capture.settings.await??;
         capture.images.await?
     }
 
-    /// The dump runs as a task of its own: when this migration turns back it must be waited for,
+    /// Starts the dump as a task of its own: when this migration turns back it must be waited for,
     /// never ended.
     fn start_dump(
         &self,
@@ -199,13 +201,17 @@ impl Interruption<'_> {
         })
     }
 
-    /// Reads settings that CRIU does not restore, while it dumps. Each part fits into a message.
-    fn send_settings(&self, sink: Arc<dyn StateSink>) -> JoinHandle<Result<(), Cause>> {
+    /// Reads settings that CRIU does not restore, while it dumps. Each part fits into a message. Returns what the container has
+    /// not read.
+    fn send_settings(
+        &self,
+        sink: Arc<dyn StateSink>,
+    ) -> JoinHandle<Result<BTreeSet<Unread>, Cause>> {
         let plan = &self.migration.plan;
         let (cgroup, monitor) = (Arc::clone(&plan.cgroup), plan.container.monitor_pid);
         let of_cgroup = self.migration.share.unchanged(cgroup.settings());
         spawn_blocking(move || {
-            let sockets = SocketSettings::read(&cgroup.pids()?)?;
+            let Looked { settings: sockets, unread } = SocketSettings::read(&cgroup.pids()?)?;
             let tasks = TaskSettings::read(&cgroup, monitor);
             let of_sockets = sockets
                 .chunks(SETTINGS)
@@ -217,7 +223,7 @@ impl Interruption<'_> {
             for part in of_sockets.chain(of_tasks).chain([of_cgroup]) {
                 sink.put(StatePart::Settings(part.into_wire()))?;
             }
-            Ok(())
+            Ok(unread)
         })
     }
 

@@ -21,6 +21,7 @@ mod network;
 mod new_connections;
 mod not_refused;
 mod parameters;
+mod program_state;
 mod refused;
 mod scenarios;
 mod siblings;
@@ -42,6 +43,7 @@ pub(super) fn cases() -> Vec<Case> {
         equality::CASES,
         socket_options::CASES,
         refused::CASES,
+        program_state::CASES,
         far_end::CASES,
         both_ends_move::CASES,
         flows_end::CASES,
