@@ -200,7 +200,7 @@ pub struct Recover {
     pub rollback_anyway: Option<String>,
 }
 
-/// podman's rule for names, `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, with a bound on the length.
+/// Follows podman's rule for names, `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, with a bound on the length.
 fn container_name(text: &str) -> Result<String, String> {
     let mut chars = text.chars();
     let valid = text.len() <= 255

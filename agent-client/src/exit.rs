@@ -30,7 +30,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// The word for it in JSON output.
+    /// Returns the word for it in JSON output.
     #[must_use]
     pub fn outcome(self) -> &'static str {
         match self {

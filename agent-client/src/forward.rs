@@ -29,7 +29,7 @@ pub async fn list(directories: &Directories, json: bool) -> Result<String, Cause
     Ok(table.to_string())
 }
 
-/// The host's ports, each once, whatever families they lead to.
+/// Returns the host's ports, each once, whatever families they lead to.
 fn described(ports: &[ForwardedPort]) -> String {
     let mut seen = BTreeMap::new();
     for port in ports {

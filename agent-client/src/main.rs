@@ -4,8 +4,6 @@
 //! cli, ask → migration → engine, checkpoint, netmig → kernel
 //! ```
 
-#![warn(clippy::missing_errors_doc)]
-
 mod ask;
 mod cli;
 mod exit;

@@ -80,7 +80,7 @@ impl Spinner {
     }
 }
 
-/// A finished step.
+/// Prints a finished step.
 fn line(Step { name, ms, bytes, sent }: &Step) -> String {
     let size = match (*bytes, *sent) {
         // What frames add to the bytes is not worth a word.

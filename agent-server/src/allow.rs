@@ -142,7 +142,7 @@ fn paths(given: &[PathBuf]) -> Result<BTreeSet<PathBuf>, NotAbsolute> {
         .collect()
 }
 
-/// One line for each permission.
+/// Returns one line for each permission.
 fn shown(permissions: &Permissions) -> String {
     let Permissions {
         names,

@@ -121,7 +121,8 @@ pub enum PeersCommand {
         /// Its name in the list.
         name: Name,
     },
-    /// Show or change what a host may move here, from its next migration on.
+    /// Show or change what a host may move here, from its next migration on. What is given of one option takes the place of
+    /// all that was given of it before.
     Allow(Allow),
 }
 
@@ -181,7 +182,7 @@ fn size(text: &str) -> Result<Size, String> {
     }
 }
 
-/// A time from a second to a year.
+/// Returns a time from a second to a year.
 fn lifetime(text: &str) -> Result<Duration, String> {
     let year = Duration::from_secs(366 * 24 * 3600);
     humantime::parse_duration(text)

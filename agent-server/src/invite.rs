@@ -70,7 +70,7 @@ pub fn peers(state: &Path, request: &Peers) -> Result<String, Cause> {
     }
 }
 
-/// The address that others most likely know this host by: that of its default route, else the first
+/// Returns the address that others most likely know this host by: that of its default route, else the first
 /// one of an interface that leads outside.
 fn own_address(port: u16) -> Result<Destination, Cause> {
     let routed = ELSEWHERE.iter().find_map(|(from, to)| source_address(from, to).ok());
@@ -81,7 +81,7 @@ fn own_address(port: u16) -> Result<Destination, Cause> {
     Ok(Destination::new(&address.to_string(), port)?)
 }
 
-/// Which address packets to somewhere would have. Sends none.
+/// Returns which address packets to somewhere would have. Sends none.
 fn source_address(from: &str, to: &str) -> io::Result<IpAddr> {
     let socket = UdpSocket::bind(from)?;
     socket.connect(to)?;
@@ -107,7 +107,7 @@ fn first_address() -> io::Result<Option<IpAddr>> {
     Ok(all.first().copied())
 }
 
-/// Containers' networks are bridges; nobody outside reaches a host by their addresses.
+/// Returns whether an interface is a bridge. Containers' networks are bridges; nobody outside reaches a host by their addresses.
 fn is_bridge(interface: &str) -> bool {
     fs::exists(format!("/sys/class/net/{interface}/bridge")).unwrap_or(false)
 }

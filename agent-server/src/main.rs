@@ -5,8 +5,6 @@
 //!       serve → welcome, invite: pairing
 //! ```
 
-#![warn(clippy::missing_errors_doc)]
-
 mod allow;
 mod cli;
 mod invite;
@@ -157,7 +155,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is done beside a server that runs.
+/// Runs a command beside a server that runs.
 ///
 /// `port` is that of the server.
 async fn manage(directories: &Directories, command: &Command, port: u16) -> Result<(), Failure> {

@@ -14,7 +14,7 @@ pub fn limit_heaps() {
     }
 }
 
-/// Other C libraries have one.
+/// Does nothing: M_ARENA_MAX is glibc's own.
 #[cfg(not(target_env = "gnu"))]
 pub fn limit_heaps() {}
 
@@ -29,6 +29,6 @@ pub fn give_back() {
     }
 }
 
-/// Other C libraries give memory back by themselves.
+/// Does nothing: other C libraries give memory back by themselves.
 #[cfg(not(target_env = "gnu"))]
 pub fn give_back() {}

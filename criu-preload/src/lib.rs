@@ -98,7 +98,7 @@ unsafe fn is_archiving(arguments: *const *const c_char) -> bool {
     tmpfs_archive::is_command(all.map(|argument| unsafe { CStr::from_ptr(argument) }))
 }
 
-/// The system call. The C library's function of that name is this object's own.
+/// Makes the system call. The C library's function of that name is this object's own.
 unsafe fn send(socket: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
     // SAFETY: that of the caller. The number is what sendmsg(2) returns, and errno is set.
     unsafe { libc::syscall(libc::SYS_sendmsg, socket, message, flags) as ssize_t }

@@ -59,7 +59,7 @@ pub fn counted(answer: &[u8]) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// What CRIU 4.2 sends.
+    /// Returns what CRIU 4.2 sends.
     fn criu() -> [u8; LENGTH] {
         let mut request = [0; LENGTH];
         request[..4].copy_from_slice(&20_u32.to_ne_bytes());

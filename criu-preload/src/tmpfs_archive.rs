@@ -168,7 +168,7 @@ pub fn write_to(descriptor: libc::c_int, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The directory that CRIU passes.
+/// Returns the directory that CRIU passes.
 pub fn passed_directory() -> &'static Path {
     Path::new(OsStr::from_bytes(b"/proc/self/fd/0"))
 }

@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if all_equal { Ok(()) } else { Err("not all are described alike".into()) }
 }
 
-/// Memory in use changes from one look to the next.
+/// Removes memory in use, which changes from one look to the next.
 fn is_same(one: &Container, other: &Container) -> bool {
     Container { memory_in_use: other.memory_in_use, ..one.clone() } == *other
 }

@@ -8,8 +8,6 @@
 //!
 //! The crate `checkpoint` does the work on processes, cgroups and images. It knows no engine.
 
-#![warn(clippy::missing_errors_doc)]
-
 pub mod blockers;
 pub mod description;
 mod error;

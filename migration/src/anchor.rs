@@ -215,7 +215,7 @@ fn claim_of_others(
     Ok(claim.is_some_and(|claim| !claim.with.contains(&from)))
 }
 
-/// A host that led new connections here for a container does so no more.
+/// Notes that a host that led new connections here for a container does so no more.
 pub async fn forward_ended(
     host: &ServerContext,
     connection: &mut Connection,

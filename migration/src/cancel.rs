@@ -55,7 +55,7 @@ impl Cancel {
         }
     }
 
-    /// The same for work that knows how to refuse.
+    /// Does the same for work that knows how to refuse.
     ///
     /// # Errors
     /// Those of `work`, and a refusal by [`Cancelled`].

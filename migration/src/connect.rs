@@ -67,7 +67,7 @@ pub async fn dial(context: &Context, destination: &Destination) -> Result<Connec
     dial_with(&context.trust, destination).await
 }
 
-/// The same for what has nothing but this host's identity and peers.
+/// Does the same for a program that has nothing but this host's identity and peers.
 ///
 /// # Errors
 /// As [`dial`].

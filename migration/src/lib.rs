@@ -16,8 +16,6 @@
 //! | [`event`] | what is told meanwhile |
 //! | [`report`] | what is told at the end |
 
-#![warn(clippy::missing_errors_doc)]
-
 mod anchor;
 pub mod cancel;
 pub mod connect;

@@ -132,7 +132,7 @@ fn hold(tag: &str, container: &str, published: &str, ms: &str, end: &str) -> Res
     Ok(())
 }
 
-/// The default pace, or `PACKETS/MICROSECONDS` from the environment.
+/// Returns the default pace, or `PACKETS/MICROSECONDS` from the environment.
 fn pace() -> Result<Pace> {
     let Ok(pace) = std::env::var("PACE") else { return Ok(Pace::default()) };
     let (packets, interval) = pace.split_once('/').ok_or("PACE is PACKETS/MICROSECONDS")?;

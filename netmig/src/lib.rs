@@ -18,8 +18,6 @@
 //! | [`events`] | multicast notifications: flows, rules, tunnels |
 //! | [`netlink`], [`netns`] | sockets and messages; network namespaces |
 
-#![warn(clippy::missing_errors_doc)]
-
 pub mod bridge_port;
 pub mod configuration;
 pub mod container_network;

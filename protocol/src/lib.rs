@@ -6,8 +6,6 @@
 //! what a peer may do here               (permissions)
 //! ```
 
-#![warn(clippy::missing_errors_doc)]
-
 pub mod message;
 pub mod permissions;
 pub mod trust;

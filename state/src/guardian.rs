@@ -109,7 +109,7 @@ mod tests {
         Journal::begin(state, MIGRATION, &record).unwrap()
     }
 
-    /// A guardian that waits already.
+    /// Returns a guardian that waits already.
     fn guardian(dir: &Path) -> (PipeWriter, JoinHandle<bool>) {
         let (life, ours) = io::pipe().unwrap();
         let (directories, journal) = (directories(dir), journal::path(dir, MIGRATION));

@@ -12,8 +12,6 @@
 //! what peers say, fit to be shown       (peer_text, log)
 //! ```
 
-#![warn(clippy::missing_errors_doc)]
-
 pub mod blocker;
 mod byte_lock;
 pub mod cause;

@@ -27,7 +27,7 @@ pub struct FlowEnds {
     pub far: SocketAddr,
 }
 
-/// The ends of a container's flow as the container has them; `None` if it is not that container's.
+/// Returns the ends of a container's flow as the container has them; `None` if it is not that container's.
 #[must_use]
 pub fn ends(flow: &Flow, container: &MovedContainer) -> Option<FlowEnds> {
     let Tuple { source, source_port, destination, destination_port } =

@@ -7,8 +7,6 @@
 //! the kernel follows the notes          (reconciler, steering_lock, flow_counters)
 //! ```
 
-#![warn(clippy::missing_errors_doc)]
-
 pub mod carried_flows;
 pub mod flow_counters;
 pub mod flow_termination;

@@ -47,7 +47,7 @@ pub struct MovedContainer {
 }
 
 impl MovedContainer {
-    /// A container that comes or goes now.
+    /// Makes the entry of a container that comes or goes now.
     #[must_use]
     pub fn new(id: &str, name: &str, addresses: &[IpAddr], exchange: TunnelNat) -> Self {
         Self {
@@ -134,7 +134,7 @@ pub fn all(directories: &Directories) -> Result<Vec<MovedContainer>, Cause> {
     Ok(all)
 }
 
-/// Where a container's note is, below the volatile directory.
+/// Returns where a container's note is, below the volatile directory.
 fn path(run: &Path, id: &str) -> PathBuf {
     run.join(DIRECTORY).join(format!("{id}.json"))
 }
@@ -201,7 +201,7 @@ pub fn others(directories: &Directories, id: &str) -> Result<Vec<MovedContainer>
     Ok(all(directories)?.into_iter().filter(|note| note.id != id).collect())
 }
 
-/// The one of some containers that is away, and at the other end of a flow: this host is the anchor of both
+/// Returns the one of some containers that is away, and at the other end of a flow: this host is the anchor of both
 /// ends.
 #[must_use]
 pub fn apart<'a>(flow: &Flow, others: &'a [MovedContainer]) -> Option<&'a MovedContainer> {
@@ -275,7 +275,7 @@ pub async fn forget_ended(
     Ok(())
 }
 
-/// Whether a migration other than `ended` is under way that takes a container from this host.
+/// Returns whether a migration other than `ended` is under way that takes a container from this host.
 fn is_departing(
     directories: &Directories,
     id: &str,

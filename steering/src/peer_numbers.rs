@@ -96,7 +96,7 @@ pub fn find_number(state: &Path, peer: HostId) -> Result<Option<PeerNumber>, Err
     Ok(read(&path(state))?.get(&peer.to_string()).map(|peer| peer.number))
 }
 
-/// The number of a peer for which this host has made something.
+/// Returns the number of a peer for which this host has made something.
 ///
 /// # Errors
 /// [`Error::NoNumber`], or the file cannot be read.
@@ -104,7 +104,7 @@ pub fn number(state: &Path, peer: HostId) -> Result<PeerNumber, Error> {
     find_number(state, peer)?.ok_or(Error::NoNumber { host: peer })
 }
 
-/// The number of `peer`, for which something is about to be made; a new one gets the lowest free number.
+/// Returns the number of `peer`, for which something is about to be made; a new one gets the lowest free number.
 /// Agents use [`crate::tunnels::allot`].
 ///
 /// # Errors
@@ -132,7 +132,7 @@ pub fn allot(state: &Path, peer: HostId) -> Result<PeerNumber, Error> {
     Ok(number)
 }
 
-/// The same when all are taken: the number of the peer that was used longest ago, of those that are not
+/// Does the same when all are taken: the number of the peer that was used longest ago, of those that are not
 /// `needed` and that have not been used lately, is the new one's.
 ///
 /// # Errors
@@ -162,7 +162,7 @@ fn path(state: &Path) -> PathBuf {
     state.join("peers.json")
 }
 
-/// The file of peers; empty if there is none.
+/// Returns the file of peers; empty if there is none.
 fn read(path: &Path) -> Result<Peers, Error> {
     Ok(json_files::read(path, VERSION)?.unwrap_or_default())
 }
@@ -179,7 +179,7 @@ mod tests {
         PeerNumber::new(number).unwrap()
     }
 
-    /// All numbers are taken, by hosts with these bytes, that were last used so many seconds ago.
+    /// Makes a file in which all numbers are taken, by hosts with these bytes, that were last used so many seconds ago.
     fn full(state: &Path, ago: impl Fn(u8) -> u64) {
         let entry = |n: u8| {
             let allotted = Allotted { number: peer(n), used: now() - ago(n) };

@@ -182,7 +182,7 @@ pub async fn lead_on(
     Ok(led)
 }
 
-/// The sources that stand for this host at its peers: its address there, and of the other family one
+/// Returns the sources that stand for this host at its peers: its address there, and of the other family one
 /// that stands for it in its tunnels.
 ///
 /// # Errors
@@ -192,7 +192,7 @@ pub fn stand_ins(own: IpAddr, aliases: &Aliases) -> Result<Vec<IpAddr>, NoAlias>
     Ok(vec![own, other])
 }
 
-/// An address as the network of itself.
+/// Returns an address as a network of one address.
 #[must_use]
 pub fn host_alone(address: IpAddr) -> (IpAddr, u8) {
     (address, if address.is_ipv4() { 32 } else { 128 })

@@ -83,7 +83,7 @@ pub fn start(directories: &Directories, argument: &str) -> io::Result<()> {
         .map(drop)
 }
 
-/// Is the reconciler until there is nothing to keep; ends at once if there is another one.
+/// Reconciles until there is nothing to keep; ends at once if there is another one.
 ///
 /// # Errors
 /// When the kernel cannot be listened to.

@@ -66,7 +66,7 @@ pub fn known(directories: &Directories, HostId(this): HostId) -> Result<Aliases,
     Ok(aliases)
 }
 
-/// What means the host itself, where it has no address of a family.
+/// Returns what means the host itself, where it has no address of a family.
 pub(crate) fn this_host(v4: bool) -> IpAddr {
     if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }

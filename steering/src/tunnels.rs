@@ -98,7 +98,7 @@ pub async fn connect_passed_on(
     Ok((local, mtu))
 }
 
-/// The same as [`complete`] for an end that another peer has passed on.
+/// Does the same as [`complete`] for an end that another peer has passed on.
 ///
 /// # Errors
 /// As for [`connect_passed_on`].
@@ -204,7 +204,7 @@ pub fn carry(directories: &Directories, peer: PeerNumber) -> Result<bool, Cause>
         || port_forward::need(directories, peer)?)
 }
 
-/// The same, but for the claim of a migration.
+/// Does the same, except for the claim of a migration.
 fn carry_besides(
     directories: &Directories,
     peer: PeerNumber,
@@ -245,7 +245,7 @@ pub async fn allot(directories: &Directories, host: HostId) -> Result<PeerNumber
     Ok(peer_numbers::take_over(&directories.state, host, &needed)?)
 }
 
-/// The peers that a journal or a note speaks of.
+/// Returns the peers that a journal or a note speaks of.
 fn noted(directories: &Directories) -> Result<BTreeSet<PeerNumber>, Cause> {
     let mut numbers = BTreeSet::new();
     for (_, claim) in claims(directories)? {
@@ -267,7 +267,7 @@ fn noted(directories: &Directories) -> Result<BTreeSet<PeerNumber>, Cause> {
     Ok(numbers)
 }
 
-/// The host of which a journal's record tells.
+/// Returns the host of which a journal's record tells.
 fn host_in(record: &Record) -> Option<HostId> {
     match record {
         Record::Departure { peer, .. } | Record::Arrival { peer, .. } | Record::Anchor { peer } => {

@@ -4,8 +4,6 @@
 //! A host is a process 1 in its own namespaces on an overlay of a small Debian, with podman, CRIU and the workspace's
 //! programs. [`lab::Lab`] starts hosts and removes them completely. Everything needs root.
 
-#![warn(clippy::missing_errors_doc)]
-
 pub mod bench;
 pub mod blocked;
 pub mod cache;

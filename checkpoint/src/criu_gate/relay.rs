@@ -30,7 +30,7 @@ const PRE_RESUME: &str = "pre-resume";
 
 /// What is done to a container while it is restored. Called from the relay's threads.
 pub trait Attend: Send + Sync {
-    /// A process works on the restore: CRIU, or the container's first one. Called again and again.
+    /// Notes that a process works on the restore: CRIU, or the container's first one. Called again and again.
     fn at_work(&self, process: i32);
 
     /// Freezes the restored tasks, given their first process and CRIU's.

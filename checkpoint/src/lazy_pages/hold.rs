@@ -131,7 +131,7 @@ pub(super) struct Holder {
 }
 
 impl AsFd for Holder {
-    /// It can be read from when the holder has ended.
+    /// Returns a descriptor that can be read from when the holder has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
     }

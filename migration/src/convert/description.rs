@@ -109,7 +109,7 @@ pub(super) mod tests {
     use super::*;
     use crate::convert::comes_back;
 
-    /// The description in the recorded offer, in which every setting has a value.
+    /// Returns the description in the recorded offer, in which every setting has a value.
     pub(in crate::convert) fn full() -> Description {
         let recorded = include_bytes!("../../../protocol/tests/conversations/v6/03-Offer");
         match Message::decode(&recorded[4..]).unwrap() {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::offer::Offer;
 
-/// All addresses of the offered container.
+/// Returns all addresses of the offered container.
 pub fn addresses(offer: &Offer) -> Vec<IpAddr> {
     offer.networks.iter().flat_map(|network| network.addresses.clone()).collect()
 }

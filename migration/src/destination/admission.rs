@@ -220,14 +220,14 @@ pub async fn look(
     Ok(Looked { verdict: Verdict { blockers, image_missing, addresses }, chosen, lock })
 }
 
-/// This host's addresses, but for those that the source has in the same place: its gateways.
+/// Returns this host's addresses, except for those that the source has in the same place: its gateways.
 async fn own_addresses(offer: &Offer) -> Result<Vec<IpAddr>, Cause> {
     let own = routing::host_addresses().await?.into_iter();
     let of_source = |address: &IpAddr| offer.aliases.iter().any(|alias| alias.here == *address);
     Ok(own.filter(|address| !of_source(address)).take(LIMIT).collect())
 }
 
-/// Whether packets can come from the source as they are to; `direct` is the largest packet of its segment if
+/// Returns whether packets can come from the source as they are to; `direct` is the largest packet of its segment if
 /// they are to come without a tunnel.
 async fn check_way(
     host: &ServerContext,
@@ -257,7 +257,7 @@ async fn check_way(
     Ok(())
 }
 
-/// The addresses that the container had here, if this host has flows for them, or else its own. The
+/// Returns the addresses that the container had here, if this host has flows for them, or else its own. The
 /// translation of these flows cannot be changed.
 fn before(host: &ServerContext, offer: &Offer) -> Result<(Addresses, Vec<IpAddr>), Cause> {
     let own = addresses(offer);
@@ -296,7 +296,7 @@ fn well_formed(offer: &Offer) -> Result<(), Malformed> {
     }
 }
 
-/// What the peer may not move here, judged by what the engine's records will be written from.
+/// Returns what the peer may not move here, judged by what the engine's records will be written from.
 fn outside(
     host: &ServerContext,
     permissions: &Permissions,
@@ -336,7 +336,7 @@ fn refusal(here: &str, container: &str, denied: &Denied) -> Blocker {
     Blocker::new(denied.code(), message)
 }
 
-/// How many living flows this host leads to another host than the source which the source names as
+/// Returns how many living flows this host leads to another host than the source which the source names as
 /// the anchor: flows that took the way over both, since the last move could not shorten it.
 fn on_a_detour(host: &ServerContext, offer: &Offer, container: &[IpAddr]) -> Result<usize, Cause> {
     let state = &host.directories.state;

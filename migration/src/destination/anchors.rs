@@ -68,12 +68,12 @@ impl Anchors {
         Ok(())
     }
 
-    /// The number of a host that was not forgotten.
+    /// Returns the number of a host that was not forgotten.
     pub fn number(&self, host: HostId) -> Option<PeerNumber> {
         self.numbers.get(&host).copied()
     }
 
-    /// All numbers.
+    /// Returns all numbers.
     pub fn numbers(&self) -> impl Iterator<Item = PeerNumber> {
         self.numbers.values().copied()
     }

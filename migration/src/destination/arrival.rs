@@ -295,7 +295,7 @@ impl Arrival {
         self.turn = None;
     }
 
-    /// What a copy is made of, once it is prepared; `None` before. The rest goes with it.
+    /// Returns what a copy is made of, once it is prepared; `None` before. The rest goes with it.
     pub fn take_prepared(&mut self) -> Option<Whole> {
         let (staged, network) = (self.staged.take()?, self.network.take()?);
         let (cgroup, journal) = (self.cgroup.take()?, self.journal.take()?);
@@ -315,7 +315,7 @@ impl Arrival {
         }
     }
 
-    /// The same for a copy that owns the stage and the journal; `false` if something is left.
+    /// Does the same for a copy that owns the stage and the journal; `false` if something is left.
     pub async fn clean(&mut self, staged: Option<Box<dyn Staged>>) -> bool {
         let mut clean = true;
         self.paths.end();
@@ -359,12 +359,12 @@ impl Arrival {
         tidy(&self.work)
     }
 
-    /// The offer.
+    /// Returns the offer.
     pub fn offer(&self) -> &Offer {
         &self.offer
     }
 
-    /// This host, as every conversation sees it.
+    /// Returns this host, as every conversation sees it.
     pub fn host(&self) -> &'static ServerContext {
         self.host
     }

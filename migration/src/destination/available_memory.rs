@@ -9,7 +9,7 @@ pub(super) fn needed_memory(offered: u64, is_lazy: bool) -> u64 {
     }
 }
 
-/// `MemAvailable` of `/proc/meminfo`, in bytes.
+/// Reads `MemAvailable` of `/proc/meminfo`, in bytes.
 pub(super) fn available_memory(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)

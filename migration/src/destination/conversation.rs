@@ -93,7 +93,7 @@ pub async fn converse(
 #[error("refused: it may receive containers from this host, but not move any here")]
 struct NotASource;
 
-/// The name of the host at the far end and what it may move here, as this host's user has it now; none
+/// Returns the name of the host at the far end and what it may move here, as this host's user has it now; none
 /// if nothing.
 fn may_move_here(
     host: &ServerContext,

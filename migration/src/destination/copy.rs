@@ -70,12 +70,12 @@ impl Copy {
         self.arrival.host().engine.kind()
     }
 
-    /// The container's ID.
+    /// Returns the container's ID.
     pub fn container(&self) -> &str {
         &self.arrival.offer().id
     }
 
-    /// Whether it can become the container still: the engine that is to run it is there, and so is its memory.
+    /// Returns whether it can become the container still: the engine that is to run it is there, and so is its memory.
     pub fn is_whole(&self) -> bool {
         let has_memory = self.lazy_pages.as_ref().is_none_or(LazyPages::is_well);
         has_memory && self.staged.is_awaited()

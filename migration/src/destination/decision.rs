@@ -86,7 +86,7 @@ pub async fn decide(
     }
 }
 
-/// What an order does, once nobody else is busy with the migration; undecided if that takes too long.
+/// Carries an order out, once nobody else is busy with the migration; undecided if that takes too long.
 async fn settled(
     copies: &Copies,
     from: HostId,

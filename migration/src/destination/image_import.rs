@@ -73,7 +73,7 @@ pub async fn store(
     Ok(connection.send(&Message::ImageStored(())).await?)
 }
 
-/// An engine gives an image all names that its archive claims, and takes them from others. They are put
+/// Puts names back: an engine gives an image all names that its archive claims, and takes them from others. They are put
 /// back, and the archive is refused: an image that was saved by its ID has no names.
 async fn put_names_back(
     host: &ServerContext,

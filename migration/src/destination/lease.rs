@@ -67,12 +67,12 @@ pub enum Decision {
 }
 
 impl Copies {
-    /// None yet.
+    /// Makes an empty list.
     pub fn new(host: &'static ServerContext) -> Self {
         Self { host, table: Mutex::default() }
     }
 
-    /// The host.
+    /// Returns the host.
     pub fn host(&self) -> &'static ServerContext {
         self.host
     }
@@ -122,7 +122,7 @@ impl Copies {
         }
     }
 
-    /// What journals and archive say of a migration, and whose it is.
+    /// Returns what journals and archive say of a migration, and whose it is.
     fn noted(&self, migration: MigrationId) -> Result<(Holding, Option<HostId>), journal::Error> {
         let state = &self.host.directories.state;
         // In this order: a journal goes to the archive in one step.
@@ -136,14 +136,14 @@ impl Copies {
         Ok((journal::remembered(&records), source(&records)))
     }
 
-    /// A copy that was taken out is the container now, and podman has yet to take it over.
+    /// Notes that a copy that was taken out is the container now, and podman has yet to take it over.
     pub fn activated(&self, migration: MigrationId) {
         if let Some(entry) = self.table().get_mut(&migration) {
             entry.stage = Stage::Activated;
         }
     }
 
-    /// A copy that was taken out no longer exists, or is an engine's container that the archive
+    /// Notes that a copy that was taken out no longer exists, or is an engine's container that the archive
     /// remembers, or is left to the journal's guardian.
     pub fn ended(&self, migration: MigrationId) {
         self.table().remove(&migration);
@@ -195,7 +195,7 @@ impl Copies {
     }
 }
 
-/// The source of the arrival of these records.
+/// Returns the source of the arrival of these records.
 fn source(records: &[Record]) -> Option<HostId> {
     match records.first() {
         Some(Record::Arrival { peer, .. }) => Some(*peer),

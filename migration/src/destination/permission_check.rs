@@ -109,7 +109,7 @@ pub enum Denied {
 }
 
 impl Denied {
-    /// A stable name in kebab case, for programs.
+    /// Returns a stable name in kebab case, for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -126,7 +126,7 @@ impl Denied {
         }
     }
 
-    /// The option of `agent-server peers allow` that would permit it; `None` when nothing does.
+    /// Returns the option of `agent-server peers allow` that would permit it; `None` when nothing does.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         Some(match self {

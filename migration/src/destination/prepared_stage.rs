@@ -47,12 +47,12 @@ impl Expected {
         None
     }
 
-    /// Whether it is this migration.
+    /// Returns whether it is this migration.
     pub fn is(&self, migration: MigrationId) -> bool {
         self.migration == migration
     }
 
-    /// The prepared stage, and its place among what is staged.
+    /// Returns the prepared stage, and its place among what is staged.
     pub fn into_parts(self) -> (Box<dyn PreparedStage>, Place) {
         (self.stage, self.place)
     }
@@ -96,7 +96,7 @@ pub fn sweep(directories: &Directories, engine: &Arc<dyn Engine>) {
     }
 }
 
-/// Whether a migration's volatile directory is that of a journal.
+/// Returns whether a migration's volatile directory is that of a journal.
 fn has_journal(directories: &Directories, work: &Path) -> bool {
     let journals = journal::unfinished(&directories.state).unwrap_or_default();
     journals.iter().any(|path| path.file_name() == work.file_name())

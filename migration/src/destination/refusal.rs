@@ -21,7 +21,7 @@ pub async fn give_up(connection: &mut Connection, cause: Cause) -> Result<(), Ca
     Err(cause)
 }
 
-/// The class of a failure.
+/// Returns the class of a failure.
 fn code(cause: &Cause) -> FailureCode {
     if matches!(cause.downcast_ref(), Some(stage::Error::Conflict { .. })) {
         FailureCode::Conflict
@@ -39,7 +39,7 @@ fn code(cause: &Cause) -> FailureCode {
     }
 }
 
-/// The answer that says that a copy was heard and is gone: the source stays in doubt, a person decides.
+/// Returns the answer that says that a copy was heard and is gone: the source stays in doubt, a person decides.
 pub fn lost(migration: MigrationId) -> Failure {
     Failure {
         code: FailureCode::Lost,
@@ -51,7 +51,7 @@ pub fn lost(migration: MigrationId) -> Failure {
     }
 }
 
-/// The answer to a peer that gives orders about a migration of another host.
+/// Returns the answer to a peer that gives orders about a migration of another host.
 pub fn not_allowed(migration: MigrationId) -> Failure {
     Failure {
         code: FailureCode::NotAllowed,
@@ -59,7 +59,7 @@ pub fn not_allowed(migration: MigrationId) -> Failure {
     }
 }
 
-/// The answer that allows a source to go back even after its commit record.
+/// Returns the answer that allows a source to go back even after its commit record.
 pub fn unknown(migration: MigrationId) -> Failure {
     Failure {
         code: FailureCode::Unknown,

@@ -165,7 +165,7 @@ fn is_wanted(flow: &Flow, seen: &Seen<'_>, choice: &FlowChoice) -> bool {
         && to.is_none_or(|to| to == destination)
 }
 
-/// Where a peer is. What leads there may go with the last of the flows.
+/// Returns where a peer is. What leads there may go with the last of the flows.
 async fn way(peer: PeerNumber) -> Result<Destination, Cause> {
     let status = tunnel::status(peer).await?;
     let address = status.and_then(|status| status.address).ok_or(NoWay)?;

@@ -244,7 +244,7 @@ impl Arrived {
         }
     }
 
-    /// What became of the copy, and its first process if the engine runs it. A container that it has taken over
+    /// Returns what became of the copy, and its first process if the engine runs it. A container that it has taken over
     /// and that does not run any more has ended here, as any other: by itself, or with the host. One that runs as far as the
     /// engine knows, and has no process, was killed together with the engine's monitor.
     async fn look(&self, scene: &Scene<'_>) -> (Found, Option<i32>) {
@@ -262,7 +262,7 @@ impl Arrived {
         })
     }
 
-    /// The container's first process, if the engine runs it as far as it knows.
+    /// Returns the container's first process, if the engine runs it as far as it knows.
     async fn runs(&self, scene: &Scene<'_>) -> Result<Option<i32>, Cause> {
         if !scene.engine.exists(&self.container).await? {
             return Ok(None);
@@ -374,7 +374,7 @@ impl Arrived {
         Ok(())
     }
 
-    /// The peers to which it made tunnels.
+    /// Returns the peers to which it made tunnels.
     fn hops(&self, scene: &Scene<'_>) -> Result<Vec<PeerNumber>, peer_numbers::Error> {
         let hosts = self.anchors.iter().chain([&self.source]);
         let numbers = hosts.map(|host| peer_numbers::find_number(&scene.directories.state, *host));

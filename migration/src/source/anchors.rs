@@ -66,7 +66,7 @@ impl Anchors {
         anchors
     }
 
-    /// The anchors that agreed, by their numbers.
+    /// Returns the anchors that agreed, by their numbers.
     #[must_use]
     pub fn hosts(&self) -> BTreeMap<PeerNumber, HostId> {
         self.ready.iter().map(|anchor| (anchor.number, anchor.host)).collect()
@@ -85,12 +85,12 @@ impl Anchors {
         left
     }
 
-    /// The anchors whose flows do not pass this host any more.
+    /// Returns the anchors whose flows do not pass this host any more.
     pub fn led(&self) -> impl Iterator<Item = PeerNumber> {
         self.led.iter().copied()
     }
 
-    /// The container stays: the anchors need not lead anything elsewhere.
+    /// Withdraws the orders: the container stays, so the anchors need not lead anything elsewhere.
     pub async fn withdraw(&mut self) {
         for mut anchor in self.ready.drain(..) {
             let Anchor { connection, migration, .. } = &mut anchor;
@@ -153,7 +153,7 @@ async fn tell(connection: &mut Connection, order: Rehome) -> Result<(), Cause> {
     Ok(())
 }
 
-/// The same as [`Anchors::rehome`] and [`forget`] for a migration whose own process is gone; whether there
+/// Returns the same as [`Anchors::rehome`] and [`forget`] for a migration whose own process is gone; whether there
 /// were third hosts, and all have been told.
 pub async fn rehome_anew(
     context: &Context,

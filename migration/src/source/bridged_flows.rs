@@ -35,7 +35,7 @@ impl Besides {
         })
     }
 
-    /// The addresses of other containers here that have connections with the one that moves, given its TCP
+    /// Returns the addresses of other containers here that have connections with the one that moves, given its TCP
     /// sockets and all that conntrack has of it. Changes nothing.
     pub fn talking(
         &mut self,
@@ -71,7 +71,7 @@ impl Besides {
         self.complete(conntrack, &sockets.list()?, known).map(|(_, detours)| detours)
     }
 
-    /// The same for connections that have been opened since, given all flows that are known; gives
+    /// Does the same for connections that have been opened since, given all flows that are known; gives
     /// all flows, and the detours that are new.
     pub fn complete(
         &mut self,
@@ -99,7 +99,7 @@ impl Besides {
         }
     }
 
-    /// What the other containers' addresses are in the tunnel, each with that of the container by which
+    /// Returns what the other containers' addresses are in the tunnel, each with that of the container by which
     /// they talk to it.
     pub fn stand_ins(&self, aliases: &Aliases) -> Result<Vec<(Alias, IpAddr)>, NoAlias> {
         let beside = self.detours.iter().map(|detour| (detour.sibling, detour.towards));

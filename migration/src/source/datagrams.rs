@@ -120,7 +120,7 @@ impl Datagrams {
         Ok(counts.iter().map(|count| [count.original, count.reply]).collect())
     }
 
-    /// Whether packets of one have come to a host that have not left it: it is worth while to wait for more.
+    /// Returns whether packets of one have come to a host that have not left it: it is worth while to wait for more.
     pub fn is_any_stuck(&self) -> bool {
         !self.stuck_here(1).is_empty() || !self.stuck_there(1).is_empty()
     }
@@ -205,7 +205,7 @@ fn stuck(
     stuck
 }
 
-/// The most recent flow of each direction, address family and port of the container's host: those of one kind meet
+/// Returns the most recent flow of each direction, address family and port of the container's host: those of one kind meet
 /// the same rules. Only such as are answered, and whose anchor is this host.
 fn choose(
     flows: Vec<Flow>,

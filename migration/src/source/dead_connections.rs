@@ -163,7 +163,7 @@ fn told(dead: &[&SilentConnection]) -> Vec<String> {
     all
 }
 
-/// The connections of which packets came to this host between two readings of its conntrack table: each sets
+/// Returns the connections of which packets came to this host between two readings of its conntrack table: each sets
 /// the time after which the entry is forgotten.
 fn talking(
     before: &[Flow],
@@ -182,7 +182,7 @@ fn talking(
     after.iter().filter(talks).filter_map(|flow| ends(flow, container)).collect()
 }
 
-/// The ends of a connection as the container sees them.
+/// Returns the ends of a connection as the container sees them.
 fn ends(flow: &Flow, container: &[std::net::IpAddr]) -> Option<Ends> {
     Some(match flow.direction(container)? {
         Direction::Inbound => (

@@ -42,7 +42,7 @@ pub fn remember(
     Ok(made)
 }
 
-/// The address by which this host talks to a far end. Connecting a datagram socket sends nothing.
+/// Returns the address by which this host talks to a far end. Connecting a datagram socket sends nothing.
 fn own_address(far: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = match far {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

@@ -60,7 +60,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// One of which everything was taken back, for this reason: a refusal, if the container was not
+    /// Makes the failure of a move that was undone completely, for this reason: a refusal, if the container was not
     /// interrupted for it. `kept` stays for another attempt.
     #[must_use]
     pub fn undone(cause: Cause, kept: Vec<String>) -> Self {
@@ -74,7 +74,7 @@ impl Failure {
         }
     }
 
-    /// A refusal in the preflight: nothing was changed.
+    /// Makes a refusal of the preflight: nothing was changed.
     #[must_use]
     pub fn blocked(blockers: Vec<Blocker>) -> Self {
         Self::Blocked { blockers, kept: Vec::new() }
@@ -86,7 +86,7 @@ impl Failure {
         if let Self::Blocked { blockers, .. } = self { blockers } else { &[] }
     }
 
-    /// The message for people.
+    /// Returns the message for people.
     #[must_use]
     pub fn explain(&self) -> String {
         match self {

@@ -87,7 +87,7 @@ impl ExpectedInterruption {
         self.too_long()
     }
 
-    /// More than can be dumped, sent and restored in the time that is allowed.
+    /// Returns a blocker if more has to be dumped, sent and restored than fits into the time that is allowed.
     fn too_long(&self) -> Option<Blocker> {
         let Self { container, work, forecast, limit, .. } = self;
         let seconds = |duration: Duration| duration.as_secs_f64();
@@ -107,7 +107,7 @@ impl ExpectedInterruption {
     }
 }
 
-/// More connections than CRIU can dump here.
+/// Returns a blocker if there are more connections than CRIU can dump here.
 fn too_many(container: &str, open: u64, most: u64) -> Option<Blocker> {
     (open > most).then(|| Blocker::new("open-files", format!(
             "{container} has {open} open TCP connections, and CRIU, which opens a file for each, can \

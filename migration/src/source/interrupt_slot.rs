@@ -46,7 +46,7 @@ pub async fn take(
     Ok(None)
 }
 
-/// How long to leave the turn to others before the next attempt. Two hosts that ask each other at the
+/// Returns how long to leave the turn to others before the next attempt. Two hosts that ask each other at the
 /// same moment, both with their own turn in hand, must not do so for ever: each waits for another part
 /// of the time that asking takes.
 fn pause(migration: MigrationId, attempt: usize, asking: Duration) -> Duration {

@@ -38,7 +38,7 @@ impl FarEnds {
         Ok(Self { destination: destination.copied().collect(), peer, names: BTreeMap::new() })
     }
 
-    /// The addresses.
+    /// Returns the addresses.
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.destination.iter().copied().collect()
     }
@@ -82,7 +82,7 @@ impl FarEnds {
         Ok(self.blocker(&Conntrack::open()?.dump(container)?, container, names))
     }
 
-    /// The same for flows that are about to go.
+    /// Does the same for flows that are about to go.
     pub fn check(
         &self,
         flows: &[Flow],
@@ -92,7 +92,7 @@ impl FarEnds {
         self.blocker(flows, container, names).map_or(Ok(()), |blocker| Err(Unreachable(blocker)))
     }
 
-    /// The far ends of this host's own flows that are there, with what stands for them in the tunnel.
+    /// Returns the far ends of this host's own flows that are there, with what stands for them in the tunnel.
     pub fn of(
         &self,
         flows: &[Flow],

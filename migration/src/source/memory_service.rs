@@ -57,7 +57,7 @@ pub struct Original {
 }
 
 impl Original {
-    /// The container of a cgroup; `None` if it is gone, so that the destination has to be told.
+    /// Returns the container of a cgroup; `None` if it is gone, so that the destination has to be told.
     #[must_use]
     pub fn new(cgroup: Option<Arc<Cgroup>>) -> Arc<Self> {
         let processes = Mutex::default();

@@ -326,7 +326,7 @@ impl<'a> Migration<'a> {
     }
 }
 
-/// The volumes that stay here when the container goes, each with the time at which it was made.
+/// Returns the volumes that stay here when the container goes, each with the time at which it was made.
 fn kept_volumes(plan: &Plan) -> BTreeMap<String, String> {
     let of = |volume: &PlannedVolume| (volume.offered.name.clone(), volume.created.clone());
     plan.volumes.iter().map(of).collect()

@@ -8,7 +8,7 @@ pub const NOT_KEPT: &str = "the container uses multicast, which is not kept: wha
                             destination's network from now on, and what is sent to its groups stays at \
                             this host's";
 
-/// Whether the network namespace of a process has sent multicast, or is member of a group.
+/// Returns whether the network namespace of a process has sent multicast, or is member of a group.
 pub fn is_used(pid: i32) -> bool {
     let read =
         |file: &str| fs::read_to_string(format!("/proc/{pid}/net/{file}")).unwrap_or_default();
@@ -18,7 +18,7 @@ pub fn is_used(pid: i32) -> bool {
         || joined6(&read("igmp6"))
 }
 
-/// `OutMcastPkts` of the namespace's counters: a line of names, and one of values (proc_net(5)).
+/// Reads `OutMcastPkts` of the namespace's counters: a line of names, and one of values (proc_net(5)).
 fn sent(counters: &str) -> Option<u64> {
     let mut lines = counters.lines().filter_map(|line| line.strip_prefix("IpExt:"));
     let (names, values) = (lines.next()?, lines.next()?);
@@ -26,8 +26,8 @@ fn sent(counters: &str) -> Option<u64> {
     values.split_ascii_whitespace().nth(place)?.parse().ok()
 }
 
-/// Multicast packets over IPv6 that are surely none of the kernel's own, all of which are ICMPv6: it
-/// asks for neighbours and routers, and reports groups. A line for each counter, name and value.
+/// Returns the number of multicast packets over IPv6 that the kernel has surely not sent by itself. All of its own are ICMPv6:
+/// it asks for neighbours and routers, and reports groups. `counters` has a line for each counter, name and value.
 fn sent6(counters: &str) -> Option<u64> {
     let value = |name: &str| {
         let mut lines = counters.lines().map(str::split_ascii_whitespace);
@@ -38,7 +38,7 @@ fn sent6(counters: &str) -> Option<u64> {
     Some(value("Ip6OutMcastPkts")?.saturating_sub(value("Icmp6OutMsgs")?))
 }
 
-/// Whether there is a membership that the kernel does not make by itself; the third word of a line is the
+/// Returns whether there is a membership that the kernel does not make by itself; the third word of a line is the
 /// group (`igmp6_mc_seq_show`).
 fn joined6(memberships: &str) -> bool {
     memberships
@@ -47,8 +47,8 @@ fn joined6(memberships: &str) -> bool {
         .any(|group| !is_kernels(Ipv6Addr::from_bits(group)))
 }
 
-/// All nodes, all routers (where packets are forwarded), and those who have an address that ends in some
-/// three bytes (RFC 4291, 2.7.1 and 2.8).
+/// Returns whether the kernel joins a group by itself: that of all nodes, of all routers (where packets are forwarded), or of
+/// the nodes whose addresses end in the same three bytes (RFC 4291, 2.7.1 and 2.8).
 fn is_kernels(group: Ipv6Addr) -> bool {
     match group.segments() {
         [0xff01 | 0xff02 | 0xff05, 0, 0, 0, 0, 0, 0, 1 | 2] => true,

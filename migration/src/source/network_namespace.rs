@@ -67,7 +67,7 @@ impl OwnNetwork {
         Ok(Self { known, state, has_writable_parameters })
     }
 
-    /// What no engine makes, and the destination's will not make either: a sentence for each kind.
+    /// Returns what no engine makes, and the destination's will not make either: a sentence for each kind.
     pub fn blockers(&self, container: &str) -> Vec<Blocker> {
         let mut kinds: BTreeMap<Kind, Vec<String>> = BTreeMap::new();
         for fact in self.state.configuration.own() {
@@ -86,7 +86,7 @@ impl OwnNetwork {
         kinds.into_iter().map(blocker).collect()
     }
 
-    /// What the destination is told.
+    /// Returns what the destination is told.
     pub fn state(&self) -> &NetworkState {
         &self.state
     }
@@ -119,7 +119,7 @@ fn listed(objects: &[String]) -> String {
     text
 }
 
-/// The bytes of an address such as `02:42:0a:00:00:02`.
+/// Returns the bytes of an address such as `02:42:0a:00:00:02`.
 fn ethernet_address(text: &str) -> Option<[u8; 6]> {
     let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16));
     bytes.collect::<Result<Vec<u8>, _>>().ok()?.try_into().ok()

@@ -122,7 +122,7 @@ pub async fn check(context: &Context, plan: &mut Plan) -> Result<Vec<String>, Ca
     }
 }
 
-/// New connections to each port that is to lead to the container, from far ends of flows.
+/// Returns new connections to each port that is to lead to the container, from far ends of flows.
 fn openings(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<Candidate>, Cause> {
     let Some(away) = &plan.away else { return Ok(Vec::new()) };
     let mut all = Vec::new();
@@ -138,13 +138,13 @@ fn openings(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<Candidate>, Cau
     Ok(all)
 }
 
-/// A host's name as it can stand in a rule's comment.
+/// Returns a host's name as it can stand in a rule's comment.
 fn comment(name: &str) -> Result<RuleTag, InvalidTag> {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
     name.chars().take(64).map(plain).collect::<String>().parse()
 }
 
-/// This host would drop what comes back once the container's bridge is gone.
+/// Returns a blocker if this host would drop what comes back once the container's bridge is gone.
 async fn route_back(plan: &Plan, candidates: &[Candidate]) -> Result<Option<Blocker>, Cause> {
     let bridge = plan.port.bridge();
     let is_led = |address: &&IpAddr| {
@@ -271,7 +271,7 @@ impl Ways {
         self.there.towards == Fate::Arrived && self.here_from == Fate::Arrived
     }
 
-    /// What drops them on this host, where that is a chain of others.
+    /// Returns what drops them on this host, where that is a chain of others.
     fn closed_here(&self) -> impl Iterator<Item = &DropRule> {
         let open = [self.there.towards == Fate::Arrived, self.here_from == Fate::Arrived];
         let here = [&self.here_towards, &self.here_from].into_iter().zip(open);
@@ -298,7 +298,7 @@ impl Ways {
     }
 }
 
-/// The kind of flows that one stands for, for people.
+/// Returns the kind of flows that one stands for, for people.
 fn kind(candidate: &Candidate, plan: &Plan) -> String {
     let Candidate { flow, name, stands_for, .. } = candidate;
     let family = if flow.original.source.is_ipv4() { "IPv4" } else { "IPv6" };

@@ -75,7 +75,7 @@ pub struct Plan {
     pub port: bridge_port::Port,
     /// Its cgroup.
     pub cgroup: Arc<Cgroup>,
-    /// By what it is found after a crash.
+    /// The process and the interface by which recovery finds it after a crash.
     pub process: Process,
     /// Hosts that are the anchors of its flows, other than this one, by their numbers here.
     pub anchors: BTreeMap<PeerNumber, HostId>,
@@ -106,7 +106,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The far end, to be found again.
+    /// Returns the far end, to be found again.
     pub fn far_end(&self) -> Peer {
         let Link { host, destination, .. } = &self.link;
         Peer { destination: destination.clone(), host: *host, migration: self.offer.migration }
@@ -124,7 +124,7 @@ impl Plan {
         }
     }
 
-    /// Its end of the host's bridge as it is now.
+    /// Returns its end of the host's bridge as it is now.
     pub fn present_port(&self) -> Result<bridge_port::Port, bridge_port::Error> {
         bridge_port::Port::of_container(&self.namespace, &self.process.interface)
     }
@@ -333,7 +333,7 @@ fn lock(context: &Context, id: &str, name: &str) -> Result<ContainerLock, Failur
     })
 }
 
-/// Whether packets can get to the destination as they are to; for a direct way the largest packet of the
+/// Returns whether packets can get to the destination as they are to; for a direct way the largest packet of the
 /// segment.
 async fn way(
     context: &Context,

@@ -10,7 +10,7 @@ use steering::port_forward::{self, Away};
 use crate::connect::Introduced;
 use crate::offer::Port;
 
-/// `None` for protocols that are not moved.
+/// Returns `None` for protocols that are not moved.
 fn protocol(port: &PublishedPort) -> Option<Protocol> {
     match port.protocol.as_str() {
         "tcp" => Some(Protocol::Tcp),
@@ -32,7 +32,7 @@ pub fn offered(ports: &[PublishedPort]) -> Vec<Port> {
     offered.collect()
 }
 
-/// How this host's ports are to lead to a container that has moved; `None` if it has none.
+/// Returns how this host's ports are to lead to a container that has moved; `None` if it has none.
 pub fn away(
     container: &Container,
     link: &Introduced,

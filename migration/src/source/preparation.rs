@@ -133,7 +133,7 @@ impl<'a> Preparation<'a> {
         Ok(turn)
     }
 
-    /// For datagrams that will have been held, and for those that come while the processors have this
+    /// Enlarges receive buffers, for datagrams that will have been held, and for those that come while the processors have this
     /// migration's work to do. The copy gets its buffers' own size back from the far end.
     fn make_room(&self) -> Result<(), Cause> {
         receive_buffers::enlarge(&self.migration.plan.cgroup.pids()?)?;
@@ -200,7 +200,7 @@ impl<'a> Preparation<'a> {
         self.tell_of_siblings()
     }
 
-    /// The engine's own start is a third of what it takes to remove the original, and can come first.
+    /// Starts the engine's removal of the original beforehand: the engine's own start is a third of that time.
     fn prepare_removal(&mut self) {
         match self.migration.context.engine.prepare_removal() {
             Ok(removal) => self.migration.removal = removal,
@@ -238,7 +238,7 @@ impl<'a> Preparation<'a> {
     }
 }
 
-/// The note of what is to be forwarded once the move is decided.
+/// Returns the note of what is to be forwarded once the move is decided.
 fn forwarding(plan: &Plan, away: &Away) -> Note {
     Note {
         id: plan.container.id.clone(),

@@ -57,7 +57,7 @@ impl PreparedDump {
         Ok(Self { waiting, follower: Follower::new(images.path())?, warmup })
     }
 
-    /// What it has written until now.
+    /// Returns what it has written until now.
     pub fn first_chunks(&mut self) -> Result<Vec<Chunk>, Cause> {
         let mut chunks = Vec::new();
         self.follower.poll(&mut |chunk| {
@@ -73,7 +73,7 @@ impl PreparedDump {
     }
 }
 
-/// What is dumped and where to.
+/// Returns what is dumped and where to.
 pub fn request<'a>(
     id: &'a str,
     images: &'a Path,

@@ -28,7 +28,7 @@ pub struct ProcessorShare {
 }
 
 impl ProcessorShare {
-    /// Of a container, which has it as it is.
+    /// Makes the share of a container that has not been slowed down.
     #[must_use]
     pub fn new(cgroup: Arc<Cgroup>) -> Self {
         Self { cgroup, original: Vec::new(), ours: Vec::new(), slowed: None }

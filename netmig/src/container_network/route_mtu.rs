@@ -147,7 +147,7 @@ mod tests {
         }
     }
 
-    /// A default route as the kernel sends it, with a window metric and an unknown attribute.
+    /// Returns a default route as the kernel sends it, with a window metric and an unknown attribute.
     fn default_route(kind: u8, flags: u32) -> Vec<u8> {
         let mut header = [0; ROUTE_HEADER];
         header[0] = 2;

@@ -194,7 +194,7 @@ pub fn packet_id(payload: &[u8]) -> Result<u32, Malformed> {
     Err(Malformed("a queued packet without an id"))
 }
 
-/// libc has these constants as `int`; all are small.
+/// Converts a constant that libc has as `int`; all are small.
 const fn attribute(constant: i32) -> u16 {
     constant as u16
 }

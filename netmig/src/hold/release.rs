@@ -34,7 +34,7 @@ pub struct Pace {
 }
 
 impl Default for Pace {
-    /// 16 packets every 200 µs: 80,000 a second.
+    /// Returns 16 packets every 200 µs: 80,000 a second.
     fn default() -> Self {
         Self { packets: 16, interval: Duration::from_micros(200) }
     }

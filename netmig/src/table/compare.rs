@@ -190,7 +190,7 @@ mod tests {
     use super::*;
     use crate::netlink::attribute::{nest, put, put_text};
 
-    /// A list of one expression.
+    /// Returns a list of one expression.
     fn list(name: &str, attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let mut list = Vec::new();
         nest(&mut list, 1, |element| {

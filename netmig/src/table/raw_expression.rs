@@ -28,7 +28,7 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    /// `ct KEY`.
+    /// Makes `ct KEY`.
     pub(super) fn conntrack(key: i32) -> Self {
         let settings = vec![
             Setting::U32(sys::NFTNL_EXPR_CT_DREG, REGISTER),
@@ -37,14 +37,14 @@ impl Raw {
         Self { name: c"ct", settings }
     }
 
-    /// `ct original KEY` or `ct reply KEY`.
+    /// Makes `ct original KEY` or `ct reply KEY`.
     pub(super) fn conntrack_of(key: i32, direction: u8) -> Self {
         let mut raw = Self::conntrack(key);
         raw.settings.push(Setting::U8(sys::NFTNL_EXPR_CT_DIR, direction));
         raw
     }
 
-    /// `fib daddr type`.
+    /// Makes `fib daddr type`.
     pub(super) fn destination_type() -> Self {
         let settings = vec![
             Setting::U32(sys::NFTNL_EXPR_FIB_DREG, REGISTER),
@@ -54,7 +54,7 @@ impl Raw {
         Self { name: c"fib", settings }
     }
 
-    /// `ip … set`: writes the register's four bytes into the IPv4 header.
+    /// Makes `ip … set`: writes the register's four bytes into the IPv4 header.
     pub(super) fn write_v4(offset: u32) -> Self {
         Self::write(
             offset,
@@ -66,7 +66,7 @@ impl Raw {
         )
     }
 
-    /// `ip6 … set`: writes the register's sixteen bytes into the IPv6 header, which has no
+    /// Makes `ip6 … set`: writes the register's sixteen bytes into the IPv6 header, which has no
     /// checksum.
     pub(super) fn write_v6(offset: u32) -> Self {
         Self::write(offset, 16, &[])
@@ -87,7 +87,7 @@ impl Raw {
         Self { name: c"payload", settings }
     }
 
-    /// `meta nftrace set` from the register's first byte.
+    /// Makes `meta nftrace set` from the register's first byte.
     pub(super) fn trace() -> Self {
         let settings = vec![
             Setting::U32(sys::NFTNL_EXPR_META_SREG, REGISTER),
@@ -96,17 +96,17 @@ impl Raw {
         Self { name: c"meta", settings }
     }
 
-    /// `counter`.
+    /// Makes `counter`.
     pub(super) fn counter() -> Self {
         Self { name: c"counter", settings: Vec::new() }
     }
 
-    /// `notrack`.
+    /// Makes `notrack`.
     pub(super) fn notrack() -> Self {
         Self { name: c"notrack", settings: Vec::new() }
     }
 
-    /// `queue num N [bypass]` (`nft_queue`).
+    /// Makes `queue num N [bypass]` (`nft_queue`).
     pub(super) fn queue(number: u16, bypass: bool) -> Self {
         let settings = vec![
             Setting::U16(sys::NFTNL_EXPR_QUEUE_NUM, number),
@@ -116,7 +116,7 @@ impl Raw {
         Self { name: c"queue", settings }
     }
 
-    /// The xtables target NFQUEUE through `nft_compat`, revision 3.
+    /// Returns the xtables target NFQUEUE through `nft_compat`, revision 3.
     pub(super) fn xt_nfqueue(number: u16, bypass: bool) -> Self {
         // struct xt_NFQ_info_v3 { u16 queuenum, queues_total, flags; }, padded as XT_ALIGN does.
         let info = [number, 1, u16::from(bypass), 0].map(u16::to_ne_bytes).concat();

@@ -15,7 +15,7 @@ fn decoded(message: &Message) -> Message {
     Message::decode(&bytes).unwrap()
 }
 
-/// The text as a peer would write it, without being made plain on its way out.
+/// Returns the text as a peer would write it, without being made plain on its way out.
 fn raw() -> PeerText {
     PeerText::raw(HOSTILE.to_owned())
 }
@@ -77,7 +77,7 @@ fn texts_of_ordinary_people_stay_as_they_are() {
     assert_eq!(PeerText::from("ä".repeat(LONGEST + 9)).chars().count(), LONGEST);
 }
 
-/// A new message cannot forget it: fields that are strings are listed here, with the reason why each is none that
+/// Holds that no new message forgets it: fields that are strings are listed here, with the reason why each is none that
 /// people read before it has been checked. Descriptions are left out: `Description::validate` checks them.
 #[test]
 fn messages_have_no_other_texts() {

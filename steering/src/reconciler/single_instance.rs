@@ -28,7 +28,7 @@ pub fn is_at_work(directories: &Directories) -> io::Result<bool> {
     }
 }
 
-/// `None` if another process has it.
+/// Returns `None` if another process has it.
 pub(super) fn lock(directories: &Directories) -> io::Result<Option<Flock<File>>> {
     let path = directories.run.join(LOCK);
     let file =

@@ -85,7 +85,7 @@ impl UdpKeepalive {
         Ok(outcome?)
     }
 
-    /// Whether a peer that was knocked at has given no sign within the time of an answer. Takes it that it is
+    /// Returns whether a peer that was knocked at has given no sign within the time of an answer. Takes it that it is
     /// knocked at now.
     fn is_cut(&mut self, peer: PeerNumber, received: u64, answer: Duration, now: Instant) -> bool {
         let new = Way { received, heard: now, knocked: None };

@@ -20,7 +20,7 @@ use crate::destination::claimed_flows;
 pub(super) const LATE: Duration = Duration::from_millis(400);
 
 impl Arrival {
-    /// The peer by which an anchor's flows come here.
+    /// Returns the peer by which an anchor's flows come here.
     pub(super) fn next_hop(&self, anchor: Option<HostId>) -> Result<PeerNumber, Cause> {
         match anchor {
             None => Ok(self.anchor),
@@ -28,7 +28,7 @@ impl Arrival {
         }
     }
 
-    /// Whether this host is the anchor of flows: the container comes back.
+    /// Returns whether this host is the anchor of flows: the container comes back.
     pub(super) fn is_return(&self) -> bool {
         self.offer.anchors.contains(&self.host.id)
     }
@@ -37,7 +37,7 @@ impl Arrival {
         Ok(self.offer.migration.to_string().parse()?)
     }
 
-    /// The addresses for which packets of flows that come home arrive, each before the one that the
+    /// Returns the addresses for which packets of flows that come home arrive, each before the one that the
     /// container has here.
     fn late_ways(&self) -> Result<Vec<(IpAddr, IpAddr)>, Cause> {
         // What stands for its addresses here was chosen when it left.
@@ -63,7 +63,7 @@ impl Arrival {
         Ok(Table::open()?.add_notrack(&self.late_tag()?, self.anchor, &self.late_ways()?)?)
     }
 
-    /// Whether packets of flows that become local may still come from the source.
+    /// Returns whether packets of flows that become local may still come from the source.
     pub(super) fn has_late(&self) -> bool {
         self.is_return() || !self.local_ends().is_empty()
     }

@@ -83,7 +83,7 @@ impl Arrival {
         Ok(detours.filter(|d| own.contains(&d.towards)).map(|d| (d.sibling, d.mac)).collect())
     }
 
-    /// The other containers of its network that the copy needs to be told of. Those that it has left
+    /// Returns the other containers of its network that the copy needs to be told of. Those that it has left
     /// where it comes from are noted here.
     pub async fn others(&self, network: &Network) -> Result<SiblingAddresses, Cause> {
         let interface = network.sandbox.interface_at(&network.port)?;
@@ -158,7 +158,7 @@ impl Arrival {
         claim.write(&self.host.directories, self.offer.migration, &lock)
     }
 
-    /// The container's addresses here.
+    /// Returns the container's addresses here.
     pub(super) fn addresses(&self) -> Vec<IpAddr> {
         let here = |old: IpAddr| {
             let other = self.readdressed.iter().find(|other| other.old == old);

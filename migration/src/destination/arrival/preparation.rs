@@ -149,7 +149,7 @@ impl Arrival {
         Ok(local)
     }
 
-    /// The same for a tunnel to a third host, whose end the source has passed on.
+    /// Does the same for a tunnel to a third host, whose end the source has passed on.
     async fn connect_passed_on(
         &mut self,
         peer: PeerNumber,
@@ -253,7 +253,7 @@ async fn begin(
     }
 }
 
-/// How packets are held on this host when a container leaves it again.
+/// Returns how packets are held on this host when a container leaves it again.
 fn queueing() -> Result<&'static str, TableError> {
     Ok(Table::open()?.queueing()?.name())
 }

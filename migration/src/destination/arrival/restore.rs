@@ -83,7 +83,7 @@ fn set(Settings { sockets, tasks, cgroup }: &Settings, copy: &Cgroup) -> Result<
     Ok(TaskSettings::apply(tasks, &pids)?)
 }
 
-/// A time in the protocol's unit.
+/// Returns a time in the protocol's unit.
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

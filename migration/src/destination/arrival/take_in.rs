@@ -192,7 +192,7 @@ impl Arrival {
         })
     }
 
-    /// The next message, if it comes before the engine would give up what is staged.
+    /// Returns the next message, if it comes before the engine would give up what is staged.
     async fn next_before(
         &self,
         connection: &mut Connection,

@@ -26,13 +26,13 @@ fn anchor(record: &Record) -> Option<HostId> {
     if let Record::Anchor { peer } = record { Some(*peer) } else { None }
 }
 
-/// The addresses that a container has got in place of its own.
+/// Returns the addresses that a container has got in place of its own.
 fn readdressed(record: &Record) -> Option<&Vec<IpAddr>> {
     if let Record::Readdressed { addresses } = record { Some(addresses) } else { None }
 }
 
 impl Arrived {
-    /// What a journal says; `None` if it is that of a departure, which agent-client recovers.
+    /// Returns what a journal says; `None` if it is that of a departure, which agent-client recovers.
     pub(super) fn read(records: &[Record]) -> Option<Self> {
         let Some(Record::Arrival { migration, container, name, addresses, peer, began, .. }) =
             records.first()

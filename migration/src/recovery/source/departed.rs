@@ -50,7 +50,7 @@ pub struct Departed {
 }
 
 impl Departed {
-    /// What a journal says; `None` if it is that of an arrival, which agent-server recovers.
+    /// Returns what a journal says; `None` if it is that of an arrival, which agent-server recovers.
     pub(super) fn read(state: &Path, records: &[Record]) -> Result<Option<Self>, Cause> {
         let Some(Record::Departure {
             migration,
@@ -107,12 +107,12 @@ impl Departed {
         }))
     }
 
-    /// The migration.
+    /// Returns the migration.
     pub(super) fn migration(&self) -> MigrationId {
         self.peer.migration
     }
 
-    /// The control group of the very container that was interrupted; `None` when its first process is gone,
+    /// Returns the control group of the very container that was interrupted; `None` when its first process is gone,
     /// whatever has its ID or its process' number by now.
     pub(super) fn original(&self) -> Option<Cgroup> {
         let process = self.process.as_ref()?;

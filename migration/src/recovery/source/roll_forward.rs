@@ -200,7 +200,7 @@ async fn is_second(context: &Context, departed: &Departed) -> Result<bool, Cause
     Ok(finished.pid != 0)
 }
 
-/// What has the container's ID on this host.
+/// Returns what has the container's ID on this host.
 pub async fn occupant(context: &Context, departed: &Departed) -> Result<Occupant, Cause> {
     if let Some(cgroup) = departed.original() {
         // The original was frozen from before the decision on. One that runs was set going by somebody, or is

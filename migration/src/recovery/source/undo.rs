@@ -103,7 +103,7 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
     left
 }
 
-/// Whether another migration has moved the container away since, so that its flows lead where they should.
+/// Returns whether another migration has moved the container away since, so that its flows lead where they should.
 fn moved_since(context: &Context, departed: &Departed) -> Result<bool, Cause> {
     if departed.original().is_some() {
         return Ok(false);
@@ -175,7 +175,7 @@ fn connect(process: &Process) -> Result<bool, Cause> {
     Ok(was_blocked)
 }
 
-/// Whether the engine says that it runs the container with this first process.
+/// Returns whether the engine says that it runs the container with this first process.
 async fn is_alive(context: &Context, process: &Process, id: &str) -> Result<bool, Cause> {
     if !context.engine.exists(id).await? {
         return Ok(false);
@@ -197,7 +197,7 @@ async fn dump_ended(work: &std::path::Path) -> Result<(), Cause> {
     Ok(())
 }
 
-/// Whether any process has `path`, or something below it, among its arguments.
+/// Returns whether any process has `path`, or something below it, among its arguments.
 fn mentioned(path: &std::path::Path) -> std::io::Result<bool> {
     let wanted = path.as_os_str().as_encoded_bytes();
     for entry in std::fs::read_dir("/proc")? {

@@ -94,7 +94,7 @@ async fn find(context: &Context, container: &str) -> Result<(Journal, Departed),
     }
 }
 
-/// Whether a journal is that of a container's departure, by its name or ID. One that cannot be read
+/// Returns whether a journal is that of a container's departure, by its name or ID. One that cannot be read
 /// is nobody's.
 fn concerns(context: &Context, path: &Path, container: &str) -> bool {
     let Ok(records) = journal::read(path) else { return false };

@@ -16,7 +16,7 @@ pub struct At<'a> {
 /// The two hosts, in the order in which packets pass them.
 pub type Stretch<'a> = [(Side, &'a Fate, &'a [PeerText]); 2];
 
-/// Where a packet has ended and of what, if it has not arrived. `name` tells a host's name.
+/// Returns where a packet has ended and of what, if it has not arrived. `name` tells a host's name.
 pub fn in_the_way(stretch: Stretch<'_>, name: impl Fn(Side) -> String) -> Option<(Side, String)> {
     let [(first, at_first, first_suspects), (second, at_second, second_suspects)] = stretch;
     if *at_second == Fate::Arrived {
@@ -63,7 +63,7 @@ fn dropped(barrier: &DropRule, at: At<'_>) -> String {
     format!("{what}; {}", remedy(barrier, at))
 }
 
-/// What to do about a chain. A command line has only names in it that no shell takes for anything else.
+/// Returns what to do about a chain. A command line has only names in it that no shell takes for anything else.
 fn remedy(barrier: &DropRule, at: At<'_>) -> String {
     let DropRule { table, chain, .. } = barrier;
     let (family, host) = (barrier.family_name(), at.host);

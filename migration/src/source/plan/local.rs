@@ -178,7 +178,7 @@ fn log_size(container: &Container) -> u64 {
     container.log.as_deref().and_then(|log| fs::metadata(log).ok()).map_or(0, |log| log.len())
 }
 
-/// The hosts by which the container's flows come here, other than this one.
+/// Returns the hosts by which the container's flows come here, other than this one.
 fn anchors(
     state: &Path,
     addresses: &[IpAddr],
@@ -195,7 +195,7 @@ fn anchors(
     Ok(anchors)
 }
 
-/// All addresses of a container.
+/// Returns all addresses of a container.
 pub(super) fn addresses(container: &Container) -> Vec<IpAddr> {
     container.networks.iter().flat_map(|n| &n.addresses).map(|(address, _)| *address).collect()
 }

@@ -39,7 +39,7 @@ impl Preparation<'_> {
         Ok(())
     }
 
-    /// What the container leaves behind in its networks.
+    /// Returns what the container leaves behind in its networks.
     pub(super) fn tell_of_siblings(&mut self) -> Result<(), Cause> {
         let Plan { siblings, addresses, container, warnings, .. } = &mut self.migration.plan;
         let default = self.migration.context.engine.default_network();

@@ -362,7 +362,7 @@ impl Preparation<'_> {
     }
 }
 
-/// The container's mount of its shared memory, by the path through its first process: a file that is open below the
+/// Returns the container's mount of its shared memory, by the path through its first process: a file that is open below the
 /// engine's own mount would keep the engine from unmounting it when it stops the container. `mount` is the engine's
 /// own, which is returned unless the container has the same directory there; `None` is returned when the process has
 /// ended.
