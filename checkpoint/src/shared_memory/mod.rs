@@ -179,7 +179,9 @@ impl Tracked {
     fn content(&self, segment: u32) -> Content {
         let pages = |hashes: &Hashes| hashes.iter().filter(|hash| **hash != EMPTY).count() as u64;
         let pages = self.hashes.values().map(|hashes| pages(hashes)).sum();
-        Content { segment, pages, is_mapped: self.is_mapped }
+        // CRIU has no image of a memfd without content, also if it is mapped.
+        let has_image = self.segment.length().is_ok_and(|length| length > 0);
+        Content { segment, pages, is_mapped: self.is_mapped && has_image }
     }
 
     /// Returns the chunks that have pages, and those that had some.
