@@ -49,6 +49,9 @@ const WAITING: &str = "waiting";
 const PRELOAD: &str = "libnetmig_criu.so";
 /// The variable by which the dynamic linker loads it (ld.so(8)).
 const LD_PRELOAD: &str = "LD_PRELOAD";
+/// The file that names shared memory which CRIU is not to dump, and the variable by which that object finds it.
+const SHARED_MEMORY: &str = "shared-memory";
+const SHARED_MEMORY_VARIABLE: &str = "NETMIG_SHARED_MEMORY";
 /// Names the gate's directory.
 const VARIABLE: &str = "NETMIG_GATE";
 
@@ -141,6 +144,17 @@ impl Gate {
         }
     }
 
+    /// Has a dump leave out the pages of segments of shared memory: files of this device with these inode numbers. Their content
+    /// has to come another way. A dump into which the object of the crate `criu-preload` is not loaded has the pages all the same.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn leave_shared_memory_out(&self, device: u64, inodes: &[u32]) -> io::Result<()> {
+        let numbers = iter::once(device).chain(inodes.iter().map(|inode| u64::from(*inode)));
+        let lines: String = numbers.map(|number| format!("{number}\n")).collect();
+        std::fs::write(self.dir.join(SHARED_MEMORY), lines)
+    }
+
     /// Opens the gate. Keep it until the runtime has ended. With `lazy_pages`, what the runtime asks CRIU to restore is
     /// restored with memory that follows, whichever option the runtime has for that ([`crate::lazy_pages`]).
     ///
@@ -191,6 +205,10 @@ pub fn stand_in(args: &[OsString]) -> io::Result<()> {
     command.arg0(CRIU).args(args).env_remove(VARIABLE).env("PATH", path.unwrap_or_default());
     if let Some(preload) = preload {
         command.env(LD_PRELOAD, preload);
+        let left_out = dir.join(SHARED_MEMORY);
+        if left_out.exists() {
+            command.env(SHARED_MEMORY_VARIABLE, left_out);
+        }
     }
     Err(command.exec())
 }

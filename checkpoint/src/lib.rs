@@ -21,6 +21,7 @@ pub mod rcu_grace_periods;
 pub mod realtime;
 pub mod runtime;
 mod seqpacket;
+pub mod shared_memory;
 pub mod shim;
 pub mod socket_options;
 pub mod syscall_restart;

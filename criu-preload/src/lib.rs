@@ -1,5 +1,6 @@
 //! A shared object that `netmig-shim` has the dynamic linker load into CRIU for a dump (`LD_PRELOAD`, ld.so(8)). It saves
-//! CRIU two walks over the kernel's whole table of connections, and the start of three programs (module `tmpfs_archive`).
+//! CRIU two walks over the kernel's whole table of connections, and the start of three programs (module `tmpfs_archive`), and
+//! keeps it from dumping shared memory that goes another way (module `shared_memory`).
 //!
 //! In a dump CRIU lists the connections that the kernel tracks in the container's network namespace, and then their
 //! expectations, for which it sends the same request once more (`dump_nf_ct` in `criu/net.c`). The kernel has one hash table
@@ -12,6 +13,7 @@
 //! once empty. The answer is the kernel's, of the form that CRIU expects. Everything else goes to the kernel as it is.
 
 mod request;
+mod shared_memory;
 mod tmpfs_archive;
 
 use std::ffi::CStr;
@@ -29,6 +31,11 @@ const PATIENCE: libc::time_t = 1;
 /// Removes the variable that has loaded this object, unless it names others as well.
 extern "C" fn leave_environment() {
     const VARIABLE: &CStr = c"LD_PRELOAD";
+    if let Some(path) = std::env::var_os(shared_memory::VARIABLE) {
+        shared_memory::read(&path);
+        // SAFETY: the process has one thread still.
+        unsafe { std::env::remove_var(shared_memory::VARIABLE) };
+    }
     // SAFETY: the process has one thread still, and the string that getenv(3) returns is not kept.
     unsafe {
         let value = libc::getenv(VARIABLE.as_ptr());
@@ -58,6 +65,21 @@ pub unsafe extern "C" fn sendmsg(socket: c_int, message: *const msghdr, flags: c
     }
     // SAFETY: sendmsg(2) with what the caller passes.
     unsafe { send(socket, message, flags) }
+}
+
+/// Moves the place in a file, as lseek(2) does.
+///
+/// # Safety
+/// That of lseek(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lseek64(file: c_int, offset: i64, whence: c_int) -> i64 {
+    if whence == libc::SEEK_DATA && shared_memory::is_left_out(file) {
+        // SAFETY: the C library returns the place of this thread's error number.
+        unsafe { *libc::__errno_location() = libc::ENXIO };
+        return -1;
+    }
+    // SAFETY: the system call takes numbers alone. The C library's function of that name is this object's own.
+    unsafe { libc::syscall(libc::SYS_lseek, file, offset, whence) }
 }
 
 /// Becomes another program, as execvp(3) does. In place of the one with which CRIU archives a file system, this process writes the

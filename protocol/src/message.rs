@@ -118,6 +118,7 @@ mod path_trial;
 #[cfg(test)]
 mod peer_text_tests;
 mod settings;
+mod shared_memory;
 mod tree;
 mod tunnel;
 mod volume;
@@ -150,6 +151,7 @@ pub use self::path_trial::{DropRule, Fate, MAX_TRIALS, TriedPath};
 pub use self::settings::{
     CgroupSetting, Membership, Settings, SocketOption, SocketSettings, TaskSettings,
 };
+pub use self::shared_memory::{SHARED_MEMORY, SharedEmpty, SharedPages, SharedSegment};
 pub use self::tree::{
     EntryKind, ExtendedAttribute, Metadata, Tree, TreeChange, TreeDigest, TreeEnd, TreeRecord,
 };
@@ -382,4 +384,10 @@ messages! {
     97 => VolumeEnd(VolumeEnd) needs "volumes",
     /// All changes of a pass over this volume have arrived, and are on the disk.
     98 => VolumeApplied(u16) needs "volumes",
+    /// Shared memory of the container, while it runs and once it is frozen.
+    123 => SharedPages(SharedPages) needs "shared-memory",
+    /// Shared memory of the container that has nothing but zeros, as `SharedPages`.
+    124 => SharedEmpty(SharedEmpty) needs "shared-memory",
+    /// What the segments of which such pages came have in the end. Comes once, when the container is frozen.
+    125 => SharedEnd(Vec<SharedSegment>) needs "shared-memory",
 }

@@ -166,6 +166,18 @@ impl Waiting {
         }
     }
 
+    /// Has CRIU leave out the pages of shared memory ([`Gate::leave_shared_memory_out`]).
+    ///
+    /// # Errors
+    /// [`Error::Run`] when the file cannot be written.
+    pub fn leave_shared_memory_out(&self, device: u64, inodes: &[u32]) -> Result<(), Error> {
+        self.gate.leave_shared_memory_out(device, inodes).map_err(|source| Error::Run {
+            action: "write a file for",
+            path: self.kind.name().into(),
+            source,
+        })
+    }
+
     /// Lets it go on, the container being frozen by now. The request is the one that it was started
     /// with.
     ///

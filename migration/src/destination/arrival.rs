@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use checkpoint::cgroup::Cgroup;
-use checkpoint::images::{ImageDir, MemoryStore};
+use checkpoint::images::ImageDir;
 use checkpoint::lazy_pages::LazyPages;
 use checkpoint::realtime::RealtimePriority;
 use engine::Kind;
@@ -42,6 +42,7 @@ use steering::tunnels::{self, TunnelEnd};
 use self::counted_flows::Counting;
 pub use self::local_far_ends::FarEnds;
 pub use self::memory::MemoryGone;
+use self::memory::ReceivedMemory;
 use self::path_trial::Trials;
 pub use self::prepared_copy::{Network, Whole};
 use super::addresses::addresses;
@@ -111,7 +112,7 @@ pub struct Arrival {
     limits: Limits,
     staged: Option<Box<dyn Staged>>,
     /// Memory that came while the container ran.
-    memory: Option<(ImageDir, MemoryStore)>,
+    memory: Option<ReceivedMemory>,
     /// What puts memory in place that follows.
     lazy_pages: Option<LazyPages>,
     network: Option<Network>,

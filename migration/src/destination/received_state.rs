@@ -177,6 +177,9 @@ impl ReceivedState {
             | StatePart::Memory(_)
             | StatePart::EmptyMemory(_)
             | StatePart::MemoryLater(_)
+            | StatePart::SharedMemory(_)
+            | StatePart::EmptySharedMemory(_)
+            | StatePart::SharedMemoryEnd(_)
             | StatePart::VolumeChange(_)
             | StatePart::VolumeEnd(_)) => return Ok(Some(other)),
         }

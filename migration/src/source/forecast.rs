@@ -66,11 +66,13 @@ impl ExpectedInterruption {
         self.offered
     }
 
-    /// Leaves the memory out that goes over while the container runs: what processes share does not. Returns what would be
-    /// too much with it.
-    pub fn leave_memory_out(&mut self) -> Option<Blocker> {
+    /// Leaves the memory out that goes over while the container runs. What processes share is compared and restored all the same,
+    /// or does not go before, unless `shared_goes` says so. Returns what would be too much with it.
+    pub fn leave_memory_out(&mut self, shared_goes: bool) -> Option<Blocker> {
         let with_memory = self.too_long();
-        self.work.memory = self.work.shared;
+        let shared = self.work.shared;
+        (self.work.memory, self.work.compared) =
+            if shared_goes { (0, shared) } else { (shared, 0) };
         self.forecast = self.work.forecast(self.scale);
         with_memory
     }
@@ -100,7 +102,7 @@ impl ExpectedInterruption {
                 seconds(forecast.transfer),
                 seconds(forecast.restore),
                 work.processes,
-                work.memory / MIB,
+                (work.memory + work.compared) / MIB,
                 work.connections,
                 seconds(*limit),
             )))
@@ -122,7 +124,13 @@ mod tests {
 
     #[test]
     fn a_container_is_refused_with_the_figures() {
-        let work = Workload { processes: 600, connections: 3, memory: 200 << 20, shared: 3 << 20 };
+        let work = Workload {
+            processes: 600,
+            connections: 3,
+            memory: 200 << 20,
+            shared: 3 << 20,
+            compared: 0,
+        };
         let second = Duration::from_secs(1);
         let of = |limit| ExpectedInterruption {
             container: "web".to_owned(),
@@ -144,8 +152,12 @@ mod tests {
         let slow = of(60 * second).over_link(2e6).unwrap();
         assert!(slow.message.contains("transfer 102.5 s"), "{}", slow.message);
         let mut apart = of(second * 7);
-        assert!(apart.leave_memory_out().is_some(), "it would be too long with the memory");
+        assert!(apart.leave_memory_out(false).is_some(), "it would be too long with the memory");
         assert_eq!((apart.too_long(), apart.memory()), (None, 3 << 20));
+        let with_shared = apart.forecast.total();
+        apart.leave_memory_out(true);
+        assert_eq!(apart.memory(), 0);
+        assert!(apart.forecast.total() < with_shared);
         assert_eq!(apart.offered_memory(), 203 << 20, "it has to have room there all the same");
         assert_eq!(too_many("web", 10, 10), None);
         assert_eq!(too_many("web", 11, 10).unwrap().code, "open-files");

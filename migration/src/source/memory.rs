@@ -7,7 +7,7 @@ use checkpoint::cgroup::Cgroup;
 use checkpoint::lazy_pages;
 use checkpoint::write_tracking;
 use engine::inspect::Container;
-use protocol::message::{MEMORY, POST_COPY};
+use protocol::message::{MEMORY, POST_COPY, SHARED_MEMORY};
 use protocol::wire::Connection;
 use state::blocker::Blocker;
 
@@ -81,7 +81,7 @@ impl MemoryPlan {
                 if options.non_converging == NonConverging::Throttle && post_copy.is_none() {
                     can_slow_down(cgroup)?;
                 }
-                let blocked = expected.leave_memory_out();
+                let blocked = expected.leave_memory_out(connection.has(SHARED_MEMORY));
                 Ok(Self::Running { post_copy, is_ordered, blocked })
             }
             Some(reason) if is_ordered => {

@@ -1,6 +1,8 @@
 //! Memory that goes over in rounds while the container runs: all of it first, then what was written meanwhile, until the rest
 //! is small. What is left then goes over while the container is frozen. CRIU's dump leaves all of that out.
 
+mod shared;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +14,9 @@ use checkpoint::images::{LazyMappings, PAGE};
 use checkpoint::procfs;
 use checkpoint::write_tracking::{self, Pages, Range, WriteTracking};
 use protocol::message::LaterPages;
-use state::cause::Cause;
+use state::cause::{Cause, chain};
 
+use self::shared::SharedRounds;
 use super::page_sorter::PageSorter;
 use crate::event::milliseconds;
 use crate::report::MemoryReport;
@@ -35,12 +38,23 @@ const FREEZE: Duration = Duration::from_secs(2);
 /// Rounds go on as long as each is smaller than so much of the one before.
 const SHRINKS: f64 = 0.8;
 
+/// What the destination takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Takes {
+    /// The word that pages are empty in place of their content.
+    pub empty_pages: bool,
+    /// Memory that processes share apart from the images.
+    pub shared_memory: bool,
+}
+
 /// Memory that goes over in rounds.
 #[derive(Debug)]
 pub struct MemoryRounds {
     cgroup: Arc<Cgroup>,
     tracking: WriteTracking,
     apart: MemoryApart,
+    /// What processes share, unless CRIU dumps that.
+    shared: Option<SharedRounds>,
     /// Whether the destination takes empty pages without their content.
     leaves_out_empty: bool,
     /// Bytes of each round, without those of empty pages if they are left out.
@@ -77,8 +91,7 @@ pub enum Next {
 }
 
 impl MemoryRounds {
-    /// Prepares them in the migration's directory. Nothing of the container is touched yet. With `leaves_out_empty`, of pages that
-    /// have nothing but zeros only the place goes over.
+    /// Prepares them in the migration's directory. Nothing of the container is touched yet.
     ///
     /// # Errors
     /// CRIU cannot be had leave memory out.
@@ -86,14 +99,15 @@ impl MemoryRounds {
         work: &Path,
         criu: &Path,
         cgroup: Arc<Cgroup>,
-        leaves_out_empty: bool,
+        takes: Takes,
     ) -> Result<Self, Cause> {
         let apart = MemoryApart::prepare(work, criu).await?;
         Ok(Self {
             cgroup,
             tracking: WriteTracking::default(),
             apart,
-            leaves_out_empty,
+            shared: takes.shared_memory.then(SharedRounds::new).transpose()?,
+            leaves_out_empty: takes.empty_pages,
             sizes: Vec::new(),
             seen: None,
             rest: 0,
@@ -135,6 +149,12 @@ impl MemoryRounds {
     /// last one, if as much is written meanwhile.
     #[must_use]
     pub fn expected(&self) -> Duration {
+        let look = self.shared.as_ref().map(SharedRounds::expected).unwrap_or_default();
+        self.expected_to_send().saturating_add(look)
+    }
+
+    /// Returns the part of that which another round may make shorter.
+    fn expected_to_send(&self) -> Duration {
         let bytes = self.sizes.last().copied().unwrap_or_default() as f64;
         Duration::try_from_secs_f64(bytes / self.rate.max(1.0)).unwrap_or(Duration::MAX)
     }
@@ -166,11 +186,14 @@ impl MemoryRounds {
         let began = Instant::now();
         let usage = self.cgroup.cpu_usage().ok().map(|used| (began, used));
         self.used = [self.used[1], usage];
+        // It takes a while, in which the processes write their own memory.
+        let (shared, look) = self.shared_round(sink)?;
         let pages = self.look_at_running()?;
         // Of processes that are born later there is little to do in the interruption.
         self.apart.expect(pages.iter().map(|of| of.inner))?;
-        let sent = self.send_all(&pages, sink)?;
-        let (before, took) = (self.sizes.last().copied(), began.elapsed());
+        let sent = shared + self.send_all(&pages, sink)?;
+        let took = began.elapsed().saturating_sub(look);
+        let before = self.sizes.last().copied();
         self.sizes.push(sent);
         self.since += 1;
         // Of a short round most is the look.
@@ -179,7 +202,7 @@ impl MemoryRounds {
         }
         // A round that saves no more than its look costs is none.
         let stop = self.stops.last().copied().unwrap_or_default().min(LONG_STOP);
-        let is_short = self.expected() <= SHORT.max(stop);
+        let is_short = self.expected_to_send() <= SHORT.max(stop);
         let shrinks = before.is_none_or(|before| (sent as f64) < before as f64 * SHRINKS);
         tracing::debug!(round = self.sizes.len(), sent, ?took, stop = ?self.stops.last(), "memory was sent");
         Ok(if is_short {
@@ -189,6 +212,35 @@ impl MemoryRounds {
         } else {
             Next::Stuck
         })
+    }
+
+    /// Sends what has changed of the memory that processes share. Returns how many bytes there were, and how long it took to find
+    /// them. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be read, or the sink takes no more.
+    pub fn shared_round(&mut self, sink: &dyn StateSink) -> Result<(u64, Duration), Cause> {
+        let Some(shared) = &mut self.shared else { return Ok((0, Duration::ZERO)) };
+        if let Err(e) = shared.find(&self.cgroup.pids()?) {
+            // CRIU dumps that of which no page has gone over.
+            if shared.files().is_some() {
+                return Err(e.into());
+            }
+            tracing::info!(
+                "memory that processes share goes over while they are frozen: {}",
+                chain(&e)
+            );
+            self.shared = None;
+            return Ok((0, Duration::ZERO));
+        }
+        let round = shared.round(sink)?;
+        Ok((round.sent, round.look))
+    }
+
+    /// Returns the device and the inode numbers of the segments that processes share and that the dump is to leave out.
+    #[must_use]
+    pub fn shared_files(&self) -> Option<(u64, Vec<u32>)> {
+        self.shared.as_ref().and_then(SharedRounds::files)
     }
 
     /// Sends what was written since the last look, of a container that is frozen, unless it goes over later. Blocks.
@@ -202,9 +254,12 @@ impl MemoryRounds {
         };
         if self.is_post_copy {
             self.later = pages;
-            return Ok(0);
+        } else {
+            self.rest = self.send_all(&pages, sink)?;
         }
-        self.rest = self.send_all(&pages, sink)?;
+        if let Some(shared) = &mut self.shared {
+            self.rest += shared.rest(&self.cgroup.pids()?, sink)?;
+        }
         Ok(self.rest)
     }
 

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 
 use protocol::message::{
     Chunk, CodecError, Data, EmptyPages, FlowBatch, LaterPages, MemoryPages, Message, Settings,
-    TreeChange, TreeEnd, TreeRecord, VolumeChange, VolumeEnd,
+    SharedEmpty, SharedPages, SharedSegment, TreeChange, TreeEnd, TreeRecord, VolumeChange,
+    VolumeEnd,
 };
 
 /// A part of a container's state. Parts of one kind are in order; those of different kinds come as they are made.
@@ -40,6 +41,12 @@ pub enum StatePart {
     EmptyMemory(EmptyPages),
     /// Pages of memory that come after the decision.
     MemoryLater(LaterPages),
+    /// Pages of shared memory.
+    SharedMemory(SharedPages),
+    /// Pages of shared memory without content.
+    EmptySharedMemory(SharedEmpty),
+    /// What segments of shared memory have in the end.
+    SharedMemoryEnd(Vec<SharedSegment>),
 }
 
 impl StatePart {
@@ -54,6 +61,7 @@ impl StatePart {
             }
             Self::LogData(Data(bytes)) => bytes.len(),
             Self::Memory(pages) => pages.runs.iter().map(|run| run.bytes.len()).sum(),
+            Self::SharedMemory(pages) => pages.runs.iter().map(|run| run.bytes.len()).sum(),
             _ => 0,
         };
         bytes as u64
@@ -74,6 +82,9 @@ impl From<StatePart> for Message {
             StatePart::Memory(pages) => Self::MemoryPages(pages),
             StatePart::EmptyMemory(pages) => Self::EmptyPages(pages),
             StatePart::MemoryLater(pages) => Self::MemoryLater(pages),
+            StatePart::SharedMemory(pages) => Self::SharedPages(pages),
+            StatePart::EmptySharedMemory(pages) => Self::SharedEmpty(pages),
+            StatePart::SharedMemoryEnd(segments) => Self::SharedEnd(segments),
         }
     }
 }
@@ -95,6 +106,9 @@ impl TryFrom<Message> for StatePart {
             Message::MemoryPages(pages) => Ok(Self::Memory(pages)),
             Message::EmptyPages(pages) => Ok(Self::EmptyMemory(pages)),
             Message::MemoryLater(pages) => Ok(Self::MemoryLater(pages)),
+            Message::SharedPages(pages) => Ok(Self::SharedMemory(pages)),
+            Message::SharedEmpty(pages) => Ok(Self::EmptySharedMemory(pages)),
+            Message::SharedEnd(segments) => Ok(Self::SharedMemoryEnd(segments)),
             other => Err(other),
         }
     }

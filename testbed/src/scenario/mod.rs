@@ -9,6 +9,7 @@ mod open_files;
 mod paced_memory;
 mod processes;
 mod shared_memory;
+mod shared_segments;
 pub mod socket_options;
 mod sockets;
 mod unsupported_interfaces;
@@ -33,6 +34,7 @@ fn all() -> Vec<(&'static str, Setup)> {
         paced_memory::ALL,
         processes::ALL,
         shared_memory::ALL,
+        shared_segments::ALL,
         sockets::ALL,
         writing_memory::ALL,
     ]

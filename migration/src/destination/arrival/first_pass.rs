@@ -21,7 +21,8 @@ impl Arrival {
                 part @ (StatePart::Chunks(_)
                 | StatePart::Flows(_)
                 | StatePart::Settings(_)
-                | StatePart::MemoryLater(_)),
+                | StatePart::MemoryLater(_)
+                | StatePart::SharedMemoryEnd(_)),
             ) => {
                 return Err(connection.unexpected(&part.into(), "Stage").into());
             }
@@ -29,6 +30,9 @@ impl Arrival {
             Ok(StatePart::Memory(pages)) => return block_in_place(|| self.take_memory(&pages)),
             Ok(StatePart::EmptyMemory(pages)) => {
                 return block_in_place(|| self.empty_memory(&pages));
+            }
+            Ok(part @ (StatePart::SharedMemory(_) | StatePart::EmptySharedMemory(_))) => {
+                return block_in_place(|| self.take_shared_memory(part));
             }
             Ok(part @ (StatePart::VolumeChange(_) | StatePart::VolumeEnd(_))) => {
                 return self.take_first_of_volume(connection, part).await;

@@ -3,8 +3,9 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 
-use checkpoint::images::{self, ImageDir, MemoryStore};
+use checkpoint::images::{self, ImageDir, MemoryStore, SharedStore};
 use checkpoint::lazy_pages::{self, LazyPages, Listening, State, source_link_path};
+use checkpoint::shared_memory::Content;
 use protocol::message::{EmptyPages, LaterPages, MemoryPages};
 use state::cause::{Cause, chain};
 use state::directories::create_private;
@@ -12,7 +13,9 @@ use state::journal::Record;
 use tokio::task::block_in_place;
 
 use super::{Arrival, Incomplete};
+use crate::convert::Wire;
 use crate::destination::work_directory::MEMORY;
+use crate::state_stream::StatePart;
 
 /// From this size on memory follows, in bytes. Below it, an eager restore takes no longer than a lazy one.
 const LAZY_FROM: u64 = 16 << 20;
@@ -31,10 +34,21 @@ pub struct MemoryGone;
 #[error("pages of memory that the container needs at once have not come in time")]
 pub(super) struct MemoryLate;
 
+/// Memory that came while the container ran.
+#[derive(Debug)]
+pub(super) struct ReceivedMemory {
+    /// Has all of it. Unmounted when the migration's directory is removed.
+    _directory: ImageDir,
+    /// That of each process.
+    private: MemoryStore,
+    /// What processes share.
+    shared: SharedStore,
+}
+
 impl Arrival {
     /// Takes pages of memory, before the container is staged or after that.
     pub(super) fn take_memory(&mut self, pages: &MemoryPages) -> Result<(), Cause> {
-        let store = self.memory_store()?;
+        let store = &mut self.received_memory()?.private;
         for run in &pages.runs {
             store.write(pages.process, run.start, &run.bytes)?;
         }
@@ -43,16 +57,36 @@ impl Arrival {
 
     /// Takes the word that pages of memory are empty, as [`Arrival::take_memory`].
     pub(super) fn empty_memory(&mut self, pages: &EmptyPages) -> Result<(), Cause> {
-        let store = self.memory_store()?;
+        let store = &mut self.received_memory()?.private;
         for run in &pages.runs {
             store.empty(pages.process, run.start, run.length)?;
         }
         Ok(())
     }
 
+    /// Takes a part that is about memory which processes share.
+    pub(super) fn take_shared_memory(&mut self, part: StatePart) -> Result<(), Cause> {
+        let store = &mut self.received_memory()?.shared;
+        match part {
+            StatePart::SharedMemory(pages) => {
+                for run in &pages.runs {
+                    store.write(pages.segment, run.start, &run.bytes)?;
+                }
+            }
+            StatePart::EmptySharedMemory(pages) => {
+                for run in &pages.runs {
+                    store.empty(pages.segment, run.start, run.length)?;
+                }
+            }
+            StatePart::SharedMemoryEnd(segments) => store.end(Vec::<Content>::from_wire(segments)?),
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// Notes pages of memory that come after the decision.
     pub(super) fn expect_later(&mut self, pages: &LaterPages) -> Result<(), Cause> {
-        let store = self.memory_store()?;
+        let store = &mut self.received_memory()?.private;
         for (start, end) in &pages.ranges {
             store.expect_later(pages.process, *start, *end)?;
         }
@@ -61,22 +95,23 @@ impl Arrival {
 
     /// Returns whether memory comes after the decision.
     pub fn is_post_copy(&self) -> bool {
-        self.memory.as_ref().is_some_and(|(_, store)| store.later_bytes() > 0)
+        self.memory.as_ref().is_some_and(|memory| memory.private.later_bytes() > 0)
     }
 
     /// Returns where memory is kept until the restore.
-    fn memory_store(&mut self) -> Result<&mut MemoryStore, Cause> {
+    fn received_memory(&mut self) -> Result<&mut ReceivedMemory, Cause> {
         let made = match self.memory.take() {
             Some(made) => made,
             None => {
                 create_private(&self.work)?;
                 let limit = self.offer.image_room();
                 let directory = ImageDir::create(&self.work.join(MEMORY), limit)?;
-                let store = MemoryStore::create(directory.path(), limit)?;
-                (directory, store)
+                let private = MemoryStore::create(directory.path(), limit)?;
+                let shared = SharedStore::new(directory.path(), limit);
+                ReceivedMemory { _directory: directory, private, shared }
             }
         };
-        Ok(&mut self.memory.insert(made).1)
+        Ok(self.memory.insert(made))
     }
 
     /// Completes images that lack the pages which came before, and decides whether memory is to follow the copy. What would
@@ -92,12 +127,15 @@ impl Arrival {
         }
         let can_follow = self.lazy_pages.as_ref().is_some_and(LazyPages::is_well);
         let (follows, bytes) = match &self.memory {
-            Some((_, store)) => {
+            Some(ReceivedMemory { private: store, shared, .. }) => {
                 if is_post_copy && !can_follow {
                     return Err(MemoryGone.into());
                 }
                 let follows = can_follow && (is_post_copy || store.bytes() >= LAZY_FROM);
-                block_in_place(|| store.complete(images.path(), follows))?;
+                block_in_place(|| {
+                    store.complete(images.path(), follows)?;
+                    shared.complete(images.path())
+                })?;
                 (follows, if follows { images::lazy_bytes(images.path())? } else { 0 })
             }
             None if can_follow => {

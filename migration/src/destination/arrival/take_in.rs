@@ -163,6 +163,11 @@ impl Arrival {
                 Ok(())
             }
             Some(StatePart::Flows(batch)) => self.take_flows(incoming, batch, receiving),
+            Some(
+                part @ (StatePart::SharedMemory(_)
+                | StatePart::EmptySharedMemory(_)
+                | StatePart::SharedMemoryEnd(_)),
+            ) => block_in_place(|| self.take_shared_memory(part)),
             Some(part @ (StatePart::VolumeChange(_) | StatePart::VolumeEnd(_))) => {
                 self.take_of_volume(part)
             }

@@ -103,6 +103,9 @@ impl Interruption<'_> {
         let PreparedDump { waiting, follower, warmup } = prepared;
         if let Some(memory) = &mut self.memory {
             block_in_place(|| memory.leave_out())?;
+            if let Some((device, segments)) = memory.shared_files() {
+                waiting.leave_shared_memory_out(device, &segments)?;
+            }
         }
         self.dump = Some(self.start_dump(waiting, Arc::clone(done)));
         Ok(Capture {

@@ -11,7 +11,7 @@ use checkpoint::write_tracking;
 use netmig::flow::{NoAlias, Readdressed};
 use netmig::tunnel;
 use protocol::expect;
-use protocol::message::{Data, LEAN_MEMORY, Message, POST_COPY, Tree};
+use protocol::message::{Data, LEAN_MEMORY, Message, POST_COPY, SHARED_MEMORY, Tree};
 use protocol::wire::PIECE;
 use state::blocker::Blocker;
 use state::cause::{Cause, chain};
@@ -31,7 +31,7 @@ use crate::source::anchors::Anchors;
 use crate::source::container_log::CarriedLog;
 use crate::source::engine_orders::Ended;
 use crate::source::memory::{MemoryPlan, NO_POST_COPY, OLD_KERNEL};
-use crate::source::memory_rounds::{MemoryRounds, Next};
+use crate::source::memory_rounds::{MemoryRounds, Next, Takes};
 use crate::source::memory_service::{MemoryService, Original, PATIENCE};
 use crate::source::migration::Migration;
 use crate::source::path_trial;
@@ -212,8 +212,12 @@ impl Preparation<'_> {
         let MemoryPlan::Running { post_copy, .. } = plan.memory else { return Ok(()) };
         steps.begin("memory, while it runs");
         create_private(&self.migration.work)?;
-        let (cgroup, is_lean) = (Arc::clone(&plan.cgroup), plan.link.connection.has(LEAN_MEMORY));
-        let rounds = MemoryRounds::prepare(&self.migration.work, &plan.criu, cgroup, is_lean).await;
+        let (cgroup, connection) = (Arc::clone(&plan.cgroup), &plan.link.connection);
+        let takes = Takes {
+            empty_pages: connection.has(LEAN_MEMORY),
+            shared_memory: connection.has(SHARED_MEMORY),
+        };
+        let rounds = MemoryRounds::prepare(&self.migration.work, &plan.criu, cgroup, takes).await;
         let mut rounds = match rounds {
             Ok(rounds) => rounds,
             Err(cause) => return self.give_memory_up(cause),
@@ -222,6 +226,14 @@ impl Preparation<'_> {
             block_in_place(|| self.migration.note_interruption())?;
         }
         let before = self.migration.plan.link.connection.sent();
+        if post_copy == Some(0) {
+            // No process can wait for a page of what it shares.
+            let round = move |sink: &dyn StateSink| {
+                rounds.shared_round(sink)?;
+                Ok(rounds)
+            };
+            rounds = self.send_parts(steps, round).await?;
+        }
         while post_copy.is_none_or(|most| rounds.count() < most) {
             let round = move |sink: &dyn StateSink| {
                 let next = rounds.round(sink);

@@ -23,5 +23,14 @@ pub(super) fn all() -> Vec<Message> {
         Message::MemoryWhole(true),
         Message::MemoryWhole(false),
         Message::ServingMemory(()),
+        Message::SharedPages(SharedPages {
+            segment: 70_000,
+            runs: vec![MemoryRun { start: 0x3000, bytes: Bytes::from_static(&[8; 4]) }],
+        }),
+        Message::SharedEmpty(SharedEmpty {
+            segment: 70_000,
+            runs: vec![EmptyRun { start: 0x5000, length: 0x2000 }],
+        }),
+        Message::SharedEnd(vec![SharedSegment { segment: 70_000, pages: 12, is_mapped: true }]),
     ]
 }
