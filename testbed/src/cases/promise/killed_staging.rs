@@ -107,6 +107,13 @@ fn killed(context: &Context, forgotten: Forgotten) -> Result<()> {
         let order = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
         until("netavark is asked to connect the copy", LIMIT, || Ok(b.path(WAITS).exists()))?;
         let podman = importing_podman(b).ok_or(Error::Check("no podman imports".to_owned()))?;
+        if forgotten == Forgotten::Connection {
+            // agent-server does that at once, where it gets a processor.
+            let noted = ["-c", "test -s /run/netmig/*/stage/namespaces"];
+            until("the namespace is noted", LIMIT, || {
+                Ok(b.command("sh").args(noted).output()?.status.success())
+            })?;
+        }
         if with_server {
             lab.stop_server("b", Signal::SIGKILL)?;
         }
