@@ -12,7 +12,8 @@ use crate::procfs;
 
 /// Characters of a command line that are shown.
 const SHOWN: usize = 80;
-/// The option of conmon for the ID of an exec session (conmon(8)).
+/// The options of conmon for the ID of a container, and for that of a container or exec session (conmon(8)).
+const CONTAINER: &str = "-c";
 const SESSION: &str = "-u";
 
 /// A process that has entered a container. Shown, it begins with who has started it.
@@ -45,6 +46,22 @@ pub fn find(cgroup: &Cgroup, first: i32) -> Option<Entered> {
     let (pid, parent) = entered(&pids, first, procfs::parent)?;
     let session = session(&arguments(parent)).map(str::to_owned);
     Some(Entered { pid, command: arguments(pid).join(" ").chars().take(SHOWN).collect(), session })
+}
+
+/// Returns the exec sessions of a container whose monitors are at work. A monitor is there before the runtime looks whether the
+/// container is frozen, and as long as the session's process is. Blocks the calling thread, for some microseconds for each
+/// process of the host.
+#[must_use]
+pub fn sessions(container: &str) -> Vec<String> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(|pid| session_of(&arguments(pid), container).map(str::to_owned)).collect()
+}
+
+/// Returns the ID of the exec session of a container that a conmon with these arguments was started for.
+fn session_of<'a>(conmon: &'a [String], container: &str) -> Option<&'a str> {
+    let is_of = conmon.windows(2).find(|pair| pair[0] == CONTAINER)?[1] == container;
+    session(conmon).filter(|session| is_of && *session != container)
 }
 
 /// Returns a process whose parent is not among the others, and its parent. One that has ended meanwhile has no parent.
@@ -96,6 +113,10 @@ mod tests {
         let words =
             conmon(&["/usr/bin/conmon", "--api-version", "1", "-c", "a7", "-u", "b8", "-e"]);
         assert_eq!(session(&words), Some("b8"));
+        assert_eq!(session_of(&words, "a7"), Some("b8"));
+        assert_eq!(session_of(&words, "a8"), None, "another container's");
+        let container = conmon(&["/usr/bin/conmon", "-c", "a7", "-u", "a7"]);
+        assert_eq!(session_of(&container, "a7"), None, "the container's own monitor");
         for other in [&["/usr/bin/conmon", "-u"][..], &["/usr/bin/nsenter", "-u", "b8"], &[]] {
             assert_eq!(session(&conmon(other)), None, "{other:?}");
         }

@@ -20,6 +20,9 @@ const DIRECTORY: &str = "volumes";
 /// Version of their form.
 const VERSION: u32 = 1;
 
+/// Most bytes of a volume's name: that of its note is longer, and file names have 255 at most.
+pub const LONGEST_NAME: usize = 200;
+
 /// A volume that was left behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptVolume {
@@ -35,6 +38,9 @@ pub struct KeptVolume {
     pub host: HostId,
     /// When, in seconds since 1970.
     pub at: u64,
+    /// The nanoseconds beyond; an earlier version has not noted them.
+    #[serde(default)]
+    pub at_ns: Option<u32>,
 }
 
 /// Notes that a volume is left behind.
@@ -64,6 +70,15 @@ pub enum Standing {
     Other,
 }
 
+/// Whether a volume was changed cannot be told.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the files of the volume {volume} on this host")]
+struct Unreadable {
+    volume: String,
+    #[source]
+    source: io::Error,
+}
+
 /// Returns what a volume of this host is to a container. Blocks the calling thread.
 ///
 /// # Errors
@@ -77,20 +92,36 @@ pub fn standing(
     if kept.container != container || kept.created != volume.created || !volume.is_plain() {
         return Ok(Standing::Other);
     }
-    Ok(match changed_since(&volume.data, kept.at)? {
+    // All of that second, where no more is known.
+    let at = (kept.at, kept.at_ns.unwrap_or(u32::MAX));
+    let changed = changed_since(&volume.data, at);
+    let failed = |source| Unreadable { volume: volume.name.clone(), source };
+    Ok(match changed.map_err(failed)? {
         true => Standing::Changed,
         false => Standing::Left,
     })
 }
 
-/// Returns whether anything below a directory was changed in a later second than `at`, in seconds since 1970.
-fn changed_since(root: &Path, at: u64) -> io::Result<bool> {
+/// Returns whether anything below a directory was changed later than `at`, in seconds since 1970 and nanoseconds.
+fn changed_since(root: &Path, at: (u64, u32)) -> io::Result<bool> {
+    let is_later = |seconds: i64, nanoseconds: i64| {
+        let whole = u64::try_from(seconds).unwrap_or(0);
+        (whole, u32::try_from(nanoseconds).unwrap_or(0)) > at
+    };
     let mut directories = vec![root.to_path_buf()];
     while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory)? {
+        let entries = match fs::read_dir(&directory) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && directory != root => return Ok(true),
+            other => other?,
+        };
+        for entry in entries {
             let entry = entry?;
-            let meta = entry.metadata()?;
-            if u64::try_from(meta.ctime()).unwrap_or(0) > at {
+            let meta = match entry.metadata() {
+                // Somebody removes files at this moment.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+                other => other?,
+            };
+            if is_later(meta.ctime(), meta.ctime_nsec()) {
                 return Ok(true);
             }
             if meta.is_dir() {
@@ -99,7 +130,8 @@ fn changed_since(root: &Path, at: u64) -> io::Result<bool> {
         }
     }
     // A name that is gone changes its directory alone.
-    Ok(u64::try_from(fs::metadata(root)?.mtime()).unwrap_or(0) > at)
+    let meta = fs::metadata(root)?;
+    Ok(is_later(meta.mtime(), meta.mtime_nsec()))
 }
 
 /// Forgets that a volume was left behind: its container is back, or the volume is gone.
@@ -131,6 +163,7 @@ mod tests {
             migration: MigrationId([7; 16]),
             host: HostId([2; 16]),
             at: 5,
+            at_ns: Some(0),
         };
         assert_eq!(find(&directories, "data").unwrap(), None);
         note(&directories, &kept).unwrap();
@@ -150,6 +183,21 @@ mod tests {
         let later = KeptVolume { at: u64::MAX, ..find(&directories, "data").unwrap().unwrap() };
         note(&directories, &later).unwrap();
         assert_eq!(standing("2026", &"a7".repeat(32)), Standing::Left);
+        let file = dir.path().join("data/file");
+        fs::write(&file, "").unwrap();
+        let meta = fs::metadata(&file).unwrap();
+        let seconds = u64::try_from(meta.ctime()).unwrap();
+        let nanoseconds = u32::try_from(meta.ctime_nsec()).unwrap();
+        for (at, expected) in [
+            ((seconds, Some(nanoseconds)), Standing::Left),
+            ((seconds, nanoseconds.checked_sub(1)), Standing::Changed),
+            ((seconds, None), Standing::Left),
+            ((seconds - 1, None), Standing::Changed),
+        ] {
+            let of_second = KeptVolume { at: at.0, at_ns: at.1, ..later.clone() };
+            note(&directories, &of_second).unwrap();
+            assert_eq!(standing("2026", &"a7".repeat(32)), expected, "{at:?} for {meta:?}");
+        }
         forget(&directories, "data").unwrap();
         forget(&directories, "data").unwrap();
         assert_eq!(find(&directories, "data").unwrap(), None);

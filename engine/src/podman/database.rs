@@ -75,6 +75,29 @@ pub(super) fn places(info: &Info) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Returns whether the configuration or the state of any container has a text, such as a path.
+///
+/// # Errors
+/// [`Error::DatabaseKind`] and [`Error::Database`] when that cannot be told.
+pub(super) fn knows_text(info: &Info, text: &str) -> Result<bool, Error> {
+    if info.database != "sqlite" {
+        return Err(Error::DatabaseKind { kind: info.database.clone() });
+    }
+    for path in places(info).iter().filter(|path| path.exists()) {
+        let fail = |source| Error::Database { path: path.clone(), source };
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let database = Connection::open_with_flags(path, flags).map_err(fail)?;
+        database.busy_timeout(BUSY).map_err(fail)?;
+        let query = "SELECT EXISTS (SELECT 1 FROM ContainerConfig WHERE instr(CAST(JSON AS BLOB), ?1)) \
+                     OR EXISTS (SELECT 1 FROM ContainerState WHERE instr(CAST(JSON AS BLOB), ?1))";
+        let is_known = database.query_row(query, [text.as_bytes()], |row| row.get(0));
+        if is_known.map_err(fail)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn from_databases(places: &[PathBuf], id: &str) -> Result<Row, Error> {
     for path in places.iter().filter(|path| path.exists()) {
         if let Some(found) = from_database(path, id)? {
@@ -170,12 +193,17 @@ pub(super) mod tests {
             (id.as_str(), "/x")
         );
 
-        let other = podman.description(&info(dir.path()), &"b8".repeat(32)).await;
+        let info = info(dir.path());
+        assert!(knows_text(&info, "echo").unwrap(), "in the configuration");
+        assert!(knows_text(&info, "networkStatus").unwrap(), "in the state");
+        assert!(!knows_text(&info, "/run/netns/netns-a7").unwrap());
+        let other = podman.description(&info, &"b8".repeat(32)).await;
         assert!(matches!(other, Err(crate::Error::Podman(Error::NotInDatabase { .. }))));
-        let bolt = Info { database: "boltdb".into(), ..info(dir.path()) };
+        let bolt = Info { database: "boltdb".into(), ..info.clone() };
+        assert!(knows_text(&bolt, "echo").is_err());
         let other = podman.description(&bolt, &id).await;
         assert!(matches!(other, Err(crate::Error::Podman(Error::DatabaseKind { .. }))));
-        let short = podman.description(&info(dir.path()), "a7").await;
+        let short = podman.description(&info, "a7").await;
         assert!(matches!(short, Err(crate::Error::BadId { .. })));
     }
 }

@@ -40,6 +40,9 @@ enum Error {
     /// A volume of that name is there.
     #[error("a volume named {0} has appeared on this host; remove or rename it, and try again")]
     Appeared(String),
+    /// The volume that the container has left here is gone.
+    #[error("the volume {0} on this host was removed meanwhile; try again")]
+    Disappeared(String),
     /// A container uses it.
     #[error("container {user} on this host uses the volume {volume}; remove it, and try again")]
     Used { volume: String, user: String },
@@ -55,6 +58,20 @@ enum Error {
     /// There is no such volume.
     #[error("the source sent files of a volume that it has not offered")]
     NotOffered,
+    /// They take more than they may.
+    #[error(
+        "the volumes take more than the {0} bytes of disk that a container of that host may take here; \
+         see `agent-server peers allow` (--disk)"
+    )]
+    TooLarge(u64),
+    /// A file or directory could not be used.
+    #[error("cannot {action} {path}")]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// The volumes of a container that is arriving.
@@ -64,6 +81,7 @@ pub struct Volumes {
     /// The directory of the engine's volumes.
     root: PathBuf,
     receivers: Vec<Receiver>,
+    room: Room,
     notes: Notes,
     /// Volumes that the engine has.
     ready: BTreeSet<String>,
@@ -83,8 +101,9 @@ impl Volumes {
         let mut notes = Notes::default();
         let made = tokio::task::block_in_place(|| {
             notes.add(journal, Record::VolumeFiles { directory: directory.clone() })?;
-            fs::create_dir_all(&root)?;
-            make(&root.join(ARRIVING)).or_else(there)?;
+            fs::create_dir_all(&root).map_err(failed("create", &root))?;
+            let arriving = root.join(ARRIVING);
+            create(&arriving).or_else(there).map_err(failed("create", &arriving))?;
             make(&directory)?;
             try_exchange(&directory)?;
             let mut receivers = Vec::new();
@@ -96,7 +115,9 @@ impl Volumes {
             Ok::<_, Cause>(receivers)
         });
         match made {
-            Ok(receivers) => Ok(Self { offered, root, receivers, notes, ready: BTreeSet::new() }),
+            Ok(receivers) => {
+                Ok(Self { offered, root, receivers, room, notes, ready: BTreeSet::new() })
+            }
             Err(cause) => {
                 notes.remove_files().await?;
                 Err(cause)
@@ -106,7 +127,17 @@ impl Volumes {
 
     /// Takes a change of a volume's files.
     pub fn change(&mut self, change: VolumeChange) -> Result<(), Cause> {
-        self.receiver(change.volume)?.change(change.record)
+        self.receiver(change.volume)?.change(change.record)?;
+        if self.taken() > self.room.disk {
+            Err(Error::TooLarge(self.room.disk).into())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Returns how many bytes of disk all of them take at most.
+    pub fn taken(&self) -> u64 {
+        self.receivers.iter().map(Receiver::taken).fold(0, u64::saturating_add)
     }
 
     /// Ends a pass over a volume.
@@ -126,7 +157,7 @@ impl Volumes {
 
     /// Writes everything that has arrived to the disk.
     pub fn sync(&self) -> Result<(), Cause> {
-        Ok(nix::unistd::syncfs(File::open(&self.root)?)?)
+        sync(&self.root)
     }
 
     /// Has the engine make the volumes, before the container is staged. Those without name of their own it makes with
@@ -141,7 +172,7 @@ impl Volumes {
         let names: Vec<&str> = self.offered.iter().map(|volume| volume.name.as_str()).collect();
         let there = engine.volumes(&names).await?;
         for volume in &self.offered {
-            if self.ready.contains(&volume.name) || self.notes.is_new(&volume.name) {
+            if self.notes.is_new(&volume.name) {
                 continue;
             }
             let data = engine.volume_data(&self.root, &volume.name);
@@ -149,19 +180,29 @@ impl Volumes {
                 let standing = tokio::task::block_in_place(|| {
                     kept_volumes::standing(directories, present, container)
                 })?;
-                if standing != Standing::Left || present.data != data {
+                // The engine may have changed it when the container was staged before.
+                let is_noted = self.ready.contains(&volume.name);
+                let is_its_own =
+                    standing == Standing::Left || is_noted && standing == Standing::Changed;
+                if !is_its_own || present.data != data {
                     return Err(Error::Appeared(volume.name.clone()).into());
                 }
                 if let Some(user) = engine.volume_users(&volume.name, container).await?.pop() {
                     let (volume, user) = (volume.name.clone(), user.name);
                     return Err(Error::Used { volume, user }.into());
                 }
-                let inode = fs::symlink_metadata(&data)?.ino();
+                if is_noted {
+                    continue;
+                }
+                let inode = metadata(&data)?.ino();
                 let name = volume.name.clone();
                 let record = Record::LeftVolume { name, data, inode };
                 tokio::task::block_in_place(|| self.notes.add(journal, record))?;
                 self.ready.insert(volume.name.clone());
                 continue;
+            }
+            if self.ready.contains(&volume.name) {
+                return Err(Error::Disappeared(volume.name.clone()).into());
             }
             let (name, is_anonymous) = (volume.name.clone(), volume.is_anonymous);
             let record = Record::NewVolume { name, is_anonymous, data };
@@ -194,8 +235,7 @@ impl Volumes {
         // Not only in the interruption.
         for (volume, receiver) in self.offered.iter().zip(&self.receivers) {
             let data = engine.volume_data(&self.root, &volume.name);
-            let device = |path: &Path| fs::symlink_metadata(path).map(|meta| meta.dev());
-            if device(&data)? != device(receiver.place())? {
+            if metadata(&data)?.dev() != metadata(receiver.place())?.dev() {
                 return Err(Error::Elsewhere(volume.name.clone()).into());
             }
         }
@@ -261,12 +301,14 @@ async fn note_made(
     let made = engine.volumes(&[&volume.name]).await?.pop();
     let other = || Error::Other(engine.kind(), volume.name.clone());
     let made = made.ok_or_else(other)?;
-    let record = Record::MadeVolume { name: made.name.clone(), created: made.created.clone() };
-    tokio::task::block_in_place(|| notes.add(journal, record))?;
     let is_wanted = made.is_plain()
         && made.is_anonymous == volume.is_anonymous
         && made.labels == volume.labels
         && made.data == engine.volume_data(root, &volume.name);
+    // Another one is somebody else's, and is not to be removed.
+    let created = if is_wanted { made.created } else { String::new() };
+    let record = Record::MadeVolume { name: made.name, created };
+    tokio::task::block_in_place(|| notes.add(journal, record))?;
     if is_wanted { Ok(()) } else { Err(other().into()) }
 }
 
@@ -276,11 +318,33 @@ fn try_exchange(directory: &Path) -> Result<(), Cause> {
     trials.iter().try_for_each(|trial| make(trial))?;
     let [one, other] = &trials;
     exchange(one, other)?;
-    Ok(trials.iter().try_for_each(fs::remove_dir)?)
+    let remove = |trial: &PathBuf| fs::remove_dir(trial).map_err(failed("remove", trial));
+    Ok(trials.iter().try_for_each(remove)?)
 }
 
-fn make(path: &Path) -> std::io::Result<()> {
+/// Writes what is on the file system of a directory to the disk.
+fn sync(directory: &Path) -> Result<(), Cause> {
+    let file = File::open(directory).map_err(failed("open", directory))?;
+    let written = nix::unistd::syncfs(file).map_err(std::io::Error::from);
+    Ok(written.map_err(failed("write to the disk what is in", directory))?)
+}
+
+fn make(path: &Path) -> Result<(), Error> {
+    create(path).map_err(failed("create", path))
+}
+
+fn create(path: &Path) -> std::io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
+}
+
+fn metadata(path: &Path) -> Result<fs::Metadata, Error> {
+    fs::symlink_metadata(path).map_err(failed("look at", path))
+}
+
+/// Returns an error that names what was tried on which path.
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
+    let path = path.to_path_buf();
+    move |source| Error::File { action, path, source }
 }
 
 fn there(error: std::io::Error) -> std::io::Result<()> {

@@ -37,6 +37,7 @@ use steering::moved_containers;
 use steering::peer_numbers::{self, HostId};
 use steering::port_forward::{self, Note};
 use steering::tunnels::{self, Claim, SteeringLock};
+use tokio::task::block_in_place;
 
 use self::arrived::Arrived;
 use crate::destination::following_memory::{settle_lost, watch_others};
@@ -236,6 +237,7 @@ impl Arrived {
                     self.migration,
                     self.name
                 );
+                self.volumes.tell_that_they_stay(self.migration);
                 self.undo(scene).await?;
                 journal.append(&Record::Lost)?;
                 Ok(journal.archive(&scene.directories.state)?)
@@ -293,6 +295,9 @@ impl Arrived {
         mut journal: Journal,
         pid: i32,
     ) -> Result<(), Cause> {
+        if let Err(e) = block_in_place(|| self.volumes.sync()) {
+            tracing::warn!("{}: {}", self.migration, chain(e.as_ref()));
+        }
         // Which flows have become local is not known any more: the source keeps its entries of them.
         journal.append(&Record::HandedOver { pid, local: Vec::new() })?;
         // Packets that the source's hold let go before are not waited for: it died with its process

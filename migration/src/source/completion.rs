@@ -1,5 +1,6 @@
 //! The completion: the copy is the container. Held packets are released, and the original is removed.
 
+mod original_removal;
 mod outstanding_memory;
 
 use std::net::IpAddr;
@@ -10,8 +11,6 @@ use netmig::peer_number::PeerNumber;
 use protocol::message::Rehome;
 use state::cause::{Cause, chain};
 use state::deadline;
-use state::interrupt_slot::give_way;
-use state::journal::Record;
 use steering::moved_containers;
 use steering::port_forward;
 use tokio::task::block_in_place;
@@ -19,10 +18,8 @@ use tokio::task::block_in_place;
 use super::anchors;
 use super::dead_connections;
 use super::destination_rpc;
-use super::engine_orders;
 use super::failure::Failure;
 use super::interruption::{Interruption, Progress};
-use super::late_files;
 use super::local_far_ends;
 use super::migration::Migration;
 use super::retry::{Goal, insist, tell_settled};
@@ -192,8 +189,11 @@ impl<'a> Completion<'a> {
             }
         }
         self.listen(steps).await;
-        // A destination that does not hear it remembers the migration.
-        if let Err(e) = tell_settled(&mut self.migration).await {
+        // What could not be done is left to recovery, which may ask the destination again. One that does not hear that it
+        // may forget the migration remembers it.
+        if self.leftovers.is_empty()
+            && let Err(e) = tell_settled(&mut self.migration).await
+        {
             tracing::debug!("{}", chain(&e));
         }
         steps.end();
@@ -210,59 +210,6 @@ impl<'a> Completion<'a> {
                 .warnings
                 .push(format!("whether its connections live is not known: {}", chain(e.as_ref()))),
         }
-    }
-
-    async fn remove_original(&mut self) -> Result<(), Cause> {
-        let migration = &mut self.migration;
-        let is_paused_by_us = migration.original_paused().await;
-        migration.journal.append(&Record::Acknowledged)?;
-        give_way(&migration.context.directories.run, deadline::GIVE_WAY).await;
-        let plan = &migration.plan;
-        // It must not be heard when it is killed, whoever has rebuilt its network meanwhile.
-        if plan.port.check_blocked().is_err()
-            && let Ok(port) = plan.present_port()
-        {
-            port.block()?;
-        }
-        let engine = &migration.context.engine;
-        let mut order = if is_paused_by_us {
-            None
-        } else {
-            let (container, is_plain) = (&plan.container, plan.is_plain);
-            engine_orders::find_late(
-                engine,
-                container,
-                is_plain,
-                &plan.cgroup,
-                &self.progress.signals,
-            )
-            .await
-        };
-        let late = block_in_place(|| late_files::find(&plan.container, self.progress.files_read));
-        migration.kill_original().await?;
-        // The engine removes a container whose tasks are dead without a word.
-        let container = &migration.plan.container;
-        if order.is_none() && !migration.context.engine.exists(&container.id).await? {
-            order = Some("removed".to_owned());
-        }
-        let destination = &migration.plan.link.destination.host;
-        self.lost.extend(late.map(|path| {
-            format!(
-                "files of {} were changed on this host after they had gone over to {destination}, such as {}; the changes are \
-                 lost there",
-                container.name,
-                path.display()
-            )
-        }));
-        self.lost.extend(order.map(|what| {
-            format!(
-                "{} was {what} on this host after its move to {destination} was decided; it runs there without \
-                 that order",
-                container.name
-            )
-        }));
-        migration.remove_original().await?;
-        migration.tidy()
     }
 
     /// Has the other anchors lead their flows to the destination; tells what could not be done.

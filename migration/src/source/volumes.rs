@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use checkpoint::tree;
 use engine::description::{Description, VolumeMount};
@@ -10,7 +11,6 @@ use state::blocker::Blocker;
 use state::cause::Cause;
 use state::directories::Directories;
 use state::id::{HostId, MigrationId};
-use state::journal;
 use tokio::task::block_in_place;
 
 use crate::kept_volumes::{self, KeptVolume};
@@ -77,6 +77,13 @@ pub async fn look(
             let message = format!(
                 "{container} has the volume {name} on {on}, and is not to move with it (--volumes)"
             );
+            block("volume", message);
+            continue;
+        }
+        if name.len() > kept_volumes::LONGEST_NAME {
+            let most = kept_volumes::LONGEST_NAME;
+            let message =
+                format!("the name of the volume {name} of {container} has more than {most} bytes");
             block("volume", message);
             continue;
         }
@@ -157,6 +164,7 @@ pub fn keep(
     volumes: &BTreeMap<String, String>,
 ) -> Result<(), Cause> {
     for (volume, created) in volumes {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         kept_volumes::note(
             directories,
             &KeptVolume {
@@ -165,7 +173,8 @@ pub fn keep(
                 container: container.to_owned(),
                 migration,
                 host,
-                at: journal::now(),
+                at: now.as_secs(),
+                at_ns: Some(now.subsec_nanos()),
             },
         )?;
     }

@@ -11,8 +11,8 @@ use super::{Error, Journal, Record, read, remembered, write_record};
 use crate::directories::create_private;
 use crate::id::MigrationId;
 
-/// Number of arrivals that are kept although their sources will not ask again. An arrival whose source may still
-/// ask is kept for ever: it must never be told that no copy exists.
+/// Number of arrivals that are kept although their sources have said that they will not ask again. An arrival whose source
+/// has not said so is kept for ever: a source in doubt must never be told that no copy exists.
 const SETTLED: usize = 1024;
 /// The directory of arrivals whose sources will not ask again, below that of the others.
 const SETTLED_DIRECTORY: &str = "settled";

@@ -2,6 +2,7 @@
 
 mod broken_off;
 mod files;
+mod hostile_volumes;
 mod refused;
 
 use std::time::Duration;
@@ -16,7 +17,7 @@ use files::{data, lay_odd_files, listing};
 
 /// Returns all lab tests of this area.
 pub(super) fn cases() -> Vec<Case> {
-    [CASES, refused::CASES, broken_off::CASES].concat()
+    [CASES, refused::CASES, broken_off::CASES, hostile_volumes::CASES].concat()
 }
 
 const CASES: &[Case] = &[

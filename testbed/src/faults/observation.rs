@@ -32,7 +32,7 @@ pub(super) fn interruption_record(host: &Host) -> Result<serde_json::Value> {
 }
 
 /// Returns the cgroup of the interrupted container, as the source's journal names it.
-pub(super) fn interrupted_cgroup(host: &Host) -> Result<PathBuf> {
+pub(crate) fn interrupted_cgroup(host: &Host) -> Result<PathBuf> {
     let record = interruption_record(host)?;
     let path = record["cgroup"].as_str().map(|path| host.path(path));
     path.ok_or_else(|| Error::Check("the journal names no cgroup".to_owned()))

@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, killpg};
 use tokio::task::spawn_blocking;
 
 use super::lost_network::{self, Interfaces};
+use super::made_namespaces::{self, NamespaceWatch};
 use super::shim_socket::{ShimSocket, listen};
 use super::work_dir::WorkDir;
 use super::{Error, import, runtime_state};
@@ -41,13 +42,14 @@ pub(in crate::podman) async fn abort_by_id(
     let work = WorkDir { dir: work.to_path_buf() };
     let ours = work.owns(id);
     if ours {
-        end_podman(&work).await;
+        end_watched(&work).await;
         // A runtime thaws what it kills: nothing of an aborted copy may run.
         work.kill_cgroup(id).await;
     }
     let remove = |source| Error::Remove { engine: Kind::Podman, id: id.to_owned(), source };
     let is_left = async || podman.is_half_restored(id, since).await.map_err(remove);
     if ours {
+        made_namespaces::wait_unused(&work).await;
         let was_lost = note_network(podman, id, &work).await;
         let removed = podman.remove(id).await;
         // podman complains of a network that was not complete, and removes the container.
@@ -56,6 +58,7 @@ pub(in crate::podman) async fn abort_by_id(
             removed.map_err(remove)?;
         }
         runtime_state::forget(id).await;
+        give_back_namespaces(podman, id, &work).await;
     } else if !work.dir.exists() && is_left().await? {
         podman.remove(id).await.map_err(remove)?;
     }
@@ -89,6 +92,30 @@ async fn note_network(podman: &Podman, id: &str, work: &WorkDir) -> bool {
             false
         }
         Err(_) => false,
+    }
+}
+
+/// Removes the network namespaces that a killed podman has made and not noted. What cannot be found out is told of.
+async fn give_back_namespaces(podman: &Podman, id: &str, work: &WorkDir) {
+    if !made_namespaces::are_noted(work) {
+        return;
+    }
+    let given = async {
+        let (info, work) = (podman.info().await?, work.clone());
+        spawn_blocking(move || made_namespaces::give_back(&info, &work)).await.unwrap_or(Ok(()))
+    };
+    if let Err(error) = given.await {
+        tracing::warn!(id, %error, "a network namespace of the copy may stay");
+    }
+}
+
+/// Ends podman, and notes which network namespaces it makes until then.
+async fn end_watched(work: &WorkDir) {
+    let podman = work.podman().and_then(|pid| u32::try_from(pid.as_raw()).ok());
+    let Some(watch) = NamespaceWatch::begin(podman) else { return end_podman(work).await };
+    tokio::select! {
+        () = end_podman(work) => watch.note_made(work),
+        () = watch.note(work) => {}
     }
 }
 

@@ -30,8 +30,8 @@ use crate::podman::{Error as PodmanError, Info};
 const FILE: &str = "interfaces";
 /// Where podman makes network namespaces, and what their names begin with (`pkg/netns/netns_linux.go` in
 /// `go.podman.io/common`).
-const NAMESPACES: &str = "/run/netns";
-const PREFIX: &str = "netns-";
+pub(super) const NAMESPACES: &str = "/run/netns";
+pub(super) const PREFIX: &str = "netns-";
 /// Where podman notes which addresses are allocated (`libnetwork/netavark/ipam.go` there).
 const ALLOCATIONS: &str = "/run/containers/networks/ipam.db";
 /// Largest file that is read, in bytes.
@@ -190,19 +190,23 @@ fn namespace(interfaces: &Interfaces, known: &[String], id: &str) -> Option<Path
 /// Returns whether a process is in the namespace behind a file (namespaces(7)). So it counts if that cannot be read.
 fn has_processes(path: &Path) -> bool {
     let identity = |path: &Path| path.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
-    let (Some(wanted), Ok(processes)) = (identity(path), fs::read_dir("/proc")) else {
-        return true;
-    };
+    let (Some(wanted), Some(mut processes)) = (identity(path), processes()) else { return true };
+    processes.any(|process| identity(&process.join("ns/net")) == Some(wanted))
+}
+
+/// Returns the directories of all processes in `/proc`; `None` if it cannot be read.
+pub(super) fn processes() -> Option<impl Iterator<Item = PathBuf>> {
     let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
-    let processes = processes.flatten().filter(|p| p.file_name().to_str().is_some_and(is_process));
-    processes.into_iter().any(|process| identity(&process.path().join("ns/net")) == Some(wanted))
+    let all = fs::read_dir("/proc").ok()?.flatten();
+    let all = all.filter(move |entry| entry.file_name().to_str().is_some_and(is_process));
+    Some(all.map(|entry| entry.path()))
 }
 
 fn shown(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MOST).read_to_end(&mut bytes)?;
     Ok(bytes)

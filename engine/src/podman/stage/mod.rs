@@ -13,6 +13,7 @@ mod conflict;
 mod import;
 mod import_archive;
 mod lost_network;
+mod made_namespaces;
 mod prepared_import;
 mod runtime_state;
 mod shim_socket;
@@ -35,6 +36,7 @@ use crate::description::{Description, Image};
 use crate::stage::{Conflict, Error, Stage};
 use conflict::refusal;
 use lost_network::Interfaces;
+use made_namespaces::NamespaceWatch;
 use shim_socket::{ShimSocket, listen};
 use work_dir::WorkDir;
 
@@ -192,6 +194,9 @@ impl Staging {
         early: Option<PreparedImport>,
     ) -> Result<PodmanStaged, Error> {
         let started = Instant::now();
+        // A podman that waits already goes on as soon as the archive is there.
+        let early_id = early.as_ref().and_then(|early| early.child.id());
+        let mut watch = NamespaceWatch::begin(early_id);
         let archive = self.write_archive(work, import_archive::build).await?;
         let listener = listen(&work.socket()).map_err(work.fail(&work.socket()))?;
         work.own(id)?;
@@ -200,27 +205,39 @@ impl Staging {
             None => {
                 work.link(&self.stage.shim, &self.info.conmon_path)?;
                 let child = import::import(&self.podman, work, self.stage.fresh_addresses)?;
+                // It takes longer to start than this.
+                watch = NamespaceWatch::begin(child.id());
                 if let Some(pid) = child.id() {
                     work.note_podman(pid)?;
                 }
                 (child, None)
             }
         };
-        let told = async {
+        let written = async {
             if let Some(mut input) = input {
                 // podman may have opened the file in its place by now, and never read this.
                 let _ = input.write_all(&archive[import_archive::BEGINNING..]).await;
             }
-            std::future::pending::<()>().await;
         };
+        let noted = async {
+            match &watch {
+                Some(watch) => watch.note(work).await,
+                None => std::future::pending().await,
+            }
+        };
+        let told = async { tokio::join!(written, noted) };
         let link = tokio::select! {
             link = ShimSocket::accept(&listener) => {
-                link.map_err(|source| Error::Shim { name: name.to_owned(), source })?
+                link.map_err(|source| Error::Shim { name: name.to_owned(), source })
             }
-            _ = child.wait() => return Err(refusal(work, name)),
-            () = told => return Err(self.timed_out(name)),
-            () = tokio::time::sleep(self.stage.deadline) => return Err(self.timed_out(name)),
+            _ = child.wait() => Err(refusal(work, name)),
+            _ = told => Err(self.timed_out(name)),
+            () = tokio::time::sleep(self.stage.deadline) => Err(self.timed_out(name)),
         };
+        if let Some(watch) = &watch {
+            watch.note_made(work);
+        }
+        let link = link?;
         let lease = self.stage.lease;
         PodmanStaged::new(
             self.podman.clone(),

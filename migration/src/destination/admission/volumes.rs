@@ -97,8 +97,11 @@ fn well_formed(volumes: &[OfferedVolume]) -> Result<(), Malformed> {
     let is_label = |(name, value): (&String, &String)| {
         !name.is_empty() && !name.contains('=') && name.len() + value.len() <= 65_536
     };
-    let is_sound =
-        |volume: &OfferedVolume| is_name(&volume.name) && volume.labels.iter().all(is_label);
+    let is_sound = |volume: &OfferedVolume| {
+        is_name(&volume.name)
+            && volume.name.len() <= kept_volumes::LONGEST_NAME
+            && volume.labels.iter().all(is_label)
+    };
     match volumes.iter().all(is_sound) {
         true => Ok(()),
         false => Err(Malformed("a volume")),

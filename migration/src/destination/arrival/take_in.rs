@@ -18,8 +18,9 @@ use tokio::task::block_in_place;
 
 use crate::destination::addresses::addresses;
 use crate::destination::claimed_flows::Claims;
-use crate::destination::received_state::ReceivedState;
+use crate::destination::received_state::{Limits, ReceivedState};
 use crate::destination::spool::Spool;
+use crate::destination::volumes::Volumes;
 use crate::state_stream::StatePart;
 
 use crate::convert::{CountedFlows, FlowBatch, Wire};
@@ -60,7 +61,11 @@ impl Arrival {
         let mut trees: Vec<(Tree, &Path)> = vec![(Tree::Root, &staged.root)];
         trees.extend(staged.shm.as_deref().map(|shm| (Tree::SharedMemory, shm)));
         let criu_config = ConfigDir::create(&self.work.join("criu"), &Options::restore())?;
-        let mut incoming = ReceivedState::open(&images, self.limits, &trees, &staged.log)?;
+        // Volumes take of the same room.
+        let of_volumes = self.volumes.as_ref().map_or(0, Volumes::taken);
+        let disk = self.limits.disk.saturating_sub(of_volumes);
+        let limits = Limits { disk, ..self.limits };
+        let mut incoming = ReceivedState::open(&images, limits, &trees, &staged.log)?;
         // Of flows whose anchor this host is the source tells nothing.
         incoming.unscaled = self.is_return();
         incoming.without_symlinks.clone_from(&self.offer.without_symlinks);

@@ -9,6 +9,11 @@ use super::{Arrival, Incomplete};
 use crate::destination::volumes::{Room, Volumes};
 use crate::state_stream::StatePart;
 
+/// The source sent what it has not offered.
+#[derive(Debug, thiserror::Error)]
+#[error("the source sent files of a volume, and has offered none")]
+struct NoVolumes;
+
 impl Arrival {
     /// Makes room for their files.
     pub(super) async fn begin_volumes(&mut self) -> Result<(), Cause> {
@@ -25,7 +30,7 @@ impl Arrival {
 
     /// Takes a part of a volume's files.
     pub(super) fn take_of_volume(&mut self, part: StatePart) -> Result<(), Cause> {
-        let volumes = self.volumes.as_mut().ok_or(Incomplete("volumes"))?;
+        let volumes = self.volumes.as_mut().ok_or(NoVolumes)?;
         match part {
             StatePart::VolumeChange(change) => block_in_place(|| volumes.change(change)),
             StatePart::VolumeEnd(end) => block_in_place(|| volumes.end_pass(&end)),

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use engine::Engine;
 use state::cause::Cause;
 use state::directories::Directories;
+use state::id::MigrationId;
 use state::journal::{self, Journal, Record};
 use tokio::task::block_in_place;
 
-use super::exchange;
+use super::{Error, exchange, failed, sync};
 use crate::kept_volumes;
 
 /// A volume that the engine was told to make.
@@ -87,14 +88,38 @@ impl Notes {
         }
     }
 
+    /// Writes the files of the volumes to the disk.
+    ///
+    /// # Errors
+    /// The kernel reports an error of the disk.
+    pub fn sync(&self) -> Result<(), Cause> {
+        match self.directory.as_deref().and_then(Path::parent).filter(|path| path.exists()) {
+            Some(directory) => sync(directory),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the names of the volumes that came.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let left = self.left.iter().map(|left| left.name.as_str());
+        left.chain(self.new.iter().map(|new| new.name.as_str()))
+    }
+
+    /// Logs that the volumes stay, although the copy that has written to them is gone.
+    pub fn tell_that_they_stay(&self, migration: MigrationId) {
+        for volume in self.names() {
+            tracing::error!(
+                "{migration}: the volume {volume} stays here, with what the copy has written to it"
+            );
+        }
+    }
+
     /// Forgets that volumes were left behind, and removes what is left of the arrival.
     ///
     /// # Errors
     /// A note or a file stays.
     pub async fn settle(&self, directories: &Directories) -> Result<(), Cause> {
-        for name in
-            self.left.iter().map(|left| &left.name).chain(self.new.iter().map(|new| &new.name))
-        {
+        for name in self.names() {
             kept_volumes::forget(directories, name)?;
         }
         self.remove_files().await
@@ -113,8 +138,9 @@ impl Notes {
             let present = engine.volumes(&[&new.name]).await?.pop();
             let is_ours = present.is_some_and(|present| match &new.created {
                 Some(created) => *created == present.created,
-                // It was made in the moment in which the agent died, or by somebody else then. Nothing is in it.
-                None => new.is_anonymous || is_empty(&new.data),
+                // It was made in the moment in which the agent died, or by somebody else then. Nothing is in it, or it is one
+                // of those that the engine fills and names itself.
+                None => new.is_anonymous && present.is_anonymous || is_empty(&new.data),
             });
             if is_ours {
                 engine.remove_volume(&new.name).await?;
@@ -129,8 +155,20 @@ impl Notes {
         if inode(&left.data)? == Some(left.inode) {
             return Ok(());
         }
-        for place in fs::read_dir(directory)? {
-            let place = place?.path();
+        let places = match fs::read_dir(directory) {
+            // Somebody has removed what was to be put back.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                tracing::warn!(
+                    "{} is gone, and with it what was in the volume {}",
+                    directory.display(),
+                    left.name
+                );
+                return Ok(());
+            }
+            other => other.map_err(failed("read", directory))?,
+        };
+        for place in places {
+            let place = place.map_err(failed("read", directory))?.path();
             if inode(&place)? == Some(left.inode) {
                 return exchange(&place, &left.data);
             }
@@ -148,7 +186,9 @@ impl Notes {
         // There may be a lot of them.
         let removed = tokio::task::spawn_blocking(move || {
             match fs::remove_dir_all(&directory) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("remove", &directory)(e));
+                }
                 _ => {}
             }
             // Files of another move keep it.
@@ -160,11 +200,11 @@ impl Notes {
 }
 
 /// Returns a directory's inode; `None` if there is none.
-fn inode(path: &Path) -> io::Result<Option<u64>> {
+fn inode(path: &Path) -> Result<Option<u64>, Error> {
     match fs::symlink_metadata(path) {
         Ok(meta) => Ok(Some(meta.ino())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
+        Err(e) => Err(failed("look at", path)(e)),
     }
 }
 

@@ -13,8 +13,8 @@ use crate::offered_volume::OfferedVolume;
 const GROWTH: u64 = 1 << 30;
 /// Files by which it may.
 const MORE_FILES: u64 = 100_000;
-/// Most passes over one volume.
-const MOST_PASSES: usize = 64;
+/// Most passes over one volume, also of those in which nothing has changed.
+const MOST_PASSES: usize = 256;
 
 /// More than was offered.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,10 @@ enum TooMuch {
          `agent-server peers allow` (--disk)"
     )]
     Bytes { taken: u64, room: u64 },
+    #[error(
+        "a volume has {taken} files, and {room} were expected at most from their number when the move began; try again"
+    )]
+    Files { taken: u64, room: u64 },
     #[error("the source has sent the files of a volume more than {MOST_PASSES} times")]
     Passes,
 }
@@ -31,7 +35,7 @@ enum TooMuch {
 /// What a peer may do with volumes here.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
-    /// Most bytes of disk that a container may take.
+    /// Most bytes of disk that the container's volumes may take together.
     pub disk: u64,
     /// Whether there may be device nodes in a volume.
     pub devices: bool,
@@ -53,8 +57,12 @@ pub(super) struct Receiver {
     room: u64,
     pass: Option<Pass>,
     passes: usize,
-    /// Bytes that have come since the files were looked at.
+    /// Bytes of disk that the files took when they were looked at.
+    looked_at: u64,
+    /// Bytes that have come in passes since.
     unchecked: u64,
+    /// Files that have come in passes since.
+    unchecked_files: u64,
 }
 
 impl Receiver {
@@ -66,7 +74,16 @@ impl Receiver {
             devices: room.devices,
         };
         let room = grown(volume.disk).min(room.disk);
-        Self { place, limits, room, pass: None, passes: 0, unchecked: 0 }
+        Self {
+            place,
+            limits,
+            room,
+            pass: None,
+            passes: 0,
+            looked_at: 0,
+            unchecked: 0,
+            unchecked_files: 0,
+        }
     }
 
     /// Returns the directory into which they come.
@@ -79,6 +96,12 @@ impl Receiver {
         self.passes > 0 && self.pass.is_none()
     }
 
+    /// Returns how many bytes of disk the files take at most.
+    pub(super) fn taken(&self) -> u64 {
+        let of_pass = self.pass.as_ref().map_or(0, |pass| pass.applier.bytes());
+        self.looked_at.saturating_add(self.unchecked).saturating_add(of_pass)
+    }
+
     /// Takes a change.
     pub(super) fn change(&mut self, record: TreeRecord) -> Result<(), Cause> {
         let pass = match &mut self.pass {
@@ -87,7 +110,9 @@ impl Receiver {
                 if self.passes >= MOST_PASSES {
                     return Err(TooMuch::Passes.into());
                 }
-                let mut applier = Applier::new(&self.place, self.limits)?;
+                let entries = self.limits.entries.saturating_sub(self.unchecked_files);
+                let limits = tree::Limits { entries, ..self.limits };
+                let mut applier = Applier::new(&self.place, limits)?;
                 applier.set_room(self.room.saturating_sub(self.unchecked));
                 self.pass.insert(Pass { applier, digest: TreeDigest::default() })
             }
@@ -98,6 +123,9 @@ impl Receiver {
 
     /// Ends a pass; returns whether everything of it has come as it was sent.
     pub(super) fn end_pass(&mut self, digest: [u8; 16]) -> Result<bool, Cause> {
+        if self.passes >= MOST_PASSES {
+            return Err(TooMuch::Passes.into());
+        }
         // A pass that changed nothing was never begun.
         let pass = self.pass.take();
         let own = pass.as_ref().map(|pass| pass.digest.clone()).unwrap_or_default();
@@ -105,8 +133,9 @@ impl Receiver {
             return Ok(false);
         }
         if let Some(pass) = pass {
-            let bytes = pass.applier.finish()?.bytes;
-            self.unchecked = self.unchecked.saturating_add(bytes);
+            let stats = pass.applier.finish()?;
+            self.unchecked = self.unchecked.saturating_add(stats.bytes);
+            self.unchecked_files = self.unchecked_files.saturating_add(stats.entries);
         }
         self.passes += 1;
         Ok(true)
@@ -114,11 +143,15 @@ impl Receiver {
 
     /// Looks at how much the files take; what has come may have replaced what was there.
     pub(super) fn check_room(&mut self) -> Result<(), Cause> {
-        let taken = tree::usage(&self.place)?.disk;
-        if taken > self.room {
-            return Err(TooMuch::Bytes { taken, room: self.room }.into());
+        let usage = tree::usage(&self.place)?;
+        if usage.disk > self.room {
+            return Err(TooMuch::Bytes { taken: usage.disk, room: self.room }.into());
         }
-        self.unchecked = 0;
+        if usage.entries > self.limits.entries {
+            let (taken, room) = (usage.entries, self.limits.entries);
+            return Err(TooMuch::Files { taken, room }.into());
+        }
+        (self.looked_at, self.unchecked, self.unchecked_files) = (usage.disk, 0, 0);
         Ok(())
     }
 }
@@ -183,5 +216,24 @@ mod tests {
         receiver.check_room().unwrap();
         take(&mut receiver, &file("b", 60_000)).unwrap();
         assert!(receiver.check_room().is_err(), "both take more");
+    }
+
+    #[test]
+    fn passes_and_files_are_counted_in_all() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: not root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut receiver = receiver(dir.path(), u64::MAX);
+        receiver.limits.entries = 3;
+        take(&mut receiver, &file("a", 1)).unwrap();
+        take(&mut receiver, &file("b", 1)).unwrap();
+        take(&mut receiver, &file("c", 1)).unwrap();
+        assert!(take(&mut receiver, &file("d", 1)).is_err(), "in another pass");
+        let mut receiver = self::receiver(dir.path(), u64::MAX);
+        let empty = TreeDigest::default().value();
+        let ends = (0..=MOST_PASSES).take_while(|_| receiver.end_pass(empty).is_ok());
+        assert_eq!(ends.count(), MOST_PASSES, "passes without a change");
     }
 }

@@ -221,10 +221,7 @@ async fn settle(
             undo::abort(context, departed).await;
             left
         }
-        Settled::Gone => {
-            roll_forward::tell_settled(context, departed).await;
-            undo::undo(context, departed).await
-        }
+        Settled::Gone => undo::undo(context, departed).await,
         Settled::Moved => {
             let removed = roll_forward::remove_original(context, departed).await;
             if removed.is_second {
@@ -237,7 +234,8 @@ async fn settle(
         return Err(Error::Incomplete(left));
     }
     journal.end().map_err(|e| Error::Begin(e.into()))?;
-    if is_outstanding || recovery(departed.reached) == Recovery::RemoveOriginal {
+    // Not before: the destination may forget the migration then, and this host might have asked again.
+    if outcome != Settled::Back {
         roll_forward::tell_settled(context, departed).await;
     }
     Ok(outcome)

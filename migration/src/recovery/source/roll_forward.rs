@@ -43,10 +43,10 @@ pub async fn finish(
         // A destination that has said that its copy is audible cannot take that back.
         let finished = destination_rpc::finish(&mut connection).await;
         is_committed = finished.is_err();
-        Ok::<_, destination_rpc::Error>((connection, finished?.local))
+        Ok::<_, destination_rpc::Error>(finished?.local)
     };
     match told.await {
-        Ok((mut connection, local)) => {
+        Ok(local) => {
             context.tell(Event::DestinationRuns);
             let reached = handed_over(departed.post_copy);
             let record = match reached {
@@ -58,13 +58,6 @@ pub async fn finish(
                 && let Err(e) = local_far_ends::forget(&departed.addresses, &local, number)
             {
                 tracing::warn!("{}", chain(e.as_ref()));
-            }
-            // A destination that does not hear it remembers the migration.
-            if reached != Departure::Outstanding
-                && let Err(e) =
-                    destination_rpc::settled(&mut connection, departed.migration()).await
-            {
-                tracing::debug!("{}", chain(&e));
             }
             Ok(Settled::Moved)
         }
@@ -224,8 +217,8 @@ pub async fn occupant(context: &Context, departed: &Departed) -> Result<Occupant
     })
 }
 
-/// Tells the destination that nobody will ask about the migration again. One that does not hear it remembers the
-/// migration.
+/// Tells the destination that nobody will ask about the migration again: its journal is gone. A destination that does not
+/// hear it remembers the migration.
 pub async fn tell_settled(context: &Context, departed: &Departed) {
     let told = async {
         let mut connection = departed.peer.resume(context).await?;

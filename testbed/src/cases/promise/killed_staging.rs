@@ -20,6 +20,10 @@ pub(super) const CASES: &[Case] = &[
         killed(context, Forgotten::Nothing)
     })
     .limit(300),
+    Case::new("promise-a-killed-staging-gives-its-namespace-back", &["promise"], |context| {
+        killed(context, Forgotten::Connection)
+    })
+    .limit(300),
     Case::new("promise-a-lost-network-is-found-again", &["promise"], |context| {
         killed(context, Forgotten::Container)
     })
@@ -34,6 +38,8 @@ pub(super) const CASES: &[Case] = &[
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Forgotten {
     Nothing,
+    /// The network namespace is not connected yet.
+    Connection,
     /// The user removes the container, and nobody knows any more that it was staged.
     Container,
 }
@@ -41,15 +47,23 @@ enum Forgotten {
 /// The programs that take part in a restore, by the names of their processes.
 const PROGRAMS: [&str; 3] = ["podman", "conmon", "crun"];
 
+/// A namespace of somebody else's, named as podman names them.
+const OTHER: &str = "netns-00000000-0000-0000-0000-000000000001";
 /// Where the real netavark is.
 const REAL: &str = "/usr/libexec/lab/netavark";
 /// By what netavark is told to wait, and tells that it does.
 const HOLDS: &str = "/run/netavark-holds";
 const WAITS: &str = "/run/netavark-waits";
 
-/// A netavark that has connected a container, and does not tell podman as long as a file exists.
+/// A netavark that has connected a container, and does not tell podman as long as a file exists; as long as another exists, it
+/// does not begin.
 const NETAVARK: &str = r#"#!/bin/sh
 case " $* " in *" setup "*) ;; *) exec REAL "$@" ;; esac
+if [ -e HOLDS-before ]; then
+    : > WAITS
+    while [ -e HOLDS-before ]; do sleep 0.02; done
+    exit 1
+fi
 [ -e HOLDS ] || exec REAL "$@"
 answer=$(REAL "$@")
 status=$?
@@ -77,6 +91,7 @@ fn killed(context: &Context, forgotten: Forgotten) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
     install_netavark(b)?;
+    b.run(["ip", "netns", "add", OTHER])?;
     lab.serve("b")?;
     for with_server in [false, true] {
         if forgotten == Forgotten::Container && !with_server {
@@ -84,10 +99,21 @@ fn killed(context: &Context, forgotten: Forgotten) -> Result<()> {
         }
         let run = ["run", "--detach", "--name", "web", "--publish", "7000:7000"];
         let id = a.podman([&run[..], &["probe:1", "netmig-probe", "serve"]].concat())?;
-        b.write(HOLDS, "")?;
+        let holds = match forgotten {
+            Forgotten::Connection => format!("{HOLDS}-before"),
+            _ => HOLDS.to_owned(),
+        };
+        b.write(&holds, "")?;
         let order = a.command("agent-client").args(["migrate", "web", "b"]).spawn()?;
-        until("netavark has connected the copy", LIMIT, || Ok(b.path(WAITS).exists()))?;
+        until("netavark is asked to connect the copy", LIMIT, || Ok(b.path(WAITS).exists()))?;
         let podman = importing_podman(b).ok_or(Error::Check("no podman imports".to_owned()))?;
+        if forgotten == Forgotten::Connection {
+            // agent-server does that at once, where it gets a processor.
+            let noted = ["-c", "test -s /run/netmig/*/stage/namespaces"];
+            until("the namespace is noted", LIMIT, || {
+                Ok(b.command("sh").args(noted).output()?.status.success())
+            })?;
+        }
         if with_server {
             lab.stop_server("b", Signal::SIGKILL)?;
         }
@@ -98,13 +124,13 @@ fn killed(context: &Context, forgotten: Forgotten) -> Result<()> {
             let work = b.command("sh").args(["-c", "rm -rf /run/netmig/*/stage"]).output()?;
             ensure!(work.status.success(), "{}", work.error_text());
         }
-        b.run(["rm", HOLDS, WAITS])?;
+        b.run(["rm", holds.as_str(), WAITS])?;
         let end = order.wait(LIMIT)?;
         lab.serve("b")?;
         settled(&lab)?;
         let what = format!("with its server {with_server}: exit {:?}", end.status.code());
         if home(&lab, &id)? == "a" {
-            if forgotten == Forgotten::Nothing {
+            if forgotten != Forgotten::Container {
                 has_no_network(b, &format!("{what}: {}", end.error_text()))?;
             }
             let again = lab.attempt("web", "a", "b", &[])?;
@@ -114,12 +140,13 @@ fn killed(context: &Context, forgotten: Forgotten) -> Result<()> {
         b.podman(["rm", "--force", "--time", "0", "web"])?;
         has_no_network(b, &what)?;
     }
-    Ok(())
+    // It is a namespace still, and no mere name.
+    b.run(["ip", "netns", "exec", OTHER, "true"]).map(drop)
 }
 
 /// Checks that there is neither a namespace of podman's, nor an interface or a rule of a container.
 fn has_no_network(host: &Host, when: &str) -> Result<()> {
-    let namespaces = host.run(["sh", "-c", "ls /run/netns || true"])?;
+    let namespaces = host.run(["sh", "-c", &format!("ls /run/netns | grep -v {OTHER} || true")])?;
     ensure!(namespaces.trim().is_empty(), "{when}: namespaces are left: {namespaces}");
     let links = host.run(["ip", "-brief", "link", "show", "type", "veth"])?;
     let links: Vec<&str> = links.lines().filter(|line| line.starts_with("veth")).collect();

@@ -20,6 +20,8 @@ pub(super) const CASES: &[Case] = &[
     Case::new("promise-nothing-is-made-by-a-list", &["promise"], lists),
     Case::new("promise-a-refused-order-makes-no-directory", &["promise"], refused),
     Case::new("promise-a-settled-arrival-is-noted", &["promise"], arrivals).limit(300),
+    Case::new("promise-an-arrival-is-kept-while-its-source-may-ask", &["promise"], unsettled)
+        .limit(240),
 ];
 
 /// Returns the directories of migrations on a host.
@@ -147,4 +149,31 @@ fn lists(context: &Context) -> Result<()> {
         ensure!(!a.path("/tmp/none").exists(), "{words:?} makes a directory");
     }
     Ok(())
+}
+
+/// The original cannot be removed when its move is done. Its host asks about the move again later, so the destination may not
+/// forget it before.
+fn unsettled(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    lab.serve("b")?;
+    let run = ["run", "--detach", "--name", "web", "--volume", "data:/data"];
+    let id = a.podman([&run[..], &["probe:1", "netmig-probe", "serve"]].concat())?;
+    // Which volumes stay is noted in a directory here.
+    a.write("/var/lib/netmig/volumes", "")?;
+    let moved = lab.attempt("web", "a", "b", &[])?;
+    ensure!(moved.code == Some(6), "exit {:?}: {}", moved.code, moved.stderr);
+    let list = "ls -p /var/lib/netmig/arrived | grep -v / | wc -l";
+    let kept = || Ok::<_, Error>(b.run(["sh", "-c", list])?.trim().to_owned());
+    let before = kept()?;
+    ensure!(before == "1", "{before} arrivals wait for the word of their source");
+    a.run(["rm", "/var/lib/netmig/volumes"])?;
+    // A guardian may be at work on it just now.
+    until("a has nothing left to do", LIMIT, || {
+        let recovered = a.command("agent-client").args(["recover"]).limit(LIMIT).output()?;
+        Ok(recovered.status.success())
+    })?;
+    settled(&lab)?;
+    ensure!(home(&lab, &id)? == "b", "it is not on b");
+    until("the source has said that it will not ask", LIMIT, || Ok(kept()? == "0"))
 }

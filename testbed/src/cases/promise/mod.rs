@@ -8,6 +8,7 @@ mod homecoming;
 mod hostile_orders;
 mod kept_settings;
 mod killed_staging;
+mod late_exec;
 mod leftovers;
 pub(crate) mod long;
 mod lost_copy;
@@ -51,6 +52,7 @@ pub(super) fn cases() -> Vec<Case> {
         shared_kernel_state::CASES,
         kept_settings::CASES,
         killed_staging::CASES,
+        late_exec::CASES,
         leftovers::CASES,
     ]
     .concat()
