@@ -45,8 +45,8 @@ pub struct Cli {
     /// Directory of sockets and images in memory.
     #[arg(long, global = true, value_name = "DIR", default_value = directories::RUN)]
     pub run_dir: PathBuf,
-    /// End a container that waits for pages of its memory (migrate --memory post-copy) when its source was not heard for so
-    /// long, in seconds. Without them it can never go on.
+    /// End a container that lacks pages of its memory (migrate --memory post-copy) when its source has sent none for so long,
+    /// in seconds. Without them it can never go on.
     #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = clap::value_parser!(u32).range(1..=86400))]
     pub memory_wait: u32,
     /// Wait until the process that owns this journal has ended, settle its arrival, and end. Every

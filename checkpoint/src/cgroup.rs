@@ -6,6 +6,7 @@
 
 mod controllers;
 mod cpu_limit;
+mod freeze_watch;
 mod freezer;
 mod locate;
 mod partial_freeze;
@@ -24,6 +25,7 @@ use crate::procfs;
 
 pub use self::controllers::{CgroupSetting, Error as SettingError};
 pub use self::cpu_limit::{CPU_MAX, CpuLimit};
+pub use self::freeze_watch::FreezeWatch;
 
 /// Longest sleep between two looks at `cgroup.events`, in milliseconds. The kernel wakes us by
 /// POLLPRI, but at most once in 10 ms (`CGROUP_FILE_NOTIFY_MIN_INTV` in
@@ -219,17 +221,19 @@ impl Cgroup {
             .events
             .read_at(&mut buffer, 0)
             .map_err(|source| self.access("cgroup.events", source))?;
-        let text = std::str::from_utf8(&buffer[..n]).unwrap_or_default();
-        Ok(text
-            .lines()
-            .filter_map(|line| line.split_once(' '))
-            .find(|(name, _)| *name == key)
-            .map(|(_, value)| value == "1"))
+        Ok(value_of(&buffer[..n], key))
     }
 
     fn access(&self, name: &str, source: io::Error) -> Error {
         Error::Access { path: self.path.join(name), source }
     }
+}
+
+/// Returns a value of `cgroup.events`, given its content.
+fn value_of(events: &[u8], key: &str) -> Option<bool> {
+    let text = std::str::from_utf8(events).unwrap_or_default();
+    let mut pairs = text.lines().filter_map(|line| line.split_once(' '));
+    pairs.find(|(name, _)| *name == key).map(|(_, value)| value == "1")
 }
 
 /// Adds the processes of `dir` and of its sub-cgroups; one that vanishes meanwhile has none.

@@ -190,7 +190,8 @@ pub fn reached(records: &[Record]) -> Departure {
 #[must_use]
 pub fn remembered(records: &[Record]) -> Holding {
     let has = |record| records.contains(&record);
-    destination::remembered(has(Record::PostCopy), has(Record::PagesWhole), has(Record::Lost))
+    let wants_none = has(Record::PagesWhole) || has(Record::EndedIncomplete);
+    destination::remembered(has(Record::PostCopy), wants_none, has(Record::Lost))
 }
 
 /// Returns the present time in seconds since 1970.

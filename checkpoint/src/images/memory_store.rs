@@ -1,17 +1,17 @@
 //! Memory that came while the container ran. CRIU's dump leaves it out, and names the pages that it expects in the images of
 //! an earlier dump: here they are.
 
+mod complete_images;
+
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::Error;
-use super::lazy_mappings::LazyMappings;
-use super::missing_pages::{MissingPages, MissingRange};
-use super::pagemap::{Entry, Index, LazyRange, PAGE, decode_entries, encode};
+use super::pagemap::{LazyRange, PAGE};
 use super::tmpfs::io_error;
 use crate::page_ranges::PageRanges;
 
@@ -19,12 +19,10 @@ use crate::page_ranges::PageRanges;
 const PAGES: &str = "memory";
 /// Processes of one container.
 const PROCESS_LIMIT: usize = 1 << 16;
-/// Parts of empty memory of one process.
+/// Parts of empty memory of all processes.
 const EMPTY_LIMIT: usize = 1 << 20;
 /// The addresses that a process can have end here, with most page tables that there are.
 const ADDRESSES: u64 = 1 << 57;
-/// Bytes that are copied at a time.
-const PIECE: usize = 1 << 20;
 
 /// Pages of processes, the last content of each.
 #[derive(Debug)]
@@ -34,6 +32,9 @@ pub struct MemoryStore {
     length: u64,
     limit: u64,
     processes: BTreeMap<i32, Stored>,
+    /// Parts of empty memory of all processes, and the most that are noted.
+    empty_parts: usize,
+    empty_limit: usize,
 }
 
 /// The pages of one process.
@@ -77,7 +78,15 @@ impl MemoryStore {
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(true).mode(0o600);
         let file = options.open(&path).map_err(io_error("make", &path))?;
-        Ok(Self { path, file, length: 0, limit, processes: BTreeMap::new() })
+        Ok(Self {
+            path,
+            file,
+            length: 0,
+            limit,
+            processes: BTreeMap::new(),
+            empty_parts: 0,
+            empty_limit: EMPTY_LIMIT,
+        })
     }
 
     /// Takes whole pages of a process, named by the number that it has in its container, in place of what came before.
@@ -114,7 +123,9 @@ impl MemoryStore {
     /// Returns where pages are in the file, whose content is known anew. Those that are new get a place.
     fn places(&mut self, process: i32, start: u64, end: u64) -> Result<Vec<LazyRange>, Error> {
         let Stored { pages: ranges, empty, later } = self.processes.entry(process).or_default();
+        let before = empty.count();
         empty.forget(start, end);
+        self.empty_parts = self.empty_parts + empty.count() - before;
         later.forget(start, end);
         let mut places = Vec::new();
         let mut at = start;
@@ -166,13 +177,15 @@ impl MemoryStore {
                 .map_err(|errno| io_error("write", &self.path)(errno.into()))?;
             at = known.end;
         }
-        stored.empty.forget(start, end);
         stored.later.forget(start, end);
-        if stored.empty.count() >= EMPTY_LIMIT {
-            let what = "parts of empty memory";
-            return Err(Error::TooLarge { what, limit: EMPTY_LIMIT as u64 });
-        }
+        let before = stored.empty.count();
+        stored.empty.forget(start, end);
         stored.empty.insert(LazyRange { start, end, offset: start });
+        self.empty_parts = self.empty_parts + stored.empty.count() - before;
+        if self.empty_parts > self.empty_limit {
+            let what = "parts of empty memory";
+            return Err(Error::TooLarge { what, limit: self.empty_limit as u64 });
+        }
         Ok(())
     }
 
@@ -196,121 +209,6 @@ impl MemoryStore {
         let empty = self.processes.values().map(|stored| stored.empty.bytes());
         empty.fold(self.length, u64::saturating_add)
     }
-
-    /// Completes images whose pages are here: each pagemap gets its pages in its own file of pages. With `lazy_pages`, pages
-    /// that may be lazy stay here, and a restore of these images has to be lazy. Images that lack nothing are left alone.
-    ///
-    /// # Errors
-    /// [`Error::Differs`] if a page is missing, or an image is none; [`Error::Io`].
-    pub fn complete(&self, images: &Path, lazy_pages: bool) -> Result<(), Error> {
-        let mut missing = Vec::new();
-        for entry in fs::read_dir(images).map_err(io_error("list", images))? {
-            let path = entry.map_err(io_error("list", images))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let number = name.strip_prefix("pagemap-").and_then(|name| name.strip_suffix(".img"));
-            if let Some(process) = number.and_then(|number| number.parse().ok()) {
-                let of_this = self.complete_process(images, &path, (process, &name), lazy_pages)?;
-                missing.extend(of_this);
-            }
-        }
-        match missing[..] {
-            [] => Ok(()),
-            _ => MissingPages::new(&missing).write(images, &self.path),
-        }
-    }
-
-    fn complete_process(
-        &self,
-        images: &Path,
-        pagemap: &Path,
-        (process, name): (i32, &str),
-        lazy_pages: bool,
-    ) -> Result<Vec<MissingRange>, Error> {
-        let differs = |problem| Error::Differs { name: name.to_owned(), problem };
-        let read = |path: &Path| fs::read(path).map_err(io_error("read", path));
-        let (pages_id, entries) =
-            decode_entries(&read(pagemap)?).ok_or_else(|| differs("it is no pagemap"))?;
-        if !entries.iter().any(Entry::is_in_parent) {
-            return Ok(Vec::new());
-        }
-        let lazy = match lazy_pages {
-            true => LazyMappings::read(images, process)?,
-            false => LazyMappings::default(),
-        };
-        let own = images.join(format!("pages-{pages_id}.img"));
-        let whole = images.join(format!("pages-{pages_id}.new"));
-        let file = |path: &Path, writes: bool| {
-            let mut options = OpenOptions::new();
-            options.read(!writes).write(writes).create(writes).mode(0o600);
-            options.open(path).map_err(io_error("open", path))
-        };
-        let (from, to) = (file(&own, false)?, file(&whole, true)?);
-        let stored = self.processes.get(&process);
-        let (mut before, mut offset, mut missing) = (0, 0, Vec::new());
-        let (mut new, mut ranges, mut has_lazy) = (Vec::new(), Vec::new(), false);
-        for entry in entries {
-            if entry.is_present() {
-                copy(&from, before, &to, offset, entry.end - entry.start)
-                    .map_err(io_error("copy", &own))?;
-                before += entry.end - entry.start;
-                offset += entry.end - entry.start;
-                new.push(Entry::present(entry.start, entry.end, false));
-                continue;
-            }
-            if !entry.is_in_parent() {
-                new.push(entry);
-                continue;
-            }
-            for (part, is_lazy) in lazy.split(entry.start, entry.end) {
-                let mut at = part.start;
-                while at < part.end {
-                    let known = stored.and_then(|stored| stored.at(at, part.end));
-                    at = match known.ok_or_else(|| differs("a page of memory is missing"))? {
-                        // The file has a hole there, and the server gives what is lazy an empty page.
-                        Known::Empty(end) => end,
-                        Known::Stored(found) => {
-                            let absent = stored.map(|of| of.later.within(found.start, found.end));
-                            let absent = absent.unwrap_or_default();
-                            if is_lazy {
-                                ranges.push(found);
-                                let of_this = |at| MissingRange { process, at };
-                                missing.extend(absent.into_iter().map(of_this));
-                            } else if !absent.is_empty() {
-                                return Err(differs("a page that has to be there comes later"));
-                            } else {
-                                let place = offset + (at - part.start);
-                                copy(&self.file, found.offset, &to, place, found.end - found.start)
-                                    .map_err(io_error("copy", &self.path))?;
-                            }
-                            found.end
-                        }
-                    };
-                }
-                has_lazy |= is_lazy;
-                offset += part.end - part.start;
-                new.push(Entry::present(part.start, part.end, is_lazy));
-            }
-        }
-        to.set_len(offset).map_err(io_error("write", &whole))?;
-        fs::rename(&whole, &own).map_err(io_error("replace", &own))?;
-        fs::write(pagemap, encode(pages_id, &new)).map_err(io_error("write", pagemap))?;
-        if has_lazy {
-            Index { pages: self.path.clone(), ranges }.write(pagemap)?;
-        }
-        Ok(missing)
-    }
-}
-
-fn copy(from: &File, at: u64, to: &File, offset: u64, length: u64) -> std::io::Result<()> {
-    let mut buffer = vec![0; PIECE.min(length as usize)];
-    let mut done = 0;
-    while done < length {
-        let piece = (length - done).min(PIECE as u64) as usize;
-        from.read_exact_at(&mut buffer[..piece], at + done)?;
-        to.write_all_at(&buffer[..piece], offset + done)?;
-        done += piece as u64;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -381,5 +279,21 @@ mod tests {
         let mut refused = |process, start, length| store.empty(process, start, length).is_err();
         assert!(refused(0, PAGE, PAGE) && refused(1, PAGE + 1, PAGE) && refused(1, PAGE, 1));
         assert!(refused(1, u64::MAX - PAGE + 1, PAGE) && refused(1, 0, 1 << 58));
+    }
+
+    #[test]
+    fn what_is_noted_of_empty_pages_has_a_bound_for_all_processes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = MemoryStore::create(dir.path(), 8 * PAGE).unwrap();
+        store.empty_limit = 1000;
+        let processes = 4;
+        // Every other page, so that none follows another.
+        let mut calls = (1..).flat_map(|page| (1..=processes).map(move |process| (process, page)));
+        let refused =
+            |(process, page): &(i32, u64)| store.empty(*process, 2 * page * PAGE, PAGE).is_err();
+        let (_, page) = calls.find(refused).unwrap();
+        assert_eq!(page, 251, "so many parts of each");
+        store.empty(1, 0, 4000 * PAGE).unwrap();
+        store.empty(2, 2 * (page + 2) * PAGE, PAGE).unwrap();
     }
 }

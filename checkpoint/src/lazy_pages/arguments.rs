@@ -10,6 +10,10 @@ use nix::unistd::Pid;
 use crate::images::PAGE;
 use crate::procfs;
 
+/// The most bytes of arguments and environment that a program can be started with: three quarters of `_STK_LIM`
+/// (`bprm_stack_limits` in `fs/exec.c`). A process may name any addresses as theirs later (`PR_SET_MM`, prctl(2)).
+const MOST: u64 = 6 << 20;
+
 /// Waits until the arguments and environments of processes are in place.
 ///
 /// # Errors
@@ -17,6 +21,7 @@ use crate::procfs;
 pub fn fetch_arguments(pids: &[i32]) -> io::Result<()> {
     for &pid in pids {
         let Some((start, end)) = procfs::arguments(pid) else { continue };
+        let end = end.min(start.saturating_add(MOST));
         for page in (start & !(PAGE - 1)..end).step_by(PAGE as usize) {
             let base = usize::try_from(page.max(start)).map_err(io::Error::other)?;
             let mut byte = [0; 1];

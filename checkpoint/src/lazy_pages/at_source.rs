@@ -10,17 +10,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::agent_connection::{AgentConnection, end_others};
-use super::source_link::{GONE, LANE, Lane, NOTED, PAGES, PAGES_HEAD, SENT};
+use super::source_link::{
+    GONE, LANE, Lane, NOTED, PAGES, PAGES_HEAD, QUESTION_BYTES, QUESTION_RANGES, SENT,
+};
 use crate::images::{LazyRange, MissingPages, MissingRange, PAGE};
 
 /// Bytes that are asked for from a page on which a process waits for.
 const AROUND: u64 = 64 << 10;
 /// The same for a process that waits for one page after the other.
 const MOST_AROUND: u64 = 1 << 20;
-/// Bytes of other pages that are asked for at a time: as much as goes over while a question and its answer are on their way.
-const AHEAD: u64 = 4 << 20;
-/// Ranges in one question.
-const RANGES: usize = 64;
 /// Connections with agents.
 const LINKS: usize = 8;
 /// Pages that processes wait for and that no question has named yet. Others are looked at again when pages have come.
@@ -41,8 +39,8 @@ pub(super) struct AtSource {
     last_urgent: (u64, u64),
     /// The place from which on other pages are asked for.
     next: u64,
-    /// Since when no source can be asked.
-    alone_since: Option<Instant>,
+    /// Since when no page has come, while the container runs.
+    silent_since: Option<Instant>,
     patience: Duration,
     /// Whether all have arrived when none is wanted any more.
     ended: Option<bool>,
@@ -73,7 +71,7 @@ impl AtSource {
             urgent: VecDeque::new(),
             last_urgent: (0, AROUND),
             next: 0,
-            alone_since: None,
+            silent_since: None,
             patience,
             ended: None,
             is_noted: false,
@@ -84,7 +82,11 @@ impl AtSource {
 
     /// Removes the socket.
     pub(super) fn close(self) -> io::Result<()> {
-        fs::remove_file(&self.path)
+        match fs::remove_file(&self.path) {
+            // The server before this one was killed right after it had removed it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
     }
 
     /// Returns what is to be waited for: the listener, and each connection.
@@ -123,6 +125,15 @@ impl AtSource {
         self.is_noted || !lives && !self.is_decided
     }
 
+    /// Notes that nobody needs this server any more to learn how it ended.
+    pub(super) fn note(&mut self) {
+        self.is_noted = true;
+    }
+
+    pub(super) fn is_noted(&self) -> bool {
+        self.is_noted
+    }
+
     /// Notes that the copy is the container.
     pub(super) fn decide(&mut self) {
         self.is_decided = true;
@@ -146,7 +157,7 @@ impl AtSource {
         self.links.drain(..).for_each(AgentConnection::forget);
         self.urgent.clear();
         self.arrived.clear();
-        self.alone_since = None;
+        self.silent_since = None;
         end_others(&self.listener, &self.path)
     }
 
@@ -215,7 +226,8 @@ impl AtSource {
             Some((&GONE, _)) => {
                 return Err(io::Error::other("the source does not have the memory any more"));
             }
-            Some((&NOTED, _)) => self.is_noted |= self.ended.is_some(),
+            Some((&NOTED, _)) if self.ended.is_some() => self.note(),
+            Some((&NOTED, _)) => {}
             _ => return Err(io::ErrorKind::InvalidData.into()),
         }
         Ok(false)
@@ -240,6 +252,7 @@ impl AtSource {
             self.pages.write_all_at(pages.get(part).unwrap_or_default(), at.offset)?;
             self.missing.forget(process, at);
             self.arrived.push((process, at));
+            self.silent_since = None;
         }
         Ok(true)
     }
@@ -272,7 +285,9 @@ impl AtSource {
     /// Returns the pages that processes wait for, and those beside them.
     fn most_urgent(&mut self) -> Vec<MissingRange> {
         let mut wanted: Vec<MissingRange> = Vec::new();
-        while wanted.len() < RANGES
+        let mut room = QUESTION_BYTES;
+        while wanted.len() < QUESTION_RANGES
+            && room > 0
             && let Some(place) = self.urgent.pop_front()
         {
             let is_among = wanted.iter().any(|of| includes(of, place));
@@ -282,8 +297,10 @@ impl AtSource {
             let (end, length) = self.last_urgent;
             let is_next = place == end && wanted.is_empty();
             let length = if is_next { MOST_AROUND.min(2 * length) } else { AROUND };
-            if let Some(found) = self.missing.at_place(place, length) {
-                self.last_urgent = (place + (found.at.end - found.at.start), length);
+            if let Some(found) = self.missing.at_place(place, length.min(room)) {
+                let found_bytes = found.at.end - found.at.start;
+                self.last_urgent = (place + found_bytes, length);
+                room -= found_bytes;
                 wanted.push(found);
             }
         }
@@ -293,9 +310,9 @@ impl AtSource {
     /// Returns the next pages that nothing waits for.
     fn others(&mut self) -> Vec<MissingRange> {
         let mut wanted = Vec::new();
-        let mut room = AHEAD;
+        let mut room = QUESTION_BYTES;
         let mut is_again = self.next == 0;
-        while wanted.len() < RANGES && room > 0 {
+        while wanted.len() < QUESTION_RANGES && room > 0 {
             let Some(mut found) = self.missing.next(self.next, room) else {
                 if is_again {
                     break;
@@ -338,20 +355,19 @@ impl AtSource {
         Some(of.at.offset + (of.at.end - of.at.start))
     }
 
-    /// Checks whether a source could be asked lately. `is_going`: the container runs.
+    /// Checks whether a page has come lately. `is_going`: the container runs. A source that is reached and sends nothing is as bad
+    /// as one that is not reached.
     pub(super) fn check_patience(&mut self, is_going: bool) -> io::Result<()> {
-        let has_source =
-            self.links.iter().any(|link| matches!(link.lane, Some(Lane::Urgent | Lane::Others)));
-        if has_source || self.ended.is_some() || !is_going {
-            self.alone_since = None;
+        if self.ended.is_some() || !is_going {
+            self.silent_since = None;
             return Ok(());
         }
-        let since = *self.alone_since.get_or_insert_with(Instant::now);
+        let since = *self.silent_since.get_or_insert_with(Instant::now);
         if since.elapsed() < self.patience {
             return Ok(());
         }
         Err(io::Error::other(format!(
-            "the source was not heard for {} s, and {} KiB of the memory are missing",
+            "the source has sent nothing for {} s, and {} KiB of the memory are missing",
             self.patience.as_secs(),
             self.missing.bytes() >> 10
         )))
@@ -363,3 +379,6 @@ fn includes(range: &MissingRange, place: u64) -> bool {
     let at = &range.at;
     place >= at.offset && place - at.offset < at.end - at.start
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,11 +15,12 @@ use crate::userfault::RawEvent;
 /// How many entries a log has.
 const ENTRIES: usize = 24 << 10;
 /// Kinds of entries beside those of the kernel, which begin at 0x12: pages are in place, from one address to another; a
-/// process is gone; pages have come from the source; the copy is the container.
+/// process is gone; pages have come from the source; the copy is the container; how it ended is noted.
 const PUT: u8 = 1;
 const GONE: u8 = 2;
 const ARRIVED: u8 = 3;
 const DECIDED: u8 = 4;
+const NOTED: u8 = 5;
 
 /// An event, and the number of its process.
 #[repr(C)]
@@ -42,6 +43,8 @@ pub(super) enum Fact {
     Arrived { process: i32, start: u64, end: u64 },
     /// The copy is the container.
     Decided,
+    /// Nobody needs the server any more to learn that no page is wanted.
+    Noted,
 }
 
 impl Entry {
@@ -52,6 +55,7 @@ impl Entry {
             GONE => Fact::Gone,
             ARRIVED => Fact::Arrived { process: self.process as i32, start, end },
             DECIDED => Fact::Decided,
+            NOTED => Fact::Noted,
             _ => Fact::Event(self.event),
         }
     }
@@ -124,6 +128,11 @@ impl EventLog {
         self.note(0, DECIDED, [0; 3]);
     }
 
+    /// Notes that nobody needs the server any more to learn that no page is wanted.
+    pub(super) fn noted(&mut self) {
+        self.note(0, NOTED, [0; 3]);
+    }
+
     fn note(&mut self, process: u64, kind: u8, arguments: [u64; 3]) -> bool {
         let Some(event) = self.place(process) else { return false };
         event.arguments = arguments;
@@ -171,10 +180,12 @@ mod tests {
         log.keep();
         log.arrived(300, 0x5000, 0x6000);
         log.decided();
+        log.noted();
         let entries = log.entries();
         let arrived = Fact::Arrived { process: 300, start: 0x5000, end: 0x6000 };
         assert_eq!(format!("{:?}", entries[2].fact()), format!("{arrived:?}"));
         assert!(matches!(entries[3].fact(), Fact::Decided));
+        assert!(matches!(entries[4].fact(), Fact::Noted));
         while log.gone(7) {}
         assert!(!log.has_room() && log.place(8).is_none());
         assert_eq!(log.entries().len(), ENTRIES);

@@ -82,9 +82,14 @@ impl Succession {
             return Ok(Side::Successor);
         }
         self.server = Some(server);
-        match i32::try_from(pid) {
-            Ok(pid) if pid > 0 => Ok(Side::Server(Holder { pid, descriptor: PidFd::open(pid)? })),
-            _ => Err(error),
+        let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 0) else { return Err(error) };
+        match PidFd::open(pid) {
+            Ok(descriptor) => Ok(Side::Server(Holder { pid, descriptor })),
+            Err(error) => {
+                // It would take this process's place later, and know nothing of what happens from now on.
+                end(pid);
+                Err(error)
+            }
         }
     }
 
@@ -140,11 +145,15 @@ impl AsFd for Holder {
 impl Holder {
     /// Ends it, if it has not ended.
     pub(super) fn end(self) {
-        let pid = Pid::from_raw(self.pid);
-        // It is our child, so that its number is no other's.
-        let _ = signal(pid, Signal::SIGKILL);
-        while waitpid(pid, None) == Err(Errno::EINTR) {}
+        end(self.pid);
     }
+}
+
+/// Ends a child of this process. Nobody else has its number, for it was not waited for.
+fn end(child: i32) {
+    let child = Pid::from_raw(child);
+    let _ = signal(child, Signal::SIGKILL);
+    while waitpid(child, None) == Err(Errno::EINTR) {}
 }
 
 /// Writes another first argument over that of this process, for those who look (`/proc/PID/cmdline`). Both have one length.

@@ -50,7 +50,7 @@ use crate::userfault;
 
 pub use arguments::fetch_arguments;
 pub use client::{LazyPages, Listening};
-pub use source_link::{Lane, Said, SourceLink, source_link_path};
+pub use source_link::{Lane, QUESTION_BYTES, QUESTION_RANGES, Said, SourceLink, source_link_path};
 
 /// The first argument of the shim that makes it the server.
 const SERVE: &str = "lazy-pages";

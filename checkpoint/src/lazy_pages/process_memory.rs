@@ -274,7 +274,11 @@ impl Memories {
     /// Follows what the agents say about pages at the source, on those of [`AtSource::sides`] that are ready.
     pub(super) fn follow_agents(&mut self, ready: &[bool]) -> io::Result<()> {
         let Some(at_source) = &mut self.at_source else { return Ok(()) };
+        let was_noted = at_source.is_noted();
         let changes = at_source.follow(ready)?;
+        if self.is_held && at_source.is_noted() && !was_noted {
+            self.log.noted();
+        }
         let arrived = at_source.take_arrived();
         if self.is_held {
             arrived.for_each(|(process, at)| self.log.arrived(process, at.start, at.end));
@@ -333,6 +337,10 @@ impl Memories {
                     at_source.decide();
                     continue;
                 }
+                (Fact::Noted, Some(at_source)) => {
+                    at_source.note();
+                    continue;
+                }
                 _ => {}
             }
             let Some(process) = self.all.iter().position(|of| of.number == entry.process) else {
@@ -342,7 +350,7 @@ impl Memories {
                 Fact::Event(event) if matches!(event.decode()?, Event::PageFault { .. }) => {}
                 Fact::Event(event) => self.follow(process, &event)?,
                 Fact::Put { start, end } => self.all[process].pending.forget(start, end),
-                Fact::Arrived { .. } | Fact::Decided => {}
+                Fact::Arrived { .. } | Fact::Decided | Fact::Noted => {}
                 Fact::Gone => {
                     // The server has closed the descriptors, or will never.
                     let ProcessMemory { userfault, pages, .. } = self.all.remove(process);

@@ -30,6 +30,10 @@ pub(super) const ENDED: u8 = b'E';
 pub(super) const NOTED: u8 = b'N';
 /// Bytes in front of the pages: the kind, the process and the address.
 pub(super) const PAGES_HEAD: usize = 1 + 4 + 8;
+/// Most bytes that one question is about: as much as goes over while a question and its answer are on their way.
+pub const QUESTION_BYTES: u64 = 4 << 20;
+/// Most ranges in one question.
+pub const QUESTION_RANGES: usize = 64;
 /// Bytes of pages in one message.
 const PIECE: usize = 256 << 10;
 /// Largest message, without its length.

@@ -304,18 +304,38 @@ pub fn read(pid: i32, start: u64, buffer: &mut [u8]) -> io::Result<usize> {
         Err(errno) => return Err(errno.into()),
     }
     // A page may be mapped without permission to read it.
-    let memory = match File::open(format!("/proc/{pid}/mem")) {
-        Err(e) if is_gone(&e) => return Ok(0),
-        other => other?,
-    };
+    match open_memory(pid)? {
+        Some(memory) => read_opened(&memory, start, buffer),
+        None => Ok(0),
+    }
+}
+
+/// Opens the memory of a process; `None` if it has ended. The file means this process, and the program that it runs now, even if its
+/// ID becomes another one's.
+///
+/// # Errors
+/// That of opening `/proc/PID/mem`.
+pub fn open_memory(pid: i32) -> io::Result<Option<File>> {
+    match File::open(format!("/proc/{pid}/mem")) {
+        Err(e) if is_gone(&e) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Reads opened memory of a process, as [`read`].
+///
+/// # Errors
+/// That of reading `/proc/PID/mem`.
+pub fn read_opened(memory: &File, start: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
-    for page in buffer.chunks_mut(PAGE as usize) {
-        match memory.read_exact_at(page, start + done as u64) {
-            Ok(()) => done += page.len(),
+    while done < buffer.len() {
+        match memory.read_at(&mut buffer[done..], start + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) if matches!(e.raw_os_error(), Some(libc::EIO | libc::EFAULT)) => break,
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
             Err(e) => return Err(e),
         }
     }
-    Ok(done)
+    Ok(done - done % PAGE as usize)
 }

@@ -113,6 +113,8 @@ pub struct Arrival {
     staged: Option<Box<dyn Staged>>,
     /// Memory that came while the container ran.
     memory: Option<ReceivedMemory>,
+    /// Whether the copy needs memory that comes after the decision.
+    is_post_copy: bool,
     /// What puts memory in place that follows.
     lazy_pages: Option<LazyPages>,
     network: Option<Network>,
@@ -185,6 +187,7 @@ impl Arrival {
             cgroup: None,
             created: Vec::new(),
             paths: Trials::default(),
+            is_post_copy: false,
             counting: Counting::default(),
             far_ends: FarEnds::default(),
             spool: None,

@@ -58,22 +58,31 @@ impl FollowingMemory {
 /// Kills the containers whose memory is lost, and returns whether that of others follows still.
 ///
 /// # Errors
-/// The run directory cannot be read, the engine does not say whether it runs a container, or that cannot be killed.
+/// The run directory cannot be read, the engine does not say whether it runs a container, or that cannot be killed. The others are
+/// killed all the same.
 pub async fn settle_lost(directories: &Directories, engine: &dyn Engine) -> Result<bool, Cause> {
     let unfinished = lazy_pages::unfinished(&directories.run)?;
+    let mut outcome = Ok(());
     for (id, _) in unfinished.iter().filter(|(_, state)| *state == State::Lost) {
-        let mut name = id.clone();
-        if engine.exists(id).await? {
-            let container = engine.inspect(id).await?;
-            name = container.name;
-            // One without a process has ended.
-            if let Ok(cgroup) = Cgroup::of_pid(container.pid, id) {
-                block_in_place(|| cgroup.kill(Instant::now() + KILLED))?;
-            }
+        match kill(engine, id).await {
+            Ok(name) => tell(&directories.run, id, &name),
+            Err(e) => outcome = outcome.and(Err(e)),
         }
-        tell(&directories.run, id, &name);
     }
-    Ok(unfinished.iter().any(|(_, state)| *state == State::UnderWay))
+    outcome.map(|()| unfinished.iter().any(|(_, state)| *state == State::UnderWay))
+}
+
+/// Kills a container, and returns its name, or its ID if the engine has none of that ID.
+async fn kill(engine: &dyn Engine, id: &str) -> Result<String, Cause> {
+    if !engine.exists(id).await? {
+        return Ok(id.to_owned());
+    }
+    let container = engine.inspect(id).await?;
+    // One without a process has ended.
+    if let Ok(cgroup) = Cgroup::of_pid(container.pid, id) {
+        block_in_place(|| cgroup.kill(Instant::now() + KILLED))?;
+    }
+    Ok(container.name)
 }
 
 /// Watches over memory that follows containers of an agent-server which has ended.

@@ -32,7 +32,8 @@ pub(super) async fn note_end(
     loop {
         if let Some(records) = journal::archived(state, migration)? {
             if journal::remembered(&records) == Holding::Outstanding {
-                journal::append_archived(state, migration, &Record::PagesWhole)?;
+                let record = if is_whole { Record::PagesWhole } else { Record::EndedIncomplete };
+                journal::append_archived(state, migration, &record)?;
                 let name = name(&records);
                 match is_whole {
                     true => {
@@ -54,6 +55,12 @@ pub(super) async fn note_end(
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Returns whether all memory of an arrival has arrived that wants no page any more. Otherwise the container has ended before.
+pub(super) fn is_whole(host: &ServerContext, migration: MigrationId) -> Result<bool, Cause> {
+    let records = journal::archived(&host.directories.state, migration)?.unwrap_or_default();
+    Ok(!records.contains(&Record::EndedIncomplete))
 }
 
 /// Finds out what has become of an arrival whose memory has not arrived whole, and notes it. Others are left alone.
@@ -136,9 +143,11 @@ async fn watched(host: &ServerContext, migration: MigrationId) -> Result<(), Cau
     // A server that is killed says nothing, and another process takes its place.
     while let Some(mut link) = SourceLink::connect(&path, Lane::Watch).await? {
         if let Some(Said::Ended { is_whole }) = link.next().await? {
-            note_end(host, migration, is_whole).await?;
-            link.noted().await?;
-            return Ok(());
+            match note_end(host, migration, is_whole).await {
+                Ok(()) => return Ok(link.noted().await?),
+                // The server waits until it is noted.
+                Err(e) => tracing::warn!("{migration}: {}", chain(e.as_ref())),
+            }
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -4,10 +4,13 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use checkpoint::lazy_pages::{self, Lane, Said, SourceLink, source_link_path};
+use checkpoint::images::PAGE;
+use checkpoint::lazy_pages::{
+    self, Lane, QUESTION_BYTES, QUESTION_RANGES, Said, SourceLink, source_link_path,
+};
 use checkpoint::write_tracking;
 use ownership::destination::{Order, Reply};
-use protocol::message::{Message, ServeMemory, WantedPages};
+use protocol::message::{Message, ServeMemory, WANTED_BYTES, WANTED_RANGES, WantedPages};
 use protocol::wire::Connection;
 use state::cause::Cause;
 use state::deadline;
@@ -15,7 +18,7 @@ use state::id::MigrationId;
 
 use super::decision::answer;
 use super::lease::{Copies, Decision};
-use super::outstanding_pages::{note_end, settle};
+use super::outstanding_pages::{is_whole, note_end, settle};
 use super::refusal::give_up;
 
 /// Between two looks for the server of pages, which starts with the restore.
@@ -39,6 +42,14 @@ struct NotAsked;
 #[derive(Debug, thiserror::Error)]
 #[error("the source sends more pages than it was asked for")]
 struct TooMuch;
+
+/// The source sends what are no whole pages.
+#[derive(Debug, thiserror::Error)]
+#[error("the source sends what are no pages of memory")]
+struct NoPages;
+
+/// A source answers every question of a server of pages.
+const _: () = assert!(QUESTION_BYTES <= WANTED_BYTES && QUESTION_RANGES <= WANTED_RANGES);
 
 /// There is no server of pages.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +82,10 @@ pub async fn relay(
                 is_told = true;
             }
             Reply::Fetch => {}
-            Reply::Whole => return Ok(connection.send(&Message::MemoryWhole(true)).await?),
+            Reply::Whole => {
+                let is_whole = is_whole(copies.host(), migration)?;
+                return Ok(connection.send(&Message::MemoryWhole(is_whole)).await?);
+            }
             other => return answer(copies, connection, migration, other).await,
         }
         let path = source_link_path(&copies.host().directories.run, &migration.to_string());
@@ -145,6 +159,11 @@ async fn take_answer(
                     bytes += run.bytes.len() as u64;
                     if bytes > wanted {
                         return give_up(connection, TooMuch.into()).await;
+                    }
+                    // The server ends the container for what it cannot take.
+                    let end = run.start.checked_add(run.bytes.len() as u64);
+                    if !end.is_some_and(|end| (run.start | end).is_multiple_of(PAGE)) {
+                        return give_up(connection, NoPages.into()).await;
                     }
                     // A server that was killed asks for them again, once another process has its place.
                     match link.pages(pages.process, run.start, &run.bytes).await {

@@ -47,6 +47,8 @@ pub enum Failure {
         destination: String,
         /// The destination has ended it for want of memory.
         is_lost: bool,
+        /// The original has stood still all the time.
+        has_original: bool,
         /// The last error.
         cause: Cause,
     },
@@ -132,13 +134,23 @@ impl Failure {
                 leftovers.join("; "),
                 chain(cause.as_ref())
             ),
-            Self::PagesOutstanding { container, destination, is_lost: false, cause } => format!(
-                "pages outstanding: {container} runs at {destination}, and a part of its memory is on this host alone, in the \
+            Self::PagesOutstanding { container, destination, is_lost: false, cause, .. } => {
+                format!(
+                    "pages outstanding: {container} runs at {destination}, and a part of its memory is on this host alone, in the \
                  original, which is kept frozen: do not unpause, stop or remove it. A guardian goes on sending, and so does \
                  agent-client recover: {}",
+                    chain(cause.as_ref())
+                )
+            }
+            Self::PagesOutstanding {
+                container, destination, has_original: false, cause, ..
+            } => format!(
+                "in doubt: {destination} has ended {container} before all of its memory had arrived: the rest was in the original on \
+                 this host, and somebody has set that going or ended it. Look at both hosts whether {container} runs there, then \
+                 decide (agent-client recover --rollback-anyway {container}): {}",
                 chain(cause.as_ref())
             ),
-            Self::PagesOutstanding { container, destination, is_lost: true, cause } => format!(
+            Self::PagesOutstanding { container, destination, cause, .. } => format!(
                 "in doubt: {destination} has ended {container} before all of its memory had arrived; the original is kept frozen \
                  and unreachable, as it was before the move. Look at {destination} whether the engine has started the container \
                  anew, then decide (agent-client recover --rollback-anyway {container}): {}",

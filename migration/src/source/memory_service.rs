@@ -2,16 +2,11 @@
 //! its own: over one for pages that a process waits for, over the other for the rest. Each question is answered before the next
 //! one. A connection that breaks is made anew.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use checkpoint::cgroup::Cgroup;
 use checkpoint::images::PAGE;
-use checkpoint::{procfs, write_tracking};
 use ownership::source::{Answer, Next, after_pages};
 use protocol::expect;
 use protocol::message::{
@@ -19,13 +14,14 @@ use protocol::message::{
 };
 use protocol::trust::Trust;
 use protocol::wire::{BulkOptions, Connection, PIECE};
-use state::cause::{Cause, chain};
+use state::cause::chain;
 use state::deadline;
 use state::peer_address::Destination;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::destination_rpc::{Error, Peer};
+use super::frozen_original::Original;
 use crate::connect;
 use crate::context::Context;
 use crate::recovery::source::Event;
@@ -44,52 +40,6 @@ const TELL_EVERY: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 #[error("the destination asks for pages that no container has")]
 struct NoPages;
-
-/// The frozen original, whose pages are asked for.
-#[derive(Debug)]
-pub struct Original {
-    /// `None` if it is gone.
-    cgroup: Option<Arc<Cgroup>>,
-    /// Its processes by the numbers that they have in the container.
-    processes: Mutex<BTreeMap<i32, i32>>,
-    all: AtomicU64,
-    urgent: AtomicU64,
-}
-
-impl Original {
-    /// Returns the container of a cgroup; `None` if it is gone, so that the destination has to be told.
-    #[must_use]
-    pub fn new(cgroup: Option<Arc<Cgroup>>) -> Arc<Self> {
-        let processes = Mutex::default();
-        let (all, urgent) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { cgroup, processes, all, urgent })
-    }
-
-    /// Returns the process with a number in the container; `None` unless the container stands still.
-    fn process(&self, inner: i32) -> Result<Option<i32>, Cause> {
-        let Some(cgroup) = &self.cgroup else { return Ok(None) };
-        if !cgroup.is_frozen()? {
-            return Ok(None);
-        }
-        let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
-        if processes.is_empty() {
-            let with_inner = |pid: i32| Some((procfs::inner_pid(pid)?, pid));
-            processes.extend(cgroup.pids()?.into_iter().filter_map(with_inner));
-        }
-        Ok(processes.get(&inner).copied())
-    }
-
-    /// Reads some pages; `None` if they cannot be had.
-    fn read(
-        &self,
-        WantedPages { process, start, end }: WantedPages,
-    ) -> Result<Option<Bytes>, Cause> {
-        let Some(pid) = self.process(process)? else { return Ok(None) };
-        let mut bytes = vec![0; (end - start) as usize];
-        let read = write_tracking::read(pid, start, &mut bytes)?;
-        Ok((read == bytes.len()).then(|| Bytes::from(bytes)))
-    }
-}
 
 /// Serves the destination's questions until it needs no more pages.
 #[derive(Debug)]
@@ -149,8 +99,14 @@ impl MemoryService {
         Ok(Self { original, lanes, reach })
     }
 
+    /// Returns whether the original has stood still all the time.
+    #[must_use]
+    pub fn has_original(&self) -> bool {
+        self.original.stands_still().is_ok_and(|it| it)
+    }
+
     /// Waits until the destination needs no more pages, and tells `context` of a destination that is not reached. May be called
-    /// again if it was cancelled.
+    /// again if it was cancelled. The move is decided: from now on the original may not run for a moment.
     ///
     /// # Errors
     /// The destination has lost its copy, or cannot be reached.
@@ -160,6 +116,7 @@ impl MemoryService {
         destination: &Destination,
     ) -> Result<Served, Error> {
         let mut failed = None;
+        self.original.watch();
         loop {
             let ended = tokio::select! {
                 Some(reach) = self.reach.recv() => {
@@ -174,8 +131,7 @@ impl MemoryService {
             };
             match ended {
                 Some(Ok(Ok(is_whole))) => {
-                    let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-                    let (all, urgent) = (of(&self.original.all), of(&self.original.urgent));
+                    let (all, urgent) = self.original.sent();
                     return Ok(Served { is_whole, urgent, all });
                 }
                 Some(Ok(Err(error))) => failed = Some(error),
@@ -300,10 +256,7 @@ impl Lane {
             let read = spawn_blocking(move || from.read(piece)).await;
             let read = read.map_err(|e| Error::Own(e.into()))?.map_err(Error::Own)?;
             let Some(bytes) = read else { return Ok(false) };
-            original.all.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            if self.is_urgent {
-                original.urgent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            }
+            original.count(bytes.len() as u64, self.is_urgent);
             let runs = vec![MemoryRun { start: piece.start, bytes }];
             let pages = MemoryPages { process: piece.process, runs };
             let pages = Message::MemoryPages(pages);
@@ -366,11 +319,5 @@ mod tests {
         assert!(pieces(&[WantedPages { process: 0, ..pages(0, PAGE) }]).is_err());
         assert!(pieces(&vec![pages(0, PAGE); WANTED_RANGES + 1]).is_err());
         assert!(pieces(&[pages(0, WANTED_BYTES), pages(0, PAGE)]).is_err());
-    }
-
-    #[test]
-    fn memory_of_what_does_not_stand_still_is_not_read() {
-        let original = Original::new(None);
-        assert!(original.read(pages(0, PAGE)).unwrap().is_none());
     }
 }

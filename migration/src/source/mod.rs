@@ -21,6 +21,7 @@ mod exec_sessions;
 mod expired_flows;
 mod failure;
 mod forecast;
+pub(crate) mod frozen_original;
 mod interrupt_slot;
 mod interruption;
 mod landlock;

@@ -77,8 +77,10 @@ pub enum Record {
     PostCopy,
     /// The destination's engine runs the container, and pages of its memory are still on the source alone.
     PagesOutstanding,
-    /// All pages of the memory have arrived at the destination, or its container has ended by itself.
+    /// All pages of the memory have arrived at the destination.
     PagesWhole,
+    /// The container has ended at the destination before all pages of its memory had arrived: none is wanted any more.
+    EndedIncomplete,
     /// The destination has acknowledged; the original is about to be removed.
     Acknowledged,
     /// A person has ordered that the original run again, although the destination has not answered

@@ -2,16 +2,16 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
-use std::time::Duration;
 
+use super::memory_programs::{
+    FOLLOWS, MEMORY, SETTLES, check_memory, finds_no_fault, goes_on_checking, is_all_in_place,
+    says, start_changing, start_writing,
+};
 use super::promise::{LIMIT, settled, until};
 use super::subject::{Clients, serve};
 use crate::ensure;
 use crate::error::{Context as _, Error, Result};
 use crate::faults::container_state::{self, State};
-use crate::host::Host;
-use crate::lab::Lab;
-use crate::programs::PROBE;
 use crate::runner::{Case, Context};
 use crate::slowdown;
 
@@ -62,16 +62,10 @@ fn has_soft_dirty_bits() -> Result<bool> {
 const SINCE: (u32, u32) = (6, 7);
 /// The size of a page of memory.
 const PAGE: usize = 4096;
-/// The memory of a server, in mebibytes.
-pub(super) const MEMORY: &str = "192";
-/// The same on an emulated machine: more than what goes over in rounds by default.
+/// The memory of a server on an emulated machine, in mebibytes: more than what goes over in rounds by default.
 const LESS_MEMORY: &str = "80";
 /// The step in which memory goes over while the container runs.
 const ROUNDS: &str = "memory, while it runs";
-/// How long a program runs on before it is looked at.
-const SETTLES: Duration = Duration::from_secs(2);
-/// What the destination's log says of memory that follows.
-pub(super) const FOLLOWS: &str = "MiB of memory follow";
 
 /// A server moves on at once, before all of its memory is in place; every byte is right on each host.
 fn follows(context: &Context) -> Result<()> {
@@ -88,14 +82,11 @@ fn follows(context: &Context) -> Result<()> {
         let part = |name: &str| moved.parts_ms.get(name).copied().unwrap_or_default();
         context.remark(format!("dump {:.0} ms, restore {:.0} ms", part("dump"), part("restore")));
     }
-    let address = format!("{}:7001", lab.host("b")?.address());
-    let seen = c.command(PROBE).args(["stats", &address]).output()?.success()?;
-    ensure!(seen.text().contains("\"memory_bad\":0"), "memory has changed: {}", seen.text());
+    check_memory(&lab, "b")?;
     context.remark(clients.stop()?.gaps());
     settled(&lab)?;
     for host in ["a", "b"] {
-        let locks = lab.host(host)?.run(["ls", "/run/netmig/lazy-pages"])?;
-        ensure!(locks.is_empty(), "a lock is left on {host}: {locks}");
+        ensure!(is_all_in_place(lab.host(host)?)?, "a lock is left on {host}");
     }
     Ok(())
 }
@@ -118,9 +109,7 @@ fn rounds(context: &Context) -> Result<()> {
         ensure!(dumped > 0 && dumped < 8 << 20, "{dumped} bytes were dumped");
         context.remark(format!("{:.0} ms", moved.interruption_ms));
     }
-    let address = format!("{}:7001", lab.host("b")?.address());
-    let seen = c.command(PROBE).args(["stats", &address]).output()?.success()?;
-    ensure!(seen.text().contains("\"memory_bad\":0"), "memory has changed: {}", seen.text());
+    check_memory(&lab, "b")?;
     context.remark(clients.stop()?.gaps());
     settled(&lab)
 }
@@ -156,35 +145,17 @@ fn written(context: &Context) -> Result<()> {
     let a = lab.host("a")?;
     lab.serve("a")?;
     lab.serve("b")?;
-    start_writer(a)?;
+    start_writing(a)?;
     for (from, to) in [("a", "b"), ("b", "a"), ("a", "b")] {
         let options = ["--max-interruption", "60", "--memory", "pre-copy"];
         let moved = lab.attempt("web", from, to, &options)?.success()?;
         let sent = moved.steps.iter().find(|step| step.name == ROUNDS).map(|step| step.bytes >> 20);
         let sent = sent.ok_or_else(|| Error::Check("no rounds".to_owned()))?;
         context.remark(format!("{sent} MiB, {:.0} ms", moved.interruption_ms));
-        std::thread::sleep(SETTLES);
-        let log = lab.host(to)?.podman(["logs", "web"])?;
-        ensure!(!log.contains("WRONG"), "{log}");
-        let checked = |log: &str| log.lines().filter(|line| line.starts_with("checked")).count();
-        let before = checked(&log);
-        until("it goes on", LIMIT, || {
-            Ok(checked(&lab.host(to)?.podman(["logs", "web"])?) > before)
-        })?;
-        let missing = || lab.host(to)?.run(["ls", "/run/netmig/lazy-pages"]);
-        until("all memory is in place", LIMIT, || Ok(missing()?.is_empty()))?;
+        goes_on_checking(lab.host(to)?)?;
+        until("all memory is in place", LIMIT, || is_all_in_place(lab.host(to)?))?;
     }
     Ok(())
-}
-
-/// Starts a container whose program writes its memory all the time, as fast as this machine allows.
-fn start_writer(host: &Host) -> Result<()> {
-    // An emulated processor has no time for anything else otherwise.
-    let pace = if slowdown::is_slow() { "PACE=4" } else { "PACE=1" };
-    let program = ["probe:1", "netmig-probe", "scenario", "writing-memory"];
-    let options = ["run", "--detach", "--name", "web", "--env", pace];
-    host.podman(options.into_iter().chain(program))?;
-    says(host, "checked")
 }
 
 /// A first thread that sleeps while it is stopped for a moment sleeps on, for its whole time.
@@ -219,7 +190,7 @@ fn agent_killed(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let a = lab.host("a")?;
     lab.serve("b")?;
-    start_writer(a)?;
+    start_writing(a)?;
     // So that the rounds last.
     let options = ["migrate", "web", "b", "--memory", "pre-copy", "--bandwidth", "4MB"];
     let order = a.command("agent-client").args(options).spawn()?;
@@ -238,10 +209,7 @@ fn agent_killed(context: &Context) -> Result<()> {
         ensure!(!descriptors.contains("userfaultfd"), "process {pid} has a descriptor of ours");
     }
     lab.attempt("web", "a", "b", &["--max-interruption", "60"])?.success()?;
-    std::thread::sleep(SETTLES);
-    let log = lab.host("b")?.podman(["logs", "web"])?;
-    ensure!(!log.contains("WRONG"), "{log}");
-    Ok(())
+    finds_no_fault(lab.host("b")?)
 }
 
 /// A container that writes its memory faster than the link carries it is not interrupted if the user wants that, and moves
@@ -251,7 +219,7 @@ fn does_not_converge(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
     lab.serve("b")?;
-    start_writer(a)?;
+    start_writing(a)?;
     let id = container_state::id(a, "web")?;
     let slowly = ["--memory", "pre-copy", "--bandwidth", "30MB", "--max-interruption", "60"];
     let go_back =
@@ -264,10 +232,7 @@ fn does_not_converge(context: &Context) -> Result<()> {
     ensure!(container_state::state(a, &id) == State::Running, "the original does not run");
     settled(&lab)?;
     lab.attempt("web", "a", "b", &slowly)?.success()?;
-    std::thread::sleep(SETTLES);
-    let log = b.podman(["logs", "web"])?;
-    ensure!(!log.contains("WRONG"), "{log}");
-    Ok(())
+    finds_no_fault(b)
 }
 
 /// Memory that processes share goes over while they run. They share it afterwards as before.
@@ -284,9 +249,7 @@ fn shared(context: &Context) -> Result<()> {
         let options = ["--memory", "pre-copy", "--max-interruption", "60"];
         let moved = lab.attempt("web", from, to, &options)?.success()?;
         ensure!(moved.checkpoint_bytes < 8 << 20, "{} bytes were dumped", moved.checkpoint_bytes);
-        std::thread::sleep(SETTLES);
-        let log = lab.host(to)?.podman(["logs", "web"])?;
-        ensure!(!log.contains("WRONG"), "{log}");
+        finds_no_fault(lab.host(to)?)?;
     }
     Ok(())
 }
@@ -327,34 +290,10 @@ fn changes(context: &Context) -> Result<()> {
     let lab = context.lab(&["a", "b"])?;
     let (a, b) = (lab.host("a")?, lab.host("b")?);
     lab.serve("b")?;
-    let program = ["probe:1", "netmig-probe", "scenario", "changing-memory"];
-    a.podman(["run", "--detach", "--name", "web"].into_iter().chain(program))?;
-    says(a, "ready")?;
+    start_changing(a)?;
     // All of it goes over in the interruption, which the program is to notice.
     let options = ["--max-interruption", "60", "--memory", "stop"];
     lab.attempt("web", "a", "b", &options)?.success()?;
     ensure!(lab.server_log("b").contains(FOLLOWS), "all memory was restored at once");
     says(b, "all is right")
-}
-
-pub(super) fn says(host: &Host, words: &str) -> Result<()> {
-    let mut log = String::new();
-    until(words, LIMIT, || {
-        log = host
-            .command("podman")
-            .args(["logs", "web"])
-            .output()
-            .map(|output| output.text() + &output.error_text())?;
-        ensure!(!log.contains("WRONG"), "{log}");
-        Ok(log.contains(words))
-    })
-}
-
-/// Checks every byte of a server's memory on `b`, from the client's host.
-pub(super) fn check_memory(lab: &Lab) -> Result<()> {
-    let address = format!("{}:7001", lab.host("b")?.address());
-    let seen = lab.host("c")?.command(PROBE).args(["stats", &address]).limit(LIMIT).output()?;
-    let seen = seen.success()?;
-    ensure!(seen.text().contains("\"memory_bad\":0"), "memory has changed: {}", seen.text());
-    Ok(())
 }

@@ -28,8 +28,11 @@ mod lab;
 mod lab_resources;
 mod memory;
 mod memory_post_copy;
+mod memory_post_copy_ends;
+mod memory_programs;
 mod migration;
 mod operator;
+mod outstanding_memory;
 mod page_server;
 mod peer_texts;
 mod permissions;
@@ -60,6 +63,7 @@ pub fn all() -> Vec<Case> {
         page_server::CASES,
         processor_share::CASES,
         memory_post_copy::CASES,
+        memory_post_copy_ends::CASES,
         &flows::cases(),
         applications::CASES,
         &containers::cases(),

@@ -2,11 +2,13 @@
 
 use nix::sys::signal::Signal;
 
-use super::memory::{FOLLOWS, MEMORY, says};
+use super::memory_programs::{
+    FOLLOWS, HOLDER, MEMORY, SERVER, check_memory, is_all_in_place, process, says, start_changing,
+};
 use super::promise::{LIMIT, settled, until};
 use super::subject::serve;
 use crate::ensure;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::faults::breakpoint::{self, Breakpoint};
 use crate::faults::container_state::{self, State};
 use crate::faults::injection_point::{accept_agent_packets, drop_agent_packets};
@@ -14,7 +16,6 @@ use crate::faults::observation::has_record;
 use crate::host::Host;
 use crate::host::host_process::HostProcess;
 use crate::lab::Lab;
-use crate::programs::PROBE;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
@@ -32,22 +33,11 @@ pub(super) const CASES: &[Case] = &[
     Case::new("memory-that-cannot-follow-ends-the-move", &["memory"], killed_before).limit(240),
 ];
 
-/// The command lines of a server and of its holder.
-pub(super) const SERVER: &str = "netmig-shim lazy-pages";
-pub(super) const HOLDER: &str = "netmig-shim hold-pages";
-
 /// Whether the destination's agent-server is there when memory is lost.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Agent {
     Runs,
     Killed,
-}
-
-/// Starts a container that changes its memory in all ways as soon as it notices that it stood still.
-fn start_changing(host: &Host) -> Result<()> {
-    let program = ["probe:1", "netmig-probe", "scenario", "changing-memory"];
-    host.podman(["run", "--detach", "--name", "web"].into_iter().chain(program))?;
-    says(host, "ready")
 }
 
 /// Begins a move in which all memory goes over in the interruption.
@@ -78,16 +68,8 @@ fn go_on(lab: &Lab) -> Result<()> {
     until("the copy is the container", LIMIT, || Ok(has_record(b, "activated")))
 }
 
-/// Returns the process of a command line.
-pub(super) fn process(host: &Host, line: &str) -> Result<i32> {
-    let found = host.run(["pgrep", "--full", line])?;
-    let first = found.lines().next().and_then(|first| first.parse().ok());
-    first.ok_or_else(|| Error::Check(format!("no process {line}")))
-}
-
 fn no_lock_is_left(host: &Host) -> Result<()> {
-    let locks = || host.run(["ls", "/run/netmig/lazy-pages"]);
-    until("the lock is gone", LIMIT, || Ok(locks()?.is_empty()))?;
+    until("the lock is gone", LIMIT, || is_all_in_place(host))?;
     let left = || host.command("pgrep").args(["--full", "netmig-shim"]).output();
     until("no server is left", LIMIT, || Ok(left()?.text().is_empty()))
 }
@@ -105,9 +87,7 @@ fn server_killed(context: &Context) -> Result<()> {
     order.wait(LIMIT)?.success()?;
     ensure!(lab.server_log("b").contains(FOLLOWS), "all memory was restored at once");
     c.probe().wait_for_echo(b.port(7000), LIMIT)?;
-    let address = format!("{}:7001", b.address());
-    let seen = c.command(PROBE).args(["stats", &address]).output()?.success()?;
-    ensure!(seen.text().contains("\"memory_bad\":0"), "memory has changed: {}", seen.text());
+    check_memory(&lab, "b")?;
     let log = b.read("/run/netmig/lazy-pages.log")?;
     ensure!(log.contains("its holder goes on"), "no word of it: {log}");
     no_lock_is_left(b)?;
@@ -124,7 +104,7 @@ fn servers_killed(context: &Context) -> Result<()> {
     let (order, _) = decided(&lab)?;
     go_on(&lab)?;
     let mut killed = 0;
-    while killed < 20 && !b.run(["ls", "/run/netmig/lazy-pages"])?.is_empty() {
+    while killed < 20 && !is_all_in_place(b)? {
         let Ok(server) = process(b, SERVER) else { continue };
         // Each server has a holder before it is killed. None is needed when all pages are in place.
         while process(b, HOLDER).is_err() && process(b, SERVER).is_ok() {}

@@ -4,7 +4,8 @@
 use std::fs;
 use std::time::Duration;
 
-use super::memory::{needs_rounds, says};
+use super::memory::needs_rounds;
+use super::memory_programs::says;
 use super::promise::{LIMIT, settled, until};
 use crate::ensure;
 use crate::error::{Error, Result};

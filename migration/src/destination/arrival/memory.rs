@@ -93,9 +93,9 @@ impl Arrival {
         Ok(())
     }
 
-    /// Returns whether memory comes after the decision.
+    /// Returns whether memory comes after the decision that the copy needs.
     pub fn is_post_copy(&self) -> bool {
-        self.memory.as_ref().is_some_and(|memory| memory.private.later_bytes() > 0)
+        self.is_post_copy
     }
 
     /// Returns where memory is kept until the restore.
@@ -117,24 +117,21 @@ impl Arrival {
     /// Completes images that lack the pages which came before, and decides whether memory is to follow the copy. What would
     /// put it in place ends otherwise.
     pub(super) async fn complete_memory(&mut self, images: &ImageDir) -> Result<(), Cause> {
-        let is_post_copy = self.is_post_copy();
-        if is_post_copy {
-            if self.lazy_pages.is_none() {
-                self.start_lazy_pages(images).await?;
-            }
-            let journal = self.journal.as_mut().ok_or(Incomplete("journal"))?;
-            block_in_place(|| journal.append(&Record::PostCopy))?;
+        let has_later = self.memory.as_ref().is_some_and(|memory| memory.private.later_bytes() > 0);
+        if has_later && self.lazy_pages.is_none() {
+            self.start_lazy_pages(images).await?;
         }
         let can_follow = self.lazy_pages.as_ref().is_some_and(LazyPages::is_well);
         let (follows, bytes) = match &self.memory {
             Some(ReceivedMemory { private: store, shared, .. }) => {
-                if is_post_copy && !can_follow {
+                if has_later && !can_follow {
                     return Err(MemoryGone.into());
                 }
-                let follows = can_follow && (is_post_copy || store.bytes() >= LAZY_FROM);
-                block_in_place(|| {
-                    store.complete(images.path(), follows)?;
-                    shared.complete(images.path())
+                let follows = can_follow && (has_later || store.bytes() >= LAZY_FROM);
+                self.is_post_copy = block_in_place(|| {
+                    let needs_more = store.complete(images.path(), follows)?;
+                    shared.complete(images.path())?;
+                    Ok::<_, Cause>(needs_more)
                 })?;
                 (follows, if follows { images::lazy_bytes(images.path())? } else { 0 })
             }
@@ -144,6 +141,10 @@ impl Arrival {
             }
             None => (false, 0),
         };
+        if self.is_post_copy {
+            let journal = self.journal.as_mut().ok_or(Incomplete("journal"))?;
+            block_in_place(|| journal.append(&Record::PostCopy))?;
+        }
         if !follows {
             self.lazy_pages = None;
             return Ok(());

@@ -95,26 +95,25 @@ async fn recover(context: &Context, path: &Path) -> Option<Outcome> {
         Err(e) => return Some(failed(context, None, chain(e.as_ref()))),
     };
     let (name, destination) = (departed.name.clone(), departed.peer.destination.clone());
-    context.tell(Event::BrokenOff { name: name.clone(), destination });
+    context.tell(Event::BrokenOff { name, destination });
     let settled = settle(context, &departed, journal).await;
-    let has_ended = departed.process.is_some() && departed.original().is_none();
-    if matches!(settled, Ok(Settled::Back)) && has_ended {
-        clean_up(context, &departed.container).await;
-        context.tell(Event::Ended { name });
-        return Some(Outcome::Clean);
-    }
-    Some(tell(context, &departed, settled, false))
+    Some(tell(context, &departed, settled, false).await)
 }
 
 /// Tells how a migration was settled. `again` is whether a person has ordered it back.
-fn tell(
+async fn tell(
     context: &Context,
     departed: &Departed,
     settled: Result<Settled, Error>,
     again: bool,
 ) -> Outcome {
     let (name, destination) = (departed.name.clone(), departed.peer.destination.clone());
+    let has_ended = departed.process.is_some() && departed.original().is_none();
     match settled {
+        Ok(Settled::Back) if has_ended => {
+            clean_up(context, &departed.container).await;
+            context.tell(Event::Ended { name });
+        }
         Ok(Settled::Back) => context.tell(Event::RunsHere { name, again }),
         Ok(Settled::Moved) => context.tell(Event::RunsThere { name, destination }),
         Ok(Settled::Gone) => context.tell(Event::BothGone { name }),
@@ -185,7 +184,7 @@ async fn settle(
     let run = &context.directories.run;
     let locked = ContainerLock::settle(run, &departed.container, &departed.name, LOCK).await;
     let _lock = locked.map_err(|e| Error::Begin(e.into()))?;
-    let outcome = match recovery(departed.reached) {
+    let mut outcome = match recovery(departed.reached) {
         Recovery::Undo => Settled::Back,
         Recovery::Repeat => match roll_forward::finish(context, departed, &mut journal).await {
             Err(Error::InDoubt { source, .. })
@@ -209,8 +208,11 @@ async fn settle(
     if is_outstanding
         && let Err(error) = outstanding_pages::serve(context, departed, &mut journal).await
     {
-        restart_policy::disarm(context, departed, &mut journal).await;
-        return Err(error);
+        if !matches!(error, Error::CopyLost { .. }) || !is_gone(context, departed).await {
+            restart_policy::disarm(context, departed, &mut journal).await;
+            return Err(error);
+        }
+        outcome = Settled::Gone;
     }
     let left = match outcome {
         Settled::Back => {

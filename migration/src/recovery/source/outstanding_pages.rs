@@ -8,7 +8,8 @@ use state::journal::{Journal, Record};
 
 use super::{Departed, Error, Event};
 use crate::context::Context;
-use crate::source::memory_service::{MemoryService, Original, is_lost};
+use crate::source::frozen_original::Original;
+use crate::source::memory_service::{MemoryService, is_lost};
 
 /// How long a destination is dialled that was reached before. The guardian begins anew.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -51,7 +51,7 @@ pub async fn run(
         }
         settled => settled,
     };
-    Ok(tell(context, &departed, settled, true))
+    Ok(tell(context, &departed, settled, true).await)
 }
 
 /// Writes the order down, and carries it out.
@@ -63,7 +63,7 @@ async fn order(context: &Context, container: &str) -> Result<Outcome, String> {
         departed.reached = Departure::Withdrawn;
     }
     let settled = settle(context, &departed, journal).await;
-    Ok(tell(context, &departed, settled, true))
+    Ok(tell(context, &departed, settled, true).await)
 }
 
 /// Takes over the journal of a container's migration, as soon as nobody else works on it.

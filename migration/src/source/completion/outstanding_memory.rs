@@ -25,7 +25,7 @@ impl Completion<'_> {
         }
         if let Err(e) = block_in_place(|| self.migration.journal.append(&Record::PagesOutstanding))
         {
-            return Err(self.doubt(Error::Own(e.into())).await);
+            return Err(self.doubt(Error::Own(e.into()), true).await);
         }
         steps.begin("memory, while it runs there");
         let context = self.migration.context;
@@ -40,7 +40,7 @@ impl Completion<'_> {
             };
         let served = match served {
             Ok(served) => served,
-            Err(error) => return Err(self.doubt(error).await),
+            Err(error) => return Err(self.doubt(error, service.has_original()).await),
         };
         steps.add_bytes(served.all);
         let memory = &mut self.progress.memory;
@@ -55,14 +55,15 @@ impl Completion<'_> {
         Ok(())
     }
 
-    /// Keeps the original: what the destination lacks is here alone.
-    async fn doubt(&mut self, error: Error) -> Failure {
+    /// Keeps the original: what the destination lacks is here alone. `has_original`: it has stood still all the time.
+    async fn doubt(&mut self, error: Error, has_original: bool) -> Failure {
         self.migration.pause_original();
         self.migration.original_paused().await;
         Failure::PagesOutstanding {
             container: self.migration.plan.container.name.clone(),
             destination: self.migration.plan.link.destination.host.clone(),
             is_lost: is_lost(&error),
+            has_original,
             cause: error.into(),
         }
     }
