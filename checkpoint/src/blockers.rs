@@ -14,10 +14,8 @@ mod socket_families;
 mod unix_names;
 mod watches;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
-
-pub use self::process_attributes::{MAYBE_LANDLOCK, has_landlock};
 
 use self::findings::Found;
 use self::process_snapshot::Processes;
@@ -56,8 +54,6 @@ pub struct Subject<'a> {
     pub name: &'a str,
     /// Its first process, as seen from the host.
     pub pid: i32,
-    /// The directory of its OCI bundle.
-    pub bundle: &'a Path,
 }
 
 /// Looks at the processes of a container of this host, which are those in `cgroup`. Blocks the calling thread.
@@ -76,7 +72,6 @@ pub fn look(subject: &Subject<'_>, cgroup: &Cgroup) -> Findings {
     findings.watched = watches.check(&search, &mut found);
     sockets.check(&search, &mut found);
     findings.blockers.extend(found.into_findings());
-    findings.blockers.extend(process_attributes::find_landlock(subject, &processes));
     findings
 }
 

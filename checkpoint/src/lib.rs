@@ -10,6 +10,8 @@ pub mod entered_processes;
 pub mod estimate;
 pub mod facts;
 pub mod images;
+mod injected_call;
+pub mod landlock;
 pub mod lazy_pages;
 pub mod mountinfo;
 pub mod oci_bundle;

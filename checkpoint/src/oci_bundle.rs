@@ -50,8 +50,6 @@ pub struct Bundle {
     pub cgroups_path: Option<String>,
     /// Whether it has a user namespace.
     pub user_namespace: bool,
-    /// Whether its processes can gain no privileges by execve(2).
-    pub no_new_privileges: bool,
     /// Stages for which it has hooks.
     pub hooks: Vec<String>,
     /// Annotations.
@@ -92,7 +90,6 @@ impl Bundle {
             netns: netns.and_then(|ns| ns.path.clone()),
             cgroups_path: linux.cgroups_path,
             user_namespace: linux.namespaces.iter().any(|ns| ns.kind == "user"),
-            no_new_privileges: spec.process.is_some_and(|process| process.no_new_privileges),
             hooks: spec
                 .hooks
                 .into_iter()
@@ -119,14 +116,7 @@ struct Spec {
     #[serde(default)]
     hooks: BTreeMap<String, serde_json::Value>,
     annotations: Option<BTreeMap<String, String>>,
-    process: Option<Process>,
     linux: Option<Linux>,
-}
-
-#[derive(Deserialize)]
-struct Process {
-    #[serde(default, rename = "noNewPrivileges")]
-    no_new_privileges: bool,
 }
 
 #[derive(Deserialize)]
@@ -163,7 +153,7 @@ mod tests {
       "mounts":[{"destination":"/proc","type":"proc","source":"proc"},
         {"destination":"/dev/shm","type":"bind","source":"/s/u/shm","options":["bind"]}],
       "annotations":{"io.container.manager":"libpod"},
-      "process":{"args":["a"],"noNewPrivileges":true},
+      "process":{"args":["a"]},
       "hooks":{"prestart":[{"path":"/bin/h"}],"poststop":[]},
       "linux":{"cgroupsPath":"/libpod_parent/libpod-a7","namespaces":[{"type":"pid"},
         {"type":"network","path":"/run/netns/netns-71"}]}}"#;
@@ -176,7 +166,7 @@ mod tests {
         assert_eq!(bundle.netns.unwrap(), Path::new("/run/netns/netns-71"));
         assert_eq!(bundle.cgroups_path.unwrap(), "/libpod_parent/libpod-a7");
         assert_eq!(bundle.hooks, ["prestart"]);
-        assert!(!bundle.user_namespace && bundle.no_new_privileges);
+        assert!(!bundle.user_namespace);
     }
 
     #[test]

@@ -97,6 +97,14 @@ pub fn may_administer_networks(pid: i32) -> bool {
     sets.fold(0, |all, set| all | set) & (1 << CAP_NET_ADMIN | 1 << CAP_SYS_ADMIN) != 0
 }
 
+/// Returns whether a thread has given up gaining privileges (`NoNewPrivs`, proc_pid_status(5)); not one that is gone.
+#[must_use]
+pub fn has_no_new_privileges(process: i32, thread: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/task/{thread}/status"));
+    let has = |line: &str| line.strip_prefix("NoNewPrivs:").is_some_and(|bit| bit.trim() == "1");
+    status.is_ok_and(|status| status.lines().any(has))
+}
+
 /// Returns the anonymous and shared-memory pages of a process that are in memory, in bytes (proc_pid_status(5)); 0
 /// for a process that is gone.
 #[must_use]

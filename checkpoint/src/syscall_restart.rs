@@ -22,5 +22,6 @@
 mod frozen_tasks;
 mod registers;
 
+pub(crate) use frozen_tasks::rewind_stopped;
 pub use frozen_tasks::{Error, Since, rewind};
 pub(crate) use registers::{EINTR, Registers, signal_set, takes_any};

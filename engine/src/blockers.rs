@@ -57,7 +57,7 @@ fn look_at_processes(engine: &dyn Engine, container: &Container, findings: &mut 
         let message = format!("{} is entered by {by}; end that first", container.name);
         findings.blockers.push(Finding { code: "exec-session", message });
     }
-    let subject = Subject { name: &container.name, pid: container.pid, bundle: &container.bundle };
+    let subject = Subject { name: &container.name, pid: container.pid };
     let Findings { blockers, warnings, watched } = checkpoint::blockers::look(&subject, &cgroup);
     findings.blockers.extend(blockers);
     findings.warnings.extend(warnings);

@@ -159,6 +159,8 @@ pub struct Report {
     pub total_ms: f64,
     /// From the first held packet to the first released one.
     pub interruption_ms: f64,
+    /// What was expected of that before.
+    pub forecast_ms: f64,
     /// The steps in order.
     pub steps: Vec<Step>,
     /// The parts of the interruption.

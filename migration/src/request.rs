@@ -6,7 +6,6 @@ mod volume_policies;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use checkpoint::blockers;
 use protocol::wire::BulkOptions;
 use state::peer_address::Destination;
 
@@ -143,14 +142,4 @@ pub enum AddressPolicy {
 pub enum Loss {
     /// Restrictions by Landlock (landlock(7)) that processes have put themselves under.
     Landlock,
-}
-
-impl Loss {
-    /// Returns the code of the blocker that stands for it where it is not accepted.
-    #[must_use]
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Landlock => blockers::MAYBE_LANDLOCK,
-        }
-    }
 }

@@ -1,18 +1,11 @@
-//! Attributes of processes that CRIU cannot carry over, from `/proc/PID/status` and `/proc/PID/ns`: a tracer, a nested
-//! namespace, and perhaps a Landlock domain.
+//! Attributes of processes that CRIU cannot carry over, from `/proc/PID/status` and `/proc/PID/ns`: a tracer, and a nested
+//! namespace.
 
 use std::os::unix::ffi::OsStrExt;
 
 use super::findings::Found;
 use super::process_snapshot::{NAMESPACES, Process, Processes};
-use super::{Finding, Subject};
 use crate::criu::has_sys_resource;
-use crate::oci_bundle::Bundle;
-
-/// The code of the finding that a process may be in a Landlock domain.
-pub const MAYBE_LANDLOCK: &str = "maybe-landlock";
-/// LANDLOCK_CREATE_RULESET_VERSION (linux/landlock.h).
-const VERSION: u32 = 1;
 
 /// Finds processes that another one traces. CRIU traces every process itself, and a process has one tracer at most
 /// (ptrace(2)): CRIU would wait for its own time limit while the container is silent, and fail.
@@ -77,37 +70,6 @@ fn find_other_user(process: &Process, caller: [u32; 2], found: &mut Found<'_>) {
         );
         return;
     }
-}
-
-/// Returns a finding where the kernel has Landlock and a process may have restricted itself by it: the process has
-/// set the bit `no_new_privs` (prctl(2)), although its container does not.
-///
-/// No interface of the kernel tells whether a process is in a Landlock domain (landlock(7); neither `/proc`, nor
-/// pidfd, nor netlink as of 6.18), and CRIU restores none. The bit, which a process without privileges must set
-/// before, is a hint: programs set it for seccomp, too.
-pub(super) fn find_landlock(subject: &Subject<'_>, processes: &Processes) -> Option<Finding> {
-    let process = processes.all.iter().find(|process| process.no_new_privileges)?;
-    if !has_landlock() || Bundle::read(subject.bundle).ok()?.no_new_privileges {
-        return None;
-    }
-    Some(Finding {
-        code: MAYBE_LANDLOCK,
-        message: format!(
-            "process {} ({}) of {} has given up gaining privileges (no_new_privs), and may have restricted itself \
-             by Landlock, which the kernel does not tell: CRIU cannot restore such a restriction; if the program \
-             does not use Landlock, or may do without, move it with --accept-loss landlock",
-            process.pid, process.name, subject.name
-        ),
-    })
-}
-
-/// Returns whether this kernel has Landlock, and it is enabled.
-#[must_use]
-pub fn has_landlock() -> bool {
-    let none = std::ptr::null::<libc::c_void>();
-    // SAFETY: with this flag the call takes no ruleset and returns a version (landlock_create_ruleset(2)).
-    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0, VERSION) };
-    version > 0
 }
 
 #[cfg(test)]

@@ -37,8 +37,6 @@ pub(super) struct Process {
     pub(super) name: String,
     /// The process that traces it or one of its threads; 0 if none does.
     pub(super) tracer: i32,
-    /// Whether it can gain no privileges by execve(2).
-    pub(super) no_new_privileges: bool,
     /// Its real, effective and saved user IDs, then its group IDs, as this process' user namespace has them.
     pub(super) ids: [Vec<u32>; 2],
     /// The namespaces of [`NAMESPACES`], as the kernel names them; empty where there is none.
@@ -95,7 +93,6 @@ impl Process {
             pid,
             name: field("Name").to_owned(),
             tracer: tracer(&directory),
-            no_new_privileges: field("NoNewPrivs") == "1",
             ids: ["Uid", "Gid"].map(|name| ids(field(name))),
             namespaces: NAMESPACES.map(|name| link(&format!("ns/{name}"))),
             links: ["exe", "cwd", "root"].map(|name| (name, link(name))).into(),

@@ -35,6 +35,7 @@ use std::{env, fs, io, iter, thread};
 use crate::cgroup::Cgroup;
 use crate::criu::ConfigDir;
 use crate::criu_gate::{self, Gate};
+use crate::landlock;
 use crate::lazy_pages;
 use crate::realtime::RealtimePriority;
 use messages::{Ended, FromShim, Go, Hello, ToShim};
@@ -81,6 +82,9 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     let argv = args.get(1..).unwrap_or_default();
     if lazy_pages::is_asked_for(argv) {
         return lazy_pages::run(argv);
+    }
+    if landlock::is_asked_for(argv) {
+        return landlock::run();
     }
     match Links::of(args.first()) {
         Ok(links) => {

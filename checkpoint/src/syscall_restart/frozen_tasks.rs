@@ -91,6 +91,24 @@ fn rewind_one(thread: i32, since: Since) -> Result<bool, Error> {
     Ok(changed)
 }
 
+/// Sets the call back in which a thread is that this thread has stopped, if the call would return EINTR for that reason alone, or
+/// could not be told from another one once the kernel has resumed it.
+///
+/// # Errors
+/// The thread has ended.
+pub(crate) fn rewind_stopped(pid: Pid) -> nix::Result<()> {
+    let registers = registers(&ptrace::getregs(pid)?);
+    let since = match registers.is_ambiguous_when_resumed() {
+        true => Since::Dumped,
+        false if registers.ax == EINTR => Since::Frozen,
+        false => return Ok(()),
+    };
+    if is_candidate(pid.as_raw()) {
+        set_back(pid, since)?;
+    }
+    Ok(())
+}
+
 fn stop(pid: Pid) -> nix::Result<()> {
     ptrace::interrupt(pid)?;
     loop {
@@ -104,14 +122,7 @@ fn stop(pid: Pid) -> nix::Result<()> {
 
 fn set_back(pid: Pid, since: Since) -> nix::Result<bool> {
     let mut all = ptrace::getregs(pid)?;
-    let before = Registers {
-        ax: all.rax,
-        orig_ax: all.orig_rax,
-        ip: all.rip,
-        di: all.rdi,
-        si: all.rsi,
-        dx: all.rdx,
-    };
+    let before = registers(&all);
     if since == Since::Frozen && before.ax != EINTR {
         return Ok(false);
     }
@@ -120,4 +131,15 @@ fn set_back(pid: Pid, since: Since) -> nix::Result<bool> {
     (all.rax, all.rip) = (after.ax, after.ip);
     ptrace::setregs(pid, all)?;
     Ok(true)
+}
+
+fn registers(all: &libc::user_regs_struct) -> Registers {
+    Registers {
+        ax: all.rax,
+        orig_ax: all.orig_rax,
+        ip: all.rip,
+        di: all.rdi,
+        si: all.rsi,
+        dx: all.rdx,
+    }
 }

@@ -65,6 +65,15 @@ impl Registers {
         Some(Self { ax: self.call()?, ip, ..self })
     }
 
+    /// Returns whether the kernel would resume this call by restart_syscall(2), and its arguments would then be taken for those of
+    /// another one ([`Registers::resumed`]): it is better made again, though its time starts from the beginning.
+    pub(crate) fn is_ambiguous_when_resumed(self) -> bool {
+        let resumed = Self { orig_ax: RESTART_SYSCALL, ..self };
+        self.ax == RESTART_BLOCK
+            && [POLL, NANOSLEEP, CLOCK_NANOSLEEP, FUTEX].contains(&self.orig_ax)
+            && resumed.call() != Some(self.orig_ax)
+    }
+
     /// Returns the number of the call that the program has made, if it can be made again.
     fn call(self) -> Option<u64> {
         match self.orig_ax {
@@ -174,6 +183,18 @@ mod tests {
             let before = Registers { di, si, dx, ..stopped(RESTART_SYSCALL, EINTR) };
             assert_eq!(before.rewound().map(|after| after.ax), Some(number), "{before:x?}");
         }
+    }
+
+    #[test]
+    fn a_call_that_would_be_taken_for_another_one_is_known() {
+        let of = |orig_ax, si| Registers { si, ..stopped(orig_ax, RESTART_BLOCK) };
+        // FUTEX_WAIT of a futex that processes share has the number 0.
+        assert!(of(FUTEX, 0).is_ambiguous_when_resumed());
+        assert!(!of(FUTEX, 128).is_ambiguous_when_resumed());
+        assert!(!of(NANOSLEEP, 0).is_ambiguous_when_resumed());
+        assert!(!of(POLL, 1).is_ambiguous_when_resumed());
+        assert!(!of(RESTART_SYSCALL, 0).is_ambiguous_when_resumed());
+        assert!(!stopped(FUTEX, EINTR).is_ambiguous_when_resumed());
     }
 
     #[test]

@@ -272,6 +272,8 @@ impl<'a> Completion<'a> {
         let destination = plan.link.destination.host.clone();
         let tunnel = migration.tunnel_kind.clone();
         let readdressed = plan.readdressed.iter().map(NewAddress::from).collect();
+        let forecast_ms = milliseconds(plan.expected.forecast().total());
+        plan.expected.note(&migration.context.directories.state, &self.parts);
         if self.leftovers.is_empty() {
             self.leftovers.extend(migration.end().await.err().map(|e| chain(e.as_ref())));
         }
@@ -290,6 +292,7 @@ impl<'a> Completion<'a> {
             destination,
             total_ms: milliseconds(total),
             interruption_ms: self.interruption_ms,
+            forecast_ms,
             steps,
             parts_ms: self.parts.rounded(),
             flows,

@@ -33,6 +33,7 @@ use super::container_log::CarriedLog;
 use super::engine_orders::{self, Ended};
 use super::exec_sessions;
 use super::failure::Failure;
+use super::landlock::LandlockWatch;
 use super::memory_rounds::MemoryRounds;
 use super::migration::Migration;
 use super::preparation::Tools;
@@ -69,6 +70,7 @@ pub struct Interruption<'a> {
     trees: Vec<CarriedTree>,
     log: Option<CarriedLog>,
     memory: Option<MemoryRounds>,
+    landlock: LandlockWatch,
     frozen: bool,
     blocked: bool,
     dump: Option<JoinHandle<Result<EndedDump, checkpoint::runtime::Error>>>,
@@ -126,6 +128,7 @@ impl<'a> Interruption<'a> {
             trees: tools.trees,
             log: tools.log,
             memory: tools.memory,
+            landlock: tools.landlock,
             frozen: false,
             blocked: false,
             dump: None,
@@ -188,7 +191,11 @@ impl<'a> Interruption<'a> {
         plan.port.block()?;
         let (name, cgroup) = (plan.container.name.clone(), plan.cgroup.clone());
         let first = plan.process.pid;
-        let entered = spawn_blocking(move || exec_sessions::check(&name, &cgroup, first));
+        let landlock = std::mem::take(&mut self.landlock);
+        let entered = spawn_blocking(move || {
+            landlock.check(&name)?;
+            Ok::<_, Cause>(exec_sessions::check(&name, &cgroup, first)?)
+        });
         let blocked = Instant::now();
         // An exec session leads to errors of the dump that do not name it.
         let sent = self.dump_and_send().await;

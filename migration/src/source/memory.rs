@@ -15,9 +15,6 @@ use super::failure::Failure;
 use super::forecast::ExpectedInterruption;
 use crate::request::{MemoryMode, NonConverging, Options};
 
-/// From this size on, in bytes, memory goes over while the container runs, unless the user says otherwise.
-const LARGE: u64 = 64 << 20;
-
 /// Why memory cannot go over after the decision.
 pub(super) const NO_POST_COPY: &str =
     "the destination's agent-server does not take memory after the decision";
@@ -60,7 +57,7 @@ impl MemoryPlan {
             MemoryMode::Hybrid => Some(1),
             MemoryMode::Auto | MemoryMode::Stop | MemoryMode::PreCopy => None,
         };
-        let is_wanted = is_ordered || mode == MemoryMode::Auto && expected.memory() >= LARGE;
+        let is_wanted = is_ordered || mode == MemoryMode::Auto && expected.is_memory_slow();
         if !is_wanted {
             return Ok(Self::Frozen);
         }

@@ -37,6 +37,7 @@ mod multicast;
 mod network_namespace;
 mod original_ports;
 mod page_sorter;
+mod past_moves;
 mod path_trial;
 mod plan;
 mod ports;

@@ -35,6 +35,7 @@ use super::forecast::ExpectedInterruption;
 use super::local_far_ends::FarEnds;
 use super::memory::{self, MemoryPlan};
 use super::network_namespace::OwnNetwork;
+use super::past_moves::PastMoves;
 use super::receive_buffers::Room;
 use super::volumes::{self, Looked, PlannedVolume};
 use super::{dns_names, landlock, link_rate, multicast, original_ports, ports};
@@ -44,7 +45,7 @@ use crate::convert::Wire;
 use crate::offer::{Offer, Verdict};
 use local::{Local, addresses, look, offer};
 
-use crate::request::{AddressPolicy, ImagePolicy, Loss, Request, TunnelChoice};
+use crate::request::{AddressPolicy, ImagePolicy, Request, TunnelChoice};
 
 /// A migration that both hosts agree to. Nothing has been changed.
 #[derive(Debug)]
@@ -99,6 +100,8 @@ pub struct Plan {
     pub volumes: Vec<PlannedVolume>,
     /// When its memory goes over.
     pub memory: MemoryPlan,
+    /// The interruption that is expected.
+    pub expected: ExpectedInterruption,
     /// Larger buffers, until the migration has ended.
     pub _room: Room,
     /// Nobody else works on the container meanwhile. Given back last.
@@ -171,9 +174,7 @@ pub async fn agree(
         }
     }
     memory::await_whole(&context.directories.run, &container).await?;
-    let mut findings = tokio::task::block_in_place(|| blockers::look(&*context.engine, &container));
-    let accepted: Vec<_> = request.options.accepted_losses.iter().map(|loss| loss.code()).collect();
-    findings.blockers.retain(|finding| !accepted.contains(&finding.code));
+    let findings = tokio::task::block_in_place(|| blockers::look(&*context.engine, &container));
     let own = findings.blockers.into_iter().map(|f| Blocker::new(f.code, f.message));
     let mut own: Vec<_> = own.collect();
     let direct = way(context, &link, request.options.tunnel, &mut own).await.map_err(refused)?;
@@ -186,9 +187,6 @@ pub async fn agree(
     }
     let criu_version = criu_version.map_err(refused)?;
     let mut local = look(context, &container, criu_version).await.map_err(refused)?;
-    if !request.options.accepted_losses.contains(&Loss::Landlock) {
-        warnings.extend(landlock::warning(&local.description));
-    }
     let networks = &local.description.connectivity.networks;
     let networks: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
     let others = context.engine.resolvable_names(&networks, &container.id);
@@ -219,12 +217,28 @@ pub async fn agree(
     own.extend(local.network.blockers(&container.name));
     let limit = request.options.max_interruption;
     let interruption = tokio::task::block_in_place(|| {
-        ExpectedInterruption::estimate(&container.name, &local.namespace, &local.cgroup, limit)
+        let past = (link.host, PastMoves::read(&context.directories.state));
+        ExpectedInterruption::estimate(
+            &container.name,
+            &local.namespace,
+            &local.cgroup,
+            limit,
+            past,
+        )
     });
     let mut interruption = interruption.map_err(refused)?;
     let (options, cgroup) = (&request.options, &local.cgroup);
     let memory = MemoryPlan::choose(options, &link.connection, cgroup, &mut interruption)?;
     own.extend(interruption.blockers());
+    let subject = checkpoint::landlock::Subject {
+        shim: &local.shim,
+        first: container.pid,
+        may_administer: landlock::may_administer(&local.description),
+    };
+    let restricted = tokio::task::block_in_place(|| {
+        landlock::blocker(&request.options, &subject, &container.name, &local.cgroup)
+    });
+    own.extend(restricted.map_err(|e| refused(e.into()))?);
     if !own.is_empty() {
         return Err(Failure::blocked(own));
     }
@@ -315,6 +329,7 @@ pub async fn agree(
         watched: findings.watched,
         volumes,
         memory,
+        expected: interruption,
         _room: room,
         _lock: lock,
     })

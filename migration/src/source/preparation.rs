@@ -28,6 +28,7 @@ use super::bridged_flows::Besides;
 use super::engine_orders;
 use super::failure::Failure;
 use super::interrupt_slot;
+use super::landlock::LandlockWatch;
 use super::memory_rounds::MemoryRounds;
 use super::migration::Migration;
 use super::path_trial;
@@ -112,6 +113,7 @@ impl<'a> Preparation<'a> {
         self.send_memory_again(options).await?;
         let Migration { context, plan, .. } = &self.migration;
         engine_orders::check(&*context.engine, &plan.container).await?;
+        self.ready.landlock = LandlockWatch::begin(plan, options)?;
         block_in_place(|| self.migration.in_use.look(&self.migration.plan.namespace))
     }
 

@@ -23,6 +23,7 @@ mod containers;
 mod faults;
 mod fidelity;
 mod flows;
+mod forecast;
 mod kernel_release;
 mod lab;
 mod lab_resources;
@@ -70,6 +71,7 @@ pub fn all() -> Vec<Case> {
         refusal::CASES,
         cancel::CASES,
         operator::CASES,
+        forecast::CASES,
         bulk::CASES,
         trust::CASES,
         trust_wire::CASES,

@@ -84,6 +84,9 @@ pub struct MigrationReport {
     /// The time from the first held packet to the first released one, in milliseconds.
     #[serde(default)]
     pub interruption_ms: f64,
+    /// The same as it was expected before, in milliseconds.
+    #[serde(default)]
+    pub forecast_ms: f64,
     /// The steps in order.
     pub steps: Vec<Step>,
     /// The parts of the interruption, in milliseconds.

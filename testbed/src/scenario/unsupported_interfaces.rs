@@ -2,6 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use super::{Held, Setup, check, descriptor, held};
 
@@ -13,6 +16,12 @@ pub(super) const ALL: &[(&str, Setup)] = &[
     ("secret-memory", secret_memory),
     ("landlock", landlock),
     ("landlock-of-an-administrator", || restricted(ruleset()?)),
+    ("landlock-of-a-thread", landlock_of_a_thread),
+    ("landlock-again-and-again", landlock_again_and_again),
+    ("no-new-privileges", || {
+        nix::sys::prctl::set_no_new_privs()?;
+        held(())
+    }),
     ("landlock-ruleset", || held(ruleset()?)),
     ("seccomp-notify", seccomp_notify),
 ];
@@ -69,6 +78,34 @@ fn landlock() -> io::Result<Held> {
     let ruleset = ruleset()?;
     nix::sys::prctl::set_no_new_privs()?;
     restricted(ruleset)
+}
+
+/// Has three threads, one of which has restricted itself.
+fn landlock_of_a_thread() -> io::Result<Held> {
+    let wait = || thread::sleep(Duration::from_secs(1 << 30));
+    let (tell, told) = mpsc::channel();
+    thread::spawn(wait);
+    thread::spawn(move || {
+        let _kept = landlock();
+        let _ = tell.send(_kept.is_ok());
+        wait();
+    });
+    match told.recv() {
+        Ok(true) => held(()),
+        _ => Err(io::Error::other("the thread could not restrict itself")),
+    }
+}
+
+/// Has a thread restrict itself, and end, every few milliseconds.
+fn landlock_again_and_again() -> io::Result<Held> {
+    drop(ruleset()?);
+    thread::spawn(|| {
+        loop {
+            let _ = thread::spawn(|| landlock().is_ok()).join();
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+    held(())
 }
 
 /// Restricts this process by a ruleset, which needs CAP_SYS_ADMIN or no_new_privs.

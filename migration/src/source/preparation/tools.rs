@@ -9,6 +9,7 @@ use state::interrupt_slot::Turn;
 
 use crate::source::bridged_flows::Besides;
 use crate::source::container_log::CarriedLog;
+use crate::source::landlock::LandlockWatch;
 use crate::source::memory_rounds::MemoryRounds;
 use crate::source::prepared_dump::PreparedDump;
 use crate::source::trees::CarriedTree;
@@ -41,6 +42,8 @@ pub struct Tools {
     pub log: Option<CarriedLog>,
     /// Memory that has been sent, but for the rest.
     pub memory: Option<MemoryRounds>,
+    /// Notices processes that restrict themselves.
+    pub landlock: LandlockWatch,
 }
 
 /// Something that the interruption needs was not made ready.
@@ -65,6 +68,7 @@ pub(super) struct Ready {
     pub(super) memory: Option<MemoryRounds>,
     pub(super) turn: Option<Turn>,
     pub(super) dump: Option<PreparedDump>,
+    pub(super) landlock: LandlockWatch,
 }
 
 impl Ready {
@@ -113,6 +117,7 @@ impl Ready {
             trees,
             log,
             memory,
+            landlock: std::mem::take(&mut self.landlock),
         })
     }
 }

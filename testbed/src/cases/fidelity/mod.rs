@@ -15,6 +15,7 @@ mod flows_end;
 mod groups;
 mod image_names;
 mod kernel_features;
+mod landlock;
 mod locks;
 mod mounts;
 mod network;
@@ -35,6 +36,7 @@ use crate::runner::Case;
 pub(super) fn cases() -> Vec<Case> {
     [
         calls::CASES,
+        landlock::CASES,
         locks::CASES,
         mounts::CASES,
         parameters::CASES,

@@ -10,12 +10,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-moves-what-looks-odd-and-is-carried", &["fidelity"], odd).limit(400),
     Case::new("fidelity-watches-go-on", &["fidelity"], watches).limit(240),
     Case::new("fidelity-socket-files-of-nobody-are-carried", &["fidelity"], socket_files),
-    Case::new("fidelity-landlock-is-refused", &["fidelity"], landlock),
-    Case::new("fidelity-landlock-unseen-is-told", &["fidelity"], landlock_unseen),
 ];
-
-/// The exit code of a move that was refused.
-const REFUSED: i32 = 3;
 
 /// No scenario loses anything in a migration there and back.
 fn odd(context: &Context) -> Result<()> {
@@ -85,46 +80,5 @@ fn socket_files(context: &Context) -> Result<()> {
     lab.migrate("web", "a", "b")?;
     let kind = b.podman(["exec", "web", "stat", "-c", "%F %u %g", "/run/old.sock"])?;
     ensure!(kind == "socket 7 8", "it is {kind:?}");
-    Ok(())
-}
-
-/// The kernel has no interface that shows which process is restricted.
-fn landlock(context: &Context) -> Result<()> {
-    let lab = context.lab(&["a", "b"])?;
-    let a = lab.host("a")?;
-    lab.serve("b")?;
-    start(a, "web", "landlock", &[])?;
-    let attempt = lab.attempt("web", "a", "b", &[])?;
-    ensure!(attempt.code == Some(REFUSED), "exit code {:?}: {}", attempt.code, attempt.stderr);
-    ensure!(attempt.stderr.contains("--accept-loss landlock"), "{}", attempt.stderr);
-    lab.attempt("web", "a", "b", &["--accept-loss", "landlock"])?.success()?;
-    start(a, "plain", "memfd", &[])?;
-    let plain = lab.attempt("plain", "a", "b", &[])?.success()?;
-    ensure!(plain.warnings.is_empty(), "{:?}", plain.warnings);
-    Ok(())
-}
-
-/// Where its use cannot even be guessed, that is told, and the move is made.
-fn landlock_unseen(context: &Context) -> Result<()> {
-    let lab = context.lab(&["a", "b"])?;
-    let a = lab.host("a")?;
-    lab.serve("b")?;
-    let allow = ["agent-server", "peers", "allow", "a", "--capability", "SYS_ADMIN"];
-    lab.host("b")?.run(allow)?;
-    let ways: [(&str, &str, &[&str]); 2] = [
-        ("bit", "landlock", &["--security-opt=no-new-privileges"]),
-        ("administrator", "landlock-of-an-administrator", &["--cap-add=SYS_ADMIN"]),
-    ];
-    for (name, scenario, options) in ways {
-        let accepted = format!("{name}-accepted");
-        start(a, name, scenario, options)?;
-        start(a, &accepted, scenario, options)?;
-        let moved = lab.attempt(name, "a", "b", &[])?.success()?;
-        let told = |word: &str| moved.warnings.iter().any(|warning| warning.contains(word));
-        ensure!(told("(landlock-unseen)") && told(name), "{name}: {:?}", moved.warnings);
-        let accept = ["--accept-loss", "landlock"];
-        let moved = lab.attempt(&accepted, "a", "b", &accept)?.success()?;
-        ensure!(moved.warnings.is_empty(), "{accepted}: {:?}", moved.warnings);
-    }
     Ok(())
 }
