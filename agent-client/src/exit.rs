@@ -27,6 +27,8 @@ pub enum Exit {
     MovedWithLosses = 7,
     /// The move was given up, and the container could not be set going again on this host yet.
     Stuck = 8,
+    /// The container runs at the destination, and of something that is named it is not known whether it has survived the move.
+    MovedUnverified = 9,
 }
 
 impl Exit {
@@ -43,6 +45,7 @@ impl Exit {
             Self::MovedWithLeftovers => "moved-with-leftovers",
             Self::MovedWithLosses => "moved-with-losses",
             Self::Stuck => "stuck",
+            Self::MovedUnverified => "moved-unverified",
         }
     }
 }
@@ -53,6 +56,7 @@ impl From<Outcome> for Exit {
             Outcome::Moved => Self::Moved,
             Outcome::MovedWithLeftovers => Self::MovedWithLeftovers,
             Outcome::MovedWithLosses => Self::MovedWithLosses,
+            Outcome::MovedUnverified => Self::MovedUnverified,
         }
     }
 }

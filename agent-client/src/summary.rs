@@ -21,6 +21,9 @@ pub fn print(report: &Report, json: bool) -> Exit {
     for lost in &report.lost {
         eprintln!("agent-client: lost: {lost}");
     }
+    for unverified in &report.unverified {
+        eprintln!("agent-client: not known to live: {unverified}");
+    }
     for warning in &report.warnings {
         eprintln!("agent-client: warning: {warning}");
     }

@@ -142,6 +142,9 @@ pub enum Outcome {
     MovedWithLeftovers,
     /// The container runs at the destination, but something that is named did not survive the move.
     MovedWithLosses,
+    /// The container runs at the destination, and nothing is known to be lost; but of something that is named it is not
+    /// known whether it has survived the move.
+    MovedUnverified,
 }
 
 /// A migration that reached its end.
@@ -181,6 +184,8 @@ pub struct Report {
     pub readdressed: Vec<NewAddress>,
     /// What did not survive the move, each a whole sentence.
     pub lost: Vec<String>,
+    /// What may not have survived it, each with the reason why that is not known.
+    pub unverified: Vec<String>,
     /// What is left to be done, or was not kept.
     pub warnings: Vec<String>,
 }

@@ -34,8 +34,8 @@
 mod chains;
 mod compare;
 mod contents;
+mod counted_flows;
 mod error;
-mod flow_counter;
 mod forward;
 mod hold;
 mod notrack;
@@ -60,8 +60,8 @@ pub use chains::{
     CHAIN_POSTROUTING, CHAIN_RAW, CHAIN_STEER, CHAIN_STEER_OUTPUT,
 };
 pub use contents::{Contents, InstalledRule};
+pub use counted_flows::{FlowCounter, PacketCount, Passage};
 pub use error::TableError;
-pub use flow_counter::{FlowCounter, MOST_COUNTED, PacketCount};
 pub use forward::{Forward, ForwardedPort};
 pub use hold::{HoldRules, OnHolderLoss, Queueing};
 pub use notrack::LocalFarEnd;

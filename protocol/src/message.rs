@@ -38,7 +38,7 @@
 //!   EndPaths] ─────────────────────────────▶
 //!   AskTurn ───────────────────────────────▶           if it is not free soon: Unstage, and again
 //!         ◀───────────────────────────────── TurnAnswer
-//!   [CountFlows ───────────────────────────▶           UDP flows whose packets are to be counted]
+//!   [CountPackets ─────────────────────────▶           packets of all flows are to be counted]
 //!   Chunks AskTurn ────────────────────────▶           the runtime waits in front of CRIU
 //!         ◀───────────────────────────────── TurnAnswer
 //!   ── interruption begins ──
@@ -114,6 +114,7 @@ mod image;
 mod message_tests;
 mod offer;
 mod pairing;
+mod passage;
 mod path_trial;
 #[cfg(test)]
 mod peer_text_tests;
@@ -147,6 +148,7 @@ pub use self::image::{
 };
 pub use self::offer::{Blocker, Finished, Forwarder, ImageRef, Network, Offer, Port, Verdict};
 pub use self::pairing::{Join, Joined};
+pub use self::passage::{AskPassage, FlowPassage, PASSAGE};
 pub use self::path_trial::{DropRule, Fate, MAX_TRIALS, TriedPath};
 pub use self::settings::{
     CgroupSetting, Membership, Settings, SocketOption, SocketSettings, TaskSettings,
@@ -384,6 +386,13 @@ messages! {
     97 => VolumeEnd(VolumeEnd) needs "volumes",
     /// All changes of a pass over this volume have arrived, and are on the disk.
     98 => VolumeApplied(u16) needs "volumes",
+    /// To the destination, once the container is staged, or once the engine runs it: counts packets of all its flows until the
+    /// migration is settled. Names the container's addresses there.
+    110 => CountPackets(Vec<IpAddr>) needs "passage",
+    /// To the destination, once the engine runs the container: asks how many packets of flows there were.
+    111 => AskPassage(AskPassage) needs "passage",
+    /// The packets of each flow, in the order of the flows; `None` if that is not known.
+    112 => Passage(Option<Vec<FlowPassage>>) needs "passage",
     /// Shared memory of the container, while it runs and once it is frozen.
     123 => SharedPages(SharedPages) needs "shared-memory",
     /// Shared memory of the container that has nothing but zeros, as `SharedPages`.

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use engine::Engine;
-use netmig::flow::{Conntrack, Direction, Flow, Protocol, Tuple};
+pub use netmig::flow::FlowEnds;
+use netmig::flow::{Conntrack, Flow};
 use netmig::netns::Namespace;
 use netmig::sockets;
 
@@ -16,30 +17,10 @@ use state::directories::Directories;
 /// How long a reset may be on its way to the far end: the entries lead it there.
 const RESET: Duration = Duration::from_millis(300);
 
-/// A flow as its container has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowEnds {
-    /// The transport protocol.
-    pub protocol: Protocol,
-    /// The container's own end. It may have another address on another host.
-    pub own: SocketAddr,
-    /// The far end.
-    pub far: SocketAddr,
-}
-
 /// Returns the ends of a container's flow as the container has them; `None` if it is not that container's.
 #[must_use]
 pub fn ends(flow: &Flow, container: &MovedContainer) -> Option<FlowEnds> {
-    let Tuple { source, source_port, destination, destination_port } =
-        match flow.direction(&container.addresses)? {
-            Direction::Inbound => flow.reply,
-            Direction::Outbound => flow.original,
-        };
-    Some(FlowEnds {
-        protocol: flow.protocol,
-        own: SocketAddr::new(source, source_port),
-        far: SocketAddr::new(destination, destination_port),
-    })
+    flow.ends(&container.addresses)
 }
 
 /// Ends flows of a container on this host: its TCP connections are reset if it runs here, and the entries of

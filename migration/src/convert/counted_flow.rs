@@ -1,12 +1,15 @@
-//! UDP flows whose packets the destination counts, and how many there were.
+//! Packets of flows that the destination counts.
 
 use netmig::flow::{Flow, Protocol, STATUS_SEEN_REPLY, Tuple, Zone};
-use netmig::table::{MOST_COUNTED, PacketCount};
+use netmig::table::{PacketCount, Passage};
 use protocol::message as wire;
 
 use super::{Refused, Wire, plain_fields, same_fields};
 
-/// UDP flows of a container whose anchor is the source: at most [`MOST_COUNTED`].
+/// Most flows that a source names.
+const MOST_COUNTED: usize = 8;
+
+/// UDP flows of a container whose anchor is the source, as sources of earlier versions name them: at most eight.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CountedFlows(pub Vec<CountedFlow>);
 
@@ -34,6 +37,7 @@ plain_fields! {
 
 same_fields! {
     FlowCount => wire::FlowCount { original, reply }
+    Passage => wire::FlowPassage { towards, from }
 }
 
 impl CountedFlow {
@@ -50,12 +54,6 @@ impl CountedFlow {
             zone: Zone::default(),
             tcp: None,
         }
-    }
-}
-
-impl From<&Flow> for CountedFlow {
-    fn from(flow: &Flow) -> Self {
-        Self { original: flow.original, reply: flow.reply }
     }
 }
 
@@ -114,7 +112,7 @@ mod tests {
         comes_back(&CountedFlows(vec![flow(); MOST_COUNTED]));
         let count = |came, left| PacketCount { came, left };
         comes_back(&FlowCount { original: count(1, 2), reply: count(3, 4) });
-        assert_eq!(CountedFlow::from(&flow().entry()), flow());
+        comes_back(&Passage { towards: count(1, 2), from: count(3, 4) });
     }
 
     #[test]

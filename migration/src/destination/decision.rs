@@ -6,30 +6,21 @@ use engine::Kind;
 use ownership::destination::{Holding, Order, Reply};
 use protocol::expect;
 use protocol::message::{Message, MigrationId};
-use protocol::wire::{self, Connection};
+use protocol::wire::Connection;
 use state::cause::Cause;
+use state::deadline;
 use state::id::HostId;
-use state::{deadline, journal};
-use steering::tunnels::{self, Claim};
-use tokio::task::block_in_place;
 
-use crate::convert::Wire;
 use crate::destination::copy::Copy;
-use crate::destination::counted_flows::CountedFlows;
 use crate::destination::lease::{Copies, Decision};
 use crate::destination::receive_buffers::settle_buffers;
 use crate::destination::refusal::{give_up, lost, not_allowed, unknown};
-use crate::destination::server_context::ServerContext;
-use crate::destination::silent_connections::silent;
+use crate::destination::settlement;
 
 /// Between two looks at a copy that another conversation is deciding about.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// How long is waited for that conversation: less than a source waits for an answer.
 const BUSY_LIMIT: Duration = Duration::from_secs(15);
-
-/// How often a source may ask which connections are silent and what has passed of flows: it does so for some
-/// seconds, five times each.
-const MOST_ASKED: usize = 200;
 
 /// A copy's fate hangs on something else than its source.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +106,7 @@ pub(super) async fn answer(
         Reply::Confirm => return confirm(copies, connection, migration).await,
         Reply::Removed => return Ok(connection.send(&Message::Aborted(())).await?),
         Reply::Release => return led_past(copies, connection, migration).await,
-        Reply::Forget => return Ok(journal::settle(&copies.host().directories.state, migration)?),
+        Reply::Forget => return settlement::settle(copies, migration),
         Reply::NoCopy => unknown(migration),
         Reply::Lost => lost(migration),
         Reply::NotAllowed => {
@@ -175,7 +166,10 @@ async fn commit(
         return give_up(connection, cause).await;
     }
     let container = copy.container().to_owned();
-    let counted = copy.take_counted();
+    if let Some(counted) = copy.take_counted() {
+        copies.counted().insert(migration, counted);
+        settlement::forget_counted(copies, migration);
+    }
     copies.activated(migration);
     // From here on the container is finished whether or not its source is still there to hear of it.
     let told = connection.send(&Message::Committed(())).await;
@@ -197,46 +191,7 @@ async fn commit(
     // Nobody waits for that, and larger buffers do no harm if this process ends before.
     tokio::spawn(settle_buffers(pid, container));
     told?;
-    await_end(copies, connection, migration, counted).await
-}
-
-/// Waits for the word that no flow passes the source any more, if any does, and that the source needs no
-/// answer any more. If they do not come, the claim keeps the tunnel until the flows end, and the migration is
-/// remembered. Packets of flows are counted until then.
-async fn await_end(
-    copies: &'static Copies,
-    connection: &mut Connection,
-    migration: MigrationId,
-    mut counted: Option<CountedFlows>,
-) -> Result<(), Cause> {
-    let mut asked = 0;
-    loop {
-        match connection.receive(deadline::STAGE).await {
-            Ok(Message::LedPast(id)) if id == migration => {
-                release(copies.host(), migration).await?
-            }
-            Ok(Message::AskSilent(id)) if id == migration && asked < MOST_ASKED => {
-                asked += 1;
-                let silent = block_in_place(|| silent(copies.host(), migration));
-                connection.send(&Message::Silent(silent)).await?;
-            }
-            Ok(Message::AskCounts(id)) if id == migration && asked < MOST_ASKED => {
-                asked += 1;
-                let counts = counted.as_mut().and_then(|flows| block_in_place(|| flows.read()));
-                connection.send(&Message::FlowCounts(counts.into_wire())).await?;
-            }
-            Ok(Message::Settled(id)) if id == migration => {
-                let from = connection.host();
-                if let Decision::Answer(Reply::Forget) = copies.decide(id, from, Order::Done)? {
-                    journal::settle(&copies.host().directories.state, id)?;
-                }
-                return Ok(());
-            }
-            Ok(other) => return Err(connection.unexpected(&other, "Settled").into()),
-            Err(wire::Error::Closed { .. }) => return Ok(()),
-            Err(e) => return Err(e.into()),
-        }
-    }
+    settlement::wait(copies, connection, migration).await
 }
 
 async fn led_past(
@@ -244,16 +199,8 @@ async fn led_past(
     connection: &mut Connection,
     migration: MigrationId,
 ) -> Result<(), Cause> {
-    release(copies.host(), migration).await?;
-    await_end(copies, connection, migration, None).await
-}
-
-/// Gives up the tunnel to the source, unless something else needs it.
-async fn release(host: &ServerContext, migration: MigrationId) -> Result<(), Cause> {
-    match Claim::remove(&host.directories, migration)? {
-        Some(claim) => tunnels::release(&host.directories, claim.to, None).await,
-        None => Ok(()),
-    }
+    settlement::release(copies.host(), migration).await?;
+    settlement::wait(copies, connection, migration).await
 }
 
 /// Says again what was said, or should have been, over a connection that was lost.
@@ -270,8 +217,7 @@ async fn confirm(
         if let Some(mut finished) = host.handed_over(migration)? {
             finished.pid = host.first_process(migration).await?.unwrap_or(0);
             connection.send(&Message::Finished(finished)).await?;
-            // What was counted went with the connection that was lost.
-            return await_end(copies, connection, migration, None).await;
+            return settlement::wait(copies, connection, migration).await;
         }
         if Instant::now() >= give_up_at {
             return give_up(connection, NotHandedOver(copies.host().engine.kind()).into()).await;

@@ -24,6 +24,7 @@ use state::id::MigrationId;
 use state::journal::{self, Record};
 
 use crate::destination::copy::Copy;
+use crate::destination::counted_flows::CountedFlows;
 use crate::destination::server_context::ServerContext;
 
 /// Copies by migration, and the host that has them.
@@ -31,6 +32,8 @@ use crate::destination::server_context::ServerContext;
 pub struct Copies {
     host: &'static ServerContext,
     table: Mutex<HashMap<MigrationId, Entry>>,
+    /// What is counted for sources that may still ask. A source whose conversation breaks picks it up in another one.
+    counted: Mutex<HashMap<MigrationId, CountedFlows>>,
 }
 
 /// One migration whose copy was prepared.
@@ -69,12 +72,17 @@ pub enum Decision {
 impl Copies {
     /// Makes an empty list.
     pub fn new(host: &'static ServerContext) -> Self {
-        Self { host, table: Mutex::default() }
+        Self { host, table: Mutex::default(), counted: Mutex::default() }
     }
 
     /// Returns the host.
     pub fn host(&self) -> &'static ServerContext {
         self.host
+    }
+
+    /// Returns what is counted of the flows of containers that have come.
+    pub fn counted(&self) -> MutexGuard<'_, HashMap<MigrationId, CountedFlows>> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps a copy that came from `source` until `expires`.

@@ -1,4 +1,4 @@
-//! Connections of a container on which nothing has come since it was restored.
+//! Connections of a container whose far ends have not answered since it was restored.
 
 use netmig::netns::Namespace;
 use netmig::sockets::{TcpInfo, TcpSockets};
@@ -9,6 +9,11 @@ use crate::destination::server_context::ServerContext;
 
 /// Most connections that are named; whoever asks wants to know whether there are any.
 const MOST: usize = 4096;
+
+/// Whether nothing has come of a connection, or nothing that acknowledges what its socket has sent more than once.
+fn is_silent(info: &TcpInfo) -> bool {
+    info.segments_in == 0 || (info.retransmits > 0 && info.awaits_answer())
+}
 
 /// Returns those of a migration's container, if the engine runs it. A restored socket counts what comes from
 /// zero, and when CRIU lets it go its kernel asks the far end for an answer (`tcp_send_window_probe`).
@@ -22,7 +27,7 @@ pub fn silent(host: &ServerContext, migration: MigrationId) -> Vec<SilentConnect
         tracing::debug!("{migration}: {}", chain(&e));
         Vec::new()
     });
-    let silent = connections.iter().filter(|info| info.segments_in == 0);
+    let silent = connections.iter().filter(|info| is_silent(info));
     let named = |info: &TcpInfo| SilentConnection {
         own: info.own,
         far: info.far,

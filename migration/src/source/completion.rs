@@ -43,6 +43,7 @@ pub struct Completion<'a> {
     /// When packets could come to the container.
     audible: Instant,
     lost: Vec<String>,
+    unverified: Vec<String>,
     warnings: Vec<String>,
     leftovers: Vec<String>,
     /// Far ends at the destination whose flows are local there.
@@ -122,6 +123,7 @@ impl<'a> Completion<'a> {
             interruption_ms: span(progress.began, acknowledged),
             held_packets,
             audible: Instant::now(),
+            unverified: Vec::new(),
             lost: lost_with_the_original(&progress, &flows, &migration.plan.addresses),
             warnings: migration
                 .plan
@@ -203,13 +205,11 @@ impl<'a> Completion<'a> {
     /// Learns which connections the move has cost.
     async fn listen(&mut self, steps: &mut Steps<'_>) {
         steps.begin("listen for far ends");
-        let mut in_use = std::mem::take(&mut self.migration.in_use);
-        match dead_connections::dead(&mut self.migration, &mut in_use, self.audible).await {
-            Ok(dead) => self.lost.extend(dead),
-            Err(e) => self
-                .warnings
-                .push(format!("whether its connections live is not known: {}", chain(e.as_ref()))),
-        }
+        let in_use = std::mem::take(&mut self.migration.in_use);
+        let of = (&self.flows[..], &self.local[..]);
+        let looked = dead_connections::look(&mut self.migration, in_use, of, self.audible).await;
+        self.lost.extend(looked.lost);
+        self.unverified = looked.unverified;
     }
 
     /// Has the other anchors lead their flows to the destination; tells what could not be done.
@@ -278,10 +278,11 @@ impl<'a> Completion<'a> {
             self.leftovers.extend(migration.end().await.err().map(|e| chain(e.as_ref())));
         }
         let clean = self.leftovers.is_empty();
-        let outcome = match (self.lost.is_empty(), clean) {
+        let outcome = match (self.lost.is_empty(), self.unverified.is_empty()) {
             (false, _) => Outcome::MovedWithLosses,
-            (true, true) => Outcome::Moved,
-            (true, false) => Outcome::MovedWithLeftovers,
+            (true, false) => Outcome::MovedUnverified,
+            (true, true) if clean => Outcome::Moved,
+            (true, true) => Outcome::MovedWithLeftovers,
         };
         let (steps, total) = steps.finish();
         self.warnings.extend(self.leftovers);
@@ -303,6 +304,7 @@ impl<'a> Completion<'a> {
             queue: progress.queue,
             readdressed,
             lost: self.lost,
+            unverified: self.unverified,
             warnings: self.warnings,
         }
     }

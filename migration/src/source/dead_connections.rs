@@ -2,29 +2,32 @@
 //! while the move was under way. What only rests is not among them.
 //!
 //! A socket that CRIU has restored asks its far end for an answer at once, and counts what comes from zero. So
-//! one look tells that a connection lives, and only for those that have not heard anything is waited.
+//! one look tells that a connection hears its far end, and only for those that have not heard anything is waited: a restored
+//! socket sends again after one second, and after two more (`TCP_TIMEOUT_INIT`, doubled each time), so after
+//! [`PATIENCE`] three packets have not been answered. Far ends have sent again more often: their timers begin at a fifth of a
+//! second. Whether the far end hears the container, and what has become of datagrams, is told by the packets that both
+//! hosts count ([`flow_passage`](super::flow_passage)).
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use netmig::flow::{Conntrack, Direction, Flow};
+use netmig::flow::{Conntrack, Flow, FlowEnds, Protocol};
 use netmig::netns::Namespace;
 use netmig::sockets::TcpSockets;
+use ownership::source::Next;
 use protocol::message::SilentConnection;
-use state::cause::Cause;
+use state::cause::{Cause, chain};
 
-use super::datagrams::Datagrams;
-use super::destination_rpc;
+use super::destination_rpc::{self, Error};
+use super::flow_passage::{FlowPassage, Look, Looked, PATIENCE};
 use super::migration::Migration;
-use crate::convert::CountedFlows;
+use super::retry;
 
 /// A connection whose far end was heard so lately is in use.
 const LATELY: Duration = Duration::from_secs(2);
-/// A connection is dead if nothing came for so long after packets could come. A restored socket sends again
-/// after one second, and after two more (`TCP_TIMEOUT_INIT`, doubled each time): by then three packets have
-/// not been answered. Far ends have sent again more often: their timers begin at a fifth of a second.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// After so long a restored socket has sent again what was not acknowledged (`TCP_TIMEOUT_INIT`).
+const SENT_AGAIN: Duration = Duration::from_millis(1500);
 /// Between two readings of the conntrack table, for what has passed in between.
 const READINGS: Duration = Duration::from_secs(2);
 /// Between two questions.
@@ -40,20 +43,25 @@ type Ends = (SocketAddr, SocketAddr);
 pub struct InUse {
     /// Its TCP connections.
     tcp: BTreeSet<Ends>,
-    /// Its UDP flows, as far as they are watched.
-    datagrams: Option<Datagrams>,
+    /// Counts its packets.
+    passage: Option<FlowPassage>,
+    /// Why nothing is counted, if so.
+    uncounted: Option<String>,
 }
 
 impl InUse {
-    /// Begins to watch its UDP flows.
-    pub fn watch(datagrams: Option<Datagrams>) -> Self {
-        Self { datagrams, ..Self::default() }
+    /// Begins to watch, with a counter of packets unless there is none for this reason.
+    pub fn watch(passage: Result<FlowPassage, Cause>) -> Self {
+        match passage {
+            Ok(passage) => Self { passage: Some(passage), ..Self::default() },
+            Err(e) => Self { uncounted: Some(chain(e.as_ref())), ..Self::default() },
+        }
     }
 
     /// Looks at the container, before it is interrupted.
     pub fn look(&mut self, namespace: &Namespace) -> Result<(), Cause> {
-        if let Some(datagrams) = &mut self.datagrams {
-            datagrams.note_passing()?;
+        if let Some(passage) = &mut self.passage {
+            passage.note_before()?;
         }
         let all = TcpSockets::open(namespace)?.info()?;
         // Far ends that have not answered for a while are not to be blamed on the move.
@@ -65,53 +73,105 @@ impl InUse {
 
     /// Notes that its packets can come again.
     pub fn note_release(&mut self) -> Result<(), Cause> {
-        self.datagrams.as_mut().map_or(Ok(()), Datagrams::note_release)
+        self.passage.as_mut().map_or(Ok(()), FlowPassage::note_release)
     }
 
-    /// Returns the UDP flows that the destination is to count, too, and expects that it does.
-    pub fn flows_to_count(&mut self) -> Option<CountedFlows> {
-        self.datagrams.as_mut().map(Datagrams::flows_to_count)
-    }
-
-    /// Waits until it is known which of its UDP flows are dead, if any seems to be; returns a sentence for each.
-    async fn dead_datagrams(
-        &mut self,
-        migration: &mut Migration<'_>,
-        since: Instant,
-    ) -> Result<Vec<String>, Cause> {
-        let Some(mut datagrams) = self.datagrams.take() else { return Ok(Vec::new()) };
-        datagrams.read(migration).await?;
-        if !datagrams.is_any_stuck() {
-            return Ok(Vec::new());
-        }
-        tokio::time::sleep(PATIENCE.saturating_sub(since.elapsed())).await;
-        datagrams.read(migration).await?;
-        let destination = &migration.plan.link.destination.host;
-        Ok(datagrams.dead(destination, since.elapsed()))
+    /// Whether packets are counted.
+    pub fn is_counted(&self) -> bool {
+        self.passage.is_some()
     }
 }
 
-/// Waits until all of them have heard something, but no longer than a while after packets could come, which
-/// was at `since`; returns a sentence for each one that is dead.
-pub async fn dead(
+/// TCP connections that were in use, and of which nothing has come.
+#[derive(Debug, Default)]
+struct SilentOnes {
+    dead: Vec<SilentConnection>,
+    /// Nothing shows that anything was to come of them, but that the far end has not answered the restored socket.
+    unheard: Vec<SilentConnection>,
+}
+
+/// Waits until it is known what has become of the container's `flows`, but no longer than a while after packets could
+/// come, which was at `since`. `local` are addresses of the destination whose flows are local there.
+pub async fn look(
     migration: &mut Migration<'_>,
-    in_use: &mut InUse,
+    in_use: InUse,
+    (flows, local): (&[Flow], &[IpAddr]),
     since: Instant,
-) -> Result<Vec<String>, Cause> {
-    let mut dead = dead_connections(migration, &in_use.tcp, since).await?;
-    dead.extend(in_use.dead_datagrams(migration, since).await?);
-    Ok(dead)
+) -> Looked {
+    let InUse { tcp, passage, uncounted } = in_use;
+    let is_tcp_in_use =
+        |ends: &FlowEnds| ends.protocol == Protocol::Tcp && tcp.contains(&(ends.own, ends.far));
+    let begun = match passage {
+        Some(passage) => passage.look(migration, flows, local, is_tcp_in_use).await,
+        None => Err(uncounted.unwrap_or_default().into()),
+    };
+    // A destination that cannot be asked is not dialled a second time.
+    let silent = match begun.as_ref().ok().and_then(Look::unreachable) {
+        Some(reason) => Err(reason.to_owned().into()),
+        None => {
+            let least = least(flows, migration, &tcp);
+            silent_connections(migration, &tcp, (since, least)).await
+        }
+    };
+    let silent = silent.map_err(|e| chain(e.as_ref()));
+    let named: BTreeSet<Ends> = match &silent {
+        Ok(SilentOnes { dead, unheard }) => {
+            dead.iter().chain(unheard).map(|one| (one.own, one.far)).collect()
+        }
+        Err(_) => tcp.clone(),
+    };
+    let is_named =
+        |ends: &FlowEnds| ends.protocol == Protocol::Tcp && named.contains(&(ends.own, ends.far));
+    let counted = match begun {
+        Ok(look) => look.end(migration, since, is_named).await,
+        Err(e) => Err(e),
+    };
+    let mut looked = counted.unwrap_or_else(|e| Looked {
+        unverified: told_uncounted(flows, &chain(e.as_ref())).into_iter().collect(),
+        ..Looked::default()
+    });
+    // Counted packets tell where they are dropped.
+    let is_told = |own: SocketAddr, far: SocketAddr| {
+        looked.dead.contains(&FlowEnds { protocol: Protocol::Tcp, own, far })
+    };
+    let (mut lost, mut unverified) = (Vec::new(), Vec::new());
+    match silent {
+        Ok(SilentOnes { mut dead, mut unheard }) => {
+            dead.retain(|one| !is_told(one.own, one.far));
+            unheard.retain(|one| !is_told(one.own, one.far));
+            lost.extend(told(&dead));
+            unverified.extend(told_unheard(&unheard));
+        }
+        Err(reason) => {
+            let mut unknown = tcp;
+            unknown.retain(|(own, far)| !is_told(*own, *far));
+            unverified.extend(told_unknown(&unknown, &reason));
+        }
+    }
+    lost.append(&mut looked.lost);
+    unverified.append(&mut looked.unverified);
+    Looked { lost, unverified, ..looked }
 }
 
-async fn dead_connections(
+/// Returns how long it is watched at least whether connections are silent. Of a flow whose anchor is a third host, nobody
+/// counts what that host drops. Only the container's own sockets tell of it, once they have sent again.
+fn least(flows: &[Flow], migration: &Migration<'_>, in_use: &BTreeSet<Ends>) -> Duration {
+    let (container, destination) = (&migration.plan.addresses, migration.plan.link.peer);
+    let by_a_third = |flow: &Flow| {
+        flow.anchor(container).is_some_and(|anchor| anchor != destination)
+            && flow.ends(container).is_some_and(|ends| in_use.contains(&(ends.own, ends.far)))
+    };
+    if flows.iter().any(by_a_third) { SENT_AGAIN } else { Duration::ZERO }
+}
+
+async fn silent_connections(
     migration: &mut Migration<'_>,
     in_use: &BTreeSet<Ends>,
-    since: Instant,
-) -> Result<Vec<String>, Cause> {
+    (since, least): (Instant, Duration),
+) -> Result<SilentOnes, Cause> {
     if in_use.is_empty() {
-        return Ok(Vec::new());
+        return Ok(SilentOnes::default());
     }
-    let id = migration.id();
     let plan = &migration.plan;
     let (container, readdressed) = (plan.addresses.clone(), plan.readdressed.clone());
     let before = |own: SocketAddr| {
@@ -119,16 +179,25 @@ async fn dead_connections(
         SocketAddr::new(other.map_or(own.ip(), |other| other.old), own.port())
     };
     let mut first: Option<(Instant, Vec<Flow>)> = None;
+    let mut suspects = in_use.clone();
     let silent = loop {
-        let mut silent = destination_rpc::silent(migration.connection(), id).await?;
+        let mut silent = ask(migration).await?;
         for connection in &mut silent {
             connection.own = before(connection.own);
         }
-        // Whatever the far end says more than once, or of others, is nothing.
-        let mut left = in_use.clone();
+        // Whatever the destination says more than once, or of others, is nothing. One that was not silent at an
+        // earlier look lives.
+        let mut left = suspects.clone();
         silent.retain(|connection| left.remove(&(connection.own, connection.far)));
         if silent.is_empty() {
-            return Ok(Vec::new());
+            if since.elapsed() >= least {
+                return Ok(SilentOnes::default());
+            }
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        }
+        if since.elapsed() >= least {
+            suspects = silent.iter().map(|one| (one.own, one.far)).collect();
         }
         match &first {
             None => first = Some((Instant::now(), Conntrack::open()?.dump(&container)?)),
@@ -139,28 +208,66 @@ async fn dead_connections(
         }
         tokio::time::sleep(PAUSE).await;
     };
-    let Some((read, first)) = first else { return Ok(Vec::new()) };
+    let Some((read, first)) = first else { return Ok(SilentOnes::default()) };
     let passed = read.elapsed();
     let heard_here = talking(&first, &Conntrack::open()?.dump(&container)?, passed, &container);
-    let is_dead = |connection: &&SilentConnection| {
+    let is_dead = |connection: &SilentConnection| {
         connection.awaits_answer || heard_here.contains(&(connection.own, connection.far))
     };
-    Ok(told(&silent.iter().filter(is_dead).collect::<Vec<_>>()))
+    let (dead, unheard) = silent.into_iter().partition(is_dead);
+    Ok(SilentOnes { dead, unheard })
 }
 
-fn told(dead: &[&SilentConnection]) -> Vec<String> {
-    let seconds = PATIENCE.as_secs();
-    let each = |SilentConnection { own, far, .. }: &&SilentConnection| {
+/// Asks which connections are silent, over a new connection if the conversation has broken.
+async fn ask(migration: &mut Migration<'_>) -> Result<Vec<SilentConnection>, Error> {
+    let id = migration.id();
+    match destination_rpc::silent(migration.connection(), id).await {
+        Err(e) if e.next() == Next::AskAgain => {
+            tracing::warn!("{}", chain(&e));
+            retry::reconnect(migration).await?;
+            destination_rpc::silent(migration.connection(), id).await
+        }
+        answer => answer,
+    }
+}
+
+/// Tells at most so many of `all`, and how many more there are.
+fn some<T>(all: &[T], each: impl Fn(&T) -> String) -> Vec<String> {
+    let mut told: Vec<String> = all.iter().take(MOST_NAMED).map(each).collect();
+    if all.len() > MOST_NAMED {
+        told.push(format!("{} more TCP connections, in the same way", all.len() - MOST_NAMED));
+    }
+    told
+}
+
+fn told_unheard(unheard: &[SilentConnection]) -> Vec<String> {
+    some(unheard, |SilentConnection { own, far, .. }| {
         format!(
-            "the TCP connection of {own} with {far} was in use, and nothing has come of it in the {seconds} s \
+            "the TCP connection of {own} with {far}: its far end has not answered in the {} s since the move",
+            PATIENCE.as_secs()
+        )
+    })
+}
+
+fn told_unknown(in_use: &BTreeSet<Ends>, reason: &str) -> Vec<String> {
+    let all: Vec<&Ends> = in_use.iter().collect();
+    some(&all, |(own, far)| format!("the TCP connection of {own} with {far}: {reason}"))
+}
+
+/// Tells of UDP flows whose packets this host has not counted.
+fn told_uncounted(flows: &[Flow], reason: &str) -> Option<String> {
+    let udp = flows.iter().filter(|flow| flow.protocol == Protocol::Udp).count();
+    (udp > 0).then(|| format!("{udp} UDP flows: their packets could not be counted: {reason}"))
+}
+
+fn told(dead: &[SilentConnection]) -> Vec<String> {
+    let seconds = PATIENCE.as_secs();
+    some(dead, |SilentConnection { own, far, .. }| {
+        format!(
+            "the TCP connection of {own} with {far} was in use, and its far end has not answered in the {seconds} s \
              since the move; look for what drops its packets on the way to the destination and back"
         )
-    };
-    let mut all: Vec<String> = dead.iter().take(MOST_NAMED).map(each).collect();
-    if dead.len() > MOST_NAMED {
-        all.push(format!("{} more TCP connections, in the same way", dead.len() - MOST_NAMED));
-    }
-    all
+    })
 }
 
 /// Returns the connections of which packets came to this host between two readings of its conntrack table: each sets
@@ -179,28 +286,15 @@ fn talking(
         flow.tcp.is_some()
             && earlier.is_some_and(|of| left(flow) + passed.as_secs_f64() > left(of) + ROUNDING)
     };
-    after.iter().filter(talks).filter_map(|flow| ends(flow, container)).collect()
-}
-
-/// Returns the ends of a connection as the container sees them.
-fn ends(flow: &Flow, container: &[std::net::IpAddr]) -> Option<Ends> {
-    Some(match flow.direction(container)? {
-        Direction::Inbound => (
-            SocketAddr::new(flow.reply.source, flow.reply.source_port),
-            SocketAddr::new(flow.reply.destination, flow.reply.destination_port),
-        ),
-        Direction::Outbound => (
-            SocketAddr::new(flow.original.source, flow.original.source_port),
-            SocketAddr::new(flow.original.destination, flow.original.destination_port),
-        ),
-    })
+    let ends = |flow: &Flow| flow.ends(container).map(|ends| (ends.own, ends.far));
+    after.iter().filter(talks).filter_map(ends).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
 
-    use netmig::flow::{Protocol, TcpState, Tuple, Zone};
+    use netmig::flow::{TcpState, Tuple, Zone};
 
     use super::*;
 
@@ -241,7 +335,7 @@ mod tests {
     fn a_thousand_dead_connections_are_told_in_few_lines() {
         let (own, far) = ("10.88.0.2:80".parse().unwrap(), "192.0.2.3:9".parse().unwrap());
         let dead = vec![SilentConnection { own, far, awaits_answer: true }; 1000];
-        let told = told(&dead.iter().collect::<Vec<_>>());
+        let told = told(&dead);
         assert_eq!(told.len(), MOST_NAMED + 1);
         assert!(told[0].contains("192.0.2.3:9") && told[MOST_NAMED].starts_with("980 more"));
     }

@@ -2,7 +2,9 @@
 
 use ownership::source::{Answer, Next, after_order};
 use protocol::expect;
-use protocol::message::{self, FailureCode, Finished, Message, MigrationId, SilentConnection};
+use protocol::message::{
+    self, AskPassage, FailureCode, Finished, Message, MigrationId, SilentConnection,
+};
 use protocol::wire::{self, Connection};
 use state::cause::Cause;
 use state::deadline;
@@ -102,13 +104,13 @@ pub async fn silent(
     Ok(expect!(connection, deadline::ANSWER, Silent)?)
 }
 
-/// Asks the destination for packets of the flows that it counts; `None` if it cannot tell.
-pub async fn flow_counts(
+/// Asks the destination for packets of flows; `None` if it cannot tell.
+pub async fn passage(
     connection: &mut Connection,
-    migration: MigrationId,
-) -> Result<Option<Vec<message::FlowCount>>, Error> {
-    connection.send(&Message::AskCounts(migration)).await?;
-    Ok(expect!(connection, deadline::ANSWER, FlowCounts)?)
+    ask: AskPassage,
+) -> Result<Option<Vec<message::FlowPassage>>, Error> {
+    connection.send(&Message::AskPassage(ask)).await?;
+    Ok(expect!(connection, deadline::ANSWER, Passage)?)
 }
 
 /// Tells the destination that this host needs no answer about the migration any more.

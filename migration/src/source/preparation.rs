@@ -88,7 +88,7 @@ impl<'a> Preparation<'a> {
             self.connect_tunnel(&remote).await?;
         }
         // What passes in the time that is left until the interruption is in use.
-        self.migration.in_use = self.watch().await;
+        self.migration.in_use = block_in_place(|| self.watch());
         self.note_forwarding().await?;
         block_in_place(|| self.prepare_hold())?;
         self.prepare_removal();

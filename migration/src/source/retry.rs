@@ -12,7 +12,7 @@ use super::migration::Migration;
 /// Between two attempts to reach a destination that has not acknowledged.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// How long a destination whose server has died is asked again to note that a move is settled.
+/// How long a destination whose server has died is asked again what has become of flows, and to note that a move is settled.
 const SETTLING: Duration = Duration::from_secs(5);
 
 /// The last thing that is wanted of the destination.
@@ -62,6 +62,20 @@ pub async fn tell_settled(migration: &mut Migration<'_>) -> Result<(), Error> {
                 tracing::debug!("{}", chain(&e));
             }
             told => return told,
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Picks up a conversation that has broken after the container was handed over. The destination may have to be started again.
+pub async fn reconnect(migration: &mut Migration<'_>) -> Result<(), Error> {
+    let give_up = Instant::now() + SETTLING;
+    loop {
+        match again(migration, Goal::Finished).await {
+            Err(e) if e.next() == Next::AskAgain && Instant::now() < give_up => {
+                tracing::debug!("{}", chain(&e));
+            }
+            reached => return reached,
         }
         tokio::time::sleep(RETRY).await;
     }

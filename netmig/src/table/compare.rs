@@ -87,6 +87,7 @@ mod nfta {
     pub(super) const NAT_REG_PROTO_MAX: u16 = 6;
     pub(super) const NAT_FLAGS: u16 = 7;
     pub(super) const COUNTER_PACKETS: u16 = 2;
+    pub(super) const DYNSET_SET_NAME: u16 = 1;
 }
 
 /// `NF_NAT_RANGE_MAP_IPS` and `NF_NAT_RANGE_PROTO_SPECIFIED`: there is an address, and a port.
@@ -177,11 +178,16 @@ fn does_same(found: &[u8], wanted: &[u8]) -> bool {
     }
 }
 
-/// Returns how many packets a rule with this list of expressions has counted; `None` if it has no
-/// counter.
-pub(super) fn packets(list: &[u8]) -> Option<u64> {
+/// Returns the name of the set in which a rule with this list of expressions counts packets; `None` if it has none.
+pub(super) fn counting_set(list: &[u8]) -> Option<&str> {
     let expressions = read(list).ok()?;
-    let counter = expressions.iter().find(|expression| expression.name == "counter")?;
+    let counting = expressions.iter().find(|expression| expression.name == "dynset")?;
+    counting.find(nfta::DYNSET_SET_NAME)?.text().ok()
+}
+
+/// Returns how many packets a counter's expression has counted; `None` if it is none.
+pub(super) fn packets(expression: Attribute<'_>) -> Option<u64> {
+    let counter = Expression::read(expression).ok().filter(|found| found.name == "counter")?;
     counter.find(nfta::COUNTER_PACKETS)?.be64().ok()
 }
 
@@ -205,13 +211,16 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_tells_its_packets() {
+    fn a_counter_tells_its_packets_and_a_rule_its_set() {
         let (bytes, count) = (900u64.to_be_bytes(), 3u64.to_be_bytes());
-        let counter = list("counter", &[(1, &bytes), (2, &count)]);
-        assert_eq!(packets(&[list("ct", &[]), counter].concat()), Some(3));
-        assert_eq!(packets(&list("ct", &[(2, &count)])), None);
-        assert_eq!(packets(&list("counter", &[(2, &[1])])), None);
-        assert_eq!(packets(&[9, 0, 1]), None);
+        let told = |list: &[u8]| packets(Attribute { kind: 1, value: &list[4..] });
+        assert_eq!(told(&list("counter", &[(1, &bytes), (2, &count)])), Some(3));
+        assert_eq!(told(&list("ct", &[(2, &count)])), None);
+        assert_eq!(told(&list("counter", &[(2, &[1])])), None);
+        let counting = [list("ct", &[]), list("dynset", &[(1, b"count-web-0\0")])].concat();
+        assert_eq!(counting_set(&counting), Some("count-web-0"));
+        assert_eq!(counting_set(&list("ct", &[(1, b"x\0")])), None);
+        assert_eq!(counting_set(&[9, 0, 1]), None);
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl FoundChain {
     }
 }
 
-fn asking(message: i32, flags: u16, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+pub(super) fn asking(message: i32, flags: u16, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let family = (ProtoFamily::Inet as u16).to_le_bytes()[0];
     request(Subsystem::NfTables.kind(message), flags, &nfgenmsg(family, 0), fill)
 }

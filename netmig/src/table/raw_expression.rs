@@ -1,6 +1,6 @@
 //! nf_tables expressions that nftnl's Rust wrapper does not have.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
 
 use nftnl::expr::Expression;
@@ -8,6 +8,8 @@ use nftnl::nftnl_sys as sys;
 
 /// The register that all rules here use.
 const REGISTER: u32 = libc::NFT_REG_1 as u32;
+/// The first 32-bit register, which is the beginning of [`REGISTER`].
+const FIRST_WORD: u32 = libc::NFT_REG32_00 as u32;
 
 /// An attribute of an expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +18,9 @@ enum Setting {
     U16(u32, u16),
     U32(u32, u32),
     Text(u32, &'static CStr),
+    Name(u32, CString),
+    /// An expression, which libnftnl takes over.
+    Inner(u32, Raw),
     /// Bytes of which libnftnl takes ownership.
     Owned(u32, Vec<u8>),
 }
@@ -42,6 +47,27 @@ impl Raw {
         let mut raw = Self::conntrack(key);
         raw.settings.push(Setting::U8(sys::NFTNL_EXPR_CT_DIR, direction));
         raw
+    }
+
+    /// Makes `ct original KEY` or `ct reply KEY`, into the 32-bit registers from this one on, counted from 0.
+    pub(super) fn conntrack_into(key: i32, direction: u8, register: u32) -> Self {
+        let settings = vec![
+            Setting::U32(sys::NFTNL_EXPR_CT_DREG, FIRST_WORD + register),
+            Setting::U32(sys::NFTNL_EXPR_CT_KEY, key.unsigned_abs()),
+            Setting::U8(sys::NFTNL_EXPR_CT_DIR, direction),
+        ];
+        Self { name: c"ct", settings }
+    }
+
+    /// Makes `add @SET { … counter }`: the key is in the 32-bit registers from the first one on.
+    pub(super) fn count_in(set: CString) -> Self {
+        let settings = vec![
+            Setting::U32(sys::NFTNL_EXPR_DYNSET_SREG_KEY, REGISTER),
+            Setting::U32(sys::NFTNL_EXPR_DYNSET_OP, libc::NFT_DYNSET_OP_ADD.unsigned_abs()),
+            Setting::Name(sys::NFTNL_EXPR_DYNSET_SET_NAME, set),
+            Setting::Inner(sys::NFTNL_EXPR_DYNSET_EXPR, Self::counter()),
+        ];
+        Self { name: c"dynset", settings }
     }
 
     /// Makes `fib daddr type`.
@@ -138,6 +164,12 @@ const FIB_F_DADDR: u32 = 1 << 1;
 
 impl Expression for Raw {
     fn to_expr(&self, _rule: &nftnl::Rule<'_>) -> NonNull<sys::nftnl_expr> {
+        self.allocate()
+    }
+}
+
+impl Raw {
+    fn allocate(&self) -> NonNull<sys::nftnl_expr> {
         // SAFETY: the name is a NUL-terminated static string.
         let Some(expression) = NonNull::new(unsafe { sys::nftnl_expr_alloc(self.name.as_ptr()) })
         else {
@@ -173,6 +205,18 @@ fn set(expression: NonNull<sys::nftnl_expr>, setting: &Setting) {
         Setting::Text(attribute, value) => {
             // SAFETY: as above.
             unsafe { sys::nftnl_expr_set_str(expression, *attribute as u16, value.as_ptr()) };
+        }
+        Setting::Name(attribute, value) => {
+            // SAFETY: as above.
+            unsafe { sys::nftnl_expr_set_str(expression, *attribute as u16, value.as_ptr()) };
+        }
+        Setting::Inner(attribute, inner) => {
+            // SAFETY: libnftnl puts this expression, which nobody else has, into its list, and frees it with the
+            // outer one (src/expr/dynset.c).
+            unsafe {
+                let data = inner.allocate().as_ptr().cast_const().cast();
+                sys::nftnl_expr_set(expression, *attribute as u16, data, 0);
+            }
         }
         Setting::Owned(attribute, value) => {
             // SAFETY: libnftnl keeps the pointer of this attribute and frees it with free(3), so

@@ -8,7 +8,7 @@ use nftnl::expr::{Bitwise, Cmp, CmpOp, Immediate, InterfaceName, Nat, NatType, R
 use nftnl::{ProtoFamily, Rule, nft_expr};
 
 use super::raw_expression::Raw;
-use super::{Queueing, TableError};
+use super::{Queueing, TableError, counted_flows};
 use crate::flow::Protocol;
 use crate::peer_number::INTERFACE_PREFIX;
 use crate::tunnel::HardwareAddress;
@@ -100,8 +100,13 @@ pub(super) enum Statement {
     SetDestination(IpAddr),
     Drop,
     Accept,
-    /// `counter`.
-    Counter,
+    /// `add @SET { ct DIRECTION saddr . daddr . proto-src . proto-dst . protocol counter }`, for flows of the
+    /// family of this address.
+    CountEach {
+        set: String,
+        direction: u8,
+        family: IpAddr,
+    },
 }
 
 impl Statement {
@@ -143,7 +148,12 @@ impl Statement {
                 rule.add_expr(&nft_expr!(payload tcp sport));
                 rule.add_expr(&nft_expr!(cmp == port.to_be()));
             }
-            Self::Counter => rule.add_expr(&Raw::counter()),
+            Self::CountEach { ref set, direction, family } => {
+                for (key, register) in counted_flows::key(family) {
+                    rule.add_expr(&Raw::conntrack_into(key, direction, register));
+                }
+                rule.add_expr(&Raw::count_in(CString::new(set.as_str())?));
+            }
             Self::NfTrace => {
                 rule.add_expr(&Immediate::new(1u8, Register::Reg1));
                 rule.add_expr(&Raw::trace());

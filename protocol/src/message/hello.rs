@@ -21,6 +21,7 @@ pub const CAPABILITIES: &[&str] = &[
     super::DATAGRAMS,
     LEAN_MEMORY,
     MEMORY,
+    super::PASSAGE,
     POST_COPY,
     super::SHARED_MEMORY,
     crate::wire::STREAMS,

@@ -148,6 +148,8 @@ pub(crate) fn first_messages(migration: &Value) -> Vec<Value> {
         message("CountFlows", json!([])),
         id("AskCounts"),
         message("FlowCounts", Value::Null),
+        message("CountPackets", json!([])),
+        message("Passage", Value::Null),
         message("Prepared", prepared),
         id("Commit"),
         nothing("Committed"),

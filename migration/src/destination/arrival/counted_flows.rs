@@ -1,4 +1,4 @@
-//! The flows whose packets the source has this host count.
+//! The packets that the source has this host count.
 
 use std::net::IpAddr;
 
@@ -19,6 +19,11 @@ use crate::destination::counted_flows::CountedFlows;
 #[error("the source has asked before to have packets of flows counted")]
 struct AskedTwice;
 
+/// The source names addresses that the container does not have here.
+#[derive(Debug, thiserror::Error)]
+#[error("the source asks to have packets of addresses counted that the container does not have")]
+struct OtherAddresses;
+
 /// What a source has this host count while a container is staged.
 #[derive(Debug, Default)]
 pub(super) struct Counting {
@@ -28,8 +33,20 @@ pub(super) struct Counting {
 }
 
 impl Arrival {
-    /// Begins to count packets of flows that the source is about to lead here. Nothing is counted if one of them
-    /// is none of the container's with a host elsewhere: a move does not fail of that.
+    /// Begins to count packets of the container's flows. A move does not fail of it if that cannot be done.
+    pub(super) async fn count_packets(&mut self, addresses: &[IpAddr]) -> Result<(), Cause> {
+        if std::mem::replace(&mut self.counting.asked, true) {
+            return Err(AskedTwice.into());
+        }
+        let own = self.addresses();
+        if addresses.len() > own.len() || addresses.iter().any(|address| !own.contains(address)) {
+            return Err(OtherAddresses.into());
+        }
+        self.begin_counting(addresses).await
+    }
+
+    /// Does the same for a source of an earlier version, which names flows that it is about to lead here. Nothing is
+    /// counted if one of them is none of the container's with a host elsewhere.
     pub(super) async fn count_flows(&mut self, flows: convert::CountedFlows) -> Result<(), Cause> {
         if std::mem::replace(&mut self.counting.asked, true) {
             return Err(AskedTwice.into());
@@ -39,9 +56,17 @@ impl Arrival {
             tracing::debug!("{}: flows of others are not counted", self.offer.migration);
             return Ok(());
         };
+        let own = self.addresses();
+        self.begin_counting(&own).await?;
+        let counted = self.counting.flows.take();
+        self.counting.flows = counted.map(|counted| counted.naming(&entries, &own));
+        Ok(())
+    }
+
+    async fn begin_counting(&mut self, addresses: &[IpAddr]) -> Result<(), Cause> {
         let _lock = SteeringLock::take(&self.host.directories.run).await?;
         let (directories, migration) = (&self.host.directories, self.offer.migration);
-        match block_in_place(|| CountedFlows::begin(directories, migration, &entries)) {
+        match block_in_place(|| CountedFlows::begin(directories, migration, addresses)) {
             Ok(counted) => self.counting.flows = Some(counted),
             Err(e) => tracing::debug!("{migration}: {}", chain(e.as_ref())),
         }

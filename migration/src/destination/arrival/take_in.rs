@@ -109,6 +109,7 @@ impl Arrival {
                     Ok(flows) => self.count_flows(flows).await,
                     Err(refused) => Err(refused.into()),
                 },
+                Ok(Message::CountPackets(addresses)) => self.count_packets(&addresses).await,
                 Ok(Message::AskTurn(())) => self.answer_turn(connection).await,
                 Ok(Message::Restore(manifest)) => match Manifest::from_wire(manifest) {
                     Ok(manifest) => break manifest,

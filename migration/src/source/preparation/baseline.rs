@@ -1,40 +1,29 @@
 //! What is looked at before the interruption, to tell afterwards what it has cost.
 
-use protocol::message::{DATAGRAMS, Message};
-use state::cause::{Cause, chain};
+use protocol::message::{Message, PASSAGE};
+use state::cause::Cause;
 
-use super::super::datagrams::Datagrams;
 use super::super::dead_connections::InUse;
+use super::super::flow_passage::{FlowPassage, there};
 use super::super::migration::Migration;
 use super::super::plan::Plan;
 use super::super::siblings_left_behind;
 use super::Preparation;
 use super::tools::Ready;
-use crate::convert::Wire;
 
 impl Preparation<'_> {
-    /// Begins to watch what is in use. Nothing depends on it.
-    pub(super) async fn watch(&self) -> InUse {
-        let (plan, left_out) = (&self.migration.plan, self.migration.plan.far_ends.addresses());
-        let datagrams = match self.migration.hold_tag() {
-            Ok(tag) => Datagrams::watch(&tag, &plan.addresses, &left_out).await,
-            Err(e) => Err(e),
-        };
-        InUse::watch(datagrams.unwrap_or_else(|e| {
-            tracing::debug!("UDP flows are not watched: {}", chain(e.as_ref()));
-            None
-        }))
+    /// Begins to watch what is in use. A move does not fail of it.
+    pub(super) fn watch(&self) -> InUse {
+        let tag = self.migration.hold_tag();
+        InUse::watch(tag.and_then(|tag| FlowPassage::watch(&tag, &self.migration.plan.addresses)))
     }
 
-    /// Has the destination count packets of them, too, if it knows how to. It does not answer.
+    /// Has the destination count packets, too, if it knows how to. It does not answer.
     pub(super) async fn have_counted(&mut self) -> Result<(), Cause> {
         let Migration { plan, in_use, .. } = &mut self.migration;
-        let connection = &mut plan.link.connection;
-        if !connection.has(DATAGRAMS) {
-            return Ok(());
-        }
-        if let Some(flows) = in_use.flows_to_count() {
-            connection.send(&Message::CountFlows(flows.into_wire())).await?;
+        if plan.link.connection.has(PASSAGE) && in_use.is_counted() {
+            let addresses = there(&plan.addresses, &plan.readdressed);
+            plan.link.connection.send(&Message::CountPackets(addresses)).await?;
         }
         Ok(())
     }

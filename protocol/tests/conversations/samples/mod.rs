@@ -381,5 +381,19 @@ fn counts() -> Vec<Message> {
         Message::AskCounts(MIGRATION),
         Message::FlowCounts(Some(vec![count])),
         Message::FlowCounts(None),
+        Message::CountPackets(vec![ip("10.88.0.7"), ip("fd00::7")]),
+        Message::AskPassage(AskPassage {
+            migration: MIGRATION,
+            flows: vec![FlowEnds {
+                protocol: Protocol::Udp,
+                own: "10.88.0.7:53".parse().unwrap(),
+                far: "192.0.2.3:41000".parse().unwrap(),
+            }],
+        }),
+        Message::Passage(Some(vec![FlowPassage {
+            towards: PacketCount { came: 300, left: 2 },
+            from: PacketCount { came: 70_000, left: 1 },
+        }])),
+        Message::Passage(None),
     ]
 }

@@ -156,7 +156,8 @@ fn message(name: &str, body: Value) -> Result<Message, Cause> {
          Finish Finished Abort Aborted Resume Resumed LogData Anchor AnchorOffer AnchorReady Rehome
          Rehomed AskTurn TurnAnswer ForwardEnd ForwardEnded LedPast Expect
          Settings Facts EndFlows FlowsEnded NetworkState AskSilent Silent TryPaths PathsReady AskPaths
-         PathsTried EndPaths CountFlows AskCounts FlowCounts Volumes VolumeChange VolumeEnd]
+         PathsTried EndPaths CountFlows AskCounts FlowCounts Volumes VolumeChange VolumeEnd
+         CountPackets AskPassage Passage]
     ))
 }
 

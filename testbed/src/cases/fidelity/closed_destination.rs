@@ -16,15 +16,11 @@ use crate::lab::Lab;
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("paths-closed-at-the-destination", &["fidelity", "flows"], closed_towards)
-        .exclusive(),
-    Case::new("paths-closed-to-answers-at-the-destination", &["fidelity", "flows"], closed_from)
-        .exclusive(),
-    Case::new("paths-closed-to-another-address", &["fidelity", "flows"], closed_to_another)
-        .exclusive(),
-    Case::new("paths-open-to-datagrams", &["fidelity", "flows"], open).exclusive(),
-    Case::new("paths-counted-by-agents-that-are-killed", &["fidelity", "flows"], killed)
-        .exclusive(),
+    Case::new("paths-closed-at-the-destination", &["fidelity", "flows"], closed_towards),
+    Case::new("paths-closed-to-answers-at-the-destination", &["fidelity", "flows"], closed_from),
+    Case::new("paths-closed-to-another-address", &["fidelity", "flows"], closed_to_another),
+    Case::new("paths-open-to-datagrams", &["fidelity", "flows"], open),
+    Case::new("paths-counted-by-agents-that-are-killed", &["fidelity", "flows"], killed),
 ];
 
 /// The exit code of a move that has lost something.
@@ -178,12 +174,12 @@ fn no_counters(lab: &Lab) -> Result<()> {
 }
 
 /// Returns whether a host has the journal of a move that has not ended there.
-fn is_arriving(host: &Host) -> bool {
+pub(super) fn is_arriving(host: &Host) -> bool {
     let journals = host.path("/var/lib/netmig/journal").read_dir();
     journals.is_ok_and(|entries| entries.count() > 0)
 }
 
-fn until(what: &str, limit: Duration, is: impl Fn() -> Result<bool>) -> Result<()> {
+pub(super) fn until(what: &str, limit: Duration, is: impl Fn() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + crate::slowdown::limit(limit);
     while !is()? {
         ensure!(Instant::now() < deadline, "not within {limit:?}: {what}");

@@ -19,9 +19,8 @@ use crate::lab::{Attempt, Lab};
 use crate::runner::{Case, Context};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("paths-closed-during-the-move", &["fidelity", "flows"], closed_during_the_move)
-        .exclusive(),
-    Case::new("paths-closed-to-answers", &["fidelity", "flows"], closed_to_answers).exclusive(),
+    Case::new("paths-closed-during-the-move", &["fidelity", "flows"], closed_during_the_move),
+    Case::new("paths-closed-to-answers", &["fidelity", "flows"], closed_to_answers),
     Case::new("paths-firewall-of-the-source", &["fidelity", "flows"], |c| firewall(c, "a")),
     Case::new("paths-firewall-of-the-destination", &["fidelity", "flows"], |c| firewall(c, "b")),
     Case::new("paths-output-of-the-source", &["fidelity", "flows"], |c| output(c, "a")),

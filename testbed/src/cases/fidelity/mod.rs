@@ -7,6 +7,7 @@ mod closed_destination;
 mod closed_paths;
 mod container_dns;
 mod datagrams;
+mod dead_flows;
 mod engine_options;
 mod equality;
 mod far_end;
@@ -56,6 +57,7 @@ pub(super) fn cases() -> Vec<Case> {
         cgroup::CASES,
         closed_paths::CASES,
         closed_destination::CASES,
+        dead_flows::CASES,
         users::CASES,
         engine_options::CASES,
         container_dns::CASES,

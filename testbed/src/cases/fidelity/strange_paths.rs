@@ -271,6 +271,15 @@ fn counted(context: &Context) -> Result<()> {
         fixture.refused("twice", vec![count(vec![own()]), answered(vec![own()])], &[])?;
         let six = opened("Udp", &fixture.own, "2001:db8::3", 0);
         fixture.refused("of two families", vec![answered(vec![six])], &[])?;
+        let packets = |of: &[&str]| json!({ "send": "CountPackets", "body": of });
+        let own = fixture.own.as_str();
+        for (what, of) in [
+            ("packets of the host", vec![here.as_str()]),
+            ("packets of the far end", vec![own, &far]),
+            ("packets of nobody", vec!["203.0.113.1"]),
+        ] {
+            fixture.refused(what, vec![packets(&of)], &[])?;
+        }
         Ok(())
     })
 }
