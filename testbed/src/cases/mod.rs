@@ -28,6 +28,7 @@ mod lab;
 mod lab_resources;
 mod memory;
 mod memory_post_copy;
+mod memory_under_load;
 mod migration;
 mod operator;
 mod page_server;
@@ -60,6 +61,7 @@ pub fn all() -> Vec<Case> {
         page_server::CASES,
         processor_share::CASES,
         memory_post_copy::CASES,
+        memory_under_load::CASES,
         &flows::cases(),
         applications::CASES,
         &containers::cases(),
