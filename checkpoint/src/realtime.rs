@@ -7,6 +7,9 @@
 //! lowest priority). Their own work takes a few milliseconds of a processor. Programs that they start do not
 //! inherit the policy (SCHED_RESET_ON_FORK).
 //!
+//! The server of pages ([`crate::lazy_pages`]) has the policy until no page is missing, and rests again and again
+//! while no process waits for a page.
+//!
 //! A dump of thousands of files gives them more to do while CRIU is at work. The kernel wakes a real-time thread
 //! on the processor where it ran last, in place of the task that runs there, even if another processor is idle
 //! (`select_task_rq_rt` in kernel/sched/rt.c). CRIU then loses more than the agents gain: see [`MANY_FILES`].

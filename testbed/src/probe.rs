@@ -8,12 +8,16 @@ use crate::host::Host;
 use crate::host::host_process::HostProcess;
 use crate::programs::PROBE;
 use crate::slowdown;
-use crate::traffic::client_report::{BulkReport, Direction, EchoReport, ServerStats, WireReport};
+use crate::traffic::client_report::{
+    BulkReport, Direction, EchoReport, ServerStats, ValuesReport, WireReport,
+};
 
 /// The time limit for the first reply to come.
 const READY_LIMIT: Duration = Duration::from_secs(30);
 /// The default time that a client goes on before it is stopped, so that its report shows the state after the test.
 const TAIL: Duration = Duration::from_secs(1);
+/// The time limit for a client to write or to read all values of a redis.
+const FILL_LIMIT: Duration = Duration::from_secs(300);
 /// The time limit for a client to end. It waits for missing replies.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
@@ -66,6 +70,19 @@ impl<'a> Prober<'a> {
     /// The server does not answer.
     pub fn stats(self, control: SocketAddr) -> Result<ServerStats> {
         self.host.command(PROBE).args(["stats", &control.to_string()]).run()?.json()
+    }
+
+    /// Fills redis with values and starts to ask for them and to change them, 1,000 times a second. Returns when redis is
+    /// filled.
+    ///
+    /// # Errors
+    /// The program could not be started, or redis could not be filled.
+    pub fn redis_values(self, server: SocketAddr, mebibytes: u32) -> Result<ValuesRun> {
+        let words = ["values", &server.to_string(), "--until-stdin-closes"];
+        let size = ["--mebibytes", &mebibytes.to_string()];
+        let mut process = self.host.command(PROBE).args(words).args(size).spawn()?;
+        process.wait_for("ready", FILL_LIMIT)?;
+        Ok(ValuesRun { process })
     }
 
     /// Waits until a TCP echo server answers a new connection.
@@ -208,6 +225,23 @@ impl EchoRun {
     /// Returns whether the client still runs. It ends by itself when all connections have ended.
     pub fn is_running(&mut self) -> bool {
         self.process.is_running()
+    }
+}
+
+/// A client of redis that is running.
+#[derive(Debug)]
+pub struct ValuesRun {
+    process: HostProcess,
+}
+
+impl ValuesRun {
+    /// Ends the requests, has every value read, and returns the report.
+    ///
+    /// # Errors
+    /// The client failed, or its output is not a report.
+    pub fn stop(mut self) -> Result<ValuesReport> {
+        self.process.close_stdin();
+        self.process.wait(FILL_LIMIT)?.success()?.json()
     }
 }
 

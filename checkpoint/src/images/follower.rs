@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -38,7 +38,6 @@ pub struct Follower {
     watch: Option<Inotify>,
     growing: BTreeMap<String, Growing>,
     whole: BTreeMap<String, Sum>,
-    buffer: Vec<u8>,
 }
 
 /// A file that may not be whole yet.
@@ -78,7 +77,7 @@ impl Follower {
 
     pub(super) fn with(watch: Option<Inotify>, dir: &Path) -> Result<Self, Error> {
         let (growing, whole) = (BTreeMap::new(), BTreeMap::new());
-        let mut follower = Self { dir: dir.into(), watch, growing, whole, buffer: vec![0; CHUNK] };
+        let mut follower = Self { dir: dir.into(), watch, growing, whole };
         follower.search()?;
         Ok(follower)
     }
@@ -257,20 +256,21 @@ impl Follower {
             if !file.closed {
                 return Ok(Looked::Growing);
             }
-            if self.sum(&opened).map_err(failed)? == sum {
+            if Self::sum(&opened).map_err(failed)? == sum {
                 return Ok(Looked::Whole(sum));
             }
             file.sent = Progress::default();
         } else if file.sent.length > 0 {
             let cut = meta.len() < file.sent.length;
             let check = file.closed && file.sent.length <= RECHECK;
-            if cut || check && !self.begins_with(&file.sent, &opened).map_err(failed)? {
+            if cut || check && !Self::begins_with(&file.sent, &opened).map_err(failed)? {
                 file.sent = Progress::default();
             }
         }
         loop {
             let offset = file.sent.length;
-            let bytes = read_at(&opened, offset, &mut self.buffer).map_err(failed)?;
+            let bytes =
+                read_at(&opened, offset, meta.len().saturating_sub(offset)).map_err(failed)?;
             if bytes.is_empty() {
                 break;
             }
@@ -281,10 +281,10 @@ impl Follower {
     }
 
     /// Returns the length and the hash of what the file has now.
-    fn sum(&mut self, file: &File) -> io::Result<Sum> {
+    fn sum(file: &File) -> io::Result<Sum> {
         let mut now = Progress::default();
         loop {
-            let bytes = read_at(file, now.length, &mut self.buffer)?;
+            let bytes = read_at(file, now.length, CHUNK as u64)?;
             if bytes.is_empty() {
                 return Ok(now.sum());
             }
@@ -293,9 +293,8 @@ impl Follower {
     }
 
     /// Returns whether the file begins with what was handed on of it, which is at most [`RECHECK`] bytes.
-    fn begins_with(&mut self, sent: &Progress, file: &File) -> io::Result<bool> {
-        let length = usize::try_from(sent.length).unwrap_or(usize::MAX).min(self.buffer.len());
-        let bytes = read_at(file, 0, &mut self.buffer[..length])?;
+    fn begins_with(sent: &Progress, file: &File) -> io::Result<bool> {
+        let bytes = read_at(file, 0, sent.length)?;
         let mut now = Progress::default();
         now.add(&bytes);
         Ok(now.sum() == sent.sum())
@@ -321,16 +320,12 @@ fn plain(name: &OsStr) -> Result<String, Error> {
     if is_plain(&name) { Ok(name.into_owned()) } else { Err(Error::BadName(name.into_owned())) }
 }
 
-/// Returns up to a buffer full of bytes from `offset`; fewer at the end of the file.
-fn read_at(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<Bytes> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match file.read_at(&mut buffer[length..], offset + length as u64) {
-            Ok(0) => break,
-            Ok(n) => length += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(Bytes::copy_from_slice(&buffer[..length]))
+/// Returns `most` bytes from `offset`, at most [`CHUNK`]; fewer at the end of the file. They are where the kernel has put them: a
+/// dump can have many gigabytes, and the processors have enough to do.
+fn read_at(mut file: &File, offset: u64, most: u64) -> io::Result<Bytes> {
+    let most = most.min(CHUNK as u64);
+    let mut bytes = Vec::with_capacity(most as usize);
+    file.seek(SeekFrom::Start(offset))?;
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes.into())
 }

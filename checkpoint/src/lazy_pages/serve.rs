@@ -20,6 +20,7 @@ use super::process_memory::Memories;
 use crate::images::Pagemap;
 use crate::page_ranges::PageRanges;
 use crate::pidfd::PidFd;
+use crate::realtime::{self, RealtimePriority};
 use crate::seqpacket;
 use crate::userfault::{Userfault, is_supported};
 
@@ -27,6 +28,10 @@ use crate::userfault::{Userfault, is_supported};
 const RESTORED: i32 = 0x5253_5446;
 /// How long something that the kernel refuses for now is left alone, in milliseconds.
 const LATER: u16 = 1;
+/// How long the server puts pages in place that nothing waits for, before it leaves the processor to others.
+const STRETCH: Duration = Duration::from_millis(2);
+/// For how long it does, in milliseconds.
+const REST: u16 = 1;
 /// How long the server does without a holder that the kernel does not give it.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked whether a source can be asked that has pages, in milliseconds.
@@ -148,6 +153,9 @@ impl Server {
 
     /// Serves until no process lacks a page.
     fn serve(&mut self) -> io::Result<()> {
+        // On a busy host each page that a process waits for would wait for a processor, and one after another they add up.
+        let _realtime = RealtimePriority::begin();
+        let mut began = Instant::now();
         loop {
             if self.is_restored && self.memories.is_whole() && self.memories.has_told_end() {
                 return Ok(());
@@ -159,6 +167,11 @@ impl Server {
                 self.renew_holder()?;
             }
             let is_going = self.is_restored && self.is_going && self.memories.has_pending();
+            if is_going && began.elapsed() >= STRETCH {
+                // Whoever waits for a page is heard meanwhile.
+                self.look(REST.into())?;
+                began = Instant::now();
+            }
             let timeout = match (is_going, self.memories.is_refused(), &self.memories.at_source) {
                 (true, ..) => PollTimeout::ZERO,
                 (false, true, _) => LATER.into(),
@@ -208,6 +221,7 @@ impl Server {
                     // Its descriptor was the former server's.
                     std::mem::forget(self.holder.take());
                     self.memories.take_over()?;
+                    realtime::thread_began();
                     let (_, id) = self.container.as_ref().ok_or(io::ErrorKind::InvalidData)?;
                     if self.succession.is_exhausted() {
                         return Err(io::Error::other(format!("killed again and again, for {id}")));

@@ -43,7 +43,7 @@ impl Measured {
         let (report, gap) = move_with(lab, count)?;
         start(lab)?;
         let talk = || talk(lab.host("c")?, lab.host("a")?, count);
-        let floor = floor::measure_running(lab, Runtime::Crun, talk)?;
+        let floor = floor::measure_running(lab, Runtime::Crun, floor::Restore::Whole, talk)?;
         self.interruption.push(report.interruption_ms);
         self.gap.push(gap);
         self.floor.push(floor);

@@ -194,6 +194,16 @@ impl Window {
         (Self { from_ns, to_ns: now_ns() }, outcome)
     }
 
+    /// Returns whether a moment, in nanoseconds since the Unix epoch, lies in this window.
+    pub(super) fn contains(self, unix_ns: u64) -> bool {
+        (self.from_ns..self.to_ns).contains(&unix_ns)
+    }
+
+    /// Returns whether a moment comes before this window.
+    pub(super) fn is_before(self, unix_ns: u64) -> bool {
+        unix_ns < self.from_ns
+    }
+
     /// Returns the longest gap that overlaps this window, in milliseconds; 0 if there is none. Gaps outside have
     /// other causes.
     pub(super) fn longest(self, gaps: &[Gap]) -> f64 {

@@ -16,6 +16,7 @@ use testbed::traffic::client_report::Direction;
 use testbed::traffic::echo::{self, EchoPlan, SIZE_MIN};
 use testbed::traffic::packet_capture;
 use testbed::traffic::redis_counter::{self, CountPlan};
+use testbed::traffic::redis_values::{self, ValuesPlan};
 use testbed::traffic::requests::{self, RequestsPlan};
 use testbed::traffic::serve::{self, ServePlan};
 use testbed::traffic::stop::Stop;
@@ -41,6 +42,8 @@ enum Action {
     Bulk(Bulk),
     /// Increment a counter in redis over one connection and check every answer
     Count(Count),
+    /// Fill redis with random values, read and write them at a steady rate, and check every one of them
+    Values(Values),
     /// Send requests to a web server, with a connection for each
     Requests(Requests),
     /// Count the packets that arrive from a server, by the hosts that forwarded them
@@ -82,6 +85,9 @@ struct Serve {
     /// Mebibytes of memory to fill with a pattern
     #[arg(long, default_value_t = 0)]
     memory: usize,
+    /// Look at a page of that memory for each piece that is echoed over TCP, and end the connection if it has changed
+    #[arg(long)]
+    touch: bool,
     /// File to append a numbered line to at every interval
     #[arg(long)]
     log: Option<PathBuf>,
@@ -161,6 +167,23 @@ struct Count {
 }
 
 #[derive(Args)]
+struct Values {
+    /// Address of redis
+    server: SocketAddr,
+    /// Mebibytes of values
+    #[arg(long, default_value_t = 16)]
+    mebibytes: u32,
+    /// Requests a second
+    #[arg(long, default_value_t = 1000.0)]
+    rate: f64,
+    /// Seconds without an answer after which to give up
+    #[arg(long, default_value_t = 60)]
+    patience: u64,
+    #[command(flatten)]
+    until: Until,
+}
+
+#[derive(Args)]
 struct Requests {
     /// Address of the web server
     server: SocketAddr,
@@ -203,6 +226,7 @@ fn act(action: Action) -> io::Result<()> {
                 bulk_port: args.bulk_port,
                 udp_buffer: args.udp_buffer,
                 memory_mib: args.memory,
+                touches_memory: args.touch,
                 log: args.log,
                 log_interval: Duration::from_millis(args.log_interval.max(1)),
             },
@@ -235,6 +259,16 @@ fn act(action: Action) -> io::Result<()> {
                 patience: Duration::from_secs(args.patience.max(1)),
             };
             print(&redis_counter::run(&plan, &stop, ready)?)
+        }
+        Action::Values(args) => {
+            let stop = Stop::new(args.until.seconds, args.until.until_stdin_closes)?;
+            let plan = ValuesPlan {
+                server: args.server,
+                mebibytes: args.mebibytes,
+                rate: args.rate.max(1.0),
+                patience: Duration::from_secs(args.patience.max(1)),
+            };
+            print(&redis_values::run(&plan, &stop, ready)?)
         }
         Action::Requests(args) => {
             let stop = Stop::new(args.until.seconds, args.until.until_stdin_closes)?;

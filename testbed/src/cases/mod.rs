@@ -31,6 +31,7 @@ mod memory;
 mod memory_post_copy;
 mod memory_post_copy_ends;
 mod memory_programs;
+mod memory_under_load;
 mod migration;
 mod operator;
 mod outstanding_memory;
@@ -65,6 +66,7 @@ pub fn all() -> Vec<Case> {
         processor_share::CASES,
         memory_post_copy::CASES,
         memory_post_copy_ends::CASES,
+        memory_under_load::CASES,
         &flows::cases(),
         applications::CASES,
         &containers::cases(),

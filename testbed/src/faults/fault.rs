@@ -37,6 +37,10 @@ pub enum Fault {
     DiskFull(Side, Disk),
     /// SIGKILL of the podman that imports the container.
     ImportKilled,
+    /// SIGKILL of what puts pages of memory in place at the destination.
+    PageServerKilled,
+    /// SIGKILL of the process that takes its place when it dies.
+    PageHolderKilled,
     /// SIGKILL of wireguard-go.
     TunnelKilled(Side),
     /// `podman network reload --all`.
@@ -103,6 +107,8 @@ impl fmt::Display for Fault {
                 write!(f, "{disk}-full-{}", side.name())
             }
             Self::ImportKilled => f.write_str("import-killed"),
+            Self::PageServerKilled => f.write_str("page-server-killed"),
+            Self::PageHolderKilled => f.write_str("page-holder-killed"),
             Self::TunnelKilled(side) => write!(f, "tunnel-killed-{}", side.name()),
             Self::FirewallReloaded(side) => write!(f, "firewall-reloaded-{}", side.name()),
             Self::ContainerKilled => f.write_str("container-killed"),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::container_state::{State, state};
+use super::doubt::{self, in_doubt, is_lost, roll_back};
 use super::fault::Fault;
 use super::forget::forget;
 use super::injection_point::{Approach, InjectionPoint};
@@ -15,7 +16,6 @@ use super::observation::journals;
 use super::outcome::{Outcome, RunsOn};
 use super::rollback_failure;
 use super::{NAME, breakpoint, injection, residue};
-use crate::cases::terminal::Terminal;
 use crate::cases::without_own_state;
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -32,8 +32,6 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const SETTLE_LIMIT: Duration = Duration::from_secs(150);
 /// The time that clients go on after everything has settled.
 const TALK_AFTER: Duration = Duration::from_millis(1200);
-/// The longest time until a program prompts the operator.
-const PROMPT_LIMIT: Duration = Duration::from_secs(60);
 /// The longest time until a host is as before, after everything has settled.
 const RETURN_LIMIT: Duration = Duration::from_secs(20);
 /// The time between two checks.
@@ -43,6 +41,11 @@ const FILE: usize = 48 << 20;
 
 /// The memory in mebibytes of a container that has much.
 const MEMORY: &str = "192";
+/// A rate at which so much memory takes some time to go over.
+const SLOWLY: &str = "8MB";
+/// The time in seconds without its source after which a copy is ended that lacks pages: longer than any outage of the link that
+/// is healed.
+const MEMORY_WAIT: &str = "40";
 
 /// A lab that can run any cell. Use another one after an outcome with problems.
 #[derive(Debug)]
@@ -82,6 +85,7 @@ impl Harness {
         for (name, value) in tcp_retries() {
             c.set_parameter(&format!("net/ipv4/{name}"), value)?;
         }
+        lab.serve_with("b", &["--memory-wait", MEMORY_WAIT])?;
         lab.serve("b")?;
         Ok(Self { lab })
     }
@@ -115,6 +119,9 @@ impl Harness {
         let mut words = vec!["migrate", NAME, "b"];
         if let Some(mode) = cell.memory.mode() {
             words.extend(["--memory", mode]);
+        }
+        if cell.memory == Memory::PostCopy {
+            words.extend(["--bandwidth", SLOWLY, "--compress", "none"]);
         }
         if cell.fault.lengthens_interruption() {
             words.extend(["--max-interruption", "120"]);
@@ -150,7 +157,7 @@ impl Harness {
         let runs_on = self.runs_on(&id)?;
         let memory_bad = match cell.memory {
             Memory::Little => None,
-            Memory::PreCopy => self.changed_memory(runs_on)?,
+            Memory::PreCopy | Memory::PostCopy => self.changed_memory(runs_on)?,
         };
         let output = client.wait(Duration::ZERO)?;
         problems.extend(interference.judge(lab, cell.fault, output.status.code())?);
@@ -201,7 +208,9 @@ impl Harness {
                     self.lab.set_cable("b", true)?;
                 }
             }
-            if cell.may_lose_an_active_copy() && !ordered && is_lost(a, client) {
+            if cell.may_lose_both() && !ordered && !client.is_running() {
+                ordered = doubt::give_up_if_lost(a)?;
+            } else if cell.may_lose_an_active_copy() && !ordered && is_lost(a, client) {
                 ordered = true;
                 roll_back(a)?;
             }
@@ -299,7 +308,8 @@ fn start(host: &Host, client: &Host, cell: Cell) -> Result<(String, String)> {
     words.extend(sysctls.iter().map(String::as_str));
     let ending =
         format!("netmig-probe serve & while [ ! -e {} ]; do sleep 0.05; done", injection::END);
-    if matches!(cell.fault, Fault::Reboot(_)) {
+    // A copy that cannot be whole would be started anew by such a policy, beside an original that a person sets going again.
+    if matches!(cell.fault, Fault::Reboot(_)) && cell.memory != Memory::PostCopy {
         words.push("--restart=always");
     }
     words.push("probe:1");
@@ -347,32 +357,6 @@ fn left(before: &[Before<'_>], runs_on: RunsOn, is_comparable: bool) -> Result<V
         }
     }
     Ok(all)
-}
-
-/// Returns whether an agent on the source has reported that the migration is in doubt.
-fn in_doubt(host: &Host, client: &HostProcess) -> bool {
-    client.stderr().contains("in doubt")
-        || host.read("/run/netmig/recover.log").is_ok_and(|text| text.contains("in doubt"))
-}
-
-/// Returns whether the source has reported that the copy is lost.
-fn is_lost(host: &Host, client: &HostProcess) -> bool {
-    const WORDS: &str = "ran on this host, and is gone";
-    client.stderr().contains(WORDS)
-        || host.read("/run/netmig/recover.log").is_ok_and(|text| text.contains(WORDS))
-}
-
-/// Rolls back as an operator who knows that the destination will not come back.
-fn roll_back(host: &Host) -> Result<()> {
-    let words = ["recover", "--rollback-anyway", NAME];
-    let mut terminal = Terminal::start(host.command("agent-client").args(words))?;
-    terminal.expect("two of it will run", PROMPT_LIMIT)?;
-    terminal.send(&format!("{NAME}\r"))?;
-    terminal.expect("runs on this host again", PROMPT_LIMIT)?;
-    match terminal.finish(PROMPT_LIMIT)? {
-        Some(0) => Ok(()),
-        code => Err(Error::Check(format!("exit code {code:?}: {}", terminal.screen()))),
-    }
 }
 
 fn now_ns() -> u64 {

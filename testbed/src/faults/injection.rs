@@ -23,6 +23,9 @@ const CUT: Duration = Duration::from_secs(5);
 const FAILS: Duration = Duration::from_secs(60);
 /// The time after which a service manager restarts a server.
 const RESTART: Duration = Duration::from_millis(500);
+/// The beginnings of the command lines of a server of pages and of what takes its place.
+const PAGE_SERVER: &str = "netmig-shim lazy-pages";
+const PAGE_HOLDER: &str = "netmig-shim hold-pages";
 /// The name of a file that fills a file system.
 const FILLER: &str = "filler";
 /// The file that makes the container end when it appears.
@@ -98,6 +101,8 @@ pub(super) fn inject(lab: &Lab, fault: Fault, client: &mut HostProcess, first: &
                 .ok_or_else(|| Error::Check("no podman imports".to_owned()))?;
             host.run(["kill", "-9", &pid.to_string()]).map(drop)
         }
+        Fault::PageServerKilled => kill_first(host(Side::Destination)?, PAGE_SERVER),
+        Fault::PageHolderKilled => kill_first(host(Side::Destination)?, PAGE_HOLDER),
         Fault::TunnelKilled(side) => {
             // The kill takes a moment, and a new process may have the same name by then.
             let kill = "for p in $(pgrep -x wireguard-go); do kill -9 $p; \
@@ -155,6 +160,14 @@ pub(super) fn heal(lab: &Lab, fault: Fault, client: &mut HostProcess) -> Result<
         }
         _ => Ok(()),
     }
+}
+
+/// Kills the first process with such a command line.
+fn kill_first(host: &Host, line: &str) -> Result<()> {
+    let found = host.run(["pgrep", "--full", line])?;
+    let first = found.lines().next();
+    let first = first.ok_or_else(|| Error::Check(format!("no process {line}")))?;
+    host.run(["kill", "-9", first]).map(drop)
 }
 
 fn kill_agent(lab: &Lab, side: Side, client: &mut HostProcess) -> Result<()> {

@@ -57,6 +57,8 @@ pub enum InjectionPoint {
     Active,
     /// podman on the destination takes over the container.
     HandOver,
+    /// The copy runs, and pages of its memory are still at the source alone.
+    Outstanding,
     /// The source removes the original.
     Removal,
 }
@@ -99,6 +101,7 @@ impl InjectionPoint {
             Self::Commit => "commit",
             Self::Active => "active",
             Self::HandOver => "hand-over",
+            Self::Outstanding => "outstanding",
             Self::Removal => "removal",
         }
     }
@@ -188,6 +191,9 @@ impl<'a> Approach<'a> {
                 self.until(client, |_| has_record(b, "activated"))?;
             }
             InjectionPoint::HandOver => self.until(client, |_| has_record(b, "activated"))?,
+            InjectionPoint::Outstanding => {
+                self.until(client, |_| has_record(a, "pages-outstanding"))?;
+            }
             InjectionPoint::Removal => self.until(client, |_| has_record(a, "acknowledged"))?,
         }
         Ok(())

@@ -42,6 +42,8 @@ pub enum Memory {
     Little,
     /// It is much, and goes in rounds while the container runs. The copy gets its pages while it runs.
     PreCopy,
+    /// It is much, and goes over after the decision. The copy runs while pages are still at the source.
+    PostCopy,
 }
 
 impl Memory {
@@ -50,6 +52,7 @@ impl Memory {
         match self {
             Self::Little => None,
             Self::PreCopy => Some("pre-copy"),
+            Self::PostCopy => Some("post-copy"),
         }
     }
 }
@@ -157,6 +160,7 @@ impl Cell {
             add(&[InjectionPoint::Stage, InjectionPoint::Dump], Fault::Stale(kind));
         }
         all.extend(Self::with_much_memory());
+        all.extend(Self::with_pages_outstanding());
         all
     }
 
@@ -195,15 +199,46 @@ impl Cell {
         all.map(|(point, fault)| Self { memory: Memory::PreCopy, point, fault })
     }
 
+    /// Returns the cells whose container has much memory of which pages are at the source alone.
+    fn with_pages_outstanding() -> impl Iterator<Item = Self> {
+        let faults = [
+            Fault::Kill(Side::Source),
+            Fault::Kill(Side::Destination),
+            Fault::Cut(Some(20)),
+            Fault::KillBoth,
+            Fault::CutAndKill(Side::Source),
+            Fault::CutAndKill(Side::Destination),
+            Fault::Reboot(Side::Source),
+            Fault::Reboot(Side::Destination),
+            Fault::PageServerKilled,
+            Fault::PageHolderKilled,
+        ];
+        let points = [InjectionPoint::HandOver, InjectionPoint::Outstanding];
+        let all = points.into_iter().flat_map(move |point| faults.map(|fault| (point, fault)));
+        all.map(|(point, fault)| Self { memory: Memory::PostCopy, point, fault })
+    }
+
     /// Returns whether the link stays down until an operator repairs it.
     pub fn is_permanent_cut(&self) -> bool {
         self.fault == Fault::Cut(None)
     }
 
+    /// Returns whether copy and original can both be lost: the copy lacks pages that only the original had, which ends with its
+    /// host.
+    pub fn may_lose_both(&self) -> bool {
+        self.memory == Memory::PostCopy && self.fault == Fault::Reboot(Side::Source)
+    }
+
     /// Returns whether an active copy can be lost. The operator decides then whether the original runs again.
     pub fn may_lose_an_active_copy(&self) -> bool {
-        self.fault == Fault::Reboot(Side::Destination)
-            && matches!(self.point, InjectionPoint::Active | InjectionPoint::HandOver)
+        match (self.memory, self.fault) {
+            // Neither host alone has all of the memory.
+            (Memory::PostCopy, Fault::Reboot(_)) => true,
+            (_, Fault::Reboot(Side::Destination)) => {
+                matches!(self.point, InjectionPoint::Active | InjectionPoint::HandOver)
+            }
+            _ => false,
+        }
     }
 }
 
@@ -224,5 +259,6 @@ mod tests {
         assert!(names.contains("prepared/reboot-destination"));
         assert!(names.contains("dump/stale-acknowledged"));
         assert!(names.contains("pre-copy/rounds/kill-source"));
+        assert!(names.contains("post-copy/outstanding/page-server-killed"));
     }
 }

@@ -9,6 +9,7 @@
 
 pub(crate) mod breakpoint;
 pub(crate) mod container_state;
+mod doubt;
 mod fault;
 pub(crate) mod forget;
 mod harness;

@@ -94,6 +94,8 @@ impl Outcome {
         let wire = &self.wire;
         match self.runs_on {
             RunsOn::Both => note(Problem::TwoAudible, "runs on more than one host".to_owned()),
+            // The operator was told that it is lost, and has given it up.
+            RunsOn::Neither if self.ordered && cell.may_lose_both() => {}
             RunsOn::Neither if !cell.fault.may_end_container() => {
                 note(Problem::None, "runs nowhere".to_owned())
             }

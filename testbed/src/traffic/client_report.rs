@@ -213,6 +213,37 @@ pub struct CountReport {
     pub max_gap_ms: f64,
 }
 
+/// The report of a client that asks redis for values and changes them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ValuesReport {
+    /// Values that redis was filled with.
+    pub keys: u64,
+    /// Requests that were answered.
+    pub requests: u64,
+    /// Values that were read one after another at the end.
+    pub read: u64,
+    /// Values that were not as they had been written last.
+    pub wrong: u64,
+    /// Why it ended early, in words.
+    pub error: Option<String>,
+    /// Longest time from a request to its answer, in milliseconds.
+    pub longest_ms: f64,
+    /// The time that each request took.
+    pub latencies: Vec<Latency>,
+}
+
+impl ValuesReport {
+    /// Returns what is wrong with the conversation, if something is.
+    pub fn fault(&self) -> Option<String> {
+        match &self.error {
+            Some(error) => Some(format!("{error}, after {} requests", self.requests)),
+            None if self.wrong > 0 => Some(format!("{} values are wrong", self.wrong)),
+            None if self.read < self.keys => Some(format!("{} of {} values", self.read, self.keys)),
+            None => None,
+        }
+    }
+}
+
 /// The report of clients that open a connection for each request.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RequestsReport {

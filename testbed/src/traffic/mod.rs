@@ -9,6 +9,7 @@ pub mod gap;
 pub mod packet_capture;
 pub mod pattern;
 pub mod redis_counter;
+pub mod redis_values;
 pub mod requests;
 pub mod serve;
 pub mod stop;

@@ -26,8 +26,20 @@ use crate::lab::{Lab, Runtime};
 /// CRIU's options. The network lock is not needed, since the original does not go on.
 const OPTIONS: &str = "network-lock skip\nmanage-cgroups=ignore\ntcp-established\nfile-locks\n\
                        ghost-limit 268435456\ntimeout 10\n";
+/// The socket of CRIU's server of pages, in its work directory (`LAZY_PAGES_SOCK_NAME` in `criu/uffd.c`).
+const SOCKET: &str = "lazy-pages.socket";
 /// The time limit for a freeze.
 const FREEZE_LIMIT: Duration = Duration::from_secs(2);
+
+/// What a restore does with memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Restore {
+    /// All of it is in place when the restore ends.
+    Whole,
+    /// Another process of CRIU puts it in place when it is needed, and in the end all of it
+    /// (<https://criu.org/Lazy_migration>). That process starts after the dump, since it reads the images.
+    Lazy,
+}
 
 /// The durations of the floor's parts in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,7 +58,7 @@ pub(super) struct Floor {
 pub(super) fn measure(lab: &Lab, runtime: Runtime) -> Result<Floor> {
     let (a, c) = (lab.host("a")?, lab.host("c")?);
     let server = fixture::start(a, c, runtime, NAME, 7000, &[])?;
-    measure_running(lab, runtime, || Clients::start(c, server))
+    measure_running(lab, runtime, Restore::Whole, || Clients::start(c, server))
 }
 
 /// Measures the floor once with the container that runs on `a`, under the clients that `traffic` starts, and removes
@@ -54,11 +66,17 @@ pub(super) fn measure(lab: &Lab, runtime: Runtime) -> Result<Floor> {
 pub(super) fn measure_running<T>(
     lab: &Lab,
     runtime: Runtime,
+    memory: Restore,
     traffic: impl FnOnce() -> Result<T>,
 ) -> Result<Floor> {
     let (a, b) = (lab.host("a")?, lab.host("b")?);
     shared_tmpfs::share(a, b)?;
-    [a, b].into_iter().try_for_each(|host| fixture::set_criu_options(host, OPTIONS))?;
+    let of_restore = match memory {
+        Restore::Whole => OPTIONS.to_owned(),
+        Restore::Lazy => format!("{OPTIONS}lazy-pages\n"),
+    };
+    fixture::set_criu_options(a, OPTIONS)?;
+    fixture::set_criu_options(b, &of_restore)?;
     let id = a.podman(["inspect", "--format", "{{.Id}}", NAME])?;
     let cgroup = a.podman(["inspect", "--format", "{{.State.CgroupPath}}", NAME])?;
     let (target, bundle) = stage(a, b, runtime)?;
@@ -73,6 +91,12 @@ pub(super) fn measure_running<T>(
     let restore = ["restore", "--detach", "--bundle", &bundle];
     let restore = Prestarted::new(b, &line(&restore, &target))?;
     let dump = Prestarted::new(a, &line(&["checkpoint", "--leave-running"], &id))?;
+    let pages = ["criu", "lazy-pages", "--images-dir", &images, "--work-dir", &work];
+    let pages = match memory {
+        Restore::Whole => None,
+        Restore::Lazy => Some(Prestarted::new(b, &pages.map(str::to_owned))?),
+    };
+    let socket = b.path(&work).join(SOCKET);
     let freezer = Freezer::new(&a.path("/sys/fs/cgroup").join(cgroup.trim_start_matches('/')))?;
     let traffic = traffic()?;
 
@@ -80,7 +104,13 @@ pub(super) fn measure_running<T>(
     freezer.freeze()?;
     let frozen = Instant::now();
     let dumped = dump.run().map(|()| Instant::now());
-    let restored = dumped.and_then(|dumped| restore.run().map(|()| (dumped, Instant::now())));
+    let restored = dumped.and_then(|dumped| {
+        let pages = pages.map(|pages| pages.begin_until(&socket)).transpose()?;
+        restore.run()?;
+        let now = Instant::now();
+        pages.map(Prestarted::end).transpose()?;
+        Ok((dumped, now))
+    });
 
     drop(traffic);
     let outcome = restored.map(|(dumped, restored)| Floor {
@@ -90,7 +120,7 @@ pub(super) fn measure_running<T>(
         whole: span(began, restored),
     });
     let outcome = outcome.inspect_err(|_| {
-        for log in ["dump.log", "restore.log"] {
+        for log in ["dump.log", "restore.log", "criu.log"] {
             let text = a.read(Path::new(&work).join(log)).unwrap_or_default();
             eprintln!("{log}: {}", crate::subprocess::tail(&text));
         }

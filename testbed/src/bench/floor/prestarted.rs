@@ -4,10 +4,11 @@
 
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::host_process::HostProcess;
 
@@ -54,6 +55,25 @@ impl Prestarted {
     /// Executes the program and waits until it has ended successfully.
     pub(super) fn run(mut self) -> Result<()> {
         self.process.close_stdin();
+        self.end()
+    }
+
+    /// Executes the program and polls without pause until it has made a file.
+    pub(super) fn begin_until(mut self, file: &Path) -> Result<Self> {
+        self.process.close_stdin();
+        let end = Instant::now() + READY_LIMIT;
+        while !file.exists() {
+            if !self.process.is_running() || Instant::now() >= end {
+                let text = format!("{} did not come: {}", file.display(), self.process.stderr());
+                return Err(Error::Check(text));
+            }
+            std::thread::yield_now();
+        }
+        Ok(self)
+    }
+
+    /// Waits until the program has ended successfully.
+    pub(super) fn end(self) -> Result<()> {
         self.process.wait(LIMIT)?.success().map(drop)
     }
 }

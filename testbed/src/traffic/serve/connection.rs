@@ -73,7 +73,7 @@ impl Connection {
         memory: &Memory,
     ) -> Step {
         let outcome = match &mut self.doing {
-            Doing::Echo { unsent, eof } => echo(&mut self.stream, unsent, eof, stats),
+            Doing::Echo { unsent, eof } => echo(&mut self.stream, unsent, eof, stats, memory),
             Doing::Line(line) => match read_line(&mut self.stream, line) {
                 Ok(Some(doing)) => {
                     self.doing = doing.unwrap_or_else(|| answer_stats(stats, memory));
@@ -110,12 +110,16 @@ fn echo(
     unsent: &mut Vec<u8>,
     eof: &mut bool,
     stats: &mut ServerStats,
+    memory: &Memory,
 ) -> io::Result<Step> {
     if unsent.is_empty() && !*eof {
         let mut buffer = [0; CHUNK];
         let length = stream.read(&mut buffer)?;
         *eof = length == 0;
         unsent.extend_from_slice(&buffer[..length]);
+        if !memory.touch(stats.tcp_bytes) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
     }
     let was_waiting = stats.tcp_bytes;
     while !unsent.is_empty() {

@@ -40,6 +40,8 @@ pub struct ServePlan {
     pub udp_buffer: Option<usize>,
     /// Mebibytes of memory to fill with a pattern.
     pub memory_mib: usize,
+    /// Whether each echo over TCP looks at a page of that memory, and ends the connection if it has changed.
+    pub touches_memory: bool,
     /// File to which a numbered line is appended at every `log_interval`.
     pub log: Option<PathBuf>,
     /// Time between two lines of the log.
@@ -59,7 +61,7 @@ struct Server {
 /// # Errors
 /// A port is taken, the log cannot be opened, or the kernel refused a descriptor.
 pub fn serve(plan: &ServePlan, ready: impl FnOnce()) -> io::Result<()> {
-    let memory = Memory::fill(plan.memory_mib);
+    let memory = Memory::fill(plan.memory_mib, plan.touches_memory);
     let echo = listen(plan.port)?;
     let bulk = listen(plan.bulk_port)?;
     let udp = open_udp(plan.udp_port, plan.udp_buffer)?;
