@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 use super::distribution::Samples;
 use super::fixture::{self, Failures, NAME};
 use super::{Bench, BenchPlan};
+use crate::cases::promise::long::slow_down;
 use crate::cases::promise::until;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::{Lab, LabBuilder, MigrationReport};
+use crate::slowdown;
 
 pub(super) const BENCH: Bench = Bench {
     name: "memory-rate",
@@ -33,7 +35,11 @@ const ROUNDS: &str = "memory, while it runs";
 /// How long a program may take to say something, and how long it runs on before it is looked at.
 const SAYS: Duration = Duration::from_secs(120);
 const SETTLES: Duration = Duration::from_secs(2);
-const OPTIONS: [&str; 2] = ["--max-interruption", "120"];
+/// The memory of the programs would be compressed to next to nothing.
+const OPTIONS: [&str; 4] = ["--max-interruption", "120", "--compress", "none"];
+/// The link between the hosts, in tc(8)'s notation: slower than the processors of this machine, and of an emulated one.
+const LINK: &str = "400mbit";
+const SLOW_LINK: &str = "160mbit";
 
 /// What was measured of one rate.
 #[derive(Default)]
@@ -55,6 +61,8 @@ fn run(plan: &BenchPlan) -> Result<Value> {
     };
     let lab = LabBuilder::new(&["a", "b"]).start()?;
     lab.serve("b")?;
+    let link = if slowdown::is_slow() { SLOW_LINK } else { LINK };
+    slow_down(lab.host("a")?, link)?;
     let mut failures = Failures::default();
     let mut cells: Vec<(u64, Cell)> =
         PERCENT.into_iter().filter(is_chosen).map(|percent| (percent, Cell::default())).collect();

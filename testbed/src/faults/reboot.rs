@@ -61,7 +61,7 @@ pub(crate) fn power_off(lab: &Lab, side: Side) -> Result<()> {
 }
 
 /// Starts what a host starts at boot, in the order of the units in packaging/systemd.
-pub(super) fn boot(lab: &Lab, side: Side) -> Result<()> {
+pub(crate) fn boot(lab: &Lab, side: Side) -> Result<()> {
     let host = lab.host(side.host())?;
     host.command("agent-server").args(["recover"]).limit(BOOT).output()?;
     host.command("agent-client").args(["recover"]).limit(BOOT).output()?;

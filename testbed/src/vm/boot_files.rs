@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,11 +18,22 @@ use crate::subprocess;
 /// The modules in the initial file system. Their dependencies are added. A module that the kernel has built in, or
 /// does not have, is left out.
 const MODULES: &[&str] =
-    &["virtio_pci", "virtio_blk", "virtio_console", "crc32c_generic", "crc32c_intel", "ext4"];
+    &["virtio_pci", "virtio_console", "nd_pmem", "nfit", "crc32c_generic", "crc32c_intel", "ext4"];
+/// The program that the kernel runs to load what a rule, an interface or a mount needs. busybox takes a module for loaded
+/// that another process is loading, and the kernel would not find it: two hosts that start at once mount overlays. The wait
+/// has a limit, since a module that is being loaded can ask for another one.
+const MODPROBE: &str = "#!/bin/busybox sh\n\
+    busybox modprobe \"$@\"\n\
+    code=$? looks=0\n\
+    while [ $looks -lt 100 ] && busybox grep -q ' Loading ' /proc/modules; do\n\
+    busybox sleep 0.02\n\
+    looks=$((looks + 1))\n\
+    done\n\
+    exit $code\n";
 /// The time limit for each program.
 const LIMIT: Duration = Duration::from_secs(300);
 /// The size of the root disk; a sparse file.
-const ROOT_SIZE: &str = "1536M";
+pub(super) const ROOT_SIZE: &str = "1536M";
 
 /// The files for a boot.
 #[derive(Debug, Clone)]
@@ -47,6 +58,7 @@ pub(super) fn ensure(rootfs: &Path) -> Result<Image> {
         .with(rootfs.to_string_lossy().as_bytes())
         .with(&package)
         .with(script(&["modules"]))
+        .with(MODPROBE)
         .with(MODULES.join(" "));
     let directory = cache::entry("vm", &key.finish(), |target| {
         eprintln!("building the disk of the virtual machine with {package}");
@@ -94,34 +106,42 @@ fn plant(rootfs: &Path, kernel: &Kernel, tree: &Path) -> Result<()> {
     fs::create_dir_all(&place)
         .and_then(|()| fs::rename(&kernel.modules, place.join(&kernel.release)))
         .and_then(|()| fs::create_dir_all(tree.join(SCRATCH.trim_start_matches('/'))))
-        // The kernel runs modprobe to load what a rule or an interface needs.
-        .and_then(|()| symlink("../bin/busybox", tree.join("usr/sbin/modprobe")))
+        .and_then(|()| write_program(&tree.join("usr/sbin/modprobe"), MODPROBE))
         .context(|| format!("putting the kernel's modules into {}", tree.display()))?;
     let mut depmod = Command::new(tree.join("usr/bin/busybox"));
     depmod.args(["depmod", "-b"]).arg(tree).arg(&kernel.release);
     subprocess::run(&mut depmod, LIMIT).map(drop)
 }
 
-/// Returns the script that the kernel executes first.
+/// Returns the script that the kernel executes first. Which disk is which, it tells by the one that is read-only.
 fn script(modules: &[&str]) -> String {
     format!(
         "#!/bin/busybox sh\n\
          busybox mount -t devtmpfs dev /dev\n\
          for module in {}; do modprobe $module; done\n\
-         until [ -b /dev/vda ] && [ -b /dev/vdb ]; do busybox sleep 0.05; done\n\
-         busybox mount -t ext4 -o ro /dev/vda /root\n\
-         busybox mount -t ext4 /dev/vdb /root{SCRATCH}\n\
-         busybox umount /dev\n\
+         until [ -b /dev/pmem0 ] && [ -b /dev/pmem1 ]; do busybox sleep 0.05; done\n\
+         busybox mount -t sysfs sys /sys\n\
+         root=pmem0 disk=pmem1\n\
+         if [ $(busybox cat /sys/block/pmem1/ro) = 1 ]; then root=pmem1 disk=pmem0; fi\n\
+         busybox mount -t ext4 -o ro /dev/$root /root\n\
+         busybox mount -t ext4 /dev/$disk /root{SCRATCH}\n\
+         busybox umount /sys /dev\n\
          exec busybox switch_root /root {SCRATCH}/bin/testbed {ROLE}\n",
         modules.join(" ")
     )
+}
+
+/// Writes a script that can be executed.
+fn write_program(path: &Path, text: &str) -> io::Result<()> {
+    fs::write(path, text)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
 }
 
 /// Writes the archive that the kernel unpacks into memory when it boots.
 fn initramfs(tree: &Path, release: &str, directory: &Path, archive: &Path) -> Result<()> {
     let what = || format!("filling {}", directory.display());
     let modules = Path::new("lib/modules").join(release);
-    for name in ["bin", "sbin", "dev", "root", "proc"] {
+    for name in ["bin", "sbin", "dev", "root", "proc", "sys"] {
         fs::create_dir_all(directory.join(name)).context(what)?;
     }
     let busybox = tree.join("usr/bin/busybox");
@@ -139,8 +159,7 @@ fn initramfs(tree: &Path, release: &str, directory: &Path, archive: &Path) -> Re
         fs::copy(from.join(&file), to).context(what)?;
     }
     let init = directory.join("init");
-    fs::write(&init, script(&names)).context(what)?;
-    fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).context(what)?;
+    write_program(&init, &script(&names)).context(what)?;
 
     let mut list = String::new();
     list_tree(directory, Path::new(""), &mut list)?;

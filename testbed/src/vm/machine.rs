@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
-use super::boot_files::{self, Image};
+use super::boot_files::{self, Image, ROOT_SIZE};
 use super::init::{ORDER, Order, Outcome};
 use crate::cache;
 use crate::error::{Context, Error, Result};
@@ -26,6 +26,8 @@ use crate::subprocess;
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";
 /// The memory of the virtual machine in MiB. Unused memory is not allocated.
 const MEMORY: &str = "3072";
+/// The same with the disks.
+const MOST_MEMORY: &str = "16G";
 /// The size of the second disk; a sparse file.
 const SCRATCH_SIZE: &str = "8G";
 /// The number of lines of the kernel's console that an error quotes.
@@ -162,9 +164,11 @@ fn emulator(image: &Image, disk: &Path, console: &Path) -> Command {
     let mut qemu = Command::new(PROGRAM);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     // Software emulation of one processor: with more of them stock kernels crash.
-    qemu.args(["-machine", "pc", "-accel", "tcg", "-smp", "1", "-cpu", "max", "-m", MEMORY]);
+    qemu.args(["-machine", "pc,nvdimm=on", "-accel", "tcg", "-smp", "1", "-cpu", "max"]);
+    qemu.args(["-m", &format!("{MEMORY},slots=2,maxmem={MOST_MEMORY}")]);
     // The clock counts instructions, one a nanosecond, and skips idle time. So time in the virtual machine is that of
-    // a processor of 1 GHz, independent of this machine's load.
+    // a processor of 1 GHz, independent of this machine's load. Nothing may be waited for that this machine does by
+    // itself: the clock would skip seconds until a busy disk has answered. So the disks are persistent memory.
     qemu.args(["-icount", "shift=0,sleep=off"]);
     qemu.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
     qemu.args([
@@ -174,13 +178,15 @@ fn emulator(image: &Image, disk: &Path, console: &Path) -> Command {
     qemu.arg("-serial").arg(format!("file:{}", console.display()));
     // The first virtio device, so that its ports are called vport0p1 and so on.
     qemu.args(["-device", "virtio-serial-pci"]);
-    let drive = |id: &str, file: &Path, options: &str| {
-        format!("id={id},if=none,format=raw,file={},{options}", file.display())
-    };
-    qemu.arg("-drive").arg(drive("root", &image.root, "readonly=on"));
-    qemu.args(["-device", "virtio-blk-pci,drive=root"]);
-    qemu.arg("-drive").arg(drive("disk", disk, "cache=unsafe,discard=unmap"));
-    qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
+    for (id, file, size, is_read_only) in
+        [("root", image.root.as_path(), ROOT_SIZE, true), ("disk", disk, SCRATCH_SIZE, false)]
+    {
+        let access = if is_read_only { "share=off,readonly=on" } else { "share=on" };
+        let file = format!("mem-path={},size={size}", file.display());
+        qemu.arg("-object").arg(format!("memory-backend-file,id={id},{access},{file}"));
+        let unarmed = if is_read_only { "on" } else { "off" };
+        qemu.arg("-device").arg(format!("nvdimm,id=nv-{id},memdev={id},unarmed={unarmed}"));
+    }
     qemu
 }
 

@@ -81,7 +81,7 @@ pub(crate) fn move_slowly(lab: &Lab, bytes: usize, rate: &str) -> Result<Slow> {
 }
 
 /// Limits what a host sends to this rate, in tc(8)'s notation.
-pub(super) fn slow_down(host: &Host, rate: &str) -> Result<()> {
+pub(crate) fn slow_down(host: &Host, rate: &str) -> Result<()> {
     let shape = ["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "64k"];
     host.command("tc").args(shape).args(["latency", "300ms"]).run().map(drop)
 }
