@@ -157,7 +157,7 @@ impl SharedMemory {
         let results: Vec<_> = match threads.min(jobs.len()) {
             0 | 1 => vec![work()],
             threads => thread::scope(|scope| {
-                let started: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+                let started: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
                 let lost = || Err(io::Error::other("a thread has panicked").into());
                 started.into_iter().map(|one| one.join().unwrap_or_else(|_| lost())).collect()
             }),

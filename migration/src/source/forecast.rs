@@ -243,7 +243,8 @@ mod tests {
     #[test]
     fn what_was_measured_counts_more_than_the_constants() {
         let state = tempfile::tempdir().unwrap();
-        let work = Workload { processes: 1, connections: 0, memory: 100 << 20, shared: 0 };
+        let work =
+            Workload { processes: 1, connections: 0, memory: 100 << 20, ..Workload::default() };
         let mut expected = ExpectedInterruption {
             container: "web".to_owned(),
             work,
@@ -270,7 +271,8 @@ mod tests {
     #[test]
     fn without_earlier_moves_memory_is_slow_from_64_mib_on() {
         let of = |mib: u64| {
-            let work = Workload { processes: 3, connections: 9, memory: mib << 20, shared: 0 };
+            let work =
+                Workload { processes: 3, connections: 9, memory: mib << 20, ..Workload::default() };
             ExpectedInterruption {
                 container: "web".to_owned(),
                 work,

@@ -189,7 +189,7 @@ fn median(ratios: impl Iterator<Item = f64>) -> Option<f64> {
     ratios.sort_by(f64::total_cmp);
     let middle = ratios.len() / 2;
     let upper = *ratios.get(middle)?;
-    let lower = if ratios.len() % 2 == 0 { ratios[middle - 1] } else { upper };
+    let lower = if ratios.len().is_multiple_of(2) { ratios[middle - 1] } else { upper };
     Some((lower * upper).sqrt().clamp(*FACTOR.start(), *FACTOR.end()))
 }
 

@@ -59,7 +59,7 @@ pub(super) fn finds_no_fault(host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// The same of one that says so each time when it has checked its memory: it has to do so again.
+/// Makes sure of the same of one that says so each time when it has checked its memory: it has to do so again.
 pub(super) fn goes_on_checking(host: &Host) -> Result<()> {
     finds_no_fault(host)?;
     let log = || host.podman(["logs", "web"]);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::memory::check_memory;
+use super::memory_programs::check_memory;
 use super::promise::{LIMIT, settled};
 use super::subject::serve;
 use crate::ensure;
@@ -70,8 +70,9 @@ fn redis(context: &Context) -> Result<()> {
             "{mode}: {} requests, interruption {interruption:.0} ms, longest {longest:.0} ms, before {before:.0} ms",
             seen.requests
         ));
+        let is_short = longest <= 2.0 * interruption + before;
         ensure!(
-            longest <= 2.0 * interruption + before,
+            is_short,
             "{mode}: a request took {longest:.0} ms, the interruption {interruption:.0} ms: {:?}",
             slowest(&seen.latencies, began)
         );
@@ -103,7 +104,7 @@ fn connections(context: &Context) -> Result<()> {
         let options = ["--memory", mode, "--max-interruption", "60"];
         let moved = lab.attempt("web", "a", "b", &options)?.success()?;
         ensure!(moved.flows.tcp >= u64::from(CONNECTIONS), "{} flows", moved.flows.tcp);
-        check_memory(&lab)?;
+        check_memory(&lab, "a")?;
         let seen = client.stop_after(AROUND)?;
         ensure!(seen.fault().is_none(), "{mode}: {:?}", seen.fault());
         ensure!(seen.idle_alive == u64::from(CONNECTIONS - 1), "{} live", seen.idle_alive);
