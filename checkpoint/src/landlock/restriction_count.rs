@@ -148,6 +148,7 @@ mod tests {
         };
         assert_eq!(count.read().unwrap(), 0);
         // With no ruleset it fails, which counts all the same.
+        // SAFETY: the kernel refuses a descriptor that there is not.
         let attempt = || unsafe { libc::syscall(libc::SYS_landlock_restrict_self, -1, 0) };
         std::thread::spawn(move || assert_eq!(attempt(), -1)).join().unwrap();
         assert_eq!(count.read().unwrap(), 1);

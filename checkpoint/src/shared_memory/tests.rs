@@ -39,8 +39,11 @@ impl Drop for Mapping {
     }
 }
 
+/// Runs of pages with their content, runs without, and the number of pages that the segment has.
+type Seen = (Vec<(u64, Vec<u8>)>, Vec<(u64, u64)>, u64);
+
 /// Looks at the segments of this process, and returns what has changed in one, sorted.
-fn look(memory: &mut SharedMemory, segment: u32) -> (Vec<(u64, Vec<u8>)>, Vec<(u64, u64)>, u64) {
+fn look(memory: &mut SharedMemory, segment: u32) -> Seen {
     memory.find(&[std::process::id() as i32], true).unwrap();
     let all = Mutex::new((Vec::new(), Vec::new()));
     let take = |changed: Changed| {
