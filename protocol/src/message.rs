@@ -53,14 +53,13 @@
 //!         ◀───────────────────────────────── Finished
 //!   [AskSilent ────────────────────────────▶           connections without a packet since the restore
 //!         ◀───────────────────────────────── Silent]*
-//!   [AskCounts ────────────────────────────▶           whether packets came that have not left
-//!         ◀───────────────────────────────── FlowCounts]*
+//!   [AskPassage ───────────────────────────▶           packets of each flow
+//!         ◀───────────────────────────────── Passage]*
 //!   Settled ───────────────────────────────▶           may forget the migration
 //! ```
 //!
-//! In place of any answer the destination may send `Failure` and remove all it made; before `Commit`
-//! the source may send `Abort`. A source that lost its connection after the commit record dials
-//! again, sends `Hello` and `Resume`, and goes on with `Commit`.
+//! In place of any answer the destination may send `Failure` and remove all it made; before `Commit` the source may send `Abort`. A
+//! source that lost its connection after the commit record dials again, sends `Hello` and `Resume`, and goes on with `Commit`.
 //!
 //! Flows whose anchor is a third host are led from there to the destination without the source in
 //! between. The source talks to the agent-server of each such anchor:
@@ -386,10 +385,9 @@ messages! {
     97 => VolumeEnd(VolumeEnd) needs "volumes",
     /// All changes of a pass over this volume have arrived, and are on the disk.
     98 => VolumeApplied(u16) needs "volumes",
-    /// To the destination, once the container is staged, or once the engine runs it: counts packets of all its flows until the
-    /// migration is settled. Names the container's addresses there.
+    /// To the destination, after `Staged` or `Finished`: counts packets of all flows of the container with these addresses.
     110 => CountPackets(Vec<IpAddr>) needs "passage",
-    /// To the destination, once the engine runs the container: asks how many packets of flows there were.
+    /// To the destination, after `Finished`: asks how many packets of flows there were.
     111 => AskPassage(AskPassage) needs "passage",
     /// The packets of each flow, in the order of the flows; `None` if that is not known.
     112 => Passage(Option<Vec<FlowPassage>>) needs "passage",

@@ -1,27 +1,32 @@
 //! Whether a cgroup has been frozen without a break.
 //!
 //! The kernel tells whoever polls `cgroup.events` of every change since that descriptor was read last (`kernfs_generic_poll` in
-//! `fs/kernfs/file.c`). So tasks that ran between two looks are noticed even if they are frozen again.
+//! `fs/kernfs/file.c`). So tasks that ran between two looks are noticed even if they are frozen again. It tells of a change up to
+//! 10 ms late (`CGROUP_FILE_NOTIFY_MIN_INTV` in `kernel/cgroup/cgroup.c`), also of the freeze itself. How often the tasks were
+//! switched tells one from the other.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Cgroup, Error, value_of};
 
-/// How long after a change the kernel may tell of it: `CGROUP_FILE_NOTIFY_MIN_INTV` in `kernel/cgroup/cgroup.c`, and as much again
-/// as a timer may be late.
-const NOTICE: Duration = Duration::from_millis(50);
+/// Most threads whose switches are counted: a thaw lets all of them run.
+const MOST_THREADS: usize = 64;
+/// The two lines of `/proc/PID/task/TID/status` that count switches (proc_pid_status(5)).
+const SWITCHES: [&str; 2] = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
 
 /// Watches a frozen cgroup.
 #[derive(Debug)]
 pub struct FreezeWatch {
     events: File,
-    began: Instant,
+    processes: Vec<i32>,
+    switches: u64,
+    is_broken: AtomicBool,
 }
 
 impl Cgroup {
@@ -31,9 +36,12 @@ impl Cgroup {
     /// [`Error::Access`].
     pub fn watch_freeze(&self) -> Result<Option<FreezeWatch>, Error> {
         let path = self.path.join("cgroup.events");
-        let began = Instant::now();
         let watch = match File::open(&path) {
-            Ok(events) => FreezeWatch { events, began },
+            Ok(events) => {
+                let processes = self.pids()?;
+                let switches = switches(&processes);
+                FreezeWatch { events, processes, switches, is_broken: AtomicBool::new(false) }
+            }
             Err(source) if is_gone(&source) => return Ok(None),
             Err(source) => return Err(Error::Access { path, source }),
         };
@@ -49,13 +57,23 @@ impl FreezeWatch {
     /// Returns whether every task has been frozen since the watch began. A cgroup that is gone, or has no task any more, is not.
     #[must_use]
     pub fn is_unbroken(&self) -> bool {
+        if self.is_broken.load(Ordering::Acquire) {
+            return false;
+        }
         let mut side = [PollFd::new(self.events.as_fd(), PollFlags::POLLPRI)];
-        match poll(&mut side, PollTimeout::ZERO) {
+        let is_unbroken = match poll(&mut side, PollTimeout::ZERO) {
             Ok(0) => true,
             // That may be late news of the freeze itself.
-            Ok(_) => self.began.elapsed() < NOTICE && self.is_frozen().is_ok_and(|frozen| frozen),
+            Ok(_) => {
+                self.is_frozen().is_ok_and(|frozen| frozen)
+                    && switches(&self.processes) == self.switches
+            }
             Err(_) => false,
+        };
+        if !is_unbroken {
+            self.is_broken.store(true, Ordering::Release);
         }
+        is_unbroken
     }
 
     /// Reads the state anew. What has changed before is not told again.
@@ -67,6 +85,22 @@ impl FreezeWatch {
     }
 }
 
+/// Returns how often threads of these processes have been switched; each thread that has run since was switched once more.
+fn switches(processes: &[i32]) -> u64 {
+    let threads = processes.iter().flat_map(|process| {
+        fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten()
+    });
+    let of_thread = |thread: fs::DirEntry| {
+        let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        let counts = status.lines().filter_map(|line| {
+            let count = SWITCHES.iter().find_map(|name| line.strip_prefix(name))?;
+            count.trim().parse::<u64>().ok()
+        });
+        counts.sum::<u64>()
+    };
+    threads.take(MOST_THREADS).map(of_thread).sum()
+}
+
 /// Returns whether an error says that the cgroup was removed.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT))
@@ -74,9 +108,9 @@ fn is_gone(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::process::Command;
     use std::thread::sleep;
+    use std::time::{Duration, Instant};
 
     use nix::mount::{MsFlags, mount};
     use nix::sched::{CloneFlags, unshare};
@@ -84,6 +118,7 @@ mod tests {
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(10);
+    const NOTICE: Duration = Duration::from_millis(50);
 
     /// Needs root, for a mount of cgroups; says so where it cannot have one.
     #[test]
