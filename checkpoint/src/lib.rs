@@ -6,6 +6,7 @@ pub mod blockers;
 pub mod cgroup;
 pub mod criu;
 pub mod criu_gate;
+pub mod direct_io;
 pub mod entered_processes;
 pub mod estimate;
 pub mod facts;

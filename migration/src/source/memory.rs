@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use checkpoint::cgroup::Cgroup;
+use checkpoint::direct_io;
 use checkpoint::lazy_pages;
 use checkpoint::write_tracking;
 use engine::inspect::Container;
@@ -66,7 +67,11 @@ impl MemoryPlan {
         } else if post_copy.is_some() && write_tracking::stops() {
             Some(OLD_KERNEL.to_owned())
         } else if connection.has(MEMORY) {
-            write_tracking::obstacle()
+            write_tracking::obstacle().or_else(|| match post_copy {
+                // No page goes over before the container is frozen.
+                Some(0) => None,
+                _ => direct_io::find(&cgroup.pids().ok()?).map(|file| file.to_string()),
+            })
         } else {
             Some(
                 "the destination's agent-server does not take memory while the container runs"

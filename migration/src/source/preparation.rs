@@ -1,6 +1,7 @@
 //! The preparation: everything slow, while the container runs. What is changed here is undone here.
 
 mod baseline;
+mod memory_transfer;
 mod streams;
 mod tools;
 mod transfer;

@@ -104,7 +104,7 @@ fn connections(context: &Context) -> Result<()> {
         let options = ["--memory", mode, "--max-interruption", "60"];
         let moved = lab.attempt("web", "a", "b", &options)?.success()?;
         ensure!(moved.flows.tcp >= u64::from(CONNECTIONS), "{} flows", moved.flows.tcp);
-        check_memory(&lab, "a")?;
+        check_memory(&lab, "b")?;
         let seen = client.stop_after(AROUND)?;
         ensure!(seen.fault().is_none(), "{mode}: {:?}", seen.fault());
         ensure!(seen.idle_alive == u64::from(CONNECTIONS - 1), "{} live", seen.idle_alive);

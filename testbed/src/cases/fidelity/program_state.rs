@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("fidelity-echo-sockets", &["fidelity"], echo_sockets).limit(240),
     Case::new("fidelity-events-that-it-has-not-read", &["fidelity"], unread_events).limit(240),
     Case::new("fidelity-urgent-data-that-it-has-not-read", &["fidelity"], urgent_data).limit(240),
+    Case::new("fidelity-memory-behind-direct-io", &["fidelity"], direct_io).limit(240),
     Case::new("fidelity-clocks-go-on", &["fidelity"], clocks).limit(240),
     Case::new("fidelity-pipes-of-packets-are-refused", &["fidelity"], packet_pipes),
 ];
@@ -128,6 +129,15 @@ while signal.sigwait([signal.SIGUSR1]):
     print("told", flush=True)
 "#;
 
+/// Has much memory, and a file open for direct I/O.
+const DIRECT: &str = r#"
+import os, signal
+memory = bytearray(os.urandom(1 << 20)) * 160
+file = os.open("/tmp/direct", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+print("ready", flush=True)
+signal.pause()
+"#;
+
 /// Has a pipe each of whose writes is a packet.
 const PACKETS: &str = r#"
 import os, signal
@@ -209,6 +219,20 @@ fn urgent_data(context: &Context) -> Result<()> {
     ensure!(moved.code == Some(LOST), "{:?} {}", moved.code, moved.stderr);
     let is_told = moved.stderr.contains("lost: ") && moved.stderr.contains("urgent");
     ensure!(is_told, "{}", moved.stderr);
+    Ok(())
+}
+
+/// What a device writes into memory that has gone over would not be noticed. So all of it goes over while the container is frozen.
+fn direct_io(context: &Context) -> Result<()> {
+    let lab = context.lab(&["a", "b"])?;
+    lab.serve("b")?;
+    run(lab.host("a")?, DIRECT)?;
+    let refused = lab.attempt("web", "a", "b", &["--memory", "pre-copy"])?;
+    ensure!(refused.code == Some(REFUSED), "{:?} {}", refused.code, refused.stderr);
+    let is_named = refused.stderr.contains("direct I/O") && refused.stderr.contains("/tmp/direct");
+    ensure!(is_named, "{}", refused.stderr);
+    let moved = lab.migrate("web", "a", "b")?;
+    ensure!(moved.memory.rounds.is_empty(), "{:?}", moved.memory);
     Ok(())
 }
 
