@@ -1,7 +1,7 @@
 //! Which threads of a container have restricted themselves by Landlock (landlock(7)). CRIU's images do not have such a restriction
 //! (a *domain*), and no interface of the kernel tells of it. What tells is an attempt: a thread in a domain may not
 //! look at a task outside of it, whatever the domain's rules are (`hook_ptrace_access_check` in `security/landlock`). So each
-//! thread that may be in one makes a call that looks at a task of ours ([`crate::injected_call`]), the [`witness`].
+//! thread that may be in one makes a call that looks at a task of ours (module `injected_call`), the `witness`.
 //!
 //! ```text
 //! agent ── threads ──► netmig-shim landlock ──► witness: in the container's PID namespace, with the thread's user and group

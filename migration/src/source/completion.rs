@@ -210,6 +210,7 @@ impl<'a> Completion<'a> {
         let looked = dead_connections::look(&mut self.migration, in_use, of, self.audible).await;
         self.lost.extend(looked.lost);
         self.unverified = looked.unverified;
+        self.warnings.extend(looked.doubtful);
     }
 
     /// Has the other anchors lead their flows to the destination; tells what could not be done.

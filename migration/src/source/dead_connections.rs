@@ -136,11 +136,10 @@ pub async fn look(
     };
     let (mut lost, mut unverified) = (Vec::new(), Vec::new());
     match silent {
-        Ok(SilentOnes { mut dead, mut unheard }) => {
+        // Those that are silent and wait for nothing may rest.
+        Ok(SilentOnes { mut dead, .. }) => {
             dead.retain(|one| !is_told(one.own, one.far));
-            unheard.retain(|one| !is_told(one.own, one.far));
             lost.extend(told(&dead));
-            unverified.extend(told_unheard(&unheard));
         }
         Err(reason) => {
             let mut unknown = tcp;
@@ -238,15 +237,6 @@ fn some<T>(all: &[T], each: impl Fn(&T) -> String) -> Vec<String> {
         told.push(format!("{} more TCP connections, in the same way", all.len() - MOST_NAMED));
     }
     told
-}
-
-fn told_unheard(unheard: &[SilentConnection]) -> Vec<String> {
-    some(unheard, |SilentConnection { own, far, .. }| {
-        format!(
-            "the TCP connection of {own} with {far}: its far end has not answered in the {} s since the move",
-            PATIENCE.as_secs()
-        )
-    })
 }
 
 fn told_unknown(in_use: &BTreeSet<Ends>, reason: &str) -> Vec<String> {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use netmig::flow::{Flow, FlowEnds};
+use netmig::flow::{Flow, FlowEnds, Protocol};
 use netmig::routing;
 use netmig::table::{FlowCounter, PacketCount, Passage, RuleTag};
 use ownership::source::Next;
@@ -71,6 +71,8 @@ pub struct Looked {
     pub lost: Vec<String>,
     /// A sentence for each one of which it is not known whether it lives.
     pub unverified: Vec<String>,
+    /// A sentence for each one of which few packets did not get through, as may happen to any.
+    pub doubtful: Vec<String>,
 }
 
 /// The destination's answer is none.
@@ -279,7 +281,8 @@ impl Look {
         self.unknown_there.as_ref().filter(|why| why.is_unreachable).map(|why| why.reason.as_str())
     }
 
-    /// Watches the flows for as long as it takes to know what has become of them. Packets could come since `since`.
+    /// Watches the flows for as long as it takes to know what has become of them. Packets could come since `since`. Of TCP
+    /// connections only those that are `silent` are told of: the sockets of all others have been answered.
     ///
     /// # Errors
     /// This host's part cannot be read.
@@ -287,7 +290,7 @@ impl Look {
         mut self,
         migration: &mut Migration<'_>,
         since: Instant,
-        named: impl Fn(&FlowEnds) -> bool,
+        silent: impl Fn(&FlowEnds) -> bool,
     ) -> Result<Looked, Cause> {
         let mut pauses = PAUSES.into_iter();
         let mut pause = PAUSES[0];
@@ -314,7 +317,10 @@ impl Look {
             .watched
             .iter()
             .zip(&findings)
-            .filter(|(one, finding)| matches!(finding, Finding::Dead(_)) || !named(&one.ends))
+            .filter(|(one, finding)| match one.ends.protocol {
+                Protocol::Tcp => matches!(finding, Finding::Dead(_)) && silent(&one.ends),
+                _ => true,
+            })
             .collect();
         let unknown = self.unknown_there.as_ref().map(|why| why.reason.as_str());
         Ok(watched::tell(&told, &destination, unknown, since.elapsed()))

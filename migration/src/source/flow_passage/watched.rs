@@ -12,6 +12,8 @@ use state::host;
 use super::verdict::{Gap, Host, SEVERAL, Sides, State, Way};
 use super::{Counts, Looked};
 
+/// `TCP_CONNTRACK_ESTABLISHED` (`include/uapi/linux/netfilter/nf_conntrack_tcp.h`).
+const ESTABLISHED: u8 = 3;
 /// Flows that are named one by one.
 const MOST_NAMED: usize = 20;
 
@@ -50,6 +52,10 @@ impl Watched {
         before: Option<&Counts>,
     ) -> Option<Self> {
         let (direction, ends) = (flow.direction(container)?, flow.ends(container)?);
+        // What is left of a connection that its ends were closing may well be dropped.
+        if flow.tcp.is_some_and(|tcp| tcp.state != ESTABLISHED) {
+            return None;
+        }
         let far = ends.far.ip();
         if !is_one_host(far) {
             // A group is no far end, and nothing of it is led anywhere.
@@ -200,7 +206,7 @@ pub(super) fn tell(
     let name = |host: Host| if host == Host::Source { here.as_str() } else { destination };
     let other = |host: Host| if host == Host::Source { destination } else { here.as_str() };
     let seconds = waited.as_secs();
-    let (mut lost, mut unverified) = (Vec::new(), Vec::new());
+    let (mut lost, mut unverified, mut doubtful) = (Vec::new(), Vec::new(), Vec::new());
     let mut dead = BTreeSet::new();
     // Connections first.
     let mut found = found.to_vec();
@@ -233,7 +239,7 @@ pub(super) fn tell(
                         other(*at)
                     ),
                 };
-                unverified.push(format!(
+                doubtful.push(format!(
                     "{flow}: {came} {packets} {} {what}, too few to tell whether it lives",
                     whom(*way)
                 ));
@@ -267,5 +273,6 @@ pub(super) fn tell(
         dead,
         lost: shortened(lost, "that are dead in the same way"),
         unverified: shortened(unverified, "of which the same is to be said"),
+        doubtful: shortened(doubtful, "of which the same is to be said"),
     }
 }
