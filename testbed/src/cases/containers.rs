@@ -1,8 +1,10 @@
-//! Containers with volumes: what is in these goes with them, and nothing of anybody else's is touched.
+//! Containers with volumes: what is in these goes with them, and nothing of anybody else's is touched. And containers of
+//! systemd units.
 
 mod broken_off;
 mod files;
 mod refused;
+mod services;
 
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use files::{data, lay_odd_files, listing};
 
 /// Returns all lab tests of this area.
 pub(super) fn cases() -> Vec<Case> {
-    [CASES, refused::CASES, broken_off::CASES].concat()
+    [CASES, refused::CASES, broken_off::CASES, services::CASES].concat()
 }
 
 const CASES: &[Case] = &[
