@@ -15,6 +15,7 @@
 //!         ◀───────────────────────────────── Hello
 //!   Expect ────────────────────────────────▶           may start podman, which waits
 //!   [Volumes ──────────────────────────────▶           the volumes that come with the container]
+//!   [Service ──────────────────────────────▶           the systemd unit that is to run the container]
 //!   Offer ─────────────────────────────────▶           checks, changes nothing
 //!         ◀───────────────────────────────── Verdict
 //!   [Measure ──────────────────────────────▶           the link's rate, if there is much memory
@@ -117,6 +118,7 @@ mod pairing;
 mod path_trial;
 #[cfg(test)]
 mod peer_text_tests;
+mod service;
 mod settings;
 mod tree;
 mod tunnel;
@@ -147,6 +149,7 @@ pub use self::image::{
 pub use self::offer::{Blocker, Finished, Forwarder, ImageRef, Network, Offer, Port, Verdict};
 pub use self::pairing::{Join, Joined};
 pub use self::path_trial::{DropRule, Fate, MAX_TRIALS, TriedPath};
+pub use self::service::{SERVICES, Service, UnitFile};
 pub use self::settings::{
     CgroupSetting, Membership, Settings, SocketOption, SocketSettings, TaskSettings,
 };
@@ -382,4 +385,6 @@ messages! {
     97 => VolumeEnd(VolumeEnd) needs "volumes",
     /// All changes of a pass over this volume have arrived, and are on the disk.
     98 => VolumeApplied(u16) needs "volumes",
+    /// Before the offer: the systemd unit that runs the container, and is to run it at the destination.
+    130 => Service(Service) needs "services",
 }

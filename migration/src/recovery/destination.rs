@@ -309,6 +309,9 @@ impl Arrived {
         tidy(&scene.directories.migration(self.migration))?;
         spool::remove(scene.directories, self.migration)?;
         self.volumes.settle(scene.directories).await?;
+        if let Some(service) = &self.service {
+            service.hand_over(scene.engine, &self.container).await?;
+        }
         journal.archive(&scene.directories.state)?;
         tracing::info!(
             "{}: container {} is {}'s now",
@@ -345,6 +348,9 @@ impl Arrived {
         let work = scene.directories.migration(self.migration);
         let work_of_stage = work.join(STAGE);
         scene.engine.abort_stage(&self.container, &work_of_stage, self.began).await?;
+        if let Some(service) = &self.service {
+            service.undo(self.activated).await?;
+        }
         match self.activated {
             // Somebody has heard of what is in them.
             true => self.volumes.remove_files().await?,

@@ -36,6 +36,7 @@ use super::local_far_ends::FarEnds;
 use super::memory::{self, MemoryPlan};
 use super::network_namespace::OwnNetwork;
 use super::receive_buffers::Room;
+use super::service::{self, PlannedService};
 use super::volumes::{self, Looked, PlannedVolume};
 use super::{dns_names, landlock, link_rate, multicast, original_ports, ports};
 use crate::connect::{Introduced, Link};
@@ -97,6 +98,8 @@ pub struct Plan {
     pub watched: Vec<PathBuf>,
     /// Volumes that go with it.
     pub volumes: Vec<PlannedVolume>,
+    /// The systemd unit that goes with it.
+    pub service: Option<PlannedService>,
     /// When its memory goes over.
     pub memory: MemoryPlan,
     /// Larger buffers, until the migration has ended.
@@ -174,8 +177,17 @@ pub async fn agree(
     let mut findings = tokio::task::block_in_place(|| blockers::look(&*context.engine, &container));
     let accepted: Vec<_> = request.options.accepted_losses.iter().map(|loss| loss.code()).collect();
     findings.blockers.retain(|finding| !accepted.contains(&finding.code));
+    let (mut service, mut blocked_service) = (None, None);
+    if let Some(unit) = context.engine.service_unit(&container) {
+        findings.blockers.retain(|finding| finding.code != service::CODE);
+        let policy = request.options.unit;
+        match service::look(&container, &unit, policy, &link.connection).await.map_err(refused)? {
+            Ok(planned) => service = Some(planned),
+            Err(blocker) => blocked_service = Some(blocker),
+        }
+    }
     let own = findings.blockers.into_iter().map(|f| Blocker::new(f.code, f.message));
-    let mut own: Vec<_> = own.collect();
+    let mut own: Vec<_> = own.chain(blocked_service).collect();
     let direct = way(context, &link, request.options.tunnel, &mut own).await.map_err(refused)?;
     if !own.is_empty() {
         return Err(Failure::blocked(own));
@@ -185,7 +197,8 @@ pub async fn agree(
         warnings.push(multicast::NOT_KEPT.to_owned());
     }
     let criu_version = criu_version.map_err(refused)?;
-    let mut local = look(context, &container, criu_version).await.map_err(refused)?;
+    let looked = look(context, &container, criu_version, service.is_some()).await;
+    let mut local = looked.map_err(refused)?;
     if !request.options.accepted_losses.contains(&Loss::Landlock) {
         warnings.extend(landlock::warning(&local.description));
     }
@@ -202,6 +215,9 @@ pub async fn agree(
         own.push(tunnel_aliases::blocker(&host::name(), &e));
     }
     own.append(&mut local.lost);
+    if let Some(service) = &service {
+        warnings.extend(service.warnings.iter().cloned());
+    }
     let policies = &request.options.volumes;
     let looked = volumes::look(&*context.engine, &mut local.description, policies).await;
     let Looked { volumes, blockers, warnings: of_volumes } = looked.map_err(refused)?;
@@ -259,6 +275,9 @@ pub async fn agree(
             let offered = volumes.iter().map(|volume| volume.offered.clone()).collect::<Vec<_>>();
             link.connection.send(&Message::Volumes(offered.into_wire())).await?;
         }
+        if let Some(service) = &service {
+            link.connection.send(&Message::Service(service.offered.clone().into_wire())).await?;
+        }
         link.connection.send(&Message::Offer(Box::new(offer.clone().into_wire()))).await?;
         let verdict = expect!(link.connection, deadline::ANSWER, Verdict)?;
         Ok::<_, Cause>(Verdict::from_wire(verdict)?)
@@ -314,6 +333,7 @@ pub async fn agree(
         siblings,
         watched: findings.watched,
         volumes,
+        service,
         memory,
         _room: room,
         _lock: lock,

@@ -22,6 +22,7 @@ pub const CAPABILITIES: &[&str] = &[
     LEAN_MEMORY,
     MEMORY,
     POST_COPY,
+    super::SERVICES,
     crate::wire::STREAMS,
     super::VOLUMES,
     crate::wire::ZSTD,

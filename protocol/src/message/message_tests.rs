@@ -29,7 +29,10 @@ fn unknown_numbers_are_refused() {
 fn every_number_and_every_name_is_used_once() {
     let mut numbers: Vec<u8> = Message::ALL.iter().map(|(number, _)| *number).collect();
     numbers.sort_unstable();
-    assert_eq!(numbers, (1..=67).chain([80]).chain(85..=91).chain(95..=98).collect::<Vec<u8>>());
+    assert_eq!(
+        numbers,
+        (1..=67).chain([80]).chain(85..=91).chain(95..=98).chain([130]).collect::<Vec<u8>>()
+    );
     let names: std::collections::BTreeSet<&str> =
         Message::ALL.iter().map(|(_, name)| *name).collect();
     assert_eq!(names.len(), numbers.len());

@@ -18,7 +18,15 @@ use files::{data, lay_odd_files, listing};
 
 /// Returns all lab tests of this area.
 pub(super) fn cases() -> Vec<Case> {
-    [CASES, refused::CASES, broken_off::CASES, services::CASES].concat()
+    [
+        CASES,
+        refused::CASES,
+        broken_off::CASES,
+        services::CASES,
+        services::broken_off::CASES,
+        services::units::CASES,
+    ]
+    .concat()
 }
 
 const CASES: &[Case] = &[

@@ -30,6 +30,7 @@ pub(crate) fn all() -> Vec<Message> {
     all.extend(counts());
     all.extend(memory_pages::all());
     all.extend(volumes());
+    all.push(service());
     all.sort_by_key(Message::number);
     all
 }
@@ -145,6 +146,15 @@ fn volumes() -> Vec<Message> {
         Message::VolumeEnd(VolumeEnd { volume: 1, digest: [8; 16] }),
         Message::VolumeApplied(1),
     ]
+}
+
+fn service() -> Message {
+    let file = UnitFile { path: text("web.container"), content: text("[Container]\nImage=x\n") };
+    Message::Service(Service {
+        unit: text("web.service"),
+        start: vec![vec![text("/usr/bin/podman"), text("run"), text("x")]],
+        files: vec![file],
+    })
 }
 
 fn offer() -> Offer {
