@@ -218,7 +218,7 @@ pub const GUARDIAN: [&str; 2] = ["recover", "--watch"];
 
 /// How this program is started in the background.
 pub const BACKGROUND: Background =
-    Background { guardian: &GUARDIAN, reconciler: reconciler::COMMAND };
+    Background { guardian: &GUARDIAN, reconciler: reconciler::COMMAND, unit_holder: None };
 
 #[cfg(test)]
 mod tests {

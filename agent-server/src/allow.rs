@@ -108,6 +108,7 @@ fn changed(old: Permissions, request: &Allow) -> Result<Permissions, Invalid> {
     }
     new.direct = request.direct.unwrap_or(new.direct);
     new.privileged = request.privileged.unwrap_or(new.privileged);
+    new.units = request.units.unwrap_or(new.units);
     if !request.mounts.is_empty() {
         new.mounts = paths(&request.mounts)?;
     }
@@ -151,6 +152,7 @@ fn shown(permissions: &Permissions) -> String {
         disk,
         direct,
         privileged,
+        units,
         mounts,
         devices,
         capabilities,
@@ -171,11 +173,12 @@ fn shown(permissions: &Permissions) -> String {
         ("disk", size(disk)),
         ("direct flows", yes(*direct)),
         ("privileged", yes(*privileged)),
+        ("files of units", yes(*units)),
         ("mounts", path(mounts)),
         ("devices", path(devices)),
         ("capabilities", list(capabilities.iter().cloned().collect())),
     ]
-    .map(|(what, value)| format!("  {what:<13} {value}"))
+    .map(|(what, value)| format!("  {what:<14} {value}"))
     .join("\n")
 }
 
@@ -221,7 +224,10 @@ mod tests {
     #[test]
     fn everything_is_shown() {
         let text = shown(&Permissions::of_new_peer());
-        assert_eq!(text.lines().count(), 9);
-        assert!(text.contains("names         *") && text.contains("mounts        none"), "{text}");
+        assert_eq!(text.lines().count(), 10);
+        assert!(
+            text.contains("names          *") && text.contains("mounts         none"),
+            "{text}"
+        );
     }
 }

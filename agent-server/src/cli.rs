@@ -20,8 +20,12 @@ pub const GUARDIAN: &str = "--watch";
 /// The option that makes this program the reconciler of the host's flows.
 pub const KEEPER: &str = "--keep";
 
+/// The option that makes this program the first process of a unit whose container arrives.
+pub const UNIT_HOLDER: &str = "--hold-unit";
+
 /// How this program is started in the background.
-pub const BACKGROUND: Background = Background { guardian: &[GUARDIAN], reconciler: KEEPER };
+pub const BACKGROUND: Background =
+    Background { guardian: &[GUARDIAN], reconciler: KEEPER, unit_holder: Some(UNIT_HOLDER) };
 
 /// Receives running containers from other hosts, until told to stop.
 ///
@@ -53,6 +57,9 @@ pub struct Cli {
     /// arrival has such a guardian.
     #[arg(long, hide = true, value_name = "JOURNAL")]
     pub watch: Option<PathBuf>,
+    /// Do nothing until ended: the process of a systemd unit whose container arrives.
+    #[arg(long, hide = true)]
+    pub hold_unit: bool,
     /// Keep the host's flows: put rules back that were removed, and remove what no flow needs. Every
     /// host with a tunnel has such a reconciler.
     #[arg(long, hide = true)]
@@ -160,6 +167,11 @@ pub struct Allow {
     #[arg(long, value_name = "YES|NO", num_args = 0..=1, default_missing_value = "yes",
         value_parser = clap::builder::BoolishValueParser::new())]
     pub privileged: Option<bool>,
+    /// Whether files of systemd units may come with containers (migrate --unit carry). Such a file can have this host run any
+    /// command as root.
+    #[arg(long, value_name = "YES|NO", num_args = 0..=1, default_missing_value = "yes",
+        value_parser = clap::builder::BoolishValueParser::new())]
+    pub units: Option<bool>,
     /// Files and directories of this host that containers may mount, or none.
     #[arg(long = "mount", value_name = "PATH")]
     pub mounts: Vec<PathBuf>,

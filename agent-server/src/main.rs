@@ -37,6 +37,11 @@ use crate::cli::{Cli, Command};
 fn main() -> ExitCode {
     malloc_arenas::limit_heaps();
     let mut cli = Cli::parse();
+    if cli.hold_unit {
+        loop {
+            nix::unistd::pause();
+        }
+    }
     let watched = cli.watch.take();
     if let Some(journal) = &watched {
         let directories = Directories { state: cli.state_dir.clone(), run: cli.run_dir.clone() };

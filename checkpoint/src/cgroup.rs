@@ -280,6 +280,16 @@ pub(crate) fn directory(cgroups: &str) -> Result<PathBuf, Error> {
     locate::whole(cgroups, &mounts).ok_or_else(|| Error::NotMounted(cgroups.trim().to_owned()))
 }
 
+/// Opens the list of processes of the cgroup of a process, to which others are added.
+///
+/// # Errors
+/// [`Error::NotMounted`], [`Error::Access`].
+pub fn members(pid: i32) -> Result<File, Error> {
+    let cgroups = read(Path::new(&format!("/proc/{pid}/cgroup")))?;
+    let path = directory(&cgroups)?.join("cgroup.procs");
+    OpenOptions::new().write(true).open(&path).map_err(|source| Error::Access { path, source })
+}
+
 /// Moves a process into the cgroup of the calling process.
 ///
 /// # Errors

@@ -23,6 +23,8 @@ pub struct Background {
     pub guardian: &'static [&'static str],
     /// As the reconciler of this host's flows.
     pub reconciler: &'static str,
+    /// As the process of a systemd unit that only waits, until the unit's container has arrived; none where no container arrives.
+    pub unit_holder: Option<&'static str>,
 }
 
 /// What every migration of this host needs.

@@ -26,6 +26,7 @@ pub mod event;
 pub mod flow_orders;
 mod kept_volumes;
 pub mod offer;
+pub mod offered_service;
 pub mod offered_volume;
 pub mod recovery;
 pub mod report;

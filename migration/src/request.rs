@@ -44,6 +44,8 @@ pub struct Options {
     pub accepted_losses: Vec<Loss>,
     /// What becomes of the container's volumes.
     pub volumes: VolumePolicies,
+    /// What becomes of the systemd unit that runs the container.
+    pub unit: UnitPolicy,
     /// How memory gets to the destination.
     pub memory: MemoryMode,
     /// How long memory may take that goes over once the container is frozen.
@@ -68,6 +70,7 @@ impl Default for Options {
             tunnel: TunnelChoice::WireGuard,
             accepted_losses: Vec::new(),
             volumes: VolumePolicies::default(),
+            unit: UnitPolicy::Found,
             memory: MemoryMode::Auto,
             downtime_limit: DOWNTIME,
             non_converging: NonConverging::GoOn,
@@ -117,6 +120,17 @@ pub enum MemoryMode {
     PostCopy,
     /// Once while the container runs, and what it writes meanwhile after the decision, as by `PostCopy`.
     Hybrid,
+}
+
+/// What becomes of the systemd unit that runs the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnitPolicy {
+    /// The destination's unit of that name runs the container from then on. The move is refused if it has none.
+    Found,
+    /// The same, and a destination that has none gets the files of this host's, if it allows that.
+    Carry,
+    /// A container that a unit runs is not moved.
+    Refuse,
 }
 
 /// How packets get to the destination.

@@ -15,6 +15,7 @@
 //!         ◀───────────────────────────────── Hello
 //!   Expect ────────────────────────────────▶           may start podman, which waits
 //!   [Volumes ──────────────────────────────▶           the volumes that come with the container]
+//!   [Service ──────────────────────────────▶           the systemd unit that is to run the container]
 //!   Offer ─────────────────────────────────▶           checks, changes nothing
 //!         ◀───────────────────────────────── Verdict
 //!   [Measure ──────────────────────────────▶           the link's rate, if there is much memory
@@ -61,8 +62,7 @@
 //! In place of any answer the destination may send `Failure` and remove all it made; before `Commit` the source may send `Abort`. A
 //! source that lost its connection after the commit record dials again, sends `Hello` and `Resume`, and goes on with `Commit`.
 //!
-//! Flows whose anchor is a third host are led from there to the destination without the source in
-//! between. The source talks to the agent-server of each such anchor:
+//! Flows whose anchor is a third host are led from there to the destination. The source talks to each such anchor's agent:
 //!
 //! ```text
 //! source                                    anchor
@@ -75,8 +75,7 @@
 //!         ◀───────────────────────────────── Rehomed (or Aborted)
 //! ```
 //!
-//! When all of them have answered, and no packet can be on its way by the source any more, the source sends
-//! `LedPast` to the destination, which keeps the tunnel between the two until then. `Settled` comes last.
+//! When all have answered, and no packet can be on its way by the source any more, the destination hears `LedPast`.
 //!
 //! Bulk data (the image, the first pass over files) may come over further connections of the source, each of which
 //! begins with `Hello` and `Attach`; the answers are `Hello` and `Attached`.
@@ -94,10 +93,7 @@
 //!         ◀───────────────────────────────── MemoryWhole
 //! ```
 //!
-//! A user may end flows: `Hello`, `EndFlows`; the answers are `Hello`, `FlowsEnded`.
-//!
-//! A host that forwards new connections for a container to the container's new host, and is told to end that,
-//! tells that host: `Hello`, `ForwardEnd`; the answers are `Hello`, `ForwardEnded`.
+//! A user may end flows (`EndFlows`, `FlowsEnded`), or the forwarding of new connections (`ForwardEnd`, `ForwardEnded`).
 
 mod address;
 mod codec;
@@ -117,6 +113,7 @@ mod passage;
 mod path_trial;
 #[cfg(test)]
 mod peer_text_tests;
+mod service;
 mod settings;
 mod shared_memory;
 mod tree;
@@ -149,6 +146,7 @@ pub use self::offer::{Blocker, Finished, Forwarder, ImageRef, Network, Offer, Po
 pub use self::pairing::{Join, Joined};
 pub use self::passage::{AskPassage, FlowPassage, PASSAGE};
 pub use self::path_trial::{DropRule, Fate, MAX_TRIALS, TriedPath};
+pub use self::service::{SERVICES, Service, UnitFile};
 pub use self::settings::{
     CgroupSetting, Membership, Settings, SocketOption, SocketSettings, TaskSettings,
 };
@@ -397,4 +395,6 @@ messages! {
     124 => SharedEmpty(SharedEmpty) needs "shared-memory",
     /// What the segments of which such pages came have in the end. Comes once, when the container is frozen.
     125 => SharedEnd(Vec<SharedSegment>) needs "shared-memory",
+    /// Before the offer: the systemd unit that runs the container, and is to run it at the destination.
+    130 => Service(Service) needs "services",
 }

@@ -27,6 +27,9 @@ pub struct Permissions {
     pub direct: bool,
     /// Whether containers may be privileged, or less confined than ordinary ones.
     pub privileged: bool,
+    /// Whether files of systemd units may come with containers (`--unit carry`): such a file can have this host run any command.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub units: bool,
     /// Files and directories of this host that a container may mount: exactly these paths.
     pub mounts: BTreeSet<PathBuf>,
     /// Devices of this host that a container may use.

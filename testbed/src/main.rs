@@ -30,6 +30,9 @@ enum Action {
         /// OCI runtime of the hosts' podman
         #[arg(long, value_enum, default_value_t)]
         runtime: Runtime,
+        /// Make systemd process 1 of each host
+        #[arg(long)]
+        systemd: bool,
         /// Names of the hosts; the first has the address 192.0.2.1
         #[arg(default_values_t = ["a", "b", "c"].map(str::to_owned))]
         hosts: Vec<String>,
@@ -141,8 +144,9 @@ fn exit(outcome: Result<ExitCode>) -> ExitCode {
 /// machine started.
 fn act(action: Action, is_inside: bool) -> Result<ExitCode> {
     match action {
-        Action::Up { runtime, hosts } => {
-            let lab = LabBuilder::new(&hosts).runtime(runtime).standing().start()?;
+        Action::Up { runtime, systemd, hosts } => {
+            let builder = LabBuilder::new(&hosts).runtime(runtime).standing();
+            let lab = if systemd { builder.systemd() } else { builder }.start()?;
             for host in lab.hosts() {
                 println!("{:12} {:15} {}", host.name(), host.address(), host.address6());
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use migration::request::{
-    self, MemoryMode, NonConverging, Publish, Request, VolumePolicies, VolumePolicy,
+    self, MemoryMode, NonConverging, Publish, Request, UnitPolicy, VolumePolicies, VolumePolicy,
 };
 use protocol::wire::{BulkOptions, Compression, MAX_STREAMS};
 use state::peer_address::Destination;
@@ -71,6 +71,10 @@ pub struct Options {
     /// reason not to move it; may be repeated.
     #[arg(long, value_name = "[NAME=]copy|refuse", value_parser = volume)]
     pub volumes: Vec<Volume>,
+    /// What becomes of the systemd unit that runs it, such as one of Quadlet: the destination's unit of that name goes on with the
+    /// container (found), and is made from this host's files if the destination has none (carry).
+    #[arg(long, value_enum, default_value = "found", value_name = "POLICY")]
+    pub unit: Unit,
     /// How memory gets to the destination: in rounds while the container runs (pre-copy), while it is frozen (stop), or after
     /// the decision (post-copy).
     #[arg(long, value_enum, default_value = "auto", value_name = "MODE")]
@@ -126,6 +130,11 @@ impl Migrate {
             volumes: VolumePolicies::new(
                 options.volumes.into_iter().map(|Volume { name, policy }| (name, policy)),
             ),
+            unit: match options.unit {
+                Unit::Found => UnitPolicy::Found,
+                Unit::Carry => UnitPolicy::Carry,
+                Unit::Refuse => UnitPolicy::Refuse,
+            },
             memory: options.memory.into(),
             downtime_limit: options.downtime_limit,
             non_converging: options.non_converging.into(),
@@ -144,6 +153,17 @@ impl Migrate {
 pub struct Volume {
     name: Option<String>,
     policy: VolumePolicy,
+}
+
+/// What becomes of the systemd unit that runs the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Unit {
+    /// The destination's unit of that name goes on with it
+    Found,
+    /// The same; a destination that has none gets this host's files, if it allows that
+    Carry,
+    /// A reason not to move it
+    Refuse,
 }
 
 /// What to do if the destination lacks the container's image.

@@ -49,6 +49,9 @@ pub struct Stage {
     pub lease: Duration,
     /// How long staging may take.
     pub deadline: Duration,
+    /// A process of the service that runs the container: the container's cgroup is made below that process' own, as by
+    /// `--cgroups=split`. Otherwise the engine's own cgroups have it.
+    pub beside: Option<i32>,
 }
 
 /// What the engine has built around the processes of a staged container.

@@ -12,6 +12,7 @@ mod image;
 mod network_state;
 mod offer;
 mod path_trial;
+mod service;
 mod settings;
 mod tree;
 mod tunnel;

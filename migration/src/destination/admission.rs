@@ -2,6 +2,7 @@
 
 mod machine;
 mod published_port;
+mod service;
 mod volumes;
 
 use std::collections::BTreeSet;
@@ -32,6 +33,7 @@ use super::available_memory::{available_memory, needed_memory};
 use super::permission_check::{Asked, Denied, denied};
 use crate::destination::server_context::ServerContext;
 use crate::offer::{Offer, Verdict};
+use crate::offered_service::OfferedService;
 use crate::offered_volume::OfferedVolume;
 
 /// More than any container has; an offer may not hold more.
@@ -74,7 +76,7 @@ pub async fn look(
     host: &ServerContext,
     permissions: &Permissions,
     (source, address): (HostId, IpAddr),
-    (offer, volumes): (&Offer, &[OfferedVolume]),
+    (offer, volumes, service): (&Offer, &[OfferedVolume], Option<&OfferedService>),
     is_lean: bool,
 ) -> Result<Looked, Cause> {
     well_formed(offer)?;
@@ -182,6 +184,7 @@ pub async fn look(
         }
     }
     volumes::check(host, permissions, offer, volumes, &mut block).await?;
+    service::check(host, permissions, (&offer.name, service), &mut block).await;
     check_way(host, (source, address), offer.direct, &mut block).await?;
     let detour = on_a_detour(host, offer, &addresses)?;
     if detour > 0 {

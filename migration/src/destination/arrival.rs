@@ -11,6 +11,7 @@ mod path_trial;
 mod preparation;
 mod prepared_copy;
 mod restore;
+mod service;
 mod take_in;
 mod volumes;
 
@@ -48,9 +49,11 @@ pub use self::prepared_copy::{Network, Whole};
 use super::addresses::addresses;
 use super::admission::{Addresses, Looked};
 use super::anchors::Anchors;
+use super::conversation::Along;
 use super::image_import;
 use super::prepared_stage::Expected;
 use super::received_state::Limits;
+use super::service::ArrivingService;
 use super::spool::Spool;
 use super::volumes::Volumes;
 use super::work_directory::{IMAGES, STAGE, tidy};
@@ -94,6 +97,8 @@ struct NotOffered;
 pub struct Arrival {
     host: &'static ServerContext,
     source: HostId,
+    /// The source, for people.
+    source_name: String,
     offer: Offer,
     chosen: Addresses,
     /// This host's addresses, as the source knows them.
@@ -130,6 +135,8 @@ pub struct Arrival {
     may_have_devices: bool,
     /// The same once it is made.
     volumes: Option<Volumes>,
+    /// The systemd unit that is to run the container.
+    service: Option<ArrivingService>,
     prepared: Option<Box<dyn PreparedStage>>,
     place: Option<Place>,
     turn: Option<Turn>,
@@ -144,7 +151,7 @@ impl Arrival {
         host: &'static ServerContext,
         (source, source_name): (HostId, String),
         permissions: &Permissions,
-        (offer, offered_volumes): (Offer, Vec<OfferedVolume>),
+        (offer, along): (Offer, Along),
         Looked { verdict, chosen, lock }: Looked,
     ) -> Result<Self, Cause> {
         let disk = permissions.disk.unwrap_or(u64::MAX);
@@ -157,7 +164,7 @@ impl Arrival {
             name: offer.name.clone(),
             addresses: addresses(&offer),
             peer: source,
-            source: source_name,
+            source: source_name.clone(),
             began: journal::now(),
         };
         let path = journal::path(state, offer.migration);
@@ -167,6 +174,7 @@ impl Arrival {
         Ok(Self {
             host,
             source,
+            source_name,
             offer,
             chosen,
             own: verdict.addresses,
@@ -191,7 +199,8 @@ impl Arrival {
             counting: Counting::default(),
             far_ends: FarEnds::default(),
             spool: None,
-            offered_volumes,
+            offered_volumes: along.volumes,
+            service: along.service.map(ArrivingService::of),
             may_have_devices: permissions.privileged,
             volumes: None,
             prepared: None,
@@ -312,15 +321,15 @@ impl Arrival {
     pub async fn undo(mut self) {
         let journal = self.journal.take();
         let staged = self.staged.take();
-        if let (true, Some(journal)) = (self.clean(staged).await, journal)
+        if let (true, Some(journal)) = (self.clean(staged, false).await, journal)
             && let Err(e) = journal.end()
         {
             tracing::warn!("{}: {}", self.offer.migration, chain(&e));
         }
     }
 
-    /// Does the same for a copy that owns the stage and the journal; `false` if something is left.
-    pub async fn clean(&mut self, staged: Option<Box<dyn Staged>>) -> bool {
+    /// Does the same for a copy that owns the stage and the journal, and may have been heard; `false` if something is left.
+    pub async fn clean(&mut self, staged: Option<Box<dyn Staged>>, is_heard: bool) -> bool {
         let mut clean = true;
         self.paths.end();
         // Its rules would keep the table.
@@ -341,6 +350,7 @@ impl Arrival {
             None => true,
         };
         if gone {
+            note(self.end_service(is_heard).await);
             note(self.undo_volumes().await);
         }
         note(self.forget_flows());

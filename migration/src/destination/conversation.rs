@@ -1,6 +1,5 @@
 //! One conversation: introduction, then a new migration or the rest of an interrupted one.
 
-use protocol::expect;
 use protocol::message::{self, Failure, FailureCode, Introduction, Message};
 use protocol::permissions::Permissions;
 use protocol::trust::Name;
@@ -19,6 +18,7 @@ use crate::destination::prepared_stage::{Expected, abandon};
 use crate::destination::refusal::give_up;
 use crate::destination::server_context::ServerContext;
 use crate::offer::Offer;
+use crate::offered_service::OfferedService;
 use crate::offered_volume::OfferedVolume;
 
 /// Holds one conversation with a paired host to its end.
@@ -47,24 +47,20 @@ pub async fn converse(
                 return Err(e.into());
             }
         };
-        if !matches!(first, Message::Offer(_) | Message::Volumes(_)) || host.is_stopping() {
+        let is_offer =
+            matches!(first, Message::Offer(_) | Message::Volumes(_) | Message::Service(_));
+        if !is_offer || host.is_stopping() {
             abandon(expected.take()).await;
         }
     }
-    let mut volumes = Vec::new();
-    if let Message::Volumes(offered) = first {
-        let taken = async {
-            volumes = offered_volumes(offered)?;
-            Ok::<_, Cause>(Message::Offer(expect!(connection, deadline::ANSWER, Offer)?))
-        };
-        first = match taken.await {
-            Ok(offer) => offer,
-            Err(cause) => {
-                abandon(expected).await;
-                return give_up(connection, cause).await;
-            }
-        };
-    }
+    let mut along = Along::default();
+    first = match along.take(connection, first).await {
+        Ok(message) => message,
+        Err(cause) => {
+            abandon(expected).await;
+            return give_up(connection, cause).await;
+        }
+    };
     match first {
         Message::Offer(_) if host.is_stopping() => {
             let failure = Failure {
@@ -75,7 +71,7 @@ pub async fn converse(
             Ok(connection.send(&Message::Failure(failure)).await?)
         }
         Message::Attach(migration) => host.streams.attach(migration, own_connection).await,
-        Message::Offer(offer) => offered(copies, connection, (*offer, volumes), expected).await,
+        Message::Offer(offer) => offered(copies, connection, (*offer, along), expected).await,
         Message::Resume(migration) => resume(copies, connection, migration).await,
         Message::ServeMemory(order) => relay(copies, connection, order).await,
         Message::AnchorOffer(offer) => {
@@ -85,6 +81,42 @@ pub async fn converse(
         Message::EndFlows(order) => end_flows::end_flows(host, connection, order).await,
         Message::Rehome(order) => anchor::rehome(host, connection, connection.host(), &order).await,
         other => Err(connection.unexpected(&other, "Offer").into()),
+    }
+}
+
+/// What comes with a container.
+#[derive(Debug, Default)]
+pub struct Along {
+    /// Its volumes.
+    pub volumes: Vec<OfferedVolume>,
+    /// The systemd unit that is to run it.
+    pub service: Option<OfferedService>,
+}
+
+impl Along {
+    /// Takes what comes before the offer, each at most once. Returns the message after that.
+    async fn take(
+        &mut self,
+        connection: &mut Connection,
+        mut next: Message,
+    ) -> Result<Message, Cause> {
+        let is_more =
+            |message: &Message| matches!(message, Message::Volumes(_) | Message::Service(_));
+        if !is_more(&next) {
+            return Ok(next);
+        }
+        if let Message::Volumes(offered) = next {
+            self.volumes = offered_volumes(offered)?;
+            next = connection.receive(deadline::ANSWER).await?;
+        }
+        if let Message::Service(service) = next {
+            self.service = Some(OfferedService::from_wire(service)?);
+            next = connection.receive(deadline::ANSWER).await?;
+        }
+        match next {
+            Message::Offer(_) => Ok(next),
+            other => Err(connection.unexpected(&other, "Offer").into()),
+        }
     }
 }
 
@@ -107,7 +139,7 @@ fn may_move_here(
 async fn offered(
     copies: &'static Copies,
     connection: &mut Connection,
-    (offer, volumes): (message::Offer, Vec<OfferedVolume>),
+    (offer, along): (message::Offer, Along),
     expected: Option<Expected>,
 ) -> Result<(), Cause> {
     let host = copies.host();
@@ -139,8 +171,9 @@ async fn offered(
             return give_up(connection, refused.into()).await;
         }
     };
-    offer.description.storage.volumes = volumes.iter().flat_map(OfferedVolume::described).collect();
+    offer.description.storage.volumes =
+        along.volumes.iter().flat_map(OfferedVolume::described).collect();
     tracing::info!("{name} offers container {} ({})", offer.name, offer.migration);
-    let offered = (offer, volumes);
+    let offered = (offer, along);
     incoming_migration::receive(copies, connection, (&name, &permissions), offered, expected).await
 }

@@ -147,6 +147,7 @@ impl Copy {
         let record = Record::HandedOver { pid, local: local.clone() };
         block_in_place(|| self.journal.append(&record))?;
         self.arrival.settle_volumes().await?;
+        self.arrival.hand_service_over().await?;
         if let Err(e) = self.arrival.tidy() {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
@@ -173,7 +174,7 @@ impl Copy {
         {
             tracing::warn!("{}: {}", self.arrival.offer().migration, chain(e.as_ref()));
         }
-        if !self.arrival.clean(Some(self.staged)).await {
+        if !self.arrival.clean(Some(self.staged), self.was_activated).await {
             return after_removal(false);
         }
         let migration = self.arrival.offer().migration;

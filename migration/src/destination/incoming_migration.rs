@@ -11,13 +11,13 @@ use state::deadline;
 use crate::convert::Wire;
 use crate::destination::admission;
 use crate::destination::arrival::Arrival;
+use crate::destination::conversation::Along;
 use crate::destination::copy::Copy;
 use crate::destination::decision::{decide, keep};
 use crate::destination::lease::Copies;
 use crate::destination::prepared_stage::{Expected, abandon};
 use crate::destination::refusal::give_up;
 use crate::offer::Offer;
-use crate::offered_volume::OfferedVolume;
 
 /// Bytes of files whose first pass takes its time as well.
 const LARGE: u64 = 64 << 20;
@@ -30,14 +30,15 @@ pub async fn receive(
     copies: &'static Copies,
     connection: &mut Connection,
     (name, permissions): (&Name, &Permissions),
-    (offer, volumes): (Offer, Vec<OfferedVolume>),
+    (offer, along): (Offer, Along),
     expected: Option<Expected>,
 ) -> Result<(), Cause> {
     let host = copies.host();
     let source = connection.host();
     let migration = offer.migration;
     let (from, is_lean) = ((source, connection.peer().ip()), connection.has(LEAN_MEMORY));
-    let looked = admission::look(host, permissions, from, (&offer, &volumes), is_lean).await;
+    let offered = (&offer, along.volumes.as_slice(), along.service.as_ref());
+    let looked = admission::look(host, permissions, from, offered, is_lean).await;
     let looked = match looked {
         Ok(looked) => looked,
         Err(cause) => {
@@ -80,8 +81,7 @@ pub async fn receive(
     };
     let Some(tunnel) = agreed? else { return Ok(()) };
     let named = (source, name.to_string());
-    let mut arrival = match Arrival::begin(host, named, permissions, (offer, volumes), looked).await
-    {
+    let mut arrival = match Arrival::begin(host, named, permissions, (offer, along), looked).await {
         Ok(arrival) => arrival,
         Err(cause) => {
             abandon(expected).await;

@@ -29,6 +29,7 @@ mod receive_buffers;
 mod received_state;
 pub(crate) mod refusal;
 pub(crate) mod server_context;
+pub(crate) mod service;
 mod settlement;
 mod silent_connections;
 pub(crate) mod spool;

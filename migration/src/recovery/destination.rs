@@ -314,6 +314,9 @@ impl Arrived {
         tidy(&scene.directories.migration(self.migration))?;
         spool::remove(scene.directories, self.migration)?;
         self.volumes.settle(scene.directories).await?;
+        if let Some(service) = &self.service {
+            service.hand_over(scene.engine, &self.container).await?;
+        }
         journal.archive(&scene.directories.state)?;
         tracing::info!(
             "{}: container {} is {}'s now",
@@ -350,6 +353,9 @@ impl Arrived {
         let work = scene.directories.migration(self.migration);
         let work_of_stage = work.join(STAGE);
         scene.engine.abort_stage(&self.container, &work_of_stage, self.began).await?;
+        if let Some(service) = &self.service {
+            service.undo(self.activated).await?;
+        }
         match self.activated {
             // Somebody has heard of what is in them.
             true => self.volumes.remove_files().await?,
@@ -363,8 +369,7 @@ impl Arrived {
             .filter(|flow| flow.leads_to(&self.addresses).is_none())
             .filter(|flow| match flow.anchor(&self.addresses) {
                 Some(peer) => hops.contains(&peer),
-                // Of a copy that was the container they may be local.
-                None => self.activated,
+                None => self.activated, // They may be local to a copy that was the container.
             })
             .collect();
         conntrack.delete(&made)?;
@@ -381,9 +386,8 @@ impl Arrived {
 
     /// Returns the peers to which it made tunnels.
     fn hops(&self, scene: &Scene<'_>) -> Result<Vec<PeerNumber>, peer_numbers::Error> {
-        let hosts = self.anchors.iter().chain([&self.source]);
-        let numbers = hosts.map(|host| peer_numbers::find_number(&scene.directories.state, *host));
-        // For a host without one nothing was made.
+        let number = |host: &HostId| peer_numbers::find_number(&scene.directories.state, *host);
+        let numbers = self.anchors.iter().chain([&self.source]).map(number);
         numbers.filter_map(Result::transpose).collect()
     }
 }

@@ -131,6 +131,7 @@ impl<'a> Completion<'a> {
                 .iter()
                 .cloned()
                 .chain(volumes::kept(&migration.plan.volumes, migration.context.engine.kind()))
+                .chain(migration.kept_unit())
                 .collect(),
             leftovers,
             local: Vec::new(),

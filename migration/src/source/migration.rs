@@ -71,6 +71,7 @@ pub struct Migration<'a> {
     pub memory_service: Option<MemoryService>,
     pausing: Option<JoinHandle<Result<(), engine::Error>>>,
     exchange: TunnelNat,
+    is_unit_guarded: bool,
     _guardian: Guardian,
 }
 
@@ -113,6 +114,7 @@ impl<'a> Migration<'a> {
             memory_service: None,
             pausing: None,
             exchange: TunnelNat::default(),
+            is_unit_guarded: false,
             _guardian: guardian,
         })
     }
@@ -174,9 +176,10 @@ impl<'a> Migration<'a> {
     }
 
     /// Notes that volumes of the original stay here, and has the engine remove the original, whose tasks have been killed.
+    /// Its unit is down afterwards.
     ///
     /// # Errors
-    /// The engine does not remove the container, or a note cannot be written.
+    /// The engine does not remove the container, a note cannot be written, or the unit does not go down.
     pub async fn remove_original(&mut self) -> Result<(), Cause> {
         let of = (self.plan.container.id.as_str(), self.id(), self.plan.link.host);
         volumes::keep(&self.context.directories, of, &kept_volumes(&self.plan))?;
@@ -185,7 +188,16 @@ impl<'a> Migration<'a> {
             Some(prepared) => prepared.remove(id).await?,
             None => self.context.engine.remove(id).await?,
         }
-        Ok(())
+        match &self.plan.service {
+            Some(service) => service.settle().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the user that the container's unit does not start here any more.
+    pub fn kept_unit(&self) -> Option<String> {
+        let Plan { service, link, .. } = &self.plan;
+        service.as_ref().map(|service| service.kept(&link.destination.host))
     }
 
     /// Removes its volatile directory.
@@ -197,6 +209,20 @@ impl<'a> Migration<'a> {
         match std::fs::remove_dir_all(&self.work) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e.into()),
             _ => Ok(()),
+        }
+    }
+
+    /// Keeps the container's unit from starting another one here, if it has one.
+    ///
+    /// # Errors
+    /// As for [`PlannedService::guard`](super::service::PlannedService::guard).
+    pub async fn guard_unit(&mut self) -> Result<(), Cause> {
+        match &self.plan.service {
+            Some(service) => {
+                self.is_unit_guarded = true;
+                service.guard(&mut self.journal, &self.plan.link.destination.host).await
+            }
+            None => Ok(()),
         }
     }
 
@@ -297,8 +323,13 @@ impl<'a> Migration<'a> {
         let peer = self.plan.link.peer;
         let of_this = |note: &Note| note.migration == migration;
         let tidied = if self.is_dumping { Ok(()) } else { self.tidy() };
+        let unguarded = match &self.plan.service {
+            Some(service) if self.is_unit_guarded => service.put_back().await,
+            _ => Ok(()),
+        };
         let results = [
             tidied,
+            unguarded,
             port_forward::remove(directories, of_this).await.map(drop),
             moved_containers::forget_ended(directories, Some(migration)).await,
             opened_firewall::withdraw(directories, migration).await,

@@ -46,6 +46,7 @@ mod prepared_dump;
 mod processor_share;
 mod receive_buffers;
 mod retry;
+pub(crate) mod service;
 mod siblings_left_behind;
 mod trees;
 mod verify_copy;

@@ -37,6 +37,7 @@ use super::memory::{self, MemoryPlan};
 use super::network_namespace::OwnNetwork;
 use super::past_moves::PastMoves;
 use super::receive_buffers::Room;
+use super::service::{self, PlannedService};
 use super::volumes::{self, Looked, PlannedVolume};
 use super::{dns_names, landlock, link_rate, multicast, original_ports, ports};
 use crate::connect::{Introduced, Link};
@@ -98,6 +99,8 @@ pub struct Plan {
     pub watched: Vec<PathBuf>,
     /// Volumes that go with it.
     pub volumes: Vec<PlannedVolume>,
+    /// The systemd unit that goes with it.
+    pub service: Option<PlannedService>,
     /// When its memory goes over.
     pub memory: MemoryPlan,
     /// The interruption that is expected.
@@ -174,9 +177,18 @@ pub async fn agree(
         }
     }
     memory::await_whole(&context.directories.run, &container).await?;
-    let findings = tokio::task::block_in_place(|| blockers::look(&*context.engine, &container));
+    let mut findings = tokio::task::block_in_place(|| blockers::look(&*context.engine, &container));
+    let (mut service, mut blocked_service) = (None, None);
+    if let Some(unit) = context.engine.service_unit(&container) {
+        findings.blockers.retain(|finding| finding.code != service::CODE);
+        let policy = request.options.unit;
+        match service::look(&container, &unit, policy, &link.connection).await.map_err(refused)? {
+            Ok(planned) => service = Some(planned),
+            Err(blocker) => blocked_service = Some(blocker),
+        }
+    }
     let own = findings.blockers.into_iter().map(|f| Blocker::new(f.code, f.message));
-    let mut own: Vec<_> = own.collect();
+    let mut own: Vec<_> = own.chain(blocked_service).collect();
     let direct = way(context, &link, request.options.tunnel, &mut own).await.map_err(refused)?;
     if !own.is_empty() {
         return Err(Failure::blocked(own));
@@ -186,7 +198,8 @@ pub async fn agree(
         warnings.push(multicast::NOT_KEPT.to_owned());
     }
     let criu_version = criu_version.map_err(refused)?;
-    let mut local = look(context, &container, criu_version).await.map_err(refused)?;
+    let looked = look(context, &container, criu_version, service.is_some()).await;
+    let mut local = looked.map_err(refused)?;
     let networks = &local.description.connectivity.networks;
     let networks: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
     let others = context.engine.resolvable_names(&networks, &container.id);
@@ -200,6 +213,9 @@ pub async fn agree(
         own.push(tunnel_aliases::blocker(&host::name(), &e));
     }
     own.append(&mut local.lost);
+    if let Some(service) = &service {
+        warnings.extend(service.warnings.iter().cloned());
+    }
     let policies = &request.options.volumes;
     let looked = volumes::look(&*context.engine, &mut local.description, policies).await;
     let Looked { volumes, blockers, warnings: of_volumes } = looked.map_err(refused)?;
@@ -273,6 +289,9 @@ pub async fn agree(
             let offered = volumes.iter().map(|volume| volume.offered.clone()).collect::<Vec<_>>();
             link.connection.send(&Message::Volumes(offered.into_wire())).await?;
         }
+        if let Some(service) = &service {
+            link.connection.send(&Message::Service(service.offered.clone().into_wire())).await?;
+        }
         link.connection.send(&Message::Offer(Box::new(offer.clone().into_wire()))).await?;
         let verdict = expect!(link.connection, deadline::ANSWER, Verdict)?;
         Ok::<_, Cause>(Verdict::from_wire(verdict)?)
@@ -328,6 +347,7 @@ pub async fn agree(
         siblings,
         watched: findings.watched,
         volumes,
+        service,
         memory,
         expected: interruption,
         _room: room,

@@ -106,6 +106,8 @@ impl<'a> Preparation<'a> {
             Some(turn) => Some(turn),
             None => Some(self.stage_in_turn(steps).await?),
         };
+        // Not earlier: until the container is frozen, its unit does not restart it if it ends by itself.
+        self.migration.guard_unit().await?;
         // Again, for sockets that are new, or got their own size back after an earlier move.
         self.make_room()?;
         self.have_counted().await?;

@@ -23,6 +23,7 @@ pub const CAPABILITIES: &[&str] = &[
     MEMORY,
     super::PASSAGE,
     POST_COPY,
+    super::SERVICES,
     super::SHARED_MEMORY,
     crate::wire::STREAMS,
     super::VOLUMES,

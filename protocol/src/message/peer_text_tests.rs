@@ -91,6 +91,7 @@ fn messages_have_no_other_texts() {
         include_str!("offer.rs"),
         include_str!("pairing.rs"),
         include_str!("path_trial.rs"),
+        include_str!("service.rs"),
         include_str!("settings.rs"),
         include_str!("tree.rs"),
         include_str!("tunnel.rs"),
@@ -145,6 +146,11 @@ fn messages_have_no_other_texts() {
         // A rule that drops packets: the conversion checks the names.
         "pub table: String,",
         "pub chain: String,",
+        // Units: the conversion checks the names, admission compares the command lines.
+        "pub unit: String,",
+        "pub start: Vec<Vec<String>>,",
+        "pub path: String,",
+        "pub content: String,",
         // Options of sockets, memberships and settings of cgroups: looked up in tables.
         "pub name: String,",
         "pub interface: String,",

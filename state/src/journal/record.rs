@@ -150,6 +150,21 @@ pub enum Record {
         /// That directory's inode as it was before.
         inode: u64,
     },
+    /// The source is about to keep the systemd unit of the container from starting another one here.
+    GuardedUnit {
+        /// The unit's name.
+        unit: String,
+    },
+    /// The destination is about to start the systemd unit of the container, without the unit's own command.
+    ArrivingUnit {
+        /// The unit's name.
+        unit: String,
+        /// Whether an earlier move has left it guarded, as it is to be again if this one goes back.
+        was_guarded: bool,
+        /// The absolute paths of the files that are written to make the unit.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        files: Vec<PathBuf>,
+    },
     /// The destination is about to activate the copy: it is the container now.
     Activated,
     /// The destination's engine runs the container; the journal is kept as a memory of the migration.

@@ -1,9 +1,11 @@
-//! Containers with volumes: what is in these goes with them, and nothing of anybody else's is touched.
+//! Containers with volumes: what is in these goes with them, and nothing of anybody else's is touched. And containers of
+//! systemd units.
 
 mod broken_off;
 mod files;
 mod hostile_volumes;
 mod refused;
+mod services;
 
 use std::time::Duration;
 
@@ -17,7 +19,16 @@ use files::{data, lay_odd_files, listing};
 
 /// Returns all lab tests of this area.
 pub(super) fn cases() -> Vec<Case> {
-    [CASES, refused::CASES, broken_off::CASES, hostile_volumes::CASES].concat()
+    [
+        CASES,
+        refused::CASES,
+        broken_off::CASES,
+        hostile_volumes::CASES,
+        services::CASES,
+        services::broken_off::CASES,
+        services::units::CASES,
+    ]
+    .concat()
 }
 
 const CASES: &[Case] = &[

@@ -187,7 +187,7 @@ pub(super) fn write(description: &Description, place: &Place) -> Value {
         "stopTimeout": life.stop_timeout,
         "timeout": life.timeout,
         "createdTime": description.created,
-        "cgroupsMode": "enabled",
+        "cgroupsMode": if place.is_split { "split" } else { "enabled" },
         "cgroupParent": description.resources.parent,
         "group_entry": process.group_entry,
         "logPath": "",

@@ -52,6 +52,8 @@ pub(super) struct Place {
     volumes: PathBuf,
     /// What conmon runs when the container has ended, for podman before 5.1.
     pub(super) cleanup: Vec<String>,
+    /// Whether the container's cgroup is made below that of the podman which makes it (`--cgroups=split`).
+    pub(super) is_split: bool,
 }
 
 /// Where podman looks for its init (`containers.conf(5)`, `helper_binaries_dir`).
@@ -75,7 +77,13 @@ impl Place {
             init: init().unwrap_or_else(|| INIT[0].into()),
             volumes: info.volume_root.clone(),
             cleanup,
+            is_split: false,
         }
+    }
+
+    /// Returns the place with a cgroup below that of the podman which makes the container, or without.
+    pub(super) fn split(self, is_split: bool) -> Self {
+        Self { is_split, ..self }
     }
 
     /// Returns where the files of a volume are.

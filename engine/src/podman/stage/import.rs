@@ -1,8 +1,9 @@
 //! Starts the podman that imports a container, and waits for processes.
 
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use super::Error;
 use super::work_dir::{WorkDir, is_gone};
 use crate::Kind;
 use crate::podman::{Podman, environment};
+use checkpoint::cgroup;
 use checkpoint::shim::TMPDIR_VARIABLE;
 
 /// Pause between two looks at a process.
@@ -32,13 +34,14 @@ pub(super) fn cleanup(podman: &Podman, id: &str) -> Vec<String> {
 }
 
 /// Starts podman's import in a session of its own, with none of our files: conmon, which stays
-/// with the container, inherits all that podman has.
+/// with the container, inherits all that podman has. It is started in the cgroup of the process `beside`.
 pub(super) fn import(
     podman: &Podman,
     work: &WorkDir,
     fresh_addresses: bool,
+    beside: Option<i32>,
 ) -> Result<Child, Error> {
-    spawn(podman, work, fresh_addresses, Stdio::null())
+    spawn(podman, work, fresh_addresses, beside, Stdio::null())
 }
 
 /// Starts podman's import as [`import`] does, with a pipe for its standard input.
@@ -46,7 +49,7 @@ pub(super) fn import_from_pipe(
     podman: &Podman,
     work: &WorkDir,
 ) -> Result<(Child, ChildStdin), Error> {
-    let mut child = spawn(podman, work, false, Stdio::piped())?;
+    let mut child = spawn(podman, work, false, None, Stdio::piped())?;
     match child.stdin.take() {
         Some(input) => Ok((child, input)),
         None => Err(work.fail(&work.archive())(io::ErrorKind::BrokenPipe.into())),
@@ -57,8 +60,15 @@ fn spawn(
     podman: &Podman,
     work: &WorkDir,
     fresh_addresses: bool,
+    beside: Option<i32>,
     input: Stdio,
 ) -> Result<Child, Error> {
+    let members = match beside.map(cgroup::members).transpose() {
+        Ok(members) => members,
+        Err(source) => {
+            return Err(work.fail(Path::new("/proc/self/cgroup"))(io::Error::other(source)));
+        }
+    };
     let path = work.output();
     let log = OpenOptions::new()
         .append(true)
@@ -87,11 +97,15 @@ fn spawn(
     if let Some(dir) = std::env::var_os("TMPDIR") {
         command.env(TMPDIR_VARIABLE, dir);
     }
-    // SAFETY: setsid and close_range are single system calls that touch no memory of ours, and
+    // SAFETY: setsid, write and close_range are single system calls that touch no memory of ours, and
     // so are safe between fork and exec.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             setsid()?;
+            if let Some(mut members) = members.as_ref() {
+                // 0 is the process that writes (cgroups(7)).
+                members.write_all(b"0")?;
+            }
             // Files that were opened without O_CLOEXEC, perhaps by whoever started us.
             let flag = libc::CLOSE_RANGE_CLOEXEC;
             if libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, flag) != 0 {

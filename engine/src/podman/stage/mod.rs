@@ -61,7 +61,10 @@ impl Staging {
     pub(super) async fn begin(self, early: Option<PreparedImport>) -> Result<PodmanStaged, Error> {
         let checked = self.check().await;
         let usable = |early: &PreparedImport| {
-            checked.is_ok() && early.work.dir == self.stage.work && !self.stage.fresh_addresses
+            checked.is_ok()
+                && early.work.dir == self.stage.work
+                && !self.stage.fresh_addresses
+                && self.stage.beside.is_none()
         };
         let early = match early {
             Some(early) if !usable(&early) => {
@@ -102,7 +105,7 @@ impl Staging {
             self.write_archive(&work, import_archive::without_checkpoint).await?;
             work.own(id)?;
             work.link(&self.stage.shim, &self.info.conmon_path)?;
-            let mut child = import::import(&self.podman, &work, false)?;
+            let mut child = import::import(&self.podman, &work, false, None)?;
             if let Some(pid) = child.id() {
                 work.note_podman(pid)?;
             }
@@ -123,7 +126,9 @@ impl Staging {
         let path = work.archive();
         let description = self.described().await?;
         let id = &description.id;
-        let place = Place::of(&self.info, id, import::cleanup(&self.podman, id));
+        let cleanup = import::cleanup(&self.podman, id);
+        let is_split = self.stage.beside.is_some();
+        let place = Place::of(&self.info, id, cleanup).split(is_split);
         Interfaces::of(&description.connectivity.networks).write(work)?;
         let records = Records::write(&description, &place);
         let archive = build(&records, &self.stage.log).map_err(work.fail(&path))?;
@@ -204,7 +209,12 @@ impl Staging {
             Some(early) => (early.child, Some(early.input)),
             None => {
                 work.link(&self.stage.shim, &self.info.conmon_path)?;
-                let child = import::import(&self.podman, work, self.stage.fresh_addresses)?;
+                let child = import::import(
+                    &self.podman,
+                    work,
+                    self.stage.fresh_addresses,
+                    self.stage.beside,
+                )?;
                 // It takes longer to start than this.
                 watch = NamespaceWatch::begin(child.id());
                 if let Some(pid) = child.id() {

@@ -181,6 +181,7 @@ impl Arrival {
             shim: self.host.shim.clone(),
             lease: deadline::LEASE,
             deadline: deadline::STAGE,
+            beside: self.begin_service().await?,
         };
         let may_choose = self.offer.any_address && self.chosen == Addresses::Own;
         let runtime = Runtime::new(&host::find_program(&self.offer.runtime)?, None)?;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use state::id::{HostId, MigrationId};
 use state::journal::Record;
 
+use crate::destination::service::ServiceNote;
 use crate::destination::volumes::Notes;
 
 /// An arrival as its journal tells of it.
@@ -18,6 +19,7 @@ pub(super) struct Arrived {
     pub(super) anchors: Vec<HostId>,
     pub(super) activated: bool,
     pub(super) volumes: Notes,
+    pub(super) service: Option<ServiceNote>,
     /// When it began, in seconds since 1970; `None` where an earlier version has not noted it.
     pub(super) began: Option<u64>,
 }
@@ -47,6 +49,7 @@ impl Arrived {
             source: *peer,
             anchors: records.iter().filter_map(anchor).collect(),
             volumes: Notes::read(records),
+            service: ServiceNote::read(records),
             activated: records.contains(&Record::Activated),
             began: Some(*began).filter(|began| *began > 0),
         })

@@ -39,6 +39,8 @@ pub struct Departed {
     pub disarmed: Option<String>,
     /// Volumes that stay here when the container goes, each with the time at which it was made.
     pub volumes: BTreeMap<String, String>,
+    /// The systemd unit that is kept from starting another container here.
+    pub unit: Option<String>,
     /// Whether the engine was told to record the original as paused.
     pub paused: bool,
     /// How much of the processors the original might use before that was changed.
@@ -96,6 +98,10 @@ impl Departed {
                     _ => None,
                 })
                 .unwrap_or_default(),
+            unit: records.iter().find_map(|record| match record {
+                Record::GuardedUnit { unit } => Some(unit.clone()),
+                _ => None,
+            }),
             paused: records.contains(&Record::Paused),
             cpu_limits: cpu_limits.last().map(|(original, _)| limits(original)).unwrap_or_default(),
             changed_cpu_limits: cpu_limits.iter().map(|(_, set)| limits(set)).collect(),

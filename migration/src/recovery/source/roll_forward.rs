@@ -17,7 +17,7 @@ use super::undo::{tidy, unhold};
 use super::{Departed, Error, Event, Settled};
 use crate::context::Context;
 use crate::kept_volumes::{self, KeptVolume};
-use crate::source::{anchors, destination_rpc, local_far_ends, volumes};
+use crate::source::{anchors, destination_rpc, local_far_ends, service, volumes};
 
 /// It is not known whether there are two copies.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +164,9 @@ async fn end_original(context: &Context, departed: &Departed) -> Result<bool, Ca
         }
     }
     context.engine.remove(&departed.container).await?;
+    if let Some(unit) = &departed.unit {
+        service::settle(unit).await?;
+    }
     Ok(false)
 }
 

@@ -20,7 +20,7 @@ use ownership::source::Departure;
 
 use super::{Departed, Event};
 use crate::context::Context;
-use crate::source::destination_rpc;
+use crate::source::{destination_rpc, service};
 
 /// How long a dump that is at work may take to end by itself.
 const DUMP_END: Duration = Duration::from_secs(60);
@@ -80,6 +80,9 @@ pub async fn undo(context: &Context, departed: &Departed) -> Vec<String> {
         if is_of_this {
             note("its network is what it was", rejoin(context, departed).await);
         }
+    }
+    if let Some(unit) = &departed.unit {
+        note("its unit is what it was", service::put_back(unit).await.map(|()| true));
     }
     note("nothing is held", unhold(departed));
     note("images removed", tidy(context, departed));

@@ -29,7 +29,7 @@ use steering::tunnel_aliases::OfOthers;
 use crate::context::Context;
 use crate::offer::Offer;
 use crate::source::network_namespace::OwnNetwork;
-use crate::source::{bridged_flows, lost_settings, ports};
+use crate::source::{bridged_flows, lost_settings, ports, service};
 
 /// A container that is connected to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -58,13 +58,17 @@ pub(super) struct Local {
     pub(super) others: OfOthers,
 }
 
-/// Looks at the container on this host.
+/// Looks at the container on this host. A unit of systemd gives it a setting back that goes, if it `has_service`.
 pub(super) async fn look(
     context: &Context,
     container: &Container,
     criu_version: Version,
+    has_service: bool,
 ) -> Result<Local, Cause> {
-    let described = context.engine.description(&container.id).await?;
+    let mut described = context.engine.description(&container.id).await?;
+    if has_service {
+        described.lost.retain(|setting| !service::SETTINGS.contains(&setting.as_str()));
+    }
     let lost = lost_settings::blockers(context.engine.kind(), &container.name, &described);
     let path = match &container.runtime.path {
         Some(path) => path.clone(),

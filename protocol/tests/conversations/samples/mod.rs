@@ -1,8 +1,8 @@
-//! A sample of every message, with every variant of every enumeration in it. No two neighbouring fields have
-//! the same value, so that fields that change places are noticed.
+//! A sample of every message and variant. Neighbouring fields differ, so that fields that change places are noticed.
 
 mod description;
 mod memory_pages;
+mod service;
 
 use std::net::IpAddr;
 
@@ -30,6 +30,7 @@ pub(crate) fn all() -> Vec<Message> {
     all.extend(counts());
     all.extend(memory_pages::all());
     all.extend(volumes());
+    all.push(service::sample());
     all.sort_by_key(Message::number);
     all
 }
