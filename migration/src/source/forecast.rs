@@ -102,6 +102,9 @@ impl ExpectedInterruption {
     /// Returns the interruption that is expected, by what is known so far.
     pub fn forecast(&self) -> Forecast {
         let Factors { dump, transfer, restore } = self.factors();
+        // A link that was measured is no faster for what an earlier one was.
+        let is_measured = self.rate.is_some();
+        let transfer = transfer.map(|factor| if is_measured { factor.max(1.0) } else { factor });
         // Earlier moves have shown how fast these machines are. The measurement tells it of this one alone.
         let (reference, here) = (self.of_reference(1.0), self.of_reference(self.scale));
         let part = |factor: Option<f64>, reference: Duration, here: Duration| {
