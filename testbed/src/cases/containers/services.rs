@@ -3,6 +3,7 @@
 pub(super) mod broken_off;
 pub(super) mod units;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -182,11 +183,35 @@ fn payloads(lab: &Lab) -> usize {
             .filter(|entry| {
                 let events = std::fs::read_to_string(entry.path().join("cgroup.events"));
                 let events = events.unwrap_or_default();
-                events.contains("populated 1") && events.contains("frozen 0")
+                let runs = events.contains("populated 1") && events.contains("frozen 0");
+                runs && !is_dying(&entry.path())
             })
             .count()
     };
     lab.hosts().iter().map(of).sum()
+}
+
+/// Returns whether the processes of a control group have been killed. A frozen process that is killed is not frozen while it
+/// ends, and runs nothing of its program any more.
+fn is_dying(cgroup: &Path) -> bool {
+    /// `PF_EXITING` and `PF_SIGNALED` (`include/linux/sched.h`).
+    const ENDING: u64 = 0x4 | 0x400;
+    /// SIGKILL in a mask of signals (proc_pid_status(5)).
+    const KILL: u64 = 1 << (libc::SIGKILL - 1);
+    let processes = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let is_killed = |process: &str| {
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{process}/{file}"));
+        let (Ok(stat), Ok(status)) = (read("stat"), read("status")) else { return true };
+        let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let flags = rest.split_whitespace().nth(6).and_then(|flags| flags.parse::<u64>().ok());
+        let pending = status.lines().filter_map(|line| {
+            let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
+            u64::from_str_radix(mask.trim(), 16).ok()
+        });
+        flags.is_some_and(|flags| flags & ENDING != 0)
+            || pending.into_iter().any(|mask| mask & KILL != 0)
+    };
+    processes.lines().all(is_killed)
 }
 
 /// Moves the container, and checks that one copy ran at every moment, that the unit is active at the destination, and down at
