@@ -173,12 +173,12 @@ fn shown(permissions: &Permissions) -> String {
         ("disk", size(disk)),
         ("direct flows", yes(*direct)),
         ("privileged", yes(*privileged)),
-        ("files of units", yes(*units)),
+        ("unit files", yes(*units)),
         ("mounts", path(mounts)),
         ("devices", path(devices)),
         ("capabilities", list(capabilities.iter().cloned().collect())),
     ]
-    .map(|(what, value)| format!("  {what:<14} {value}"))
+    .map(|(what, value)| format!("  {what:<13} {value}"))
     .join("\n")
 }
 
