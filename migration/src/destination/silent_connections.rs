@@ -10,9 +10,10 @@ use crate::destination::server_context::ServerContext;
 /// Most connections that are named; whoever asks wants to know whether there are any.
 const MOST: usize = 4096;
 
-/// Whether nothing has come of a connection, or nothing that acknowledges what its socket has sent more than once.
+/// Returns whether nothing has come of a connection, or nothing that acknowledges what its socket has sent more than once. What an
+/// end still waits for that has closed it the other end may not want any more.
 fn is_silent(info: &TcpInfo) -> bool {
-    info.segments_in == 0 || (info.retransmits > 0 && info.awaits_answer())
+    info.segments_in == 0 || (info.is_established && info.retransmits > 0 && info.awaits_answer())
 }
 
 /// Returns those of a migration's container, if the engine runs it. A restored socket counts what comes from

@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 const MOST_NAMED: usize = 20;
 
 /// Own end and far end.
-type Ends = (SocketAddr, SocketAddr);
+pub(super) type Ends = (SocketAddr, SocketAddr);
 
 /// What of a container is in use.
 #[derive(Debug, Default)]
@@ -215,6 +215,17 @@ async fn silent_connections(
     };
     let (dead, unheard) = silent.into_iter().partition(is_dead);
     Ok(SilentOnes { dead, unheard })
+}
+
+/// Returns which connections are silent at this moment; none if that cannot be found out.
+pub(super) async fn silent_now(migration: &mut Migration<'_>) -> BTreeSet<Ends> {
+    let readdressed = migration.plan.readdressed.clone();
+    let before = |own: SocketAddr| {
+        let other = readdressed.iter().find(|other| other.new == own.ip());
+        SocketAddr::new(other.map_or(own.ip(), |other| other.old), own.port())
+    };
+    let silent = ask(migration).await.unwrap_or_default();
+    silent.into_iter().map(|one| (before(one.own), one.far)).collect()
 }
 
 /// Asks which connections are silent, over a new connection if the conversation has broken.

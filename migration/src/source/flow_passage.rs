@@ -21,6 +21,7 @@ use state::cause::{Cause, chain};
 use steering::tunnels::SteeringLock;
 use tokio::task::block_in_place;
 
+use super::dead_connections;
 use super::destination_rpc;
 use super::migration::Migration;
 use super::retry;
@@ -312,13 +313,23 @@ impl Look {
                 break findings;
             }
         };
+        // A connection may have fallen silent since it was last asked for.
+        let is_dead_tcp = |(one, finding): (&Watched, &Finding)| {
+            one.ends.protocol == Protocol::Tcp && matches!(finding, Finding::Dead(_))
+        };
+        let silent_now = match self.watched.iter().zip(&findings).any(is_dead_tcp) {
+            true => dead_connections::silent_now(migration).await,
+            false => BTreeSet::new(),
+        };
+        let is_silent =
+            |ends: &FlowEnds| silent(ends) || silent_now.contains(&(ends.own, ends.far));
         let destination = migration.plan.link.destination.host.clone();
         let told: Vec<(&Watched, &Finding)> = self
             .watched
             .iter()
             .zip(&findings)
             .filter(|(one, finding)| match one.ends.protocol {
-                Protocol::Tcp => matches!(finding, Finding::Dead(_)) && silent(&one.ends),
+                Protocol::Tcp => matches!(finding, Finding::Dead(_)) && is_silent(&one.ends),
                 _ => true,
             })
             .collect();

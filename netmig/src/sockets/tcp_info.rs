@@ -23,6 +23,8 @@ pub struct TcpInfo {
     pub own: SocketAddr,
     /// Remote end.
     pub far: SocketAddr,
+    /// Whether neither end has closed it.
+    pub is_established: bool,
     /// Retransmissions of the oldest segment since the last acknowledgement.
     pub retransmits: u8,
     /// Segments that were sent and not acknowledged.
@@ -73,6 +75,7 @@ fn read(answer: &[u8]) -> Option<TcpInfo> {
     Some(TcpInfo {
         own,
         far,
+        is_established: info.first() == Some(&state::ESTABLISHED),
         retransmits: *info.get(RETRANSMITS)?,
         unacknowledged: word(UNACKED)?,
         not_sent: word(NOT_SENT)?,
