@@ -283,7 +283,7 @@ impl Look {
     }
 
     /// Watches the flows for as long as it takes to know what has become of them. Packets could come since `since`. Of TCP
-    /// connections only those that are `silent` are told of: the sockets of all others have been answered.
+    /// connections of which nothing comes any more only those that are `silent` are told of.
     ///
     /// # Errors
     /// This host's part cannot be read.
@@ -314,10 +314,10 @@ impl Look {
             }
         };
         // A connection may have fallen silent since it was last asked for.
-        let is_dead_tcp = |(one, finding): (&Watched, &Finding)| {
-            one.ends.protocol == Protocol::Tcp && matches!(finding, Finding::Dead(_))
+        let is_unheard = |(one, finding): (&Watched, &Finding)| {
+            one.ends.protocol == Protocol::Tcp && matches!(finding, Finding::Unheard(_))
         };
-        let silent_now = match self.watched.iter().zip(&findings).any(is_dead_tcp) {
+        let silent_now = match self.watched.iter().zip(&findings).any(is_unheard) {
             true => dead_connections::silent_now(migration).await,
             false => BTreeSet::new(),
         };
@@ -329,7 +329,11 @@ impl Look {
             .iter()
             .zip(&findings)
             .filter(|(one, finding)| match one.ends.protocol {
-                Protocol::Tcp => matches!(finding, Finding::Dead(_)) && is_silent(&one.ends),
+                Protocol::Tcp => match finding {
+                    Finding::Dead(_) => true,
+                    Finding::Unheard(_) => is_silent(&one.ends),
+                    _ => false,
+                },
                 _ => true,
             })
             .collect();

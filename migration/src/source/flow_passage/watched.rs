@@ -134,6 +134,8 @@ pub(super) enum Finding {
     Doubtful(Gap),
     /// None of several gets through.
     Dead(Gap),
+    /// The same of what the container sends by a connection of which nothing comes any more: its far end may have closed it.
+    Unheard(Gap),
 }
 
 impl Finding {
@@ -144,7 +146,11 @@ impl Finding {
         let mut doubtful = None;
         for way in used() {
             match of(way) {
-                State::Dead(gap) => return Self::Dead(gap),
+                State::Dead(gap) => {
+                    let is_tcp = watched.ends.protocol == Protocol::Tcp;
+                    let is_wanted = way == Way::Towards || of(Way::Towards) == State::Passes;
+                    return if is_tcp && !is_wanted { Self::Unheard(gap) } else { Self::Dead(gap) };
+                }
                 State::Doubtful(gap) => doubtful = doubtful.or(Some(gap)),
                 _ => {}
             }
@@ -174,7 +180,7 @@ impl Finding {
 
     /// Whether it is worth while to wait for more.
     pub(super) fn is_in_doubt(&self) -> bool {
-        matches!(self, Self::Silent(_) | Self::Doubtful(_) | Self::Dead(_))
+        matches!(self, Self::Silent(_) | Self::Doubtful(_) | Self::Dead(_) | Self::Unheard(_))
     }
 
     /// Whether nothing was seen of a flow that was in use.
@@ -212,18 +218,20 @@ pub(super) fn tell(
     let mut found = found.to_vec();
     found.sort_by_key(|(one, _)| one.ends);
     for (one, finding) in found {
-        if matches!(finding, Finding::Dead(_)) {
+        if matches!(finding, Finding::Dead(_) | Finding::Unheard(_)) {
             dead.insert(one.ends);
         }
         let (flow, packets) = (one.name(), one.packets());
         match finding {
-            Finding::Dead(Gap { way, at, is_between: false, packets: came }) => lost.push(format!(
+            Finding::Dead(Gap { way, at, is_between: false, packets: came })
+            | Finding::Unheard(Gap { way, at, is_between: false, packets: came }) => lost.push(format!(
                 "{flow} was in use, and none of {came} {packets} {} that came to {} in the {seconds} s since the move has \
                  left it; look for what drops them there",
                 whom(*way),
                 name(*at)
             )),
-            Finding::Dead(Gap { way, at, packets: left, .. }) => lost.push(format!(
+            Finding::Dead(Gap { way, at, packets: left, .. })
+            | Finding::Unheard(Gap { way, at, packets: left, .. }) => lost.push(format!(
                 "{flow} was in use, and none of {left} {packets} {} that left {} in the {seconds} s since the move has come \
                  to {}; look for what drops them between the two hosts",
                 whom(*way),
