@@ -226,7 +226,7 @@ mod tests {
         let text = shown(&Permissions::of_new_peer());
         assert_eq!(text.lines().count(), 10);
         assert!(
-            text.contains("names          *") && text.contains("mounts         none"),
+            text.contains("names         *") && text.contains("mounts        none"),
             "{text}"
         );
     }
