@@ -225,9 +225,6 @@ mod tests {
     fn everything_is_shown() {
         let text = shown(&Permissions::of_new_peer());
         assert_eq!(text.lines().count(), 10);
-        assert!(
-            text.contains("names         *") && text.contains("mounts        none"),
-            "{text}"
-        );
+        assert!(text.contains("names         *") && text.contains("mounts        none"), "{text}");
     }
 }
