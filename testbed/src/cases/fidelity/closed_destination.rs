@@ -206,7 +206,7 @@ fn killed(context: &Context) -> Result<()> {
         client.signal(Signal::SIGSTOP)?;
         ensure!(counts(b)?, "the conversation has ended");
         lab.stop_server("b", Signal::SIGKILL)?;
-        ensure!(counts(b)?, "the rules end with the process");
+        // The reconciler may have removed its rules already.
         if is_restarted {
             lab.serve("b")?;
             ensure!(!counts(b)?, "rules of a dead process are left");
