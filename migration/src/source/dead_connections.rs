@@ -217,15 +217,15 @@ async fn silent_connections(
     Ok(SilentOnes { dead, unheard })
 }
 
-/// Returns which connections are silent at this moment; none if that cannot be found out.
-pub(super) async fn silent_now(migration: &mut Migration<'_>) -> BTreeSet<Ends> {
+/// Returns which connections are silent at this moment; `None` if that cannot be found out.
+pub(super) async fn silent_now(migration: &mut Migration<'_>) -> Option<BTreeSet<Ends>> {
     let readdressed = migration.plan.readdressed.clone();
     let before = |own: SocketAddr| {
         let other = readdressed.iter().find(|other| other.new == own.ip());
         SocketAddr::new(other.map_or(own.ip(), |other| other.old), own.port())
     };
-    let silent = ask(migration).await.unwrap_or_default();
-    silent.into_iter().map(|one| (before(one.own), one.far)).collect()
+    let silent = ask(migration).await.ok()?;
+    Some(silent.into_iter().map(|one| (before(one.own), one.far)).collect())
 }
 
 /// Asks which connections are silent, over a new connection if the conversation has broken.

@@ -319,10 +319,13 @@ impl Look {
         };
         let silent_now = match self.watched.iter().zip(&findings).any(is_unheard) {
             true => dead_connections::silent_now(migration).await,
-            false => BTreeSet::new(),
+            false => Some(BTreeSet::new()),
         };
-        let is_silent =
-            |ends: &FlowEnds| silent(ends) || silent_now.contains(&(ends.own, ends.far));
+        // Its packets were dropped. If nobody can say that it was closed, it counts as dead.
+        let is_silent_now = |ends: &FlowEnds| {
+            silent_now.as_ref().is_none_or(|all| all.contains(&(ends.own, ends.far)))
+        };
+        let is_silent = |ends: &FlowEnds| silent(ends) || is_silent_now(ends);
         let destination = migration.plan.link.destination.host.clone();
         let told: Vec<(&Watched, &Finding)> = self
             .watched
